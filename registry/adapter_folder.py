@@ -1,0 +1,227 @@
+"""Reading an adapter as mlx-lm's trainer leaves it: weights, `adapter_config.json`, and a hand-written metadata file.
+
+Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
+kept as problems, so that one look at a folder reports everything that is wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.safetensors import Header, read_header
+
+WEIGHTS = "adapters.safetensors"
+CONFIG = "adapter_config.json"
+METADATA = "adapter_metadata.json"
+
+_TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
+
+
+def _number_in_text(value: Any) -> Any:
+    """People write `"v2"` or `"2"` by hand where a number is meant."""
+    if isinstance(value, str) and re.fullmatch(r"v?[0-9]+(\.0+)?", value.strip()):
+        return int(float(value.strip().removeprefix("v")))
+    return value
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class LoraParameters(BaseModel):
+    """The `lora_parameters` of mlx-lm: `scale` multiplies the update, `keys` are paths within a layer.
+
+    `alpha` was a default of older versions that never had an effect; it is read to be reported.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    rank: Annotated[int, Field(ge=1, le=65536)] | None = None
+    scale: Finite | None = None
+    alpha: Finite | None = None
+    dropout: Finite | None = None
+    keys: list[str] | None = None
+
+
+class AdapterConfig(BaseModel):
+    """`adapter_config.json`: the arguments of the training run, as `mlx_lm.lora` of any age writes them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    fine_tune_type: Literal["lora", "dora", "full"] | None = None
+    use_dora: bool = False
+    num_layers: int | None = Field(None, validation_alias=AliasChoices("num_layers", "lora_layers"))
+    lora_parameters: LoraParameters | None = None
+    data: str | None = None
+    iters: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def method(self) -> str:
+        """`lora`, `dora` or `full`."""
+        return self.fine_tune_type or ("dora" if self.use_dora else "lora")
+
+
+class AdapterMetadata(BaseModel):
+    """`adapter_metadata.json`: what teams write by hand beside the weights.  Every key is optional."""
+
+    model_config = ConfigDict(extra="allow")
+
+    base_model: str | None = None
+    adapter_name: str | None = None
+    version: Annotated[int | None, BeforeValidator(_number_in_text)] = None
+    training_date: str | None = None
+    dataset: str | None = None
+    training_examples: Annotated[int | None, BeforeValidator(_number_in_text)] = Field(None, ge=0)
+    final_val_loss: Finite | None = None
+    lora_rank: Annotated[int | None, BeforeValidator(_number_in_text)] = None
+    lora_alpha: Finite | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file of the folder that cannot be used: its name, why, and whether it is absent or malformed."""
+
+    file: str
+    message: str
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoraModule:
+    """The tensors of one adapted module, as names to shapes.
+
+    Attributes:
+        a: shape of `lora_a`, (in, rank) for a linear layer.
+        b: shape of `lora_b`, (rank, out) for a linear layer.
+        m: shape of DoRA's magnitude, (out,).
+    """
+
+    path: str
+    a: tuple[int, ...] | None = None
+    b: tuple[int, ...] | None = None
+    m: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """Everything that a folder says about its adapter.
+
+    Attributes:
+        path: the folder.
+        config: the training configuration, if readable.
+        raw_config: the same as plain JSON, for the record.
+        metadata: the hand-written file; empty when there is none.
+        header: the header of the weights, if readable.
+        modules: adapted modules by path.
+        strangers: tensor names that are not part of an adapter.
+        problems: files that cannot be used.
+    """
+
+    path: Path
+    config: AdapterConfig
+    raw_config: Mapping[str, Any]
+    metadata: AdapterMetadata
+    header: Header | None
+    modules: Mapping[str, LoraModule]
+    strangers: tuple[str, ...]
+    problems: tuple[Problem, ...] = field(default=())
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that belong to the adapter and are kept with it."""
+        names = (WEIGHTS, CONFIG, METADATA)
+        return {name: self.path / name for name in names if (self.path / name).is_file()}
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that the tensors have, or the configured one where no tensor tells."""
+        ranks = {module.a[1] for module in self.modules.values() if module.a and len(module.a) == 2}
+        parameters = self.config.lora_parameters
+        return max(ranks) if ranks else (parameters.rank if parameters else None)
+
+    @property
+    def scale(self) -> float | None:
+        """The factor of the update, as configured."""
+        return self.config.lora_parameters.scale if self.config.lora_parameters else None
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Numbers in all tensors of the adapter."""
+        return sum(tensor.count for tensor in self.header.tensors.values()) if self.header else 0
+
+
+def read_adapter_folder(path: Path) -> AdapterFolder:
+    """Read an adapter folder; unreadable parts become `problems`.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        StoreDeniedError: the folder or a file in it may not be read.
+    """
+    if not path.exists():
+        raise MissingFileError(f"there is no folder {path}", hint="give the folder that holds adapters.safetensors")
+    if not path.is_dir():
+        raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
+    problems: list[Problem] = []
+    raw_config = _object(path / CONFIG, problems, required=True)
+    raw_metadata = _object(path / METADATA, problems, required=False)
+    config = _model(AdapterConfig, raw_config, CONFIG, problems)
+    metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
+    header = _header(path / WEIGHTS, problems)
+    modules, strangers = _modules(header)
+    return AdapterFolder(path, config, raw_config, metadata, header, modules, strangers, tuple(problems))
+
+
+def _object(path: Path, problems: list[Problem], *, required: bool) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except MissingFileError:
+        if required:
+            problems.append(Problem(path.name, f"there is no {path.name}", absent=True))
+    except FormatError as error:
+        problems.append(Problem(path.name, error.message))
+    return {}
+
+
+def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Problem]) -> _Model:
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            where = ".".join(str(part) for part in item["loc"])
+            problems.append(Problem(name, f"{name}: {where}: {item['msg']}"))
+        return kind()
+
+
+def _header(path: Path, problems: list[Problem]) -> Header | None:
+    if not path.is_file():
+        problems.append(Problem(path.name, f"there is no {path.name}", absent=True))
+        return None
+    try:
+        return read_header(path)
+    except FormatError as error:
+        problems.append(Problem(path.name, error.message))
+        return None
+
+
+def _modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[str, ...]]:
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    strangers = []
+    for name, tensor in (header.tensors if header else {}).items():
+        if match := _TENSOR.fullmatch(name):
+            parts.setdefault(match["module"], {})[match["part"]] = tensor.shape
+        else:
+            strangers.append(name)
+    modules = {
+        path: LoraModule(path, shapes.get("lora_a"), shapes.get("lora_b"), shapes.get("m"))
+        for path, shapes in sorted(parts.items())
+    }
+    return modules, tuple(strangers)

@@ -1,0 +1,82 @@
+"""What the rules look at: the folder, the base it is to stand on, and what the user said about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+from ..adapter_folder import AdapterFolder
+from ..architecture import Architecture, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the user gave as flags; it wins over what the files say, and a difference is a finding."""
+
+    task: str | None = None
+    version: int | None = None
+    date: date | None = None
+    alpha: float | None = None
+    val_loss: float | None = None
+    dataset: str | None = None
+    examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFacts:
+    """The base model that the user named, and what else this registry knows.
+
+    Attributes:
+        name: its first name.
+        architecture: its configuration and weights.
+        known_as: every name, hub id and folder that these bytes are known by.
+        others: names of other base models to their first names.
+    """
+
+    name: str
+    architecture: Architecture
+    known_as: frozenset[str]
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An adapter that asks to be admitted."""
+
+    folder: AdapterFolder
+    base: BaseFacts
+    declared: Declared
+
+    def promised_layers(self) -> dict[int, dict[str, Weight]]:
+        """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below.
+
+        Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (FUSION 1.2).
+        """
+        layers = self.base.architecture.layers()
+        wanted = self.folder.config.num_layers
+        if wanted is None:
+            return {}
+        first = 0 if wanted <= 0 else max(0, len(layers) - wanted)
+        return {index: layers[index] for index in sorted(layers)[first:]}
+
+    def promised_modules(self) -> set[str]:
+        """Return the paths of all modules that the configuration says are adapted."""
+        parameters = self.folder.config.lora_parameters
+        keys = parameters.keys if parameters else None
+        stem = self.base.architecture.layer_stem()
+        promised = {
+            f"{stem}.{index}.{key}"
+            for index, weights in self.promised_layers().items()
+            for key in weights
+            if keys is None or key in keys
+        }
+        roots = {key for key in keys or () if key in self.base.architecture.weights}
+        return promised | roots
+
+
+def tail(name: str) -> str:
+    """Return what two spellings of one model's name have in common: the last part, folded, without separators."""
+    return re.sub(r"[^a-z0-9]", "", Path(name.rstrip("/\\").replace("\\", "/")).name.casefold())

@@ -1,0 +1,53 @@
+"""A finding: one thing that admission has to say about an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "info"]
+Verdict = Literal["pass", "warn", "fail"]
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        code: stable name of the rule's outcome.
+        severity: `error` keeps the adapter out, `warning` and `info` are recorded with it.
+        subject: the file, tensor, module or field that it is about.
+        message: one sentence.
+        hint: what to do about it, or empty.
+    """
+
+    code: str
+    severity: Severity
+    subject: str
+    message: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as DESIGN section 9 prints it."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "subject": self.subject,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+def verdict(findings: Iterable[Finding]) -> Verdict:
+    """Return `fail` if any finding is an error, `warn` if any is a warning, else `pass`."""
+    severities = {finding.severity for finding in findings}
+    if "error" in severities:
+        return "fail"
+    return "warn" if "warning" in severities else "pass"
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings with errors first, otherwise in the order they were found."""
+    return sorted(findings, key=lambda finding: _ORDER[finding.severity])

@@ -1,0 +1,284 @@
+"""Base models: taking one in, finding its files again, listing.
+
+A base is identified by the digest of its manifest: the weight files that mlx-lm loads, the configuration and the
+tokenizer.  Names, hub ids and folders are only what it is known by, so the same bytes under two names are one base.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import BlobCorruptError, MissingFileError
+from fusery.storage.folder import scan
+from fusery.storage.manifest import FileEntry, Manifest
+
+from . import events, tables
+from .architecture import WEIGHTS, Architecture, read_architecture
+from .errors import AlreadyExistsError, BadInputError
+from .names import parse_base_name
+from .resolve import resolve_base
+from .sources.fetch import FetchedBase, fetched
+from .views import base_view
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+_COMPANIONS = re.compile(
+    r"config\.json|generation_config\.json|tokenizer[^/]*\.(json|jinja|model)|[^/]*\.tiktoken|special_tokens_map\.json"
+    r"|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|additional_chat_templates/[^/]+\.jinja"
+    r"|(pre)?processor_config\.json|LICENSE[^/]*|model\.safetensors\.index\.json"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AddedBase:
+    """What `add_base` did.
+
+    Attributes:
+        view: the base as `base show` prints it.
+        created: it was not registered before.
+    """
+
+    view: dict[str, Any]
+    created: bool
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a model folder that make up the model: weights, configuration, tokenizer, licence.
+
+    Python files, checkpoints of other formats and everything else stay behind.
+
+    Raises:
+        MissingFileError: there is no such folder, or no `config.json` in it.
+        UnsafePathError: a link leaves the folder, or something in it is not a plain file.
+    """
+    files = {
+        file.path: file.real
+        for file in scan(folder)
+        if _COMPANIONS.fullmatch(file.path) or WEIGHTS.fullmatch(file.path)
+    }
+    if "config.json" not in files:
+        raise MissingFileError(
+            f"{folder} holds no config.json", hint="give the folder of a model in MLX or Hugging Face layout"
+        )
+    return files
+
+
+def add_base(
+    workspace: Workspace,
+    source: str,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    reference: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> AddedBase:
+    """Take a base model in, or add a name to one that is already there.
+
+    Args:
+        workspace: the registry's parts.
+        source: a model folder, a GGUF file, or a hub id.
+        name: what to call it; by default what the source is called.
+        revision: the hub's branch, tag or commit.
+        reference: record the files where they lie, instead of copying them into the store.
+        say: told what is going on.
+
+    Raises:
+        AlreadyExistsError: the name is taken by a base with other bytes.
+        FuseryError: as the source, the format and the store have it.
+    """
+    if name is not None:
+        parse_base_name(name)
+    workspace.ensure()
+    with fetched(source, revision=revision, scratch=workspace.settings.cache / "tmp", say=say) as origin:
+        if reference and not origin.durable:
+            raise BadInputError(
+                "a GGUF file is converted and cannot be kept by reference", hint="leave out --reference"
+            )
+        called = parse_base_name(name or _tidy(origin.name))
+        files = model_files(origin.folder)
+        architecture = read_architecture(files)
+        _refuse_taken(workspace, called, files)
+        say("hashing and copying" if not reference else "hashing")
+        return _record(workspace, origin, called, files, architecture, reference)
+
+
+def _tidy(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-._/") or "base"
+
+
+def _refuse_taken(workspace: Workspace, name: str, files: Mapping[str, Path]) -> None:
+    """Say that a name is taken before gigabytes are copied: the configuration's digest alone can tell."""
+    with workspace.database.read() as session:
+        row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == name.casefold()))
+        if row is None:
+            return
+        known = {file.path: (file.size, file.sha256) for file in row.base.manifest.files}
+    sizes = {path: file.stat().st_size for path, file in files.items()}
+    same = sizes == {path: size for path, (size, _) in known.items()}
+    if not same or digest_file(files["config.json"])[0] != known["config.json"][1]:
+        raise _taken(name)
+
+
+def _taken(name: str) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"the name {name!r} belongs to a base model with other files", hint="give another one with --name"
+    )
+
+
+def _record(
+    workspace: Workspace,
+    origin: FetchedBase,
+    name: str,
+    files: Mapping[str, Path],
+    architecture: Architecture,
+    reference: bool,
+) -> AddedBase:
+    from .deposit import Deposit, record_manifest
+
+    deposit = None
+    if reference:
+        manifest = Manifest.of(_entry(path, file) for path, file in files.items())
+    else:
+        deposit = Deposit(workspace.database, workspace.store, workspace.owner())
+        manifest = deposit.put(files)
+    with workspace.database.write() as session:
+        row = deposit.commit(session) if deposit else record_manifest(session, manifest)
+        base = session.scalar(select(tables.BaseModel).where(tables.BaseModel.digest == manifest.digest))
+        created = base is None
+        now = workspace.database.utcnow(session)
+        if base is None:
+            base = tables.BaseModel(
+                digest=manifest.digest,
+                manifest=row,
+                architecture=architecture.name,
+                model_type=architecture.model_type,
+                parameters=architecture.parameters,
+                dtype=architecture.dtype,
+                quantization=dict(architecture.quantization) if architecture.quantization else None,
+                bytes=manifest.size,
+                config=dict(architecture.config),
+                location=str(origin.folder.resolve()) if reference else None,
+                created_at=now,
+                created_by=workspace.actor,
+            )
+            session.add(base)
+            session.flush()
+        elif not reference:
+            base.location = None
+        _name(session, base, name, now)
+        _revise(session, base, origin, now)
+        session.flush()
+        session.refresh(base)
+        view = base_view(base)
+        events.record(
+            session,
+            action="base.add",
+            kind="base",
+            subject=base.digest,
+            detail={"name": name, "source": origin.source, "reference": reference, "created": created},
+            actor=workspace.actor,
+        )
+    return AddedBase(view, created)
+
+
+def _entry(path: str, file: Path) -> FileEntry:
+    digest, size = digest_file(file)
+    return FileEntry(path, size, digest)
+
+
+def _name(session: Session, base: tables.BaseModel, name: str, now: Any) -> None:
+    folded = name.casefold()
+    row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded))
+    if row is None:
+        session.add(tables.BaseName(base_id=base.id, name=name, folded=folded, created_at=now))
+    elif row.base_id != base.id:
+        raise _taken(name)
+
+
+def _revise(session: Session, base: tables.BaseModel, origin: FetchedBase, now: Any) -> None:
+    known = {(row.source, row.revision) for row in base.revisions}
+    if (origin.source, origin.revision) not in known:
+        session.add(
+            tables.BaseRevision(
+                base_id=base.id, source=origin.source, revision=origin.revision, created_at=now
+            )
+        )
+
+
+def list_bases(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return all base models, oldest first."""
+    with workspace.database.read() as session:
+        return [
+            base_view(base) for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
+        ]
+
+
+def show_base(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return one base model by name or digest prefix, with the adapters that stand on it.
+
+    Raises:
+        UnknownReferenceError: there is none.
+    """
+    with workspace.database.read() as session:
+        base = resolve_base(session, name)
+        adapters = session.scalars(
+            select(tables.Adapter.name).where(tables.Adapter.base_id == base.id).order_by(tables.Adapter.id)
+        )
+        return {**base_view(base), "adapters": list(adapters)}
+
+
+def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) -> dict[str, Path]:
+    """Return where a base's files can be read on this machine; from a store that is not local they are fetched.
+
+    Args:
+        workspace: the registry's parts.
+        base: the base, with its manifest loaded.
+        scratch: a folder that lives as long as the files are needed.
+
+    Raises:
+        BlobMissingError: the store lacks a file.
+        BlobCorruptError: a file that is kept by reference has another size than when it was added.
+        MissingFileError: the folder of a base kept by reference is gone.
+    """
+    if base.location is not None:
+        return {file.path: _referenced(Path(base.location), base, file) for file in base.manifest.files}
+    found = {}
+    for file in base.manifest.files:
+        local = workspace.store.local_path(_digest(file))
+        if local is None:
+            local = scratch / file.sha256
+            if not local.exists():
+                workspace.store.fetch(_digest(file), local)
+        found[file.path] = local
+    return found
+
+
+def _digest(file: tables.ManifestFile) -> Any:
+    return file.sha256
+
+
+def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile) -> Path:
+    path = folder / file.path
+    name = base.names[0].name
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise MissingFileError(
+            f"the base {name} is kept by reference, and {path} is gone",
+            hint=f"put it back, or run: fusery base add SOURCE --name {name}",
+        ) from error
+    if size != file.size:
+        raise BlobCorruptError(
+            f"{path} of the base {name} has changed since it was added: {size} bytes, was {file.size}",
+            hint="a changed model is another base: fusery base add SOURCE --name OTHER_NAME",
+        )
+    return path

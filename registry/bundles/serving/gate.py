@@ -1,0 +1,221 @@
+"""The HTTP side: what answers by itself, what is passed on to mlx-lm's handler, and in which form."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from .checks import Refusal, check_request, known_fields
+
+LOG = logging.getLogger(__name__)
+
+MAX_BODY = 4 << 20
+"""Bytes of a request."""
+
+POSTS = {"/v1/chat/completions": "messages", "/chat/completions": "messages", "/v1/completions": "prompt"}
+"""The paths that mlx-lm answers, with the field that each cannot do without."""
+
+DEFAULT_MODEL = "default_model"
+"""mlx-lm's own word for the model it was started with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model of a bundle.
+
+    Attributes:
+        name: what `/v1/models` lists and what a request may name.
+        folder: the model's files.
+        context: tokens of prompt and answer together, 2**20 where `config.json` is silent.
+        vocabulary: token ids are below it; 1 where `config.json` is silent, which allows no option that depends on it.
+    """
+
+    name: str
+    folder: Path
+    context: int
+    vocabulary: int
+
+    @classmethod
+    def read(cls, bundle: Path) -> Served:
+        """Return what `fusery.json` and `model/config.json` of a bundle's folder say.
+
+        Raises:
+            OSError: a file is missing or cannot be read.
+            ValueError: a file is not what it should be.
+        """
+        folder = bundle / "model"
+        try:
+            name = json.loads((bundle / "fusery.json").read_text(encoding="utf-8"))["name"]
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            text = config.get("text_config", config)
+            context = int(text.get("max_position_embeddings") or 1 << 20)
+            return cls(str(name), folder, context, int(text.get("vocab_size") or 1))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"fusery.json or model/config.json is damaged: {error}") from error
+
+
+class Server(ThreadingHTTPServer):
+    """An HTTP server for one model that ends when the model's generator does.
+
+    Attributes:
+        served: the model.
+        generator: mlx-lm's `ResponseGenerator`, set once it has been started.
+    """
+
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler], served: Served) -> None:
+        """Listen at once; nothing is answered before `serve_forever`."""
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.served = served
+        self.known = known_fields(served.context, served.vocabulary)
+        self.generator: Any = None
+        self._active = 0
+        self._changed = threading.Condition()
+        super().__init__((host, port), handler)
+
+    def server_bind(self) -> None:
+        """Bind without the look-up of the host's name that `http.server` makes: it can hang without a resolver."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def service_actions(self) -> None:
+        """End the server when generation has died: mlx-lm would go on and refuse every request."""
+        if self.generator is not None and not self.generator.is_healthy:
+            raise RuntimeError("the model could not be loaded or text generation died; see the log above")
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep clients that hang up out of the log."""
+        if isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            LOG.debug("%s hung up", client_address)
+        else:
+            super().handle_error(request, client_address)
+
+    @property
+    def state(self) -> str:
+        """`ok`, `loading` or `unavailable`."""
+        if self.generator is None:
+            return "loading"
+        if not self.generator.is_healthy:
+            return "unavailable"
+        return "ok" if self.generator.model_provider.model_key is not None else "loading"
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request as being answered."""
+        with self._changed:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._active -= 1
+                self._changed.notify_all()
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until no request is being answered, for at most some seconds; return whether it came to that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._active == 0, timeout=seconds)
+
+
+class Gate(BaseHTTPRequestHandler):
+    """Goes before mlx-lm's `APIHandler` in a class's bases, and is the only one that reads what clients send."""
+
+    server: Server
+    timeout = 60
+
+    def do_GET(self) -> None:
+        """Answer `/health`, `/v1/models` and `/v1/models/NAME`."""
+        name = self.server.served.name
+        entry = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "fusery"}
+        if self.path == "/health":
+            state = self.server.state
+            self.reply(200 if state == "ok" else 503, {"status": state})
+        elif self.path == "/v1/models":
+            self.reply(200, {"object": "list", "data": [entry]})
+        elif self.path == f"/v1/models/{name}":
+            self.reply(200, entry)
+        else:
+            self.refuse(Refusal(404, "no such path"))
+
+    def do_POST(self) -> None:
+        """Rebuild the request from what is known and checked, and pass it on."""
+        try:
+            data = json.dumps(self.checked(self.document())).encode()
+        except Refusal as refusal:
+            self.refuse(refusal)
+            return
+        self.rfile = io.BufferedReader(io.BytesIO(data))
+        self.headers.replace_header("Content-Length", str(len(data)))
+        with self.server.counted():
+            super().do_POST()  # type: ignore[misc]
+
+    def document(self) -> Mapping[str, Any]:
+        """Read the request's JSON.
+
+        Raises:
+            Refusal: the path is unknown, the size not given or too large, or the body no JSON object.
+        """
+        if self.path not in POSTS:
+            raise Refusal(404, "no such path")
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise Refusal(411, "the Content-Length header is required")
+        if len(length) > 9 or int(length) > MAX_BODY:
+            raise Refusal(413, f"the request is larger than {MAX_BODY} bytes")
+        try:
+            body = json.loads(self.rfile.read(int(length)).decode())
+        except (ValueError, RecursionError) as error:
+            raise Refusal(400, "the request is not JSON in UTF-8") from error
+        if not isinstance(body, dict):
+            raise Refusal(400, "the request is not a JSON object")
+        return body
+
+    def checked(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request as mlx-lm gets it.
+
+        Raises:
+            Refusal: it names another model, an adapter or a draft model, lacks its text, or a field is wrong.
+        """
+        name = self.server.served.name
+        if body.get("model") not in (None, name, DEFAULT_MODEL):
+            message = f"the model {str(body['model'])[:100]!r} does not exist; this server has {name!r}"
+            raise Refusal(404, message, param="model", code="model_not_found")
+        for field in ("adapters", "adapter", "draft_model"):
+            if body.get(field) is not None:
+                raise Refusal(400, f"{field} cannot be chosen: this server has one fused model", param=field)
+        needed = POSTS[self.path]
+        if body.get(needed) is None:
+            raise Refusal(400, f"{needed} is required", param=needed)
+        return check_request(body, self.server.known) | {"model": name}
+
+    def _set_completion_headers(self, status_code: int = 200) -> None:
+        # mlx-lm says 404 whatever goes wrong before the first token; the path and the model did exist.
+        if status_code == 404:
+            status_code = 400 if self.server.state == "ok" else 503
+        super()._set_completion_headers(status_code)  # type: ignore[misc]
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal as OpenAI's API does."""
+        self.reply(refusal.status, refusal.document)
+
+    def reply(self, status: int, document: Mapping[str, Any]) -> None:
+        """Send a JSON document."""
+        data = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)

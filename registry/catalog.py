@@ -1,0 +1,149 @@
+"""What is registered: listing, one record in full, and the versions of a task."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from . import tables
+from .errors import BadInputError, UnknownReferenceError
+from .names import parse_slug, parse_task
+from .resolve import load_adapters, resolve_adapter, resolve_base
+from .views import adapter_view, adapter_views, files_view, fused_view
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+SORTABLE = {
+    "name": tables.Adapter.name,
+    "version": tables.Adapter.version,
+    "date": tables.Adapter.date,
+    "rank": tables.Adapter.rank,
+    "val_loss": tables.Adapter.val_loss,
+    "trainable_parameters": tables.Adapter.trainable_parameters,
+    "created_at": tables.Adapter.created_at,
+}
+"""Fields that `list` can sort by."""
+
+
+def list_adapters(
+    workspace: Workspace,
+    *,
+    task: str | None = None,
+    base: str | None = None,
+    tags: dict[str, str] | None = None,
+    sort: str = "created_at",
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Return adapters as plain values, in a number of queries that does not depend on how many there are.
+
+    Args:
+        workspace: the registry's parts.
+        task: only of this task.
+        base: only on this base.
+        tags: only with all of these tags.
+        sort: a field, or `FIELD:desc`; adapters without a value come last.
+        limit: at most so many.
+
+    Raises:
+        UnknownReferenceError: there is no such task or base.
+        BadInputError: there is no such field to sort by.
+    """
+    with workspace.database.read() as session:
+        query = load_adapters()
+        if task:
+            query = query.where(tables.Adapter.task_id == _task_id(session, task))
+        if base:
+            query = query.where(tables.Adapter.base_id == resolve_base(session, base).id)
+        for key, value in (tags or {}).items():
+            owners = select(tables.AdapterTag.adapter_id).where(
+                tables.AdapterTag.key == parse_slug(key, "tag"), tables.AdapterTag.value == value
+            )
+            query = query.where(tables.Adapter.id.in_(owners))
+        query = _sorted(query, sort)
+        if limit is not None:
+            query = query.limit(limit)
+        return adapter_views(session, list(session.scalars(query)))
+
+
+def _sorted(query: Select[tuple[tables.Adapter]], sort: str) -> Select[tuple[tables.Adapter]]:
+    field, _, direction = sort.partition(":")
+    column = SORTABLE.get(field)
+    if column is None or direction not in ("", "asc", "desc"):
+        raise BadInputError(f"cannot sort by {sort[:40]!r}", hint=f"--sort {'|'.join(SORTABLE)}[:desc]")
+    ordered = column.desc() if direction == "desc" else column.asc()
+    return query.order_by(column.is_(None), ordered, tables.Adapter.id)
+
+
+def _task_id(session: Session, name: str) -> int:
+    found = session.scalar(select(tables.Task.id).where(tables.Task.name == parse_task(name)))
+    if found is None:
+        import difflib
+
+        known = list(session.scalars(select(tables.Task.name).limit(1000)))
+        close = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "fusery list"
+        raise UnknownReferenceError(f"there is no task {name!r}", hint=hint)
+    return found
+
+
+def show_adapter(workspace: Workspace, reference: str) -> dict[str, Any]:
+    """Return one adapter in full: what `list` has, the sizes people compare, its files, fused artifacts and bundles.
+
+    Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
+
+    Raises:
+        UnknownReferenceError: there is none.
+    """
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        fused = session.scalars(
+            select(tables.Fused).where(tables.Fused.adapter_id == adapter.id).order_by(tables.Fused.id)
+        )
+        bundles = session.scalars(
+            select(tables.Bundle)
+            .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)
+            .where(tables.BundleAdapter.adapter_id == adapter.id)
+            .order_by(tables.Bundle.id)
+        )
+        return {
+            **adapter_view(session, adapter),
+            "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
+            "bytes": adapter.manifest.size,
+            "base_bytes": adapter.base.bytes,
+            "files": files_view(adapter.manifest),
+            "training": adapter.training,
+            "fused": [_fused_line(artifact) for artifact in fused],
+            "bundles": [
+                {"target": bundle.target, "path": bundle.path, "digest": bundle.digest} for bundle in bundles
+            ],
+        }
+
+
+def _fused_line(fused: tables.Fused) -> dict[str, Any]:
+    view = fused_view(fused)
+    fidelity = {key: view["fidelity"][key] for key in ("verdict", "retained", "cosine", "relative_error")}
+    return {
+        **{key: view[key] for key in ("key", "digest", "precision", "quantization", "bytes", "engine")},
+        "fidelity": fidelity,
+    }
+
+
+def task_history(workspace: Workspace, task: str) -> list[dict[str, Any]]:
+    """Return the versions of a task, oldest first, each with the change of its validation loss against the one before.
+
+    Raises:
+        UnknownReferenceError: there is no such task.
+    """
+    with workspace.database.read() as session:
+        query = load_adapters().where(tables.Adapter.task_id == _task_id(session, task))
+        views = adapter_views(session, list(session.scalars(query.order_by(tables.Adapter.version))))
+    for view in views[:1]:
+        view["val_loss_change"] = None
+    for before, view in itertools.pairwise(views):
+        known = view["val_loss"] is not None and before["val_loss"] is not None
+        view["val_loss_change"] = view["val_loss"] - before["val_loss"] if known else None
+    return views

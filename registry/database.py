@@ -1,0 +1,254 @@
+"""The database: how it is opened, its transactions, its clock, and its failures in one sentence each.
+
+A use case opens one transaction, `with database.write() as session:`, and passes the session down; nothing below
+commits (habit 16).  No file, network or model work belongs inside of a write transaction, since it is the only one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, Float, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from .engine import make_engine
+from .errors import BadInputError, DatabaseUnavailableError, MissingExtraError, SchemaError
+from .filesystems import network_file_system
+from .outages import explain, is_transient
+
+_SQLITE = ("sqlite", "sqlite+pysqlite")
+_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+T = TypeVar("T")
+_URL_HINT = "write it as sqlite:////path/to/fusery.db or postgresql://user@host/database"
+_SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
+
+
+class _Clock(FunctionElement[float]):
+    """Seconds since 1970 on the database's clock, at the moment the statement runs."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(_Clock, "sqlite")
+def _clock_sqlite(element: _Clock, compiler: SQLCompiler, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_Clock, "postgresql")
+def _clock_postgresql(element: _Clock, compiler: SQLCompiler, **_: Any) -> str:
+    # now() would be the transaction's start, which may lie behind a long wait for a lock.
+    return "CAST(extract(epoch from clock_timestamp()) AS double precision)"
+
+
+class Database:
+    """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction.
+
+    Attributes:
+        path: the file of an SQLite database, else None.
+        dialect: `sqlite` or `postgresql`.
+    """
+
+    def __init__(self, engine: Engine, *, timeout: float) -> None:
+        """Take an engine that `make_engine` made; use `open`."""
+        self._engine = engine
+        self._timeout = timeout
+        self.dialect = engine.dialect.name
+        self.path = Path(engine.url.database or "").absolute() if self.dialect == "sqlite" else None
+
+    @classmethod
+    def open(
+        cls, url: str, *, echo: bool = False, timeout: float = 30.0, allow_network_file_system: bool = False
+    ) -> Database:
+        """Open the database that an SQLAlchemy URL names.
+
+        Args:
+            url: `sqlite:////absolute/path.db`, or `postgresql://user@host/name`.
+            echo: log every statement with its parameters.
+            timeout: seconds to wait for another writer.
+            allow_network_file_system: accept an SQLite file on NFS and the like, for use by one machine only.
+
+        Raises:
+            BadInputError: the URL is none, or names another kind of database.
+            MissingExtraError: PostgreSQL's driver is not installed.
+            DatabaseUnavailableError: an SQLite file would lie on a network file system.
+        """
+        parsed = _parse(url)
+        local = parsed.get_backend_name() != "sqlite" or _is_local(parsed, allow_network_file_system)
+        try:
+            engine = make_engine(parsed, echo=echo, timeout=timeout, shared_memory=local)
+        except ImportError as error:
+            raise MissingExtraError("a PostgreSQL database", "postgres") from error
+        return cls(engine, timeout=timeout)
+
+    @property
+    def display_url(self) -> str:
+        """The URL with everything secret in it masked, fit for messages."""
+        url = self._engine.url
+        masked = {key: "***" if _SECRET.search(key) else value for key, value in url.query.items()}
+        return url.set(query=masked).render_as_string(hide_password=True)
+
+    def make_folder(self) -> None:
+        """Make the folder of an SQLite file, if it is not there.
+
+        Raises:
+            DatabaseUnavailableError: it cannot be made.
+        """
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or "it cannot be made").lower()
+            raise DatabaseUnavailableError(
+                f"cannot make the folder of the database {self.path}: {reason}",
+                hint="set FUSERY_HOME to a folder of yours",
+            ) from error
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        """Yield a session that sees one state of the database and cannot change it.
+
+        Raises:
+            DatabaseUnavailableError: the database did not answer, or refused.
+        """
+        with self._session("read") as session:
+            yield session
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """Yield a session that is the only writer; all of it is committed at the end, or nothing after an exception.
+
+        Raises:
+            DatabaseUnavailableError: the database did not answer, or refused, or another writer took too long.
+        """
+        with self._session("write") as session:
+            yield session
+
+    @contextlib.contextmanager
+    def schema_change(self) -> Iterator[Connection]:
+        """Yield a connection for migrations: the only writer, with foreign keys checked at the end.
+
+        Raises:
+            SchemaError: rows would point at nothing; nothing was changed.
+            DatabaseUnavailableError: as for `write`.
+        """
+        with self._explained(), self._start(lambda: self._connection("schema")) as connection:
+            yield connection
+            if self.dialect == "sqlite":
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                if broken is not None:
+                    raise SchemaError(f"the change would leave rows of {broken[0]} pointing at nothing")
+            connection.commit()
+
+    @staticmethod
+    def clock() -> FunctionElement[float]:
+        """Return the SQL expression for seconds since 1970 on the database's own clock."""
+        return _Clock()
+
+    @staticmethod
+    def utcnow(session: Session) -> datetime:
+        """Return the time of the database's clock, aware and in UTC."""
+        return datetime.fromtimestamp(session.scalars(select(_Clock())).one(), UTC)
+
+    def close(self) -> None:
+        """Close all connections.  The database may be used again afterwards."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _session(self, purpose: str) -> Iterator[Session]:
+        with self._explained(), self._start(lambda: self._begun(purpose)) as session:
+            yield session
+            session.commit()
+
+    def _begun(self, purpose: str) -> Session:
+        session = Session(self._engine.execution_options(purpose=purpose), expire_on_commit=False)
+        try:
+            session.connection()
+        except DBAPIError:
+            session.close()
+            raise
+        return session
+
+    def _connection(self, purpose: str) -> Connection:
+        connection = self._engine.execution_options(purpose=purpose).connect()
+        try:
+            connection.begin()
+        except DBAPIError:
+            connection.close()
+            raise
+        return connection
+
+    def _start(self, begin: Callable[[], T]) -> T:
+        """Begin a transaction, waiting for others for as long as `timeout` says.
+
+        Only the beginning is tried again: nothing has been read then, so nothing can be lost.
+        """
+        started = time.monotonic()
+        try:
+            return begin()
+        except DBAPIError as error:
+            patience = self._timeout - (time.monotonic() - started)
+            if patience <= 0 or not is_transient(error):
+                raise
+        import tenacity  # 30 ms, and hardly ever needed
+
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(is_transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
+            stop=tenacity.stop_after_delay(patience),
+            reraise=True,
+        )
+        return again(begin)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            known = explain(error, self.display_url, self.path, self._timeout)
+            if known is None:
+                raise
+            raise known from error
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise BadInputError("the database URL is not one", hint=_URL_HINT) from error
+    if parsed.drivername in _POSTGRESQL:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in _SQLITE:
+        raise BadInputError(
+            f"fusery works with SQLite and PostgreSQL, not with {parsed.drivername[:40]!r}", hint=_URL_HINT
+        )
+    if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
+        raise BadInputError("an SQLite database must be a file that other processes can open", hint=_URL_HINT)
+    return parsed
+
+
+def _is_local(url: URL, allowed: bool) -> bool:
+    """Tell whether an SQLite file is on a disk of this machine.
+
+    "All processes using a database must be on the same host computer; WAL does not work over a network filesystem",
+    https://www.sqlite.org/wal.html; and file locks on network file systems succeed for everybody at once.
+    """
+    path = Path(str(url.database))
+    kind = network_file_system(path)
+    if kind is not None and not allowed:
+        raise DatabaseUnavailableError(
+            f"an SQLite database cannot be used safely over the network file system {kind}, where {path} lies",
+            hint="use PostgreSQL for several machines, or put the database on a local disk",
+        )
+    return kind is None

@@ -1,0 +1,90 @@
+"""The one place that makes SQLAlchemy engines, so that every connection behaves as RELIABILITY 3.1 asks.
+
+The drivers' defaults lose updates silently on both databases.  Here every transaction says what it is for through
+the execution option `purpose`:
+
+- `read` sees one snapshot and cannot write;
+- `write` waits for, and then is, the only writer;
+- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
+"""Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
+
+CONNECT_SECONDS = 10
+IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
+
+
+def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = True) -> Engine:
+    """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet.
+
+    Args:
+        url: with the driver name `sqlite` or `postgresql+psycopg`.
+        echo: log every statement with its parameters.
+        timeout: seconds to wait for a lock that somebody else holds.
+        shared_memory: use SQLite's write-ahead log, which needs memory shared by all who have the file open.
+
+    Raises:
+        ImportError: the driver is not installed.
+    """
+    encode = functools.partial(json.dumps, allow_nan=False)
+    common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": encode}
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, **common)
+        _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
+        return engine
+    # Server-side prepared statements and start-up options do not survive pgbouncer; SET LOCAL does.
+    arguments = {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS, "application_name": "fusery"}
+    engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **common)
+    _prepare_postgresql(engine, timeout)
+    return engine
+
+
+def _purpose(connection: Connection) -> str:
+    return str(connection.get_execution_options().get("purpose", "read"))
+
+
+def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # or the driver begins transactions by itself, and only some
+        cursor = connection.cursor()
+        for setting in (
+            f"busy_timeout={round(timeout * 1000)}",
+            f"journal_mode={journal}",
+            "synchronous=FULL",
+        ):
+            cursor.execute(f"PRAGMA {setting}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        purpose = _purpose(connection)
+        # None of these can be changed inside of a transaction, and connections are shared by all purposes.
+        connection.exec_driver_sql(f"PRAGMA foreign_keys={'OFF' if purpose == 'schema' else 'ON'}")
+        connection.exec_driver_sql(f"PRAGMA query_only={'ON' if purpose == 'read' else 'OFF'}")
+        connection.exec_driver_sql("BEGIN" if purpose == "read" else "BEGIN IMMEDIATE")
+
+
+def _prepare_postgresql(engine: Engine, timeout: float) -> None:
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        purpose = _purpose(connection)
+        statements = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_SECONDS[purpose] * 1000}"]
+        if purpose == "read":
+            statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        else:
+            statements.append(f"SET LOCAL lock_timeout = {round(timeout * 1000)}")
+            statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+        # One round trip: without parameters psycopg sends several statements at once.
+        connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})

@@ -1,0 +1,110 @@
+"""The errors of the registry: grouped by what the user does next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from fusery.storage.errors import FuseryError
+
+if TYPE_CHECKING:
+    from .admission import Finding
+
+
+class RegistryError(FuseryError):
+    """Something about records rather than bytes."""
+
+    code = "registry"
+
+
+class BadInputError(RegistryError):
+    """An argument, option or file that the user gave is not acceptable."""
+
+    code = "bad_input"
+
+
+class UnknownReferenceError(RegistryError):
+    """A reference names nothing in this registry."""
+
+    code = "unknown_reference"
+
+
+class AmbiguousReferenceError(RegistryError):
+    """A digest prefix matches more than one thing."""
+
+    code = "ambiguous_reference"
+
+
+class AlreadyExistsError(RegistryError):
+    """A name or version is taken by something else."""
+
+    code = "already_exists"
+
+
+class MissingExtraError(RegistryError):
+    """An optional package is needed and not installed.
+
+    Attributes:
+        extra: the extra of the `fusery` distribution that brings it.
+    """
+
+    code = "missing_extra"
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs packages that are not installed",
+            hint=f"pip install 'fusery[{extra}]'",
+        )
+        self.extra = extra
+
+
+class AdmissionError(RegistryError):
+    """An adapter was refused; every reason is a finding.
+
+    Attributes:
+        findings: all findings, errors first.
+    """
+
+    code = "refused"
+
+    def __init__(self, message: str, findings: Sequence[Finding], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.findings = tuple(findings)
+
+
+class FusionUnsupportedError(RegistryError):
+    """This base, adapter or recipe is outside of what the engine can fuse exactly."""
+
+    code = "fusion_unsupported"
+
+
+class FidelityError(RegistryError):
+    """A fuse lost the adapter and was not published."""
+
+    code = "fidelity_lost"
+    exit_code: ClassVar[int] = 1
+
+
+class CheckFailedError(RegistryError):
+    """A check ran to its end and found something wrong."""
+
+    code = "check_failed"
+    exit_code: ClassVar[int] = 1
+
+
+class SchemaError(RegistryError):
+    """The database is newer, older or other than this version of fusery expects."""
+
+    code = "schema"
+
+
+class DatabaseUnavailableError(RegistryError):
+    """The database did not answer, or refused."""
+
+    code = "database_unavailable"
+
+
+class LeaseLostError(RegistryError):
+    """Another process took over while this one was too slow; nothing was published."""
+
+    code = "lease_lost"

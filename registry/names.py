@@ -1,0 +1,165 @@
+"""Names and references: `{task}_v{version}_{YYYYMMDD}`, `task@version`, `task@latest`, `task#alias`, a digest prefix."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Literal
+
+from .errors import BadInputError
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
+_BASE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
+_NAME = re.compile(r"(?P<task>.+)_v(?P<version>[1-9][0-9]{0,8})_(?P<date>[0-9]{8})")
+_VERSION_ALIAS = re.compile(r"v?[0-9]+")
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))})
+
+RefKind = Literal["name", "version", "latest", "alias", "digest"]
+
+
+def parse_slug(text: str, what: str) -> str:
+    """Return a task, alias or tag name in its one form (lower case, NFC).
+
+    Letters, digits, `.`, `_` and `-`, at most 128, beginning and ending with a letter or digit: a name that is also a
+    folder on every disk and a tag in every OCI registry.
+
+    Raises:
+        BadInputError: it is not such a name.
+    """
+    folded = unicodedata.normalize("NFC", text).casefold()
+    if not _SLUG.fullmatch(folded) or folded.split(".")[0] in _DEVICES or ".." in folded:
+        raise BadInputError(
+            f"{text[:60]!r} is not a {what} name",
+            hint="use letters, digits, '.', '_' and '-', beginning and ending with a letter or digit",
+        )
+    return folded
+
+
+def parse_task(text: str) -> str:
+    """Return a task name; a task is not itself called like an adapter.
+
+    Raises:
+        BadInputError: it is not a task name.
+    """
+    task = parse_slug(text, "task")
+    if _NAME.fullmatch(task):
+        raise BadInputError(f"{text!r} is the name of an adapter, not of a task", hint=f"--task {_task_of(task)}")
+    return task
+
+
+def _task_of(name: str) -> str:
+    match = _NAME.fullmatch(name)
+    return match["task"] if match else name
+
+
+def parse_alias(text: str) -> str:
+    """Return an alias name; `latest` and version numbers are not aliases.
+
+    Raises:
+        BadInputError: it is not an alias name.
+    """
+    alias = parse_slug(text, "alias")
+    if alias == "latest" or _VERSION_ALIAS.fullmatch(alias):
+        raise BadInputError(f"{text!r} is reserved and cannot be an alias")
+    return alias
+
+
+def parse_base_name(text: str) -> str:
+    """Return the name of a base model: like a hub id, `Qwen2-0.5B` or `org/name`, case kept.
+
+    Raises:
+        BadInputError: it is not such a name.
+    """
+    parts = text.split("/")
+    if not _BASE.fullmatch(text) or any(part in ("", ".", "..") for part in parts):
+        raise BadInputError(
+            f"{text[:60]!r} is not a name for a base model", hint="use letters, digits, '.', '_', '-' and '/'"
+        )
+    return text
+
+
+def parse_date(text: str) -> date:
+    """Return a date given as `YYYYMMDD` or `YYYY-MM-DD`.
+
+    Raises:
+        BadInputError: it is not a date.
+    """
+    compact = text.strip().replace("-", "")
+    try:
+        if len(compact) != 8 or not compact.isascii():
+            raise ValueError
+        return datetime.strptime(compact, "%Y%m%d").date()
+    except ValueError as error:
+        raise BadInputError(f"{text[:40]!r} is not a date", hint="write it as YYYYMMDD, for example 20260115") from error
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AdapterName:
+    """The name of an adapter.  The law: `str(AdapterName.parse(s)) == s`."""
+
+    task: str
+    version: int
+    date: date
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterName:
+        """Read `{task}_v{version}_{YYYYMMDD}`.
+
+        Raises:
+            BadInputError: it is not such a name.
+        """
+        match = _NAME.fullmatch(text)
+        if not match:
+            raise BadInputError(f"{text[:60]!r} is not an adapter name", hint="for example course_rec_v1_20260115")
+        return cls(parse_task(match["task"]), int(match["version"]), parse_date(match["date"]))
+
+    def __str__(self) -> str:
+        return f"{self.task}_v{self.version}_{self.date:%Y%m%d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a user typed to mean one adapter.
+
+    Attributes:
+        kind: which of the five forms it is.
+        text: as typed.
+        task: for `version`, `latest` and `alias`, else empty.
+        value: the name, the version number, the alias or the digest prefix; empty for `latest`.
+    """
+
+    kind: RefKind
+    text: str
+    task: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference.
+
+        Raises:
+            BadInputError: it has none of the five forms.
+        """
+        typed = text.strip()
+        if "@" in typed:
+            task, _, version = typed.partition("@")
+            if version == "latest":
+                return cls("latest", typed, parse_task(task), "")
+            if re.fullmatch(r"v?[1-9][0-9]{0,8}", version):
+                return cls("version", typed, parse_task(task), version.removeprefix("v"))
+            raise BadInputError(
+                f"{typed[:60]!r} has no version after '@'", hint=f"write {task}@3 or {task}@latest"
+            )
+        if "#" in typed:
+            task, _, alias = typed.partition("#")
+            return cls("alias", typed, parse_task(task), parse_alias(alias))
+        if _NAME.fullmatch(typed.casefold()):
+            return cls("name", typed, "", str(AdapterName.parse(typed.casefold())))
+        if re.fullmatch(r"[0-9a-f]{8,64}", typed):
+            return cls("digest", typed, "", typed)
+        raise BadInputError(
+            f"{typed[:60]!r} is not a reference to an adapter",
+            hint="write a name, TASK@VERSION, TASK@latest, TASK#ALIAS, or 8 or more digits of a digest",
+        )

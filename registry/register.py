@@ -1,0 +1,291 @@
+"""Registering an adapter: read the folder, let admission look at it, store the bytes, record the rest."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.manifest import Manifest
+
+from . import events, tables
+from .adapter_folder import AdapterFolder, read_adapter_folder
+from .admission import BaseFacts, Candidate, Declared, Finding, examine, verdict
+from .architecture import read_architecture
+from .bases import locate_files
+from .errors import AdmissionError, AlreadyExistsError, BadInputError
+from .names import AdapterName, parse_date, parse_slug, parse_task
+from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
+from .views import adapter_view
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a user says about an adapter folder; None where nothing was said."""
+
+    base: str
+    task: str | None = None
+    version: int | None = None
+    date: str | None = None
+    alpha: float | None = None
+    val_loss: float | None = None
+    dataset: str | None = None
+    examples: int | None = None
+    parent: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What `register` did.
+
+    Attributes:
+        view: the adapter as `show` prints it.
+        created: it was not registered before.
+    """
+
+    view: dict[str, Any]
+    created: bool
+
+
+def check(workspace: Workspace, folder: Path, submission: Submission) -> list[Finding]:
+    """Return what admission finds in a folder.  Nothing is written.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        UnknownReferenceError: there is no such base.
+    """
+    return _examine(workspace, read_adapter_folder(folder), submission)
+
+
+def _examine(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> list[Finding]:
+    with workspace.database.read() as session:
+        base = resolve_base(session, submission.base)
+        facts = _base_facts(workspace, session, base)
+    declared = Declared(
+        task=parse_task(submission.task) if submission.task else None,
+        version=submission.version,
+        date=parse_date(submission.date) if submission.date else None,
+        alpha=submission.alpha,
+        val_loss=submission.val_loss,
+        dataset=submission.dataset,
+        examples=submission.examples,
+    )
+    return examine(Candidate(folder, facts, declared))
+
+
+def _base_facts(workspace: Workspace, session: Session, base: tables.BaseModel) -> BaseFacts:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="fusery-base-") as scratch:
+        architecture = read_architecture(locate_files(workspace, base, Path(scratch)))
+    known = {name.name for name in base.names}
+    known |= {revision.source.partition(":")[2] for revision in base.revisions}
+    declared = base.config.get("_name_or_path")
+    others = {
+        row.name: row.base.names[0].name
+        for row in session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
+    }
+    if isinstance(declared, str) and declared:
+        known.add(declared)
+    return BaseFacts(base.names[0].name, architecture, frozenset(known), others)
+
+
+def register(workspace: Workspace, path: Path, submission: Submission) -> Registered:
+    """Register an adapter folder as the next version of its task.
+
+    The same bytes under the same task a second time are the adapter that is already there.
+
+    Raises:
+        AdmissionError: admission found an error; nothing was written.
+        AlreadyExistsError: the version is taken by another adapter.
+        BadInputError: the task is not given, and no file names it.
+        MissingFileError, UnknownReferenceError: there is no such folder, base or parent.
+    """
+    from .deposit import Deposit
+
+    folder = read_adapter_folder(path)
+    name = _proposed_name(folder, submission)
+    findings = _examine(workspace, folder, submission)
+    if verdict(findings) == "fail":
+        errors = [finding for finding in findings if finding.severity == "error"]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise AdmissionError(
+            f"{path.name or path} was refused: {errors[0].code}: {errors[0].message}{more}",
+            findings,
+            hint=errors[0].hint or f"fusery check {path} --base {submission.base}",
+        )
+    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
+    manifest = deposit.put(folder.files)
+    with workspace.database.write() as session:
+        stored = deposit.commit(session)
+        task = _task(session, name.task)
+        same = session.scalar(
+            load_adapters().where(tables.Adapter.task_id == task.id, tables.Adapter.digest == manifest.digest)
+        )
+        if same is not None:
+            if submission.version not in (None, same.version):
+                raise AlreadyExistsError(
+                    f"this adapter is already registered as {same.name}", hint=f"fusery show {same.name}"
+                )
+            return Registered(adapter_view(session, same), created=False)
+        version = _version(session, task, submission.version or name.version)
+        final = AdapterName(task.name, version, name.date)
+        adapter = _add(workspace, session, folder, submission, final, task, manifest, stored)
+        for finding in findings:
+            session.add(tables.AdapterFinding(adapter_id=adapter.id, **finding.to_dict()))
+        session.flush()
+        session.expire_all()
+        adapter = session.scalars(load_adapters().where(tables.Adapter.id == adapter.id)).one()
+        events.record(
+            session,
+            action="adapter.register",
+            kind="adapter",
+            subject=adapter.name,
+            detail={"digest": adapter.digest, "base": adapter.base.digest, "val_loss": adapter.val_loss},
+            actor=workspace.actor,
+        )
+        return Registered(adapter_view(session, adapter), created=True)
+
+
+def _proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName:
+    """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next."""
+    written = None
+    for candidate in (folder.metadata.adapter_name, folder.path.resolve().name):
+        try:
+            written = AdapterName.parse((candidate or "").casefold().removeprefix("adapters_"))
+            break
+        except BadInputError:
+            continue
+    task = submission.task or (written.task if written else folder.metadata.adapter_name)
+    if not task:
+        raise BadInputError("it is not known what the adapter is for", hint="give --task, for example --task course_rec")
+    if submission.date:
+        date = parse_date(submission.date)
+    elif folder.metadata.training_date:
+        date = _date_or_none(folder.metadata.training_date) or (written.date if written else _today())
+    else:
+        date = written.date if written else _today()
+    version = submission.version or folder.metadata.version or (written.version if written else None) or 0
+    if submission.version is not None and submission.version < 1:
+        raise BadInputError("versions count from 1", hint="leave out --version to get the next one")
+    return AdapterName(parse_task(task), version, date)
+
+
+def _date_or_none(text: str) -> dt.date | None:
+    try:
+        return parse_date(text[:10])
+    except BadInputError:
+        return None
+
+
+def _today() -> dt.date:
+    return dt.datetime.now(dt.UTC).date()
+
+
+def _task(session: Session, name: str) -> tables.Task:
+    task = session.scalar(select(tables.Task).where(tables.Task.name == name))
+    if task is None:
+        task = tables.Task(name=name)
+        session.add(task)
+        session.flush()
+    return task
+
+
+def _version(session: Session, task: tables.Task, wanted: int) -> int:
+    if not wanted:
+        return next_version(session, task)
+    taken = session.scalar(
+        select(tables.Adapter).where(tables.Adapter.task_id == task.id, tables.Adapter.version == wanted)
+    )
+    if taken is not None:
+        raise AlreadyExistsError(
+            f"version {wanted} of {task.name} is taken: {taken.name}, registered by {taken.created_by} "
+            f"on {taken.created_at:%Y-%m-%d}",
+            hint=f"give --version {next_version(session, task)} or another --task",
+        )
+    return wanted
+
+
+def _add(
+    workspace: Workspace,
+    session: Session,
+    folder: AdapterFolder,
+    submission: Submission,
+    name: AdapterName,
+    task: tables.Task,
+    manifest: Manifest,
+    stored: tables.Manifest,
+) -> tables.Adapter:
+    base = resolve_base(session, submission.base)
+    metadata = folder.metadata
+    alpha = submission.alpha if submission.alpha is not None else metadata.lora_alpha
+    if alpha is None and folder.scale is not None and folder.rank:
+        alpha = folder.scale * folder.rank
+    examples = submission.examples if submission.examples is not None else metadata.training_examples
+    dataset = submission.dataset or metadata.dataset or folder.config.data
+    adapter = tables.Adapter(
+        task_id=task.id,
+        version=name.version,
+        date=name.date,
+        name=str(name),
+        base_id=base.id,
+        manifest_id=stored.id,
+        digest=manifest.digest,
+        method=folder.config.method,
+        rank=folder.rank,
+        alpha=alpha,
+        scale=folder.scale,
+        layers=_layer_count(folder),
+        target_modules=_target_modules(folder),
+        trainable_parameters=folder.trainable_parameters,
+        total_parameters=base.parameters,
+        val_loss=submission.val_loss if submission.val_loss is not None else metadata.final_val_loss,
+        iterations=folder.config.iters,
+        dataset_id=_dataset(session, dataset, examples).id if dataset else None,
+        examples=examples,
+        training=json.loads(json.dumps(folder.raw_config)),
+        parent_id=resolve_adapter(session, submission.parent).id if submission.parent else None,
+        note=submission.note,
+        created_at=workspace.database.utcnow(session),
+        created_by=workspace.actor,
+    )
+    session.add(adapter)
+    session.flush()
+    for key, value in submission.tags.items():
+        session.add(tables.AdapterTag(adapter_id=adapter.id, key=parse_slug(key, "tag"), value=value))
+    return adapter
+
+
+def _dataset(session: Session, name: str, examples: int | None) -> tables.Dataset:
+    query = select(tables.Dataset).where(tables.Dataset.name == name, tables.Dataset.revision == "")
+    dataset = session.scalar(query.where(tables.Dataset.digest == ""))
+    if dataset is None:
+        dataset = tables.Dataset(name=name, revision="", digest="", examples=examples)
+        session.add(dataset)
+        session.flush()
+    return dataset
+
+
+def _layer_count(folder: AdapterFolder) -> int:
+    numbers = {part for path in folder.modules for part in path.split(".") if part.isdigit()}
+    return len(numbers)
+
+
+def _target_modules(folder: AdapterFolder) -> list[str]:
+    def within_layer(path: str) -> str:
+        parts = path.split(".")
+        index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
+        return ".".join(parts[index + 1 :])
+
+    return sorted({within_layer(path) for path in folder.modules})

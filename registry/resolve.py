@@ -1,0 +1,151 @@
+"""From what a user typed to the record that is meant, with the nearest names when nothing fits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from . import tables
+from .errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
+from .names import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A record that a reference names, of whatever kind: exactly one of the three is set."""
+
+    base: tables.BaseModel | None = None
+    adapter: tables.Adapter | None = None
+    fused: tables.Fused | None = None
+
+
+def load_adapters() -> Select[tuple[tables.Adapter]]:
+    """Return the query for adapters with all that their views need, in a constant number of statements."""
+    return select(tables.Adapter).options(
+        joinedload(tables.Adapter.task),
+        joinedload(tables.Adapter.base).selectinload(tables.BaseModel.names),
+        joinedload(tables.Adapter.dataset),
+        joinedload(tables.Adapter.parent),
+        selectinload(tables.Adapter.tags),
+        selectinload(tables.Adapter.findings),
+    )
+
+
+def resolve_adapter(session: Session, text: str) -> tables.Adapter:
+    """Return the adapter that a reference names.
+
+    Raises:
+        BadInputError: it is not a reference.
+        UnknownReferenceError: nothing has that name.
+        AmbiguousReferenceError: a digest prefix fits several adapters.
+    """
+    try:
+        reference = Reference.parse(text)
+    except BadInputError as error:
+        raise _unknown(session, text, error.hint) from error
+    found = list(session.scalars(_query(reference).limit(3)))
+    if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
+        names = ", ".join(adapter.name for adapter in found)
+        raise AmbiguousReferenceError(f"the digest {text} fits more than one adapter: {names}", hint="give more digits")
+    if not found:
+        raise _unknown(session, text, "fusery list")
+    return found[0]
+
+
+def _query(reference: Reference) -> Select[tuple[tables.Adapter]]:
+    adapter = tables.Adapter
+    query = load_adapters()
+    if reference.kind == "name":
+        return query.where(adapter.name == reference.value)
+    if reference.kind == "digest":
+        return query.where(adapter.digest.startswith(reference.value)).order_by(adapter.id)
+    query = query.join(adapter.task.of_type(tables.Task)).where(tables.Task.name == reference.task)
+    if reference.kind == "version":
+        return query.where(adapter.version == int(reference.value))
+    if reference.kind == "latest":
+        return query.order_by(adapter.version.desc())
+    alias = tables.Alias
+    return query.join(alias, alias.adapter_id == adapter.id).where(alias.name == reference.value)
+
+
+def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
+    wanted = text.strip().casefold()
+    task = wanted.partition("@")[0].partition("#")[0]
+    known_tasks = list(session.scalars(select(tables.Task.name).limit(1000)))
+    if task in known_tasks:
+        versions = session.scalars(
+            select(tables.Adapter.version).join(tables.Adapter.task).where(tables.Task.name == task)
+        )
+        listed = ", ".join(f"{task}@{version}" for version in sorted(versions)[-5:])
+        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint)
+    names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
+    return UnknownReferenceError(
+        f"there is no adapter {text!r}", hint=_nearest(wanted, [*known_tasks, *names]) or hint
+    )
+
+
+def _nearest(wanted: str, known: Iterable[str]) -> str | None:
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(folded[name] for name in close)}?" if close else None
+
+
+def resolve_base(session: Session, text: str) -> tables.BaseModel:
+    """Return the base model that a name or a digest prefix means.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        AmbiguousReferenceError: a digest prefix fits several bases.
+    """
+    folded = text.strip().casefold()
+    name = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded))
+    if name is not None:
+        return name.base
+    matches = _by_digest(session, tables.BaseModel, folded)
+    if len(matches) > 1:
+        raise AmbiguousReferenceError(f"the digest {text} fits more than one base", hint="give more digits")
+    if matches:
+        return matches[0]
+    known = list(session.scalars(select(tables.BaseName.name).limit(1000)))
+    hint = _nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
+    raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
+
+
+def _by_digest(session: Session, table: Any, text: str) -> list[Any]:
+    if not 8 <= len(text) <= 64 or text.strip("0123456789abcdef"):
+        return []
+    return list(session.scalars(select(table).where(table.digest.startswith(text)).limit(2)))
+
+
+def resolve_any(session: Session, text: str) -> Subject:
+    """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+    """
+    folded = text.strip().casefold()
+    fused = _by_digest(session, tables.Fused, folded)
+    if not fused and 8 <= len(folded) <= 64 and not folded.strip("0123456789abcdef"):
+        fused = list(session.scalars(select(tables.Fused).where(tables.Fused.key.startswith(folded)).limit(2)))
+    if len(fused) == 1:
+        return Subject(fused=fused[0])
+    try:
+        return Subject(adapter=resolve_adapter(session, text))
+    except UnknownReferenceError as unknown:
+        try:
+            return Subject(base=resolve_base(session, text))
+        except UnknownReferenceError:
+            raise unknown from None
+
+
+def next_version(session: Session, task: tables.Task) -> int:
+    """Return the number after the highest version of a task.  Call it within a write transaction only."""
+    highest = session.scalar(
+        select(func.max(tables.Adapter.version)).where(tables.Adapter.task_id == task.id)
+    )
+    return (highest or 0) + 1

@@ -1,0 +1,1 @@
+"""Where base models come from: a local folder, a hub, a GGUF file."""

@@ -1,0 +1,52 @@
+"""The schema: every table of DESIGN section 5 as a typed class.
+
+`bytes` holds blobs and manifests, `models` base models, adapters and fused artifacts, `trail` what happened to them.
+"""
+
+from .bytes import Blob, Intent, Lease, Manifest, ManifestFile
+from .models import (
+    Adapter,
+    AdapterFinding,
+    AdapterTag,
+    BaseModel,
+    BaseName,
+    BaseRevision,
+    CurvePoint,
+    Dataset,
+    Fused,
+    ModuleFidelity,
+    Task,
+)
+from .record import Record
+from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
+
+metadata = Record.metadata
+
+__all__ = [
+    "Adapter",
+    "AdapterFinding",
+    "AdapterTag",
+    "Alias",
+    "AliasMove",
+    "BaseModel",
+    "BaseName",
+    "BaseRevision",
+    "Blob",
+    "Bundle",
+    "BundleAdapter",
+    "CurvePoint",
+    "Dataset",
+    "Event",
+    "Fused",
+    "Intent",
+    "Lease",
+    "Manifest",
+    "ManifestFile",
+    "ModuleFidelity",
+    "Record",
+    "Registry",
+    "Signature",
+    "Task",
+    "Yank",
+    "metadata",
+]

@@ -1,0 +1,77 @@
+"""Tables about bytes: blobs, the intents that protect them, manifests and their files, leases."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from .record import DIGEST, Record, one_of
+
+
+class Blob(Record):
+    """Immutable bytes in the store.  `generation` is part of the physical name and never used twice (RELIABILITY 3.3)."""
+
+    __tablename__ = "blob"
+    __table_args__ = (
+        CheckConstraint(one_of("state", "pending", "ready", "deleting", "absent"), name="state"),
+        CheckConstraint("size >= 0", name="size"),
+    )
+
+    digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    generation: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(8), index=True)
+    tomb_expires: Mapped[float | None]
+    created_at: Mapped[datetime]
+
+
+class Intent(Record):
+    """A running command's claim on a blob: the collector spares the blob while the claim is alive."""
+
+    __tablename__ = "intent"
+    __table_args__ = (UniqueConstraint("digest", "owner"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    expires: Mapped[float] = mapped_column(index=True)
+
+
+class Manifest(Record):
+    """The files of one base, adapter, fused artifact or bundle, identified by the digest of their canonical list."""
+
+    __tablename__ = "manifest"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    files: Mapped[list[ManifestFile]] = relationship(order_by="ManifestFile.path", cascade="all")
+
+
+class ManifestFile(Record):
+    """One file of a manifest.  `blob` is set where its bytes are in the store, and null where only their digest is kept."""
+
+    __tablename__ = "manifest_file"
+    __table_args__ = (
+        CheckConstraint("blob IS NULL OR blob = sha256", name="blob_is_content"),
+        CheckConstraint("size >= 0", name="size"),
+    )
+
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(512), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(DIGEST, index=True)
+    blob: Mapped[str | None] = mapped_column(ForeignKey("blob.digest"), index=True)
+
+
+class Lease(Record):
+    """The right to build one key.  The row is never deleted, or its fencing number would start again (RELIABILITY 3.2)."""
+
+    __tablename__ = "lease"
+
+    key: Mapped[str] = mapped_column(String(100), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(200))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    expires: Mapped[float]

@@ -1,0 +1,222 @@
+"""Tables about what the registry is for: base models, tasks, datasets, adapters and fused artifacts."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from .bytes import Manifest
+from .record import DIGEST, DOCUMENT, Record, one_of
+
+
+class BaseModel(Record):
+    """A frozen model that adapters are trained on.  `location` is set when its files are referenced and not copied."""
+
+    __tablename__ = "base_model"
+    __table_args__ = (CheckConstraint("parameters > 0", name="parameters"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
+    architecture: Mapped[str] = mapped_column(String(200))
+    model_type: Mapped[str] = mapped_column(String(100))
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    dtype: Mapped[str] = mapped_column(String(20))
+    quantization: Mapped[dict[str, Any] | None]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    config: Mapped[dict[str, Any]]
+    location: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+    manifest: Mapped[Manifest] = relationship()
+    names: Mapped[list[BaseName]] = relationship(order_by="BaseName.id", back_populates="base")
+    revisions: Mapped[list[BaseRevision]] = relationship(order_by="BaseRevision.id")
+
+
+class BaseName(Record):
+    """A name that a base model is known by; the first is the one that is shown.
+
+    `folded` is the name in lower case, and unique: two names that differ in case alone are one folder on many disks.
+    """
+
+    __tablename__ = "base_name"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    folded: Mapped[str] = mapped_column(String(200), unique=True)
+    created_at: Mapped[datetime]
+
+    base: Mapped[BaseModel] = relationship(back_populates="names")
+
+
+class BaseRevision(Record):
+    """Where a base model's bytes came from: a folder, a hub id with its revision, or a GGUF file."""
+
+    __tablename__ = "base_revision"
+    __table_args__ = (UniqueConstraint("base_id", "source", "revision"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    source: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str] = mapped_column(String(200), default="")
+    created_at: Mapped[datetime]
+
+
+class Task(Record):
+    """What adapters are for; versions count up within a task."""
+
+    __tablename__ = "task"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+
+
+class Dataset(Record):
+    """What an adapter was trained on, as far as it is known.  Unknown parts are the empty string, so that the constraint binds."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (UniqueConstraint("name", "revision", "digest"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(500))
+    revision: Mapped[str] = mapped_column(String(200), default="")
+    digest: Mapped[str] = mapped_column(DIGEST, default="")
+    examples: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Adapter(Record):
+    """One trained LoRA or DoRA, one version of one task, immutable once registered."""
+
+    __tablename__ = "adapter"
+    __table_args__ = (
+        UniqueConstraint("task_id", "version"),
+        CheckConstraint(one_of("method", "lora", "dora", "full"), name="method"),
+        CheckConstraint("version > 0", name="version"),
+        CheckConstraint("rank IS NULL OR rank > 0", name="rank"),
+        Index("ix_adapter_created_at_id", "created_at", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
+    version: Mapped[int]
+    date: Mapped[date]
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    method: Mapped[str] = mapped_column(String(8))
+    rank: Mapped[int | None]
+    alpha: Mapped[float | None]
+    scale: Mapped[float | None]
+    layers: Mapped[int]
+    target_modules: Mapped[list[str]]
+    trainable_parameters: Mapped[int] = mapped_column(BigInteger)
+    total_parameters: Mapped[int] = mapped_column(BigInteger)
+    val_loss: Mapped[float | None] = mapped_column(index=True)
+    iterations: Mapped[int | None]
+    dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"), index=True)
+    examples: Mapped[int | None] = mapped_column(BigInteger)
+    training: Mapped[dict[str, Any]]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
+    note: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+    task: Mapped[Task] = relationship()
+    base: Mapped[BaseModel] = relationship()
+    manifest: Mapped[Manifest] = relationship()
+    dataset: Mapped[Dataset | None] = relationship()
+    parent: Mapped[Adapter | None] = relationship(remote_side=[id])
+    tags: Mapped[list[AdapterTag]] = relationship(order_by="AdapterTag.key")
+    findings: Mapped[list[AdapterFinding]] = relationship(order_by="AdapterFinding.id")
+
+
+class AdapterTag(Record):
+    """One `key=value` of an adapter."""
+
+    __tablename__ = "adapter_tag"
+    __table_args__ = (Index("ix_adapter_tag_key_value", "key", "value"),)
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    value: Mapped[str] = mapped_column(String(500))
+
+
+class AdapterFinding(Record):
+    """What admission found when the adapter was registered: warnings and remarks, since errors keep it out."""
+
+    __tablename__ = "adapter_finding"
+    __table_args__ = (CheckConstraint(one_of("severity", "error", "warning", "info"), name="severity"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
+    code: Mapped[str] = mapped_column(String(100))
+    severity: Mapped[str] = mapped_column(String(8))
+    subject: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Text)
+    hint: Mapped[str] = mapped_column(Text, default="")
+
+
+class CurvePoint(Record):
+    """One point of an adapter's training curve."""
+
+    __tablename__ = "curve_point"
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    iteration: Mapped[int] = mapped_column(primary_key=True)
+    train_loss: Mapped[float | None]
+    val_loss: Mapped[float | None]
+    learning_rate: Mapped[float | None]
+
+
+class Fused(Record):
+    """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache."""
+
+    __tablename__ = "fused"
+    __table_args__ = (
+        CheckConstraint(one_of("precision", "keep", "dither", "mixed", "dequantize"), name="precision"),
+        CheckConstraint(one_of("verdict", "PASS", "DEGRADED", "LOST"), name="verdict"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(DIGEST, unique=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
+    recipe: Mapped[dict[str, Any]]
+    engine: Mapped[str] = mapped_column(String(200))
+    precision: Mapped[str] = mapped_column(String(16))
+    quantization: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    verdict: Mapped[str] = mapped_column(String(8))
+    retained: Mapped[float | None]
+    cosine: Mapped[float | None]
+    relative_error: Mapped[float | None]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+    used_at: Mapped[datetime]
+
+    base: Mapped[BaseModel] = relationship()
+    adapter: Mapped[Adapter] = relationship()
+    manifest: Mapped[Manifest] = relationship()
+    modules: Mapped[list[ModuleFidelity]] = relationship(order_by="ModuleFidelity.module")
+
+
+class ModuleFidelity(Record):
+    """How much of the intended update one module's written weights hold."""
+
+    __tablename__ = "module_fidelity"
+
+    fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
+    module: Mapped[str] = mapped_column(String(300), primary_key=True)
+    norm: Mapped[float]
+    retained: Mapped[float | None]
+    cosine: Mapped[float | None]
+    relative_error: Mapped[float | None]

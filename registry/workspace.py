@@ -1,0 +1,183 @@
+"""The parts of one registry, opened when they are first asked for: database, store and local cache."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import SchemaError
+from .settings import CONFIG_NAME, Settings
+
+if TYPE_CHECKING:
+    from fusery.storage.cache import FusedCache
+    from fusery.storage.interface import BlobStore
+
+    from .database import Database
+
+
+class Workspace:
+    """What every use case works with.
+
+    Nothing is opened, made or imported before it is needed: a command that only prints help costs nothing, and a
+    command that only reads makes no folder.
+
+    Args:
+        settings: where the parts live.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def actor(self) -> str:
+        """Under which name records are made."""
+        return self.settings.actor
+
+    @cached_property
+    def database(self) -> Database:
+        """The database, with the schema this version needs.
+
+        Raises:
+            SchemaError: there is no registry yet, or its schema is older or newer.
+        """
+        from .database import Database
+        from .schema import require
+
+        path = self._embedded_path()
+        if path is not None and not path.exists():
+            raise SchemaError(f"there is no registry in {self.settings.home} yet", hint="fusery init")
+        database = Database.open(self.settings.database)
+        try:
+            require(database, may_create=False)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @cached_property
+    def store(self) -> BlobStore:
+        """The store that belongs to the database.
+
+        Raises:
+            StoreMismatchError: the store was made for another registry.
+        """
+        from fusery.storage.errors import StoreMismatchError
+        from fusery.storage.locate import open_store
+
+        from . import tables
+
+        store = open_store(self.settings.store, options=self.settings.store_options)
+        with self.database.read() as session:
+            row = session.get(tables.Registry, 1)
+            expected = row.store_id if row else None
+        if expected is None or store.identify() != expected:
+            raise StoreMismatchError(
+                f"the store at {store.url} is not the one of this database",
+                hint="fusery doctor shows which settings name the two",
+            )
+        return store
+
+    @cached_property
+    def cache(self) -> FusedCache:
+        """The local cache of whole fused models."""
+        from fusery.storage.cache import FusedCache
+
+        return FusedCache(self.settings.cache)
+
+    def ensure(self) -> bool:
+        """Make what is not there yet: folders, schema, store.  Return whether anything was made.
+
+        Raises:
+            SchemaError: the database holds something that is not a registry of this version.
+            StoreMismatchError: the store belongs to another registry.
+            StoreDeniedError: a folder cannot be made or written.
+        """
+        from fusery.storage.locate import open_store
+
+        from . import events, tables
+        from .database import Database
+        from .schema import require
+
+        path = self._embedded_path()
+        if path is not None and path.exists() and "store" in self.__dict__:
+            return False
+        self._make_folders()
+        database = Database.open(self.settings.database)
+        require(database, may_create=True)
+        with database.read() as session:
+            row = session.get(tables.Registry, 1)
+            store_id = row.store_id if row else None
+        store = open_store(self.settings.store, options=self.settings.store_options)
+        made = store_id is None
+        if made:
+            # The store first: a row that names a store which does not exist would lock everybody out.
+            store_id = store.identify() or str(uuid.uuid4())
+            store.initialise(store_id)
+            with database.write() as session:
+                if session.get(tables.Registry, 1) is None:
+                    now = datetime.now(UTC)
+                    session.add(tables.Registry(id=1, store_id=store_id, created_at=now))
+                    events.record(
+                        session,
+                        action="registry.init",
+                        kind="registry",
+                        subject=store_id,
+                        detail={"store": store.url},
+                        actor=self.actor,
+                    )
+        else:
+            store.initialise(str(store_id))
+        self.__dict__.setdefault("database", database)
+        return made
+
+    def _embedded_path(self) -> Path | None:
+        prefix = "sqlite:///"
+        url = self.settings.database
+        return Path(url.removeprefix(prefix)) if url.startswith(prefix) and len(url) > len(prefix) else None
+
+    def _make_folders(self) -> None:
+        from fusery.storage.errors import StoreDeniedError
+
+        folders = [self.settings.home, self.settings.cache]
+        if path := self._embedded_path():
+            folders.append(path.parent)
+        for folder in folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (PermissionError, FileExistsError, NotADirectoryError, OSError) as error:
+                raise StoreDeniedError(
+                    f"the folder {folder} cannot be made: {os.strerror(error.errno or 0)}",
+                    hint="set FUSERY_HOME to a folder that you may write",
+                ) from error
+
+    def owner(self) -> str:
+        """Return who is at work, for intents: host, process and a fresh id."""
+        return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+
+    def close(self) -> None:
+        """Close the database if it was opened."""
+        if "database" in self.__dict__:
+            self.database.close()
+            del self.__dict__["database"]
+        self.__dict__.pop("store", None)
+
+
+def write_config(settings: Settings) -> Path:
+    """Write a commented `config.toml` if there is none; return its path.  Credentials are never written to it."""
+    path = settings.home / CONFIG_NAME
+    if not path.exists():
+        path.write_text(
+            "# Settings of this registry; each can also be given as FUSERY_<NAME> in the environment, which wins.\n"
+            "# Credentials do not belong here: give them by the environment or the provider's own files.\n"
+            '# database_url = "postgresql://host/fusery"\n'
+            '# store_url = "s3://bucket/prefix"\n'
+            '# cache_dir = "/fast/disk/fusery"\n'
+            "# cache_limit = 107374182400\n",
+            encoding="utf-8",
+        )
+    return path

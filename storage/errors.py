@@ -1,0 +1,87 @@
+"""The errors of fusery's storage layer, and the base class of all of fusery's errors.
+
+Every error that a user can cause or meet is a `FuseryError`: one sentence, a stable `code`, where known a `hint` with
+the command to run, and the exit code of DESIGN section 8.  The command line prints them; nothing else catches them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FuseryError(Exception):
+    """A failure that is reported to the user in one sentence.
+
+    Attributes:
+        code: stable, machine-readable name of the kind of failure, for `--json`.
+        exit_code: the process's exit code, 2 for bad input unless a subclass says otherwise.
+        hint: what to do about it, if known: a command to run or an option to give.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class StorageError(FuseryError):
+    """Something about bytes: a store, a blob, a file or its format."""
+
+    code = "storage"
+
+
+class StoreUnavailableError(StorageError):
+    """The store did not answer, or answered with a failure of its own."""
+
+    code = "store_unavailable"
+
+
+class StoreDeniedError(StorageError):
+    """The store or the file system refused permission."""
+
+    code = "permission_denied"
+
+
+class OutOfSpaceError(StorageError):
+    """There is no room left for what was to be written."""
+
+    code = "out_of_space"
+
+
+class BlobMissingError(StorageError):
+    """A blob that should be in the store is not."""
+
+    code = "blob_missing"
+
+
+class BlobCorruptError(StorageError):
+    """A blob's bytes do not match its digest."""
+
+    code = "blob_corrupt"
+
+
+class StoreMismatchError(StorageError):
+    """The store belongs to another registry, or is laid out in a way this version does not know."""
+
+    code = "store_mismatch"
+
+
+class UnsafePathError(StorageError):
+    """A path leaves its root, or is not a plain file or folder."""
+
+    code = "unsafe_path"
+
+
+class MissingFileError(StorageError):
+    """A file or folder the user named does not exist or cannot be read."""
+
+    code = "not_found"
+
+
+class FormatError(StorageError):
+    """A file is not in the format it claims to be."""
+
+    code = "bad_format"

@@ -1,0 +1,318 @@
+"""The contract of a blob store: what every backend promises, its value types and its errors.
+
+The laws, which `tests/store_contract.py` checks on every backend:
+
+- a name that is visible holds exactly the bytes of its digest, whatever happened while they were written;
+- writing the same bytes again changes nothing; bytes that do not match what was expected are never visible;
+- what is read is verified before the caller gets it;
+- deleting what is gone is success.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .copying import part_beside, write_all
+from .digest import Digest
+from .errors import BlobCorruptError, BlobMissingError, StorageError, StoreMismatchError
+from .failures import os_failures
+from .layout import parse_format
+from .manifest import FileEntry
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes done since the last call."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Blob:
+    """Immutable bytes in a store.
+
+    Attributes:
+        digest: SHA-256 of the bytes.
+        size: bytes.
+        generation: how often a blob of this digest was deleted before; part of its name.
+    """
+
+    digest: Digest
+    size: int
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do.
+
+    Attributes:
+        create_exclusive: a second writer of the same name is refused by the backend itself.
+        local: blobs are files that `local_path` gives the path of.
+        durable: blobs outlive the process.
+    """
+
+    create_exclusive: bool
+    local: bool
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Leftover:
+    """Something an interrupted write left behind.
+
+    Attributes:
+        name: what `remove_leftover` takes.
+        size: bytes, 0 where the backend does not say.
+        age_seconds: since the last write to it.
+    """
+
+    name: str
+    size: int
+    age_seconds: float
+
+
+class AbsentBlobError(BlobMissingError):
+    """A blob is not in the store.
+
+    Attributes:
+        digest: the blob's digest.
+        generation: the generation that was asked for.
+    """
+
+    def __init__(self, digest: Digest, generation: int, where: str) -> None:
+        self.digest = digest
+        self.generation = generation
+        suffix = f" (generation {generation})" if generation else ""
+        super().__init__(f"blob {digest}{suffix} is not in {where}", hint="run: fusery audit")
+
+
+class DigestMismatchError(BlobCorruptError):
+    """Bytes are not those that were promised.
+
+    Attributes:
+        digest: the digest of the blob or file that was expected.
+        expected: what was promised: a digest, or `"N bytes"`.
+        got: what was found instead.
+    """
+
+    def __init__(self, subject: str, digest: Digest, expected: str, got: str, *, hint: str | None = None) -> None:
+        self.digest = digest
+        self.expected = expected
+        self.got = got
+        super().__init__(f"{subject} is damaged: expected {expected}, got {got}", hint=hint)
+
+
+class BlobStore(ABC):
+    """Blobs by digest and generation, on one backend.
+
+    Attributes:
+        url: where the store is, without any secret; `open_store(store.url)` opens it again.
+    """
+
+    url: str
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What the backend can do."""
+
+    @abstractmethod
+    def put_file(
+        self,
+        path: Path,
+        *,
+        expected: FileEntry | None = None,
+        generation: int = 0,
+        progress: Progress | None = None,
+    ) -> Blob:
+        """Store the bytes of a file, hashed while they are read.
+
+        Args:
+            path: a regular file; a symbolic link is refused.
+            expected: size and digest that the file must have.
+            generation: the generation to store the blob under.
+            progress: told about bytes as they are written.
+
+        Raises:
+            DigestMismatchError: the file is not what was expected; nothing was stored.
+            UnsafePathError: it is not a regular file.
+            MissingFileError: there is no such file.
+            OutOfSpaceError: the store is full.
+            StoreDeniedError: the file may not be read or the store not be written.
+            StoreUnavailableError: the store failed.
+        """
+
+    @abstractmethod
+    def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
+        """Store bytes that are in memory; raises as `put_file`."""
+
+    @abstractmethod
+    def size(self, digest: Digest, *, generation: int = 0) -> int | None:
+        """Return a blob's size in bytes as the backend reports it, or None if the blob is not there."""
+
+    @abstractmethod
+    def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
+        """Return the path of a blob to read in place, or None if it is not there or the store is not local.
+
+        The file is read-only and not verified by this call.
+        """
+
+    @abstractmethod
+    def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
+        """Take a damaged blob out of the way and keep it; return its new name, None if nothing was moved.
+
+        A blob that does match its digest stays: somebody repaired it since it was found damaged.
+        """
+
+    @abstractmethod
+    def delete(self, digest: Digest, *, generation: int = 0) -> int:
+        """Delete a blob and return the bytes freed: 0 if it was gone already, which is success."""
+
+    @abstractmethod
+    def blobs(self) -> Iterator[Blob]:
+        """List the blobs there are, in no order; names that are not ours are passed over."""
+
+    @abstractmethod
+    def quarantined(self) -> Iterator[Leftover]:
+        """List what `quarantine` has put aside."""
+
+    @abstractmethod
+    def leftovers(self) -> Iterator[Leftover]:
+        """List what interrupted writes left behind, and what writes that are going on need."""
+
+    @abstractmethod
+    def remove_leftover(self, name: str) -> int:
+        """Remove something that `leftovers` or `quarantined` listed; return the bytes freed.
+
+        Raises:
+            ValueError: the name is not one of theirs.
+        """
+
+    @abstractmethod
+    def initialise(self, store_id: str) -> None:
+        """Make the store ready to be written to and give it its id, once and for all.
+
+        Raises:
+            StoreMismatchError: it has another id already, or a layout this version does not know.
+        """
+
+    @abstractmethod
+    def _read_format(self) -> bytes | None:
+        """Return the content of `format.json`, None if there is none."""
+
+    @abstractmethod
+    def _pour(self, digest: Digest, generation: int, sink: Callable[[bytes | memoryview], None]) -> None:
+        """Give a blob's bytes to `sink`, piece by piece in order; raises AbsentBlobError."""
+
+    def identify(self) -> str | None:
+        """Return the id that `initialise` gave the store, None if it has none yet.
+
+        Raises:
+            StoreMismatchError: what is there has a layout this version does not know.
+        """
+        data = self._read_format()
+        return None if data is None else parse_format(data, self.url)
+
+    def read_bytes(self, digest: Digest, *, generation: int = 0, limit: int) -> bytes:
+        """Return a small blob, verified.
+
+        Raises:
+            StorageError: it is larger than `limit` bytes.
+            AbsentBlobError: it is not there.
+            DigestMismatchError: it is damaged.
+        """
+        size = self._size(digest, generation)
+        if size > limit:
+            raise StorageError(f"blob {digest} has {size} bytes, more than the {limit} that are read here")
+        data = bytearray()
+        self._pour(digest, generation, data.extend)
+        self._require(digest, hashlib.sha256(data).hexdigest())
+        return bytes(data)
+
+    def fetch(self, digest: Digest, destination: Path, *, generation: int = 0) -> int:
+        """Copy a blob to a file, verified before the file has its name; return its size.
+
+        An existing file at `destination` is replaced.
+
+        Raises:
+            AbsentBlobError: the blob is not there.
+            DigestMismatchError: it is damaged; `destination` is as it was.
+            OutOfSpaceError: there is no room for it.
+        """
+        self._size(digest, generation)
+        with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
+            running = hashlib.sha256()
+
+            def keep(piece: bytes | memoryview) -> None:
+                running.update(piece)
+                write_all(fd, piece)
+
+            self._pour(digest, generation, keep)
+            self._require(digest, running.hexdigest())
+            size = os.fstat(fd).st_size
+            part.replace(destination)
+        return size
+
+    def verify(self, digest: Digest, size: int, *, generation: int = 0) -> None:
+        """Read a blob through and check its size and digest.
+
+        Raises:
+            AbsentBlobError: it is not there.
+            DigestMismatchError: its size or its bytes differ.
+        """
+        found = self._size(digest, generation)
+        if found != size:
+            raise self._damage(digest, f"{size} bytes", f"{found} bytes")
+        running = hashlib.sha256()
+        self._pour(digest, generation, running.update)
+        self._require(digest, running.hexdigest())
+
+    def _holds(self, blob: Blob) -> bool:
+        try:
+            self.verify(blob.digest, blob.size, generation=blob.generation)
+        except (AbsentBlobError, DigestMismatchError):
+            return False
+        return True
+
+    def _size(self, digest: Digest, generation: int) -> int:
+        size = self.size(digest, generation=generation)
+        if size is None:
+            raise AbsentBlobError(digest, generation, self.url)
+        return size
+
+    def _require(self, digest: Digest, got: str) -> None:
+        if got != digest:
+            raise self._damage(digest, digest, got)
+
+    def _damage(self, digest: Digest, expected: str, got: str) -> DigestMismatchError:
+        return DigestMismatchError(
+            f"blob {digest} in {self.url}", digest, expected, got, hint="run: fusery audit, then add its source again"
+        )
+
+    def _check_identity(self, store_id: str) -> bool:
+        found = self.identify()
+        if found is not None and found != store_id:
+            raise StoreMismatchError(
+                f"the store {self.url} belongs to another registry ({found}, not {store_id})",
+                hint="check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together",
+            )
+        return found is not None
+
+
+def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, size: int) -> None:
+    """Refuse a file that is not what was promised.
+
+    Raises:
+        DigestMismatchError: its size or digest differs from `expected`.
+    """
+    if expected is None:
+        return
+    hint = "the file changed since it was looked at; run the command again"
+    if size != expected.size:
+        raise DigestMismatchError(
+            str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=hint
+        )
+    if digest != expected.sha256:
+        raise DigestMismatchError(str(subject), expected.sha256, expected.sha256, digest, hint=hint)

@@ -1,0 +1,98 @@
+"""JSON from files that nobody vouches for: bounded, without duplicate keys, NaN or absurd numbers and nesting."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import FormatError, MissingFileError, StoreDeniedError
+
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 64
+MAX_DIGITS = 40
+
+
+def parse_json(data: bytes, subject: str) -> Any:
+    """Parse strict JSON (RFC 8259) in UTF-8.
+
+    Args:
+        data: the text.
+        subject: what it is called in an error.
+
+    Raises:
+        FormatError: it is not JSON, has a key twice, a NaN or infinity, an integer of more than 40 digits, or is
+            nested more than 64 deep.
+    """
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise FormatError(f"{subject} holds {name}, which JSON does not have")
+
+    def whole(text: str) -> int:
+        if len(text) > MAX_DIGITS:
+            raise FormatError(f"{subject} holds an integer of {len(text)} digits")
+        return int(text)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise FormatError(f"{subject} has a key twice in one object")
+        return result
+
+    try:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant, parse_int=whole
+        )
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{subject} is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{subject} is not JSON: {error.msg} at line {error.lineno}") from error
+    except RecursionError as error:
+        raise FormatError(f"{subject} is nested too deep") from error
+    if _depth(value) > MAX_DEPTH:
+        raise FormatError(f"{subject} is nested too deep")
+    return value
+
+
+def _depth(value: Any) -> int:
+    level, layer = 0, [value]
+    while layer := [
+        child
+        for node in layer
+        if isinstance(node, dict | list)
+        for child in (node.values() if isinstance(node, dict) else node)
+    ]:
+        level += 1
+    return level
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of at most 16 MiB.
+
+    Raises:
+        MissingFileError: there is no such file.
+        StoreDeniedError: it may not be read.
+        FormatError: it is too large or not strict JSON.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise MissingFileError(f"there is no file {path}") from error
+    except PermissionError as error:
+        raise StoreDeniedError(f"{path} may not be read by this user") from error
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB")
+    return parse_json(data, path.name)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file whose top level is an object.
+
+    Raises:
+        FormatError: it is something else; and as `read_json`.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise FormatError(f"{path.name} is not a JSON object")
+    return value

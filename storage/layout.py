@@ -1,0 +1,85 @@
+"""The names inside a store: every key is made here, of hex digits only, and read back here.
+
+    format.json                                  which store this is, and which layout it has
+    blobs/sha256/<2 hex>/<64 hex>[.g<N>]         a blob; N is its generation, left out for 0
+    tmp/                                         writes under way, and what crashes left of them
+    quarantine/<64 hex>[.g<N>].<nanoseconds>     blobs that did not match their digest
+
+A generation is raised after a blob was deleted, so that a name is never used again: a deletion that comes late can
+only hit a name that is dead already.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from .digest import Digest, canonical_json
+from .errors import FormatError, StoreMismatchError
+from .jsonfile import parse_json
+
+LAYOUT = 1
+"""The version of the layout that this module describes."""
+
+FORMAT_NAME = "format.json"
+MAX_FORMAT_BYTES = 4096
+BLOBS = "blobs/sha256"
+TMP = "tmp"
+QUARANTINE = "quarantine"
+
+_BLOB_NAME = re.compile(r"blobs/sha256/(?P<fan>[0-9a-f]{2})/(?P<digest>[0-9a-f]{64})(\.g(?P<gen>[1-9][0-9]{0,8}))?")
+_STORE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+
+
+def blob_name(digest: Digest, generation: int = 0) -> str:
+    """Return a blob's name; `parse_blob_name(blob_name(d, g)) == (d, g)` for every digest and generation."""
+    suffix = f".g{generation}" if generation else ""
+    return f"{BLOBS}/{digest[:2]}/{digest}{suffix}"
+
+
+def parse_blob_name(name: str) -> tuple[Digest, int] | None:
+    """Return digest and generation of a blob's name, or None if the name is not one that `blob_name` makes."""
+    match = _BLOB_NAME.fullmatch(name)
+    if match is None or match["digest"][:2] != match["fan"]:
+        return None
+    return Digest(match["digest"]), int(match["gen"] or 0)
+
+
+def quarantine_name(digest: Digest, generation: int) -> str:
+    """Return a new name to keep a damaged blob under."""
+    return f"{QUARANTINE}/{blob_name(digest, generation).rpartition('/')[2]}.{time.time_ns()}"
+
+
+def format_document(store_id: str) -> bytes:
+    """Return the content of `format.json` for a store.
+
+    Raises:
+        ValueError: the id is not 1 to 128 letters, digits, dots, dashes and underscores.
+    """
+    if not _STORE_ID.fullmatch(store_id):
+        raise ValueError(f"not a store id: {store_id[:40]!r}")
+    return canonical_json({"layout": LAYOUT, "store": store_id})
+
+
+def parse_format(data: bytes, where: str) -> str:
+    """Return the store id that a `format.json` holds.
+
+    Raises:
+        StoreMismatchError: it is damaged, or describes a layout that this version does not know.
+    """
+    try:
+        document = parse_json(data, f"{FORMAT_NAME} of {where}")
+    except FormatError as error:
+        raise StoreMismatchError(error.message, hint="is this really a fusery store?") from error
+    layout = document.get("layout") if isinstance(document, dict) else None
+    store_id = document.get("store") if isinstance(document, dict) else None
+    if type(layout) is not int or not isinstance(store_id, str) or not _STORE_ID.fullmatch(store_id):
+        raise StoreMismatchError(
+            f"{FORMAT_NAME} of {where} does not describe a fusery store", hint="check the store's URL"
+        )
+    if layout != LAYOUT:
+        raise StoreMismatchError(
+            f"the store {where} has layout {layout}, this version knows only {LAYOUT}",
+            hint="upgrade fusery on this machine",
+        )
+    return store_id

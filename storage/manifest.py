@@ -1,0 +1,109 @@
+"""Manifests: the files of a base model, an adapter or a fused artifact, as path, size and digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from .digest import Digest, canonical_json, digest_bytes, parse_digest
+from .errors import FormatError, UnsafePathError
+
+FORMAT = "fusery.manifest.v1"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileEntry:
+    """One file of a manifest.
+
+    Attributes:
+        path: POSIX path relative to the artifact's folder.
+        size: bytes.
+        sha256: digest of the bytes.
+    """
+
+    path: str
+    size: int
+    sha256: Digest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as DESIGN section 9 prints it."""
+        return {"path": self.path, "size": self.size, "sha256": self.sha256}
+
+
+def safe_relative_path(text: str) -> str:
+    """Return `text` if it is a plain relative POSIX path that stays inside its root.
+
+    Raises:
+        UnsafePathError: it is absolute, empty, has `.` or `..` parts, a backslash or a control character.
+    """
+    parts = text.split("/")
+    plain = all(part not in ("", ".", "..") for part in parts) and len(text) <= 512
+    if not plain or "\\" in text or not text.isprintable() or PurePosixPath(text).is_absolute():
+        raise UnsafePathError(f"{text[:80]!r} is not a plain path inside its folder")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of one artifact, sorted by path, each path once.
+
+    The law: `Manifest.parse(m.to_bytes()) == m`, and equal manifests have equal digests.
+    """
+
+    files: tuple[FileEntry, ...]
+
+    @classmethod
+    def of(cls, files: Iterable[FileEntry]) -> Manifest:
+        """Build a manifest from entries in any order.
+
+        Raises:
+            UnsafePathError: a path leaves the folder.
+            FormatError: a path occurs twice.
+        """
+        ordered = tuple(sorted(files))
+        paths = [safe_relative_path(entry.path) for entry in ordered]
+        if len(set(paths)) != len(paths):
+            raise FormatError("a manifest names the same path twice")
+        return cls(ordered)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Manifest:
+        """Read the form that `to_bytes` writes.
+
+        Raises:
+            FormatError: it is not a manifest.
+        """
+        try:
+            document = json.loads(data)
+            if document["format"] != FORMAT:
+                raise FormatError(f"unknown manifest format {str(document['format'])[:40]!r}")
+            entries = [
+                FileEntry(str(row["path"]), int(row["size"]), parse_digest(row["sha256"]))
+                for row in document["files"]
+            ]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise FormatError("not a fusery manifest") from error
+        return cls.of(entries)
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of the manifest."""
+        return canonical_json({"format": FORMAT, "files": [entry.to_dict() for entry in self.files]})
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the canonical form: the identity of the artifact."""
+        return digest_bytes(self.to_bytes())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files)
+
+    def __iter__(self) -> Iterator[FileEntry]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
