@@ -6,6 +6,7 @@ kept as problems, so that one look at a folder reports everything that is wrong 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ class AdapterFolder:
     @property
     def trainable_parameters(self) -> int:
         """Numbers in all tensors of the adapter."""
-        return sum(tensor.count for tensor in self.header.tensors.values()) if self.header else 0
+        return sum(math.prod(tensor.shape) for tensor in self.header.tensors.values()) if self.header else 0
 
 
 def read_adapter_folder(path: Path) -> AdapterFolder:
@@ -167,7 +168,9 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
         StoreDeniedError: the folder or a file in it may not be read.
     """
     if not path.exists():
-        raise MissingFileError(f"there is no folder {path}", hint="give the folder that holds adapters.safetensors")
+        raise MissingFileError(
+            f"there is no folder {path}", hint="give the folder that holds adapters.safetensors"
+        )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
     problems: list[Problem] = []

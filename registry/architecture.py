@@ -138,7 +138,7 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
             continue
         if tied and module == "lm_head" and part == "weight":
             continue
-        count = tensor.count
+        count = math.prod(tensor.shape)
         if part == "weight":
             weight = _weight(module, tensor, tensors, quantization)
             weights[module] = weight

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import digest_file
+from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry, Manifest
@@ -181,11 +181,12 @@ def _record(
         view = base_view(base)
         events.record(
             session,
-            action="base.add",
+            action="base.added",
             kind="base",
             subject=base.digest,
             detail={"name": name, "source": origin.source, "reference": reference, "created": created},
             actor=workspace.actor,
+            at=now,
         )
     return AddedBase(view, created)
 
@@ -218,7 +219,8 @@ def list_bases(workspace: Workspace) -> list[dict[str, Any]]:
     """Return all base models, oldest first."""
     with workspace.database.read() as session:
         return [
-            base_view(base) for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
+            base_view(base)
+            for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
         ]
 
 
@@ -251,19 +253,20 @@ def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) ->
     """
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in base.manifest.files}
+    digests = [file.sha256 for file in base.manifest.files]
+    with workspace.database.read() as session:
+        query = select(tables.Blob.digest, tables.Blob.generation).where(tables.Blob.digest.in_(digests))
+        generations = dict(session.execute(query).tuples().all())
     found = {}
     for file in base.manifest.files:
-        local = workspace.store.local_path(_digest(file))
+        digest, generation = Digest(file.sha256), generations.get(file.sha256, 0)
+        local = workspace.store.local_path(digest, generation=generation)
         if local is None:
-            local = scratch / file.sha256
+            local = scratch / digest
             if not local.exists():
-                workspace.store.fetch(_digest(file), local)
+                workspace.store.fetch(digest, local, generation=generation)
         found[file.path] = local
     return found
-
-
-def _digest(file: tables.ManifestFile) -> Any:
-    return file.sha256
 
 
 def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile) -> Path:

@@ -69,7 +69,7 @@ def list_adapters(
         return adapter_views(session, list(session.scalars(query)))
 
 
-def _sorted(query: Select[tuple[tables.Adapter]], sort: str) -> Select[tuple[tables.Adapter]]:
+def _sorted(query: Select[tables.Adapter], sort: str) -> Select[tables.Adapter]:
     field, _, direction = sort.partition(":")
     column = SORTABLE.get(field)
     if column is None or direction not in ("", "asc", "desc"):

@@ -96,7 +96,7 @@ class Database:
         """The URL with everything secret in it masked, fit for messages."""
         url = self._engine.url
         masked = {key: "***" if _SECRET.search(key) else value for key, value in url.query.items()}
-        return url.set(query=masked).render_as_string(hide_password=True)
+        return url.set(drivername=self.dialect, query=masked).render_as_string(hide_password=True)
 
     def make_folder(self) -> None:
         """Make the folder of an SQLite file, if it is not there.

@@ -32,7 +32,9 @@ _RECORD = (
     "note",
     "bytes",
 )
-_SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale", "training.data"})
+_SAID_ABOVE = frozenset(
+    {"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale", "training.data"}
+)
 
 
 def diff_adapters(workspace: Workspace, a: str, b: str) -> dict[str, Any]:

@@ -108,3 +108,16 @@ class LeaseLostError(RegistryError):
     """Another process took over while this one was too slow; nothing was published."""
 
     code = "lease_lost"
+
+
+class DepositLostError(RegistryError):
+    """Blobs were collected while they were being stored, because their storing took too long; nothing was recorded."""
+
+    code = "deposit_lost"
+
+
+class RebuildDiffersError(RegistryError):
+    """A fused artifact was built again and came out different from its record."""
+
+    code = "rebuild_differs"
+    exit_code: ClassVar[int] = 1

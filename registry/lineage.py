@@ -75,7 +75,9 @@ def _node(thing: Made) -> Node:
         name = f"{thing.adapter.name} ({thing.precision})"
         return Node(f"fused:{thing.key[:16]}", "fused", name, thing.digest)
     if isinstance(thing, tables.Bundle):
-        return Node(f"bundle:{thing.digest[:16]}:{thing.id}", "bundle", f"{thing.target} {thing.path}", thing.digest)
+        return Node(
+            f"bundle:{thing.digest[:16]}:{thing.id}", "bundle", f"{thing.target} {thing.path}", thing.digest
+        )
     return Node(f"dataset:{thing.id}", "dataset", thing.name, thing.digest)
 
 

@@ -45,7 +45,9 @@ def parse_task(text: str) -> str:
     """
     task = parse_slug(text, "task")
     if _NAME.fullmatch(task):
-        raise BadInputError(f"{text!r} is the name of an adapter, not of a task", hint=f"--task {_task_of(task)}")
+        raise BadInputError(
+            f"{text!r} is the name of an adapter, not of a task", hint=f"--task {_task_of(task)}"
+        )
     return task
 
 
@@ -92,7 +94,9 @@ def parse_date(text: str) -> date:
             raise ValueError
         return datetime.strptime(compact, "%Y%m%d").date()
     except ValueError as error:
-        raise BadInputError(f"{text[:40]!r} is not a date", hint="write it as YYYYMMDD, for example 20260115") from error
+        raise BadInputError(
+            f"{text[:40]!r} is not a date", hint="write it as YYYYMMDD, for example 20260115"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,7 +116,9 @@ class AdapterName:
         """
         match = _NAME.fullmatch(text)
         if not match:
-            raise BadInputError(f"{text[:60]!r} is not an adapter name", hint="for example course_rec_v1_20260115")
+            raise BadInputError(
+                f"{text[:60]!r} is not an adapter name", hint="for example course_rec_v1_20260115"
+            )
         return cls(parse_task(match["task"]), int(match["version"]), parse_date(match["date"]))
 
     def __str__(self) -> str:

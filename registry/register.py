@@ -149,11 +149,12 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
         adapter = session.scalars(load_adapters().where(tables.Adapter.id == adapter.id)).one()
         events.record(
             session,
-            action="adapter.register",
+            action="adapter.registered",
             kind="adapter",
             subject=adapter.name,
             detail={"digest": adapter.digest, "base": adapter.base.digest, "val_loss": adapter.val_loss},
             actor=workspace.actor,
+            at=adapter.created_at,
         )
         return Registered(adapter_view(session, adapter), created=True)
 
@@ -169,7 +170,9 @@ def _proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName
             continue
     task = submission.task or (written.task if written else folder.metadata.adapter_name)
     if not task:
-        raise BadInputError("it is not known what the adapter is for", hint="give --task, for example --task course_rec")
+        raise BadInputError(
+            "it is not known what the adapter is for", hint="give --task, for example --task course_rec"
+        )
     if submission.date:
         date = parse_date(submission.date)
     elif folder.metadata.training_date:

@@ -24,7 +24,7 @@ class Subject:
     fused: tables.Fused | None = None
 
 
-def load_adapters() -> Select[tuple[tables.Adapter]]:
+def load_adapters() -> Select[tables.Adapter]:
     """Return the query for adapters with all that their views need, in a constant number of statements."""
     return select(tables.Adapter).options(
         joinedload(tables.Adapter.task),
@@ -51,13 +51,15 @@ def resolve_adapter(session: Session, text: str) -> tables.Adapter:
     found = list(session.scalars(_query(reference).limit(3)))
     if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
         names = ", ".join(adapter.name for adapter in found)
-        raise AmbiguousReferenceError(f"the digest {text} fits more than one adapter: {names}", hint="give more digits")
+        raise AmbiguousReferenceError(
+            f"the digest {text} fits more than one adapter: {names}", hint="give more digits"
+        )
     if not found:
         raise _unknown(session, text, "fusery list")
     return found[0]
 
 
-def _query(reference: Reference) -> Select[tuple[tables.Adapter]]:
+def _query(reference: Reference) -> Select[tables.Adapter]:
     adapter = tables.Adapter
     query = load_adapters()
     if reference.kind == "name":
@@ -82,7 +84,9 @@ def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceE
             select(tables.Adapter.version).join(tables.Adapter.task).where(tables.Task.name == task)
         )
         listed = ", ".join(f"{task}@{version}" for version in sorted(versions)[-5:])
-        return UnknownReferenceError(f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint)
+        return UnknownReferenceError(
+            f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
+        )
     names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
     return UnknownReferenceError(
         f"there is no adapter {text!r}", hint=_nearest(wanted, [*known_tasks, *names]) or hint
@@ -106,7 +110,7 @@ def resolve_base(session: Session, text: str) -> tables.BaseModel:
     name = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded))
     if name is not None:
         return name.base
-    matches = _by_digest(session, tables.BaseModel, folded)
+    matches: list[tables.BaseModel] = _by_digest(session, tables.BaseModel, folded)
     if len(matches) > 1:
         raise AmbiguousReferenceError(f"the digest {text} fits more than one base", hint="give more digits")
     if matches:
@@ -131,7 +135,9 @@ def resolve_any(session: Session, text: str) -> Subject:
     folded = text.strip().casefold()
     fused = _by_digest(session, tables.Fused, folded)
     if not fused and 8 <= len(folded) <= 64 and not folded.strip("0123456789abcdef"):
-        fused = list(session.scalars(select(tables.Fused).where(tables.Fused.key.startswith(folded)).limit(2)))
+        fused = list(
+            session.scalars(select(tables.Fused).where(tables.Fused.key.startswith(folded)).limit(2))
+        )
     if len(fused) == 1:
         return Subject(fused=fused[0])
     try:

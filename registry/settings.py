@@ -24,7 +24,9 @@ CONFIG_NAME = "config.toml"
 def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
     chosen = os.environ.get("FUSERY_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+    return (
+        Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+    )
 
 
 class Settings(BaseSettings):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import uuid
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from fusery.storage.interface import BlobStore
 
     from .database import Database
+    from .owner import Owner
 
 
 class Workspace:
@@ -89,8 +88,11 @@ class Workspace:
 
         return FusedCache(self.settings.cache)
 
-    def ensure(self) -> bool:
+    def ensure(self, *, explicit: bool = False) -> bool:
         """Make what is not there yet: folders, schema, store.  Return whether anything was made.
+
+        Args:
+            explicit: the user asked for it, so an empty PostgreSQL database gets the schema too.
 
         Raises:
             SchemaError: the database holds something that is not a registry of this version.
@@ -99,41 +101,46 @@ class Workspace:
         """
         from fusery.storage.locate import open_store
 
-        from . import events, tables
+        from . import tables
         from .database import Database
-        from .schema import require
+        from .schema import require, state, upgrade
 
-        path = self._embedded_path()
-        if path is not None and path.exists() and "store" in self.__dict__:
-            return False
         self._make_folders()
         database = Database.open(self.settings.database)
+        if explicit and state(database).status == "empty":
+            upgrade(database)
         require(database, may_create=True)
+        self.__dict__.setdefault("database", database)
         with database.read() as session:
             row = session.get(tables.Registry, 1)
             store_id = row.store_id if row else None
         store = open_store(self.settings.store, options=self.settings.store_options)
         made = store_id is None
+        # The store first: a row that names a store which does not exist would lock everybody out.
+        store_id = store_id or store.identify() or str(uuid.uuid4())
+        store.initialise(store_id)
         if made:
-            # The store first: a row that names a store which does not exist would lock everybody out.
-            store_id = store.identify() or str(uuid.uuid4())
-            store.initialise(store_id)
-            with database.write() as session:
-                if session.get(tables.Registry, 1) is None:
-                    now = datetime.now(UTC)
-                    session.add(tables.Registry(id=1, store_id=store_id, created_at=now))
-                    events.record(
-                        session,
-                        action="registry.init",
-                        kind="registry",
-                        subject=store_id,
-                        detail={"store": store.url},
-                        actor=self.actor,
-                    )
-        else:
-            store.initialise(str(store_id))
-        self.__dict__.setdefault("database", database)
+            self._record_store(store_id, store.url)
         return made
+
+    def _record_store(self, store_id: str, url: str) -> None:
+        from . import events, tables
+
+        with self.database.write() as session:
+            row = session.get(tables.Registry, 1)
+            if row is not None:
+                return
+            now = self.database.utcnow(session)
+            session.add(tables.Registry(id=1, store_id=store_id, created_at=now))
+            events.record(
+                session,
+                action="registry.made",
+                kind="registry",
+                subject=store_id,
+                detail={"store": url},
+                actor=self.actor,
+                at=now,
+            )
 
     def _embedded_path(self) -> Path | None:
         prefix = "sqlite:///"
@@ -155,9 +162,11 @@ class Workspace:
                     hint="set FUSERY_HOME to a folder that you may write",
                 ) from error
 
-    def owner(self) -> str:
-        """Return who is at work, for intents: host, process and a fresh id."""
-        return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
+    def owner(self) -> Owner:
+        """Return who is at work, for intents and leases; a new one at each call."""
+        from .owner import Owner
+
+        return Owner.current()
 
     def close(self) -> None:
         """Close the database if it was opened."""

@@ -50,7 +50,9 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: the value holds a NaN or an infinity, which JSON has no form for.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
 
 
 def digest_json(value: Any) -> Digest:

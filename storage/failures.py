@@ -1,14 +1,18 @@
-"""What the operating system refuses, in fusery's words: one place that turns `OSError` into a storage error."""
+"""Failures in fusery's words: bytes that are absent or damaged, and the one place that reads an `OSError`."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .digest import Digest
 from .errors import (
+    BlobCorruptError,
+    BlobMissingError,
     MissingFileError,
     OutOfSpaceError,
     StorageError,
@@ -20,6 +24,41 @@ from .errors import (
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+class AbsentBlobError(BlobMissingError):
+    """A blob is not in the store.
+
+    Attributes:
+        digest: the blob's digest.
+        generation: the generation that was asked for.
+    """
+
+    def __init__(self, digest: Digest, generation: int, where: str) -> None:
+        """Build the sentence; `where` names the store."""
+        self.digest = digest
+        self.generation = generation
+        suffix = f" (generation {generation})" if generation else ""
+        super().__init__(f"blob {digest}{suffix} is not in {where}", hint="run: fusery audit")
+
+
+class DigestMismatchError(BlobCorruptError):
+    """Bytes are not those that were promised.
+
+    Attributes:
+        digest: the digest of the blob or file that was expected.
+        expected: what was promised: a digest, or `"N bytes"`.
+        got: what was found instead.
+    """
+
+    def __init__(
+        self, subject: str, digest: Digest, expected: str, got: str, *, hint: str | None = None
+    ) -> None:
+        """Build the sentence; `subject` names the blob or the file."""
+        self.digest = digest
+        self.expected = expected
+        self.got = got
+        super().__init__(f"{subject} is damaged: expected {expected}, got {got}", hint=hint)
 
 
 @contextmanager
@@ -62,7 +101,7 @@ def from_os_error(error: OSError, doing: str, *, near: Path) -> StorageError:
 
 
 def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path
 

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .copying import part_beside, write_all
 from .digest import Digest
-from .errors import BlobCorruptError, BlobMissingError, StorageError, StoreMismatchError
-from .failures import os_failures
+from .errors import StorageError, StoreMismatchError
+from .failures import AbsentBlobError, DigestMismatchError, os_failures
 from .layout import parse_format
 from .manifest import FileEntry
+from .publishing import part_beside, write_all
 
 Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call."""
@@ -71,37 +71,6 @@ class Leftover:
     name: str
     size: int
     age_seconds: float
-
-
-class AbsentBlobError(BlobMissingError):
-    """A blob is not in the store.
-
-    Attributes:
-        digest: the blob's digest.
-        generation: the generation that was asked for.
-    """
-
-    def __init__(self, digest: Digest, generation: int, where: str) -> None:
-        self.digest = digest
-        self.generation = generation
-        suffix = f" (generation {generation})" if generation else ""
-        super().__init__(f"blob {digest}{suffix} is not in {where}", hint="run: fusery audit")
-
-
-class DigestMismatchError(BlobCorruptError):
-    """Bytes are not those that were promised.
-
-    Attributes:
-        digest: the digest of the blob or file that was expected.
-        expected: what was promised: a digest, or `"N bytes"`.
-        got: what was found instead.
-    """
-
-    def __init__(self, subject: str, digest: Digest, expected: str, got: str, *, hint: str | None = None) -> None:
-        self.digest = digest
-        self.expected = expected
-        self.got = got
-        super().__init__(f"{subject} is damaged: expected {expected}, got {got}", hint=hint)
 
 
 class BlobStore(ABC):
@@ -288,7 +257,11 @@ class BlobStore(ABC):
 
     def _damage(self, digest: Digest, expected: str, got: str) -> DigestMismatchError:
         return DigestMismatchError(
-            f"blob {digest} in {self.url}", digest, expected, got, hint="run: fusery audit, then add its source again"
+            f"blob {digest} in {self.url}",
+            digest,
+            expected,
+            got,
+            hint="run: fusery audit, then add its source again",
         )
 
     def _check_identity(self, store_id: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import time
 
-from .digest import Digest, canonical_json
+from .digest import Digest, canonical_json, parse_digest
 from .errors import FormatError, StoreMismatchError
 from .jsonfile import parse_json
 
@@ -23,16 +23,26 @@ LAYOUT = 1
 
 FORMAT_NAME = "format.json"
 MAX_FORMAT_BYTES = 4096
+MAX_GENERATION = 999_999_999
 BLOBS = "blobs/sha256"
 TMP = "tmp"
 QUARANTINE = "quarantine"
 
-_BLOB_NAME = re.compile(r"blobs/sha256/(?P<fan>[0-9a-f]{2})/(?P<digest>[0-9a-f]{64})(\.g(?P<gen>[1-9][0-9]{0,8}))?")
+_BLOB_NAME = re.compile(
+    r"blobs/sha256/(?P<fan>[0-9a-f]{2})/(?P<digest>[0-9a-f]{64})(\.g(?P<gen>[1-9][0-9]{0,8}))?"
+)
 _STORE_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
 
 
 def blob_name(digest: Digest, generation: int = 0) -> str:
-    """Return a blob's name; `parse_blob_name(blob_name(d, g)) == (d, g)` for every digest and generation."""
+    """Return a blob's name; `parse_blob_name(blob_name(d, g)) == (d, g)` for every digest and generation.
+
+    Raises:
+        ValueError: the digest is not 64 hex digits, or the generation not in 0 to 999,999,999.
+    """
+    parse_digest(digest)
+    if not 0 <= generation <= MAX_GENERATION:
+        raise ValueError(f"not a generation: {generation}")
     suffix = f".g{generation}" if generation else ""
     return f"{BLOBS}/{digest[:2]}/{digest}{suffix}"
 

@@ -218,6 +218,7 @@ def create_adapters() -> None:
         sa.Column("val_loss", sa.Double(), nullable=True),
         sa.Column("iterations", sa.Integer(), nullable=True),
         sa.Column("dataset_id", sa.Integer(), nullable=True),
+        sa.Column("examples", sa.BigInteger(), nullable=True),
         sa.Column("training", DOCUMENT, nullable=False),
         sa.Column("parent_id", sa.Integer(), nullable=True),
         sa.Column("note", sa.Text(), nullable=True),

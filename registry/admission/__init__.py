@@ -5,7 +5,17 @@ from __future__ import annotations
 from .candidate import BaseFacts, Candidate, Declared
 from .finding import Finding, Severity, Verdict, by_severity, verdict
 
-__all__ = ["BaseFacts", "Candidate", "Declared", "Finding", "Severity", "Verdict", "by_severity", "examine", "verdict"]
+__all__ = [
+    "BaseFacts",
+    "Candidate",
+    "Declared",
+    "Finding",
+    "Severity",
+    "Verdict",
+    "by_severity",
+    "examine",
+    "verdict",
+]
 
 
 def examine(candidate: Candidate) -> list[Finding]:

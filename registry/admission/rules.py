@@ -47,7 +47,9 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
     if not folder.modules:
         yield Finding("no_tensors", "error", WEIGHTS, "the file holds no lora_a and lora_b tensors")
     if folder.strangers:
-        message = f"{len(folder.strangers)} tensors are not part of a LoRA adapter: {_some(list(folder.strangers))}"
+        message = (
+            f"{len(folder.strangers)} tensors are not part of a LoRA adapter: {_some(list(folder.strangers))}"
+        )
         yield Finding("unknown_tensor", "error", WEIGHTS, message)
 
 
@@ -91,7 +93,12 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
 
 
 def _is_local_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or "\\" in name or name.count("/") > 1 or Path(name).suffix == ".gguf"
+    return (
+        name.startswith(("/", "./", "../", "~"))
+        or "\\" in name
+        or name.count("/") > 1
+        or Path(name).suffix == ".gguf"
+    )
 
 
 def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
@@ -100,7 +107,9 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     unknown = {path for path in candidate.folder.modules if path not in weights}
     if unknown:
         message = f"{len(unknown)} adapted modules are not in {candidate.base.name}: {_some(unknown)}"
-        yield Finding("unknown_module", "error", WEIGHTS, message, "the adapter belongs to another base model")
+        yield Finding(
+            "unknown_module", "error", WEIGHTS, message, "the adapter belongs to another base model"
+        )
 
 
 def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
@@ -122,7 +131,12 @@ def shapes_fit(candidate: Candidate) -> Iterator[Finding]:
 def _misfit(module: LoraModule, weight: Weight) -> str | None:
     a, b, shape = module.a or (), module.b or (), weight.shape
     if len(shape) == 3:
-        fits = len(a) == 3 and len(b) == 3 and a == (shape[0], a[1], shape[2]) and b == (shape[0], shape[1], a[1])
+        fits = (
+            len(a) == 3
+            and len(b) == 3
+            and a == (shape[0], a[1], shape[2])
+            and b == (shape[0], shape[1], a[1])
+        )
     else:
         linear = len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == (shape[1], shape[0])
         embedding = len(a) == len(b) == 2 and a[1] == b[0] and (a[0], b[1]) == shape
@@ -136,7 +150,11 @@ def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
     if folder.config.method == "full" or not folder.modules:
         return
     parameters = folder.config.lora_parameters
-    ranks = {module.a[-1] if len(module.a) == 2 else module.a[1] for module in folder.modules.values() if module.a and len(module.a) > 1}
+    ranks = {
+        module.a[-1] if len(module.a) == 2 else module.a[1]
+        for module in folder.modules.values()
+        if module.a and len(module.a) > 1
+    }
     if parameters and parameters.rank is not None and ranks and ranks != {parameters.rank}:
         message = f"the configuration says rank {parameters.rank}, and the tensors have {_some({str(r) for r in ranks})}"
         yield Finding("rank_mismatch", "error", CONFIG, message)
@@ -144,7 +162,9 @@ def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
         return
     if parameters is None or parameters.scale is None:
         has_alpha = parameters is not None and parameters.alpha is not None
-        message = "the configuration gives alpha and no scale" if has_alpha else "the configuration gives no scale"
+        message = (
+            "the configuration gives alpha and no scale" if has_alpha else "the configuration gives no scale"
+        )
         hint = 'mlx-lm multiplies by "scale" in lora_parameters: write the value of the run (alpha / rank in other tools)'
         yield Finding("scale_missing", "error", CONFIG, message, hint)
 
@@ -159,10 +179,14 @@ def promised_layers(candidate: Candidate) -> Iterator[Finding]:
     for key in keys or ():
         if not any(path == key or path.endswith(f".{key}") for path in promised):
             message = f"the configuration's key {key!r} matches no module of {candidate.base.name}"
-            yield Finding("unmatched_key", "error", CONFIG, message, "keys are paths in a layer: self_attn.q_proj")
+            yield Finding(
+                "unmatched_key", "error", CONFIG, message, "keys are paths in a layer: self_attn.q_proj"
+            )
     if missing := promised - present:
         message = f"the configuration promises {len(promised)} modules, and {len(missing)} have no tensors: {_some(missing)}"
-        yield Finding("layers_missing", "error", WEIGHTS, message, "register the whole adapters.safetensors of the run")
+        yield Finding(
+            "layers_missing", "error", WEIGHTS, message, "register the whole adapters.safetensors of the run"
+        )
     if extra := present & set(candidate.base.architecture.weights) - promised:
         message = f"{len(extra)} adapted modules are not promised by the configuration: {_some(extra)}"
         yield Finding("layers_unpromised", "error", CONFIG, message, "mlx-lm refuses to load such an adapter")
@@ -177,13 +201,23 @@ def numbers_sound(candidate: Candidate) -> Iterator[Finding]:
     broken = [values.name for values in scanned if not values.finite]
     if broken:
         message = f"{len(broken)} tensors hold NaN or infinity: {_some(broken)}"
-        yield Finding("not_finite", "error", WEIGHTS, message, "the training run diverged: take an earlier checkpoint")
+        yield Finding(
+            "not_finite", "error", WEIGHTS, message, "the training run diverged: take an earlier checkpoint"
+        )
     if folder.config.method == "full":
         return
-    dead = {values.name.rpartition(".")[0] for values in scanned if values.zero and not values.name.endswith(".m")}
+    dead = {
+        values.name.rpartition(".")[0] for values in scanned if values.zero and not values.name.endswith(".m")
+    }
     if folder.modules and dead >= set(folder.modules):
         message = "every module's update is zero: the adapter does nothing"
-        yield Finding("all_zero", "error", WEIGHTS, message, "the run saved its starting point: train longer, or take a later checkpoint")
+        yield Finding(
+            "all_zero",
+            "error",
+            WEIGHTS,
+            message,
+            "the run saved its starting point: train longer, or take a later checkpoint",
+        )
     elif dead:
         message = f"{len(dead)} of {len(folder.modules)} modules have a zero update: {_some(dead)}"
         yield Finding("module_zero", "warning", WEIGHTS, message)
@@ -218,7 +252,9 @@ def _name_agrees(candidate: Candidate) -> Iterator[Finding]:
             yield Finding("metadata_conflict", "warning", "training_date", message)
         else:
             if declared.date and written != declared.date:
-                message = f"{METADATA} says training_date {written}, and --date says {declared.date}; --date wins"
+                message = (
+                    f"{METADATA} says training_date {written}, and --date says {declared.date}; --date wins"
+                )
                 yield Finding("metadata_conflict", "warning", "training_date", message)
     if metadata.adapter_name and declared.task:
         try:
@@ -226,7 +262,9 @@ def _name_agrees(candidate: Candidate) -> Iterator[Finding]:
         except BadInputError:
             task = metadata.adapter_name.casefold()
         if task != declared.task:
-            message = f"{METADATA} says adapter_name {metadata.adapter_name!r}, and --task says {declared.task!r}"
+            message = (
+                f"{METADATA} says adapter_name {metadata.adapter_name!r}, and --task says {declared.task!r}"
+            )
             yield Finding("metadata_conflict", "warning", "adapter_name", message)
 
 
@@ -238,7 +276,9 @@ def alpha_is_scale_times_rank(candidate: Candidate) -> Iterator[Finding]:
         return
     implied = folder.scale * folder.rank
     if abs(implied - alpha) > 1e-6 * max(abs(implied), abs(alpha)):
-        message = f"alpha is given as {alpha:g}, and scale {folder.scale:g} x rank {folder.rank} is {implied:g}"
+        message = (
+            f"alpha is given as {alpha:g}, and scale {folder.scale:g} x rank {folder.rank} is {implied:g}"
+        )
         hint = "fusing uses the scale of adapter_config.json; alpha is only recorded"
         if alpha == folder.scale:
             message += ": the scale was written where alpha is meant"

@@ -37,12 +37,14 @@ class Served:
 
     Attributes:
         name: what `/v1/models` lists and what a request may name.
+        digest: of the model's manifest.
         folder: the model's files.
         context: tokens of prompt and answer together, 2**20 where `config.json` is silent.
         vocabulary: token ids are below it; 1 where `config.json` is silent, which allows no option that depends on it.
     """
 
     name: str
+    digest: str
     folder: Path
     context: int
     vocabulary: int
@@ -57,11 +59,12 @@ class Served:
         """
         folder = bundle / "model"
         try:
-            name = json.loads((bundle / "fusery.json").read_text(encoding="utf-8"))["name"]
+            record = json.loads((bundle / "fusery.json").read_text(encoding="utf-8"))
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             text = config.get("text_config", config)
             context = int(text.get("max_position_embeddings") or 1 << 20)
-            return cls(str(name), folder, context, int(text.get("vocab_size") or 1))
+            vocabulary = int(text.get("vocab_size") or 1)
+            return cls(str(record["name"]), str(record["digest"]), folder, context, vocabulary)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"fusery.json or model/config.json is damaged: {error}") from error
 
@@ -85,6 +88,12 @@ class Server(ThreadingHTTPServer):
         self._active = 0
         self._changed = threading.Condition()
         super().__init__((host, port), handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Make a handler as mlx-lm's needs it; the fingerprint in every answer is the model's, not the machine's."""
+        handler: Any = self.RequestHandlerClass
+        fingerprint = f"fusery-{self.served.digest[:16]}"
+        handler(self.generator, request, client_address, self, system_fingerprint=fingerprint)
 
     def server_bind(self) -> None:
         """Bind without the look-up of the host's name that `http.server` makes: it can hang without a resolver."""

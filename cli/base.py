@@ -1,0 +1,110 @@
+"""`fusery base`: the models that adapters are trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell, count, size
+
+
+@click.group("base")
+def base_command() -> None:
+    """Add, list and show base models."""
+
+
+@command("add")
+@click.argument("source")
+@click.option("--name", metavar="NAME", help="What to call it; default: what the source is called.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+@click.option("--reference", is_flag=True, help="Record the files where they lie instead of copying them.")
+def add(session: Session, source: str, name: str | None, revision: str | None, reference: bool) -> None:
+    """Take in a base model.
+
+    SOURCE is a folder in MLX or Hugging Face layout, a GGUF file, or a hub id such as org/name.
+    """
+    added = session.registry.add_base(
+        source, name=name, revision=revision, reference=reference, say=session.say
+    )
+    view = {**added.view, "created": added.created}
+
+    def human() -> None:
+        session.print(f"{'Added' if added.created else 'Already there'}: {view['name']}")
+        _facts(session, view)
+
+    session.emit(view, names=[view["name"]], human=human)
+
+
+@command("list")
+def list_(session: Session) -> None:
+    """List base models."""
+    bases = session.registry.bases()
+
+    def human() -> None:
+        table = session.table(
+            "name", "type", "parameters", "dtype", "bits", "size", "digest", right=("parameters", "size")
+        )
+        for base in bases:
+            bits = str(base["quantization"].get("bits", "-")) if base["quantization"] else "-"
+            table.add_row(
+                cell(base["name"]),
+                cell(base["model_type"]),
+                count(base["parameters"]),
+                base["dtype"],
+                bits,
+                size(base["bytes"]),
+                base["digest"][:12],
+            )
+        session.console.print(table)
+
+    session.emit(bases, names=[base["name"] for base in bases], human=human)
+
+
+@command("show")
+@click.argument("name")
+def show(session: Session, name: str) -> None:
+    """Show one base model and the adapters on it."""
+    view = session.registry.base(name)
+
+    def human() -> None:
+        _facts(session, view)
+        for file in view["files"]:
+            session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
+
+    session.emit(view, names=[view["name"]], human=human)
+
+
+def _facts(session: Session, view: dict[str, Any]) -> None:
+    sources = ", ".join(
+        row["source"] + (f"@{row['revision']}" if row["revision"] else "") for row in view["sources"]
+    )
+    rows = [
+        ("name", cell(view["names"])),
+        ("digest", view["digest"]),
+        ("architecture", cell(view["architecture"])),
+        ("parameters", count(view["parameters"])),
+        ("dtype", cell(view["dtype"])),
+        ("quantization", _quantization(view["quantization"])),
+        ("size", f"{size(view['bytes'])} in {len(view['files'])} files"),
+        ("source", cell(sources)),
+    ]
+    if view["reference"]:
+        rows.append(("kept by reference", cell(view["reference"])))
+    if "adapters" in view:
+        rows.append(("adapters", cell(view["adapters"])))
+    session.facts(rows)
+
+
+def _quantization(value: dict[str, Any] | None) -> str:
+    if not value:
+        return "none"
+    own = sum(isinstance(item, dict) for item in value.values())
+    text = f"{value.get('mode', 'affine')} {value.get('bits')} bits, group {value.get('group_size')}"
+    return text + (f", {own} modules their own way" if own else "")
+
+
+base_command.add_command(add)
+base_command.add_command(list_)
+base_command.add_command(show)

@@ -1,0 +1,132 @@
+"""`fusery init`, `doctor`, `db` and `completion`: the registry itself."""
+
+from __future__ import annotations
+
+import click
+
+from .session import Session, command
+
+
+@command("init")
+def init_command(session: Session) -> None:
+    """Make a registry: home folder, database and store.
+
+    A second time it changes nothing.
+    """
+    from fusery.storage.locate import display_url
+
+    made = session.registry.init()
+    settings = session.registry.workspace.settings
+    document = {"home": str(settings.home), "store": display_url(settings.store), "created": made}
+
+    def human() -> None:
+        session.print(f"{'Made a registry' if made else 'There is a registry'} in {settings.home}")
+        session.say("Next: fusery base add SOURCE")
+
+    session.emit(document, names=[str(settings.home)], human=human)
+
+
+@command("doctor")
+def doctor_command(session: Session) -> int:
+    """Show every setting and where it came from, and check each part.
+
+    Exit code 1 when a part has a problem.
+    """
+    checks = session.registry.doctor()
+    failed = any(check.status == "problem" for check in checks)
+    document = {"ok": not failed, "checks": [check.to_dict() for check in checks]}
+
+    def human() -> None:
+        for check in checks:
+            session.print(f"{check.status:<8} {check.name:<22} {check.detail}")
+            if check.hint:
+                session.print(f"{'':<31} Hint: {check.hint}")
+
+    session.emit(document, names=[check.name for check in checks if check.status == "problem"], human=human)
+    return 1 if failed else 0
+
+
+@click.group("db")
+def db_command() -> None:
+    """Upgrade, show and check the database's schema."""
+
+
+@command("upgrade")
+def upgrade(session: Session) -> None:
+    """Bring the database's schema to the version that this program needs."""
+    from fusery.registry import schema
+    from fusery.registry.database import Database
+
+    database = Database.open(session.registry.workspace.settings.database)
+    before = schema.state(database).current
+    schema.upgrade(database)
+    after = schema.state(database).current
+    document = {"before": before, "after": after}
+    session.emit(
+        document,
+        names=[str(after)],
+        human=lambda: session.print(
+            f"Already at {after}" if before == after else f"Upgraded from {before or 'empty'} to {after}"
+        ),
+    )
+
+
+@command("current")
+def current(session: Session) -> None:
+    """Show which schema the database has, and which one this program needs."""
+    from fusery.registry import schema
+    from fusery.registry.database import Database
+
+    state = schema.state(Database.open(session.registry.workspace.settings.database))
+    document = {"current": state.current, "head": state.head, "status": state.status}
+    session.emit(
+        document,
+        names=[str(state.current or "")],
+        human=lambda: session.print(
+            f"{state.current or 'empty'} (this program needs {state.head}: {state.status})"
+        ),
+    )
+
+
+@command("check")
+def check(session: Session) -> int:
+    """Compare the database with the tables of this program.
+
+    Exit code 1 when they differ.
+    """
+    from fusery.registry import schema
+
+    differences = schema.check(session.registry.workspace.database)
+
+    def human() -> None:
+        for difference in differences:
+            session.print(difference)
+        session.print(
+            "The schema is as it should be." if not differences else f"{len(differences)} differences."
+        )
+
+    session.emit({"ok": not differences, "differences": differences}, names=differences, human=human)
+    return 1 if differences else 0
+
+
+for _command in (upgrade, current, check):
+    db_command.add_command(_command)
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def completion_command(context: click.Context, shell: str, as_json: bool) -> None:
+    """Print the completion script for a shell.
+
+    For bash: eval "$(fusery completion bash)"
+    """
+    import json
+
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(context.find_root().command, {}, "fusery", "_FUSERY_COMPLETE").source()
+    click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)

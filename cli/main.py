@@ -1,0 +1,155 @@
+"""The command `fusery`: the table of its commands, and the one place where errors become sentences.
+
+A command's module is imported when the command runs.  The help of the group comes from the table below, so that
+`fusery --help` imports click and nothing else; a test holds the table against the commands' own help.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from fusery.storage.errors import FuseryError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("home", "Make a registry: home folder, database and store."),
+    "doctor": ("home", "Show every setting and where it came from, and check each part."),
+    "demo": ("demo", "Run the main job on a real model and show what happens."),
+    "base": ("base", "Add, list and show base models."),
+    "register": ("adapters", "Register an adapter folder as the next version of its task."),
+    "check": ("adapters", "Show what admission finds in an adapter folder; nothing is written."),
+    "list": ("adapters", "List adapters."),
+    "show": ("adapters", "Show one adapter in full, with the sizes people compare."),
+    "history": ("adapters", "Show the versions of a task, and how their validation loss moved."),
+    "diff": ("adapters", "Show what differs between two adapters."),
+    "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
+    "materialize": ("fuse", "Write a deployable bundle: a model folder or a Dockerfile bundle."),
+    "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
+    "audit": ("trail", "Rehash and cross-check database, store and cache."),
+    "db": ("home", "Upgrade, show and check the database's schema."),
+    "completion": ("home", "Print the completion script for a shell."),
+}
+"""Name to module of `fusery.cli` and one line of help, in the order of use."""
+
+INTERRUPTED = 130
+
+
+class CommandTable(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"fusery.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or name the nearest one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean 'fusery {close[0]}'?" if close else "fusery --help"
+            raise click.UsageError(f"There is no command {args[0]!r}.\nHint: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"fusery {version('fusery')}")
+        ctx.exit()
+
+
+@click.command(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--home", type=click.Path(), metavar="DIR", help="Home folder of the registry; default: FUSERY_HOME."
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version."
+)
+@click.pass_context
+def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
+    """Keep, compare, fuse and ship LoRA adapters.
+
+    Data goes to stdout, talk to stderr.  Every command takes --json; -q prints names or paths only.
+    Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted.
+    """
+    from .session import Session
+
+    ctx.obj = ctx.with_resource(Session(home=home, debug=debug))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run the command line; return its exit code.  Every known error becomes one sentence here, and nowhere else."""
+    try:
+        result: Any = cli.main(args=words, prog_name="fusery", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _usage(words, error)
+    except BrokenPipeError:
+        # The reader of a pipe went away: not an error of ours, and not to be reported again at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except FuseryError as error:
+        if "--debug" in words:
+            raise
+        return _failure(words, error.code, error.message, error.hint, error.exit_code, error)
+
+
+def _usage(words: list[str], error: click.ClickException) -> int:
+    if "--json" not in words:
+        error.show()
+        return 2
+    message, _, hint = error.format_message().partition("\nHint: ")
+    return _failure(words, "usage", message, hint or None, 2, error)
+
+
+def _failure(
+    words: list[str], code: str, message: str, hint: str | None, exit_code: int, error: Exception
+) -> int:
+    from .text import one_line
+
+    if "--json" in words:
+        import json
+
+        document: dict[str, Any] = {"code": code, "message": message, "hint": hint}
+        findings = getattr(error, "findings", None)
+        if findings is not None:
+            document["findings"] = [finding.to_dict() for finding in findings]
+        click.echo(json.dumps({"error": document}, indent=2))
+        return exit_code
+    click.echo(f"Error: {one_line(message)}", err=True)
+    if hint:
+        click.echo(f"Hint: {one_line(hint)}", err=True)
+    return exit_code

@@ -1,0 +1,136 @@
+"""What a command works with: the registry, opened when it is first used, and the two ways of printing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from .text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fusery.registry import Registry
+
+
+class Session:
+    """One run of the command line."""
+
+    def __init__(self, *, home: str | None, debug: bool) -> None:
+        self._home = home
+        self.debug = debug
+        self.json = False
+        self.quiet = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if "registry" in self.__dict__:
+            self.registry.close()
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry of `--home` or of the environment."""
+        from fusery.registry import Registry
+
+        return Registry.open(self._home)
+
+    @cached_property
+    def console(self) -> Console:
+        """Where tables are printed: stdout, as wide as they need when it is not a terminal."""
+        from rich.console import Console
+
+        return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+
+    def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
+        """Print a result: as one JSON document, as names one a line, or for people."""
+        if self.json:
+            click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+        elif self.quiet:
+            for name in names:
+                click.echo(one_line(name))
+        else:
+            human()
+
+    def say(self, text: str) -> None:
+        """Tell what is going on, on stderr; silent with `-q` and `--json`."""
+        if not self.quiet and not self.json:
+            click.echo(one_line(text), err=True)
+
+    def print(self, text: str = "") -> None:
+        """Print one line of a result for people."""
+        click.echo(one_line(text))
+
+    def table(self, *columns: str, right: Iterable[str] = ()) -> Table:
+        """Return an empty table with these columns; those in `right` are aligned to the right."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in columns:
+            table.add_column(column, justify="right" if column in set(right) else "left", overflow="fold")
+        return table
+
+    def facts(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Print labelled values, one a line, aligned."""
+        pairs = list(rows)
+        width = max((len(label) for label, _ in pairs), default=0)
+        for label, value in pairs:
+            self.print(f"{label:<{width}}  {value}")
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
+        """Yield a callback `(done, total)` in bytes that moves a bar on stderr, or None when there is no terminal."""
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        bar = Progress(
+            TextColumn(label),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command that takes the session first and has `--json` and `-q`."""
+
+    def wrap(function: Callable[..., Any]) -> click.Command:
+        @wraps(function)
+        def run(*args: Any, as_json: bool, quiet: bool, **options: Any) -> Any:
+            session = click.get_current_context().find_object(Session)
+            assert session is not None
+            session.json, session.quiet = as_json, quiet
+            if as_json and quiet:
+                raise click.UsageError("--json and -q exclude each other.")
+            return function(session, *args, **options)
+
+        made: click.Command = click.command(name)(run)
+        made.params.append(_flag("--json", "as_json", "Print one JSON document."))
+        made.params.append(_flag("-q", "--quiet", "Print names or paths only."))
+        return made
+
+    return wrap
+
+
+def _flag(first: str, second: str, text: str) -> click.Option:
+    return click.Option([first, second], is_flag=True, help=text)

@@ -1,0 +1,49 @@
+"""Numbers and strings as people read them; nothing from a file reaches a terminal unescaped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, with control and direction characters shown as escapes."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
+def size(count: int) -> str:
+    """Return bytes in binary units with two decimals: `5.61 MiB`."""
+    value, unit = float(count), _UNITS[0]
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
+
+
+def count(number: int) -> str:
+    """Return a whole number with thousands separated."""
+    return f"{number:,}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with a few significant digits, or a dash for none."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def cell(value: Any) -> str:
+    """Return any JSON value as the text of a table cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value, 6)
+    if isinstance(value, list):
+        return one_line(", ".join(str(item) for item in value)) or "-"
+    if isinstance(value, dict):
+        return one_line(", ".join(f"{key}={item}" for key, item in value.items())) or "-"
+    return one_line(str(value))

@@ -1,0 +1,58 @@
+"""Asking a model a question, so that one sees what an adapter or a fused model has learned.  Needs the extra `mlx`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .bases import locate_files
+from .errors import MissingExtraError
+from .resolve import resolve_base
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+
+def answer(model: Path, question: str, *, adapter: Path | None = None, limit: int = 40) -> str:
+    """Return a model's answer to a question, decoded greedily.
+
+    Args:
+        model: folder of a model that `mlx_lm.load` takes.
+        question: what the user of the chat says.
+        adapter: folder of an adapter to put on it.
+        limit: most tokens to generate.
+
+    Raises:
+        MissingExtraError: mlx-lm is not installed.
+    """
+    try:
+        import mlx_lm
+    except ImportError as error:
+        raise MissingExtraError("running a model", "mlx") from error
+    network, tokenizer = mlx_lm.load(str(model), adapter_path=str(adapter) if adapter else None)[:2]
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True
+    )
+    return str(mlx_lm.generate(network, tokenizer, prompt=prompt, max_tokens=limit)).strip()
+
+
+@contextmanager
+def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
+    """Yield a folder of links to a base model's files under their own names, for as long as it is needed.
+
+    Raises:
+        UnknownReferenceError: there is no such base.
+    """
+    with tempfile.TemporaryDirectory(prefix="fusery-base-") as folder:
+        scratch, model = Path(folder) / "blobs", Path(folder) / "model"
+        scratch.mkdir()
+        with workspace.database.read() as session:
+            files = locate_files(workspace, resolve_base(session, name), scratch)
+        for path, real in files.items():
+            link = model / path
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(real.absolute())
+        yield model

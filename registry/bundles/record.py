@@ -1,0 +1,79 @@
+"""`fusery.json`: what a bundle says about itself to programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import BadInputError
+from .source import BundleSource
+
+BUNDLE_FORMAT = "fusery.bundle.v1"
+"""Name and version of the form of `fusery.json`."""
+
+_LOCAL = re.compile(r"/|~[^/]*/|file:|\\\\|[A-Za-z]:[\\/]")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
+
+
+def bundle_record(source: BundleSource, target: str, model: str) -> dict[str, Any]:
+    """Return the document of `fusery.json`.
+
+    Args:
+        source: what the bundle is made of.
+        target: the bundle's target.
+        model: where the model's files are, relative to the document: `.` or `model`.
+
+    Returns:
+        `format`, `name`, `target`, `model`, `digest` (of the fused model's manifest), `provenance`, and `files` (the
+        fused model's, each `path` relative to `model`, `size`, `sha256`).
+    """
+    return {
+        "format": BUNDLE_FORMAT,
+        "name": source.name,
+        "target": target,
+        "model": model,
+        "digest": source.manifest.digest,
+        "provenance": without_places(source.provenance),
+        "files": [entry.to_dict() for entry in source.manifest],
+    }
+
+
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """Return a document as indented ASCII JSON, its keys sorted: the same document gives the same bytes.
+
+    Raises:
+        BadInputError: it holds something that JSON has no form for.
+    """
+    try:
+        text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError(f"the provenance of {record['name']} is not plain JSON: {error}") from error
+    return text.encode("ascii") + b"\n"
+
+
+def provenance_part(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object of the provenance, empty if it is missing or no object."""
+    value = provenance.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def without_places(value: Any) -> Any:
+    """Return a JSON value without what only means something on the machine that built it, or is nobody else's business.
+
+    A text that is an absolute local path becomes the path's last part; one that is a URL loses user, password, query
+    and fragment, where signatures and tokens are.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_places(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    if _LOCAL.match(value):
+        return PurePosixPath(value.replace("\\", "/")).name
+    if url := _URL.fullmatch(value):
+        return url["scheme"] + url["rest"]
+    return value

@@ -1,0 +1,48 @@
+"""The files that bundles are rendered from; they come with the package, and no text from outside is ever compiled."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING, Any
+
+from .quoting import markdown_text, yaml_string
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(template: str, /, **values: Any) -> bytes:
+    """Render a template of this package; a value that it uses and does not get is an error."""
+    return _environment().get_template(template).render(values).encode()
+
+
+def resource(name: str) -> bytes:
+    """Return a file of `templates/` as it is."""
+    return (_package() / "templates" / name).read_bytes()
+
+
+def server_files() -> dict[str, bytes]:
+    """Return the package `serving`: file name and content, sorted."""
+    found = {entry.name: entry for entry in (_package() / "serving").iterdir() if entry.name.endswith(".py")}
+    return {name: found[name].read_bytes() for name in sorted(found)}
+
+
+def _package() -> Traversable:
+    return files(__name__.rpartition(".")[0])
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(  # Markdown and Dockerfiles: HTML escapes would not help.
+        loader=FunctionLoader(lambda name: resource(name).decode()),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"yaml": yaml_string, "text": markdown_text}
+    return environment

@@ -1,0 +1,139 @@
+"""Doctor: every setting and where it came from, and one look at each part of the registry."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusery.storage.errors import FuseryError
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+Status = Literal["ok", "note", "problem"]
+_EXTRAS = {
+    "mlx": ("mlx_lm", "running and serving models"),
+    "postgres": ("psycopg", "a PostgreSQL database"),
+    "s3": ("s3fs", "a store on S3"),
+    "gguf": ("gguf", "reading GGUF files"),
+    "hub": ("huggingface_hub", "fetching bases from a hub"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what was looked at, such as `setting.store_url` or `database`.
+        status: `ok`, `note` for something to know, `problem` for something to mend.
+        detail: what was found; never a credential.
+        hint: what to do, or empty.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the check as plain JSON."""
+        return {"name": self.name, "status": self.status, "detail": self.detail, "hint": self.hint}
+
+
+def examine(workspace: Workspace) -> list[Check]:
+    """Look at every setting and part.  Nothing is made or changed."""
+    checks = [*_settings(workspace)]
+    for name, look in (("database", _database), ("store", _store), ("cache", _cache)):
+        checks.append(_guarded(name, lambda look=look: look(workspace)))  # type: ignore[misc]
+    checks.append(
+        Check("engine", "ok", "canonical, built in: dense and affine-quantised LoRA on linear layers")
+    )
+    checks.extend(_extras())
+    return checks
+
+
+def _settings(workspace: Workspace) -> Iterator[Check]:
+    from .database import Database
+
+    settings = workspace.settings
+    shown = {"home": str(settings.home), "cache_dir": str(settings.cache), "user": settings.actor}
+    shown["cache_limit"] = str(settings.cache_limit)
+    yield Check("setting.home", "ok", f"{shown.pop('home')} ({settings.origin('home')})")
+    yield _guarded(
+        "setting.database_url",
+        lambda: f"{Database.open(settings.database).display_url} ({settings.origin('database_url')})",
+    )
+    yield _guarded("setting.store_url", lambda: f"{_store_url(workspace)} ({settings.origin('store_url')})")
+    options = f"{len(settings.store_options)} given" if settings.store_options else "none"
+    yield Check("setting.store_options", "ok", f"{options} ({settings.origin('store_options')})")
+    for field, value in shown.items():
+        yield Check(f"setting.{field}", "ok", f"{value} ({settings.origin(field)})")
+
+
+def _store_url(workspace: Workspace) -> str:
+    from fusery.storage.locate import display_url
+
+    return display_url(workspace.settings.store)
+
+
+def _guarded(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "ok", look())
+    except FuseryError as error:
+        return Check(name, "problem", error.message, error.hint or "")
+
+
+def _database(workspace: Workspace) -> str:
+    from sqlalchemy import func, select
+
+    from . import tables
+
+    with workspace.database.read() as session:
+        counts = [
+            (name, session.scalar(select(func.count()).select_from(table)))
+            for name, table in (
+                ("base models", tables.BaseModel),
+                ("adapters", tables.Adapter),
+                ("fused", tables.Fused),
+            )
+        ]
+    return ", ".join(f"{count} {name}" for name, count in counts)
+
+
+def _store(workspace: Workspace) -> str:
+    store = workspace.store
+    exclusive = "exclusive create" if store.capabilities.create_exclusive else "no exclusive create"
+    return f"{store.url} belongs to this database, {exclusive}"
+
+
+def _cache(workspace: Workspace) -> str:
+    cache = workspace.cache
+    entries = list(cache.entries())
+    folder = workspace.settings.cache
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    writable = "" if os.access(folder, os.W_OK) else ", not writable by this user"
+    return f"{len(entries)} fused models, {free >> 30} GiB free{writable}"
+
+
+def _extras() -> Iterator[Check]:
+    for extra, (module, use) in _EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            yield Check(f"extra.{extra}", "note", f"not installed: {use}", f"pip install 'fusery[{extra}]'")
+        else:
+            yield Check(f"extra.{extra}", "ok", f"{_version(module)}: {use}")
+
+
+def _version(module: str) -> str:
+    distribution = {"mlx_lm": "mlx-lm", "huggingface_hub": "huggingface-hub"}.get(module, module)
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return distribution

@@ -1,0 +1,250 @@
+"""Materializing: from a reference to something deployable in a folder of the user's, recorded with its digest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import StoreDeniedError
+from fusery.storage.failures import os_failures
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.publishing import publish_folder
+
+from . import events, tables
+from .bundles import TARGETS, BundleSource, Target, write_bundle
+from .errors import AlreadyExistsError, BadInputError
+from .fuse import FusedModel, FuseRequest, fuse
+from .views import moment
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """A bundle that was written.
+
+    Attributes:
+        target: what it is for.
+        path: where it lies.
+        manifest: its files.
+        adapters: names of the adapters in it.
+        fused: the fused model it was made from.
+        existed: the very same bundle was there already.
+    """
+
+    target: Target
+    path: Path
+    manifest: Manifest
+    adapters: tuple[str, ...]
+    fused: FusedModel
+    existed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as DESIGN section 9 prints it."""
+        return {
+            "target": self.target,
+            "path": str(self.path),
+            "digest": self.manifest.digest,
+            "adapters": list(self.adapters),
+            "fused": self.fused.view["digest"],
+            "existed": self.existed,
+            "files": [entry.to_dict() for entry in self.manifest],
+        }
+
+
+def materialize(
+    workspace: Workspace,
+    reference: str,
+    destination: Path,
+    *,
+    target: str,
+    request: FuseRequest,
+    force: bool = False,
+    link: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Materialized:
+    """Fuse an adapter if need be, and write a bundle of it to a folder that does not exist yet.
+
+    The bundle appears under its name at once and whole, or not at all; a second time, unchanged, it is left as it is.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        destination: the folder to write.
+        target: `model` or `docker`.
+        request: how to fuse.
+        force: replace what is at the destination.
+        link: hard links into the cache instead of copies; an edit of such a file would damage the cache.
+        say: told what is going on.
+        progress: as for `fuse`.
+
+    Raises:
+        AlreadyExistsError: there is something else at the destination.
+        BadInputError: there is no such target.
+        StoreDeniedError: the destination's folder may not be written.
+        FuseryError: as `fuse` has it.
+    """
+    chosen = next((known for known in TARGETS if known == target), None)
+    if chosen is None:
+        raise BadInputError(f"there is no target {target[:40]!r}", hint=f"--target {'|'.join(TARGETS)}")
+    place = destination.expanduser().absolute()
+    _require_place(place, force)
+    fused = fuse(workspace, reference, request, say=say, progress=progress)
+    source = _source(workspace, fused)
+    with _beside(place) as temp:
+        say(f"writing {place.name}")
+        manifest = write_bundle(source, chosen, temp, link=link)
+        existed = place.is_dir() and _holds(place, manifest)
+        if not existed:
+            if _occupied(place) and not force:
+                raise _taken(place)
+            with os_failures(f"write {place}", near=place.parent):
+                publish_folder(temp, place, replace=force)
+    _record(workspace, fused, chosen, place, manifest)
+    return Materialized(chosen, place, manifest, (fused.view["adapter"],), fused, existed)
+
+
+def _require_place(place: Path, force: bool) -> None:
+    if place.exists() and not place.is_dir():
+        raise AlreadyExistsError(f"{place} is a file", hint="give a folder that does not exist yet")
+    if _occupied(place) and not force and not (place / "fusery.json").is_file():
+        raise _taken(place)
+    parent = next(folder for folder in place.parents if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StoreDeniedError(
+            f"{parent} may not be written by this user", hint="give a folder that you may write"
+        )
+
+
+def _occupied(place: Path) -> bool:
+    return place.is_dir() and any(place.iterdir())
+
+
+def _taken(place: Path) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"there is something in {place} already", hint="give another folder, or --force to replace it"
+    )
+
+
+def _holds(place: Path, manifest: Manifest) -> bool:
+    """Tell whether a folder holds exactly the files of a manifest."""
+    present = {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()}
+    return present == {entry.path for entry in manifest} and all(
+        digest_file(place / entry.path) == (entry.sha256, entry.size) for entry in manifest
+    )
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """Yield a temporary folder on the destination's file system; sweep those that killed commands left there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{place.name}.fusery-"
+    for stale in place.parent.glob(f"{prefix}*"):
+        pid = stale.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(stale, ignore_errors=True)
+    with (
+        os_failures(f"write {place}", near=place.parent),
+        tempfile.TemporaryDirectory(
+            prefix=f"{prefix}{os.getpid()}-", dir=place.parent, ignore_cleanup_errors=True
+        ) as folder,
+    ):
+        inner = Path(folder) / place.name
+        inner.mkdir()
+        yield inner
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
+    view = fused.view
+    with workspace.database.read() as session:
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == view["key"])).one()
+        adapter, base = row.adapter, row.base
+        dataset = adapter.dataset
+        provenance = {
+            "key": row.key,
+            "digest": row.digest,
+            "base": {"name": base.names[0].name, "digest": base.digest},
+            "adapter": {
+                "name": adapter.name,
+                "digest": adapter.digest,
+                "task": adapter.task.name,
+                "version": adapter.version,
+                "date": adapter.date.strftime("%Y%m%d"),
+                "rank": adapter.rank,
+                "alpha": adapter.alpha,
+                "scale": adapter.scale,
+                "val_loss": adapter.val_loss,
+                "dataset": dataset.name if dataset else None,
+            },
+            "recipe": row.recipe,
+            "fidelity": {
+                "verdict": row.verdict,
+                "retained": row.retained,
+                "cosine": row.cosine,
+                "relative_error": row.relative_error,
+            },
+            "created_at": moment(row.created_at),
+            "tool": f"fusery {version('fusery')}",
+        }
+    entries = (FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in view["files"])
+    return BundleSource(fused.path, Manifest.of(entries), provenance, adapter.name)
+
+
+def _record(workspace: Workspace, fused: FusedModel, target: Target, place: Path, manifest: Manifest) -> None:
+    from .deposit import record_manifest
+
+    bundle = tables.Bundle
+    with workspace.database.write() as session:
+        known = select(bundle).where(
+            bundle.path == str(place), bundle.digest == manifest.digest, bundle.target == target
+        )
+        if session.scalar(known) is not None:
+            return
+        # What was there before is gone: its record would point to bytes that are no longer its own.
+        for replaced in session.scalars(select(bundle).where(bundle.path == str(place))):
+            replaced.path = f"{place} (replaced)"
+        now = workspace.database.utcnow(session)
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
+        session.add(
+            bundle(
+                target=target,
+                path=str(place),
+                digest=manifest.digest,
+                manifest_id=record_manifest(session, manifest).id,
+                fused_id=row.id,
+                created_at=now,
+                created_by=workspace.actor,
+                adapters=[row.adapter],
+            )
+        )
+        events.record(
+            session,
+            action="bundle.written",
+            kind="bundle",
+            subject=manifest.digest,
+            detail={"target": target, "path": str(place), "fused": row.key, "adapter": row.adapter.name},
+            actor=workspace.actor,
+            at=now,
+        )

@@ -1,0 +1,145 @@
+"""Who holds a lease or an intent: one process, told apart from every other, and recognised once it is dead."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+_FORM = re.compile(
+    r"(?P<user>[^:@]*)@(?P<host>[^:@]*):(?P<pid>\d+):(?P<started>\d*)/(?P<boot>[^:/]*)/(?P<namespace>[^:/]*)"
+    r":(?P<token>[0-9a-f]{32})"
+)
+_DEAD_STATES = "ZXx"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that holds something in the database.
+
+    The law: `Owner.parse(str(owner)) == owner`; the text is at most 200 characters.
+
+    Attributes:
+        user: who runs it.
+        host: name of the machine or container, for people only.
+        pid: its number within its namespace.
+        started: ticks between the machine's start and its own, empty where unknown.
+        boot: identity of this run of the machine's kernel, empty where unknown.
+        namespace: the namespace that the number belongs to, empty where there are none.
+        token: 32 random hex digits.
+    """
+
+    user: str
+    host: str
+    pid: int
+    started: str
+    boot: str
+    namespace: str
+    token: str
+
+    @classmethod
+    def current(cls) -> Owner:
+        """Return an owner for this process, a new one at each call."""
+        pid = os.getpid()
+        state = _process_state(pid)
+        boot, namespace = _place()
+        return cls(
+            user=_plain(_user(), 32),
+            host=_plain(socket.gethostname(), 48),
+            pid=pid,
+            started=state[1] if state else "",
+            boot=boot,
+            namespace=namespace,
+            token=uuid.uuid4().hex,
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Owner | None:
+        """Return the owner that `str` wrote, or None for anything else."""
+        match = _FORM.fullmatch(text)
+        if match is None:
+            return None
+        user, host, pid, started, boot, namespace, token = match.groups()
+        return cls(user, host, int(pid), started, boot, namespace, token)
+
+    def __str__(self) -> str:
+        """Return the form that is stored."""
+        place = f"{self.started}/{self.boot}/{self.namespace}"
+        return f"{self.user}@{self.host}:{self.pid}:{place}:{self.token}"
+
+    @property
+    def description(self) -> str:
+        """Who this is, for people: `ann@gpu3 (process 4711)`."""
+        return f"{self.user}@{self.host} (process {self.pid})"
+
+    def is_dead(self) -> bool:
+        """Tell whether the process is provably gone.
+
+        Proof is possible only from the same run of the same kernel and within the same process namespace.  A process
+        that is merely stopped, or that lives elsewhere, is never called dead.
+        """
+        if not self.boot or (self.boot, self.namespace) != _place():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it is there, and somebody else's
+        state = _process_state(self.pid)
+        if state is None or not self.started:
+            return False
+        return state[0] in _DEAD_STATES or state[1] != self.started
+
+
+def _plain(text: str, limit: int) -> str:
+    """Return text without the characters that separate an owner's parts."""
+    return re.sub(r"[^\w.+-]", "-", text)[:limit]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no name for this number, as in many containers
+        return str(os.getuid())
+
+
+def _process_state(pid: int) -> tuple[str, str] | None:
+    """Return a process's state letter and start time, fields 3 and 22 of proc_pid_stat(5), where there is such a file.
+
+    The name in field 2 may hold spaces and parentheses; the last `)` ends it.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (fields[0], fields[19]) if len(fields) > 19 else None
+
+
+def _boot() -> str:
+    try:
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=5
+            ).stdout.strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _place() -> tuple[str, str]:
+    return _plain(_boot(), 36), _plain(_namespace(), 12)
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()).removeprefix("pid:").strip("[]")
+    except OSError:
+        return ""

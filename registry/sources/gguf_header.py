@@ -1,0 +1,179 @@
+"""The header of a GGUF file: metadata and the list of tensors, read without trusting a single count.
+
+The `gguf` package's own reader maps the file and follows what it says: a count of 2**60 keeps it busy for ever, and a
+truncated file ends in an IndexError.  Here every length is held against the file's size and a limit before it is used.
+Format: ggml's docs/gguf.md, versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fusery.storage.errors import FormatError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_ENTRIES = 1 << 16
+"""Of metadata keys and of tensors."""
+MAX_STRING = 1 << 20
+MAX_ELEMENTS = 1 << 23
+"""Of all metadata arrays together; a vocabulary of 256k tokens has about a million."""
+MAX_DIMENSIONS = 4
+MAX_WEIGHTS = 1 << 40
+DEFAULT_ALIGNMENT = 32
+
+_STRING, _ARRAY = 8, 9
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+Scalar = int | float | bool | str
+Value = Scalar | list[Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor as the header lists it.
+
+    Attributes:
+        name: llama.cpp's name, such as `blk.0.attn_q.weight`.
+        shape: outermost dimension first, as in PyTorch; GGUF stores the reverse.
+        kind: the number of its ggml type.
+        offset: of its first byte from the start of the data.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    """What a GGUF file says about itself.
+
+    Attributes:
+        metadata: key to scalar, string or list.
+        tensors: by name, in the file's order.
+        data_start: where the tensors' bytes begin, from the start of the file.
+        file_size: bytes of the whole file.
+    """
+
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, TensorEntry]
+    data_start: int
+    file_size: int
+
+
+def read_header(path: Path) -> GGUFHeader:
+    """Read and check the header of the GGUF file at `path`.
+
+    Raises:
+        FormatError: it is not GGUF of a known version, is cut short, or claims something absurd.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        reader = _Reader(file, size, path.name)
+        reader.magic()
+        tensor_count, key_count = (reader.count(what) for what in ("tensors", "metadata entries"))
+        metadata: dict[str, Value] = {}
+        for _ in range(key_count):
+            key = reader.string()
+            if key in metadata:
+                raise reader.bad(f"the metadata key {key[:80]!r} twice")
+            metadata[key] = reader.value(reader.scalar("I"))
+        tensors: dict[str, TensorEntry] = {}
+        for _ in range(tensor_count):
+            entry = reader.tensor()
+            if entry.name in tensors:
+                raise reader.bad(f"the tensor {entry.name[:80]!r} twice")
+            tensors[entry.name] = entry
+        alignment = _alignment(metadata, reader)
+        start = math.ceil(file.tell() / alignment) * alignment
+    return GGUFHeader(metadata, tensors, start, size)
+
+
+def _alignment(metadata: Mapping[str, Value], reader: _Reader) -> int:
+    value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(value, int) or not 8 <= value <= 1 << 16 or value & (value - 1):
+        raise reader.bad(f"an alignment of {str(value)[:20]}, which is no power of two from 8 to 65536")
+    return value
+
+
+class _Reader:
+    """A cursor over the header that never reads or allocates more than the file can hold."""
+
+    def __init__(self, file: BinaryIO, size: int, name: str) -> None:
+        self._file = file
+        self._left = size
+        self._elements = MAX_ELEMENTS
+        self._name = name
+
+    def bad(self, what: str) -> FormatError:
+        return FormatError(f"{self._name} has {what}")
+
+    def take(self, count: int) -> bytes:
+        if count > self._left or len(data := self._file.read(count)) != count:
+            raise FormatError(f"{self._name} is cut short: its header goes beyond the end of the file")
+        self._left -= count
+        return data
+
+    def scalar(self, code: str) -> int:
+        value = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+        return int(value)
+
+    def magic(self) -> None:
+        if self._file.read(len(MAGIC)) != MAGIC:
+            raise FormatError(f"{self._name} is not a GGUF file: it does not begin with the letters GGUF")
+        self._left -= len(MAGIC)
+        version = self.scalar("I")
+        if version not in VERSIONS:
+            big_endian = version & 0xFFFF == 0
+            what = "is a big-endian GGUF file" if big_endian else f"is GGUF version {version}"
+            raise FormatError(f"{self._name} {what}, and only little-endian versions 2 and 3 can be read")
+
+    def count(self, what: str) -> int:
+        value = self.scalar("Q")
+        if value > MAX_ENTRIES:
+            raise self.bad(f"{value} {what}, more than {MAX_ENTRIES}")
+        return value
+
+    def string(self) -> str:
+        length = self.scalar("Q")
+        if length > MAX_STRING:
+            raise self.bad(f"a string of {length} bytes in its header, more than {MAX_STRING}")
+        try:
+            return self.take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.bad("a string in its header that is not UTF-8") from error
+
+    def value(self, kind: int) -> Value:
+        if kind != _ARRAY:
+            return self._values(kind, 1)[0]
+        item, length = self.scalar("I"), self.scalar("Q")
+        if length > self._elements:
+            raise self.bad(f"metadata arrays of more than {MAX_ELEMENTS} values")
+        self._elements -= length
+        return self._values(item, length)
+
+    def _values(self, kind: int, count: int) -> list[Scalar]:
+        if kind == _STRING:
+            return [self.string() for _ in range(count)]
+        if kind not in _SCALARS:
+            raise self.bad(f"metadata of type {kind}, which is unknown or a nested array")
+        form = f"<{count}{_SCALARS[kind]}"
+        return list(struct.unpack(form, self.take(struct.calcsize(form))))
+
+    def tensor(self) -> TensorEntry:
+        name = self.string()
+        dimensions = self.scalar("I")
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise self.bad(f"the tensor {name[:80]!r} with {dimensions} dimensions")
+        shape = struct.unpack(f"<{dimensions}Q", self.take(8 * dimensions))
+        if 0 in shape or math.prod(shape) > MAX_WEIGHTS:
+            raise self.bad(f"the tensor {name[:80]!r} with an impossible shape")
+        return TensorEntry(name, tuple(reversed(shape)), self.scalar("I"), self.scalar("Q"))

@@ -1,0 +1,266 @@
+"""Bytes from one file to another, hashed on the way, as fast as the disk and two cores go."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from .digest import CHUNK, Digest
+from .errors import StorageError, UnsafePathError
+from .failures import DigestMismatchError, os_failures
+from .publishing import link_exclusive, part_beside, write_all
+
+DEPTH = 8
+"""Chunks of `CHUNK` bytes that may wait to be hashed: the memory a copy takes."""
+
+SYNC_EVERY = 64 << 20
+"""Bytes after which the disk is set to work, so that the last fsync finds little left to do."""
+
+_FICLONE = 0x40049409  # linux/fs.h
+_NOT_HERE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
+
+
+class Method(Enum):
+    """How a copy came about."""
+
+    LINK = "link"
+    REFLINK = "reflink"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A regular file that is open for reading.
+
+    Attributes:
+        path: the name it was opened by.
+        fd: its file descriptor; all reading goes through it.
+        size: bytes when it was opened.
+        stamp: what changes when the file does.
+    """
+
+    path: Path
+    fd: int
+    size: int
+    stamp: tuple[int, ...]
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that was written to since it was opened.
+
+        Raises:
+            StorageError: it was.
+        """
+        if _stamp(os.fstat(self.fd)) != self.stamp:
+            raise StorageError(
+                f"{self.path} changed while it was read", hint="run the command again when it is complete"
+            )
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Source]:
+    """Open a regular file for reading; what is a link, a pipe or a device now does not get in.
+
+    Raises:
+        UnsafePathError: it is not a regular file.
+        MissingFileError: there is no such file.
+        StoreDeniedError: it may not be read.
+    """
+    with os_failures(f"read {path}", near=path):
+        # Without O_NONBLOCK, opening a pipe waits for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise UnsafePathError(
+                f"{path} is not a regular file", hint="name a file, not a folder or a device"
+            )
+        yield Source(path, fd, found.st_size, _stamp(found))
+    finally:
+        os.close(fd)
+
+
+def pump(
+    source: int, target: int | None, *, progress: Callable[[int], None] | None = None
+) -> tuple[Digest, int]:
+    """Read a file to its end, hash it, and write what was read to another.
+
+    Where the file system can, the target becomes a clone of the source first and only the clone is read: what is
+    hashed is what was written in either case.
+
+    Args:
+        source: file descriptor to read from, from its current position.
+        target: file descriptor of an empty file, open for reading and writing; None only to hash.
+        progress: told about bytes as they are done.
+
+    Returns:
+        Digest and number of the bytes.
+
+    Raises:
+        OSError: a read, a write or an early fsync failed.
+    """
+    if target is not None and clone(source, target):
+        source, target = target, None
+    size = os.fstat(source).st_size
+    if target is None or size <= 2 * CHUNK:
+        return _pump_plainly(source, target, progress)
+    return _pump_in_threads(source, target, progress)
+
+
+def _pump_plainly(
+    source: int, target: int | None, progress: Callable[[int], None] | None
+) -> tuple[Digest, int]:
+    running, total = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK))
+    while count := os.readv(source, [buffer]):
+        running.update(buffer[:count])
+        if target is not None:
+            write_all(target, buffer[:count])
+        total += count
+        if progress:
+            progress(count)
+    return Digest(running.hexdigest()), total
+
+
+def _pump_in_threads(source: int, target: int, progress: Callable[[int], None] | None) -> tuple[Digest, int]:
+    """Hash in a second thread and flush in a third: both release the interpreter's lock."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    running, total, unsynced = hashlib.sha256(), 0, 0
+    buffers = [memoryview(bytearray(CHUNK)) for _ in range(DEPTH)]
+    hashed: list[Future[None] | None] = [None] * DEPTH
+    flush: Future[None] | None = None
+    with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as flusher:
+        turn = 0
+        while True:
+            buffer, before = buffers[turn % DEPTH], hashed[turn % DEPTH]
+            if before is not None:
+                before.result()
+            count = os.readv(source, [buffer])
+            if not count:
+                break
+            hashed[turn % DEPTH] = hasher.submit(running.update, buffer[:count])
+            write_all(target, buffer[:count])
+            turn, total, unsynced = turn + 1, total + count, unsynced + count
+            if unsynced >= SYNC_EVERY and (flush is None or flush.done()):
+                if flush is not None:
+                    flush.result()
+                flush, unsynced = flusher.submit(_start_flush, target), 0
+            if progress:
+                progress(count)
+        for waiting in (*hashed, flush):
+            if waiting is not None:
+                waiting.result()
+    return Digest(running.hexdigest()), total
+
+
+def _start_flush(fd: int) -> None:
+    # macOS has no fdatasync, and F_FULLFSYNC is too dear to be done early.
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def clone(source: int, target: int) -> bool:
+    """Make an empty file share the source's blocks on disk (Btrfs, XFS); return whether that worked."""
+    if sys.platform != "linux" or os.lseek(source, 0, os.SEEK_CUR) != 0:
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in _NOT_HERE | {errno.ENOTTY, errno.ETXTBSY}:
+            return False
+        raise
+    return True
+
+
+def copy_file(
+    source: Path, destination: Path, *, link: bool = False, expected: Digest | None = None
+) -> Method:
+    """Copy a file to a name that must be free; it appears there whole or not at all.
+
+    Args:
+        source: a regular file.
+        destination: the copy's name, in a folder that exists.
+        link: share the file itself (a hard link) where the disk allows it, so that an edit of one changes the other.
+        expected: the digest that the copied bytes must have.
+
+    Returns:
+        How it was done.
+
+    Raises:
+        DigestMismatchError: the bytes are not those of `expected`.
+        StorageError: the destination exists.
+        UnsafePathError: the source is not a regular file.
+        OutOfSpaceError: there is no room.
+    """
+    with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
+        try:
+            if link and _linked(opened, destination, expected):
+                return Method.LINK
+            with part_beside(destination) as (part, fd):
+                method = _fill(opened, fd, expected)
+                opened.require_unchanged()
+                link_exclusive(part, destination)
+        except FileExistsError as error:
+            raise StorageError(f"{destination} exists already", hint="choose another place") from error
+    return method
+
+
+def _fill(source: Source, target: int, expected: Digest | None) -> Method:
+    method = Method.COPY
+    if clone(source.fd, target):
+        method = Method.REFLINK
+    if expected is not None:
+        digest, _ = pump(target, None) if method is Method.REFLINK else pump(source.fd, target)
+        _require(source.path, expected, digest)
+    elif method is Method.COPY:
+        _copy_plainly(source, target)
+    return method
+
+
+def _copy_plainly(source: Source, target: int) -> None:
+    done = 0
+    while sys.platform == "linux" and done < source.size:
+        try:
+            count = os.copy_file_range(source.fd, target, SYNC_EVERY)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+            break
+        if count == 0:
+            break
+        done += count
+    # Both offsets stand behind what was copied so far: this is the rest, or all of it.
+    while chunk := os.read(source.fd, CHUNK):
+        write_all(target, chunk)
+
+
+def _linked(source: Source, destination: Path, expected: Digest | None) -> bool:
+    if expected is not None:
+        digest, _ = pump(source.fd, None)
+        os.lseek(source.fd, 0, os.SEEK_SET)
+        _require(source.path, expected, digest)
+    try:
+        os.link(source.path, destination, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NOT_HERE | {errno.EMLINK}:
+            return False
+        raise
+    return True
+
+
+def _require(path: Path, expected: Digest, got: Digest) -> None:
+    if got != expected:
+        raise DigestMismatchError(str(path), expected, expected, got, hint="run: fusery audit")

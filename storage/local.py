@@ -1,0 +1,296 @@
+"""Blobs in a folder on this machine, by a protocol that fsspec's local file system does not have.
+
+A part file in the store's own `tmp/`, hashed while it is written; fsync; read-only; a link to the final name, which is
+atomic and refuses a name that is taken; fsync of the folders.  A crash at any step leaves nothing or a part file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .copying import pump, reading
+from .digest import CHUNK, Digest
+from .errors import StoreUnavailableError
+from .failures import AbsentBlobError, os_failures
+from .interface import Blob, BlobStore, Capabilities, Leftover, Progress, require_expected
+from .layout import (
+    BLOBS,
+    FORMAT_NAME,
+    MAX_FORMAT_BYTES,
+    QUARANTINE,
+    TMP,
+    blob_name,
+    format_document,
+    parse_blob_name,
+    quarantine_name,
+)
+from .manifest import FileEntry
+from .publishing import link_exclusive, make_folders, new_part, part_beside, sync_file, sync_folder, write_all
+
+ATTEMPTS = 5
+"""How often a write starts again because somebody else changed the same name meanwhile."""
+
+
+class LocalStore(BlobStore):
+    """A store in a folder; the folder is made by the first write.
+
+    Attributes:
+        root: the folder, absolute, with links resolved when the store was opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Open the store in `root`, which need not exist yet; nothing is written."""
+        self.root = root.expanduser().resolve()
+        self.url = self.root.as_uri()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What a folder can do."""
+        return Capabilities(create_exclusive=True, local=True)
+
+    def put_file(
+        self,
+        path: Path,
+        *,
+        expected: FileEntry | None = None,
+        generation: int = 0,
+        progress: Progress | None = None,
+    ) -> Blob:
+        """Store the bytes of a file; see `BlobStore.put_file`."""
+        with reading(path) as source, os_failures(f"store {path} in {self.root}", near=self.root):
+            if expected is not None and self.size(expected.sha256, generation=generation) is not None:
+                digest, size = pump(source.fd, None)
+                require_expected(path, expected, digest, size)
+                known = Blob(digest, size, generation)
+                if self._holds(known):
+                    self._sync_name(known)
+                    return known
+                os.lseek(source.fd, 0, os.SEEK_SET)
+            with self._part() as (part, fd):
+                digest, size = pump(source.fd, fd, progress=progress)
+                source.require_unchanged()
+                require_expected(path, expected, digest, size)
+                blob = Blob(digest, size, generation)
+                self._publish(part, fd, blob)
+        return blob
+
+    def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
+        """Store bytes that are in memory; see `BlobStore.put_bytes`."""
+        blob = Blob(Digest(hashlib.sha256(data).hexdigest()), len(data), generation)
+        with os_failures(f"write {len(data)} bytes to {self.root}", near=self.root):
+            if self._holds(blob):
+                self._sync_name(blob)
+                return blob
+            with self._part() as (part, fd):
+                write_all(fd, data)
+                self._publish(part, fd, blob)
+        return blob
+
+    def fetch(self, digest: Digest, destination: Path, *, generation: int = 0) -> int:
+        """Copy a blob to a file; see `BlobStore.fetch`.  The copy shares its blocks on disk where possible."""
+        with (
+            self._reading(digest, generation) as source,
+            os_failures(f"write {destination}", near=destination.parent),
+            part_beside(destination) as (part, fd),
+        ):
+            got, size = pump(source, fd)
+            self._require(digest, got)
+            part.replace(destination)
+        return size
+
+    def size(self, digest: Digest, *, generation: int = 0) -> int | None:
+        """Return a blob's size in bytes, or None; see `BlobStore.size`."""
+        with os_failures(f"read {self.root}", near=self.root):
+            try:
+                return self._path(digest, generation).lstat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def local_path(self, digest: Digest, *, generation: int = 0) -> Path | None:
+        """Return the path of a blob to read in place; see `BlobStore.local_path`."""
+        path = self._path(digest, generation)
+        with os_failures(f"read {path}", near=path):
+            try:
+                return path if stat.S_ISREG(path.lstat().st_mode) else None
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
+        """Move a damaged blob to `quarantine/`; see `BlobStore.quarantine`."""
+        size = self.size(digest, generation=generation)
+        if size is None or self._holds(Blob(digest, size, generation)):
+            return None
+        name = quarantine_name(digest, generation)
+        with os_failures(f"move a damaged blob in {self.root}", near=self.root):
+            make_folders(self.root / QUARANTINE)
+            try:
+                self._path(digest, generation).rename(self.root / name)
+            except FileNotFoundError:
+                return None
+        return name
+
+    def delete(self, digest: Digest, *, generation: int = 0) -> int:
+        """Delete a blob; see `BlobStore.delete`."""
+        return self._remove(self._path(digest, generation))
+
+    def blobs(self) -> Iterator[Blob]:
+        """List the blobs there are; see `BlobStore.blobs`."""
+        for fan in self._entries(self.root / BLOBS):
+            for entry in self._entries(Path(fan.path)) if fan.is_dir(follow_symlinks=False) else ():
+                parsed = parse_blob_name(f"{BLOBS}/{fan.name}/{entry.name}")
+                found = _lstat(entry)
+                if parsed and found and stat.S_ISREG(found.st_mode):
+                    yield Blob(parsed[0], found.st_size, parsed[1])
+
+    def quarantined(self) -> Iterator[Leftover]:
+        """List what `quarantine` has put aside."""
+        return self._aged(QUARANTINE)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """List the part files of writes that are going on or were interrupted."""
+        return self._aged(TMP)
+
+    def remove_leftover(self, name: str) -> int:
+        """Remove what `leftovers` or `quarantined` listed; see `BlobStore.remove_leftover`."""
+        folder, slash, rest = name.partition("/")
+        if folder not in (TMP, QUARANTINE) or not slash or "/" in rest or rest in ("", ".", ".."):
+            raise ValueError(f"not the name of a leftover: {name!r}")
+        return self._remove(self.root / folder / rest)
+
+    def initialise(self, store_id: str) -> None:
+        """Make the folder and give the store its id; see `BlobStore.initialise`."""
+        document = format_document(store_id)
+        with os_failures(f"write to {self.root}", near=self.root):
+            for folder in (BLOBS, TMP, QUARANTINE):
+                make_folders(self.root / folder)
+            if self._check_identity(store_id):
+                return
+            with self._part() as (part, fd):
+                write_all(fd, document)
+                sync_file(fd)
+                try:
+                    link_exclusive(part, self.root / FORMAT_NAME)
+                except FileExistsError:
+                    self._check_identity(store_id)
+                sync_folder(self.root)
+
+    def _read_format(self) -> bytes | None:
+        with os_failures(f"read {self.root / FORMAT_NAME}", near=self.root):
+            try:
+                with (self.root / FORMAT_NAME).open("rb") as file:
+                    return file.read(MAX_FORMAT_BYTES)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def _pour(self, digest: Digest, generation: int, sink: Callable[[bytes | memoryview], None]) -> None:
+        buffer = memoryview(bytearray(CHUNK))
+        with self._reading(digest, generation) as source, os_failures(f"read {self.root}", near=self.root):
+            while count := os.readv(source, [buffer]):
+                sink(buffer[:count])
+
+    @contextmanager
+    def _reading(self, digest: Digest, generation: int) -> Iterator[int]:
+        path = self._path(digest, generation)
+        with os_failures(f"read {path}", near=path):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise AbsentBlobError(digest, generation, self.url) from error
+            except OSError as error:
+                if path.is_symlink():
+                    raise self._damage(digest, "a regular file", "a symbolic link") from error
+                raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise self._damage(digest, "a regular file", "something else")
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _path(self, digest: Digest, generation: int) -> Path:
+        return self.root / blob_name(digest, generation)
+
+    @contextmanager
+    def _part(self) -> Iterator[tuple[Path, int]]:
+        make_folders(self.root / TMP)
+        with new_part(self.root / TMP / f"{uuid.uuid4().hex}.part", 0o600) as part:
+            yield part
+
+    def _publish(self, part: Path, fd: int, blob: Blob) -> None:
+        """Give a complete part file its blob's name, durably."""
+        os.fchmod(fd, 0o444)
+        sync_file(fd)
+        final = self._path(blob.digest, blob.generation)
+        make_folders(final.parent)
+        for _ in range(ATTEMPTS):
+            try:
+                link_exclusive(part, final)
+                break
+            except FileExistsError:
+                if self._holds(blob) or self._replace(part, final, blob):
+                    break
+            except FileNotFoundError as error:
+                raise StoreUnavailableError(
+                    f"{part} was removed while it was written", hint="run the command again"
+                ) from error
+        else:
+            raise StoreUnavailableError(
+                f"{final} keeps changing while it is written", hint="run the command again"
+            )
+        self._sync_name(blob)
+
+    def _sync_name(self, blob: Blob) -> None:
+        # Also for a blob that was there: whoever linked it may not have come to this line yet.
+        folder = self._path(blob.digest, blob.generation).parent
+        sync_folder(folder)
+        sync_folder(folder.parent)
+
+    def _replace(self, part: Path, final: Path, blob: Blob) -> bool:
+        """Put a good part file over a damaged blob, which stays in quarantine; the name is never free between."""
+        make_folders(self.root / QUARANTINE)
+        try:
+            os.link(final, self.root / quarantine_name(blob.digest, blob.generation), follow_symlinks=False)
+            part.replace(final)
+        except OSError:
+            # A folder or a file system without links: move it away, and try again with the name free.
+            self.quarantine(blob.digest, generation=blob.generation)
+            return False
+        return True
+
+    def _remove(self, path: Path) -> int:
+        with os_failures(f"delete {path}", near=path):
+            try:
+                size = path.lstat().st_size
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return 0
+        return size
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        with os_failures(f"list {folder}", near=folder):
+            try:
+                with os.scandir(folder) as entries:
+                    return list(entries)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def _aged(self, folder: str) -> Iterator[Leftover]:
+        for entry in self._entries(self.root / folder):
+            found = _lstat(entry)
+            if found is not None:
+                age = max(0.0, time.time() - max(found.st_mtime, found.st_ctime))
+                yield Leftover(f"{folder}/{entry.name}", found.st_size, age)
+
+
+def _lstat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,163 @@
+"""Stores by URL: which protocols there are, what they need, and what a URL may not hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .errors import StorageError
+from .interface import BlobStore
+from .local import LocalStore
+
+
+class StoreUrlError(StorageError):
+    """A store's URL cannot be used."""
+
+    code = "bad_store_url"
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A kind of store beyond a local folder.
+
+    Attributes:
+        package: what has to be installed for it.
+        install: the command that installs it.
+        options: for its fsspec file system, under those the user gives.
+        needs_bucket: whether the URL's first part names a bucket or a host.
+    """
+
+    package: str
+    install: str
+    options: Mapping[str, Any]
+    needs_bucket: bool = True
+
+
+# A cached listing is a stale answer, and fsspec shares instances with everybody else in the process.
+_FRESH = {"use_listings_cache": False, "skip_instance_cache": True}
+_S3 = Protocol(
+    "s3fs",
+    "pip install 'fusery[s3]'",
+    {
+        **_FRESH,
+        "default_fill_cache": False,
+        "config_kwargs": {"retries": {"max_attempts": 2}, "connect_timeout": 5, "read_timeout": 30},
+    },
+)
+_GCS = Protocol("gcsfs", "pip install gcsfs", _FRESH)
+_AZURE = Protocol("adlfs", "pip install adlfs", _FRESH)
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "memory": Protocol("fsspec", "pip install fsspec", _FRESH, needs_bucket=False),
+    "s3": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "az": _AZURE,
+    "abfs": _AZURE,
+}
+"""The protocols that a store's URL may have besides `file`."""
+
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+
+def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobStore:
+    """Open the store at a URL; nothing is written, and nothing is read yet.
+
+    Args:
+        url: a path, `file:///path`, `memory://name`, `s3://bucket/prefix`, or one of the other `PROTOCOLS`.
+        options: for the fsspec file system, such as `endpoint_url`; never shown in a message.
+
+    Raises:
+        StoreUrlError: the URL has an unknown protocol, a chain (`::`), a user, a password or a query in it.
+        StorageError: the package for the protocol is not installed, or refuses the options.
+    """
+    _require_plain(url)
+    match = _SCHEME.fullmatch(url)
+    if match is None:
+        return LocalStore(Path(url))
+    scheme = match["scheme"].lower()
+    if scheme == "file":
+        return LocalStore(_file_path(url))
+    protocol = PROTOCOLS.get(scheme)
+    if protocol is None:
+        known = ", ".join(["file", *PROTOCOLS])
+        raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
+    return _open_remote(scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"]), options or {})
+
+
+def display_url(url: str) -> str:
+    """Return a store's URL for people: a local one as a path, any other without user, password, query or fragment."""
+    match = _SCHEME.fullmatch(url)
+    if match is None:
+        return url
+    if match["scheme"].lower() == "file":
+        return unquote(urlsplit(url).path)
+    place = re.split(r"[?#]", match["rest"], maxsplit=1)[0]
+    host, slash, path = place.partition("/")
+    return f"{match['scheme'].lower()}://{host.rpartition('@')[2]}{slash}{path.rpartition('@')[2]}"
+
+
+def _require_plain(url: str) -> None:
+    if not url.strip():
+        raise StoreUrlError(
+            "the store's URL is empty", hint="set FUSERY_STORE_URL to a folder or an s3:// URL"
+        )
+    if "::" in url:
+        raise StoreUrlError(
+            "the store's URL has '::' in it, and chains are not for stores", hint="name one place"
+        )
+    if not url.isprintable():
+        raise StoreUrlError("the store's URL has a control character in it")
+
+
+def _file_path(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise StoreUrlError(
+            "a file URL names no host: it has three slashes", hint="use file:///absolute/path"
+        )
+    return Path(unquote(parts.path))
+
+
+def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
+    if "@" in rest or "?" in rest or "#" in rest:
+        # Nothing of the URL is repeated: what stands there may be a secret.
+        raise StoreUrlError(
+            f"the {scheme} URL of the store has a user, a query or a fragment in it",
+            hint="give credentials by the provider's own environment variables or by FUSERY_STORE_OPTIONS",
+        )
+    parts = rest.strip("/").split("/")
+    if rest.startswith("/") and protocol.needs_bucket or not all(_PART.fullmatch(part) for part in parts):
+        raise StoreUrlError(
+            f"{scheme}://{rest[:80]} is not the URL of a store",
+            hint=f"use {scheme}://NAME/PREFIX with letters, digits, dots, dashes and underscores",
+        )
+    return "/".join(parts)
+
+
+def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> BlobStore:
+    import fsspec
+
+    from .remote import FsspecStore
+
+    merged = {**protocol.options, **options}
+    if "config_kwargs" in protocol.options:
+        merged["config_kwargs"] = {**protocol.options["config_kwargs"], **options.get("config_kwargs", {})}
+    try:
+        file_system = fsspec.filesystem(scheme, **merged)
+    except ImportError as error:
+        raise StorageError(
+            f"a store at {scheme}:// needs the package {protocol.package}", hint=f"run: {protocol.install}"
+        ) from error
+    except (TypeError, ValueError) as error:
+        # The text of the error may repeat an option, and an option may be a secret.
+        raise StorageError(
+            f"the options for the {scheme} store are not acceptable to {protocol.package}",
+            hint="check FUSERY_STORE_OPTIONS; --debug shows what it said",
+        ) from error
+    return FsspecStore(file_system, place, f"{scheme}://{place}")

@@ -1,0 +1,209 @@
+"""Files and folders that appear whole or not at all: written beside their place, made durable, then given their name."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from .errors import StorageError
+from .failures import os_failures
+
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_RENAME_SWAP = 2  # macOS sys/stdio.h
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`, however many system calls it takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def sync_file(fd: int) -> None:
+    """Wait until a file's bytes are on the disk itself.
+
+    A failure is final: after a failed fsync Linux drops the dirty pages, and a second call would report success.
+    """
+    if sys.platform == "darwin":
+        # fsync on macOS stops at the drive's own cache (fsync(2)).
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and its parents, each durable before anything is put into it."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+@contextmanager
+def new_part(path: Path, mode: int = 0o666) -> Iterator[tuple[Path, int]]:
+    """Create a file that must not exist, open for reading and writing; remove that name when the body is done.
+
+    Args:
+        path: its name while it is written.
+        mode: its mode, before the umask.
+
+    Yields:
+        Its path and its file descriptor.  The body gives the file its final name, by link or by rename.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        yield path, fd
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+
+
+def part_beside(destination: Path, mode: int = 0o666) -> AbstractContextManager[tuple[Path, int]]:
+    """Return `new_part` under a fresh name in the folder of `destination`, so that a rename stays on one disk."""
+    return new_part(destination.parent / f".{uuid.uuid4().hex}.part", mode)
+
+
+def link_exclusive(part: Path, final: Path) -> None:
+    """Give a finished file its final name, which must not be taken.
+
+    A link is atomic and refuses a name that is taken; a rename would overwrite.  Where the file system has no hard
+    links (exFAT, some network shares) a rename after a look is the best there is.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        os.link(part, final)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
+        part.rename(final)
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between.
+
+    Args:
+        path: replaced if it exists.
+        data: the whole content.
+        mode: the file's mode, before the umask.
+
+    Raises:
+        OutOfSpaceError: there is no room.
+        StoreDeniedError: the folder may not be written to.
+        MissingFileError: the folder does not exist.
+    """
+    with os_failures(f"write {path}", near=path.parent), part_beside(path, mode) as (part, fd):
+        write_all(fd, data)
+        sync_file(fd)
+        part.replace(path)
+        sync_folder(path.parent)
+
+
+def publish_folder(temp: Path, destination: Path, *, replace: bool = False) -> Path:
+    """Give a finished folder its final name, in one step; return that name.
+
+    Args:
+        temp: the finished folder, on the same disk as `destination`.
+        destination: the name it gets.
+        replace: whether an existing folder or file of that name gives way; it is removed afterwards.
+
+    Raises:
+        StorageError: the name is taken and `replace` is off; `temp` is as it was.
+        StoreDeniedError: the folder around it may not be written to.
+    """
+    with os_failures(f"write {destination}", near=destination.parent):
+        if os.path.lexists(destination):
+            if not replace:
+                raise _taken(destination)
+            _swap(temp, destination)
+            # `temp` now holds what was replaced.
+            remove_tree(temp)
+        else:
+            try:
+                temp.rename(destination)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(
+                    destination
+                ):
+                    raise _taken(destination) from error
+                raise
+        sync_folder(destination.parent)
+    return destination
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it; what is gone already is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=_unless_gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unless_gone(_function: object, _path: str, problem: tuple[type, BaseException, object]) -> None:
+    if not isinstance(problem[1], FileNotFoundError):
+        raise problem[1]
+
+
+def _taken(destination: Path) -> StorageError:
+    return StorageError(
+        f"{destination} exists already", hint="choose another place, or replace it with --force"
+    )
+
+
+def _swap(first: Path, second: Path) -> None:
+    """Exchange two names, in one step where the system can."""
+    if _exchange(first, second):
+        return
+    aside = second.parent / f".{uuid.uuid4().hex}.old"
+    second.rename(aside)
+    try:
+        first.rename(second)
+    except OSError:
+        aside.rename(second)
+        raise
+    aside.rename(first)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin":
+        call = getattr(libc, "renamex_np", None)
+        arguments: tuple[object, ...] = (os.fsencode(first), os.fsencode(second), _RENAME_SWAP)
+    else:
+        call = getattr(libc, "renameat2", None)
+        arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if call is None:
+        return False
+    if call(*arguments) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))

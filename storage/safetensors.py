@@ -1,0 +1,296 @@
+"""The safetensors container: a strict reader and a writer of its header, without reading any tensor.
+
+The format: eight bytes with the header's length (little endian), the header as JSON, then the tensors' bytes.
+Source: https://github.com/huggingface/safetensors (README, "Format").  The reference reader accepts more than the
+README allows (a name that occurs twice, unknown keys, a million tensors); here all of that is refused, since a file
+comes from anywhere until it has been parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import FormatError, MissingFileError
+
+ADAPTER_HEADER_LIMIT = 16 << 20
+"""Bytes of header accepted for an adapter."""
+
+BASE_HEADER_LIMIT = 100_000_000
+"""Bytes of header accepted for a base model: the limit of the reference reader."""
+
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 8
+MAX_NAME = 512
+
+METADATA = "__metadata__"
+"""The one key of a header that is not a tensor."""
+
+BITS: Mapping[str, int] = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "C64": 64,
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+}
+"""Bits per element of every known dtype."""
+
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+_COUNT_LIMIT = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where one tensor lies.
+
+    Attributes:
+        name: as in the file.
+        dtype: a key of `BITS`.
+        shape: sizes of its dimensions, empty for a scalar.
+        begin: offset of its first byte in the file (not in the data section).
+        end: offset behind its last byte.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file holds.
+
+    Attributes:
+        tensors: by name, in the order of their bytes in the file.
+        metadata: the free-form text entries, empty if there are none.
+        data_start: offset of the first tensor byte.
+        size: bytes of the whole file.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    data_start: int
+    size: int
+
+
+class _Problem(Exception):
+    """A reason to refuse, to be completed with the file's name."""
+
+
+def read_header(path: Path, *, limit: int = ADAPTER_HEADER_LIMIT) -> Header:
+    """Read and check the header of a safetensors file; of the tensors only the extent is looked at.
+
+    Args:
+        path: the file.
+        limit: bytes of header accepted; `BASE_HEADER_LIMIT` for base models.
+
+    Raises:
+        FormatError: it is not a well-formed safetensors file; one sentence with the reason.
+        MissingFileError: it cannot be opened.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} is not a file that can be read")
+    try:
+        with path.open("rb") as file:
+            return _read(file, limit)
+    except _Problem as problem:
+        raise FormatError(f"{path.name} is not a valid safetensors file: {problem}") from None
+    except OSError as error:
+        raise MissingFileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def item_bits(dtype: str) -> int:
+    """Return the bits per element of a dtype.
+
+    Raises:
+        FormatError: the dtype is not one of the format.
+    """
+    if dtype not in BITS:
+        raise FormatError(f"unknown safetensors dtype {dtype[:40]!r}")
+    return BITS[dtype]
+
+
+def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Return the bytes that a tensor takes in the file.
+
+    Raises:
+        FormatError: unknown dtype, or elements smaller than a byte that do not fill whole bytes.
+    """
+    bits = prod(shape) * item_bits(dtype)
+    if bits % 8:
+        raise FormatError(f"a {dtype} tensor of {bits} bits does not end on a byte")
+    return bits // 8
+
+
+def build_header(
+    entries: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Return the first bytes of a file: the length and the JSON, padded with spaces to a multiple of eight.
+
+    The law: the tensors of `read_header` on these bytes plus the data are `entries`, in that order.
+
+    Args:
+        entries: name, dtype and shape of each tensor, in the order in which the data will follow.
+        metadata: text entries for `__metadata__`, left out if None.
+
+    Raises:
+        FormatError: a name occurs twice or is not acceptable, or a dtype is unknown.
+    """
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        header[METADATA] = dict(metadata)
+    position = 0
+    for name, dtype, shape in entries:
+        if problem := _name_problem(name):
+            raise FormatError(problem)
+        if name in header or name == METADATA:
+            raise FormatError(f"the tensor name {name!r} is taken")
+        end = position + tensor_bytes(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read(file: BinaryIO, limit: int) -> Header:
+    size = os.fstat(file.fileno()).st_size
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise _Problem("it is shorter than eight bytes")
+    length = int.from_bytes(prefix, "little")
+    if length > size - 8:
+        raise _Problem("its header is said to be longer than the file")
+    if length > limit:
+        raise _Problem(f"its header of {length} bytes is over the limit of {limit}")
+    text = file.read(length)
+    if len(text) < length:
+        raise _Problem("it was cut short while being read")
+    document = _parse_json(text)
+    metadata = _check_metadata(document.pop(METADATA, None))
+    if len(document) > MAX_TENSORS:
+        raise _Problem(f"it holds {len(document)} tensors, more than {MAX_TENSORS}")
+    data_start = 8 + length
+    tensors = [_check_entry(name, entry, data_start) for name, entry in document.items()]
+    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+    _check_extent(tensors, data_start, size)
+    return Header({tensor.name: tensor for tensor in tensors}, metadata, data_start, size)
+
+
+def _parse_json(text: bytes) -> dict[str, Any]:
+    """Parse the header, refusing repeated keys at every level and numbers that JSON does not have."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise _Problem(f"the key {twice[:80]!r} occurs twice in its header")
+        return found
+
+    def constant(word: str) -> None:
+        raise _Problem(f"its header holds {word}, which is not JSON")
+
+    try:
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except UnicodeDecodeError:
+        raise _Problem("its header is not UTF-8") from None
+    except RecursionError:
+        raise _Problem("its header is nested too deeply") from None
+    except ValueError:
+        raise _Problem("its header is not JSON") from None
+    if not isinstance(document, dict):
+        raise _Problem("its header is not a JSON object")
+    return document
+
+
+def _check_metadata(value: Any) -> dict[str, str]:
+    # mlx writes null where there is nothing to say.
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise _Problem("its metadata is not a mapping of text to text")
+    if any(_has_surrogate(key) or _has_surrogate(text) for key, text in value.items()):
+        raise _Problem("its metadata holds half of a character")
+    return value
+
+
+def _check_entry(name: str, entry: Any, data_start: int) -> Tensor:
+    if problem := _name_problem(name):
+        raise _Problem(problem)
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
+        raise _Problem(f"the entry of {name!r} is not exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise _Problem(f"{name!r} has the unknown dtype {str(dtype)[:40]!r}")
+    if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
+        raise _Problem(f"the shape of {name!r} is not a list of whole numbers")
+    if len(shape) > MAX_DIMENSIONS:
+        raise _Problem(f"{name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+    if prod(size for size in shape if size) >= _COUNT_LIMIT:
+        raise _Problem(f"the shape of {name!r} is beyond any memory")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place) for place in offsets):
+        raise _Problem(f"the data_offsets of {name!r} are not two whole numbers")
+    begin, end = offsets
+    if begin > end or (end - begin) * 8 != prod(shape) * BITS[dtype]:
+        raise _Problem(f"the data_offsets of {name!r} do not fit its shape and dtype")
+    return Tensor(name, dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def _check_extent(tensors: list[Tensor], data_start: int, size: int) -> None:
+    position = data_start
+    for tensor in tensors:
+        if tensor.begin != position:
+            kind = (
+                "overlaps another tensor" if tensor.begin < position else "does not follow the one before it"
+            )
+            raise _Problem(f"{tensor.name!r} {kind}")
+        position = tensor.end
+    if position != size:
+        raise _Problem(
+            f"its tensors end at byte {position}, the file at byte {size}"
+            + (" (was it cut short?)" if position > size else "")
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _COUNT_LIMIT
+
+
+def _name_problem(name: str) -> str:
+    if not name or len(name) > MAX_NAME:
+        return f"a tensor name of {len(name)} characters is not acceptable"
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name) or _has_surrogate(name):
+        return f"the tensor name {name[:80]!r} holds control characters"
+    return ""
+
+
+def _has_surrogate(text: str) -> bool:
+    return any(0xD800 <= ord(char) <= 0xDFFF for char in text) if not text.isascii() else False

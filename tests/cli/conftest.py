@@ -1,0 +1,64 @@
+"""The command line as a function: words in, exit code and both streams out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from fusery.cli.main import run
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout as one JSON document."""
+        return json.loads(self.out)
+
+
+Fusery = Callable[..., Ran]
+
+
+@pytest.fixture
+def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fusery:
+    """Run `fusery WORDS…` in a home of its own."""
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FUSERY_USER", "tester")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str | Path) -> Ran:
+        capsys.readouterr()
+        code = run([str(word) for word in words])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random llama; not to be changed."""
+    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture
+def stocked(fusery: Fusery, tiny_base: Path, tmp_path: Path) -> Fusery:
+    """The command line on a registry with the base `tiny` and two versions of `course_rec`."""
+    first = tinymodels.make_adapter(tmp_path / "first", tiny_base, seed=1)
+    second = tinymodels.make_adapter(tmp_path / "second", tiny_base, seed=2, rank=4)
+    assert fusery("base", "add", tiny_base, "--name", "tiny").code == 0
+    words = ("--base", "tiny", "--task", "course_rec")
+    assert fusery("register", first, *words, "--date", "20260115", "--val-loss", "0.61").code == 0
+    assert fusery("register", second, *words, "--date", "20260201", "--val-loss", "0.42").code == 0
+    return fusery

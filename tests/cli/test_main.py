@@ -1,0 +1,123 @@
+"""The group: its table of commands, its start-up, and how errors are said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest_types import Fusery
+from fusery.cli.main import COMMANDS, cli
+
+HEAVY = ("sqlalchemy", "alembic", "mlx", "mlx_lm", "transformers", "numpy", "rich", "pydantic", "fsspec")
+
+
+def every_command(group: click.Group = cli, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group, info_name="fusery")
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+ALL = dict(every_command())
+
+
+def imported_by(*words: str) -> set[str]:
+    code = f"import sys; from fusery.cli.main import run; run({list(words)!r}); print(*sys.modules, sep='\\n', file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("nonsense",)], ids=str)
+def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
+    assert imported_by(*words).isdisjoint(HEAVY)
+
+
+def test_a_command_s_help_does_not_open_anything() -> None:
+    assert imported_by("fuse", "--help").isdisjoint({"sqlalchemy", "mlx", "mlx_lm", "numpy"})
+
+
+def test_listing_imports_no_model_library(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert imported_by("list").isdisjoint(
+        {"mlx", "mlx_lm", "transformers", "alembic", "numpy", "safetensors"}
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_command_says(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").splitlines()[0] == COMMANDS[name][1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_help_and_json(name: str) -> None:
+    command = ALL[name]
+    assert command.help
+    assert "as_json" in {parameter.name for parameter in command.params}
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def test_an_unknown_command_names_the_nearest(fusery: Fusery) -> None:
+    done = fusery("regster")
+    assert done.code == 2
+    assert "did you mean 'fusery register'?" in done.err
+
+
+def test_a_usage_error_with_json_is_a_document(fusery: Fusery) -> None:
+    done = fusery("show", "--json")
+    assert done.code == 2
+    assert done.json["error"]["code"] == "usage"
+
+
+def test_json_and_quiet_exclude_each_other(stocked: Fusery) -> None:
+    assert stocked("list", "--json", "-q").code == 2
+
+
+def test_an_error_is_a_sentence_and_a_hint(fusery: Fusery) -> None:
+    done = fusery("list")
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.splitlines()[0].startswith("Error: there is no registry in ")
+    assert done.err.splitlines()[1] == "Hint: fusery init"
+
+
+def test_an_error_with_json_is_one_document_on_stdout(stocked: Fusery) -> None:
+    done = stocked("show", "course_rek@1", "--json")
+    assert (done.code, done.err) == (2, "")
+    assert done.json == {
+        "error": {
+            "code": "unknown_reference",
+            "message": "there is no adapter 'course_rek@1'",
+            "hint": "did you mean course_rec?",
+        }
+    }
+
+
+def test_debug_shows_the_traceback(fusery: Fusery) -> None:
+    with pytest.raises(Exception, match="there is no registry"):
+        fusery("--debug", "list")
+
+
+def test_a_closed_pipe_is_no_traceback(stocked: Fusery, tmp_path: Path) -> None:
+    words = f"{sys.executable} -P -c 'from fusery.cli.main import main; main()' list --json | head -c 1"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_control_characters_reach_no_terminal(fusery: Fusery) -> None:
+    done = fusery("base", "add", "no\x1b[31mfile")
+    assert done.code == 2
+    assert "\x1b" not in done.err

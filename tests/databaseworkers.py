@@ -1,0 +1,121 @@
+"""What the concurrency tests run in other processes.
+
+Each function is started by `spawn` with a database URL first and a connection to the test last; what it sends back is
+its result.  They live outside of the test modules because a new process must be able to import them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+from sqlalchemy import func, select, text
+
+from fusery.registry import events, leases, tables
+from fusery.registry.database import Database
+from fusery.registry.errors import FuseryError, LeaseLostError
+from fusery.registry.owner import Owner
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def start(work: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """Start one process; return it and the connection that talks to it."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=work, args=(*arguments, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def run_all(work: Callable[..., None], count: int, url: str, *arguments: Any) -> list[Any]:
+    """Run one function in so many processes that begin together; return what each sends back."""
+    barrier = SPAWN.Barrier(count)
+    running = [start(work, url, *arguments, barrier) for _ in range(count)]
+    results = [connection.recv() for _, connection in running]
+    for process, _ in running:
+        process.join()
+    return results
+
+
+def hand_out_versions(url: str, rounds: int, barrier: Barrier, test: Connection) -> None:
+    """Take the next version of one task again and again, as `register` does; send the versions taken."""
+    database = Database.open(url)
+    taken = []
+    barrier.wait()
+    for _ in range(rounds):
+        with database.write() as session:
+            version = (session.scalar(select(func.max(tables.CurvePoint.iteration))) or 0) + 1
+            session.add(tables.CurvePoint(adapter_id=1, iteration=version))
+            events.record(
+                session, action="test", kind="task", subject=str(version), detail={}, actor="worker"
+            )
+        taken.append(version)
+    database.close()
+    test.send(taken)
+
+
+def build_each_once(url: str, keys: Sequence[str], barrier: Barrier, test: Connection) -> None:
+    """Build every key unless somebody has: take the lease, look, build, publish; send the keys built here."""
+    database = Database.open(url)
+    built = []
+    barrier.wait()
+    for key in keys:
+        lease = leases.wait(database, key, Owner.current())
+        with lease.keep():
+            with database.read() as session:
+                done = session.get(tables.Task, int(key))
+            if done is None:
+                built.append(key)
+            with database.write() as session:
+                lease.publish(session)
+                if done is None:
+                    session.add(tables.Task(id=int(key), name=key))
+    database.close()
+    test.send(built)
+
+
+def hold_lease(url: str, key: str, ttl: float, test: Connection) -> None:
+    """Take a lease and say so; when told to, try to publish, and send what came of it."""
+    database = Database.open(url)
+    lease = leases.acquire(database, key, Owner.current(), ttl=ttl)
+    assert isinstance(lease, leases.Lease)
+    test.send(lease.fence)
+    test.recv()
+    try:
+        with database.write() as session:
+            session.add(tables.Task(id=1, name="from the one that slept"))
+            session.flush()
+            lease.publish(session)
+        test.send("published")
+    except LeaseLostError as error:
+        test.send(error.code)
+    database.close()
+
+
+def hold_write_lock(url: str, test: Connection) -> None:
+    """Begin a write transaction and say so; end it when told to."""
+    database = Database.open(url)
+    with database.write() as session:
+        session.execute(text("INSERT INTO task (id, name) VALUES (1, 'held')"))
+        test.send("writing")
+        test.recv()
+    database.close()
+    test.send("done")
+
+
+def write_once(url: str, test: Connection) -> None:
+    """Write one row; send `done`, or the code of the error."""
+    database = Database.open(url)
+    try:
+        with database.write() as session:
+            session.add(tables.Task(id=2, name="second"))
+    except FuseryError as error:
+        test.send(error.code)
+    else:
+        test.send("done")
+    database.close()

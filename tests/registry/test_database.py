@@ -1,0 +1,501 @@
+"""The database's transactions, clock, addresses and failures, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import databaseworkers
+import psycopg
+import pytest
+from sqlalchemy import func, make_url, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from fusery.registry import events, schema, tables
+from fusery.registry.database import Database
+from fusery.registry.errors import BadInputError, DatabaseUnavailableError, MissingExtraError
+from fusery.registry.filesystems import file_system_in
+
+POSTGRES = "postgresql"
+
+
+def count(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(tables.Task)) or 0
+
+
+@pytest.fixture
+def impatient(database_url: str) -> Iterator[Database]:
+    database = Database.open(database_url, timeout=0.2)
+    yield database
+    database.close()
+
+
+class TestTransactions:
+    def test_a_write_is_committed_at_its_end(self, database: Database) -> None:
+        with database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+            assert count(database) == 0
+        assert count(database) == 1
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+    def test_an_exception_takes_everything_back(self, database: Database, error: type[BaseException]) -> None:
+        with pytest.raises(error), database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+            session.flush()
+            session.execute(text("CREATE TABLE surplus (id INTEGER)"))
+            raise error
+        assert count(database) == 0
+        with database.write() as session:
+            session.execute(text("CREATE TABLE surplus (id INTEGER)"))
+
+    def test_a_savepoint_takes_back_its_part(self, database: Database) -> None:
+        with database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+            session.flush()
+            with pytest.raises(IntegrityError), session.begin_nested():
+                session.execute(text("INSERT INTO task (id, name) VALUES (2, 'a')"))
+        assert count(database) == 1
+
+    def test_what_was_written_is_readable_after_the_end(self, database: Database) -> None:
+        with database.write() as session:
+            task = tables.Task(name="a")
+            session.add(task)
+        assert (task.id, task.name) == (1, "a")
+
+    def test_a_reader_cannot_write(self, database: Database) -> None:
+        with pytest.raises((DBAPIError, DatabaseUnavailableError)), database.read() as session:
+            session.add(tables.Task(id=1, name="a"))
+        assert count(database) == 0
+        with database.write() as session:  # on the same connection
+            session.add(tables.Task(id=1, name="a"))
+        assert count(database) == 1
+
+    def test_a_reader_sees_one_state(self, database: Database) -> None:
+        with database.read() as session:
+            assert session.scalar(select(func.count()).select_from(tables.Task)) == 0
+            with database.write() as writing:
+                writing.add(tables.Task(id=1, name="a"))
+            assert session.scalar(select(func.count()).select_from(tables.Task)) == 0
+        assert count(database) == 1
+
+    def test_foreign_keys_are_checked_after_a_migration_too(self, database: Database) -> None:
+        with database.schema_change() as connection:
+            connection.execute(text("SELECT 1"))
+        with pytest.raises(IntegrityError), database.write() as session:
+            session.execute(text("INSERT INTO alias (id, task_id, name) VALUES (1, 7, 'prod')"))
+
+    def test_threads_have_their_own_connections(self, database: Database) -> None:
+        def write(number: int) -> None:
+            with database.write() as session:
+                session.add(tables.Task(id=number, name=str(number)))
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(1, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert count(database) == 8
+
+
+class TestConcurrency:
+    def test_no_update_is_lost(self, database: Database, database_url: str) -> None:
+        prepare_adapter(database)
+        workers, rounds = 4, 25
+        taken = databaseworkers.run_all(databaseworkers.hand_out_versions, workers, database_url, rounds)
+        assert sorted(version for each in taken for version in each) == list(range(1, workers * rounds + 1))
+        assert all(each == sorted(each) for each in taken)
+        with database.read() as session:
+            assert [event.subject for event in events.history(session)] == [
+                str(version) for version in range(1, workers * rounds + 1)
+            ]
+            assert list(events.verify_chain(session)) == []
+
+    def test_the_counter_test_can_fail(self, database: Database) -> None:
+        """What the engine's hooks prevent: two transactions that read the same value."""
+        values = []
+        for _ in range(2):
+            with database.read() as session:
+                values.append(session.scalar(select(func.count()).select_from(tables.Task)))
+        assert values[0] == values[1]
+
+    def test_a_writer_waits_for_another(self, database_url: str) -> None:
+        first, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
+        assert talk.recv() == "writing"
+        second, other = databaseworkers.start(databaseworkers.write_once, database_url)
+        assert not other.poll(1.0)
+        talk.send("end")
+        assert (talk.recv(), other.recv()) == ("done", "done")
+        first.join()
+        second.join()
+
+    def test_a_writer_gives_up_in_one_sentence_and_readers_go_on(
+        self, impatient: Database, database_url: str
+    ) -> None:
+        process, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
+        assert talk.recv() == "writing"
+        with pytest.raises(DatabaseUnavailableError, match=r"is locked: another process .* 0\.2 s") as caught:
+            with impatient.write():
+                pytest.fail("two writers at once")
+        assert caught.value.hint
+        assert count(impatient) == 0
+        talk.send("end")
+        assert talk.recv() == "done"
+        process.join()
+        assert count(impatient) == 1
+
+    def test_a_killed_writer_leaves_nothing_and_blocks_nobody(
+        self, database: Database, database_url: str
+    ) -> None:
+        process, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
+        assert talk.recv() == "writing"
+        process.kill()
+        process.join()
+        with database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+        assert count(database) == 1
+
+
+def prepare_adapter(database: Database) -> None:
+    moment = datetime(2026, 1, 15, tzinfo=UTC)
+    with database.write() as session:
+        manifest = tables.Manifest(digest="m", size=0)
+        base = tables.BaseModel(
+            digest="b",
+            manifest=manifest,
+            architecture="a",
+            model_type="m",
+            parameters=1,
+            dtype="bf16",
+            bytes=1,
+            config={},
+            created_at=moment,
+            created_by="ann",
+        )
+        session.add(
+            tables.Adapter(
+                id=1,
+                task=tables.Task(name="course_rec"),
+                version=1,
+                date=moment.date(),
+                name="course_rec_v1_20260115",
+                base=base,
+                manifest=manifest,
+                digest="m",
+                method="lora",
+                layers=8,
+                target_modules=["q_proj"],
+                trainable_parameters=1,
+                total_parameters=2,
+                training={},
+                created_at=moment,
+                created_by="ann",
+            )
+        )
+
+
+class TestValues:
+    def test_none_in_a_document_column_is_null(self, database: Database) -> None:
+        prepare_adapter(database)
+        with database.write() as session:
+            base = session.scalars(select(tables.BaseModel)).one()
+            base.quantization = {"bits": 4}
+            session.flush()
+            base.quantization = None
+        with database.read() as session:
+            assert session.scalar(text("SELECT count(*) FROM base_model WHERE quantization IS NULL")) == 1
+
+    def test_documents_come_back_as_they_were(self, database: Database) -> None:
+        prepare_adapter(database)
+        document = {"ä": [1, 2.5, None, True, {"deep": "\u2028 🜁"}], "big": 2**53}
+        with database.write() as session:
+            session.scalars(select(tables.Adapter)).one().training = document
+        with database.read() as session:
+            assert session.scalars(select(tables.Adapter)).one().training == document
+
+    def test_moments_are_aware_everywhere(self, database: Database) -> None:
+        prepare_adapter(database)
+        with database.read() as session:
+            assert session.scalars(select(tables.Adapter.created_at)).one() == datetime(
+                2026, 1, 15, tzinfo=UTC
+            )
+            assert session.scalars(select(tables.Adapter.created_at)).one().tzinfo is UTC
+
+    def test_the_clock_is_the_databases(self, database: Database) -> None:
+        with database.read() as session:
+            first = session.scalars(select(database.clock())).one()
+            now = database.utcnow(session)
+        assert now.tzinfo is UTC
+        assert first <= now.timestamp()
+        assert abs(now.timestamp() - datetime.now(UTC).timestamp()) < 3600
+
+    def test_the_clock_goes_on_within_a_transaction(self, database: Database) -> None:
+        with database.write() as session:
+            first = session.scalars(select(database.clock())).one()
+            while session.scalars(select(database.clock())).one() == first:
+                pass
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("nonsense", "is not one"),
+            ("mysql://localhost/x", "not with 'mysql'"),
+            ("sqlite://", "must be a file"),
+            ("sqlite:///:memory:", "must be a file"),
+            ("sqlite:///file:x?mode=memory&uri=true", "must be a file"),
+        ],
+    )
+    def test_others_are_refused(self, url: str, said: str) -> None:
+        with pytest.raises(BadInputError, match=said) as caught:
+            Database.open(url)
+        assert "sqlite:///" in (caught.value.hint or "")
+
+    def test_an_address_that_is_none_is_not_repeated(self) -> None:
+        with pytest.raises(BadInputError) as caught:
+            Database.open("postgresql//user:hunter2@host/db")
+        assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+    def test_postgresql_has_three_spellings(self, scheme: str) -> None:
+        database = Database.open(f"{scheme}://ann@db.example/fusery")
+        assert database.dialect == "postgresql"
+        assert database.path is None
+        assert database.display_url == "postgresql://ann@db.example/fusery"
+
+    def test_secrets_are_masked(self) -> None:
+        database = Database.open(
+            "postgresql://ann:hunter2@db.example/fusery?sslpassword=hunter2&password=hunter2&sslmode=require"
+        )
+        assert "hunter2" not in database.display_url
+        assert "sslmode=require" in database.display_url
+
+    def test_opening_makes_nothing(self, tmp_path: Path) -> None:
+        Database.open(f"sqlite:///{tmp_path}/fusery.db").close()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_missing_driver_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        with pytest.raises(MissingExtraError) as caught:
+            Database.open("postgresql://localhost/x")
+        assert caught.value.hint == "pip install 'fusery[postgres]'"
+
+    def test_opening_imports_neither_alembic_nor_tenacity(self) -> None:
+        code = "import sys, fusery.registry.database; sys.exit(any(n in sys.modules for n in ('alembic', 'tenacity')))"
+        assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+MOUNTS = r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:26 / /home rw - nfs4 server:/home rw
+31 30 8:2 / /home/local rw - xfs /dev/sdb rw
+32 22 0:40 / /mnt/my\040share rw - cifs //server/share rw
+33 22 0:41 / /mnt/bucket rw - fuse.s3fs s3fs rw
+34 22 8:3 / /data rw - ext4 /dev/sdc rw
+35 22 0:42 / /data rw - lustre mds:/x rw
+""".strip()
+
+
+class TestFileSystems:
+    @pytest.mark.parametrize(
+        ("path", "kind"),
+        [
+            ("/var/lib", "ext4"),
+            ("/home/ann/fusery.db", "nfs4"),
+            ("/home/local/fusery.db", "xfs"),
+            ("/home/localhost", "nfs4"),
+            ("/mnt/my share/x", "cifs"),
+            ("/data/x", "lustre"),
+        ],
+    )
+    def test_the_mount_that_holds_a_path_counts(self, path: str, kind: str) -> None:
+        assert file_system_in(MOUNTS, Path(path)) == kind
+
+    def test_a_network_file_system_is_refused_unless_allowed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mounts = tmp_path / "mountinfo"
+        mounts.write_text(f"22 1 0:26 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n")
+        monkeypatch.setattr("fusery.registry.filesystems._MOUNTS", mounts)
+        url = f"sqlite:///{tmp_path}/not/yet/fusery.db"
+        with pytest.raises(DatabaseUnavailableError, match="network file system nfs4") as caught:
+            Database.open(url)
+        assert "PostgreSQL" in (caught.value.hint or "")
+        database = Database.open(url, allow_network_file_system=True)
+        schema.upgrade(database)
+        with database.read() as session:
+            assert session.scalar(text("PRAGMA journal_mode")) == "delete"
+        database.close()
+
+
+class TestSqlite:
+    def test_the_settings_hold_on_every_connection(self, sqlite_url: str) -> None:
+        database = Database.open(sqlite_url)
+        wanted = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30000}
+        with database.read(), database.read() as session:
+            for name, value in wanted.items():
+                assert session.scalar(text(f"PRAGMA {name}")) == value
+        database.close()
+
+    def test_many_processes_may_meet_a_new_file(self, tmp_path: Path) -> None:
+        code = """
+import sys
+from fusery.registry import schema
+from fusery.registry.database import Database
+schema.require(Database.open(sys.argv[1]), may_create=True)
+"""
+        url = f"sqlite:///{tmp_path}/home/fusery.db"
+        running = [subprocess.Popen([sys.executable, "-P", "-c", code, url]) for _ in range(4)]
+        assert [process.wait() for process in running] == [0] * 4
+
+    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+        path = tmp_path / "fusery.db"
+        path.write_bytes(b"not a database at all, but long enough to look at" * 100)
+        with pytest.raises(DatabaseUnavailableError, match="is not an SQLite database"):
+            schema.state(Database.open(f"sqlite:///{path}"))
+
+    def test_a_damaged_file(self, sqlite_url: str) -> None:
+        path = Path(str(make_url(sqlite_url).database))
+        data = bytearray(path.read_bytes())
+        data[4096:] = b"\xff" * (len(data) - 4096)
+        path.write_bytes(data)
+        with pytest.raises(DatabaseUnavailableError, match="is damaged") as caught:
+            count(Database.open(sqlite_url))
+        assert "backup" in (caught.value.hint or "")
+
+    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+        with pytest.raises(DatabaseUnavailableError, match="cannot open the database"):
+            schema.state(Database.open(f"sqlite:///{tmp_path}"))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/none/fusery.db")
+        with pytest.raises(DatabaseUnavailableError, match="no such folder"), database.read():
+            pytest.fail("opened")
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        database = Database.open(f"sqlite:///{tmp_path}/file/home/fusery.db")
+        with pytest.raises(DatabaseUnavailableError, match="cannot make the folder"):
+            schema.require(database, may_create=True)
+
+    def test_a_full_disk(self, sqlite_url: str) -> None:
+        database = Database.open(sqlite_url)
+        with pytest.raises(DatabaseUnavailableError, match="no space left"), database.write() as session:
+            session.execute(text("PRAGMA max_page_count = 1"))
+            for number in range(200):
+                session.add(tables.Task(name=str(number) * 100))
+            session.flush()
+        assert count(database) == 0
+        database.close()
+
+    @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may do everything")
+    @pytest.mark.parametrize("target", ["file", "folder"])
+    def test_permission_denied(self, sqlite_template: Path, target: str) -> None:
+        code = """
+import sys
+from fusery.registry.database import Database
+from fusery.registry.errors import DatabaseUnavailableError
+from sqlalchemy import text
+try:
+    with Database.open(sys.argv[1]).write() as session:
+        session.execute(text("INSERT INTO task (id, name) VALUES (1, 'a')"))
+except DatabaseUnavailableError as error:
+    sys.exit(str(error))
+"""
+        import tempfile
+
+        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))  # another user must be able to reach it
+        try:
+            path = folder / "fusery.db"
+            shutil.copyfile(sqlite_template, path)
+            path.chmod(0o444)
+            folder.chmod(0o777 if target == "file" else 0o555)
+            command = [sys.executable, "-P", "-c", code, f"sqlite:///{path}"]
+            if os.geteuid() == 0:
+                command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+            assert "permission denied" in done.stderr
+            assert "Traceback" not in done.stderr
+        finally:
+            folder.chmod(0o700)
+            shutil.rmtree(folder)
+
+    def test_a_lock_of_another_program_is_waited_for(self, sqlite_url: str) -> None:
+        path = str(make_url(sqlite_url).database)
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.5, lambda: other.execute("ROLLBACK"))
+        release.start()
+        database = Database.open(sqlite_url)
+        with database.write() as session:
+            session.add(tables.Task(name="a"))
+        release.join()
+        other.close()
+        assert count(database) == 1
+        database.close()
+
+
+class TestPostgres:
+    def test_nobody_there(self) -> None:
+        database = Database.open("postgresql://ann:hunter2@127.0.0.1:1/fusery")
+        with pytest.raises(DatabaseUnavailableError, match="cannot use the database") as caught:
+            with database.read():
+                pytest.fail("connected")
+        assert "refused" in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_no_such_database(self, postgres_admin: str) -> None:
+        url = make_url(postgres_admin).set(database="nowhere").render_as_string(hide_password=False)
+        with pytest.raises(DatabaseUnavailableError, match='database "nowhere" does not exist'):
+            schema.state(Database.open(url))
+
+    def test_a_lost_connection_is_not_guessed_about(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        with pytest.raises(DatabaseUnavailableError, match="either there whole or not at all"):
+            with database.write() as session:
+                session.add(tables.Task(id=1, name="a"))
+                session.flush()
+                end_connections(postgres_url)
+        assert count(database) == 0  # and the pool has noticed
+        with database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+        end_connections(postgres_url)
+        assert count(database) == 1
+        database.close()
+
+    def test_denied(self, postgres_url: str) -> None:
+        url = make_url(postgres_url)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("DROP ROLE IF EXISTS guest")
+            connection.execute("CREATE ROLE guest LOGIN")
+        guest = url.set(username="guest").render_as_string(hide_password=False)
+        database = Database.open(guest)
+        with pytest.raises(DatabaseUnavailableError, match="permission denied"), database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+        database.close()
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("DROP ROLE guest")
+
+    def test_a_value_that_does_not_fit_is_bad_input(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        for name in ("x" * 200, "a\0b"):
+            with pytest.raises(BadInputError, match="refuses a value"), database.write() as session:
+                session.add(tables.Task(name=name))
+        database.close()
+
+
+def end_connections(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+from fusery.registry.errors import BadInputError
+from fusery.registry.names import AdapterName, Reference, parse_alias, parse_base_name, parse_slug, parse_task
+from hypothesis import given
+from hypothesis import strategies as st
+
+SLUGS = st.from_regex(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?", fullmatch=True).filter(
+    lambda text: text not in {"con", "prn", "aux", "nul"} and not text.startswith(("com", "lpt"))
+)
+
+
+@given(SLUGS, st.integers(1, 999_999_999), st.dates(date(1000, 1, 1)))
+def test_a_name_reads_back_as_itself(task: str, version: int, day: date) -> None:
+    text = str(AdapterName(task, version, day))
+    try:
+        parse_task(task)
+    except BadInputError:
+        return
+    assert AdapterName.parse(text) == AdapterName(task, version, day)
+    assert str(AdapterName.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "-a",
+        "a-",
+        "a/b",
+        "a\\b",
+        "a b",
+        "a\x00",
+        "a\u202eb",
+        "con",
+        "nul.txt",
+        "x" * 129,
+        "a@b",
+        "a::b",
+        "é",
+        "a..b",
+    ],
+)
+def test_what_is_no_slug_is_refused(text: str) -> None:
+    with pytest.raises(BadInputError):
+        parse_slug(text, "task")
+
+
+def test_a_slug_is_folded() -> None:
+    assert parse_slug("Course_Rec", "task") == "course_rec"
+
+
+def test_a_task_is_not_called_like_an_adapter() -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse_task("course_rec_v1_20260115")
+    assert caught.value.hint == "--task course_rec"
+
+
+@pytest.mark.parametrize("text", ["latest", "3", "v3"])
+def test_reserved_aliases_are_refused(text: str) -> None:
+    with pytest.raises(BadInputError):
+        parse_alias(text)
+
+
+@pytest.mark.parametrize("text", ["../x", "a//b", "/a", "a/", "a b", "", "a/../b"])
+def test_what_is_no_base_name_is_refused(text: str) -> None:
+    with pytest.raises(BadInputError):
+        parse_base_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "task", "value"),
+    [
+        ("course_rec_v1_20260115", "name", "", "course_rec_v1_20260115"),
+        ("Course_Rec_V1_20260115", "name", "", "course_rec_v1_20260115"),
+        ("course_rec@3", "version", "course_rec", "3"),
+        ("course_rec@v3", "version", "course_rec", "3"),
+        ("course_rec@latest", "latest", "course_rec", ""),
+        ("course_rec#prod", "alias", "course_rec", "prod"),
+        ("0123abcd", "digest", "", "0123abcd"),
+    ],
+)
+def test_the_five_forms_of_a_reference(text: str, kind: str, task: str, value: str) -> None:
+    reference = Reference.parse(text)
+    assert (reference.kind, reference.task, reference.value) == (kind, task, value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "course_rec", "a@", "a@x", "a@0", "a#", "#prod", "0123abc", "a_v1_20261341", "a_v0_20260101"]
+)
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    with pytest.raises(BadInputError):
+        Reference.parse(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_reference_or_bad_input(text: str) -> None:
+    try:
+        Reference.parse(text)
+    except BadInputError as error:
+        assert error.message

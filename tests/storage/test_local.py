@@ -1,0 +1,169 @@
+"""The local store: the contract, and what only a folder can be asked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from store_contract import HELLO, LARGE, Backend, StoreContract, file_with, name_of
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import StorageError, UnsafePathError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.local import LocalStore
+
+
+class LocalBackend(Backend):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store: LocalStore = LocalStore(root)
+
+    def read(self, name: str) -> bytes | None:
+        path = self.root / name
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+
+    def names(self) -> set[str]:
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
+
+    def reopen(self) -> LocalStore:
+        return LocalStore(self.root)
+
+
+@pytest.fixture
+def backend(tmp_path_factory: pytest.TempPathFactory) -> LocalBackend:
+    return LocalBackend(tmp_path_factory.mktemp("store"))
+
+
+class TestLocalStore(StoreContract):
+    pass
+
+
+def test_opening_a_store_writes_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "not" / "yet")
+    assert list(store.blobs()) == []
+    assert store.identify() is None
+    assert not (tmp_path / "not").exists()
+
+
+def test_the_root_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    store = LocalStore(Path("store"))
+    monkeypatch.chdir(tmp_path)
+    store.put_bytes(HELLO)
+    assert (tmp_path / "here" / "store" / name_of(digest_bytes(HELLO))).is_file()
+
+
+def test_a_store_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert LocalStore(Path("~/store")).root == tmp_path.resolve() / "store"
+
+
+def test_blobs_are_read_only_and_have_one_link(backend: LocalBackend, tmp_path: Path) -> None:
+    blob = backend.store.put_file(file_with(tmp_path, LARGE))
+    found = (backend.root / name_of(blob.digest)).stat()
+    assert stat.S_IMODE(found.st_mode) == 0o444
+    assert found.st_nlink == 1
+
+
+def test_a_blob_that_is_there_keeps_its_inode(backend: LocalBackend, tmp_path: Path) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    before = (backend.root / name_of(blob.digest)).stat()
+    backend.store.put_bytes(HELLO)
+    backend.store.put_file(file_with(tmp_path, HELLO))
+    after = (backend.root / name_of(blob.digest)).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_fetched_file_is_the_users_own(backend: LocalBackend, tmp_path: Path) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    backend.store.fetch(blob.digest, tmp_path / "out.bin")
+    found = (tmp_path / "out.bin").stat()
+    assert found.st_nlink == 1
+    assert found.st_mode & stat.S_IWUSR
+
+
+@pytest.mark.parametrize("kind", ["folder", "full folder", "link", "pipe"])
+def test_what_is_no_file_at_a_blobs_name_is_damage(backend: LocalBackend, tmp_path: Path, kind: str) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    path = backend.root / name_of(blob.digest)
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(file_with(tmp_path, HELLO))
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    if kind == "full folder":
+        (path / "inside").write_bytes(HELLO)
+    assert list(backend.store.blobs()) == []
+    assert backend.store.local_path(blob.digest) is None
+    with pytest.raises(DigestMismatchError):
+        backend.store.read_bytes(blob.digest, limit=1 << 20)
+    with pytest.raises(DigestMismatchError):
+        backend.store.fetch(blob.digest, tmp_path / "out.bin")
+    assert backend.store.put_bytes(HELLO) == blob
+    assert backend.store.read_bytes(blob.digest, limit=100) == HELLO
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(backend: LocalBackend, tmp_path: Path) -> None:
+    source = file_with(tmp_path, LARGE)
+
+    def grow(_count: int) -> None:
+        with source.open("ab") as file:
+            file.write(b"more")
+
+    with pytest.raises(StorageError, match="changed while it was read"):
+        backend.store.put_file(source, progress=grow)
+    assert list(backend.store.blobs()) == []
+    assert list(backend.store.leftovers()) == []
+
+
+def test_a_device_is_refused(backend: LocalBackend) -> None:
+    with pytest.raises(UnsafePathError):
+        backend.store.put_file(Path(os.devnull))
+
+
+def test_without_hard_links_a_rename_does(
+    backend: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    # No file system without links can be mounted here; this is what the kernel says on exFAT.
+    monkeypatch.setattr(os, "link", refuse)
+    blob = backend.store.put_file(file_with(tmp_path, LARGE))
+    assert backend.store.put_file(file_with(tmp_path, LARGE)) == blob
+    backend.write(name_of(blob.digest), b"damaged")
+    assert backend.store.put_bytes(LARGE) == blob
+    assert backend.read(name_of(blob.digest)) == LARGE
+    assert len(list(backend.store.quarantined())) == 1
+    backend.store.initialise("registry-one")
+    assert backend.store.identify() == "registry-one"
+
+
+def test_many_flips_are_all_found(backend: LocalBackend) -> None:
+    data = os.urandom(4096)
+    blob = backend.store.put_bytes(data)
+    for position in range(0, len(data), 41):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << (position % 8)
+        backend.write(name_of(blob.digest), bytes(damaged))
+        with pytest.raises(DigestMismatchError):
+            backend.store.verify(blob.digest, blob.size)
+    backend.write(name_of(blob.digest), data)
+    backend.store.verify(blob.digest, blob.size)
+
+
+def test_ages_are_those_of_the_last_write(backend: LocalBackend) -> None:
+    backend.write("tmp/old.part", b"x")
+    (leftover,) = backend.store.leftovers()
+    assert leftover.age_seconds < 600

@@ -1,0 +1,549 @@
+"""The contract of `BlobStore`, to be run on every backend.
+
+A subclass gives the `backend` fixture: a store and raw accessors that bypass it, so that an error of the store cannot
+hide in a round trip through the store itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    MissingFileError,
+    StorageError,
+    StoreMismatchError,
+    UnsafePathError,
+)
+from fusery.storage.failures import AbsentBlobError, DigestMismatchError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.manifest import FileEntry
+
+HELLO = b"hello, adapter\n"
+HELLO_DIGEST = Digest("ce6d5ce77cb645348e95deb295455646e37bbacf85458a761750519982d2fdf3")
+NOWHERE = digest_bytes(b"nowhere")
+LARGE = os.urandom(1 << 20) * 3 + b"tail"
+
+
+class Backend(ABC):
+    """A store, and what is behind it."""
+
+    store: BlobStore
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """Return an object's bytes without the store's help, None if it is not there."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Make or overwrite an object without the store's help."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Return the names of all objects without the store's help."""
+
+    @abstractmethod
+    def reopen(self) -> BlobStore:
+        """Return a second, independent store on the same place."""
+
+
+def name_of(digest: str, generation: int = 0) -> str:
+    """The layout written out again, on purpose not taken from the code under test."""
+    return f"blobs/sha256/{digest[:2]}/{digest}" + (f".g{generation}" if generation else "")
+
+
+def file_with(folder: Path, data: bytes, name: str = "source.bin") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+class StoreContract:
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def test_bytes_lie_under_the_name_of_their_digest(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        assert blob == Blob(digest_bytes(HELLO), len(HELLO), 0)
+        assert backend.read(name_of(blob.digest)) == HELLO
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"x", b"\x00" * 4096, LARGE], ids=["empty", "one", "zeros", "large"]
+    )
+    def test_a_file_is_stored_byte_for_byte(self, backend: Backend, tmp_path: Path, data: bytes) -> None:
+        blob = backend.store.put_file(file_with(tmp_path, data))
+        assert blob == Blob(digest_bytes(data), len(data), 0)
+        assert backend.read(name_of(blob.digest)) == data
+
+    @pytest.mark.parametrize("data", [b"", LARGE], ids=["empty", "large"])
+    def test_bytes_of_every_size_come_back(self, backend: Backend, data: bytes) -> None:
+        blob = backend.store.put_bytes(data)
+        assert backend.store.read_bytes(blob.digest, limit=len(data)) == data
+
+    def test_a_write_leaves_nothing_but_the_blob(self, backend: Backend, tmp_path: Path) -> None:
+        before = backend.names()
+        blob = backend.store.put_file(file_with(tmp_path, LARGE))
+        assert backend.names() - before == {name_of(blob.digest)}
+        assert list(backend.store.leftovers()) == []
+
+    def test_the_same_bytes_twice_are_one_blob(self, backend: Backend, tmp_path: Path) -> None:
+        first = backend.store.put_bytes(HELLO)
+        names = backend.names()
+        assert backend.store.put_bytes(HELLO) == first
+        assert backend.store.put_file(file_with(tmp_path, HELLO)) == first
+        assert backend.names() == names
+
+    def test_a_generation_is_part_of_the_name(self, backend: Backend) -> None:
+        backend.store.put_bytes(HELLO, generation=3)
+        assert backend.read(name_of(digest_bytes(HELLO), 3)) == HELLO
+        assert backend.read(name_of(digest_bytes(HELLO))) is None
+
+    def test_generations_do_not_touch_each_other(self, backend: Backend, tmp_path: Path) -> None:
+        digest = backend.store.put_bytes(HELLO).digest
+        backend.store.put_file(file_with(tmp_path, HELLO), generation=1)
+        assert backend.store.delete(digest) == len(HELLO)
+        assert backend.store.size(digest) is None
+        assert backend.store.read_bytes(digest, generation=1, limit=100) == HELLO
+
+    def test_a_file_that_is_as_expected_is_stored(self, backend: Backend, tmp_path: Path) -> None:
+        expected = FileEntry("adapters.safetensors", len(LARGE), digest_bytes(LARGE))
+        blob = backend.store.put_file(file_with(tmp_path, LARGE), expected=expected)
+        assert backend.read(name_of(blob.digest)) == LARGE
+
+    @pytest.mark.parametrize("generation", [0, 2])
+    def test_a_wrong_digest_is_refused_and_nothing_is_visible(
+        self, backend: Backend, tmp_path: Path, generation: int
+    ) -> None:
+        before = backend.names()
+        expected = FileEntry("f", len(HELLO), NOWHERE)
+        with pytest.raises(DigestMismatchError) as caught:
+            backend.store.put_file(file_with(tmp_path, HELLO), expected=expected, generation=generation)
+        assert (caught.value.expected, caught.value.got) == (NOWHERE, digest_bytes(HELLO))
+        assert backend.names() == before
+
+    def test_a_wrong_size_is_refused_and_nothing_is_visible(self, backend: Backend, tmp_path: Path) -> None:
+        before = backend.names()
+        expected = FileEntry("f", len(HELLO) + 1, digest_bytes(HELLO))
+        with pytest.raises(BlobCorruptError, match=r"expected 16 bytes, got 15 bytes"):
+            backend.store.put_file(file_with(tmp_path, HELLO), expected=expected)
+        assert backend.names() == before
+
+    def test_a_wrong_file_is_refused_also_when_the_expected_blob_is_there(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        known = backend.store.put_bytes(HELLO)
+        expected = FileEntry("f", known.size, known.digest)
+        with pytest.raises(DigestMismatchError):
+            backend.store.put_file(file_with(tmp_path, b"hello, ADAPTER\n"), expected=expected)
+        assert backend.read(name_of(known.digest)) == HELLO
+
+    def test_an_expected_blob_that_is_there_is_not_written_again(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        known = backend.store.put_bytes(HELLO)
+        names = backend.names()
+        expected = FileEntry("f", known.size, known.digest)
+        assert backend.store.put_file(file_with(tmp_path, HELLO), expected=expected) == known
+        assert backend.names() == names
+
+    def test_a_damaged_blob_is_replaced_and_kept_aside(self, backend: Backend, tmp_path: Path) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), b"hello, ADAPTER\n")
+        assert backend.store.put_file(file_with(tmp_path, HELLO)) == blob
+        assert backend.read(name_of(blob.digest)) == HELLO
+        kept = [name for name in backend.names() if name.startswith("quarantine/")]
+        assert [backend.read(name) for name in kept] == [b"hello, ADAPTER\n"]
+
+    def test_a_short_blob_is_replaced(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), HELLO[:-1])
+        assert backend.store.put_bytes(HELLO) == blob
+        assert backend.read(name_of(blob.digest)) == HELLO
+
+    def test_progress_adds_up_to_the_size(self, backend: Backend, tmp_path: Path) -> None:
+        steps: list[int] = []
+        backend.store.put_file(file_with(tmp_path, LARGE), progress=steps.append)
+        assert sum(steps) == len(LARGE)
+        assert all(step >= 0 for step in steps)
+
+    def test_an_interrupted_write_leaves_no_blob(self, backend: Backend, tmp_path: Path) -> None:
+        def interrupt(_count: int) -> None:
+            raise KeyboardInterrupt
+
+        source = file_with(tmp_path, LARGE)
+        with pytest.raises(KeyboardInterrupt):
+            backend.store.put_file(source, progress=interrupt)
+        # A backend may notice only after the last byte; what is visible is whole in any case.
+        assert backend.read(name_of(digest_bytes(LARGE))) in (None, LARGE)
+        backend.store.put_file(source)
+        assert backend.read(name_of(digest_bytes(LARGE))) == LARGE
+
+    def test_a_missing_source_is_named(self, backend: Backend, tmp_path: Path) -> None:
+        with pytest.raises(MissingFileError, match=r"nothing\.bin"):
+            backend.store.put_file(tmp_path / "nothing.bin")
+
+    @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+    def test_a_source_that_is_no_regular_file_is_refused(
+        self, backend: Backend, tmp_path: Path, kind: str
+    ) -> None:
+        path = tmp_path / "source"
+        if kind == "link":
+            path.symlink_to(file_with(tmp_path, HELLO, "real"))
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            os.mkfifo(path)
+        with pytest.raises(UnsafePathError):
+            backend.store.put_file(path)
+        assert backend.read(name_of(digest_bytes(HELLO))) is None
+
+    def test_writers_of_the_same_blob_all_succeed(self, backend: Backend, tmp_path: Path) -> None:
+        source = file_with(tmp_path, LARGE)
+        barrier = threading.Barrier(8)
+
+        def write(_number: int) -> Blob:
+            barrier.wait()
+            return backend.reopen().put_file(source)
+
+        with ThreadPoolExecutor(8) as pool:
+            blobs = set(pool.map(write, range(8)))
+        assert blobs == {Blob(digest_bytes(LARGE), len(LARGE), 0)}
+        assert backend.read(name_of(digest_bytes(LARGE))) == LARGE
+        assert {name for name in backend.names() if name.startswith("blobs/")} == {
+            name_of(digest_bytes(LARGE))
+        }
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def test_a_blob_written_by_somebody_else_is_read(self, backend: Backend) -> None:
+        backend.write(name_of(digest_bytes(HELLO)), HELLO)
+        assert backend.store.read_bytes(digest_bytes(HELLO), limit=100) == HELLO
+
+    def test_a_second_store_sees_a_write_at_once(self, backend: Backend) -> None:
+        second = backend.reopen()
+        assert second.size(digest_bytes(HELLO)) is None
+        assert list(second.blobs()) == []
+        backend.store.put_bytes(HELLO)
+        assert second.size(digest_bytes(HELLO)) == len(HELLO)
+        assert [blob.digest for blob in second.blobs()] == [digest_bytes(HELLO)]
+        backend.store.delete(digest_bytes(HELLO))
+        assert second.size(digest_bytes(HELLO)) is None
+        assert list(second.blobs()) == []
+
+    def test_reading_what_is_not_there_names_it(self, backend: Backend) -> None:
+        with pytest.raises(AbsentBlobError, match=NOWHERE) as caught:
+            backend.store.read_bytes(NOWHERE, generation=4, limit=100)
+        assert (caught.value.digest, caught.value.generation) == (NOWHERE, 4)
+        assert isinstance(caught.value, BlobMissingError)
+
+    def test_reading_is_bounded(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        with pytest.raises(StorageError, match="more than the 14"):
+            backend.store.read_bytes(blob.digest, limit=len(HELLO) - 1)
+
+    @pytest.mark.parametrize("damage", [b"hello, ADAPTER\n", HELLO[:-1], HELLO + b"x", b""])
+    def test_damaged_bytes_are_never_handed_out(
+        self, backend: Backend, tmp_path: Path, damage: bytes
+    ) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), damage)
+        with pytest.raises(DigestMismatchError) as caught:
+            backend.store.read_bytes(blob.digest, limit=100)
+        assert caught.value.got == digest_bytes(damage)
+        destination = tmp_path / "out.bin"
+        with pytest.raises(DigestMismatchError):
+            backend.store.fetch(blob.digest, destination)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_damaged_bytes_are_not_deleted_by_reading(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), b"other")
+        with pytest.raises(DigestMismatchError):
+            backend.store.read_bytes(blob.digest, limit=100)
+        assert backend.read(name_of(blob.digest)) == b"other"
+
+    def test_fetch_gives_the_bytes_and_the_size(self, backend: Backend, tmp_path: Path) -> None:
+        blob = backend.store.put_bytes(LARGE)
+        assert backend.store.fetch(blob.digest, tmp_path / "out.bin") == len(LARGE)
+        assert (tmp_path / "out.bin").read_bytes() == LARGE
+        assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+
+    def test_a_fetched_file_may_be_edited_without_harm(self, backend: Backend, tmp_path: Path) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.store.fetch(blob.digest, tmp_path / "out.bin")
+        (tmp_path / "out.bin").write_bytes(b"edited")
+        assert backend.read(name_of(blob.digest)) == HELLO
+
+    def test_fetch_replaces_a_file_only_when_it_succeeds(self, backend: Backend, tmp_path: Path) -> None:
+        destination = file_with(tmp_path, b"old", "out.bin")
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), b"damaged")
+        with pytest.raises(DigestMismatchError):
+            backend.store.fetch(blob.digest, destination)
+        assert destination.read_bytes() == b"old"
+        backend.write(name_of(blob.digest), HELLO)
+        backend.store.fetch(blob.digest, destination)
+        assert destination.read_bytes() == HELLO
+
+    def test_fetching_what_is_not_there_writes_nothing(self, backend: Backend, tmp_path: Path) -> None:
+        with pytest.raises(AbsentBlobError):
+            backend.store.fetch(NOWHERE, tmp_path / "out.bin")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_fetching_into_a_folder_that_is_not_there_says_so(self, backend: Backend, tmp_path: Path) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        with pytest.raises(MissingFileError):
+            backend.store.fetch(blob.digest, tmp_path / "nowhere" / "out.bin")
+
+    def test_fetch_knows_generations(self, backend: Backend, tmp_path: Path) -> None:
+        digest = backend.store.put_bytes(HELLO, generation=7).digest
+        with pytest.raises(AbsentBlobError):
+            backend.store.fetch(digest, tmp_path / "out.bin")
+        assert backend.store.fetch(digest, tmp_path / "out.bin", generation=7) == len(HELLO)
+
+    def test_size_of_what_is_not_there_is_none(self, backend: Backend) -> None:
+        assert backend.store.size(NOWHERE) is None
+
+    def test_local_path_is_a_readable_file_or_none(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        path = backend.store.local_path(blob.digest)
+        assert (path is not None) == backend.store.capabilities.local
+        assert path is None or path.read_bytes() == HELLO
+        assert backend.store.local_path(NOWHERE) is None
+
+    # -- checking --------------------------------------------------------------------------------------------------
+
+    def test_a_good_blob_verifies(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(LARGE)
+        backend.store.verify(blob.digest, blob.size)
+
+    @pytest.mark.parametrize("position", [0, 1, len(LARGE) // 2, len(LARGE) - 1])
+    def test_one_flipped_bit_is_found(self, backend: Backend, position: int) -> None:
+        blob = backend.store.put_bytes(LARGE)
+        damaged = bytearray(LARGE)
+        damaged[position] ^= 1 << (position % 8)
+        backend.write(name_of(blob.digest), bytes(damaged))
+        with pytest.raises(DigestMismatchError) as caught:
+            backend.store.verify(blob.digest, blob.size)
+        assert caught.value.got == digest_bytes(bytes(damaged))
+
+    @pytest.mark.parametrize("damage", [HELLO[:-1], HELLO + b"\n", b""], ids=["short", "long", "empty"])
+    def test_a_wrong_size_is_found(self, backend: Backend, damage: bytes) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), damage)
+        with pytest.raises(DigestMismatchError, match=rf"expected 15 bytes, got {len(damage)} bytes"):
+            backend.store.verify(blob.digest, blob.size)
+
+    def test_verifying_what_is_not_there_says_so(self, backend: Backend) -> None:
+        with pytest.raises(AbsentBlobError):
+            backend.store.verify(NOWHERE, 7)
+
+    def test_verifying_with_another_size_fails(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        with pytest.raises(DigestMismatchError):
+            backend.store.verify(blob.digest, blob.size + 1)
+
+    # -- taking away -----------------------------------------------------------------------------------------------
+
+    def test_delete_frees_the_bytes_once(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        assert backend.store.delete(blob.digest) == len(HELLO)
+        assert backend.read(name_of(blob.digest)) is None
+        assert backend.store.delete(blob.digest) == 0
+
+    def test_deleting_takes_only_the_generation_it_was_told(self, backend: Backend) -> None:
+        backend.store.put_bytes(HELLO, generation=1)
+        assert backend.store.delete(digest_bytes(HELLO)) == 0
+        assert backend.store.delete(digest_bytes(HELLO), generation=2) == 0
+        assert backend.read(name_of(digest_bytes(HELLO), 1)) == HELLO
+
+    def test_a_deleted_blob_can_be_stored_again(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.store.delete(blob.digest)
+        backend.store.put_bytes(HELLO, generation=1)
+        assert {(b.digest, b.generation) for b in backend.store.blobs()} == {(blob.digest, 1)}
+
+    def test_quarantine_moves_a_damaged_blob(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        backend.write(name_of(blob.digest), b"damaged")
+        name = backend.store.quarantine(blob.digest)
+        assert name is not None
+        assert backend.read(name) == b"damaged"
+        assert backend.read(name_of(blob.digest)) is None
+        assert [(kept.name, kept.size) for kept in backend.store.quarantined()] == [(name, 7)]
+
+    def test_quarantine_leaves_a_good_blob_where_it_is(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        assert backend.store.quarantine(blob.digest) is None
+        assert backend.read(name_of(blob.digest)) == HELLO
+
+    def test_quarantining_what_is_not_there_is_fine(self, backend: Backend) -> None:
+        assert backend.store.quarantine(NOWHERE, generation=2) is None
+
+    def test_what_is_quarantined_can_be_removed(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO, generation=5)
+        backend.write(name_of(blob.digest, 5), b"damaged")
+        name = backend.store.quarantine(blob.digest, generation=5)
+        assert name is not None and name.startswith(f"quarantine/{blob.digest}.g5.")
+        assert backend.store.remove_leftover(name) == 7
+        assert list(backend.store.quarantined()) == []
+
+    # -- listing ---------------------------------------------------------------------------------------------------
+
+    def test_an_empty_store_lists_nothing(self, backend: Backend) -> None:
+        assert list(backend.store.blobs()) == []
+        assert list(backend.store.leftovers()) == []
+        assert list(backend.store.quarantined()) == []
+
+    def test_all_blobs_are_listed(self, backend: Backend) -> None:
+        wanted = {
+            backend.store.put_bytes(bytes([number]) * number, generation=number % 3) for number in range(20)
+        }
+        assert set(backend.store.blobs()) == wanted
+
+    @pytest.mark.parametrize(
+        "stranger",
+        [
+            "blobs/sha256/ab/readme.txt",
+            f"blobs/sha256/00/{HELLO_DIGEST}",
+            f"blobs/sha256/ce/{HELLO_DIGEST}.g0",
+            f"blobs/sha256/ce/{HELLO_DIGEST}.g01",
+            f"blobs/sha256/ce/{HELLO_DIGEST}.part",
+            f"blobs/sha256/ce/{HELLO_DIGEST.upper()}",
+            f"blobs/sha256/{HELLO_DIGEST}",
+            f"blobs/md5/ce/{HELLO_DIGEST}",
+            "README.md",
+        ],
+    )
+    def test_names_that_are_not_ours_are_passed_over(self, backend: Backend, stranger: str) -> None:
+        backend.write(stranger, b"stranger")
+        blob = backend.store.put_bytes(b"ours")
+        assert list(backend.store.blobs()) == [blob]
+        assert list(backend.store.leftovers()) == []
+        assert backend.read(stranger) == b"stranger"
+
+    def test_leftovers_are_listed_and_removed(self, backend: Backend) -> None:
+        backend.write("tmp/0123456789abcdef.part", b"half a bl")
+        (leftover,) = backend.store.leftovers()
+        assert (leftover.name, leftover.size) == ("tmp/0123456789abcdef.part", 9)
+        assert 0 <= leftover.age_seconds < 600
+        assert backend.store.remove_leftover(leftover.name) == 9
+        assert list(backend.store.leftovers()) == []
+        assert backend.store.remove_leftover(leftover.name) == 0
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "format.json",
+            name_of(HELLO_DIGEST),
+            "tmp/../format.json",
+            "tmp/",
+            "tmp",
+            "tmp/..",
+            "../tmp/x",
+            "/etc/passwd",
+            "tmp/a/b",
+            "",
+        ],
+    )
+    def test_only_leftovers_are_removed_as_leftovers(self, backend: Backend, name: str) -> None:
+        backend.store.initialise("registry-one")
+        backend.store.put_bytes(HELLO)
+        before = backend.names()
+        with pytest.raises(ValueError, match="not the name of a leftover"):
+            backend.store.remove_leftover(name)
+        assert backend.names() == before
+
+    @pytest.mark.parametrize(
+        "digest", ["../../format.json", "ce", "", HELLO_DIGEST.upper(), HELLO_DIGEST + "\n"]
+    )
+    def test_what_is_no_digest_never_becomes_a_name(self, backend: Backend, digest: str) -> None:
+        for call in (backend.store.size, backend.store.delete, backend.store.local_path):
+            if call == backend.store.local_path and not backend.store.capabilities.local:
+                continue
+            with pytest.raises(ValueError, match="not a SHA-256 digest"):
+                call(Digest(digest))
+
+    @pytest.mark.parametrize("generation", [-1, 10**9])
+    def test_generations_are_bounded(self, backend: Backend, generation: int) -> None:
+        with pytest.raises(ValueError, match="not a generation"):
+            backend.store.put_bytes(HELLO, generation=generation)
+
+    # -- whose store it is -----------------------------------------------------------------------------------------
+
+    def test_a_new_store_has_no_id(self, backend: Backend) -> None:
+        assert backend.store.identify() is None
+
+    def test_an_id_is_given_once_and_kept(self, backend: Backend) -> None:
+        backend.store.initialise("registry-one")
+        backend.store.initialise("registry-one")
+        assert backend.store.identify() == "registry-one"
+        assert backend.reopen().identify() == "registry-one"
+        assert json.loads(backend.read("format.json") or b"") == {"layout": 1, "store": "registry-one"}
+        assert list(backend.store.leftovers()) == []
+
+    def test_a_store_of_another_registry_is_refused(self, backend: Backend) -> None:
+        backend.store.initialise("registry-one")
+        with pytest.raises(StoreMismatchError, match="registry-one"):
+            backend.reopen().initialise("registry-two")
+        assert backend.store.identify() == "registry-one"
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b'{"layout":2,"store":"registry-one"}',
+            b'{"layout":"1","store":"registry-one"}',
+            b'{"layout":true,"store":"registry-one"}',
+            b'{"layout":1}',
+            b'{"layout":1,"store":"two words"}',
+            b'{"layout":1,"store":"a","store":"b"}',
+            b"[]",
+            b"",
+            b"\xff",
+            b'{"layout":1,"st',
+        ],
+    )
+    def test_an_unknown_or_damaged_format_is_refused(self, backend: Backend, content: bytes) -> None:
+        backend.write("format.json", content)
+        with pytest.raises(StoreMismatchError):
+            backend.store.identify()
+        with pytest.raises(StoreMismatchError):
+            backend.store.initialise("registry-one")
+        assert backend.read("format.json") == content
+
+    @pytest.mark.parametrize("store_id", ["", "two words", "../x", "a" * 129, 'a"b'])
+    def test_an_id_is_a_plain_word(self, backend: Backend, store_id: str) -> None:
+        with pytest.raises(ValueError, match="not a store id"):
+            backend.store.initialise(store_id)
+        assert backend.names() == set()
+
+    def test_of_many_first_users_exactly_one_names_the_store(self, backend: Backend) -> None:
+        barrier = threading.Barrier(6)
+
+        def claim(number: int) -> bool:
+            store = backend.reopen()
+            barrier.wait()
+            try:
+                store.initialise(f"registry-{number}")
+            except StoreMismatchError:
+                return False
+            return True
+
+        if not backend.store.capabilities.create_exclusive:
+            pytest.skip("the backend cannot refuse a second writer")
+        with ThreadPoolExecutor(6) as pool:
+            assert sum(pool.map(claim, range(6))) == 1
+
+    def test_the_url_names_no_secret_and_opens_the_same_store(self, backend: Backend) -> None:
+        blob = backend.store.put_bytes(HELLO)
+        assert "secret" not in backend.store.url
+        assert backend.reopen().url == backend.store.url
+        assert backend.reopen().size(blob.digest) == blob.size
