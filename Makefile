@@ -14,7 +14,7 @@ help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
-	$(BIN)/fusery demo --home demo-home
+	$(BIN)/fusery demo --folder demo-home
 
 test: $(VENV)/.dev  ## Run every test, the slow ones too
 	$(BIN)/python -P -m pytest -n $(WORKERS) $(ARGS)

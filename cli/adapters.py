@@ -228,9 +228,13 @@ def diff_command(session: Session, a: str, b: str) -> None:
     def human() -> None:
         table = session.table("", cell(difference["a"]), cell(difference["b"]))
         for field, (left, right) in difference["changed"].items():
-            table.add_row(field, cell(left), cell(right))
+            table.add_row(field, *(_shown(field, value) for value in (left, right)))
         session.console.print(table)
         if not difference["changed"]:
             session.print("Nothing differs.")
 
     session.emit(difference, names=list(difference["changed"]), human=human)
+
+
+def _shown(field: str, value: Any) -> str:
+    return cell(value)[:12] if field == "digest" else cell(value)

@@ -53,7 +53,9 @@ def audit_command(session: Session, references: tuple[str, ...]) -> int:
     report = session.registry.audit(references, say=session.say)
 
     def human() -> None:
-        counts = ", ".join(f"{count} {kind}" for kind, count in report.checked.items() if count)
+        counts = ", ".join(
+            f"{count} {_plural(kind, count)}" for kind, count in report.checked.items() if count
+        )
         session.print(f"Checked {counts or 'nothing'}.")
         for problem in report.problems:
             session.print(f"  {problem.code}: {problem.subject}: {problem.message}")
@@ -63,3 +65,9 @@ def audit_command(session: Session, references: tuple[str, ...]) -> int:
 
     session.emit(report.to_dict(), names=[problem.subject for problem in report.problems], human=human)
     return 0 if report.ok else 1
+
+
+def _plural(kind: str, count: int) -> str:
+    return {"fused": "fused models" if count > 1 else "fused model"}.get(
+        kind, kind if count == 1 else f"{kind}s"
+    )

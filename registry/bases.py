@@ -7,7 +7,7 @@ tokenizer.  Names, hub ids and folders are only what it is known by, so the same
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,10 +253,7 @@ def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) ->
     """
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in base.manifest.files}
-    digests = [file.sha256 for file in base.manifest.files]
-    with workspace.database.read() as session:
-        query = select(tables.Blob.digest, tables.Blob.generation).where(tables.Blob.digest.in_(digests))
-        generations = dict(session.execute(query).tuples().all())
+    generations = blob_generations(workspace, [file.sha256 for file in base.manifest.files])
     found = {}
     for file in base.manifest.files:
         digest, generation = Digest(file.sha256), generations.get(file.sha256, 0)
@@ -267,6 +264,13 @@ def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) ->
                 workspace.store.fetch(digest, local, generation=generation)
         found[file.path] = local
     return found
+
+
+def blob_generations(workspace: Workspace, digests: Sequence[str]) -> dict[str, int]:
+    """Return the generation under which each of these blobs is stored."""
+    with workspace.database.read() as session:
+        query = select(tables.Blob.digest, tables.Blob.generation).where(tables.Blob.digest.in_(digests))
+        return dict(session.execute(query).tuples().all())
 
 
 def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile) -> Path:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import OutOfSpaceError
+from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import tables
+from .adapter_folder import CONFIG, WEIGHTS
+from .bases import blob_generations, locate_files
 from .errors import BadInputError
 from .resolve import resolve_adapter
 
 if TYPE_CHECKING:
     from .fusion.fidelity import Fidelity
+    from .fusion.recipe import Recipe
     from .workspace import Workspace
 
 
@@ -58,6 +67,75 @@ class Ingredients:
     def quantized(self) -> bool:
         """The base's weights are quantised."""
         return self.base.quantization is not None
+
+    def compute(
+        self,
+        recipe: Recipe,
+        key: Digest,
+        folder: Path,
+        *,
+        check: Callable[[], None],
+        progress: Callable[[int, int], None] | None,
+    ) -> Made:
+        """Write the fused model into an empty folder, verifying every byte that is read.
+
+        Args:
+            recipe: how.
+            key: of the result; it goes into the metadata of the weight files.
+            folder: where to.
+            check: called again and again; raises when the work is to stop.
+            progress: told bytes done and bytes in all.
+
+        Raises:
+            FusionUnsupportedError: the engine cannot do this; nothing was written.
+            BlobCorruptError: a file of the base or the adapter is not what is recorded.
+            OutOfSpaceError: there is no room for the result.
+        """
+        from .fusion.engine import fuse
+        from .fusion.plan import make_plan
+
+        with tempfile.TemporaryDirectory(prefix="inputs-", dir=folder.parent) as scratch:
+            base = locate_files(self.workspace, self.base, Path(scratch))
+            adapter = self._adapter_files(Path(scratch))
+            plan = make_plan(
+                base,
+                self.base.config,
+                adapter[WEIGHTS],
+                read_object(adapter[CONFIG]),
+                recipe.precision,
+                scale=recipe.scale,
+                metadata={"fusery.key": key},
+            )
+            _require_space(folder, plan.size)
+            fused = fuse(
+                plan,
+                folder,
+                check=check,
+                progress=None if progress is None else lambda done: progress(done, plan.size),
+                expected={file.path: Digest(file.sha256) for file in self.base.manifest.files},
+            )
+        return Made(Manifest.of(fused.files), fused.fidelity)
+
+    def _adapter_files(self, scratch: Path) -> dict[str, Path]:
+        """Return the adapter's files, verified: they are small, and read whole by the plan."""
+        digests = [entry.sha256 for entry in self.adapter_files]
+        generations = blob_generations(self.workspace, digests)
+        found = {}
+        for entry in self.adapter_files:
+            found[entry.path] = scratch / f"adapter-{entry.path}"
+            self.workspace.store.fetch(
+                entry.sha256, found[entry.path], generation=generations.get(entry.sha256, 0)
+            )
+        return found
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + (64 << 20):
+        raise OutOfSpaceError(
+            f"the fused model needs {needed >> 20} MiB in {folder.parent}, and {free >> 20} MiB are free",
+            hint="set FUSERY_CACHE_DIR to a folder on another disk",
+        )
 
 
 def gather(workspace: Workspace, reference: str) -> Ingredients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import sys
@@ -26,6 +27,10 @@ SYNC_EVERY = 64 << 20
 
 _FICLONE = 0x40049409  # linux/fs.h
 _NOT_HERE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
+
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes done since the last call."""
 
 
 class Method(Enum):
@@ -91,9 +96,7 @@ def reading(path: Path) -> Iterator[Source]:
         os.close(fd)
 
 
-def pump(
-    source: int, target: int | None, *, progress: Callable[[int], None] | None = None
-) -> tuple[Digest, int]:
+def pump(source: int, target: int | None, *, progress: Progress | None = None) -> tuple[Digest, int]:
     """Read a file to its end, hash it, and write what was read to another.
 
     Where the file system can, the target becomes a clone of the source first and only the clone is read: what is
@@ -112,18 +115,19 @@ def pump(
     """
     if target is not None and clone(source, target):
         source, target = target, None
-    size = os.fstat(source).st_size
+    # What is appended meanwhile is not read: a file that grows as fast as it is copied would never end.
+    size = os.fstat(source).st_size - os.lseek(source, 0, os.SEEK_CUR)
     if target is None or size <= 2 * CHUNK:
-        return _pump_plainly(source, target, progress)
-    return _pump_in_threads(source, target, progress)
+        return _pump_plainly(source, target, size, progress)
+    return _pump_in_threads(source, target, size, progress)
 
 
 def _pump_plainly(
-    source: int, target: int | None, progress: Callable[[int], None] | None
+    source: int, target: int | None, size: int, progress: Progress | None
 ) -> tuple[Digest, int]:
     running, total = hashlib.sha256(), 0
     buffer = memoryview(bytearray(CHUNK))
-    while count := os.readv(source, [buffer]):
+    while count := os.readv(source, [buffer[: size - total]]):
         running.update(buffer[:count])
         if target is not None:
             write_all(target, buffer[:count])
@@ -133,7 +137,7 @@ def _pump_plainly(
     return Digest(running.hexdigest()), total
 
 
-def _pump_in_threads(source: int, target: int, progress: Callable[[int], None] | None) -> tuple[Digest, int]:
+def _pump_in_threads(source: int, target: int, size: int, progress: Progress | None) -> tuple[Digest, int]:
     """Hash in a second thread and flush in a third: both release the interpreter's lock."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -142,17 +146,17 @@ def _pump_in_threads(source: int, target: int, progress: Callable[[int], None] |
     hashed: list[Future[None] | None] = [None] * DEPTH
     flush: Future[None] | None = None
     with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as flusher:
-        turn = 0
-        while True:
-            buffer, before = buffers[turn % DEPTH], hashed[turn % DEPTH]
+        for turn in itertools.cycle(range(DEPTH)):
+            before = hashed[turn]
             if before is not None:
                 before.result()
-            count = os.readv(source, [buffer])
+            count = os.readv(source, [buffers[turn][: size - total]])
             if not count:
                 break
-            hashed[turn % DEPTH] = hasher.submit(running.update, buffer[:count])
-            write_all(target, buffer[:count])
-            turn, total, unsynced = turn + 1, total + count, unsynced + count
+            piece = buffers[turn][:count]
+            hashed[turn] = hasher.submit(running.update, piece)
+            write_all(target, piece)
+            total, unsynced = total + count, unsynced + count
             if unsynced >= SYNC_EVERY and (flush is None or flush.done()):
                 if flush is not None:
                     flush.result()
@@ -234,7 +238,7 @@ def _copy_plainly(source: Source, target: int) -> None:
     done = 0
     while sys.platform == "linux" and done < source.size:
         try:
-            count = os.copy_file_range(source.fd, target, SYNC_EVERY)
+            count = os.copy_file_range(source.fd, target, min(SYNC_EVERY, source.size - done))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
@@ -243,8 +247,9 @@ def _copy_plainly(source: Source, target: int) -> None:
             break
         done += count
     # Both offsets stand behind what was copied so far: this is the rest, or all of it.
-    while chunk := os.read(source.fd, CHUNK):
+    while chunk := os.read(source.fd, min(CHUNK, source.size - done)):
         write_all(target, chunk)
+        done += len(chunk)
 
 
 def _linked(source: Source, destination: Path, expected: Digest | None) -> bool:

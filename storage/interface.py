@@ -17,15 +17,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .copying import Progress
 from .digest import Digest
 from .errors import StorageError, StoreMismatchError
 from .failures import AbsentBlobError, DigestMismatchError, os_failures
 from .layout import parse_format
 from .manifest import FileEntry
 from .publishing import part_beside, write_all
-
-Progress = Callable[[int], None]
-"""Called with the number of bytes done since the last call."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .copying import pump, reading
+from .copying import Progress, pump, reading
 from .digest import CHUNK, Digest
 from .errors import StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Progress, require_expected
+from .interface import Blob, BlobStore, Capabilities, Leftover, require_expected
 from .layout import (
     BLOBS,
     FORMAT_NAME,

@@ -19,11 +19,11 @@ from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from .copying import Source, pump, reading
+from .copying import Progress, Source, pump, reading
 from .digest import Digest
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Progress, require_expected
+from .interface import Blob, BlobStore, Capabilities, Leftover, require_expected
 from .layout import (
     BLOBS,
     FORMAT_NAME,
@@ -215,7 +215,7 @@ class FsspecStore(BlobStore):
         self, source: Source, expected: FileEntry | None, generation: int, progress: Progress | None
     ) -> Blob:
         with os_failures(f"read {source.path}", near=source.path), os.fdopen(os.dup(source.fd), "rb") as file:
-            data = file.read()
+            data = file.read(source.size)
         source.require_unchanged()
         digest = Digest(hashlib.sha256(data).hexdigest())
         require_expected(source.path, expected, digest, len(data))

@@ -31,10 +31,8 @@ def test_every_package_is_listed() -> None:
 
 
 def test_every_folder_with_code_is_a_package() -> None:
-    # Files that are shipped as data (a bundle's server) are no modules of ours.
-    data = {"serving", "templates"}
     for path in MODULES:
-        assert (path.parent / "__init__.py").exists() or path.parent.name in data, path
+        assert (path.parent / "__init__.py").exists(), path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

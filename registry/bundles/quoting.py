@@ -30,10 +30,8 @@ def _yaml_character(character: str) -> str:
 
 
 def _escape(character: str) -> str:
-    number = ord(character)
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    # Python's escapes (\n, \x7f, \u2028, \U0001f600) are YAML's as well.
+    return character.encode("unicode_escape").decode()
 
 
 def markdown_text(value: Any) -> str:

@@ -22,8 +22,9 @@ Array = NDArray[Any]
 _F32 = np.float32
 _ZERO = _F32(0)
 _TWO_112 = _F32(2.0**112)
+_TWO_MINUS_112 = _F32(2.0**-112)
 _MAGIC = _F32(1.5 * 2.0**13)
-_HALF_QUANTUM = np.uint32(0x38800000)
+_SMALLEST_NORMAL = np.uint32(0x38800000)
 _EXPONENT = np.uint32(0x7F800000)
 _SIGN = np.uint32(0x80000000)
 _SIGN_AND_HALF = np.uint32(0x8FFFFFFF)
@@ -99,59 +100,77 @@ def widen(stored: Array, form: Format, out: Array, *, exact: bool) -> None:
         np.multiply(out, _TWO_112, out=out)
 
 
-def narrow(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
-    """Store float32 numbers that `form` can hold; the fast way is for finite ones."""
-    if exact or form is F32:
-        np.copyto(out, encode(values, form) if exact else values)
-        return
-    bits = scratch.view(np.uint32)
-    if form is BF16:
-        np.right_shift(values.view(np.uint32), 16, out=bits)
+def low_halves(values: Array, form: Format, out: Array, *, exact: bool) -> None:
+    """Write the stored bits of numbers that a 16-bit format can hold to `out`, one in each uint32.
+
+    The fast way is for finite numbers.
+    """
+    if exact:
+        np.copyto(out, encode(values, form))
+    elif form is BF16:
+        np.right_shift(values.view(np.uint32), 16, out=out)
     else:
-        np.multiply(values, _F32(2.0**-112), out=scratch)
+        np.multiply(values, _TWO_MINUS_112, out=out.view(_F32))
+        np.right_shift(out, 13, out=out)
+        np.bitwise_and(out, np.uint32(0x7FFF), out=out)
         sign = values.view(np.uint32) >> np.uint32(16)
         np.bitwise_and(sign, np.uint32(0x8000), out=sign)
-        np.right_shift(bits, 13, out=bits)
-        np.bitwise_and(bits, np.uint32(0x7FFF), out=bits)
-        np.bitwise_or(bits, sign, out=bits)
+        np.bitwise_or(out, sign, out=out)
+
+
+def narrow(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
+    """Store float32 numbers that `form` can hold; the fast way is for finite ones."""
+    if form is F32:
+        np.copyto(out, values)
+        return
+    bits = scratch.view(np.uint32)
+    low_halves(values, form, bits, exact=exact)
     np.copyto(out, bits, casting="unsafe")
 
 
-def round_sum(values: Array, form: Format, scratch: Array, *, exact: bool) -> None:
-    """Round, in place, sums of two numbers of `form` or products of one with a small whole number.
+def round_sum(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
+    """Round sums of two numbers of `form`, or products of one with a small whole number, into `out`.
 
     The fast way is Veltkamp's splitting, c - (c - x) with c = x (2^s + 1): three passes that round to nearest, ties
     to even (all 2^23 mantissas are tried in the tests).  It takes no account of the coarser steps of subnormal
     numbers, and need not: such sums and products are whole multiples of the smallest step.
+
+    Args:
+        values: float32.
+        form: the format to round to.
+        scratch: like `values`.
+        out: like `values`, or `values` itself.
+        exact: take the exact way.
     """
     if form is F32:
-        return
-    if exact:
-        np.copyto(values, decode(encode(values, form), form))
-        return
-    np.multiply(values, form.splitter, out=scratch)
-    np.subtract(scratch, values, out=values)
-    np.subtract(scratch, values, out=values)
+        if out is not values:
+            np.copyto(out, values)
+    elif exact:
+        np.copyto(out, decode(encode(values, form), form))
+    else:
+        np.multiply(values, form.splitter, out=scratch)
+        np.subtract(scratch, values, out=out)
+        np.subtract(scratch, out, out=out)
 
 
-def round_any(values: Array, form: Format, scratch: Array, *, exact: bool) -> None:
-    """Round float32 numbers to `form` in place.
+def round_any(values: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
+    """Round any float32 numbers to `form`, into `out`; arguments as for `round_sum`.
 
     The fast way is right for magnitudes that are 0 or from 2^-126 (any, in float16) up to `form.limit`.
     """
     if exact or form is not F16:
-        round_sum(values, form, scratch, exact=exact)
+        round_sum(values, form, scratch, out, exact=exact)
         return
     # Adding and subtracting 1.5 * 2^13 times the number's power of two, but at least 2^-14, leaves the ten bits of
     # mantissa or the multiple of 2^-24 that float16 has; the sign of what became zero is put back.
     bits, steps = values.view(np.uint32), scratch.view(np.uint32)
     sign = bits & _SIGN
     np.bitwise_and(bits, _EXPONENT, out=steps)
-    np.maximum(steps, _HALF_QUANTUM, out=steps)
+    np.maximum(steps, _SMALLEST_NORMAL, out=steps)
     np.multiply(scratch, _MAGIC, out=scratch)
-    np.add(values, scratch, out=values)
-    np.subtract(values, scratch, out=values)
-    np.bitwise_or(bits, sign, out=bits)
+    np.add(values, scratch, out=out)
+    np.subtract(out, scratch, out=out)
+    np.bitwise_or(out.view(np.uint32), sign, out=out.view(np.uint32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +178,7 @@ class Update:
     """One module's low-rank update, ready to be multiplied out.
 
     Attributes:
-        left: float32 (rows, rank): `scale * lora_b.T` of a linear layer, `scale * lora_a` of an embedding.
+        left: float32 (rank, rows): `scale * lora_b` of a linear layer, `scale * lora_a.T` of an embedding.
         right: float32 (rank, columns): `lora_a.T`, or `lora_b`.
         form: format in which MLX holds the product.
         smallest: no product that is not zero is smaller than this.
@@ -187,8 +206,7 @@ class Update:
         factor = decode(encode(np.full(1, scale, _F32), scaled_form), scaled_form)[0]
         left = decode(encode(factor * decode(scaled, scaled_form), scaled_form), scaled_form)
         right = decode(other, b_form if embedding else a_form)
-        if not embedding:
-            left, right = left.T, right.T
+        left, right = (left.T, right) if embedding else (left, right.T)
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             raise ValueError("not finite")
         form = a_form if a_form is b_form else F32
@@ -196,7 +214,7 @@ class Update:
         smallest = np.prod(
             [np.min(part, where=part > 0, initial=1e30).astype(np.float64) for part in magnitudes]
         )
-        peaks = magnitudes[0].max(axis=0).astype(np.float64) * magnitudes[1].max(axis=1).astype(np.float64)
+        peaks = magnitudes[0].max(axis=1).astype(np.float64) * magnitudes[1].max(axis=1).astype(np.float64)
         return cls(
             np.ascontiguousarray(left), np.ascontiguousarray(right), form, float(smallest), float(peaks.sum())
         )
@@ -204,21 +222,7 @@ class Update:
     @classmethod
     def nothing(cls, rows: int, columns: int) -> Update:
         """Return the update that changes nothing: what mlx-lm makes of a module it wraps and finds no tensors for."""
-        return cls(np.zeros((rows, 1), _F32), np.zeros((1, columns), _F32), F32, 1.0, 0.0)
-
-    @property
-    def squared_norm(self) -> float:
-        """The squared Frobenius norm of the update, from its factors in float64."""
-        left, right = self.left.astype(np.float64), self.right.astype(np.float64)
-        rank = range(left.shape[1])
-        return float(
-            sum(
-                (left[:, i] * left[:, j]).sum() * (right[i] * right[j]).sum() * (1 if i == j else 2)
-                for i in rank
-                for j in rank
-                if j <= i
-            )
-        )
+        return cls(np.zeros((1, rows), _F32), np.zeros((1, columns), _F32), F32, 1.0, 0.0)
 
     def needs_exact(self, form: Format) -> bool:
         """Whether the fast ways could be wrong for this update on weights of `form`.
@@ -229,27 +233,28 @@ class Update:
         half = form is F16 or self.form is F16
         return not (self.smallest >= 2.0**-100 and self.largest <= (16.0 if half else form.limit))
 
-    def multiply_out(self, left: Array, right: Array, out: Array, scratch: Array) -> None:
-        """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order.
-
-        This is the loop of the reference BLAS that MLX uses on Linux x86-64 and of MLX's own loop for 16-bit
-        formats: starting from +0, one product and one sum at a time.
-
-        Args:
-            left: rank arrays that broadcast against those of `right`.
-            right: rank arrays.
-            out: of the broadcast shape.
-            scratch: like `out`.
-        """
-        np.multiply(left[0], right[0], out=out)
-        for k in range(1, len(left)):
-            np.multiply(left[k], right[k], out=scratch)
-            np.add(out, scratch, out=out)
-        # The sum started from +0: all products -0 give +0.
-        np.add(out, _ZERO, out=out)
-
-    def round_to(self, delta: Array, form: Format, scratch: Array, *, exact: bool) -> None:
-        """Round the product in place as MLX stores it, then as `.astype` of the weight's format does."""
-        round_any(delta, self.form, scratch, exact=exact)
+    def round_to(self, delta: Array, form: Format, scratch: Array, out: Array, *, exact: bool) -> None:
+        """Round the product as MLX stores it, then as `.astype` of the weight's format does, into `out`."""
+        round_any(delta, self.form, scratch, out, exact=exact)
         if form is not self.form:
-            round_any(delta, form, scratch, exact=exact)
+            round_any(out, form, scratch, out, exact=exact)
+
+
+def multiply_out(left: Array, right: Array, out: Array, scratch: Array) -> None:
+    """Write the sum over the rank of left[k] * right[k] to `out`, in float32 and in order.
+
+    This is the loop of the reference BLAS that MLX uses on Linux x86-64, and of MLX's own loop for 16-bit formats:
+    starting from +0, one product and one sum at a time.
+
+    Args:
+        left: as many arrays as the rank, that broadcast against those of `right`.
+        right: as many arrays as the rank.
+        out: of the broadcast shape.
+        scratch: like `out`.
+    """
+    np.multiply(left[0], right[0], out=out)
+    for k in range(1, len(left)):
+        np.multiply(left[k], right[k], out=scratch)
+        np.add(out, scratch, out=out)
+    # The sum started from +0: products that are all -0 give +0.
+    np.add(out, _ZERO, out=out)

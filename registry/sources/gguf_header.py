@@ -21,7 +21,8 @@ VERSIONS = (2, 3)
 MAX_ENTRIES = 1 << 16
 """Of metadata keys and of tensors."""
 MAX_STRING = 1 << 20
-MAX_ELEMENTS = 1 << 23
+MAX_HEADER = 1 << 28
+MAX_ELEMENTS = 1 << 22
 """Of all metadata arrays together; a vocabulary of 256k tokens has about a million."""
 MAX_DIMENSIONS = 4
 MAX_WEIGHTS = 1 << 40
@@ -109,7 +110,7 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:
         self._file = file
-        self._left = size
+        self._left, self._taken = size, 0
         self._elements = MAX_ELEMENTS
         self._name = name
 
@@ -117,9 +118,14 @@ class _Reader:
         return FormatError(f"{self._name} has {what}")
 
     def take(self, count: int) -> bytes:
-        if count > self._left or len(data := self._file.read(count)) != count:
-            raise FormatError(f"{self._name} is cut short: its header goes beyond the end of the file")
+        if count > self._left or self._taken + count > MAX_HEADER:
+            end = "the end of the file" if count > self._left else f"{MAX_HEADER >> 20} MiB"
+            raise FormatError(f"{self._name} is cut short or damaged: its header goes beyond {end}")
+        data = self._file.read(count)
+        if len(data) != count:
+            raise FormatError(f"{self._name} ended while it was read")
         self._left -= count
+        self._taken += count
         return data
 
     def scalar(self, code: str) -> int:

@@ -139,6 +139,8 @@ def _tokenizer_json(
     tokenizer.decoder = decoders.ByteLevel()
     if prefix is not None:
         first = tokens[prefix]
+        if ":" in first or first.startswith("$"):  # They have a meaning in the template.
+            raise BadInputError(f"a first token {first[:40]!r} is not converted")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[first, "$A"], pair=[first, "$A", f"{first}:1", "$B:1"], special_tokens=[(first, prefix)]
         )

@@ -83,7 +83,7 @@ class GGUFWeights:
 
     def _row_bytes(self, entry: TensorEntry) -> int:
         block, size = self._sizes[entry.kind]
-        return entry.shape[-1] // block * size
+        return int(entry.shape[-1] // block * size)
 
     def _blocks(self, entry: TensorEntry, head: int | None) -> Iterator[Array]:
         """Yield float32 [rows, width] blocks that are whole heads if the tensor has heads."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,17 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import databaseworkers
-import psycopg
 import pytest
 from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from fusery.registry import events, schema, tables
+from fusery.registry import events, tables
 from fusery.registry.database import Database
 from fusery.registry.errors import BadInputError, DatabaseUnavailableError, MissingExtraError
-from fusery.registry.filesystems import file_system_in
-
-POSTGRES = "postgresql"
 
 
 def count(database: Database) -> int:
@@ -118,14 +112,6 @@ class TestConcurrency:
             ]
             assert list(events.verify_chain(session)) == []
 
-    def test_the_counter_test_can_fail(self, database: Database) -> None:
-        """What the engine's hooks prevent: two transactions that read the same value."""
-        values = []
-        for _ in range(2):
-            with database.read() as session:
-                values.append(session.scalar(select(func.count()).select_from(tables.Task)))
-        assert values[0] == values[1]
-
     def test_a_writer_waits_for_another(self, database_url: str) -> None:
         first, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
         assert talk.recv() == "writing"
@@ -141,9 +127,9 @@ class TestConcurrency:
     ) -> None:
         process, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
         assert talk.recv() == "writing"
-        with pytest.raises(DatabaseUnavailableError, match=r"is locked: another process .* 0\.2 s") as caught:
-            with impatient.write():
-                pytest.fail("two writers at once")
+        sentence = r"is locked: another process .* 0\.2 s"
+        with pytest.raises(DatabaseUnavailableError, match=sentence) as caught, impatient.write():
+            pytest.fail("two writers at once")
         assert caught.value.hint
         assert count(impatient) == 0
         talk.send("end")
@@ -233,7 +219,7 @@ class TestValues:
             first = session.scalars(select(database.clock())).one()
             now = database.utcnow(session)
         assert now.tzinfo is UTC
-        assert first <= now.timestamp()
+        assert first - 0.001 <= now.timestamp()  # a moment has microseconds
         assert abs(now.timestamp() - datetime.now(UTC).timestamp()) < 3600
 
     def test_the_clock_goes_on_within_a_transaction(self, database: Database) -> None:
@@ -293,49 +279,6 @@ class TestAddresses:
         assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
-MOUNTS = r"""
-22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:26 / /home rw - nfs4 server:/home rw
-31 30 8:2 / /home/local rw - xfs /dev/sdb rw
-32 22 0:40 / /mnt/my\040share rw - cifs //server/share rw
-33 22 0:41 / /mnt/bucket rw - fuse.s3fs s3fs rw
-34 22 8:3 / /data rw - ext4 /dev/sdc rw
-35 22 0:42 / /data rw - lustre mds:/x rw
-""".strip()
-
-
-class TestFileSystems:
-    @pytest.mark.parametrize(
-        ("path", "kind"),
-        [
-            ("/var/lib", "ext4"),
-            ("/home/ann/fusery.db", "nfs4"),
-            ("/home/local/fusery.db", "xfs"),
-            ("/home/localhost", "nfs4"),
-            ("/mnt/my share/x", "cifs"),
-            ("/data/x", "lustre"),
-        ],
-    )
-    def test_the_mount_that_holds_a_path_counts(self, path: str, kind: str) -> None:
-        assert file_system_in(MOUNTS, Path(path)) == kind
-
-    def test_a_network_file_system_is_refused_unless_allowed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        mounts = tmp_path / "mountinfo"
-        mounts.write_text(f"22 1 0:26 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n")
-        monkeypatch.setattr("fusery.registry.filesystems._MOUNTS", mounts)
-        url = f"sqlite:///{tmp_path}/not/yet/fusery.db"
-        with pytest.raises(DatabaseUnavailableError, match="network file system nfs4") as caught:
-            Database.open(url)
-        assert "PostgreSQL" in (caught.value.hint or "")
-        database = Database.open(url, allow_network_file_system=True)
-        schema.upgrade(database)
-        with database.read() as session:
-            assert session.scalar(text("PRAGMA journal_mode")) == "delete"
-        database.close()
-
-
 class TestSqlite:
     def test_the_settings_hold_on_every_connection(self, sqlite_url: str) -> None:
         database = Database.open(sqlite_url)
@@ -356,78 +299,6 @@ schema.require(Database.open(sys.argv[1]), may_create=True)
         running = [subprocess.Popen([sys.executable, "-P", "-c", code, url]) for _ in range(4)]
         assert [process.wait() for process in running] == [0] * 4
 
-    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
-        path = tmp_path / "fusery.db"
-        path.write_bytes(b"not a database at all, but long enough to look at" * 100)
-        with pytest.raises(DatabaseUnavailableError, match="is not an SQLite database"):
-            schema.state(Database.open(f"sqlite:///{path}"))
-
-    def test_a_damaged_file(self, sqlite_url: str) -> None:
-        path = Path(str(make_url(sqlite_url).database))
-        data = bytearray(path.read_bytes())
-        data[4096:] = b"\xff" * (len(data) - 4096)
-        path.write_bytes(data)
-        with pytest.raises(DatabaseUnavailableError, match="is damaged") as caught:
-            count(Database.open(sqlite_url))
-        assert "backup" in (caught.value.hint or "")
-
-    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
-        with pytest.raises(DatabaseUnavailableError, match="cannot open the database"):
-            schema.state(Database.open(f"sqlite:///{tmp_path}"))
-
-    def test_no_folder(self, tmp_path: Path) -> None:
-        database = Database.open(f"sqlite:///{tmp_path}/none/fusery.db")
-        with pytest.raises(DatabaseUnavailableError, match="no such folder"), database.read():
-            pytest.fail("opened")
-
-    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("in the way")
-        database = Database.open(f"sqlite:///{tmp_path}/file/home/fusery.db")
-        with pytest.raises(DatabaseUnavailableError, match="cannot make the folder"):
-            schema.require(database, may_create=True)
-
-    def test_a_full_disk(self, sqlite_url: str) -> None:
-        database = Database.open(sqlite_url)
-        with pytest.raises(DatabaseUnavailableError, match="no space left"), database.write() as session:
-            session.execute(text("PRAGMA max_page_count = 1"))
-            for number in range(200):
-                session.add(tables.Task(name=str(number) * 100))
-            session.flush()
-        assert count(database) == 0
-        database.close()
-
-    @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may do everything")
-    @pytest.mark.parametrize("target", ["file", "folder"])
-    def test_permission_denied(self, sqlite_template: Path, target: str) -> None:
-        code = """
-import sys
-from fusery.registry.database import Database
-from fusery.registry.errors import DatabaseUnavailableError
-from sqlalchemy import text
-try:
-    with Database.open(sys.argv[1]).write() as session:
-        session.execute(text("INSERT INTO task (id, name) VALUES (1, 'a')"))
-except DatabaseUnavailableError as error:
-    sys.exit(str(error))
-"""
-        import tempfile
-
-        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))  # another user must be able to reach it
-        try:
-            path = folder / "fusery.db"
-            shutil.copyfile(sqlite_template, path)
-            path.chmod(0o444)
-            folder.chmod(0o777 if target == "file" else 0o555)
-            command = [sys.executable, "-P", "-c", code, f"sqlite:///{path}"]
-            if os.geteuid() == 0:
-                command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-            assert "permission denied" in done.stderr
-            assert "Traceback" not in done.stderr
-        finally:
-            folder.chmod(0o700)
-            shutil.rmtree(folder)
-
     def test_a_lock_of_another_program_is_waited_for(self, sqlite_url: str) -> None:
         path = str(make_url(sqlite_url).database)
         other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -441,61 +312,3 @@ except DatabaseUnavailableError as error:
         other.close()
         assert count(database) == 1
         database.close()
-
-
-class TestPostgres:
-    def test_nobody_there(self) -> None:
-        database = Database.open("postgresql://ann:hunter2@127.0.0.1:1/fusery")
-        with pytest.raises(DatabaseUnavailableError, match="cannot use the database") as caught:
-            with database.read():
-                pytest.fail("connected")
-        assert "refused" in str(caught.value)
-        assert "hunter2" not in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-    def test_no_such_database(self, postgres_admin: str) -> None:
-        url = make_url(postgres_admin).set(database="nowhere").render_as_string(hide_password=False)
-        with pytest.raises(DatabaseUnavailableError, match='database "nowhere" does not exist'):
-            schema.state(Database.open(url))
-
-    def test_a_lost_connection_is_not_guessed_about(self, postgres_url: str) -> None:
-        database = Database.open(postgres_url)
-        with pytest.raises(DatabaseUnavailableError, match="either there whole or not at all"):
-            with database.write() as session:
-                session.add(tables.Task(id=1, name="a"))
-                session.flush()
-                end_connections(postgres_url)
-        assert count(database) == 0  # and the pool has noticed
-        with database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-        end_connections(postgres_url)
-        assert count(database) == 1
-        database.close()
-
-    def test_denied(self, postgres_url: str) -> None:
-        url = make_url(postgres_url)
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute("DROP ROLE IF EXISTS guest")
-            connection.execute("CREATE ROLE guest LOGIN")
-        guest = url.set(username="guest").render_as_string(hide_password=False)
-        database = Database.open(guest)
-        with pytest.raises(DatabaseUnavailableError, match="permission denied"), database.write() as session:
-            session.add(tables.Task(id=1, name="a"))
-        database.close()
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute("DROP ROLE guest")
-
-    def test_a_value_that_does_not_fit_is_bad_input(self, postgres_url: str) -> None:
-        database = Database.open(postgres_url)
-        for name in ("x" * 200, "a\0b"):
-            with pytest.raises(BadInputError, match="refuses a value"), database.write() as session:
-                session.add(tables.Task(name=name))
-        database.close()
-
-
-def end_connections(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )

@@ -7,34 +7,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from store_contract import HELLO, LARGE, Backend, StoreContract, file_with, name_of
+from storage_backends import LocalBackend
+from store_contract import HELLO, LARGE, StoreContract, file_with, name_of
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, UnsafePathError
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.local import LocalStore
-
-
-class LocalBackend(Backend):
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.store: LocalStore = LocalStore(root)
-
-    def read(self, name: str) -> bytes | None:
-        path = self.root / name
-        return path.read_bytes() if path.is_file() else None
-
-    def write(self, name: str, data: bytes) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.write_bytes(data)
-
-    def names(self) -> set[str]:
-        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
-
-    def reopen(self) -> LocalStore:
-        return LocalStore(self.root)
 
 
 @pytest.fixture

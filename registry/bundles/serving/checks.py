@@ -53,7 +53,9 @@ def integer(low: int, high: int) -> Check:
 
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise WrongValueError(f"must be an integer from {low} to {high}")
+            raise WrongValueError(
+                f"must be an integer from {low} to {high}" if low < high else f"must be {low}"
+            )
         return value
 
     return check

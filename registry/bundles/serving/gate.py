@@ -163,13 +163,14 @@ class Gate(BaseHTTPRequestHandler):
         """Rebuild the request from what is known and checked, and pass it on."""
         try:
             data = json.dumps(self.checked(self.document())).encode()
+            self.rfile = io.BufferedReader(io.BytesIO(data))
+            self.headers.replace_header("Content-Length", str(len(data)))
+            with self.server.counted():
+                super().do_POST()  # type: ignore[misc]
         except Refusal as refusal:
             self.refuse(refusal)
-            return
-        self.rfile = io.BufferedReader(io.BytesIO(data))
-        self.headers.replace_header("Content-Length", str(len(data)))
-        with self.server.counted():
-            super().do_POST()  # type: ignore[misc]
+        except RecursionError:
+            self.refuse(Refusal(400, "the request is nested too deeply"))
 
     def document(self) -> Mapping[str, Any]:
         """Read the request's JSON.
@@ -177,16 +178,18 @@ class Gate(BaseHTTPRequestHandler):
         Raises:
             Refusal: the path is unknown, the size not given or too large, or the body no JSON object.
         """
-        if self.path not in POSTS:
-            raise Refusal(404, "no such path")
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(411, "the Content-Length header is required")
         if len(length) > 9 or int(length) > MAX_BODY:
             raise Refusal(413, f"the request is larger than {MAX_BODY} bytes")
+        # Read even if the path is wrong: a client that is still sending would not see the reply.
+        data = self.rfile.read(int(length))
+        if self.path not in POSTS:
+            raise Refusal(404, "no such path")
         try:
-            body = json.loads(self.rfile.read(int(length)).decode())
-        except (ValueError, RecursionError) as error:
+            body = json.loads(data.decode())
+        except ValueError as error:
             raise Refusal(400, "the request is not JSON in UTF-8") from error
         if not isinstance(body, dict):
             raise Refusal(400, "the request is not a JSON object")
@@ -211,9 +214,10 @@ class Gate(BaseHTTPRequestHandler):
         return check_request(body, self.server.known) | {"model": name}
 
     def _set_completion_headers(self, status_code: int = 200) -> None:
-        # mlx-lm says 404 whatever goes wrong before the first token; the path and the model did exist.
-        if status_code == 404:
-            status_code = 400 if self.server.state == "ok" else 503
+        # mlx-lm calls this where it handles what went wrong before the first token, and says 404 whatever it was.
+        if status_code >= 400:
+            message = str(sys.exc_info()[1] or "mlx-lm refused the request")
+            raise Refusal(400 if self.server.state == "ok" else 503, message)
         super()._set_completion_headers(status_code)  # type: ignore[misc]
 
     def refuse(self, refusal: Refusal) -> None:
@@ -223,8 +227,7 @@ class Gate(BaseHTTPRequestHandler):
     def reply(self, status: int, document: Mapping[str, Any]) -> None:
         """Send a JSON document."""
         data = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        super()._set_completion_headers(status)  # type: ignore[misc]
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -25,6 +25,9 @@ DRAIN_SECONDS = 8.0
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+FIXED = ("--model", "--adapter-path", "--draft-model", "--trust-remote-code", "--pipeline")
+"""Options of mlx_lm.server that a bundle has decided."""
+
 INTERNALS = {
     "main": (),
     "run": ("host", "port", "model_provider", "server_class", "handler_class"),
@@ -76,6 +79,7 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
     options, rest = parser().parse_known_args(arguments)
     if options.health:
         return health(options.port)
+    refuse_fixed(rest)
     # Set before mlx-lm is imported: huggingface_hub reads them at import.
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
@@ -120,17 +124,15 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument(
         "--health", action="store_true", help="ask the server on this port for its health, and exit"
     )
-    for fixed in ("--model", "--adapter-path", "--draft-model", "--trust-remote-code", "--pipeline"):
-        built.add_argument(fixed, nargs="?", action=Fixed, help=argparse.SUPPRESS)
     return built
 
 
-class Fixed(argparse.Action):
-    """An option of mlx_lm.server that this bundle has decided."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
-        """Refuse it."""
-        parser.error(f"{self.option_strings[0]} cannot be given: this bundle serves the one model in it")
+def refuse_fixed(arguments: Sequence[str]) -> None:
+    """End with a sentence if an option, also abbreviated, would change which model is served."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("--") and any(fixed.startswith(option) for fixed in FIXED):
+            fail(f"{option} cannot be given: this bundle serves the one model in it")
 
 
 def health(port: int) -> int:

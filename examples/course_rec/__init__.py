@@ -1,0 +1,1 @@
+"""A small task with two trained adapters: recommend a course of an invented university."""

@@ -1,0 +1,201 @@
+"""MLX's affine quantisation, bit for bit that of `mx.quantize` and `mx.dequantize` on a CPU.
+
+A row of numbers is cut into groups of 32, 64 or 128.  A group has a scale and a bias in the format of the weights,
+and one code of 2, 3, 4, 5, 6 or 8 bits per number; the codes of a row are one little-endian stream of bits.
+Sources: mlx/backend/cpu/quantized.cpp (`quantize`) and mlx/ops.cpp (`affine_dequantize`), MLX 0.32.
+
+Blocks are computed with the groups side by side: the array of a block has the shape (group size, groups), so that
+scales and biases, one per column, meet whole vectors, and minimum and maximum run down the columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arithmetic import Array, Format, decode, encode, round_sum
+
+BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
+_EPSILON = np.float32(1e-7)
+_CODES_PER_PACK = {2: 16, 3: 8, 4: 8, 5: 4, 6: 4, 8: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a weight is quantised.
+
+    Attributes:
+        bits: per code, one of `BITS`.
+        group_size: one of `GROUP_SIZES`.
+        form: format of scales and biases, which is that of the dequantised numbers.
+    """
+
+    bits: int
+    group_size: int
+    form: Format
+
+    @property
+    def words_per_group(self) -> int:
+        """32-bit words that hold the codes of a group."""
+        return self.group_size * self.bits // 32
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    def words(self, columns: int) -> int:
+        """Return the 32-bit words of a row of `columns` numbers."""
+        return columns // self.group_size * self.words_per_group
+
+    def fast(self, scales: Array, biases: Array) -> bool:
+        """Whether dequantising with these float32 scales and biases stays where the fast ways are right."""
+        peaks = np.abs(scales).max(initial=0) * np.float64(self.top) + np.abs(biases).max(initial=0)
+        return bool(peaks < self.form.limit * 0.9)  # false for NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A block of quantised rows.
+
+    Attributes:
+        words: uint32 (groups, words per group).
+        scales: stored numbers (groups,).
+        biases: stored numbers (groups,).
+    """
+
+    words: Array
+    scales: Array
+    biases: Array
+
+
+def unpack(words: Array, grid: Grid, codes: Array) -> None:
+    """Write the codes of groups to `codes`.
+
+    Args:
+        words: uint32 (groups, words per group).
+        grid: how they are packed.
+        codes: uint32 (group size, groups).
+    """
+    packs = _split(words, grid.bits)
+    per = _CODES_PER_PACK[grid.bits]
+    places = codes.reshape(len(packs), per, codes.shape[1])
+    for place in range(per):
+        np.right_shift(packs, place * grid.bits, out=places[:, place])
+    np.bitwise_and(codes, np.uint32(grid.top), out=codes)
+
+
+def pack(codes: Array, grid: Grid) -> Array:
+    """Return the words of codes: the inverse of `unpack`, uint32 (groups, words per group)."""
+    per = _CODES_PER_PACK[grid.bits]
+    places = codes.reshape(-1, per, codes.shape[1])
+    packs = places[:, 0].copy()
+    scratch = np.empty_like(packs)
+    for place in range(1, per):
+        np.left_shift(places[:, place], place * grid.bits, out=scratch)
+        np.bitwise_or(packs, scratch, out=packs)
+    return _join(packs, grid.bits)
+
+
+def dequantize(
+    codes: Array, scales: Array, biases: Array, form: Format, out: Array, scratch: Array, *, exact: bool
+) -> None:
+    """Write code * scale + bias, rounded to `form` after the product and after the sum, to `out` as float32.
+
+    Args:
+        codes: uint32 (group size, groups).
+        scales: float32 (groups,).
+        biases: float32 (groups,).
+        form: format of the result.
+        out: float32 (group size, groups).
+        scratch: like `out`.
+        exact: take the exact way of rounding.
+    """
+    np.copyto(out, codes.view(np.int32))  # faster than from unsigned numbers
+    np.multiply(out, scales, out=out)
+    round_sum(out, form, scratch, out, exact=exact)
+    np.add(out, biases, out=out)
+    round_sum(out, form, scratch, out, exact=exact)
+
+
+def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[Array, Array]:
+    """Quantise finite numbers: write the codes, return scales and biases as stored.
+
+    The codes are found with the scale in float32, before it is rounded to the grid's format, as MLX does.
+
+    Args:
+        values: float32 (group size, groups), numbers of the grid's format.
+        grid: how to quantise.
+        scratch: like `values`.
+        codes: uint32 (group size, groups).
+    """
+    scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
+    np.subtract(values, biases, out=scratch)
+    np.divide(scratch, scales, out=scratch)
+    np.rint(scratch, out=scratch)
+    np.clip(scratch, np.float32(0), np.float32(grid.top), out=scratch)
+    np.copyto(codes.view(np.int32), scratch, casting="unsafe")
+    return encode(scales, grid.form), encode(biases, grid.form)
+
+
+def unpack_rows(packed: Packed, grid: Grid) -> Array:
+    """Return the dequantised numbers of a block as new float32 (groups, group size), the exact way."""
+    codes = np.empty((grid.group_size, len(packed.words)), np.uint32)
+    values = np.empty(codes.shape, np.float32)
+    unpack(packed.words, grid, codes)
+    scales, biases = decode(packed.scales, grid.form), decode(packed.biases, grid.form)
+    dequantize(codes, scales, biases, grid.form, values, np.empty_like(values), exact=True)
+    return np.ascontiguousarray(values.T)
+
+
+def pack_rows(values: Array, grid: Grid) -> Packed:
+    """Return finite float32 numbers (groups, group size) quantised."""
+    columns = np.ascontiguousarray(values.T)
+    codes = np.empty(columns.shape, np.uint32)
+    scales, biases = quantize(columns, grid, np.empty_like(columns), codes)
+    return Packed(pack(codes, grid), scales, biases)
+
+
+def _fit(highest: Array, lowest: Array, top: np.float32) -> tuple[Array, Array]:
+    """Return scales and biases in float32: the end of larger magnitude is met exactly, as is zero where it can be."""
+    flip = np.abs(lowest) > np.abs(highest)
+    scales = np.maximum((highest - lowest) / top, _EPSILON)
+    scales = np.where(flip, scales, -scales)
+    edges = np.where(flip, lowest, highest)
+    steps = np.rint(edges / scales)
+    some = steps != 0
+    scales = np.divide(edges, steps, out=scales, where=some)
+    return scales, np.where(some, edges, np.float32(0))
+
+
+def _split(words: Array, bits: int) -> Array:
+    """Return packs of codes that do not straddle, uint32 (packs per group, groups)."""
+    if bits in (2, 4, 8):
+        return np.ascontiguousarray(words.T)
+    octets = words.view(np.uint8).reshape(len(words), -1, 5 if bits == 5 else 3).transpose(1, 2, 0)
+    parts = octets.astype(np.uint32)
+    if bits != 5:
+        packs: Array = parts[:, 0] | parts[:, 1] << np.uint32(8) | parts[:, 2] << np.uint32(16)
+        return packs
+    low = parts[:, 0] | parts[:, 1] << np.uint32(8) | (parts[:, 2] & np.uint32(15)) << np.uint32(16)
+    high = parts[:, 2] >> np.uint32(4) | parts[:, 3] << np.uint32(4) | parts[:, 4] << np.uint32(12)
+    return np.stack([low, high], axis=1).reshape(-1, len(words))
+
+
+def _join(packs: Array, bits: int) -> Array:
+    """Return the words of packs: the inverse of `_split`."""
+    if bits in (2, 4, 8):
+        return np.ascontiguousarray(packs.T)
+    groups = packs.shape[1]
+    if bits != 5:
+        octets = [packs >> np.uint32(8 * place) for place in range(3)]
+    else:
+        low, high = packs[0::2], packs[1::2]
+        middle = low >> np.uint32(16) | (high & np.uint32(15)) << np.uint32(4)
+        octets = [low, low >> np.uint32(8), middle, high >> np.uint32(4), high >> np.uint32(12)]
+    stream = np.stack([part.astype(np.uint8) for part in octets], axis=1).reshape(-1, groups)
+    words: Array = np.ascontiguousarray(stream.T).view(np.uint32)
+    return words

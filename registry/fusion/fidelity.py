@@ -1,0 +1,193 @@
+"""How much of an adapter's intended update is in the fused weights, measured while they are written.
+
+For one module: the intended update D is `scale * lora_b.T @ lora_a.T` in float32, before any rounding; the real change
+R is what the written weights hold (dequantised, where they are quantised) beyond the base's.  Then
+
+- retained = <R, D> / <D, D>, the share of the update along its own direction: 1 is all of it;
+- cosine = <R, D> / (|R| |D|), low where rounding adds noise, even if all of the update is there;
+- relative error = |R - D| / |D|.
+
+The share retained predicts behaviour, the cosine does not (docs: at 6 bits the cosine is 0.49 and behaviour intact).
+Overall numbers are those of all touched modules taken as one long vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .arithmetic import Array
+
+PASS = "PASS"
+DEGRADED = "DEGRADED"
+LOST = "LOST"
+
+PASS_FROM = 0.9
+"""Share retained from which a fuse passes: measured losses were within 0.02 nats of base + adapter."""
+
+DEGRADED_FROM = 0.5
+"""Share retained below which the adapter counts as lost: measured losses were nearer to the base's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Inner products of an intended update D and a real change R, over a block, a module or a model.
+
+    Attributes:
+        intended: <D, D>.
+        inner: <R, D>.
+        error: <R - D, R - D>.
+    """
+
+    intended: float = 0.0
+    inner: float = 0.0
+    error: float = 0.0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.intended + other.intended, self.inner + other.inner, self.error + other.error)
+
+    @property
+    def finite(self) -> bool:
+        """Whether no number was NaN or overflowed."""
+        return math.isfinite(self.intended + self.inner + self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFidelity:
+    """What one module retained.
+
+    Attributes:
+        module: its path in the model.
+        norm: Frobenius norm of the intended update.
+        retained: share of the update that is in the written weights; 1 if nothing was intended.
+        cosine: between real change and intended update.
+        relative_error: of the real change.
+    """
+
+    module: str
+    norm: float
+    retained: float
+    cosine: float
+    relative_error: float
+
+    @classmethod
+    def of(cls, module: str, sums: Sums) -> ModuleFidelity:
+        """Build from the sums over the module."""
+        if sums.intended <= 0:
+            return cls(module, 0.0, 1.0, 1.0, 0.0)
+        real = max(sums.error + 2 * sums.inner - sums.intended, 0.0)
+        # Where next to nothing changed, the difference above is rounding noise and the direction means nothing.
+        some = real > 1e-6 * sums.intended
+        cosine = sums.inner / math.sqrt(real * sums.intended) if some else 0.0
+        return cls(
+            module,
+            _digits(math.sqrt(sums.intended)),
+            _digits(sums.inner / sums.intended),
+            _digits(min(cosine, 1.0)),
+            _digits(math.sqrt(sums.error / sums.intended)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "module": self.module,
+            "norm": self.norm,
+            "retained": self.retained,
+            "cosine": self.cosine,
+            "relative_error": self.relative_error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What a fused model retained of an adapter.
+
+    Attributes:
+        verdict: `PASS`, `DEGRADED` or `LOST`.
+        norm: Frobenius norm of the whole intended update.
+        retained: share of the update over all modules.
+        cosine: over all modules.
+        relative_error: over all modules.
+        modules: each touched module, in the order of the weights.
+    """
+
+    verdict: str
+    norm: float
+    retained: float
+    cosine: float
+    relative_error: float
+    modules: tuple[ModuleFidelity, ...]
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Sums]) -> Fidelity:
+        """Build from the sums of each module."""
+        whole = ModuleFidelity.of("", sum(sums.values(), Sums()))
+        modules = tuple(ModuleFidelity.of(module, value) for module, value in sums.items())
+        return cls(
+            judge(whole.retained), whole.norm, whole.retained, whole.cosine, whole.relative_error, modules
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as DESIGN section 9 prints it."""
+        return {
+            "verdict": self.verdict,
+            "norm": self.norm,
+            "retained": self.retained,
+            "cosine": self.cosine,
+            "relative_error": self.relative_error,
+            "modules": [module.to_dict() for module in self.modules],
+        }
+
+
+def judge(retained: float) -> str:
+    """Return the verdict on a share retained."""
+    if retained >= PASS_FROM:
+        return PASS
+    return DEGRADED if retained >= DEGRADED_FROM else LOST
+
+
+def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sums:
+    """Return the inner products over a block.
+
+    Products are float32 and added in pairs down the block, then in float64: one order, whatever the platform and
+    the number of threads.  `exact` uses float64 throughout and leaves out what is not finite.
+
+    Args:
+        real: float32 matrix, the change in the weights.
+        intended: like `real`.
+        scratch: like `real`, overwritten.
+        exact: take the slower way.
+    """
+    if exact:
+        sound = np.isfinite(real) & np.isfinite(intended)
+        real64, intended64 = (np.where(sound, part, 0).astype(np.float64) for part in (real, intended))
+        pairs = ((intended64, intended64), (real64, intended64), (real64 - intended64,) * 2)
+        return Sums(*(float((left * right).sum()) for left, right in pairs))
+    np.multiply(intended, intended, out=scratch)
+    squared = _fold(scratch)
+    np.multiply(real, intended, out=scratch)
+    inner = _fold(scratch)
+    np.subtract(real, intended, out=scratch)
+    np.multiply(scratch, scratch, out=scratch)
+    return Sums(squared, inner, _fold(scratch))
+
+
+def _fold(values: Array) -> float:
+    """Return the sum of a matrix, which is overwritten: rows in pairs, then the last row in float64."""
+    rows = len(values)
+    while rows > 1:
+        half = rows // 2
+        np.add(values[:half], values[half : 2 * half], out=values[:half])
+        if rows % 2:
+            np.add(values[0], values[rows - 1], out=values[0])
+        rows = half
+    return float(values[0].sum(dtype=np.float64))
+
+
+def _digits(value: float) -> float:
+    """Round to six significant digits, which is what the numbers are good for."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,108 @@
+"""Reading and writing whole ranges of open files, with the system's failures turned into fusery's errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fusery.storage.errors import (
+    BlobCorruptError,
+    MissingFileError,
+    OutOfSpaceError,
+    StorageError,
+    StoreDeniedError,
+)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def open_input(path: Path) -> int:
+    """Open a file for reading; return its descriptor.
+
+    Raises:
+        MissingFileError: it cannot be opened.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MissingFileError(f"cannot read {path}: {error.strerror}") from error
+
+
+def create_output(path: Path, header: bytes, size: int) -> int:
+    """Create a file of its final size that begins with `header`; return its descriptor.
+
+    The size is set first so that threads can write anywhere in it.
+
+    Raises:
+        FileExistsError: there is a file already.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.ftruncate(descriptor, size)
+        write_all(descriptor, memoryview(header), 0)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_all(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer of bytes from a file.
+
+    Raises:
+        BlobCorruptError: the file ends before.
+    """
+    view = buffer
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if not count:
+            raise BlobCorruptError("a file became shorter while it was being read")
+        view, offset = view[count:], offset + count
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write bytes to a place in a file."""
+    view = data
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Refuse at once what would fail after minutes.
+
+    Raises:
+        OutOfSpaceError: the file system has less than `size` bytes left.
+    """
+    try:
+        system = os.statvfs(folder)
+    except OSError:
+        return  # not every file system tells; writing will
+    free = system.f_bavail * system.f_frsize
+    if free < size:
+        raise OutOfSpaceError(
+            f"{size / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free",
+            hint="fusery cache prune",
+        )
+
+
+@contextmanager
+def told_plainly(folder: Path) -> Iterator[None]:
+    """Turn a failure of the system while writing to `folder` into one sentence.
+
+    Raises:
+        OutOfSpaceError: the disk or a quota is full.
+        StoreDeniedError: writing is not allowed.
+        StorageError: anything else that the system reports.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutOfSpaceError(f"no space is left in {folder}", hint="fusery cache prune") from error
+        kind = StoreDeniedError if error.errno in _DENIED else StorageError
+        raise kind(f"cannot write to {folder}: {error.strerror or error}") from error

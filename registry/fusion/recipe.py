@@ -1,0 +1,56 @@
+"""Every choice that changes the bytes of a fused artifact, and the key that names the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusery.storage.digest import Digest, digest_json
+
+ENGINE = "canonical-1"
+"""The arithmetic of this package; the number goes up when the same inputs would give other bytes."""
+
+FORMAT = "fusery.key.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a base and an adapter become a fused artifact.
+
+    Attributes:
+        precision: `keep` or `dequantize`, resolved: never `auto`.
+        engine: name and version of the arithmetic.
+        quantization: parameters of a requantisation afterwards, None for none.
+        scale: overrides the adapter's own scale, None to keep it.
+        seed: of random rounding, None where nothing is random.
+    """
+
+    precision: str
+    engine: str = ENGINE
+    quantization: Mapping[str, Any] | None = None
+    scale: float | None = None
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form that goes into the key."""
+        return {
+            "precision": self.precision,
+            "engine": self.engine,
+            "quantization": dict(self.quantization) if self.quantization is not None else None,
+            "scale": self.scale,
+            "seed": self.seed,
+        }
+
+
+def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Digest:
+    """Return the key of a fused artifact: equal inputs, equal key, on every machine.
+
+    Args:
+        base_digest: digest of the base's manifest.
+        adapter_digest: digest of the adapter's manifest.
+        recipe: how they are fused.
+    """
+    return digest_json(
+        {"format": FORMAT, "base": base_digest, "adapter": adapter_digest, "recipe": recipe.to_dict()}
+    )

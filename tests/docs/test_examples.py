@@ -1,0 +1,85 @@
+"""The examples in the README and the guides are run, in order, and their output is what they show.
+
+A block marked `console` holds commands after `$ ` and what they print; `...` stands for anything, as in doctest.
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tinymodels
+from fusery.cli.main import run
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BASE = "SmolLM2-135M-Instruct"
+VERSIONS = (("course_rec_v1_20261120", 1, 4), ("course_rec_v2_20261124", 2, 8))
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def examples(page: Path) -> Iterator[tuple[list[str], str]]:
+    """Yield the commands of a page and what they are shown to print."""
+    for block in re.findall(
+        r"^```console\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    ):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            yield shlex.split(command), shown
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with what the pages speak of: a base and two adapters, tiny ones."""
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    base = tinymodels.make_base(tmp_path / BASE)
+    for name, version, rank in VERSIONS:
+        adapter = tinymodels.make_adapter(tmp_path / f"adapters_{name}", base, rank=rank, seed=version)
+        metadata = {
+            "base_model": BASE,
+            "adapter_name": "course_rec",
+            "version": version,
+            "final_val_loss": 1 / version,
+        }
+        (adapter / "adapter_metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+        name_the_base(adapter)
+    return tmp_path
+
+
+def name_the_base(adapter: Path) -> None:
+    """Let the configuration name the base as a user's would."""
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "model": BASE}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(examples(page))
+    if not found:
+        assert page.stem == "team"  # needs servers, which tests of their own start
+        return
+    if found[0][0][:3] != ["fusery", "base", "add"]:
+        assert run(["base", "add", BASE]) == 0
+    capsys.readouterr()
+    for words, shown in found:
+        assert words[0] == "fusery"
+        code = run(words[1:])
+        printed = capsys.readouterr()
+        assert code == 0, f"{shlex.join(words)}: {printed.err}"
+        if shown.strip():
+            assert doctest.OutputChecker().check_output(shown, printed.out, OPTIONS), (
+                f"{shlex.join(words)}:\n{printed.out}"
+            )
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

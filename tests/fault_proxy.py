@@ -1,0 +1,142 @@
+"""An HTTP proxy that fails on purpose, between a store and its server."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+class Fault(Enum):
+    ERROR_500 = "500"
+    ERROR_503 = "503"
+    ERROR_403 = "403"
+    NO_BUCKET = "404"
+    DROP = "the connection is closed before the request is passed on"
+    HANG = "no answer"
+    LOST = "the request is passed on and its answer lost"
+    LOST_500 = "the request is passed on and a 500 sent for an answer"
+    SHORT = "half of the body, then the end of the connection"
+    FLIP = "one bit of the body flipped"
+
+
+Rule = Callable[[str, str], Fault | None]
+"""Given method and path of a request, which fault it meets."""
+
+
+def always(method: str, part: str, fault: Fault) -> Rule:
+    return lambda seen, path: fault if seen == method and part in path else None
+
+
+def times(count: int, method: str, part: str, fault: Fault) -> Rule:
+    left = [count]
+
+    def rule(seen: str, path: str) -> Fault | None:
+        if seen != method or part not in path or left[0] == 0:
+            return None
+        left[0] -= 1
+        return fault
+
+    return rule
+
+
+@dataclass
+class FaultProxy:
+    endpoint: str
+    rule: Rule = field(default=lambda _method, _path: None)
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FaultProxy
+    upstream: str
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.proxy.rule(self.command, self.path)
+        self.proxy.seen.append((self.command, self.path))
+        if fault is Fault.HANG:
+            self.proxy.over.wait(60)
+        if fault in (Fault.HANG, Fault.DROP):
+            self.hang_up()
+        elif fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.ERROR_403, Fault.NO_BUCKET):
+            self.refuse(int(fault.value))
+        else:
+            self.pass_on(body, fault)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+    def pass_on(self, body: bytes, fault: Fault | None) -> None:
+        upstream = http.client.HTTPConnection(self.upstream, timeout=30)
+        headers = {key: value for key, value in self.headers.items() if key.lower() != "expect"}
+        upstream.request(self.command, self.path, body, headers)
+        reply = upstream.getresponse()
+        data = reply.read()
+        upstream.close()
+        if fault is Fault.LOST:
+            self.hang_up()
+            return
+        if fault is Fault.LOST_500:
+            self.refuse(500)
+            return
+        if fault is Fault.FLIP:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        self.send_response(reply.status)
+        for key, value in reply.getheaders():
+            if key.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                self.send_header(key, value)
+        length = reply.getheader("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", length or str(len(data)))
+        self.end_headers()
+        if fault is Fault.SHORT:
+            self.wfile.write(data[: len(data) // 2])
+            self.hang_up()
+        else:
+            self.wfile.write(data)
+
+    def refuse(self, status: int) -> None:
+        code = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket"}[status]
+        data = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def fault_proxy(endpoint: str) -> Iterator[FaultProxy]:
+    """Run a proxy before `endpoint`; set its `rule` to make it fail."""
+
+    class Handler(_Handler):
+        upstream = urlsplit(endpoint).netloc
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    Handler.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Handler.proxy
+    finally:
+        Handler.proxy.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fusery.registry.bundles.serving.gate import MAX_BODY, Gate, Served, Server
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """In the place of mlx-lm's handler: echoes the request, or fails as that does before the first token."""
+
+    def __init__(self, generator: Any, *rest: Any, system_fingerprint: str) -> None:
+        self.generator = generator
+        self.fingerprint = system_fingerprint
+        super().__init__(*rest)
+
+    def _set_completion_headers(self, status_code: int = 200) -> None:
+        self.send_response(status_code)
+        self.send_header("Content-type", "application/json")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            if body.get("prompt") == "fail":
+                raise ValueError("what was wrong")
+        except ValueError as error:
+            self._set_completion_headers(404)
+            self.end_headers()
+            self.wfile.write(json.dumps({"error": str(error)}).encode())
+            return
+        self._set_completion_headers(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"got": body, "fingerprint": self.fingerprint}).encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Generator:
+    """In the place of mlx-lm's ResponseGenerator: whether it lives, and whether the model is loaded."""
+
+    def __init__(self) -> None:
+        self.is_healthy = True
+        self.model_provider = SimpleNamespace(model_key=("model", None, None))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    handler = type("Handler", (Gate, Upstream), {})
+    server = Server("127.0.0.1", 0, handler, Served("course", "d" * 64, tmp_path, 2048, 320))
+    server.generator = Generator()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def ask(
+    server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request(method, path, data, headers or {})
+    reply = connection.getresponse()
+    text = reply.read()
+    connection.close()
+    return reply.status, json.loads(text)
+
+
+def test_models_lists_exactly_the_one(server: Server) -> None:
+    status, document = ask(server, "GET", "/v1/models")
+    assert status == 200
+    assert document["object"] == "list"
+    (entry,) = document["data"]
+    assert (entry["id"], entry["object"]) == ("course", "model")
+    status, alone = ask(server, "GET", "/v1/models/course")
+    assert (status, alone["id"]) == (200, "course")
+    assert ask(server, "GET", "/v1/models/other")[0] == 404
+
+
+def test_health_follows_the_model(server: Server) -> None:
+    generator = server.generator
+    assert ask(server, "GET", "/health") == (200, {"status": "ok"})
+    generator.model_provider.model_key = None
+    assert ask(server, "GET", "/health") == (503, {"status": "loading"})
+    server.generator = None
+    assert ask(server, "GET", "/health") == (503, {"status": "loading"})
+    server.generator = generator
+
+
+@pytest.mark.parametrize("model", [None, "course", "default_model"])
+def test_a_request_is_rebuilt(server: Server, model: str | None) -> None:
+    body = HELLO | {"model": model, "user": "ann", "temperature": 1}
+    status, document = ask(server, "POST", CHAT, body)
+    assert status == 200
+    assert document["got"] == HELLO | {"model": "course", "temperature": 1.0}
+    assert document["fingerprint"] == "fusery-" + "d" * 16
+
+
+REFUSED = {
+    "another model": (HELLO | {"model": "org/other"}, 404, "model"),
+    "a folder as model": (HELLO | {"model": "/etc"}, 404, "model"),
+    "a list as model": (HELLO | {"model": ["course"]}, 404, "model"),
+    "an adapter": (HELLO | {"model": "course", "adapters": "/tmp/x"}, 400, "adapters"),
+    "an empty adapter": (HELLO | {"adapters": ""}, 400, "adapters"),
+    "an adapter in the singular": (HELLO | {"adapter": "x"}, 400, "adapter"),
+    "a draft model": (HELLO | {"draft_model": "org/other"}, 400, "draft_model"),
+    "no messages": ({}, 400, "messages"),
+    "a wrong field": (HELLO | {"top_k": 10**6}, 400, "top_k"),
+    "nested tools": (HELLO | {"tools": [{"a": 1}, 2]}, 400, "tools"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "param"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_refused(server: Server, body: Any, status: int, param: str) -> None:
+    found, document = ask(server, "POST", CHAT, body)
+    assert (found, document["error"]["param"]) == (status, param)
+    assert document["error"]["type"] == "invalid_request_error"
+    assert document["error"]["message"]
+
+
+def test_another_model_is_refused_as_openai_does(server: Server) -> None:
+    _, document = ask(server, "POST", CHAT, HELLO | {"model": "org/other"})
+    assert document["error"]["code"] == "model_not_found"
+    assert document["error"]["message"] == "the model 'org/other' does not exist; this server has 'course'"
+
+
+BROKEN = {
+    "not JSON": (b"{", 400),
+    "not UTF-8": (b'{"prompt": "\xff"}', 400),
+    "a list": (b"[]", 400),
+    "a number of 5000 digits": (b'{"seed": ' + b"1" * 5000 + b"}", 400),
+    "deep nesting": (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
+    "deep nesting in tools": (b'{"prompt": "a", "tools": [{"a": ' + b"[" * 900 + b"]" * 900 + b"}]}", None),
+    "nothing": (b"", 400),
+}
+
+
+@pytest.mark.parametrize(("data", "status"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken_bodies_get_an_answer(server: Server, data: bytes, status: int | None) -> None:
+    found, _ = ask(server, "POST", "/v1/completions", data)
+    assert found == status if status else found in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [("", 411), ("-1", 411), ("1_0", 411), ("²", 411), (str(MAX_BODY + 1), 413), ("9" * 5000, 413)],
+)
+def test_lengths_are_checked_before_anything_is_read(server: Server, length: str, status: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.putrequest("POST", CHAT)
+    if length:
+        connection.putheader("Content-Length", length.encode())
+    connection.endheaders()
+    assert connection.getresponse().status == status
+    connection.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/embeddings", "/v1/chat/completions/", "/v1/models/../../etc"])
+def test_other_paths_are_unknown(server: Server, path: str) -> None:
+    assert ask(server, "GET", path)[0] == 404
+    assert ask(server, "POST", path, HELLO)[0] == 404
+
+
+def test_mlx_lm_s_404_means_bad_request_or_not_available(server: Server) -> None:
+    status, document = ask(server, "POST", "/v1/completions", {"prompt": "fail"})
+    assert (status, document["error"]["message"]) == (400, "what was wrong")
+    server.generator.model_provider.model_key = None
+    assert ask(server, "POST", "/v1/completions", {"prompt": "fail"})[0] == 503
+
+
+def test_the_server_ends_when_generation_has(tmp_path: Path) -> None:
+    server = Server("127.0.0.1", 0, Gate, Served("course", "d" * 64, tmp_path, 2048, 320))
+    server.generator = Generator()
+    server.service_actions()
+    server.generator.is_healthy = False
+    with pytest.raises(RuntimeError, match="could not be loaded or text generation died"):
+        server.serve_forever(poll_interval=0.01)
+    server.server_close()
+
+
+def test_drain_waits_for_what_is_being_answered(server: Server) -> None:
+    assert server.drain(0)
+    with server.counted():
+        assert not server.drain(0.01)
+    assert server.drain(0)
+
+
+def write_bundle(folder: Path, config: Any, record: Any) -> Path:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    (folder / "fusery.json").write_text(json.dumps(record))
+    return folder
+
+
+RECORD = {"name": "course", "digest": "d" * 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "context", "vocabulary"),
+    [
+        ({"max_position_embeddings": 2048, "vocab_size": 320}, 2048, 320),
+        ({"text_config": {"max_position_embeddings": 64, "vocab_size": 5}, "vocab_size": 9}, 64, 5),
+        ({}, 1 << 20, 1),
+    ],
+)
+def test_served_is_read_from_the_bundle(tmp_path: Path, config: Any, context: int, vocabulary: int) -> None:
+    served = Served.read(write_bundle(tmp_path, config, RECORD))
+    assert served == Served("course", "d" * 64, tmp_path / "model", context, vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("config", "record"),
+    [([], RECORD), ({"vocab_size": "x"}, RECORD), ({"vocab_size": [1]}, RECORD), ({}, {}), ({}, [])],
+)
+def test_a_damaged_bundle_is_told(tmp_path: Path, config: Any, record: Any) -> None:
+    with pytest.raises(ValueError, match=r"damaged|invalid literal"):
+        Served.read(write_bundle(tmp_path, config, record))

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fusery.registry import bundles
+from fusery.registry.bundles import TARGETS, BundleSource, Target, write_bundle
+from fusery.registry.errors import BadInputError
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import BlobCorruptError, MissingFileError
+from fusery.storage.manifest import FileEntry, Manifest
+
+OWN = {
+    "model": {"README.md", "fusery.json"},
+    "docker": {
+        ".dockerignore",
+        "Dockerfile",
+        "README.md",
+        "fusery.json",
+        "model/README.md",
+        "model/fusery.json",
+        "requirements.txt",
+        "server.py",
+        "serving/__init__.py",
+        "serving/checks.py",
+        "serving/gate.py",
+        "serving/run.py",
+    },
+}
+
+both = pytest.mark.parametrize("target", TARGETS)
+
+
+def write(source: BundleSource, target: Target, folder: Path, **options: bool) -> dict[str, Path]:
+    folder.mkdir()
+    write_bundle(source, target, folder, **options)
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+@both
+def test_manifest_is_what_lies_in_the_folder(source: BundleSource, target: Target, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    manifest = write_bundle(source, target, folder)
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert set(found) == {entry.path for entry in manifest}
+    for entry in manifest:
+        assert digest_file(found[entry.path]) == (entry.sha256, entry.size)
+    prefix = "model/" if target == "docker" else ""
+    assert set(found) == OWN[target] | {prefix + entry.path for entry in source.manifest}
+
+
+@both
+def test_same_source_gives_the_same_bytes(source: BundleSource, target: Target, tmp_path: Path) -> None:
+    backwards = dict(reversed(source.provenance.items()))
+    first = write(source, target, tmp_path / "a")
+    second = write(replace(source, provenance=backwards), target, tmp_path / "elsewhere")
+    assert {p: f.read_bytes() for p, f in first.items()} == {p: f.read_bytes() for p, f in second.items()}
+
+
+def test_modes_do_not_depend_on_the_umask(source: BundleSource, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write(source, "docker", tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "bundle", *(tmp_path / "bundle").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_links_are_made_on_request_only(source: BundleSource, tmp_path: Path) -> None:
+    copied = write(source, "model", tmp_path / "copied")
+    linked = write(source, "model", tmp_path / "linked", link=True)
+    original = source.folder / "model.safetensors"
+    assert not copied["model.safetensors"].samefile(original)
+    assert linked["model.safetensors"].samefile(original)
+    assert stat.S_IMODE(linked["model.safetensors"].stat().st_mode) == stat.S_IMODE(original.stat().st_mode)
+
+
+def test_files_in_folders_keep_their_place(source: BundleSource, tmp_path: Path) -> None:
+    folder = tmp_path / "fused"
+    shutil.copytree(source.folder, folder)
+    extra = folder / "additional_chat_templates" / "tools.jinja"
+    extra.parent.mkdir()
+    extra.write_text("{{ messages }}")
+    digest, size = digest_file(extra)
+    entry = FileEntry("additional_chat_templates/tools.jinja", size, digest)
+    wider = replace(source, folder=folder, manifest=Manifest.of([*source.manifest, entry]))
+    written = write(wider, "docker", tmp_path / "bundle")
+    assert written[f"model/{entry.path}"].read_text() == "{{ messages }}"
+
+
+@both
+@pytest.mark.parametrize("link", [False, True], ids=["copy", "link"])
+def test_a_damaged_file_is_found(source: BundleSource, target: Target, link: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "fused"
+    shutil.copytree(source.folder, folder)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BlobCorruptError, match="model.safetensors is damaged"):
+        write(replace(source, folder=folder), target, tmp_path / "bundle", link=link)
+
+
+def test_a_missing_file_is_found(source: BundleSource, tmp_path: Path) -> None:
+    folder = tmp_path / "fused"
+    shutil.copytree(source.folder, folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(MissingFileError, match="tokenizer.json"):
+        write(replace(source, folder=folder), "model", tmp_path / "bundle")
+
+
+def test_the_folder_must_be_empty(source: BundleSource, tmp_path: Path) -> None:
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(BadInputError, match="not an empty folder"):
+        write_bundle(source, "model", tmp_path)
+    with pytest.raises(BadInputError, match="not an empty folder"):
+        write_bundle(source, "model", tmp_path / "missing")
+
+
+def test_names_are_checked(source: BundleSource, evil_texts: dict[str, str], tmp_path: Path) -> None:
+    for name in [*evil_texts.values(), "..", "a..b", "A", "-a", "a/b", "a" * 201]:
+        if name not in ("yes", "null", "012e3"):  # as good a name as any
+            with pytest.raises(BadInputError, match="not a name"):
+                write_bundle(replace(source, name=name), "docker", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["README.md", "readme.md", "fusery.json"])
+def test_the_bundles_own_names_are_kept_free(source: BundleSource, path: str, tmp_path: Path) -> None:
+    entry = replace(source.manifest.files[0], path=path)
+    with pytest.raises(BadInputError, match="the bundle's own"):
+        write_bundle(replace(source, manifest=Manifest.of([*source.manifest, entry])), "model", tmp_path)
+
+
+def test_a_folder_without_weights_is_no_model(source: BundleSource, tmp_path: Path) -> None:
+    rest = Manifest.of(entry for entry in source.manifest if not entry.path.endswith(".safetensors"))
+    with pytest.raises(BadInputError, match="is not a model"):
+        write_bundle(replace(source, manifest=rest), "model", tmp_path)
+
+
+def test_the_card_has_the_facts(source: BundleSource, tmp_path: Path) -> None:
+    card = write(source, "model", tmp_path / "bundle")["README.md"].read_text()
+    assert front_matter(card) == {
+        "base_model": "org/Tiny-1M",
+        "base_model_relation": "finetune",
+        "library_name": "mlx",
+        "pipeline_tag": "text-generation",
+        "tags": ["mlx", "fusery", "lora", "course_rec"],
+    }
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", card, re.MULTILINE))
+    assert rows["adapter"] == source.name
+    assert rows["adapter, digest"] == "c" * 64
+    assert rows["base model"] == "org/Tiny-1M"
+    assert rows["model"] == source.manifest.digest
+    assert rows["adapter, validation loss"] == "0.22"
+    assert rows["retained"] == "0.9877"
+    for entry in source.manifest:
+        assert f"| {entry.path} | {entry.size} | {entry.sha256} |" in card
+
+
+@both
+def test_a_source_without_provenance_will_do(source: BundleSource, target: Target, tmp_path: Path) -> None:
+    written = write(replace(source, provenance={"adapter": None}), target, tmp_path / "bundle")
+    card = written["model/README.md" if target == "docker" else "README.md"].read_text()
+    assert "base_model" not in front_matter(card)
+    assert "Not recorded." in card
+
+
+def test_the_record_says_where_the_model_is(source: BundleSource, tmp_path: Path) -> None:
+    written = write(source, "docker", tmp_path / "bundle")
+    outer, inner = (json.loads(written[path].read_bytes()) for path in ("fusery.json", "model/fusery.json"))
+    assert (outer["target"], outer["model"]) == ("docker", "model")
+    assert (inner["target"], inner["model"]) == ("model", ".")
+    assert outer["digest"] == inner["digest"] == source.manifest.digest
+
+
+def test_no_text_becomes_code(
+    source: BundleSource, provenance: dict[str, Any], evil: str, tmp_path: Path
+) -> None:
+    plain = write(source, "docker", tmp_path / "plain")
+    for key in ("name", "task", "dataset", "version", "date", "digest"):
+        provenance["adapter"][key] = evil
+    provenance |= {"key": evil, "tool": evil, "created_at": evil, "recipe": {"note": evil}}
+    provenance["fidelity"]["verdict"] = evil
+    provenance["base"] = {"name": evil, "digest": evil}
+    written = write(source, "docker", tmp_path / "evil")
+
+    assert json.loads(written["fusery.json"].read_bytes())["provenance"] == provenance
+    matter = front_matter(written["model/README.md"].read_text())
+    assert matter.get("base_model", "") == evil
+    assert matter["tags"] == ["mlx", "fusery", "lora", *([evil] if evil else [])]
+    usual = plain["Dockerfile"].read_text()
+    labelled = re.compile(r'^LABEL [a-z.]+="([a-z0-9][a-z0-9._-]*)"\n', re.MULTILINE)
+    dockerfile = written["Dockerfile"].read_text()
+    assert labelled.sub("", dockerfile) == labelled.sub("", usual)
+    assert set(labelled.findall(dockerfile)) - {evil} == {source.name, source.manifest.digest}
+    for path in set(written) - {"fusery.json", "model/fusery.json", "model/README.md", "Dockerfile"}:
+        assert written[path].read_bytes() == plain[path].read_bytes()
+
+
+@both
+def test_nothing_of_the_machine_is_in_it(
+    source: BundleSource, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = "canary-5f0e6c1d"
+    for variable in (
+        "HF_TOKEN",
+        "FUSERY_STORE_OPTIONS",
+        "PIP_INDEX_URL",
+        "HOST",
+        "HOSTNAME",
+        "LOGNAME",
+        "USER",
+    ):
+        monkeypatch.setenv(variable, canary)
+    written = write(source, target, tmp_path / "bundle")
+    monkeypatch.undo()
+    package = Path(bundles.__file__).parent
+    ours = b"".join(
+        path.read_bytes() for folder in ("serving", "templates") for path in (package / folder).glob("*.*")
+    )
+    here = {canary, str(tmp_path), str(source.folder), str(Path.cwd()), str(Path.home()), sys.prefix}
+    # A user or a machine may be called like a word of the bundle: "build", "server".
+    here |= {name for name in (getpass.getuser(), socket.gethostname()) if name.encode() not in ours}
+    for path, file in written.items():
+        content = file.read_bytes()
+        assert not [text for text in here if text.encode() in content], path
+
+
+def test_hadolint_finds_nothing(source: BundleSource, tmp_path: Path) -> None:
+    dockerfile = write(source, "docker", tmp_path / "bundle")["Dockerfile"]
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run(
+        [hadolint, "--failure-threshold", "style", dockerfile], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    bad = tmp_path / "Bad"
+    bad.write_text(dockerfile.read_text().replace('["python", "/app/server.py"]', "python /app/server.py"))
+    assert subprocess.run([hadolint, bad], check=False, capture_output=True).returncode == 1
+
+
+def test_the_image_is_built_as_promised(source: BundleSource, tmp_path: Path) -> None:
+    written = write(source, "docker", tmp_path / "bundle")
+    lines = written["Dockerfile"].read_text().replace("\\\n", "").splitlines()
+    steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
+    assert steps[:2] == [["ARG", "BASE_IMAGE=python:3.12-slim-bookworm"], ["FROM", "${BASE_IMAGE}"]]
+    words = [word for word, _ in steps]
+    assert words.index("USER") > max(index for index, word in enumerate(words) if word in ("RUN", "COPY"))
+    assert dict(steps)["USER"] == "10001:10001"
+    assert json.loads(dict(steps)["ENTRYPOINT"]) == ["python", "/app/server.py"]
+    assert dict(steps)["HEALTHCHECK"].endswith('CMD ["python", "/app/server.py", "--health"]')
+    allowed = {line[1:] for line in written[".dockerignore"].read_text().splitlines() if line[0] == "!"}
+    copied = {
+        name
+        for word, rest in steps
+        if word == "COPY"
+        for name in rest.split()[:-1]
+        if not name.startswith("--")
+    }
+    assert copied == allowed
+    assert {path.partition("/")[0] for path in written} - allowed == {
+        ".dockerignore",
+        "Dockerfile",
+        "README.md",
+    }
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """Split a card as naive readers do, at the first line that is `---` again."""
+    _, matter, _ = card.split("---\n", 2)
+    return dict(yaml.safe_load(matter))

@@ -1,0 +1,263 @@
+"""Leases: one builder at a time, fenced, taken over from the dead at once and from the slow when their time is up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import databaseworkers
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select, update
+
+from fusery.registry import leases, tables
+from fusery.registry.database import Database
+from fusery.registry.errors import LeaseLostError
+from fusery.registry.leases import Busy, Lease
+from fusery.registry.owner import Owner
+
+
+def take(database: Database, key: str = "k", ttl: float = leases.TTL) -> Lease:
+    lease = leases.acquire(database, key, Owner.current(), ttl=ttl)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def row(database: Database, key: str = "k") -> tables.Lease:
+    with database.read() as session:
+        return session.get_one(tables.Lease, key)
+
+
+def let_run_out(database: Database, key: str = "k") -> None:
+    """Put a lease's end behind us, as if its owner had slept."""
+    with database.write() as session:
+        session.execute(
+            update(tables.Lease).where(tables.Lease.key == key).values(expires=Database.clock() - 1)
+        )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.02)
+
+
+class TestLease:
+    def test_the_first_gets_it_and_the_second_learns_who_has_it(self, database: Database) -> None:
+        lease = take(database)
+        assert lease.fence == 1
+        busy = leases.acquire(database, "k", Owner.current())
+        assert isinstance(busy, Busy)
+        assert busy.owner == lease.owner
+        assert 0 < busy.remaining <= leases.TTL
+        assert take(database, "other").fence == 1
+
+    def test_giving_back_keeps_the_row_and_its_fence(self, database: Database) -> None:
+        lease = take(database)
+        with database.write() as session:
+            lease.publish(session)
+        assert (row(database).owner, row(database).expires, row(database).fence) == ("", 0.0, 1)
+        assert take(database).fence == 2
+
+    def test_publishing_takes_part_in_the_transaction(self, database: Database) -> None:
+        lease = take(database)
+        with pytest.raises(RuntimeError), database.write() as session:
+            lease.publish(session)
+            raise RuntimeError("the record did not come about")
+        assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
+
+    def test_one_that_ran_out_is_taken_and_its_holder_refused(self, database: Database) -> None:
+        late = take(database)
+        let_run_out(database)
+        with pytest.raises(LeaseLostError), database.write() as session:
+            session.add(tables.Task(id=1, name="too late"))
+            late.publish(session)
+        winner = take(database)
+        assert winner.fence == 2
+        with pytest.raises(LeaseLostError):
+            late.renew()
+        with pytest.raises(LeaseLostError), database.write() as session:
+            session.add(tables.Task(id=1, name="too late"))
+            late.publish(session)
+        with database.write() as session:
+            assert late.release(session) is False
+            assert session.get(tables.Task, 1) is None
+            winner.publish(session)
+
+    def test_the_same_owner_does_not_publish_under_an_older_fence(self, database: Database) -> None:
+        owner = Owner.current()
+        old = leases.acquire(database, "k", owner)
+        let_run_out(database)
+        new = leases.acquire(database, "k", owner)
+        assert isinstance(old, Lease)
+        assert isinstance(new, Lease)
+        with database.write() as session:
+            assert old.release(session) is False
+            new.publish(session)
+
+    def test_renewing_extends(self, database: Database) -> None:
+        lease = take(database)
+        before = row(database).expires
+        lease.renew()
+        assert row(database).expires > before
+
+    def test_keeping_renews_in_the_background(self, database: Database) -> None:
+        lease = take(database, ttl=3)
+        first = row(database).expires
+        with lease.keep():
+            until(lambda: row(database).expires > first)
+            lease.check()
+            assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease")]
+
+    def test_keeping_notices_a_loss(self, database: Database) -> None:
+        lease = take(database, ttl=0.6)
+        with lease.keep():
+            let_run_out(database)
+            take(database)
+            with pytest.raises(LeaseLostError, match="was lost"):
+                while True:
+                    lease.check()
+                    time.sleep(0.02)
+
+    def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_ends(self, database: Database) -> None:
+        lease = take(database, ttl=0.6)
+        with pytest.raises(LeaseLostError):
+            while True:  # nobody keeps it
+                lease.check()
+                time.sleep(0.01)
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_an_exception_gives_it_back(self, database: Database, error: type[BaseException]) -> None:
+        with pytest.raises(error), take(database).keep():
+            raise error
+        assert take(database).fence == 2
+
+    def test_waiting_ends_when_it_is_free(self, database: Database) -> None:
+        lease = take(database)
+        met: list[Busy] = []
+
+        def give_back(busy: Busy) -> None:
+            met.append(busy)
+            with database.write() as session:
+                lease.publish(session)
+
+        assert leases.wait(database, "k", Owner.current(), told=give_back).fence == 2
+        assert [busy.owner for busy in met] == [lease.owner]
+
+    def test_a_row_with_an_owner_nobody_can_read_runs_out(self, database: Database) -> None:
+        take(database)
+        with database.write() as session:
+            session.execute(update(tables.Lease).values(owner="somebody else's format"))
+        busy = leases.acquire(database, "k", Owner.current())
+        assert isinstance(busy, Busy)
+        assert busy.owner is None
+        let_run_out(database)
+        assert take(database).fence == 2
+
+
+class TestProcesses:
+    def test_each_key_is_built_once(self, database: Database, database_url: str) -> None:
+        keys = [str(number) for number in range(1, 6)]
+        built = databaseworkers.run_all(databaseworkers.build_each_once, 8, database_url, keys)
+        assert sorted(key for each in built for key in each) == keys
+        with database.read() as session:
+            assert set(session.scalars(select(tables.Task.name))) == set(keys)
+            assert set(session.scalars(select(tables.Lease.owner))) == {""}
+            assert set(session.scalars(select(tables.Lease.fence))) == {8}
+
+    @pytest.mark.parametrize("reaped", [True, False], ids=["gone", "zombie"])
+    def test_a_killed_owner_is_taken_over_at_once(
+        self, database: Database, database_url: str, reaped: bool
+    ) -> None:
+        process, talk = databaseworkers.start(databaseworkers.hold_lease, database_url, "k", 3600.0)
+        assert talk.recv() == 1
+        assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
+        process.kill()
+        if reaped:
+            process.join()
+        else:
+            os.waitid(os.P_PID, process.pid or 0, os.WEXITED | os.WNOWAIT)
+        assert take(database).fence == 2
+        process.join()
+
+    def test_a_stopped_owner_is_waited_for_and_then_fenced(
+        self, database: Database, database_url: str
+    ) -> None:
+        process, talk = databaseworkers.start(databaseworkers.hold_lease, database_url, "k", 60.0)
+        assert talk.recv() == 1
+        os.kill(process.pid or 0, signal.SIGSTOP)
+        assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
+        let_run_out(database)
+        winner = take(database)
+        assert winner.fence == 2
+        os.kill(process.pid or 0, signal.SIGCONT)
+        talk.send("publish")
+        assert talk.recv() == "lease_lost"
+        process.join()
+        with database.write() as session:
+            assert session.get(tables.Task, 1) is None
+            winner.publish(session)
+
+
+class TestOwner:
+    def test_this_process_is_alive(self) -> None:
+        assert not Owner.current().is_dead()
+
+    def test_two_owners_of_a_process_differ(self) -> None:
+        assert Owner.current() != Owner.current()
+
+    def test_it_fits_its_column_at_its_longest(self) -> None:
+        longest = Owner("u" * 32, "h" * 48, 4194304, "9" * 15, "b" * 36, "4026531836", "f" * 32)
+        assert len(str(longest)) <= tables.Lease.__table__.c.owner.type.length  # type: ignore[attr-defined]
+
+    def test_it_names_who_works(self) -> None:
+        owner = dataclasses.replace(Owner.current(), user="ann", host="gpu3", pid=4711)
+        assert owner.description == "ann@gpu3 (process 4711)"
+
+    @given(
+        st.builds(
+            Owner,
+            user=st.from_regex(r"[\w.+-]{0,32}", fullmatch=True),
+            host=st.from_regex(r"[\w.+-]{0,48}", fullmatch=True),
+            pid=st.integers(0, 2**32),
+            started=st.from_regex(r"[0-9]{0,15}", fullmatch=True),
+            boot=st.from_regex(r"[0-9a-f-]{0,36}", fullmatch=True),
+            namespace=st.from_regex(r"[0-9]{0,12}", fullmatch=True),
+            token=st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
+        )
+    )
+    def test_what_is_written_is_read(self, owner: Owner) -> None:
+        assert Owner.parse(str(owner)) == owner
+
+    @given(st.text())
+    def test_anything_else_is_nobody(self, text: str) -> None:
+        assert Owner.parse(text) is None
+
+    @pytest.mark.parametrize("field", ["boot", "namespace"])
+    def test_elsewhere_nobody_is_provably_dead(self, field: str) -> None:
+        gone = dataclasses.replace(Owner.current(), pid=ended_process())
+        assert gone.is_dead()
+        assert not dataclasses.replace(gone, **{field: "elsewhere"}).is_dead()
+        assert not dataclasses.replace(gone, boot="").is_dead()
+
+    def test_a_number_that_another_process_has_now_is_dead(self) -> None:
+        assert dataclasses.replace(Owner.current(), started="1").is_dead()
+
+    def test_a_number_without_a_start_is_not_told_apart(self) -> None:
+        assert not dataclasses.replace(Owner.current(), started="").is_dead()
+
+    def test_the_first_process_is_somebody_elses_and_alive(self) -> None:
+        assert not dataclasses.replace(Owner.current(), pid=1, started="").is_dead()
+
+
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid

@@ -1,0 +1,153 @@
+"""What failures of the database say to the user: one sentence, no secret, and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import func, make_url, select, text
+
+from fusery.registry import schema, tables
+from fusery.registry.database import Database
+from fusery.registry.errors import BadInputError, DatabaseUnavailableError
+
+
+def count(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(tables.Task)) or 0
+
+
+class TestSqlite:
+    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+        path = tmp_path / "fusery.db"
+        path.write_bytes(b"not a database at all, but long enough to look at" * 100)
+        with pytest.raises(DatabaseUnavailableError, match="is not an SQLite database"):
+            schema.state(Database.open(f"sqlite:///{path}"))
+
+    def test_a_damaged_file(self, sqlite_url: str) -> None:
+        path = Path(str(make_url(sqlite_url).database))
+        data = bytearray(path.read_bytes())
+        data[4096:] = b"\xff" * (len(data) - 4096)
+        path.write_bytes(data)
+        with pytest.raises(DatabaseUnavailableError, match="is damaged") as caught:
+            count(Database.open(sqlite_url))
+        assert "backup" in (caught.value.hint or "")
+
+    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
+        with pytest.raises(DatabaseUnavailableError, match="cannot open the database"):
+            schema.state(Database.open(f"sqlite:///{tmp_path}"))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        database = Database.open(f"sqlite:///{tmp_path}/none/fusery.db")
+        with pytest.raises(DatabaseUnavailableError, match="no such folder"), database.read():
+            pytest.fail("opened")
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        database = Database.open(f"sqlite:///{tmp_path}/file/home/fusery.db")
+        with pytest.raises(DatabaseUnavailableError, match="cannot make the folder"):
+            schema.require(database, may_create=True)
+
+    def test_a_full_disk(self, sqlite_url: str) -> None:
+        database = Database.open(sqlite_url)
+        with pytest.raises(DatabaseUnavailableError, match="no space left"), database.write() as session:
+            session.execute(text("PRAGMA max_page_count = 1"))
+            for number in range(200):
+                session.add(tables.Task(name=str(number) * 100))
+            session.flush()
+        assert count(database) == 0
+        database.close()
+
+    @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may do everything")
+    @pytest.mark.parametrize("target", ["file", "folder"])
+    def test_permission_denied(self, sqlite_template: Path, target: str) -> None:
+        code = """
+import sys
+from fusery.registry.database import Database
+from fusery.registry.errors import DatabaseUnavailableError
+from sqlalchemy import text
+try:
+    with Database.open(sys.argv[1]).write() as session:
+        session.execute(text("INSERT INTO task (id, name) VALUES (1, 'a')"))
+except DatabaseUnavailableError as error:
+    sys.exit(str(error))
+"""
+        folder = Path(tempfile.mkdtemp(prefix="fusery-denied-"))  # another user must be able to reach it
+        try:
+            path = folder / "fusery.db"
+            shutil.copyfile(sqlite_template, path)
+            path.chmod(0o444)
+            folder.chmod(0o777 if target == "file" else 0o555)
+            command = [sys.executable, "-P", "-c", code, f"sqlite:///{path}"]
+            if os.geteuid() == 0:
+                command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+            assert "permission denied" in done.stderr
+            assert "Traceback" not in done.stderr
+        finally:
+            folder.chmod(0o700)
+            shutil.rmtree(folder)
+
+
+class TestPostgres:
+    def test_nobody_there(self) -> None:
+        database = Database.open("postgresql://ann:hunter2@127.0.0.1:1/fusery")
+        sentence = "cannot use the database"
+        with pytest.raises(DatabaseUnavailableError, match=sentence) as caught, database.read():
+            pytest.fail("connected")
+        assert "refused" in str(caught.value)
+        assert "hunter2" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_no_such_database(self, postgres_admin: str) -> None:
+        url = make_url(postgres_admin).set(database="nowhere").render_as_string(hide_password=False)
+        with pytest.raises(DatabaseUnavailableError, match='database "nowhere" does not exist'):
+            schema.state(Database.open(url))
+
+    def test_a_lost_connection_is_not_guessed_about(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        sentence = "either there whole or not at all"
+        with pytest.raises(DatabaseUnavailableError, match=sentence), database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+            session.flush()
+            end_connections(postgres_url)
+        assert count(database) == 0  # and the pool has noticed
+        with database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+        end_connections(postgres_url)
+        assert count(database) == 1
+        database.close()
+
+    def test_denied(self, postgres_url: str) -> None:
+        url = make_url(postgres_url)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("DROP ROLE IF EXISTS guest")
+            connection.execute("CREATE ROLE guest LOGIN")
+        guest = url.set(username="guest").render_as_string(hide_password=False)
+        database = Database.open(guest)
+        with pytest.raises(DatabaseUnavailableError, match="permission denied"), database.write() as session:
+            session.add(tables.Task(id=1, name="a"))
+        database.close()
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("DROP ROLE guest")
+
+    def test_a_value_that_does_not_fit_is_bad_input(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        for name in ("x" * 200, "a\0b"):
+            with pytest.raises(BadInputError, match="refuses a value"), database.write() as session:
+                session.add(tables.Task(name=name))
+        database.close()
+
+
+def end_connections(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )

@@ -1,0 +1,208 @@
+"""Opening stores by URL, and what a URL may not hold."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.storage.errors import StorageError
+from fusery.storage.local import LocalStore
+from fusery.storage.locate import PROTOCOLS, StoreUrlError, display_url, open_store
+from fusery.storage.remote import FsspecStore
+
+SECRET = "hunter2-AKIDEXAMPLE"
+
+
+@pytest.mark.parametrize("form", ["{path}", "file://{path}", "file://localhost{path}", "FILE://{path}"])
+def test_a_path_and_a_file_url_open_a_folder(tmp_path: Path, form: str) -> None:
+    store = open_store(form.format(path=tmp_path))
+    assert isinstance(store, LocalStore)
+    assert store.root == tmp_path.resolve()
+
+
+@pytest.mark.parametrize("name", ["with space", "50% off", "a?b#c", "ümläut", "-dash"])
+def test_the_url_of_a_local_store_opens_it_again(tmp_path: Path, name: str) -> None:
+    store = open_store(str(tmp_path / name))
+    blob = store.put_bytes(b"x")
+    assert open_store(store.url).size(blob.digest) == 1
+    assert display_url(store.url) == str(tmp_path.resolve() / name)
+
+
+def test_a_relative_path_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wanted = tmp_path.resolve() / "store"
+    assert [
+        store.root
+        for store in map(open_store, ["store", "./store", "~/store"])
+        if isinstance(store, LocalStore)
+    ] == [wanted] * 3
+
+
+def test_memory_opens_without_an_extra() -> None:
+    store = open_store("memory://team/")
+    assert isinstance(store, FsspecStore)
+    assert store.url == "memory://team"
+
+
+def test_s3_takes_options_and_keeps_its_own() -> None:
+    pytest.importorskip("s3fs")
+    options = {"key": "a", "secret": SECRET, "config_kwargs": {"read_timeout": 7}}
+    store = open_store("s3://bucket/some/prefix", options=options)
+    assert store.url == "s3://bucket/some/prefix"
+    assert isinstance(store, FsspecStore)
+    file_system = store._fs
+    assert file_system.config_kwargs["read_timeout"] == 7
+    assert file_system.config_kwargs["connect_timeout"] == 5
+    assert file_system.dircache.use_listings_cache is False
+    assert file_system is not open_store("s3://bucket/some/prefix", options=options)._fs  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "  ",
+        "http://example.org/store",
+        "github://org:repo@main/",
+        "simplecache::s3://bucket/x",
+        "s3://bucket/a::b",
+        "/tmp/a::b",
+        "zip://a.zip",
+        "reference://x",
+        "local://x",
+        "dir://x",
+        "python://x",
+        "s3://",
+        "s3:///",
+        "s3:///no/bucket",
+        "s3://bucket//x",
+        "s3://bucket/../other",
+        "s3://bucket/./x",
+        "s3://bucket/a b",
+        "s3://bucket/%2e%2e",
+        "s3://bucket/\x00",
+        "s3://bucket/\n",
+        "s3://bucket\\x",
+        "memory://",
+        "file://host/share",
+        "file://",
+        "/tmp/\x1b[31m",
+    ],
+)
+def test_a_url_that_is_no_store_is_refused(url: str) -> None:
+    with pytest.raises(StoreUrlError) as caught:
+        open_store(url)
+    assert "\x1b" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"s3://AKID:{SECRET}@bucket/prefix",
+        f"s3://{SECRET}@bucket/prefix",
+        f"s3://bucket/prefix?X-Amz-Signature={SECRET}",
+        f"s3://bucket/prefix#{SECRET}",
+        f"az://container/prefix?sig={SECRET}",
+        f"abfs://container@{SECRET}.dfs.core.windows.net/x",
+        f"gs://bucket/x?token={SECRET}",
+        f"memory://x:{SECRET}@y",
+        f"https://user:{SECRET}@host/x",
+    ],
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(StoreUrlError) as caught:
+        open_store(url)
+    assert SECRET not in f"{caught.value.message} {caught.value.hint} {caught.value!r}"
+    assert SECRET not in display_url(url).replace(f"{SECRET}.dfs.core.windows.net", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://key:secret@bucket/prefix?sig=1#x", "s3://bucket/prefix"),
+        ("S3://bucket/prefix", "s3://bucket/prefix"),
+        ("file:///a%20b", "/a b"),
+        ("/plain/path", "/plain/path"),
+        ("s3://bucket/p@ss@word", "s3://bucket/word"),
+        ("s3://a@b@bucket", "s3://bucket"),
+    ],
+)
+def test_urls_as_people_see_them(url: str, shown: str) -> None:
+    assert display_url(url) == shown
+
+
+@given(st.text(max_size=60))
+def test_no_text_opens_anything_but_a_store_or_a_refusal(text: str) -> None:
+    try:
+        store = open_store(f"s3:/{text}" if text.startswith("/") else f"memory://{text}")
+    except StorageError:
+        return
+    assert store.url.startswith(("memory://", "s3://", "file://"))
+    assert ".." not in store.url.split("/")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = PROTOCOLS[scheme].package
+    real = builtins.__import__
+
+    def without(
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        if name.partition(".")[0] == package:
+            raise ImportError(f"No module named {package!r}")
+        return real(name, globals, locals, fromlist or (), level)
+
+    import fsspec.registry
+
+    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(fsspec.registry, "_registry", {})
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(StorageError, match=package) as caught:
+        open_store(f"{scheme}://bucket/prefix")
+    assert caught.value.hint == f"run: {PROTOCOLS[scheme].install}"
+
+
+def test_the_hint_for_s3_is_the_extra() -> None:
+    assert PROTOCOLS["s3"].install == "pip install 'fusery[s3]'"
+
+
+def test_options_that_do_not_fit_are_an_error_that_repeats_nothing() -> None:
+    pytest.importorskip("s3fs")
+    with pytest.raises(StorageError, match="options for the s3 store") as caught:
+        open_store(
+            "s3://bucket/x",
+            options={
+                "key": 1,
+                "config_kwargs": {},
+                "s3_additional_kwargs": 5,
+                "nonsense": SECRET,
+                "asynchronous": [SECRET],
+                "default_block_size": SECRET,
+                "loop": SECRET,
+            },
+        )
+    assert SECRET not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_local_store_loads_no_file_system_library() -> None:
+    code = (
+        "import sys; from fusery.storage import open_store; open_store('/nowhere/store');"
+        "print([m for m in ('fsspec', 's3fs', 'tenacity', 'asyncio', 'concurrent.futures') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

