@@ -64,7 +64,7 @@ class Database:
         self._engine = engine
         self._timeout = timeout
         self.dialect = engine.dialect.name
-        self.path = Path(engine.url.database or "").absolute() if self.dialect == "sqlite" else None
+        self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
 
     @classmethod
     def open(
@@ -235,7 +235,7 @@ def _parse(url: str) -> URL:
         )
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:"):
         raise BadInputError("an SQLite database must be a file that other processes can open", hint=_URL_HINT)
-    return parsed
+    return parsed.set(database=str(Path(str(parsed.database)).absolute()))
 
 
 def _is_local(url: URL, allowed: bool) -> bool:

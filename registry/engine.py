@@ -73,7 +73,12 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
         # None of these can be changed inside of a transaction, and connections are shared by all purposes.
         connection.exec_driver_sql(f"PRAGMA foreign_keys={'OFF' if purpose == 'schema' else 'ON'}")
         connection.exec_driver_sql(f"PRAGMA query_only={'ON' if purpose == 'read' else 'OFF'}")
-        connection.exec_driver_sql("BEGIN" if purpose == "read" else "BEGIN IMMEDIATE")
+        if purpose == "read":
+            connection.exec_driver_sql("BEGIN")
+            return
+        # Not when connecting: it changes the file, which may turn out to belong to another program.
+        connection.exec_driver_sql(f"PRAGMA journal_mode={journal}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _prepare_postgresql(engine: Engine, timeout: float) -> None:

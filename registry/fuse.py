@@ -213,7 +213,7 @@ class _Job:
                 return None
             lease.check()
             self._require_same(made.manifest)
-            path = cache.publish(self.key, folder, made.manifest)
+            path = cache.publish(self.key, folder, made.manifest, hashed=True)
         with self.workspace.database.write() as session:
             lease.publish(session)
             view = self._record(session, made.manifest, made.fidelity, time.monotonic() - started)

@@ -85,6 +85,8 @@ def _explain_sqlite(
         return DatabaseUnavailableError(
             f"cannot open the database {path}: there is no such folder", hint="fusery init"
         )
+    if code == _READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return None  # a write in a transaction that was begun for reading
     sentences = {
         _CANTOPEN: (
             "cannot open the database {path}: permission denied, or it is not a file",

@@ -80,6 +80,9 @@ def upgrade(database: Database) -> SchemaState:
         SchemaError: the database is newer, or not fusery's; nothing was written.
         DatabaseUnavailableError: the database does not answer, or another process is writing for too long.
     """
+    found = state(database)
+    if found.status in ("newer", "foreign"):
+        raise _refusal(found, database)
     database.make_folder()
     with database.schema_change() as connection:
         before = _inspect(connection)  # again, now that no other process can change it
@@ -174,7 +177,7 @@ def _tables(connection: Connection) -> set[str]:
 
 
 def _refusal(found: SchemaState, database: Database) -> SchemaError:
-    name = database.display_url
+    name = database.path or database.display_url
     match found.status:
         case "empty":
             hint = "fusery init" if database.path is not None else "fusery db upgrade"

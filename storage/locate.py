@@ -145,10 +145,13 @@ def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[s
 
     from .remote import FsspecStore
 
-    merged = {**protocol.options, **options}
-    if "config_kwargs" in protocol.options:
-        merged["config_kwargs"] = {**protocol.options["config_kwargs"], **options.get("config_kwargs", {})}
     try:
+        merged = {**protocol.options, **options}
+        if "config_kwargs" in protocol.options:
+            merged["config_kwargs"] = {
+                **protocol.options["config_kwargs"],
+                **options.get("config_kwargs", {}),
+            }
         file_system = fsspec.filesystem(scheme, **merged)
     except ImportError as error:
         raise StorageError(

@@ -6,17 +6,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from postgresserver import postgres_server
-from psycopg import sql
-from sqlalchemy import make_url
+from postgresserver import PostgresDatabases, postgres_server
 
 from fusery.registry import schema
 from fusery.registry.database import Database
@@ -28,9 +24,7 @@ BACKENDS = ("sqlite", "postgresql")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated and closed SQLite file, to be copied."""
     path = tmp_path_factory.mktemp("template") / "fusery.db"
-    database = Database.open(f"sqlite:///{path}")
-    schema.upgrade(database)
-    database.close()
+    migrate(f"sqlite:///{path}")
     return path
 
 
@@ -41,43 +35,20 @@ def postgres_admin() -> Iterator[str]:
         yield url
 
 
-CreateDatabase = Callable[[str | None], str]
-
-
 @pytest.fixture(scope="session")
-def create_postgres(postgres_admin: str) -> Iterator[CreateDatabase]:
-    """A function that makes a database, from a template or empty, and returns its URL."""
-    numbers = itertools.count()
-    made: list[str] = []
-    admin = make_url(postgres_admin)
-
-    def run(statement: str, *names: str) -> None:
-        quoted = sql.SQL(statement).format(*map(sql.Identifier, names))
-        with psycopg.connect(admin.render_as_string(hide_password=False), autocommit=True) as connection:
-            connection.execute(quoted)
-
-    def create(template: str | None) -> str:
-        name = f"fusery_test_{os.getpid()}_{next(numbers)}"
-        made.append(name)
-        if template is None:
-            run("CREATE DATABASE {}", name)
-        else:
-            run("CREATE DATABASE {} TEMPLATE {}", name, template)
-        return admin.set(database=name).render_as_string(hide_password=False)
-
-    yield create
-    for name in made if "TEST_POSTGRES_URL" in os.environ else ():  # our own server goes as a whole
-        run("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+def postgres_databases(postgres_admin: str) -> Iterator[PostgresDatabases]:
+    """Databases on that server."""
+    databases = PostgresDatabases(postgres_admin)
+    yield databases
+    if "TEST_POSTGRES_URL" in os.environ:  # our own server goes as a whole
+        databases.close()
 
 
-@pytest.fixture(scope="session")
-def postgres_template(create_postgres: CreateDatabase) -> str:
-    """The name of a migrated database that nobody is connected to, to be copied."""
-    url = create_postgres(None)
+def migrate(url: str) -> None:
+    """Give a database the schema, and leave no connection behind."""
     database = Database.open(url)
     schema.upgrade(database)
     database.close()
-    return str(make_url(url).database)
 
 
 @pytest.fixture
@@ -90,9 +61,11 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(create_postgres: CreateDatabase, postgres_template: str) -> str:
+def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
     """The URL of a migrated, empty PostgreSQL database."""
-    return create_postgres(postgres_template)
+    url = postgres_databases.take(migrate)
+    yield url
+    postgres_databases.give_back(url)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -110,9 +83,12 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(params=BACKENDS)
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without a schema, once on each backend; the SQLite file and its folder do not exist."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/home/fusery.db"
-    create: CreateDatabase = request.getfixturevalue("create_postgres")
-    return create(None)
+        yield f"sqlite:///{tmp_path}/home/fusery.db"
+        return
+    databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
+    url = databases.create()
+    yield url
+    databases.drop(url)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
+from sqlalchemy import make_url
 
 PREFIX = "fusery-pg-"
 
@@ -59,6 +62,8 @@ def start(folder: Path, runtime: Path) -> str:
     with psycopg.connect(url, autocommit=True) as connection:
         # Tests end processes, never the machine's power: a CREATE DATABASE need not wait for the disk.
         connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("ALTER SYSTEM SET full_page_writes = off")
+        connection.execute("ALTER SYSTEM SET max_wal_size = '64MB'")
         connection.execute("SELECT pg_reload_conf()")
     return url
 
@@ -87,3 +92,97 @@ def sweep(temporary: Path) -> None:
             stop(folder)
         except PermissionError:
             continue
+
+
+FINGERPRINT = """
+SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
+    SELECT concat_ws(' ', c.relname, c.relkind, a.attname, a.atttypid, a.attnotnull) AS line
+    FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+    WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT version_num FROM alembic_version
+) AS lines
+"""
+"""One value for the whole schema, to see whether a test has changed it."""
+
+
+class PostgresDatabases:
+    """Databases on one server.
+
+    Making one and dropping it take long, so one that a test gave back is emptied and used again, unless the test
+    changed its schema.
+    """
+
+    def __init__(self, admin: str) -> None:
+        self._admin = make_url(admin)
+        self._numbers = itertools.count()
+        self._free: list[str] = []
+        self._template = ""
+        self._fingerprint = ""
+
+    def create(self, template: str | None = None) -> str:
+        """Make a database, empty or like another one, and return its URL."""
+        name = f"fusery_test_{os.getpid()}_{next(self._numbers)}"
+        if template is None:
+            self._run("CREATE DATABASE {}", name)
+        else:
+            self._run("CREATE DATABASE {} TEMPLATE {}", name, template)
+        return self._url(name)
+
+    def drop(self, url: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", str(make_url(url).database))
+
+    def close(self) -> None:
+        """Drop what is left."""
+        for url in [*self._free, *([self._template] if self._template else [])]:
+            self.drop(url)
+
+    def take(self, migrate: Callable[[str], None]) -> str:
+        """Return the URL of a migrated database without rows."""
+        if self._free:
+            return self._free.pop()
+        if not self._template:
+            self._template = self.create()
+            migrate(self._template)
+            with psycopg.connect(self._template) as connection:
+                self._fingerprint = fingerprint(connection)
+        return self.create(str(make_url(self._template).database))
+
+    def give_back(self, url: str) -> None:
+        """Empty a database for the next test, or drop it if this one has changed its schema."""
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            same = fingerprint(connection) == self._fingerprint
+            if same:
+                tables = connection.execute(
+                    "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+                ).fetchall()
+                names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in tables)
+                connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+        if same:
+            self._free.append(url)
+        else:
+            self.drop(url)
+
+    def _url(self, name: str) -> str:
+        return self._admin.set(database=name).render_as_string(hide_password=False)
+
+    def _run(self, statement: str, *names: str) -> None:
+        quoted = sql.SQL(statement).format(*map(sql.Identifier, names))
+        with psycopg.connect(
+            self._admin.render_as_string(hide_password=False), autocommit=True
+        ) as connection:
+            connection.execute(quoted)
+
+
+def fingerprint(connection: psycopg.Connection) -> str:
+    """Return one value for a database's schema and revision."""
+    try:
+        row = connection.execute(FINGERPRINT).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return ""
+    return "" if row is None else str(row[0])

@@ -153,8 +153,8 @@ def judge(retained: float) -> str:
 def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sums:
     """Return the inner products over a block.
 
-    Products are float32 and added in pairs down the block, then in float64: one order, whatever the platform and
-    the number of threads.  `exact` uses float64 throughout and leaves out what is not finite.
+    Products are float32, added row by row in float32 and across in float64: one order, whatever the platform and the
+    number of threads.  `exact` uses float64 throughout and leaves out what is not finite.
 
     Args:
         real: float32 matrix, the change in the weights.
@@ -168,24 +168,17 @@ def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sum
         pairs = ((intended64, intended64), (real64, intended64), (real64 - intended64,) * 2)
         return Sums(*(float((left * right).sum()) for left, right in pairs))
     np.multiply(intended, intended, out=scratch)
-    squared = _fold(scratch)
+    squared = _total(scratch)
     np.multiply(real, intended, out=scratch)
-    inner = _fold(scratch)
+    inner = _total(scratch)
     np.subtract(real, intended, out=scratch)
     np.multiply(scratch, scratch, out=scratch)
-    return Sums(squared, inner, _fold(scratch))
+    return Sums(squared, inner, _total(scratch))
 
 
-def _fold(values: Array) -> float:
-    """Return the sum of a matrix, which is overwritten: rows in pairs, then the last row in float64."""
-    rows = len(values)
-    while rows > 1:
-        half = rows // 2
-        np.add(values[:half], values[half : 2 * half], out=values[:half])
-        if rows % 2:
-            np.add(values[0], values[rows - 1], out=values[0])
-        rows = half
-    return float(values[0].sum(dtype=np.float64))
+def _total(values: Array) -> float:
+    """Return the sum of a block: down the columns in float32, then across in float64."""
+    return float(np.add.reduce(values, axis=0).sum(dtype=np.float64))
 
 
 def _digits(value: float) -> float:

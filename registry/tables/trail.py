@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from .bytes import Manifest
 from .models import Adapter, Fused, Task
 from .record import DIGEST, Record
 
@@ -66,6 +67,7 @@ class Bundle(Record):
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
 
+    manifest: Mapped[Manifest] = relationship()
     fused: Mapped[Fused | None] = relationship()
     adapters: Mapped[list[Adapter]] = relationship(secondary="bundle_adapter", order_by="Adapter.id")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,6 +170,21 @@ def test_a_foreign_database_is_refused_untouched(empty: Database, statements: li
     with pytest.raises(SchemaError, match="not a registry"):
         schema.upgrade(empty)
     assert snapshot(empty) == before
+
+
+def test_a_file_of_another_program_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "places.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE bookmarks (id INTEGER)")
+        other.commit()
+    before = path.read_bytes()
+    database = Database.open(f"sqlite:///{path}")
+    for refused in (lambda: schema.require(database, may_create=True), lambda: schema.upgrade(database)):
+        with pytest.raises(SchemaError, match="not a registry"):
+            refused()
+    database.close()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_require_creates_only_an_embedded_database(empty: Database) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -151,30 +148,17 @@ def test_no_text_opens_anything_but_a_store_or_a_refusal(text: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
-def test_a_missing_package_is_named_with_its_command(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_command(scheme: str) -> None:
     package = PROTOCOLS[scheme].package
-    real = builtins.__import__
-
-    def without(
-        name: str,
-        globals: Mapping[str, object] | None = None,
-        locals: Mapping[str, object] | None = None,
-        fromlist: Sequence[str] | None = (),
-        level: int = 0,
-    ) -> ModuleType:
-        if name.partition(".")[0] == package:
-            raise ImportError(f"No module named {package!r}")
-        return real(name, globals, locals, fromlist or (), level)
-
-    import fsspec.registry
-
-    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setattr(fsspec.registry, "_registry", {})
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(StorageError, match=package) as caught:
-        open_store(f"{scheme}://bucket/prefix")
-    assert caught.value.hint == f"run: {PROTOCOLS[scheme].install}"
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from fusery.storage import StorageError, open_store\n"
+        f"try: open_store('{scheme}://bucket/prefix')\n"
+        "except StorageError as error: print(error.message, error.hint, sep='|')"
+    )
+    shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    wanted = f"a store at {scheme}:// needs the package {package}|run: {PROTOCOLS[scheme].install}"
+    assert shown.stdout.strip() == wanted
 
 
 def test_the_hint_for_s3_is_the_extra() -> None:
@@ -184,18 +168,7 @@ def test_the_hint_for_s3_is_the_extra() -> None:
 def test_options_that_do_not_fit_are_an_error_that_repeats_nothing() -> None:
     pytest.importorskip("s3fs")
     with pytest.raises(StorageError, match="options for the s3 store") as caught:
-        open_store(
-            "s3://bucket/x",
-            options={
-                "key": 1,
-                "config_kwargs": {},
-                "s3_additional_kwargs": 5,
-                "nonsense": SECRET,
-                "asynchronous": [SECRET],
-                "default_block_size": SECRET,
-                "loop": SECRET,
-            },
-        )
+        open_store("s3://bucket/x", options={"config_kwargs": SECRET})
     assert SECRET not in f"{caught.value.message} {caught.value.hint}"
 
 

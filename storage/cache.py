@@ -1,0 +1,277 @@
+"""The cache of fused models: whole folders on this machine's disk, each loadable in place, all of them rebuildable.
+
+fused/<key>/                     a fused model; its files are read-only
+stamps/<key>.json                when it was last hashed through; the stamp's own mtime is the entry's last use
+tmp/<key>.<fence>.<uuid>/        one that is being built, with its builder's name in <...>.owner
+quarantine/<key>.<nanoseconds>/  one that was found damaged
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .copying import pump, reading
+from .digest import Digest, parse_digest
+from .errors import MissingFileError, StorageError, StoreUnavailableError
+from .eviction import CacheEntry, Eviction, plan_eviction
+from .failures import DigestMismatchError, os_failures
+from .manifest import Manifest
+from .publishing import remove_tree
+from .stamps import (
+    FileState,
+    Stamp,
+    boot_id,
+    folder_state,
+    is_dead,
+    read_stamp,
+    this_process,
+    wait_a_tick,
+)
+
+RECHECK_AFTER = 7 * 86400.0
+"""Seconds after which an entry is hashed again although nothing seems to have changed: disks rot silently."""
+
+DAY = 86400.0
+ATTEMPTS = 3
+
+
+class FusedCache:
+    """Fused models by key, in a folder on this machine.
+
+    Attributes:
+        root: the folder; the first write makes it.
+        recheck_after: seconds after which an entry is hashed again in any case.
+    """
+
+    def __init__(self, root: Path, *, recheck_after: float = RECHECK_AFTER) -> None:
+        """Open the cache in `root`, which need not exist yet; nothing is written."""
+        self.root = root.expanduser().resolve()
+        self.recheck_after = recheck_after
+
+    def entry(self, key: str) -> Path:
+        """Return where the fused model of a key is or will be.
+
+        Raises:
+            ValueError: the key is not 64 hex digits.
+        """
+        return self.root / "fused" / parse_digest(key)
+
+    @contextmanager
+    def build(self, key: str, fence: int) -> Iterator[Path]:
+        """Give a new, empty folder to build a fused model in; what is not published is removed afterwards.
+
+        Args:
+            key: the fused artifact's key.
+            fence: the fencing number of the lease, so that two builders never share a folder.
+
+        Raises:
+            StoreDeniedError: the cache may not be written to.
+            OutOfSpaceError: the disk is full.
+        """
+        folder = self.root / "tmp" / f"{parse_digest(key)}.{fence}.{uuid.uuid4().hex}"
+        owner = _owner_file(folder)
+        with os_failures(f"write to the cache {self.root}", near=self.root):
+            for name in ("fused", "stamps", "tmp", "quarantine"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            owner.write_text(this_process())
+            folder.mkdir()
+        try:
+            yield folder
+        finally:
+            with os_failures(f"clean up {folder}", near=self.root):
+                remove_tree(folder)
+                owner.unlink(missing_ok=True)
+
+    def publish(self, key: str, folder: Path, manifest: Manifest, *, hashed: bool = False) -> Path:
+        """Make a finished folder the entry of its key, in one step, and return the entry's path.
+
+        An entry that is there and matches the manifest stays; one that does not goes to quarantine.
+
+        Args:
+            key: the fused artifact's key.
+            folder: what `build` gave; gone afterwards.
+            manifest: the files that must be in it, and no others.
+            hashed: the digests of the manifest were taken of the bytes as they were written, in this process;
+                otherwise the files are read back and hashed here.
+
+        Raises:
+            DigestMismatchError: a file is not as the manifest says, is missing, or is not in it.
+        """
+        if folder.parent != self.root / "tmp":
+            raise ValueError(f"{folder} was not made by build()")
+        with os_failures(f"publish {folder}", near=self.root):
+            for name in folder_state(folder) or {}:
+                (folder / name).chmod(0o444)
+            state = self._require(folder, manifest, hashed=hashed)
+            # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
+            # fuse.  What a crash of the machine tears is found, since a stamp does not hold beyond it.
+            for _ in range(ATTEMPTS):
+                if existing := self.lookup(key, manifest):
+                    return existing
+                try:
+                    folder.rename(self.entry(key))
+                except OSError:
+                    if not self.entry(key).exists():
+                        raise
+                else:
+                    self._stamp(key, manifest, state)
+                    return self.entry(key)
+        raise StoreUnavailableError(f"{self.entry(key)} keeps changing", hint="run the command again")
+
+    def lookup(self, key: str, manifest: Manifest) -> Path | None:
+        """Return the folder of a fused model if it is there and right; one that is damaged goes to quarantine.
+
+        Names and sizes are always checked.  Digests are checked unless the entry's stamp vouches for them, so that the
+        time of a hit does not depend on the model's size.
+        """
+        path = self.entry(key)
+        with os_failures(f"read the cache {self.root}", near=self.root):
+            try:
+                state = folder_state(path)
+                if state is None:
+                    return None
+                stamp = read_stamp(self._stamp_path(key))
+                if stamp is None or not stamp.holds_for(manifest.digest, state, max_age=self.recheck_after):
+                    self._stamp(key, manifest, self._require(path, manifest, hashed=False))
+            except (FileNotFoundError, MissingFileError):
+                # It was evicted meanwhile.
+                return None
+            except DigestMismatchError:
+                self._quarantine(key)
+                return None
+            with suppress(OSError):
+                os.utime(self._stamp_path(key))
+        return path
+
+    def last_used(self, key: str) -> float:
+        """Return when an entry was last looked up or published, in seconds since the epoch; 0 if there is none."""
+        for path in (self._stamp_path(key), self.entry(key)):
+            with suppress(FileNotFoundError):
+                return path.lstat().st_mtime
+        return 0.0
+
+    def remove(self, key: str) -> int:
+        """Remove an entry and return the bytes freed; one that is gone is fine."""
+        with os_failures(f"remove from the cache {self.root}", near=self.root):
+            size = _bytes_in(self.entry(key))
+            trash = self.root / "tmp" / f"{parse_digest(key)}.trash.{uuid.uuid4().hex}"
+            try:
+                # First the name, in one step: nobody finds half an entry.
+                self.entry(key).rename(trash)
+            except FileNotFoundError:
+                return 0
+            self._stamp_path(key).unlink(missing_ok=True)
+            remove_tree(trash)
+        return size
+
+    def entries(self) -> list[CacheEntry]:
+        """Return the fused models there are, least recently used first."""
+        found = []
+        for path in self._children("fused"):
+            with suppress(ValueError):
+                key = parse_digest(path.name)
+                found.append(CacheEntry(key, path, _bytes_in(path), self.last_used(key)))
+        return sorted(found, key=lambda entry: (entry.last_used, entry.key))
+
+    def size(self) -> int:
+        """Return the bytes of all entries."""
+        return sum(entry.size for entry in self.entries())
+
+    def evict(self, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
+        """Plan which entries have to go so that the others fit; see `plan_eviction`."""
+        return plan_eviction(self, limit_bytes, spare)
+
+    def sweep(self, older_than: float = DAY) -> int:
+        """Remove what interrupted builds and damaged entries left; return the bytes freed.
+
+        Args:
+            older_than: seconds since the last write; what a process left that has ended since goes in any case.
+        """
+        freed = 0
+        with os_failures(f"clean up the cache {self.root}", near=self.root):
+            for path in [*self._children("tmp"), *self._children("quarantine"), *self._children("stamps")]:
+                if self._is_rubbish(path, older_than):
+                    freed += _bytes_in(path)
+                    remove_tree(path)
+                    _owner_file(path).unlink(missing_ok=True)
+        return freed
+
+    def _is_rubbish(self, path: Path, older_than: float) -> bool:
+        if path.parent.name == "stamps" and (self.root / "fused" / path.stem).exists():
+            return False
+        owner = path if path.suffix == ".owner" else _owner_file(path)
+        if owner == path and path.with_suffix("").exists():
+            return False
+        with suppress(FileNotFoundError):
+            if is_dead(owner.read_text("utf-8", "replace")):
+                return True
+        return ".trash." in path.name or _age(path) > older_than
+
+    def _require(self, folder: Path, manifest: Manifest, *, hashed: bool) -> dict[str, FileState]:
+        """Check a folder against its manifest and return its state, which is that of the bytes that were checked."""
+        state = folder_state(folder) or {}
+        names = {entry.path for entry in manifest}
+        if state.keys() != names:
+            odd = min(state.keys() ^ names)
+            got = f"{odd} besides" if odd in state else f"{odd} missing"
+            raise DigestMismatchError(str(folder), manifest.digest, "the files of its manifest", got)
+        wait_a_tick(state)
+        for entry in manifest:
+            size = state[entry.path][0]
+            subject = f"{entry.path} of {folder}"
+            if size != entry.size:
+                raise DigestMismatchError(subject, entry.sha256, f"{entry.size} bytes", f"{size} bytes")
+            if not hashed:
+                with reading(folder / entry.path) as source:
+                    digest, _ = pump(source.fd, None)
+                if digest != entry.sha256:
+                    raise DigestMismatchError(subject, entry.sha256, entry.sha256, digest)
+        if folder_state(folder) != state:
+            raise StorageError(f"{folder} changed while it was read", hint="run the command again")
+        return state
+
+    def _stamp(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> None:
+        # A stamp that cannot be written costs another hash, no more: a full disk or a read-only cache still serves.
+        with suppress(StorageError):
+            Stamp(manifest.digest, boot_id(), time.time(), state).write(self._stamp_path(key))
+
+    def _stamp_path(self, key: str) -> Path:
+        return self.root / "stamps" / f"{parse_digest(key)}.json"
+
+    def _quarantine(self, key: str) -> None:
+        self._stamp_path(key).unlink(missing_ok=True)
+        (self.root / "quarantine").mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            self.entry(key).rename(self.root / "quarantine" / f"{parse_digest(key)}.{time.time_ns()}")
+
+    def _children(self, name: str) -> list[Path]:
+        with os_failures(f"list the cache {self.root}", near=self.root):
+            try:
+                return list((self.root / name).iterdir())
+            except FileNotFoundError:
+                return []
+
+
+def _owner_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.owner")
+
+
+def _bytes_in(path: Path) -> int:
+    try:
+        state = folder_state(path)
+        return path.lstat().st_size if state is None else sum(max(0, size) for size, *_ in state.values())
+    except FileNotFoundError:
+        return 0
+
+
+def _age(path: Path) -> float:
+    try:
+        times = [changed for _, _, changed, _ in (folder_state(path) or {}).values()]
+        return time.time() - max([path.lstat().st_ctime_ns, *times]) / 1e9
+    except FileNotFoundError:
+        return 0.0

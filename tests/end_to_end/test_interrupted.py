@@ -1,0 +1,85 @@
+"""Whatever moment a command is killed at: the audit is clean, and the same command then succeeds."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from installation import Installation
+
+MOMENTS = 14
+"""Moments per command, spread evenly over its run with some jitter."""
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "register": ("register", "second", "--base", "tiny", "--task", "course_rec"),
+    "fuse": ("fuse", "course_rec@1"),
+    "materialize": ("materialize", "course_rec@1", "model"),
+    "materialize docker": ("materialize", "course_rec@1", "bundle", "--target", "docker", "--force"),
+    "base add": ("base", "add", "other", "--name", "other"),
+}
+
+
+@pytest.fixture
+def prepared(installation: Installation) -> Installation:
+    import tinymodels
+
+    installation.run("register", "first", "--base", "tiny", "--task", "course_rec")
+    tinymodels.make_base(installation.folder / "other", layers=2, seed=9)
+    return installation
+
+
+def duration(installation: Installation, words: tuple[str, ...]) -> float:
+    """Return the seconds that the command takes up to its end, on a copy of the installation."""
+    import shutil
+
+    copy = installation.folder.parent / f"{installation.folder.name}-timed"
+    shutil.copytree(installation.folder, copy, symlinks=True)
+    other = Installation(copy, copy / "tiny", copy / "first", copy / "second")
+    started = time.monotonic()
+    other.run(*words)
+    taken = time.monotonic() - started
+    shutil.rmtree(copy)
+    return taken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_killed_at_any_moment(name: str, how: signal.Signals, prepared: Installation) -> None:
+    words = WORDS[name]
+    whole = duration(prepared, words)
+    jitter = random.Random(f"{name}{how}")
+    ended = 0
+    for moment in range(MOMENTS):
+        process = prepared.start(*words)
+        time.sleep(whole * (moment + jitter.random()) / MOMENTS)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=120)
+        # Before Python can handle signals, SIGINT ends the process as the system does it.
+        assert process.returncode in (0, 130, -how), err
+        ended += process.returncode != 0
+        audit = prepared.json("audit")
+        assert audit["ok"], (moment, audit["problems"])
+    assert ended, "no run was hit: the moments were too late"
+    prepared.run(*words)
+    assert prepared.json("audit")["ok"]
+    check_result(name, prepared)
+
+
+def check_result(name: str, prepared: Installation) -> None:
+    """The command that finally ran did its whole job, once."""
+    if name == "register":
+        assert [row["version"] for row in prepared.json("list")] == [1, 2]
+    elif name == "base add":
+        assert [row["name"] for row in prepared.json("base", "list")] == ["tiny", "other"]
+    elif name == "fuse":
+        again = prepared.json("fuse", "course_rec@1")
+        assert again["cached"]
+        assert (Path(again["path"]) / "model.safetensors").is_file()
+    else:
+        target = prepared.folder / ("model" if name == "materialize" else "bundle")
+        assert (target / "fusery.json").is_file()
+        assert [path for path in prepared.folder.iterdir() if ".fusery-" in path.name] == []

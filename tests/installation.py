@@ -1,0 +1,52 @@
+"""The installed program, run as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.executable).parent / "fusery"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A home folder and the files of a user: a base, and two adapters for it."""
+
+    folder: Path
+    base: Path
+    first: Path
+    second: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a user with this home and nothing else set."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
+        return {**kept, "FUSERY_HOME": str(self.folder / "home"), "FUSERY_USER": "tester", "COLUMNS": "200"}
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start `fusery WORDS…`."""
+        return subprocess.Popen(
+            [str(PROGRAM), *map(str, words)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str | Path, code: int = 0) -> str:
+        """Run `fusery WORDS…`, which must end with `code`; return its stdout."""
+        with self.start(*words) as process:
+            out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"{words}: {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err
+        return out
+
+    def json(self, *words: str | Path, code: int = 0) -> Any:
+        """Run a command with `--json`; return its document."""
+        return json.loads(self.run(*words, "--json", code=code))
