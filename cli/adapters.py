@@ -184,7 +184,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
     for fused in view["fused"]:
         fidelity = fused["fidelity"]
         session.print(
-            f"  {fused['key'][:12]}  {size(fused['bytes']):>12}  {fused['precision']}  "
+            f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {fused['precision']}  "
             f"fidelity {fidelity['verdict']} (retained {number(fidelity['retained'])})"
         )
     _print_findings(session, view["findings"])

@@ -202,6 +202,7 @@ class _Job:
     def _compute(self, lease: leases.Lease) -> FusedModel | None:
         started = time.monotonic()
         cache = self.workspace.cache
+        cache.sweep()
         with cache.build(self.key, lease.fence) as folder:
             self.say(f"fusing {self.ingredients.adapter_name} ({self.recipe.precision})")
             made = self.ingredients.compute(
@@ -217,6 +218,8 @@ class _Job:
         with self.workspace.database.write() as session:
             lease.publish(session)
             view = self._record(session, made.manifest, made.fidelity, time.monotonic() - started)
+            spared = {self.key, *_aliased_keys(session)}
+        cache.evict(self.workspace.settings.cache_limit, spared).execute()
         return FusedModel(path, False, view)
 
     def _refuse(self, lease: leases.Lease, measured: _Measured) -> None:
@@ -321,6 +324,12 @@ class _Job:
 
 def _row(session: Session, key: Digest) -> tables.Fused | None:
     return session.scalar(select(tables.Fused).where(tables.Fused.key == key))
+
+
+def _aliased_keys(session: Session) -> list[str]:
+    """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
+    query = select(tables.Fused.key).join(tables.Alias, tables.Alias.adapter_id == tables.Fused.adapter_id)
+    return list(session.scalars(query))
 
 
 def _manifest(view: Mapping[str, Any]) -> Manifest:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arithmetic import Array, Format, decode, encode, round_sum
+from .arithmetic import Array, Format, decode, encode, round_any, round_sum
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -82,9 +82,9 @@ def unpack(words: Array, grid: Grid, codes: Array) -> None:
     """
     packs = _split(words, grid.bits)
     per = _CODES_PER_PACK[grid.bits]
+    shifts = np.arange(0, per * grid.bits, grid.bits, dtype=np.uint32)
     places = codes.reshape(len(packs), per, codes.shape[1])
-    for place in range(per):
-        np.right_shift(packs, place * grid.bits, out=places[:, place])
+    np.right_shift(packs[:, None, :], shifts[None, :, None], out=places)
     np.bitwise_and(codes, np.uint32(grid.top), out=codes)
 
 
@@ -122,9 +122,10 @@ def dequantize(
 
 
 def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[Array, Array]:
-    """Quantise finite numbers: write the codes, return scales and biases as stored.
+    """Quantise finite numbers: write the codes, return scales and biases as new float32.
 
-    The codes are found with the scale in float32, before it is rounded to the grid's format, as MLX does.
+    The codes are found with the scale in float32, before it is rounded to the grid's format, as MLX does; the biases
+    are of that format already.
 
     Args:
         values: float32 (group size, groups), numbers of the grid's format.
@@ -138,7 +139,9 @@ def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[A
     np.rint(scratch, out=scratch)
     np.clip(scratch, np.float32(0), np.float32(grid.top), out=scratch)
     np.copyto(codes.view(np.int32), scratch, casting="unsafe")
-    return encode(scales, grid.form), encode(biases, grid.form)
+    exact = not grid.fast(scales, biases)
+    round_any(scales, grid.form, np.empty_like(scales), scales, exact=exact)
+    return scales, biases
 
 
 def unpack_rows(packed: Packed, grid: Grid) -> Array:
@@ -156,7 +159,7 @@ def pack_rows(values: Array, grid: Grid) -> Packed:
     columns = np.ascontiguousarray(values.T)
     codes = np.empty(columns.shape, np.uint32)
     scales, biases = quantize(columns, grid, np.empty_like(columns), codes)
-    return Packed(pack(codes, grid), scales, biases)
+    return Packed(pack(codes, grid), encode(scales, grid.form), encode(biases, grid.form))
 
 
 def _fit(highest: Array, lowest: Array, top: np.float32) -> tuple[Array, Array]:
@@ -167,7 +170,7 @@ def _fit(highest: Array, lowest: Array, top: np.float32) -> tuple[Array, Array]:
     edges = np.where(flip, lowest, highest)
     steps = np.rint(edges / scales)
     some = steps != 0
-    scales = np.divide(edges, steps, out=scales, where=some)
+    np.divide(edges, steps, out=scales, where=some)
     return scales, np.where(some, edges, np.float32(0))
 
 
