@@ -222,7 +222,9 @@ def history_command(session: Session, task: str) -> None:
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 def diff_command(session: Session, a: str, b: str) -> None:
-    """Show what differs between two adapters: record and training configuration."""
+    """Show what differs between two adapters.
+
+    Compared are the record and the training configuration."""
     difference = session.registry.diff(a, b)
 
     def human() -> None:

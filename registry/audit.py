@@ -225,14 +225,14 @@ def _check_events(workspace: Workspace, report: Report) -> None:
 
 def _note_garbage(workspace: Workspace, report: Report) -> None:
     with workspace.database.read() as session:
-        known = dict(session.execute(select(tables.Blob.digest, tables.Blob.generation)).tuples().all())
+        known = dict(session.execute(select(tables.Blob.digest, tables.Blob.generation)).all())
         referenced = set(
             session.scalars(select(tables.ManifestFile.blob).where(tables.ManifestFile.blob.is_not(None)))
         )
         ready = dict(
-            session.execute(select(tables.Blob.digest, tables.Blob.size).where(tables.Blob.state == "ready"))
-            .tuples()
-            .all()
+            session.execute(
+                select(tables.Blob.digest, tables.Blob.size).where(tables.Blob.state == "ready")
+            ).all()
         )
     for digest in ready.keys() - referenced:
         if workspace.store.size(Digest(digest), generation=known[digest]) is None:

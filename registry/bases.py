@@ -270,7 +270,7 @@ def blob_generations(workspace: Workspace, digests: Sequence[str]) -> dict[str, 
     """Return the generation under which each of these blobs is stored."""
     with workspace.database.read() as session:
         query = select(tables.Blob.digest, tables.Blob.generation).where(tables.Blob.digest.in_(digests))
-        return dict(session.execute(query).tuples().all())
+        return {row.digest: row.generation for row in session.execute(query)}
 
 
 def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile) -> Path:

@@ -127,7 +127,10 @@ def _fused_line(fused: tables.Fused) -> dict[str, Any]:
     view = fused_view(fused)
     fidelity = {key: view["fidelity"][key] for key in ("verdict", "retained", "cosine", "relative_error")}
     return {
-        **{key: view[key] for key in ("key", "digest", "precision", "quantization", "bytes", "weights_bytes", "engine")},
+        **{
+            key: view[key]
+            for key in ("key", "digest", "precision", "quantization", "bytes", "weights_bytes", "engine")
+        },
         "fidelity": fidelity,
     }
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.copying import pump, reading
+from fusery.storage.copying import Progress, pump, reading
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import os_failures
-from fusery.storage.interface import BlobStore, Progress
+from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import tables

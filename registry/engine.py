@@ -59,12 +59,8 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
     def connect(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # or the driver begins transactions by itself, and only some
         cursor = connection.cursor()
-        for setting in (
-            f"busy_timeout={round(timeout * 1000)}",
-            f"journal_mode={journal}",
-            "synchronous=FULL",
-        ):
-            cursor.execute(f"PRAGMA {setting}")
+        cursor.execute(f"PRAGMA busy_timeout={round(timeout * 1000)}")
+        cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -88,8 +88,10 @@ def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceE
             f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
         )
     names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
+    suffix = wanted[len(task) :] or "@latest"
+    like_tasks = [f"{known}{suffix}" for known in known_tasks]
     return UnknownReferenceError(
-        f"there is no adapter {text!r}", hint=_nearest(wanted, [*known_tasks, *names]) or hint
+        f"there is no adapter {text!r}", hint=_nearest(task + suffix, [*like_tasks, *names]) or hint
     )
 
 

@@ -120,7 +120,9 @@ def fused_view(fused: tables.Fused) -> dict[str, Any]:
         "precision": fused.precision,
         "quantization": fused.quantization,
         "bytes": fused.bytes,
-        "weights_bytes": sum(file.size for file in fused.manifest.files if file.path.endswith(".safetensors")),
+        "weights_bytes": sum(
+            file.size for file in fused.manifest.files if file.path.endswith(".safetensors")
+        ),
         "seconds": round(fused.seconds, 3),
         "engine": fused.engine,
         "recipe": fused.recipe,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tinymodels
+
 from fusery.cli.main import run
 
 

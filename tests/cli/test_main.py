@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest_types import Fusery
+
 from fusery.cli.main import COMMANDS, cli
 
 HEAVY = ("sqlalchemy", "alembic", "mlx", "mlx_lm", "transformers", "numpy", "rich", "pydantic", "fsspec")
@@ -101,7 +102,7 @@ def test_an_error_with_json_is_one_document_on_stdout(stocked: Fusery) -> None:
         "error": {
             "code": "unknown_reference",
             "message": "there is no adapter 'course_rek@1'",
-            "hint": "did you mean course_rec?",
+            "hint": "did you mean course_rec@1 or course_rec_v2_20260201 or course_rec_v1_20260115?",
         }
     }
 

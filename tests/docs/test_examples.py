@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tinymodels
+
 from fusery.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
