@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from .session import Session, command
@@ -57,10 +59,10 @@ def upgrade(session: Session) -> None:
     from fusery.registry import schema
     from fusery.registry.database import Database
 
-    database = Database.open(session.registry.workspace.settings.database)
-    before = schema.state(database).current
-    schema.upgrade(database)
-    after = schema.state(database).current
+    with closing(Database.open(session.registry.workspace.settings.database)) as database:
+        before = schema.state(database).current
+        schema.upgrade(database)
+        after = schema.state(database).current
     document = {"before": before, "after": after}
     session.emit(
         document,
@@ -77,7 +79,8 @@ def current(session: Session) -> None:
     from fusery.registry import schema
     from fusery.registry.database import Database
 
-    state = schema.state(Database.open(session.registry.workspace.settings.database))
+    with closing(Database.open(session.registry.workspace.settings.database)) as database:
+        state = schema.state(database)
     document = {"current": state.current, "head": state.head, "status": state.status}
     session.emit(
         document,

@@ -144,14 +144,13 @@ def _record(
 ) -> AddedBase:
     from .deposit import Deposit, record_manifest
 
-    deposit = None
+    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
     if reference:
-        manifest = Manifest.of(_entry(path, file) for path, file in files.items())
+        manifest = Manifest.of(file_entry(path, file) for path, file in files.items())
     else:
-        deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         manifest = deposit.put(files)
-    with workspace.database.write() as session:
-        row = deposit.commit(session) if deposit else record_manifest(session, manifest)
+    with deposit.recording() as session:
+        row = record_manifest(session, manifest) if reference else deposit.commit(session)
         base = session.scalar(select(tables.BaseModel).where(tables.BaseModel.digest == manifest.digest))
         created = base is None
         now = workspace.database.utcnow(session)
@@ -191,7 +190,8 @@ def _record(
     return AddedBase(view, created)
 
 
-def _entry(path: str, file: Path) -> FileEntry:
+def file_entry(path: str, file: Path) -> FileEntry:
+    """Return the manifest's entry for a file, hashed."""
     digest, size = digest_file(file)
     return FileEntry(path, size, digest)
 

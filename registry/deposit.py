@@ -2,7 +2,7 @@
 
     deposit = Deposit(database, store, owner)
     manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": data})
-    with database.write() as session:
+    with deposit.recording() as session:
         row = deposit.commit(session)
 
 `put` says what it is about to store before it stores it, so that the collector spares it.  `commit` looks whether that
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -65,8 +65,7 @@ class Deposit:
                 for digest, entry in contents.items():
                     self._store_one(entry, files[entry.path], digest in ready, progress)
         except BaseException:
-            with contextlib.suppress(DatabaseUnavailableError), self._database.write() as session:
-                self._intents.drop(session)
+            self.abandon()
             raise
         self._manifest = manifest
         return manifest
@@ -92,6 +91,21 @@ class Deposit:
         session.flush()
         self._intents.drop(session)
         return row
+
+    def abandon(self) -> None:
+        """Give up the claim on the bytes, when they will not be recorded; nothing refers to them then."""
+        with contextlib.suppress(DatabaseUnavailableError), self._database.write() as session:
+            self._intents.drop(session)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Session]:
+        """Yield the write transaction that commits the deposit; after an exception the claim is given up too."""
+        try:
+            with self._database.write() as session:
+                yield session
+        except BaseException:
+            self.abandon()
+            raise
 
     def _announce(self, contents: Mapping[Digest, FileEntry]) -> set[Digest]:
         """Insert intents and decide each blob's generation; return the digests of blobs that are known to be there.

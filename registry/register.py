@@ -18,7 +18,7 @@ from . import events, tables
 from .adapter_folder import AdapterFolder, read_adapter_folder
 from .admission import BaseFacts, Candidate, Declared, Finding, examine, verdict
 from .architecture import read_architecture
-from .bases import locate_files
+from .bases import file_entry, locate_files
 from .errors import AdmissionError, AlreadyExistsError, BadInputError
 from .names import AdapterName, parse_date, parse_slug, parse_task
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
@@ -125,14 +125,13 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
             findings,
             hint=errors[0].hint or f"fusery check {path} --base {submission.base}",
         )
+    _refuse_early(workspace, name, folder, submission)
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
     manifest = deposit.put(folder.files)
-    with workspace.database.write() as session:
+    with deposit.recording() as session:
         stored = deposit.commit(session)
         task = _task(session, name.task)
-        same = session.scalar(
-            load_adapters().where(tables.Adapter.task_id == task.id, tables.Adapter.digest == manifest.digest)
-        )
+        same = _same(session, task, manifest)
         if same is not None:
             if submission.version not in (None, same.version):
                 raise AlreadyExistsError(
@@ -157,6 +156,27 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
             at=adapter.created_at,
         )
         return Registered(adapter_view(session, adapter), created=True)
+
+
+def _refuse_early(
+    workspace: Workspace, name: AdapterName, folder: AdapterFolder, submission: Submission
+) -> None:
+    """Say what the recording would say, before bytes are stored: an unknown parent, a bad tag, a version that is taken."""
+    for key in submission.tags:
+        parse_slug(key, "tag")
+    manifest = Manifest.of(file_entry(path, file) for path, file in folder.files.items())
+    with workspace.database.read() as session:
+        if submission.parent:
+            resolve_adapter(session, submission.parent)
+        task = session.scalar(select(tables.Task).where(tables.Task.name == name.task))
+        if task is None or _same(session, task, manifest) is not None:
+            return
+        _version(session, task, submission.version or name.version)
+
+
+def _same(session: Session, task: tables.Task, manifest: Manifest) -> tables.Adapter | None:
+    query = load_adapters().where(tables.Adapter.task_id == task.id, tables.Adapter.digest == manifest.digest)
+    return session.scalar(query)
 
 
 def _proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName:

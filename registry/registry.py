@@ -69,7 +69,7 @@ class Registry:
         """Make the home folder, the database and the store; return False when all were there already."""
         from .workspace import write_config
 
-        made = self.workspace.ensure()
+        made = self.workspace.ensure(explicit=True)
         write_config(self.workspace.settings)
         return made
 

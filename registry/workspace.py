@@ -106,11 +106,10 @@ class Workspace:
         from .schema import require, state, upgrade
 
         self._make_folders()
-        database = Database.open(self.settings.database)
+        database = self.__dict__.setdefault("database", Database.open(self.settings.database))
         if explicit and state(database).status == "empty":
             upgrade(database)
         require(database, may_create=True)
-        self.__dict__.setdefault("database", database)
         with database.read() as session:
             row = session.get(tables.Registry, 1)
             store_id = row.store_id if row else None

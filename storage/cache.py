@@ -16,13 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .copying import pump, reading
-from .digest import Digest, parse_digest
+from .digest import parse_digest
 from .errors import MissingFileError, StorageError, StoreUnavailableError
 from .eviction import CacheEntry, Eviction, plan_eviction
 from .failures import DigestMismatchError, os_failures
 from .manifest import Manifest
 from .publishing import remove_tree
 from .stamps import (
+    NOT_A_FILE,
     FileState,
     Stamp,
     boot_id,
@@ -105,8 +106,9 @@ class FusedCache:
         if folder.parent != self.root / "tmp":
             raise ValueError(f"{folder} was not made by build()")
         with os_failures(f"publish {folder}", near=self.root):
-            for name in folder_state(folder) or {}:
-                (folder / name).chmod(0o444)
+            for name, (size, *_) in (folder_state(folder) or {}).items():
+                if size != NOT_A_FILE:
+                    (folder / name).chmod(0o444)
             state = self._require(folder, manifest, hashed=hashed)
             # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
             # fuse.  What a crash of the machine tears is found, since a stamp does not hold beyond it.

@@ -1,24 +1,171 @@
-"""Walking a folder that nobody vouches for."""
+"""Walking a folder that nobody vouches for: what is in it, and that nothing of it lies anywhere else."""
 
 from __future__ import annotations
 
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import MissingFileError, StoreDeniedError, UnsafePathError
+from .failures import os_failures
+from .manifest import safe_relative_path
+
 
 @dataclass(frozen=True, slots=True)
+class ScanLimits:
+    """How much a folder may hold before it is refused.
+
+    Attributes:
+        files: number of files.
+        bytes: of all files together.
+        depth: folders inside each other.
+    """
+
+    files: int = 10_000
+    bytes: int = 16 << 40
+    depth: int = 8
+
+
+LIMITS = ScanLimits()
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class SourceFile:
-    """STOPGAP by the lead: replace this whole file with the real one (helper-3)."""
+    """A regular file of a folder.
+
+    Attributes:
+        path: POSIX path relative to the folder.
+        real: absolute path without symbolic links, to be opened with `reading`.
+        size: bytes when it was found.
+    """
 
     path: str
     real: Path
     size: int
 
 
-def scan(root: Path) -> list[SourceFile]:
-    """Stopgap."""
-    return [
-        SourceFile(p.relative_to(root).as_posix(), p.resolve(), p.stat().st_size)
-        for p in sorted(root.rglob("*"))
-        if p.is_file()
-    ]
+def scan(root: Path, *, limits: ScanLimits = LIMITS) -> list[SourceFile]:
+    """Return the files of a model's or adapter's folder, sorted by path.
+
+    Names that begin with a dot are left out, with all that is in them: `.git`, `.cache`, `.DS_Store`.  Who takes
+    exactly the files of this list takes nothing that is hidden.
+
+    A symbolic link is followed if it ends at a regular file inside the folder, or, for a snapshot in the cache of
+    huggingface_hub, in the `blobs` of the same repository.
+
+    Raises:
+        MissingFileError: the folder does not exist, is not a folder, or has a link that leads nowhere.
+        StoreDeniedError: something in it may not be read.
+        UnsafePathError: a link leaves the folder, there is something that is neither file nor folder, two names differ
+            only in case or Unicode form, a name is not printable, or a limit is exceeded.
+    """
+    with os_failures(f"read {root}", near=root):
+        top = _resolve_root(root)
+        allowed = (top, *_hub_blobs(top))
+        found: list[SourceFile] = []
+        total = 0
+        for path in _walk(top, top, limits.depth):
+            file = _source_file(path, top, allowed)
+            found.append(file)
+            total += file.size
+            if len(found) > limits.files:
+                raise UnsafePathError(
+                    f"{root} has more than {limits.files:,} files", hint="is this the right folder?"
+                )
+            if total > limits.bytes:
+                raise UnsafePathError(
+                    f"{root} has more than {limits.bytes:,} bytes", hint="is this the right folder?"
+                )
+    _refuse_twins(found, root)
+    return sorted(found)
+
+
+def _resolve_root(root: Path) -> Path:
+    try:
+        top = root.expanduser().resolve(strict=True)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no folder {root}", hint="check the path") from error
+    except RuntimeError as error:
+        # What pathlib makes of a circle of links before Python 3.13, and of a `~user` who is unknown.
+        raise MissingFileError(f"{root} leads nowhere", hint="check the path") from error
+    if not top.is_dir():
+        raise MissingFileError(f"{root} is not a folder", hint="name the folder that the file is in")
+    return top
+
+
+def _hub_blobs(top: Path) -> tuple[Path, ...]:
+    """Return where the links of a snapshot lead: `models--owner--name/blobs` beside `snapshots/<revision>`."""
+    repository = top.parent.parent
+    if top.parent.name != "snapshots" or not repository.name.startswith(("models--", "datasets--")):
+        return ()
+    blobs = repository / "blobs"
+    return (blobs,) if blobs.is_dir() and not blobs.is_symlink() else ()
+
+
+def _walk(folder: Path, top: Path, depth: int) -> Iterator[Path]:
+    """Yield all that is not a folder, by its own name; no link to a folder is entered."""
+    with os.scandir(folder) as entries:
+        children = sorted(entries, key=lambda entry: entry.name)
+    for entry in children:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if depth <= 0:
+                raise UnsafePathError(
+                    f"the folders of {top} are nested too deep", hint="is this the right folder?"
+                )
+            yield from _walk(path, top, depth - 1)
+        else:
+            yield path
+
+
+def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile:
+    name = safe_relative_path(path.relative_to(top).as_posix())
+    real, found = path, path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        real = _target(path, name, allowed)
+        found = real.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafePathError(
+            f"{name} in {top} is not a regular file", hint="remove it, or copy the files elsewhere"
+        )
+    if not os.access(real, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise StoreDeniedError(
+            f"{name} in {top} may not be read by this user", hint=f"check the mode of {real}"
+        )
+    return SourceFile(name, real, found.st_size)
+
+
+def _target(path: Path, name: str, allowed: tuple[Path, ...]) -> Path:
+    try:
+        real = path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError(
+            f"{name} in {allowed[0]} is a link to a file that is not there", hint="was the download finished?"
+        ) from error
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise UnsafePathError(f"{name} in {allowed[0]} is a link to itself", hint="remove it") from error
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise UnsafePathError(
+            f"{name} in {allowed[0]} is a link to a file outside the folder",
+            hint="replace the link by the file itself",
+        )
+    return real
+
+
+def _refuse_twins(files: list[SourceFile], root: Path) -> None:
+    """Refuse two names that are one on a Mac: its file systems know neither case nor Unicode forms."""
+    seen: dict[str, str] = {}
+    for file in files:
+        twin = seen.setdefault(unicodedata.normalize("NFC", file.path).casefold(), file.path)
+        if twin != file.path:
+            raise UnsafePathError(
+                f"{root} has both {twin!r} and {file.path!r}, which are one name on some systems",
+                hint="rename or remove one of them",
+            )

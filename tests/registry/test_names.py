@@ -3,10 +3,11 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from fusery.registry.errors import BadInputError
-from fusery.registry.names import AdapterName, Reference, parse_alias, parse_base_name, parse_slug, parse_task
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.names import AdapterName, Reference, parse_alias, parse_base_name, parse_slug, parse_task
 
 SLUGS = st.from_regex(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?", fullmatch=True).filter(
     lambda text: text not in {"con", "prn", "aux", "nul"} and not text.startswith(("com", "lpt"))

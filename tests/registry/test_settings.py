@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fusery.registry.errors import BadInputError
 from fusery.registry.settings import Settings
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from storage_backends import MemoryBackend
 from store_contract import HELLO, StoreContract
 
+from fusery.storage.interface import BlobStore
 from fusery.storage.locate import open_store
+from fusery.storage.remote import FsspecStore
 
 
 @pytest.fixture
@@ -29,3 +32,33 @@ def test_two_names_are_two_stores(backend: MemoryBackend) -> None:
 
 def test_memory_does_not_outlive_the_process(backend: MemoryBackend) -> None:
     assert not backend.store.capabilities.durable
+
+
+class Overwriting(MemoryFileSystem):  # type: ignore[misc]
+    """A file system that does not know `mode="create"`, as some S3 servers do not."""
+
+    cachable = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
+        super().pipe_file(path, value)
+
+
+class OverwritingBackend(MemoryBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = self.reopen()
+
+    def reopen(self) -> BlobStore:
+        return FsspecStore(Overwriting(), self.name, f"memory://{self.name}")
+
+
+class TestOverwritingStore(StoreContract):
+    @pytest.fixture
+    def backend(self) -> Iterator[OverwritingBackend]:
+        backend = OverwritingBackend()
+        yield backend
+        backend.clear()
+
+    def test_the_probe_finds_out(self, backend: OverwritingBackend) -> None:
+        assert not backend.store.capabilities.create_exclusive
+        assert backend.names() == set()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tinymodels
+
 from fusery.registry.adapter_folder import read_adapter_folder
 from fusery.registry.admission import BaseFacts, Candidate, Declared, Finding, examine, verdict
 from fusery.registry.architecture import read_architecture

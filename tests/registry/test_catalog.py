@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+
+
+@contextmanager
+def counted_queries() -> Iterator[list[str]]:
+    statements: list[str] = []
+
+    def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.lstrip().upper().startswith("SELECT"):
+            statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_listing_takes_the_same_queries_for_any_number(stocked: Registry, make_adapter: Any) -> None:
+    with counted_queries() as few:
+        stocked.list()
+    for seed in range(5):
+        stocked.register(make_adapter(f"more{seed}", seed=10 + seed), base="tiny", task=f"task{seed}")
+    with counted_queries() as many:
+        assert len(stocked.list()) == 7
+    assert len(many) == len(few)
+
+
+def test_filters(stocked: Registry) -> None:
+    assert [view["version"] for view in stocked.list(task="course_rec")] == [1, 2]
+    assert [view["version"] for view in stocked.list(base="tiny", tags={"team": "search"})] == [2]
+    assert [view["version"] for view in stocked.list(sort="val_loss")] == [2, 1]
+    assert [view["version"] for view in stocked.list(sort="val_loss:desc", limit=1)] == [1]
+
+
+def test_adapters_without_a_value_come_last(stocked: Registry, make_adapter: Any) -> None:
+    stocked.register(make_adapter("third", seed=3), base="tiny", task="course_rec")
+    for sort in ("val_loss", "val_loss:desc"):
+        assert stocked.list(sort=sort)[-1]["val_loss"] is None
+
+
+@pytest.mark.parametrize("sort", ["name; DROP TABLE adapter", "nothing", "name:up", ""])
+def test_only_known_fields_can_be_sorted_by(sort: str, stocked: Registry) -> None:
+    with pytest.raises(BadInputError):
+        stocked.list(sort=sort)
+
+
+@pytest.mark.parametrize("evil", ["'", '"', "%", "_", "\\", "';--", "course_rec' OR '1'='1"])
+def test_filters_are_values_and_not_sql(evil: str, stocked: Registry) -> None:
+    assert stocked.list(tags={"team": evil}) == []
+
+
+def test_an_unknown_task_names_the_nearest(stocked: Registry) -> None:
+    with pytest.raises(UnknownReferenceError) as caught:
+        stocked.list(task="course_rek")
+    assert caught.value.hint == "did you mean course_rec?"
+
+
+@pytest.mark.parametrize(
+    "reference", ["course_rec@1", "course_rec@v1", "course_rec_v1_20260115", "Course_Rec@1"]
+)
+def test_references(reference: str, stocked: Registry) -> None:
+    assert stocked.show(reference)["version"] == 1
+
+
+def test_latest_and_digest(stocked: Registry) -> None:
+    latest = stocked.show("course_rec@latest")
+    assert latest["version"] == 2
+    assert stocked.show(latest["digest"][:8])["name"] == latest["name"]
+
+
+def test_an_unknown_version_lists_what_there_is(stocked: Registry) -> None:
+    with pytest.raises(UnknownReferenceError) as caught:
+        stocked.show("course_rec@9")
+    assert caught.value.hint == "there are: course_rec@1, course_rec@2"
+
+
+def test_show_has_the_sizes_people_compare(stocked: Registry) -> None:
+    view = stocked.show("course_rec@1")
+    assert view["reduction_factor"] == pytest.approx(
+        view["total_parameters"] / view["trainable_parameters"], abs=0.01
+    )
+    assert view["bytes"] == sum(file["size"] for file in view["files"])
+    assert view["training"]["iters"] == view["iterations"]
+
+
+def test_history_shows_how_the_loss_moved(stocked: Registry) -> None:
+    first, second = stocked.history("course_rec")
+    assert first["val_loss_change"] is None
+    assert second["val_loss_change"] == pytest.approx(-0.19)
+
+
+def test_diff_shows_what_differs_and_nothing_else(stocked: Registry) -> None:
+    difference = stocked.diff("course_rec@1", "course_rec@2")
+    assert (difference["a"], difference["b"]) == ("course_rec_v1_20260115", "course_rec_v2_20260201")
+    changed = difference["changed"]
+    assert changed["rank"] == [8, 4]
+    assert changed["val_loss"] == [0.61, 0.42]
+    assert changed["parent"] == [None, "course_rec_v1_20260115"]
+    assert "base" not in changed
+    assert all(left != right for left, right in changed.values())
+
+
+def test_an_adapter_does_not_differ_from_itself(stocked: Registry) -> None:
+    assert stocked.diff("course_rec@1", "course_rec@1")["changed"] == {}
+
+
+def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Registry.open(home) as registry, pytest.raises(Exception, match="no registry"):
+        registry.list()
+    assert not home.exists()

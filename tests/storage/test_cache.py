@@ -1,0 +1,554 @@
+"""The cache of fused models: whole or not at all, checked before it is served, rebuilt when in doubt."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fusery.storage import stamps
+from fusery.storage.cache import FusedCache
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.errors import OutOfSpaceError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.manifest import FileEntry, Manifest
+
+KEY = digest_bytes(b"one fused artifact")
+OTHER = digest_bytes(b"another")
+FILES = {"config.json": b"{}", "model.safetensors": os.urandom(300_000), "extra/tokenizer.json": b"[]"}
+
+
+def manifest_of(files: dict[str, bytes]) -> Manifest:
+    return Manifest.of(FileEntry(path, len(data), digest_bytes(data)) for path, data in files.items())
+
+
+MANIFEST = manifest_of(FILES)
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+
+
+def publish(
+    cache: FusedCache, key: Digest = KEY, files: dict[str, bytes] = FILES, *, hashed: bool = False
+) -> Path:
+    with cache.build(key, 1) as folder:
+        fill(folder, files)
+        return cache.publish(key, folder, manifest_of(files), hashed=hashed)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FusedCache:
+    return FusedCache(tmp_path / "cache")
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+def test_opening_a_cache_writes_nothing(cache: FusedCache) -> None:
+    assert cache.lookup(KEY, MANIFEST) is None
+    assert cache.entries() == []
+    assert cache.size() == 0
+    assert cache.sweep() == 0
+    assert not cache.root.exists()
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_what_is_published_is_found(cache: FusedCache, hashed: bool) -> None:
+    path = publish(cache, hashed=hashed)
+    assert path == cache.root / "fused" / KEY
+    assert contents(path) == FILES
+    assert cache.lookup(KEY, MANIFEST) == path
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_files_of_an_entry_are_read_only(cache: FusedCache) -> None:
+    for path in publish(cache).rglob("*"):
+        if path.is_file():
+            assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_folder_to_build_in_is_new_and_on_the_same_disk(cache: FusedCache) -> None:
+    with cache.build(KEY, 7) as first, cache.build(KEY, 7) as second:
+        assert first != second
+        assert first.name.startswith(f"{KEY}.7.")
+        assert list(first.iterdir()) == []
+        assert first.stat().st_dev == cache.root.stat().st_dev
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_build_that_fails_leaves_nothing(cache: FusedCache, failure: type[BaseException]) -> None:
+    with pytest.raises(failure), cache.build(KEY, 1) as folder:
+        fill(folder, FILES)
+        raise failure
+    assert contents(cache.root) == {}
+    assert cache.lookup(KEY, MANIFEST) is None
+
+
+def test_a_build_that_is_not_published_leaves_nothing(cache: FusedCache) -> None:
+    with cache.build(KEY, 1) as folder:
+        fill(folder, FILES)
+    assert contents(cache.root) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "got"),
+    [
+        ({**FILES, "config.json": b"[]"}, digest_bytes(b"[]")),
+        ({**FILES, "config.json": b"{} "}, "3 bytes"),
+        ({**FILES, "model-00002.safetensors": b"x"}, "model-00002.safetensors besides"),
+        (
+            {"config.json": b"{}", "model.safetensors": FILES["model.safetensors"]},
+            "extra/tokenizer.json missing",
+        ),
+        ({}, "config.json missing"),
+    ],
+    ids=["other bytes", "other size", "one more", "one less", "nothing"],
+)
+def test_a_folder_that_is_not_its_manifest_is_not_published(
+    cache: FusedCache, files: dict[str, bytes], got: str
+) -> None:
+    with cache.build(KEY, 1) as folder:
+        fill(folder, files)
+        with pytest.raises(DigestMismatchError) as caught:
+            cache.publish(KEY, folder, MANIFEST)
+    assert caught.value.got == got
+    assert contents(cache.root) == {}
+
+
+def test_only_a_folder_of_the_cache_is_published(cache: FusedCache, tmp_path: Path) -> None:
+    fill(tmp_path / "mine", FILES)
+    with pytest.raises(ValueError, match="not made by build"):
+        cache.publish(KEY, tmp_path / "mine", MANIFEST)
+    assert contents(tmp_path / "mine") == FILES
+
+
+def test_a_link_in_a_folder_is_not_published(cache: FusedCache, tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"{}")
+    with cache.build(KEY, 1) as folder:
+        fill(folder, FILES)
+        (folder / "config.json").unlink()
+        (folder / "config.json").symlink_to(tmp_path / "target")
+        with pytest.raises(DigestMismatchError):
+            cache.publish(KEY, folder, MANIFEST)
+    assert (tmp_path / "target").stat().st_mode & 0o222
+
+
+def test_the_first_of_two_publishers_stays(cache: FusedCache) -> None:
+    first = publish(cache)
+    inode = (first / "model.safetensors").stat().st_ino
+    assert publish(cache) == first
+    assert (first / "model.safetensors").stat().st_ino == inode
+    assert list((cache.root / "quarantine").iterdir()) == []
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_a_damaged_entry_gives_way_to_a_new_one(cache: FusedCache) -> None:
+    path = publish(cache)
+    rewrite(path / "config.json", b"[]")
+    assert publish(cache) == path
+    assert contents(path) == FILES
+    (kept,) = (cache.root / "quarantine").iterdir()
+    assert contents(kept) == {**FILES, "config.json": b"[]"}
+
+
+@pytest.mark.parametrize("key", ["", "..", "x/../../etc", KEY[:-1], KEY.upper(), f"{KEY}/x"])
+def test_what_is_no_key_never_becomes_a_path(cache: FusedCache, key: str) -> None:
+    for call in (cache.entry, cache.remove, cache.last_used):
+        with pytest.raises(ValueError, match="not a SHA-256"):
+            call(key)
+    with pytest.raises(ValueError, match="not a SHA-256"), cache.build(key, 1):
+        pass
+
+
+def test_an_empty_folder_at_the_entrys_name_gives_way(cache: FusedCache) -> None:
+    (cache.root / "fused" / KEY).mkdir(parents=True)
+    assert contents(publish(cache)) == FILES
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+def count_hashing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the files that are hashed from now on."""
+    from fusery.storage import cache
+
+    counted: list[int] = []
+    real = cache.pump
+
+    def counting(source: int, target: int | None) -> tuple[Digest, int]:
+        counted.append(source)
+        return real(source, target)
+
+    monkeypatch.setattr(cache, "pump", counting)
+    return counted
+
+
+def test_a_hit_reads_no_file_through(cache: FusedCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(cache, hashed=True)
+    hashed = count_hashing(monkeypatch)
+    for _ in range(3):
+        assert FusedCache(cache.root).lookup(KEY, MANIFEST) is not None
+    assert hashed == []
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_flipped_bit_is_found_and_the_entry_never_served_again(cache: FusedCache, name: str) -> None:
+    path = publish(cache)
+    data = bytearray(FILES[name])
+    data[len(data) // 2] ^= 1
+    rewrite(path / name, bytes(data))
+    assert cache.lookup(KEY, MANIFEST) is None
+    assert not path.exists()
+    (kept,) = (cache.root / "quarantine").iterdir()
+    assert (kept / name).read_bytes() == bytes(data)
+    assert cache.lookup(KEY, MANIFEST) is None
+
+
+def test_times_that_were_set_back_deceive_nobody(cache: FusedCache) -> None:
+    path = publish(cache) / "config.json"
+    before = path.stat()
+    rewrite(path, b"[]")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.lookup(KEY, MANIFEST) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / "config.json").unlink(),
+        lambda path: rewrite(path / "config.json", b"{"),
+        lambda path: (path / "model-00002.safetensors").write_bytes(b"x"),
+        lambda path: ((path / "config.json").unlink(), (path / "config.json").mkdir()),
+        lambda path: ((path / "config.json").unlink(), (path / "config.json").symlink_to("/etc/hostname")),
+        lambda path: ((path / "config.json").unlink(), os.mkfifo(path / "config.json")),
+    ],
+    ids=["missing", "short", "one more", "folder", "link", "pipe"],
+)
+def test_a_damaged_entry_is_not_served(cache: FusedCache, damage: object) -> None:
+    assert callable(damage)
+    damage(publish(cache))
+    assert cache.lookup(KEY, MANIFEST) is None
+    assert not cache.entry(KEY).exists()
+    assert len(list((cache.root / "quarantine").iterdir())) == 1
+
+
+def test_finders_droppings_are_no_damage(cache: FusedCache) -> None:
+    path = publish(cache)
+    (path / ".DS_Store").write_bytes(b"x")
+    assert cache.lookup(KEY, MANIFEST) == path
+
+
+def test_a_copy_in_place_with_the_same_bytes_is_hashed_and_served(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = publish(cache)
+    rewrite(path / "config.json", FILES["config.json"])
+    hashed = count_hashing(monkeypatch)
+    assert cache.lookup(KEY, MANIFEST) == path
+    assert len(hashed) == len(FILES)
+    assert cache.lookup(KEY, MANIFEST) == path
+    assert len(hashed) == len(FILES)
+
+
+def test_after_a_start_of_the_machine_everything_is_hashed_again(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = publish(cache)
+    monkeypatch.setattr(stamps, "boot_id", lambda: "another start")
+    hashed = count_hashing(monkeypatch)
+    assert cache.lookup(KEY, MANIFEST) == path
+    assert len(hashed) == len(FILES)
+
+
+def test_where_starts_cannot_be_told_apart_every_hit_is_hashed(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.storage import cache as module
+
+    monkeypatch.setattr(stamps, "boot_id", lambda: "")
+    monkeypatch.setattr(module, "boot_id", lambda: "")
+    publish(cache)
+    hashed = count_hashing(monkeypatch)
+    cache.lookup(KEY, MANIFEST)
+    cache.lookup(KEY, MANIFEST)
+    assert len(hashed) == 2 * len(FILES)
+
+
+def test_an_old_stamp_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FusedCache(tmp_path / "cache", recheck_after=0.0)
+    publish(cache)
+    hashed = count_hashing(monkeypatch)
+    time.sleep(0.01)
+    assert cache.lookup(KEY, MANIFEST) is not None
+    assert len(hashed) == len(FILES)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"version":2}', b'{"version":1}', b"\xff", b"{}" * 9]
+)
+def test_a_stamp_that_is_not_understood_costs_a_hash_and_no_more(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    path = publish(cache)
+    (cache.root / "stamps" / f"{KEY}.json").write_bytes(content)
+    hashed = count_hashing(monkeypatch)
+    assert cache.lookup(KEY, MANIFEST) == path
+    assert len(hashed) == len(FILES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("boot", "x"), ("manifest", OTHER), ("hashed_at", time.time() + 1e6), ("hashed_at", 0), ("files", {})],
+)
+def test_every_part_of_a_stamp_counts(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch, field: str, value: object
+) -> None:
+    publish(cache)
+    path = cache.root / "stamps" / f"{KEY}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    hashed = count_hashing(monkeypatch)
+    assert cache.lookup(KEY, MANIFEST) is not None
+    assert len(hashed) == len(FILES)
+
+
+def test_an_entry_of_another_manifest_is_not_served(cache: FusedCache) -> None:
+    publish(cache)
+    assert cache.lookup(KEY, manifest_of({**FILES, "config.json": b"[]"})) is None
+
+
+def test_a_full_disk_does_not_keep_a_good_entry_from_being_served(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = publish(cache)
+    (cache.root / "stamps" / f"{KEY}.json").unlink()
+
+    def full(_path: Path, _data: bytes) -> None:
+        raise OutOfSpaceError("no room")
+
+    monkeypatch.setattr(stamps, "write_atomically", full)
+    assert cache.lookup(KEY, MANIFEST) == path
+
+
+# -- making room -------------------------------------------------------------------------------------------------------
+
+
+def fill_cache(cache: FusedCache) -> list[Digest]:
+    """Three entries of 100, 200 and 300 bytes, used in this order."""
+    keys = [digest_bytes(bytes([number])) for number in range(3)]
+    for number, key in enumerate(keys):
+        publish(cache, key, {"f": bytes(100 * (number + 1))})
+        os.utime(cache.root / "stamps" / f"{key}.json", (1000.0 + number, 1000.0 + number))
+    return keys
+
+
+def test_entries_come_least_recently_used_first(cache: FusedCache) -> None:
+    keys = fill_cache(cache)
+    assert [(entry.key, entry.size, entry.last_used) for entry in cache.entries()] == [
+        (keys[0], 100, 1000.0),
+        (keys[1], 200, 1001.0),
+        (keys[2], 300, 1002.0),
+    ]
+    assert cache.size() == 600
+
+
+def test_a_hit_makes_an_entry_the_most_recent(cache: FusedCache) -> None:
+    keys = fill_cache(cache)
+    cache.lookup(keys[0], manifest_of({"f": bytes(100)}))
+    assert [entry.key for entry in cache.entries()] == [keys[1], keys[2], keys[0]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "spared", "removed", "fits"),
+    [
+        (600, [], [], True),
+        (599, [], [0], True),
+        (300, [], [0, 1], True),
+        (299, [], [0, 1, 2], True),
+        (0, [], [0, 1, 2], True),
+        (599, [0], [1], True),
+        (100, [1, 2], [0], False),
+        (0, [0, 1, 2], [], False),
+    ],
+)
+def test_eviction_takes_the_oldest_that_may_go(
+    cache: FusedCache, limit: int, spared: list[int], removed: list[int], fits: bool
+) -> None:
+    keys = fill_cache(cache)
+    plan = cache.evict(limit, {keys[number] for number in spared})
+    assert [entry.key for entry in plan.remove] == [keys[number] for number in removed]
+    assert plan.fits is fits
+    assert plan.freed_bytes + plan.kept_bytes == 600
+    assert cache.size() == 600
+    assert plan.execute() == plan.freed_bytes
+    assert cache.size() == plan.kept_bytes
+    assert {path.stem for path in (cache.root / "stamps").iterdir()} == {entry.key for entry in plan.keep}
+
+
+def test_what_was_used_since_the_plan_stays(cache: FusedCache) -> None:
+    keys = fill_cache(cache)
+    plan = cache.evict(0)
+    cache.lookup(keys[1], manifest_of({"f": bytes(200)}))
+    assert plan.execute() == 400
+    assert [entry.key for entry in cache.entries()] == [keys[1]]
+
+
+def test_removing_twice_is_fine(cache: FusedCache) -> None:
+    publish(cache)
+    assert cache.remove(KEY) == sum(map(len, FILES.values()))
+    assert cache.remove(KEY) == 0
+    assert cache.lookup(KEY, MANIFEST) is None
+    assert contents(cache.root) == {}
+
+
+def test_a_reader_keeps_what_it_has_open(cache: FusedCache) -> None:
+    path = publish(cache)
+    with (path / "model.safetensors").open("rb") as file:
+        cache.remove(KEY)
+        assert file.read() == FILES["model.safetensors"]
+
+
+def test_strangers_in_the_cache_are_not_entries(cache: FusedCache) -> None:
+    publish(cache)
+    (cache.root / "fused" / "notes.txt").write_text("mine")
+    assert [entry.key for entry in cache.entries()] == [KEY]
+    cache.evict(0).execute()
+    assert (cache.root / "fused" / "notes.txt").read_text() == "mine"
+
+
+# -- after a crash -----------------------------------------------------------------------------------------------------
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from fusery.storage.cache import FusedCache
+with FusedCache(Path(sys.argv[1])).build(sys.argv[2], 3) as folder:
+    (folder / "model.safetensors").write_bytes(b"half")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_build_is_swept_and_a_living_one_is_not(cache: FusedCache) -> None:
+    command = [sys.executable, "-P", "-c", BUILDER, str(cache.root), KEY]
+    with (
+        cache.build(KEY, 4) as living,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as builder,
+    ):
+        assert builder.stdout is not None
+        folder = Path(builder.stdout.readline().strip())
+        assert cache.sweep() == 0
+        assert folder.is_dir()
+        builder.kill()
+        assert builder.wait() == -signal.SIGKILL
+        assert cache.lookup(KEY, MANIFEST) is None
+        assert cache.sweep() >= 4
+        assert not folder.exists()
+        assert living.is_dir()
+        fill(living, FILES)
+        cache.publish(KEY, living, MANIFEST)
+    assert cache.lookup(KEY, MANIFEST) is not None
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("owner", ["", "another-boot pids 1", "garbage", None])
+def test_what_nobody_can_tell_the_owner_of_goes_by_age(cache: FusedCache, owner: str | None) -> None:
+    folder = cache.root / "tmp" / f"{KEY}.1.abc"
+    folder.mkdir(parents=True)
+    (folder / "f").write_bytes(b"12345")
+    if owner is not None:
+        folder.with_name(f"{folder.name}.owner").write_text(owner)
+    assert cache.sweep(older_than=3600) == 0
+    time.sleep(0.02)
+    assert cache.sweep(older_than=0.01) >= 5
+    assert list((cache.root / "tmp").iterdir()) == []
+
+
+def test_old_quarantine_and_lonely_stamps_are_swept(cache: FusedCache) -> None:
+    path = publish(cache)
+    rewrite(path / "config.json", b"[]")
+    cache.lookup(KEY, MANIFEST)
+    publish(cache, OTHER)
+    (cache.root / "stamps" / f"{KEY}.json").write_bytes(b"{}")
+    cache.sweep(older_than=3600)
+    assert len(list((cache.root / "quarantine").iterdir())) == 1
+    time.sleep(0.02)
+    cache.sweep(older_than=0.01)
+    assert list((cache.root / "quarantine").iterdir()) == []
+    assert [stamp.stem for stamp in (cache.root / "stamps").iterdir()] == [OTHER]
+    assert cache.lookup(OTHER, MANIFEST) is not None
+
+
+def test_half_removed_entries_are_swept_at_once(cache: FusedCache) -> None:
+    trash = cache.root / "tmp" / f"{KEY}.trash.abc"
+    fill(trash, FILES)
+    assert cache.sweep() == sum(map(len, FILES.values()))
+    assert not trash.exists()
+
+
+def test_the_names_of_processes() -> None:
+    assert not stamps.is_dead(stamps.this_process())
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    boot, space, _ = stamps.this_process().split(" ")
+    assert stamps.is_dead(f"{boot} {space} {child.pid}")
+    for doubtful in (
+        f"other {space} {child.pid}",
+        f"{boot} other {child.pid}",
+        f"{boot} {space} x",
+        f"{boot} {space}",
+    ):
+        assert not stamps.is_dead(doubtful)
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from fusery.storage.cache import FusedCache
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.digest import digest_bytes
+data = b"weights" * 10_000
+manifest = Manifest.of([FileEntry("model.safetensors", len(data), digest_bytes(data))])
+cache = FusedCache(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+with cache.build(sys.argv[2], 1) as folder:
+    (folder / "model.safetensors").write_bytes(data)
+    print(cache.publish(sys.argv[2], folder, manifest))
+"""
+
+
+def test_publishers_that_race_all_get_the_entry(cache: FusedCache) -> None:
+    command = [sys.executable, "-P", "-c", PUBLISHER, str(cache.root), KEY]
+    racers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    for racer in racers:
+        out, _ = racer.communicate(timeout=60)
+        assert (racer.returncode, out.strip()) == (0, str(cache.entry(KEY)))
+    assert list((cache.root / "tmp").iterdir()) == []
+    assert list((cache.root / "quarantine").iterdir()) == []

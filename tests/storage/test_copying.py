@@ -1,0 +1,190 @@
+"""Copies: hashed on the way, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from fusery.storage import copying
+from fusery.storage.copying import CHUNK, Method, copy_file, pump, reading
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import MissingFileError, OutOfSpaceError, StorageError, UnsafePathError
+from fusery.storage.failures import DigestMismatchError
+
+SIZES = [0, 1, CHUNK - 1, CHUNK, 2 * CHUNK, 2 * CHUNK + 1, 11 * CHUNK + 5]
+
+
+def source_of(tmp_path: Path, size: int) -> tuple[Path, bytes]:
+    data = os.urandom(min(size, 1 << 16)) * (size // (1 << 16) + 1)
+    path = tmp_path / "source"
+    path.write_bytes(data[:size])
+    return path, data[:size]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pump_copies_hashes_and_counts(tmp_path: Path, size: int) -> None:
+    path, data = source_of(tmp_path, size)
+    steps: list[int] = []
+    with reading(path) as source, (tmp_path / "target").open("w+b") as target:
+        assert pump(source.fd, target.fileno(), progress=steps.append) == (digest_bytes(data), size)
+    assert (tmp_path / "target").read_bytes() == data
+    assert sum(steps) == size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pump_only_hashes_too(tmp_path: Path, size: int) -> None:
+    path, data = source_of(tmp_path, size)
+    with reading(path) as source:
+        assert pump(source.fd, None) == (digest_bytes(data), size)
+
+
+def test_pump_goes_on_from_where_the_source_stands(tmp_path: Path) -> None:
+    path, data = source_of(tmp_path, 5 * CHUNK)
+    with reading(path) as source, (tmp_path / "target").open("w+b") as target:
+        os.lseek(source.fd, 7, os.SEEK_SET)
+        assert pump(source.fd, target.fileno()) == (digest_bytes(data[7:]), len(data) - 7)
+    assert (tmp_path / "target").read_bytes() == data[7:]
+
+
+def test_an_early_flush_that_fails_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path, _ = source_of(tmp_path, 6 * CHUNK)
+    monkeypatch.setattr(copying, "SYNC_EVERY", 2 * CHUNK)
+    monkeypatch.setattr(copying, "_start_flush", fail)
+    with (
+        reading(path) as source,
+        (tmp_path / "target").open("w+b") as target,
+        pytest.raises(OSError, match="Input/output"),
+    ):
+        pump(source.fd, target.fileno())
+
+
+def test_a_clone_is_hashed_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that clones, the bytes that count are those of the clone."""
+
+    def pretend(_source: int, target: int) -> bool:
+        os.pwrite(target, b"cloned", 0)
+        return True
+
+    path, _ = source_of(tmp_path, 100)
+    monkeypatch.setattr(copying, "clone", pretend)
+    with reading(path) as source, (tmp_path / "target").open("w+b") as target:
+        assert pump(source.fd, target.fileno()) == (digest_bytes(b"cloned"), 6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_copy_has_the_same_bytes_and_is_its_own_file(tmp_path: Path, size: int, checked: bool) -> None:
+    path, data = source_of(tmp_path, size)
+    path.chmod(0o444)
+    method = copy_file(path, tmp_path / "copy", expected=digest_bytes(data) if checked else None)
+    assert method in (Method.COPY, Method.REFLINK)
+    assert (tmp_path / "copy").read_bytes() == data
+    found = (tmp_path / "copy").stat()
+    assert (found.st_nlink, found.st_mode & 0o200) == (1, 0o200)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "source"]
+
+
+@pytest.mark.parametrize("where", ["at once", "after a while"])
+def test_without_the_kernels_copy_ours_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path, data = source_of(tmp_path, 9 * CHUNK + 3)
+    real, calls = os.copy_file_range, []
+
+    def tired(source: int, target: int, count: int) -> int:
+        calls.append(count)
+        if where == "at once" or len(calls) > 2:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(source, target, min(count, CHUNK))
+
+    monkeypatch.setattr(os, "copy_file_range", tired)
+    copy_file(path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+def test_a_link_is_made_only_on_request(tmp_path: Path) -> None:
+    path, data = source_of(tmp_path, 100)
+    assert copy_file(path, tmp_path / "link", link=True, expected=digest_bytes(data)) is Method.LINK
+    assert (tmp_path / "link").samefile(path)
+
+
+def test_where_no_link_can_be_made_a_copy_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = source_of(tmp_path, 3 * CHUNK)
+    real, first = os.link, [True]
+
+    def refuse(*arguments: str, **options: bool) -> None:
+        if first.pop() if first else False:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert copy_file(path, tmp_path / "copy", link=True) is not Method.LINK
+    assert (tmp_path / "copy").read_bytes() == data
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_copy_of_other_bytes_than_expected_is_not_made(tmp_path: Path, link: bool) -> None:
+    path, _ = source_of(tmp_path, 3 * CHUNK)
+    with pytest.raises(DigestMismatchError):
+        copy_file(path, tmp_path / "copy", link=link, expected=digest_bytes(b"other"))
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_copy_never_overwrites(tmp_path: Path, link: bool) -> None:
+    path, _ = source_of(tmp_path, 10)
+    (tmp_path / "copy").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="exists already"):
+        copy_file(path, tmp_path / "copy", link=link)
+    assert (tmp_path / "copy").read_bytes() == b"mine"
+
+
+def test_a_full_disk_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path, _ = source_of(tmp_path, 100)
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(OutOfSpaceError):
+        copy_file(path, tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "device"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "source"
+    if kind == "link":
+        (tmp_path / "real").write_bytes(b"x")
+        path.symlink_to("real")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = Path(os.devnull)
+    with pytest.raises(UnsafePathError):
+        copy_file(path, tmp_path / "copy")
+
+
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="nothing"):
+        copy_file(tmp_path / "nothing", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "touch"])
+def test_a_source_that_changed_is_noticed(tmp_path: Path, change: str) -> None:
+    path, _ = source_of(tmp_path, 1000)
+    with reading(path) as source:
+        source.require_unchanged()
+        if change == "touch":
+            os.utime(path, (1, 1))
+        else:
+            os.truncate(path, 2000 if change == "grow" else 10)
+        with pytest.raises(StorageError, match="changed while it was read"):
+            source.require_unchanged()

@@ -1,0 +1,268 @@
+"""Walking a folder that nobody vouches for."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.errors import MissingFileError, StorageError, StoreDeniedError, UnsafePathError
+from fusery.storage.folder import ScanLimits, SourceFile, scan
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "config.json").write_bytes(b"{}")
+    (root / "model.safetensors").write_bytes(b"weights")
+    return root
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A snapshot as huggingface_hub lays it out: links into the repository's blobs."""
+    repository = tmp_path / "hub" / "models--owner--name"
+    snapshot = repository / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / "1111").write_bytes(b"{}")
+    (repository / "blobs" / "2222").write_bytes(b"weights")
+    (snapshot / "config.json").symlink_to("../../blobs/1111")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/2222")
+    return snapshot
+
+
+def test_files_are_listed_by_path_with_their_sizes(folder: Path) -> None:
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_bytes(b"[]")
+    assert scan(folder) == [
+        SourceFile("1_Pooling/config.json", folder / "1_Pooling" / "config.json", 2),
+        SourceFile("config.json", folder / "config.json", 2),
+        SourceFile("model.safetensors", folder / "model.safetensors", 7),
+    ]
+
+
+def test_an_empty_folder_has_no_files(tmp_path: Path) -> None:
+    assert scan(tmp_path) == []
+
+
+def test_hidden_names_are_left_out(folder: Path) -> None:
+    (folder / ".git" / "objects").mkdir(parents=True)
+    (folder / ".git" / "objects" / "x").write_bytes(b"x")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / ".cache").symlink_to("/etc")
+    assert [file.path for file in scan(folder)] == ["config.json", "model.safetensors"]
+
+
+def test_a_folder_may_be_named_by_a_link_or_from_the_home(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert scan(tmp_path / "link") == scan(folder) == scan(Path("~/model")) == scan(Path("model"))
+
+
+def test_links_within_the_folder_are_followed(folder: Path) -> None:
+    (folder / "latest.safetensors").symlink_to("model.safetensors")
+    assert SourceFile("latest.safetensors", folder / "model.safetensors", 7) in scan(folder)
+
+
+def test_a_hub_snapshot_is_read_through_its_links(hub: Path) -> None:
+    blobs = hub.parent.parent / "blobs"
+    assert scan(hub) == [
+        SourceFile("config.json", blobs / "1111", 2),
+        SourceFile("model.safetensors", blobs / "2222", 7),
+    ]
+
+
+def test_blobs_of_another_repository_are_outside(hub: Path) -> None:
+    other = hub.parents[2] / "models--owner--other" / "blobs"
+    other.mkdir(parents=True)
+    (other / "3333").write_bytes(b"secret")
+    (hub / "tokenizer.json").symlink_to(other / "3333")
+    with pytest.raises(UnsafePathError, match=r"tokenizer\.json .* outside the folder"):
+        scan(hub)
+
+
+def test_blobs_are_no_excuse_outside_a_hub_cache(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "1").write_bytes(b"x")
+    root = tmp_path / "runs" / "one"
+    root.mkdir(parents=True)
+    (root / "f").symlink_to("../../blobs/1")
+    with pytest.raises(UnsafePathError):
+        scan(root)
+
+
+def test_blobs_that_are_a_link_elsewhere_are_no_excuse(tmp_path: Path) -> None:
+    repository = tmp_path / "models--owner--name"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").symlink_to("/etc")
+    (snapshot / "f").symlink_to("../../blobs/hostname")
+    with pytest.raises(UnsafePathError):
+        scan(snapshot)
+
+
+def test_an_unfinished_download_is_said_so(hub: Path) -> None:
+    (hub.parent.parent / "blobs" / "2222").unlink()
+    with pytest.raises(MissingFileError, match=r"model\.safetensors") as caught:
+        scan(hub)
+    assert caught.value.hint == "was the download finished?"
+
+
+def make_link_to(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+def make_socket(path: Path) -> None:
+    here = Path.cwd()
+    # The name of a socket is short by law; pytest's folders are not.
+    os.chdir(path.parent)
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_link_to("/etc/hostname"),
+        make_link_to("../outside"),
+        make_link_to("../../../../../../../../etc/passwd"),
+        make_link_to("."),
+        make_link_to(".."),
+        make_link_to("inner"),
+        make_link_to("/dev/null"),
+        make_link_to("evil"),
+        os.mkfifo,
+        make_socket,
+    ],
+    ids=["absolute", "beside", "dots", "itself", "parent", "folder", "device", "circle", "pipe", "socket"],
+)
+def test_what_is_no_file_of_the_folder_is_refused(folder: Path, make: Callable[[Path], None]) -> None:
+    (folder.parent / "outside").write_bytes(b"x")
+    (folder / "inner").mkdir()
+    make(folder / "evil")
+    with pytest.raises(UnsafePathError, match="evil") as caught:
+        scan(folder)
+    assert caught.value.hint
+
+
+def test_a_link_through_a_linked_folder_does_not_escape(folder: Path) -> None:
+    (folder.parent / "outside").mkdir()
+    (folder.parent / "outside" / "f").write_bytes(b"x")
+    (folder / ".hidden").symlink_to("../outside")
+    (folder / "f").symlink_to(".hidden/f")
+    with pytest.raises(UnsafePathError, match="outside the folder"):
+        scan(folder)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Config.json", "config.json"),
+        ("straße", "STRASSE"),
+        (unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")),
+    ],
+)
+def test_names_that_a_mac_takes_for_one_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("this file system takes them for one")
+    with pytest.raises(UnsafePathError, match="one name on some systems"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a\x1b[31mb", "a\\b", "a\u202eb", "x" * 250 + "/" + "y" * 250 + "/" + "z" * 20]
+)
+def test_names_that_do_not_print_or_do_not_fit_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UnsafePathError, match="plain path"):
+        scan(tmp_path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes only text for names")
+    with pytest.raises(UnsafePathError):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "what"),
+    [
+        (ScanLimits(files=1), "more than 1 files"),
+        (ScanLimits(bytes=8), "more than 8 bytes"),
+        (ScanLimits(depth=1), "nested too deep"),
+    ],
+)
+def test_limits_are_kept(folder: Path, limits: ScanLimits, what: str) -> None:
+    (folder / "a" / "b").mkdir(parents=True)
+    with pytest.raises(UnsafePathError, match=what):
+        scan(folder, limits=limits)
+
+
+def test_what_is_within_the_limits_is_listed(folder: Path) -> None:
+    (folder / "a").mkdir()
+    assert len(scan(folder, limits=ScanLimits(files=2, bytes=9, depth=1))) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["nowhere", "model/nowhere", "model/config.json", "model/config.json/x", "circle"]
+)
+def test_what_is_no_folder_is_said_so(folder: Path, name: str) -> None:
+    (folder.parent / "circle").symlink_to("circle")
+    with pytest.raises(MissingFileError) as caught:
+        scan(folder.parent / name)
+    assert name.rpartition("/")[2] in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="fusery-") as name:
+        root = Path(name).resolve()
+        root.chmod(0o755)
+        (root / "inner").mkdir()
+        (root / "inner" / "f").write_bytes(b"x")
+        yield root
+        (root / "inner").chmod(0o755)
+        root.chmod(0o755)
+
+
+@pytest.mark.parametrize("closed", [".", "inner", "inner/f"])
+def test_what_may_not_be_read_is_said_so(shared: Path, closed: str) -> None:
+    (shared / closed).chmod(0o000)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(StoreDeniedError) as caught:
+            scan(shared)
+    finally:
+        if root:
+            os.seteuid(0)
+    assert caught.value.hint
+
+
+def test_every_refusal_is_one_sentence(folder: Path) -> None:
+    (folder / "evil").symlink_to("/etc/hostname")
+    with pytest.raises(StorageError) as caught:
+        scan(folder)
+    assert "\n" not in caught.value.message
+    assert not caught.value.message.endswith(".")

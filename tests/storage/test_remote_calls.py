@@ -1,0 +1,245 @@
+"""Calls to a file system that fails: what is tried again, for how long, and what it is called in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from fusery.storage.errors import (
+    FuseryError,
+    OutOfSpaceError,
+    StorageError,
+    StoreDeniedError,
+    StoreUnavailableError,
+)
+from fusery.storage.remote import FsspecStore
+from fusery.storage.remote_calls import ATTEMPTS, Kind, RemoteCalls, RemoteError, Watch, age, classify
+
+WHERE = "s3://bucket/prefix"
+SECRET = "hunter2"
+
+
+class Failing(MemoryFileSystem):  # type: ignore[misc]
+    """Raises what it is told to, one exception a call, and then works."""
+
+    cachable = False
+
+    def __init__(self, *failures: BaseException) -> None:
+        super().__init__()
+        self.failures = list(failures)
+        self.calls = 0
+
+    def cat_file(self, path: str, **options: object) -> bytes:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return b"content"
+
+
+def boto(code: str, status: int = 400) -> BaseException:
+    exceptions = pytest.importorskip("botocore.exceptions")
+    reply = {"Error": {"Code": code, "Message": SECRET}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error: BaseException = exceptions.ClientError(reply, "PutObject")
+    return error
+
+
+def caused_by(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def of_module(module: str, name: str, *arguments: Any, **options: Any) -> Callable[[], BaseException]:
+    return lambda: getattr(pytest.importorskip(module), name)(*arguments, **options)
+
+
+TRANSIENT: dict[str, Callable[[], BaseException]] = {
+    "busy (503)": lambda: OSError(errno.EBUSY, "slow down"),
+    "remote (500)": lambda: OSError(
+        errno.EREMOTEIO if hasattr(errno, "EREMOTEIO") else errno.EIO, "internal"
+    ),
+    "unknown code": lambda: OSError(errno.EIO, "conflict"),
+    "reset": ConnectionResetError,
+    "refused": ConnectionRefusedError,
+    "timeout": TimeoutError,
+    "async timeout": asyncio.TimeoutError,
+    "fsspec timeout": of_module("fsspec.exceptions", "FSTimeoutError"),
+    "short body": of_module("aiohttp", "ClientPayloadError", "not enough data"),
+    "read timeout": of_module("botocore.exceptions", "ReadTimeoutError", endpoint_url="x"),
+    "no connection": of_module("botocore.exceptions", "EndpointConnectionError", endpoint_url="x"),
+    "bad checksum": of_module("botocore.exceptions", "FlexibleChecksumError", error_msg="x"),
+}
+FINAL: dict[str, tuple[Callable[[], BaseException], Kind]] = {
+    "exists": (FileExistsError, Kind.EXISTS),
+    "precondition": (
+        lambda: caused_by(OSError(errno.EINVAL, "pre-conditions"), boto("PreconditionFailed", 412)),
+        Kind.EXISTS,
+    ),
+    "missing": (FileNotFoundError, Kind.MISSING),
+    "no key": (lambda: caused_by(FileNotFoundError("x"), boto("NoSuchKey", 404)), Kind.MISSING),
+    "no bucket": (lambda: caused_by(FileNotFoundError("x"), boto("NoSuchBucket", 404)), Kind.BROKEN),
+    "denied": (PermissionError, Kind.DENIED),
+    "read-only": (lambda: OSError(errno.EROFS, "read-only"), Kind.DENIED),
+    "no credentials": (of_module("botocore.exceptions", "NoCredentialsError"), Kind.DENIED),
+    "no profile": (of_module("botocore.exceptions", "ProfileNotFound", profile="x"), Kind.DENIED),
+    "full": (lambda: OSError(errno.ENOSPC, "no space"), Kind.FULL),
+    "quota": (lambda: OSError(errno.EDQUOT, "quota"), Kind.FULL),
+    "bad parameter": (of_module("botocore.exceptions", "ParamValidationError", report=SECRET), Kind.BROKEN),
+    "bad endpoint": (lambda: ValueError(f"Invalid endpoint: {SECRET}"), Kind.BROKEN),
+    "bad request": (lambda: OSError(errno.EINVAL, SECRET), Kind.BROKEN),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TRANSIENT))
+def test_what_may_pass_is_tried_again(name: str) -> None:
+    make = TRANSIENT[name]
+    assert classify(make()) is Kind.TRANSIENT
+    file_system = Failing(make(), make())
+    assert RemoteCalls(file_system, WHERE).run("cat_file", "x") == b"content"
+    assert file_system.calls == 3
+
+
+@pytest.mark.parametrize("name", sorted(FINAL))
+def test_what_does_not_pass_is_not_tried_again(name: str) -> None:
+    make, kind = FINAL[name]
+    assert classify(make()) is kind
+    file_system = Failing(make())
+    with pytest.raises((RemoteError, StorageError)) as caught:
+        RemoteCalls(file_system, WHERE).run("cat_file", "x")
+    wanted = {
+        Kind.EXISTS: RemoteError,
+        Kind.MISSING: RemoteError,
+        Kind.DENIED: StoreDeniedError,
+        Kind.FULL: OutOfSpaceError,
+        Kind.BROKEN: StoreUnavailableError,
+    }
+    assert type(caught.value) is wanted[kind]
+    assert file_system.calls == 1
+    if isinstance(caught.value, FuseryError):
+        assert WHERE in caught.value.message
+        assert SECRET not in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_what_never_passes_is_given_up() -> None:
+    failures = [OSError(errno.EBUSY, SECRET) for _ in range(100)]
+    file_system = Failing(*failures)
+    with pytest.raises(StoreUnavailableError, match=r"did not answer: OSError \(EBUSY\)") as caught:
+        RemoteCalls(file_system, WHERE, deadline=0.5).run("cat_file", "x")
+    assert 1 < file_system.calls <= ATTEMPTS
+    assert isinstance(caught.value.__cause__, OSError)
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, RuntimeError, AssertionError, KeyboardInterrupt])
+def test_errors_of_our_own_are_not_dressed_up(error: type[BaseException]) -> None:
+    file_system = Failing(error("bug"))
+    with pytest.raises(error):
+        RemoteCalls(file_system, WHERE).run("cat_file", "x")
+    assert file_system.calls == 1
+
+
+class Hanging(AsyncFileSystem):  # type: ignore[misc]
+    """Never answers, and notes what happens to it."""
+
+    cachable = False
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.calls = 0
+        self.cancelled = threading.Event()
+
+    async def _cat_file(self, path: str, **options: Any) -> bytes:
+        self.calls += 1
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return b"content"
+
+    async def _put_file(self, lpath: str, rpath: str, callback: Any, **options: Any) -> None:
+        for _ in range(6):
+            await asyncio.sleep(0.2)
+            callback.relative_update(1)
+
+
+def test_a_call_that_hangs_is_cancelled_at_the_deadline() -> None:
+    file_system = Hanging()
+    with pytest.raises(StoreUnavailableError, match="did not answer"):
+        RemoteCalls(file_system, WHERE, deadline=0.3).run("cat_file", "x")
+    assert file_system.cancelled.wait(10)
+    assert file_system.calls == 1
+
+
+def test_a_call_that_takes_its_time_is_waited_for() -> None:
+    assert RemoteCalls(Hanging(0.2), WHERE).run("cat_file", "x") == b"content"
+
+
+def test_progress_moves_the_deadline() -> None:
+    steps: list[int] = []
+    calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    calls.run("put_file", "local", "remote", callback=Watch(calls, steps.append))
+    assert steps == [1] * 6
+
+
+def test_the_inner_retries_of_s3fs_are_off() -> None:
+    s3fs = pytest.importorskip("s3fs")
+    file_system = s3fs.S3FileSystem(anon=True, skip_instance_cache=True)
+    RemoteCalls(file_system, WHERE)
+    assert file_system.retries == 1
+    assert s3fs.S3FileSystem.retries > 1
+
+
+def test_ages() -> None:
+    now = time.time()
+    assert age(None) == 0.0
+    assert age(now + 1000) == 0.0
+    assert 90 <= age(now - 100) <= 200
+    for text in ("2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00"):
+        assert age(text) > 365 * 86400
+
+
+# -- a store on top ----------------------------------------------------------------------------------------------------
+
+
+class Losing(MemoryFileSystem):  # type: ignore[misc]
+    """Says that all is well and keeps nothing."""
+
+    cachable = False
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
+        """Forget the blob."""
+
+
+def test_a_backend_that_keeps_nothing_is_found_out() -> None:
+    store = FsspecStore(Losing(), "losing", "memory://losing")
+    with pytest.raises(StoreUnavailableError, match="does not keep what is written"):
+        store.put_bytes(b"x")
+    with pytest.raises(StoreUnavailableError, match="does not keep what is written"):
+        store.initialise("registry-one")
+
+
+class Cutting(MemoryFileSystem):  # type: ignore[misc]
+    """Gives back less than was asked for, without a word."""
+
+    cachable = False
+
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **options: object
+    ) -> bytes:
+        return bytes(super().cat_file(path, start, end))[:-1]
+
+
+def test_a_reply_that_was_cut_is_damage() -> None:
+    store = FsspecStore(Cutting(), "cutting", "memory://cutting")
+    with pytest.raises(StorageError, match="damaged: expected 5 bytes at 0, got 4 bytes"):
+        MemoryFileSystem().pipe_file("/cutting/" + "blobs/sha256/ab/" + "ab" * 32, b"12345")
+        store.read_bytes("ab" * 32, limit=10)  # type: ignore[arg-type]
