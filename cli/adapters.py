@@ -224,7 +224,8 @@ def history_command(session: Session, task: str) -> None:
 def diff_command(session: Session, a: str, b: str) -> None:
     """Show what differs between two adapters.
 
-    Compared are the record and the training configuration."""
+    Compared are the record and the training configuration.
+    """
     difference = session.registry.diff(a, b)
 
     def human() -> None:

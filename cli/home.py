@@ -56,8 +56,7 @@ def db_command() -> None:
 @command("upgrade")
 def upgrade(session: Session) -> None:
     """Bring the database's schema to the version that this program needs."""
-    from fusery.registry import schema
-    from fusery.registry.database import Database
+    from fusery.registry.database import Database, schema
 
     with closing(Database.open(session.registry.workspace.settings.database)) as database:
         before = schema.state(database).current
@@ -76,8 +75,7 @@ def upgrade(session: Session) -> None:
 @command("current")
 def current(session: Session) -> None:
     """Show which schema the database has, and which one this program needs."""
-    from fusery.registry import schema
-    from fusery.registry.database import Database
+    from fusery.registry.database import Database, schema
 
     with closing(Database.open(session.registry.workspace.settings.database)) as database:
         state = schema.state(database)
@@ -97,7 +95,7 @@ def check(session: Session) -> int:
 
     Exit code 1 when they differ.
     """
-    from fusery.registry import schema
+    from fusery.registry.database import schema
 
     differences = schema.check(session.registry.workspace.database)
 

@@ -1,4 +1,4 @@
-"""Alembic's entry point.  `fusery.registry.schema` passes a connection in; the `alembic` command in a checkout has none.
+"""Alembic's entry point.  `fusery.registry.database.schema` passes a connection in; the `alembic` command in a checkout has none.
 
 For the latter: `FUSERY_DATABASE_URL=sqlite:////tmp/dev.db alembic revision --autogenerate -m "what it does"`.
 """
@@ -10,7 +10,7 @@ import os
 from alembic import context
 from sqlalchemy import Connection, make_url
 
-from fusery.registry.engine import make_engine
+from fusery.registry.database.engine import make_engine
 from fusery.registry.tables import metadata
 
 URL_VARIABLE = "FUSERY_DATABASE_URL"

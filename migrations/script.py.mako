@@ -17,7 +17,7 @@ Created: ${create_date}
 #   and nothing that takes minutes on a big table.
 # - The release before this one refuses the new schema, so the change may break it.  What people typed in is never
 #   dropped: move it first, drop the old place one release later.
-# - `fusery.registry.schema.HEAD` names the newest revision.  Raise it.
+# - `fusery.registry.database.schema.HEAD` names the newest revision.  Raise it.
 # - A migration that moves rows has a test: go to the revision before, insert rows by SQL, go up, look.
 
 from __future__ import annotations

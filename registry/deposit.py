@@ -29,9 +29,9 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from . import tables
 from .database import Database
+from .database.intents import TTL, Intents
+from .database.owner import Owner
 from .errors import DatabaseUnavailableError, DepositLostError
-from .intents import TTL, Intents
-from .owner import Owner
 
 
 class Deposit:

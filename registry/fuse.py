@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
-from . import events, leases, tables
+from . import events, tables
+from .database import leases
 from .errors import BadInputError, FidelityError, RebuildDiffersError
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, gather

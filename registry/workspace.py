@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fusery.storage.interface import BlobStore
 
     from .database import Database
-    from .owner import Owner
+    from .database.owner import Owner
 
 
 class Workspace:
@@ -45,7 +45,7 @@ class Workspace:
             SchemaError: there is no registry yet, or its schema is older or newer.
         """
         from .database import Database
-        from .schema import require
+        from .database.schema import require
 
         path = self._embedded_path()
         if path is not None and not path.exists():
@@ -103,7 +103,7 @@ class Workspace:
 
         from . import tables
         from .database import Database
-        from .schema import require, state, upgrade
+        from .database.schema import require, state, upgrade
 
         self._make_folders()
         database = self.__dict__.setdefault("database", Database.open(self.settings.database))
@@ -163,7 +163,7 @@ class Workspace:
 
     def owner(self) -> Owner:
         """Return who is at work, for intents and leases; a new one at each call."""
-        from .owner import Owner
+        from .database.owner import Owner
 
         return Owner.current()
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from postgresserver import PostgresDatabases, postgres_server
 
-from fusery.registry import schema
-from fusery.registry.database import Database
+from fusery.registry.database import Database, schema
 
 BACKENDS = ("sqlite", "postgresql")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from fusery.registry import events, leases, tables
-from fusery.registry.database import Database
+from fusery.registry import events, tables
+from fusery.registry.database import Database, leases
+from fusery.registry.database.owner import Owner
 from fusery.registry.errors import FuseryError, LeaseLostError
-from fusery.registry.owner import Owner
 
 SPAWN = multiprocessing.get_context("spawn")
 

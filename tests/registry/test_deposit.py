@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from fusery.registry import intents, tables
-from fusery.registry.database import Database
+from fusery.registry import tables
+from fusery.registry.database import Database, intents
+from fusery.registry.database.owner import Owner
 from fusery.registry.deposit import Deposit, record_manifest
 from fusery.registry.errors import DepositLostError
-from fusery.registry.owner import Owner
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import MissingFileError, UnsafePathError
 from fusery.storage.failures import DigestMismatchError

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from fusery.registry import schema
-from fusery.registry.database import Database
+from fusery.registry.database import Database, schema
+from fusery.registry.database.filesystems import file_system_in
 from fusery.registry.errors import DatabaseUnavailableError
-from fusery.registry.filesystems import file_system_in
 
 MOUNTS = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -43,7 +42,7 @@ def test_a_network_file_system_is_refused_unless_allowed(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"22 1 0:26 / {tmp_path.resolve()} rw - nfs4 server:/home rw\n")
-    monkeypatch.setattr("fusery.registry.filesystems._MOUNTS", mounts)
+    monkeypatch.setattr("fusery.registry.database.filesystems._MOUNTS", mounts)
     url = f"sqlite:///{tmp_path}/not/yet/fusery.db"
     with pytest.raises(DatabaseUnavailableError, match="network file system nfs4") as caught:
         Database.open(url)

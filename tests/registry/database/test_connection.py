@@ -291,8 +291,7 @@ class TestSqlite:
     def test_many_processes_may_meet_a_new_file(self, tmp_path: Path) -> None:
         code = """
 import sys
-from fusery.registry import schema
-from fusery.registry.database import Database
+from fusery.registry.database import Database, schema
 schema.require(Database.open(sys.argv[1]), may_create=True)
 """
         url = f"sqlite:///{tmp_path}/home/fusery.db"

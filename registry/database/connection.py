@@ -21,8 +21,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from ..errors import BadInputError, DatabaseUnavailableError, MissingExtraError, SchemaError
 from .engine import make_engine
-from .errors import BadInputError, DatabaseUnavailableError, MissingExtraError, SchemaError
 from .filesystems import network_file_system
 from .outages import explain, is_transient
 

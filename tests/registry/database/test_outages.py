@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from sqlalchemy import func, make_url, select, text
 
-from fusery.registry import schema, tables
-from fusery.registry.database import Database
+from fusery.registry import tables
+from fusery.registry.database import Database, schema
 from fusery.registry.errors import BadInputError, DatabaseUnavailableError
 
 

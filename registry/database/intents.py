@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
 
-from .database import Database
-from .errors import DatabaseUnavailableError
+from ..errors import DatabaseUnavailableError
+from ..tables import Intent
+from .connection import Database
 from .owner import Owner
-from .tables import Intent
 
 TTL = 3600.0
 """Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""

@@ -18,9 +18,9 @@ from sqlalchemy import CursorResult, Update, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from . import tables
-from .database import Database
-from .errors import DatabaseUnavailableError, LeaseLostError
+from .. import tables
+from ..errors import DatabaseUnavailableError, LeaseLostError
+from .connection import Database
 from .owner import Owner
 
 TTL = 120.0

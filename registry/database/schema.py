@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Connection, text
 
-from .database import Database
-from .errors import SchemaError
+from ..errors import SchemaError
+from .connection import Database
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -112,7 +112,7 @@ def check(database: Database) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    from .tables import metadata
+    from ..tables import metadata
 
     with database.read() as session:
         options = {"compare_type": True, "compare_server_default": True}

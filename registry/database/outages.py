@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from .errors import BadInputError, DatabaseUnavailableError, RegistryError
+from ..errors import BadInputError, DatabaseUnavailableError, RegistryError
 
 # Primary result codes, https://www.sqlite.org/rescode.html
 _BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NOTADB = (

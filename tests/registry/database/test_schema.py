@@ -16,8 +16,8 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 import fusery.migrations
-from fusery.registry import schema, tables
-from fusery.registry.database import Database
+from fusery.registry import tables
+from fusery.registry.database import Database, schema
 from fusery.registry.errors import SchemaError
 
 MIGRATIONS = Path(fusery.migrations.__path__[0])
@@ -209,8 +209,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_current_database_is_accepted_without_alembic(database_url: str) -> None:
     code = """
 import sys
-from fusery.registry import schema
-from fusery.registry.database import Database
+from fusery.registry.database import Database, schema
 schema.require(Database.open(sys.argv[1]), may_create=True)
 sys.exit(sorted(name for name in ("alembic", "tenacity", "mako", "fusery.registry.tables") if name in sys.modules))
 """
@@ -234,8 +233,7 @@ def broken_migrations(folder: Path, body: str) -> Path:
 UPGRADE = """
 import sys
 from alembic import command
-from fusery.registry import schema
-from fusery.registry.database import Database
+from fusery.registry.database import Database, schema
 database = Database.open(sys.argv[1])
 database.make_folder()
 with database.schema_change() as connection:
@@ -270,8 +268,7 @@ def test_a_migration_that_breaks_leaves_nothing(
 def test_upgrades_at_once_take_turns(empty: Database, empty_url: str) -> None:
     code = """
 import sys
-from fusery.registry import schema
-from fusery.registry.database import Database
+from fusery.registry.database import Database, schema
 sys.stdout.write(schema.upgrade(Database.open(sys.argv[1])).status)
 """
     running = [

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from fusery.registry import leases, tables
-from fusery.registry.database import Database
+from fusery.registry import tables
+from fusery.registry.database import Database, leases
+from fusery.registry.database.leases import Busy, Lease
+from fusery.registry.database.owner import Owner
 from fusery.registry.errors import LeaseLostError
-from fusery.registry.leases import Busy, Lease
-from fusery.registry.owner import Owner
 
 
 def take(database: Database, key: str = "k", ttl: float = leases.TTL) -> Lease:
