@@ -144,7 +144,7 @@ def _options() -> argparse.Namespace:
 
 
 def _case(case: str, shape: Shape, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
-    bits, precision = CASES[case]
+    bits, _ = CASES[case]
     base = scratch / f"{options.shape}-{'bf16' if bits is None else f'{bits}bit'}"
     adapter = scratch / f"{options.shape}-adapter-r{options.rank}-l{options.layers}"
     write_base(base, shape, bits)

@@ -111,7 +111,8 @@ def materialize(
             if _occupied(place) and not force:
                 raise _taken(place)
             with os_failures(f"write {place}", near=place.parent):
-                publish_folder(temp, place, replace=force)
+                # An empty folder, which somebody may have made for this, gives way without being asked.
+                publish_folder(temp, place, replace=force or place.is_dir())
     _record(workspace, fused, chosen, place, manifest)
     return Materialized(chosen, place, manifest, (fused.view["adapter"],), fused, existed)
 

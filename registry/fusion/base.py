@@ -5,7 +5,7 @@ Also decides whether tensors may be taken by their on-disk names at all (FUSION 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,11 @@ class Base:
         """Whether a module's weight is packed."""
         return f"{module}.scales" in self.tensors
 
-    def layer_modules(self) -> list[list[str]]:
+    def layer_modules(self, adapted: Collection[str]) -> list[list[str]]:
         """Return the paths of the matrices of each block, in order.
+
+        Args:
+            adapted: paths of adapted modules; of several lists of blocks (a vision tower's), theirs is meant.
 
         Raises:
             FusionUnsupportedError: the blocks cannot be told from the names.
@@ -82,10 +85,15 @@ class Base:
             place = next((index for index, part in enumerate(parts) if part.isdecimal()), 0)
             if module == name or not place or parts[place - 1] not in _LAYER_LISTS:
                 continue
-            blocks = found.setdefault(".".join(parts[:place]), {})
-            block = blocks.setdefault(int(parts[place]), [])
+            block = found.setdefault(".".join(parts[:place]), {}).setdefault(int(parts[place]), [])
             if len(source.shape) >= 2:
                 block.append(module)
+        if len(found) > 1:
+            found = {
+                stem: blocks
+                for stem, blocks in found.items()
+                if any(path.startswith(f"{stem}.") for path in adapted)
+            }
         if len(found) != 1:
             raise FusionUnsupportedError(
                 f"the blocks of the model cannot be told from its tensor names, it {_NEEDS_MLX}"

@@ -220,7 +220,7 @@ def _copy_file(source: Path, folder: Path, name: str, expected: str | None) -> F
     running, size = hashlib.sha256(), 0
     target = folder / name
     target.parent.mkdir(exist_ok=True)
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with os.fdopen(open_input(source), "rb") as reader, target.open("xb") as writer:
         while chunk := reader.read(CHUNK):
             running.update(chunk)
             size += writer.write(chunk)

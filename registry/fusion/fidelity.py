@@ -178,7 +178,7 @@ def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sum
 
 def _total(values: Array) -> float:
     """Return the sum of a block: down the columns in float32, then across in float64."""
-    return float(np.add.reduce(values, axis=0).sum(dtype=np.float64))
+    return float(np.add.reduce(values, axis=0).astype(np.float64).sum())
 
 
 def _digits(value: float) -> float:

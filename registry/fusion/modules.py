@@ -101,13 +101,13 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
 
 
 def _wrapped(base: Base, adapter: Adapter) -> set[str]:
-    # Only paths within a block need the blocks: an adapter of root modules alone does not.
-    blocks = base.layer_modules()[-max(adapter.num_layers, 0) :]
-    if adapter.keys is None:
-        return {path for block in blocks for path in block}
-    keys = set(adapter.keys)
-    within = {path for block in blocks for path in block if _within_block(path) in keys}
-    return within | {key for key in keys if f"{key}.weight" in base.tensors}
+    roots = {key for key in adapter.keys or () if f"{key}.weight" in base.tensors}
+    within = None if adapter.keys is None else set(adapter.keys) - roots
+    if within is not None and not within:
+        return roots  # nothing within a block, so the blocks need not be told
+    blocks = base.layer_modules(adapter.factors)[-max(adapter.num_layers, 0) :]
+    paths = (path for block in blocks for path in block)
+    return roots | {path for path in paths if within is None or _within_block(path) in within}
 
 
 def _within_block(path: str) -> str:

@@ -339,10 +339,31 @@ def test_a_dense_weight_of_whole_numbers_is_refused(dense: Path, adapter: Path, 
         planned(dense, adapter)
 
 
-def test_blocks_that_cannot_be_told_are_refused(dense: Path, adapter: Path, planned: Planner) -> None:
-    rewrite(dense, lambda t: t.update({"vision.layers.0.proj.weight": t[f"{_W}.weight"]}))
+def test_of_several_lists_of_blocks_the_adapted_one_is_meant(
+    tmp_path: Path, dense: Path, adapter: Path, planned: Planner
+) -> None:
+    rewrite(dense, lambda t: t.update({"vision_tower.blocks.0.proj.weight": t[f"{_W}.weight"]}))
+    assert len(planned(dense, adapter).modules) == 7
+    rewrite(dense, lambda t: t.update({"model.layers_too.layers.0.proj.weight": t[f"{_W}.weight"]}))
+    assert len(planned(dense, adapter).modules) == 7
+    both = tinymodels.make_adapter(tmp_path / "both", dense, num_layers=1)
+    rewrite(
+        both,
+        lambda t: t.update(
+            {f"vision_tower.blocks.0.proj.{part}": t[f"{_W}.{part}"] for part in ("lora_a", "lora_b")}
+        ),
+    )
     with pytest.raises(FusionUnsupportedError, match="blocks of the model cannot be told"):
-        planned(dense, adapter)
+        planned(dense, both)
+
+
+def test_an_adapter_of_root_modules_alone_needs_no_blocks(
+    tmp_path: Path, dense: Path, planned: Planner
+) -> None:
+    rewrite(dense, lambda t: t.update({"vision_tower.blocks.0.proj.weight": t[f"{_W}.weight"]}))
+    adapter = tinymodels.make_adapter(tmp_path / "roots", dense, keys=["lm_head", "model.embed_tokens"])
+    found = {module.path: module.embedding for module in planned(dense, adapter).modules}
+    assert found == {"model.embed_tokens": True, "lm_head": False}
 
 
 def test_damaged_and_missing_files_are_told(base: Path, adapter: Path, planned: Planner) -> None:
