@@ -16,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from fusery.storage.errors import StoreDeniedError
+
 from .errors import BadInputError
 
 CONFIG_NAME = "config.toml"
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
 
         Raises:
             BadInputError: a value in the environment or in `config.toml` is not acceptable.
+            StoreDeniedError: the home folder may not be read.
         """
         folder = (home or default_home()).expanduser().absolute()
 
@@ -66,6 +69,10 @@ class Settings(BaseSettings):
 
         try:
             return cls.model_construct(**Layered(home=folder).model_dump())
+        except PermissionError as error:
+            raise StoreDeniedError(
+                f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
+            ) from error
         except (ValidationError, ValueError) as error:
             raise BadInputError(
                 f"the settings of {folder} are not acceptable: {_first_problem(error)}",

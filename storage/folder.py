@@ -101,8 +101,7 @@ def _hub_blobs(top: Path) -> tuple[Path, ...]:
     repository = top.parent.parent
     if top.parent.name != "snapshots" or not repository.name.startswith(("models--", "datasets--")):
         return ()
-    blobs = repository / "blobs"
-    return (blobs,) if blobs.is_dir() and not blobs.is_symlink() else ()
+    return (repository / "blobs",)
 
 
 def _walk(folder: Path, top: Path, depth: int) -> Iterator[Path]:

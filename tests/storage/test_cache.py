@@ -15,7 +15,7 @@ import pytest
 from fusery.storage import stamps
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
-from fusery.storage.errors import OutOfSpaceError
+from fusery.storage.errors import OutOfSpaceError, StorageError
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -291,6 +291,29 @@ def test_where_starts_cannot_be_told_apart_every_hit_is_hashed(
     cache.lookup(KEY, MANIFEST)
     cache.lookup(KEY, MANIFEST)
     assert len(hashed) == 2 * len(FILES)
+
+
+def test_a_file_that_changes_while_it_is_hashed_gets_no_stamp(
+    cache: FusedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.storage import cache as module
+
+    path, real = publish(cache), module.pump
+    (cache.root / "stamps" / f"{KEY}.json").unlink()
+
+    def meddle(source: int, target: int | None) -> tuple[Digest, int]:
+        result = real(source, target)
+        if result[0] == digest_bytes(FILES["model.safetensors"]):
+            # The manifest is sorted: config.json was hashed before.
+            rewrite(path / "config.json", b"[]")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "pump", meddle)
+        with pytest.raises(StorageError, match="changed while it was read"):
+            cache.lookup(KEY, MANIFEST)
+    assert not (cache.root / "stamps" / f"{KEY}.json").exists()
+    assert cache.lookup(KEY, MANIFEST) is None
 
 
 def test_an_old_stamp_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

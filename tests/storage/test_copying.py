@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from fusery.storage import copying
-from fusery.storage.copying import CHUNK, Method, copy_file, pump, reading
+from fusery.storage.copying import CHUNK, DEPTH, Method, copy_file, pump, reading
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import MissingFileError, OutOfSpaceError, StorageError, UnsafePathError
 from fusery.storage.failures import DigestMismatchError
@@ -49,12 +51,42 @@ def test_pump_goes_on_from_where_the_source_stands(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == data[7:]
 
 
-def test_an_early_flush_that_fails_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class SlowHash:
+    """SHA-256 that falls behind the disk."""
+
+    def __init__(self) -> None:
+        self.real = hashlib.sha256()
+
+    def update(self, data: bytes) -> None:
+        time.sleep(0.003)
+        self.real.update(data)
+
+    def hexdigest(self) -> str:
+        return self.real.hexdigest()
+
+
+def test_a_hash_that_falls_behind_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(3 * DEPTH * CHUNK)
+    (tmp_path / "source").write_bytes(data)
+    with (
+        monkeypatch.context() as patch,
+        reading(tmp_path / "source") as source,
+        (tmp_path / "target").open("w+b") as target,
+    ):
+        patch.setattr(copying.hashlib, "sha256", SlowHash)
+        digest, _ = pump(source.fd, target.fileno())
+    assert digest == digest_bytes(data)
+
+
+@pytest.mark.parametrize("every", [2, 5], ids=["with more to come", "at the end"])
+def test_an_early_flush_that_fails_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     path, _ = source_of(tmp_path, 6 * CHUNK)
-    monkeypatch.setattr(copying, "SYNC_EVERY", 2 * CHUNK)
+    monkeypatch.setattr(copying, "SYNC_EVERY", every * CHUNK)
     monkeypatch.setattr(copying, "_start_flush", fail)
     with (
         reading(path) as source,

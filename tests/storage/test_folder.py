@@ -101,6 +101,14 @@ def test_blobs_are_no_excuse_outside_a_hub_cache(tmp_path: Path) -> None:
         scan(root)
 
 
+def test_only_snapshots_of_a_hub_cache_may_link_to_its_blobs(hub: Path) -> None:
+    elsewhere = hub.parent.with_name("trees") / "abc123"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "config.json").symlink_to("../../blobs/1111")
+    with pytest.raises(UnsafePathError):
+        scan(elsewhere)
+
+
 def test_blobs_that_are_a_link_elsewhere_are_no_excuse(tmp_path: Path) -> None:
     repository = tmp_path / "models--owner--name"
     snapshot = repository / "snapshots" / "abc"

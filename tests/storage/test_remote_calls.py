@@ -227,6 +227,29 @@ def test_a_backend_that_keeps_nothing_is_found_out() -> None:
         store.initialise("registry-one")
 
 
+class Noting(MemoryFileSystem):  # type: ignore[misc]
+    """Notes how each object is written."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[str] = []
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: object) -> None:
+        if "/tmp/" not in path:
+            self.modes.append(mode)
+        super().pipe_file(path, value, mode=mode)
+
+
+def test_where_the_backend_can_every_write_refuses_to_overwrite() -> None:
+    file_system = Noting()
+    store = FsspecStore(file_system, "noting", "memory://noting")
+    store.put_bytes(b"x")
+    store.initialise("registry-one")
+    assert file_system.modes == ["create", "create"]
+
+
 class Cutting(MemoryFileSystem):  # type: ignore[misc]
     """Gives back less than was asked for, without a word."""
 

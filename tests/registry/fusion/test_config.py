@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fusery.registry.fusion.config import copied_names, fused_config, weight_index, weight_names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "tokenizer.model.v3.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "additional_chat_templates/rag.jinja",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "qwen.tiktoken",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+    ],
+)
+def test_copied(name: str) -> None:
+    assert copied_names([name]) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "README.md",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.py",
+        "tokenizer_config.json.py",
+        "vocab.py",
+        "LICENSE.py",
+        "LICENSE.sh",
+        "modeling_x.py",
+        "pytorch_model.bin",
+        "training_args.bin",
+        "../tokenizer.json",
+        "a/tokenizer.json",
+        "additional_chat_templates/../x.jinja",
+        "tokenizer.json\n",
+        "",
+    ],
+)
+def test_not_copied(name: str) -> None:
+    assert copied_names([name]) == []
+
+
+def test_weights_are_what_mlx_lm_globs() -> None:
+    names = [
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "consolidated.safetensors",
+        "adapters.safetensors",
+    ]
+    assert weight_names(names) == ["model-00001-of-00002.safetensors", "model.safetensors"]
+
+
+def test_the_configuration_of_a_dequantised_model_says_nothing_of_quantisation() -> None:
+    config = {
+        "b": 1,
+        "quantization": {"bits": 4},
+        "quantization_config": {"bits": 4},
+        "a": 2,
+        "eos_token_id": 1,
+    }
+    plain = json.loads(fused_config(config, {"eos_token_id": [1, 2]}, quantized=False, keep_vision=False))
+    assert plain == {"a": 2, "b": 1, "eos_token_id": [1, 2]}
+    assert list(plain) == sorted(plain)
+    kept = json.loads(fused_config(config, {}, quantized=True, keep_vision=False))
+    assert kept["quantization_config"] == kept["quantization"] == {"bits": 4}
+    assert kept["eos_token_id"] == 1
+
+
+def test_a_vision_tower_keeps_its_configuration() -> None:
+    config = {"vision_config": {"depth": 2}, "_name_or_path": "x"}
+    assert json.loads(fused_config(config, {}, quantized=True, keep_vision=True)) == {
+        "vision_config": {"depth": 2}
+    }
+
+
+def test_the_index() -> None:
+    document = json.loads(weight_index({"b": "two", "a": "one"}, 10, 5))
+    assert document == {
+        "metadata": {"total_size": 10, "total_parameters": 5},
+        "weight_map": {"a": "one", "b": "two"},
+    }
