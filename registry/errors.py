@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from fusery.storage.errors import FuseryError
-
-if TYPE_CHECKING:
-    from .admission import Finding
 
 
 class RegistryError(FuseryError):
@@ -56,20 +52,6 @@ class MissingExtraError(RegistryError):
             hint=f"pip install 'fusery[{extra}]'",
         )
         self.extra = extra
-
-
-class AdmissionError(RegistryError):
-    """An adapter was refused; every reason is a finding.
-
-    Attributes:
-        findings: all findings, errors first.
-    """
-
-    code = "refused"
-
-    def __init__(self, message: str, findings: Sequence[Finding], *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.findings = tuple(findings)
 
 
 class FusionUnsupportedError(RegistryError):

@@ -16,10 +16,10 @@ from fusery.storage.manifest import Manifest
 
 from . import events, tables
 from .adapter_folder import AdapterFolder, read_adapter_folder
-from .admission import BaseFacts, Candidate, Declared, Finding, examine, verdict
+from .admission import AdmissionError, BaseFacts, Candidate, Declared, Finding, examine, verdict
 from .architecture import read_architecture
 from .bases import file_entry, locate_files
-from .errors import AdmissionError, AlreadyExistsError, BadInputError
+from .errors import AlreadyExistsError, BadInputError
 from .names import AdapterName, parse_date, parse_slug, parse_task
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
 from .views import adapter_view

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .candidate import BaseFacts, Candidate, Declared
 from .finding import Finding, Severity, Verdict, by_severity, verdict
+from .refusal import AdmissionError
 
 __all__ = [
+    "AdmissionError",
     "BaseFacts",
     "Candidate",
     "Declared",

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.errors import AdmissionError, AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.admission import AdmissionError
+from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.storage.errors import MissingFileError
 
 MakeAdapter = Any

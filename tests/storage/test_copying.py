@@ -16,6 +16,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import MissingFileError, OutOfSpaceError, StorageError, UnsafePathError
 from fusery.storage.failures import DigestMismatchError
 
+SHA256 = hashlib.sha256
 SIZES = [0, 1, CHUNK - 1, CHUNK, 2 * CHUNK, 2 * CHUNK + 1, 11 * CHUNK + 5]
 
 
@@ -55,7 +56,7 @@ class SlowHash:
     """SHA-256 that falls behind the disk."""
 
     def __init__(self) -> None:
-        self.real = hashlib.sha256()
+        self.real = SHA256()
 
     def update(self, data: bytes) -> None:
         time.sleep(0.003)

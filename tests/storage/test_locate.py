@@ -152,7 +152,7 @@ def test_a_missing_package_is_named_with_its_command(scheme: str) -> None:
     package = PROTOCOLS[scheme].package
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        "from fusery.storage import StorageError, open_store\n"
+        "from fusery.storage.errors import StorageError\nfrom fusery.storage.locate import open_store\n"
         f"try: open_store('{scheme}://bucket/prefix')\n"
         "except StorageError as error: print(error.message, error.hint, sep='|')"
     )
@@ -174,7 +174,7 @@ def test_options_that_do_not_fit_are_an_error_that_repeats_nothing() -> None:
 
 def test_a_local_store_loads_no_file_system_library() -> None:
     code = (
-        "import sys; from fusery.storage import open_store; open_store('/nowhere/store');"
+        "import sys; from fusery.storage.locate import open_store; open_store('/nowhere/store');"
         "print([m for m in ('fsspec', 's3fs', 'tenacity', 'asyncio', 'concurrent.futures') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
