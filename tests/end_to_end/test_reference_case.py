@@ -1,0 +1,74 @@
+"""The reference case of the field: a Qwen2-0.5B-shaped base, rank 8 on all linear layers of the last 8 of 24 layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import shapes
+from installation import Installation
+
+from fusery.registry import Registry
+from fusery.registry.fuse import FuseRequest
+
+SHAPE = shapes.SHAPES["qwen2-0.5b"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base, quantised to 4 bits, and the adapter."""
+    folder = tmp_path_factory.mktemp("reference")
+    shapes.write_base(folder / "qwen2-0.5b-4bit", SHAPE, bits=4)
+    shapes.write_adapter(folder / "adapters", SHAPE)
+    return folder
+
+
+@pytest.fixture
+def reference(installation: Installation, files: Path) -> Installation:
+    """A registry with the two, the base by reference."""
+    installation.run("base", "add", files / "qwen2-0.5b-4bit", "--reference")
+    installation.run("register", files / "adapters", "--base", "qwen2-0.5b-4bit", "--task", "reference")
+    return installation
+
+
+@pytest.mark.slow
+def test_show_prints_the_figures_of_the_reference_case(reference: Installation) -> None:
+    reference.run("fuse", "reference@1", "--precision", "dequantize", "--accept-loss")
+    shown = " ".join(reference.run("show", "reference@1").split())
+    # The shape has 494,032,768 parameters, which is what Qwen2-0.5B has and what mlx-lm counts.
+    for figure in (
+        "1,466,368",
+        "494,032,768",
+        "0.297 %",
+        "337 times fewer",
+        "5.61 MiB",
+        "942.32 MiB dequantize",
+    ):
+        assert figure in shown, figure
+    document = reference.json("show", "reference@1")
+    assert document["trainable_parameters"] == 1_466_368
+    assert document["total_parameters"] == SHAPE.parameters == 494_032_768
+    assert round(document["trainable_percent"], 3) == 0.297
+    assert round(document["reduction_factor"]) == 337
+    assert document["layers"] == 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts the bytes read through /proc")
+def test_a_hit_does_not_read_the_model(reference: Installation) -> None:
+    """The time of a hit does not depend on the model's size, because nothing of that size is read."""
+    request = FuseRequest("dequantize", accept_loss=True)
+    with Registry.open(reference.folder / "home") as registry:
+        first = registry.fuse("reference@1", request)
+        before = bytes_read()
+        again = registry.fuse("reference@1", request)
+        read = bytes_read() - before
+    assert (first.cached, again.cached) == (False, True)
+    assert again.view["bytes"] > 900 << 20
+    assert read < 4 << 20
+
+
+def bytes_read() -> int:
+    """Return how many bytes this process has read so far, from the page cache too."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("rchar:")).split()[1])
