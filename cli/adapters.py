@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, count, number, size
+from .text import cell, count, number, share, size
 
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -185,7 +185,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
         fidelity = fused["fidelity"]
         session.print(
             f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {fused['precision']}  "
-            f"fidelity {fidelity['verdict']} (retained {number(fidelity['retained'])})"
+            f"fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
         )
     _print_findings(session, view["findings"])
 

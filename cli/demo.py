@@ -7,7 +7,6 @@ import importlib.util
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -16,9 +15,13 @@ from typing import Any
 
 import click
 
+from fusery.registry.errors import AlreadyExistsError
 from fusery.storage.errors import MissingFileError
 
 from .session import Session, command
+
+_MADE = ("home", "model", "bundle", "adapters_broken")
+_MARKER = ".fusery-demo"
 
 BASE = "SmolLM2-135M-Instruct"
 TASK = "course_rec"
@@ -126,10 +129,13 @@ def _ask(script: Script, examples: Path) -> None:
             models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
             for label, model, put_on in models:
                 text = answer(model, question, adapter=put_on)
-                script.answers.append({"model": label, "question": question, "answer": text})
+                script.answers.append(
+                    {"model": label, "question": question, "answer": text, "expected": expected}
+                )
                 if not script.session.json and not script.session.quiet:
                     script.session.print(f"   {label:<15} {_shortened(text)}")
-    script.session.say(f"   {'expected':<15} {expected}")
+    if not script.session.json and not script.session.quiet:
+        script.session.print(f"   {'expected':<15} {expected}")
 
 
 def _shortened(text: str, limit: int = 90) -> str:
@@ -187,21 +193,15 @@ def _examples() -> Path:
 
 
 def _fresh(folder: Path) -> None:
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        return
-    strangers = {path.name for path in folder.iterdir()} - set(_MADE)
-    if strangers:
-        raise MissingFileError(
-            f"{folder} holds something else: {', '.join(sorted(strangers)[:3])}",
-            hint="fusery demo --folder ANOTHER",
-        )
-    for path in _iter_made(folder):
-        shutil.rmtree(path)
-
-
-_MADE = ("home", "model", "bundle", "adapters_broken")
-
-
-def _iter_made(folder: Path) -> Iterator[Path]:
-    return (folder / name for name in _MADE if (folder / name).exists())
+    marker = folder / _MARKER
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.is_file():
+            raise AlreadyExistsError(
+                f"{folder} holds something that no demo made", hint="fusery demo --folder ANOTHER"
+            )
+        for name in _MADE:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(
+        "What is beside this file was made by `fusery demo`, which removes it when it runs again.\n"
+    )

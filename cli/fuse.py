@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import number, size
+from .text import share, size
 
 _PRECISIONS = ("auto", "keep", "dequantize")
 _TARGETS = ("model", "docker")
@@ -58,7 +58,7 @@ def fuse_command(session: Session, reference: str, **options: Any) -> None:
                 ("fused" if not fused.cached else "from the cache", document["adapter"]),
                 ("path", document["path"]),
                 ("precision", document["precision"]),
-                ("fidelity", f"{fidelity['verdict']}, {number(fidelity['retained'])} of the update retained"),
+                ("fidelity", f"{fidelity['verdict']}, {share(fidelity['retained'])} of the update retained"),
                 ("size", size(document["bytes"])),
                 ("seconds", f"{document['seconds']:.2f}"),
                 ("key", document["key"]),

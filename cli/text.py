@@ -34,6 +34,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def share(value: float | None) -> str:
+    """Return a share as a percentage, or a dash for none."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
 def cell(value: Any) -> str:
     """Return any JSON value as the text of a table cell."""
     if value is None:

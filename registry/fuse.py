@@ -169,7 +169,7 @@ class _Job:
             return True
         if self.strict:
             self.say(
-                f"{self.recipe.precision}: {measured.verdict}, {measured.retained or 0:.3f} of the update retained; "
+                f"{self.recipe.precision}: {measured.verdict}, {100 * (measured.retained or 0):.1f} % of the update retained; "
                 "trying the next larger format"
             )
             return False
@@ -349,11 +349,11 @@ def _waiting(busy: leases.Busy) -> str:
 def _lost(
     ingredients: Ingredients, recipe: Recipe, measured: _Measured, request: FuseRequest
 ) -> FidelityError:
-    share = f"{measured.retained or 0.0:.3f}"
+    share = f"{100 * (measured.retained or 0.0):.1f} %"
     if measured.verdict == "LOST":
         message = f"{recipe.precision} would lose the adapter: only {share} of its update would be in the fused weights"
     else:
-        message = f"{recipe.precision} retains {share} of the update, less than the {request.min_fidelity} asked for"
+        message = f"{recipe.precision} retains {share} of the update, and at least {request.min_fidelity} was asked for"
     keeps = recipe.precision == "keep" and ingredients.quantized
     hint = (
         f"fusery fuse {ingredients.adapter_name} --precision dequantize"

@@ -302,12 +302,12 @@ files = {path.name: path for path in base.iterdir()}
 config, settings = (json.loads(path.read_text()) for path in (base / "config.json", adapter / "adapter_config.json"))
 fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "dequantize"), out)
 """
-    # 40 million numbers in one tensor, 160 MB in float32, under a limit on all memory but mapped files.
-    base = tinymodels.make_base(tmp_path / "base", bits=4, hidden=256, vocab=150_000, intermediate=512)
+    # 51 million numbers in one tensor, 205 MB in float32, under a limit on all memory but mapped files.
+    base = tinymodels.make_base(tmp_path / "base", bits=4, hidden=256, vocab=200_000, intermediate=512)
     adapter = tinymodels.make_adapter(tmp_path / "adapter", base, keys=["model.embed_tokens", "lm_head"])
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (120 << 20, 120 << 20))
+        resource.setrlimit(resource.RLIMIT_DATA, (200 << 20, 200 << 20))
 
     subprocess.run(
         [sys.executable, "-P", "-c", script, str(base), str(adapter), str(tmp_path / "out")],
