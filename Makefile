@@ -38,8 +38,8 @@ docs: $(VENV)/.dev  ## Make the reference pages from the code
 	$(BIN)/python -P docs/make_reference.py
 
 bench: $(VENV)/.bench  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
-	$(BIN)/python -P benchmarks/fuse.py
-	$(BIN)/python -P benchmarks/startup.py
+	$(BIN)/python benchmarks/fuse.py
+	$(BIN)/python benchmarks/startup.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist

@@ -4,9 +4,9 @@
     python benchmarks/fuse.py --cases bf16-keep --peft-python /path/to/python --json
 
 The reference case is Qwen2-0.5B's shape with random weights, and an adapter of rank 8 on all seven linear layers of
-the last 8 blocks.  `fusery` is the engine in a process of its own, from the interpreter's start to its end, hashing
-included; `--command` measures another command line instead, with {base} {adapter} {out} {precision} filled in and
-`--before` run, untimed, before each time.
+the last 8 blocks.  `fusery fuse` is the command of a user: base and adapter are registered, the cache is empty, and
+verifying the base, hashing the result, measuring the fidelity and recording it all are included.  `fusery fuse, again`
+is the same once it is in the cache; `the engine alone` leaves the registry out.
 
 Anonymous memory is RssAnon of the process and its children, sampled from /proc every 5 ms (Linux): what a file
 mapped into memory or the page cache holds is not counted, since the system can take it back.
@@ -39,6 +39,7 @@ CASES = {
     "4bit-keep": (4, "keep"),
     "4bit-dequantize": (4, "dequantize"),
 }
+ENGINE = "the engine alone"
 _SAMPLE = 0.005
 _CHUNK = 16 << 20
 
@@ -102,12 +103,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A command that writes a folder (or file), and what is run before each time without being measured."""
+    """A command that writes a folder (or file), which is removed before each time; None where nothing is to be."""
 
     name: str
     command: Sequence[str]
-    out: Path
-    before: Sequence[str] = ()
+    out: Path | None
 
 
 def main() -> None:
@@ -133,8 +133,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--layers", type=int, default=8, help="blocks adapted, from the end")
-    parser.add_argument("--command", help="measured as fusery instead of the engine")
-    parser.add_argument("--before", default="", help="run before each time of --command")
     parser.add_argument(
         "--peft-python", default=sys.executable, help="an interpreter that has torch and peft"
     )
@@ -163,12 +161,13 @@ def _case(case: str, shape: Shape, scratch: Path, options: argparse.Namespace) -
                     strict=True,
                 ):
                     values.append(value)
-            elif one.name == "fusery":
-                written = _size(one.out)
+            elif one.name == ENGINE:
+                written = _size(scratch / "out-fusery")
             elif one.name == "mlx_lm.fuse":
-                notes["mlx_lm.fuse"] = _compared(one.out, scratch / "out-fusery")
+                notes["mlx_lm.fuse"] = _compared(scratch / "out-mlx", scratch / "out-fusery")
     for one in contestants:
         _remove(one.out)
+    shutil.rmtree(scratch / "home", ignore_errors=True)
     say(f"written: {written / 2**20:.2f} MiB")
     for name, note in notes.items():
         results.setdefault(name, Result(name)).note = note
@@ -187,7 +186,7 @@ def _contestants(
     bits, precision = CASES[case]
     out, notes = {name: scratch / f"out-{name}" for name in ("fusery", "mlx", "peft", "cp", "cp2")}, {}
     python = sys.executable
-    ours: list[str] = [
+    engine = [
         python,
         "-P",
         "-c",
@@ -196,9 +195,7 @@ def _contestants(
         precision,
         str(options.threads),
     ]
-    if options.command:
-        filled = options.command.format(base=base, adapter=adapter, out=out["fusery"], precision=precision)
-        ours = shlex.split(filled)
+    ours = _registered(base, adapter, scratch / "home", precision)
     theirs = [
         python,
         "-m",
@@ -215,7 +212,9 @@ def _contestants(
     weights = base / "model.safetensors"
     both = f"cp {shlex.quote(str(weights))} {shlex.quote(str(out['cp2']))} & sha256sum {shlex.quote(str(weights))} & wait"
     contestants = [
-        Contestant("fusery", ours, out["fusery"], shlex.split(options.before)),
+        Contestant("fusery fuse", ours, scratch / "home" / "cache"),
+        Contestant("fusery fuse, again", ours, None),
+        Contestant(ENGINE, engine, out["fusery"]),
         Contestant("mlx_lm.fuse", [str(part) for part in theirs], out["mlx"]),
     ]
     if weights.exists():
@@ -231,6 +230,18 @@ def _contestants(
     return contestants, notes
 
 
+def _registered(base: Path, adapter: Path, home: Path, precision: str) -> list[str]:
+    """Register both in a new home; return the command that fuses them."""
+    shutil.rmtree(home, ignore_errors=True)
+    fusery = [str(Path(sys.executable).parent / "fusery"), "--home", str(home)]
+    for words in (
+        ["base", "add", str(base), "--name", "base"],
+        ["register", str(adapter), "--base", "base", "--task", "bench"],
+    ):
+        subprocess.run([*fusery, *words, "-q"], check=True, stdout=subprocess.DEVNULL)
+    return [*fusery, "fuse", "bench@1", "--precision", precision, "--accept-loss", "-q"]
+
+
 def _prepare_peft(adapter: Path, target: Path, python: str) -> str:
     found = subprocess.run([python, "-c", "import torch, peft"], capture_output=True, check=False)
     if found.returncode:
@@ -243,11 +254,9 @@ def _prepare_peft(adapter: Path, target: Path, python: str) -> str:
 def _measure(one: Contestant) -> tuple[float, float, int]:
     """Run a command once; return wall seconds, processor seconds and peak anonymous bytes."""
     _remove(one.out)
-    if one.before:
-        subprocess.run(one.before, check=True, capture_output=True)
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        process = subprocess.Popen(one.command, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(list(map(str, one.command)), stdout=subprocess.DEVNULL, stderr=errors)
         memory = _Memory(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
@@ -297,7 +306,7 @@ def _anonymous(pid: int) -> int:
 def _print(results: Any, say: Callable[..., None]) -> None:
     results = list(results)
     ours = results[0]
-    say(f"{'':30}{'wall s':>9}{'min':>7}{'CPU s':>8}{'fusery/it':>11}{'anonymous MiB':>15}")
+    say(f"{'':30}{'wall s':>9}{'min':>7}{'CPU s':>8}{'ours/it':>11}{'anonymous MiB':>15}")
     for result in results:
         if not result.wall:
             say(f"{result.name:30}{result.note}")
@@ -340,7 +349,9 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path | None) -> None:
+    if path is None:
+        return
     if path.is_dir():
         shutil.rmtree(path)
     else:

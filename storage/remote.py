@@ -225,13 +225,13 @@ class FsspecStore(BlobStore):
         return blob
 
     def _upload(self, source: Source, blob: Blob, mode: str, progress: Progress | None) -> bool:
+        options: dict[str, Any] = {"mode": mode, "chunksize": max(PART, -(-blob.size // MAX_PARTS))}
+        if "abfs" in self._fs.protocol:
+            # adlfs has its own word for it here, and chooses the size of parts itself.
+            options = {"overwrite": mode != "create"}
+        name = self._name(blob.digest, blob.generation)
         return self._write(
-            "put_file",
-            str(source.path),
-            self._name(blob.digest, blob.generation),
-            mode=mode,
-            chunksize=max(PART, -(-blob.size // MAX_PARTS)),
-            callback=Watch(self._calls, progress),
+            "put_file", str(source.path), name, callback=Watch(self._calls, progress), **options
         )
 
     def _publish(self, blob: Blob, upload: Callable[[str], bool]) -> None:

@@ -1,9 +1,9 @@
 """Train both adapter versions as they were trained: `python train.py BASE [v1] [v2]`.
 
-BASE is the folder that `fusery base add` keeps, or that the converter writes, from the GGUF file of SmolLM2-135M-Instruct.
-What is trained on is a float32 copy of it with the same values, since mlx multiplies float32 matrices on a Linux CPU
-much faster than bf16 ones once a fast BLAS is preloaded (README.md).  The settings are v1.yaml and v2.yaml, the data
-data/*.jsonl; paths in them are relative, so that nothing of this machine is recorded.
+BASE is SmolLM2-135M-Instruct as a folder in bf16, as the converter writes it from the GGUF file (README.md).  What is
+trained on is a float32 copy of it with the same values, since mlx multiplies float32 matrices on a Linux CPU much
+faster than bf16 ones once a fast BLAS is preloaded.  The settings are v1.yaml and v2.yaml, the data data/*.jsonl;
+paths in them are relative, so that nothing of this machine is recorded.
 """
 
 from __future__ import annotations
