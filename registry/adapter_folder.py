@@ -19,9 +19,7 @@ from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
 
-WEIGHTS = "adapters.safetensors"
-CONFIG = "adapter_config.json"
-METADATA = "adapter_metadata.json"
+from .adapter_files import CONFIG, METADATA, WEIGHTS
 
 _TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 

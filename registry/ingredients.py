@@ -18,6 +18,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import tables
+from .adapter_files import CONFIG, WEIGHTS
 from .bases import blob_generations, locate_files
 from .errors import BadInputError
 from .resolve import resolve_adapter
@@ -90,7 +91,6 @@ class Ingredients:
             BlobCorruptError: a file of the base or the adapter is not what is recorded.
             OutOfSpaceError: there is no room for the result.
         """
-        from .adapter_folder import CONFIG, WEIGHTS
         from .fusion.engine import fuse
         from .fusion.plan import make_plan
 

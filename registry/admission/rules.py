@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..adapter_folder import CONFIG, METADATA, WEIGHTS, LoraModule
+from ..adapter_files import CONFIG, METADATA, WEIGHTS
+from ..adapter_folder import LoraModule
 from ..architecture import Weight
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
