@@ -341,6 +341,7 @@ def test_a_stamp_that_is_not_understood_costs_a_hash_and_no_more(
 @pytest.mark.parametrize(
     ("field", "value"),
     [("boot", "x"), ("manifest", OTHER), ("hashed_at", time.time() + 1e6), ("hashed_at", 0), ("files", {})],
+    ids=["boot", "manifest", "in the future", "long ago", "files"],
 )
 def test_every_part_of_a_stamp_counts(
     cache: FusedCache, monkeypatch: pytest.MonkeyPatch, field: str, value: object
