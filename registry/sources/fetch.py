@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,12 +77,24 @@ def _from_gguf(path: Path, scratch: Path, say: Callable[[str], None]) -> Iterato
 
     if not is_gguf(path):
         raise BadInputError(f"{path.name} is not a GGUF file", hint="give the folder that holds config.json")
+    for package in ("gguf", "tokenizers"):
+        # Said before minutes of reading, and before anything about the file itself.
+        if not _installed(package):
+            raise MissingExtraError("reading a GGUF file", "gguf")
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=scratch) as folder:
         say(f"converting {path.name}")
         convert_gguf(path, Path(folder))
         stem = re.sub(r"\.(Q\d[\w]*|F16|F32|BF16|gguf)$", "", path.stem, flags=re.IGNORECASE)
         yield FetchedBase(Path(folder), f"gguf:{path.name}", "", stem, durable=False)
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> FetchedBase:
