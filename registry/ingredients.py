@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import OutOfSpaceError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.vouchers import file_state
 
 from . import tables
 from .adapter_files import CONFIG, WEIGHTS
@@ -24,6 +25,8 @@ from .errors import BadInputError
 from .resolve import resolve_adapter
 
 if TYPE_CHECKING:
+    from fusery.storage.stamps import FileState
+
     from .fusion.fidelity import Fidelity
     from .fusion.recipe import Recipe
     from .workspace import Workspace
@@ -107,14 +110,34 @@ class Ingredients:
                 metadata={"fusery.key": key},
             )
             _require_space(folder, plan.size)
+            unproven = self._unproven(base)
+            states = {name: file_state(base[name]) for name in unproven}
             fused = fuse(
                 plan,
                 folder,
                 check=check,
                 progress=None if progress is None else lambda done: progress(done, plan.size),
-                expected={file.path: Digest(file.sha256) for file in self.base.manifest.files},
+                expected=unproven,
             )
+            self._vouch(base, unproven, states)
         return Made(Manifest.of(fused.files), fused.fidelity)
+
+    def _unproven(self, base: Mapping[str, Path]) -> dict[str, Digest]:
+        """Return the files of the base that were not found to be right of late, with the digests they must have."""
+        vouchers = self.workspace.vouchers
+        digests = {file.path: Digest(file.sha256) for file in self.base.manifest.files}
+        return {name: digest for name, digest in digests.items() if not vouchers.hold(base[name], digest)}
+
+    def _vouch(
+        self, base: Mapping[str, Path], proven: Mapping[str, Digest], states: Mapping[str, FileState]
+    ) -> None:
+        for name in proven.keys() & self.read_whole:
+            self.workspace.vouchers.note(base[name], proven[name], states[name])
+
+    @property
+    def read_whole(self) -> set[str]:
+        """The files of the base that a fuse reads from beginning to end, and so verifies."""
+        return {file.path for file in self.base.manifest.files if file.path.endswith(".safetensors")}
 
     def _adapter_files(self, scratch: Path) -> dict[str, Path]:
         """Return the adapter's files, verified: they are small, and read whole by the plan."""

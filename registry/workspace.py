@@ -14,6 +14,7 @@ from .settings import CONFIG_NAME, Settings
 if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache
     from fusery.storage.interface import BlobStore
+    from fusery.storage.vouchers import Vouchers
 
     from .database import Database
     from .database.owner import Owner
@@ -87,6 +88,13 @@ class Workspace:
         from fusery.storage.cache import FusedCache
 
         return FusedCache(self.settings.cache)
+
+    @cached_property
+    def vouchers(self) -> Vouchers:
+        """What this machine has read through of late and found right."""
+        from fusery.storage.vouchers import Vouchers
+
+        return Vouchers(self.settings.cache / "vouchers")
 
     def ensure(self, *, explicit: bool = False) -> bool:
         """Make what is not there yet: folders, schema, store.  Return whether anything was made.

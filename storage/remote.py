@@ -230,9 +230,10 @@ class FsspecStore(BlobStore):
             # adlfs has its own word for it here, and chooses the size of parts itself.
             options = {"overwrite": mode != "create"}
         name = self._name(blob.digest, blob.generation)
-        return self._write(
-            "put_file", str(source.path), name, callback=Watch(self._calls, progress), **options
-        )
+        watch = Watch(self._calls, progress, blob.size)
+        is_new = self._write("put_file", str(source.path), name, callback=watch, **options)
+        watch.tell_up_to(blob.size)
+        return is_new
 
     def _publish(self, blob: Blob, upload: Callable[[str], bool]) -> None:
         """Write a blob unless it is there, and see that it is there; `upload` tells whether the name was free."""

@@ -238,18 +238,26 @@ def _describe(error: BaseException | None) -> str:
 class Watch(Callback):  # type: ignore[misc]
     """Takes fsspec's word that bytes have moved."""
 
-    def __init__(self, calls: RemoteCalls, progress: Callable[[int], None] | None) -> None:
-        """Tell `calls`, so that its deadline moves, and `progress`."""
+    def __init__(self, calls: RemoteCalls, progress: Callable[[int], None] | None, size: int) -> None:
+        """Tell `calls`, so that its deadline moves, and `progress`, up to `size` bytes."""
         super().__init__()
+        self._limit = size
         self._calls = calls
         self._progress = progress
+        self._told = 0
 
-    def relative_update(self, inc: int = 1) -> None:
-        """Note that `inc` more bytes have moved."""
-        super().relative_update(inc)
+    def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
+        """Note the bytes moved so far: some file systems tell the sum, others each piece, and both come here."""
         self._calls.progressed()
-        if self._progress:
-            self._progress(inc)
+        # After a retry the pieces add up to more than there is.
+        self.tell_up_to(min(self.value, self._limit))
+
+    def tell_up_to(self, total: int) -> None:
+        """Tell `progress` of all bytes up to `total` that it was not told of."""
+        if total > self._told:
+            if self._progress:
+                self._progress(total - self._told)
+            self._told = total
 
 
 def age(stamp: object) -> float:

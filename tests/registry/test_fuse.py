@@ -190,6 +190,18 @@ def test_a_damaged_base_is_noticed_while_it_is_read(stocked: Registry) -> None:
     assert [problem.code for problem in stocked.audit().problems] == ["blob_corrupt"]
 
 
+def test_a_base_is_read_through_once_and_again_after_a_change(stocked: Registry) -> None:
+    weights = next(file for file in stocked.base("tiny")["files"] if file["path"] == "model.safetensors")
+    path = stocked.workspace.store.local_path(weights["sha256"])
+    assert path is not None
+    vouchers = stocked.workspace.vouchers
+    assert not vouchers.hold(path, weights["sha256"])
+    stocked.fuse("course_rec@1")
+    assert vouchers.hold(path, weights["sha256"])
+    path.chmod(0o644)
+    assert not vouchers.hold(path, weights["sha256"])
+
+
 def test_a_base_by_reference_is_fused_where_it_lies(
     registry: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Any
 ) -> None:

@@ -186,8 +186,21 @@ def test_a_call_that_takes_its_time_is_waited_for() -> None:
 def test_progress_moves_the_deadline() -> None:
     steps: list[int] = []
     calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
-    calls.run("put_file", "local", "remote", callback=Watch(calls, steps.append))
+    calls.run("put_file", "local", "remote", callback=Watch(calls, steps.append, 6))
     assert steps == [1] * 6
+
+
+def test_sums_and_pieces_are_told_alike() -> None:
+    steps: list[int] = []
+    watch = Watch(RemoteCalls(Failing(), WHERE), steps.append, 10)
+    watch.set_size(4)  # adlfs means the part
+    watch.relative_update(3)
+    watch.absolute_update(3)
+    watch.absolute_update(7)
+    watch.absolute_update(2)  # a retry begins anew
+    watch.relative_update(9)
+    watch.tell_up_to(10)
+    assert steps == [3, 4, 3]
 
 
 def test_the_inner_retries_of_s3fs_are_off() -> None:
