@@ -85,6 +85,15 @@ def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
             # On SIGTERM it takes half a minute to say goodbye.
             process.kill()
             process.wait()
+            remove_sockets(set(ports.values()))
+
+
+def remove_sockets(ports: set[int]) -> None:
+    """Remove the sockets that SeaweedFS makes in a folder of its own choice and leaves when it is killed."""
+    wanted = {str(number) for port in ports for number in (port, port + 10_000)}
+    for path in Path("/tmp").glob("seaweedfs-*.sock"):
+        if path.stem.rpartition("-")[2] in wanted:
+            path.unlink(missing_ok=True)
 
 
 def wait_until_up(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
