@@ -37,9 +37,9 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
 docs: $(VENV)/.dev  ## Make the reference pages from the code
 	$(BIN)/python -P docs/make_reference.py
 
-bench: $(VENV)/.bench  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
-	$(BIN)/python benchmarks/fuse.py
-	$(BIN)/python benchmarks/startup.py
+bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
+	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)
+	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
@@ -49,7 +49,7 @@ lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
@@ -70,7 +70,8 @@ $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.
 	$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Not pinned: PyTorch's builds differ by platform, and a benchmark names the versions it ran with.
-$(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet 'torch>=2.6' 'peft>=0.17' 'mlflow>=3'
+# The peers have an environment of their own.  Not pinned: PyTorch's builds differ by platform, and versions are printed.
+$(VENV)-bench/.peers:
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet 'torch>=2.6' 'peft>=0.17' 'mlflow>=3'
 	@touch $@

@@ -1,6 +1,6 @@
 """Start-up against peers, in pairs in the same run: `fusery --help` and `import click`, `fusery list` and `mlflow --version`.
 
-Run it with `make bench`, or `python benchmarks/startup.py --runs 15`.  MLflow is measured when it is installed.
+Run it with `make bench`, or `python benchmarks/startup.py --runs 15 --mlflow /path/to/mlflow`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=11)
-    runs = parser.parse_args().runs
+    parser.add_argument("--mlflow", default="mlflow", help="the command to compare with")
+    options = parser.parse_args()
+    runs = options.runs
     fusery = str(BIN / "fusery")
     with tempfile.TemporaryDirectory(prefix="fusery-bench-") as folder:
         home = Path(folder)
@@ -73,9 +75,9 @@ def main() -> None:
         print(f"{'':<46} {'ours':>10} {'theirs':>10}")
         click = [sys.executable, "-c", "import click"]
         compare("fusery --help / import click", [fusery, "--help"], click, bound=2.0, runs=runs, home=home)
-        mlflow = shutil.which("mlflow", path=str(BIN))
+        mlflow = shutil.which(options.mlflow)
         if mlflow is None:
-            print("mlflow is not installed: pip install 'fusery[bench]'")
+            print("mlflow is not installed: run make bench, or give --mlflow")
             return
         compare(
             f"fusery list ({ADAPTERS} adapters) / mlflow --version",
