@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +21,11 @@ from .bases import file_entry, locate_files
 from .errors import AlreadyExistsError, BadInputError
 from .names import AdapterName, parse_date, parse_slug, parse_task
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
+from .submission import Submission
 from .views import adapter_view
 
 if TYPE_CHECKING:
     from .workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """What a user says about an adapter folder; None where nothing was said."""
-
-    base: str
-    task: str | None = None
-    version: int | None = None
-    date: str | None = None
-    alpha: float | None = None
-    val_loss: float | None = None
-    dataset: str | None = None
-    examples: int | None = None
-    parent: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

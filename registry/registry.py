@@ -108,14 +108,16 @@ class Registry:
         return show_base(self.workspace, name)
 
     def register(self, folder: str | Path, *, base: str, **facts: Any) -> Registered:
-        """Register an adapter folder; `facts` are the fields of `fusery.registry.register.Submission`."""
-        from .register import Submission, register
+        """Register an adapter folder; `facts` are the fields of `fusery.registry.submission.Submission`."""
+        from .register import register
+        from .submission import Submission
 
         return register(self.workspace, Path(folder), Submission(base=base, **facts))
 
     def check(self, folder: str | Path, *, base: str, **facts: Any) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written."""
-        from .register import Submission, check
+        from .register import check
+        from .submission import Submission
 
         return check(self.workspace, Path(folder), Submission(base=base, **facts))
 
