@@ -20,6 +20,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import events, tables
+from .architecture import WEIGHTS
 from .resolve import resolve_any
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def audit(
         _check_blobs(workspace, holding, report, seen)
         if holding.folder is not None:
             _check_folder(holding, report)
+            _check_strangers(holding, report)
     if not references:
         _check_events(workspace, report)
         _note_garbage(workspace, report)
@@ -213,6 +215,21 @@ def _check_folder(holding: Holding, report: Report) -> None:
         if (digest, size) != (entry.sha256, entry.size):
             message = f"{path} has {size} bytes with digest {digest[:12]}, recorded are {entry.size} and {entry.sha256[:12]}"
             report.add(f"{code}_changed", f"{holding.name}: {entry.path}", message)
+
+
+def _check_strangers(holding: Holding, report: Report) -> None:
+    """Look for files that are not in the manifest and that mlx-lm would load or people would take for part of it."""
+    assert holding.folder is not None
+    known = {entry.path for entry in holding.manifest}
+    found = {
+        path.relative_to(holding.folder).as_posix() for path in holding.folder.rglob("*") if path.is_file()
+    }
+    strangers = {path for path in found - known if not Path(path).name.startswith(".")}
+    if holding.kind == "base":
+        strangers = {path for path in strangers if WEIGHTS.fullmatch(path)}
+    for path in sorted(strangers):
+        message = f"{holding.folder / path} was not there when this was recorded"
+        report.add(f"{_FOLDER_CODES[holding.kind]}_added", f"{holding.name}: {path}", message)
 
 
 def _check_events(workspace: Workspace, report: Report) -> None:

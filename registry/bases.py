@@ -173,6 +173,8 @@ def _record(
             session.flush()
         elif not reference:
             base.location = None
+        elif base.location is not None:
+            base.location = str(origin.folder.resolve())
         _name(session, base, name, now)
         _revise(session, base, origin, now)
         session.flush()

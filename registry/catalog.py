@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
 from .names import parse_slug, parse_task
-from .resolve import load_adapters, resolve_adapter, resolve_base
+from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
 from .views import adapter_view, adapter_views, files_view, fused_view
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ def show_adapter(workspace: Workspace, reference: str) -> dict[str, Any]:
     """
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
-        fused = session.scalars(
-            select(tables.Fused).where(tables.Fused.adapter_id == adapter.id).order_by(tables.Fused.id)
-        )
+        fused = session.scalars(fused_from(adapter))
         bundles = session.scalars(
             select(tables.Bundle)
             .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)

@@ -33,7 +33,7 @@ _RECORD = (
     "bytes",
 )
 _SAID_ABOVE = frozenset(
-    {"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale", "training.data"}
+    {"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"}
 )
 
 

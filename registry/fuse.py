@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
@@ -108,6 +108,10 @@ def fuse(
         UnknownReferenceError: there is no such adapter.
         OutOfSpaceError: there is no room for the result.
     """
+    if request.min_fidelity is not None and not 0 <= request.min_fidelity <= 1:
+        raise BadInputError(
+            "the share that must be retained is a number from 0 to 1", hint="--min-fidelity 0.9"
+        )
     ingredients = gather(workspace, reference)
     candidates = _candidates(request.precision, ingredients)
     for position, precision in enumerate(candidates):
@@ -178,7 +182,7 @@ class _Job:
     def _cached(self) -> FusedModel | None:
         with self.workspace.database.read() as session:
             row = _row(session, self.key)
-            view = fused_view(row) if row else None
+            view = self._view(row) if row else None
         if view is None:
             return None
         path = self.workspace.cache.lookup(self.key, _manifest(view))
@@ -260,7 +264,11 @@ class _Job:
         row = _row(session, self.key)
         if row is None:
             row = self._new_row(session, record_manifest(session, manifest), manifest, fidelity, seconds)
-        return fused_view(row)
+        return self._view(row)
+
+    def _view(self, row: tables.Fused) -> dict[str, Any]:
+        """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
+        return {**fused_view(row), "adapter": self.ingredients.adapter_name}
 
     def _new_row(
         self,
@@ -329,7 +337,13 @@ def _row(session: Session, key: Digest) -> tables.Fused | None:
 
 def _aliased_keys(session: Session) -> list[str]:
     """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
-    query = select(tables.Fused.key).join(tables.Alias, tables.Alias.adapter_id == tables.Fused.adapter_id)
+    named, fused = aliased(tables.Adapter), aliased(tables.Adapter)
+    query = (
+        select(tables.Fused.key)
+        .join(fused, fused.id == tables.Fused.adapter_id)
+        .join(named, named.digest == fused.digest)
+        .join(tables.Alias, tables.Alias.adapter_id == named.id)
+    )
     return list(session.scalars(query))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
-from .resolve import resolve_any
+from .resolve import fused_from, resolve_any, twins
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -127,7 +127,7 @@ def _parents(session: Session, thing: Made) -> Iterable[tuple[Made, str]]:
         if thing.parent:
             yield thing.parent, "continued-from"
     elif isinstance(thing, tables.Fused):
-        yield thing.adapter, "fused-from-adapter"
+        yield from ((twin, "fused-from-adapter") for twin in session.scalars(twins(thing.adapter)))
         yield thing.base, "fused-from-base"
     elif isinstance(thing, tables.Bundle):
         if thing.fused:
@@ -137,14 +137,14 @@ def _parents(session: Session, thing: Made) -> Iterable[tuple[Made, str]]:
 
 
 def _children(session: Session, thing: Made) -> Iterable[tuple[Made, str]]:
-    adapter, fused, bundle = tables.Adapter, tables.Fused, tables.Bundle
+    adapter, bundle = tables.Adapter, tables.Bundle
     if isinstance(thing, tables.BaseModel):
         for row in session.scalars(select(adapter).where(adapter.base_id == thing.id).order_by(adapter.id)):
             yield row, "trained-on-base"
     elif isinstance(thing, tables.Adapter):
         for row in session.scalars(select(adapter).where(adapter.parent_id == thing.id).order_by(adapter.id)):
             yield row, "continued-from"
-        for made in session.scalars(select(fused).where(fused.adapter_id == thing.id).order_by(fused.id)):
+        for made in session.scalars(fused_from(thing)):
             yield made, "fused-from-adapter"
     elif isinstance(thing, tables.Fused):
         for packed in session.scalars(select(bundle).where(bundle.fused_id == thing.id).order_by(bundle.id)):

@@ -19,12 +19,16 @@ from fusery.storage.errors import StoreDeniedError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.publishing import publish_folder
+from fusery.storage.stamps import is_dead, this_process
 
 from . import events, tables
 from .bundles import TARGETS, BundleSource, Target, write_bundle
 from .errors import AlreadyExistsError, BadInputError
 from .fuse import FusedModel, FuseRequest, fuse
+from .resolve import resolve_adapter
 from .views import moment
+
+_OWNER = "owner"
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -99,7 +103,8 @@ def materialize(
     chosen = next((known for known in TARGETS if known == target), None)
     if chosen is None:
         raise BadInputError(f"there is no target {target[:40]!r}", hint=f"--target {'|'.join(TARGETS)}")
-    place = destination.expanduser().absolute()
+    place = _place(destination)
+    _refuse_ours(workspace, place)
     _require_place(place, force)
     fused = fuse(workspace, reference, request, say=say, progress=progress)
     source = _source(workspace, fused)
@@ -110,11 +115,43 @@ def materialize(
         if not existed:
             if _occupied(place) and not force:
                 raise _taken(place)
+            # Before the old bundle gives way, or a crash in between would leave a record of bytes that are gone.
+            _note_replaced(workspace, place)
             with os_failures(f"write {place}", near=place.parent):
                 # An empty folder, which somebody may have made for this, gives way without being asked.
                 publish_folder(temp, place, replace=force or place.is_dir())
     _record(workspace, fused, chosen, place, manifest)
     return Materialized(chosen, place, manifest, (fused.view["adapter"],), fused, existed)
+
+
+def _place(destination: Path) -> Path:
+    """Return the one spelling of a destination: absolute, without `..` and links."""
+    with os_failures(f"look at {destination}", near=Path("/")):
+        return destination.expanduser().resolve()
+
+
+def _refuse_ours(workspace: Workspace, place: Path) -> None:
+    """Refuse a place that holds, or is part of, what must not be replaced: the registry, a base, the current folder."""
+    guarded = {"the registry's home": workspace.settings.home, "the cache": workspace.settings.cache}
+    if (database := workspace.database.path) is not None:
+        guarded["the database's folder"] = database.parent
+    if workspace.store.capabilities.local:
+        guarded["the store"] = Path(workspace.store.url)
+    with workspace.database.read() as session:
+        for base in session.scalars(select(tables.BaseModel).where(tables.BaseModel.location.is_not(None))):
+            guarded[f"the base {base.names[0].name}"] = Path(str(base.location))
+    for what, folder in guarded.items():
+        real = folder.resolve()
+        if place == real or place in real.parents or real in place.parents:
+            raise BadInputError(
+                f"{place} is, holds or lies in {what}, and cannot be a bundle", hint="give another folder"
+            )
+    here = Path.cwd()
+    if place == here or place in here.parents:
+        raise BadInputError(
+            f"{place} is, or holds, the current folder, and cannot be a bundle",
+            hint="give the name of a new folder",
+        )
 
 
 def _require_place(place: Path, force: bool) -> None:
@@ -123,6 +160,8 @@ def _require_place(place: Path, force: bool) -> None:
     if _occupied(place) and not force and not (place / "fusery.json").is_file():
         raise _taken(place)
     parent = next(folder for folder in place.parents if folder.exists())
+    if not parent.is_dir():
+        raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise StoreDeniedError(
             f"{parent} may not be written by this user", hint="give a folder that you may write"
@@ -153,35 +192,31 @@ def _beside(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{place.name}.fusery-"
     for stale in place.parent.glob(f"{prefix}*"):
-        pid = stale.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if _abandoned(stale):
             shutil.rmtree(stale, ignore_errors=True)
     with (
         os_failures(f"write {place}", near=place.parent),
-        tempfile.TemporaryDirectory(
-            prefix=f"{prefix}{os.getpid()}-", dir=place.parent, ignore_cleanup_errors=True
-        ) as folder,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent, ignore_cleanup_errors=True) as folder,
     ):
+        (Path(folder) / _OWNER).write_text(this_process(), encoding="utf-8")
         inner = Path(folder) / place.name
         inner.mkdir()
         yield inner
 
 
-def _alive(pid: int) -> bool:
+def _abandoned(folder: Path) -> bool:
+    """Tell whether the process that made a temporary folder has ended; False when in doubt, as on another machine."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return is_dead((folder / _OWNER).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
     view = fused.view
     with workspace.database.read() as session:
         row = session.scalars(select(tables.Fused).where(tables.Fused.key == view["key"])).one()
-        adapter, base = row.adapter, row.base
+        adapter, base = resolve_adapter(session, view["adapter"]), row.base
         dataset = adapter.dataset
         provenance = {
             "key": row.key,
@@ -213,6 +248,13 @@ def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
     return BundleSource(fused.path, Manifest.of(entries), provenance, adapter.name)
 
 
+def _note_replaced(workspace: Workspace, place: Path) -> None:
+    bundle = tables.Bundle
+    with workspace.database.write() as session:
+        for replaced in session.scalars(select(bundle).where(bundle.path == str(place))):
+            replaced.path = f"{place} (replaced)"
+
+
 def _record(workspace: Workspace, fused: FusedModel, target: Target, place: Path, manifest: Manifest) -> None:
     from .deposit import record_manifest
 
@@ -223,11 +265,9 @@ def _record(workspace: Workspace, fused: FusedModel, target: Target, place: Path
         )
         if session.scalar(known) is not None:
             return
-        # What was there before is gone: its record would point to bytes that are no longer its own.
-        for replaced in session.scalars(select(bundle).where(bundle.path == str(place))):
-            replaced.path = f"{place} (replaced)"
         now = workspace.database.utcnow(session)
         row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
+        adapter = resolve_adapter(session, fused.view["adapter"])
         session.add(
             bundle(
                 target=target,
@@ -237,7 +277,7 @@ def _record(workspace: Workspace, fused: FusedModel, target: Target, place: Path
                 fused_id=row.id,
                 created_at=now,
                 created_by=workspace.actor,
-                adapters=[row.adapter],
+                adapters=[adapter],
             )
         )
         events.record(
@@ -245,7 +285,7 @@ def _record(workspace: Workspace, fused: FusedModel, target: Target, place: Path
             action="bundle.written",
             kind="bundle",
             subject=manifest.digest,
-            detail={"target": target, "path": str(place), "fused": row.key, "adapter": row.adapter.name},
+            detail={"target": target, "path": str(place), "fused": row.key, "adapter": adapter.name},
             actor=workspace.actor,
             at=now,
         )

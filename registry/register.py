@@ -97,6 +97,8 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
     """
     from .deposit import Deposit
 
+    # Hashed before anything is looked at: what is stored must be what was judged, and a trainer may still be writing.
+    hashed = _hashed(read_adapter_folder(path))
     folder = read_adapter_folder(path)
     name = _proposed_name(folder, submission)
     findings = _examine(workspace, folder, submission)
@@ -108,18 +110,20 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
             findings,
             hint=errors[0].hint or f"fusery check {path} --base {submission.base}",
         )
-    _refuse_early(workspace, name, folder, submission)
+    _refuse_early(workspace, name, hashed, submission)
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
     manifest = deposit.put(folder.files)
+    if manifest != hashed:
+        deposit.abandon()
+        raise BadInputError(
+            f"{path} changed while it was read", hint="register it when the training run has ended"
+        )
     with deposit.recording() as session:
         stored = deposit.commit(session)
         task = _task(session, name.task)
         same = _same(session, task, manifest)
         if same is not None:
-            if submission.version not in (None, same.version):
-                raise AlreadyExistsError(
-                    f"this adapter is already registered as {same.name}", hint=f"fusery show {same.name}"
-                )
+            _require_same_facts(session, same, submission)
             return Registered(adapter_view(session, same), created=False)
         version = _version(session, task, submission.version or name.version)
         final = AdapterName(task.name, version, name.date)
@@ -141,20 +145,49 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
         return Registered(adapter_view(session, adapter), created=True)
 
 
+def _hashed(folder: AdapterFolder) -> Manifest:
+    return Manifest.of(file_entry(path, file) for path, file in folder.files.items())
+
+
 def _refuse_early(
-    workspace: Workspace, name: AdapterName, folder: AdapterFolder, submission: Submission
+    workspace: Workspace, name: AdapterName, manifest: Manifest, submission: Submission
 ) -> None:
-    """Say what the recording would say, before bytes are stored: an unknown parent, a bad tag, a version that is taken."""
-    for key in submission.tags:
-        parse_slug(key, "tag")
-    manifest = Manifest.of(file_entry(path, file) for path, file in folder.files.items())
+    """Say what the recording would say, before bytes are stored: an unknown parent, a version that is taken."""
     with workspace.database.read() as session:
         if submission.parent:
             resolve_adapter(session, submission.parent)
         task = session.scalar(select(tables.Task).where(tables.Task.name == name.task))
-        if task is None or _same(session, task, manifest) is not None:
+        if task is None:
             return
-        _version(session, task, submission.version or name.version)
+        if (same := _same(session, task, manifest)) is not None:
+            _require_same_facts(session, same, submission)
+        else:
+            _version(session, task, submission.version or name.version)
+
+
+def _require_same_facts(session: Session, known: tables.Adapter, submission: Submission) -> None:
+    """Refuse to answer "already registered" to somebody who says something else about the same bytes."""
+    view = adapter_view(session, known)
+    said: dict[str, Any] = {
+        "base": resolve_base(session, submission.base).names[0].name,
+        "version": submission.version,
+        "date": f"{parse_date(submission.date):%Y%m%d}" if submission.date else None,
+        "alpha": submission.alpha,
+        "val_loss": submission.val_loss,
+        "dataset": submission.dataset,
+        "examples": submission.examples,
+        "note": submission.note,
+        "parent": resolve_adapter(session, submission.parent).name if submission.parent else None,
+        "tags": dict(submission.tags) or None,
+    }
+    differs = [field for field, value in said.items() if value is not None and value != view[field]]
+    if differs:
+        field = differs[0]
+        raise AlreadyExistsError(
+            f"this adapter is already registered as {known.name}, with {field} {view[field]} and not {said[field]}; "
+            "a record is not changed",
+            hint=f"fusery show {known.name}",
+        )
 
 
 def _same(session: Session, task: tables.Task, manifest: Manifest) -> tables.Adapter | None:
@@ -164,14 +197,17 @@ def _same(session: Session, task: tables.Task, manifest: Manifest) -> tables.Ada
 
 def _proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName:
     """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next."""
-    written = None
-    for candidate in (folder.metadata.adapter_name, folder.path.resolve().name):
-        try:
-            written = AdapterName.parse((candidate or "").casefold().removeprefix("adapters_"))
-            break
-        except BadInputError:
-            continue
-    task = submission.task or (written.task if written else folder.metadata.adapter_name)
+    metadata = folder.metadata
+    task, written = submission.task, _written(metadata.adapter_name)
+    if task is None:
+        task = written.task if written else metadata.adapter_name
+    if written is None:
+        # The folder's name is the last resort.
+        written = _written(folder.path.resolve().name)
+        task = task or (written.task if written else None)
+    if written and task and written.task != parse_task(task):
+        # A name tells the version and the date of its own task only.
+        written = None
     if not task:
         raise BadInputError(
             "it is not known what the adapter is for", hint="give --task, for example --task course_rec"
@@ -186,6 +222,14 @@ def _proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName
     if submission.version is not None and submission.version < 1:
         raise BadInputError("versions count from 1", hint="leave out --version to get the next one")
     return AdapterName(parse_task(task), version, date)
+
+
+def _written(name: str | None) -> AdapterName | None:
+    """Return the adapter's name that a text is, with or without `adapters_` before it."""
+    try:
+        return AdapterName.parse((name or "").casefold().removeprefix("adapters_"))
+    except BadInputError:
+        return None
 
 
 def _date_or_none(text: str) -> dt.date | None:

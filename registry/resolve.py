@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from . import tables
 from .errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
@@ -157,3 +157,25 @@ def next_version(session: Session, task: tables.Task) -> int:
         select(func.max(tables.Adapter.version)).where(tables.Adapter.task_id == task.id)
     )
     return (highest or 0) + 1
+
+
+def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:
+    """Return the query for what was fused from an adapter's bytes.
+
+    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
+    """
+    twin = aliased(tables.Adapter)
+    return (
+        select(tables.Fused)
+        .join(twin, tables.Fused.adapter_id == twin.id)
+        .where(twin.digest == adapter.digest, tables.Fused.base_id == adapter.base_id)
+        .order_by(tables.Fused.id)
+    )
+
+
+def twins(adapter: tables.Adapter) -> Select[tables.Adapter]:
+    """Return the query for all adapters with these bytes on this base, the adapter itself among them."""
+    same = tables.Adapter
+    return (
+        select(same).where(same.digest == adapter.digest, same.base_id == adapter.base_id).order_by(same.id)
+    )

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.errors import StoreMismatchError
+
 from .errors import SchemaError
 from .settings import CONFIG_NAME, Settings
 
@@ -66,7 +68,6 @@ class Workspace:
         Raises:
             StoreMismatchError: the store was made for another registry.
         """
-        from fusery.storage.errors import StoreMismatchError
         from fusery.storage.locate import open_store
 
         from . import tables
@@ -76,10 +77,7 @@ class Workspace:
             row = session.get(tables.Registry, 1)
             expected = row.store_id if row else None
         if expected is None or store.identify() != expected:
-            raise StoreMismatchError(
-                f"the store at {store.url} is not the one of this database",
-                hint="fusery doctor shows which settings name the two",
-            )
+            raise _foreign(store)
         return store
 
     @cached_property
@@ -123,11 +121,15 @@ class Workspace:
             store_id = row.store_id if row else None
         store = open_store(self.settings.store, options=self.settings.store_options)
         made = store_id is None
-        # The store first: a row that names a store which does not exist would lock everybody out.
-        store_id = store_id or store.identify() or str(uuid.uuid4())
-        store.initialise(store_id)
         if made:
-            self._record_store(store_id, store.url)
+            # The store first: a row that names a store which does not exist would lock everybody out.
+            store_id = store.identify() or str(uuid.uuid4())
+            store.initialise(store_id)
+        elif store.identify() != store_id:
+            # Adopting another store would leave everything recorded so far without its bytes.
+            raise _foreign(store)
+        if made:
+            self._record_store(str(store_id), store.url)
         return made
 
     def _record_store(self, store_id: str, url: str) -> None:
@@ -181,6 +183,13 @@ class Workspace:
             self.database.close()
             del self.__dict__["database"]
         self.__dict__.pop("store", None)
+
+
+def _foreign(store: BlobStore) -> StoreMismatchError:
+    return StoreMismatchError(
+        f"the store at {store.url} is not the one of this database",
+        hint="fusery doctor shows which settings name the two",
+    )
 
 
 def write_config(settings: Settings) -> Path:

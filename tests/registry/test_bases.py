@@ -9,7 +9,8 @@ import tinymodels
 
 from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
-from fusery.storage.errors import FormatError, FuseryError, MissingFileError
+from fusery.registry.workspace import Workspace
+from fusery.storage.errors import FormatError, FuseryError, MissingFileError, StoreMismatchError
 
 
 def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) -> None:
@@ -155,3 +156,21 @@ def test_a_pipe_in_the_folder_is_refused(registry: Registry, tiny_base: Path, tm
     os.mkfifo(folder / "tokenizer_extra.json")
     with pytest.raises(FuseryError):
         registry.add_base(folder)
+
+
+def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    first = shutil.copytree(tiny_base, tmp_path / "first")
+    registry.add_base(first, name="tiny", reference=True)
+    first.rename(tmp_path / "second")
+    view = registry.add_base(tmp_path / "second", name="tiny", reference=True).view
+    assert view["reference"] == str((tmp_path / "second").resolve())
+    assert registry.audit().ok
+
+
+def test_another_store_is_not_adopted(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    registry.add_base(tiny_base)
+    settings = registry.workspace.settings
+    other = Registry(Workspace(settings.model_copy(update={"store_url": str(tmp_path / "elsewhere")})))
+    with other, pytest.raises(StoreMismatchError):
+        other.add_base(tiny_base, name="again")
+    assert not (tmp_path / "elsewhere").exists()

@@ -118,10 +118,38 @@ def test_auto_keeps_the_format_of_a_dense_base(stocked: Registry) -> None:
     assert stocked.fuse("course_rec@1").view["precision"] == "keep"
 
 
-def test_a_minimum_can_be_asked_for(stocked: Registry) -> None:
+def test_a_minimum_can_be_asked_for(losing: Registry) -> None:
+    retained = losing.fuse("small@1", FuseRequest("dequantize")).view["fidelity"]["retained"]
+    assert 0.9 < retained < 1
     with pytest.raises(FidelityError) as caught:
-        stocked.fuse("course_rec@1", FuseRequest(min_fidelity=1.1))
-    assert "1.1" in caught.value.message
+        losing.fuse("small@1", FuseRequest("dequantize", min_fidelity=1.0))
+    assert "1.0 was asked for" in caught.value.message
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.1, 1.1])
+def test_a_minimum_is_a_share(share: float, stocked: Registry) -> None:
+    with pytest.raises(BadInputError):
+        stocked.fuse("course_rec@1", FuseRequest(min_fidelity=share))
+
+
+def test_the_same_bytes_under_two_tasks_have_one_model_and_two_names(
+    stocked: Registry, tmp_path: Path
+) -> None:
+    stocked.register(tmp_path / "first", base="tiny", task="other")
+    first, second = stocked.fuse("course_rec@1"), stocked.fuse("other@1")
+    assert (first.view["digest"], second.cached) == (second.view["digest"], True)
+    assert (first.view["adapter"], second.view["adapter"]) == (
+        "course_rec_v1_20260115",
+        stocked.show("other@1")["name"],
+    )
+    assert [row["key"] for row in stocked.show("other@1")["fused"]] == [first.view["key"]]
+    bundle = stocked.materialize("other@1", tmp_path / "out")
+    assert bundle.adapters == (second.view["adapter"],)
+    text = (tmp_path / "out" / "fusery.json").read_text(encoding="utf-8")
+    assert second.view["adapter"] in text
+    assert "course_rec" not in text
+    assert stocked.show("course_rec@1")["bundles"] == []
+    assert any(node["kind"] == "bundle" for node in stocked.lineage("other@1").to_dict()["nodes"])
 
 
 def test_an_unknown_precision_is_refused(stocked: Registry) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,10 +112,16 @@ def test_hard_links_on_request_only(stocked: Registry, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_command_left_is_swept(stocked: Registry, tmp_path: Path) -> None:
-    stale = tmp_path / ".out.fusery-999999999-abc"
-    (stale / "out").mkdir(parents=True)
+    from fusery.storage.stamps import this_process
+
+    stale, running = tmp_path / ".out.fusery-abc", tmp_path / ".out.fusery-def"
+    dead = this_process().rpartition(" ")[0] + " 4194303"
+    for folder, owner in ((stale, dead), (running, this_process())):
+        (folder / "out").mkdir(parents=True)
+        (folder / "owner").write_text(owner)
     stocked.materialize("course_rec@1", tmp_path / "out")
     assert not stale.exists()
+    assert running.exists()
 
 
 def test_the_plain_folder_loads_in_mlx_lm(stocked: Registry, tmp_path: Path) -> None:
@@ -122,3 +130,67 @@ def test_the_plain_folder_loads_in_mlx_lm(stocked: Registry, tmp_path: Path) -> 
     path = stocked.materialize("course_rec@1", tmp_path / "out").path
     assert mlx_lm.load(str(path))[0] is not None
     assert json.loads((path / "fusery.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "place", ["home", "home/store/x", "home/cache", "home/cache/fused/x", ".", "..", "tiny", "tiny/x"]
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_nothing_of_ours_is_replaced(
+    place: str,
+    force: bool,
+    registry: Registry,
+    tiny_base: Path,
+    tmp_path: Path,
+    make_adapter: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "tiny")
+    registry.add_base(base, reference=True)
+    registry.register(make_adapter(seed=1), base="tiny", task="one")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    target = Path(place) if place.startswith(".") else tmp_path / place
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BadInputError):
+        registry.materialize("one@1", target, force=force)
+    assert set(before) <= set(tmp_path.rglob("*"))
+    assert registry.audit().ok
+
+
+@pytest.mark.parametrize("spelling", ["out", "sub/../out", "link/out"])
+def test_a_place_is_one_place_however_it_is_spelled(spelling: str, stocked: Registry, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.materialize("course_rec@2", tmp_path / spelling, force=True)
+    assert stocked.audit().ok
+    assert [row["path"] for row in stocked.show("course_rec@2")["bundles"]] == [
+        str((tmp_path / "out").resolve())
+    ]
+
+
+@pytest.mark.parametrize("step", ["publish_folder", "_record"])
+def test_a_crash_around_the_swap_leaves_a_clean_audit(
+    step: str, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.registry import materialize
+
+    stocked.materialize("course_rec@1", tmp_path / "out")
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(materialize, step, crash)
+        stocked.materialize("course_rec@2", tmp_path / "out", force=True)
+    assert stocked.audit().ok
+    stocked.materialize("course_rec@2", tmp_path / "out", force=True)
+    assert stocked.audit().ok
+
+
+def test_a_file_slipped_into_a_bundle_is_found(stocked: Registry, tmp_path: Path) -> None:
+    stocked.materialize("course_rec@1", tmp_path / "out")
+    (tmp_path / "out" / "model-evil.safetensors").write_bytes(b"x")
+    assert [problem.code for problem in stocked.audit().problems] == ["bundle_added"]

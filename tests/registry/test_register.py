@@ -155,3 +155,63 @@ def test_many_at_once_get_a_version_each(with_base: Registry, make_adapter: Make
         )
     assert sorted(view["version"] for view in views) == list(range(1, 9))
     assert with_base.audit().ok
+
+
+def test_other_facts_about_the_same_bytes_are_refused(
+    with_base: Registry, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = make_adapter()
+    with_base.register(folder, base="tiny", task="one", val_loss=0.5)
+    with_base.register(folder, base="tiny", task="one", val_loss=0.5)
+    for facts in ({"val_loss": 0.1}, {"note": "hi"}, {"tags": {"a": "b"}}, {"date": "20200101"}):
+        with pytest.raises(AlreadyExistsError, match="a record is not changed"):
+            with_base.register(folder, base="tiny", task="one", **facts)
+    other = shutil.copytree(with_base_folder(with_base, tmp_path), tmp_path / "copy")
+    (other / "generation_config.json").write_text('{"do_sample": true}')
+    with_base.add_base(other, name="copy/tiny")
+    with pytest.raises(AlreadyExistsError, match="base tiny"):
+        with_base.register(folder, base="copy/tiny", task="one")
+
+
+def with_base_folder(registry: Registry, tmp_path: Path) -> Path:
+    """Write the files of the base `tiny` to a folder."""
+    folder = tmp_path / "tiny-files"
+    folder.mkdir()
+    for file in registry.base("tiny")["files"]:
+        registry.workspace.store.fetch(file["sha256"], folder / file["path"])
+    return folder
+
+
+def test_what_is_stored_is_what_was_judged(
+    with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer saves again after admission has looked, and before the bytes are stored."""
+    from fusery.registry import register as module
+
+    folder, later = make_adapter("a", seed=1), make_adapter("b", seed=2)
+    examine = module.examine
+
+    def examine_then_save(*arguments: Any) -> Any:
+        found = examine(*arguments)
+        (later / "adapters.safetensors").replace(folder / "adapters.safetensors")
+        return found
+
+    monkeypatch.setattr(module, "examine", examine_then_save)
+    with pytest.raises(BadInputError, match="changed while it was read"):
+        with_base.register(folder, base="tiny", task="one")
+    assert with_base.list() == []
+    assert counts(with_base)["intent"] == 0
+
+
+def test_a_name_tells_the_version_of_its_own_task_only(
+    with_base: Registry, make_adapter: MakeAdapter
+) -> None:
+    metadata = {"adapter_name": "bar"}
+    view = with_base.register(
+        make_adapter("adapters_foo_v3_20260101", metadata=metadata, seed=1), base="tiny", date="20260101"
+    ).view
+    assert view["name"] == "bar_v1_20260101"
+    other = with_base.register(make_adapter("adapters_foo_v4_20260102", seed=2), base="tiny", task="baz").view
+    assert (other["task"], other["version"]) == ("baz", 1)
