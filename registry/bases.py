@@ -21,7 +21,7 @@ from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import events, tables
-from .architecture import WEIGHTS, Architecture, read_architecture
+from .architecture import WEIGHTS, Architecture, Weight, read_architecture
 from .errors import AlreadyExistsError, BadInputError
 from .names import parse_base_name
 from .resolve import resolve_base
@@ -165,6 +165,10 @@ def _record(
                 quantization=dict(architecture.quantization) if architecture.quantization else None,
                 bytes=manifest.size,
                 config=dict(architecture.config),
+                weights={
+                    module: [list(weight.shape), weight.dtype, weight.bits]
+                    for module, weight in architecture.weights.items()
+                },
                 location=str(origin.folder.resolve()) if reference else None,
                 created_at=now,
                 created_by=workspace.actor,
@@ -238,6 +242,15 @@ def show_base(workspace: Workspace, name: str) -> dict[str, Any]:
             select(tables.Adapter.name).where(tables.Adapter.base_id == base.id).order_by(tables.Adapter.id)
         )
         return {**base_view(base), "adapters": list(adapters)}
+
+
+def recorded_architecture(base: tables.BaseModel) -> Architecture:
+    """Return a base's architecture from its record, without its files."""
+    weights = {
+        module: Weight(module, tuple(shape), dtype, bits)
+        for module, (shape, dtype, bits) in base.weights.items()
+    }
+    return Architecture(base.config, weights, base.parameters, base.dtype, base.quantization)
 
 
 def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) -> dict[str, Path]:

@@ -32,9 +32,7 @@ _RECORD = (
     "note",
     "bytes",
 )
-_SAID_ABOVE = frozenset(
-    {"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"}
-)
+_SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
 def diff_adapters(workspace: Workspace, a: str, b: str) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Ingredients:
             adapter = self._adapter_files(Path(scratch))
             plan = make_plan(
                 base,
-                self.base.config,
+                read_object(base["config.json"]),
                 adapter[WEIGHTS],
                 read_object(adapter[CONFIG]),
                 recipe.precision,

@@ -16,8 +16,7 @@ from fusery.storage.manifest import Manifest
 from . import events, tables
 from .adapter_folder import AdapterFolder, read_adapter_folder
 from .admission import AdmissionError, BaseFacts, Candidate, Declared, Finding, examine, verdict
-from .architecture import read_architecture
-from .bases import file_entry, locate_files
+from .bases import file_entry, recorded_architecture
 from .errors import AlreadyExistsError, BadInputError
 from .names import AdapterName, parse_date, parse_slug, parse_task
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
@@ -54,7 +53,7 @@ def check(workspace: Workspace, folder: Path, submission: Submission) -> list[Fi
 def _examine(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> list[Finding]:
     with workspace.database.read() as session:
         base = resolve_base(session, submission.base)
-        facts = _base_facts(workspace, session, base)
+        facts = _base_facts(session, base)
     declared = Declared(
         task=parse_task(submission.task) if submission.task else None,
         version=submission.version,
@@ -67,11 +66,7 @@ def _examine(workspace: Workspace, folder: AdapterFolder, submission: Submission
     return examine(Candidate(folder, facts, declared))
 
 
-def _base_facts(workspace: Workspace, session: Session, base: tables.BaseModel) -> BaseFacts:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="fusery-base-") as scratch:
-        architecture = read_architecture(locate_files(workspace, base, Path(scratch)))
+def _base_facts(session: Session, base: tables.BaseModel) -> BaseFacts:
     known = {name.name for name in base.names}
     known |= {revision.source.partition(":")[2] for revision in base.revisions}
     declared = base.config.get("_name_or_path")
@@ -81,7 +76,7 @@ def _base_facts(workspace: Workspace, session: Session, base: tables.BaseModel) 
     }
     if isinstance(declared, str) and declared:
         known.add(declared)
-    return BaseFacts(base.names[0].name, architecture, frozenset(known), others)
+    return BaseFacts(base.names[0].name, recorded_architecture(base), frozenset(known), others)
 
 
 def register(workspace: Workspace, path: Path, submission: Submission) -> Registered:

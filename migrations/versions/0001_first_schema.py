@@ -143,6 +143,7 @@ def create_bases() -> None:
         sa.Column("quantization", DOCUMENT, nullable=True),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("config", DOCUMENT, nullable=False),
+        sa.Column("weights", DOCUMENT, nullable=False),
         sa.Column("location", sa.Text(), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("created_by", sa.String(200), nullable=False),

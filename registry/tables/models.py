@@ -13,7 +13,11 @@ from .record import DIGEST, DOCUMENT, Record, one_of
 
 
 class BaseModel(Record):
-    """A frozen model that adapters are trained on.  `location` is set when its files are referenced and not copied."""
+    """A frozen model that adapters are trained on.
+
+    `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
+    bits its weight has, so that an adapter can be held against the base without its files.
+    """
 
     __tablename__ = "base_model"
     __table_args__ = (CheckConstraint("parameters > 0", name="parameters"),)
@@ -28,6 +32,7 @@ class BaseModel(Record):
     quantization: Mapped[dict[str, Any] | None]
     bytes: Mapped[int] = mapped_column(BigInteger)
     config: Mapped[dict[str, Any]]
+    weights: Mapped[dict[str, Any]]
     location: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))

@@ -162,6 +162,7 @@ def prepare_adapter(database: Database) -> None:
             dtype="bf16",
             bytes=1,
             config={},
+            weights={},
             created_at=moment,
             created_by="ann",
         )
