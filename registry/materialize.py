@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,21 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from fusery.storage.digest import Digest, digest_file
-from fusery.storage.errors import StoreDeniedError
+from fusery.storage.digest import Digest
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.publishing import publish_folder
-from fusery.storage.stamps import is_dead, this_process
 
 from . import events, tables
 from .bundles import TARGETS, BundleSource, Target, write_bundle
-from .errors import AlreadyExistsError, BadInputError
+from .destination import beside, holds, occupied, place_of, refuse_ours, require_free, sync_tree, taken
+from .errors import BadInputError
 from .fuse import FusedModel, FuseRequest, fuse
 from .resolve import resolve_adapter
 from .views import moment
-
-_OWNER = "owner"
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -103,113 +96,26 @@ def materialize(
     chosen = next((known for known in TARGETS if known == target), None)
     if chosen is None:
         raise BadInputError(f"there is no target {target[:40]!r}", hint=f"--target {'|'.join(TARGETS)}")
-    place = _place(destination)
-    _refuse_ours(workspace, place)
-    _require_place(place, force)
+    place = place_of(destination)
+    refuse_ours(workspace, place)
+    require_free(place, force)
     fused = fuse(workspace, reference, request, say=say, progress=progress)
     source = _source(workspace, fused)
-    with _beside(place) as temp:
+    with beside(place) as temp:
         say(f"writing {place.name}")
         manifest = write_bundle(source, chosen, temp, link=link)
-        existed = place.is_dir() and _holds(place, manifest)
+        existed = place.is_dir() and holds(place, manifest)
         if not existed:
-            if _occupied(place) and not force:
-                raise _taken(place)
+            if occupied(place) and not force:
+                raise taken(place)
             # Before the old bundle gives way, or a crash in between would leave a record of bytes that are gone.
             _note_replaced(workspace, place)
             with os_failures(f"write {place}", near=place.parent):
+                sync_tree(temp)
                 # An empty folder, which somebody may have made for this, gives way without being asked.
                 publish_folder(temp, place, replace=force or place.is_dir())
     _record(workspace, fused, chosen, place, manifest)
     return Materialized(chosen, place, manifest, (fused.view["adapter"],), fused, existed)
-
-
-def _place(destination: Path) -> Path:
-    """Return the one spelling of a destination: absolute, without `..` and links."""
-    with os_failures(f"look at {destination}", near=Path("/")):
-        return destination.expanduser().resolve()
-
-
-def _refuse_ours(workspace: Workspace, place: Path) -> None:
-    """Refuse a place that holds, or is part of, what must not be replaced: the registry, a base, the current folder."""
-    guarded = {"the registry's home": workspace.settings.home, "the cache": workspace.settings.cache}
-    if (database := workspace.database.path) is not None:
-        guarded["the database's folder"] = database.parent
-    if workspace.store.capabilities.local:
-        guarded["the store"] = Path(workspace.store.url)
-    with workspace.database.read() as session:
-        for base in session.scalars(select(tables.BaseModel).where(tables.BaseModel.location.is_not(None))):
-            guarded[f"the base {base.names[0].name}"] = Path(str(base.location))
-    for what, folder in guarded.items():
-        real = folder.resolve()
-        if place == real or place in real.parents or real in place.parents:
-            raise BadInputError(
-                f"{place} is, holds or lies in {what}, and cannot be a bundle", hint="give another folder"
-            )
-    here = Path.cwd()
-    if place == here or place in here.parents:
-        raise BadInputError(
-            f"{place} is, or holds, the current folder, and cannot be a bundle",
-            hint="give the name of a new folder",
-        )
-
-
-def _require_place(place: Path, force: bool) -> None:
-    if place.exists() and not place.is_dir():
-        raise AlreadyExistsError(f"{place} is a file", hint="give a folder that does not exist yet")
-    if _occupied(place) and not force and not (place / "fusery.json").is_file():
-        raise _taken(place)
-    parent = next(folder for folder in place.parents if folder.exists())
-    if not parent.is_dir():
-        raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise StoreDeniedError(
-            f"{parent} may not be written by this user", hint="give a folder that you may write"
-        )
-
-
-def _occupied(place: Path) -> bool:
-    return place.is_dir() and any(place.iterdir())
-
-
-def _taken(place: Path) -> AlreadyExistsError:
-    return AlreadyExistsError(
-        f"there is something in {place} already", hint="give another folder, or --force to replace it"
-    )
-
-
-def _holds(place: Path, manifest: Manifest) -> bool:
-    """Tell whether a folder holds exactly the files of a manifest."""
-    present = {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()}
-    return present == {entry.path for entry in manifest} and all(
-        digest_file(place / entry.path) == (entry.sha256, entry.size) for entry in manifest
-    )
-
-
-@contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the destination's file system; sweep those that killed commands left there."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{place.name}.fusery-"
-    for stale in place.parent.glob(f"{prefix}*"):
-        if _abandoned(stale):
-            shutil.rmtree(stale, ignore_errors=True)
-    with (
-        os_failures(f"write {place}", near=place.parent),
-        tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent, ignore_cleanup_errors=True) as folder,
-    ):
-        (Path(folder) / _OWNER).write_text(this_process(), encoding="utf-8")
-        inner = Path(folder) / place.name
-        inner.mkdir()
-        yield inner
-
-
-def _abandoned(folder: Path) -> bool:
-    """Tell whether the process that made a temporary folder has ended; False when in doubt, as on another machine."""
-    try:
-        return is_dead((folder / _OWNER).read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return False
 
 
 def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
