@@ -13,26 +13,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.folder import scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
 
 from .adapter_files import CONFIG, METADATA, WEIGHTS
+from .plaintext import is_keepable
 
 _TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 
 
 def _number_in_text(value: Any) -> Any:
     """People write `"v2"` or `"2"` by hand where a number is meant."""
-    if isinstance(value, str) and re.fullmatch(r"v?[0-9]+(\.0+)?", value.strip()):
-        return int(float(value.strip().removeprefix("v")))
+    if isinstance(value, str) and re.fullmatch(r"v?[0-9]{1,12}(\.0{1,12})?", value.strip()):
+        return int(value.strip().removeprefix("v").partition(".")[0])
     return value
 
 
+def _keepable(value: str) -> str:
+    if not is_keepable(value):
+        raise ValueError("it holds NUL or half of a character")
+    return value
+
+
+_INT32 = 2**31 - 1
 _Model = TypeVar("_Model", bound=BaseModel)
+_Text = Annotated[str, AfterValidator(_keepable)]
+# Scale times rank is recorded: the product must stay finite.
+Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=_INT32), BeforeValidator(_number_in_text)]
+Version = Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_number_in_text)]
+Name = Annotated[_Text, Field(max_length=200)]
+DatasetName = Annotated[_Text, Field(max_length=500)]
+# A path on the machine of the training run, which is compared and not recorded as a name.
+ModelSource = Annotated[_Text, Field(max_length=4096)]
+ModuleKey = Annotated[_Text, Field(max_length=512)]
 
 
 class LoraParameters(BaseModel):
@@ -44,10 +63,10 @@ class LoraParameters(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     rank: Annotated[int, Field(ge=1, le=65536)] | None = None
-    scale: Finite | None = None
-    alpha: Finite | None = None
+    scale: Factor | None = None
+    alpha: Factor | None = None
     dropout: Finite | None = None
-    keys: list[str] | None = None
+    keys: Annotated[list[ModuleKey], Field(max_length=1000)] | None = None
 
 
 class AdapterConfig(BaseModel):
@@ -55,13 +74,15 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str | None = None
+    model: ModelSource | None = None
     fine_tune_type: Literal["lora", "dora", "full"] | None = None
     use_dora: bool = False
-    num_layers: int | None = Field(None, validation_alias=AliasChoices("num_layers", "lora_layers"))
+    num_layers: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = Field(
+        None, validation_alias=AliasChoices("num_layers", "lora_layers")
+    )
     lora_parameters: LoraParameters | None = None
-    data: str | None = None
-    iters: Annotated[int, Field(ge=0)] | None = None
+    data: DatasetName | None = None
+    iters: Annotated[int, Field(ge=0, le=_INT32)] | None = None
 
     @property
     def method(self) -> str:
@@ -74,15 +95,15 @@ class AdapterMetadata(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    base_model: str | None = None
-    adapter_name: str | None = None
-    version: Annotated[int | None, BeforeValidator(_number_in_text)] = None
-    training_date: str | None = None
-    dataset: str | None = None
-    training_examples: Annotated[int | None, BeforeValidator(_number_in_text)] = Field(None, ge=0)
+    base_model: ModelSource | None = None
+    adapter_name: Name | None = None
+    version: Version | None = None
+    training_date: Name | None = None
+    dataset: DatasetName | None = None
+    training_examples: Count | None = None
     final_val_loss: Finite | None = None
-    lora_rank: Annotated[int | None, BeforeValidator(_number_in_text)] = None
-    lora_alpha: Finite | None = None
+    lora_rank: Count | None = None
+    lora_alpha: Factor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +137,7 @@ class AdapterFolder:
 
     Attributes:
         path: the folder.
+        files: the files that belong to the adapter and are kept with it, by name, to where they really lie.
         config: the training configuration, if readable.
         raw_config: the same as plain JSON, for the record.
         metadata: the hand-written file; empty when there is none.
@@ -126,6 +148,7 @@ class AdapterFolder:
     """
 
     path: Path
+    files: Mapping[str, Path]
     config: AdapterConfig
     raw_config: Mapping[str, Any]
     metadata: AdapterMetadata
@@ -133,12 +156,6 @@ class AdapterFolder:
     modules: Mapping[str, LoraModule]
     strangers: tuple[str, ...]
     problems: tuple[Problem, ...] = field(default=())
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files that belong to the adapter and are kept with it."""
-        names = (WEIGHTS, CONFIG, METADATA)
-        return {name: self.path / name for name in names if (self.path / name).is_file()}
 
     @property
     def rank(self) -> int | None:
@@ -164,6 +181,8 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
     Raises:
         MissingFileError: there is no such folder.
         StoreDeniedError: the folder or a file in it may not be read.
+        UnsafePathError: a link leaves the folder (the blobs of a hub's cache are allowed), or something in it is
+            not a plain file.
     """
     if not path.exists():
         raise MissingFileError(
@@ -171,25 +190,34 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
+    files = {file.path: file.real for file in scan(path) if file.path in (WEIGHTS, CONFIG, METADATA)}
     problems: list[Problem] = []
-    raw_config = _object(path / CONFIG, problems, required=True)
-    raw_metadata = _object(path / METADATA, problems, required=False)
+    raw_config = _object(files, CONFIG, problems, required=True)
+    raw_metadata = _object(files, METADATA, problems, required=False)
     config = _model(AdapterConfig, raw_config, CONFIG, problems)
     metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
-    header = _header(path / WEIGHTS, problems)
+    header = _header(files, problems)
     modules, strangers = _modules(header)
-    return AdapterFolder(path, config, raw_config, metadata, header, modules, strangers, tuple(problems))
+    return AdapterFolder(
+        path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems))
 
 
-def _object(path: Path, problems: list[Problem], *, required: bool) -> dict[str, Any]:
-    try:
-        return read_object(path)
-    except MissingFileError:
+def _object(
+    files: Mapping[str, Path], name: str, problems: list[Problem], *, required: bool
+) -> dict[str, Any]:
+    if name not in files:
         if required:
-            problems.append(Problem(path.name, f"there is no {path.name}", absent=True))
+            problems.append(Problem(name, f"there is no {name}", absent=True))
+        return {}
+    try:
+        found = read_object(files[name])
     except FormatError as error:
-        problems.append(Problem(path.name, error.message))
-    return {}
+        problems.append(Problem(name, error.message.replace(files[name].name, name)))
+        return {}
+    if not is_keepable(found):
+        problems.append(Problem(name, f"{name} holds text with NUL or half of a character"))
+        return {}
+    return found
 
 
 def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Problem]) -> _Model:
@@ -202,14 +230,15 @@ def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Pr
         return kind()
 
 
-def _header(path: Path, problems: list[Problem]) -> Header | None:
-    if not path.is_file():
-        problems.append(Problem(path.name, f"there is no {path.name}", absent=True))
+def _header(files: Mapping[str, Path], problems: list[Problem]) -> Header | None:
+    if WEIGHTS not in files:
+        problems.append(Problem(WEIGHTS, f"there is no {WEIGHTS}", absent=True))
         return None
     try:
-        return read_header(path)
+        return read_header(files[WEIGHTS])
     except FormatError as error:
-        problems.append(Problem(path.name, error.message))
+        # A file in a hub's cache is called by its digest.
+        problems.append(Problem(WEIGHTS, error.message.replace(files[WEIGHTS].name, WEIGHTS)))
         return None
 
 

@@ -14,14 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.errors import FormatError
+from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, Tensor, read_header
+
+from .plaintext import is_keepable
 
 WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 """The weight files that mlx-lm loads."""
 
+INDEX = "model.safetensors.index.json"
+"""What names the weight file of each tensor."""
+
 HEADER_LIMIT = 100 << 20
+NAME_LIMIT = 200
+TYPE_LIMIT = 100
+_SHARD = re.compile(r"(?P<stem>model[^/]*)-(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})\.safetensors")
 _LAYER = re.compile(r"(?P<stem>(?:[A-Za-z_][\w]*\.)*?[A-Za-z_]\w*)\.(?P<index>[0-9]{1,5})\.(?P<key>.+)")
 
 
@@ -96,11 +104,13 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     """Read the architecture of a model from its folder, or from its files by name.
 
     Raises:
-        MissingFileError: there is no `config.json`.
+        MissingFileError: there is no `config.json`, or some of the shards are not there.
         FormatError: a file is malformed, there are no weights, or two shards hold the same tensor.
     """
     files = folder if isinstance(folder, Mapping) else {path.name: path for path in folder.iterdir()}
     config = read_object(files.get("config.json", Path("config.json")))
+    _require_recordable(config)
+    _require_all_shards(files)
     headers = [
         read_header(path, limit=HEADER_LIMIT)
         for name, path in sorted(files.items())
@@ -112,6 +122,51 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
             hint="a model folder holds model.safetensors or model-00001-of-0000N.safetensors",
         )
     return architecture_of(config, headers)
+
+
+def _require_recordable(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that does not fit into the record of a base."""
+    if not is_keepable(config):
+        raise FormatError("config.json holds text with NUL or half of a character")
+    listed = config.get("architectures")
+    name = listed[0] if isinstance(listed, list) and listed else ""
+    for key, value, limit in (
+        ("architectures", name, NAME_LIMIT),
+        ("model_type", config.get("model_type", ""), TYPE_LIMIT),
+    ):
+        if not isinstance(value, str) or len(value) > limit:
+            raise FormatError(
+                f"config.json: {key} is not a name of at most {limit} characters",
+                hint="is this the config.json that came with the model?",
+            )
+
+
+def _require_all_shards(files: Mapping[str, Path]) -> None:
+    """Refuse a model of which only some weight files are there: the index names them, and so does `-of-N`."""
+    missing = sorted(_indexed(files) - files.keys())
+    if missing:
+        raise _incomplete(f"{INDEX} names {missing[0]}", len(missing))
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for match in filter(None, map(_SHARD.fullmatch, files)):
+        numbers.setdefault((match["stem"], int(match["total"])), set()).add(int(match["number"]))
+    for (stem, total), found in numbers.items():
+        # Most count from 1, some from 0.
+        if len(found) < total:
+            raise _incomplete(f"{stem} is in {total} parts", total - len(found))
+
+
+def _indexed(files: Mapping[str, Path]) -> set[str]:
+    if INDEX not in files:
+        return set()
+    places = read_object(files[INDEX]).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise FormatError(f"{INDEX} has no weight_map from tensors to files")
+    return set(places.values())
+
+
+def _incomplete(why: str, count: int) -> MissingFileError:
+    files = "a weight file is" if count == 1 else f"{count} weight files are"
+    return MissingFileError(f"{files} missing: {why[:200]}", hint="finish the download or copy of the model")
 
 
 def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Architecture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from .admission import AdmissionError, BaseFacts, Candidate, Declared, Finding, 
 from .bases import file_entry, recorded_architecture
 from .errors import AlreadyExistsError, BadInputError
 from .names import AdapterName, parse_date, parse_slug, parse_task
+from .proposal import proposed_name
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
 from .submission import Submission
 from .views import adapter_view
@@ -95,7 +95,7 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
     # Hashed before anything is looked at: what is stored must be what was judged, and a trainer may still be writing.
     hashed = _hashed(read_adapter_folder(path))
     folder = read_adapter_folder(path)
-    name = _proposed_name(folder, submission)
+    name = proposed_name(folder, submission)
     findings = _examine(workspace, folder, submission)
     if verdict(findings) == "fail":
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -188,54 +188,6 @@ def _require_same_facts(session: Session, known: tables.Adapter, submission: Sub
 def _same(session: Session, task: tables.Task, manifest: Manifest) -> tables.Adapter | None:
     query = load_adapters().where(tables.Adapter.task_id == task.id, tables.Adapter.digest == manifest.digest)
     return session.scalar(query)
-
-
-def _proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName:
-    """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next."""
-    metadata = folder.metadata
-    task, written = submission.task, _written(metadata.adapter_name)
-    if task is None:
-        task = written.task if written else metadata.adapter_name
-    if written is None:
-        # The folder's name is the last resort.
-        written = _written(folder.path.resolve().name)
-        task = task or (written.task if written else None)
-    if written and task and written.task != parse_task(task):
-        # A name tells the version and the date of its own task only.
-        written = None
-    if not task:
-        raise BadInputError(
-            "it is not known what the adapter is for", hint="give --task, for example --task course_rec"
-        )
-    if submission.date:
-        date = parse_date(submission.date)
-    elif folder.metadata.training_date:
-        date = _date_or_none(folder.metadata.training_date) or (written.date if written else _today())
-    else:
-        date = written.date if written else _today()
-    version = submission.version or folder.metadata.version or (written.version if written else None) or 0
-    if submission.version is not None and submission.version < 1:
-        raise BadInputError("versions count from 1", hint="leave out --version to get the next one")
-    return AdapterName(parse_task(task), version, date)
-
-
-def _written(name: str | None) -> AdapterName | None:
-    """Return the adapter's name that a text is, with or without `adapters_` before it."""
-    try:
-        return AdapterName.parse((name or "").casefold().removeprefix("adapters_"))
-    except BadInputError:
-        return None
-
-
-def _date_or_none(text: str) -> dt.date | None:
-    try:
-        return parse_date(text[:10])
-    except BadInputError:
-        return None
-
-
-def _today() -> dt.date:
-    return dt.datetime.now(dt.UTC).date()
 
 
 def _task(session: Session, name: str) -> tables.Task:
