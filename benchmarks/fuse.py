@@ -246,7 +246,9 @@ def _registered(base: Path, adapter: Path, home: Path, precision: str) -> list[s
 
 
 def _prepare_peft(adapter: Path, target: Path, python: str) -> str:
-    found = subprocess.run([python, "-c", "import torch, peft, transformers"], capture_output=True, check=False)
+    found = subprocess.run(
+        [python, "-c", "import torch, peft, transformers"], capture_output=True, check=False
+    )
     if found.returncode:
         return "not measured: torch and peft are not installed (see --peft-python)"
     target.mkdir(exist_ok=True)

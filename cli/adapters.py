@@ -33,6 +33,8 @@ def _facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = dict(value.partition("=")[::2] for value in values)
+    if len(pairs) != len(values):
+        raise click.BadParameter("a tag is given twice")
     if any(not key or not value for key, value in pairs.items()):
         raise click.BadParameter("write KEY=VALUE")
     return pairs

@@ -63,13 +63,15 @@ def mermaid(graph: Graph) -> str:
 
 
 def dot(graph: Graph) -> str:
-    """Return the graph in Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts."""
+    """Return the graph in Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
     lines = ["digraph lineage {", "    rankdir=BT;"]
+    lines.extend(f"    {_quoted(node.id)} [label={_quoted(_label(node))}];" for node in graph.nodes.values())
     lines.extend(
-        f"    {json.dumps(node.id)} [label={json.dumps(_label(node))}];" for node in graph.nodes.values()
-    )
-    lines.extend(
-        f"    {json.dumps(edge.source)} -> {json.dumps(edge.target)} [label={json.dumps(edge.relation)}];"
+        f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"
         for edge in graph.edges
     )
     return "\n".join([*lines, "}"])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -114,20 +114,20 @@ for _command in (upgrade, current, check):
     db_command.add_command(_command)
 
 
-@click.command("completion")
+@command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.pass_context
-def completion_command(context: click.Context, shell: str, as_json: bool) -> None:
+def completion_command(session: Session, shell: str) -> None:
     """Print the completion script for a shell.
 
     For bash: eval "$(fusery completion bash)"
     """
-    import json
-
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
     assert kind is not None
-    script = kind(context.find_root().command, {}, "fusery", "_FUSERY_COMPLETE").source()
-    click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)
+    root = click.get_current_context().find_root().command
+    script = kind(root, {}, "fusery", "_FUSERY_COMPLETE").source()
+    if session.json:
+        session.emit({"shell": shell, "script": script}, names=(), human=lambda: None)
+    else:
+        click.echo(script)

@@ -12,9 +12,14 @@ import os
 import sys
 from typing import Any
 
-import click
+try:
+    import click
 
-from fusery.storage.errors import FuseryError
+    from fusery.storage.errors import FuseryError
+except KeyboardInterrupt:
+    # Half of the start-up is this import, and who interrupts it is owed no traceback.
+    sys.stderr.write("Interrupted.\n")
+    raise SystemExit(130) from None
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("home", "Make a registry: home folder, database and store."),
@@ -128,6 +133,22 @@ def run(words: list[str]) -> int:
         if "--debug" in words:
             raise
         return _failure(words, error.code, error.message, error.hint, error.exit_code, error)
+    except OSError as error:
+        # The last resort, for a place that the code which looked there did not expect to fail.
+        if "--debug" in words:
+            raise
+        return _failure(words, "os_error", *_os_error(error), 2, error)
+
+
+def _os_error(error: OSError) -> tuple[str, str]:
+    reason = (error.strerror or str(error) or type(error).__name__).lower()
+    if error.filename is None:
+        return (
+            f"the system refused: {reason}",
+            "does the current folder still exist?  --debug shows where it was",
+        )
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    return f"cannot use {name[:200]}: {reason}", "check the path, and who may read and write it"
 
 
 def _usage(words: list[str], error: click.ClickException) -> int:

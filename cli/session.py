@@ -51,7 +51,7 @@ class Session:
         """Where tables are printed: stdout, as wide as they need when it is not a terminal."""
         from rich.console import Console
 
-        return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+        return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
 
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""
@@ -122,6 +122,9 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             session.json, session.quiet = as_json, quiet
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
+            for parameter, value in options.items():
+                if isinstance(value, str) and not _is_text(value):
+                    raise click.UsageError(f"The value for {parameter!r} is not UTF-8 text.")
             return function(session, *args, **options)
 
         made: click.Command = click.command(name)(run)
@@ -130,6 +133,11 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
         return made
 
     return wrap
+
+
+def _is_text(value: str) -> bool:
+    # Bytes of an argument that are not UTF-8 arrive as lone surrogates, which no database keeps.
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _flag(first: str, second: str, text: str) -> click.Option:

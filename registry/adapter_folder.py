@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import scan
@@ -199,7 +207,8 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
     header = _header(files, problems)
     modules, strangers = _modules(header)
     return AdapterFolder(
-        path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems))
+        path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems)
+    )
 
 
 def _object(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.digest import digest_bytes, digest_json
+
 from . import tables
 from .resolve import fused_from, resolve_any, twins
 
@@ -75,10 +77,13 @@ def _node(thing: Made) -> Node:
         name = f"{thing.adapter.name} ({thing.precision})"
         return Node(f"fused:{thing.key[:16]}", "fused", name, thing.digest)
     if isinstance(thing, tables.Bundle):
+        # Ids are made of what a thing is, not of its row: the same thing has the same id in every registry.
+        place = digest_bytes(thing.path.encode())[:8]
         return Node(
-            f"bundle:{thing.digest[:16]}:{thing.id}", "bundle", f"{thing.target} {thing.path}", thing.digest
+            f"bundle:{thing.digest[:16]}:{place}", "bundle", f"{thing.target} {thing.path}", thing.digest
         )
-    return Node(f"dataset:{thing.id}", "dataset", thing.name, thing.digest)
+    identity = digest_json([thing.name, thing.revision, thing.digest])
+    return Node(f"dataset:{identity[:16]}", "dataset", thing.name, thing.digest)
 
 
 def trace(workspace: Workspace, reference: str, *, up: bool = True, down: bool = True) -> Graph:

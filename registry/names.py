@@ -99,6 +99,11 @@ def parse_date(text: str) -> date:
         ) from error
 
 
+def compact_date(day: date) -> str:
+    """Return a date as `YYYYMMDD`.  Always eight digits: `%Y` of some C libraries leaves out the zeros of early years."""
+    return day.isoformat().replace("-", "")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class AdapterName:
     """The name of an adapter.  The law: `str(AdapterName.parse(s)) == s`."""
@@ -122,7 +127,7 @@ class AdapterName:
         return cls(parse_task(match["task"]), int(match["version"]), parse_date(match["date"]))
 
     def __str__(self) -> str:
-        return f"{self.task}_v{self.version}_{self.date:%Y%m%d}"
+        return f"{self.task}_v{self.version}_{compact_date(self.date)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,8 @@ class Reference:
             return cls("alias", typed, parse_task(task), parse_alias(alias))
         if _NAME.fullmatch(typed.casefold()):
             return cls("name", typed, "", str(AdapterName.parse(typed.casefold())))
-        if re.fullmatch(r"[0-9a-f]{8,64}", typed):
-            return cls("digest", typed, "", typed)
+        if re.fullmatch(r"[0-9a-fA-F]{8,64}", typed):
+            return cls("digest", typed, "", typed.lower())
         raise BadInputError(
             f"{typed[:60]!r} is not a reference to an adapter",
             hint="write a name, TASK@VERSION, TASK@latest, TASK#ALIAS, or 8 or more digits of a digest",

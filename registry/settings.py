@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import platformdirs
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from fusery.storage.errors import StoreDeniedError
 
 from .errors import BadInputError
+from .plaintext import is_keepable
 
 CONFIG_NAME = "config.toml"
+_SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
+
+
+def _keepable(value: str) -> str:
+    if not is_keepable(value):
+        raise ValueError("it is not UTF-8 text")
+    return value
 
 
 def default_home() -> Path:
@@ -35,17 +47,22 @@ class Settings(BaseSettings):
     """Where a registry lives, and under which name this user acts in it.
 
     Every field can be set as `FUSERY_<FIELD>` in the environment or as a key of `config.toml` in the home folder.
+
+    A relative path in `config.toml` starts at the home folder, one in the environment at the current folder; an empty
+    variable counts as not set.
     """
 
-    model_config = SettingsConfigDict(env_prefix="FUSERY_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FUSERY_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     home: Path
     database_url: str = ""
     store_url: str = ""
     store_options: dict[str, Any] = {}
     cache_dir: Path | None = None
-    cache_limit: int = 100 << 30
-    user: str = ""
+    cache_limit: Annotated[int, Field(ge=0)] = 100 << 30
+    user: Annotated[str, Field(max_length=200), AfterValidator(_keepable)] = ""
 
     @classmethod
     def load(cls, home: Path | None = None) -> Settings:
@@ -68,7 +85,7 @@ class Settings(BaseSettings):
                 return sources["init_settings"], sources["env_settings"], toml
 
         try:
-            return cls.model_construct(**Layered(home=folder).model_dump())
+            values = Layered(home=folder).model_dump()
         except PermissionError as error:
             raise StoreDeniedError(
                 f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
@@ -78,6 +95,10 @@ class Settings(BaseSettings):
                 f"the settings of {folder} are not acceptable: {_first_problem(error)}",
                 hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
             ) from error
+        for field, anchored in _PLACES.items():
+            if values[field]:
+                values[field] = anchored(values[field], Path() if _is_in_environment(field) else folder)
+        return cls.model_construct(**values)
 
     @property
     def database(self) -> str:
@@ -97,14 +118,48 @@ class Settings(BaseSettings):
     @property
     def actor(self) -> str:
         """The name that records carry as `created_by`."""
-        return self.user or getpass.getuser()
+        return self.user or _user()
 
     def origin(self, field: str) -> str:
         """Return where a field's value came from: `environment`, `config.toml` or `default`."""
-        if f"FUSERY_{field.upper()}" in os.environ:
+        if _is_in_environment(field):
             return "environment"
         default = type(self).model_fields[field].default
         return "default" if field == "home" or getattr(self, field) == default else CONFIG_NAME
+
+
+def _is_in_environment(field: str) -> bool:
+    # As pydantic-settings reads it: in upper or lower case, and not when it is empty.
+    return any(value and name.upper() == f"FUSERY_{field.upper()}" for name, value in os.environ.items())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no name for this number, as in many containers
+        return f"uid-{os.getuid()}"
+
+
+def _anchored(path: Path, start: Path) -> Path:
+    return (start / path.expanduser()).absolute()
+
+
+def _anchored_store(url: str, start: Path) -> str:
+    return url if "://" in url or "::" in url or not url.strip() else str(_anchored(Path(url), start))
+
+
+def _anchored_database(url: str, start: Path) -> str:
+    match = _SQLITE.fullmatch(url)
+    if match is None or match["path"].startswith("file:"):
+        return url
+    return f"{match['scheme']}{_anchored(Path(match['path']), start)}{match['query'] or ''}"
+
+
+_PLACES: dict[str, Callable[[Any, Path], Any]] = {
+    "cache_dir": _anchored,
+    "store_url": _anchored_store,
+    "database_url": _anchored_database,
+}
 
 
 def _first_problem(error: Exception) -> str:
@@ -112,4 +167,12 @@ def _first_problem(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
         return f"{'.'.join(str(part) for part in first['loc']) or 'value'}: {first['msg']}"
+    if isinstance(error, SettingsError):
+        named = re.search(r'field "(\w+)"', str(error))
+        return f"{named[1] if named else 'value'}: it cannot be read as JSON"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        place = re.search(r"\(at .*\)", str(error))
+        return f"{CONFIG_NAME} is not TOML {place[0] if place else ''}".rstrip()
+    if isinstance(error, UnicodeDecodeError):
+        return f"{CONFIG_NAME} is not UTF-8 text"
     return type(error).__name__

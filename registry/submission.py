@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from .errors import BadInputError
+from .names import parse_date, parse_slug, parse_task
+from .plaintext import is_keepable
+
+MAX_VERSION = 999_999_999
+MAX_EXAMPLES = 2**31 - 1
+_LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "note": 10_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a user says about an adapter folder; None where nothing was said."""
+    """What a user says about an adapter folder; None where nothing was said.
+
+    Everything is checked when it is made, so that both databases get the same, and only what they can keep: text
+    without NUL, finite numbers, tags in their one form.
+
+    Raises:
+        BadInputError: a value is not acceptable.
+    """
 
     base: str
     task: str | None = None
@@ -21,3 +39,67 @@ class Submission:
     parent: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, and bring numbers and tags into their one form."""
+        if self.base is None:
+            raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
+        for name, limit in _LIMITS.items():
+            _require_text(name, getattr(self, name), limit)
+        if self.task:
+            parse_task(self.task)
+        if self.date:
+            parse_date(self.date)
+        _require_whole(self.version, "version", 1, MAX_VERSION, "leave out --version to get the next one")
+        _require_whole(
+            self.examples, "number of examples", 0, MAX_EXAMPLES, "leave out --examples if unknown"
+        )
+        object.__setattr__(self, "alpha", _finite(self.alpha, "alpha"))
+        object.__setattr__(self, "val_loss", _finite(self.val_loss, "validation loss"))
+        object.__setattr__(self, "tags", _tags(self.tags))
+
+
+def _require_text(what: str, value: Any, limit: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not is_keepable(value):
+        raise BadInputError(f"the {what} is not plain text", hint="give it as UTF-8 text without NUL")
+    if len(value) > limit:
+        raise BadInputError(
+            f"the {what} has {len(value):,} characters", hint=f"give at most {limit:,} characters"
+        )
+
+
+def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise BadInputError(f"the {what} is not a whole number from {low} to {high}", hint=hint)
+
+
+def _finite(value: Any, what: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise BadInputError(f"the {what} is not a finite number", hint="leave it out if it is not known")
+    return number
+
+
+def _tags(said: Any) -> dict[str, str]:
+    if not isinstance(said, Mapping):
+        raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
+    tags: dict[str, str] = {}
+    for name, value in said.items():
+        _require_text("name of a tag", name, _LIMITS["dataset"])
+        key = parse_slug(name, "tag")
+        if value is None:
+            raise BadInputError(f"the tag {key} has no value", hint=f"write --tag {key}=VALUE")
+        _require_text(f"tag {key}", value, _LIMITS["dataset"])
+        if key in tags:
+            raise BadInputError(f"the tag {key} is given twice", hint="upper and lower case are the same tag")
+        tags[key] = value
+    return tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,8 +22,8 @@ def parse_json(data: bytes, subject: str) -> Any:
         subject: what it is called in an error.
 
     Raises:
-        FormatError: it is not JSON, has a key twice, a NaN or infinity, an integer of more than 40 digits, or is
-            nested more than 64 deep.
+        FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
+            point, an integer of more than 40 digits, or is nested more than 64 deep.
     """
 
     def refuse_constant(name: str) -> NoReturn:
@@ -33,6 +34,12 @@ def parse_json(data: bytes, subject: str) -> Any:
             raise FormatError(f"{subject} holds an integer of {len(text)} digits")
         return int(text)
 
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise FormatError(f"{subject} holds a number that is too large")
+        return number
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
@@ -41,7 +48,11 @@ def parse_json(data: bytes, subject: str) -> Any:
 
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant, parse_int=whole
+            data.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=refuse_constant,
+            parse_int=whole,
+            parse_float=finite,
         )
     except UnicodeDecodeError as error:
         raise FormatError(f"{subject} is not UTF-8 text") from error

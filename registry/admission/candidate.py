@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 
 from ..adapter_folder import AdapterFolder
 from ..architecture import Architecture, Weight
@@ -63,20 +63,51 @@ class Candidate:
         return {index: layers[index] for index in sorted(layers)[first:]}
 
     def promised_modules(self) -> set[str]:
-        """Return the paths of all modules that the configuration says are adapted."""
-        parameters = self.folder.config.lora_parameters
-        keys = parameters.keys if parameters else None
-        stem = self.base.architecture.layer_stem()
+        """Return the paths of all modules that the configuration allows to be adapted."""
+        keys = self._keys
         promised = {
-            f"{stem}.{index}.{key}"
-            for index, weights in self.promised_layers().items()
-            for key in weights
+            path
+            for layer in self._paths_of_layers()
+            for key, path in layer.items()
             if keys is None or key in keys
         }
-        roots = {key for key in keys or () if key in self.base.architecture.weights}
-        return promised | roots
+        return promised | {key for key in keys or () if key in self.base.architecture.weights}
+
+    def missing_modules(self) -> set[str]:
+        """Return the paths of modules that must have been adapted and are not in the file.
+
+        Without `keys`, which matrices are adapted depends on mlx-lm's version: older ones take the query and value
+        projections, newer ones every linear layer.  What holds for all is that the layers are adapted alike.
+        """
+        present = set(self.folder.modules)
+        if self._keys is not None:
+            return self.promised_modules() - present
+        layers = self._paths_of_layers()
+        adapted = {key for layer in layers for key, path in layer.items() if path in present}
+        expected = {layer[key] for layer in layers for key in (adapted & layer.keys() or layer)}
+        return expected - present
+
+    @property
+    def _keys(self) -> list[str] | None:
+        parameters = self.folder.config.lora_parameters
+        return parameters.keys if parameters else None
+
+    def _paths_of_layers(self) -> list[dict[str, str]]:
+        """Return, for each promised layer, its matrices: path within the layer to path from the root."""
+        stem = self.base.architecture.layer_stem()
+        return [
+            {key: f"{stem}.{index}.{key}" for key in weights}
+            for index, weights in self.promised_layers().items()
+        ]
 
 
 def tail(name: str) -> str:
-    """Return what two spellings of one model's name have in common: the last part, folded, without separators."""
-    return re.sub(r"[^a-z0-9]", "", Path(name.rstrip("/\\").replace("\\", "/")).name.casefold())
+    """Return what two spellings of one model's name have in common: the last part, folded, without separators.
+
+    A dot is no separator (`v0.1` is not `v01`).  Empty where the name ends in no name: `.`, `..`, `/`.
+    """
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    if last in (".", ".."):
+        return ""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", last).casefold())
+    return re.sub(r"[-_ ]", "", folded)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warning", "info"]
 Verdict = Literal["pass", "warn", "fail"]
+_SHOWN = 4
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
@@ -51,3 +52,10 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Return findings with errors first, otherwise in the order they were found."""
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])
+
+
+def some(items: Iterable[str]) -> str:
+    """Return the first few of many names, for a message."""
+    ordered = sorted(items)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more

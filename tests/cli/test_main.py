@@ -62,10 +62,10 @@ def test_the_table_says_what_the_command_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_command_has_help_and_json(name: str) -> None:
+def test_every_command_has_help_and_both_ways_of_printing(name: str) -> None:
     command = ALL[name]
     assert command.help
-    assert "as_json" in {parameter.name for parameter in command.params}
+    assert {"as_json", "quiet"} <= {parameter.name for parameter in command.params}
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
@@ -122,3 +122,96 @@ def test_control_characters_reach_no_terminal(fusery: Fusery) -> None:
     done = fusery("base", "add", "no\x1b[31mfile")
     assert done.code == 2
     assert "\x1b" not in done.err
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "--json")], ids=str)
+def test_an_unexpected_error_of_the_system_is_a_sentence(fusery: Fusery, words: tuple[str, ...]) -> None:
+    done = fusery("--home", "h" * 300, *words)
+    assert done.code == 2
+    said = done.json["error"]["message"] if "--json" in words else done.err
+    assert "too long" in said
+    if "--json" in words:
+        assert done.json["error"]["code"] == "os_error"
+
+
+def test_a_current_folder_that_is_gone_is_a_sentence(
+    fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = fusery("--home", "relative", "list")
+    assert done.code == 2
+    assert "Hint: does the current folder still exist?" in done.err
+
+
+def test_an_interrupt_during_the_imports_is_no_traceback() -> None:
+    code = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from fusery.cli.main import main
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        ("--alpha", "inf"),
+        ("--alpha", "nan"),
+        ("--val-loss", "nan"),
+        ("--val-loss", "inf"),
+        ("--version", "1000000000000"),
+        ("--version", "9223372036854775808"),
+        ("--examples", "9223372036854775808"),
+        ("--examples", "-5"),
+        ("--note", "\udcff"),
+        ("--dataset", "\udcff"),
+        ("--task", "\udcff"),
+        ("--tag", "A=1", "--tag", "a=2"),
+        ("--tag", "a=1", "--tag", "a=2"),
+        ("--tag", "a=\udcff"),
+    ],
+    ids=ascii,
+)
+def test_a_fact_that_cannot_be_kept_is_refused(
+    stocked: Fusery, tmp_path: Path, facts: tuple[str, ...]
+) -> None:
+    for name in ("register", "check"):
+        if name == "check" and facts[0] in ("--note", "--tag"):
+            continue
+        done = stocked(name, tmp_path / "first", "--base", "tiny", "--task", "other", *facts)
+        assert done.code == 2
+        assert done.err.count("Error: ") == 1
+    assert len(stocked("list", "--json").json) == 2
+
+
+def test_a_word_that_is_not_text_is_refused(stocked: Fusery) -> None:
+    done = stocked("show", "a\udcff@1", "--json")
+    assert (done.code, done.json["error"]["code"]) == (2, "usage")
+
+
+def test_an_uppercase_digest_is_a_reference(stocked: Fusery) -> None:
+    digest = stocked("show", "course_rec@1", "--json").json["digest"]
+    assert stocked("show", digest[:20].upper(), "-q").out == "course_rec_v1_20260115\n"
+
+
+def test_names_are_printed_as_they_are(stocked: Fusery, tmp_path: Path) -> None:
+    words = ("--base", "tiny", "--task", "other", "--dataset", "a:fire:ü")
+    assert stocked("register", tmp_path / "first", *words).code == 0
+    assert "a:fire:ü" in stocked("list").out
+    for form in ("tree", "mermaid", "dot"):
+        assert "a:fire:ü" in stocked("lineage", "other@1", "--format", form).out
+
+
+def test_completion_prints_the_script(fusery: Fusery) -> None:
+    plain, quiet, document = (fusery("completion", "bash", *words) for words in ((), ("-q",), ("--json",)))
+    assert "_FUSERY_COMPLETE" in plain.out
+    assert quiet.out == plain.out
+    assert document.json["script"] + "\n" == plain.out

@@ -15,6 +15,7 @@ from fusery.registry.adapter_folder import read_adapter_folder
 from fusery.registry.admission import BaseFacts, Candidate, Declared, Finding, examine, verdict
 from fusery.registry.architecture import read_architecture
 from fusery.registry.names import parse_date
+from fusery.storage.errors import UnsafePathError
 
 Spoil = Callable[[Path], None]
 
@@ -117,6 +118,52 @@ def with_extra(name: str) -> Spoil:
     return edit_tensors(lambda tensors: {**tensors, name: np.ones((4, 4), np.float32)})
 
 
+def full(**tensors: np.ndarray) -> Spoil:
+    """A full fine tune with these tensors; `__` stands for a dot."""
+
+    def spoil(folder: Path) -> None:
+        edit_config(fine_tune_type="full")(folder)
+        edit_tensors(lambda _: {name.replace("__", "."): value for name, value in tensors.items()})(folder)
+
+    return spoil
+
+
+def stored_as(dtype: str, fragment: str) -> Spoil:
+    """Write some tensors in another type of the same width."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "adapters.safetensors"
+        stored = {
+            name: (dtype if fragment in name else kind, np.frombuffer(data, np.float32).reshape(shape))
+            for name, (kind, shape, data) in tinymodels.read_tensors(path).items()
+        }
+        tinymodels.write_tensors(path, stored, None)
+
+    return spoil
+
+
+def magnitudes(size: int, fragment: str = "lora_a") -> Spoil:
+    """Make it DoRA; the modules that are meant get magnitudes of this size."""
+
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        modules = [name.rpartition(".")[0] for name in tensors if fragment in name and "lora_a" in name]
+        return tensors | {f"{module}.m": np.ones(size, np.float32) for module in modules}
+
+    def spoil(folder: Path) -> None:
+        edit_config(fine_tune_type="dora")(folder)
+        edit_tensors(change)(folder)
+
+    return spoil
+
+
+def scalar(name: str) -> Spoil:
+    return edit_tensors(lambda tensors: {**tensors, name: np.float32(1).reshape(())})
+
+
+def metadata(**values: Any) -> Spoil:
+    return write("adapter_metadata.json", json.dumps(values))
+
+
 def remove(name: str) -> Spoil:
     return lambda folder: (folder / name).unlink()
 
@@ -182,13 +229,70 @@ BAD: list[tuple[str, str, Spoil]] = [
     ),
     ("no scale", "scale_missing", drop_from_config("scale")),
     ("a layer missing", "layers_missing", without("layers.3.")),
-    ("a module missing", "layers_missing", without("mlp.up_proj")),
+    ("a module missing in one layer", "layers_missing", without("layers.3.mlp.up_proj")),
+    (
+        "a module of the keys missing",
+        "layers_missing",
+        lambda folder: (
+            edit_config(keys=list(tinymodels.LINEAR))(folder),
+            without("mlp.up_proj")(folder),
+        )[0],
+    ),
     ("more layers promised", "layers_missing", edit_config(num_layers=-1)),
     ("fewer layers promised", "layers_unpromised", edit_config(num_layers=1)),
     ("key that matches nothing", "unmatched_key", edit_config(keys=["auto"])),
     ("a NaN", "not_finite", poison(float("nan"))),
     ("an infinity", "not_finite", poison(float("-inf"))),
     ("all zero", "all_zero", zeroed(".lora_b")),
+    ("scale zero", "all_zero", edit_config(scale=0.0)),
+    ("factors of whole numbers", "dtype_unsupported", stored_as("I32", "layers.3.mlp.up_proj")),
+    ("a factor without dimensions", "shape_mismatch", scalar("model.layers.3.mlp.up_proj.lora_a")),
+    ("magnitudes of another size", "shape_mismatch", magnitudes(3)),
+    ("some magnitudes missing", "incomplete_module", magnitudes(128, "q_proj")),
+    ("full without tensors", "no_tensors", full()),
+    ("full of another model", "unknown_tensor", full(nothing__here=np.ones((3, 3), np.float32))),
+    ("full with a tensor of no module", "unknown_tensor", full(weight=np.ones((3, 3), np.float32))),
+    (
+        "full with a module that the base has not",
+        "unknown_tensor",
+        full(model__layers__9__mlp__up_proj__weight=np.ones((256, 128), np.float32)),
+    ),
+    (
+        "full in another shape",
+        "shape_mismatch",
+        full(model__layers__3__mlp__up_proj__weight=np.ones((128, 256), np.float32)),
+    ),
+    (
+        "full with a bias in another shape",
+        "shape_mismatch",
+        full(model__layers__3__mlp__up_proj__bias=np.ones(128, np.float32)),
+    ),
+    (
+        "full with scales for a dense base",
+        "shape_mismatch",
+        full(model__layers__3__mlp__up_proj__scales=np.ones((256, 2), np.float32)),
+    ),
+    ("full and all zero", "all_zero", full(model__norm__weight=np.zeros(128, np.float32))),
+    ("full with LoRA tensors", "method_mismatch", edit_config(fine_tune_type="full")),
+    ("base in another script", "base_mismatch", edit_config(model="別的模型")),
+    ("base of another version", "base_mismatch", edit_config(model="ti.ny")),
+    ("NUL in the configuration", "config_invalid", edit_config(note="a\0b")),
+    ("half of a character in a key", "config_invalid", edit_config(**{"\ud800": 1})),
+    ("more iterations than anybody can count", "config_invalid", edit_config(iters=2**31)),
+    ("absurd number of layers", "config_invalid", edit_config(num_layers=2**63)),
+    ("absurd scale", "config_invalid", edit_config(scale=1e300)),
+    ("data with a long name", "config_invalid", edit_config(data="d" * 501)),
+    ("a great many keys", "config_invalid", edit_config(keys=["a"] * 1001)),
+    ("version of 400 digits", "metadata_invalid", metadata(version="9" * 400)),
+    ("version of ten digits", "metadata_invalid", metadata(version="v1000000000")),
+    ("negative version", "metadata_invalid", metadata(version=-3)),
+    ("version zero", "metadata_invalid", metadata(version=0)),
+    ("too many examples", "metadata_invalid", metadata(training_examples=2**63)),
+    ("negative examples", "metadata_invalid", metadata(training_examples=-5)),
+    ("dataset with a long name", "metadata_invalid", metadata(dataset="d" * 501)),
+    ("adapter with a long name", "metadata_invalid", metadata(adapter_name="a" * 201)),
+    ("NUL in the dataset", "metadata_invalid", metadata(dataset="a\0b")),
+    ("half of a character in the dataset", "metadata_invalid", metadata(dataset="\ud800")),
 ]
 
 
@@ -229,6 +333,144 @@ def test_a_good_adapter_on_a_quantised_base_has_no_findings(bits: int, tmp_path:
     base = tinymodels.make_base(tmp_path / "tiny", bits=bits)
     folder = tinymodels.make_adapter(tmp_path / "adapters", base)
     assert look(folder, base, known_as=("tiny", declared_model(folder))) == []
+
+
+def look_as_declared(folder: Path, base: Path) -> list[Finding]:
+    return look(folder, base, known_as=("tiny", declared_model(folder)))
+
+
+def old_generation(folder: Path) -> None:
+    """What mlx-lm wrote before it adapted every linear layer."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"lora_layers": config.pop("num_layers"), "use_dora": False}
+    del config["fine_tune_type"]
+    path.write_text(json.dumps(config), encoding="utf-8")
+    edit_tensors(lambda t: {k: v for k, v in t.items() if "q_proj" in k or "v_proj" in k})(folder)
+
+
+def test_an_adapter_of_an_old_trainer_has_no_findings(
+    tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter()
+    old_generation(folder)
+    assert look_as_declared(folder, tiny_base) == []
+
+
+@pytest.mark.parametrize("fragment", ["layers.3.", "layers.2.self_attn.v_proj"])
+def test_an_incomplete_adapter_of_an_old_trainer_is_refused(
+    fragment: str, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter()
+    old_generation(folder)
+    without(fragment)(folder)
+    finding = next(f for f in look_as_declared(folder, tiny_base) if f.code == "layers_missing")
+    assert fragment in finding.message
+    assert "mlp" not in finding.message
+
+
+def test_a_convolution_of_the_base_is_not_promised(tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "tiny")
+    stored = tinymodels.read_tensors(base / "model.safetensors")
+    tensors = {
+        name: (dtype, np.frombuffer(data, np.uint16).reshape(shape))
+        for name, (dtype, shape, data) in stored.items()
+    }
+    for index in range(4):
+        name = f"model.layers.{index}.linear_attn.conv1d.weight"
+        tensors[name] = ("BF16", np.ones((128, 4, 1), np.uint16))
+    tinymodels.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
+    folder = tinymodels.make_adapter(tmp_path / "adapters", base)
+    assert look_as_declared(folder, base) == []
+
+
+def test_dora_has_no_findings(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+    assert look_as_declared(make_adapter(fine_tune_type="dora"), tiny_base) == []
+
+
+def test_a_full_fine_tune_has_no_findings(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+    folder = make_adapter()
+    full(
+        model__layers__3__mlp__up_proj__weight=np.ones((256, 128), np.float32),
+        model__layers__3__mlp__up_proj__bias=np.ones(256, np.float32),
+        model__layers__3__input_layernorm__weight=np.ones(128, np.float32),
+        model__layers__3__self_attn__sinks=np.ones(4, np.float32),
+    )(folder)
+    assert look_as_declared(folder, tiny_base) == []
+
+
+def test_a_full_fine_tune_does_not_replace_packed_weights(
+    tmp_path: Path, make_adapter: Callable[..., Path]
+) -> None:
+    base = tinymodels.make_base(tmp_path / "tiny", bits=4)
+    folder = make_adapter(base=base)
+    full(model__layers__3__mlp__up_proj__weight=np.ones((256, 128), np.float32))(folder)
+    assert ("shape_mismatch", "error") in codes(look_as_declared(folder, base))
+
+
+def test_a_snapshot_in_a_hub_s_cache_is_read_through_its_links(
+    tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter(metadata={"version": 2})
+    repository = tmp_path / "models--org--adapter"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(repository / "blobs" / f"{number}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    read = read_adapter_folder(snapshot)
+    assert sorted(read.files) == [
+        "adapter_config.json",
+        "adapter_metadata.json",
+        "adapters.safetensors",
+    ]
+    assert not any(path.is_symlink() for path in read.files.values())
+    assert look_as_declared(snapshot, tiny_base) == []
+
+
+def test_a_bad_file_in_a_hub_s_cache_is_called_by_its_name(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--adapter"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for blob, name in (("c0ffee", "adapter_config.json"), ("facade", "adapters.safetensors")):
+        (repository / "blobs" / blob).write_bytes(b"{")
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    for problem in read_adapter_folder(snapshot).problems:
+        assert problem.message.startswith(problem.file)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, make_adapter: Callable[..., Path]) -> None:
+    folder = make_adapter()
+    (folder / "adapter_config.json").rename(tmp_path / "elsewhere.json")
+    (folder / "adapter_config.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(UnsafePathError):
+        read_adapter_folder(folder)
+
+
+@pytest.mark.parametrize("written", ["v2", "2", " v2.0 ", 2])
+def test_a_version_in_words_is_a_number(written: object, make_adapter: Callable[..., Path]) -> None:
+    assert read_adapter_folder(make_adapter(metadata={"version": written})).metadata.version == 2
+
+
+@pytest.mark.parametrize("name", [".", "..", "./", "../..", "/"])
+def test_a_path_without_a_name_cannot_be_verified(
+    name: str, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter()
+    edit_config(model=name)(folder)
+    found = look(folder, tiny_base, known_as=("tiny", ".", "模型甲"), others={"..": "other"})
+    assert codes(found) == {("base_unverified", "warning")}
+
+
+def test_names_in_another_script_are_compared(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+    folder = make_adapter()
+    edit_config(model="org/模型甲")(folder)
+    assert look(folder, tiny_base, known_as=("tiny", "模型-甲")) == []
+    finding = look(folder, tiny_base)[0]
+    assert finding.code == "base_mismatch"
+    assert "--name" not in finding.hint  # no base can be called so
 
 
 def declared_model(folder: Path) -> str:

@@ -1,0 +1,60 @@
+"""JSON that nobody vouches for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.jsonfile import MAX_BYTES, MAX_DEPTH, parse_json, read_json, read_object
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1e999", "too large"),
+        ('{"a": [-1e999]}', "too large"),
+        ("NaN", "NaN"),
+        ("[-Infinity]", "Infinity"),
+        ("9" * 41, "41 digits"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ("[" * (MAX_DEPTH + 2) + "]" * (MAX_DEPTH + 2), "nested too deep"),
+        ("[" * 200_000, "nested too deep"),
+        ("{", "not JSON"),
+    ],
+)
+def test_what_is_refused(text: str, said: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_json(text.encode(), "config.json")
+    assert said in caught.value.message
+    assert "config.json" in caught.value.message
+
+
+def test_what_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(FormatError, match="UTF-8"):
+        parse_json(b'"\xff"', "config.json")
+
+
+def test_ordinary_numbers_pass() -> None:
+    assert parse_json(b"[1, -2.5, 1e-5, 1.7e308, 1e-999]", "x") == [1, -2.5, 1e-5, 1.7e308, 0.0]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(MissingFileError):
+            read_json(path)
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    path.write_bytes(b"1" + b" " * MAX_BYTES)
+    with pytest.raises(FormatError, match="larger than 16 MiB"):
+        read_json(path)
+
+
+def test_an_object_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(FormatError, match="not a JSON object"):
+        read_object(path)
