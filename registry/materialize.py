@@ -20,6 +20,7 @@ from .bundles import TARGETS, BundleSource, Target, write_bundle
 from .destination import beside, holds, occupied, place_of, refuse_ours, require_free, sync_tree, taken
 from .errors import BadInputError
 from .fuse import FusedModel, FuseRequest, fuse
+from .names import compact_date
 from .resolve import resolve_adapter
 from .views import moment
 
@@ -133,7 +134,7 @@ def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
                 "digest": adapter.digest,
                 "task": adapter.task.name,
                 "version": adapter.version,
-                "date": adapter.date.strftime("%Y%m%d"),
+                "date": compact_date(adapter.date),
                 "rank": adapter.rank,
                 "alpha": adapter.alpha,
                 "scale": adapter.scale,

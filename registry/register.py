@@ -17,7 +17,7 @@ from .adapter_folder import AdapterFolder, read_adapter_folder
 from .admission import AdmissionError, BaseFacts, Candidate, Declared, Finding, examine, verdict
 from .bases import file_entry, recorded_architecture
 from .errors import AlreadyExistsError, BadInputError
-from .names import AdapterName, parse_date, parse_slug, parse_task
+from .names import AdapterName, compact_date, parse_date, parse_slug, parse_task
 from .proposal import proposed_name
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
 from .submission import Submission
@@ -166,7 +166,7 @@ def _require_same_facts(session: Session, known: tables.Adapter, submission: Sub
     said: dict[str, Any] = {
         "base": resolve_base(session, submission.base).names[0].name,
         "version": submission.version,
-        "date": f"{parse_date(submission.date):%Y%m%d}" if submission.date else None,
+        "date": compact_date(parse_date(submission.date)) if submission.date else None,
         "alpha": submission.alpha,
         "val_loss": submission.val_loss,
         "dataset": submission.dataset,

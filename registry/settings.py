@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -35,12 +35,19 @@ def _keepable(value: str) -> str:
     return value
 
 
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise BadInputError(
+            f"{path} names a user without a home folder", hint="write the whole path"
+        ) from error
+
+
 def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
     chosen = os.environ.get("FUSERY_HOME")
-    return (
-        Path(chosen).expanduser() if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
-    )
+    return _expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
 
 
 class Settings(BaseSettings):
@@ -60,7 +67,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     store_url: str = ""
     store_options: dict[str, Any] = {}
-    cache_dir: Path | None = None
+    cache_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
     cache_limit: Annotated[int, Field(ge=0)] = 100 << 30
     user: Annotated[str, Field(max_length=200), AfterValidator(_keepable)] = ""
 
@@ -72,7 +79,7 @@ class Settings(BaseSettings):
             BadInputError: a value in the environment or in `config.toml` is not acceptable.
             StoreDeniedError: the home folder may not be read.
         """
-        folder = (home or default_home()).expanduser().absolute()
+        folder = _expanded(home or default_home()).absolute()
 
         class Layered(cls):  # type: ignore[misc, valid-type]
             model_config = SettingsConfigDict(toml_file=folder / CONFIG_NAME)
@@ -113,7 +120,7 @@ class Settings(BaseSettings):
     @property
     def cache(self) -> Path:
         """The local folder that holds whole fused models."""
-        return (self.cache_dir or self.home / "cache").expanduser().absolute()
+        return _expanded(self.cache_dir or self.home / "cache").absolute()
 
     @property
     def actor(self) -> str:
@@ -141,7 +148,7 @@ def _user() -> str:
 
 
 def _anchored(path: Path, start: Path) -> Path:
-    return (start / path.expanduser()).absolute()
+    return (start / _expanded(path)).absolute()
 
 
 def _anchored_store(url: str, start: Path) -> str:

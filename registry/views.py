@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
+from .names import compact_date
 
 
 def moment(value: datetime) -> str:
@@ -74,7 +75,7 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], yanked: bool) -> 
         "name": adapter.name,
         "task": adapter.task.name,
         "version": adapter.version,
-        "date": adapter.date.strftime("%Y%m%d"),
+        "date": compact_date(adapter.date),
         "base": adapter.base.names[0].name,
         "digest": adapter.digest,
         "method": adapter.method,

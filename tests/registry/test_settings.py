@@ -135,3 +135,15 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(getpass, "getuser", nobody)
     assert Settings.load(tmp_path).actor == f"uid-{os.getuid()}"
+
+
+def test_an_empty_cache_dir_in_the_file_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('cache_dir = ""', encoding="utf-8")
+    assert Settings.load(tmp_path).cache == tmp_path / "cache"
+
+
+@pytest.mark.parametrize("field", ["HOME", "CACHE_DIR", "STORE_URL"])
+def test_a_user_without_a_home_folder_is_a_sentence(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    monkeypatch.setenv(f"FUSERY_{field}", "~no-such-user-4242/x")
+    with pytest.raises(BadInputError, match="without a home folder"):
+        Settings.load()
