@@ -138,6 +138,12 @@ def run(words: list[str]) -> int:
         if "--debug" in words:
             raise
         return _failure(words, "os_error", *_os_error(error), 2, error)
+    except RuntimeError as error:
+        # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
 
 
 def _os_error(error: OSError) -> tuple[str, str]:

@@ -160,6 +160,22 @@ from fusery.cli.main import main
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
+def test_an_interrupt_while_a_class_is_made_is_no_traceback(tmp_path: Path) -> None:
+    code = """
+import sys
+from fusery.cli.main import main
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fusery.registry.registry":
+            raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+sys.meta_path.insert(0, Interrupt())
+main(["--home", sys.argv[1], "list"])
+"""
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
 @pytest.mark.parametrize(
     "facts",
     [
