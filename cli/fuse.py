@@ -11,17 +11,46 @@ import click
 from .session import Session, command
 from .text import share, size
 
-_PRECISIONS = ("auto", "keep", "dequantize")
+_PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
+_MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _TARGETS = ("model", "docker")
 
 
-def _request_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a fuse to a command; `make_request` reads them."""
     options = [
         click.option(
             "--precision",
             type=click.Choice(_PRECISIONS),
             default="auto",
-            help="keep: the base's own format; dequantize: 16 bits; auto: the smaller of the two that passes.",
+            help="keep: the base's own format, rounded as mlx_lm.fuse does; dither: the same size, rounded at random "
+            "so that small updates survive; mixed: more bits where the adapter is; dequantize: 16 bits; "
+            "auto: the smallest that passes.",
+        ),
+        click.option(
+            "--quantize", type=int, metavar="BITS", help="Quantise every layer anew to so many bits."
+        ),
+        click.option(
+            "--group-size", type=int, metavar="N", help="With --quantize: numbers that share a scale."
+        ),
+        click.option(
+            "--mode", type=click.Choice(_MODES), help="With --quantize: the format; default: affine."
+        ),
+        click.option(
+            "--budget",
+            metavar="FACTOR",
+            help="Largest size of the weights, as a multiple of the base's: 1.2x.",
+        ),
+        click.option("--scale", type=float, metavar="X", help="Instead of the adapter's own scale."),
+        click.option(
+            "--with",
+            "extras",
+            multiple=True,
+            metavar="REF[:WEIGHT]",
+            help="Add another adapter of the same base, times WEIGHT; may be given again.",
+        ),
+        click.option(
+            "--seed", type=click.IntRange(0), default=0, help="With dither: of the random rounding."
         ),
         click.option(
             "--min-fidelity",
@@ -36,17 +65,24 @@ def _request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def make_request(options: dict[str, Any]) -> Any:
+    """Return the `FuseRequest` that the options of `request_options` say."""
+    from fusery.registry.fuse_request import FuseRequest, parse_budget, parse_extra
+
+    extras = tuple(parse_extra(text) for text in options.pop("extras"))
+    budget = options.pop("budget")
+    return FuseRequest(**options, extras=extras, budget=None if budget is None else parse_budget(budget))
+
+
 @command("fuse")
 @click.argument("reference", metavar="REF")
-@_request_options
+@request_options
 def fuse_command(session: Session, reference: str, **options: Any) -> None:
     """Fuse an adapter into its base; a second time it comes from the cache.
 
     Exit code 1 when the fused weights would not hold what the adapter learned.
     """
-    from fusery.registry.fuse import FuseRequest
-
-    request = FuseRequest(**options)
+    request = make_request(options)
     with session.progress("fusing") as progress:
         fused = session.registry.fuse(reference, request, say=session.say, progress=progress)
     document = fused.to_dict()
@@ -77,7 +113,7 @@ def fuse_command(session: Session, reference: str, **options: Any) -> None:
 @click.option(
     "--link", is_flag=True, help="Hard links into the cache instead of copies; do not edit the files."
 )
-@_request_options
+@request_options
 def materialize_command(
     session: Session, reference: str, destination: Path, target: str, force: bool, link: bool, **options: Any
 ) -> None:
@@ -85,14 +121,13 @@ def materialize_command(
 
     DEST is a folder that does not exist yet.
     """
-    from fusery.registry.fuse import FuseRequest
-
+    request = make_request(options)
     with session.progress("fusing") as progress:
         bundle = session.registry.materialize(
             reference,
             destination,
             target=target,
-            request=FuseRequest(**options),
+            request=request,
             force=force,
             link=link,
             say=session.say,

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("adapters", "Show the versions of a task, and how their validation loss moved."),
     "diff": ("adapters", "Show what differs between two adapters."),
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
+    "probe": ("probe", "Compare what two models answer to prompts."),
     "materialize": ("fuse", "Write a deployable bundle: a model folder or a Dockerfile bundle."),
     "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
     "audit": ("trail", "Rehash and cross-check database, store and cache."),

@@ -60,6 +60,7 @@ class Architecture:
         parameters: numbers in all weights and biases, counted unpacked.
         dtype: the dtype that most parameters have, in the words of safetensors, lower case (`bf16`).
         quantization: MLX's `quantization` entry, or None.
+        written_by_mlx: every weight file says so in its metadata.
     """
 
     config: Mapping[str, Any]
@@ -67,6 +68,7 @@ class Architecture:
     parameters: int
     dtype: str
     quantization: Mapping[str, Any] | None
+    written_by_mlx: bool
 
     @property
     def model_type(self) -> str:
@@ -176,7 +178,9 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
         FormatError: two shards hold the same tensor, or a packed weight fits no format.
     """
     tensors: dict[str, Tensor] = {}
+    written_by_mlx = True
     for header in headers:
+        written_by_mlx &= header.metadata.get("format") == "mlx"
         for name, tensor in header.tensors.items():
             if name in tensors:
                 raise FormatError(f"two weight files hold the tensor {name!r}")
@@ -203,7 +207,7 @@ def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Arc
             dtypes[tensor.dtype] += count
         parameters += count
     dtype = dtypes.most_common(1)[0][0].lower() if dtypes else "unknown"
-    return Architecture(config, weights, parameters, dtype, quantization)
+    return Architecture(config, weights, parameters, dtype, quantization, written_by_mlx)
 
 
 def _weight(

@@ -169,6 +169,7 @@ def _record(
                     module: [list(weight.shape), weight.dtype, weight.bits]
                     for module, weight in architecture.weights.items()
                 },
+                written_by_mlx=architecture.written_by_mlx,
                 location=str(origin.folder.resolve()) if reference else None,
                 created_at=now,
                 created_by=workspace.actor,
@@ -250,7 +251,9 @@ def recorded_architecture(base: tables.BaseModel) -> Architecture:
         module: Weight(module, tuple(shape), dtype, bits)
         for module, (shape, dtype, bits) in base.weights.items()
     }
-    return Architecture(base.config, weights, base.parameters, base.dtype, base.quantization)
+    return Architecture(
+        base.config, weights, base.parameters, base.dtype, base.quantization, base.written_by_mlx
+    )
 
 
 def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) -> dict[str, Path]:

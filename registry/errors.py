@@ -103,3 +103,9 @@ class RebuildDiffersError(RegistryError):
 
     code = "rebuild_differs"
     exit_code: ClassVar[int] = 1
+
+
+class ModelUnusableError(RegistryError):
+    """A model or an adapter cannot be loaded or run by mlx-lm."""
+
+    code = "model_unusable"

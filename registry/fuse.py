@@ -6,47 +6,32 @@ the adapter learned.  A refused fuse leaves its measurement in the log, so that 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
-from . import events, tables
+from . import tables
 from .database import leases
-from .errors import BadInputError, FidelityError, RebuildDiffersError
+from .errors import FidelityError, RebuildDiffersError
+from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
+from .fuse_request import FuseRequest, candidates
+from .fused_records import aliased_keys, find_fused, record_fused
 from .fusion.recipe import Recipe, artifact_key
-from .ingredients import Ingredients, gather
+from .ingredients import Ingredients, Inputs, gather
 from .views import fused_view
 
 if TYPE_CHECKING:
     from .fusion.fidelity import Fidelity
     from .workspace import Workspace
 
-PRECISIONS = ("auto", "keep", "dequantize")
-_REFUSED = "fuse.refused"
-
-
-@dataclass(frozen=True, slots=True)
-class FuseRequest:
-    """How to fuse.
-
-    Attributes:
-        precision: `keep`, `dequantize`, or `auto` for the smaller of the two that passes.
-        min_fidelity: share of the update that must be retained, 0 to 1; None for the verdict alone.
-        accept_loss: publish even what is LOST or below `min_fidelity`.
-    """
-
-    precision: str = "auto"
-    min_fidelity: float | None = None
-    accept_loss: bool = False
+__all__ = ["FuseRequest", "FusedModel", "fuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +53,6 @@ class FusedModel:
         return {**self.view, "path": str(self.path), "cached": self.cached}
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What a fuse was found to retain, from a record or from the log."""
-
-    verdict: str
-    retained: float | None
-
-    def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for PASS, as `auto` does while there is an alternative."""
-        if request.accept_loss and not strict:
-            return True
-        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
-            return False
-        return self.verdict == "PASS" if strict else self.verdict != "LOST"
-
-
 def fuse(
     workspace: Workspace,
     reference: str,
@@ -103,33 +72,21 @@ def fuse(
 
     Raises:
         FidelityError: the fused weights would not hold what the adapter learned; nothing was published.
-        FusionUnsupportedError: this base or adapter is outside of what the engine can do.
-        BadInputError: the adapter is yanked, or there is no such precision.
+        FusionUnsupportedError: this base or adapter cannot be fused, or `mlx_lm.fuse` would write wrong weights.
+        MissingExtraError: the base needs mlx-lm, which is not installed.
+        BadInputError: the adapter is yanked, or the request makes no sense.
         UnknownReferenceError: there is no such adapter.
         OutOfSpaceError: there is no room for the result.
     """
-    if request.min_fidelity is not None and not 0 <= request.min_fidelity <= 1:
-        raise BadInputError(
-            "the share that must be retained is a number from 0 to 1", hint="--min-fidelity 0.9"
-        )
-    ingredients = gather(workspace, reference)
-    candidates = _candidates(request.precision, ingredients)
-    for position, precision in enumerate(candidates):
-        strict = position + 1 < len(candidates)
-        job = _Job(workspace, ingredients, Recipe(precision=precision), request, strict, say, progress)
-        if (model := job.run()) is not None:
-            return model
+    request.check()
+    ingredients = gather(workspace, reference, request.extras)
+    with ingredients.opened() as inputs:
+        choice = Choice(workspace, ingredients, inputs, request, say)
+        for recipe, last in choice.recipes(candidates(request, ingredients)):
+            job = _Job(workspace, ingredients, inputs, recipe, request, not last, say, progress)
+            if (model := job.run()) is not None:
+                return model
     raise AssertionError("the last candidate either returns or raises")
-
-
-def _candidates(precision: str, ingredients: Ingredients) -> tuple[str, ...]:
-    if precision not in PRECISIONS:
-        raise BadInputError(
-            f"there is no precision {precision[:40]!r}", hint=f"--precision {'|'.join(PRECISIONS)}"
-        )
-    if precision != "auto":
-        return (precision,)
-    return ("keep", "dequantize") if ingredients.quantized else ("keep",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +95,7 @@ class _Job:
 
     workspace: Workspace
     ingredients: Ingredients
+    inputs: Inputs
     recipe: Recipe
     request: FuseRequest
     strict: bool
@@ -146,42 +104,28 @@ class _Job:
 
     @property
     def key(self) -> Digest:
-        return artifact_key(self.ingredients.base_digest, self.ingredients.adapter_digest, self.recipe)
+        return artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, self.recipe)
 
     def run(self) -> FusedModel | None:
         """Return the model, or None when it does not pass and there is another candidate."""
-        if (known := self._known()) is not None and not self._passes(known):
+        if (known := known_measurement(self.workspace, self.key)) is not None and not self._passes(known):
             return None
         if (model := self._cached()) is not None:
             return model
         return self._build()
 
-    def _known(self) -> _Measured | None:
-        with self.workspace.database.read() as session:
-            row = _row(session, self.key)
-            if row is not None:
-                return _Measured(row.verdict, row.retained)
-            refusals = events.history(session, kind="fused", subject=self.key, action=_REFUSED, limit=1)
-        if not refusals:
-            return None
-        detail = json.loads(refusals[0].detail)
-        return _Measured(detail["verdict"], detail["retained"])
-
-    def _passes(self, measured: _Measured) -> bool:
+    def _passes(self, measured: Measured) -> bool:
         """Return True to go on, False to try the next candidate; raise when there is none."""
         if measured.passes(self.request, strict=self.strict):
             return True
         if self.strict:
-            self.say(
-                f"{self.recipe.precision}: {measured.verdict}, {100 * (measured.retained or 0):.1f} % of the update retained; "
-                "trying the next larger format"
-            )
+            self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
             return False
         raise _lost(self.ingredients, self.recipe, measured, self.request)
 
     def _cached(self) -> FusedModel | None:
         with self.workspace.database.read() as session:
-            row = _row(session, self.key)
+            row = find_fused(session, self.key)
             view = self._view(row) if row else None
         if view is None:
             return None
@@ -207,13 +151,12 @@ class _Job:
     def _compute(self, lease: leases.Lease) -> FusedModel | None:
         started = time.monotonic()
         cache = self.workspace.cache
-        cache.sweep()
         with cache.build(self.key, lease.fence) as folder:
-            self.say(f"fusing {self.ingredients.adapter_name} ({self.recipe.precision})")
-            made = self.ingredients.compute(
+            self.say(f"fusing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+            made = self.inputs.compute(
                 self.recipe, self.key, folder, check=lease.check, progress=self.progress
             )
-            measured = _Measured(made.fidelity.verdict, made.fidelity.retained)
+            measured = Measured.of(made.fidelity)
             if not measured.passes(self.request, strict=self.strict):
                 self._refuse(lease, measured)
                 return None
@@ -223,32 +166,19 @@ class _Job:
         with self.workspace.database.write() as session:
             lease.publish(session)
             view = self._record(session, made.manifest, made.fidelity, time.monotonic() - started)
-            spared = {self.key, *_aliased_keys(session)}
+            spared = {self.key, *aliased_keys(session)}
         cache.evict(self.workspace.settings.cache_limit, spared).execute()
         return FusedModel(path, False, view)
 
-    def _refuse(self, lease: leases.Lease, measured: _Measured) -> None:
+    def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
         with self.workspace.database.write() as session:
-            events.record(
-                session,
-                action=_REFUSED,
-                kind="fused",
-                subject=self.key,
-                detail={
-                    "adapter": self.ingredients.adapter_name,
-                    "precision": self.recipe.precision,
-                    "verdict": measured.verdict,
-                    "retained": measured.retained,
-                },
-                actor=self.workspace.actor,
-                at=self.workspace.database.utcnow(session),
-            )
+            record_refusal(self.workspace, session, self.ingredients, self.recipe, self.key, measured)
             lease.release(session)
         self._passes(measured)
 
     def _require_same(self, manifest: Manifest) -> None:
         with self.workspace.database.read() as session:
-            row = _row(session, self.key)
+            row = find_fused(session, self.key)
         if row is not None and row.digest != manifest.digest:
             raise RebuildDiffersError(
                 f"rebuilding {self.key[:12]} gave other bytes than are recorded: {manifest.digest[:12]}, "
@@ -259,92 +189,16 @@ class _Job:
     def _record(
         self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
     ) -> dict[str, Any]:
-        from .deposit import record_manifest
-
-        row = _row(session, self.key)
+        row = find_fused(session, self.key)
         if row is None:
-            row = self._new_row(session, record_manifest(session, manifest), manifest, fidelity, seconds)
+            row = record_fused(
+                self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
+            )
         return self._view(row)
 
     def _view(self, row: tables.Fused) -> dict[str, Any]:
         """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
-        return {**fused_view(row), "adapter": self.ingredients.adapter_name}
-
-    def _new_row(
-        self,
-        session: Session,
-        stored: tables.Manifest,
-        manifest: Manifest,
-        fidelity: Fidelity,
-        seconds: float,
-    ) -> tables.Fused:
-        now = self.workspace.database.utcnow(session)
-        row = tables.Fused(
-            key=self.key,
-            base_id=self.ingredients.base_id,
-            adapter_id=self.ingredients.adapter_id,
-            recipe=self.recipe.to_dict(),
-            engine=self.recipe.engine,
-            precision=self.recipe.precision,
-            quantization=self.ingredients.quantization if self.recipe.precision == "keep" else None,
-            manifest_id=stored.id,
-            digest=manifest.digest,
-            bytes=manifest.size,
-            seconds=seconds,
-            verdict=fidelity.verdict,
-            retained=fidelity.retained,
-            cosine=fidelity.cosine,
-            relative_error=fidelity.relative_error,
-            created_at=now,
-            created_by=self.workspace.actor,
-            used_at=now,
-            modules=[
-                tables.ModuleFidelity(
-                    module=module.module,
-                    norm=module.norm,
-                    retained=module.retained,
-                    cosine=module.cosine,
-                    relative_error=module.relative_error,
-                )
-                for module in fidelity.modules
-            ],
-        )
-        session.add(row)
-        session.flush()
-        session.refresh(row)
-        events.record(
-            session,
-            action="fused.made",
-            kind="fused",
-            subject=self.key,
-            detail={
-                "adapter": self.ingredients.adapter_name,
-                "base": self.ingredients.base_digest,
-                "digest": manifest.digest,
-                "precision": self.recipe.precision,
-                "verdict": fidelity.verdict,
-                "retained": fidelity.retained,
-            },
-            actor=self.workspace.actor,
-            at=now,
-        )
-        return row
-
-
-def _row(session: Session, key: Digest) -> tables.Fused | None:
-    return session.scalar(select(tables.Fused).where(tables.Fused.key == key))
-
-
-def _aliased_keys(session: Session) -> list[str]:
-    """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
-    named, fused = aliased(tables.Adapter), aliased(tables.Adapter)
-    query = (
-        select(tables.Fused.key)
-        .join(fused, fused.id == tables.Fused.adapter_id)
-        .join(named, named.digest == fused.digest)
-        .join(tables.Alias, tables.Alias.adapter_id == named.id)
-    )
-    return list(session.scalars(query))
+        return {**fused_view(row), "adapter": self.ingredients.adapter.name}
 
 
 def _manifest(view: Mapping[str, Any]) -> Manifest:
@@ -361,17 +215,22 @@ def _waiting(busy: leases.Busy) -> str:
 
 
 def _lost(
-    ingredients: Ingredients, recipe: Recipe, measured: _Measured, request: FuseRequest
+    ingredients: Ingredients, recipe: Recipe, measured: Measured, request: FuseRequest
 ) -> FidelityError:
-    share = f"{100 * (measured.retained or 0.0):.1f} %"
-    if measured.verdict == "LOST":
-        message = f"{recipe.precision} would lose the adapter: only {share} of its update would be in the fused weights"
+    share, name = f"{100 * (measured.retained or 0.0):.1f} %", describe(recipe)
+    if request.min_fidelity is not None and (measured.retained or 0.0) < request.min_fidelity:
+        message = f"{name} retains {share} of the update, and at least {request.min_fidelity} was asked for"
     else:
-        message = f"{recipe.precision} retains {share} of the update, and at least {request.min_fidelity} was asked for"
-    keeps = recipe.precision == "keep" and ingredients.quantized
-    hint = (
-        f"fusery fuse {ingredients.adapter_name} --precision dequantize"
-        if keeps
-        else "--accept-loss publishes it"
-    )
+        message = f"{name} would lose the adapter: {measured.in_words}"
+    larger = recipe.precision != "dequantize" and ingredients.quantized
+    if request.budget is not None:
+        hint = "allow more: --budget 1.5x, or leave it out"
+    elif recipe.precision == "keep" and larger:
+        hint = f"fusery fuse {ingredients.adapter.name} --precision auto"
+    else:
+        hint = (
+            f"fusery fuse {ingredients.adapter.name} --precision dequantize"
+            if larger
+            else "--accept-loss publishes it"
+        )
     return FidelityError(message, hint=hint)

@@ -1,10 +1,11 @@
-"""What a fuse is made from: a base's files, an adapter's files, and the engine that puts them together."""
+"""What a fuse is made from: a base's files, the files of adapters, and the engine that puts them together."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,16 @@ from . import tables
 from .adapter_files import CONFIG, WEIGHTS
 from .bases import blob_generations, locate_files
 from .errors import BadInputError
+from .fusion.recipe import ENGINE, Recipe, seed_of
 from .resolve import resolve_adapter
 
 if TYPE_CHECKING:
     from fusery.storage.stamps import FileState
 
+    from .fusion.allocate import Sampled
     from .fusion.fidelity import Fidelity
-    from .fusion.recipe import Recipe
+    from .fusion.plan import Extra, Plan
+    from .fusion.policy import Policy
     from .workspace import Workspace
 
 
@@ -41,15 +45,23 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterPart:
+    """An adapter and its weight in the sum."""
+
+    id: int
+    name: str
+    digest: Digest
+    files: tuple[FileEntry, ...]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ingredients:
-    """A base and an adapter, read from the database once."""
+    """A base and adapters, read from the database once; the first adapter is the one that was asked for."""
 
     workspace: Workspace
     base: tables.BaseModel
-    adapter_id: int
-    adapter_name: str
-    adapter_digest: Digest
-    adapter_files: tuple[FileEntry, ...]
+    parts: tuple[AdapterPart, ...]
 
     @property
     def base_id(self) -> int:
@@ -62,6 +74,16 @@ class Ingredients:
         return Digest(self.base.digest)
 
     @property
+    def adapter(self) -> AdapterPart:
+        """The adapter that was asked for."""
+        return self.parts[0]
+
+    @property
+    def extras(self) -> tuple[AdapterPart, ...]:
+        """Those that are added to it."""
+        return self.parts[1:]
+
+    @property
     def quantization(self) -> dict[str, Any] | None:
         """MLX's `quantization` entry of the base."""
         return self.base.quantization
@@ -70,6 +92,70 @@ class Ingredients:
     def quantized(self) -> bool:
         """The base's weights are quantised."""
         return self.base.quantization is not None
+
+    @property
+    def engine(self) -> str:
+        """Name the arithmetic that will run, before any file is read.
+
+        Raises:
+            MissingExtraError: the base needs mlx-lm, which is not installed.
+        """
+        from .fusion.base import taken_by_name
+
+        names = [file.path for file in self.base.manifest.files]
+        if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx):
+            return ENGINE
+        from .fusion.fingerprint import fingerprint
+
+        return f"{ENGINE}; {fingerprint()}"
+
+    @contextmanager
+    def opened(self) -> Iterator[Inputs]:
+        """Hold the files for as long as something is computed from them; they are fetched when first needed."""
+        self.workspace.cache.sweep()
+        with self.workspace.cache.scratch() as folder:
+            yield Inputs(self, folder)
+
+
+class Inputs:
+    """The files of a base and of adapters, at hand."""
+
+    def __init__(self, ingredients: Ingredients, scratch: Path) -> None:
+        self._ingredients, self._scratch = ingredients, scratch
+        self._workspace = ingredients.workspace
+        self._base: dict[str, Path] | None = None
+        self._adapters: list[dict[str, Path]] = []
+
+    def plan(self, policy: Policy, recipe: Recipe, metadata: Mapping[str, str] | None = None) -> Plan:
+        """Plan a fuse.
+
+        Raises:
+            FusionUnsupportedError: it cannot be fused, or would come out wrong.
+            MissingExtraError: the base needs mlx-lm, which is not installed.
+        """
+        from .fusion.plan import make_plan
+
+        base, adapters = self.base, self.adapters
+        return make_plan(
+            base,
+            read_object(base["config.json"]),
+            adapters[0][WEIGHTS],
+            read_object(adapters[0][CONFIG]),
+            policy,
+            scale=recipe.scale,
+            extras=self._extras(adapters[1:]),
+            metadata=metadata,
+            scratch=Path(tempfile.mkdtemp(prefix="loaded-", dir=self._scratch)),
+        )
+
+    def sample(self, recipe: Recipe) -> Sampled:
+        """Estimate what a recipe gives, without writing anything."""
+        from .fusion.allocate import Sampled
+        from .fusion.sample import sample
+
+        plan = self.plan(policy_of(recipe, 0), recipe)
+        numbers = {module.path: module.rows * module.columns for module in plan.modules}
+        return Sampled(sample(plan), plan.size, numbers)
 
     def compute(
         self,
@@ -95,61 +181,82 @@ class Ingredients:
             OutOfSpaceError: there is no room for the result.
         """
         from .fusion.engine import fuse
-        from .fusion.plan import make_plan
 
-        with tempfile.TemporaryDirectory(prefix="inputs-", dir=folder.parent) as scratch:
-            base = locate_files(self.workspace, self.base, Path(scratch))
-            adapter = self._adapter_files(Path(scratch))
-            plan = make_plan(
-                base,
-                read_object(base["config.json"]),
-                adapter[WEIGHTS],
-                read_object(adapter[CONFIG]),
-                recipe.precision,
-                scale=recipe.scale,
-                metadata={"fusery.key": key},
-            )
-            _require_space(folder, plan.size)
-            unproven = self._unproven(base)
-            states = {name: file_state(base[name]) for name in unproven}
-            fused = fuse(
-                plan,
-                folder,
-                check=check,
-                progress=None if progress is None else lambda done: progress(done, plan.size),
-                expected=unproven,
-            )
-            self._vouch(base, unproven, states)
+        plan = self.plan(policy_of(recipe, seed_of(key)), recipe, {"fusery.key": key})
+        _require_space(folder, plan.size)
+        unproven = self._unproven()
+        states = {name: file_state(self.base[name]) for name in unproven}
+        fused = fuse(
+            plan,
+            folder,
+            check=check,
+            progress=None if progress is None else lambda done: progress(done, plan.size),
+            expected=unproven,
+        )
+        self._vouch(unproven, states)
         return Made(Manifest.of(fused.files), fused.fidelity)
 
-    def _unproven(self, base: Mapping[str, Path]) -> dict[str, Digest]:
-        """Return the files of the base that were not found to be right of late, with the digests they must have."""
-        vouchers = self.workspace.vouchers
-        digests = {file.path: Digest(file.sha256) for file in self.base.manifest.files}
-        return {name: digest for name, digest in digests.items() if not vouchers.hold(base[name], digest)}
-
-    def _vouch(
-        self, base: Mapping[str, Path], proven: Mapping[str, Digest], states: Mapping[str, FileState]
-    ) -> None:
-        for name in proven.keys() & self.read_whole:
-            self.workspace.vouchers.note(base[name], proven[name], states[name])
+    @property
+    def base(self) -> dict[str, Path]:
+        """The base's files by name."""
+        if self._base is None:
+            self._base = locate_files(self._workspace, self._ingredients.base, self._scratch)
+        return self._base
 
     @property
-    def read_whole(self) -> set[str]:
-        """The files of the base that a fuse reads from beginning to end, and so verifies."""
-        return {file.path for file in self.base.manifest.files if file.path.endswith(".safetensors")}
+    def adapters(self) -> list[dict[str, Path]]:
+        """The files of each adapter by name, verified: they are small, and read whole by the plan."""
+        if not self._adapters:
+            self._adapters = [
+                self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
+            ]
+        return self._adapters
 
-    def _adapter_files(self, scratch: Path) -> dict[str, Path]:
-        """Return the adapter's files, verified: they are small, and read whole by the plan."""
-        digests = [entry.sha256 for entry in self.adapter_files]
-        generations = blob_generations(self.workspace, digests)
+    def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
+        digests = [entry.sha256 for entry in part.files]
+        generations = blob_generations(self._workspace, digests)
         found = {}
-        for entry in self.adapter_files:
-            found[entry.path] = scratch / f"adapter-{entry.path}"
-            self.workspace.store.fetch(
+        for entry in part.files:
+            found[entry.path] = self._scratch / f"adapter-{number}-{entry.path}"
+            self._workspace.store.fetch(
                 entry.sha256, found[entry.path], generation=generations.get(entry.sha256, 0)
             )
         return found
+
+    def _extras(self, adapters: Sequence[Mapping[str, Path]]) -> list[Extra]:
+        from .fusion.plan import Extra
+
+        return [
+            Extra(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
+            for files, part in zip(adapters, self._ingredients.extras, strict=True)
+        ]
+
+    def _unproven(self) -> dict[str, Digest]:
+        """Return the files of the base that were not found to be right of late, with the digests they must have."""
+        vouchers = self._workspace.vouchers
+        digests = {file.path: Digest(file.sha256) for file in self._ingredients.base.manifest.files}
+        return {
+            name: digest for name, digest in digests.items() if not vouchers.hold(self.base[name], digest)
+        }
+
+    def _vouch(self, proven: Mapping[str, Digest], states: Mapping[str, FileState]) -> None:
+        """Note which files of the base were read from beginning to end, and so verified."""
+        for name in proven:
+            if name.endswith(".safetensors"):
+                self._workspace.vouchers.note(self.base[name], proven[name], states[name])
+
+
+def policy_of(recipe: Recipe, seed: int) -> Policy:
+    """Return what a recipe means to the engine.
+
+    Args:
+        recipe: how a base and adapters are fused.
+        seed: of random rounding.
+    """
+    from .fusion.policy import Policy, Quantize
+
+    quantize = Quantize(**recipe.quantization) if recipe.quantization else None
+    return Policy(recipe.precision, recipe.bits, quantize, seed)
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -161,21 +268,40 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
-def gather(workspace: Workspace, reference: str) -> Ingredients:
+def gather(workspace: Workspace, reference: str, extras: Sequence[tuple[str, float]] = ()) -> Ingredients:
     """Return what the fuse of an adapter is made from.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        extras: further adapters to add, and their weights.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: it is yanked.
+        BadInputError: one is yanked.
+        BadInputError: they were not trained on the same base.
     """
     with workspace.database.read() as session:
-        adapter = resolve_adapter(session, reference)
-        _refuse_yanked(session, adapter)
-        files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
-        base = adapter.base
+        adapters = [resolve_adapter(session, text) for text in (reference, *(text for text, _ in extras))]
+        weights = [1.0, *(weight for _, weight in extras)]
+        base = adapters[0].base
+        for adapter in adapters:
+            _refuse_yanked(session, adapter)
+            if adapter.base_id != base.id:
+                raise BadInputError(
+                    f"{adapter.name} was trained on {adapter.base.names[0].name}, "
+                    f"{adapters[0].name} on {base.names[0].name}: they cannot be combined",
+                    hint="fusery list --base NAME",
+                )
+        parts = tuple(_part(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         assert base.names is not None
         assert base.manifest.files is not None
-        return Ingredients(workspace, base, adapter.id, adapter.name, Digest(adapter.digest), files)
+        return Ingredients(workspace, base, parts)
+
+
+def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
+    files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
+    return AdapterPart(adapter.id, adapter.name, Digest(adapter.digest), files, weight)
 
 
 def _refuse_yanked(session: Session, adapter: tables.Adapter) -> None:

@@ -74,7 +74,8 @@ def _node(thing: Made) -> Node:
     if isinstance(thing, tables.Adapter):
         return Node(f"adapter:{thing.name}", "adapter", thing.name, thing.digest)
     if isinstance(thing, tables.Fused):
-        name = f"{thing.adapter.name} ({thing.precision})"
+        names = [thing.adapter.name, *(extra.adapter.name for extra in thing.extras)]
+        name = f"{' + '.join(names)} ({thing.precision})"
         return Node(f"fused:{thing.key[:16]}", "fused", name, thing.digest)
     if isinstance(thing, tables.Bundle):
         # Ids are made of what a thing is, not of its row: the same thing has the same id in every registry.
@@ -132,7 +133,8 @@ def _parents(session: Session, thing: Made) -> Iterable[tuple[Made, str]]:
         if thing.parent:
             yield thing.parent, "continued-from"
     elif isinstance(thing, tables.Fused):
-        yield from ((twin, "fused-from-adapter") for twin in session.scalars(twins(thing.adapter)))
+        for adapter in (thing.adapter, *(extra.adapter for extra in thing.extras)):
+            yield from ((twin, "fused-from-adapter") for twin in session.scalars(twins(adapter)))
         yield thing.base, "fused-from-base"
     elif isinstance(thing, tables.Bundle):
         if thing.fused:

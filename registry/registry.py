@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .fuse import FusedModel, FuseRequest
     from .lineage import Graph
     from .materialize import Materialized
+    from .probe import ProbeReport
     from .register import Registered
 
 
@@ -157,6 +158,31 @@ class Registry:
         from .fuse import FuseRequest, fuse
 
         return fuse(self.workspace, reference, request or FuseRequest(), say=say, progress=progress)
+
+    def probe(
+        self,
+        reference: str,
+        *,
+        against: str | None = None,
+        request: FuseRequest | None = None,
+        prompts: str | Path | None = None,
+        limit: int = 32,
+        say: Callable[[str], None] = _silent,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ProbeReport:
+        """Compare what two models answer to prompts; see `fusery.registry.probe.probe`."""
+        from .probe import probe
+
+        return probe(
+            self.workspace,
+            reference,
+            against=against,
+            request=request,
+            prompts=Path(prompts) if prompts is not None else None,
+            limit=limit,
+            say=say,
+            progress=progress,
+        )
 
     def materialize(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from . import tables
@@ -160,15 +160,17 @@ def next_version(session: Session, task: tables.Task) -> int:
 
 
 def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:
-    """Return the query for what was fused from an adapter's bytes.
+    """Return the query for what was fused from an adapter's bytes, alone or with others.
 
     The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
     """
     twin = aliased(tables.Adapter)
+    same = select(twin.id).where(twin.digest == adapter.digest)
+    added = select(tables.FusedExtra.fused_id).where(tables.FusedExtra.adapter_id.in_(same))
     return (
         select(tables.Fused)
-        .join(twin, tables.Fused.adapter_id == twin.id)
-        .where(twin.digest == adapter.digest, tables.Fused.base_id == adapter.base_id)
+        .where(or_(tables.Fused.adapter_id.in_(same), tables.Fused.id.in_(added)))
+        .where(tables.Fused.base_id == adapter.base_id)
         .order_by(tables.Fused.id)
     )
 

@@ -117,6 +117,7 @@ def fused_view(fused: tables.Fused) -> dict[str, Any]:
         "key": fused.key,
         "digest": fused.digest,
         "adapter": fused.adapter.name,
+        "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],
         "base": fused.base.names[0].name,
         "precision": fused.precision,
         "quantization": fused.quantization,

@@ -74,11 +74,28 @@ class FusedCache:
             StoreDeniedError: the cache may not be written to.
             OutOfSpaceError: the disk is full.
         """
-        folder = self.root / "tmp" / f"{parse_digest(key)}.{fence}.{uuid.uuid4().hex}"
+        with self._owned(f"{parse_digest(key)}.{fence}.{uuid.uuid4().hex}") as folder:
+            yield folder
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a new, empty folder for files that are needed for a while; it is removed afterwards.
+
+        Raises:
+            StoreDeniedError: the cache may not be written to.
+            OutOfSpaceError: the disk is full.
+        """
+        with self._owned(f"inputs.{uuid.uuid4().hex}") as folder:
+            yield folder
+
+    @contextmanager
+    def _owned(self, name: str) -> Iterator[Path]:
+        """Give a folder under tmp/ with its owner's name beside it, so that a killed process's can be removed."""
+        folder = self.root / "tmp" / name
         owner = _owner_file(folder)
         with os_failures(f"write to the cache {self.root}", near=self.root):
-            for name in ("fused", "stamps", "tmp", "quarantine"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+            for part in ("fused", "stamps", "tmp", "quarantine"):
+                (self.root / part).mkdir(parents=True, exist_ok=True)
             owner.write_text(this_process())
             folder.mkdir()
         try:

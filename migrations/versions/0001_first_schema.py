@@ -65,7 +65,7 @@ def downgrade() -> None:
     drop("signature", "event")
     drop("bundle_adapter", "bundle")
     drop("yank", "alias_move", "alias", "registry")
-    drop("module_fidelity", "fused")
+    drop("module_fidelity", "fused_extra", "fused")
     drop("curve_point", "adapter_finding", "adapter_tag")
     drop("adapter", "dataset", "task")
     drop("base_revision", "base_name", "base_model")
@@ -144,6 +144,7 @@ def create_bases() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("config", DOCUMENT, nullable=False),
         sa.Column("weights", DOCUMENT, nullable=False),
+        sa.Column("written_by_mlx", sa.Boolean(), nullable=False),
         sa.Column("location", sa.Text(), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("created_by", sa.String(200), nullable=False),
@@ -312,9 +313,20 @@ def create_fused() -> None:
     )
     indexes("fused", "adapter_id", "base_id", "digest", "manifest_id")
     op.create_table(
+        "fused_extra",
+        sa.Column("fused_id", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("adapter_id", sa.Integer(), nullable=False),
+        sa.Column("weight", sa.Double(), nullable=False),
+        primary("fused_extra", "fused_id", "position"),
+        foreign("fused_extra", "adapter_id", "adapter.id"),
+        foreign("fused_extra", "fused_id", "fused.id"),
+    )
+    indexes("fused_extra", "adapter_id")
+    op.create_table(
         "module_fidelity",
         sa.Column("fused_id", sa.Integer(), nullable=False),
-        sa.Column("module", sa.String(300), nullable=False),
+        sa.Column("module", sa.String(600), nullable=False),
         sa.Column("norm", sa.Double(), nullable=False),
         sa.Column("retained", sa.Double(), nullable=True),
         sa.Column("cosine", sa.Double(), nullable=True),

@@ -9,25 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusery.storage.safetensors import Tensor, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
 from .arithmetic import FORMATS
 
-_FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b)")
+LORA, DORA, FULL = "lora", "dora", "full"
+_KINDS = (LORA, DORA, FULL)
+_NAMES = {LORA: "LoRA", DORA: "DoRA", FULL: "full fine-tuning"}
+_FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The two tensors of one module.
+    """The tensors of one module.
 
     Attributes:
-        a: `lora_a`: (in, rank) of a linear layer, (rows, rank) of an embedding.
-        b: `lora_b`: (rank, out), or (rank, columns).
+        a: `lora_a`: (in, rank) of a linear layer, (rows, rank) of an embedding, (experts, rank, in) of a switch layer.
+        b: `lora_b`: (rank, out), (rank, columns), or (experts, out, rank).
+        m: DoRA's magnitudes, one for each row of the weight; None for LoRA.
     """
 
     a: Tensor
     b: Tensor
+    m: Tensor | None = None
+
+    @property
+    def switch(self) -> bool:
+        """Whether there is one pair for each expert."""
+        return len(self.a.shape) == 3
 
     @property
     def rank(self) -> int:
@@ -37,21 +47,25 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter as mlx-lm's trainer writes it.
+    """An adapter as mlx-lm's trainer writes it.
 
     Attributes:
         path: its safetensors file.
+        kind: `lora`, `dora` or `full`.
         scale: factor of every update.
         num_layers: how many blocks from the end it was trained on; 0 and less is all of them.
         keys: paths of the adapted modules within a block or from the model's root; None for every linear layer.
-        factors: by module path.
+        factors: by module path; none of a full fine-tune.
+        tensors: of a full fine-tune, by the name of the base's tensor that each replaces.
     """
 
     path: Path
+    kind: str
     scale: float
     num_layers: int
     keys: tuple[str, ...] | None
     factors: Mapping[str, Factors]
+    tensors: Mapping[str, Tensor]
 
 
 def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = None) -> Adapter:
@@ -63,14 +77,18 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
         scale: instead of the scale in the configuration.
 
     Raises:
-        FusionUnsupportedError: it is not a LoRA adapter of linear layers and embeddings, or contradicts itself.
+        FusionUnsupportedError: it is not an adapter that mlx-lm could load, or contradicts itself.
         FormatError: the file is malformed.
         MissingFileError: it cannot be read.
     """
-    _require_lora(config)
+    kind = _kind(config)
+    if kind == FULL:
+        if scale is not None:
+            raise FusionUnsupportedError("the result of full fine-tuning has no scale to override")
+        return Adapter(path, kind, 1.0, 0, None, {}, read_header(path, limit=BASE_HEADER_LIMIT).tensors)
     parameters = config.get("lora_parameters")
     parameters = parameters if isinstance(parameters, Mapping) else {}
-    factors = _read_factors(path)
+    factors = _read_factors(path, kind)
     rank = parameters.get("rank")
     for module, pair in factors.items():
         if rank is not None and pair.rank != rank:
@@ -78,18 +96,20 @@ def read_adapter(path: Path, config: Mapping[str, Any], scale: float | None = No
                 f"the adapter's tensors for {module} have rank {pair.rank}, its configuration says {rank!r}"
             )
     return Adapter(
-        path, _scale(parameters, scale), _num_layers(config), _keys(parameters.get("keys")), factors
+        path, kind, _scale(parameters, scale), _num_layers(config), _keys(parameters.get("keys")), factors, {}
     )
 
 
-def _require_lora(config: Mapping[str, Any]) -> None:
-    kind = config.get("fine_tune_type", "lora")
-    if kind != "lora" or config.get("use_dora"):
-        name = {"dora": "DoRA", "full": "full fine-tuning"}.get(str(kind), str(kind)[:40])
-        name = "DoRA" if kind == "lora" else name
+def _kind(config: Mapping[str, Any]) -> str:
+    kind = config.get("fine_tune_type", LORA)
+    if kind not in _KINDS:
+        raise FusionUnsupportedError(f"there is no kind of adapter {str(kind)[:40]!r} in mlx-lm")
+    if kind == LORA and config.get("use_dora"):
         raise FusionUnsupportedError(
-            f"adapters of the kind {name} cannot be fused by this version, LoRA only"
+            "the adapter's configuration says use_dora, which mlx-lm before 0.19 wrote and mlx-lm today passes over",
+            hint='replace it in adapter_config.json by "fine_tune_type": "dora"',
         )
+    return str(kind)
 
 
 def _scale(parameters: Mapping[str, Any], override: float | None) -> float:
@@ -120,33 +140,38 @@ def _keys(keys: Any) -> tuple[str, ...] | None:
     return tuple(keys)
 
 
-def _read_factors(path: Path) -> dict[str, Factors]:
+def _read_factors(path: Path, kind: str) -> dict[str, Factors]:
     header = read_header(path)
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in header.tensors.items():
         match = _FACTOR.fullmatch(name)
-        if match is None:
-            kind = "DoRA, which this version cannot fuse" if name.endswith(".m") else "not a LoRA tensor"
-            raise FusionUnsupportedError(f"the adapter's tensor {name!r} is {kind}")
+        if match is None or (match["part"] == "m" and kind == LORA):
+            raise FusionUnsupportedError(f"the adapter's tensor {name!r} is not a {_NAMES[kind]} tensor")
         if tensor.dtype not in FORMATS:
             raise FusionUnsupportedError(
                 f"the adapter's tensor {name!r} is {tensor.dtype}, not a float format"
             )
         parts.setdefault(match["module"], {})[match["part"]] = tensor
-    return {module: _pair(module, found) for module, found in parts.items()}
+    return {module: _pair(module, found, kind) for module, found in parts.items()}
 
 
-def _pair(module: str, found: Mapping[str, Tensor]) -> Factors:
-    if len(found) < 2:
-        raise FusionUnsupportedError(f"the adapter holds only {next(iter(found))} of {module}")
-    pair = Factors(found["lora_a"], found["lora_b"])
-    if len(pair.a.shape) == 3:
+def _pair(module: str, found: Mapping[str, Tensor], kind: str) -> Factors:
+    needed = {"lora_a", "lora_b"} | ({"m"} if kind == DORA else set())
+    if missing := sorted(needed - found.keys()):
+        raise FusionUnsupportedError(f"the adapter holds no {missing[0]} of {module}")
+    pair = Factors(found["lora_a"], found["lora_b"], found.get("m"))
+    if kind == DORA and pair.switch:
         raise FusionUnsupportedError(
-            f"{module} is a switch layer (mixture of experts), which this version cannot fuse"
+            f"{module} is a switch layer (experts), which DoRA does not adapt in mlx-lm"
         )
-    flat = len(pair.a.shape) == len(pair.b.shape) == 2 and 0 not in pair.a.shape + pair.b.shape
-    if not flat or pair.a.shape[1] != pair.b.shape[0]:
+    if not _multiply(pair) or 0 in pair.a.shape + pair.b.shape:
         raise FusionUnsupportedError(
             f"the adapter's tensors for {module} do not multiply: {pair.a.shape}, {pair.b.shape}"
         )
     return pair
+
+
+def _multiply(pair: Factors) -> bool:
+    if pair.switch and len(pair.b.shape) == 3:
+        return pair.a.shape[0] == pair.b.shape[0] and pair.a.shape[1] == pair.b.shape[2]
+    return len(pair.a.shape) == len(pair.b.shape) == 2 and pair.a.shape[1] == pair.b.shape[0]

@@ -11,10 +11,24 @@ scales and biases, one per column, meet whole vectors, and minimum and maximum r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from .arithmetic import Array, Format, decode, encode, round_any, round_sum
+
+
+class Packing(Protocol):
+    """How codes are packed: what `unpack` and `pack` need to know of a grid."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -36,6 +50,11 @@ class Grid:
     bits: int
     group_size: int
     form: Format
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """The NumPy dtype of stored scales."""
+        return self.form.stored
 
     @property
     def words_per_group(self) -> int:
@@ -72,7 +91,7 @@ class Packed:
     biases: Array
 
 
-def unpack(words: Array, grid: Grid, codes: Array) -> None:
+def unpack(words: Array, grid: Packing, codes: Array) -> None:
     """Write the codes of groups to `codes`.
 
     Args:
@@ -88,7 +107,7 @@ def unpack(words: Array, grid: Grid, codes: Array) -> None:
     np.bitwise_and(codes, np.uint32(grid.top), out=codes)
 
 
-def pack(codes: Array, grid: Grid) -> Array:
+def pack(codes: Array, grid: Packing) -> Array:
     """Return the words of codes: the inverse of `unpack`, uint32 (groups, words per group)."""
     per = _CODES_PER_PACK[grid.bits]
     places = codes.reshape(-1, per, codes.shape[1])

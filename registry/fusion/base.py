@@ -5,24 +5,24 @@ Also decides whether tensors may be taken by their on-disk names at all (FUSION 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fusery.storage.errors import FormatError
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
-from .affine import BITS, GROUP_SIZES, Grid
 from .architectures import CHANGED_BY_LOADING, architecture_of
-from .arithmetic import FORMATS
 from .config import weight_names
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
-_PLAIN_GRID = {"bits": 4, "group_size": 64, "mode": "affine"}
-_NEEDS_MLX = "needs the mlx engine, which this version does not have"
+
+
+class NeedsModelClassError(FusionUnsupportedError):
+    """The names of the tensors do not tell enough: mlx-lm's own class of the model has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,42 @@ class Base:
         config: its `config.json`.
         tensors: those that mlx-lm keeps, by name, in the order of the files.
         known: every matrix of a block is known to be a linear layer.
+        kinds: what mlx-lm's class says of each module that can be adapted, `linear`, `embedding` or `switch`; None
+            where the class was not asked.
+        blocks: paths of the layers of each block, from the class; None where it was not asked.
     """
 
     files: Mapping[str, Path]
     config: Mapping[str, Any]
     tensors: Mapping[str, Source]
     known: bool
+    kinds: Mapping[str, str] | None = None
+    blocks: Sequence[Sequence[str]] | None = None
+
+    def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
+        """Return the base with some of its tensors taken from another file, as after full fine-tuning.
+
+        Args:
+            file: what to call the file.
+            path: where it lies.
+            tensors: those to replace, by name.
+
+        Raises:
+            FusionUnsupportedError: the base has no such tensor, or it has another shape.
+        """
+        for name, tensor in tensors.items():
+            if name not in self.tensors:
+                raise FusionUnsupportedError(
+                    f"the adapter holds the tensor {name}, which the base does not have",
+                    hint="was it trained on another base?",
+                )
+            if tensor.shape != self.tensors[name].shape:
+                raise FusionUnsupportedError(
+                    f"the adapter's {name} is {tensor.shape}, the base's is {self.tensors[name].shape}",
+                    hint="was it trained on another base?",
+                )
+        replaced = {name: Source(file, tensor) for name, tensor in tensors.items()}
+        return replace(self, files={**self.files, file: path}, tensors={**self.tensors, **replaced})
 
     @property
     def quantization(self) -> Mapping[str, Any]:
@@ -76,8 +106,10 @@ class Base:
             adapted: paths of adapted modules; of several lists of blocks (a vision tower's), theirs is meant.
 
         Raises:
-            FusionUnsupportedError: the blocks cannot be told from the names.
+            NeedsModelClassError: the blocks cannot be told from the names.
         """
+        if self.blocks is not None:
+            return [list(block) for block in self.blocks]
         found: dict[str, dict[int, list[str]]] = {}
         for name, source in self.tensors.items():
             module = name.removesuffix(".weight")
@@ -95,100 +127,9 @@ class Base:
                 if any(path.startswith(f"{stem}.") for path in adapted)
             }
         if len(found) != 1:
-            raise FusionUnsupportedError(
-                f"the blocks of the model cannot be told from its tensor names, it {_NEEDS_MLX}"
-            )
+            raise NeedsModelClassError("the blocks of the model cannot be told from its tensor names")
         blocks = next(iter(found.values()))
         return [blocks.get(index, []) for index in range(max(blocks) + 1)]
-
-    def grid(self, module: str, columns: int | None = None) -> Grid:
-        """Return how a packed module is quantised: by its own entry in the configuration, else by its shapes.
-
-        Args:
-            module: its path.
-            columns: unpacked columns, if known (from the adapter).
-
-        Raises:
-            FusionUnsupportedError: not in an affine format, or the configuration contradicts the shapes.
-        """
-        weight, scales, biases = (
-            self.tensors.get(f"{module}.{part}") for part in ("weight", "scales", "biases")
-        )
-        if weight is None or scales is None or f"{module}.global_scale" in self.tensors:
-            raise FusionUnsupportedError(f"{module} is quantised in a way that {_NEEDS_MLX}")
-        own = self.quantization.get(module)
-        settings = self._settings(module, own, columns, weight, scales)
-        mode, bits, size = settings["mode"], settings["bits"], settings["group_size"]
-        form = FORMATS.get(scales.tensor.dtype)
-        if mode != "affine" or form is None or biases is None:
-            raise FusionUnsupportedError(
-                f"{module} is quantised in the {str(mode)[:40]} format, which {_NEEDS_MLX}"
-            )
-        packed, groups = weight.shape[-1] * 32, scales.shape[-1]
-        whole = type(bits) is type(size) is int
-        fits = whole and bits in BITS and size in GROUP_SIZES and packed == groups * size * bits
-        fits = fits and weight.tensor.dtype == "U32" and len(weight.shape) == 2
-        same = scales.shape == biases.shape and scales.tensor.dtype == biases.tensor.dtype
-        if not fits or not same or scales.shape[0] != weight.shape[0] or columns not in (None, groups * size):
-            raise FusionUnsupportedError(
-                f"the tensors of {module} do not fit the {str(bits)[:9]} bits in groups of {str(size)[:9]} they should have"
-            )
-        return Grid(bits, size, form)
-
-    def bits(self, module: str) -> int:
-        """Return the bits per number of a packed module, as far as they can be told: for counting only."""
-        own = self.quantization.get(module)
-        if isinstance(own, Mapping) and type(own.get("bits")) is int:
-            return int(own["bits"])
-        weight, scales = self.tensors[f"{module}.weight"], self.tensors[f"{module}.scales"]
-        columns = self._columns(weight, scales) if scales.tensor.dtype in FORMATS else None
-        return weight.shape[-1] * 32 // columns if columns else int(self._default["bits"])
-
-    @property
-    def _default(self) -> dict[str, Any]:
-        return _PLAIN_GRID | {key: self.quantization[key] for key in _PLAIN_GRID if key in self.quantization}
-
-    def _settings(
-        self, module: str, own: Any, columns: int | None, weight: Source, scales: Source
-    ) -> dict[str, Any]:
-        if isinstance(own, Mapping):
-            return _PLAIN_GRID | dict(own)
-        if own is True:
-            return self._default
-        if own is not None or not self.quantization or 0 in weight.shape + scales.shape:
-            raise FusionUnsupportedError(f"{module} is quantised, but the configuration does not say so")
-        if scales.tensor.dtype not in FORMATS:
-            return self._default
-        columns = columns or self._columns(weight, scales)
-        if columns is None:
-            raise FusionUnsupportedError(
-                f"how {module} is quantised cannot be told from its shapes, it {_NEEDS_MLX}"
-            )
-        bits, size = weight.shape[-1] * 32 // columns, columns // scales.shape[-1]
-        return {"bits": bits, "group_size": size, "mode": "affine"}
-
-    def _columns(self, weight: Source, scales: Source) -> int | None:
-        """Return the unpacked columns of a module that neither the configuration nor the adapter names.
-
-        4 bits in groups of 64 and 8 bits in groups of 32 have the same shapes; what decides is a width that the
-        model has, the configuration's default first.
-        """
-        packed, groups = weight.shape[-1] * 32, scales.shape[-1]
-        choices = [groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed]
-        likely = [columns for columns in choices if columns in self._widths()] or choices
-        default = groups * int(self._default["group_size"])
-        if default in likely:
-            return default
-        return likely[0] if len(likely) == 1 else None
-
-    def _widths(self) -> set[int]:
-        text = self.config.get("text_config")
-        config = {**(text if isinstance(text, Mapping) else {}), **self.config}
-        widths = {config.get("hidden_size"), config.get("intermediate_size")}
-        heads, size = config.get("num_attention_heads"), config.get("head_dim")
-        if type(heads) is int and type(size) is int:
-            widths.add(heads * size)
-        return {width for width in widths if type(width) is int}
 
 
 def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
@@ -199,7 +140,8 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
         config: the parsed `config.json`.
 
     Raises:
-        FusionUnsupportedError: this base needs the model's own class, so the mlx engine.
+        NeedsModelClassError: this base needs mlx-lm's own class.
+        FusionUnsupportedError: mlx-lm cannot fuse it either.
         FormatError: a weight file is malformed, or there is none.
         MissingFileError: a file cannot be read.
     """
@@ -213,38 +155,53 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
             if name in tensors:
                 raise FormatError(f"two weight files of the base hold the tensor {name!r}")
             tensors[name] = Source(file, tensor)
-    _require_by_name(config, headers)
+    written_by_mlx = all(header.metadata.get("format") == "mlx" for header in headers.values())
+    _require_by_name(config, written_by_mlx=written_by_mlx)
     _require_plain_quantization(files, config)
     architecture = architecture_of(str(config.get("model_type")))
     if architecture is not None:
         for name in architecture.dropped(tensors, config):
             del tensors[name]
         if architecture.needs is not None and architecture.needs not in tensors:
-            raise FusionUnsupportedError(f"the base has no {architecture.needs}; adding it {_NEEDS_MLX}")
+            raise NeedsModelClassError(f"the base has no {architecture.needs}")
     for name, source in tensors.items():
         if name.endswith("rotary_emb.inv_freq"):
             raise FusionUnsupportedError(f"mlx-lm cannot load this base: it does not know the tensor {name}")
         if source.tensor.dtype not in _COPYABLE:
-            raise FusionUnsupportedError(f"{name} is {source.tensor.dtype}, which {_NEEDS_MLX}")
+            raise NeedsModelClassError(f"{name} is {source.tensor.dtype}")
     return Base(files, config, tensors, architecture is not None)
 
 
-def _require_by_name(config: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
+def taken_by_name(config: Mapping[str, Any], files: Collection[str], *, written_by_mlx: bool) -> bool:
+    """Tell from the configuration whether a base's tensors can be taken by their names, without mlx-lm.
+
+    Args:
+        config: the parsed `config.json`.
+        files: names of all files of the base.
+        written_by_mlx: all weight files say so.
+    """
+    try:
+        _require_by_name(config, written_by_mlx=written_by_mlx)
+        _require_plain_quantization(files, config)
+    except NeedsModelClassError:
+        return False
+    except FusionUnsupportedError:
+        return True  # nobody can fuse it, which is said when it is tried
+    return True
+
+
+def _require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise FusionUnsupportedError("the base's config.json has no model_type")
     if config.get("model_file") is not None:
         raise FusionUnsupportedError("the base brings its own code (model_file), which is never run")
-    written_by_mlx = all(header.metadata.get("format") == "mlx" for header in headers.values())
     by_name = written_by_mlx or architecture_of(model_type) is not None
     if model_type in CHANGED_BY_LOADING or not by_name:
-        raise FusionUnsupportedError(
-            f"a base of the architecture {model_type[:40]!r} in this layout {_NEEDS_MLX}",
-            hint=None if by_name else "convert it with mlx_lm.convert and add the result as the base",
-        )
+        raise NeedsModelClassError(f"mlx-lm rearranges a base of the architecture {model_type[:40]!r}")
 
 
-def _require_plain_quantization(files: Mapping[str, Path], config: Mapping[str, Any]) -> None:
+def _require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
     if config.get("quantize_activations"):
         raise FusionUnsupportedError(
             "a base with quantised activations cannot be fused, not by mlx-lm either"
@@ -261,4 +218,4 @@ def _require_plain_quantization(files: Mapping[str, Path], config: Mapping[str, 
     )
     if other or "hf_quant_config.json" in files:
         method = other.get("quant_method") if isinstance(other, Mapping) else None
-        raise FusionUnsupportedError(f"a base quantised by {str(method or 'another tool')[:40]} {_NEEDS_MLX}")
+        raise NeedsModelClassError(f"the base was quantised by {str(method or 'another tool')[:40]}")

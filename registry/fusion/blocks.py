@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .affine import Grid, Packed, dequantize, pack, quantize, unpack
+from .affine import Grid, dequantize, pack, quantize, unpack
 from .arithmetic import (
     F16,
     F32,
@@ -19,68 +19,141 @@ from .arithmetic import (
     Format,
     Update,
     decode,
-    low_halves,
+    encode,
     multiply_out,
     narrow,
     round_sum,
     widen,
 )
+from .dither import Thresholds, round_steps
 from .fidelity import Sums, measure
-
-BLOCK = 1 << 18
-"""Numbers computed at a time: 1 MiB in float32; about five such arrays are at work.  Larger blocks leave the
-cache, smaller ones have threads wait for the interpreter more often than they compute."""
-
-_TILES = 8 << 20
+from .grids import AnyGrid
+from .layouts import store_groups, to_groups, to_rows
+from .magnitude import intended_change, rescale, row_factors, row_norms, spare_size
+from .microscaling import FloatGrid, OutOfRangeError
+from .policy import Target
+from .workspace import Workspace
 
 
 class NotFiniteError(ValueError):
     """A quantised module would have to hold a NaN or an infinity."""
 
 
-class Workspace:
-    """Arrays that a thread uses again and again; asking the system for fresh ones costs more than computing."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Whole rows of a weight as they are stored.
 
-    def __init__(self) -> None:
-        self._arrays: dict[str, Array] = {}
+    Attributes:
+        weight: plain numbers (rows, columns), or uint32 (rows, words).
+        scales: (rows, groups), None for plain numbers.
+        biases: (rows, groups), None for plain numbers and for formats without.
+    """
 
-    def floats(self, shape: tuple[int, int], *names: str) -> list[Array]:
-        """Return a float32 array of a shape for each name, with old contents."""
-        return [self._take(name, shape).view(np.float32) for name in names]
+    weight: Array
+    scales: Array | None = None
+    biases: Array | None = None
 
-    def words(self, shape: tuple[int, int], name: str) -> Array:
-        """Return a uint32 array of a shape, with old contents."""
-        return self._take(name, shape)
-
-    def bytes(self, size: int, name: str) -> Array:
-        """Return an array of `size` bytes, with old contents."""
-        return self._take(name, (1, -(-size // 4))).reshape(-1).view(np.uint8)[:size]
-
-    def _take(self, name: str, shape: tuple[int, int]) -> Array:
-        size = shape[0] * shape[1]
-        held = self._arrays.get(name)
-        if held is None or held.size < size:
-            held = self._arrays[name] = np.empty(max(size, BLOCK), np.uint32)
-        return held[:size].reshape(shape)
+    def __getitem__(self, part: slice) -> Rows:
+        """Return some of the rows."""
+        scales, biases = (None if array is None else array[part] for array in (self.scales, self.biases))
+        return Rows(self.weight[part], scales, biases)
 
 
-def rows_per_block(columns: int, rank: int = 0) -> int:
-    """Return how many rows of a module make a block; fewer where a large rank would make the tiles large."""
-    numbers = min(BLOCK, max(_TILES // rank, 1)) if rank else BLOCK
-    return max(1, numbers // columns)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the rows of a module are stored, before and after.
+
+    Attributes:
+        columns: numbers in a row.
+        form: format of the base's numbers.
+        grid: how the base's are quantised, None for plain numbers.
+        target: what is written.
+    """
+
+    columns: int
+    form: Format
+    grid: AnyGrid | None
+    target: Target
+
+    @property
+    def group(self) -> int | None:
+        """The group size of blocks laid out in groups, None for blocks laid out in rows."""
+        if self.target.grid is not None:
+            return self.target.grid.group_size
+        return self.grid.group_size if self.grid is not None else None
 
 
-def tile(right: Array, grid: Grid, rows: int) -> Array:
-    """Return the right factor laid out like `rows` quantised rows: (rank, group size, rows * groups of a row)."""
-    rank, columns = right.shape
-    groups = columns // grid.group_size
-    tiles = np.empty((rank, grid.group_size, rows, groups), np.float32)
-    tiles[...] = right.reshape(rank, groups, grid.group_size).transpose(0, 2, 1)[:, :, None, :]
-    return tiles.reshape(rank, grid.group_size, rows * groups)
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be added to a module, ready for its blocks.
+
+    Attributes:
+        update: the factors.
+        tiles: the right one as `layouts.tile` lays it out; None for blocks in rows.
+        magnitudes: float32 (rows,) of the module, with DoRA.
+        thresholds: with dithering.
+    """
+
+    update: Update
+    tiles: Array | None = None
+    magnitudes: Array | None = None
+    thresholds: Thresholds | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The arrays of a block: the base's numbers, the new ones, and the change that was intended."""
+
+    base: Array
+    new: Array
+    delta: Array
+    scratch: Array
+
+    @classmethod
+    def take(cls, shape: tuple[int, int], work: Workspace) -> _Block:
+        return cls(*work.floats(shape, "base", "new", "delta", "scratch"))
+
+    def measure(self, *, exact: bool) -> Sums:
+        """Return what was retained; `new` holds what was written, and is overwritten."""
+        np.subtract(self.new, self.base, out=self.new)
+        sums = measure(self.new, self.delta, self.scratch, exact=exact)
+        return sums if exact or sums.finite else measure(self.new, self.delta, self.scratch, exact=True)
+
+
+def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Rows, work: Workspace) -> Sums:
+    """Write `weight + update` for a block of whole rows of a module.
+
+    Args:
+        rows: of the base.
+        kind: how they are stored, before and after.
+        change: of the module, or of the expert that the rows belong to; None to write them as they are.
+        first: number of the first row in the module or expert.
+        out: where to write; scales and biases only where they change.
+        work: the thread's arrays.
+
+    Raises:
+        NotFiniteError: a NaN or an infinity would have to be quantised.
+    """
+    if kind.group is None and change is not None and change.magnitudes is None:
+        return fuse_dense(rows.weight, kind.form, change.update, first, out.weight, work)
+    count, group = len(rows.weight), kind.group
+    shape = (count, kind.columns) if group is None else (group, count * kind.columns // group)
+    block = _Block.take(shape, work)
+    if change is None:
+        exact = _read(rows, kind, block.base, work, exact=False)
+        np.copyto(block.new, block.base)
+        np.copyto(block.delta, np.float32(0))
+    elif change.magnitudes is not None:
+        _rescaled(rows, kind, change, first, block, work)
+        exact = True
+    else:
+        exact = _added(rows, kind, change, first, block, work)
+    _write(rows, kind, change, first, block, out, work, exact=exact)
+    return block.measure(exact=False) if change is not None else Sums()
 
 
 def fuse_dense(stored: Array, form: Format, update: Update, first: int, out: Array, work: Workspace) -> Sums:
-    """Write `weight + update` for a block of rows of a dense module.
+    """Write `weight + update` for a block of rows of plain numbers.
 
     Args:
         stored: numbers of the weight as stored (rows, columns).
@@ -97,142 +170,195 @@ def fuse_dense(stored: Array, form: Format, update: Update, first: int, out: Arr
 def _fuse_dense(
     stored: Array, form: Format, update: Update, first: int, out: Array, work: Workspace, *, exact: bool
 ) -> tuple[Sums, bool]:
-    delta, base, new, scratch = work.floats(stored.shape, "delta", "base", "new", "scratch")
-    left = update.left[:, first : first + len(stored), None]
-    multiply_out(left, update.right[:, None, :], delta, scratch)
-    update.round_to(delta, form, scratch, new, exact=exact)
-    widen(stored, form, base, exact=exact)
-    np.add(base, new, out=new)
-    round_sum(new, form, scratch, new, exact=exact)
-    narrow(new, form, scratch, out, exact=exact)
-    sound = form is not F16 or float(max(new.max(), -new.min())) <= F16.limit
-    np.subtract(new, base, out=new)
-    sums = measure(new, delta, scratch, exact=exact)
+    block = _Block.take((len(stored), stored.shape[1]), work)
+    _multiply_rows(update, first, block)
+    update.round_to(block.delta, form, block.scratch, block.new, exact=exact)
+    widen(stored, form, block.base, exact=exact)
+    np.add(block.base, block.new, out=block.new)
+    round_sum(block.new, form, block.scratch, block.new, exact=exact)
+    narrow(block.new, form, block.scratch, out, exact=exact)
+    sound = form is not F16 or float(max(block.new.max(), -block.new.min())) <= F16.limit
+    np.subtract(block.new, block.base, out=block.new)
+    sums = measure(block.new, block.delta, block.scratch, exact=exact)
     return sums, exact or (sound and sums.finite)
 
 
-@dataclass(frozen=True, slots=True)
-class GridUpdate:
-    """An update of a quantised module.
-
-    Attributes:
-        update: the factors.
-        tiles: the right one as `tile` lays it out.
-    """
-
-    update: Update
-    tiles: Array
+def _multiply_rows(update: Update, first: int, block: _Block) -> None:
+    left = update.left[:, first : first + len(block.delta), None]
+    multiply_out(left, update.right[:, None, :], block.delta, block.scratch)
 
 
-def dequantize_rows(packed: Packed, grid: Grid, out: Array, work: Workspace) -> None:
-    """Write a block of quantised rows as plain numbers, stored in the grid's format, to `out` (groups, group size)."""
-    shape = (grid.group_size, len(packed.words))
-    values, scratch = work.floats(shape, "base", "scratch")
-    exact = _dequantize(packed, grid, values, scratch, work, exact=False)
-    _store(values, grid.form, out, work, exact=exact)
-
-
-def fuse_dequantized(
-    packed: Packed, grid: Grid, change: GridUpdate, first: int, out: Array, work: Workspace
-) -> Sums:
-    """Write `dequantised weight + update` for a block of rows.
-
-    Args:
-        packed: the rows.
-        grid: how they are quantised.
-        change: of the whole module.
-        first: which row of the module the block begins with.
-        out: stored numbers (groups, group size).
-        work: the thread's arrays.
-    """
-    delta, base, new, scratch = _arrays(packed, grid, work)
-    exact = _add(packed, grid, change, first, work)
-    _store(new, grid.form, out, work, exact=exact)
-    return _measure(new, base, delta, scratch)
-
-
-def requantize(
-    packed: Packed, grid: Grid, change: GridUpdate, first: int, work: Workspace
-) -> tuple[Packed, Sums]:
-    """Return `dequantised weight + update`, quantised again with fresh scales, for a block of rows.
-
-    Raises:
-        NotFiniteError: the sum holds a NaN or an infinity, for which quantisation has no meaning.
-    """
-    delta, base, new, scratch = _arrays(packed, grid, work)
-    _add(packed, grid, change, first, work)
-    codes = work.words(new.shape, "codes")
-    scales, biases = quantize(new, grid, scratch, codes)
-    fast = grid.fast(scales, biases)
-    if not fast and not (np.isfinite(scales).all() and np.isfinite(biases).all()):
-        raise NotFiniteError
-    stored = [np.empty(scales.shape, grid.form.stored) for _ in range(2)]
-    for wide, narrowed in zip((scales, biases), stored, strict=True):
-        narrow(wide, grid.form, np.empty_like(wide), narrowed, exact=not fast)
-    written = Packed(pack(codes, grid), *stored)
-    dequantize(codes, scales, biases, grid.form, new, scratch, exact=not fast)
-    return written, _measure(new, base, delta, scratch)
-
-
-def _arrays(packed: Packed, grid: Grid, work: Workspace) -> list[Array]:
-    return work.floats((grid.group_size, len(packed.words)), "delta", "base", "new", "scratch")
-
-
-def _measure(new: Array, base: Array, delta: Array, scratch: Array) -> Sums:
-    np.subtract(new, base, out=new)
-    sums = measure(new, delta, scratch, exact=False)
-    return sums if sums.finite else measure(new, delta, scratch, exact=True)
-
-
-def _add(packed: Packed, grid: Grid, change: GridUpdate, first: int, work: Workspace) -> bool:
-    """Fill `delta`, `base` and `new = base + rounded delta`; return whether the exact way was taken.
+def _added(
+    rows: Rows,
+    kind: Kind,
+    change: Change,
+    first: int,
+    block: _Block,
+    work: Workspace,
+    *,
+    exact: bool = False,
+) -> bool:
+    """Fill a block in groups: `base`, `delta`, and `new` as their rounded sum; return whether that was the exact way.
 
     The bounds of the update and of the scales together bound the sum, so it needs no look of its own.
     """
-    delta, base, new, scratch = _arrays(packed, grid, work)
-    update, groups = change.update, len(packed.words)
-    per_row = update.right.shape[1] // grid.group_size
-    left = np.repeat(update.left[:, first : first + groups // per_row], per_row, axis=1)
-    multiply_out(left, change.tiles[:, :, :groups], delta, scratch)
-    exact = _dequantize(packed, grid, base, scratch, work, exact=update.needs_exact(grid.form))
-    update.round_to(delta, grid.form, scratch, new, exact=exact)
-    np.add(base, new, out=new)
-    round_sum(new, grid.form, scratch, new, exact=exact)
+    update, tiles, groups = change.update, change.tiles, block.base.shape[1]
+    assert tiles is not None
+    left = np.repeat(update.left[:, first : first + len(rows.weight)], groups // len(rows.weight), axis=1)
+    multiply_out(left, tiles[:, :, :groups], block.delta, block.scratch)
+    exact = _read(rows, kind, block.base, work, exact=exact or update.needs_exact(kind.form))
+    update.round_to(block.delta, kind.form, block.scratch, block.new, exact=exact)
+    np.add(block.base, block.new, out=block.new)
+    round_sum(block.new, kind.form, block.scratch, block.new, exact=exact)
     return exact
 
 
-def _dequantize(
-    packed: Packed, grid: Grid, out: Array, scratch: Array, work: Workspace, *, exact: bool
-) -> bool:
-    """Fill `out` with the plain numbers of a block; return whether the exact way was taken."""
+def _rescaled(rows: Rows, kind: Kind, change: Change, first: int, block: _Block, work: Workspace) -> None:
+    """Fill a block with what DoRA makes of the rows: `new = m / |W + D| * (W + D)`."""
+    assert change.magnitudes is not None
+    count, form = len(rows.weight), kind.form
+    if kind.group is None:
+        np.copyto(block.base, decode(rows.weight, form))
+        _multiply_rows(change.update, first, block)
+        change.update.round_to(block.delta, form, block.scratch, block.new, exact=True)
+        np.add(block.base, block.new, out=block.new)
+        round_sum(block.new, form, block.scratch, block.new, exact=True)
+        per_row = 0
+    else:
+        _added(rows, kind, change, first, block, work, exact=True)
+        per_row = block.base.shape[1] // count
+    lengths = change.magnitudes[first : first + count]
+    spare, turned = work.floats((1, spare_size(*block.base.shape)), "spare", "turned")
+
+    def factors(values: Array, of: Format, result: Format) -> Array:
+        norms = row_norms(values, of, spare[0], turned[0], per_row=per_row)
+        found = row_factors(lengths, norms, result)
+        return np.repeat(found, per_row) if per_row else found[:, None]
+
+    result = kind.target.form
+    rescale(block.new, factors(block.new, form, result), result, block.scratch, block.new, exact=True)
+    np.add(block.base, block.delta, out=block.scratch)
+    at_run_time = factors(block.scratch, F32, F32)
+    intended_change(block.base, block.delta, at_run_time, block.scratch)
+    np.copyto(block.delta, block.scratch)
+
+
+def _read(rows: Rows, kind: Kind, out: Array, work: Workspace, *, exact: bool) -> bool:
+    """Fill `out` with the plain numbers of a block, laid out in groups; return whether the exact way was taken."""
+    grid, group = kind.grid, kind.group
+    if grid is not None and grid.group_size == group:
+        return _dequantize(rows, grid, out, work, exact=exact)
+    if grid is None:
+        exact = exact or not _bounded(rows.weight, kind.form)
+        plain = decode(rows.weight, kind.form)
+    else:
+        apart = np.empty(
+            (grid.group_size, rows.weight.shape[0] * kind.columns // grid.group_size), np.float32
+        )
+        exact = _dequantize(rows, grid, apart, work, exact=exact)
+        plain = np.empty((len(rows.weight), kind.columns), np.float32)
+        to_rows(apart, plain)
+    to_groups(plain, out)
+    return exact
+
+
+def _bounded(stored: Array, form: Format) -> bool:
+    peak = np.abs(decode(stored, form)).max(initial=0)
+    return bool(peak < form.limit * 0.9)  # false for NaN
+
+
+def _dequantize(rows: Rows, grid: AnyGrid, out: Array, work: Workspace, *, exact: bool) -> bool:
     codes = work.words(out.shape, "codes")
-    unpack(packed.words, grid, codes)
-    scales, biases = decode(packed.scales, grid.form), decode(packed.biases, grid.form)
+    unpack(_words(rows, grid), grid, codes)
+    assert rows.scales is not None
+    if not isinstance(grid, Grid):
+        grid.dequantize(codes, rows.scales.reshape(-1), out)
+        return exact
+    assert rows.biases is not None
+    scales, biases = (decode(part.reshape(-1), grid.form) for part in (rows.scales, rows.biases))
     exact = exact or not grid.fast(scales, biases)
-    dequantize(codes, scales, biases, grid.form, out, scratch, exact=exact)
+    dequantize(codes, scales, biases, grid.form, out, work.floats(out.shape, "scratch")[0], exact=exact)
     return exact
 
 
-def _store(values: Array, form: Format, out: Array, work: Workspace, *, exact: bool) -> None:
-    """Store (group size, groups) numbers in rows, `out` (groups, group size).
+def _words(rows: Rows, grid: AnyGrid) -> Array:
+    return rows.weight.reshape(-1, grid.words_per_group)
 
-    Four 16-bit numbers of a column are put together first: moving 64 bits at a time, the transposition takes a
-    quarter of the time.
+
+def _write(
+    rows: Rows,
+    kind: Kind,
+    change: Change | None,
+    first: int,
+    block: _Block,
+    out: Rows,
+    work: Workspace,
+    *,
+    exact: bool,
+) -> None:
+    """Store the new numbers, and set `new` to what the stored ones mean."""
+    target = kind.target
+    if target.dither:
+        assert change is not None and change.thresholds is not None
+        _write_dithered(rows, kind, change.thresholds, first, block, out, work)
+    elif target.grid is None:
+        if kind.group is None:
+            np.copyto(out.weight, encode(block.new, target.form))
+        else:
+            store_groups(block.new, target.form, out.weight.reshape(-1, kind.group), work, exact=exact)
+    elif isinstance(target.grid, Grid):
+        _write_affine(target.grid, block, out, work)
+    else:
+        _write_microscaled(target.grid, target.form, block, out, work)
+
+
+def _write_affine(grid: Grid, block: _Block, out: Rows, work: Workspace) -> None:
+    codes = work.words(block.new.shape, "codes")
+    scales, biases = quantize(block.new, grid, block.scratch, codes)
+    fast = grid.fast(scales, biases)
+    if not fast and not (np.isfinite(scales).all() and np.isfinite(biases).all()):
+        raise NotFiniteError
+    assert out.scales is not None and out.biases is not None
+    for wide, stored in ((scales, out.scales), (biases, out.biases)):
+        narrow(wide, grid.form, np.empty_like(wide), stored.reshape(-1), exact=not fast)
+    np.copyto(_words(out, grid), pack(codes, grid))
+    dequantize(codes, scales, biases, grid.form, block.new, block.scratch, exact=not fast)
+
+
+def _write_microscaled(grid: FloatGrid, form: Format, block: _Block, out: Rows, work: Workspace) -> None:
+    assert out.scales is not None
+    codes = work.words(block.new.shape, "codes")
+    try:
+        np.copyto(out.scales.reshape(-1), grid.quantize(block.new, codes, form))
+    except OutOfRangeError as error:
+        raise NotFiniteError from error
+    np.copyto(_words(out, grid), pack(codes, grid))
+    grid.dequantize(codes, out.scales.reshape(-1), block.new)
+
+
+def _write_dithered(
+    rows: Rows, kind: Kind, thresholds: Thresholds, first: int, block: _Block, out: Rows, work: Workspace
+) -> None:
+    """Move the base's codes by the intended change, rounded at random.
+
+    For DoRA the intended change is that of the whole rescaling.
     """
-    if form is F32:
-        np.copyto(out, values.T)
-        return
-    size, groups = values.shape
-    bits = work.words(values.shape, "codes")
-    low_halves(values, form, bits, exact=exact)
-    pairs = bits.reshape(size // 2, 2, groups)
-    np.left_shift(pairs[:, 1], 16, out=pairs[:, 1])
-    np.bitwise_or(pairs[:, 0], pairs[:, 1], out=pairs[:, 0])
-    quads = pairs[:, 0].reshape(size // 4, 2, groups)
-    wide = work.words((size // 4, 2 * groups), "scratch").view(np.uint64)
-    low = work.words((size // 4, 2 * groups), "wide").view(np.uint64)
-    np.copyto(wide, quads[:, 1])
-    np.left_shift(wide, 32, out=wide)
-    np.copyto(low, quads[:, 0])
-    np.bitwise_or(wide, low, out=wide)
-    np.copyto(out.view(np.uint64), wide.T)
+    grid = kind.grid
+    assert grid is not None and rows.scales is not None
+    codes = work.words(block.new.shape, "codes")
+    unpack(_words(rows, grid), grid, codes)
+    chance = work.floats(block.new.shape, "chance")[0]
+    thresholds.fill(first, len(rows.weight), chance, block.scratch.view(np.uint32))
+    if isinstance(grid, Grid):
+        scales = decode(rows.scales.reshape(-1), grid.form)
+        np.divide(block.delta, scales, out=block.new)
+        np.copyto(block.new, np.float32(0), where=scales == 0)
+        round_steps(block.new, chance, block.scratch)
+        np.copyto(block.scratch, codes.view(np.int32))
+        np.add(block.new, block.scratch, out=block.new)
+        np.clip(block.new, np.float32(0), np.float32(grid.top), out=block.new)
+        np.copyto(codes.view(np.int32), block.new, casting="unsafe")
+    else:
+        grid.dither(codes, rows.scales.reshape(-1), block.delta, chance)
+    np.copyto(_words(out, grid), pack(codes, grid))
+    _dequantize(Rows(out.weight, rows.scales, rows.biases), grid, block.new, work, exact=False)

@@ -42,7 +42,8 @@ def fused_config(
     config: Mapping[str, Any],
     generation: Mapping[str, Any],
     *,
-    quantized: bool,
+    quantization: Mapping[str, Any] | None,
+    dequantized: bool,
     keep_vision: bool,
 ) -> bytes:
     """Return `config.json` of a fused model, byte for byte what `mlx_lm.fuse` writes.
@@ -50,7 +51,8 @@ def fused_config(
     Args:
         config: `config.json` of the base.
         generation: its `generation_config.json`, whose `eos_token_id` goes before that of `config`.
-        quantized: the weights are still quantised.
+        quantization: how the weights are quantised, None if they are not, and never were.
+        dequantized: they are not any more.
         keep_vision: keep `vision_config`, for models that keep their vision tower.
     """
     result = {key: _with_floats(value) for key, value in config.items()}
@@ -59,11 +61,11 @@ def fused_config(
     result.pop("_name_or_path", None)
     if not keep_vision:
         result.pop("vision_config", None)
-    if not quantized:
+    if dequantized:
         result.pop("quantization", None)
         result.pop("quantization_config", None)
-    elif "quantization" in result:
-        result["quantization_config"] = result["quantization"]
+    elif quantization is not None:
+        result["quantization"] = result["quantization_config"] = _with_floats(quantization)
     return json.dumps(_with_tags(dict(sorted(result.items()))), indent=4).encode()
 
 

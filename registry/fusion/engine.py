@@ -21,12 +21,13 @@ from fusery.storage.digest import Digest, digest_bytes, digest_file
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.manifest import FileEntry
 
-from .blocks import Workspace
+from .config import weight_names
 from .fidelity import Fidelity, Sums
 from .files import create_output, open_input, read_all, require_room, told_plainly
 from .plan import Compute, Plan
 from .schedule import CHUNK, Chain, Hash, Schedule
 from .work import Block, Worker
+from .workspace import Workspace
 
 _BUFFER = 512
 _CHECK_BYTES = 32 << 20
@@ -95,9 +96,12 @@ def _write_weights(
             stack.callback(os.close, descriptor)
             return descriptor
 
-        names = sorted({source.file for source in plan.base.tensors.values()})
+        # Files of the base that nothing is copied from are verified too: tensors may have been computed from them.
+        read = {source.file for source in plan.base.tensors.values()}
+        names = sorted(read | (expected.keys() & set(weight_names(plan.base.files))))
         inputs = {name: held(open_input(plan.base.files[name])) for name in names}
-        factors = held(open_input(plan.adapter.path))
+        adapters = {part.path for module in plan.modules for part in module.parts}
+        factors = {path: held(open_input(path)) for path in sorted(adapters)}
         outputs = [held(create_output(folder / out.name, out.header, out.size)) for out in plan.outputs]
         written = [
             Chain(descriptor, out.size, reach=len(out.header))
@@ -106,7 +110,7 @@ def _write_weights(
         verified = {
             name: Chain(inputs[name], os.fstat(inputs[name]).st_size) for name in names if name in expected
         }
-        worker = Worker(plan.adapter, inputs, outputs, factors, threads + 1)
+        worker = Worker(plan.policy, inputs, outputs, factors, threads + 1)
         run = _Run(Schedule(plan.steps, written, verified, threads), worker)
         run.all(threads, watch)
         for name, chain in verified.items():
@@ -154,7 +158,7 @@ class _Run:
         with ThreadPoolExecutor(max(threads - 1, 1), "fuse") as pool:
             helpers = [pool.submit(self._help) for _ in range(threads - 1)]
             try:
-                with _numpy_tuned():
+                with numpy_tuned():
                     for written in self._tasks():
                         watch.look(written)
             finally:
@@ -171,7 +175,7 @@ class _Run:
 
     def _help(self) -> None:
         try:
-            with _numpy_tuned():
+            with numpy_tuned():
                 for _ in self._tasks():
                     pass
         finally:
@@ -197,7 +201,7 @@ class _Run:
 
 
 @contextmanager
-def _numpy_tuned() -> Iterator[None]:
+def numpy_tuned() -> Iterator[None]:
     """Set NumPy up for this thread: no warnings about numbers, and no buffers.
 
     NumPy copies both operands of a product of a row and a column into buffers where rows are shorter than a fourth

@@ -1,4 +1,4 @@
-"""Which modules of a base a fuse computes, and how: the meeting of a base, an adapter and a precision.
+"""Which modules of a base a fuse computes, and how: the meeting of a base, adapters and a policy.
 
 What mlx-lm wraps follows from the adapter's configuration and not from its tensors: `num_layers` blocks from the end,
 in them the `keys`, and each key once more as a path from the model's root (FUSION section 1.2).  A module that is
@@ -7,79 +7,140 @@ wrapped and has no tensors goes through `W + 0` and, where it is quantised, thro
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
-from .adapter import Adapter, Factors
+from .adapter import DORA, Adapter, Factors
 from .affine import Grid
 from .arithmetic import FORMATS, Format
-from .base import Base, Source
+from .base import Base, NeedsModelClassError, Source
+from .grids import AnyGrid, grid_of
+from .magnitude import result_form
+from .policy import Policy, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one adapter adds to a module.
+
+    Attributes:
+        path: the adapter's file.
+        factors: its tensors for the module.
+        scale: of the update.
+    """
+
+    path: Path
+    factors: Factors
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
     """A module whose weight is computed rather than copied.
 
+    The weight of a switch layer (experts, rows, columns) counts as one of experts * rows rows.
+
     Attributes:
         path: in the model.
         rows: of the weight.
         columns: of the weight, unpacked.
+        experts: how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
         form: format of the weight's numbers.
         grid: how the base's weight is quantised, None if it is dense.
-        requantize: the result is quantised on the same kind of grid again.
+        target: what is written.
         weight: the base's tensor.
         scales: the base's, None if dense.
-        biases: the base's, None if dense.
-        touched: the adapter changes it.
-        factors: its update; None if there is none, or one that mlx-lm takes to be zero.
-        embedding: the update is that of an embedding.
+        biases: the base's, None if dense or in a format without.
+        touched: an adapter changes it.
+        parts: the updates; none if mlx-lm takes it to be zero.
+        embedding: the updates are those of an embedding.
     """
 
     path: str
     rows: int
     columns: int
+    experts: int
     form: Format
-    grid: Grid | None
-    requantize: bool
+    grid: AnyGrid | None
+    target: Target
     weight: Source
     scales: Source | None
     biases: Source | None
     touched: bool
-    factors: Factors | None
+    parts: tuple[Part, ...]
     embedding: bool
 
     @property
     def rank(self) -> int:
         """Rank of the update, 0 if it is not touched."""
-        return (self.factors.rank if self.factors else 1) if self.touched else 0
+        return max(sum(part.factors.rank for part in self.parts), 1) if self.touched else 0
+
+    @property
+    def magnitudes(self) -> tuple[Path, Tensor] | None:
+        """DoRA's magnitudes: the file and the tensor; None for LoRA."""
+        m = self.parts[0].factors.m if self.parts else None
+        return None if m is None else (self.parts[0].path, m)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The shape of the weight without its columns."""
+        return self.weight.shape[:-1]
 
 
-def computed_modules(base: Base, adapter: Adapter, *, dequantize: bool) -> dict[str, Module]:
+def computed_modules(
+    base: Base, adapters: Sequence[tuple[Adapter, float]], policy: Policy
+) -> dict[str, Module]:
     """Return the modules to compute, by path, in the order of the base's tensors.
 
     Args:
         base: the base.
-        adapter: the adapter.
-        dequantize: write every quantised module of the base as plain numbers.
+        adapters: each with its weight in the sum.
+        policy: what is written.
 
     Raises:
-        FusionUnsupportedError: the adapter does not belong to this base, or what mlx-lm would do cannot be told.
+        FusionUnsupportedError: an adapter does not belong to this base, or mlx-lm would write wrong weights.
+        NeedsModelClassError: what mlx-lm would do cannot be told from names.
     """
-    touched = _touched(base, adapter)
+    touched = set().union(*(_touched(base, adapter) for adapter, _ in adapters))
     modules = {}
     for name in base.tensors:
         path = name.removesuffix(".weight")
         if path == name:
             continue
         if path in touched:
-            modules[path] = _touched_module(base, path, adapter.factors.get(path), dequantize=dequantize)
-        elif dequantize and base.is_quantized(path):
-            modules[path] = _module(base, path, base.grid(path), requantize=False)
+            parts = tuple(
+                Part(adapter.path, adapter.factors[path], adapter.scale * weight)
+                for adapter, weight in adapters
+                if path in adapter.factors
+            )
+            modules[path] = _touched_module(base, path, parts, policy, dora=adapters[0][0].kind == DORA)
+        elif base.is_quantized(path) and policy.rewrites:
+            modules[path] = _module(base, path, grid_of(base, path), policy)
+        elif policy.quantize is not None and _quantizable(base, path, policy.quantize.group_size):
+            modules[path] = _module(base, path, None, policy)
     return modules
 
 
+def _quantizable(base: Base, path: str, group_size: int) -> bool:
+    """Tell whether a dense weight is one that mlx-lm would quantise: of a linear layer, an embedding or experts."""
+    shape = base.tensors[f"{path}.weight"].shape
+    if not shape or shape[-1] % group_size:
+        return False
+    if base.kinds is not None:
+        return path in base.kinds
+    if not base.known:
+        raise NeedsModelClassError("which layers can be quantised cannot be told from the names")
+    return len(shape) == 2
+
+
 def _touched(base: Base, adapter: Adapter) -> set[str]:
+    if adapter.tensors:
+        return set()
     wrapped = _wrapped(base, adapter)
     if strangers := sorted(adapter.factors.keys() - wrapped):
         raise FusionUnsupportedError(
@@ -93,9 +154,11 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
         )
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.known:
+        raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} cannot be told from its name")
+    if missing and adapter.kind == DORA:
         raise FusionUnsupportedError(
-            f"the adapter has no tensors for {missing[0]}; whether mlx-lm would treat that layer as adapted "
-            "needs the mlx engine, which this version does not have"
+            f"the adapter has no tensors for {missing[0]}, which its configuration adapts",
+            hint="was the file cut short, or the configuration changed?",
         )
     return wrapped
 
@@ -116,59 +179,68 @@ def _within_block(path: str) -> str:
     return ".".join(parts[number + 1 :])
 
 
-def _touched_module(base: Base, path: str, factors: Factors | None, *, dequantize: bool) -> Module:
-    weight = base.tensors[f"{path}.weight"]
-    if len(weight.shape) != 2:
+def _touched_module(base: Base, path: str, parts: tuple[Part, ...], policy: Policy, *, dora: bool) -> Module:
+    weight, packed = base.tensors[f"{path}.weight"], base.is_quantized(path)
+    if not 2 <= len(weight.shape) <= 3:
         raise FusionUnsupportedError(
-            f"{path} is not a linear layer or embedding (its weight is {weight.shape}), this version cannot fuse it"
+            f"{path} is not a linear layer, an embedding or a switch layer: its weight is {weight.shape}"
         )
-    packed = base.is_quantized(path)
-    if factors is None:
-        return _module(
-            base,
-            path,
-            base.grid(path) if packed else None,
-            requantize=packed and not dequantize,
-            touched=True,
-        )
-    rows, embedding = weight.shape[0], _is_embedding(path, weight.shape[0], factors)
-    columns = factors.b.shape[1] if embedding else factors.a.shape[0]
-    fits = (factors.a.shape[0] if embedding else factors.b.shape[1]) == rows
-    if not fits or (not packed and columns != weight.shape[1]):
+    if not parts:
+        return _module(base, path, grid_of(base, path) if packed else None, policy, touched=True)
+    embeddings = {_is_embedding(base, path, part.factors) for part in parts}
+    embedding = embeddings.pop()
+    shapes = {_shape(part.factors, embedding) for part in parts}
+    shape = shapes.pop()
+    fits = shape[:-1] == weight.shape[:-1] and (packed or shape[-1] == weight.shape[-1])
+    if embeddings or shapes or not fits or not all(_magnitudes_fit(part.factors, shape) for part in parts):
+        pair = parts[-1].factors
         raise FusionUnsupportedError(
-            f"the adapter's tensors for {path} ({factors.a.shape}, {factors.b.shape}) do not fit its weight {weight.shape}",
+            f"the adapter's tensors for {path} ({pair.a.shape}, {pair.b.shape}) do not fit its weight {weight.shape}",
             hint="was it trained on another base?",
         )
-    return _module(
-        base,
-        path,
-        base.grid(path, columns) if packed else None,
-        requantize=packed and not dequantize,
-        touched=True,
-        factors=factors,
-        embedding=embedding,
-    )
+    if dora and embedding and packed:
+        raise FusionUnsupportedError(
+            f"{path} is a quantised embedding, which mlx-lm fuses with DoRA into something that cannot be loaded",
+            hint="train without it, or on a base whose embedding is not quantised",
+        )
+    grid = grid_of(base, path, shape[-1]) if packed else None
+    return _module(base, path, grid, policy, touched=True, parts=parts, embedding=embedding)
 
 
-def _is_embedding(path: str, rows: int, factors: Factors) -> bool:
-    """Tell an embedding, whose factors stand the other way round, by the shapes, or by its name where it is square."""
+def _shape(factors: Factors, embedding: bool) -> tuple[int, ...]:
+    """Return the shape of the product."""
+    a, b = factors.a.shape, factors.b.shape
+    if factors.switch:
+        return (a[0], b[1], a[2])
+    return (a[0], b[1]) if embedding else (b[1], a[0])
+
+
+def _magnitudes_fit(factors: Factors, shape: tuple[int, ...]) -> bool:
+    return factors.m is None or factors.m.shape == shape[:1]
+
+
+def _is_embedding(base: Base, path: str, factors: Factors) -> bool:
+    """Tell an embedding, whose factors stand the other way round, by its class, its shape or its name."""
+    if base.kinds is not None:
+        return base.kinds.get(path) == "embedding"
+    rows = base.tensors[f"{path}.weight"].shape[0]
     linear, embedding = factors.b.shape[1] == rows, factors.a.shape[0] == rows
     if linear and embedding:
         name = path.rsplit(".", 1)[-1]
         return not any(part.isdecimal() for part in path.split(".")) and (
             "embed" in name or name in ("wte", "wpe")
         )
-    return embedding
+    return embedding and not factors.switch
 
 
 def _module(
     base: Base,
     path: str,
-    grid: Grid | None,
+    grid: AnyGrid | None,
+    policy: Policy,
     *,
-    requantize: bool,
     touched: bool = False,
-    factors: Factors | None = None,
+    parts: tuple[Part, ...] = (),
     embedding: bool = False,
 ) -> Module:
     weight = base.tensors[f"{path}.weight"]
@@ -176,24 +248,40 @@ def _module(
     if form is None:
         raise FusionUnsupportedError(f"the weight of {path} is {weight.tensor.dtype}, not in a float format")
     scales, biases = base.tensors.get(f"{path}.scales"), base.tensors.get(f"{path}.biases")
-    columns = scales.shape[1] * grid.group_size if grid and scales else weight.shape[1]
+    columns = scales.shape[-1] * grid.group_size if grid and scales else weight.shape[-1]
+    m = parts[0].factors.m if parts else None
+    plain = form if m is None else result_form(FORMATS[m.dtype], form)
+    rows = prod(weight.shape[:-1])
     return Module(
         path,
-        weight.shape[0],
+        rows,
         columns,
+        weight.shape[0] if parts and len(weight.shape) == 3 else 1,
         form,
         grid,
-        requantize,
+        policy.target(path, grid, form, plain, columns, touched=touched),
         weight,
         scales if grid else None,
         biases if grid else None,
         touched,
-        factors,
+        parts,
         embedding,
     )
 
 
-def part_names(module: Module) -> Collection[str]:
-    """Return the names of the base's tensors that a module is computed from."""
-    parts = ("weight", "scales", "biases") if module.grid else ("weight",)
-    return [f"{module.path}.{part}" for part in parts]
+def part_names(module: Module) -> Iterator[str]:
+    """Yield the names of the base's tensors that a module is computed from."""
+    sources = {"weight": module.weight, "scales": module.scales, "biases": module.biases}
+    return (f"{module.path}.{part}" for part, source in sources.items() if source is not None)
+
+
+def written_parts(module: Module) -> Collection[tuple[str, str, tuple[int, ...]]]:
+    """Return the tensors that are written of a module: part of the name, dtype and shape."""
+    grid, lead = module.target.grid, module.lead
+    if grid is None:
+        return [("weight", module.target.form.name, (*lead, module.columns))]
+    groups = (*lead, module.columns // grid.group_size)
+    weight = ("weight", "U32", (*lead, grid.words(module.columns)))
+    if isinstance(grid, Grid):
+        return [weight, ("scales", grid.form.name, groups), ("biases", grid.form.name, groups)]
+    return [weight, ("scales", "U8", groups)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -12,15 +12,34 @@ from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, tensor_bytes
 
-from ..errors import FusionUnsupportedError
-from .adapter import Adapter, read_adapter
-from .base import Base, Source, read_base
+from ..errors import FusionUnsupportedError, MissingExtraError
+from .adapter import DORA, FULL, Adapter, read_adapter
+from .base import Base, NeedsModelClassError, Source, read_base
 from .config import INDEX, copied_names, fused_config, weight_index
-from .modules import Module, computed_modules, part_names
+from .grids import bits_of
+from .modules import Module, computed_modules, part_names, written_parts
+from .policy import DEQUANTIZE, MIXED, Policy, Quantize
 
-PRECISIONS = ("keep", "dequantize")
 SHARD = 5 << 30
 """Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes."""
+
+REPLACED = "adapter:full"
+"""What the file of a full fine-tune is called among the base's files; no file has such a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A further adapter of a linear combination.
+
+    Attributes:
+        file: its `adapters.safetensors`.
+        config: its parsed `adapter_config.json`.
+        weight: factor of its update.
+    """
+
+    file: Path
+    config: Mapping[str, Any]
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,7 @@ class Plan:
 
     Attributes:
         base: the base.
-        adapter: the adapter.
+        policy: what is written.
         outputs: the weight files.
         steps: what fills them, in the order of their bytes.
         documents: further files, name to contents.
@@ -84,7 +103,7 @@ class Plan:
     """
 
     base: Base
-    adapter: Adapter
+    policy: Policy
     outputs: tuple[Output, ...]
     steps: tuple[Step, ...]
     documents: Mapping[str, bytes]
@@ -106,11 +125,14 @@ def make_plan(
     config: Mapping[str, Any],
     adapter_file: Path,
     adapter_config: Mapping[str, Any],
-    precision: str,
+    precision: str | Policy,
     *,
     scale: float | None = None,
+    weight: float = 1.0,
+    extras: Sequence[Extra] = (),
     metadata: Mapping[str, str] | None = None,
     shard: int = SHARD,
+    scratch: Path | None = None,
 ) -> Plan:
     """Plan a fuse.
 
@@ -119,35 +141,93 @@ def make_plan(
         config: the base's parsed `config.json`.
         adapter_file: `adapters.safetensors`.
         adapter_config: the parsed `adapter_config.json`.
-        precision: `keep` writes what `mlx_lm.fuse` does, `dequantize` what it does with `--dequantize`.
+        precision: what to write.
         scale: instead of the adapter's own scale.
+        weight: factor of its update.
+        extras: further adapters to add.
         metadata: further entries for the metadata of the weight files, beside {"format": "mlx"}.
         shard: bytes of tensors in one file at most.
+        scratch: folder for tensors that mlx-lm's class of the model has to compute; None not to ask the class.
 
     Raises:
-        FusionUnsupportedError: this cannot be fused exactly without MLX, or not at all; says why.
+        FusionUnsupportedError: mlx-lm could not fuse this either, or would write wrong weights; says why.
+        MissingExtraError: mlx-lm's class of the model is needed, and mlx-lm is not installed.
         FormatError: a file is malformed.
         MissingFileError: a file cannot be read.
     """
-    if precision not in PRECISIONS:
-        raise FusionUnsupportedError(f"the precision {precision[:40]!r} is not known to this version")
-    base = read_base(base_files, config)
-    adapter = read_adapter(adapter_file, adapter_config, scale)
-    modules = computed_modules(base, adapter, dequantize=precision == "dequantize")
-    layout = _Layout(base, modules, {"format": "mlx", **(metadata or {})}, shard)
+    policy = precision if isinstance(precision, Policy) else Policy(precision)
+    adapters = [(read_adapter(adapter_file, adapter_config, scale), weight)]
+    adapters += [(read_adapter(extra.file, extra.config), extra.weight) for extra in extras]
+    _require_linear(adapters)
+    try:
+        base = _with_replaced(read_base(base_files, config), adapters)
+        modules = computed_modules(base, adapters, policy)
+    except NeedsModelClassError as reason:
+        if scratch is None:
+            raise
+        base = _with_replaced(_by_class(base_files, config, scratch, reason), adapters)
+        modules = computed_modules(base, adapters, policy)
+    return _plan(base, policy, modules, {"format": "mlx", **(metadata or {})}, shard)
+
+
+def _by_class(
+    files: Mapping[str, Path], config: Mapping[str, Any], scratch: Path, reason: NeedsModelClassError
+) -> Base:
+    from .model_class import load_by_class
+
+    try:
+        loaded = load_by_class(files, config, scratch)
+    except MissingExtraError as missing:
+        raise MissingExtraError(f"{reason.message}; fusing it", "mlx") from missing
+    return Base({**files, **loaded.files}, loaded.config, loaded.tensors, True, loaded.kinds, loaded.blocks)
+
+
+def _require_linear(adapters: Sequence[tuple[Adapter, float]]) -> None:
+    """Refuse a sum of what cannot be added."""
+    kinds = {adapter.kind for adapter, _ in adapters}
+    other = kinds & {DORA, FULL}
+    if other and (len(adapters) > 1 or adapters[0][1] != 1.0):
+        name = "DoRA adapters" if DORA in other else "results of full fine-tuning"
+        raise FusionUnsupportedError(f"{name} cannot be weighted or combined: their effect is not a sum")
+
+
+def _with_replaced(base: Base, adapters: Sequence[tuple[Adapter, float]]) -> Base:
+    adapter = adapters[0][0]
+    return base.with_tensors(REPLACED, adapter.path, adapter.tensors) if adapter.tensors else base
+
+
+def _plan(
+    base: Base, policy: Policy, modules: Mapping[str, Module], metadata: Mapping[str, str], shard: int
+) -> Plan:
+    layout = _Layout(base, modules, metadata, shard)
     outputs, steps = layout.outputs(), layout.steps()
-    parameters = _count(layout, modules)
     size = sum(output.size - len(output.header) for output in outputs)
     documents = {
         "config.json": fused_config(
-            config,
-            _generation(base_files),
-            quantized=precision == "keep",
+            base.config,
+            _generation(base.files),
+            quantization=_quantization(base, policy, modules),
+            dequantized=policy.precision == DEQUANTIZE and policy.quantize is None,
             keep_vision=any(name.startswith("model.vision_tower.") for name in base.tensors),
         ),
-        INDEX: weight_index(layout.where(), size, parameters),
+        INDEX: weight_index(layout.where(), size, _count(layout, modules)),
     }
-    return Plan(base, adapter, outputs, steps, documents, tuple(copied_names(base_files)))
+    names = (name for name in base.files if name != REPLACED)
+    return Plan(base, policy, outputs, steps, documents, tuple(copied_names(names)))
+
+
+def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> Mapping[str, Any] | None:
+    """Return MLX's `quantization` entry of the result, None for plain numbers."""
+    if policy.quantize is not None:
+        return policy.quantize.to_dict()
+    if "quantization" not in base.config:
+        return None
+    own = {
+        path: Quantize(grid.bits, grid.group_size).to_dict()
+        for path, module in modules.items()
+        if policy.precision == MIXED and (grid := module.target.grid) is not None
+    }
+    return {**base.config["quantization"], **own}
 
 
 def _generation(files: Mapping[str, Path]) -> Mapping[str, Any]:
@@ -216,7 +296,7 @@ class _Layout:
         for tensor in self.tensors():
             place = self.places[tensor.name]
             if isinstance(tensor.origin, Module):
-                if tensor.name.endswith(".weight"):
+                if tensor.name == f"{tensor.origin.path}.weight":
                     steps.append(self._compute(tensor.origin, place))
                 continue
             source = tensor.origin
@@ -237,9 +317,12 @@ class _Layout:
         return {name: self._name(place.output) for name, place in self.places.items()}
 
     def _compute(self, module: Module, place: Place) -> Compute:
-        if not module.requantize:
-            return Compute(module, place, None, None)
-        scales, biases = (self.places[f"{module.path}.{part}"] for part in ("scales", "biases"))
+        parts = {part for part, _, _ in written_parts(module)}
+        if module.target.dither:
+            parts = {"weight"}
+        scales, biases = (
+            self.places[f"{module.path}.{part}"] if part in parts else None for part in ("scales", "biases")
+        )
         return Compute(module, place, scales, biases)
 
     def _tensors(self) -> Iterator[_Tensor]:
@@ -249,7 +332,13 @@ class _Layout:
             if name not in parts:
                 yield _Tensor(name, source.tensor.dtype, source.shape, source)
             elif name.endswith(".weight"):
-                yield from _computed(self.modules[name.removesuffix(".weight")])
+                yield from self._computed(self.modules[name.removesuffix(".weight")])
+
+    def _computed(self, module: Module) -> Iterator[_Tensor]:
+        for part, dtype, shape in written_parts(module):
+            name = f"{module.path}.{part}"
+            kept = module.target.dither and part != "weight"
+            yield _Tensor(name, dtype, shape, self.base.tensors[name] if kept else module)
 
     def _header(self, shard: list[_Tensor]) -> bytes:
         return build_header(((tensor.name, tensor.dtype, tensor.shape) for tensor in shard), self.metadata)
@@ -257,17 +346,6 @@ class _Layout:
     def _name(self, number: int) -> str:
         count = len(self.shards)
         return "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
-
-
-def _computed(module: Module) -> Iterator[_Tensor]:
-    form = module.form.name
-    if not module.requantize or module.grid is None:
-        yield _Tensor(f"{module.path}.weight", form, (module.rows, module.columns), module)
-        return
-    groups = module.columns // module.grid.group_size
-    yield _Tensor(f"{module.path}.weight", "U32", (module.rows, module.grid.words(module.columns)), module)
-    yield _Tensor(f"{module.path}.scales", form, (module.rows, groups), module)
-    yield _Tensor(f"{module.path}.biases", form, (module.rows, groups), module)
 
 
 def _follows(last: Copy, copy: Copy) -> bool:
@@ -280,9 +358,12 @@ def _count(layout: _Layout, modules: Mapping[str, Module]) -> int:
     total = 0
     for tensor in layout.tensors():
         path, _, part = tensor.name.rpartition(".")
-        if tensor.dtype == "U32" and part == "weight" and layout.base.is_quantized(path):
-            grid = modules[path].grid if path in modules else None
-            total += prod(tensor.shape) * 32 // (grid.bits if grid else layout.base.bits(path))
-        elif part not in ("scales", "biases") or not layout.base.is_quantized(path):
+        quantized = (
+            modules[path].target.grid is not None if path in modules else layout.base.is_quantized(path)
+        )
+        if tensor.dtype == "U32" and part == "weight" and quantized:
+            grid = modules[path].target.grid if path in modules else None
+            total += prod(tensor.shape) * 32 // (grid.bits if grid else bits_of(layout.base, path))
+        elif part not in ("scales", "biases") or not quantized:
             total += prod(tensor.shape)
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fusery.storage.digest import Digest, digest_json
@@ -16,14 +16,16 @@ FORMAT = "fusery.key.v1"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a base and an adapter become a fused artifact.
+    """How a base and adapters become a fused artifact.
 
     Attributes:
-        precision: `keep` or `dequantize`, resolved: never `auto`.
-        engine: name and version of the arithmetic.
-        quantization: parameters of a requantisation afterwards, None for none.
+        precision: `keep`, `dither`, `mixed` or `dequantize`, resolved: never `auto`.
+        engine: name and version of the arithmetic, and what else the bits depend on.
+        quantization: MLX's parameters of a requantisation of every layer, None for none.
         scale: overrides the adapter's own scale, None to keep it.
         seed: of random rounding, None where nothing is random.
+        bits: with `mixed`, of each touched module by path; under "" of all others.
+        extras: further adapters of a linear combination: digest and weight of each, in order.
     """
 
     precision: str
@@ -31,16 +33,23 @@ class Recipe:
     quantization: Mapping[str, Any] | None = None
     scale: float | None = None
     seed: int | None = None
+    bits: Mapping[str, int] = field(default_factory=dict)
+    extras: tuple[tuple[str, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form that goes into the key."""
-        return {
+        """Return the JSON form that goes into the key; `bits` and `with` are left out where they say nothing."""
+        form: dict[str, Any] = {
             "precision": self.precision,
             "engine": self.engine,
             "quantization": dict(self.quantization) if self.quantization is not None else None,
             "scale": self.scale,
             "seed": self.seed,
         }
+        if self.bits:
+            form["bits"] = dict(self.bits)
+        if self.extras:
+            form["with"] = [{"adapter": digest, "weight": weight} for digest, weight in self.extras]
+        return form
 
 
 def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Digest:
@@ -54,3 +63,8 @@ def artifact_key(base_digest: str, adapter_digest: str, recipe: Recipe) -> Diges
     return digest_json(
         {"format": FORMAT, "base": base_digest, "adapter": adapter_digest, "recipe": recipe.to_dict()}
     )
+
+
+def seed_of(key: str) -> int:
+    """Return the seed of the generator for random rounding: the first 64 bits of the key."""
+    return int(key[:16], 16)

@@ -6,30 +6,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
-from .adapter import Adapter
-from .affine import Packed
-from .arithmetic import FORMATS, Array, Update
-from .blocks import (
-    GridUpdate,
-    NotFiniteError,
-    Workspace,
-    dequantize_rows,
-    fuse_dense,
-    fuse_dequantized,
-    requantize,
-    rows_per_block,
-    tile,
-)
+from .arithmetic import Array
+from .blocks import Change, Kind, NotFiniteError, Rows, fuse_rows
+from .dither import Thresholds
 from .fidelity import Sums
 from .files import read_all, write_all
+from .layouts import tile
 from .modules import Module
 from .plan import Compute, Copy, Place, Step
+from .policy import Policy
+from .updates import read_magnitudes, read_update
+from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
 _PARTS = 4
@@ -72,13 +67,17 @@ class Block:
 
 def blocks_of(step: Step) -> Iterator[Block]:
     """Yield the blocks of a step: always the same ones, on which the order of sums depends."""
-    total, size = (
-        (step.size, _COPY) if isinstance(step, Copy) else (step.module.rows, _rows(step.module) * _PARTS)
-    )
+    if isinstance(step, Copy):
+        total, whole, size = step.size, step.size, _COPY
+    else:
+        total, size = step.module.rows, _rows(step.module) * _PARTS
+        whole = total // step.module.experts
     each = cost(step) / max(total, 1)
-    for first in range(0, total, size):
-        count = min(size, total - first)
-        yield Block(step, first, count, each * count)
+    for begin in range(0, total, whole or 1):
+        # No block reaches from one expert into the next.
+        for first in range(begin, begin + whole, size):
+            count = min(size, begin + whole - first)
+            yield Block(step, first, count, each * count)
 
 
 def cost(step: Step) -> float:
@@ -86,31 +85,40 @@ def cost(step: Step) -> float:
     if isinstance(step, Copy):
         return step.size * 0.3
     module = step.module
-    each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.requantize else 0)
+    each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
     return module.rows * module.columns * each
 
 
+def _kind(module: Module) -> Kind:
+    return Kind(module.columns, module.form, module.grid, module.target)
+
+
 def _rows(module: Module) -> int:
-    return rows_per_block(module.columns, module.rank if module.grid else 0)
+    return rows_per_block(module.columns, module.rank if _kind(module).group else 0)
 
 
 class Worker:
     """Carries out blocks for any number of threads, each with a workspace of its own."""
 
     def __init__(
-        self, adapter: Adapter, inputs: Mapping[str, int], outputs: list[int], factors: int, modules: int
+        self,
+        policy: Policy,
+        inputs: Mapping[str, int],
+        outputs: list[int] | None,
+        factors: Mapping[Path, int],
+        modules: int,
     ) -> None:
         """Take the open files.
 
         Args:
-            adapter: whose updates are added.
+            policy: what is written.
             inputs: descriptor of each of the base's weight files.
-            outputs: descriptors of the files to write.
-            factors: descriptor of the adapter's file.
+            outputs: descriptors of the files to write; None to write nothing.
+            factors: descriptor of each adapter's file.
             modules: how many modules' updates to hold at a time.
         """
-        self._adapter, self._inputs, self._outputs, self._factors = adapter, inputs, outputs, factors
-        self._updates: OrderedDict[str, Update | GridUpdate] = OrderedDict()
+        self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
+        self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
         self._modules = modules
         self._lock = threading.Lock()
 
@@ -126,72 +134,47 @@ class Worker:
         if isinstance(step, Copy):
             data = self._read(step.file, step.begin + block.first, block.count, "raw", work)
             return [self._write(step.place, block.first, data)], None
-        if step.module.grid is None:
-            return self._dense(step, block, work)
-        if step.scales is None:
-            return self._dequantized(step, block, work)
         try:
-            return self._requantized(step, block, work)
+            return self._compute(step, block, work)
         except NotFiniteError:
             raise FusionUnsupportedError(
                 f"{step.module.path} holds numbers that are not finite and cannot be quantised"
             ) from None
 
-    def _dense(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+    def _compute(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
         module = step.module
-        stored = self._rows(module.weight.file, module.weight.tensor, block, "raw", work)
-        stored = stored.view(module.form.stored)
-        out = work.bytes(stored.nbytes, "out").view(stored.dtype).reshape(stored.shape)
-        update, sums = self._update(module), Sums()
-        assert isinstance(update, Update)
+        each = module.rows // module.experts
+        expert, first = divmod(block.first, each) if module.experts > 1 else (0, block.first)
+        kind, rows = _kind(module), self._rows(module, block, work)
+        change = self._change(module, expert) if module.touched else None
+        out, sums = _room(step, block, work), Sums()
         for part in _parts(module, block):
-            sums += fuse_dense(stored[part], module.form, update, block.first + part.start, out[part], work)
-        return [self._write_rows(step.weight, block, out)], sums
+            sums += fuse_rows(rows[part], kind, change, first + part.start, out[part], work)
+        places = ((step.weight, out.weight), (step.scales, out.scales), (step.biases, out.biases))
+        spans = [
+            self._write_rows(place, block, data)
+            for place, data in places
+            if place is not None and data is not None
+        ]
+        return spans, sums if module.touched else None
 
-    def _dequantized(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
-        module, grid = step.module, step.module.grid
-        assert grid is not None
-        words, scales, biases = self._packed(module, block, work)
-        groups = module.columns // grid.group_size
-        size = block.count * module.columns * module.form.size
-        out = work.bytes(size, "out").view(module.form.stored).reshape(block.count, groups, grid.group_size)
-        change, sums = self._update(module) if module.touched else None, Sums()
-        for part in _parts(module, block):
-            packed = _packed_rows(words[part], scales[part], biases[part], grid.words_per_group)
-            target = out[part].reshape(-1, grid.group_size)
-            if isinstance(change, GridUpdate):
-                sums += fuse_dequantized(packed, grid, change, block.first + part.start, target, work)
-            else:
-                dequantize_rows(packed, grid, target, work)
-        return [self._write_rows(step.weight, block, out)], sums if module.touched else None
+    def _rows(self, module: Module, block: Block, work: Workspace) -> Rows:
+        """Read a block of rows."""
+        weight = self._read_rows(module.weight.file, module.weight.tensor, module, block, "raw", work)
+        if module.grid is None:
+            return Rows(weight.view(module.form.stored))
+        parts = [
+            None if source is None else self._read_rows(source.file, source.tensor, module, block, name, work)
+            for name, source in (("scales", module.scales), ("biases", module.biases))
+        ]
+        if module.biases is not None:
+            parts = [None if part is None else part.view(module.form.stored) for part in parts]
+        return Rows(weight.view(np.uint32), *parts)
 
-    def _requantized(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
-        module, grid = step.module, step.module.grid
-        assert grid is not None and step.scales is not None and step.biases is not None
-        words, scales, biases = self._packed(module, block, work)
-        change, sums = self._update(module), Sums()
-        assert isinstance(change, GridUpdate)
-        for part in _parts(module, block):
-            packed = _packed_rows(words[part], scales[part], biases[part], grid.words_per_group)
-            new, retained = requantize(packed, grid, change, block.first + part.start, work)
-            # The rows read are not needed any more: the result takes their place.
-            words[part] = new.words.reshape(words[part].shape)
-            scales[part] = new.scales.reshape(scales[part].shape)
-            biases[part] = new.biases.reshape(biases[part].shape)
-            sums += retained
-        places = ((step.weight, words), (step.scales, scales), (step.biases, biases))
-        return [self._write_rows(place, block, data) for place, data in places], sums
-
-    def _packed(self, module: Module, block: Block, work: Workspace) -> tuple[Array, Array, Array]:
-        assert module.scales is not None and module.biases is not None
-        words = self._rows(module.weight.file, module.weight.tensor, block, "raw", work).view(np.uint32)
-        scales = self._rows(module.scales.file, module.scales.tensor, block, "scales", work)
-        biases = self._rows(module.biases.file, module.biases.tensor, block, "biases", work)
-        return words, scales.view(module.form.stored), biases.view(module.form.stored)
-
-    def _rows(self, file: str, tensor: Tensor, block: Block, name: str, work: Workspace) -> Array:
-        """Read rows of a tensor as bytes (rows, bytes of a row)."""
-        width = tensor.size // tensor.shape[0]
+    def _read_rows(
+        self, file: str, tensor: Tensor, module: Module, block: Block, name: str, work: Workspace
+    ) -> Array:
+        width = tensor.size // module.rows
         data = self._read(file, tensor.begin + block.first * width, block.count * width, name, work)
         return data.reshape(block.count, width)
 
@@ -205,46 +188,50 @@ class Worker:
 
     def _write(self, place: Place, offset: int, data: Array) -> Span:
         begin = place.offset + offset
-        write_all(self._outputs[place.output], data.data, begin)
+        if self._outputs is not None:
+            write_all(self._outputs[place.output], data.data, begin)
         return Span(place.output, begin, begin + data.nbytes)
 
-    def _update(self, module: Module) -> Update | GridUpdate:
-        """Return a module's update, made once; blocks come in order, so that a few modules are in use at a time."""
+    def _change(self, module: Module, expert: int) -> Change:
+        """Return a module's change, made once; blocks come in order, so that a few modules are in use at a time."""
         with self._lock:
-            found = self._updates.get(module.path)
+            found = self._changes.get((module.path, expert))
             if found is None:
-                while len(self._updates) >= self._modules:
-                    self._updates.popitem(last=False)
-                found = self._updates[module.path] = self._prepare(module)
+                while len(self._changes) >= self._modules:
+                    self._changes.popitem(last=False)
+                found = self._changes[module.path, expert] = self._prepare(module, expert)
             return found
 
-    def _prepare(self, module: Module) -> Update | GridUpdate:
-        factors = module.factors
-        if factors is None:
-            update = Update.nothing(module.rows, module.columns)
-        else:
-            forms = FORMATS[factors.a.dtype], FORMATS[factors.b.dtype]
-            a, b = self._factor(factors.a), self._factor(factors.b)
-            try:
-                update = Update.of(a, b, *forms, self._adapter.scale, embedding=module.embedding)
-            except ValueError:
-                raise FusionUnsupportedError(
-                    f"the adapter's update of {module.path} holds numbers that are not finite"
-                ) from None
-        if module.grid is None:
-            return update
-        return GridUpdate(update, tile(update.right, module.grid, _rows(module)))
+    def _prepare(self, module: Module, expert: int) -> Change:
+        update = read_update(module, expert, self._factors)
+        magnitudes = read_magnitudes(module, self._factors)
+        group = _kind(module).group
+        tiles = tile(update.right, group, _rows(module)) if group else None
+        thresholds = None
+        if module.target.dither:
+            thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
+        return Change(update, tiles, magnitudes, thresholds)
 
-    def _factor(self, tensor: Tensor) -> Array:
-        data = np.empty(tensor.size, np.uint8)
-        read_all(self._factors, data.data, tensor.begin)
-        return data.view(FORMATS[tensor.dtype].stored).reshape(tensor.shape)
+
+def _room(step: Compute, block: Block, work: Workspace) -> Rows:
+    """Return arrays for what a block writes."""
+    module, count = step.module, block.count
+    grid = module.target.grid
+    if grid is None:
+        return Rows(_array(work, "out", count, module.columns, module.target.form.stored))
+    weight = _array(work, "out", count, grid.words(module.columns), np.dtype(np.uint32))
+    groups, stored = module.columns // grid.group_size, grid.stored
+    parts = (
+        None if place is None else _array(work, f"out {name}", count, groups, stored)
+        for name, place in (("scales", step.scales), ("biases", step.biases))
+    )
+    return Rows(weight, *parts)
+
+
+def _array(work: Workspace, name: str, rows: int, columns: int, stored: np.dtype[Any]) -> Array:
+    return work.bytes(rows * columns * stored.itemsize, name).view(stored).reshape(rows, columns)
 
 
 def _parts(module: Module, block: Block) -> Iterator[slice]:
     rows = _rows(module)
     return (slice(start, min(start + rows, block.count)) for start in range(0, block.count, rows))
-
-
-def _packed_rows(words: Array, scales: Array, biases: Array, words_per_group: int) -> Packed:
-    return Packed(words.reshape(-1, words_per_group), scales.reshape(-1), biases.reshape(-1))

@@ -14,6 +14,7 @@ from .models import (
     CurvePoint,
     Dataset,
     Fused,
+    FusedExtra,
     ModuleFidelity,
     Task,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Dataset",
     "Event",
     "Fused",
+    "FusedExtra",
     "Intent",
     "Lease",
     "Manifest",

@@ -16,7 +16,8 @@ class BaseModel(Record):
     """A frozen model that adapters are trained on.
 
     `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
-    bits its weight has, so that an adapter can be held against the base without its files.
+    bits its weight has, so that an adapter can be held against the base without its files.  `written_by_mlx`: its weight
+    files say so, and their tensors have mlx-lm's names.
     """
 
     __tablename__ = "base_model"
@@ -33,6 +34,7 @@ class BaseModel(Record):
     bytes: Mapped[int] = mapped_column(BigInteger)
     config: Mapped[dict[str, Any]]
     weights: Mapped[dict[str, Any]]
+    written_by_mlx: Mapped[bool]
     location: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
@@ -212,6 +214,20 @@ class Fused(Record):
     adapter: Mapped[Adapter] = relationship()
     manifest: Mapped[Manifest] = relationship()
     modules: Mapped[list[ModuleFidelity]] = relationship(order_by="ModuleFidelity.module")
+    extras: Mapped[list[FusedExtra]] = relationship(order_by="FusedExtra.position")
+
+
+class FusedExtra(Record):
+    """A further adapter of a linear combination, and its weight."""
+
+    __tablename__ = "fused_extra"
+
+    fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
+    weight: Mapped[float]
+
+    adapter: Mapped[Adapter] = relationship()
 
 
 class ModuleFidelity(Record):
@@ -220,7 +236,7 @@ class ModuleFidelity(Record):
     __tablename__ = "module_fidelity"
 
     fused_id: Mapped[int] = mapped_column(ForeignKey("fused.id"), primary_key=True)
-    module: Mapped[str] = mapped_column(String(300), primary_key=True)
+    module: Mapped[str] = mapped_column(String(600), primary_key=True)
     norm: Mapped[float]
     retained: Mapped[float | None]
     cosine: Mapped[float | None]

@@ -41,7 +41,7 @@ def mlx_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlxFuse:
 
 
 @pytest.fixture
-def planned() -> Planner:
+def planned(tmp_path: Path) -> Planner:
     """Return a function that plans the fuse of two folders; `config` and `adapter_config` change what they say."""
 
     def plan(
@@ -57,6 +57,9 @@ def planned() -> Planner:
         base_config = json.loads((base / "config.json").read_text()) | (config or {})
         settings = json.loads((adapter / "adapter_config.json").read_text()) | (adapter_config or {})
         weights = adapter / "adapters.safetensors"
+        scratch = tmp_path / "scratch"
+        scratch.mkdir(exist_ok=True)
+        options = {"scratch": scratch} | options
         return make_plan(files, base_config, weights, settings, precision, **options)
 
     return plan

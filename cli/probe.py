@@ -1,0 +1,91 @@
+"""`fusery probe`: what a model answers, against another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .session import Session, command
+from .text import count, number, share
+
+_PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
+_WORST = 3
+
+
+@command("probe")
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--against",
+    metavar="REF2",
+    help="Compare with another adapter, fused model or base instead; `base` is the base of REF.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(_PRECISIONS),
+    help="How the fused model is written; default auto, as in fusery fuse.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: a built-in set.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="At most so many prompts.",
+)
+def probe_command(
+    session: Session,
+    reference: str,
+    against: str | None,
+    precision: str | None,
+    prompts: Path | None,
+    limit: int,
+) -> None:
+    """Compare what two models answer to prompts.
+
+    REF alone: base + adapter against its fused model, so that one sees what fusing lost.  With --against base:
+    whether the adapter changed anything.  With --against REF2: how two versions differ.
+    """
+    from fusery.registry.fuse_request import FuseRequest
+
+    with session.progress("fusing") as progress:
+        found = session.registry.probe(
+            reference,
+            against=against,
+            request=FuseRequest(precision) if precision else None,
+            prompts=prompts,
+            limit=limit,
+            say=session.say,
+            progress=progress,
+        )
+
+    def human() -> None:
+        session.print(found.conclusion)
+        session.print()
+        session.facts(
+            [
+                ("a", f"{found.a}  {found.a.digest[:12]}"),
+                ("b", f"{found.b}  {found.b.digest[:12]}"),
+                ("prompts", f"{count(found.prompts)}, {count(found.tokens)} tokens scored"),
+                ("KL(a || b)", f"{number(found.kl)} nats a token, 99 % below {number(found.kl_p99)}"),
+                ("same next token", share(found.top1_agreement)),
+                (
+                    "loss",
+                    f"a {number(found.loss_a)}, b {number(found.loss_b)}, base {number(found.loss_base)}",
+                ),
+                ("seconds", f"{found.seconds:.1f}"),
+            ]
+        )
+        session.print()
+        table = session.table("where they differ most", "KL", "same", right=("KL", "same"))
+        for row in sorted(found.rows, key=lambda row: -row.kl)[:_WORST]:
+            table.add_row(row.prompt, number(row.kl), share(row.top1_agreement))
+        session.console.print(table)
+
+    session.emit(found.to_dict(), names=[found.a.name, found.b.name], human=human)

@@ -1,0 +1,118 @@
+"""Two models on the same samples: one after the other, so that only one of them is in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .compare import Floats, TokenScores, compare, losses
+from .models import Logits, Model
+from .prompts import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model to load: a folder, and an adapter to put on it.
+
+    Attributes:
+        model: folder of a base or of a fused model.
+        adapter: folder of an adapter, or None.
+    """
+
+    model: Path
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured on some samples.
+
+    Attributes:
+        scores: for each sample, in their order.
+        base_losses: for each sample, the losses of the base of `a`; empty if nobody asked.
+    """
+
+    scores: tuple[TokenScores, ...]
+    base_losses: tuple[Floats, ...] = ()
+
+
+def measure(
+    a: Source,
+    b: Source,
+    samples: Sequence[Sample],
+    *,
+    with_base: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Measured:
+    """Run both models over the samples and compare their predictions.
+
+    The logits of `a` wait in a temporary file, 4 bytes for each scored token and each token of the vocabulary.
+
+    Args:
+        a: what is compared with, for the direction of the divergence.
+        b: the other.
+        samples: what both are to predict.
+        with_base: measure the loss of `a` without its adapter, too.
+        say: told what is going on.
+
+    Raises:
+        MissingExtraError: mlx-lm is not installed.
+        ModelUnusableError: a model cannot be loaded or run, or the two have vocabularies of different sizes.
+    """
+    base_losses: dict[int, Floats] = {}
+    with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
+        model = Model.load(a.model)
+        if with_base:
+            say("the base answers")
+            base_losses = {at: losses(rows, samples[at].targets) for at, rows in model.answers(samples)}
+        if a.adapter is not None:
+            model.put_on(a.adapter)
+        say("the first model answers")
+        kept = _Kept.write(file, model.answers(samples))
+        del model
+        model = Model.load(b.model)
+        if b.adapter is not None:
+            model.put_on(b.adapter)
+        say("the second model answers")
+        scores = {at: _compared(kept.rows(at), rows, samples[at]) for at, rows in model.answers(samples)}
+    order = range(len(samples))
+    return Measured(
+        tuple(scores[at] for at in order), tuple(base_losses[at] for at in order) if with_base else ()
+    )
+
+
+def _compared(a: Logits, b: Logits, sample: Sample) -> TokenScores:
+    from ..errors import ModelUnusableError
+
+    if a.shape != b.shape:
+        raise ModelUnusableError(
+            f"the two models have vocabularies of different sizes, {a.shape[-1]} and {b.shape[-1]}"
+        )
+    return compare(a, b, sample.targets)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Logits in a file, one sample after the other."""
+
+    file: IO[bytes]
+    places: dict[int, tuple[int, tuple[int, ...]]]
+
+    @classmethod
+    def write(cls, file: IO[bytes], answers: Iterator[tuple[int, Logits]]) -> _Kept:
+        places = {}
+        for at, rows in answers:
+            places[at] = (file.tell(), rows.shape)
+            file.write(np.ascontiguousarray(rows).data)
+        file.flush()
+        return cls(file, places)
+
+    def rows(self, at: int) -> Logits:
+        start, shape = self.places[at]
+        found: Any = np.memmap(self.file, np.float32, "r", start, shape)
+        return np.asarray(found)

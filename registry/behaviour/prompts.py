@@ -1,0 +1,233 @@
+"""What models are asked: prompts from a file as mlx-lm trains on them, or the built-in ones, made into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusery.storage.errors import FormatError, MissingFileError, StoreDeniedError
+from fusery.storage.jsonfile import parse_json
+
+from ..errors import BadInputError
+from ..plaintext import is_keepable
+
+LIMIT = 32
+"""How many prompts are read if nobody says."""
+LONGEST = 512
+"""How many tokens of a prompt are looked at."""
+LINE_BYTES = 1 << 20
+_MESSAGES = 1000
+_ROLES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A text that models are to predict: running text, or a dialogue whose last message counts.
+
+    Attributes:
+        text: running text; empty for a dialogue.
+        messages: of a dialogue, each with `role` and `content`.
+        tools: what the dialogue offers, passed to the chat template.
+    """
+
+    text: str = ""
+    messages: tuple[Mapping[str, str], ...] = ()
+    tools: Sequence[Any] | None = None
+
+    @property
+    def label(self) -> str:
+        """What tells it from others: the text, or the last question."""
+        return self.text or self.messages[max(0, len(self.messages) - 2)]["content"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A prompt as token ids.
+
+    Attributes:
+        label: what tells it from others.
+        tokens: the whole of it.
+        first: position of the first token that is scored, at least 1; all after it are scored, too.
+    """
+
+    label: str
+    tokens: tuple[int, ...]
+    first: int
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """The tokens that are scored."""
+        return np.array(self.tokens[self.first :], np.int64)
+
+
+def built_in() -> list[Prompt]:
+    """Return the prompts that come with fusery: prose, code, dialogues, several languages."""
+    data = files("fusery.registry.behaviour").joinpath("prompts.jsonl").read_bytes()
+    return [_prompt(line, f"prompts.jsonl:{number}") for number, line in enumerate(data.splitlines(), 1)]
+
+
+def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:
+    """Read the first prompts of a file.
+
+    Args:
+        path: JSON lines as `mlx_lm.lora` trains on (`messages`, `prompt` and `completion`, or `text`), or plain text
+            with one prompt a line.  It is JSON if its name ends with `.jsonl` or its first line starts with a brace.
+        limit: at most so many.
+
+    Raises:
+        MissingFileError: there is no such file.
+        StoreDeniedError: it may not be read.
+        FormatError: a line is not what it should be, or is longer than 1 MiB.
+        BadInputError: there are no prompts in it.
+    """
+    prompts: list[Prompt] = []
+    is_json = path.name.endswith(".jsonl")
+    for number, line in _lines(path):
+        subject = f"{path.name}:{number}"
+        is_json = is_json or (not prompts and line.startswith(b"{"))
+        prompts.append(_prompt(line, subject) if is_json else Prompt(_text(line, subject)))
+        if len(prompts) == limit:
+            break
+    if not prompts:
+        raise BadInputError(f"there are no prompts in {path}", hint="one a line, as text or as JSON")
+    return prompts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not empty, with their numbers."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE_BYTES + 1):
+                number += 1
+                if len(line) > LINE_BYTES:
+                    raise FormatError(f"{path.name}:{number} is longer than {LINE_BYTES >> 20} MiB")
+                if stripped := line.strip():
+                    yield number, stripped
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise MissingFileError(f"there is no file {path}") from error
+    except PermissionError as error:
+        raise StoreDeniedError(f"{path} may not be read by this user") from error
+
+
+def _text(line: bytes, subject: str) -> str:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{subject} is not UTF-8 text") from error
+    if not is_keepable(text):
+        raise FormatError(f"{subject} holds NUL")
+    return text
+
+
+def _prompt(line: bytes, subject: str) -> Prompt:
+    value = parse_json(line, subject)
+    if not isinstance(value, dict):
+        raise FormatError(f"{subject} is not a JSON object")
+    if not is_keepable(value):
+        raise FormatError(f"{subject} holds text with NUL or half of a character")
+    tools = value.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise FormatError(f"{subject}: tools are not a list")
+    if "prompt" in value and "completion" in value:
+        question, reply = _string(value, "prompt", subject), _string(value, "completion", subject)
+        pair = {"role": "user", "content": question}, {"role": "assistant", "content": reply}
+        return Prompt(messages=pair, tools=tools)
+    if "messages" in value:
+        return Prompt(messages=_dialogue(value["messages"], subject), tools=tools)
+    if "text" in value:
+        return Prompt(_string(value, "text", subject))
+    raise FormatError(
+        f"{subject} has none of messages, prompt with completion, and text", hint="the formats of mlx_lm.lora"
+    )
+
+
+def _string(value: Mapping[str, Any], key: str, subject: str) -> str:
+    text = value[key]
+    if not isinstance(text, str) or not text.strip():
+        raise FormatError(f"{subject}: {key} is not text, or empty")
+    return text
+
+
+def _dialogue(messages: Any, subject: str) -> tuple[Mapping[str, str], ...]:
+    if not isinstance(messages, list) or not 1 <= len(messages) <= _MESSAGES:
+        raise FormatError(f"{subject}: messages are not a list of 1 to {_MESSAGES}")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise FormatError(f"{subject}: a message has no content that is text")
+        role = message.get("role")
+        if not isinstance(role, str) or not 1 <= len(role) <= _ROLES:
+            raise FormatError(f"{subject}: a message has no role")
+    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+
+
+def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) -> list[Sample]:
+    """Make prompts into tokens as `mlx_lm.lora --mask-prompt` does: of a dialogue only the last message is scored.
+
+    Args:
+        prompts: what to ask.
+        tokenizer: of mlx-lm.
+        strict: refuse a dialogue where the model has no chat template; else its messages are scored as running text.
+
+    Raises:
+        BadInputError: the model has no chat template, or its template refuses a dialogue, or nothing is left to score.
+    """
+    samples = [
+        sample
+        for number, prompt in enumerate(prompts, 1)
+        if (sample := _sample(prompt, tokenizer, number, strict)) is not None
+    ]
+    if not samples:
+        raise BadInputError("the prompts have no token to score", hint="a prompt needs at least two tokens")
+    return samples
+
+
+def _sample(prompt: Prompt, tokenizer: Any, number: int, strict: bool) -> Sample | None:
+    if prompt.messages and (strict or _has_template(tokenizer)):
+        tokens, first = _templated(prompt, tokenizer, number)
+    else:
+        text = prompt.text or "\n".join(message["content"] for message in prompt.messages)
+        tokens, first = list(tokenizer.encode(text)), 0
+        if tokens and tokens[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id is not None:
+            tokens.append(tokenizer.eos_token_id)
+    tokens, first = _shortened(tokens, max(first, 1))
+    return Sample(prompt.label, tuple(tokens), first) if first < len(tokens) else None
+
+
+def _has_template(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "has_chat_template", False))
+
+
+def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], int]:
+    from jinja2 import TemplateError
+
+    messages = [dict(message) for message in prompt.messages]
+    answers = messages[-1]["role"] == "assistant"
+    options = {"tools": prompt.tools, "return_dict": False}
+    try:
+        whole = list(tokenizer.apply_chat_template(messages, **options))
+        if len(messages) == 1:
+            return whole, 0
+        asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=answers, **options)
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInputError(
+            f"the model's chat template does not take prompt {number}: {first[:200]}",
+            hint="give prompts as plain text, one a line",
+        ) from error
+    return whole, len(asked)
+
+
+def _shortened(tokens: list[int], first: int) -> tuple[list[int], int]:
+    """Cut to `LONGEST` tokens: the end goes, and of a question that is too long for its answer the beginning."""
+    if len(tokens) <= LONGEST:
+        return tokens, first
+    end = min(len(tokens), max(LONGEST, first + LONGEST // 2))
+    start = end - LONGEST
+    return tokens[start:end], max(first - start, 1)

@@ -1,0 +1,180 @@
+"""Choosing how to write: what each candidate would retain, from the record, from the log, or from a sample.
+
+Writing a model only to find that it lost the adapter costs seconds to minutes; an eighth of the touched rows tells
+nearly as well.  What a sample refused stays in the log, so that it is taken once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+
+from . import events
+from .errors import FidelityError
+from .fuse_request import FuseRequest
+from .fused_records import find_fused
+from .fusion.recipe import Recipe, artifact_key
+from .ingredients import Ingredients, Inputs
+
+if TYPE_CHECKING:
+    from .fusion.fidelity import Fidelity
+    from .workspace import Workspace
+
+REFUSED = "fuse.refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a fuse was found to retain.
+
+    Attributes:
+        verdict: `PASS`, `DEGRADED` or `LOST`.
+        retained: share of the update.
+        relative_error: of the change, None if it is not known.
+    """
+
+    verdict: str
+    retained: float | None
+    relative_error: float | None = None
+
+    @classmethod
+    def of(cls, fidelity: Fidelity) -> Measured:
+        """Take the overall figures of a fuse or a sample."""
+        return cls(fidelity.verdict, fidelity.retained, fidelity.relative_error)
+
+    @property
+    def in_words(self) -> str:
+        """The verdict with its reason."""
+        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained"
+
+    def passes(self, request: FuseRequest, *, strict: bool) -> bool:
+        """Tell whether it may be published; `strict` asks for PASS, as `auto` does while there is an alternative."""
+        if request.accept_loss and not strict:
+            return True
+        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
+            return False
+        return self.verdict == "PASS" if strict else self.verdict != "LOST"
+
+
+def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
+    """Return what is on record about a key, or what the log says of a refused attempt."""
+    with workspace.database.read() as session:
+        row = find_fused(session, key)
+        if row is not None:
+            return Measured(row.verdict, row.retained, row.relative_error)
+        refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
+    if not refusals:
+        return None
+    detail = json.loads(refusals[0].detail)
+    return Measured(detail["verdict"], detail["retained"], detail.get("relative_error"))
+
+
+def record_refusal(
+    workspace: Workspace,
+    session: Session,
+    ingredients: Ingredients,
+    recipe: Recipe,
+    key: Digest,
+    measured: Measured,
+    *,
+    sampled: bool = False,
+) -> None:
+    """Note in the log what was measured and not published."""
+    events.record(
+        session,
+        action=REFUSED,
+        kind="fused",
+        subject=key,
+        detail={
+            "adapter": ingredients.adapter.name,
+            "precision": recipe.precision,
+            "verdict": measured.verdict,
+            "retained": measured.retained,
+            "relative_error": measured.relative_error,
+            "sampled": sampled,
+        },
+        actor=workspace.actor,
+        at=workspace.database.utcnow(session),
+    )
+
+
+def describe(recipe: Recipe) -> str:
+    """Return a recipe in a few words."""
+    if recipe.quantization:
+        shape = recipe.quantization
+        return f"{shape['bits']} bits, {shape['mode']}, groups of {shape['group_size']}"
+    if recipe.precision == "mixed":
+        bits = sorted(set(recipe.bits.values()))
+        return f"mixed, {'/'.join(map(str, bits))} bits where adapted"
+    return recipe.precision
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Goes through the candidates of one request and passes over those that a sample shows to lose the adapter."""
+
+    workspace: Workspace
+    ingredients: Ingredients
+    inputs: Inputs
+    request: FuseRequest
+    say: Callable[[str], None]
+
+    def recipes(self, candidates: Sequence[Recipe]) -> Iterator[tuple[Recipe, bool]]:
+        """Yield the recipes worth computing, each with whether it is the last.
+
+        Raises:
+            FidelityError: nothing fits into the budget.
+        """
+        if self.request.budget is not None:
+            candidates = self._within_budget(candidates, self.request.budget)
+        for position, recipe in enumerate(candidates):
+            last = position + 1 == len(candidates)
+            if last or not self._passed_over(recipe):
+                yield recipe, last
+
+    def _passed_over(self, recipe: Recipe) -> bool:
+        key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
+        if (measured := known_measurement(self.workspace, key)) is None:
+            measured = Measured.of(self.inputs.sample(recipe).fidelity)
+            if not measured.passes(self.request, strict=True):
+                with self.workspace.database.write() as session:
+                    record_refusal(
+                        self.workspace, session, self.ingredients, recipe, key, measured, sampled=True
+                    )
+        if measured.passes(self.request, strict=True):
+            return False
+        self.say(f"{describe(recipe)}: {measured.in_words}; trying the next larger format")
+        return True
+
+    def _within_budget(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
+        """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
+        from .fusion.allocate import allocate
+
+        plain = replace(candidates[0], precision="keep", seed=None, bits={})
+        kept = self.inputs.sample(plain)
+        samples = {int((self.ingredients.quantization or {}).get("bits", 0)): kept}
+        fitting = []
+        for recipe in candidates:
+            sampled = self.inputs.sample(recipe)
+            if recipe.precision == "mixed":
+                samples[recipe.bits[""]] = sampled
+            if sampled.size <= budget * kept.size:
+                fitting.append(recipe)
+        if self.request.precision == "mixed":
+            fitting = []  # not the smallest that passes, but the best that fits
+        if len(samples) > 1:
+            fitting.append(
+                replace(plain, precision="mixed", bits=allocate(samples, (budget - 1) * kept.size))
+            )
+        if not fitting:
+            raise FidelityError(
+                f"nothing that was asked for fits into {budget} times the base's size",
+                hint="allow more: --budget 1.5x",
+            )
+        return fitting

@@ -1,0 +1,142 @@
+"""How the modules of a base are quantised: by their entries in the configuration, else by their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import FusionUnsupportedError
+from .affine import BITS, GROUP_SIZES, Grid
+from .arithmetic import FORMATS
+from .base import Base, NeedsModelClassError, Source
+from .microscaling import MODES, FloatGrid
+
+AnyGrid = Grid | FloatGrid
+
+AFFINE = "affine"
+_PLAIN = {"bits": 4, "group_size": 64, "mode": AFFINE}
+_BY_SHAPE = {(grid.bits, grid.group_size): mode for mode, grid in MODES.items()}
+
+
+def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
+    """Return how a packed module is quantised.
+
+    Args:
+        base: the base.
+        module: its path.
+        columns: unpacked columns, if known (from the adapter).
+
+    Raises:
+        FusionUnsupportedError: `mlx_lm.fuse` would write wrong weights, or the configuration contradicts the shapes.
+        NeedsModelClassError: it cannot be told.
+    """
+    weight, scales, biases = (base.tensors.get(f"{module}.{part}") for part in ("weight", "scales", "biases"))
+    if weight is None or scales is None:
+        raise NeedsModelClassError(f"{module} is quantised in an unknown way")
+    if f"{module}.global_scale" in base.tensors:
+        raise FusionUnsupportedError(
+            f"{module} has a scale for the whole tensor (global_scale), which mlx-lm passes over when it fuses: "
+            "the result would be wrong"
+        )
+    settings = _settings(base, module, columns, weight, scales)
+    mode, bits, size = settings["mode"], settings["bits"], settings["group_size"]
+    _require_fit(module, weight, scales, bits, size, columns)
+    if mode == AFFINE:
+        form = FORMATS.get(scales.tensor.dtype)
+        same = biases is not None and (scales.shape, scales.tensor.dtype) == (
+            biases.shape,
+            biases.tensor.dtype,
+        )
+        if form is None or not same or bits not in BITS or size not in GROUP_SIZES:
+            raise _misfit(module, bits, size)
+        return Grid(bits, size, form)
+    grid = MODES.get(mode) if isinstance(mode, str) else None
+    if grid is None:
+        raise FusionUnsupportedError(
+            f"{module} is quantised in the {str(mode)[:40]} format, which mlx does not have"
+        )
+    if scales.tensor.dtype != "U8" or biases is not None or (bits, size) != (grid.bits, grid.group_size):
+        raise _misfit(module, bits, size)
+    return grid
+
+
+def bits_of(base: Base, module: str) -> int:
+    """Return the bits per number of a packed module, as far as they can be told: for counting only."""
+    own = base.quantization.get(module)
+    if isinstance(own, Mapping) and type(own.get("bits")) is int:
+        return int(own["bits"])
+    weight, scales = base.tensors[f"{module}.weight"], base.tensors[f"{module}.scales"]
+    if scales.tensor.dtype == "U8":
+        return int(_by_shape(module, weight, scales)["bits"])
+    columns = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else None
+    return weight.shape[-1] * 32 // columns if columns else int(_default(base)["bits"])
+
+
+def _require_fit(
+    module: str, weight: Source, scales: Source, bits: Any, size: Any, columns: int | None
+) -> None:
+    groups = scales.shape[-1]
+    whole = type(bits) is type(size) is int
+    fits = whole and weight.shape[-1] * 32 == groups * size * bits and columns in (None, groups * size)
+    if not fits or weight.tensor.dtype != "U32" or weight.shape[:-1] != scales.shape[:-1]:
+        raise _misfit(module, bits, size)
+
+
+def _misfit(module: str, bits: Any, size: Any) -> FusionUnsupportedError:
+    return FusionUnsupportedError(
+        f"the tensors of {module} do not fit the {str(bits)[:9]} bits in groups of {str(size)[:9]} they should have"
+    )
+
+
+def _default(base: Base) -> dict[str, Any]:
+    return _PLAIN | {key: base.quantization[key] for key in _PLAIN if key in base.quantization}
+
+
+def _settings(base: Base, module: str, columns: int | None, weight: Source, scales: Source) -> dict[str, Any]:
+    own = base.quantization.get(module)
+    if isinstance(own, Mapping):
+        return _PLAIN | dict(own)
+    if own is True:
+        return _default(base)
+    if own is not None or not base.quantization or 0 in weight.shape + scales.shape:
+        raise FusionUnsupportedError(f"{module} is quantised, but the configuration does not say so")
+    if scales.tensor.dtype == "U8":
+        return _by_shape(module, weight, scales)
+    columns = columns or _columns(base, weight, scales)
+    if columns is None:
+        raise NeedsModelClassError(f"how {module} is quantised cannot be told from its shapes")
+    bits, size = weight.shape[-1] * 32 // columns, columns // scales.shape[-1]
+    return {"bits": bits, "group_size": size, "mode": AFFINE}
+
+
+def _by_shape(module: str, weight: Source, scales: Source) -> dict[str, Any]:
+    """Tell the formats with scales of one byte apart: they differ in the bits of a group."""
+    for (bits, size), mode in _BY_SHAPE.items():
+        if weight.shape[-1] * 32 == scales.shape[-1] * bits * size:
+            return {"bits": bits, "group_size": size, "mode": mode}
+    raise _misfit(module, "?", "?")
+
+
+def _columns(base: Base, weight: Source, scales: Source) -> int | None:
+    """Return the unpacked columns of a module that neither the configuration nor the adapter names.
+
+    4 bits in groups of 64 and 8 bits in groups of 32 have the same shapes; what decides is a width that the model
+    has, the configuration's default first.
+    """
+    packed, groups = weight.shape[-1] * 32, scales.shape[-1]
+    choices = [groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed]
+    likely = [columns for columns in choices if columns in _widths(base)] or choices
+    default = groups * int(_default(base)["group_size"])
+    if default in likely:
+        return default
+    return likely[0] if len(likely) == 1 else None
+
+
+def _widths(base: Base) -> set[int]:
+    text = base.config.get("text_config")
+    config = {**(text if isinstance(text, Mapping) else {}), **base.config}
+    widths = {config.get("hidden_size"), config.get("intermediate_size")}
+    heads, size = config.get("num_attention_heads"), config.get("head_dim")
+    if type(heads) is int and type(size) is int:
+        widths.add(heads * size)
+    return {width for width in widths if type(width) is int}

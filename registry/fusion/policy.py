@@ -1,0 +1,128 @@
+"""What the written weights look like: for each module a target, plain numbers or a grid.
+
+- `keep` writes the base's own format with fresh scales, as `mlx_lm.fuse` does;
+- `dither` writes the base's own format on the base's own scales, rounding at random so that small updates survive;
+- `mixed` writes the touched modules with more bits and leaves the others as they are;
+- `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
+- with `quantize` every layer is quantised anew, as `mlx_lm.convert -q` does afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import FusionUnsupportedError
+from .affine import BITS, GROUP_SIZES, Grid
+from .arithmetic import Format
+from .grids import AFFINE, AnyGrid
+from .microscaling import MODES
+
+KEEP, DITHER, MIXED, DEQUANTIZE = "keep", "dither", "mixed", "dequantize"
+PRECISIONS = (KEEP, DITHER, MIXED, DEQUANTIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is written of a module.
+
+    Attributes:
+        grid: how it is quantised, None for plain numbers.
+        form: format of plain numbers, or of what is quantised.
+        dither: codes are rounded at random, scales stay those of the base.
+    """
+
+    grid: AnyGrid | None
+    form: Format
+    dither: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quantize:
+    """How to quantise every layer.
+
+    Attributes:
+        bits: per number.
+        group_size: numbers that share a scale.
+        mode: `affine`, `mxfp4`, `nvfp4` or `mxfp8`.
+    """
+
+    bits: int
+    group_size: int
+    mode: str = AFFINE
+
+    def __post_init__(self) -> None:
+        if self.mode == AFFINE:
+            sound = self.bits in BITS and self.group_size in GROUP_SIZES
+        else:
+            grid = MODES.get(self.mode)
+            sound = grid is not None and (self.bits, self.group_size) == (grid.bits, grid.group_size)
+        if not sound:
+            raise FusionUnsupportedError(
+                f"mlx has no {self.mode[:40]} format of {self.bits} bits in groups of {self.group_size}",
+                hint="affine: 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128; mxfp4: 4 in 32; nvfp4: 4 in 16; "
+                "mxfp8: 8 in 32",
+            )
+
+    def grid(self, form: Format) -> AnyGrid:
+        """Return the grid for weights of a format."""
+        return Grid(self.bits, self.group_size, form) if self.mode == AFFINE else MODES[self.mode]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return MLX's entry in `config.json`, in its order."""
+        return {"group_size": self.group_size, "bits": self.bits, "mode": self.mode}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A precision and what belongs to it.
+
+    Attributes:
+        precision: one of `PRECISIONS`.
+        bits: with `mixed`, of each touched module by path; under "" of all others.
+        quantize: quantise everything so.
+        seed: with `dither`, of the thresholds.
+    """
+
+    precision: str
+    bits: Mapping[str, int] = field(default_factory=dict)
+    quantize: Quantize | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise FusionUnsupportedError(
+                f"the precision {self.precision[:40]!r} is not known to this version"
+            )
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether quantised modules that no adapter touches are written anew."""
+        return self.precision == DEQUANTIZE or self.quantize is not None
+
+    def target(
+        self, path: str, grid: AnyGrid | None, form: Format, plain: Format, columns: int, *, touched: bool
+    ) -> Target:
+        """Return what is written of a module.
+
+        Args:
+            path: of the module.
+            grid: how the base's weight is quantised.
+            form: of the base's plain numbers.
+            plain: of the sum, which is another one with DoRA.
+            columns: of its weight.
+            touched: an adapter changes it.
+        """
+        if self.quantize is not None:
+            whole = columns % self.quantize.group_size == 0
+            return Target(self.quantize.grid(plain) if whole else None, plain)
+        if grid is None or self.precision == DEQUANTIZE:
+            return Target(None, plain)
+        if self.precision == DITHER:
+            return Target(grid, grid.form, dither=True)
+        if self.precision == MIXED:
+            bits = self.bits.get(path, self.bits.get("", 8))
+            # MLX has groups of 32 and more only; those of nvfp4 are 16 wide.
+            return Target(Grid(bits, max(grid.group_size, 32), plain), plain)
+        return Target(Grid(grid.bits, grid.group_size, plain) if isinstance(grid, Grid) else grid, plain)
