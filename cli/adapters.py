@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, count, number, share, size
+from .text import cell, combined, count, number, share, size, times
 
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -184,12 +184,18 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
     if view["fused"]:
         session.print("fused")
     for fused in view["fused"]:
-        fidelity = fused["fidelity"]
-        session.print(
-            f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {fused['precision']}  "
-            f"fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
-        )
+        session.print(_fused_line(fused))
     _print_findings(session, view["findings"])
+
+
+def _fused_line(fused: dict[str, Any]) -> str:
+    fidelity = fused["fidelity"]
+    mixed = bool(fused["with"]) or fused["scale"] is not None
+    return (
+        f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
+        f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
+        + (f"  {combined(fused)}" if mixed else "")
+    )
 
 
 @command("history")

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("adapters", "Show the versions of a task, and how their validation loss moved."),
     "diff": ("adapters", "Show what differs between two adapters."),
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
+    "fidelity": ("fidelity", "Show how much of an adapter a fused model holds, or what to ship it as."),
     "probe": ("probe", "Compare what two models answer to prompts."),
     "materialize": ("fuse", "Write a deployable bundle: a model folder or a Dockerfile bundle."),
     "lineage": ("trail", "Show what a thing was made from, and what was made from it."),

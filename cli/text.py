@@ -39,6 +39,18 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
+def times(value: float) -> str:
+    """Return a multiple with two decimals: `1.17 x`."""
+    return f"{value:.2f} x"
+
+
+def combined(view: dict[str, Any]) -> str:
+    """Return the adapters of a fused model with their weights, and a scale that is not the adapter's own."""
+    scale = "" if view["scale"] is None else f" (scale {number(view['scale'], 6)})"
+    extras = [f"{number(part['weight'], 6)} x {part['adapter']}" for part in view["with"]]
+    return " + ".join([view["adapter"] + scale, *extras])
+
+
 def cell(value: Any) -> str:
     """Return any JSON value as the text of a table cell."""
     if value is None:

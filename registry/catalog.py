@@ -12,7 +12,7 @@ from . import tables
 from .errors import BadInputError, UnknownReferenceError
 from .names import parse_slug, parse_task
 from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
-from .views import adapter_view, adapter_views, files_view, fused_view
+from .views import adapter_view, adapter_views, files_view, fused_line
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -114,23 +114,16 @@ def show_adapter(workspace: Workspace, reference: str) -> dict[str, Any]:
             "base_bytes": adapter.base.bytes,
             "files": files_view(adapter.manifest),
             "training": adapter.training,
-            "fused": [_fused_line(artifact) for artifact in fused],
+            "fused": [fused_line(artifact, _name_in(artifact, adapter)) for artifact in fused],
             "bundles": [
                 {"target": bundle.target, "path": bundle.path, "digest": bundle.digest} for bundle in bundles
             ],
         }
 
 
-def _fused_line(fused: tables.Fused) -> dict[str, Any]:
-    view = fused_view(fused)
-    fidelity = {key: view["fidelity"][key] for key in ("verdict", "retained", "cosine", "relative_error")}
-    return {
-        **{
-            key: view[key]
-            for key in ("key", "digest", "precision", "quantization", "bytes", "weights_bytes", "engine")
-        },
-        "fidelity": fidelity,
-    }
+def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
+    """Return what a fused artifact's first adapter is called here: as asked for, if the bytes are the same."""
+    return adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
 
 
 def task_history(workspace: Workspace, task: str) -> list[dict[str, Any]]:

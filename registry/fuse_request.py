@@ -141,7 +141,7 @@ def candidates(request: FuseRequest, ingredients: Ingredients) -> tuple[Recipe, 
         MissingExtraError: the base needs mlx-lm, which is not installed.
     """
     common: dict[str, Any] = {
-        "engine": ingredients.engine,
+        "engine": ingredients.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in ingredients.extras),
     }

@@ -93,9 +93,11 @@ class Ingredients:
         """The base's weights are quantised."""
         return self.base.quantization is not None
 
-    @property
-    def engine(self) -> str:
+    def engine(self, *, quantize: bool = False) -> str:
         """Name the arithmetic that will run, before any file is read.
+
+        Args:
+            quantize: every layer is to be quantised anew.
 
         Raises:
             MissingExtraError: the base needs mlx-lm, which is not installed.
@@ -103,7 +105,7 @@ class Ingredients:
         from .fusion.base import taken_by_name
 
         names = [file.path for file in self.base.manifest.files]
-        if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx):
+        if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
             return ENGINE
         from .fusion.fingerprint import fingerprint
 

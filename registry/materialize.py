@@ -22,10 +22,13 @@ from .errors import BadInputError
 from .fuse import FusedModel, FuseRequest, fuse
 from .names import compact_date
 from .resolve import resolve_adapter
-from .views import moment
+from .views import fused_line, module_view, moment
 
 if TYPE_CHECKING:
     from .workspace import Workspace
+
+_WORST = 5
+"""Modules that a model card names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
     with workspace.database.read() as session:
         row = session.scalars(select(tables.Fused).where(tables.Fused.key == view["key"])).one()
         adapter, base = resolve_adapter(session, view["adapter"]), row.base
-        dataset = adapter.dataset
+        dataset, line = adapter.dataset, fused_line(row, adapter.name)
         provenance = {
             "key": row.key,
             "digest": row.digest,
@@ -141,18 +144,25 @@ def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
                 "val_loss": adapter.val_loss,
                 "dataset": dataset.name if dataset else None,
             },
+            "with": [
+                {"adapter": extra.adapter.name, "weight": extra.weight, "digest": extra.adapter.digest}
+                for extra in row.extras
+            ],
             "recipe": row.recipe,
-            "fidelity": {
-                "verdict": row.verdict,
-                "retained": row.retained,
-                "cosine": row.cosine,
-                "relative_error": row.relative_error,
-            },
+            **{key: line[key] for key in ("format", "weights_bytes", "times_base", "rebuild")},
+            "fidelity": {**line["fidelity"], "worst": _worst(row)},
             "created_at": moment(row.created_at),
             "tool": f"fusery {version('fusery')}",
         }
     entries = (FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in view["files"])
     return BundleSource(fused.path, Manifest.of(entries), provenance, adapter.name)
+
+
+def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
+    """Return the modules that retained least."""
+    known = [module for module in fused.modules if module.retained is not None]
+    least = sorted(known, key=lambda module: (module.retained, module.module))[:_WORST]
+    return [module_view(module) for module in least]
 
 
 def _note_replaced(workspace: Workspace, place: Path) -> None:

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from .behaviour.measure import Measured
     from .behaviour.prompts import Sample
 
-SAME = (0.02, 0.97)
-"""Mean divergence in nats at most, and share of equal next tokens at least, of models that answer alike."""
-NEAR = (0.1, 0.9)
-"""The same of models that answer nearly alike."""
+SAME = 0.02
+"""Mean divergence in nats up to which models answer alike.
+
+It alone decides: how often the most likely token is the same depends on how sure a model can be of a text at all.
+"""
+NEAR = 0.1
+"""The same for models that answer nearly alike."""
 NOTHING = 1e-6
 """A divergence below which a difference is that of rounding in float32."""
 GAIN = 0.02
@@ -134,18 +137,15 @@ class ProbeReport:
 
     @property
     def _likeness(self) -> str:
-        if self._within(SAME):
+        if self.kl <= SAME:
             return "answers as"
-        return "answers nearly as" if self._within(NEAR) else "does not answer as"
+        return "answers nearly as" if self.kl <= NEAR else "does not answer as"
 
     @property
     def _change(self) -> str:
         if self.kl < NOTHING and self.top1_agreement == 1:
             return "changed nothing that these prompts show"
-        return "changed little" if self._within(SAME) else "changed what the model says"
-
-    def _within(self, bounds: tuple[float, float]) -> bool:
-        return self.kl <= bounds[0] and self.top1_agreement >= bounds[1]
+        return "changed little" if self.kl <= SAME else "changed what the model says"
 
     @property
     def _losses(self) -> str:

@@ -159,6 +159,23 @@ class Registry:
 
         return fuse(self.workspace, reference, request or FuseRequest(), say=say, progress=progress)
 
+    def fidelity(
+        self, reference: str, *, plot: str | Path | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Return what a fused model retained, module by module; see `fusery.registry.fidelity.fidelity`."""
+        from .fidelity import fidelity
+
+        place = Path(plot) if plot is not None else None
+        return fidelity(self.workspace, reference, plot=place, force=force)
+
+    def formats(
+        self, reference: str, request: FuseRequest | None = None, *, say: Callable[[str], None] = _silent
+    ) -> dict[str, Any]:
+        """Return the ways to write an adapter's fused model; see `fusery.registry.fuse_formats.formats`."""
+        from .fuse_formats import formats
+
+        return formats(self.workspace, reference, request, say=say)
+
     def probe(
         self,
         reference: str,

@@ -111,6 +111,70 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], yanked: bool) -> 
     }
 
 
+def weights_bytes(manifest: tables.Manifest) -> int:
+    """Return the bytes of a model's weight files."""
+    return sum(file.size for file in manifest.files if file.path.endswith(".safetensors"))
+
+
+def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
+    """Return a fused artifact as `show` lists it: what it is, how large, what it retained, how to make it again.
+
+    Args:
+        fused: the record.
+        adapter: the name to call its adapter by; the same bytes may be registered under several.
+    """
+    from .fuse_choice import describe
+    from .fusion.recipe import Recipe
+    from .rebuilding import rebuild_command
+
+    size, name, recipe = weights_bytes(fused.manifest), adapter or fused.adapter.name, fused.recipe
+    times = size / max(1, weights_bytes(fused.base.manifest))
+    extras = [(extra.adapter.name, extra.weight) for extra in fused.extras]
+    shape = Recipe(fused.precision, quantization=recipe.get("quantization"), bits=recipe.get("bits", {}))
+    return {
+        "key": fused.key,
+        "digest": fused.digest,
+        "adapter": name,
+        "scale": recipe.get("scale"),
+        "with": [{"adapter": extra, "weight": weight} for extra, weight in extras],
+        "precision": fused.precision,
+        "format": describe(shape),
+        "quantization": fused.quantization,
+        "bytes": fused.bytes,
+        "weights_bytes": size,
+        "times_base": round(times, 4),
+        "engine": fused.engine,
+        "fidelity": {
+            "verdict": fused.verdict,
+            "retained": fused.retained,
+            "cosine": fused.cosine,
+            "relative_error": fused.relative_error,
+        },
+        "rebuild": rebuild_command(
+            name,
+            recipe,
+            extras,
+            base_bits=(fused.base.quantization or {}).get("bits"),
+            verdict=fused.verdict,
+            retained=fused.retained,
+            times=times,
+        ),
+        "created_at": moment(fused.created_at),
+        "created_by": fused.created_by,
+    }
+
+
+def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
+    """Return what one module retained."""
+    return {
+        "module": module.module,
+        "norm": module.norm,
+        "retained": module.retained,
+        "cosine": module.cosine,
+        "relative_error": module.relative_error,
+    }
+
+
 def fused_view(fused: tables.Fused) -> dict[str, Any]:
     """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`)."""
     return {
@@ -122,9 +186,7 @@ def fused_view(fused: tables.Fused) -> dict[str, Any]:
         "precision": fused.precision,
         "quantization": fused.quantization,
         "bytes": fused.bytes,
-        "weights_bytes": sum(
-            file.size for file in fused.manifest.files if file.path.endswith(".safetensors")
-        ),
+        "weights_bytes": weights_bytes(fused.manifest),
         "seconds": round(fused.seconds, 3),
         "engine": fused.engine,
         "recipe": fused.recipe,
@@ -133,16 +195,7 @@ def fused_view(fused: tables.Fused) -> dict[str, Any]:
             "retained": fused.retained,
             "cosine": fused.cosine,
             "relative_error": fused.relative_error,
-            "modules": [
-                {
-                    "module": module.module,
-                    "norm": module.norm,
-                    "retained": module.retained,
-                    "cosine": module.cosine,
-                    "relative_error": module.relative_error,
-                }
-                for module in fused.modules
-            ],
+            "modules": [module_view(module) for module in fused.modules],
         },
         "created_at": moment(fused.created_at),
         "created_by": fused.created_by,

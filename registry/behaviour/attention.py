@@ -1,4 +1,4 @@
-"""Attention by NumPy, which on a processor is ten times faster than mlx's, as long as a model runs."""
+"""Attention by NumPy, which on a processor takes a fifth of the time that mlx takes, as long as a model runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+_NAME = "scaled_dot_product_attention"
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -21,16 +22,16 @@ def attention_in_numpy() -> Iterator[None]:
     Other threads that use mlx meanwhile get the same numbers from it.
     """
     with _ONE_AT_A_TIME:
-        original = mx.fast.scaled_dot_product_attention
+        original = getattr(mx.fast, _NAME)
 
         def attend(queries: Any, keys: Any, values: Any, **options: Any) -> Any:
             return _attend(original, queries, keys, values, **options)
 
-        mx.fast.scaled_dot_product_attention = attend
+        setattr(mx.fast, _NAME, attend)
         try:
             yield
         finally:
-            mx.fast.scaled_dot_product_attention = original
+            setattr(mx.fast, _NAME, original)
 
 
 def _attend(

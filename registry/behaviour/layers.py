@@ -35,28 +35,28 @@ def matrix(array: Any) -> Matrix:
     return np.asarray(array.astype(mx.float32))
 
 
-def widened(module: Any, choose: Callable[[Any], Any]) -> Any:
+def widened(module: Any, part: Any) -> Any:
     """Return a part of a layer's weight in float32, exactly what the stored numbers mean.
 
     Args:
         module: a layer, quantised or not.
-        choose: takes the part along the first axis of each stored array.
+        part: an index along the first axis: a slice, a number or an array of numbers.
     """
     if "scales" not in module:
-        return choose(module["weight"]).astype(mx.float32)
+        return module["weight"][part].astype(mx.float32)
     affine = module.mode == "affine"
-    scales = choose(module["scales"])
+    scales = module["scales"][part]
     biases = module.get("biases")
     whole = module.get("global_scale")
     return mx.dequantize(
-        choose(module["weight"]),
+        module["weight"][part],
         # Scales of 16 bits would have every product rounded to 16 bits; the other modes' scales are codes.
         scales.astype(mx.float32) if affine else scales,
-        choose(biases).astype(mx.float32) if biases is not None else None,
+        biases[part].astype(mx.float32) if biases is not None else None,
         group_size=module.group_size,
         bits=module.bits,
         mode=module.mode,
-        global_scale=whole if whole is None or whole.ndim == 0 else choose(whole),
+        global_scale=whole if whole is None or whole.ndim == 0 else whole[part],
         dtype=mx.float32,
     )
 
@@ -68,7 +68,7 @@ def blocks(module: Any) -> Iterator[tuple[slice, Matrix]]:
     step = max(1, BLOCK_BYTES // (4 * width))
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
-        yield part, matrix(widened(module, lambda array, part=part: array[part]))
+        yield part, matrix(widened(module, part))
 
 
 def times(module: Any, x: Matrix) -> Matrix:
@@ -139,7 +139,7 @@ def _call_dora(module: Any, x: Any) -> Any:
 
 
 def _look_up(module: Any, ids: Any) -> Any:
-    return widened(module, lambda array: array[ids])
+    return widened(module, ids)
 
 
 def _look_up_lora(module: Any, ids: Any) -> Any:
@@ -179,7 +179,7 @@ def _by_expert(module: Any, x: Any, indices: Any, factors: Callable[[int], Facto
     for expert in np.unique(experts):
         mine = np.flatnonzero(experts == expert)
         part = rows[mine]
-        product = part @ matrix(widened(module, lambda array, expert=int(expert): array[expert])).T
+        product: Matrix = np.matmul(part, matrix(widened(module, int(expert))).T)
         if factors is not None:
             left, right, scale = factors(int(expert))
             product += np.float32(scale) * ((part @ right.T) @ left.T)
@@ -237,7 +237,9 @@ def use_float32(model: Any, *, numpy: bool) -> None:
 
 def watch(module: Any, told: Callable[[Matrix], None] | None) -> None:
     """Have a linear layer show each input, in the shape in which it comes; None ends that."""
-    module.__dict__["_told"] = told
+    module.__dict__.pop("_told", None)
+    if told is not None:
+        module.__dict__["_told"] = told
 
 
 @contextmanager

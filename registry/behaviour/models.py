@@ -91,8 +91,6 @@ class Model:
             folder = adapter if scale is None else _rescaled(adapter, scale, Path(scratch))
             with _reported("the adapter cannot be put on the model"):
                 load_adapters(self.network, str(folder))
-                # Before the folder goes: mlx reads a tensor when it is first used.
-                _mlx().eval(self.network.trainable_parameters() if scale is not None else [])
         self.network.eval()
         use_float32(self.network, numpy=self.numpy)
 
@@ -112,7 +110,7 @@ class Model:
             logits = np.asarray(self.network(mx.array(tokens)).astype(mx.float32))
         if logits.shape[:2] == tokens.shape:
             logits = logits.reshape(-1, logits.shape[-1])[rows]
-        if np.isnan(logits.max()):
+        if logits.size and np.isnan(logits.max()):
             raise ModelUnusableError("the model answers with numbers that are not numbers (NaN)")
         return logits.reshape(-1, logits.shape[-1])
 

@@ -105,6 +105,10 @@ CHANGED_BY_LOADING: Final = frozenset({"baichuan_m1", "afm7", "bitnet"})
 """Not even bases written by mlx-lm can be taken by name: weights change at every load, or layers are not linear."""
 
 
+OWN_QUANTISATION: Final = frozenset({"granite"})
+"""Model types of the table whose class says for each layer how to quantise it (`quant_predicate`)."""
+
+
 def architecture_of(model_type: str) -> Architecture | None:
     """Return the entry of a `model_type`, None if it is not in the table."""
     return TABLE.get(REMAPPED.get(model_type, model_type))

@@ -14,7 +14,8 @@ from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
-from .architectures import CHANGED_BY_LOADING, architecture_of
+from .architectures import CHANGED_BY_LOADING, OWN_QUANTISATION, architecture_of
+from .arithmetic import FORMATS
 from .config import weight_names
 
 _LAYER_LISTS = ("layers", "h", "blocks")
@@ -55,6 +56,8 @@ class Base:
         kinds: what mlx-lm's class says of each module that can be adapted, `linear`, `embedding` or `switch`; None
             where the class was not asked.
         blocks: paths of the layers of each block, from the class; None where it was not asked.
+        formats: how each quantised module is quantised, from the class; None where it was not asked.
+        quantizable: what can be quantised, from the class: True, or parameters for `quantization`, or False.
     """
 
     files: Mapping[str, Path]
@@ -63,6 +66,8 @@ class Base:
     known: bool
     kinds: Mapping[str, str] | None = None
     blocks: Sequence[Sequence[str]] | None = None
+    formats: Mapping[str, Mapping[str, Any]] | None = None
+    quantizable: Mapping[str, Any] | None = None
 
     def with_tensors(self, file: str, path: Path, tensors: Mapping[str, Tensor]) -> Base:
         """Return the base with some of its tensors taken from another file, as after full fine-tuning.
@@ -73,7 +78,7 @@ class Base:
             tensors: those to replace, by name.
 
         Raises:
-            FusionUnsupportedError: the base has no such tensor, or it has another shape.
+            FusionUnsupportedError: the base has no such tensor, or it has another shape or kind of numbers.
         """
         for name, tensor in tensors.items():
             if name not in self.tensors:
@@ -81,9 +86,16 @@ class Base:
                     f"the adapter holds the tensor {name}, which the base does not have",
                     hint="was it trained on another base?",
                 )
-            if tensor.shape != self.tensors[name].shape:
+            own = self.tensors[name].tensor
+            if tensor.shape != own.shape:
                 raise FusionUnsupportedError(
-                    f"the adapter's {name} is {tensor.shape}, the base's is {self.tensors[name].shape}",
+                    f"the adapter's {name} is {tensor.shape}, the base's is {own.shape}",
+                    hint="was it trained on another base?",
+                )
+            # mlx-lm would take it, and what it writes could not be run.
+            if tensor.dtype != own.dtype and not {tensor.dtype, own.dtype} <= FORMATS.keys():
+                raise FusionUnsupportedError(
+                    f"the adapter's {name} is {tensor.dtype}, the base's is {own.dtype}",
                     hint="was it trained on another base?",
                 )
         replaced = {name: Source(file, tensor) for name, tensor in tensors.items()}
@@ -172,14 +184,19 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
     return Base(files, config, tensors, architecture is not None)
 
 
-def taken_by_name(config: Mapping[str, Any], files: Collection[str], *, written_by_mlx: bool) -> bool:
+def taken_by_name(
+    config: Mapping[str, Any], files: Collection[str], *, written_by_mlx: bool, quantize: bool = False
+) -> bool:
     """Tell from the configuration whether a base's tensors can be taken by their names, without mlx-lm.
 
     Args:
         config: the parsed `config.json`.
         files: names of all files of the base.
         written_by_mlx: all weight files say so.
+        quantize: every layer is to be quantised anew.
     """
+    if quantize and not quantised_alike(config):
+        return False
     try:
         _require_by_name(config, written_by_mlx=written_by_mlx)
         _require_plain_quantization(files, config)
@@ -188,6 +205,12 @@ def taken_by_name(config: Mapping[str, Any], files: Collection[str], *, written_
     except FusionUnsupportedError:
         return True  # nobody can fuse it, which is said when it is tried
     return True
+
+
+def quantised_alike(config: Mapping[str, Any]) -> bool:
+    """Tell whether mlx-lm is known to quantise every matrix of an architecture, and all in the same way."""
+    model_type = str(config.get("model_type"))
+    return architecture_of(model_type) is not None and model_type not in OWN_QUANTISATION
 
 
 def _require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:

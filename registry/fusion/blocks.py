@@ -22,6 +22,7 @@ from .arithmetic import (
     encode,
     multiply_out,
     narrow,
+    round_any,
     round_sum,
     widen,
 )
@@ -36,7 +37,7 @@ from .workspace import Workspace
 
 
 class NotFiniteError(ValueError):
-    """A quantised module would have to hold a NaN or an infinity."""
+    """A module would have to hold a NaN or an infinity, or numbers that its format has no scale for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class Kind:
     Attributes:
         columns: numbers in a row.
         form: format of the base's numbers.
+        plain: format of the sum's.
         grid: how the base's are quantised, None for plain numbers.
         target: what is written.
     """
 
     columns: int
     form: Format
+    plain: Format
     grid: AnyGrid | None
     target: Target
 
@@ -113,11 +116,19 @@ class _Block:
     def take(cls, shape: tuple[int, int], work: Workspace) -> _Block:
         return cls(*work.floats(shape, "base", "new", "delta", "scratch"))
 
-    def measure(self, *, exact: bool) -> Sums:
-        """Return what was retained; `new` holds what was written, and is overwritten."""
+    def measure(self, *, strict: bool) -> Sums:
+        """Return what was retained; `new` holds what was written, and is overwritten.
+
+        Raises:
+            NotFiniteError: with `strict`, if a number is not finite.
+        """
         np.subtract(self.new, self.base, out=self.new)
-        sums = measure(self.new, self.delta, self.scratch, exact=exact)
-        return sums if exact or sums.finite else measure(self.new, self.delta, self.scratch, exact=True)
+        sums = measure(self.new, self.delta, self.scratch, exact=False)
+        if sums.finite:
+            return sums
+        if strict and not (np.isfinite(self.new).all() and np.isfinite(self.delta).all()):
+            raise NotFiniteError
+        return measure(self.new, self.delta, self.scratch, exact=True)
 
 
 def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Rows, work: Workspace) -> Sums:
@@ -148,8 +159,10 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
         exact = True
     else:
         exact = _added(rows, kind, change, first, block, work)
+    if kind.target.form is not kind.plain and not kind.target.dither:
+        round_any(block.new, kind.target.form, block.scratch, block.new, exact=True)
     _write(rows, kind, change, first, block, out, work, exact=exact)
-    return block.measure(exact=False) if change is not None else Sums()
+    return block.measure(strict=kind.target.dither) if change is not None else Sums()
 
 
 def fuse_dense(stored: Array, form: Format, update: Update, first: int, out: Array, work: Workspace) -> Sums:
@@ -233,9 +246,11 @@ def _rescaled(rows: Rows, kind: Kind, change: Change, first: int, block: _Block,
     def factors(values: Array, of: Format, result: Format) -> Array:
         norms = row_norms(values, of, spare[0], turned[0], per_row=per_row)
         found = row_factors(lengths, norms, result)
+        if not np.isfinite(found).all():
+            raise NotFiniteError  # a row of zeros has no direction; mlx-lm writes NaN
         return np.repeat(found, per_row) if per_row else found[:, None]
 
-    result = kind.target.form
+    result = kind.plain
     rescale(block.new, factors(block.new, form, result), result, block.scratch, block.new, exact=True)
     np.add(block.base, block.delta, out=block.scratch)
     at_run_time = factors(block.scratch, F32, F32)

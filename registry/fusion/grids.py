@@ -62,14 +62,14 @@ def grid_of(base: Base, module: str, columns: int | None = None) -> AnyGrid:
 
 def bits_of(base: Base, module: str) -> int:
     """Return the bits per number of a packed module, as far as they can be told: for counting only."""
-    own = base.quantization.get(module)
+    own = (base.formats or base.quantization).get(module)
     if isinstance(own, Mapping) and type(own.get("bits")) is int:
         return int(own["bits"])
     weight, scales = base.tensors[f"{module}.weight"], base.tensors[f"{module}.scales"]
     if scales.tensor.dtype == "U8":
         return int(_by_shape(module, weight, scales)["bits"])
-    columns = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else None
-    return weight.shape[-1] * 32 // columns if columns else int(_default(base)["bits"])
+    told = _columns(base, weight, scales) if scales.tensor.dtype in FORMATS else set()
+    return weight.shape[-1] * 32 // told.pop() if len(told) == 1 else int(_default(base)["bits"])
 
 
 def _require_fit(
@@ -93,6 +93,8 @@ def _default(base: Base) -> dict[str, Any]:
 
 
 def _settings(base: Base, module: str, columns: int | None, weight: Source, scales: Source) -> dict[str, Any]:
+    if base.formats is not None and module in base.formats:
+        return dict(base.formats[module])
     own = base.quantization.get(module)
     if isinstance(own, Mapping):
         return _PLAIN | dict(own)
@@ -102,10 +104,14 @@ def _settings(base: Base, module: str, columns: int | None, weight: Source, scal
         raise FusionUnsupportedError(f"{module} is quantised, but the configuration does not say so")
     if scales.tensor.dtype == "U8":
         return _by_shape(module, weight, scales)
-    columns = columns or _columns(base, weight, scales)
-    if columns is None:
+    told = _columns(base, weight, scales)
+    if columns is not None and len(told) > 1:
+        told &= {columns}
+    # An adapter's word does not stand against what the base tells: its tensors may be of another one.
+    if len(told) != 1 or columns not in (None, *told):
         raise NeedsModelClassError(f"how {module} is quantised cannot be told from its shapes")
-    bits, size = weight.shape[-1] * 32 // columns, columns // scales.shape[-1]
+    (found,) = told
+    bits, size = weight.shape[-1] * 32 // found, found // scales.shape[-1]
     return {"bits": bits, "group_size": size, "mode": AFFINE}
 
 
@@ -117,19 +123,18 @@ def _by_shape(module: str, weight: Source, scales: Source) -> dict[str, Any]:
     raise _misfit(module, "?", "?")
 
 
-def _columns(base: Base, weight: Source, scales: Source) -> int | None:
-    """Return the unpacked columns of a module that neither the configuration nor the adapter names.
+def _columns(base: Base, weight: Source, scales: Source) -> set[int]:
+    """Return the unpacked columns that a module may have which the configuration does not name.
 
-    4 bits in groups of 64 and 8 bits in groups of 32 have the same shapes; what decides is a width that the model
-    has, the configuration's default first.
+    4 bits in groups of 64 and 8 bits in groups of 32 have the same shapes.  Where every matrix of a layer is known to
+    be as wide as the model, its inner layer or its heads, the width decides; else it is what most modules have.
     """
     packed, groups = weight.shape[-1] * 32, scales.shape[-1]
-    choices = [groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed]
-    likely = [columns for columns in choices if columns in _widths(base)] or choices
-    default = groups * int(_default(base)["group_size"])
-    if default in likely:
-        return default
-    return likely[0] if len(likely) == 1 else None
+    choices = {groups * size for bits in BITS for size in GROUP_SIZES if bits * size * groups == packed}
+    usual = groups * int(_default(base)["group_size"])
+    likely = choices & _widths(base) if base.known else set()
+    found = likely or choices
+    return {usual} if usual in found else found
 
 
 def _widths(base: Base) -> set[int]:

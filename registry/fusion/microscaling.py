@@ -6,7 +6,8 @@ are no biases, and dequantised numbers are bfloat16, whatever the model is.
 Sources: OCP Microscaling Formats 1.0, and what MLX 0.32.4 does where it differs, found by trying and held by the tests:
 
 - scales are the group's largest magnitude / 6 or / 448, rounded in the format of the numbers quantised, then up to a
-  power of two, or to the nearest e4m3; a group of zeros has the scale 1 (0 in nvfp4);
+  power of two (the nearest one, by its source, before 0.32.4), or to the nearest e4m3; a group of zeros has the
+  scale 1, in nvfp4 0;
 - 4-bit codes are nearest with ties towards zero, and no zero is negative; 8-bit ones are nearest with ties to even;
 - the e8m0 byte for NaN, 255, is read as infinity.
 
@@ -26,7 +27,6 @@ NVFP4 = "nvfp4"
 
 _F32 = np.float32
 _SIGN = np.uint32(0x80000000)
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
 _EXPONENT = np.uint32(0x7F800000)
 _BELOW_ONE = np.uint32(0x007FFFFF)
 _TIES = tuple(_F32(tie) for tie in (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0))

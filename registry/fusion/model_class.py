@@ -58,6 +58,9 @@ class Loaded:
         files: the scratch file that holds the computed ones, by the name it has in `tensors`; empty if there are none.
         kinds: what each module that mlx-lm can adapt is, by path: `linear`, `embedding` or `switch`, quantised or not.
         blocks: for each block of the model, in order, the paths that an adapter without `keys` adapts.
+        formats: how each quantised module is quantised, as an entry of MLX's `quantization` says it.
+        quantizable: every module that mlx-lm can quantise, in its order: True, or parameters that the class asks for,
+            or False where it asks not to.
         fingerprint: the versions and the machine that computed tensors depend on.
         computed: names of the tensors that were computed, sorted.
         config: `config.json` as mlx-lm has it after loading.
@@ -67,6 +70,8 @@ class Loaded:
     files: Mapping[str, Path]
     kinds: Mapping[str, str]
     blocks: tuple[tuple[str, ...], ...]
+    formats: Mapping[str, Mapping[str, Any]]
+    quantizable: Mapping[str, Any]
     fingerprint: str
     computed: tuple[str, ...]
     config: Mapping[str, Any]
@@ -78,7 +83,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
     Args:
         files: every file of the base, name to local path.
         config: the parsed `config.json`.
-        scratch: existing folder for the tensors that have to be computed; at most as large as the base.
+        scratch: existing, empty folder for the tensors that have to be computed; which may be larger than the base.
 
     Raises:
         FusionUnsupportedError: mlx-lm cannot load this base, or adapts its layers in a way of its own.
@@ -97,7 +102,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
         except _REFUSALS as error:
             raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
     kinds = _kinds(model)
-    blocks = _blocks(model, kinds)
+    blocks, formats, quantizable = _blocks(model, kinds), _formats(model), _quantizable(model)
     kept, wanted = _origins(model, watch, sources)
     _let_go(mx, model)
     watch.forget()
@@ -110,6 +115,8 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
         files=scratch_files,
         kinds=kinds,
         blocks=blocks,
+        formats=formats,
+        quantizable=quantizable,
         fingerprint=fingerprint(),
         computed=tuple(sorted(tensors)),
         config=result,
@@ -211,6 +218,27 @@ def _blocks(model: Any, kinds: Mapping[str, str]) -> tuple[tuple[str, ...], ...]
         prefix = paths.get(id(block))
         blocks.append(tuple(path for path in kinds if prefix is not None and path.startswith(f"{prefix}.")))
     return tuple(blocks)
+
+
+def _formats(model: Any) -> dict[str, dict[str, Any]]:
+    return {
+        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+        for path, module in model.named_modules()
+        if "scales" in module and hasattr(module, "bits")
+    }
+
+
+def _quantizable(model: Any) -> dict[str, Any]:
+    from mlx.nn import Module
+    from mlx.utils import tree_flatten
+
+    predicate = getattr(model, "quant_predicate", None) or (lambda path, module: True)
+    leaves = tree_flatten(model.leaf_modules(), is_leaf=Module.is_module)
+    return {
+        path: predicate(path, module)
+        for path, module in leaves
+        if hasattr(module, "to_quantized") or "scales" in module
+    }
 
 
 def _origins(

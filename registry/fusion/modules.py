@@ -7,7 +7,7 @@ wrapped and has no tensors goes through `W + 0` and, where it is quantised, thro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,13 +15,13 @@ from pathlib import Path
 from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
-from .adapter import DORA, Adapter, Factors
+from .adapter import DORA, FULL, Adapter, Factors
 from .affine import Grid
-from .arithmetic import FORMATS, Format
-from .base import Base, NeedsModelClassError, Source
-from .grids import AnyGrid, grid_of
+from .arithmetic import BF16, F16, F32, FORMATS, Format
+from .base import Base, NeedsModelClassError, Source, quantised_alike
+from .grids import AFFINE, AnyGrid, grid_of
 from .magnitude import result_form
-from .policy import Policy, Target
+from .policy import Policy, Quantize, Target, quantized_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Module:
         columns: of the weight, unpacked.
         experts: how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
         form: format of the weight's numbers.
+        plain: format of the sum's, which is another one with DoRA.
         grid: how the base's weight is quantised, None if it is dense.
         target: what is written.
         weight: the base's tensor.
@@ -66,6 +67,7 @@ class Module:
     columns: int
     experts: int
     form: Format
+    plain: Format
     grid: AnyGrid | None
     target: Target
     weight: Source
@@ -121,25 +123,27 @@ def computed_modules(
             modules[path] = _touched_module(base, path, parts, policy, dora=adapters[0][0].kind == DORA)
         elif base.is_quantized(path) and policy.rewrites:
             modules[path] = _module(base, path, grid_of(base, path), policy)
-        elif policy.quantize is not None and _quantizable(base, path, policy.quantize.group_size):
-            modules[path] = _module(base, path, None, policy)
+        elif policy.quantize is not None and _quantize(base, path, policy.quantize) is not None:
+            module = _module(base, path, None, policy)
+            if module.target.grid is not None:
+                modules[path] = module
     return modules
 
 
-def _quantizable(base: Base, path: str, group_size: int) -> bool:
-    """Tell whether a dense weight is one that mlx-lm would quantise: of a linear layer, an embedding or experts."""
-    shape = base.tensors[f"{path}.weight"].shape
-    if not shape or shape[-1] % group_size:
-        return False
-    if base.kinds is not None:
-        return path in base.kinds
-    if not base.known:
-        raise NeedsModelClassError("which layers can be quantised cannot be told from the names")
-    return len(shape) == 2
+def _quantize(base: Base, path: str, asked: Quantize) -> Quantize | None:
+    """Return how mlx-lm would quantise a module when it is asked to quantise all; None if it would not."""
+    if base.quantizable is None:
+        if not quantised_alike(base.config):
+            raise NeedsModelClassError("which layers can be quantised cannot be told from the names")
+        return asked if len(base.tensors[f"{path}.weight"].shape) == 2 else None
+    own = base.quantizable.get(path, False)
+    if isinstance(own, Mapping):
+        return Quantize(own["bits"], own["group_size"], own.get("mode", AFFINE))
+    return asked if own else None
 
 
 def _touched(base: Base, adapter: Adapter) -> set[str]:
-    if adapter.tensors:
+    if adapter.kind == FULL:
         return set()
     wrapped = _wrapped(base, adapter)
     if strangers := sorted(adapter.factors.keys() - wrapped):
@@ -249,8 +253,13 @@ def _module(
         raise FusionUnsupportedError(f"the weight of {path} is {weight.tensor.dtype}, not in a float format")
     scales, biases = base.tensors.get(f"{path}.scales"), base.tensors.get(f"{path}.biases")
     columns = scales.shape[-1] * grid.group_size if grid and scales else weight.shape[-1]
+    quantize = None if policy.quantize is None else _quantize(base, path, policy.quantize)
     m = parts[0].factors.m if parts else None
     plain = form if m is None else result_form(FORMATS[m.dtype], form)
+    if policy.quantize is not None:
+        target = quantized_target(quantize, _declared(base) or plain, plain, columns, policy.quantize)
+    else:
+        target = policy.target(path, grid, plain, columns, adapted=bool(parts))
     rows = prod(weight.shape[:-1])
     return Module(
         path,
@@ -258,8 +267,9 @@ def _module(
         columns,
         weight.shape[0] if parts and len(weight.shape) == 3 else 1,
         form,
+        plain,
         grid,
-        policy.target(path, grid, form, plain, columns, touched=touched),
+        target,
         weight,
         scales if grid else None,
         biases if grid else None,
@@ -267,6 +277,13 @@ def _module(
         parts,
         embedding,
     )
+
+
+def _declared(base: Base) -> Format | None:
+    """Return the format that mlx-lm casts numbers to before it quantises: what the configuration says they are."""
+    text = base.config.get("text_config")
+    name = base.config.get("torch_dtype") or (text.get("dtype") if isinstance(text, Mapping) else None)
+    return {"bfloat16": BF16, "float16": F16, "float32": F32}.get(str(name))
 
 
 def part_names(module: Module) -> Iterator[str]:

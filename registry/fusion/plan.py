@@ -179,7 +179,16 @@ def _by_class(
         loaded = load_by_class(files, config, scratch)
     except MissingExtraError as missing:
         raise MissingExtraError(f"{reason.message}; fusing it", "mlx") from missing
-    return Base({**files, **loaded.files}, loaded.config, loaded.tensors, True, loaded.kinds, loaded.blocks)
+    return Base(
+        {**files, **loaded.files},
+        loaded.config,
+        loaded.tensors,
+        True,
+        loaded.kinds,
+        loaded.blocks,
+        loaded.formats,
+        loaded.quantizable,
+    )
 
 
 def _require_linear(adapters: Sequence[tuple[Adapter, float]]) -> None:
@@ -219,7 +228,12 @@ def _plan(
 def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> Mapping[str, Any] | None:
     """Return MLX's `quantization` entry of the result, None for plain numbers."""
     if policy.quantize is not None:
-        return policy.quantize.to_dict()
+        own = {
+            path: asked
+            for path, asked in (base.quantizable or {}).items()
+            if isinstance(asked, Mapping) and path in modules and modules[path].target.grid is not None
+        }
+        return {**policy.quantize.to_dict(), **own}
     if "quantization" not in base.config:
         return None
     own = {
@@ -354,16 +368,24 @@ def _follows(last: Copy, copy: Copy) -> bool:
 
 
 def _count(layout: _Layout, modules: Mapping[str, Module]) -> int:
-    """Count parameters as mlx-lm does: packed weights unpacked, scales and biases of a grid not at all."""
+    """Count parameters as mlx-lm does.
+
+    Packed weights count unpacked, scales and biases of a grid not at all, nor what a module holds beside its parts
+    (the attention sinks of gpt_oss).
+    """
+    paths = {tensor.name.rpartition(".")[0] for tensor in layout.tensors()}
+    composed = {path[:place] for path in paths for place, letter in enumerate(path) if letter == "."} | {""}
     total = 0
     for tensor in layout.tensors():
         path, _, part = tensor.name.rpartition(".")
+        if path in composed:
+            continue
         quantized = (
             modules[path].target.grid is not None if path in modules else layout.base.is_quantized(path)
         )
         if tensor.dtype == "U32" and part == "weight" and quantized:
             grid = modules[path].target.grid if path in modules else None
             total += prod(tensor.shape) * 32 // (grid.bits if grid else bits_of(layout.base, path))
-        elif part not in ("scales", "biases") or not quantized:
+        elif part not in ("scales", "biases", "global_scale") or not quantized:
             total += prod(tensor.shape)
     return total

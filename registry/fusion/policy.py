@@ -22,6 +22,9 @@ from .microscaling import MODES
 KEEP, DITHER, MIXED, DEQUANTIZE = "keep", "dither", "mixed", "dequantize"
 PRECISIONS = (KEEP, DITHER, MIXED, DEQUANTIZE)
 
+_LEAST = min(GROUP_SIZES)
+"""MLX has no smaller affine groups; those of nvfp4 are 16 wide."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -83,6 +86,9 @@ class Policy:
         bits: with `mixed`, of each touched module by path; under "" of all others.
         quantize: quantise everything so.
         seed: with `dither`, of the thresholds.
+
+    Raises:
+        FusionUnsupportedError: there is no such precision, or no such width.
     """
 
     precision: str
@@ -95,6 +101,8 @@ class Policy:
             raise FusionUnsupportedError(
                 f"the precision {self.precision[:40]!r} is not known to this version"
             )
+        for bits in self.bits.values():
+            Quantize(bits, _LEAST)  # raises where mlx has no such width
 
     @property
     def rewrites(self) -> bool:
@@ -102,27 +110,46 @@ class Policy:
         return self.precision == DEQUANTIZE or self.quantize is not None
 
     def target(
-        self, path: str, grid: AnyGrid | None, form: Format, plain: Format, columns: int, *, touched: bool
+        self, path: str, grid: AnyGrid | None, plain: Format, columns: int, *, adapted: bool
     ) -> Target:
-        """Return what is written of a module.
+        """Return what is written of a module; with `quantize`, `quantized_target` does.
 
         Args:
             path: of the module.
             grid: how the base's weight is quantised.
-            form: of the base's plain numbers.
-            plain: of the sum, which is another one with DoRA.
+            plain: format of the sum's numbers.
             columns: of its weight.
-            touched: an adapter changes it.
+            adapted: an adapter has tensors for it.
+
+        Raises:
+            FusionUnsupportedError: with `mixed`, the columns cannot be cut into groups.
         """
-        if self.quantize is not None:
-            whole = columns % self.quantize.group_size == 0
-            return Target(self.quantize.grid(plain) if whole else None, plain)
         if grid is None or self.precision == DEQUANTIZE:
             return Target(None, plain)
         if self.precision == DITHER:
             return Target(grid, grid.form, dither=True)
-        if self.precision == MIXED:
-            bits = self.bits.get(path, self.bits.get("", 8))
-            # MLX has groups of 32 and more only; those of nvfp4 are 16 wide.
-            return Target(Grid(bits, max(grid.group_size, 32), plain), plain)
+        if self.precision == MIXED and adapted:
+            bits, size = self.bits.get(path, self.bits.get("", 8)), max(grid.group_size, _LEAST)
+            if columns % size:
+                raise FusionUnsupportedError(
+                    f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
+                )
+            return Target(Grid(bits, size, plain), plain)
         return Target(Grid(grid.bits, grid.group_size, plain) if isinstance(grid, Grid) else grid, plain)
+
+
+def quantized_target(
+    quantize: Quantize | None, form: Format, plain: Format, columns: int, asked: Quantize
+) -> Target:
+    """Return what is written of a module when all are quantised anew.
+
+    Args:
+        quantize: how this one is; None to leave it plain.
+        form: what its numbers are rounded to first.
+        plain: what they are.
+        columns: of its weight.
+        asked: how all are; mlx-lm looks at its groups, whatever a layer has of its own.
+    """
+    if quantize is None or columns % asked.group_size or columns % quantize.group_size:
+        return Target(None, plain)
+    return Target(quantize.grid(form), form)

@@ -90,7 +90,7 @@ def cost(step: Step) -> float:
 
 
 def _kind(module: Module) -> Kind:
-    return Kind(module.columns, module.form, module.grid, module.target)
+    return Kind(module.columns, module.form, module.plain, module.grid, module.target)
 
 
 def _rows(module: Module) -> int:
@@ -138,7 +138,7 @@ class Worker:
             return self._compute(step, block, work)
         except NotFiniteError:
             raise FusionUnsupportedError(
-                f"{step.module.path} holds numbers that are not finite and cannot be quantised"
+                f"{step.module.path} would hold numbers that are not finite, or that its format cannot express"
             ) from None
 
     def _compute(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:

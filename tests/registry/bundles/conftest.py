@@ -110,8 +110,28 @@ def example_provenance() -> dict[str, Any]:
             "val_loss": 0.22,
             "dataset": "courses-2026",
         },
-        "recipe": {"precision": "keep", "engine": "canonical"},
-        "fidelity": {"verdict": "PASS", "retained": 0.987654321, "cosine": 0.5, "relative_error": 0.1},
+        "with": [{"adapter": "courses_v1_20261101", "weight": 0.5, "digest": "e" * 64}],
+        "recipe": {"precision": "mixed", "engine": "canonical", "bits": {"": 6}},
+        "format": "mixed, 6 bits where adapted",
+        "weights_bytes": 1234567,
+        "times_base": 1.1699,
+        "rebuild": f"fusery fuse {NAME} --precision mixed --min-fidelity 0.97 --with courses_v1_20261101:0.5",
+        "fidelity": {
+            "verdict": "PASS",
+            "retained": 0.987654321,
+            "cosine": 0.5,
+            "relative_error": 0.1,
+            "worst": [
+                {
+                    "module": f"model.layers.{number}.mlp.up_proj",
+                    "norm": 1.0,
+                    "retained": 0.9 + number / 100,
+                    "cosine": 0.25,
+                    "relative_error": 2.5,
+                }
+                for number in range(5)
+            ],
+        },
         "created_at": "2026-11-24T10:00:00+00:00",
         "tool": "fusery 0.1.0",
     }

@@ -168,7 +168,6 @@ def test_the_card_has_the_facts(source: BundleSource, tmp_path: Path) -> None:
     assert rows["base model"] == "org/Tiny-1M"
     assert rows["model"] == source.manifest.digest
     assert rows["adapter, validation loss"] == "0.22"
-    assert rows["retained"] == "0.9877"
     for entry in source.manifest:
         assert f"| {entry.path} | {entry.size} | {entry.sha256} |" in card
 
@@ -196,7 +195,15 @@ def test_no_text_becomes_code(
     for key in ("name", "task", "dataset", "version", "date", "digest"):
         provenance["adapter"][key] = evil
     provenance |= {"key": evil, "tool": evil, "created_at": evil, "recipe": {"note": evil}}
-    provenance["fidelity"]["verdict"] = evil
+    provenance |= {
+        "format": evil,
+        "rebuild": f"fusery fuse {evil}",
+        "weights_bytes": evil,
+        "times_base": evil,
+    }
+    provenance["with"] = [{"adapter": evil, "weight": evil, "digest": evil}]
+    provenance["fidelity"] = dict.fromkeys(("verdict", "retained", "cosine", "relative_error"), evil)
+    provenance["fidelity"]["worst"] = [{"module": evil, "retained": evil, "cosine": evil}]
     provenance["base"] = {"name": evil, "digest": evil}
     written = write(source, "docker", tmp_path / "evil")
 

@@ -163,6 +163,7 @@ def prepare_adapter(database: Database) -> None:
             bytes=1,
             config={},
             weights={},
+            written_by_mlx=True,
             created_at=moment,
             created_by="ann",
         )

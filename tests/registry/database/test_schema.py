@@ -307,8 +307,8 @@ def test_a_migration_that_would_leave_dangling_rows_is_rolled_back(sqlite_url: s
 
 ROWS = """
 INSERT INTO manifest (id, digest, size) VALUES (1, 'm', 0);
-INSERT INTO base_model (id, digest, manifest_id, architecture, model_type, parameters, dtype, bytes, config, weights,
-    created_at, created_by) VALUES (1, 'b', 1, 'a', 'm', 1, 'bf16', 0, '{}', '{}', '2026-01-15 00:00:00', 'ann');
+INSERT INTO base_model (id, digest, manifest_id, architecture, model_type, parameters, dtype, bytes, config, weights, written_by_mlx,
+    created_at, created_by) VALUES (1, 'b', 1, 'a', 'm', 1, 'bf16', 0, '{}', '{}', true, '2026-01-15 00:00:00', 'ann');
 INSERT INTO task (id, name) VALUES (1, 'course_rec');
 INSERT INTO blob (digest, size, generation, state, created_at) VALUES ('d', 1, 0, 'ready', '2026-01-15 00:00:00')
 """

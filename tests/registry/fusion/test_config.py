@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -80,19 +81,46 @@ def test_the_configuration_of_a_dequantised_model_says_nothing_of_quantisation()
         "a": 2,
         "eos_token_id": 1,
     }
-    plain = json.loads(fused_config(config, {"eos_token_id": [1, 2]}, quantized=False, keep_vision=False))
+    plain = json.loads(written(config, {"eos_token_id": [1, 2]}, dequantized=True))
     assert plain == {"a": 2, "b": 1, "eos_token_id": [1, 2]}
     assert list(plain) == sorted(plain)
-    kept = json.loads(fused_config(config, {}, quantized=True, keep_vision=False))
-    assert kept["quantization_config"] == kept["quantization"] == {"bits": 4}
+
+
+def test_the_quantisation_is_written_twice_as_mlx_lm_does() -> None:
+    config = {"quantization": {"bits": 4}, "quantization_config": {"bits": 4}, "eos_token_id": 1}
+    kept = json.loads(written(config, quantization={"bits": 4, "up_proj": {"bits": 8}}))
+    assert kept["quantization_config"] == kept["quantization"] == {"bits": 4, "up_proj": {"bits": 8}}
     assert kept["eos_token_id"] == 1
+    fresh = json.loads(written({}, quantization={"group_size": 64, "bits": 6, "mode": "affine"}))
+    assert fresh["quantization_config"] == fresh["quantization"]
+    assert list(fresh["quantization"]) == ["group_size", "bits", "mode"]
+
+
+def test_a_dense_model_has_no_quantisation() -> None:
+    assert json.loads(written({"a": 1})) == {"a": 1}
 
 
 def test_a_vision_tower_keeps_its_configuration() -> None:
     config = {"vision_config": {"depth": 2}, "_name_or_path": "x"}
-    assert json.loads(fused_config(config, {}, quantized=True, keep_vision=True)) == {
-        "vision_config": {"depth": 2}
-    }
+    assert json.loads(written(config, keep_vision=True)) == {"vision_config": {"depth": 2}}
+    assert json.loads(written(config)) == {}
+
+
+def written(
+    config: dict[str, Any],
+    generation: dict[str, Any] | None = None,
+    *,
+    quantization: dict[str, Any] | None = None,
+    dequantized: bool = False,
+    keep_vision: bool = False,
+) -> bytes:
+    return fused_config(
+        config,
+        generation or {},
+        quantization=quantization,
+        dequantized=dequantized,
+        keep_vision=keep_vision,
+    )
 
 
 def test_the_index() -> None:

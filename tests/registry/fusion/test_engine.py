@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ import tinymodels
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.registry.fusion.engine import Fused, fuse
 from fusery.registry.fusion.plan import Plan
+from fusery.registry.fusion.policy import DEQUANTIZE, DITHER, KEEP, MIXED, Policy, Quantize
 from fusery.storage.errors import (
     BlobCorruptError,
     MissingFileError,
@@ -67,23 +68,37 @@ def test_the_report_lists_every_file_with_its_digest(base: Path, adapter: Path, 
     read_header(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("precision", ["keep", "dequantize"])
-@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4 bits"])
+POLICIES = {
+    "keep": Policy(KEEP),
+    "dequantize": Policy(DEQUANTIZE),
+    "dither": Policy(DITHER, seed=9),
+    "mixed": Policy(MIXED, {"": 6}),
+    "quantised": Policy(KEEP, quantize=Quantize(3, 32)),
+    "mxfp8": Policy(KEEP, quantize=Quantize(8, 32, "mxfp8")),
+}
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "name"),
+    [(4, "lora", name) for name in POLICIES]
+    + [(None, "lora", "keep"), (None, "dora", "keep"), (4, "dora", "keep")],
+)
 def test_bytes_and_figures_do_not_depend_on_threads_or_shards(
-    bits: int | None, precision: str, tmp_path: Path, our_fuse: OurFuse
+    bits: int | None, kind: Literal["lora", "dora"], name: str, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
-    # Wide enough for many blocks to a module.
-    base = tinymodels.make_base(tmp_path / "wide", bits=bits, hidden=512, intermediate=4096, layers=2)
-    adapter = tinymodels.make_adapter(tmp_path / "wide-adapter", base, rank=3)
+    # Wide enough for several blocks to a module.
+    base = tinymodels.make_base(tmp_path / "wide", bits=bits, hidden=512, intermediate=4096, layers=1)
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, rank=3, fine_tune_type=kind)
+    policy = POLICIES[name]
     results = {
-        threads: our_fuse(base, adapter, precision, threads=threads, name=f"by-{threads}")
+        threads: our_fuse(base, adapter, policy, threads=threads, name=f"by-{threads}")
         for threads in (1, 2, 5)
     }
     first_folder, first = results[1]
     for _, fused in results.values():
         assert fused.files == first.files
         assert fused.fidelity == first.fidelity
-    sharded, _ = our_fuse(base, adapter, precision, shard=3 << 20, name="sharded")
+    sharded, _ = our_fuse(base, adapter, policy, shard=1 << 20, name="sharded")
     assert len(list(sharded.glob("model-*.safetensors"))) > 2
     assert tinymodels.read_tensors(sharded) == tinymodels.read_tensors(first_folder)
 
@@ -254,19 +269,26 @@ def test_a_quantised_weight_that_is_not_finite_is_refused(
         fuse(planned(base, adapter), folder)
 
 
-def test_without_mlx_the_same_digest(base: Path, adapter: Path, tmp_path: Path, our_fuse: OurFuse) -> None:
-    _, fused = our_fuse(base, adapter)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_without_mlx_the_same_digest(
+    kind: Literal["lora", "dora"], policy: Policy, base: Path, tmp_path: Path, our_fuse: OurFuse
+) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "any", base, fine_tune_type=kind)
+    _, fused = our_fuse(base, adapter, policy)
     script = """
 import json, sys
 sys.modules["mlx"] = sys.modules["mlx_lm"] = None
 from pathlib import Path
 from fusery.registry.fusion.engine import fuse
 from fusery.registry.fusion.plan import make_plan
-base, adapter, out = map(Path, sys.argv[1:])
+from fusery.registry.fusion.policy import Policy, Quantize
+base, adapter, out = map(Path, sys.argv[1:4])
 out.mkdir()
 files = {path.name: path for path in base.iterdir()}
 config, settings = (json.loads(path.read_text()) for path in (base / "config.json", adapter / "adapter_config.json"))
-print(fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), out).files)
+policy = eval(sys.argv[4])
+print(fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, policy), out).files)
 """
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL"}
     done = subprocess.run(
@@ -280,6 +302,7 @@ print(fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, 
             str(base),
             str(adapter),
             str(tmp_path / "elsewhere"),
+            repr(policy),
         ],
         capture_output=True,
         text=True,

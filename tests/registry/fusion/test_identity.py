@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import tinymodels
-
-from fusery.registry.fusion.config import INDEX
+from fusing import assert_same
 
 pytest.importorskip("mlx_lm")
 
@@ -79,14 +78,6 @@ MORE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         (64, "bfloat16", "bfloat16", 4),
     )
 }
-
-
-def assert_same(theirs: Path, ours: Path) -> None:
-    expected, found = tinymodels.read_tensors(theirs), tinymodels.read_tensors(ours)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
-    for name in ("config.json", INDEX):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
 def compare(

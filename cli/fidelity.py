@@ -1,0 +1,137 @@
+"""`fusery fidelity`: what a fused model retained of an adapter, and what the adapter could be shipped as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import combined, number, share, size, times
+
+
+@command("fidelity")
+@click.argument("reference", metavar="REF")
+@click.option(
+    "--formats",
+    is_flag=True,
+    help="Compare all ways to write the fused model of an adapter, from a sample of its rows; nothing is written.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw layer by module to a .png or .svg file; needs the extra `plot`.",
+)
+@click.option("--force", is_flag=True, help="With --plot: replace the file.")
+@click.option("--scale", type=float, metavar="X", help="With --formats: instead of the adapter's own scale.")
+@click.option(
+    "--with",
+    "extras",
+    multiple=True,
+    metavar="REF[:WEIGHT]",
+    help="With --formats: add another adapter of the same base, times WEIGHT; may be given again.",
+)
+@click.option(
+    "--min-fidelity",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="With --formats: share of the update that must be retained.",
+)
+def fidelity_command(
+    session: Session, reference: str, formats: bool, plot: Path | None, force: bool, **wanted: Any
+) -> None:
+    """Show how much of an adapter a fused model holds, or what to ship it as.
+
+    REF is a fused artifact by its digest or key, or an adapter, which stands for the newest model fused from it.
+    With --formats REF is an adapter that need not be fused yet.
+    """
+    if formats:
+        if plot is not None or force:
+            raise click.UsageError("--plot draws one fused model, --formats compares those that could be.")
+        _compare(session, reference, wanted)
+        return
+    for option, value in zip(("--scale", "--with", "--min-fidelity"), wanted.values(), strict=True):
+        if value not in (None, ()):
+            raise click.UsageError(f"{option} goes with --formats: what is on record is as it is.")
+    if force and plot is None:
+        raise click.UsageError("--force goes with --plot.")
+    view = session.registry.fidelity(reference, plot=plot, force=force)
+    names = [view["plot"] or view["key"]]
+    session.emit(view, names=names, human=lambda: _print_record(session, view))
+
+
+def _print_record(session: Session, view: dict[str, Any]) -> None:
+    fidelity = view["fidelity"]
+    session.facts(
+        [
+            ("adapter", combined(view)),
+            ("base", view["base"]),
+            ("precision", view["format"]),
+            ("verdict", fidelity["verdict"]),
+            ("retained", share(fidelity["retained"])),
+            ("cosine", number(fidelity["cosine"])),
+            ("relative error", number(fidelity["relative_error"])),
+            ("weights", f"{size(view['weights_bytes'])}, {times(view['times_base'])} the base's"),
+            ("key", view["key"]),
+            *([("picture", view["plot"])] if view["plot"] else []),
+        ]
+    )
+    session.print()
+    _print_modules(session, fidelity["modules"])
+
+
+def _print_modules(session: Session, modules: Iterable[dict[str, Any]]) -> None:
+    """Print what each module retained, the worst first."""
+    right = ("retained", "cosine", "relative error", "norm")
+    table = session.table("module", *right, right=right)
+    for module in sorted(modules, key=lambda module: module["retained"] or 0.0):
+        table.add_row(
+            module["module"],
+            share(module["retained"]),
+            number(module["cosine"]),
+            number(module["relative_error"]),
+            number(module["norm"]),
+        )
+    session.console.print(table)
+
+
+def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
+    from fusery.registry.fuse_request import FuseRequest, parse_extra
+
+    extras = tuple(parse_extra(text) for text in wanted.pop("extras"))
+    found = session.registry.formats(reference, FuseRequest(extras=extras, **wanted), say=session.say)
+
+    def human() -> None:
+        right = ("weights", "of the base", "retained", "cosine", "relative error")
+        table = session.table("format", *right, "verdict", "", right=right)
+        for row in found["formats"]:
+            table.add_row(*_cells(row))
+        session.console.print(table)
+        session.say(_advice(found))
+
+    session.emit(found, names=[row["format"] for row in found["formats"]], human=human)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    fidelity = row["fidelity"]
+    if fidelity is None:
+        return [row["format"], "-", "-", "-", "-", "-", row["reason"], ""]
+    return [
+        row["format"],
+        size(row["bytes"]),
+        times(row["times_base"]),
+        share(fidelity["retained"]),
+        number(fidelity["cosine"]),
+        number(fidelity["relative_error"]),
+        fidelity["verdict"],
+        " ".join([*(["<- auto"] if row["chosen"] else []), *([] if row["sampled"] else ["on record"])]),
+    ]
+
+
+def _advice(found: dict[str, Any]) -> str:
+    if found["chosen"] is None:
+        return "No format holds what the adapter learned."
+    return f"`auto` writes {found['chosen']}: the smallest that holds what the adapter learned."

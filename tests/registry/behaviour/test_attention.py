@@ -1,0 +1,60 @@
+"""Attention by NumPy against mlx's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from fusery.registry.behaviour.attention import attention_in_numpy
+
+RANDOM = np.random.default_rng(7)
+LENGTH, REACH = 6, 9
+MASKS = {
+    "none": None,
+    "causal": "causal",
+    "boolean": mx.array(np.tri(LENGTH, REACH, 3, bool)),
+    "boolean by head": mx.array(
+        np.tri(LENGTH, REACH, 1, bool)[None, None] & (RANDOM.random((2, 4, 6, 9)) < 2)
+    ),
+    "added": mx.array(RANDOM.standard_normal((2, 1, LENGTH, REACH)), mx.float32),
+}
+
+
+def inputs(heads: int = 4, groups: int = 2, dtype: Any = mx.float32) -> list[mx.array]:
+    shapes = (2, heads, LENGTH, 16), (2, groups, REACH, 16), (2, groups, REACH, 8)
+    return [mx.array(RANDOM.standard_normal(shape), dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_it_gives_what_mlx_gives(name: str, groups: int) -> None:
+    parts = inputs(groups=groups)
+    options: dict[str, Any] = {"scale": 0.25, "mask": MASKS[name]}
+    expected = np.array(mx.fast.scaled_dot_product_attention(*parts, **options))
+    with attention_in_numpy():
+        got = np.array(mx.fast.scaled_dot_product_attention(*parts, **options))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6)
+
+
+def test_what_it_does_not_know_is_left_to_mlx() -> None:
+    cases: list[tuple[list[mx.array], dict[str, Any]]] = [
+        (inputs(), {"sinks": mx.array(RANDOM.standard_normal(4), mx.float32)}),
+        (inputs(dtype=mx.float16), {}),
+    ]
+    for parts, options in cases:
+        expected = mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask="causal", **options)
+        with attention_in_numpy():
+            got = mx.fast.scaled_dot_product_attention(*parts, scale=0.3, mask="causal", **options)
+        assert got.dtype == expected.dtype
+        assert mx.array_equal(got, expected)
+
+
+def test_it_is_taken_away_again_also_after_a_failure() -> None:
+    before = mx.fast.scaled_dot_product_attention
+    with pytest.raises(ZeroDivisionError), attention_in_numpy():
+        assert mx.fast.scaled_dot_product_attention is not before
+        raise ZeroDivisionError
+    assert mx.fast.scaled_dot_product_attention is before

@@ -1,0 +1,250 @@
+"""Models computed by NumPy against the same models computed by mlx itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tinymodels
+from mlx import nn
+from mlx.utils import tree_flatten
+from mlx_lm.models import gemma, gemma2, mixtral
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import load_adapters, load_model
+
+from fusery.registry.behaviour.models import BATCH_TOKENS, Model, batches, load_tokenizer
+from fusery.registry.behaviour.prompts import Sample
+from fusery.registry.errors import ModelUnusableError
+
+TOKENS = np.random.default_rng(5).integers(0, 300, (3, 11)).astype(np.int32)
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 320,
+}
+MADE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gemma": (gemma, {"head_dim": 16}),
+    "gemma2": (gemma2, {"head_dim": 16}),
+    "mixtral": (mixtral, {"num_local_experts": 4, "num_experts_per_tok": 2}),
+}
+
+
+def write_model(folder: Path, kind: str, bits: int | None = None, mode: str = "affine") -> Path:
+    """Write a random model of an architecture that `tinymodels` does not know."""
+    folder.mkdir()
+    module, more = MADE[kind]
+    config = {"model_type": kind, **SIZES, **more}
+    mx.random.seed(3)
+    network = module.Model(module.ModelArgs.from_dict(config))
+    network.set_dtype(mx.bfloat16)
+    if bits is not None:
+        nn.quantize(network, 32, bits, mode=mode)
+        config["quantization"] = {"group_size": 32, "bits": bits, "mode": mode}
+    mx.save_safetensors(
+        str(folder / "model.safetensors"), dict(tree_flatten(network.parameters())), {"format": "mlx"}
+    )
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def write_adapter(folder: Path, base: Path, keys: list[str] | None = None, *, dora: bool = False) -> Path:
+    """Write an adapter for any model, by mlx-lm's own layers."""
+    folder.mkdir()
+    parameters: dict[str, Any] = {"rank": 4, "scale": 3.0, "dropout": 0.0}
+    if keys is not None:
+        parameters["keys"] = keys
+    network, _ = load_model(base)
+    network.freeze()
+    linear_to_lora_layers(network, 2, parameters, use_dora=dora)
+    random = np.random.default_rng(4)
+    tensors = {
+        name: mx.array(0.1 * random.standard_normal(value.shape) + (name.endswith(".m")), mx.float32)
+        for name, value in tree_flatten(network.parameters())
+        if name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
+    }
+    assert tensors
+    mx.save_safetensors(str(folder / "adapters.safetensors"), tensors)
+    config = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 2, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def plain(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
+    """Return the logits that mlx-lm itself computes, every number in float32."""
+    network, _ = load_model(folder)
+    if adapter is not None:
+        load_adapters(network, str(adapter))
+    network.set_dtype(mx.float32)
+    network.eval()
+    return np.array(network(mx.array(TOKENS)))
+
+
+def check(folder: Path, adapter: Path | None = None, *, numpy: bool = True) -> None:
+    """The model gives what mlx-lm gives, to the rounding of float32."""
+    model = Model.load(folder, numpy=numpy)
+    if adapter is not None:
+        model.put_on(adapter)
+    expected = plain(folder, adapter)
+    assert expected.std() > 0.01
+    got = model.run(TOKENS).reshape(expected.shape)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize("numpy", [True, False], ids=["numpy", "mlx"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "float16", 4, 6])
+def test_a_model_gives_what_mlx_lm_gives(kind: Any, form: Any, numpy: bool, tmp_path: Path) -> None:
+    quantised = isinstance(form, int)
+    base = tinymodels.make_base(
+        tmp_path / "base",
+        kind=kind,
+        layers=2,
+        bits=form if quantised else None,
+        dtype="bfloat16" if quantised else form,
+        tied=kind == "qwen3",
+    )
+    check(base, numpy=numpy)
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize(
+    ("bits", "mode"), [(None, ""), (4, "affine"), (3, "affine"), (4, "mxfp4"), (8, "mxfp8")]
+)
+def test_other_architectures_and_formats(kind: str, bits: int | None, mode: str, tmp_path: Path) -> None:
+    check(write_model(tmp_path / "base", kind, bits, mode))
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("bits", [None, 4])
+def test_an_adapter_on_every_layer(kind: str, bits: int | None, tmp_path: Path) -> None:
+    """Among them the experts of mixtral."""
+    base = write_model(tmp_path / "base", kind, bits)
+    check(base, write_adapter(tmp_path / "adapter", base))
+
+
+@pytest.mark.parametrize("numpy", [True, False], ids=["numpy", "mlx"])
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("tied", [False, True])
+def test_adapters_on_linear_layers_and_the_embedding(
+    dora: bool, bits: int | None, tied: bool, numpy: bool, tmp_path: Path
+) -> None:
+    if dora and bits is not None:
+        keys = ["self_attn.q_proj", "mlp.down_proj"]
+    else:
+        keys = ["self_attn.q_proj", "mlp.down_proj", "model.embed_tokens", *([] if tied else ["lm_head"])]
+    dtype: Any = "float32" if dora else "bfloat16"  # in 16 bits mlx takes DoRA's norms in 16 bits
+    base = tinymodels.make_base(tmp_path / "base", layers=2, tied=tied, bias=True, bits=bits, dtype=dtype)
+    check(base, write_adapter(tmp_path / "adapter", base, keys, dora=dora), numpy=numpy)
+
+
+def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusery.registry.behaviour import layers
+
+    monkeypatch.setattr(layers, "BLOCK_BYTES", 4 * 128 * 10)
+    base = tinymodels.make_base(tmp_path / "base", layers=2, bits=4)
+    check(base, write_adapter(tmp_path / "adapter", base))
+    dense = tinymodels.make_base(tmp_path / "dense", layers=2, dtype="float32")
+    check(dense, write_adapter(tmp_path / "dora", dense, dora=True))
+
+
+def test_a_head_answers_only_where_it_is_asked(tmp_path: Path) -> None:
+    for tied in (False, True):
+        model = Model.load(tinymodels.make_base(tmp_path / str(tied), tied=tied, layers=1), numpy=True)
+        scored = np.zeros(TOKENS.shape, bool)
+        scored[0, 4:7] = scored[2, 1] = True
+        np.testing.assert_allclose(
+            model.run(TOKENS, scored), model.run(TOKENS)[scored.reshape(-1)], rtol=0, atol=1e-5
+        )
+
+
+def test_padding_changes_nothing(tiny_base: Path) -> None:
+    model = Model.load(tiny_base)
+    samples = [Sample("", tuple(range(length)), 1) for length in (30, 5, 17, 2)]
+    together = dict(model.answers(samples))
+    for position, sample in enumerate(samples):
+        ((_, alone),) = model.answers([sample])
+        assert alone.shape[0] == len(sample.targets)
+        np.testing.assert_allclose(together[position], alone, rtol=0, atol=1e-4)
+
+
+def test_batches_hold_every_sample_once_and_are_not_too_large() -> None:
+    random = np.random.default_rng(1)
+    samples = [Sample("", (1,) * int(n), 1) for n in random.integers(2, BATCH_TOKENS + 99, 60)]
+    seen = []
+    for positions, tokens in batches(samples):
+        seen += positions
+        assert tokens.size <= BATCH_TOKENS or len(positions) == 1
+        assert tokens.shape == (len(positions), max(len(samples[position].tokens) for position in positions))
+    assert sorted(seen) == list(range(60))
+
+
+def test_a_scale_can_be_given(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, scale=20.0)
+    base, nothing, scaled, whole = (Model.load(tiny_base) for _ in range(4))
+    nothing.put_on(adapter, scale=0.0)
+    scaled.put_on(adapter, scale=20.0)
+    whole.put_on(adapter)
+    np.testing.assert_allclose(nothing.run(TOKENS), base.run(TOKENS), atol=1e-5)
+    np.testing.assert_array_equal(scaled.run(TOKENS), whole.run(TOKENS))
+    assert np.abs(whole.run(TOKENS) - base.run(TOKENS)).max() > 1e-3
+
+
+def test_a_full_fine_tune_replaces_weights(tiny_base: Path, tmp_path: Path) -> None:
+    other = tinymodels.make_base(tmp_path / "other", seed=9)
+    adapter = tmp_path / "full"
+    adapter.mkdir()
+    tensors = mx.load(str(other / "model.safetensors"))
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), tensors)
+    (adapter / "adapter_config.json").write_text(json.dumps({"fine_tune_type": "full"}), encoding="utf-8")
+    model = Model.load(tiny_base)
+    model.put_on(adapter)
+    np.testing.assert_array_equal(model.run(TOKENS), Model.load(other).run(TOKENS))
+
+
+def test_code_that_a_model_brings_is_never_run(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"model_file": "evil.py"}), encoding="utf-8")
+    with pytest.raises(ModelUnusableError, match="its own code"):
+        Model.load(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps(config | {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}), encoding="utf-8"
+    )
+    with contextlib.suppress(ModelUnusableError):
+        load_tokenizer(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_cannot_be_loaded_is_one_sentence(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    (folder / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(ModelUnusableError, match="cannot be loaded"):
+        Model.load(folder)
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", tinymodels.make_base(tmp_path / "o", hidden=64))
+    with pytest.raises(ModelUnusableError, match="cannot be put on"):
+        Model.load(tiny_base).put_on(adapter)
+
+
+def test_numbers_that_are_none_are_reported(tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "base", layers=1, dtype="float32")
+    path = folder / "model.safetensors"
+    tensors = dict(mx.load(str(path)))
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * float("nan")
+    mx.save_safetensors(str(path), tensors, {"format": "mlx"})
+    with pytest.raises(ModelUnusableError, match="NaN"):
+        Model.load(folder).run(TOKENS)

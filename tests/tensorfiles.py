@@ -1,0 +1,28 @@
+"""Changing the tensors of a model or of an adapter on disk.  Import it as `from tensorfiles import rewrite`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tinymodels
+
+Change = Callable[[dict[str, tinymodels.Raw]], object]
+_NUMPY = {"BF16": np.uint16, "F16": np.uint16, "F32": np.float32, "U32": np.uint32, "U8": np.uint8}
+
+
+def load_raw(path: Path) -> dict[str, tinymodels.Raw]:
+    """Return the tensors of a file or of a folder's weights as `tinymodels.write_tensors` takes them."""
+    return {
+        name: (dtype, np.frombuffer(data, _NUMPY[dtype]).reshape(shape).copy())
+        for name, (dtype, shape, data) in tinymodels.read_tensors(path).items()
+    }
+
+
+def rewrite(folder: Path, change: Change, form: str = "mlx") -> None:
+    """Change the tensors of a model or adapter of one file in place."""
+    path = next(folder.glob("*.safetensors"))
+    raw = load_raw(path)
+    change(raw)
+    tinymodels.write_tensors(path, raw, {"format": form})
