@@ -65,11 +65,15 @@ def list_(session: Session) -> None:
 @command("show")
 @click.argument("name")
 def show(session: Session, name: str) -> None:
-    """Show one base model and the adapters on it."""
+    """Show one base model, its calibrations and the adapters on it."""
     view = session.registry.base(name)
 
     def human() -> None:
         _facts(session, view)
+        for made in view["calibrations"]:
+            session.print(
+                f"  calibrated {made['digest'][:12]} on {cell(made['prompts'])}, {count(made['tokens'])} tokens"
+            )
         for file in view["files"]:
             session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
 

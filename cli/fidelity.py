@@ -11,6 +11,8 @@ import click
 from .session import Session, command
 from .text import combined, number, share, size, times
 
+_WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-fidelity"}
+
 
 @command("fidelity")
 @click.argument("reference", metavar="REF")
@@ -53,8 +55,8 @@ def fidelity_command(
             raise click.UsageError("--plot draws one fused model, --formats compares those that could be.")
         _compare(session, reference, wanted)
         return
-    for option, value in zip(("--scale", "--with", "--min-fidelity"), wanted.values(), strict=True):
-        if value not in (None, ()):
+    for name, option in _WITH_FORMATS.items():
+        if wanted[name] not in (None, ()):
             raise click.UsageError(f"{option} goes with --formats: what is on record is as it is.")
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")

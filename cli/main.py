@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("home", "Show every setting and where it came from, and check each part."),
     "demo": ("demo", "Run the main job on a real model and show what happens."),
     "base": ("base", "Add, list and show base models."),
+    "calibrate": ("calibrate", "Have a base read some text, which makes --precision dither quieter."),
     "register": ("adapters", "Register an adapter folder as the next version of its task."),
     "check": ("adapters", "Show what admission finds in an adapter folder; nothing is written."),
     "list": ("adapters", "List adapters."),

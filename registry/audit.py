@@ -96,7 +96,8 @@ def audit(
 
     Args:
         workspace: the registry's parts.
-        references: only these adapters, bases and fused artifacts, with the bases and adapters they came from.
+        references: only these adapters, bases and fused artifacts, with the bases and adapters they came from, and the
+            bases' calibrations.
         say: told what is being checked.
 
     Raises:
@@ -125,7 +126,7 @@ def audit(
 
 def _holdings(session: Session, workspace: Workspace, references: tuple[str, ...]) -> Iterator[Holding]:
     if not references:
-        for table in (tables.BaseModel, tables.Adapter, tables.Fused, tables.Bundle):
+        for table in (tables.BaseModel, tables.Calibration, tables.Adapter, tables.Fused, tables.Bundle):
             for row in session.scalars(select(table).order_by(table.id)):
                 yield _holding(row, workspace)
         return
@@ -137,6 +138,7 @@ def _holdings(session: Session, workspace: Workspace, references: tuple[str, ...
             chain += [subject.fused.adapter, subject.fused.base]
         elif subject.adapter:
             chain += [subject.adapter.base]
+        chain += [made for row in chain if isinstance(row, tables.BaseModel) for made in row.calibrations]
         rows |= {(type(row).__name__, row.digest): row for row in chain}
     for row in rows.values():
         yield _holding(row, workspace)
@@ -150,6 +152,8 @@ def _holding(row: Any, workspace: Workspace) -> Holding:
     if isinstance(row, tables.BaseModel):
         kind, name = "base", row.names[0].name
         folder = Path(row.location) if row.location else None
+    elif isinstance(row, tables.Calibration):
+        kind, name = "calibration", f"{row.base.names[0].name} calibrated ({row.prompts}, {row.digest[:12]})"
     elif isinstance(row, tables.Adapter):
         kind, name = "adapter", row.name
     elif isinstance(row, tables.Fused):

@@ -153,7 +153,7 @@ def candidates(request: FuseRequest, ingredients: Ingredients) -> tuple[Recipe, 
             hint="--precision keep",
         )
     keep = Recipe("keep", **common)
-    dither = Recipe("dither", seed=request.seed, **common)
+    dither = Recipe("dither", seed=request.seed, calibration=ingredients.calibration, **common)
     least = int((ingredients.quantization or {}).get("bits", 8))
     mixed = tuple(Recipe("mixed", bits={"": bits}, **common) for bits in WIDER if bits > least)
     dequantize = Recipe("dequantize", **common)

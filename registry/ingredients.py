@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from fusery.storage.vouchers import file_state
 from . import tables
 from .adapter_files import CONFIG, WEIGHTS
 from .bases import blob_generations, locate_files
+from .calibrate import fetch_calibration, latest_calibration
 from .errors import BadInputError
 from .fusion.recipe import ENGINE, Recipe, seed_of
 from .resolve import resolve_adapter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fusery.storage.stamps import FileState
 
     from .fusion.allocate import Sampled
+    from .fusion.calibration import Calibration
     from .fusion.fidelity import Fidelity
     from .fusion.plan import Extra, Plan
     from .fusion.policy import Policy
@@ -57,11 +59,15 @@ class AdapterPart:
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """A base and adapters, read from the database once; the first adapter is the one that was asked for."""
+    """A base and adapters, read from the database once; the first adapter is the one that was asked for.
+
+    `calibration` is the base's newest, if it has any.
+    """
 
     workspace: Workspace
     base: tables.BaseModel
     parts: tuple[AdapterPart, ...]
+    calibration: Digest | None = None
 
     @property
     def base_id(self) -> int:
@@ -184,7 +190,8 @@ class Inputs:
         """
         from .fusion.engine import fuse
 
-        plan = self.plan(policy_of(recipe, seed_of(key)), recipe, {"fusery.key": key})
+        policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
+        plan = self.plan(policy, recipe, {"fusery.key": key})
         _require_space(folder, plan.size)
         unproven = self._unproven()
         states = {name: file_state(self.base[name]) for name in unproven}
@@ -213,6 +220,16 @@ class Inputs:
                 self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
             ]
         return self._adapters
+
+    def _calibration(self, recipe: Recipe) -> Calibration | None:
+        if recipe.calibration is None:
+            return None
+        from .fusion.calibration import read_calibration
+
+        digest = Digest(recipe.calibration)
+        return read_calibration(
+            fetch_calibration(self._workspace, digest, self._scratch / f"{digest}.safetensors")
+        )
 
     def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
         digests = [entry.sha256 for entry in part.files]
@@ -298,7 +315,8 @@ def gather(workspace: Workspace, reference: str, extras: Sequence[tuple[str, flo
         parts = tuple(_part(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
         assert base.names is not None
         assert base.manifest.files is not None
-        return Ingredients(workspace, base, parts)
+        found = latest_calibration(session, base)
+        return Ingredients(workspace, base, parts, Digest(found.digest) if found else None)
 
 
 def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:

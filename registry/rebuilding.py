@@ -12,6 +12,9 @@ from .fuse_request import WIDER
 _MARGIN = 0.01
 """How far a sample may be from the whole; a step of one bit changes the share retained by far more."""
 
+_ROOM = 1.0005
+"""What is added to a budget: headers differ by a few bytes, a step of one module is many times larger."""
+
 
 def rebuild_command(
     adapter: str,
@@ -21,7 +24,8 @@ def rebuild_command(
     base_bits: int | None,
     verdict: str,
     retained: float | None,
-    times: float,
+    numbers: Mapping[str, int],
+    size: int,
 ) -> str:
     """Return the `fusery fuse` that gives this recipe, and so this key.
 
@@ -35,9 +39,12 @@ def rebuild_command(
         base_bits: bits of the base's quantisation, None if it is dense.
         verdict: of the fuse.
         retained: share of the update.
-        times: size of the weights as a multiple of the base's.
+        numbers: in the weight of each module of the base.
+        size: bytes of the fused weights.
     """
-    words = ["fusery", "fuse", adapter, *_precision(recipe, base_bits, retained, times)]
+    words = ["fusery", "fuse", adapter, *_precision(recipe, base_bits, retained)]
+    if bits := {path: wide for path, wide in recipe.get("bits", {}).items() if path}:
+        words += ["--budget", _budget(bits, base_bits or 0, numbers, size)]
     if recipe.get("scale") is not None:
         words += ["--scale", repr(float(recipe["scale"]))]
     for name, weight in extras:
@@ -49,9 +56,7 @@ def rebuild_command(
     return shlex.join(words)
 
 
-def _precision(
-    recipe: Mapping[str, Any], base_bits: int | None, retained: float | None, times: float
-) -> list[str]:
+def _precision(recipe: Mapping[str, Any], base_bits: int | None, retained: float | None) -> list[str]:
     if (shape := recipe.get("quantization")) is not None:
         return [
             *("--quantize", str(shape["bits"])),
@@ -59,12 +64,14 @@ def _precision(
             *("--mode", str(shape["mode"])),
         ]
     words = ["--precision", str(recipe["precision"])]
-    bits = recipe.get("bits")
-    if not bits:
-        return words
-    if set(bits) != {""}:
-        return [*words, "--budget", f"{math.ceil(times * 1e6) / 1e6}x"]
+    bits = recipe.get("bits", {}).get("")
     least = next((wider for wider in WIDER if wider > (base_bits or 0)), None)
-    if bits[""] != least and retained is not None and retained > _MARGIN:
+    if bits not in (None, least) and retained is not None and retained > _MARGIN:
         words += ["--min-fidelity", f"{math.floor(min(retained - _MARGIN, 1.0) * 100) / 100}"]
     return words
+
+
+def _budget(bits: Mapping[str, int], base_bits: int, numbers: Mapping[str, int], size: int) -> str:
+    """Return the least budget under which the bits come out as they are: what does not fit is passed over the same."""
+    added = sum(numbers.get(path, 0) * max(wide - base_bits, 0) // 8 for path, wide in bits.items())
+    return f"{math.ceil((1 + _ROOM * added / max(size - added, 1)) * 1e6) / 1e6}x"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .admission import Finding
     from .audit import Report
     from .bases import AddedBase
+    from .calibrate import CalibrationReport
     from .doctor import Check
     from .fuse import FusedModel, FuseRequest
     from .lineage import Graph
@@ -107,6 +108,20 @@ class Registry:
         from .bases import show_base
 
         return show_base(self.workspace, name)
+
+    def calibrate(
+        self,
+        base: str,
+        *,
+        prompts: str | Path | None = None,
+        say: Callable[[str], None] = _silent,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> CalibrationReport:
+        """Have a base read prompts, so that rounding can go by them; see `fusery.registry.calibrate.calibrate`."""
+        from .calibrate import calibrate
+
+        place = Path(prompts) if prompts is not None else None
+        return calibrate(self.workspace, base, prompts=place, say=say, progress=progress)
 
     def register(self, folder: str | Path, *, base: str, **facts: Any) -> Registered:
         """Register an adapter folder; `facts` are the fields of `fusery.registry.submission.Submission`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from math import prod
 from typing import Any
 
 from sqlalchemy import select
@@ -37,7 +38,18 @@ def base_view(base: tables.BaseModel) -> dict[str, Any]:
         ],
         "created_at": moment(base.created_at),
         "created_by": base.created_by,
+        "calibrations": [calibration_view(calibration) for calibration in base.calibrations],
         "files": files_view(base.manifest),
+    }
+
+
+def calibration_view(calibration: tables.Calibration) -> dict[str, Any]:
+    """Return a calibration as `base show` lists it."""
+    return {
+        "digest": calibration.digest,
+        "prompts": calibration.prompts,
+        "tokens": calibration.tokens,
+        "created_at": moment(calibration.created_at),
     }
 
 
@@ -157,7 +169,8 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
             base_bits=(fused.base.quantization or {}).get("bits"),
             verdict=fused.verdict,
             retained=fused.retained,
-            times=times,
+            numbers={module: prod(shape) for module, (shape, *_) in fused.base.weights.items()},
+            size=size,
         ),
         "created_at": moment(fused.created_at),
         "created_by": fused.created_by,

@@ -65,6 +65,7 @@ class Golden:
 
 
 KEEP, DEQUANTIZE = Policy("keep"), Policy("dequantize")
+DITHER, MIXED = Policy("dither", seed=2**63 + 7), Policy("mixed", bits={"": 6, "model.embed_tokens": 8})
 
 GOLDEN = (
     Golden("bf16", "lora", KEEP, "0adb2b2666f292f173d347f1c9be945f67094a410b451d4a79f5883f7405b730"),
@@ -88,6 +89,17 @@ GOLDEN = (
     Golden("mxfp8", "lora", KEEP, "b970e0de79bec672f904eae2122b6f3f5773641e73557e86ad540ffc486ec590"),
     Golden("nvfp4", "lora", KEEP, "31b64283aceac936b091b6108e71faa10236f1916635b36eefa6a9a7566f32d7"),
     Golden("nvfp4", "lora", DEQUANTIZE, "9614547243fa44de55d8d7aec4ab43b8dfab37c8c6dab2b2052205797e899174"),
+    Golden("2bit", "lora", DITHER, "76cd7d10bf14f45e0f7cca600fde0940c381db948a150d9a1451d5ede5b9bae9"),
+    Golden("3bit", "lora", DITHER, "88b711cd18c8f173bcd707d2b456af9e680fb4a805abb2b1245882c6858839c1"),
+    Golden("4bit", "lora", DITHER, "ce5b1d8d6c4de947d82cd1dc2333f0487b3d028282647e39697f286bdf9512c3"),
+    Golden("4bit", "dora", DITHER, "901f72f1b53ee3acd1d5a7fae97b6f898f30649b688513e680c183c352e35420"),
+    Golden("8bit", "lora-bf16", DITHER, "0dbbf4ada94e9e29603dc660e300ec041c32bc2494d7011f07aaea0c6df0c2c9"),
+    Golden("mxfp4", "lora", DITHER, "e45a3a0fe40e449498b3499650b9060ba45a7ec1e0807f0866b86b8e1aad1550"),
+    Golden("mxfp8", "lora", DITHER, "b89f5e29ffdba4f648dc84bbd5a2e89fc43e62ef36dc0d81d48d3f9277335f8a"),
+    Golden("nvfp4", "lora", DITHER, "d27a3f86194cc44c93f4fe24072036da25a3194cdd5c210f72d2184d09a009fc"),
+    Golden("4bit", "lora", MIXED, "7d3460f7a287b93ff612a0741a66ceaa44a97b2be9cca78f75af22a364e65602"),
+    Golden("4bit", "dora", MIXED, "d50f8c42f3afcc270c7a502285008ff6d05a2cdb746dd46b8d3c06e6da1cecc1"),
+    Golden("mxfp4", "lora", MIXED, "7d409f68bb54cac032f21523b8da05639e9acfaa81a287f20e96acad9760148a"),
 )
 
 

@@ -68,7 +68,7 @@ def downgrade() -> None:
     drop("module_fidelity", "fused_extra", "fused")
     drop("curve_point", "adapter_finding", "adapter_tag")
     drop("adapter", "dataset", "task")
-    drop("base_revision", "base_name", "base_model")
+    drop("calibration", "base_revision", "base_name", "base_model")
     drop("manifest_file", "manifest", "lease", "intent", "blob")
 
 
@@ -130,7 +130,7 @@ def create_bytes() -> None:
 
 
 def create_bases() -> None:
-    """Create the tables of base models."""
+    """Create the tables of base models and their calibrations."""
     op.create_table(
         "base_model",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -178,6 +178,27 @@ def create_bases() -> None:
         foreign("base_revision", "base_id", "base_model.id"),
     )
     indexes("base_revision", "base_id")
+    op.create_table(
+        "calibration",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("base_id", sa.Integer(), nullable=False),
+        sa.Column("digest", DIGEST, nullable=False),
+        sa.Column("manifest_id", sa.Integer(), nullable=False),
+        sa.Column("prompts", sa.String(200), nullable=False),
+        sa.Column("prompts_digest", DIGEST, nullable=False),
+        sa.Column("tokens", sa.BigInteger(), nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("engine", sa.String(200), nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("created_by", sa.String(200), nullable=False),
+        primary("calibration", "id"),
+        unique("calibration", "base_id", "digest"),
+        foreign("calibration", "base_id", "base_model.id"),
+        foreign("calibration", "manifest_id", "manifest.id"),
+        check("calibration", "tokens", "tokens > 0"),
+        check("calibration", "rank", "rank > 0"),
+    )
+    indexes("calibration", "base_id", "digest", "manifest_id")
 
 
 def create_adapters() -> None:

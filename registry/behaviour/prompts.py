@@ -68,8 +68,17 @@ class Sample:
 
 def built_in() -> list[Prompt]:
     """Return the prompts that come with fusery: prose, code, dialogues, several languages."""
-    data = files("fusery.registry.behaviour").joinpath("prompts.jsonl").read_bytes()
-    return [_prompt(line, f"prompts.jsonl:{number}") for number, line in enumerate(data.splitlines(), 1)]
+    return _shipped("prompts.jsonl")
+
+
+def for_calibration() -> list[Prompt]:
+    """Return what a base reads to be calibrated: longer texts and dialogues, none of them in `built_in`."""
+    return _shipped("calibration.jsonl")
+
+
+def _shipped(name: str) -> list[Prompt]:
+    data = files("fusery.registry.behaviour").joinpath(name).read_bytes()
+    return [_prompt(line, f"{name}:{number}") for number, line in enumerate(data.splitlines(), 1)]
 
 
 def read_prompts(path: Path, limit: int = LIMIT) -> list[Prompt]:

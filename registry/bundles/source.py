@@ -23,8 +23,10 @@ class BundleSource:
         folder: the model's files: safetensors, config.json, the tokenizer's files.
         manifest: those files' sizes and digests, checked while they are copied.
         provenance: plain JSON values, each key optional: `key`, `digest`, `base` (`name`, `digest`), `adapter` (`name`,
-            `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`, `dataset`), `recipe`, `fidelity`
-            (`verdict`, `retained`, `cosine`, `relative_error`), `created_at`, `tool`.  They may hold any text.
+            `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`, `dataset`), `with` (further
+            adapters: `adapter`, `weight`, `digest`), `recipe`, `format` (the precision in words), `weights_bytes`,
+            `times_base`, `rebuild` (a command), `fidelity` (`verdict`, `retained`, `cosine`, `relative_error`, and of
+            the modules that retained least `worst`), `created_at`, `tool`.  They may hold any text.
         name: what the bundle and the served model are called: `[a-z0-9._-]`, as an adapter's name is.
     """
 

@@ -54,8 +54,7 @@ class Thresholds:
         """
         size, groups = out.shape
         per_row = groups // rows
-        numbers = np.arange(first, first + rows, dtype=np.uint32) * _STEP + np.uint32(self.seed)
-        seeds = np.repeat(_mixed(numbers), per_row)
+        seeds = np.repeat(mixed(np.arange(first, first + rows), self.seed), per_row)
         columns = np.tile(np.arange(per_row, dtype=np.uint32) * np.uint32(size), rows)
         bits = out.view(np.uint32)
         np.add(np.arange(size, dtype=np.uint32)[:, None], columns, out=bits)
@@ -81,8 +80,9 @@ def round_steps(steps: Array, thresholds: Array, scratch: Array) -> None:
     np.add(scratch, thresholds, out=steps)
 
 
-def _mixed(numbers: Array) -> Array:
-    bits = numbers.copy()
+def mixed(numbers: Array, seed: int) -> Array:
+    """Return 32 random bits for each number, a permutation of the numbers for each seed: uint32."""
+    bits = numbers.astype(np.uint32) * _STEP + np.uint32(seed)
     _mix(bits, np.empty_like(bits))
     return bits
 

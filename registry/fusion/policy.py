@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import FusionUnsupportedError
 from .affine import BITS, GROUP_SIZES, Grid
 from .arithmetic import Format
+from .calibration import Calibration
 from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
 
@@ -33,12 +34,14 @@ class Target:
     Attributes:
         grid: how it is quantised, None for plain numbers.
         form: format of plain numbers, or of what is quantised.
-        dither: codes are rounded at random, scales stay those of the base.
+        dither: codes move on the base's own scales.
+        shaped: and so that the error is small for the inputs of a calibration; at random otherwise.
     """
 
     grid: AnyGrid | None
     form: Format
     dither: bool = False
+    shaped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Policy:
         bits: with `mixed`, of each touched module by path; under "" of all others.
         quantize: quantise everything so.
         seed: with `dither`, of the thresholds.
+        calibration: with `dither`, what is known of the inputs.
 
     Raises:
         FusionUnsupportedError: there is no such precision, or no such width.
@@ -95,6 +99,7 @@ class Policy:
     bits: Mapping[str, int] = field(default_factory=dict)
     quantize: Quantize | None = None
     seed: int = 0
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -127,7 +132,9 @@ class Policy:
         if grid is None or self.precision == DEQUANTIZE:
             return Target(None, plain)
         if self.precision == DITHER:
-            return Target(grid, grid.form, dither=True)
+            known = self.calibration is not None and path in self.calibration.modules
+            shaped = known and adapted and plain is grid.form and isinstance(grid, Grid)
+            return Target(grid, grid.form, dither=True, shaped=shaped)
         if self.precision == MIXED and adapted:
             bits, size = self.bits.get(path, self.bits.get("", 8)), max(grid.group_size, _LEAST)
             if columns % size:

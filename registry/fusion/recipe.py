@@ -25,6 +25,7 @@ class Recipe:
         scale: overrides the adapter's own scale, None to keep it.
         seed: of random rounding, None where nothing is random.
         bits: with `mixed`, of each touched module by path; under "" of all others.
+        calibration: digest of the statistics that shape the rounding of `dither`; None for rounding at random.
         extras: further adapters of a linear combination: digest and weight of each, in order.
     """
 
@@ -34,10 +35,11 @@ class Recipe:
     scale: float | None = None
     seed: int | None = None
     bits: Mapping[str, int] = field(default_factory=dict)
+    calibration: str | None = None
     extras: tuple[tuple[str, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form that goes into the key; `bits` and `with` are left out where they say nothing."""
+        """Return the JSON form that goes into the key; what came later is left out where it says nothing."""
         form: dict[str, Any] = {
             "precision": self.precision,
             "engine": self.engine,
@@ -47,6 +49,8 @@ class Recipe:
         }
         if self.bits:
             form["bits"] = dict(self.bits)
+        if self.calibration is not None:
+            form["calibration"] = self.calibration
         if self.extras:
             form["with"] = [{"adapter": digest, "weight": weight} for digest, weight in self.extras]
         return form

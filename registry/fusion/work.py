@@ -23,10 +23,16 @@ from .layouts import tile
 from .modules import Module
 from .plan import Compute, Copy, Place, Step
 from .policy import Policy
+from .shaped import shape_rows
+from .shaping import Shape, Shaper, blocks_of_rows
 from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
 _COPY = 2 << 20
+_SHAPED = 170.0
+_CHUNK = 1 << 25
+"""Numbers of a shaped module whose codes are held at a time."""
+
 _PARTS = 4
 """Computed blocks that are read and written together."""
 
@@ -70,7 +76,7 @@ def blocks_of(step: Step) -> Iterator[Block]:
     if isinstance(step, Copy):
         total, whole, size = step.size, step.size, _COPY
     else:
-        total, size = step.module.rows, _rows(step.module) * _PARTS
+        total, size = step.module.rows, _block_rows(step.module)
         whole = total // step.module.experts
     each = cost(step) / max(total, 1)
     for begin in range(0, total, whole or 1):
@@ -85,12 +91,20 @@ def cost(step: Step) -> float:
     if isinstance(step, Copy):
         return step.size * 0.3
     module = step.module
+    if module.target.shaped:
+        return module.rows * module.columns * _SHAPED
     each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
     return module.rows * module.columns * each
 
 
 def _kind(module: Module) -> Kind:
     return Kind(module.columns, module.form, module.plain, module.grid, module.target)
+
+
+def _block_rows(module: Module) -> int:
+    if module.target.shaped:
+        return module.rows  # what one block owes is taken back by the next
+    return _rows(module) * _PARTS
 
 
 def _rows(module: Module) -> int:
@@ -135,6 +149,8 @@ class Worker:
             data = self._read(step.file, step.begin + block.first, block.count, "raw", work)
             return [self._write(step.place, block.first, data)], None
         try:
+            if step.module.target.shaped:
+                return self._shape(step, work)
             return self._compute(step, block, work)
         except NotFiniteError:
             raise FusionUnsupportedError(
@@ -157,6 +173,23 @@ class Worker:
             if place is not None and data is not None
         ]
         return spans, sums if module.touched else None
+
+    def _shape(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Round a whole module, one block of shuffled rows after the other."""
+        module, calibration = step.module, self._policy.calibration
+        inputs = calibration.of(module.path) if calibration is not None else None
+        assert inputs is not None
+        change = self._change(module, 0)
+        assert change.thresholds is not None
+        shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
+        kind, size, sums, spans = _kind(module), max(_CHUNK // module.columns, 1), Sums(), []
+        for first in range(0, module.rows, size):
+            block = Block(step, first, min(size, module.rows - first), 0.0)
+            rows, out = self._rows(module, block, work), _room(step, block, work)
+            for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
+                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out)
+            spans.append(self._write_rows(step.weight, block, out.weight))
+        return spans, sums
 
     def _rows(self, module: Module, block: Block, work: Workspace) -> Rows:
         """Read a block of rows."""

@@ -1,4 +1,4 @@
-"""Tables about what the registry is for: base models, tasks, datasets, adapters and fused artifacts."""
+"""Tables about what the registry is for: base models and their calibrations, tasks, datasets, adapters and fused artifacts."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class BaseModel(Record):
     manifest: Mapped[Manifest] = relationship()
     names: Mapped[list[BaseName]] = relationship(order_by="BaseName.id", back_populates="base")
     revisions: Mapped[list[BaseRevision]] = relationship(order_by="BaseRevision.id")
+    calibrations: Mapped[list[Calibration]] = relationship(order_by="Calibration.id", back_populates="base")
 
 
 class BaseName(Record):
@@ -72,6 +73,35 @@ class BaseRevision(Record):
     source: Mapped[str] = mapped_column(Text)
     revision: Mapped[str] = mapped_column(String(200), default="")
     created_at: Mapped[datetime]
+
+
+class Calibration(Record):
+    """What goes into a base model's linear layers, as a file in the store (`fusion.calibration`).
+
+    `prompts` is what people call the texts it was made from, `prompts_digest` what tells them from others.
+    """
+
+    __tablename__ = "calibration"
+    __table_args__ = (
+        UniqueConstraint("base_id", "digest"),
+        CheckConstraint("tokens > 0", name="tokens"),
+        CheckConstraint("rank > 0", name="rank"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
+    prompts: Mapped[str] = mapped_column(String(200))
+    prompts_digest: Mapped[str] = mapped_column(DIGEST)
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    rank: Mapped[int]
+    engine: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+    base: Mapped[BaseModel] = relationship(back_populates="calibrations")
+    manifest: Mapped[Manifest] = relationship()
 
 
 class Task(Record):

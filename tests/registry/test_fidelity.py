@@ -77,7 +77,9 @@ def test_modules_come_in_the_order_of_the_layers(registry: Registry, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["fidelity.png", "fidelity.SVG"])
-def test_a_picture_is_written_and_the_same_again_is_left(stocked: Registry, tmp_path: Path, name: str) -> None:
+def test_a_picture_is_written_and_the_same_again_is_left(
+    stocked: Registry, tmp_path: Path, name: str
+) -> None:
     stocked.fuse("course_rec@1")
     place = tmp_path / name
     assert stocked.fidelity("course_rec@1", plot=place)["plot"] == str(place)

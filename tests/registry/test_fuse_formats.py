@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tinymodels
 from sqlalchemy import func, select
@@ -85,11 +87,21 @@ def test_a_minimum_moves_the_choice(small: Registry) -> None:
     assert small.fuse("small@1", request).view["key"] == rows(found)[found["chosen"]]["key"]
 
 
-def test_where_every_format_loses_nothing_is_chosen(small: Registry) -> None:
-    request = FuseRequest(min_fidelity=1.0)
-    assert small.formats("small@1", request)["chosen"] is None
+def test_where_every_format_loses_it_nothing_is_chosen(stocked: Registry) -> None:
+    request = FuseRequest(scale=1e-4)
+    found = stocked.formats("course_rec@1", request)
+    assert found["formats"][0]["fidelity"]["verdict"] == "LOST"
+    assert found["chosen"] is None
     with pytest.raises(FidelityError):
-        small.fuse("small@1", request)
+        stocked.fuse("course_rec@1", request)
+
+
+def test_a_refused_fuse_is_remembered(small: Registry) -> None:
+    with pytest.raises(FidelityError):
+        small.fuse("small@1", FuseRequest("keep"))
+    row = rows(small.formats("small@1"))["keep"]
+    assert row["fidelity"]["verdict"] == "LOST"
+    assert row["sampled"] is True
 
 
 def test_what_is_on_record_is_taken_from_there(small: Registry) -> None:
@@ -120,24 +132,36 @@ def test_a_format_that_does_not_fit_the_base_says_why(registry: Registry, tmp_pa
     registry.register(folders[1], base="odd", task="one")
     found = registry.formats("one@1")
     assert {row["format"] for row in found["formats"] if row["reason"]} == set(FORMATS[2:5])
-    assert all("cannot cut into groups" in (row["reason"] or "cannot cut into groups") for row in found["formats"])
+    assert "cannot cut into groups" in found["formats"][2]["reason"]
+    assert found["formats"][2]["fidelity"] is None
 
 
 def odd_base(folder: Path) -> tuple[Path, Path]:
     """A base in nvfp4, whose groups of 16 columns allow for widths that affine groups of 32 do not."""
-    pytest.importorskip("mlx.core")
-    from fusing import quantised_by_mlx
-
-    base = tinymodels.make_base(folder / "dense", layers=2, hidden=144, intermediate=144)
-    return quantised_by_mlx(base, folder / "odd"), tinymodels.make_adapter(folder / "adapter", base)
+    base = tinymodels.make_base(folder / "odd", layers=2, hidden=144, intermediate=144)
+    random, tensors = np.random.default_rng(0), {}
+    for name, (dtype, shape, data) in tinymodels.read_tensors(base).items():
+        if len(shape) == 2:
+            out, into = shape
+            words = random.integers(0, 1 << 32, (out, into // 8), dtype=np.uint32)
+            tensors[name] = ("U32", words)
+            scales = random.integers(1, 9, (out, into // 16), dtype=np.uint8)
+            tensors[name.replace(".weight", ".scales")] = ("U8", scales)
+        else:
+            tensors[name] = (dtype, np.frombuffer(data, np.uint16).reshape(shape))
+    tinymodels.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
+    config = json.loads((base / "config.json").read_text())
+    config["quantization"] = {"group_size": 16, "bits": 4, "mode": "nvfp4"}
+    (base / "config.json").write_text(json.dumps(config))
+    return base, tinymodels.make_adapter(folder / "adapter", base)
 
 
 @pytest.mark.parametrize(
-    "request_", [FuseRequest("keep"), FuseRequest(quantize=4), FuseRequest(budget=1.2), FuseRequest(seed=1)]
+    "wanted", [FuseRequest("keep"), FuseRequest(quantize=4), FuseRequest(budget=1.2), FuseRequest(seed=1)]
 )
-def test_a_format_cannot_be_asked_for(stocked: Registry, request_: FuseRequest) -> None:
+def test_a_format_cannot_be_asked_for(stocked: Registry, wanted: FuseRequest) -> None:
     with pytest.raises(BadInputError, match="none can be asked for"):
-        stocked.formats("course_rec@1", request_)
+        stocked.formats("course_rec@1", wanted)
 
 
 def test_an_unknown_adapter(stocked: Registry) -> None:

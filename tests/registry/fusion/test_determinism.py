@@ -24,7 +24,14 @@ import fusery.registry.fusion
 ROOT = Path(__file__).parents[3]
 FUSION = Path(fusery.registry.fusion.__file__).parent
 DIGESTS = {case.name: case.digest for case in GOLDEN}
-SOME = ("bf16-lora-keep", "bf16-dora-keep", "f32-lora-keep", "4bit-lora-keep", "mxfp4-lora-keep")
+SOME = (
+    "bf16-lora-keep",
+    "bf16-dora-keep",
+    "f32-lora-keep",
+    "4bit-lora-keep",
+    "4bit-lora-dither",
+    "mxfp4-lora-keep",
+)
 
 NO_MLX = """
 import sys

@@ -72,17 +72,17 @@ def test_the_limit_is_within_the_promise_and_memory_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "shard", "precisions"),
+    ("kind", "bits", "shard", "precisions"),
     [
-        (None, 5 << 30, ("keep",)),
-        (None, 250 << 20, ("keep",)),
-        (4, 5 << 30, ("keep", "dequantize", "dither")),
+        ("lora", None, _ONE_FILE, ["keep"]),
+        ("dora", None, 250 << 20, ["keep"]),
+        ("lora", 4, _ONE_FILE, ["keep", "dequantize", "dither", "mixed"]),
+        ("dora", 4, _ONE_FILE, ["keep", "dequantize"]),
     ],
-    ids=["bf16", "bf16 in shards", "4 bits"],
+    ids=["bf16", "bf16 in shards, DoRA", "4 bits", "4 bits, DoRA"],
 )
-@pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_peak(
-    kind: adapters_by_class.Kind, bits: int | None, shard: int, precisions: tuple[str, ...], folder: Path
+    kind: adapters_by_class.Kind, bits: int | None, shard: int, precisions: list[str], folder: Path
 ) -> None:
     pytest.importorskip("mlx_lm")
     write_base(folder / "base", SHAPE, bits, shard=shard)

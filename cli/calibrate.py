@@ -1,0 +1,43 @@
+"""`fusery calibrate`: what a base's layers get to see, so that rounding can keep clear of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .session import Session, command
+from .text import cell, count, size
+
+
+@command("calibrate")
+@click.argument("base", metavar="BASE")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: a built-in set.",
+)
+def calibrate_command(session: Session, base: str, prompts: Path | None) -> None:
+    """Have a base read some text, which makes --precision dither quieter.
+
+    dither writes an adapter into a base that stays quantised as it is, and rounding adds noise.  With a calibration the
+    noise goes where the base does not look: the base reads the prompts once, and what its layers multiply is kept in
+    the store.  It serves all adapters on the base, and takes some minutes for a large one.  Prompts like those
+    that the model will answer are best; a few thousand tokens are enough.
+    """
+    found = session.registry.calibrate(base, prompts=prompts, say=session.say)
+
+    def human() -> None:
+        session.print(f"{'Calibrated' if found.created else 'Already there'}: {cell(found.base)}")
+        session.facts(
+            [
+                ("digest", found.digest),
+                ("prompts", f"{cell(found.prompts)}, {count(found.tokens)} tokens"),
+                ("directions", f"{count(found.rank)} of each input"),
+                ("size", size(found.bytes)),
+                ("engine", found.engine),
+            ]
+        )
+
+    session.emit(found.to_dict(), names=[found.digest], human=human)

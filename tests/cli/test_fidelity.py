@@ -1,0 +1,176 @@
+"""`fusery fidelity`, what `show` says of fused models, and that the command it names makes the same again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import tinymodels
+from conftest_types import Fusery
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """A 4-bit base and two adapters with small updates."""
+    folder = tmp_path_factory.mktemp("small")
+    base = tinymodels.make_base(folder / "tiny4", bits=4, layers=3)
+    adapters = (
+        tinymodels.make_adapter(folder / f"adapter{seed}", base, update=0.02, seed=seed, num_layers=2)
+        for seed in (1, 2)
+    )
+    return (base, *adapters)
+
+
+@pytest.fixture
+def small(fusery: Fusery, folders: tuple[Path, ...]) -> Fusery:
+    """The command line on a registry with two adapters of a 4-bit base: `one@1` and `two@1`."""
+    assert fusery("base", "add", folders[0], "--name", "tiny4").code == 0
+    for task, folder in zip(("one", "two"), folders[1:], strict=True):
+        words = ("--base", "tiny4", "--task", task, "--date", "20260115")
+        assert fusery("register", folder, *words).code == 0
+    return fusery
+
+
+def test_for_people(small: Fusery) -> None:
+    small("fuse", "one@1")
+    ran = small("fidelity", "one@1")
+    assert ran.code == 0
+    facts = dict(re.findall(r"^(\w[\w ]*?)  +(.*)$", ran.out.partition("\n\n")[0], re.MULTILINE))
+    assert facts["adapter"] == "one_v1_20260115"
+    assert (facts["precision"], facts["verdict"]) == ("dither", "PASS")
+    assert facts["weights"].endswith("1.00 x the base's")
+    shares = [float(share) for share in re.findall(r"^model\.layers\S+ +([\d.]+) %", ran.out, re.MULTILINE)]
+    assert len(shares) == 14
+    assert shares == sorted(shares)
+
+
+def test_as_json_and_as_names(small: Fusery) -> None:
+    key = small("fuse", "one@1", "--json").json["key"]
+    ran = small("fidelity", key[:10], "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.json["key"] == key
+    assert len(ran.json["fidelity"]["modules"]) == 14
+    assert ran.json["fidelity"]["modules"][0].keys() >= {
+        "module",
+        "norm",
+        "retained",
+        "cosine",
+        "relative_error",
+    }
+    assert small("fidelity", "one@1", "-q").out == f"{key}\n"
+
+
+def test_nothing_was_fused_yet(small: Fusery) -> None:
+    ran = small("fidelity", "one@1")
+    assert (ran.code, ran.out) == (2, "")
+    assert "Hint: fusery fuse one_v1_20260115" in ran.err
+    assert "fusery fidelity one_v1_20260115 --formats" in ran.err
+
+
+def test_a_picture(small: Fusery, tmp_path: Path) -> None:
+    small("fuse", "one@1")
+    ran = small("fidelity", "one@1", "--plot", "a.svg", "-q")
+    assert (ran.code, ran.out) == (0, f"{tmp_path / 'a.svg'}\n")
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
+    small("fuse", "one@1", "--scale", "3")
+    assert small("fidelity", "one@1", "--plot", "a.svg").code == 2
+    assert small("fidelity", "one@1", "--plot", "a.svg", "--force").code == 0
+
+
+def test_what_to_ship(small: Fusery, tmp_path: Path) -> None:
+    before = sorted((tmp_path / "home" / "cache").rglob("*"))
+    ran = small("fidelity", "one@1", "--formats")
+    assert ran.code == 0
+    lines = [line for line in ran.out.splitlines()[2:] if line.strip()]
+    assert [re.split(r"  +", line)[0] for line in lines] == [
+        "keep",
+        "dither",
+        "mixed, 5 bits where adapted",
+        "mixed, 6 bits where adapted",
+        "mixed, 8 bits where adapted",
+        "dequantize",
+    ]
+    assert ["<- auto" in line for line in lines] == [False, True, False, False, False, False]
+    assert "`auto` writes dither" in ran.err
+    found = {path for path in (tmp_path / "home" / "cache").rglob("*") if path.is_file()}
+    assert not [path for path in found - set(before) if path.suffix == ".safetensors"]
+
+
+def test_what_to_ship_as_json(small: Fusery) -> None:
+    words = ("fidelity", "one@1", "--formats", "--scale", "30", "--with", "two@1:0.5", "--json")
+    ran = small(*words)
+    assert (ran.code, ran.err) == (0, "")
+    assert (ran.json["scale"], ran.json["with"]) == (30.0, [{"adapter": "two_v1_20260115", "weight": 0.5}])
+    assert [row["format"] for row in ran.json["formats"] if row["chosen"]] == [ran.json["chosen"]]
+    assert small("fidelity", "one@1", "--formats", "-q").out.splitlines()[:2] == ["keep", "dither"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--scale", "3"), "--scale goes with --formats"),
+        (("--with", "two@1"), "--with goes with --formats"),
+        (("--min-fidelity", "0.9"), "--min-fidelity goes with --formats"),
+        (("--force",), "--force goes with --plot"),
+        (("--formats", "--plot", "a.png"), "--plot draws one fused model"),
+        (("--formats", "--scale", "nan"), "not a finite number"),
+        (("--formats", "--with", "two@1:x"), "is not a number"),
+        (("--plot", "a.gif"), "called .png or .svg"),
+    ],
+    ids=repr,
+)
+def test_what_makes_no_sense_is_exit_code_2(words: tuple[str, ...], said: str, stocked: Fusery) -> None:
+    ran = stocked("fidelity", "course_rec@1", *words)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_show_lists_fused_models_in_full(small: Fusery) -> None:
+    small("fuse", "one@1", "--precision", "mixed", "--min-fidelity", "0.5")
+    small("fuse", "one@1", "--precision", "keep", "--accept-loss", "--with", "two@1:0.5")
+    first, second = small("show", "one@1", "--json").json["fused"]
+    assert first["precision"] == "mixed"
+    assert first["quantization"]["touched_bits"] in (5, 6)
+    assert (first["with"], second["with"]) == ([], [{"adapter": "two_v1_20260115", "weight": 0.5}])
+    for line in (first, second):
+        assert line.keys() >= {"key", "digest", "adapter", "format", "times_base", "rebuild", "engine"}
+        assert line["fidelity"].keys() == {"verdict", "retained", "cosine", "relative_error"}
+    shown = small("show", "one@1").out
+    assert re.search(
+        r"1\.\d\d x the base  mixed, \d bits where adapted  fidelity PASS \(\d\d\.\d % retained\)", shown
+    )
+    assert re.search(r"keep  fidelity LOST .*one_v1_20260115 \+ 0\.5 x two_v1_20260115", shown)
+    # It is among those of the adapter that was added, too.
+    assert [line["adapter"] for line in small("show", "two@1", "--json").json["fused"]] == ["one_v1_20260115"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--precision", "keep", "--accept-loss"),
+        ("--precision", "dither", "--seed", "3"),
+        ("--precision", "mixed"),
+        ("--precision", "mixed", "--min-fidelity", "0.99"),
+        ("--precision", "mixed", "--budget", "1.2x", "--accept-loss"),
+        ("--quantize", "8", "--group-size", "32"),
+        ("--scale", "30", "--with", "two@1:0.25"),
+    ],
+    ids=" ".join,
+)
+def test_the_command_that_is_named_makes_the_same_again(
+    options: tuple[str, ...], small: Fusery, folders: tuple[Path, ...], tmp_path: Path
+) -> None:
+    made = small("fuse", "one@1", *options, "--json").json
+    (line,) = small("show", "one@1", "--json").json["fused"]
+    assert line["key"] == made["key"]
+    # Elsewhere, where nothing is known of it.
+    shutil.rmtree(tmp_path / "home")
+    small("base", "add", folders[0], "--name", "tiny4")
+    for task, folder in zip(("one", "two"), folders[1:], strict=True):
+        small("register", folder, "--base", "tiny4", "--task", task, "--date", "20260115")
+    again = small(*shlex.split(line["rebuild"])[1:], "--json").json
+    assert (again["key"], again["digest"]) == (made["key"], made["digest"])

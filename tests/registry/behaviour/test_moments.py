@@ -1,0 +1,113 @@
+"""The directions of a model's inputs, against the matrices that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tinymodels
+
+pytest.importorskip("mlx_lm")
+
+from fusery.registry.behaviour.models import Model
+from fusery.registry.behaviour.moments import Moments, moments
+from fusery.registry.behaviour.prompts import Sample
+from fusery.registry.behaviour.watching import second_moments
+from fusery.registry.errors import ModelUnusableError
+
+WIDTH = 128
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("watched") / "tiny"
+    return Model.load(tinymodels.make_base(folder, layers=2, hidden=WIDTH), numpy=True)
+
+
+def samples(count: int = 6, length: int = 150) -> list[Sample]:
+    random = np.random.default_rng(5)
+    return [
+        Sample("x", tuple(random.integers(0, 250, length + number).tolist()), 1) for number in range(count)
+    ]
+
+
+def exact(
+    model: Model, asked: Sequence[Sample]
+) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
+    return {path: moment.mean.astype(np.float64) for path, moment in second_moments(model, asked).items()}
+
+
+def test_layers_that_share_an_input_are_found(model: Model) -> None:
+    found = moments(model, samples(2), 4)
+    layers = range(2)
+    expected = {}
+    for layer in layers:
+        path = f"model.layers.{layer}."
+        expected |= {path + name: path + "self_attn.q_proj" for name in tinymodels.LINEAR[:3]}
+        expected |= {path + name: path + name for name in ("self_attn.o_proj", "mlp.down_proj")}
+        expected |= {path + name: path + "mlp.gate_proj" for name in ("mlp.gate_proj", "mlp.up_proj")}
+    assert found.modules == expected | {"lm_head": "lm_head"}
+    assert set(found.inputs) == set(found.modules.values())
+
+
+def test_they_are_the_largest_eigenvectors(model: Model) -> None:
+    asked, rank = samples(), 12
+    found, whole = moments(model, asked, rank), exact(model, asked)
+    for key, moment in found.inputs.items():
+        matrix = whole[key]
+        largest = float(np.linalg.eigvalsh(matrix)[-1])
+        assert moment.directions.shape == (len(matrix), rank)
+        assert np.allclose(moment.diagonal, np.diag(matrix), rtol=1e-4)
+        values = np.linalg.eigvalsh(matrix)[::-1][:rank]
+        got = np.square(moment.directions).sum(axis=0)
+        assert (np.diff(got) <= 0).all()
+        assert got.sum() > 0.95 * values.sum()
+        # Never more than there is, in any direction.
+        assert np.linalg.eigvalsh(matrix - moment.directions @ moment.directions.T)[0] > -1e-5 * largest
+
+
+def test_of_all_directions_the_matrix_comes_back(model: Model) -> None:
+    asked = samples()
+    found, whole = moments(model, asked, WIDTH), exact(model, asked)
+    key = "model.layers.1.self_attn.q_proj"
+    directions = found.inputs[key].directions
+    scale = np.abs(whole[key]).max()
+    assert np.allclose(directions @ directions.T, whole[key], atol=1e-5 * scale)
+
+
+def test_fewer_tokens_than_directions(model: Model) -> None:
+    found = moments(model, [Sample("x", (1, 2, 3, 4, 5), 1)], 32)
+    for moment in found.inputs.values():
+        assert moment.directions.shape[1] == 32
+        assert np.isfinite(moment.directions).all()
+        assert np.allclose(np.square(moment.directions).sum(axis=1), moment.diagonal, rtol=1e-3, atol=1e-6)
+        assert not moment.directions[:, 5:].any()
+
+
+def test_it_gives_the_same_twice_and_tells_how_far_it_is(model: Model) -> None:
+    asked: list[Sample] = samples()
+    told: list[tuple[int, int]] = []
+
+    def run() -> Moments:
+        return moments(model, asked, 4, progress=lambda *at: told.append(at))
+
+    one, other = run(), run()
+    for key, moment in one.inputs.items():
+        assert np.array_equal(moment.directions, other.inputs[key].directions)
+    tokens = sum(len(sample.tokens) for sample in asked)
+    half = told[: len(told) // 2]
+    assert half == sorted(half)
+    assert half[-1] == (2 * tokens, 2 * tokens)
+    assert len(half) > 2
+
+
+def test_a_model_that_gives_no_numbers(tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    broken = Model.load(tinymodels.make_base(tmp_path / "tiny", layers=1), numpy=True)
+    layer = broken.network.model.layers[0].mlp.up_proj
+    layer.weight = layer.weight * mx.array(float("inf"))
+    with pytest.raises(ModelUnusableError):
+        moments(broken, samples(1), 4)
