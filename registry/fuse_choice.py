@@ -36,30 +36,35 @@ class Measured:
     Attributes:
         verdict: `PASS`, `DEGRADED` or `LOST`.
         retained: share of the update.
-        relative_error: of the change, None if it is not known.
+        noise: what was written beside the update, as a share of the weights; None if it is not known.
     """
 
     verdict: str
     retained: float | None
-    relative_error: float | None = None
+    noise: float | None = None
 
     @classmethod
     def of(cls, fidelity: Fidelity) -> Measured:
         """Take the overall figures of a fuse or a sample."""
-        return cls(fidelity.verdict, fidelity.retained, fidelity.relative_error)
+        return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
 
     @property
     def in_words(self) -> str:
         """The verdict with its reason."""
-        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained"
+        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
+        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
 
     def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for PASS, as `auto` does while there is an alternative."""
+        """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
         if request.accept_loss and not strict:
             return True
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
             return False
-        return self.verdict == "PASS" if strict else self.verdict != "LOST"
+        if not strict:
+            return self.verdict != "LOST"
+        from .fusion.fidelity import QUIET_TO
+
+        return self.verdict == "PASS" and (self.noise or 0.0) <= QUIET_TO
 
 
 def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
@@ -67,12 +72,12 @@ def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
     with workspace.database.read() as session:
         row = find_fused(session, key)
         if row is not None:
-            return Measured(row.verdict, row.retained, row.relative_error)
+            return Measured(row.verdict, row.retained, row.noise)
         refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
     if not refusals:
         return None
     detail = json.loads(refusals[0].detail)
-    return Measured(detail["verdict"], detail["retained"], detail.get("relative_error"))
+    return Measured(detail["verdict"], detail["retained"], detail.get("noise"))
 
 
 def record_refusal(
@@ -96,7 +101,7 @@ def record_refusal(
             "precision": recipe.precision,
             "verdict": measured.verdict,
             "retained": measured.retained,
-            "relative_error": measured.relative_error,
+            "noise": measured.noise,
             "sampled": sampled,
         },
         actor=workspace.actor,
@@ -156,7 +161,7 @@ class Choice:
         """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
         from .fusion.allocate import allocate
 
-        plain = replace(candidates[0], precision="keep", seed=None, bits={})
+        plain = replace(candidates[0], precision="keep", seed=None, bits={}, calibration=None)
         kept = self.inputs.sample(plain)
         samples = {int((self.ingredients.quantization or {}).get("bits", 0)): kept}
         fitting = []
@@ -169,9 +174,9 @@ class Choice:
         if self.request.precision == "mixed":
             fitting = []  # not the smallest that passes, but the best that fits
         if len(samples) > 1:
-            fitting.append(
-                replace(plain, precision="mixed", bits=allocate(samples, (budget - 1) * kept.size))
-            )
+            bits = allocate(samples, (budget - 1) * kept.size)
+            calibration = self.ingredients.calibration
+            fitting.append(replace(plain, precision="mixed", bits=bits, calibration=calibration))
         if not fitting:
             raise FidelityError(
                 f"nothing that was asked for fits into {budget} times the base's size",

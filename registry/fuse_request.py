@@ -155,7 +155,11 @@ def candidates(request: FuseRequest, ingredients: Ingredients) -> tuple[Recipe, 
     keep = Recipe("keep", **common)
     dither = Recipe("dither", seed=request.seed, calibration=ingredients.calibration, **common)
     least = int((ingredients.quantization or {}).get("bits", 8))
-    mixed = tuple(Recipe("mixed", bits={"": bits}, **common) for bits in WIDER if bits > least)
+    mixed = tuple(
+        Recipe("mixed", bits={"": bits}, calibration=ingredients.calibration, **common)
+        for bits in WIDER
+        if bits > least
+    )
     dequantize = Recipe("dequantize", **common)
     ways = {
         "auto": (keep, dither, *mixed, dequantize) if ingredients.quantized else (keep,),

@@ -68,6 +68,7 @@ def record_fused(
         retained=fidelity.retained,
         cosine=fidelity.cosine,
         relative_error=fidelity.relative_error,
+        noise=fidelity.noise,
         created_at=now,
         created_by=workspace.actor,
         used_at=now,

@@ -161,6 +161,7 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
             "retained": fused.retained,
             "cosine": fused.cosine,
             "relative_error": fused.relative_error,
+            "noise": fused.noise,
         },
         "rebuild": rebuild_command(
             name,
@@ -208,6 +209,7 @@ def fused_view(fused: tables.Fused) -> dict[str, Any]:
             "retained": fused.retained,
             "cosine": fused.cosine,
             "relative_error": fused.relative_error,
+            "noise": fused.noise,
             "modules": [module_view(module) for module in fused.modules],
         },
         "created_at": moment(fused.created_at),

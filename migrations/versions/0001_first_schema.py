@@ -321,6 +321,7 @@ def create_fused() -> None:
         sa.Column("retained", sa.Double(), nullable=True),
         sa.Column("cosine", sa.Double(), nullable=True),
         sa.Column("relative_error", sa.Double(), nullable=True),
+        sa.Column("noise", sa.Double(), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("created_by", sa.String(200), nullable=False),
         sa.Column("used_at", MOMENT, nullable=False),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from .watching import Inputs, inputs_of
 
 Matrix = NDArray[np.float64]
 
-SPARE = 32
+SPARE = 16
 """How many directions are followed besides those that are wanted, so that the last of those are right, too."""
 PASSES = 2
 _SEED = 1871
@@ -67,9 +68,9 @@ class _Pass:
         squares: sum of x * x, by key.
     """
 
-    basis: Callable[[str, int], Matrix]
+    basis: Callable[[str, int], NDArray[Any]]
     modules: dict[str, str]
-    images: dict[str, Matrix] = field(default_factory=dict)
+    images: dict[str, NDArray[Any]] = field(default_factory=dict)
     squares: dict[str, Matrix] = field(default_factory=dict)
     _seen: dict[bytes, str] = field(default_factory=dict)
 
@@ -81,8 +82,11 @@ class _Pass:
             key = self.modules[path] = self._seen.setdefault(sha256(inputs.tobytes()).digest(), path)
         if key != path:
             return
+        basis = self.basis(key, inputs.shape[-1])
         exact = inputs.astype(np.float64)
-        image = exact.T @ (exact @ self.basis(key, inputs.shape[-1]))
+        # In the precision of the basis: to find a span takes less than to find numbers.
+        rows = exact if basis.dtype == np.float64 else inputs
+        image = rows.T @ (rows @ basis)
         squares = np.einsum("ti,ti->i", exact, exact)
         if not np.isfinite(squares).all():
             raise ModelUnusableError(f"what goes into {path} is not finite")
@@ -156,21 +160,21 @@ class _Reporter:
         return told
 
 
-def _random(count: int) -> Callable[[int], Matrix]:
-    """Return what gives random vectors (width, count), the same for the same width."""
-    known: dict[int, Matrix] = {}
+def _random(count: int) -> Callable[[int], Inputs]:
+    """Return what gives random vectors (width, count), float32, the same for the same width."""
+    known: dict[int, Inputs] = {}
 
-    def vectors(width: int) -> Matrix:
+    def vectors(width: int) -> Inputs:
         if width not in known:
             generator = np.random.default_rng(_SEED)
-            known[width] = generator.standard_normal((width, min(count, width)))
+            known[width] = generator.standard_normal((width, min(count, width)), np.float32)
         return known[width]
 
     return vectors
 
 
-def _orthonormal(images: Matrix) -> Matrix:
-    basis: Matrix = np.linalg.qr(images)[0]
+def _orthonormal(images: NDArray[Any]) -> Matrix:
+    basis: Matrix = np.linalg.qr(images.astype(np.float64))[0]
     return basis
 
 

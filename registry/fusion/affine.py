@@ -157,9 +157,18 @@ def quantize(values: Array, grid: Grid, scratch: Array, codes: Array) -> tuple[A
     np.divide(scratch, scales, out=scratch)
     np.rint(scratch, out=scratch)
     np.clip(scratch, np.float32(0), np.float32(grid.top), out=scratch)
+    if not scales.all():  # equal numbers so large that one step was too small for float32
+        np.copyto(scratch, np.float32(0), where=scales == 0)
     np.copyto(codes.view(np.int32), scratch, casting="unsafe")
     exact = not grid.fast(scales, biases)
     round_any(scales, grid.form, np.empty_like(scales), scales, exact=exact)
+    return scales, biases
+
+
+def fit(values: Array, grid: Grid) -> tuple[Array, Array]:
+    """Return the scales and biases that `quantize` would give to finite numbers: float32 of the grid's format."""
+    scales, biases = _fit(values.max(axis=0), values.min(axis=0), np.float32(grid.top))
+    round_any(scales, grid.form, np.empty_like(scales), scales, exact=True)
     return scales, biases
 
 

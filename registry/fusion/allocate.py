@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from .fidelity import Fidelity, ModuleFidelity
 
-
 _NOISE = 0.01
 
 

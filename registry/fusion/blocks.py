@@ -123,12 +123,12 @@ class _Block:
             NotFiniteError: with `strict`, if a number is not finite.
         """
         np.subtract(self.new, self.base, out=self.new)
-        sums = measure(self.new, self.delta, self.scratch, exact=False)
+        sums = measure(self.new, self.delta, self.base, self.scratch, exact=False)
         if sums.finite:
             return sums
         if strict and not (np.isfinite(self.new).all() and np.isfinite(self.delta).all()):
             raise NotFiniteError
-        return measure(self.new, self.delta, self.scratch, exact=True)
+        return measure(self.new, self.delta, self.base, self.scratch, exact=True)
 
 
 def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Rows, work: Workspace) -> Sums:
@@ -192,7 +192,7 @@ def _fuse_dense(
     narrow(block.new, form, block.scratch, out, exact=exact)
     sound = form is not F16 or float(max(block.new.max(), -block.new.min())) <= F16.limit
     np.subtract(block.new, block.base, out=block.new)
-    sums = measure(block.new, block.delta, block.scratch, exact=exact)
+    sums = measure(block.new, block.delta, block.base, block.scratch, exact=exact)
     return sums, exact or (sound and sums.finite)
 
 

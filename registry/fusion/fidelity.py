@@ -26,11 +26,17 @@ PASS = "PASS"
 DEGRADED = "DEGRADED"
 LOST = "LOST"
 
-PASS_FROM = 0.9
-"""Share retained from which a fuse passes: measured losses were within 0.02 nats of base + adapter."""
+PASS_FROM = 0.8
+"""Share retained from which a fuse passes: nine tenths and more of what the adapter gained were left."""
 
-DEGRADED_FROM = 0.5
-"""Share retained below which the adapter counts as lost: measured losses were nearer to the base's."""
+DEGRADED_FROM = 0.3
+"""Share retained below which the adapter counts as lost: less than half of what it gained was left."""
+
+NOISE_TO = 0.12
+"""Noise up to which a fuse passes, whatever it retained: with more, the model itself suffers."""
+
+QUIET_TO = 0.025
+"""Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,31 @@ class Sums:
         intended: <D, D>.
         inner: <R, D>.
         error: <R - D, R - D>.
+        weight: <W, W>, of the base's weight.
     """
 
     intended: float = 0.0
     inner: float = 0.0
     error: float = 0.0
+    weight: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(self.intended + other.intended, self.inner + other.inner, self.error + other.error)
+        return Sums(
+            self.intended + other.intended,
+            self.inner + other.inner,
+            self.error + other.error,
+            self.weight + other.weight,
+        )
 
     @property
     def finite(self) -> bool:
         """Whether no number was NaN or overflowed."""
-        return math.isfinite(self.intended + self.inner + self.error)
+        return math.isfinite(self.intended + self.inner + self.error + self.weight)
+
+    @property
+    def noise(self) -> float:
+        """What was written beside the update, |R - D| / |W|."""
+        return _digits(math.sqrt(self.error / self.weight)) if self.weight > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +130,7 @@ class Fidelity:
         retained: share of the update over all modules.
         cosine: over all modules.
         relative_error: over all modules.
+        noise: what was written beside the update, as a share of the touched weights: |R - D| / |W|.
         modules: each touched module, in the order of the weights.
     """
 
@@ -120,15 +139,23 @@ class Fidelity:
     retained: float
     cosine: float
     relative_error: float
+    noise: float
     modules: tuple[ModuleFidelity, ...]
 
     @classmethod
     def of(cls, sums: Mapping[str, Sums]) -> Fidelity:
         """Build from the sums of each module."""
-        whole = ModuleFidelity.of("", sum(sums.values(), Sums()))
+        total = sum(sums.values(), Sums())
+        whole = ModuleFidelity.of("", total)
         modules = tuple(ModuleFidelity.of(module, value) for module, value in sums.items())
         return cls(
-            judge(whole.retained), whole.norm, whole.retained, whole.cosine, whole.relative_error, modules
+            judge(whole.retained, total.noise),
+            whole.norm,
+            whole.retained,
+            whole.cosine,
+            whole.relative_error,
+            total.noise,
+            modules,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,18 +166,19 @@ class Fidelity:
             "retained": self.retained,
             "cosine": self.cosine,
             "relative_error": self.relative_error,
+            "noise": self.noise,
             "modules": [module.to_dict() for module in self.modules],
         }
 
 
-def judge(retained: float) -> str:
-    """Return the verdict on a share retained."""
-    if retained >= PASS_FROM:
-        return PASS
-    return DEGRADED if retained >= DEGRADED_FROM else LOST
+def judge(retained: float, noise: float = 0.0) -> str:
+    """Return the verdict on a share retained, and on the noise that came with it."""
+    if retained < DEGRADED_FROM:
+        return LOST
+    return PASS if retained >= PASS_FROM and noise <= NOISE_TO else DEGRADED
 
 
-def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sums:
+def measure(real: Array, intended: Array, base: Array, scratch: Array, *, exact: bool) -> Sums:
     """Return the inner products over a block.
 
     Products are float32, added row by row in float32 and across in float64: one order, whatever the platform and the
@@ -159,13 +187,21 @@ def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sum
     Args:
         real: float32 matrix, the change in the weights.
         intended: like `real`.
+        base: like `real`, the base's weight.
         scratch: like `real`, overwritten.
         exact: take the slower way.
     """
     if exact:
-        sound = np.isfinite(real) & np.isfinite(intended)
-        real64, intended64 = (np.where(sound, part, 0).astype(np.float64) for part in (real, intended))
-        pairs = ((intended64, intended64), (real64, intended64), (real64 - intended64,) * 2)
+        sound = np.isfinite(real) & np.isfinite(intended) & np.isfinite(base)
+        real64, intended64, base64 = (
+            np.where(sound, part, 0).astype(np.float64) for part in (real, intended, base)
+        )
+        pairs = (
+            (intended64, intended64),
+            (real64, intended64),
+            (real64 - intended64,) * 2,
+            (base64, base64),
+        )
         return Sums(*(float((left * right).sum()) for left, right in pairs))
     np.multiply(intended, intended, out=scratch)
     squared = _total(scratch)
@@ -173,7 +209,9 @@ def measure(real: Array, intended: Array, scratch: Array, *, exact: bool) -> Sum
     inner = _total(scratch)
     np.subtract(real, intended, out=scratch)
     np.multiply(scratch, scratch, out=scratch)
-    return Sums(squared, inner, _total(scratch))
+    error = _total(scratch)
+    np.multiply(base, base, out=scratch)
+    return Sums(squared, inner, error, _total(scratch))
 
 
 def _total(values: Array) -> float:

@@ -34,8 +34,8 @@ class Target:
     Attributes:
         grid: how it is quantised, None for plain numbers.
         form: format of plain numbers, or of what is quantised.
-        dither: codes move on the base's own scales.
-        shaped: and so that the error is small for the inputs of a calibration; at random otherwise.
+        dither: codes move on the base's own scales; at random, unless they are shaped.
+        shaped: they are rounded so that the error is small for the inputs of a calibration.
     """
 
     grid: AnyGrid | None
@@ -89,7 +89,7 @@ class Policy:
         bits: with `mixed`, of each touched module by path; under "" of all others.
         quantize: quantise everything so.
         seed: with `dither`, of the thresholds.
-        calibration: with `dither`, what is known of the inputs.
+        calibration: with `dither` and `mixed`, what is known of the inputs.
 
     Raises:
         FusionUnsupportedError: there is no such precision, or no such width.
@@ -131,9 +131,9 @@ class Policy:
         """
         if grid is None or self.precision == DEQUANTIZE:
             return Target(None, plain)
+        known = self.calibration is not None and path in self.calibration.modules
+        shaped = known and adapted and plain is grid.form and isinstance(grid, Grid)
         if self.precision == DITHER:
-            known = self.calibration is not None and path in self.calibration.modules
-            shaped = known and adapted and plain is grid.form and isinstance(grid, Grid)
             return Target(grid, grid.form, dither=True, shaped=shaped)
         if self.precision == MIXED and adapted:
             bits, size = self.bits.get(path, self.bits.get("", 8)), max(grid.group_size, _LEAST)
@@ -141,7 +141,7 @@ class Policy:
                 raise FusionUnsupportedError(
                     f"{path} has {columns} columns, which {MIXED} cannot cut into groups of {size}"
                 )
-            return Target(Grid(bits, size, plain), plain)
+            return Target(Grid(bits, size, plain), plain, shaped=shaped and size == grid.group_size)
         return Target(Grid(grid.bits, grid.group_size, plain) if isinstance(grid, Grid) else grid, plain)
 
 

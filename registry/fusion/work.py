@@ -166,13 +166,7 @@ class Worker:
         out, sums = _room(step, block, work), Sums()
         for part in _parts(module, block):
             sums += fuse_rows(rows[part], kind, change, first + part.start, out[part], work)
-        places = ((step.weight, out.weight), (step.scales, out.scales), (step.biases, out.biases))
-        spans = [
-            self._write_rows(place, block, data)
-            for place, data in places
-            if place is not None and data is not None
-        ]
-        return spans, sums if module.touched else None
+        return self._write_all(step, block, out), sums if module.touched else None
 
     def _shape(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
         """Round a whole module, one block of shuffled rows after the other."""
@@ -188,7 +182,7 @@ class Worker:
             rows, out = self._rows(module, block, work), _room(step, block, work)
             for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
                 sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out)
-            spans.append(self._write_rows(step.weight, block, out.weight))
+            spans += self._write_all(step, block, out)
         return spans, sums
 
     def _rows(self, module: Module, block: Block, work: Workspace) -> Rows:
@@ -216,6 +210,14 @@ class Worker:
         read_all(self._inputs[file], data.data, offset)
         return data
 
+    def _write_all(self, step: Compute, block: Block, out: Rows) -> list[Span]:
+        places = ((step.weight, out.weight), (step.scales, out.scales), (step.biases, out.biases))
+        return [
+            self._write_rows(place, block, data)
+            for place, data in places
+            if place is not None and data is not None
+        ]
+
     def _write_rows(self, place: Place, block: Block, data: Array) -> Span:
         return self._write(place, block.first * (data.nbytes // block.count), data.reshape(-1).view(np.uint8))
 
@@ -241,7 +243,7 @@ class Worker:
         group = _kind(module).group
         tiles = tile(update.right, group, _rows(module)) if group else None
         thresholds = None
-        if module.target.dither:
+        if module.target.dither or module.target.shaped:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
         return Change(update, tiles, magnitudes, thresholds)
 

@@ -236,6 +236,7 @@ class Fused(Record):
     retained: Mapped[float | None]
     cosine: Mapped[float | None]
     relative_error: Mapped[float | None]
+    noise: Mapped[float | None]
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
     used_at: Mapped[datetime]

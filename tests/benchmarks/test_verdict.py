@@ -150,6 +150,38 @@ def test_thresholds_that_separate_the_rows_make_no_mistake() -> None:
     assert thresholds.mistakes(rows, thresholds.by_figure(figure, (0.85, 0.25)), thresholds.by_loss) == 1
 
 
+def test_noise_is_limited_where_that_saves_mistakes() -> None:
+    """A noisy fuse that retains everything and still degrades is told by its noise; nothing else changes."""
+    rows = [
+        row(kept, retained=retained, noise=noise)
+        for kept, retained, noise in (
+            (1.0, 0.9, 0.02),
+            (0.97, 0.8, 0.1),
+            (0.7, 1.0, 0.2),
+            (0.8, 0.5, 0.02),
+            (0.2, 0.1, 0.02),
+        )
+    ]
+    rule = thresholds.fit_rule(rows, thresholds.by_loss)
+    assert (rule.passes, rule.degraded, rule.noise) == pytest.approx((0.65, 0.3, 0.15))
+    assert thresholds.mistakes(rows, rule, thresholds.by_loss) == 0
+    assert thresholds.mistakes(rows, thresholds.Rule(0.65, 0.3), thresholds.by_loss) == 1
+
+
+def test_the_report_names_what_is_said_wrongly(capsys: pytest.CaptureFixture[str]) -> None:
+    """One of three is said to pass and does not."""
+    figures = {"least": 0.5, "cosine": 0.5, "relative_error": 1.0, "noise": 0.01, "kl_base_task": 1.0}
+    rows = [
+        row(kept, retained=retained, kl_task=1 - kept, **figures) | {"case": [adapter, "base", "keep", 1.0]}
+        for adapter, kept, retained in (("a", 1.0, 0.95), ("b", 0.8, 0.9), ("c", 0.1, 0.1))
+    ]
+    summary = thresholds.report(rows, thresholds.Rule(0.85, 0.3, 0.1))
+    assert summary["loss"]["mistakes"] == summary["predictions"]["mistakes"] == 1
+    assert summary["loss"]["confusion"]["DEGRADED"] == {"LOST": 0, "DEGRADED": 0, "PASS": 1}
+    assert summary["loss"]["fitted"]["retained"]["mistakes"] == 0
+    assert "b base keep 1.0: said PASS, is DEGRADED" in capsys.readouterr().out
+
+
 def test_the_published_rows_are_read_back_as_they_were(tmp_path: Path) -> None:
     """A table in the file, dictionaries in the program."""
     rows = [{"case": ["a", "b", "keep", 1.0], "kept": 0.5}, {"case": ["a", "b", "dither", 1.0], "kept": 1.0}]

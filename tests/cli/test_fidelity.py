@@ -40,8 +40,8 @@ def test_for_people(small: Fusery) -> None:
     assert ran.code == 0
     facts = dict(re.findall(r"^(\w[\w ]*?)  +(.*)$", ran.out.partition("\n\n")[0], re.MULTILINE))
     assert facts["adapter"] == "one_v1_20260115"
-    assert (facts["precision"], facts["verdict"]) == ("dither", "PASS")
-    assert facts["weights"].endswith("1.00 x the base's")
+    assert (facts["precision"], facts["verdict"]) == ("mixed, 6 bits where adapted", "PASS")
+    assert facts["weights"].endswith("x the base's")
     shares = [float(share) for share in re.findall(r"^model\.layers\S+ +([\d.]+) %", ran.out, re.MULTILINE)]
     assert len(shares) == 14
     assert shares == sorted(shares)
@@ -93,8 +93,8 @@ def test_what_to_ship(small: Fusery, tmp_path: Path) -> None:
         "mixed, 8 bits where adapted",
         "dequantize",
     ]
-    assert ["<- auto" in line for line in lines] == [False, True, False, False, False, False]
-    assert "`auto` writes dither" in ran.err
+    assert ["<- auto" in line for line in lines] == [False, False, False, True, False, False]
+    assert "`auto` writes mixed, 6 bits where adapted" in ran.err
     found = {path for path in (tmp_path / "home" / "cache").rglob("*") if path.is_file()}
     assert not [path for path in found - set(before) if path.suffix == ".safetensors"]
 
@@ -138,7 +138,7 @@ def test_show_lists_fused_models_in_full(small: Fusery) -> None:
     assert (first["with"], second["with"]) == ([], [{"adapter": "two_v1_20260115", "weight": 0.5}])
     for line in (first, second):
         assert line.keys() >= {"key", "digest", "adapter", "format", "times_base", "rebuild", "engine"}
-        assert line["fidelity"].keys() == {"verdict", "retained", "cosine", "relative_error"}
+        assert line["fidelity"].keys() == {"verdict", "retained", "cosine", "relative_error", "noise"}
     shown = small("show", "one@1").out
     assert re.search(
         r"1\.\d\d x the base  mixed, \d bits where adapted  fidelity PASS \(\d\d\.\d % retained\)", shown

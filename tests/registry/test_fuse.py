@@ -89,7 +89,7 @@ def test_a_lost_adapter_is_not_published(losing: Registry) -> None:
     with pytest.raises(FidelityError) as caught:
         losing.fuse("small@1", FuseRequest("keep"))
     assert caught.value.exit_code == 1
-    assert "--precision dequantize" in str(caught.value.hint)
+    assert "--precision auto" in str(caught.value.hint)
     with losing.workspace.database.read() as session:
         assert session.scalar(select(func.count()).select_from(tables.Fused)) == 0
     assert losing.workspace.cache.entries() == []
@@ -105,8 +105,9 @@ def test_loss_can_be_accepted(losing: Registry) -> None:
 def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
     said: list[str] = []
     fused = losing.fuse("small@1", say=said.append)
-    assert fused.view["precision"] == "dequantize"
+    assert fused.view["precision"] == "mixed"
     assert fused.view["fidelity"]["retained"] > 0.9
+    assert fused.view["fidelity"]["noise"] < 0.025
     assert any("trying the next" in line for line in said)
     said.clear()
     again = losing.fuse("small@1", say=said.append)

@@ -75,7 +75,7 @@ def test_sizes_are_those_of_the_files(small: Registry) -> None:
 def test_the_choice_is_that_of_auto(small: Registry) -> None:
     found = small.formats("small@1")
     (chosen,) = (row for row in found["formats"] if row["chosen"])
-    assert found["chosen"] == chosen["format"] == "dither"
+    assert found["chosen"] == chosen["format"] == "mixed, 6 bits where adapted"
     assert found["formats"][0]["fidelity"]["verdict"] == "LOST"
     assert small.fuse("small@1").view["key"] == chosen["key"]
 
@@ -106,7 +106,7 @@ def test_a_refused_fuse_is_remembered(small: Registry) -> None:
 
 def test_what_is_on_record_is_taken_from_there(small: Registry) -> None:
     small.fuse("small@1")
-    row = rows(small.formats("small@1"))["dither"]
+    row = rows(small.formats("small@1"))["mixed, 6 bits where adapted"]
     assert row["sampled"] is False
     assert row["fidelity"]["retained"] == small.fidelity("small@1")["fidelity"]["retained"]
 

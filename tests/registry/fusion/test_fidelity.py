@@ -73,7 +73,12 @@ def test_figures_are_those_of_a_dense_computation(
         real_parts.append(real.ravel())
         intended_parts.append(wanted.ravel())
     compare(fused.fidelity, np.concatenate(real_parts), np.concatenate(intended_parts))
-    assert fused.fidelity.verdict == judge(fused.fidelity.retained)
+    assert fused.fidelity.verdict == judge(fused.fidelity.retained, fused.fidelity.noise)
+    base_parts = [plain_weight(base, module.module).ravel() for module in fused.fidelity.modules]
+    noise = np.linalg.norm(np.concatenate(real_parts) - np.concatenate(intended_parts))
+    assert fused.fidelity.noise == pytest.approx(
+        noise / np.linalg.norm(np.concatenate(base_parts)), rel=1e-4, abs=1e-8
+    )
 
 
 def compare(found: ModuleFidelity | Fidelity, real: Array, wanted: Array) -> None:
@@ -85,11 +90,19 @@ def compare(found: ModuleFidelity | Fidelity, real: Array, wanted: Array) -> Non
 
 
 @pytest.mark.parametrize(
-    ("retained", "verdict"),
-    [(1.0, "PASS"), (0.9, "PASS"), (0.899, "DEGRADED"), (0.5, "DEGRADED"), (0.49, "LOST"), (-0.2, "LOST")],
+    ("retained", "noise", "verdict"),
+    [
+        (1.0, 0.0, "PASS"),
+        (0.8, 0.12, "PASS"),
+        (0.799, 0.0, "DEGRADED"),
+        (1.0, 0.121, "DEGRADED"),
+        (0.3, 0.0, "DEGRADED"),
+        (0.29, 0.0, "LOST"),
+        (-0.2, 1.0, "LOST"),
+    ],
 )
-def test_verdicts(retained: float, verdict: str) -> None:
-    assert judge(retained) == verdict
+def test_verdicts(retained: float, noise: float, verdict: str) -> None:
+    assert judge(retained, noise) == verdict
 
 
 def test_nothing_intended_is_all_retained() -> None:
@@ -111,9 +124,10 @@ def test_the_whole_weighs_modules_by_their_updates() -> None:
 def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
     real = np.array([[1, np.nan, 3], [4, np.inf, 6]], np.float32)
     wanted = np.array([[1, 2, 3], [4, 5, 5]], np.float32)
-    sums = measure(real, wanted, np.empty_like(real), exact=True)
-    assert (sums.intended, sums.inner, sums.error) == (1 + 9 + 16 + 25, 1 + 9 + 16 + 30, 1)
-    assert not measure(real, wanted, np.empty_like(real), exact=False).finite
+    base = np.array([[1, 2, 3], [np.inf, 5, 6]], np.float32)
+    sums = measure(real, wanted, base, np.empty_like(real), exact=True)
+    assert (sums.intended, sums.inner, sums.error, sums.weight) == (1 + 9 + 25, 1 + 9 + 30, 1, 1 + 9 + 36)
+    assert not measure(real, wanted, base, np.empty_like(real), exact=False).finite
 
 
 def test_the_json_form_has_the_promised_keys() -> None:
