@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.safetensors import Header
 
 from . import events, tables
-from .architecture import WEIGHTS, Architecture, Weight, read_architecture
-from .errors import AlreadyExistsError, BadInputError
+from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
+from .errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
+from .fusion.base import taken_by_name
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched
@@ -105,10 +107,28 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
-        architecture = read_architecture(files)
+        architecture = _by_modules(files, read_architecture(files))
         _refuse_taken(workspace, called, files)
         say("hashing and copying" if not reference else "hashing")
         return _record(workspace, origin, called, files, architecture, reference)
+
+
+def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:
+    """Return the architecture under the names of mlx-lm's modules, on which adapters are trained.
+
+    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
+    load, the names in the files have to do.
+    """
+    if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
+        return architecture
+    from .fusion.model_class import describe_by_class
+
+    try:
+        tensors = describe_by_class(files, architecture.config)
+    except (FusionUnsupportedError, MissingExtraError):
+        return architecture
+    header = Header(tensors, {}, 0, 0)
+    return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
 
 
 def _tidy(name: str) -> str:

@@ -66,7 +66,7 @@ def write_computed(
     """
     if not wanted:
         return {}, {}
-    entries = [(name, _dtype(name, tensor.dtype), tensor.shape) for name, tensor in wanted.items()]
+    entries = [(name, dtype_of(name, tensor.dtype), tensor.shape) for name, tensor in wanted.items()]
     header = build_header(entries, {"format": "mlx"})
     size = len(header) + sum(tensor_bytes(dtype, shape) for _, dtype, shape in entries)
     path = scratch / "computed.safetensors"
@@ -123,7 +123,12 @@ def _evaluated(mx: ModuleType, array: Any) -> memoryview:
     return memoryview(flat)
 
 
-def _dtype(name: str, dtype: Any) -> str:
+def dtype_of(name: str, dtype: Any) -> str:
+    """Return the safetensors name of an MLX dtype.
+
+    Raises:
+        FusionUnsupportedError: it is none that is fused.
+    """
     short = str(dtype).rpartition(".")[2].removesuffix("_")
     if short not in _DTYPES:
         raise FusionUnsupportedError(f"mlx-lm makes {name} a tensor of {short}, which is not fused")

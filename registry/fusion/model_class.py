@@ -26,7 +26,7 @@ from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError, MissingExtraError
 from .base import Source
-from .computed import Computed, write_computed
+from .computed import Computed, dtype_of, write_computed
 from .config import weight_names
 from .fingerprint import fingerprint
 from .watch import Watch
@@ -92,15 +92,7 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
         MissingFileError: a file cannot be read.
         OutOfSpaceError: the scratch folder has no room for the computed tensors.
     """
-    _require_harmless(config)
-    sources = _sources(files)
-    mx = _mlx()
-    with tempfile.TemporaryDirectory(prefix="fusery-class-") as folder:
-        _lay_out(Path(folder), files, config)
-        try:
-            model, result, watch = _load(mx, Path(folder))
-        except _REFUSALS as error:
-            raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
+    sources, mx, model, result, watch = _opened(files, config)
     kinds = _kinds(model)
     blocks, formats, quantizable = _blocks(model, kinds), _formats(model), _quantizable(model)
     kept, wanted = _origins(model, watch, sources)
@@ -121,6 +113,50 @@ def load_by_class(files: Mapping[str, Path], config: Mapping[str, Any], scratch:
         computed=tuple(sorted(tensors)),
         config=result,
     )
+
+
+def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors that mlx-lm's class of a base has, by the names of its modules; no weight is read.
+
+    Offsets mean nothing: where a tensor lies is left out.
+
+    Args:
+        files: every file of the base, name to local path.
+        config: the parsed `config.json`.
+
+    Raises:
+        FusionUnsupportedError: mlx-lm cannot load this base.
+        MissingExtraError: mlx-lm is not installed.
+        FormatError: a weight file is malformed, or there is none.
+        MissingFileError: a file cannot be read.
+    """
+    from mlx.utils import tree_flatten
+
+    _, mx, model, _, watch = _opened(files, config)
+    found = {
+        name: Tensor(name, dtype, tuple(array.shape), 0, array.nbytes)
+        for name, array in tree_flatten(model.parameters())
+        if (dtype := dtype_of(name, array.dtype))
+    }
+    _let_go(mx, model)
+    watch.forget()
+    return found
+
+
+def _opened(
+    files: Mapping[str, Path], config: Mapping[str, Any]
+) -> tuple[dict[str, Source], ModuleType, Any, dict[str, Any], Watch]:
+    """Load a model lazily; return where its tensors lie, mlx, the model, its configuration, and what was watched."""
+    _require_harmless(config)
+    sources = _sources(files)
+    mx = _mlx()
+    with tempfile.TemporaryDirectory(prefix="fusery-class-") as folder:
+        _lay_out(Path(folder), files, config)
+        try:
+            model, result, watch = _load(mx, Path(folder))
+        except _REFUSALS as error:
+            raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
+    return sources, mx, model, result, watch
 
 
 def _mlx() -> ModuleType:
