@@ -28,6 +28,7 @@ check: $(VENV)/.dev  ## Format, lint, types, import contracts, generated pages a
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -P docs/make_reference.py --check
+	$(BIN)/python -P docs/make_architectures.py --check
 	$(BIN)/python -P -m pytest -q tests/docs
 
 format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
@@ -36,6 +37,7 @@ format: $(VENV)/.dev  ## Format the code and mend what the linter can mend
 
 docs: $(VENV)/.dev  ## Make the reference pages from the code
 	$(BIN)/python -P docs/make_reference.py
+	$(BIN)/python -P docs/make_architectures.py
 
 bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
 	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)

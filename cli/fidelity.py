@@ -76,6 +76,7 @@ def _print_record(session: Session, view: dict[str, Any]) -> None:
             ("retained", share(fidelity["retained"])),
             ("cosine", number(fidelity["cosine"])),
             ("relative error", number(fidelity["relative_error"])),
+            ("noise", share(fidelity["noise"])),
             ("weights", f"{size(view['weights_bytes'])}, {times(view['times_base'])} the base's"),
             ("key", view["key"]),
             *([("picture", view["plot"])] if view["plot"] else []),
@@ -107,7 +108,7 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
     found = session.registry.formats(reference, FuseRequest(extras=extras, **wanted), say=session.say)
 
     def human() -> None:
-        right = ("weights", "of the base", "retained", "cosine", "relative error")
+        right = ("weights", "of the base", "retained", "cosine", "noise")
         table = session.table("format", *right, "verdict", "", right=right)
         for row in found["formats"]:
             table.add_row(*_cells(row))
@@ -127,7 +128,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         times(row["times_base"]),
         share(fidelity["retained"]),
         number(fidelity["cosine"]),
-        number(fidelity["relative_error"]),
+        share(fidelity["noise"]),
         fidelity["verdict"],
         " ".join([*(["<- auto"] if row["chosen"] else []), *([] if row["sampled"] else ["on record"])]),
     ]
@@ -136,4 +137,4 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _advice(found: dict[str, Any]) -> str:
     if found["chosen"] is None:
         return "No format holds what the adapter learned."
-    return f"`auto` writes {found['chosen']}: the smallest that holds what the adapter learned."
+    return f"`auto` writes {found['chosen']}: the smallest that holds what the adapter learned, with little noise."

@@ -65,10 +65,10 @@ def downgrade() -> None:
     drop("signature", "event")
     drop("bundle_adapter", "bundle")
     drop("yank", "alias_move", "alias", "registry")
-    drop("module_fidelity", "fused_extra", "fused")
+    drop("module_fidelity", "fused")
     drop("curve_point", "adapter_finding", "adapter_tag")
     drop("adapter", "dataset", "task")
-    drop("calibration", "base_revision", "base_name", "base_model")
+    drop("base_revision", "base_name", "base_model")
     drop("manifest_file", "manifest", "lease", "intent", "blob")
 
 
@@ -130,7 +130,7 @@ def create_bytes() -> None:
 
 
 def create_bases() -> None:
-    """Create the tables of base models and their calibrations."""
+    """Create the tables of base models."""
     op.create_table(
         "base_model",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -144,7 +144,6 @@ def create_bases() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("config", DOCUMENT, nullable=False),
         sa.Column("weights", DOCUMENT, nullable=False),
-        sa.Column("written_by_mlx", sa.Boolean(), nullable=False),
         sa.Column("location", sa.Text(), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("created_by", sa.String(200), nullable=False),
@@ -178,27 +177,6 @@ def create_bases() -> None:
         foreign("base_revision", "base_id", "base_model.id"),
     )
     indexes("base_revision", "base_id")
-    op.create_table(
-        "calibration",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("base_id", sa.Integer(), nullable=False),
-        sa.Column("digest", DIGEST, nullable=False),
-        sa.Column("manifest_id", sa.Integer(), nullable=False),
-        sa.Column("prompts", sa.String(200), nullable=False),
-        sa.Column("prompts_digest", DIGEST, nullable=False),
-        sa.Column("tokens", sa.BigInteger(), nullable=False),
-        sa.Column("rank", sa.Integer(), nullable=False),
-        sa.Column("engine", sa.String(200), nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("created_by", sa.String(200), nullable=False),
-        primary("calibration", "id"),
-        unique("calibration", "base_id", "digest"),
-        foreign("calibration", "base_id", "base_model.id"),
-        foreign("calibration", "manifest_id", "manifest.id"),
-        check("calibration", "tokens", "tokens > 0"),
-        check("calibration", "rank", "rank > 0"),
-    )
-    indexes("calibration", "base_id", "digest", "manifest_id")
 
 
 def create_adapters() -> None:
@@ -321,7 +299,6 @@ def create_fused() -> None:
         sa.Column("retained", sa.Double(), nullable=True),
         sa.Column("cosine", sa.Double(), nullable=True),
         sa.Column("relative_error", sa.Double(), nullable=True),
-        sa.Column("noise", sa.Double(), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("created_by", sa.String(200), nullable=False),
         sa.Column("used_at", MOMENT, nullable=False),
@@ -335,20 +312,9 @@ def create_fused() -> None:
     )
     indexes("fused", "adapter_id", "base_id", "digest", "manifest_id")
     op.create_table(
-        "fused_extra",
-        sa.Column("fused_id", sa.Integer(), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("adapter_id", sa.Integer(), nullable=False),
-        sa.Column("weight", sa.Double(), nullable=False),
-        primary("fused_extra", "fused_id", "position"),
-        foreign("fused_extra", "adapter_id", "adapter.id"),
-        foreign("fused_extra", "fused_id", "fused.id"),
-    )
-    indexes("fused_extra", "adapter_id")
-    op.create_table(
         "module_fidelity",
         sa.Column("fused_id", sa.Integer(), nullable=False),
-        sa.Column("module", sa.String(600), nullable=False),
+        sa.Column("module", sa.String(300), nullable=False),
         sa.Column("norm", sa.Double(), nullable=False),
         sa.Column("retained", sa.Double(), nullable=True),
         sa.Column("cosine", sa.Double(), nullable=True),
