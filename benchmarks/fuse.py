@@ -8,29 +8,24 @@ the last 8 blocks.  `fusery fuse` is the command of a user: base and adapter are
 hashing the result, measuring the fidelity and recording it all are included.  `first of the day` also reads the base
 through against its digest, which is done once a day or after a change; `again` is answered from the cache;
 `the engine alone` leaves the registry out.
-
-Anonymous memory is RssAnon of the process and its children, sampled from /proc every 5 ms (Linux): what a file
-mapped into memory or the page cache holds is not counted, since the system can take it back.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processes import measure
 from shapes import SHAPES, Shape, write_adapter, write_base
 
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
@@ -42,7 +37,6 @@ CASES = {
 }
 OURS = "fusery fuse"
 ENGINE = "the engine alone"
-_SAMPLE = 0.005
 _CHUNK = 16 << 20
 
 DRIVE = """
@@ -259,53 +253,8 @@ def _prepare_peft(adapter: Path, target: Path, python: str) -> str:
 def _measure(one: Contestant) -> tuple[float, float, int]:
     """Run a command once; return wall seconds, processor seconds and peak anonymous bytes."""
     _remove(one.out)
-    with tempfile.TemporaryFile() as errors:
-        started = time.perf_counter()
-        process = subprocess.Popen(list(map(str, one.command)), stdout=subprocess.DEVNULL, stderr=errors)
-        memory = _Memory(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            raise SystemExit(f"{one.name} failed:\n{errors.read().decode(errors='replace')[-2000:]}")
-    return seconds, usage.ru_utime + usage.ru_stime, memory.stop()
-
-
-class _Memory:
-    """Samples the anonymous memory of a process and its children, and keeps the peak."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid, self._peak, self._stopped = pid, 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """Return the peak in bytes."""
-        self._stopped.set()
-        self._thread.join()
-        return self._peak
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(_SAMPLE):
-            self._peak = max(self._peak, sum(_anonymous(pid) for pid in [self._pid, *_children(self._pid)]))
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return direct + [grandchild for child in direct for grandchild in _children(child)]
-
-
-def _anonymous(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    line = next((line for line in status.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")
-    return int(line.split()[1]) * 1024
+    usage = measure(one.command)
+    return usage.wall, usage.cpu, usage.anonymous
 
 
 def _print(results: Any, say: Callable[..., None]) -> None:
