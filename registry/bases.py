@@ -24,7 +24,7 @@ from fusery.storage.safetensors import Header
 from . import events, tables
 from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
 from .errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
-from .fusion.base import taken_by_name
+from .fusion.naming import taken_by_name
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched

@@ -25,7 +25,7 @@ from .answers import base_folder
 from .bases import blob_generations
 from .behaviour.prompts import Prompt, for_calibration, read_prompts, tokenise
 from .deposit import Deposit
-from .errors import BadInputError, UnknownReferenceError
+from .errors import BadInputError
 from .fusion.calibration import MAX_DIRECTIONS, Directions, rounded, write_calibration
 from .fusion.fingerprint import fingerprint
 from .resolve import resolve_base
@@ -142,38 +142,6 @@ def calibrate(
                 workspace, session, deposit.commit(session), base, texts, tokens, rank, engine
             )
             return _report(row, created=created, seconds=time.monotonic() - started)
-
-
-def latest_calibration(session: Session, base: tables.BaseModel) -> tables.Calibration | None:
-    """Return the newest calibration of a base, or None if it has none."""
-    query = select(tables.Calibration).where(tables.Calibration.base_id == base.id)
-    return session.scalars(query.order_by(tables.Calibration.id.desc()).limit(1)).first()
-
-
-def fetch_calibration(workspace: Workspace, digest: str, target: Path) -> Path:
-    """Write the file of a calibration to `target`, verified, and return that.
-
-    Args:
-        workspace: the registry's parts.
-        digest: of the calibration, all of it.
-        target: a file that is not there yet.
-
-    Raises:
-        UnknownReferenceError: there is no such calibration.
-        BlobMissingError: the store lacks it.
-        BlobCorruptError: it is damaged in the store.
-    """
-    with workspace.database.read() as session:
-        query = select(tables.Calibration).where(tables.Calibration.digest == digest)
-        row = session.scalars(query.order_by(tables.Calibration.id)).first()
-        if row is None:
-            raise UnknownReferenceError(
-                f"there is no calibration {digest[:12]}", hint="fusery base show BASE lists them"
-            )
-        blob = Digest(_file(row).sha256)
-    generation = blob_generations(workspace, [blob]).get(blob, 0)
-    workspace.store.fetch(blob, target, generation=generation)
-    return target
 
 
 def _file(row: tables.Calibration) -> tables.ManifestFile:

@@ -22,7 +22,7 @@ from fusery.storage.vouchers import file_state
 from . import tables
 from .adapter_files import CONFIG, WEIGHTS
 from .bases import blob_generations, locate_files
-from .calibrate import fetch_calibration, latest_calibration
+from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
 from .fusion.recipe import ENGINE, Recipe, seed_of
 from .resolve import resolve_adapter
@@ -108,7 +108,7 @@ class Ingredients:
         Raises:
             MissingExtraError: the base needs mlx-lm, which is not installed.
         """
-        from .fusion.base import taken_by_name
+        from .fusion.naming import taken_by_name
 
         names = [file.path for file in self.base.manifest.files]
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):

@@ -14,16 +14,13 @@ from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError
-from .architectures import CHANGED_BY_LOADING, OWN_QUANTISATION, architecture_of
+from .architectures import architecture_of
 from .arithmetic import FORMATS
 from .config import weight_names
+from .naming import NeedsModelClassError, require_by_name, require_plain_quantization
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _COPYABLE = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32"}
-
-
-class NeedsModelClassError(FusionUnsupportedError):
-    """The names of the tensors do not tell enough: mlx-lm's own class of the model has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +165,8 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
                 raise FormatError(f"two weight files of the base hold the tensor {name!r}")
             tensors[name] = Source(file, tensor)
     written_by_mlx = all(header.metadata.get("format") == "mlx" for header in headers.values())
-    _require_by_name(config, written_by_mlx=written_by_mlx)
-    _require_plain_quantization(files, config)
+    require_by_name(config, written_by_mlx=written_by_mlx)
+    require_plain_quantization(files, config)
     architecture = architecture_of(str(config.get("model_type")))
     if architecture is not None:
         for name in architecture.dropped(tensors, config):
@@ -182,63 +179,3 @@ def read_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Base:
         if source.tensor.dtype not in _COPYABLE:
             raise NeedsModelClassError(f"{name} is {source.tensor.dtype}")
     return Base(files, config, tensors, architecture is not None)
-
-
-def taken_by_name(
-    config: Mapping[str, Any], files: Collection[str], *, written_by_mlx: bool, quantize: bool = False
-) -> bool:
-    """Tell from the configuration whether a base's tensors can be taken by their names, without mlx-lm.
-
-    Args:
-        config: the parsed `config.json`.
-        files: names of all files of the base.
-        written_by_mlx: all weight files say so.
-        quantize: every layer is to be quantised anew.
-    """
-    if quantize and not quantised_alike(config):
-        return False
-    try:
-        _require_by_name(config, written_by_mlx=written_by_mlx)
-        _require_plain_quantization(files, config)
-    except NeedsModelClassError:
-        return False
-    except FusionUnsupportedError:
-        return True  # nobody can fuse it, which is said when it is tried
-    return True
-
-
-def quantised_alike(config: Mapping[str, Any]) -> bool:
-    """Tell whether mlx-lm is known to quantise every matrix of an architecture, and all in the same way."""
-    model_type = str(config.get("model_type"))
-    return architecture_of(model_type) is not None and model_type not in OWN_QUANTISATION
-
-
-def _require_by_name(config: Mapping[str, Any], *, written_by_mlx: bool) -> None:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise FusionUnsupportedError("the base's config.json has no model_type")
-    if config.get("model_file") is not None:
-        raise FusionUnsupportedError("the base brings its own code (model_file), which is never run")
-    by_name = written_by_mlx or architecture_of(model_type) is not None
-    if model_type in CHANGED_BY_LOADING or not by_name:
-        raise NeedsModelClassError(f"mlx-lm rearranges a base of the architecture {model_type[:40]!r}")
-
-
-def _require_plain_quantization(files: Collection[str], config: Mapping[str, Any]) -> None:
-    if config.get("quantize_activations"):
-        raise FusionUnsupportedError(
-            "a base with quantised activations cannot be fused, not by mlx-lm either"
-        )
-    quantization = config.get("quantization")
-    if quantization is not None:
-        sound = isinstance(quantization, Mapping) and {"bits", "group_size"} <= quantization.keys()
-        if not sound or not all(type(quantization[key]) is int for key in ("bits", "group_size")):
-            raise FusionUnsupportedError("the quantization entry of the base's config.json is malformed")
-        return
-    text = config.get("text_config")
-    other = config.get("quantization_config") or (
-        isinstance(text, Mapping) and text.get("quantization_config")
-    )
-    if other or "hf_quant_config.json" in files:
-        method = other.get("quant_method") if isinstance(other, Mapping) else None
-        raise NeedsModelClassError(f"the base was quantised by {str(method or 'another tool')[:40]}")

@@ -8,8 +8,9 @@ from typing import Any
 from ..errors import FusionUnsupportedError
 from .affine import BITS, GROUP_SIZES, Grid
 from .arithmetic import FORMATS
-from .base import Base, NeedsModelClassError, Source
+from .base import Base, Source
 from .microscaling import MODES, FloatGrid
+from .naming import NeedsModelClassError
 
 AnyGrid = Grid | FloatGrid
 

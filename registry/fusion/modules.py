@@ -18,9 +18,10 @@ from ..errors import FusionUnsupportedError
 from .adapter import DORA, FULL, Adapter, Factors
 from .affine import Grid
 from .arithmetic import BF16, F16, F32, FORMATS, Format
-from .base import Base, NeedsModelClassError, Source, quantised_alike
+from .base import Base, Source
 from .grids import AFFINE, AnyGrid, grid_of
 from .magnitude import result_form
+from .naming import NeedsModelClassError, quantised_alike
 from .policy import Policy, Quantize, Target, quantized_target
 
 

@@ -14,10 +14,11 @@ from fusery.storage.safetensors import build_header, tensor_bytes
 
 from ..errors import FusionUnsupportedError, MissingExtraError
 from .adapter import DORA, FULL, Adapter, read_adapter
-from .base import Base, NeedsModelClassError, Source, read_base
+from .base import Base, Source, read_base
 from .config import INDEX, copied_names, fused_config, weight_index
 from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
+from .naming import NeedsModelClassError
 from .policy import DEQUANTIZE, MIXED, Policy, Quantize
 
 SHARD = 5 << 30

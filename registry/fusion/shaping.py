@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arithmetic import Array
+from .arithmetic import Array, Update
 from .calibration import Directions
 from .dither import mixed
 
@@ -36,6 +36,10 @@ RIDGE = 0.05
 
 ROWS = 64
 """Rows of a block, between two of which the second feedback acts."""
+
+LEAST_STEPS = 0.02
+"""Root mean square of an update in steps of the base's grid, below which rounding at random keeps more: there are too
+few codes to move for errors to make up for one another (the verdict study's smallest updates)."""
 
 _HALF = np.float32(0.5)
 
@@ -93,6 +97,23 @@ def orthonormal(rows: Array) -> Array:
         if left > 1e-18 * size and left > 0:
             basis.append(row / np.sqrt(left))
     return np.array(basis).reshape(-1, rows.shape[1])
+
+
+def mean_steps(update: Update, scales: Array) -> float:
+    """Return the root mean square of an update, as a share of the mean step.
+
+    Args:
+        update: its factors; the norm of the product comes from theirs.
+        scales: float32, of all groups.
+    """
+    left, right = update.left.astype(np.float64), update.right.astype(np.float64)
+    square = sum(
+        _dot(left[one], left[other]) * _dot(right[one], right[other])
+        for one in range(len(left))
+        for other in range(len(left))
+    )
+    step = _dot(np.abs(scales).astype(np.float64), np.ones(len(scales))) / len(scales)
+    return float(np.sqrt(max(square, 0.0) / (left.shape[1] * right.shape[1]))) / max(step, 1e-30)
 
 
 def blocks_of_rows(first: int, count: int, seed: int) -> list[Array]:

@@ -14,7 +14,7 @@ import numpy as np
 from fusery.storage.safetensors import Tensor
 
 from ..errors import FusionUnsupportedError
-from .arithmetic import Array
+from .arithmetic import Array, Update, decode
 from .blocks import Change, Kind, NotFiniteError, Rows, fuse_rows
 from .dither import Thresholds
 from .fidelity import Sums
@@ -24,7 +24,7 @@ from .modules import Module
 from .plan import Compute, Copy, Place, Step
 from .policy import Policy
 from .shaped import shape_rows
-from .shaping import Shape, Shaper, blocks_of_rows
+from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps
 from .updates import read_magnitudes, read_update
 from .workspace import Workspace, rows_per_block
 
@@ -172,9 +172,10 @@ class Worker:
         """Round a whole module, one block of shuffled rows after the other."""
         module, calibration = step.module, self._policy.calibration
         inputs = calibration.of(module.path) if calibration is not None else None
-        assert inputs is not None
         change = self._change(module, 0)
-        assert change.thresholds is not None
+        assert inputs is not None and change.thresholds is not None
+        if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
+            return self._scattered(step, work)
         shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
         kind, size, sums, spans = _kind(module), max(_CHUNK // module.columns, 1), Sums(), []
         for first in range(0, module.rows, size):
@@ -184,6 +185,23 @@ class Worker:
                 sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out)
             spans += self._write_all(step, block, out)
         return spans, sums
+
+    def _scattered(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Round a whole module at random after all."""
+        spans, sums, size = [], Sums(), _rows(step.module) * _PARTS
+        for first in range(0, step.module.rows, size):
+            block = Block(step, first, min(size, step.module.rows - first), 0.0)
+            some, retained = self._compute(step, block, work)
+            spans += some
+            sums += retained or Sums()
+        return spans, sums
+
+    def _steps(self, module: Module, update: Update) -> float:
+        """Return how large an update is on average, in steps of the base's grid."""
+        assert module.scales is not None
+        data = np.empty(module.scales.tensor.size, np.uint8)
+        read_all(self._inputs[module.scales.file], data.data, module.scales.tensor.begin)
+        return mean_steps(update, decode(data.view(module.form.stored), module.form))
 
     def _rows(self, module: Module, block: Block, work: Workspace) -> Rows:
         """Read a block of rows."""

@@ -15,7 +15,8 @@ pytest.importorskip("mlx_lm")
 
 from fusery.registry import Registry, events, tables
 from fusery.registry.behaviour.prompts import built_in, for_calibration
-from fusery.registry.calibrate import FILE, calibrate, fetch_calibration, latest_calibration
+from fusery.registry.calibrate import FILE, calibrate
+from fusery.registry.calibrations import fetch_calibration, latest_calibration
 from fusery.registry.errors import BadInputError, UnknownReferenceError
 from fusery.registry.fusion.calibration import Calibration, read_calibration
 from fusery.registry.resolve import resolve_base

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, text
+from databasefacts import migrate_to, snapshot
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 import fusery.migrations
@@ -35,26 +36,6 @@ def execute(database: Database, *statements: str) -> None:
     with database.write() as session:
         for statement in statements:
             session.execute(text(statement))
-
-
-def snapshot(database: Database) -> dict[str, Any]:
-    """Return everything that the database knows about its tables, so that nothing at all can differ."""
-    with database.read() as session:
-        looking = inspect(session.connection())
-        found: dict[str, Any] = {}
-        for name in sorted(looking.get_table_names()):
-            found[name] = {
-                "columns": {
-                    column["name"]: (str(column["type"]), column["nullable"], column["default"])
-                    for column in looking.get_columns(name)
-                },
-                "key": looking.get_pk_constraint(name),
-                "foreign": sorted(looking.get_foreign_keys(name), key=str),
-                "unique": sorted(looking.get_unique_constraints(name), key=str),
-                "checks": sorted(looking.get_check_constraints(name), key=str),
-                "indexes": sorted(looking.get_indexes(name), key=str),
-            }
-        return found
 
 
 def test_there_is_one_head_and_the_program_knows_it() -> None:
@@ -150,7 +131,7 @@ def test_another_revision_is_refused(
         ["CREATE TABLE blob (digest INTEGER)"],
         [
             "CREATE TABLE alembic_version (version_num VARCHAR(32))",
-            "INSERT INTO alembic_version VALUES ('0001')",
+            f"INSERT INTO alembic_version VALUES ('{schema.HEAD}')",
             "CREATE TABLE users (id INTEGER)",
         ],
         [
@@ -221,9 +202,10 @@ def broken_migrations(folder: Path, body: str) -> Path:
     """Return a copy of the migrations with one more that does `body` after it has made a table."""
     copy = folder / "migrations"
     shutil.copytree(MIGRATIONS, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "versions" / "0002_breaks.py").write_text(
+    following = f"{int(schema.HEAD) + 1:04}"
+    (copy / "versions" / f"{following}_breaks.py").write_text(
         f"import sqlalchemy as sa\nfrom alembic import op\nimport os, signal\n"
-        f"revision, down_revision = '0002', '0001'\n"
+        f"revision, down_revision = '{following}', '{schema.HEAD}'\n"
         f"def upgrade():\n    op.create_table('half', sa.Column('id', sa.Integer()))\n    {body}\n"
         f"def downgrade():\n    pass\n"
     )
@@ -243,7 +225,7 @@ with database.schema_change() as connection:
 """
 
 
-@pytest.mark.parametrize("start", ["empty", "current"])
+@pytest.mark.parametrize("start", ["empty", "older", "current"])
 @pytest.mark.parametrize(
     "body",
     ["raise RuntimeError('halfway')", "os.kill(os.getpid(), signal.SIGKILL)", "op.execute('nonsense')"],
@@ -252,15 +234,16 @@ with database.schema_change() as connection:
 def test_a_migration_that_breaks_leaves_nothing(
     empty: Database, empty_url: str, tmp_path: Path, start: str, body: str
 ) -> None:
-    if start == "current":
-        schema.upgrade(empty)
-    before = schema.state(empty)
+    if start != "empty":
+        migrate_to(empty, "0001" if start == "older" else schema.HEAD)
+    before, tables_before = schema.state(empty), snapshot(empty)
+    assert before.status == start
     migrations = broken_migrations(tmp_path, body)
     done = run_python(UPGRADE, empty_url, str(migrations))
     assert done.returncode != 0
     assert "halfway" in done.stderr or "nonsense" in done.stderr or done.returncode == -9
     assert schema.state(empty) == before
-    assert "half" not in snapshot(empty)
+    assert snapshot(empty) == tables_before
     assert schema.upgrade(empty).status == before.status
     assert schema.state(empty).status == "current"
 

@@ -14,7 +14,7 @@ import tinymodels
 from tensorfiles import Change, rewrite
 
 from fusery.registry.errors import FusionUnsupportedError, MissingExtraError
-from fusery.registry.fusion.base import NeedsModelClassError
+from fusery.registry.fusion.naming import NeedsModelClassError
 from fusery.registry.fusion.plan import Plan
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.safetensors import build_header

@@ -14,9 +14,10 @@ from tensorfiles import Change, rewrite
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.registry.fusion.affine import Grid
 from fusery.registry.fusion.arithmetic import BF16
-from fusery.registry.fusion.base import NeedsModelClassError, read_base
+from fusery.registry.fusion.base import read_base
 from fusery.registry.fusion.grids import bits_of, grid_of
 from fusery.registry.fusion.microscaling import MODES
+from fusery.registry.fusion.naming import NeedsModelClassError
 from fusery.registry.fusion.plan import Plan
 
 Planner = Callable[..., Plan]

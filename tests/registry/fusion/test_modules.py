@@ -11,7 +11,7 @@ import tinymodels
 from tensorfiles import rewrite
 
 from fusery.registry.errors import FusionUnsupportedError
-from fusery.registry.fusion.base import NeedsModelClassError
+from fusery.registry.fusion.naming import NeedsModelClassError
 from fusery.registry.fusion.plan import Compute, Plan
 from fusery.registry.fusion.policy import KEEP, Policy, Quantize
 

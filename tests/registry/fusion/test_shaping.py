@@ -14,7 +14,7 @@ import tinymodels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusery.registry.fusion.arithmetic import Array
+from fusery.registry.fusion.arithmetic import F32, Array, Update
 from fusery.registry.fusion.calibration import Calibration, Directions, read_calibration, write_calibration
 from fusery.registry.fusion.policy import DITHER, KEEP, MIXED, Policy
 from fusery.registry.fusion.shaping import (
@@ -23,6 +23,7 @@ from fusery.registry.fusion.shaping import (
     Shape,
     Shaper,
     blocks_of_rows,
+    mean_steps,
     orthonormal,
 )
 
@@ -191,6 +192,25 @@ def test_the_same_bits_with_any_number_of_threads_and_others_with_another_seed(
         folder, _ = our_fuse(base, adapter, policy, threads=threads, name=f"{threads}-{seed}")
         digests.append(hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
     assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+def test_the_smallest_updates_are_rounded_at_random(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    options = {"scale": 0.2}
+    small, _ = our_fuse(
+        base, adapter, Policy(DITHER, seed=5, calibration=calibration), name="small", **options
+    )
+    random, _ = our_fuse(base, adapter, Policy(DITHER, seed=5), name="at random", **options)
+    assert tinymodels.read_tensors(small) == tinymodels.read_tensors(random)
+
+
+def test_the_mean_of_an_update_in_steps() -> None:
+    left, right = update(size=0.3)
+    both = Update(left, right, F32, 1.0, 1.0)
+    expected = np.sqrt(np.mean((left.T.astype(np.float64) @ right) ** 2)) / 2.0
+    assert mean_steps(both, np.array([2.0, -2.0, 1.0, 3.0], np.float32)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_keep_takes_no_notice_of_a_calibration(

@@ -1,0 +1,110 @@
+"""`fusery db`, and what every other command says of a database that an older release made."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+from conftest_types import Fusery
+from databasefacts import all_rows, migrate_to
+
+from fusery.registry.database import Database, schema
+
+OLDER = f"""\
+Error: the database is at 0001, this version of fusery needs {schema.HEAD}
+Hint: fusery db upgrade
+"""
+
+
+def made_by_the_first_release(path: Path) -> None:
+    """Replace a database by one at revision 0001 with the same rows, as far as that one had columns for them."""
+    newer = path.with_name("newer.db")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=DELETE")
+    path.rename(newer)
+    older = Database.open(f"sqlite:///{path}")
+    migrate_to(older, "0001")
+    older.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("ATTACH ? AS newer", (str(newer),))
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'alembic_version'"
+        for (table,) in database.execute(query).fetchall():
+            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info({table})"))
+            database.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM newer.{table}")
+        assert database.execute("PRAGMA main.foreign_key_check").fetchall() == []
+        database.commit()
+    newer.unlink()
+
+
+@pytest.fixture
+def older(stocked: Fusery, tmp_path: Path) -> Fusery:
+    """The command line on a registry of the first release: a base, two adapters, a fused model of the first."""
+    assert stocked("fuse", "course_rec@1").code == 0
+    made_by_the_first_release(tmp_path / "home" / "fusery.db")
+    return stocked
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list",
+        "init",
+        "show course_rec@1",
+        "fuse course_rec@1",
+        "base list",
+        "base add tiny",
+        "audit",
+        "db check",
+    ],
+)
+def test_every_command_asks_for_the_upgrade(older: Fusery, tmp_path: Path, words: str) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/home/fusery.db")
+    before = all_rows(database)
+    ran = older(*words.split())
+    assert (ran.code, ran.out, ran.err) == (2, "", OLDER)
+    assert all_rows(database) == before
+    assert schema.state(database).current == "0001"
+    database.close()
+
+
+def test_as_json(older: Fusery) -> None:
+    ran = older("list", "--json")
+    assert (ran.code, ran.err) == (2, "")
+    assert ran.json["error"]["hint"] == "fusery db upgrade"
+    assert older("db", "current", "--json").json == {
+        "current": "0001",
+        "head": schema.HEAD,
+        "status": "older",
+    }
+    database = next(
+        check for check in older("doctor", "--json").json["checks"] if check["name"] == "database"
+    )
+    assert (database["status"], database["hint"]) == ("problem", "fusery db upgrade")
+
+
+def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> None:
+    fused = stocked("fuse", "course_rec@1", "--json").json
+    listed, shown = (stocked(*words, "--json").json for words in (["list"], ["show", "course_rec@1"]))
+    made_by_the_first_release(tmp_path / "home" / "fusery.db")
+
+    ran = stocked("db", "upgrade")
+    assert (ran.code, ran.out, ran.err) == (0, f"Upgraded from 0001 to {schema.HEAD}\n", "")
+    assert stocked("db", "upgrade").out == f"Already at {schema.HEAD}\n"
+    assert stocked("db", "check").code == 0
+
+    assert stocked("list", "--json").json == listed
+    shown["fused"][0]["fidelity"]["noise"] = None  # nobody measured it then
+    assert stocked("show", "course_rec@1", "--json").json == shown
+    again = stocked("fuse", "course_rec@1", "--json").json
+    assert again["cached"]
+    assert (again["key"], again["digest"]) == (fused["key"], fused["digest"])
+    assert stocked("fidelity", "course_rec@1").code == 0
+    audited = stocked("audit", "--json").json
+    assert (audited["ok"], audited["problems"]) == (True, [])
+
+    other = stocked("fuse", "course_rec@1", "--with", "course_rec@2:0.5", "--json")
+    assert other.code == 0
+    assert not other.json["cached"]
+    assert stocked("show", "course_rec@1").code == 0
