@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 _NOTHING = {"key": None, "bytes": None, "times_base": None, "fidelity": None, "sampled": False}
-_FIGURES = ("verdict", "retained", "cosine", "relative_error")
+_FIGURES = ("verdict", "retained", "cosine", "relative_error", "noise")
 
 
 def formats(
@@ -142,7 +142,7 @@ class _Rows:
             "fidelity": line["fidelity"],
             "sampled": False,
         }
-        return Measured(fused.verdict, fused.retained, fused.relative_error), figures
+        return Measured(fused.verdict, fused.retained, fused.noise), figures
 
     def _sampled(self, key: Digest, recipe: Recipe) -> tuple[Measured, dict[str, Any]]:
         self.say(f"sampling {describe(recipe)}")
