@@ -64,7 +64,7 @@ class Point:
         adapted: blocks that the adapter changes.
         fuse: one measurement a run.
         together: of `cp` and `sha256sum` at the same time, each right after that of the fuse.
-        after: of `cp`, then `sha256sum`, likewise.
+        after: of `cp`, then `sha256sum`, likewise; none if it was not asked for.
     """
 
     label: float
@@ -90,7 +90,7 @@ def main() -> None:
     points = []
     print("wall seconds, median; ratios, median of the pairs; processor seconds; MiB of anonymous memory")
     print(
-        f"{'GB':>6}{'fuse':>8}{'together':>10}{'ratio':>7}{'after':>8}{'ratio':>7}{'CPU':>8}{'of copy':>9}{'MiB':>6}"
+        f"{'GB':>6}{'fuse':>8}{'CPU':>8}{'MiB':>6}{'together':>10}{'CPU':>8}{'ratio':>7}{'after':>8}{'CPU':>8}{'ratio':>7}"
     )
     try:
         for size in map(float, options.sizes.split(",")):
@@ -119,18 +119,20 @@ def draw(report: dict[str, Any], picture: Path) -> None:
         ("after", "#6b8e23", "^"),
     ):
         times = [[usage["wall"] for usage in point[key]] for point in report["points"]]
+        if not all(times):
+            continue
         middle = np.array([statistics.median(runs) for runs in times])
         slope, start = fit(sizes, middle)
-        spread = np.abs(np.array([[min(runs), max(runs)] for runs in times]).T - middle)
+        below = middle - np.array([min(runs) for runs in times])
         text = f"{LABELS[key]}: {start:.2f} s + {slope:.2f} s per GB"
-        axes.errorbar(sizes, middle, yerr=spread, fmt=mark, ms=5, color=colour, capsize=3, lw=1)
+        axes.errorbar(sizes, middle, yerr=[below, 0 * below], fmt=mark, ms=5, color=colour, capsize=3, lw=1)
         axes.plot(sizes, start + slope * sizes, color=colour, lw=1.4, label=text)
     peak = max(usage["anonymous"] for point in report["points"] for usage in point["fuse"])
     axes.set_title(
         f"Fusing a bfloat16 model; at most {peak / 2**20:.0f} MiB of memory at any size", fontsize=10
     )
     axes.set_xlabel("size of the model (GB)")
-    axes.set_ylabel("wall time (s), median and range")
+    axes.set_ylabel("wall time (s), median down to the fastest run")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -154,6 +156,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="in GB")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--after", action="store_true", help="also time cp with sha256sum after it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", help="where models are made; twice the largest size is needed")
     parser.add_argument("--out", type=Path, help="where to write the measurements, as JSON")
@@ -194,11 +197,9 @@ def _measured(size: float, scratch: Path, options: argparse.Namespace) -> Point:
     after = [*shell, f"cp {names[0]} {names[1]} && sha256sum {names[1]}"]
     point = Point(size, weights.stat().st_size, shape.layers, adapted)
     for run in range(options.runs + 1):
-        for command, written, results in (
-            (ours, out, point.fuse),
-            (together, copy, point.together),
-            (after, copy, point.after),
-        ):
+        contestants = [(ours, out, point.fuse), (together, copy, point.together)]
+        contestants += [(after, copy, point.after)] if options.after else []
+        for command, written, results in contestants:
             os.sync()
             usage = measure(command)
             shutil.rmtree(written) if written.is_dir() else written.unlink()
@@ -210,17 +211,18 @@ def _measured(size: float, scratch: Path, options: argparse.Namespace) -> Point:
 
 
 def _print(point: Point) -> None:
-    fuse, together, after = (
-        statistics.median(usage.wall for usage in usages)
-        for usages in (point.fuse, point.together, point.after)
-    )
-    cpu = [statistics.median(usage.cpu for usage in usages) for usages in (point.fuse, point.together)]
     peak = max(usage.anonymous for usage in point.fuse) / 2**20
-    print(
-        f"{point.bytes / _GB:6.2f}{fuse:8.2f}{together:10.2f}{point.ratio(point.together):7.2f}{after:8.2f}"
-        f"{point.ratio(point.after):7.2f}{cpu[0]:8.2f}{cpu[1]:9.2f}{peak:6.0f}",
-        flush=True,
-    )
+    line = f"{point.bytes / _GB:6.2f}{_median(point.fuse, 'wall'):8.2f}{_median(point.fuse, 'cpu'):8.2f}{peak:6.0f}"
+    for usages, width in ((point.together, 10), (point.after, 8)):
+        if usages:
+            line += (
+                f"{_median(usages, 'wall'):{width}.2f}{_median(usages, 'cpu'):8.2f}{point.ratio(usages):7.2f}"
+            )
+    print(line, flush=True)
+
+
+def _median(usages: list[Usage], what: str) -> float:
+    return statistics.median(getattr(usage, what) for usage in usages)
 
 
 def _report(points: list[Point], options: argparse.Namespace) -> dict[str, Any]:

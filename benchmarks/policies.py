@@ -346,7 +346,7 @@ class Writer:
     def _calibrate(self) -> None:
         if self._calibration is not None:
             return
-        from fusery.registry.calibrate import fetch_calibration
+        from fusery.registry.calibrations import fetch_calibration
 
         report = self._registry.calibrate(self._pair.base.name)
         print(f"calibrated: {report.tokens} tokens, {report.seconds:.0f} s", flush=True)

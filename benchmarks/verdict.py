@@ -37,7 +37,7 @@ from behaviour import (
 from thresholds import Rule, draw, read_rows, report
 
 from fusery.registry import Registry
-from fusery.registry.calibrate import fetch_calibration
+from fusery.registry.calibrations import fetch_calibration
 from fusery.registry.fusion.calibration import Calibration, read_calibration
 from fusery.registry.fusion.engine import fuse
 from fusery.registry.fusion.fidelity import DEGRADED_FROM, NOISE_TO, PASS_FROM
