@@ -10,8 +10,8 @@ made, fused, copied and hashed, and removed before the next.  `cp` and `sha256su
 wants a copy and its digest: at the same time, both reading the model, or one after the other.  A fuse is the process of a user without the
 registry: starting Python, reading, computing, writing, hashing and measuring the fidelity are in it.
 
-Before each command what is still to be written reaches the disk.  The first round only warms the page cache.  Drawing
-needs matplotlib and nothing else.
+The model reaches the disk before the first command; outputs are removed before most of them does.  The first round
+only warms the page cache.  Drawing needs matplotlib and nothing else of this project's.
 """
 
 from __future__ import annotations
@@ -190,6 +190,7 @@ def _measured(size: float, scratch: Path, options: argparse.Namespace) -> Point:
     write_base(base, shape, shard=1 << 40)
     write_adapter(adapter, shape, RANK, adapted)
     weights = base / "model.safetensors"
+    os.sync()
     ours: list[str | Path] = [sys.executable, "-P", "-c", DRIVE, base, adapter, out, str(options.threads)]
     names = shlex.quote(str(weights)), shlex.quote(str(copy))
     shell: list[str | Path] = ["sh", "-c"]
@@ -200,7 +201,6 @@ def _measured(size: float, scratch: Path, options: argparse.Namespace) -> Point:
         contestants = [(ours, out, point.fuse), (together, copy, point.together)]
         contestants += [(after, copy, point.after)] if options.after else []
         for command, written, results in contestants:
-            os.sync()
             usage = measure(command)
             shutil.rmtree(written) if written.is_dir() else written.unlink()
             if run:

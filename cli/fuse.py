@@ -94,7 +94,7 @@ def fuse_command(session: Session, reference: str, **options: Any) -> None:
                 ("fused" if not fused.cached else "from the cache", document["adapter"]),
                 ("path", document["path"]),
                 ("precision", document["precision"]),
-                ("fidelity", f"{fidelity['verdict']}, {share(fidelity['retained'])} of the update retained"),
+                ("fidelity", _fidelity(fidelity)),
                 ("size", size(document["bytes"])),
                 ("seconds", f"{document['seconds']:.2f}"),
                 ("key", document["key"]),
@@ -103,6 +103,11 @@ def fuse_command(session: Session, reference: str, **options: Any) -> None:
         )
 
     session.emit(document, names=[document["path"]], human=human)
+
+
+def _fidelity(fidelity: dict[str, Any]) -> str:
+    noise = "" if fidelity["noise"] is None else f", {share(fidelity['noise'])} noise"
+    return f"{fidelity['verdict']}, {share(fidelity['retained'])} of the update retained{noise}"
 
 
 @command("materialize")

@@ -163,6 +163,7 @@ class _Run:
                         watch.look(written)
             finally:
                 self._schedule.stop()
+                self._worker.stop()
         for helper in helpers:
             helper.result()
 

@@ -135,6 +135,11 @@ class Worker:
         self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
         self._modules = modules
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Leave off what takes long; nobody wants the result any more."""
+        self._stopped.set()
 
     def run(self, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
         """Carry out a block; return what was written and, for a touched module, what it retained.
@@ -177,11 +182,14 @@ class Worker:
         if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
             return self._scattered(step, work)
         shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
-        kind, size, sums, spans = _kind(module), max(_CHUNK // module.columns, 1), Sums(), []
+        spans: list[Span] = []
+        kind, size, sums = _kind(module), max(_CHUNK // module.columns, 1), Sums()
         for first in range(0, module.rows, size):
             block = Block(step, first, min(size, module.rows - first), 0.0)
             rows, out = self._rows(module, block, work), _room(step, block, work)
             for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
+                if self._stopped.is_set():
+                    return spans, None
                 sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out)
             spans += self._write_all(step, block, out)
         return spans, sums

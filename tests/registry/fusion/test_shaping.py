@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 
 from fusery.registry.fusion.arithmetic import F32, Array, Update
 from fusery.registry.fusion.calibration import Calibration, Directions, read_calibration, write_calibration
+from fusery.registry.fusion.files import open_input
+from fusery.registry.fusion.plan import Compute
 from fusery.registry.fusion.policy import DITHER, KEEP, MIXED, Policy
 from fusery.registry.fusion.shaping import (
     DAMPING,
@@ -26,6 +29,8 @@ from fusery.registry.fusion.shaping import (
     mean_steps,
     orthonormal,
 )
+from fusery.registry.fusion.work import Worker, blocks_of
+from fusery.registry.fusion.workspace import Workspace
 
 ROWS, COLUMNS, RANK, TOP = 192, 64, 4, 15
 
@@ -211,6 +216,24 @@ def test_the_mean_of_an_update_in_steps() -> None:
     both = Update(left, right, F32, 1.0, 1.0)
     expected = np.sqrt(np.mean((left.T.astype(np.float64) @ right) ** 2)) / 2.0
     assert mean_steps(both, np.array([2.0, -2.0, 1.0, 3.0], np.float32)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_interrupted_fuse_leaves_a_module_unfinished(
+    calibrated: tuple[Path, Path, Calibration], planned: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    plan = planned(base, adapter, Policy(DITHER, calibration=calibration))
+    step = next(step for step in plan.steps if isinstance(step, Compute))
+    inputs = {
+        name: open_input(path) for name, path in plan.base.files.items() if name.endswith(".safetensors")
+    }
+    factors = {part.path: open_input(part.path) for part in step.module.parts}
+    worker, (block,) = Worker(plan.policy, inputs, None, factors, 2), list(blocks_of(step))
+    assert worker.run(block, Workspace())[1] is not None
+    worker.stop()
+    assert worker.run(block, Workspace()) == ([], None)
+    for descriptor in (*inputs.values(), *factors.values()):
+        os.close(descriptor)
 
 
 def test_keep_takes_no_notice_of_a_calibration(
