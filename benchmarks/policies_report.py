@@ -72,7 +72,7 @@ def _line(some: list[Row]) -> list[str]:
     if first["output"] == "auto":
         name += f" → {first['wrote']}"
     excess = [row["excess"] for row in some]
-    beyond = f"{_mean(excess):+.3f}"
+    beyond = f"{round(_mean(excess), 3) + 0.0:+.3f}"  # no -0.000
     if len(some) > 1:
         beyond += f" ({min(excess):+.3f} to {max(excess):+.3f})"
     return [
