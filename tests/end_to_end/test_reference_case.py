@@ -42,7 +42,7 @@ def test_show_prints_the_figures_of_the_reference_case(reference: Installation) 
         "0.297 %",
         "337 times fewer",
         "5.61 MiB",
-        "942.32 MiB dequantize",
+        "942.32 MiB 3.55 x the base dequantize",
     ):
         assert figure in shown, figure
     document = reference.json("show", "reference@1")
