@@ -7,10 +7,11 @@ everything had been computed the exact way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from . import kernel
 from .affine import Grid, dequantize, pack, quantize, unpack
 from .arithmetic import (
     F16,
@@ -27,13 +28,13 @@ from .arithmetic import (
     widen,
 )
 from .dither import Thresholds, round_steps
-from .fidelity import Sums, measure
+from .fidelity import Sums, measure, measure_exactly
 from .grids import AnyGrid
-from .layouts import store_groups, to_groups, to_rows
+from .layouts import store_groups, tile, to_groups, to_rows
 from .magnitude import intended_change, rescale, row_factors, row_norms, spare_size
 from .microscaling import FloatGrid, OutOfRangeError
 from .policy import Target
-from .workspace import Workspace
+from .workspace import Workspace, rows_per_block
 
 
 class NotFiniteError(ValueError):
@@ -92,15 +93,21 @@ class Change:
 
     Attributes:
         update: the factors.
-        tiles: the right one as `layouts.tile` lays it out; None for blocks in rows.
         magnitudes: float32 (rows,) of the module, with DoRA.
         thresholds: with dithering.
     """
 
     update: Update
-    tiles: Array | None = None
     magnitudes: Array | None = None
     thresholds: Thresholds | None = None
+    _tiles: dict[tuple[int, int], Array] = field(default_factory=dict)
+
+    def tiles(self, group: int, rows: int) -> Array:
+        """Return the right factor as `layouts.tile` lays it out, made once."""
+        found = self._tiles.get((group, rows))
+        if found is None:
+            found = self._tiles[group, rows] = tile(self.update.right, group, rows)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +123,19 @@ class _Block:
     def take(cls, shape: tuple[int, int], work: Workspace) -> _Block:
         return cls(*work.floats(shape, "base", "new", "delta", "scratch"))
 
-    def measure(self, *, strict: bool) -> Sums:
+    def measure(self, *, grouped: bool, strict: bool) -> Sums:
         """Return what was retained; `new` holds what was written, and is overwritten.
 
         Raises:
             NotFiniteError: with `strict`, if a number is not finite.
         """
         np.subtract(self.new, self.base, out=self.new)
-        sums = measure(self.new, self.delta, self.base, self.scratch, exact=False)
+        sums = measure(self.new, self.delta, self.base, self.scratch, grouped=grouped)
         if sums.finite:
             return sums
         if strict and not (np.isfinite(self.new).all() and np.isfinite(self.delta).all()):
             raise NotFiniteError
-        return measure(self.new, self.delta, self.base, self.scratch, exact=True)
+        return measure_exactly(self.new, self.delta, self.base)
 
 
 def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Rows, work: Workspace) -> Sums:
@@ -145,6 +152,10 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
     Raises:
         NotFiniteError: a NaN or an infinity would have to be quantised.
     """
+    if kernel.handles(kind, change):
+        sums = kernel.fuse_rows(rows, kind, change, first, out)
+        if sums is not None:
+            return sums
     if kind.group is None and change is not None and change.magnitudes is None:
         return fuse_dense(rows.weight, kind.form, change.update, first, out.weight, work)
     count, group = len(rows.weight), kind.group
@@ -162,7 +173,9 @@ def fuse_rows(rows: Rows, kind: Kind, change: Change | None, first: int, out: Ro
     if kind.target.form is not kind.plain and not kind.target.dither:
         round_any(block.new, kind.target.form, block.scratch, block.new, exact=True)
     _write(rows, kind, change, first, block, out, work, exact=exact)
-    return block.measure(strict=kind.target.dither) if change is not None else Sums()
+    return (
+        block.measure(grouped=group is not None, strict=kind.target.dither) if change is not None else Sums()
+    )
 
 
 def fuse_dense(stored: Array, form: Format, update: Update, first: int, out: Array, work: Workspace) -> Sums:
@@ -192,7 +205,9 @@ def _fuse_dense(
     narrow(block.new, form, block.scratch, out, exact=exact)
     sound = form is not F16 or float(max(block.new.max(), -block.new.min())) <= F16.limit
     np.subtract(block.new, block.base, out=block.new)
-    sums = measure(block.new, block.delta, block.base, block.scratch, exact=exact)
+    if exact:
+        return measure_exactly(block.new, block.delta, block.base), True
+    sums = measure(block.new, block.delta, block.base, block.scratch, grouped=False)
     return sums, exact or (sound and sums.finite)
 
 
@@ -215,8 +230,9 @@ def _added(
 
     The bounds of the update and of the scales together bound the sum, so it needs no look of its own.
     """
-    update, tiles, groups = change.update, change.tiles, block.base.shape[1]
-    assert tiles is not None
+    update, groups = change.update, block.base.shape[1]
+    room = max(rows_per_block(kind.columns, len(update.left)), len(rows.weight))
+    tiles = change.tiles(len(block.base), room)
     left = np.repeat(update.left[:, first : first + len(rows.weight)], groups // len(rows.weight), axis=1)
     multiply_out(left, tiles[:, :, :groups], block.delta, block.scratch)
     exact = _read(rows, kind, block.base, work, exact=exact or update.needs_exact(kind.form))

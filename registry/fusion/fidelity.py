@@ -22,6 +22,8 @@ import numpy as np
 
 from .arithmetic import Array
 
+_LANES = 8
+
 PASS = "PASS"
 DEGRADED = "DEGRADED"
 LOST = "LOST"
@@ -178,45 +180,53 @@ def judge(retained: float, noise: float = 0.0) -> str:
     return PASS if retained >= PASS_FROM and noise <= NOISE_TO else DEGRADED
 
 
-def measure(real: Array, intended: Array, base: Array, scratch: Array, *, exact: bool) -> Sums:
-    """Return the inner products over a block.
+def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:
+    """Return the inner products over a block: float32 products, added in one order on every platform.
 
-    Products are float32, added row by row in float32 and across in float64: one order, whatever the platform and the
-    number of threads.  `exact` uses float64 throughout and leaves out what is not finite.
+    A block in rows is added row by row in float32, then across in float64.  A block with its groups side by side
+    (group size, groups) is halved in float32 until eight numbers of a group are left, then added up in float64.
 
     Args:
         real: float32 matrix, the change in the weights.
         intended: like `real`.
         base: like `real`, the base's weight.
         scratch: like `real`, overwritten.
-        exact: take the slower way.
+        grouped: how the block is laid out.
     """
-    if exact:
-        sound = np.isfinite(real) & np.isfinite(intended) & np.isfinite(base)
-        real64, intended64, base64 = (
-            np.where(sound, part, 0).astype(np.float64) for part in (real, intended, base)
-        )
-        pairs = (
-            (intended64, intended64),
-            (real64, intended64),
-            (real64 - intended64,) * 2,
-            (base64, base64),
-        )
-        return Sums(*(float((left * right).sum()) for left, right in pairs))
+    total = _total_of_groups if grouped else _total_of_rows
     np.multiply(intended, intended, out=scratch)
-    squared = _total(scratch)
+    squared = total(scratch)
     np.multiply(real, intended, out=scratch)
-    inner = _total(scratch)
+    inner = total(scratch)
     np.subtract(real, intended, out=scratch)
     np.multiply(scratch, scratch, out=scratch)
-    error = _total(scratch)
+    error = total(scratch)
     np.multiply(base, base, out=scratch)
-    return Sums(squared, inner, error, _total(scratch))
+    return Sums(squared, inner, error, total(scratch))
 
 
-def _total(values: Array) -> float:
-    """Return the sum of a block: down the columns in float32, then across in float64."""
+def measure_exactly(real: Array, intended: Array, base: Array) -> Sums:
+    """Return the inner products of matrices in float64, leaving out what is not finite."""
+    sound = np.isfinite(real) & np.isfinite(intended) & np.isfinite(base)
+    real64, intended64, base64 = (
+        np.where(sound, part, 0).astype(np.float64) for part in (real, intended, base)
+    )
+    wrong = real64 - intended64
+    pairs = ((intended64, intended64), (real64, intended64), (wrong, wrong), (base64, base64))
+    return Sums(*(float((left * right).sum()) for left, right in pairs))
+
+
+def _total_of_rows(values: Array) -> float:
     return float(np.add.reduce(values, axis=0).astype(np.float64).sum())
+
+
+def _total_of_groups(values: Array) -> float:
+    """Add up (group size, groups), overwriting it."""
+    half = len(values) // 2
+    while half >= _LANES:
+        np.add(values[:half], values[half : 2 * half], out=values[:half])
+        half //= 2
+    return float(values[: 2 * half].astype(np.float64).sum())
 
 
 def _digits(value: float) -> float:

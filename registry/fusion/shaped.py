@@ -7,7 +7,7 @@ import numpy as np
 from .affine import Grid, dequantize, fit, pack, unpack
 from .arithmetic import Array, Update, decode, encode, multiply_out, round_sum
 from .blocks import Kind, NotFiniteError, Rows
-from .fidelity import Sums, measure
+from .fidelity import Sums, measure, measure_exactly
 from .layouts import to_groups, to_rows
 from .shaping import Shaper
 
@@ -56,8 +56,8 @@ def shape_rows(
     after = np.empty_like(before)
     dequantize(new, scales, biases, target.form, after, np.empty_like(after), exact=True)
     np.subtract(after, before, out=after)
-    sums = measure(after, intended, before, np.empty_like(after), exact=False)
-    return sums if sums.finite else measure(after, intended, before, np.empty_like(after), exact=True)
+    sums = measure(after, intended, before, np.empty_like(after), grouped=True)
+    return sums if sums.finite else measure_exactly(after, intended, before)
 
 
 def _numbers(rows: Rows, some: Array, grid: Grid) -> tuple[Array, Array]:

@@ -19,7 +19,6 @@ from .blocks import Change, Kind, NotFiniteError, Rows, fuse_rows
 from .dither import Thresholds
 from .fidelity import Sums
 from .files import read_all, write_all
-from .layouts import tile
 from .modules import Module
 from .plan import Compute, Copy, Place, Step
 from .policy import Policy
@@ -266,12 +265,10 @@ class Worker:
     def _prepare(self, module: Module, expert: int) -> Change:
         update = read_update(module, expert, self._factors)
         magnitudes = read_magnitudes(module, self._factors)
-        group = _kind(module).group
-        tiles = tile(update.right, group, _rows(module)) if group else None
         thresholds = None
         if module.target.dither or module.target.shaped:
             thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
-        return Change(update, tiles, magnitudes, thresholds)
+        return Change(update, magnitudes, thresholds)
 
 
 def _room(step: Compute, block: Block, work: Workspace) -> Rows:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mlxbits import from_mlx, mlx_type, to_mlx
 
+from fusery.registry.fusion import kernel
 from fusery.registry.fusion.affine import Grid, pack_rows
 from fusery.registry.fusion.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, decode, encode
 from fusery.registry.fusion.blocks import Change, Kind, NotFiniteError, Rows, fuse_dense, fuse_rows
 from fusery.registry.fusion.fidelity import Sums
-from fusery.registry.fusion.layouts import tile
 from fusery.registry.fusion.policy import Target
 from fusery.registry.fusion.workspace import Workspace
 
@@ -25,6 +25,17 @@ ROWS, COLUMNS, RANK = 6, 128, 3
 formats = st.sampled_from(list(FORMATS.values()))
 widths = st.sampled_from([2, 3, 4, 5, 6, 8])
 seeds = st.integers(0, 1 << 30)
+
+
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "numpy"])
+def _arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test here holds for the compiled arithmetic and for NumPy's."""
+    if request.param == "compiled" and kernel.compiled is None:
+        pytest.skip("the compiled arithmetic was not built: there was no compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(kernel, "compiled", None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +127,7 @@ def room(kind: Kind, count: int) -> Rows:
 
 def changed(kind: Kind, a: Array, b: Array, rows: int = ROWS) -> Change:
     update = update_of(a, b)
-    return Change(update, None if kind.group is None else tile(update.right, kind.group, rows))
+    return Change(update)
 
 
 def fused(rows: Rows, kind: Kind, change: Change | None, first: int = 0) -> tuple[Rows, Sums]:

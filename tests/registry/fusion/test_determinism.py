@@ -46,6 +46,19 @@ import golden
 golden.main()
 """
 
+NO_KERNEL = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.endswith("._kernel"):
+            raise ModuleNotFoundError(f"{name} is not to be used")
+
+sys.meta_path.insert(0, Absent())
+import golden
+golden.main()
+"""
+
 NO_BLAS = """
 import numpy as np
 
@@ -124,6 +137,11 @@ def test_without_mlx() -> None:
     assert only_digests(digests(*SOME, code=NO_MLX)) == {name: DIGESTS[name] for name in SOME}
 
 
+def test_without_the_compiled_arithmetic() -> None:
+    """What an installation without a compiler writes and measures."""
+    assert digests(code=NO_KERNEL) == digests()
+
+
 def test_without_blas() -> None:
     """NumPy's products of matrices raise here, and the bits are the same: no BLAS made them."""
     assert only_digests(digests(code=NO_BLAS)) == DIGESTS
@@ -131,7 +149,12 @@ def test_without_blas() -> None:
 
 @pytest.mark.parametrize(
     ("hook", "use"),
-    [(NO_BLAS, "np.linalg.norm(np.ones(3))"), (NO_BLAS, "np.dot(1, 2)"), (NO_MLX, "import mlx.core")],
+    [
+        (NO_BLAS, "np.linalg.norm(np.ones(3))"),
+        (NO_BLAS, "np.dot(1, 2)"),
+        (NO_MLX, "import mlx.core"),
+        (NO_KERNEL, "import fusery.registry.fusion._kernel"),
+    ],
 )
 def test_the_hooks_work(hook: str, use: str) -> None:
     code = hook.replace("import golden\ngolden.main()", use)

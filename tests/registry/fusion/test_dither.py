@@ -19,7 +19,7 @@ from fusery.registry.fusion.arithmetic import BF16, F16, F32, FORMATS, Array, Fo
 from fusery.registry.fusion.blocks import Change, Kind, NotFiniteError, Rows, fuse_rows
 from fusery.registry.fusion.dither import Thresholds, round_steps
 from fusery.registry.fusion.fidelity import Sums
-from fusery.registry.fusion.layouts import tile, to_rows
+from fusery.registry.fusion.layouts import to_rows
 from fusery.registry.fusion.policy import DEQUANTIZE, DITHER, KEEP, Policy, Target
 from fusery.registry.fusion.workspace import Workspace
 
@@ -155,7 +155,7 @@ def dithered(
     """Return the new codes (group size, groups), the rows written, and what was retained."""
     update = Update.of(a, b, F32, F32, scale, embedding=False)
     kind = Kind(COLUMNS, grid.form, grid.form, grid, Target(grid, grid.form, dither=True))
-    change = Change(update, tile(update.right, grid.group_size, ROWS), None, Thresholds.of(seed, "m"))
+    change = Change(update, None, Thresholds.of(seed, "m"))
     out = Rows(np.empty_like(rows.weight))
     sums = fuse_rows(rows, kind, change, 0, out, Workspace())
     codes = np.empty((grid.group_size, ROWS * COLUMNS // grid.group_size), np.uint32)

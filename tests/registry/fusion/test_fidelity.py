@@ -12,7 +12,7 @@ import tinymodels
 from fusery.registry.fusion.affine import Grid, Packed, unpack_rows
 from fusery.registry.fusion.arithmetic import FORMATS, Array, decode
 from fusery.registry.fusion.engine import Fused
-from fusery.registry.fusion.fidelity import Fidelity, ModuleFidelity, Sums, judge, measure
+from fusery.registry.fusion.fidelity import Fidelity, ModuleFidelity, Sums, judge, measure, measure_exactly
 
 OurFuse = Callable[..., tuple[Path, Fused]]
 
@@ -125,9 +125,9 @@ def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
     real = np.array([[1, np.nan, 3], [4, np.inf, 6]], np.float32)
     wanted = np.array([[1, 2, 3], [4, 5, 5]], np.float32)
     base = np.array([[1, 2, 3], [np.inf, 5, 6]], np.float32)
-    sums = measure(real, wanted, base, np.empty_like(real), exact=True)
+    sums = measure_exactly(real, wanted, base)
     assert (sums.intended, sums.inner, sums.error, sums.weight) == (1 + 9 + 25, 1 + 9 + 30, 1, 1 + 9 + 36)
-    assert not measure(real, wanted, base, np.empty_like(real), exact=False).finite
+    assert not measure(real, wanted, base, np.empty_like(real), grouped=False).finite
 
 
 def test_the_json_form_has_the_promised_keys() -> None:

@@ -1,0 +1,15 @@
+from collections.abc import Buffer
+
+def fuse(
+    weight: Buffer,
+    scales: Buffer | None,
+    biases: Buffer | None,
+    out_weight: Buffer,
+    out_scales: Buffer | None,
+    out_biases: Buffer | None,
+    left: Buffer | None,
+    right: Buffer | None,
+    sizes: tuple[int, int, int, int, int, int],
+    base: tuple[int, int, int],
+    target: tuple[int, int, int],
+) -> tuple[float, float, float, float] | None: ...
