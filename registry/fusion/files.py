@@ -17,6 +17,7 @@ from fusery.storage.errors import (
 )
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -70,6 +71,39 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while view:
         count = os.pwrite(descriptor, view, offset)
         view, offset = view[count:], offset + count
+
+
+def copy_range(source: int, target: int, offset: int, place: int, size: int) -> bool:
+    """Copy bytes from one file to another without bringing them here; a reflink where the file system has them.
+
+    Args:
+        source: descriptor to read from.
+        target: descriptor to write to.
+        offset: of the first byte in the source.
+        place: of the first byte in the target.
+        size: how many bytes.
+
+    Returns:
+        Whether it was done; False where the system cannot, and then something may have been copied.
+
+    Raises:
+        OSError: writing failed.
+    """
+    if not hasattr(os, "copy_file_range"):
+        return False
+    done = 0
+    while done < size:
+        try:
+            count = os.copy_file_range(source, target, size - done, offset + done, place + done)
+        except OSError as error:
+            if error.errno in _CANNOT_COPY:
+                return False
+            raise
+        if not count:
+            # Some file systems of the kernel's own answer 0 for "cannot": reading tells a short file from those.
+            return False
+        done += count
+    return True
 
 
 def require_room(folder: Path, size: int) -> None:

@@ -18,7 +18,7 @@ from .arithmetic import Array, Update, decode
 from .blocks import Change, Kind, NotFiniteError, Rows, fuse_rows
 from .dither import Thresholds
 from .fidelity import Sums
-from .files import read_all, write_all
+from .files import copy_range, read_all, write_all
 from .modules import Module
 from .plan import Compute, Copy, Place, Step
 from .policy import Policy
@@ -133,6 +133,7 @@ class Worker:
         self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
         self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
         self._modules = modules
+        self._in_kernel = True
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -150,8 +151,7 @@ class Worker:
         """
         step = block.step
         if isinstance(step, Copy):
-            data = self._read(step.file, step.begin + block.first, block.count, "raw", work)
-            return [self._write(step.place, block.first, data)], None
+            return [self._copy(step, block, work)], None
         try:
             if step.module.target.shaped:
                 return self._shape(step, work)
@@ -160,6 +160,15 @@ class Worker:
             raise FusionUnsupportedError(
                 f"{step.module.path} would hold numbers that are not finite, or that its format cannot express"
             ) from None
+
+    def _copy(self, step: Copy, block: Block, work: Workspace) -> Span:
+        offset, place = step.begin + block.first, step.place.offset + block.first
+        if self._outputs is not None and self._in_kernel:
+            target = self._outputs[step.place.output]
+            self._in_kernel = copy_range(self._inputs[step.file], target, offset, place, block.count)
+            if self._in_kernel:
+                return Span(step.place.output, place, place + block.count)
+        return self._write(step.place, block.first, self._read(step.file, offset, block.count, "raw", work))
 
     def _compute(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
         module = step.module
