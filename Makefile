@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 WORKERS ?= 2
 
-.PHONY: help demo test test-fast check format docs bench build lock clean
+.PHONY: help demo test test-fast check format docs bench soak build lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -16,8 +16,8 @@ help:  ## Show this list
 demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
 	$(BIN)/fusery demo --folder demo-home
 
-test: $(VENV)/.dev  ## Run every test, the slow ones too
-	$(BIN)/python -P -m pytest -n $(WORKERS) $(ARGS)
+test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
+	PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
 	$(BIN)/python -P -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
@@ -43,15 +43,19 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 
+soak: $(VENV)/.dev  ## Try a million damaged safetensors headers, with seeds of their own each time
+	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
+
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
 
 lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra demo -o requirements/demo.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/peft.txt requirements/peft.in
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) $(VENV)-bench demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-peft demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
@@ -60,16 +64,29 @@ $(VENV)/.uv: requirements/uv.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/uv.txt
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml
+$(VENV)/.demo: $(VENV)/.uv requirements/demo.txt requirements/model.txt pyproject.toml registry/fusion/_kernel.c
 	$(UV) --require-hashes -r requirements/demo.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
 	$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml
+$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.toml registry/fusion/_kernel.c
 	$(UV) --require-hashes -r requirements/dev.txt
 	$(UV) --no-deps --require-hashes -r requirements/model.txt
 	$(UV) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Real PEFT, for the tests of what is carried over to it and back.
+$(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
+	$(PYTHON) -m venv $(VENV)-peft
+	$(BIN)/uv pip install --quiet --python $(VENV)-peft/bin/python --require-hashes -r requirements/peft.txt
+	@touch $@
+
+# Azure's own emulator of its blob store, for the tests of stores; Node.js comes with requirements/dev.txt.
+$(VENV)-azurite/.server: $(VENV)/.dev requirements/azurite/package-lock.json
+	mkdir -p $(VENV)-azurite
+	cp requirements/azurite/package.json requirements/azurite/package-lock.json $(VENV)-azurite
+	cd $(VENV)-azurite && PATH="$(abspath $(BIN)):$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts --omit=optional
 	@touch $@
 
 # The peers have an environment of their own.  Not pinned: PyTorch's builds differ by platform, and versions are printed.

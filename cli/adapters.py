@@ -1,4 +1,4 @@
-"""`fusery register`, `check`, `list`, `show`, `history` and `diff`: adapters as records."""
+"""`fusery register`, `check`, `list`, `show` and `history`: adapters as records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import click
 
 from .session import Session, command
 from .text import cell, combined, count, number, share, size, times
+from .training import print_training
 
+_MOST = 2**31 - 1
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
@@ -40,32 +42,55 @@ def _pairs(context: click.Context, parameter: click.Parameter, values: tuple[str
     return pairs
 
 
-_TAGS = click.option(
-    "--tag", "tags", multiple=True, metavar="K=V", callback=_pairs, help="A tag; repeatable."
-)
+TAGS = click.option("--tag", "tags", multiple=True, metavar="K=V", callback=_pairs, help="A tag; repeatable.")
+
+
+_STRICT = click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
+
+
+def _run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which weights of a training run are meant, and where its output is."""
+    checkpoint = click.option(
+        "--checkpoint",
+        metavar="best|last|ITER",
+        help="Which weights of a run; default: the best by validation loss, where that is known.",
+    )
+    log = click.option(
+        "--log",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="What mlx_lm.lora printed; default: a log in the folder.",
+    )
+    return checkpoint(log(function))
 
 
 @command("register")
 @_FOLDER
 @_facts_options
+@_run_options
+@_STRICT
 @click.option("--parent", metavar="REF", help="The adapter whose training was continued.")
-@_TAGS
+@TAGS
 @click.option("--note", metavar="TEXT", help="A note for people.")
 def register_command(session: Session, folder: Path, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
-    FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them.
+    FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
+    numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A folder
+    that PEFT saved (adapter_model.safetensors) is taken as well.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
     registered = session.registry.register(folder, **facts)
     view = {**registered.view, "created": registered.created}
 
-    def human() -> None:
-        session.print(f"{'Registered' if registered.created else 'Already registered'}: {view['name']}")
-        session.print(_summary(view))
-        _print_findings(session, view["findings"])
+    session.emit(view, names=[view["name"]], human=lambda: print_registered(session, view))
 
-    session.emit(view, names=[view["name"]], human=human)
+
+def print_registered(session: Session, view: dict[str, Any]) -> None:
+    """Print what was registered, and what was found about it."""
+    session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
+    session.print(_summary(view))
+    _print_findings(session, view["findings"])
 
 
 def _summary(view: dict[str, Any]) -> str:
@@ -79,15 +104,32 @@ def _summary(view: dict[str, Any]) -> str:
 @command("check")
 @_FOLDER
 @_facts_options
-def check_command(session: Session, folder: Path, **facts: Any) -> int:
+@_run_options
+@_STRICT
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "sarif"]),
+    default="text",
+    show_default=True,
+    help="For people, or as SARIF 2.1.0 for CI.",
+)
+def check_command(session: Session, folder: Path, form: str, **facts: Any) -> int:
     """Show what admission finds in an adapter folder; nothing is written.
 
     Exit code 1 when the adapter would be refused.
     """
     from fusery.registry.admission import verdict
 
+    if form == "sarif" and (session.json or session.quiet):
+        raise click.UsageError("--format sarif, --json and -q exclude each other.")
     findings = session.registry.check(folder, **facts)
     result = verdict(findings)
+    if form == "sarif":
+        from fusery.registry.admission.sarif import sarif_log
+
+        session.document(sarif_log(findings, folder))
+        return 1 if result == "fail" else 0
     document = {"verdict": result, "findings": [finding.to_dict() for finding in findings]}
 
     def human() -> None:
@@ -108,11 +150,30 @@ def _print_findings(session: Session, findings: Iterable[Any]) -> None:
 @command("list")
 @click.option("--task", metavar="T", help="Only of this task.")
 @click.option("--base", metavar="B", help="Only on this base model.")
-@_TAGS
-@click.option("--sort", default="created_at", metavar="FIELD[:desc]", help="Sort by a field.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
+@TAGS
+@click.option(
+    "--where", metavar="EXPR", help='Only those that fit, for example: "val_loss < 1 and rank >= 8".'
+)
+@click.option(
+    "--sort",
+    default="created_at",
+    metavar="FIELD[:desc][,FIELD...]",
+    help="Sort by fields; what has no value comes last.",
+)
+@click.option("--limit", type=click.IntRange(min=1, max=_MOST), metavar="N", help="At most so many.")
+@click.option(
+    "--offset",
+    type=click.IntRange(min=0, max=_MOST),
+    default=0,
+    metavar="N",
+    help="Leave out so many from the beginning.",
+)
 def list_command(session: Session, **filters: Any) -> None:
-    """List adapters."""
+    """List adapters.
+
+    --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
+    `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY. docs/guides/compare.md lists the fields.
+    """
     adapters = session.registry.list(**filters)
 
     def human() -> None:
@@ -146,10 +207,20 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
 
 @command("show")
 @click.argument("reference", metavar="REF")
-def show_command(session: Session, reference: str) -> None:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw its training curve to a .png or .svg file; needs the extra `plot`.",
+)
+@click.option("--force", is_flag=True, help="With --plot: replace the file.")
+def show_command(session: Session, reference: str, plot: Path | None, force: bool) -> None:
     """Show one adapter in full, with the sizes people compare."""
-    view = session.registry.show(reference)
-    session.emit(view, names=[view["name"]], human=lambda: _print_adapter(session, view))
+    if force and plot is None:
+        raise click.UsageError("--force goes with --plot.")
+    view = session.registry.show(reference, plot=plot, force=force)
+    names = [view["plot"] if plot else view["name"]]
+    session.emit(view, names=names, human=lambda: _print_adapter(session, view))
 
 
 def _print_adapter(session: Session, view: dict[str, Any]) -> None:
@@ -164,6 +235,10 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
             ("trainable parameters", count(view["trainable_parameters"])),
             ("total parameters", count(view["total_parameters"])),
             ("share", f"{view['trainable_percent']:.3f} % ({view['reduction_factor']:.0f} times fewer)"),
+            (
+                "format",
+                cell([view["format"], *(f"{each['format']} (rendered)" for each in view["renderings"])]),
+            ),
             ("size", f"{size(view['bytes'])} (base: {size(view['base_bytes'])})"),
             ("validation loss", number(view["val_loss"], 6)),
             ("iterations", cell(view["iterations"])),
@@ -178,6 +253,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
             ("registered", f"{view['created_at']} by {cell(view['created_by'])}"),
         ]
     )
+    print_training(session, view)
     session.print("files")
     for file in view["files"]:
         session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
@@ -224,28 +300,3 @@ def history_command(session: Session, task: str) -> None:
         session.console.print(table)
 
     session.emit(versions, names=[view["name"] for view in versions], human=human)
-
-
-@command("diff")
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
-def diff_command(session: Session, a: str, b: str) -> None:
-    """Show what differs between two adapters.
-
-    Compared are the record and the training configuration.
-    """
-    difference = session.registry.diff(a, b)
-
-    def human() -> None:
-        table = session.table("", cell(difference["a"]), cell(difference["b"]))
-        for field, (left, right) in difference["changed"].items():
-            table.add_row(field, *(_shown(field, value) for value in (left, right)))
-        session.console.print(table)
-        if not difference["changed"]:
-            session.print("Nothing differs.")
-
-    session.emit(difference, names=list(difference["changed"]), human=human)
-
-
-def _shown(field: str, value: Any) -> str:
-    return cell(value)[:12] if field == "digest" else cell(value)

@@ -28,10 +28,13 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
     added = session.registry.add_base(
         source, name=name, revision=revision, reference=reference, say=session.say
     )
-    view = {**added.view, "created": added.created}
+    view = {**added.view, "created": added.created, "same_as": added.same_as}
 
     def human() -> None:
         session.print(f"{'Added' if added.created else 'Already there'}: {view['name']}")
+        if added.same_as is not None:
+            called = cell(view["names"][-1])
+            session.print(f"The same model in other files: {called} is a further name of {added.same_as}.")
         _facts(session, view)
 
     session.emit(view, names=[view["name"]], human=human)
@@ -87,6 +90,7 @@ def _facts(session: Session, view: dict[str, Any]) -> None:
     rows = [
         ("name", cell(view["names"])),
         ("digest", view["digest"]),
+        ("content", cell(view["content"])),
         ("architecture", cell(view["architecture"])),
         ("parameters", count(view["parameters"])),
         ("dtype", cell(view["dtype"])),

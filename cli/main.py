@@ -27,18 +27,30 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Run the main job on a real model and show what happens."),
     "base": ("base", "Add, list and show base models."),
     "calibrate": ("calibrate", "Have a base read some text, which makes --precision dither quieter."),
+    "train": ("train", "Train with mlx_lm.lora, record the run, and register its best checkpoint."),
     "register": ("adapters", "Register an adapter folder as the next version of its task."),
     "check": ("adapters", "Show what admission finds in an adapter folder; nothing is written."),
     "list": ("adapters", "List adapters."),
     "show": ("adapters", "Show one adapter in full, with the sizes people compare."),
     "history": ("adapters", "Show the versions of a task, and how their validation loss moved."),
-    "diff": ("adapters", "Show what differs between two adapters."),
+    "diff": ("compare", "Show what differs between two adapters."),
+    "compare": ("compare", "Show everything that differs between two or more adapters."),
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
     "fidelity": ("fidelity", "Show how much of an adapter a fused model holds, or what to ship it as."),
     "probe": ("probe", "Compare what two models answer to prompts."),
     "materialize": ("fuse", "Write a deployable bundle: a model folder or a Dockerfile bundle."),
+    "export": (
+        "export",
+        "Write an adapter's folder, ready for git: weights, configuration, metadata, model card.",
+    ),
+    "import": ("export", "Take in a folder that export wrote: the same digest, name, version and facts."),
+    "alias": ("alias", "Move names such as `course_rec#prod` from one version to the next, and see who held them when."),
+    "yank": ("alias", "Withdraw an adapter: it stays on record, and is neither fused nor shipped any more."),
+    "events": ("alias", "Show the log: who did what, when and why."),
     "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
-    "audit": ("trail", "Rehash and cross-check database, store and cache."),
+    "audit": ("trail", "Rehash and cross-check database, store and cache, and repair them."),
+    "gc": ("collect", "Remove from the store what nothing refers to."),
+    "cache": ("collect", "List, prune and pin this machine's fused models, and explain hits and misses."),
     "db": ("home", "Upgrade, show and check the database's schema."),
     "completion": ("home", "Print the completion script for a shell."),
 }
@@ -180,9 +192,13 @@ def _failure(
         findings = getattr(error, "findings", None)
         if findings is not None:
             document["findings"] = [finding.to_dict() for finding in findings]
+        if hasattr(error, "position"):
+            document["position"] = error.position
         click.echo(json.dumps({"error": document}, indent=2))
         return exit_code
     click.echo(f"Error: {one_line(message)}", err=True)
+    for line in getattr(error, "excerpt", ()):
+        click.echo(f"  {one_line(line)}", err=True)
     if hint:
         click.echo(f"Hint: {one_line(hint)}", err=True)
     return exit_code

@@ -56,12 +56,16 @@ class Session:
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""
         if self.json:
-            click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+            self.document(document)
         elif self.quiet:
             for name in names:
                 click.echo(one_line(name))
         else:
             human()
+
+    def document(self, document: Any) -> None:
+        """Print one JSON document."""
+        click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
 
     def say(self, text: str) -> None:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""

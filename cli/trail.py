@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from fusery.registry.lineage import Graph
 
 _FORMATS = ("tree", "json", "mermaid", "dot")
+_SHOWN = 8
+"""Names that are shown to people in one line."""
 
 
 @command("lineage")
@@ -45,26 +49,70 @@ def _names(graph: Graph) -> list[str]:
 
 @command("audit")
 @click.argument("references", metavar="[REF]...", nargs=-1)
-def audit_command(session: Session, references: tuple[str, ...]) -> int:
-    """Rehash and cross-check database, store and cache.
+@click.option(
+    "--repair", is_flag=True, help="Put back what is missing or damaged, and put damaged blobs aside."
+)
+@click.option(
+    "--from",
+    "copies",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With --repair: look for copies in this folder, too; may be given again.",
+)
+def audit_command(
+    session: Session, references: tuple[str, ...], repair: bool, copies: tuple[Path, ...]
+) -> int:
+    """Rehash and cross-check database, store and cache, and repair them.
 
-    Without REF everything is checked.  Exit code 1 when a problem was found.
+    Without REF everything is checked.  Exit code 0 when all is well or was repaired, 1 when a problem is left.
+
+    --repair takes the bytes from another copy in the store, the cache, a bundle or a folder on record, or makes a
+    fused model again by its recipe; digests must match.  Damaged blobs go to quarantine and are never deleted.
     """
-    report = session.registry.audit(references, say=session.say)
+    if copies and not repair:
+        raise click.UsageError("--from goes with --repair.")
+    report = session.registry.audit(references, repair=repair, copies=copies, say=session.say)
 
     def human() -> None:
         counts = ", ".join(
             f"{count} {_plural(kind, count)}" for kind, count in report.checked.items() if count
         )
         session.print(f"Checked {counts or 'nothing'}.")
+        for mended in report.repaired:
+            session.print(
+                f"  repaired: {mended.problem.code}: {mended.problem.subject}: from {mended.source}"
+            )
+            if mended.quarantined:
+                session.print(f"    the damaged one is kept as {mended.quarantined}")
         for problem in report.problems:
             session.print(f"  {problem.code}: {problem.subject}: {problem.message}")
+            if problem.dependants:
+                session.print(f"    needed by: {_some(problem.dependants)}")
+        if report.quarantined:
+            session.print(f"  in quarantine: {_some(report.quarantined)}")
         for note in report.notes:
             session.print(f"  note: {note}")
-        session.print("No problem found." if report.ok else f"{len(report.problems)} problems.")
+        session.print(_verdict(len(report.problems), len(report.repaired)))
+        if report.problems and not repair:
+            session.say("Next: fusery audit --repair")
 
     session.emit(report.to_dict(), names=[problem.subject for problem in report.problems], human=human)
     return 0 if report.ok else 1
+
+
+def _verdict(left: int, repaired: int) -> str:
+    if repaired:
+        return f"{repaired} repaired, {left or 'no'} {'problem' if left == 1 else 'problems'} left."
+    if left == 0:
+        return "No problem found."
+    return "1 problem." if left == 1 else f"{left} problems."
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first few names; --json has all."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _plural(kind: str, count: int) -> str:

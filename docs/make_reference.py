@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from fusery.cli.main import cli
-from fusery.registry.admission.rules import RULES
+from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
 from fusery.registry.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent / "reference"
@@ -43,13 +43,36 @@ def command_line() -> str:
 
 
 def findings() -> str:
-    """Return the page of findings: each rule of admission with what it looks for."""
-    parts = [NOTE, "# Findings\n", "What `fusery register` and `fusery check` look at, in this order.\n"]
-    parts += ["| rule | what holds, and the findings when it does not |", "| --- | --- |"]
-    for rule in RULES:
-        text = " ".join((inspect.getdoc(rule) or "").split())
-        parts.append(f"| {rule.__name__.replace('_', ' ')} | {text} |")
-    return "\n".join([*parts, ""])
+    """Return the page of findings: each rule of admission, and what it can find."""
+    intro = (
+        f"What `fusery register` and `fusery check` look at: {len(RULES)} rules in this order, which can find "
+        f"{len(CODES)} things.  An error keeps the adapter out; with `--strict` a warning does, too.\n\n"
+        "What is *always* an error cannot be read or recorded at all.  Every other severity can be set in `config.toml` "
+        "to `error`, `warning`, `info` or `off`:\n\n"
+        '```toml\n[admission.severity]\npickle_file = "off"\nmodule_zero = "error"\n```\n'
+    )
+    parts = [NOTE, "# Findings\n", intro]
+    groups = [("folder can be read", "The folder can be read at all.", UNREADABLE)]
+    groups += [(rule.name, inspect.getdoc(rule.look) or "", rule.codes) for rule in RULES]
+    told: set[str] = set()
+    for name, text, codes in groups:
+        parts += [f"## {name[0].upper()}{name[1:]}\n", f"{' '.join(text.split())}\n"]
+        parts += [
+            "| finding | severity | what is the case | why it matters | what to do |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for code in codes:
+            severity = f"always {code.severity}" if code.fixed else code.severity
+            again = "see above" if code.name in told else ""
+            what = (again, "", "") if again else (code.what, code.why, code.hint)
+            parts.append(f"| `{code.name}` | {severity} | {' | '.join(map(_cell, what))} |")
+            told.add(code.name)
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def settings() -> str:

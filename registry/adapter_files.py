@@ -3,3 +3,7 @@
 WEIGHTS = "adapters.safetensors"
 CONFIG = "adapter_config.json"
 METADATA = "adapter_metadata.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+
+JSON_LIMIT = 4 << 20
+"""Bytes of a JSON file that is read; the largest honest ones name every expert of a large mixture."""

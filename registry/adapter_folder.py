@@ -1,4 +1,4 @@
-"""Reading an adapter as mlx-lm's trainer leaves it: weights, `adapter_config.json`, and a hand-written metadata file.
+"""Reading an adapter as mlx-lm's trainer leaves it, or PEFT: weights, `adapter_config.json`, a hand-written metadata file.
 
 Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
 kept as problems, so that one look at a folder reports everything that is wrong with it.
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -28,8 +28,12 @@ from fusery.storage.folder import scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
 
-from .adapter_files import CONFIG, METADATA, WEIGHTS
+from .adapter_files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
 from .plaintext import is_keepable
+
+if TYPE_CHECKING:
+    from .renderings.remark import Remark
+    from .renderings.render import Scratch
 
 _TENSOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 
@@ -47,7 +51,10 @@ def _keepable(value: str) -> str:
     return value
 
 
+_NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
 _INT32 = 2**31 - 1
+_MOST_PROBLEMS = 20
+"""Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
 _Model = TypeVar("_Model", bound=BaseModel)
 _Text = Annotated[str, AfterValidator(_keepable)]
 # Scale times rank is recorded: the product must stay finite.
@@ -74,7 +81,7 @@ class LoraParameters(BaseModel):
     scale: Factor | None = None
     alpha: Factor | None = None
     dropout: Finite | None = None
-    keys: Annotated[list[ModuleKey], Field(max_length=1000)] | None = None
+    keys: Annotated[list[ModuleKey], Field(max_length=10_000)] | None = None
 
 
 class AdapterConfig(BaseModel):
@@ -141,18 +148,23 @@ class LoraModule:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFolder:
-    """Everything that a folder says about its adapter.
+    """Everything that a folder says about its adapter, in mlx-lm's words whatever its form.
 
     Attributes:
         path: the folder.
-        files: the files that belong to the adapter and are kept with it, by name, to where they really lie.
+        files: the files of mlx-lm's form, by name, to where they really lie.
         config: the training configuration, if readable.
-        raw_config: the same as plain JSON, for the record.
+        raw_config: the file's own configuration as plain JSON, for the record.
         metadata: the hand-written file; empty when there is none.
         header: the header of the weights, if readable.
         modules: adapted modules by path.
         strangers: tensor names that are not part of an adapter.
         problems: files that cannot be used.
+        form: `mlx` or `peft`, as the folder has it.
+        originals: of PEFT's form, the files as they are; `kept` tells which are the adapter.
+        remarks: what could not be carried over from PEFT's form, and how the rest was.
+        alpha: LoRA's alpha, where the configuration has it.
+        scratch: what keeps the files of a rendering there.
     """
 
     path: Path
@@ -164,6 +176,16 @@ class AdapterFolder:
     modules: Mapping[str, LoraModule]
     strangers: tuple[str, ...]
     problems: tuple[Problem, ...] = field(default=())
+    form: Literal["mlx", "peft"] = "mlx"
+    originals: Mapping[str, Path] | None = None
+    remarks: tuple[Remark, ...] = ()
+    alpha: float | None = None
+    scratch: Scratch | None = None
+
+    @property
+    def kept(self) -> Mapping[str, Path]:
+        """The files that are the adapter and are kept, by name, to where they really lie."""
+        return self.files if self.originals is None else self.originals
 
     @property
     def rank(self) -> int | None:
@@ -183,8 +205,12 @@ class AdapterFolder:
         return sum(math.prod(tensor.shape) for tensor in self.header.tensors.values()) if self.header else 0
 
 
-def read_adapter_folder(path: Path) -> AdapterFolder:
+def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
     """Read an adapter folder; unreadable parts become `problems`.
+
+    Args:
+        path: the folder.
+        weights: the file that is taken as `adapters.safetensors`, such as a numbered checkpoint.
 
     Raises:
         MissingFileError: there is no such folder.
@@ -198,16 +224,66 @@ def read_adapter_folder(path: Path) -> AdapterFolder:
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
-    files = {file.path: file.real for file in scan(path) if file.path in (WEIGHTS, CONFIG, METADATA)}
+    names = {name: name for name in _NAMES if name != WEIGHTS} | {weights: WEIGHTS}
+    files = {names[file.path]: file.real for file in scan(path) if file.path in names}
+    if PEFT_WEIGHTS in files and WEIGHTS not in files:
+        return _read_peft_folder(path, files)
+    files.pop(PEFT_WEIGHTS, None)
     problems: list[Problem] = []
     raw_config = _object(files, CONFIG, problems, required=True)
     raw_metadata = _object(files, METADATA, problems, required=False)
     config = _model(AdapterConfig, raw_config, CONFIG, problems)
     metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
     header = _header(files, problems)
-    modules, strangers = _modules(header)
+    modules, strangers = lora_modules(header)
     return AdapterFolder(
         path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems)
+    )
+
+
+def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
+    """Read a PEFT folder: render it in mlx-lm's form, as far as it can be, and read that."""
+    from .renderings.mlx_form import plan_mlx, require_bearable, write_mlx
+    from .renderings.patterns import PatternError
+    from .renderings.reading import read_peft
+    from .renderings.render import Scratch
+
+    found = read_peft(files)
+    problems = [Problem(*problem) for problem in found.problems]
+    metadata = _model(AdapterMetadata, _object(files, METADATA, problems, required=False), METADATA, problems)
+    rendered: dict[str, Path] = {}
+    remarks, scratch, config, header = list(found.remarks), None, AdapterConfig.model_validate({}), None
+    if found.config is not None and found.header is not None and not found.problems:
+        try:
+            plan = plan_mlx(found.config, found.modules)
+            require_bearable(plan, found.header.size)
+            scratch = Scratch()
+            remarks += write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
+            rendered = {name: scratch.path / name for name in (WEIGHTS, CONFIG)}
+            config = _model(AdapterConfig, read_object(rendered[CONFIG]), CONFIG, problems)
+            header = read_header(rendered[WEIGHTS])
+        except PatternError:
+            scratch = None  # the remarks say so
+        except FormatError as error:
+            problems.append(Problem(PEFT_WEIGHTS, error.message))
+    modules, strangers = lora_modules(header)
+    kept = {name: place for name, place in files.items() if name == METADATA}
+    alpha = found.config.lora_alpha if found.config else None
+    return AdapterFolder(
+        path,
+        {**kept, **rendered},
+        config,
+        found.raw,
+        metadata,
+        header,
+        modules,
+        strangers,
+        tuple(problems),
+        form="peft",
+        originals=files,
+        remarks=tuple(remarks),
+        alpha=alpha,
+        scratch=scratch,
     )
 
 
@@ -219,7 +295,7 @@ def _object(
             problems.append(Problem(name, f"there is no {name}", absent=True))
         return {}
     try:
-        found = read_object(files[name])
+        found = read_object(files[name], limit=JSON_LIMIT)
     except FormatError as error:
         problems.append(Problem(name, error.message.replace(files[name].name, name)))
         return {}
@@ -233,8 +309,8 @@ def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Pr
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False):
-            where = ".".join(str(part) for part in item["loc"])
+        for item in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]:
+            where = ".".join(str(part) for part in item["loc"])[:200]
             problems.append(Problem(name, f"{name}: {where}: {item['msg']}"))
         return kind()
 
@@ -251,7 +327,8 @@ def _header(files: Mapping[str, Path], problems: list[Problem]) -> Header | None
         return None
 
 
-def _modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[str, ...]]:
+def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[str, ...]]:
+    """Return the adapted modules of a file in mlx-lm's form by path, and the tensors that are part of none."""
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
     strangers = []
     for name, tensor in (header.tensors if header else {}).items():

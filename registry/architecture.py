@@ -16,7 +16,7 @@ from typing import Any
 
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.jsonfile import read_object
-from fusery.storage.safetensors import Header, Tensor, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
 
 from .plaintext import is_keepable
 
@@ -26,7 +26,6 @@ WEIGHTS = re.compile(r"model[^/]*\.safetensors")
 INDEX = "model.safetensors.index.json"
 """What names the weight file of each tensor."""
 
-HEADER_LIMIT = 100 << 20
 NAME_LIMIT = 200
 TYPE_LIMIT = 100
 _SHARD = re.compile(r"(?P<stem>model[^/]*)-(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})\.safetensors")
@@ -114,7 +113,7 @@ def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
     _require_recordable(config)
     _require_all_shards(files)
     headers = [
-        read_header(path, limit=HEADER_LIMIT)
+        read_header(path, limit=BASE_HEADER_LIMIT)
         for name, path in sorted(files.items())
         if WEIGHTS.fullmatch(name)
     ]

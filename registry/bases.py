@@ -1,7 +1,7 @@
 """Base models: taking one in, finding its files again, listing.
 
-A base is identified by the digest of its manifest: the weight files that mlx-lm loads, the configuration and the
-tokenizer.  Names, hub ids and folders are only what it is known by, so the same bytes under two names are one base.
+A base is identified by what it holds (`base_identity`): tensors, configuration and tokenizer.  Names, hub ids and folders
+are only what it is known by, so the same model under two names, or in other files, is one base.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import FileEntry
 from fusery.storage.safetensors import Header
 
 from . import events, tables
 from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
+from .base_contents import learn_contents, may_be
+from .base_identity import Identity, identify_base
 from .errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
 from .fusion.naming import taken_by_name
 from .names import parse_base_name
@@ -47,10 +49,12 @@ class AddedBase:
     Attributes:
         view: the base as `base show` prints it.
         created: it was not registered before.
+        same_as: the first name of the base that was there already, in other files; else None.
     """
 
     view: dict[str, Any]
     created: bool
+    same_as: str | None = None
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -108,9 +112,11 @@ def add_base(
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
         architecture = _by_modules(files, read_architecture(files))
-        _refuse_taken(workspace, called, files)
+        _refuse_taken(workspace, called, files, architecture)
         say("hashing and copying" if not reference else "hashing")
-        return _record(workspace, origin, called, files, architecture, reference)
+        identity = identify_base(files, architecture.config)
+        learn_contents(workspace, identity, architecture, say)
+        return _record(workspace, origin, called, files, architecture, identity, reference)
 
 
 def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:
@@ -135,22 +141,28 @@ def _tidy(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._/-]+", "-", name).strip("-._/") or "base"
 
 
-def _refuse_taken(workspace: Workspace, name: str, files: Mapping[str, Path]) -> None:
-    """Say that a name is taken before gigabytes are copied: the configuration's digest alone can tell."""
+def _refuse_taken(
+    workspace: Workspace, name: str, files: Mapping[str, Path], architecture: Architecture
+) -> None:
+    """Say that a name is taken before gigabytes are read, where configuration and shapes can tell."""
     with workspace.database.read() as session:
         row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == name.casefold()))
         if row is None:
             return
-        known = {file.path: (file.size, file.sha256) for file in row.base.manifest.files}
+        base = row.base
+        known = {file.path: (file.size, file.sha256) for file in base.manifest.files}
+        alike = may_be(base, architecture)
     sizes = {path: file.stat().st_size for path, file in files.items()}
     same = sizes == {path: size for path, (size, _) in known.items()}
-    if not same or digest_file(files["config.json"])[0] != known["config.json"][1]:
+    if same and digest_file(files["config.json"])[0] == known["config.json"][1]:
+        return
+    if not alike:
         raise _taken(name)
 
 
 def _taken(name: str) -> AlreadyExistsError:
     return AlreadyExistsError(
-        f"the name {name!r} belongs to a base model with other files", hint="give another one with --name"
+        f"the name {name!r} belongs to a base model with other bytes", hint="give another one with --name"
     )
 
 
@@ -160,46 +172,37 @@ def _record(
     name: str,
     files: Mapping[str, Path],
     architecture: Architecture,
+    identity: Identity,
     reference: bool,
 ) -> AddedBase:
     from .deposit import Deposit, record_manifest
 
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
-    if reference:
-        manifest = Manifest.of(file_entry(path, file) for path, file in files.items())
-    else:
-        manifest = deposit.put(files)
+    manifest = identity.manifest
+    with workspace.database.read() as session:
+        known = _same(session, identity)
+        _refuse_other(session, name, known)
+        # What is there in other files is not stored again.
+        stores = not reference and (known is None or known.digest == manifest.digest)
+    if stores:
+        deposit.put(files, manifest=manifest)
+    # Bases are never removed, so what was known is still there.
     with deposit.recording() as session:
-        row = record_manifest(session, manifest) if reference else deposit.commit(session)
-        base = session.scalar(select(tables.BaseModel).where(tables.BaseModel.digest == manifest.digest))
-        created = base is None
-        now = workspace.database.utcnow(session)
+        base = _same(session, identity)
+        created, now = base is None, workspace.database.utcnow(session)
         if base is None:
-            base = tables.BaseModel(
-                digest=manifest.digest,
-                manifest=row,
-                architecture=architecture.name,
-                model_type=architecture.model_type,
-                parameters=architecture.parameters,
-                dtype=architecture.dtype,
-                quantization=dict(architecture.quantization) if architecture.quantization else None,
-                bytes=manifest.size,
-                config=dict(architecture.config),
-                weights={
-                    module: [list(weight.shape), weight.dtype, weight.bits]
-                    for module, weight in architecture.weights.items()
-                },
-                written_by_mlx=architecture.written_by_mlx,
-                location=str(origin.folder.resolve()) if reference else None,
-                created_at=now,
-                created_by=workspace.actor,
-            )
+            row = record_manifest(session, manifest) if reference else deposit.commit(session)
+            base = _new_base(workspace, origin, architecture, identity, row, reference, now)
             session.add(base)
             session.flush()
-        elif not reference:
-            base.location = None
-        elif base.location is not None:
-            base.location = str(origin.folder.resolve())
+        elif base.digest == manifest.digest:
+            if stores:
+                deposit.commit(session)
+                base.location = None
+            elif base.location is not None:
+                base.location = str(origin.folder.resolve())
+        base.content = identity.content
+        same_as = base.names[0].name if not created and base.digest != manifest.digest else None
         _name(session, base, name, now)
         _revise(session, base, origin, now)
         session.flush()
@@ -214,7 +217,58 @@ def _record(
             actor=workspace.actor,
             at=now,
         )
-    return AddedBase(view, created)
+    if same_as is not None:
+        deposit.abandon()  # somebody added it in other files, while these were stored
+    return AddedBase(view, created, same_as)
+
+
+def _same(session: Session, identity: Identity) -> tables.BaseModel | None:
+    """Return the base with these files, or else the first one with this content."""
+    by_files = select(tables.BaseModel).where(tables.BaseModel.digest == identity.manifest.digest)
+    by_content = (
+        select(tables.BaseModel)
+        .where(tables.BaseModel.content == identity.content)
+        .order_by(tables.BaseModel.id)
+    )
+    return session.scalar(by_files) or session.scalars(by_content).first()
+
+
+def _refuse_other(session: Session, name: str, base: tables.BaseModel | None) -> None:
+    """Refuse a name that belongs to another base."""
+    row = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == name.casefold()))
+    if row is not None and (base is None or row.base_id != base.id):
+        raise _taken(name)
+
+
+def _new_base(
+    workspace: Workspace,
+    origin: FetchedBase,
+    architecture: Architecture,
+    identity: Identity,
+    row: tables.Manifest,
+    reference: bool,
+    now: Any,
+) -> tables.BaseModel:
+    return tables.BaseModel(
+        digest=identity.manifest.digest,
+        content=identity.content,
+        manifest=row,
+        architecture=architecture.name,
+        model_type=architecture.model_type,
+        parameters=architecture.parameters,
+        dtype=architecture.dtype,
+        quantization=dict(architecture.quantization) if architecture.quantization else None,
+        bytes=identity.manifest.size,
+        config=dict(architecture.config),
+        weights={
+            module: [list(weight.shape), weight.dtype, weight.bits]
+            for module, weight in architecture.weights.items()
+        },
+        written_by_mlx=architecture.written_by_mlx,
+        location=str(origin.folder.resolve()) if reference else None,
+        created_at=now,
+        created_by=workspace.actor,
+    )
 
 
 def file_entry(path: str, file: Path) -> FileEntry:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, String, collate, select
 from sqlalchemy.orm import Session
 
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
 from .names import parse_slug, parse_task
+from .renderings.record import own_form
 from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
+from .training.facts import draw_curve, training_view
 from .views import adapter_view, adapter_views, files_view, fused_line
 
 if TYPE_CHECKING:
@@ -21,12 +24,21 @@ SORTABLE = {
     "name": tables.Adapter.name,
     "version": tables.Adapter.version,
     "date": tables.Adapter.date,
+    "method": tables.Adapter.method,
     "rank": tables.Adapter.rank,
+    "alpha": tables.Adapter.alpha,
+    "scale": tables.Adapter.scale,
+    "layers": tables.Adapter.layers,
     "val_loss": tables.Adapter.val_loss,
+    "iterations": tables.Adapter.iterations,
+    "examples": tables.Adapter.examples,
     "trainable_parameters": tables.Adapter.trainable_parameters,
     "created_at": tables.Adapter.created_at,
+    "created_by": tables.Adapter.created_by,
 }
 """Fields that `list` can sort by."""
+
+MOST_SORT_FIELDS = 8
 
 
 def list_adapters(
@@ -35,23 +47,36 @@ def list_adapters(
     task: str | None = None,
     base: str | None = None,
     tags: dict[str, str] | None = None,
+    where: str | None = None,
     sort: str = "created_at",
     limit: int | None = None,
+    offset: int = 0,
 ) -> list[dict[str, Any]]:
     """Return adapters as plain values, in a number of queries that does not depend on how many there are.
+
+    Pages are stable: adapters that are alike in all fields sorted by come in the order of their registration, and one
+    registered meanwhile moves only those that sort behind it.
 
     Args:
         workspace: the registry's parts.
         task: only of this task.
         base: only on this base.
         tags: only with all of these tags.
-        sort: a field, or `FIELD:desc`; adapters without a value come last.
+        where: only those that fit an expression; see `fusery.registry.where`.
+        sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; adapters without a value come last.
         limit: at most so many.
+        offset: leave out so many from the beginning.
 
     Raises:
         UnknownReferenceError: there is no such task or base.
         BadInputError: there is no such field to sort by.
+        WhereError: the expression is not one.
     """
+    chosen = None
+    if where is not None:
+        from .where import condition, parse
+
+        chosen = parse(where)
     with workspace.database.read() as session:
         query = load_adapters()
         if task:
@@ -63,19 +88,28 @@ def list_adapters(
                 tables.AdapterTag.key == parse_slug(key, "tag"), tables.AdapterTag.value == value
             )
             query = query.where(tables.Adapter.id.in_(owners))
-        query = _sorted(query, sort)
-        if limit is not None:
-            query = query.limit(limit)
+        dialect = session.get_bind().dialect.name
+        if chosen is not None:
+            query = query.where(condition(chosen, dialect))
+        query = _sorted(query, sort, dialect).offset(offset or None).limit(limit)
         return adapter_views(session, list(session.scalars(query)))
 
 
-def _sorted(query: Select[tables.Adapter], sort: str) -> Select[tables.Adapter]:
-    field, _, direction = sort.partition(":")
-    column = SORTABLE.get(field)
-    if column is None or direction not in ("", "asc", "desc"):
-        raise BadInputError(f"cannot sort by {sort[:40]!r}", hint=f"--sort {'|'.join(SORTABLE)}[:desc]")
-    ordered = column.desc() if direction == "desc" else column.asc()
-    return query.order_by(column.is_(None), ordered, tables.Adapter.id)
+def _sorted(query: Select[tables.Adapter], sort: str, dialect: str) -> Select[tables.Adapter]:
+    keys = sort.split(",")
+    if len(keys) > MOST_SORT_FIELDS:
+        raise BadInputError(f"{len(keys)} fields to sort by are too many", hint=f"at most {MOST_SORT_FIELDS}")
+    for key in keys:
+        field, _, direction = key.strip().partition(":")
+        column: Any = SORTABLE.get(field)
+        if column is None or direction not in ("", "asc", "desc"):
+            raise BadInputError(
+                f"cannot sort by {key.strip()[:40]!r}", hint=f"--sort {'|'.join(SORTABLE)}[:desc][,...]"
+            )
+        if dialect == "postgresql" and isinstance(column.type, String):
+            column = collate(column, "C")  # the order of SQLite, whatever the server's language
+        query = query.order_by(column.is_(None), column.desc() if direction == "desc" else column.asc())
+    return query.order_by(tables.Adapter.id)
 
 
 def _task_id(session: Session, name: str) -> int:
@@ -90,14 +124,28 @@ def _task_id(session: Session, name: str) -> int:
     return found
 
 
-def show_adapter(workspace: Workspace, reference: str) -> dict[str, Any]:
-    """Return one adapter in full: what `list` has, the sizes people compare, its files, fused artifacts and bundles.
+def show_adapter(
+    workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Return one adapter in full: what `list` has, the sizes people compare, its run, files, fused artifacts and bundles.
 
     Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
 
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        plot: draw its training curve to this file, `.png` or `.svg`.
+        force: replace the file.
+
     Raises:
         UnknownReferenceError: there is none.
+        BadInputError: there is no curve to draw, or the picture's ending is not known.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
     """
+    if plot is not None:
+        view = show_adapter(workspace, reference)
+        return {**view, "plot": draw_curve(view["name"], view["curve"], plot, force=force)}
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
         fused = session.scalars(fused_from(adapter))
@@ -113,7 +161,10 @@ def show_adapter(workspace: Workspace, reference: str) -> dict[str, Any]:
             "bytes": adapter.manifest.size,
             "base_bytes": adapter.base.bytes,
             "files": files_view(adapter.manifest),
+            "format": own_form(adapter),
+            "renderings": [{"format": row.form, "digest": row.digest} for row in adapter.renderings],
             "training": adapter.training,
+            **training_view(session, adapter),
             "fused": [fused_line(artifact, _name_in(artifact, adapter)) for artifact in fused],
             "bundles": [
                 {"target": bundle.target, "path": bundle.path, "digest": bundle.digest} for bundle in bundles

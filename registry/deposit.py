@@ -45,11 +45,18 @@ class Deposit:
         self._manifest: Manifest | None = None
         self._generations: dict[Digest, int] = {}
 
-    def put(self, files: Mapping[str, Path | bytes], *, progress: Progress | None = None) -> Manifest:
+    def put(
+        self,
+        files: Mapping[str, Path | bytes],
+        *,
+        manifest: Manifest | None = None,
+        progress: Progress | None = None,
+    ) -> Manifest:
         """Store the bytes of files, each content once, and return their manifest.
 
         Args:
             files: path within the artifact, and where the bytes are.
+            manifest: of these files, if they have been hashed already; what is stored must still be that.
             progress: told the bytes of each piece that is stored.
 
         Raises:
@@ -57,7 +64,8 @@ class Deposit:
             StorageError: a file could not be read, changed meanwhile, or could not be stored.
             DatabaseUnavailableError: the database did not answer.
         """
-        manifest = Manifest.of(_entry(path, source) for path, source in files.items())
+        if manifest is None:
+            manifest = Manifest.of(_entry(path, source) for path, source in files.items())
         contents = {entry.sha256: entry for entry in manifest}
         try:
             ready = self._announce(contents)

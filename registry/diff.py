@@ -1,13 +1,19 @@
-"""What differs between two adapters: their records and their training configuration."""
+"""What differs between two adapters: their records, their training configuration, and their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import tables
 from .catalog import show_adapter
+from .errors import BadInputError
+from .pictures import picture_kind, write_picture
+from .resolve import resolve_adapter
 
 if TYPE_CHECKING:
+    from .comparison.modules import ModuleChange
     from .workspace import Workspace
 
 _RECORD = (
@@ -35,21 +41,93 @@ _RECORD = (
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
-def diff_adapters(workspace: Workspace, a: str, b: str) -> dict[str, Any]:
+def diff_adapters(
+    workspace: Workspace,
+    a: str,
+    b: str,
+    *,
+    weights: bool = False,
+    plot: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """Return what differs between two adapters: `changed` maps a field to its two values.
 
     Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
 
+    Args:
+        workspace: the registry's parts.
+        a: the first.
+        b: the second.
+        weights: compare the updates too: `modules` for each module and `overall` (see `comparison.modules`).
+        plot: with `weights`, draw them to this file, `.png` or `.svg`.
+        force: replace the file.
+
     Raises:
         UnknownReferenceError: one of the two does not exist.
+        BadInputError: the weights of adapters on different bases; or the picture's ending is not known.
+        FusionUnsupportedError: one is a full fine-tune, which has no low-rank update.
+        BlobMissingError: the store lacks the weights.
+        BlobCorruptError: they are damaged.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
     """
+    kind = None if plot is None else picture_kind(plot)
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
-    changed = {field: [left[field], right[field]] for field in _RECORD if left[field] != right[field]}
-    ours, theirs = _flat(left["training"], "training"), _flat(right["training"], "training")
-    for field in sorted(ours.keys() | theirs.keys()):
-        if ours.get(field) != theirs.get(field) and field not in _SAID_ABOVE:
-            changed[field] = [ours.get(field), theirs.get(field)]
-    return {"a": left["name"], "b": right["name"], "changed": changed}
+    found = {"a": left["name"], "b": right["name"], "changed": changed_fields(left, right)}
+    if not weights:
+        return found
+    changes = _changes(workspace, left["name"], right["name"])
+    place = None
+    if plot is not None and kind is not None:
+        from .comparison.picture import draw
+
+        place = plot.expanduser().absolute()
+        write_picture(place, draw(left["name"], right["name"], changes, kind), force=force)
+    from .comparison.modules import overall
+
+    return {
+        **found,
+        "overall": overall(changes),
+        "modules": [change.view() for change in changes],
+        "plot": None if place is None else str(place),
+    }
+
+
+def changed_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the fields of two records, as `show` has them, that differ, each with its two values."""
+    return {field: values for field, values in fields(left, right).items() if values[0] != values[1]}
+
+
+def fields(*views: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return what can be compared of records: each field of the record and of the training with a value for each."""
+    found = {field: [view[field] for view in views] for field in _RECORD}
+    training = [_flat(view["training"], "training") for view in views]
+    for field in sorted({field for flat in training for field in flat} - _SAID_ABOVE):
+        found[field] = [flat.get(field) for flat in training]
+    return found
+
+
+def _changes(workspace: Workspace, a: str, b: str) -> list[ModuleChange]:
+    from .comparison.modules import compare_adapters
+    from .comparison.weights import open_registered
+
+    with workspace.database.read() as session:
+        adapters = [resolve_adapter(session, name) for name in (a, b)]
+        _require_one_base(*adapters)
+        for adapter in adapters:
+            adapter.manifest.files  # noqa: B018 -- loaded now: the session ends here
+    with open_registered(workspace, adapters) as (ours, theirs):
+        return compare_adapters(ours, theirs)
+
+
+def _require_one_base(a: tables.Adapter, b: tables.Adapter) -> None:
+    if a.base_id == b.base_id:
+        return
+    bases = [adapter.base.names[0].name for adapter in (a, b)]
+    raise BadInputError(
+        f"{a.name} is on {bases[0]} and {b.name} on {bases[1]}: updates of different weights cannot be compared",
+        hint=f"fusery diff {a.name} {b.name}  compares their records",
+    )
 
 
 def _flat(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -109,3 +109,10 @@ class ModelUnusableError(RegistryError):
     """A model or an adapter cannot be loaded or run by mlx-lm."""
 
     code = "model_unusable"
+
+
+class TrainingFailedError(RegistryError):
+    """The trainer raised an error; what it had saved until then is in its folder."""
+
+    code = "training_failed"
+    exit_code: ClassVar[int] = 1

@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from fusery.storage.failures import os_failures
-from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sync_folder, write_all
-
 from . import tables
-from .errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from .errors import BadInputError, UnknownReferenceError
 from .fidelity_map import HeatMap, heat_map, natural
+from .pictures import picture_kind, write_picture
 from .resolve import fused_from, resolve_any
 from .views import fused_line, module_view
 
 if TYPE_CHECKING:
     from .workspace import Workspace
-
-PICTURES = ("png", "svg")
-"""Kinds of pictures, by the ending of the file."""
 
 
 def fidelity(
@@ -44,7 +39,7 @@ def fidelity(
         MissingExtraError: a picture needs matplotlib, which is not installed.
         StorageError: the picture cannot be written.
     """
-    kind = None if plot is None else _kind(plot)
+    kind = None if plot is None else picture_kind(plot)
     with workspace.database.read() as session:
         fused, name = _recorded(session, reference)
         view = _view(fused, name)
@@ -52,7 +47,7 @@ def fidelity(
     if plot is None or kind is None:
         return {**view, "plot": None}
     place = plot.expanduser().absolute()
-    _write(place, _drawn(heat_map(view, blocks), kind), force=force)
+    write_picture(place, _drawn(heat_map(view, blocks), kind), force=force)
     return {**view, "plot": str(place)}
 
 
@@ -89,42 +84,7 @@ def _view(fused: tables.Fused, name: str) -> dict[str, Any]:
     }
 
 
-def _kind(plot: Path) -> str:
-    kind = plot.suffix.lower().removeprefix(".")
-    if kind not in PICTURES:
-        raise BadInputError(
-            f"a picture is called .png or .svg, not {plot.name[:60]!r}", hint="--plot fidelity.png"
-        )
-    if plot.is_dir():
-        raise AlreadyExistsError(f"{plot} is a folder", hint="give the name of a file")
-    return kind
-
-
 def _drawn(picture: HeatMap, kind: str) -> bytes:
     from .fidelity_picture import draw
 
     return draw(picture, kind)
-
-
-def _write(place: Path, data: bytes, *, force: bool) -> None:
-    """Write a picture whole or not at all; one that is there already and the same is left as it is."""
-    if place.is_file() and not force and _holds(place, data):
-        return
-    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
-        write_all(descriptor, data)
-        sync_file(descriptor)
-        if force:
-            part.replace(place)
-        else:
-            try:
-                link_exclusive(part, place)
-            except FileExistsError as taken:
-                raise AlreadyExistsError(
-                    f"there is a file {place} already", hint="give another name, or --force to replace it"
-                ) from taken
-        sync_folder(place.parent)
-
-
-def _holds(place: Path, data: bytes) -> bool:
-    with os_failures(f"read {place}", near=place.parent):
-        return place.stat().st_size == len(data) and place.read_bytes() == data

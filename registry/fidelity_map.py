@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import BadInputError
 
@@ -16,6 +16,7 @@ MOST_ROWS = 64
 
 _BLOCK = re.compile(r"(?P<stem>(?:[^.0-9][^.]*\.)*)(?P<block>[0-9]{1,5})\.(?P<kind>.+)")
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
+_Item = TypeVar("_Item")
 _DIGITS = re.compile(r"([0-9]+)")
 _LABEL = 48
 _ORDER = (
@@ -38,7 +39,7 @@ class Row:
 
     Attributes:
         label: its name, as short as it can be told from the others; printable.
-        cells: the share retained in each layer, None where nothing was adapted.
+        cells: its number in each layer, None where there is none.
     """
 
     label: str
@@ -82,12 +83,32 @@ def heat_map(view: Mapping[str, Any], base_modules: Iterable[str]) -> HeatMap:
     Raises:
         BadInputError: there are too many layers or kinds of modules for a picture.
     """
-    inside: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    modules = {module["module"]: module for module in view["fidelity"]["modules"]}
+    layers, rows, outside = arranged(modules, base_modules, _retained)
+    return HeatMap(_title(view), _subtitle(view["fidelity"]), layers, rows, outside)
+
+
+def arranged(
+    modules: Mapping[str, _Item],
+    base_modules: Iterable[str],
+    cell: Callable[[Sequence[_Item]], float | None],
+) -> tuple[tuple[int, ...], tuple[Row, ...], tuple[Row, ...]]:
+    """Return the numbers of the layers, the rows of modules within them, and the rows of modules outside.
+
+    Args:
+        modules: what is known of each, by its path.
+        base_modules: paths of the base's modules, which say how many layers there are.
+        cell: the number to show for the modules of one kind in one layer; None for nothing.
+
+    Raises:
+        BadInputError: there are too many layers or kinds of modules for a picture.
+    """
+    inside: dict[tuple[str, str], dict[int, list[_Item]]] = defaultdict(lambda: defaultdict(list))
     outside = []
-    for module in view["fidelity"]["modules"]:
-        match = _BLOCK.fullmatch(module["module"])
+    for path, module in modules.items():
+        match = _BLOCK.fullmatch(path)
         if match is None:
-            outside.append(Row(_printable(module["module"]), (module["retained"],)))
+            outside.append(Row(_printable(path), (cell([module]),)))
         else:
             kind = (match["stem"], _NUMBER.sub("*", match["kind"]))
             inside[kind][int(match["block"])].append(module)
@@ -99,10 +120,8 @@ def heat_map(view: Mapping[str, Any], base_modules: Iterable[str]) -> HeatMap:
         )
     kinds = sorted(inside, key=_place)
     labels = _labels(kinds)
-    rows = [
-        Row(labels[kind], tuple(_retained(inside[kind].get(layer, ())) for layer in layers)) for kind in kinds
-    ]
-    return HeatMap(_title(view), _subtitle(view["fidelity"]), layers, tuple(rows), tuple(outside))
+    rows = [Row(labels[kind], tuple(cell(inside[kind].get(layer, ())) for layer in layers)) for kind in kinds]
+    return layers, tuple(rows), tuple(outside)
 
 
 def _layers(

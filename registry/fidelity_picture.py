@@ -6,12 +6,11 @@ place of the user's.
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingExtraError
 from .fidelity_map import HeatMap, Row
 from .fusion.fidelity import DEGRADED_FROM, PASS_FROM
+from .pictures import drawing, rendered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +21,6 @@ _COLOURS = "viridis"
 
 _NOTHING = "#d9d9d9"
 _CELL = 0.27
-_STYLE = {"svg.hashsalt": "fusery", "svg.fonttype": "path", "path.simplify": False, "font.size": 8.0}
 
 
 def draw(picture: HeatMap, kind: str) -> bytes:
@@ -35,21 +33,15 @@ def draw(picture: HeatMap, kind: str) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import style
+    with drawing():
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("a picture", "plot") from error
-    with style.context(["default", _STYLE]):
+
         columns, rows = max(len(picture.layers), 1), len(picture.rows) + len(picture.outside)
         width, height = min(max(_CELL * columns, 4.2), 60.0), max(_CELL * rows, 0.6)
         figure = Figure(figsize=(width + 2.6, height + 1.9), layout="constrained")
         figure.suptitle(_wrapped(picture.title, width), fontsize=9, parse_math=False)
         _fill(figure, picture)
-        data = io.BytesIO()
-        metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(data, format=kind, dpi=150, metadata=metadata)
-    return data.getvalue()
+        return rendered(figure, kind)
 
 
 def _wrapped(title: str, width: float) -> str:

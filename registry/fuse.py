@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import StoreUnavailableError
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import tables
 from .database import leases
-from .errors import FidelityError, RebuildDiffersError
+from .errors import FidelityError, FusionUnsupportedError, RebuildDiffersError, UnknownReferenceError
 from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
 from .fused_records import aliased_keys, find_fused, record_fused
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from .fusion.fidelity import Fidelity
     from .workspace import Workspace
 
-__all__ = ["FuseRequest", "FusedModel", "fuse"]
+__all__ = ["FuseRequest", "FusedModel", "fuse", "fuse_to_read", "remake"]
+
+_ATTEMPTS = 5
+"""How often a fused model is looked up that vanishes before it can be held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,64 @@ def fuse(
             if (model := job.run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
+
+
+@contextmanager
+def fuse_to_read(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[FusedModel]:
+    """Fuse, and keep the model in the cache for as long as the block reads it; as `fuse` otherwise.
+
+    Raises:
+        StoreUnavailableError: it was removed again and again.
+    """
+    for _ in range(_ATTEMPTS):
+        model = fuse(workspace, reference, request, say=say, progress=progress)
+        with workspace.cache.using(model.view["key"]) as here:
+            if here is not None:
+                yield model
+                return
+    raise StoreUnavailableError(
+        f"{model.path} is removed as soon as it is made", hint="set a larger FUSERY_CACHE_LIMIT"
+    )
+
+
+def remake(
+    workspace: Workspace,
+    key: Digest,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FusedModel:
+    """Return a recorded fused model, from the cache or made again by its recipe.
+
+    Raises:
+        RebuildDiffersError: it came out different from its record; nothing was published.
+        FusionUnsupportedError: it was made by another engine than there is here.
+        BadInputError: an adapter of it is yanked.
+    """
+    with workspace.database.read() as session:
+        row = find_fused(session, key)
+        if row is None:
+            raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
+        adapter, recipe = row.adapter.name, Recipe.from_dict(row.recipe)
+        extras = tuple((extra.adapter.name, extra.weight) for extra in row.extras)
+    ingredients = gather(workspace, adapter, extras)
+    engine = ingredients.engine(quantize=recipe.quantization is not None)
+    if engine != recipe.engine:
+        raise FusionUnsupportedError(
+            f"{key[:12]} was made by {recipe.engine}, and here is {engine}", hint=f"fusery fuse {adapter}"
+        )
+    with ingredients.opened() as inputs:
+        request = FuseRequest(accept_loss=True, extras=extras)
+        model = _Job(workspace, ingredients, inputs, recipe, request, False, say, progress).run()
+    assert model is not None  # everything passes a request that accepts loss
+    return model
 
 
 @dataclass(frozen=True, slots=True)

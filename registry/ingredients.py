@@ -25,6 +25,8 @@ from .bases import blob_generations, locate_files
 from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
 from .fusion.recipe import ENGINE, Recipe, seed_of
+from .renderings.record import recorded_digest
+from .renderings.render import render_mlx
 from .resolve import resolve_adapter
 
 if TYPE_CHECKING:
@@ -48,13 +50,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPart:
-    """An adapter and its weight in the sum."""
+    """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's."""
 
     id: int
     name: str
     digest: Digest
     files: tuple[FileEntry, ...]
     weight: float
+    rendering: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,7 @@ class Inputs:
             self._workspace.store.fetch(
                 entry.sha256, found[entry.path], generation=generations.get(entry.sha256, 0)
             )
-        return found
+        return render_mlx(found, self._scratch / f"rendered-{number}", expected=part.rendering)
 
     def _extras(self, adapters: Sequence[Mapping[str, Path]]) -> list[Extra]:
         from .fusion.plan import Extra
@@ -305,7 +308,7 @@ def gather(workspace: Workspace, reference: str, extras: Sequence[tuple[str, flo
         weights = [1.0, *(weight for _, weight in extras)]
         base = adapters[0].base
         for adapter in adapters:
-            _refuse_yanked(session, adapter)
+            refuse_yanked(session, adapter)
             if adapter.base_id != base.id:
                 raise BadInputError(
                     f"{adapter.name} was trained on {adapter.base.names[0].name}, "
@@ -321,10 +324,16 @@ def gather(workspace: Workspace, reference: str, extras: Sequence[tuple[str, flo
 
 def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
     files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
-    return AdapterPart(adapter.id, adapter.name, Digest(adapter.digest), files, weight)
+    rendering = recorded_digest(adapter, "mlx")
+    return AdapterPart(adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering)
 
 
-def _refuse_yanked(session: Session, adapter: tables.Adapter) -> None:
+def refuse_yanked(session: Session, adapter: tables.Adapter) -> None:
+    """Refuse an adapter that was withdrawn.
+
+    Raises:
+        BadInputError: it is yanked.
+    """
     yank = session.scalar(
         select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
     )

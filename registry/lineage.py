@@ -153,6 +153,9 @@ def _children(session: Session, thing: Made) -> Iterable[tuple[Made, str]]:
             yield row, "continued-from"
         for made in session.scalars(fused_from(thing)):
             yield made, "fused-from-adapter"
+        exported = select(bundle).where(bundle.fused_id.is_(None), bundle.adapters.contains(thing))
+        for written in session.scalars(exported.order_by(bundle.id)):
+            yield written, "packed-from"
     elif isinstance(thing, tables.Fused):
         for packed in session.scalars(select(bundle).where(bundle.fused_id == thing.id).order_by(bundle.id)):
             yield packed, "packed-from"

@@ -19,7 +19,7 @@ from . import events, tables
 from .bundles import TARGETS, BundleSource, Target, write_bundle
 from .destination import beside, holds, occupied, place_of, refuse_ours, require_free, sync_tree, taken
 from .errors import BadInputError
-from .fuse import FusedModel, FuseRequest, fuse
+from .fuse import FusedModel, FuseRequest, fuse_to_read
 from .names import compact_date
 from .resolve import resolve_adapter
 from .views import fused_line, module_view, moment
@@ -103,9 +103,11 @@ def materialize(
     place = place_of(destination)
     refuse_ours(workspace, place)
     require_free(place, force)
-    fused = fuse(workspace, reference, request, say=say, progress=progress)
-    source = _source(workspace, fused)
-    with beside(place) as temp:
+    with (
+        fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused,
+        beside(place) as temp,
+    ):
+        source = _source(workspace, fused)
         say(f"writing {place.name}")
         manifest = write_bundle(source, chosen, temp, link=link)
         existed = place.is_dir() and holds(place, manifest)

@@ -64,7 +64,9 @@ def parse_alias(text: str) -> str:
     """
     alias = parse_slug(text, "alias")
     if alias == "latest" or _VERSION_ALIAS.fullmatch(alias):
-        raise BadInputError(f"{text!r} is reserved and cannot be an alias")
+        raise BadInputError(
+            f"{text!r} is reserved and cannot be an alias", hint="take a word such as prod or canary"
+        )
     return alias
 
 

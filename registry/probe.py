@@ -19,6 +19,7 @@ from .behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, to
 from .errors import BadInputError
 from .fuse_request import FuseRequest
 from .probe_report import ProbeReport, Row, Side, report
+from .renderings.render import form_of, render_mlx
 from .resolve import resolve_any
 
 if TYPE_CHECKING:
@@ -189,12 +190,16 @@ def _source(workspace: Workspace, subject: _Subject) -> Iterator[Source]:
     from .behaviour.measure import Source
 
     if subject.fused is not None:
-        yield Source(subject.fused)
+        with workspace.cache.using(subject.fused.name):  # so that it is not evicted while it is read
+            yield Source(subject.fused)
         return
     with base_folder(workspace, subject.base) as folder:
         adapter = folder.parent / "adapter" if subject.adapter else None
         if adapter is not None:
             _fetch(workspace, subject.adapter, adapter)
+            if form_of(entry.path for entry in subject.adapter) == "peft":
+                own, adapter = adapter, folder.parent / "rendered"
+                render_mlx({entry.path: own / entry.path for entry in subject.adapter}, adapter)
         yield Source(folder, adapter)
 
 

@@ -10,8 +10,16 @@ from .names import AdapterName, parse_date, parse_task
 from .submission import Submission
 
 
-def proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName:
-    """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next."""
+def proposed_name(
+    folder: AdapterFolder, submission: Submission, day: dt.date | None = None
+) -> AdapterName:
+    """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next.
+
+    Args:
+        folder: the adapter's files.
+        submission: what the user said.
+        day: of the training run, if it recorded itself; instead of today.
+    """
     metadata = folder.metadata
     task, written = submission.task, _written(metadata.adapter_name)
     if task is None:
@@ -30,9 +38,9 @@ def proposed_name(folder: AdapterFolder, submission: Submission) -> AdapterName:
     if submission.date:
         date = parse_date(submission.date)
     elif folder.metadata.training_date:
-        date = _date_or_none(folder.metadata.training_date) or (written.date if written else _today())
+        date = _date_or_none(folder.metadata.training_date) or (written.date if written else day or _today())
     else:
-        date = written.date if written else _today()
+        date = written.date if written else day or _today()
     version = submission.version or folder.metadata.version or (written.version if written else None) or 0
     if submission.version is not None and submission.version < 1:
         raise BadInputError("versions count from 1", hint="leave out --version to get the next one")

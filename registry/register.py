@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +11,26 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.errors import MissingFileError, UnsafePathError
 from fusery.storage.manifest import Manifest
 
 from . import events, tables
+from .adapter_files import WEIGHTS
 from .adapter_folder import AdapterFolder, read_adapter_folder
-from .admission import AdmissionError, BaseFacts, Candidate, Declared, Finding, examine, verdict
-from .bases import file_entry, recorded_architecture
+from .admission import AdmissionError, Finding, examine, unreadable, verdict
+from .bases import file_entry
 from .errors import AlreadyExistsError, BadInputError
-from .names import AdapterName, compact_date, parse_date, parse_slug, parse_task
+from .names import AdapterName, compact_date, parse_date, parse_slug
 from .proposal import proposed_name
+from .renderings.record import record_own_rendering
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
 from .submission import Submission
+from .training.facts import adapter_with_weights, record_run, recorded_curve
+from .training.selection import Training, select_run
 from .views import adapter_view
 
 if TYPE_CHECKING:
+    from .training.record import RecordedData
     from .workspace import Workspace
 
 
@@ -40,49 +47,74 @@ class Registered:
     created: bool
 
 
-def check(workspace: Workspace, folder: Path, submission: Submission) -> list[Finding]:
+def check(
+    workspace: Workspace, folder: Path, submission: Submission, *, strict: bool = False
+) -> list[Finding]:
     """Return what admission finds in a folder.  Nothing is written.
+
+    Args:
+        workspace: the registry's parts.
+        folder: the adapter's folder.
+        submission: what the user says about it.
+        strict: warnings count as errors.
 
     Raises:
         MissingFileError: there is no such folder.
         UnknownReferenceError: there is no such base.
     """
-    return _examine(workspace, read_adapter_folder(folder), submission)
+    try:
+        found = _read(folder)
+        training = select_run(found, submission)
+        if training.weights != WEIGHTS:
+            found = _read(folder, training.weights)
+    except AdmissionError as error:
+        return list(error.findings)
+    said = training.findings(found, submission)
+    return _examine(workspace, found, submission, strict=strict, training=said)
 
 
-def _examine(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> list[Finding]:
-    with workspace.database.read() as session:
-        base = resolve_base(session, submission.base)
-        facts = _base_facts(session, base)
-    declared = Declared(
-        task=parse_task(submission.task) if submission.task else None,
-        version=submission.version,
-        date=parse_date(submission.date) if submission.date else None,
-        alpha=submission.alpha,
-        val_loss=submission.val_loss,
-        dataset=submission.dataset,
-        examples=submission.examples,
-    )
-    return examine(Candidate(folder, facts, declared))
+def _read(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
+    """Read a folder; what is wrong with the folder itself is a finding too."""
+    try:
+        return read_adapter_folder(path, weights)
+    except (UnsafePathError, MissingFileError) as error:
+        if not path.is_dir():
+            raise
+        raise _refusal(path, [unreadable(error)], error.hint or "") from error
 
 
-def _base_facts(session: Session, base: tables.BaseModel) -> BaseFacts:
-    known = {name.name for name in base.names}
-    known |= {revision.source.partition(":")[2] for revision in base.revisions}
-    declared = base.config.get("_name_or_path")
-    others = {
-        row.name: row.base.names[0].name
-        for row in session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
-    }
-    if isinstance(declared, str) and declared:
-        known.add(declared)
-    return BaseFacts(base.names[0].name, recorded_architecture(base), frozenset(known), others)
+def _refusal(path: Path, findings: Sequence[Finding], hint: str) -> AdmissionError:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    message = f"{path.name or path} was refused: {errors[0].code}: {errors[0].message}{more}"
+    return AdmissionError(message, findings, hint=errors[0].hint or hint)
 
 
-def register(workspace: Workspace, path: Path, submission: Submission) -> Registered:
+def _examine(
+    workspace: Workspace,
+    folder: AdapterFolder,
+    submission: Submission,
+    *,
+    strict: bool,
+    weights: str | None = None,
+    training: Iterable[Finding] = (),
+) -> list[Finding]:
+    from .evidence import candidate_for, policy_of
+
+    candidate = candidate_for(workspace, folder, submission, weights=weights, training=training)
+    return examine(candidate, policy_of(workspace, strict=strict))
+
+
+def register(workspace: Workspace, path: Path, submission: Submission, *, strict: bool = False) -> Registered:
     """Register an adapter folder as the next version of its task.
 
     The same bytes under the same task a second time are the adapter that is already there.
+
+    Args:
+        workspace: the registry's parts.
+        path: the adapter's folder.
+        submission: what the user says about it.
+        strict: warnings keep it out, as errors do.
 
     Raises:
         AdmissionError: admission found an error; nothing was written.
@@ -93,21 +125,19 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
     from .deposit import Deposit
 
     # Hashed before anything is looked at: what is stored must be what was judged, and a trainer may still be writing.
-    hashed = _hashed(read_adapter_folder(path))
-    folder = read_adapter_folder(path)
-    name = proposed_name(folder, submission)
-    findings = _examine(workspace, folder, submission)
+    folder = _read(path)
+    training = select_run(folder, submission)
+    hashed = _hashed(folder if training.weights == WEIGHTS else _read(path, training.weights))
+    folder = _read(path, training.weights)
+    name = proposed_name(folder, submission, training.day)
+    weights = next((entry.sha256 for entry in hashed if entry.path == WEIGHTS), None)
+    said = training.findings(folder, submission)
+    findings = _examine(workspace, folder, submission, strict=strict, weights=weights, training=said)
     if verdict(findings) == "fail":
-        errors = [finding for finding in findings if finding.severity == "error"]
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise AdmissionError(
-            f"{path.name or path} was refused: {errors[0].code}: {errors[0].message}{more}",
-            findings,
-            hint=errors[0].hint or f"fusery check {path} --base {submission.base}",
-        )
+        raise _refusal(path, findings, f"fusery check {path} --base {submission.base}")
     _refuse_early(workspace, name, hashed, submission)
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
-    manifest = deposit.put(folder.files)
+    manifest = deposit.put(folder.kept)
     if manifest != hashed:
         deposit.abandon()
         raise BadInputError(
@@ -122,7 +152,7 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
             return Registered(adapter_view(session, same), created=False)
         version = _version(session, task, submission.version or name.version)
         final = AdapterName(task.name, version, name.date)
-        adapter = _add(workspace, session, folder, submission, final, task, manifest, stored)
+        adapter = _add(workspace, session, folder, submission, training, final, task, manifest, stored)
         for finding in findings:
             session.add(tables.AdapterFinding(adapter_id=adapter.id, **finding.to_dict()))
         session.flush()
@@ -141,7 +171,10 @@ def register(workspace: Workspace, path: Path, submission: Submission) -> Regist
 
 
 def _hashed(folder: AdapterFolder) -> Manifest:
-    return Manifest.of(file_entry(path, file) for path, file in folder.files.items())
+    if folder.header is None:
+        # It will be refused for that: a file of holes that claims a terabyte is not read to its end before.
+        return Manifest.of(())
+    return Manifest.of(file_entry(path, file) for path, file in folder.kept.items())
 
 
 def _refuse_early(
@@ -183,6 +216,11 @@ def _require_same_facts(session: Session, known: tables.Adapter, submission: Sub
             "a record is not changed",
             hint=f"fusery show {known.name}",
         )
+    if submission.log is not None and not recorded_curve(session, known).points:
+        raise AlreadyExistsError(
+            f"this adapter is already registered as {known.name}, without a training curve; a record is not changed",
+            hint=f"fusery show {known.name}",
+        )
 
 
 def _same(session: Session, task: tables.Task, manifest: Manifest) -> tables.Adapter | None:
@@ -219,6 +257,7 @@ def _add(
     session: Session,
     folder: AdapterFolder,
     submission: Submission,
+    training: Training,
     name: AdapterName,
     task: tables.Task,
     manifest: Manifest,
@@ -227,10 +266,16 @@ def _add(
     base = resolve_base(session, submission.base)
     metadata = folder.metadata
     alpha = submission.alpha if submission.alpha is not None else metadata.lora_alpha
+    if alpha is None:
+        alpha = folder.alpha
     if alpha is None and folder.scale is not None and folder.rank:
         alpha = folder.scale * folder.rank
+    data = training.data
     examples = submission.examples if submission.examples is not None else metadata.training_examples
-    dataset = submission.dataset or metadata.dataset or folder.config.data
+    if examples is None and data is not None:
+        examples = data.examples
+    dataset = submission.dataset or metadata.dataset or folder.config.data or (data.name if data else None)
+    val_loss = submission.val_loss if submission.val_loss is not None else training.val_loss(folder)
     adapter = tables.Adapter(
         task_id=task.id,
         version=name.version,
@@ -247,28 +292,40 @@ def _add(
         target_modules=_target_modules(folder),
         trainable_parameters=folder.trainable_parameters,
         total_parameters=base.parameters,
-        val_loss=submission.val_loss if submission.val_loss is not None else metadata.final_val_loss,
-        iterations=folder.config.iters,
-        dataset_id=_dataset(session, dataset, examples).id if dataset else None,
+        val_loss=val_loss,
+        iterations=training.iterations(folder),
+        dataset_id=_dataset(session, dataset, examples, data).id if dataset else None,
         examples=examples,
         training=json.loads(json.dumps(folder.raw_config)),
-        parent_id=resolve_adapter(session, submission.parent).id if submission.parent else None,
+        parent_id=_parent(session, submission, training),
         note=submission.note,
         created_at=workspace.database.utcnow(session),
         created_by=workspace.actor,
     )
     session.add(adapter)
     session.flush()
+    record_own_rendering(session, adapter, folder)
+    if training.run.is_known:
+        record_run(session, adapter, training.run, training.choice)
     for key, value in submission.tags.items():
         session.add(tables.AdapterTag(adapter_id=adapter.id, key=parse_slug(key, "tag"), value=value))
     return adapter
 
 
-def _dataset(session: Session, name: str, examples: int | None) -> tables.Dataset:
+def _parent(session: Session, submission: Submission, training: Training) -> int | None:
+    """Return the parent that was said, or else the adapter that the run recorded it went on from."""
+    if submission.parent:
+        return resolve_adapter(session, submission.parent).id
+    known = adapter_with_weights(session, training.continued) if training.continued else None
+    return known.id if known else None
+
+
+def _dataset(session: Session, name: str, examples: int | None, data: RecordedData | None) -> tables.Dataset:
+    digest = (data.digest if data else None) or ""
     query = select(tables.Dataset).where(tables.Dataset.name == name, tables.Dataset.revision == "")
-    dataset = session.scalar(query.where(tables.Dataset.digest == ""))
+    dataset = session.scalar(query.where(tables.Dataset.digest == digest))
     if dataset is None:
-        dataset = tables.Dataset(name=name, revision="", digest="", examples=examples)
+        dataset = tables.Dataset(name=name, revision="", digest=digest, examples=examples)
         session.add(dataset)
         session.flush()
     return dataset

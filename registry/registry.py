@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .releases import Releases, Rows
 from .settings import Settings
 from .workspace import Workspace
 
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from .admission import Finding
     from .audit import Report
     from .bases import AddedBase
+    from .cache_contents import Pruned
     from .calibrate import CalibrationReport
+    from .collect import Collection
     from .doctor import Check
+    from .export import Exported
     from .fuse import FusedModel, FuseRequest
     from .lineage import Graph
     from .materialize import Materialized
@@ -23,15 +27,11 @@ if TYPE_CHECKING:
     from .register import Registered
 
 
-Rows = list[dict[str, Any]]
-"""Plain values, as `--json` prints them.  Named here, because within the class `list` is a method."""
-
-
 def _silent(_: str) -> None:
     """Say nothing: the default for what is going on."""
 
 
-class Registry:
+class Registry(Releases):
     """A registry of base models, adapters and fused artifacts.
 
     A training script registers its own result in three lines:
@@ -123,19 +123,24 @@ class Registry:
         place = Path(prompts) if prompts is not None else None
         return calibrate(self.workspace, base, prompts=place, say=say, progress=progress)
 
-    def register(self, folder: str | Path, *, base: str, **facts: Any) -> Registered:
-        """Register an adapter folder; `facts` are the fields of `fusery.registry.submission.Submission`."""
+    def register(self, folder: str | Path, *, base: str, strict: bool = False, **facts: Any) -> Registered:
+        """Register an adapter folder; `facts` are the fields of `fusery.registry.submission.Submission`.
+
+        With `strict`, warnings keep it out as errors do.
+        """
         from .register import register
         from .submission import Submission
 
-        return register(self.workspace, Path(folder), Submission(base=base, **facts))
+        return register(self.workspace, Path(folder), Submission(base=base, **facts), strict=strict)
 
-    def check(self, folder: str | Path, *, base: str, **facts: Any) -> Sequence[Finding]:
-        """Return what admission finds in a folder; nothing is written."""
+    def check(
+        self, folder: str | Path, *, base: str, strict: bool = False, **facts: Any
+    ) -> Sequence[Finding]:
+        """Return what admission finds in a folder; nothing is written.  With `strict`, warnings are errors."""
         from .register import check
         from .submission import Submission
 
-        return check(self.workspace, Path(folder), Submission(base=base, **facts))
+        return check(self.workspace, Path(folder), Submission(base=base, **facts), strict=strict)
 
     def list(self, **filters: Any) -> Rows:
         """Return adapters; `filters` are the keywords of `fusery.registry.catalog.list_adapters`."""
@@ -143,11 +148,12 @@ class Registry:
 
         return list_adapters(self.workspace, **filters)
 
-    def show(self, reference: str) -> dict[str, Any]:
-        """Return one adapter in full."""
+    def show(self, reference: str, *, plot: str | Path | None = None, force: bool = False) -> dict[str, Any]:
+        """Return one adapter in full; draw its training curve if asked to."""
         from .catalog import show_adapter
 
-        return show_adapter(self.workspace, reference)
+        place = Path(plot) if plot is not None else None
+        return show_adapter(self.workspace, reference, plot=place, force=force)
 
     def history(self, task: str) -> Rows:
         """Return the versions of a task, oldest first."""
@@ -155,11 +161,29 @@ class Registry:
 
         return task_history(self.workspace, task)
 
-    def diff(self, a: str, b: str) -> dict[str, Any]:
-        """Return what differs between two adapters."""
+    def diff(
+        self,
+        a: str,
+        b: str,
+        *,
+        weights: bool = False,
+        plot: str | Path | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """Return what differs between two adapters, in their weights too; see `fusery.registry.diff.diff_adapters`."""
         from .diff import diff_adapters
 
-        return diff_adapters(self.workspace, a, b)
+        place = Path(plot) if plot is not None else None
+        return diff_adapters(self.workspace, a, b, weights=weights, plot=place, force=force)
+
+    def compare(
+        self, references: Sequence[str], *, plot: str | Path | None = None, force: bool = False
+    ) -> dict[str, Any]:
+        """Return what differs between any number of adapters; see `fusery.registry.compare.compare_adapters`."""
+        from .compare import compare_adapters
+
+        place = Path(plot) if plot is not None else None
+        return compare_adapters(self.workspace, references, plot=place, force=force)
 
     def fuse(
         self,
@@ -244,14 +268,87 @@ class Registry:
             progress=progress,
         )
 
+    def export(
+        self,
+        reference: str,
+        destination: str | Path,
+        *,
+        form: str | None = None,
+        force: bool = False,
+        say: Callable[[str], None] = _silent,
+    ) -> Exported:
+        """Write an adapter's folder, in mlx-lm's form or PEFT's; see `fusery.registry.export.export_adapter`."""
+        from .export import export_adapter
+
+        return export_adapter(self.workspace, reference, Path(destination), form=form, force=force, say=say)
+
+    def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:
+        """Take in a folder that `export` wrote; see `fusery.registry.import_folder.import_adapter`."""
+        from .import_folder import import_adapter
+
+        return import_adapter(self.workspace, Path(folder), base=base)
+
     def lineage(self, reference: str, *, up: bool = True, down: bool = True) -> Graph:
         """Return what a thing was made from and what was made from it."""
         from .lineage import trace
 
         return trace(self.workspace, reference, up=up, down=down)
 
-    def audit(self, references: tuple[str, ...] = (), *, say: Callable[[str], None] = _silent) -> Report:
-        """Rehash and cross-check database, store and cache; see `fusery.registry.audit.audit`."""
+    def audit(
+        self,
+        references: tuple[str, ...] = (),
+        *,
+        repair: bool = False,
+        copies: Sequence[str | Path] = (),
+        say: Callable[[str], None] = _silent,
+    ) -> Report:
+        """Rehash and cross-check database, store and cache, and repair them; see `fusery.registry.audit.audit`."""
         from .audit import audit
 
-        return audit(self.workspace, references, say=say)
+        places = tuple(Path(place) for place in copies)
+        return audit(self.workspace, references, repair=repair, copies=places, say=say)
+
+    def gc(
+        self,
+        *,
+        grace: float | None = None,
+        dry_run: bool = False,
+        force: bool = False,
+        say: Callable[[str], None] = _silent,
+    ) -> Collection:
+        """Remove from the store what nothing refers to; see `fusery.registry.collect.collect`."""
+        from .collect import GRACE, collect
+
+        return collect(
+            self.workspace, grace=GRACE if grace is None else grace, dry_run=dry_run, force=force, say=say
+        )
+
+    def cache(self) -> dict[str, Any]:
+        """Return what is in this machine's cache; see `fusery.registry.cache_contents.cache_contents`."""
+        from .cache_contents import cache_contents
+
+        return cache_contents(self.workspace)
+
+    def prune(self, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
+        """Remove what was not used for longest from the cache; see `fusery.registry.cache_contents.prune`."""
+        from .cache_contents import prune
+
+        return prune(self.workspace, limit, dry_run=dry_run)
+
+    def pin(self, reference: str) -> Rows:
+        """Keep fused models in the cache whatever its limit; see `fusery.registry.cache_contents.pin`."""
+        from .cache_contents import pin
+
+        return pin(self.workspace, reference)
+
+    def unpin(self, reference: str) -> Rows:
+        """Let fused models leave the cache again."""
+        from .cache_contents import unpin
+
+        return unpin(self.workspace, reference)
+
+    def explain(self, reference: str, request: FuseRequest | None = None) -> dict[str, Any]:
+        """Return why a fuse is a hit or a miss; see `fusery.registry.cache_explanation.explain`."""
+        from .cache_explanation import explain
+
+        return explain(self.workspace, reference, request)

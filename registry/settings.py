@@ -44,6 +44,17 @@ def _expanded(path: Path) -> Path:
         ) from error
 
 
+def _admission(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    if unknown := sorted(value.keys() - {"severity"}):
+        raise ValueError(f"there is no setting {unknown[0][:60]!r}, only severity")
+    if severities := value.get("severity"):
+        # The rules are imported only where somebody has set something about them.
+        from .admission.policy import check_severities
+
+        check_severities(severities)
+    return value
+
+
 def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
     chosen = os.environ.get("FUSERY_HOME")
@@ -70,6 +81,7 @@ class Settings(BaseSettings):
     cache_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
     cache_limit: Annotated[int, Field(ge=0)] = 100 << 30
     user: Annotated[str, Field(max_length=200), AfterValidator(_keepable)] = ""
+    admission: Annotated[dict[str, dict[str, str]], AfterValidator(_admission)] = {}
 
     @classmethod
     def load(cls, home: Path | None = None) -> Settings:
@@ -123,6 +135,11 @@ class Settings(BaseSettings):
         return _expanded(self.cache_dir or self.home / "cache").absolute()
 
     @property
+    def severities(self) -> dict[str, Any]:
+        """What the severities of findings were set to, by code: `[admission.severity]`."""
+        return dict(self.admission.get("severity", {}))
+
+    @property
     def actor(self) -> str:
         """The name that records carry as `created_by`."""
         return self.user or _user()
@@ -173,7 +190,8 @@ def _first_problem(error: Exception) -> str:
     # The value itself may be a credential (a URL, store options) and is never repeated.
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc']) or 'value'}: {first['msg']}"
+        said = first["msg"].removeprefix("Value error, ")
+        return f"{'.'.join(str(part) for part in first['loc']) or 'value'}: {said}"
     if isinstance(error, SettingsError):
         named = re.search(r'field "(\w+)"', str(error))
         return f"{named[1] if named else 'value'}: it cannot be read as JSON"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from .errors import BadInputError
@@ -20,6 +21,9 @@ _LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """What a user says about an adapter folder; None where nothing was said.
+
+    `checkpoint` is `best`, `last` or an iteration; `log` is the file that the trainer's output is in.
+    `base_known_as`: what the base is called where the adapter comes from.
 
     Everything is checked when it is made, so that both databases get the same, and only what they can keep: text
     without NUL, finite numbers, tags in their one form.
@@ -39,6 +43,9 @@ class Submission:
     parent: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
+    checkpoint: str | None = None
+    log: str | Path | None = None
+    base_known_as: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field, and bring numbers and tags into their one form."""
@@ -57,6 +64,7 @@ class Submission:
         object.__setattr__(self, "alpha", _finite(self.alpha, "alpha"))
         object.__setattr__(self, "val_loss", _finite(self.val_loss, "validation loss"))
         object.__setattr__(self, "tags", _tags(self.tags))
+        object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
 
 
 def _require_text(what: str, value: Any, limit: int) -> None:
@@ -87,6 +95,19 @@ def _finite(value: Any, what: str) -> float | None:
     if not math.isfinite(number):
         raise BadInputError(f"the {what} is not a finite number", hint="leave it out if it is not known")
     return number
+
+
+def _checkpoint(said: Any) -> str | None:
+    if said is None:
+        return None
+    text = str(said)
+    number = text.isascii() and text.isdigit() and len(text) <= 10
+    if isinstance(said, bool) or not (text in ("best", "last") or number):
+        raise BadInputError(
+            f"the checkpoint is best, last or an iteration, not {text[:40]!r}",
+            hint="--checkpoint best|last|ITER",
+        )
+    return text
 
 
 def _tags(said: Any) -> dict[str, str]:

@@ -26,6 +26,7 @@ def base_view(base: tables.BaseModel) -> dict[str, Any]:
         "name": base.names[0].name,
         "names": [name.name for name in base.names],
         "digest": base.digest,
+        "content": base.content,
         "architecture": base.architecture,
         "model_type": base.model_type,
         "parameters": base.parameters,

@@ -202,7 +202,9 @@ def write_config(settings: Settings) -> Path:
             '# database_url = "postgresql://host/fusery"\n'
             '# store_url = "s3://bucket/prefix"\n'
             '# cache_dir = "/fast/disk/fusery"\n'
-            "# cache_limit = 107374182400\n",
+            "# cache_limit = 107374182400\n"
+            "# [admission.severity]\n"
+            '# pickle_file = "off"\n',
             encoding="utf-8",
         )
     return path

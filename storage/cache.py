@@ -2,6 +2,7 @@
 
 fused/<key>/                     a fused model; its files are read-only
 stamps/<key>.json                when it was last hashed through; the stamp's own mtime is the entry's last use
+pins/<key>                       there if the entry must stay, whether it is here yet or not
 tmp/<key>.<fence>.<uuid>/        one that is being built, with its builder's name in <...>.owner
 quarantine/<key>.<nanoseconds>/  one that was found damaged
 """
@@ -12,16 +13,17 @@ import os
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .copying import pump, reading
-from .digest import parse_digest
+from .digest import Digest, parse_digest
 from .errors import MissingFileError, StorageError, StoreUnavailableError
 from .eviction import CacheEntry, Eviction, plan_eviction
 from .failures import DigestMismatchError, os_failures
 from .manifest import Manifest
 from .publishing import remove_tree
+from .reading_locks import alone, shared
 from .stamps import (
     NOT_A_FILE,
     FileState,
@@ -161,11 +163,34 @@ class FusedCache:
                 # It was evicted meanwhile.
                 return None
             except DigestMismatchError:
-                self._quarantine(key)
+                self.quarantine(key)
                 return None
             with suppress(OSError):
                 os.utime(self._stamp_path(key))
         return path
+
+    def is_vouched(self, key: str, manifest: Manifest) -> bool:
+        """Tell whether a lookup would serve an entry without hashing it; nothing is changed."""
+        with os_failures(f"read the cache {self.root}", near=self.root):
+            state = folder_state(self.entry(key))
+        stamp = read_stamp(self._stamp_path(key))
+        return (
+            state is not None
+            and stamp is not None
+            and stamp.holds_for(manifest.digest, state, max_age=self.recheck_after)
+        )
+
+    def quarantine(self, key: str) -> str | None:
+        """Take a damaged entry out of the way and keep it for a day; return its new name, None if there was none."""
+        name = f"quarantine/{parse_digest(key)}.{time.time_ns()}"
+        with os_failures(f"move a damaged entry of the cache {self.root}", near=self.root):
+            self._stamp_path(key).unlink(missing_ok=True)
+            (self.root / "quarantine").mkdir(parents=True, exist_ok=True)
+            try:
+                self.entry(key).rename(self.root / name)
+            except FileNotFoundError:
+                return None
+        return name
 
     def last_used(self, key: str) -> float:
         """Return when an entry was last looked up or published, in seconds since the epoch; 0 if there is none."""
@@ -174,19 +199,68 @@ class FusedCache:
                 return path.lstat().st_mtime
         return 0.0
 
+    @contextmanager
+    def using(self, key: str) -> Iterator[Path | None]:
+        """Yield an entry's folder, None if it is not here; until the block ends nobody removes it.
+
+        Look up what is to be read *before*: a lookup is what says that the entry is right.
+        """
+        path = self.entry(key)
+        with os_failures(f"read the cache {self.root}", near=self.root), ExitStack() as held:
+            found = held.enter_context(shared(path))
+            inside = held.pop_all()
+        with inside:
+            yield path if found else None
+
+    def is_in_use(self, key: str) -> bool:
+        """Tell whether somebody reads an entry at the moment."""
+        with os_failures(f"read the cache {self.root}", near=self.root), alone(self.entry(key)) as free:
+            return not free
+
     def remove(self, key: str) -> int:
-        """Remove an entry and return the bytes freed; one that is gone is fine."""
+        """Remove an entry and return the bytes freed: 0 if it is gone already, or is being read and so stays."""
         with os_failures(f"remove from the cache {self.root}", near=self.root):
             size = _bytes_in(self.entry(key))
             trash = self.root / "tmp" / f"{parse_digest(key)}.trash.{uuid.uuid4().hex}"
-            try:
-                # First the name, in one step: nobody finds half an entry.
-                self.entry(key).rename(trash)
-            except FileNotFoundError:
-                return 0
+            with alone(self.entry(key)) as free:
+                if not free:
+                    return 0
+                try:
+                    # First the name, in one step: nobody finds half an entry.
+                    self.entry(key).rename(trash)
+                except FileNotFoundError:
+                    return 0
             self._stamp_path(key).unlink(missing_ok=True)
             remove_tree(trash)
         return size
+
+    def pin(self, key: str) -> bool:
+        """Keep an entry from being evicted, now or once it is here; return whether that is new."""
+        place = self.root / "pins" / parse_digest(key)
+        with os_failures(f"write to the cache {self.root}", near=self.root):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                place.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+        return True
+
+    def unpin(self, key: str) -> bool:
+        """Let an entry be evicted again; return whether it was pinned."""
+        with os_failures(f"write to the cache {self.root}", near=self.root):
+            try:
+                (self.root / "pins" / parse_digest(key)).unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def pinned(self) -> set[Digest]:
+        """Return the keys that are pinned."""
+        keys = set()
+        for path in self._children("pins"):
+            with suppress(ValueError):
+                keys.add(parse_digest(path.name))
+        return keys
 
     def entries(self) -> list[CacheEntry]:
         """Return the fused models there are, least recently used first."""
@@ -261,12 +335,6 @@ class FusedCache:
 
     def _stamp_path(self, key: str) -> Path:
         return self.root / "stamps" / f"{parse_digest(key)}.json"
-
-    def _quarantine(self, key: str) -> None:
-        self._stamp_path(key).unlink(missing_ok=True)
-        (self.root / "quarantine").mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            self.entry(key).rename(self.root / "quarantine" / f"{parse_digest(key)}.{time.time_ns()}")
 
     def _children(self, name: str) -> list[Path]:
         with os_failures(f"list the cache {self.root}", near=self.root):

@@ -57,11 +57,17 @@ class Eviction:
 
     def execute(self) -> int:
         """Remove the entries, except those used since the plan was made; return the bytes freed."""
-        freed = 0
+        return sum(entry.size for entry in self.carry_out())
+
+    def carry_out(self) -> list[CacheEntry]:
+        """Remove the entries, except those used since the plan was made or read at the moment; return what went."""
+        gone = []
         for entry in self.remove:
             if self._cache.last_used(entry.key) <= entry.last_used:
-                freed += self._cache.remove(entry.key)
-        return freed
+                self._cache.remove(entry.key)
+                if not entry.path.exists():
+                    gone.append(entry)
+        return gone
 
 
 def plan_eviction(cache: FusedCache, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
@@ -70,13 +76,14 @@ def plan_eviction(cache: FusedCache, limit_bytes: int, spare: Collection[str] = 
     Args:
         cache: whose entries.
         limit_bytes: what the entries may take together.
-        spare: keys that stay whatever happens.
+        spare: keys that stay whatever happens, besides those that are pinned or being read.
     """
     remove, keep = [], []
+    spare = {*spare, *cache.pinned()}
     entries = cache.entries()
     total = sum(entry.size for entry in entries)
     for entry in entries:
-        if total > limit_bytes and entry.key not in spare:
+        if total > limit_bytes and entry.key not in spare and not cache.is_in_use(entry.key):
             remove.append(entry)
             total -= entry.size
         else:

@@ -7,6 +7,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from .errors import MissingFileError, StoreDeniedError, UnsafePathError
@@ -19,7 +20,7 @@ class ScanLimits:
     """How much a folder may hold before it is refused.
 
     Attributes:
-        files: number of files.
+        files: number of files, and of folders.
         bytes: of all files together.
         depth: folders inside each other.
     """
@@ -66,15 +67,18 @@ def scan(root: Path, *, limits: ScanLimits = LIMITS) -> list[SourceFile]:
         top = _resolve_root(root)
         allowed = (top, *_hub_blobs(top))
         found: list[SourceFile] = []
-        total = 0
-        for path in _walk(top, top, limits.depth):
+        folders = total = 0
+        for path, is_folder in _walk(top, top, limits, limits.depth):
+            folders += is_folder
+            if folders > limits.files:
+                raise _crowded(top, limits)
+            if is_folder:
+                continue
             file = _source_file(path, top, allowed)
             found.append(file)
             total += file.size
             if len(found) > limits.files:
-                raise UnsafePathError(
-                    f"{root} has more than {limits.files:,} files", hint="is this the right folder?"
-                )
+                raise _crowded(root, limits)
             if total > limits.bytes:
                 raise UnsafePathError(
                     f"{root} has more than {limits.bytes:,} bytes", hint="is this the right folder?"
@@ -104,22 +108,28 @@ def _hub_blobs(top: Path) -> tuple[Path, ...]:
     return (repository / "blobs",)
 
 
-def _walk(folder: Path, top: Path, depth: int) -> Iterator[Path]:
-    """Yield all that is not a folder, by its own name; no link to a folder is entered."""
+def _walk(folder: Path, top: Path, limits: ScanLimits, depth: int) -> Iterator[tuple[Path, bool]]:
+    """Yield all names with whether each is a folder, which comes before what is in it; no link is entered."""
     with os.scandir(folder) as entries:
-        children = sorted(entries, key=lambda entry: entry.name)
-    for entry in children:
+        # A folder may hold millions of names: no more of them are taken than may be there.
+        children = list(islice(entries, 2 * limits.files + 1))
+    if len(children) > 2 * limits.files:
+        raise _crowded(folder, limits)
+    for entry in sorted(children, key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
-        path = folder / entry.name
-        if entry.is_dir(follow_symlinks=False):
-            if depth <= 0:
-                raise UnsafePathError(
-                    f"the folders of {top} are nested too deep", hint="is this the right folder?"
-                )
-            yield from _walk(path, top, depth - 1)
-        else:
-            yield path
+        path, is_folder = folder / entry.name, entry.is_dir(follow_symlinks=False)
+        if is_folder and depth <= 0:
+            raise UnsafePathError(
+                f"the folders of {top} are nested too deep", hint="is this the right folder?"
+            )
+        yield path, is_folder
+        if is_folder:
+            yield from _walk(path, top, limits, depth - 1)
+
+
+def _crowded(folder: Path, limits: ScanLimits) -> UnsafePathError:
+    return UnsafePathError(f"{folder} has more than {limits.files:,} files", hint="is this the right folder?")
 
 
 def _source_file(path: Path, top: Path, allowed: tuple[Path, ...]) -> SourceFile:

@@ -16,10 +16,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .copying import Progress
 from .digest import Digest
-from .errors import StorageError, StoreMismatchError
+from .errors import StorageError, StoreMismatchError, StoreUnavailableError
 from .failures import AbsentBlobError, DigestMismatchError, os_failures
 from .layout import parse_format
 from .manifest import FileEntry
@@ -55,6 +56,13 @@ class Capabilities:
     local: bool
     durable: bool = True
 
+    @property
+    def promise(self) -> str:
+        """What two writers of one name may rely on, in a few words: the guide for teams says what follows from it."""
+        if self.create_exclusive:
+            return "exclusive create"
+        return "no exclusive create: names are digests, and each write is read back"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Leftover:
@@ -79,6 +87,9 @@ class BlobStore(ABC):
     """
 
     url: str
+
+    _readings = 1
+    """How often a blob is read before it is called damaged."""
 
     @property
     @abstractmethod
@@ -194,14 +205,21 @@ class BlobStore(ABC):
         if size > limit:
             raise StorageError(f"blob {digest} has {size} bytes, more than the {limit} that are read here")
         data = bytearray()
-        self._pour(digest, generation, data.extend)
-        self._require(digest, hashlib.sha256(data).hexdigest())
+        self._pour_verified(digest, generation, data.extend, data.clear)
         return bytes(data)
 
-    def fetch(self, digest: Digest, destination: Path, *, generation: int = 0) -> int:
+    def fetch(
+        self, digest: Digest, destination: Path, *, generation: int = 0, progress: Progress | None = None
+    ) -> int:
         """Copy a blob to a file, verified before the file has its name; return its size.
 
         An existing file at `destination` is replaced.
+
+        Args:
+            digest: which blob.
+            destination: the file's name, in a folder that exists.
+            generation: the blob's generation.
+            progress: told about bytes as they arrive.
 
         Raises:
             AbsentBlobError: the blob is not there.
@@ -210,19 +228,24 @@ class BlobStore(ABC):
         """
         self._size(digest, generation)
         with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
-            running = hashlib.sha256()
+
+            def begin() -> None:
+                os.ftruncate(fd, 0)
+                os.lseek(fd, 0, os.SEEK_SET)
 
             def keep(piece: bytes | memoryview) -> None:
-                running.update(piece)
                 write_all(fd, piece)
+                if progress:
+                    progress(len(piece))
 
-            self._pour(digest, generation, keep)
-            self._require(digest, running.hexdigest())
+            self._pour_verified(digest, generation, keep, begin)
             size = os.fstat(fd).st_size
             part.replace(destination)
         return size
 
-    def verify(self, digest: Digest, size: int, *, generation: int = 0) -> None:
+    def verify(
+        self, digest: Digest, size: int, *, generation: int = 0, progress: Progress | None = None
+    ) -> None:
         """Read a blob through and check its size and digest.
 
         Raises:
@@ -232,9 +255,48 @@ class BlobStore(ABC):
         found = self._size(digest, generation)
         if found != size:
             raise self._damage(digest, f"{size} bytes", f"{found} bytes")
-        running = hashlib.sha256()
-        self._pour(digest, generation, running.update)
-        self._require(digest, running.hexdigest())
+
+        def read(piece: bytes | memoryview) -> None:
+            if progress:
+                progress(len(piece))
+
+        self._pour_verified(digest, generation, read, lambda: None)
+
+    def _pour_verified(
+        self,
+        digest: Digest,
+        generation: int,
+        sink: Callable[[bytes | memoryview], None],
+        begin: Callable[[], None],
+    ) -> None:
+        """Give a blob's bytes to `sink`, and raise unless they had the digest; `begin` is called before each reading.
+
+        Bytes that went wrong on the way are read again: a blob is damaged when two readings find the same wrong bytes.
+
+        Raises:
+            DigestMismatchError: it is damaged.
+            StoreUnavailableError: each reading found something else.
+        """
+        before = None
+        for _ in range(self._readings):
+            running = hashlib.sha256()
+
+            def take(piece: bytes | memoryview, running: Any = running) -> None:
+                running.update(piece)
+                sink(piece)
+
+            begin()
+            self._pour(digest, generation, take)
+            got = running.hexdigest()
+            if got == digest:
+                return
+            if got == before or self._readings == 1:
+                raise self._damage(digest, digest, got)
+            before = got
+        raise StoreUnavailableError(
+            f"{self._readings} readings of blob {digest} in {self.url} gave as many different answers",
+            hint="check the network between here and the store, then run the command again",
+        )
 
     def _holds(self, blob: Blob) -> bool:
         try:

@@ -7,24 +7,31 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import FormatError, MissingFileError, StoreDeniedError
+from .errors import FormatError
+from .opening import opened
 
 MAX_BYTES = 16 << 20
+MAX_VALUES = 500_000
+"""Values in one document: what is parsed takes up to thirty times the memory of its text."""
 MAX_DEPTH = 64
 MAX_DIGITS = 40
 
 
-def parse_json(data: bytes, subject: str) -> Any:
+def parse_json(data: bytes, subject: str, *, most: int = MAX_VALUES) -> Any:
     """Parse strict JSON (RFC 8259) in UTF-8.
 
     Args:
         data: the text.
         subject: what it is called in an error.
+        most: values that it may hold.
 
     Raises:
         FormatError: it is not JSON, has a key twice, a NaN or infinity, a number too large for 64 bits of floating
-            point, an integer of more than 40 digits, or is nested more than 64 deep.
+            point, an integer of more than 40 digits, more than half a million values, or is nested more than 64 deep.
     """
+    # Every value but the first has a comma before it, or is the only one in its list or object.
+    if data.count(b",") > most:
+        raise FormatError(f"{subject} holds more than {most:,} values")
 
     def refuse_constant(name: str) -> NoReturn:
         raise FormatError(f"{subject} holds {name}, which JSON does not have")
@@ -77,33 +84,28 @@ def _depth(value: Any) -> int:
     return level
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of at most 16 MiB.
+def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
+    """Read a JSON file of at most `limit` bytes, 16 MiB unless said otherwise.
 
     Raises:
-        MissingFileError: there is no such file.
+        MissingFileError: there is no such file, or it is not a regular one.
         StoreDeniedError: it may not be read.
         FormatError: it is too large or not strict JSON.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise MissingFileError(f"there is no file {path}") from error
-    except PermissionError as error:
-        raise StoreDeniedError(f"{path} may not be read by this user") from error
-    if len(data) > MAX_BYTES:
-        raise FormatError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB")
+    with opened(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FormatError(f"{path.name} is larger than {limit >> 20} MiB")
     return parse_json(data, path.name)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, *, limit: int = MAX_BYTES) -> dict[str, Any]:
     """Read a JSON file whose top level is an object.
 
     Raises:
         FormatError: it is something else; and as `read_json`.
     """
-    value = read_json(path)
+    value = read_json(path, limit=limit)
     if not isinstance(value, dict):
         raise FormatError(f"{path.name} is not a JSON object")
     return value

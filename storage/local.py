@@ -93,14 +93,16 @@ class LocalStore(BlobStore):
                 self._publish(part, fd, blob)
         return blob
 
-    def fetch(self, digest: Digest, destination: Path, *, generation: int = 0) -> int:
+    def fetch(
+        self, digest: Digest, destination: Path, *, generation: int = 0, progress: Progress | None = None
+    ) -> int:
         """Copy a blob to a file; see `BlobStore.fetch`.  The copy shares its blocks on disk where possible."""
         with (
             self._reading(digest, generation) as source,
             os_failures(f"write {destination}", near=destination.parent),
             part_beside(destination) as (part, fd),
         ):
-            got, size = pump(source, fd)
+            got, size = pump(source, fd, progress=progress)
             self._require(digest, got)
             part.replace(destination)
         return size

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from .errors import StorageError
+from .errors import StorageError, StoreUnavailableError
 from .interface import BlobStore
 from .local import LocalStore
 
@@ -29,12 +30,16 @@ class Protocol:
         install: the command that installs it.
         options: for its fsspec file system, under those the user gives.
         needs_bucket: whether the URL's first part names a bucket or a host.
+        maker: the module of `backends` whose `file_system` makes it, where fsspec's own choice will not do.
+        has_host: whether that first part is a host, perhaps with a port, and not a part of the path.
     """
 
     package: str
     install: str
     options: Mapping[str, Any]
     needs_bucket: bool = True
+    maker: str = ""
+    has_host: bool = False
 
 
 # A cached listing is a stale answer, and fsspec shares instances with everybody else in the process.
@@ -45,11 +50,23 @@ _S3 = Protocol(
     {
         **_FRESH,
         "default_fill_cache": False,
-        "config_kwargs": {"retries": {"max_attempts": 2}, "connect_timeout": 5, "read_timeout": 30},
+        # Retries are ours alone, and a server that is silent for longer than this is asked anew.
+        "config_kwargs": {
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+            "connect_timeout": 5,
+            "read_timeout": 20,
+        },
     },
 )
-_GCS = Protocol("gcsfs", "pip install gcsfs", _FRESH)
-_AZURE = Protocol("adlfs", "pip install adlfs", _FRESH)
+_GCS = Protocol("gcsfs", "pip install 'fusery[gcs]'", _FRESH, maker="gcs")
+_AZURE = Protocol("adlfs", "pip install 'fusery[azure]'", {**_FRESH, "default_fill_cache": False})
+_SFTP = Protocol(
+    "sshfs",
+    "pip install 'fusery[sftp]'",
+    {"connect_timeout": 10, "login_timeout": 20, "keepalive_interval": 10, "keepalive_count_max": 2},
+    maker="sftp",
+    has_host=True,
+)
 
 PROTOCOLS: Mapping[str, Protocol] = {
     "memory": Protocol("fsspec", "pip install fsspec", _FRESH, needs_bucket=False),
@@ -58,18 +75,21 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "gcs": _GCS,
     "az": _AZURE,
     "abfs": _AZURE,
+    "sftp": _SFTP,
 }
 """The protocols that a store's URL may have besides `file`."""
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_HOST = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*)(:(?P<port>[0-9]{1,5}))?")
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobStore:
     """Open the store at a URL; nothing is written, and nothing is read yet.
 
     Args:
-        url: a path, `file:///path`, `memory://name`, `s3://bucket/prefix`, or one of the other `PROTOCOLS`.
+        url: a path, `file:///path`, `memory://name`, `s3://bucket/prefix`, `sftp://host:port/absolute/path`, or one of
+            the other `PROTOCOLS`.
         options: for the fsspec file system, such as `endpoint_url`; never shown in a message.
 
     Raises:
@@ -132,27 +152,32 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
             hint="give credentials by the provider's own environment variables or by FUSERY_STORE_OPTIONS",
         )
     parts = rest.strip("/").split("/")
-    if rest.startswith("/") and protocol.needs_bucket or not all(_PART.fullmatch(part) for part in parts):
+    first = (_HOST if protocol.has_host else _PART).fullmatch(parts[0])
+    if (
+        not first
+        or rest.startswith("/")
+        and protocol.needs_bucket
+        or protocol.has_host
+        and len(parts) == 1
+        or not all(_PART.fullmatch(part) for part in parts[1:])
+    ):
+        form = "HOST/FOLDER" if protocol.has_host else "NAME/PREFIX"
         raise StoreUrlError(
             f"{scheme}://{rest[:80]} is not the URL of a store",
-            hint=f"use {scheme}://NAME/PREFIX with letters, digits, dots, dashes and underscores",
+            hint=f"use {scheme}://{form} with letters, digits, dots, dashes and underscores",
         )
     return "/".join(parts)
 
 
 def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> BlobStore:
-    import fsspec
+    from .secrets import remember, without_secrets
 
-    from .remote import FsspecStore
-
+    remember(options)
     try:
-        merged = {**protocol.options, **options}
-        if "config_kwargs" in protocol.options:
-            merged["config_kwargs"] = {
-                **protocol.options["config_kwargs"],
-                **options.get("config_kwargs", {}),
-            }
-        file_system = fsspec.filesystem(scheme, **merged)
+        from .remote import FsspecStore
+        from .remote_errors import describe, foreign_errors
+
+        file_system = _file_system(scheme, protocol, place, options)
     except ImportError as error:
         raise StorageError(
             f"a store at {scheme}:// needs the package {protocol.package}", hint=f"run: {protocol.install}"
@@ -162,5 +187,27 @@ def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[s
         raise StorageError(
             f"the options for the {scheme} store are not acceptable to {protocol.package}",
             hint="check FUSERY_STORE_OPTIONS; --debug shows what it said",
-        ) from error
-    return FsspecStore(file_system, place, f"{scheme}://{place}")
+        ) from without_secrets(error)
+    except foreign_errors() as error:
+        raise StoreUnavailableError(
+            f"the store {scheme}://{place} cannot be opened: {describe(error)}",
+            hint="check the credentials in the environment, and FUSERY_STORE_OPTIONS",
+        ) from without_secrets(error)
+    prefix = place.partition("/")[2] if protocol.has_host else place
+    return FsspecStore(file_system, prefix, f"{scheme}://{place}")
+
+
+def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:
+    merged = {**protocol.options, **options}
+    if "config_kwargs" in protocol.options:
+        merged["config_kwargs"] = {**protocol.options["config_kwargs"], **options.get("config_kwargs", {})}
+    if protocol.has_host:
+        host = _HOST.fullmatch(place.partition("/")[0])
+        merged["host"] = host["host"] if host else ""
+        if host and host["port"]:
+            merged["port"] = int(host["port"])
+    if protocol.maker:
+        return import_module(f".backends.{protocol.maker}", __package__).file_system(**merged)
+    import fsspec
+
+    return fsspec.filesystem(scheme, **merged)

@@ -1,140 +1,47 @@
-"""Calls to an fsspec file system: each with a deadline and retries, and every way of failing turned into one of ours."""
+"""Calls to an fsspec file system: each with a deadline and retries, several at a time where the file system can."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import sys
+import io
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
 import tenacity
-from fsspec.callbacks import Callback
 from fsspec.spec import AbstractFileSystem
 
-from .errors import OutOfSpaceError, StorageError, StoreDeniedError, StoreUnavailableError
-from .failures import DENIED, FULL
+from .errors import StorageError, StoreUnavailableError
+from .remote_errors import Kind, RemoteError, classify, describe, failure, foreign_errors
+from .secrets import without_secrets
 
-DEADLINE = 60.0
+DEADLINE = 50.0
 """Seconds without any progress after which an operation is given up."""
 
 ATTEMPTS = 8
-"""How often an operation is tried within the deadline."""
+"""How often a call is tried within the deadline."""
+
+Call = str | Callable[..., Any]
+"""The name of a method of the file system, or a coroutine function whose first argument is the file system."""
 
 
-class Kind(Enum):
-    """What a failure of a file system means."""
-
-    EXISTS = "exists"
-    MISSING = "missing"
-    DENIED = "denied"
-    FULL = "full"
-    TRANSIENT = "transient"
-    BROKEN = "broken"
-
-
-class RemoteError(Exception):
-    """A failure that the store decides about: the name is taken, or it is not there.
-
-    Attributes:
-        kind: `EXISTS` or `MISSING`.
-    """
-
-    def __init__(self, kind: Kind) -> None:
-        """Carry the kind."""
-        super().__init__(kind.value)
-        self.kind = kind
+class StoreSilentError(StoreUnavailableError):
+    """The store did not answer within the deadline, or failed in passing until then."""
 
 
 class _Transient(Exception):
     """Worth another try."""
 
 
-# What the libraries below fsspec let through beside OSError.  They are looked up by name among the modules that are
-# loaded: one that is not loaded cannot have raised anything, and loading it would take a second.
-_CLASSES: tuple[tuple[str, str, Kind], ...] = (
-    ("botocore.exceptions", "NoCredentialsError", Kind.DENIED),
-    ("botocore.exceptions", "PartialCredentialsError", Kind.DENIED),
-    ("botocore.exceptions", "ProfileNotFound", Kind.DENIED),
-    ("azure.core.exceptions", "ClientAuthenticationError", Kind.DENIED),
-    ("google.auth.exceptions", "GoogleAuthError", Kind.DENIED),
-    ("azure.core.exceptions", "ResourceExistsError", Kind.EXISTS),
-    ("azure.core.exceptions", "ResourceNotFoundError", Kind.MISSING),
-    ("aiohttp", "ClientError", Kind.TRANSIENT),
-    ("botocore.exceptions", "HTTPClientError", Kind.TRANSIENT),
-    ("botocore.exceptions", "ConnectionError", Kind.TRANSIENT),
-    ("botocore.exceptions", "FlexibleChecksumError", Kind.TRANSIENT),
-    ("botocore.exceptions", "ResponseStreamingError", Kind.TRANSIENT),
-    ("azure.core.exceptions", "ServiceRequestError", Kind.TRANSIENT),
-    ("azure.core.exceptions", "ServiceResponseError", Kind.TRANSIENT),
-    ("gcsfs.retry", "ChecksumError", Kind.TRANSIENT),
-    ("botocore.exceptions", "BotoCoreError", Kind.BROKEN),
-    ("botocore.exceptions", "ClientError", Kind.BROKEN),
-    ("azure.core.exceptions", "AzureError", Kind.BROKEN),
-    ("gcsfs.retry", "HttpError", Kind.BROKEN),
-)
-
-_TRANSIENT_ERRNO = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EBUSY", "EREMOTEIO", "EIO", "EAGAIN", "EINTR", "EPIPE", "ETIMEDOUT", "ENETUNREACH", "EHOSTUNREACH",
-        "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "ENETRESET", "ENETDOWN",
-    )
-    if hasattr(errno, name)
-)  # fmt: skip
-
-
-def foreign_errors() -> tuple[type[BaseException], ...]:
-    """Return every class of exception that a call to a file system may raise."""
-    loaded = [getattr(sys.modules.get(module), name, None) for module, name, _ in _CLASSES]
-    # botocore raises a plain ValueError for an endpoint that is no URL.
-    return (OSError, asyncio.TimeoutError, ValueError, *(found for found in loaded if found is not None))
-
-
-def classify(error: BaseException) -> Kind:
-    """Return what an exception of a file system means."""
-    if _code(error) in ("PreconditionFailed", "ConditionNotMet"):
-        # s3fs makes this FileExistsError only for servers that name the condition; SeaweedFS does not.
-        return Kind.EXISTS
-    if _code(error) in ("NoSuchBucket", "ContainerNotFound"):
-        return Kind.BROKEN
-    for module, name, kind in _CLASSES:
-        found = getattr(sys.modules.get(module), name, None)
-        if found is not None and isinstance(error, found):
-            return kind
-    return _classify_os_error(error) if isinstance(error, OSError) else Kind.BROKEN
-
-
-def _classify_os_error(error: OSError) -> Kind:
-    if isinstance(error, FileExistsError):
-        return Kind.EXISTS
-    if isinstance(error, FileNotFoundError):
-        return Kind.MISSING
-    if isinstance(error, PermissionError) or error.errno in DENIED:
-        return Kind.DENIED
-    if error.errno in FULL:
-        return Kind.FULL
-    if isinstance(error, ConnectionError | TimeoutError) or error.errno in _TRANSIENT_ERRNO:
-        return Kind.TRANSIENT
-    return Kind.BROKEN
-
-
-def _code(error: BaseException | None) -> str:
-    """Return the code in the reply of an S3 server, which s3fs keeps in the cause of its own exception."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-        error = error.__cause__
-    return ""
-
-
 class RemoteCalls:
     """The calls of one store to its file system.
+
+    A call that fails in passing is tried again, here and nowhere else: what the libraries below try by themselves is
+    switched off, since it multiplies (175 seconds of s3fs against a server that hangs).
 
     Attributes:
         file_system: the fsspec file system.
@@ -148,37 +55,85 @@ class RemoteCalls:
         self.where = where
         self.deadline = deadline
         self._progress_at = time.monotonic()
-        if hasattr(type(file_system), "retries"):
-            # s3fs retries inside, five times and nested: 175 seconds against a server that hangs.
-            file_system.retries = 1
 
     def progressed(self) -> None:
         """Tell that bytes have moved: the deadline counts from now on."""
         self._progress_at = time.monotonic()
 
-    def run(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system.
+    def run(self, call: Call, *arguments: Any, **options: Any) -> Any:
+        """Make a call and wait for it.
 
         Raises:
             RemoteError: the name exists, or is missing.
             StoreDeniedError: the credentials are missing or do not suffice.
             OutOfSpaceError: the store is full.
-            StoreUnavailableError: it did not answer in time, or failed.
+            StoreSilentError: it did not answer in time.
+            StoreUnavailableError: it failed.
+        """
+        return self.wait(self.start(call, *arguments, **options))
+
+    def start(self, call: Call, *arguments: Any, **options: Any) -> Future[Any]:
+        """Begin a call; on a file system that is not asynchronous, it is over when this returns.
+
+        The future's exceptions are for `wait` to read; `cancel` ends the call.
         """
         self.progressed()
-        retrying = tenacity.Retrying(
+        if self.file_system.async_impl:
+            return asyncio.run_coroutine_threadsafe(
+                self._retried(call, arguments, options), self.file_system.loop
+            )
+        future: Future[Any] = Future()
+        try:
+            future.set_result(self._policy(tenacity.Retrying)(self._attempt, call, arguments, options))
+        except (_Transient, RemoteError, StorageError) as error:
+            future.set_exception(error)
+        return future
+
+    def wait(self, future: Future[Any]) -> Any:
+        """Return the result of a call that `start` began; raises as `run`."""
+        try:
+            while True:
+                try:
+                    result = future.result(timeout=max(0.0, self._left()))
+                    self.progressed()
+                    return result
+                except FutureTimeout:
+                    if self._left() <= 0:
+                        raise self._silence("no answer in time") from None
+        except _Transient as error:
+            raise self._silence(describe(error.__cause__)) from error.__cause__
+        finally:
+            # Also on Ctrl-C; a call that is done does not notice.
+            future.cancel()
+
+    def in_order(self, starts: Iterable[Callable[[], Future[Any]]], ahead: int) -> Iterator[Any]:
+        """Return the results of many calls in their order, with up to `ahead` of them under way.
+
+        Each element of `starts` begins one call; it is taken only when there is room for it, so that a generator of
+        them needs the memory of `ahead`.  When one fails, or the caller stops, the others are cancelled.
+        """
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for start in starts:
+                waiting.append(start())
+                if len(waiting) >= ahead:
+                    yield self.wait(waiting.popleft())
+            while waiting:
+                yield self.wait(waiting.popleft())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    async def _retried(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return await self._policy(tenacity.AsyncRetrying)(self._attempt_async, call, arguments, options)
+
+    def _policy(self, retrying: type[Any]) -> Any:
+        return retrying(
             retry=tenacity.retry_if_exception_type(_Transient),
             stop=self._is_enough,
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
             reraise=True,
         )
-        try:
-            return retrying(self._attempt, method, arguments, options)
-        except _Transient as error:
-            raise StoreUnavailableError(
-                f"the store {self.where} did not answer: {_describe(error.__cause__)}",
-                hint="check the network and the store's URL, then run the command again",
-            ) from error.__cause__
 
     def _is_enough(self, state: tenacity.RetryCallState) -> bool:
         return state.attempt_number >= ATTEMPTS or self._left() <= state.upcoming_sleep
@@ -186,78 +141,49 @@ class RemoteCalls:
     def _left(self) -> float:
         return self._progress_at + self.deadline - time.monotonic()
 
-    def _attempt(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def _attempt(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
-            return self._call(method, arguments, options)
+            if isinstance(call, str):
+                return getattr(self.file_system, call)(*arguments, **options)
+            return call(self.file_system, *arguments, **options)
         except foreign_errors() as error:
-            kind = classify(error)
-            if kind is Kind.TRANSIENT:
-                raise _Transient from error
-            if kind in (Kind.EXISTS, Kind.MISSING):
-                raise RemoteError(kind) from error
-            raise self._failure(kind, error) from error
+            raise self._meaning(error) from without_secrets(error)
 
-    def _call(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if not self.file_system.async_impl:
-            return getattr(self.file_system, method)(*arguments, **options)
-        coroutine = getattr(self.file_system, f"_{method}")(*arguments, **options)
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.file_system.loop)
+    async def _attempt_async(self, call: Call, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         try:
-            while True:
-                try:
-                    return future.result(timeout=max(0.0, self._left()))
-                except FutureTimeout:
-                    if future.done() or self._left() <= 0:
-                        raise
-        finally:
-            # Also on Ctrl-C; a call that is done does not notice.
-            future.cancel()
+            if isinstance(call, str):
+                return await getattr(self.file_system, f"_{call}")(*arguments, **options)
+            return await call(self.file_system, *arguments, **options)
+        except foreign_errors() as error:
+            raise self._meaning(error) from without_secrets(error)
 
-    def _failure(self, kind: Kind, error: BaseException) -> StorageError:
-        text = f"the store {self.where} failed: {_describe(error)}"
-        if kind is Kind.DENIED:
-            return StoreDeniedError(
-                f"the store {self.where} refused permission: {_describe(error)}",
-                hint="check the credentials in the environment, and what they allow",
-            )
-        if kind is Kind.FULL:
-            return OutOfSpaceError(text, hint="free some space in the store")
-        return StoreUnavailableError(text, hint="check the store's URL and options")
+    def _meaning(self, error: BaseException) -> Exception:
+        kind = classify(error)
+        if kind is Kind.TRANSIENT:
+            return _Transient()
+        if kind in (Kind.EXISTS, Kind.MISSING):
+            return RemoteError(kind)
+        return failure(kind, error, self.where)
 
-
-def _describe(error: BaseException | None) -> str:
-    """Name a failure without its text, which may repeat URLs and credentials."""
-    code = _code(error)
-    if code:
-        return code
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{type(error).__name__} ({errno.errorcode.get(error.errno, error.errno)})"
-    return type(error).__name__
+    def _silence(self, reason: str) -> StoreSilentError:
+        return StoreSilentError(
+            f"the store {self.where} did not answer: {reason}",
+            hint="check the network and the store's URL, then run the command again",
+        )
 
 
-class Watch(Callback):  # type: ignore[misc]
-    """Takes fsspec's word that bytes have moved."""
+class Told(io.BytesIO):
+    """Bytes to send, which tell when they are taken: on a slow line that is progress."""
 
-    def __init__(self, calls: RemoteCalls, progress: Callable[[int], None] | None, size: int) -> None:
-        """Tell `calls`, so that its deadline moves, and `progress`, up to `size` bytes."""
-        super().__init__()
-        self._limit = size
+    def __init__(self, data: bytes, calls: RemoteCalls) -> None:
+        """Hold the bytes of one request."""
+        super().__init__(data)
         self._calls = calls
-        self._progress = progress
-        self._told = 0
 
-    def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
-        """Note the bytes moved so far: some file systems tell the sum, others each piece, and both come here."""
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on."""
         self._calls.progressed()
-        # After a retry the pieces add up to more than there is.
-        self.tell_up_to(min(self.value, self._limit))
-
-    def tell_up_to(self, total: int) -> None:
-        """Tell `progress` of all bytes up to `total` that it was not told of."""
-        if total > self._told:
-            if self._progress:
-                self._progress(total - self._told)
-            self._told = total
+        return super().read(size)
 
 
 def age(stamp: object) -> float:

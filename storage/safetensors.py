@@ -3,21 +3,27 @@
 The format: eight bytes with the header's length (little endian), the header as JSON, then the tensors' bytes.
 Source: https://github.com/huggingface/safetensors (README, "Format").  The reference reader accepts more than the
 README allows (a name that occurs twice, unknown keys, a million tensors); here all of that is refused, since a file
-comes from anywhere until it has been parsed.
+comes from anywhere until it has been parsed.  Nothing is built from the header before its size, the number of its
+values and, while it is parsed, the number of its entries are known to be bounded.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
-from .errors import FormatError, MissingFileError
+from .errors import FormatError
+from .opening import opened
 
 ADAPTER_HEADER_LIMIT = 16 << 20
 """Bytes of header accepted for an adapter."""
@@ -28,6 +34,11 @@ BASE_HEADER_LIMIT = 100_000_000
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 8
 MAX_NAME = 512
+MAX_VALUES = 2_000_000
+"""Values in a header, commas in its texts included: twenty for each of the most tensors that are accepted."""
+
+HOLLOW = 16 << 30
+"""Bytes from which an adapter must really lie on the disk: holes cost nothing to send, and hours to read."""
 
 METADATA = "__metadata__"
 """The one key of a header that is not a tensor."""
@@ -58,6 +69,9 @@ BITS: Mapping[str, int] = {
 
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _COUNT_LIMIT = 1 << 63
+_COUNT_DIGITS = 19
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +128,14 @@ def read_header(path: Path, *, limit: int = ADAPTER_HEADER_LIMIT) -> Header:
 
     Raises:
         FormatError: it is not a well-formed safetensors file; one sentence with the reason.
-        MissingFileError: it cannot be opened.
+        MissingFileError: there is no such file, or it is not a regular one.
+        StorageError: it cannot be read.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} is not a file that can be read")
-    try:
-        with path.open("rb") as file:
+    with opened(path) as file:
+        try:
             return _read(file, limit)
-    except _Problem as problem:
-        raise FormatError(f"{path.name} is not a valid safetensors file: {problem}") from None
-    except OSError as error:
-        raise MissingFileError(f"cannot read {path}: {error.strerror or error}") from error
+        except _Problem as problem:
+            raise FormatError(f"{path.name} is not a valid safetensors file: {problem}") from None
 
 
 def item_bits(dtype: str) -> int:
@@ -182,7 +193,8 @@ def build_header(
 
 
 def _read(file: BinaryIO, limit: int) -> Header:
-    size = os.fstat(file.fileno()).st_size
+    found = os.fstat(file.fileno())
+    size = found.st_size
     prefix = file.read(8)
     if len(prefix) < 8:
         raise _Problem("it is shorter than eight bytes")
@@ -191,6 +203,13 @@ def _read(file: BinaryIO, limit: int) -> Header:
         raise _Problem("its header is said to be longer than the file")
     if length > limit:
         raise _Problem(f"its header of {length} bytes is over the limit of {limit}")
+    # Systems that know no blocks, or keep files elsewhere, may say zero: what is of a usual size is not asked about.
+    if (
+        limit <= ADAPTER_HEADER_LIMIT
+        and size > HOLLOW
+        and getattr(found, "st_blocks", size) * 512 < size // 16
+    ):
+        raise _Problem(f"of its {size:,} bytes nearly all are holes (was the download finished?)")
     text = file.read(length)
     if len(text) < length:
         raise _Problem("it was cut short while being read")
@@ -206,20 +225,44 @@ def _read(file: BinaryIO, limit: int) -> Header:
 
 
 def _parse_json(text: bytes) -> dict[str, Any]:
-    """Parse the header, refusing repeated keys at every level and numbers that JSON does not have."""
+    """Parse the header, refusing what the format does not have before it is built: repeated keys, fractions, crowds."""
+    # The README has the brace as the very first byte, and spaces as the only padding.
+    if not text.startswith(b"{") or not text.rstrip(b" ").endswith(b"}"):
+        raise _Problem("its header is not a JSON object from the first byte to the padding")
+    # Every value but the first has a comma before it, or is the only one in its list or object.
+    if text.count(b",") > MAX_VALUES:
+        raise _Problem(f"its header holds more than {MAX_VALUES:,} values")
+    objects = 0
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal objects
+        objects += 1
         found = dict(pairs)
         if len(found) < len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise _Problem(f"the key {twice[:80]!r} occurs twice in its header")
+            raise _Problem(f"the key {_shown(twice)} occurs twice in its header")
+        # One for each tensor, one for the metadata, one around them.
+        if objects > MAX_TENSORS + 2:
+            raise _Problem(f"it holds more than {MAX_TENSORS:,} tensors")
         return found
 
-    def constant(word: str) -> None:
-        raise _Problem(f"its header holds {word}, which is not JSON")
+    def whole(digits: str) -> int:
+        if len(digits) > _COUNT_DIGITS or digits.startswith("-"):
+            raise _Problem(f"its header holds the number {digits[:_SHOWN]}, which is no size")
+        return int(digits)
+
+    def refuse(word: str) -> NoReturn:
+        raise _Problem(f"its header holds {word[:_SHOWN]}, which is no whole number")
 
     try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        with _without_collector():
+            document = json.loads(
+                text.decode("utf-8"),
+                object_pairs_hook=unique,
+                parse_int=whole,
+                parse_float=refuse,
+                parse_constant=refuse,
+            )
     except UnicodeDecodeError:
         raise _Problem("its header is not UTF-8") from None
     except RecursionError:
@@ -229,6 +272,18 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _Problem("its header is not a JSON object")
     return document
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep Python from looking for circles among what is being parsed, which has none: half of the time, otherwise."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _check_metadata(value: Any) -> dict[str, str]:
@@ -245,22 +300,23 @@ def _check_metadata(value: Any) -> dict[str, str]:
 def _check_entry(name: str, entry: Any, data_start: int) -> Tensor:
     if problem := _name_problem(name):
         raise _Problem(problem)
+    shown = _shown(name)
     if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
-        raise _Problem(f"the entry of {name!r} is not exactly dtype, shape and data_offsets")
+        raise _Problem(f"the entry of {shown} is not exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise _Problem(f"{name!r} has the unknown dtype {str(dtype)[:40]!r}")
+        raise _Problem(f"{shown} has the unknown dtype {str(dtype)[:40]!r}")
     if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
-        raise _Problem(f"the shape of {name!r} is not a list of whole numbers")
+        raise _Problem(f"the shape of {shown} is not a list of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
-        raise _Problem(f"{name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+        raise _Problem(f"{shown} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     if prod(size for size in shape if size) >= _COUNT_LIMIT:
-        raise _Problem(f"the shape of {name!r} is beyond any memory")
+        raise _Problem(f"the shape of {shown} is beyond any memory")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place) for place in offsets):
-        raise _Problem(f"the data_offsets of {name!r} are not two whole numbers")
+        raise _Problem(f"the data_offsets of {shown} are not two whole numbers")
     begin, end = offsets
     if begin > end or (end - begin) * 8 != prod(shape) * BITS[dtype]:
-        raise _Problem(f"the data_offsets of {name!r} do not fit its shape and dtype")
+        raise _Problem(f"the data_offsets of {shown} do not fit its shape and dtype")
     return Tensor(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
 
@@ -271,7 +327,7 @@ def _check_extent(tensors: list[Tensor], data_start: int, size: int) -> None:
             kind = (
                 "overlaps another tensor" if tensor.begin < position else "does not follow the one before it"
             )
-            raise _Problem(f"{tensor.name!r} {kind}")
+            raise _Problem(f"{_shown(tensor.name)} {kind}")
         position = tensor.end
     if position != size:
         raise _Problem(
@@ -287,10 +343,22 @@ def _is_count(value: Any) -> bool:
 def _name_problem(name: str) -> str:
     if not name or len(name) > MAX_NAME:
         return f"a tensor name of {len(name)} characters is not acceptable"
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name) or _has_surrogate(name):
-        return f"the tensor name {name[:80]!r} holds control characters"
+    # The first question is a quick one, and settles it for nearly every name.
+    if not name.isprintable() and (_CONTROL.search(name) or _has_surrogate(name)):
+        return f"the tensor name {_shown(name)} holds control characters"
+    if not name.isascii() and not unicodedata.is_normalized("NFC", name):
+        # Else two tensors could have what reads as one name.
+        return f"the tensor name {_shown(name)} is not in Unicode's composed form"
     return ""
 
 
+def _shown(name: str) -> str:
+    return repr(name[:_SHOWN])
+
+
 def _has_surrogate(text: str) -> bool:
-    return any(0xD800 <= ord(char) <= 0xDFFF for char in text) if not text.isascii() else False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False

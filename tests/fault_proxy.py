@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import random
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +25,9 @@ class Fault(Enum):
     LOST = "the request is passed on and its answer lost"
     LOST_500 = "the request is passed on and a 500 sent for an answer"
     SHORT = "half of the body, then the end of the connection"
-    FLIP = "one bit of the body flipped"
+    FLIP = "the first bit of the body flipped"
+    FLIP_ANYWHERE = "any bit of the body flipped"
+    SLOW = "the answer takes its time"
 
 
 Rule = Callable[[str, str], Fault | None]
@@ -89,6 +93,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is Fault.FLIP:
             data = bytes([data[0] ^ 1]) + data[1:]
+        if fault is Fault.FLIP_ANYWHERE and data:
+            position = random.randrange(len(data))
+            data = data[:position] + bytes([data[position] ^ 1 << random.randrange(8)]) + data[position + 1 :]
+        if fault is Fault.SLOW:
+            self.proxy.over.wait(0.5)
         self.send_response(reply.status)
         for key, value in reply.getheaders():
             if key.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
@@ -121,6 +130,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    # A store opens several connections at once.
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that has gone away; anything else is a mistake here."""
+        if not isinstance(
+            sys.exc_info()[1], ConnectionError | TimeoutError | http.client.HTTPException | OSError
+        ):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def fault_proxy(endpoint: str) -> Iterator[FaultProxy]:
     """Run a proxy before `endpoint`; set its `rule` to make it fail."""
@@ -128,7 +149,7 @@ def fault_proxy(endpoint: str) -> Iterator[FaultProxy]:
     class Handler(_Handler):
         upstream = urlsplit(endpoint).netloc
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     Handler.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from .candidate import BaseFacts, Candidate, Declared
+from fusery.storage.errors import FuseryError
+
+from .candidate import BaseFacts, Candidate, Declared, Neighbour
 from .finding import Finding, Severity, Verdict, by_severity, verdict
+from .policy import Policy
 from .refusal import AdmissionError
+from .surroundings import look_around
 
 __all__ = [
     "AdmissionError",
@@ -12,16 +16,32 @@ __all__ = [
     "Candidate",
     "Declared",
     "Finding",
+    "Neighbour",
+    "Policy",
     "Severity",
     "Verdict",
     "by_severity",
     "examine",
+    "look_around",
+    "unreadable",
     "verdict",
 ]
 
 
-def examine(candidate: Candidate) -> list[Finding]:
-    """Let every rule look at a candidate; errors come first in what they find."""
+def unreadable(error: FuseryError) -> Finding:
+    """Return what is wrong with a folder that cannot be read at all, as a finding."""
+    from .folder_rules import unreadable_code
+
+    return unreadable_code(error.message).found(".", error.message, error.hint)
+
+
+def examine(candidate: Candidate, policy: Policy | None = None) -> list[Finding]:
+    """Let every rule look at a candidate; errors come first in what they find.
+
+    Args:
+        candidate: the adapter.
+        policy: how severe each finding is here; by default as its code says.
+    """
     from .rules import RULES
 
-    return by_severity(finding for rule in RULES for finding in rule(candidate))
+    return (policy or Policy()).apply(finding for rule in RULES for finding in rule(candidate))

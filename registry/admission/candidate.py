@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 
+from ..adapter_files import WEIGHTS
 from ..adapter_folder import AdapterFolder
 from ..architecture import Architecture, Weight
+from .finding import Finding
+from .surroundings import Surroundings
+from .values import Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +39,81 @@ class BaseFacts:
         architecture: its configuration and weights.
         known_as: every name, hub id and folder that these bytes are known by.
         others: names of other base models to their first names.
+        aliases: further names that people gave to it.
+        tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
+        weight_sizes: root mean square of the numbers of some of its weights, given the paths of their modules;
+            those that can be read without fetching them.
     """
 
     name: str
     architecture: Architecture
     known_as: frozenset[str]
     others: Mapping[str, str] = field(default_factory=dict)
+    aliases: frozenset[str] = frozenset()
+    tokenizer: Callable[[str], bytes | None] = lambda _: None
+    weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A registered adapter that is the same, or nearly.
+
+    Attributes:
+        name: what it is called.
+        task: what it is for.
+        base: the first name of its base.
+        same_bytes: its weights are the same file.
+        similarity: cosine between the two updates, from -1 to 1.
+    """
+
+    name: str
+    task: str
+    base: str
+    same_bytes: bool
+    similarity: float = 1.0
+
+
+def _nobody() -> Sequence[Neighbour]:
+    return ()
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """An adapter that asks to be admitted."""
+    """An adapter that asks to be admitted.
+
+    Attributes:
+        folder: its files.
+        base: the base that it is to stand on.
+        declared: what the user said.
+        surroundings: what else lies in its folder.
+        neighbours: looks for registered adapters that are the same or nearly so; asked only when all else is sound.
+        today: the day it is, in UTC.
+        training: what was found about its training run.
+    """
 
     folder: AdapterFolder
     base: BaseFacts
     declared: Declared
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    neighbours: Callable[[], Sequence[Neighbour]] = _nobody
+    today: date | None = None
+    training: tuple[Finding, ...] = ()
+
+    @cached_property
+    def values(self) -> Values:
+        """What its numbers are like; read once."""
+        from .measuring import measure
+
+        folder = self.folder
+        if folder.header is None or WEIGHTS not in folder.files:
+            return Values()
+        return measure(folder.files[WEIGHTS], folder.header, folder.modules)
+
+    @property
+    def keys(self) -> list[str] | None:
+        """The configured paths of adapted modules; None for every linear layer."""
+        parameters = self.folder.config.lora_parameters
+        return parameters.keys if parameters else None
 
     def promised_layers(self) -> dict[int, dict[str, Weight]]:
         """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below.
@@ -64,10 +129,10 @@ class Candidate:
 
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""
-        keys = self._keys
+        keys = self.keys
         promised = {
             path
-            for layer in self._paths_of_layers()
+            for layer in self.paths_of_layers()
             for key, path in layer.items()
             if keys is None or key in keys
         }
@@ -80,19 +145,14 @@ class Candidate:
         projections, newer ones every linear layer.  What holds for all is that the layers are adapted alike.
         """
         present = set(self.folder.modules)
-        if self._keys is not None:
+        if self.keys is not None:
             return self.promised_modules() - present
-        layers = self._paths_of_layers()
+        layers = self.paths_of_layers()
         adapted = {key for layer in layers for key, path in layer.items() if path in present}
         expected = {layer[key] for layer in layers for key in (adapted & layer.keys() or layer)}
         return expected - present
 
-    @property
-    def _keys(self) -> list[str] | None:
-        parameters = self.folder.config.lora_parameters
-        return parameters.keys if parameters else None
-
-    def _paths_of_layers(self) -> list[dict[str, str]]:
+    def paths_of_layers(self) -> list[dict[str, str]]:
         """Return, for each promised layer, its matrices: path within the layer to path from the root."""
         stem = self.base.architecture.layer_stem()
         return [

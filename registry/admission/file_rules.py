@@ -4,66 +4,179 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..adapter_files import CONFIG, WEIGHTS
+from ..adapter_files import METADATA, WEIGHTS
+from ..adapter_folder import Problem
 from .candidate import Candidate
+from .code import Code, rule
 from .finding import Finding, some
 
 _FLOATS = ("BF16", "F16", "F32")
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+FILE_MISSING = Code(
+    "file_missing",
+    "error",
+    "the folder lacks the weights or their configuration",
+    "without both, nobody can load the adapter",
+    "give the folder that mlx_lm.lora wrote with --adapter-path",
+    fixed=True,
+)
+NOT_SAFETENSORS = Code(
+    "not_safetensors",
+    "error",
+    "the weights are not a well-formed safetensors file",
+    "what a hostile or broken header describes, readers understand differently",
+    "save the weights again with mlx-lm or the safetensors library",
+    fixed=True,
+)
+WEIGHTS_PICKLED = Code(
+    "weights_pickled",
+    "error",
+    "the weights are a pickle or a zip archive under the name of a safetensors file",
+    "a pickle runs code when it is loaded",
+    "save them with safetensors where you trust their origin; nothing is ever unpickled here",
+    fixed=True,
+)
+WEIGHTS_POINTER = Code(
+    "weights_pointer",
+    "error",
+    "the weights are the pointer that Git LFS leaves instead of a file",
+    "the repository was cloned without its large files",
+    "in the clone, run: git lfs pull",
+    fixed=True,
+)
+WEIGHTS_TRUNCATED = Code(
+    "weights_truncated",
+    "error",
+    "the weights end before the last tensor does",
+    "a copy or a download was not finished, or the trainer is still writing",
+    "copy or download the file again",
+    fixed=True,
+)
+CONFIG_INVALID = Code(
+    "config_invalid",
+    "error",
+    "adapter_config.json is not JSON, or a value in it cannot be what it stands for",
+    "rank, scale and layers come from it",
+    "take the file that the training run wrote",
+    fixed=True,
+)
+METADATA_INVALID = Code(
+    "metadata_invalid",
+    "error",
+    "adapter_metadata.json is not JSON, or a value in it cannot be what it stands for",
+    "what it says would be recorded wrongly",
+    "correct the file, or remove it: it is optional",
+    fixed=True,
+)
+NO_TENSORS = Code(
+    "no_tensors",
+    "error",
+    "the file holds no tensors of an adapter",
+    "nothing would be added to the base",
+    "give the adapters.safetensors of the run",
+)
+UNKNOWN_TENSOR = Code(
+    "unknown_tensor",
+    "error",
+    "tensors are not part of an adapter, or not of a model like the base",
+    "mlx-lm refuses to load them",
+    "give the adapter in the form in which its trainer wrote it",
+)
+DTYPE_UNSUPPORTED = Code(
+    "dtype_unsupported",
+    "error",
+    "tensors are not in a floating-point format that can be added to a weight",
+    "they cannot be fused",
+    "save them as float32, float16 or bfloat16",
+)
+DTYPE_MIXED = Code(
+    "dtype_mixed",
+    "warning",
+    "factors are in different floating-point formats",
+    "trainers write one format: files of two runs may have been put together",
+    "save all factors in one format",
+)
+EMPTY_TENSOR = Code(
+    "empty_tensor",
+    "error",
+    "tensors hold no numbers at all",
+    "a factor with a dimension of zero adds nothing, and some readers fail on it",
+    "save the adapter again from its run",
+)
 
 
+@rule(
+    FILE_MISSING,
+    NOT_SAFETENSORS,
+    WEIGHTS_PICKLED,
+    WEIGHTS_POINTER,
+    WEIGHTS_TRUNCATED,
+    CONFIG_INVALID,
+    METADATA_INVALID,
+)
 def readable_files(candidate: Candidate) -> Iterator[Finding]:
-    """Every file is there and in its format: `file_missing`, `not_safetensors`, `config_invalid`, `metadata_invalid`."""
+    """Every file is there and in its format."""
     for problem in candidate.folder.problems:
         if problem.absent:
-            hint = "give the folder that mlx_lm.lora wrote with --adapter-path"
-            yield Finding("file_missing", "error", problem.file, problem.message, hint)
-        elif problem.file == WEIGHTS:
-            yield Finding("not_safetensors", "error", WEIGHTS, problem.message)
+            yield FILE_MISSING.found(problem.file, problem.message)
+        elif problem.file.endswith(".safetensors"):
+            yield _weights_code(candidate, problem).found(problem.file, problem.message)
         else:
-            code = "config_invalid" if problem.file == CONFIG else "metadata_invalid"
-            yield Finding(code, "error", problem.file, problem.message)
+            code = METADATA_INVALID if problem.file == METADATA else CONFIG_INVALID
+            yield code.found(problem.file, problem.message)
 
 
+def _weights_code(candidate: Candidate, problem: Problem) -> Code:
+    head = next((entry.head for entry in candidate.surroundings.named(problem.file)), b"")
+    if head.startswith(_PICKLES):
+        return WEIGHTS_PICKLED
+    if head == b"version ":
+        return WEIGHTS_POINTER
+    return WEIGHTS_TRUNCATED if "cut short" in problem.message else NOT_SAFETENSORS
+
+
+@rule(NO_TENSORS, UNKNOWN_TENSOR)
 def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
-    """The weights are those of an adapter: `no_tensors`, `unknown_tensor`."""
+    """The weights are those of an adapter."""
     folder = candidate.folder
     if folder.header is None or folder.config.method == "full":
         return
     if not folder.modules:
-        yield Finding("no_tensors", "error", WEIGHTS, "the file holds no lora_a and lora_b tensors")
+        yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
     if folder.strangers:
         message = (
             f"{len(folder.strangers)} tensors are not part of a LoRA adapter: {some(list(folder.strangers))}"
         )
-        yield Finding("unknown_tensor", "error", WEIGHTS, message)
+        peft = any(".lora_A." in name or ".lora_B." in name for name in folder.strangers)
+        hint = (
+            "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
+        )
+        yield UNKNOWN_TENSOR.found(WEIGHTS, message, hint if peft else None)
 
 
+@rule(DTYPE_UNSUPPORTED, DTYPE_MIXED)
 def float_tensors(candidate: Candidate) -> Iterator[Finding]:
-    """The tensors are numbers that can be added to a weight: `dtype_unsupported`."""
+    """The tensors are numbers that can be added to a weight, all in one format."""
     header = candidate.folder.header
-    odd = [tensor for tensor in header.tensors.values() if tensor.dtype not in _FLOATS] if header else []
+    tensors = list(header.tensors.values()) if header else []
+    odd = [tensor for tensor in tensors if tensor.dtype not in _FLOATS]
     if odd:
         kinds = some({tensor.dtype for tensor in odd})
         message = (
             f"{len(odd)} tensors are {kinds}, not {', '.join(_FLOATS)}: {some(tensor.name for tensor in odd)}"
         )
-        yield Finding("dtype_unsupported", "error", WEIGHTS, message)
+        yield DTYPE_UNSUPPORTED.found(WEIGHTS, message)
+        return
+    factors = {tensor.dtype for tensor in tensors if tensor.name.rpartition(".")[2] in ("lora_a", "lora_b")}
+    if len(factors) > 1:
+        yield DTYPE_MIXED.found(WEIGHTS, f"the factors are in {len(factors)} formats: {some(factors)}")
 
 
-def supported_method(candidate: Candidate) -> Iterator[Finding]:
-    """The method is the one that the tensors show: `method_mismatch`."""
-    folder = candidate.folder
-    method = folder.config.method
-    factors = any(module.a is not None or module.b is not None for module in folder.modules.values())
-    magnitudes = any(module.m is not None for module in folder.modules.values())
-    if method == "full":
-        if factors:
-            message = "the configuration says full fine-tuning, and the tensors are lora_a and lora_b"
-            hint = 'set "fine_tune_type": "lora"'
-            yield Finding("method_mismatch", "error", CONFIG, message, hint)
-    elif magnitudes and method == "lora":
-        message = "the tensors have DoRA magnitudes, and the configuration says LoRA"
-        yield Finding("method_mismatch", "error", CONFIG, message, 'set "fine_tune_type": "dora"')
-    elif folder.modules and not magnitudes and method == "dora":
-        message = "the configuration says DoRA, and the tensors have no magnitudes"
-        yield Finding("method_mismatch", "error", CONFIG, message, 'set "fine_tune_type": "lora"')
+@rule(EMPTY_TENSOR)
+def tensors_hold_numbers(candidate: Candidate) -> Iterator[Finding]:
+    """No tensor is empty."""
+    header = candidate.folder.header
+    empty = [tensor.name for tensor in header.tensors.values() if not tensor.size] if header else []
+    if empty:
+        yield EMPTY_TENSOR.found(WEIGHTS, f"{len(empty)} tensors are empty: {some(empty)}")

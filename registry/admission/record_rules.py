@@ -1,18 +1,97 @@
-"""Rules about what is said of an adapter: the flags, the hand-written file and the tensors agree."""
+"""Rules about what is said of an adapter: the flags, the hand-written file, the folder's name and the tensors agree."""
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from collections.abc import Iterator
 
-from ..adapter_files import METADATA
+from ..adapter_files import CONFIG, METADATA
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
 from .candidate import Candidate
+from .code import Code, rule
 from .finding import Finding
+from .tokenizer_rules import embedding_rows
+
+_FIRST_LORA = dt.date(2021, 6, 1)
+"""LoRA was published in June 2021 (arXiv:2106.09685)."""
+
+METADATA_CONFLICT = Code(
+    "metadata_conflict",
+    "warning",
+    "adapter_metadata.json says something else than the flags or the tensors",
+    "the record would say what one of them does not",
+    "correct the file, or leave out the flag",
+)
+FOLDER_NAME_CONFLICT = Code(
+    "folder_name_conflict",
+    "warning",
+    "the folder's name gives the same task another version or date than the one that is recorded",
+    "folders are found again by their names",
+    "leave out --version and --date to take them from the name, or rename the folder",
+)
+DATE_IN_FUTURE = Code(
+    "date_in_future",
+    "warning",
+    "the day of training is not here yet",
+    "the history of the task would be out of order",
+    "give --date YYYYMMDD",
+)
+DATE_TOO_EARLY = Code(
+    "date_too_early",
+    "warning",
+    "the day of training is before LoRA was published, in June 2021",
+    "a clock was wrong, or day, month and year were mixed up",
+    "give --date YYYYMMDD",
+)
+DATE_INVALID = Code(
+    "date_invalid",
+    "warning",
+    "adapter_metadata.json gives a training_date that is not a date",
+    "the day of registration is recorded instead",
+    "write it as 2026-01-15, or give --date YYYYMMDD",
+)
+VAL_LOSS_NEGATIVE = Code(
+    "val_loss_negative",
+    "warning",
+    "the validation loss is negative",
+    "a cross-entropy cannot be: it is another number, or has lost its meaning",
+    "give the validation loss that the trainer printed",
+)
+VAL_LOSS_ABOVE_CHANCE = Code(
+    "val_loss_above_chance",
+    "warning",
+    "the validation loss is above that of guessing among all tokens",
+    "the run diverged, or the number is another one, such as a perplexity",
+    "give the validation loss that the trainer printed, not its exponential",
+)
+DATASET_UNKNOWN = Code(
+    "dataset_unknown",
+    "info",
+    "nothing says what the adapter was trained on",
+    "what was learned from a dataset cannot be found again when the dataset has to be withdrawn",
+    "give --dataset",
+)
+NOT_TRAINED = Code(
+    "not_trained",
+    "warning",
+    "the configuration is that of a run of no iterations",
+    "the weights are the starting point, or of another run",
+    "take the adapter_config.json of the same run",
+)
+DROPOUT_IMPLAUSIBLE = Code(
+    "dropout_implausible",
+    "warning",
+    "the dropout is not from 0 to below 1",
+    "with a dropout of 1 nothing is learned",
+    "take the adapter_config.json that the run wrote",
+)
 
 
+@rule(METADATA_CONFLICT)
 def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
-    """The hand-written file says what the flags, the configuration and the tensors say: `metadata_conflict`."""
+    """The hand-written file says what the flags, the configuration and the tensors say."""
     folder, declared, metadata = candidate.folder, candidate.declared, candidate.folder.metadata
     config_rank = folder.config.lora_parameters.rank if folder.config.lora_parameters else None
     pairs: list[tuple[str, object, object, str]] = [
@@ -22,52 +101,99 @@ def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
         ("training_examples", metadata.training_examples, declared.examples, "--examples"),
         ("lora_alpha", metadata.lora_alpha, declared.alpha, "--alpha"),
         ("lora_rank", metadata.lora_rank, folder.rank or config_rank, "the tensors"),
+        ("training_date", _metadata_date(candidate), declared.date, "--date"),
     ]
     for field, written, other, source in pairs:
         if written is not None and other is not None and written != other:
             message = f"{METADATA} says {field} {written}, and {source} says {other}; {source} wins"
-            yield Finding("metadata_conflict", "warning", field, message)
-    yield from _name_agrees(candidate)
-
-
-def _name_agrees(candidate: Candidate) -> Iterator[Finding]:
-    metadata, declared = candidate.folder.metadata, candidate.declared
-    if metadata.training_date:
-        try:
-            written = parse_date(metadata.training_date[:10])
-        except BadInputError:
-            message = f"{METADATA} says training_date {metadata.training_date[:40]!r}, which is not a date"
-            yield Finding("metadata_conflict", "warning", "training_date", message)
-        else:
-            if declared.date and written != declared.date:
-                message = (
-                    f"{METADATA} says training_date {written}, and --date says {declared.date}; --date wins"
-                )
-                yield Finding("metadata_conflict", "warning", "training_date", message)
+            yield METADATA_CONFLICT.found(field, message)
     if metadata.adapter_name and declared.task:
-        try:
-            task = AdapterName.parse(metadata.adapter_name.removeprefix("adapters_")).task
-        except BadInputError:
-            task = metadata.adapter_name.casefold()
+        written_name = _name(metadata.adapter_name)
+        task = written_name.task if written_name else metadata.adapter_name.casefold()
         if task != declared.task:
             message = (
                 f"{METADATA} says adapter_name {metadata.adapter_name!r}, and --task says {declared.task!r}"
             )
-            yield Finding("metadata_conflict", "warning", "adapter_name", message)
+            yield METADATA_CONFLICT.found("adapter_name", message)
 
 
-def alpha_is_scale_times_rank(candidate: Candidate) -> Iterator[Finding]:
-    """`alpha = scale * rank` holds where both are known: `alpha_conflict`."""
-    folder = candidate.folder
-    alpha = candidate.declared.alpha if candidate.declared.alpha is not None else folder.metadata.lora_alpha
-    if alpha is None or folder.scale is None or not folder.rank:
+def _name(text: str) -> AdapterName | None:
+    try:
+        return AdapterName.parse(text.casefold().removeprefix("adapters_"))
+    except BadInputError:
+        return None
+
+
+def _metadata_date(candidate: Candidate) -> dt.date | None:
+    written = candidate.folder.metadata.training_date
+    try:
+        return parse_date(written[:10]) if written else None
+    except BadInputError:
+        return None
+
+
+@rule(FOLDER_NAME_CONFLICT)
+def names_agree(candidate: Candidate) -> Iterator[Finding]:
+    """A folder that is called by an adapter's name has the version and date that are recorded."""
+    declared, metadata = candidate.declared, candidate.folder.metadata
+    written = _name(candidate.folder.path.resolve().name)
+    task = declared.task
+    if task is None and metadata.adapter_name:
+        task = named.task if (named := _name(metadata.adapter_name)) else metadata.adapter_name.casefold()
+    if written is None or (task is not None and task != written.task):
         return
-    implied = folder.scale * folder.rank
-    if abs(implied - alpha) > 1e-6 * max(abs(implied), abs(alpha)):
-        message = (
-            f"alpha is given as {alpha:g}, and scale {folder.scale:g} x rank {folder.rank} is {implied:g}"
+    for field, in_name, recorded in (
+        ("version", written.version, declared.version or metadata.version),
+        ("date", written.date, declared.date or _metadata_date(candidate)),
+    ):
+        if recorded is not None and recorded != in_name:
+            message = f"the folder is called {written}, and its {field} is given as {recorded}"
+            yield FOLDER_NAME_CONFLICT.found(field, message)
+
+
+@rule(DATE_IN_FUTURE, DATE_TOO_EARLY, DATE_INVALID)
+def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
+    """The day of training is a day on which somebody can have trained it."""
+    written = candidate.folder.metadata.training_date
+    if written and _metadata_date(candidate) is None:
+        message = f"{METADATA} says training_date {written[:40]!r}, which is not a date"
+        yield DATE_INVALID.found("training_date", message)
+    named = _name(candidate.folder.path.resolve().name)
+    date = candidate.declared.date or _metadata_date(candidate) or (named.date if named else None)
+    if date is None:
+        return
+    # Somewhere it is tomorrow already.
+    if candidate.today and date > candidate.today + dt.timedelta(days=1):
+        yield DATE_IN_FUTURE.found(
+            "date", f"the day of training is given as {date}, and it is {candidate.today}"
         )
-        hint = "fusing uses the scale of adapter_config.json; alpha is only recorded"
-        if alpha == folder.scale:
-            message += ": the scale was written where alpha is meant"
-        yield Finding("alpha_conflict", "warning", "alpha", message, hint)
+    elif date < _FIRST_LORA:
+        yield DATE_TOO_EARLY.found("date", f"the day of training is given as {date}")
+
+
+@rule(VAL_LOSS_NEGATIVE, VAL_LOSS_ABOVE_CHANCE)
+def loss_plausible(candidate: Candidate) -> Iterator[Finding]:
+    """The validation loss is one of a model that has learned something."""
+    declared = candidate.declared.val_loss
+    loss = declared if declared is not None else candidate.folder.metadata.final_val_loss
+    if loss is None:
+        return
+    rows = embedding_rows(candidate)
+    if loss < 0:
+        yield VAL_LOSS_NEGATIVE.found("val_loss", f"the validation loss is given as {loss:g}")
+    elif rows and rows > 1 and loss > math.log(rows) + 0.5:
+        message = f"the validation loss is given as {loss:g}, and guessing among {rows} tokens has {math.log(rows):.2f}"
+        yield VAL_LOSS_ABOVE_CHANCE.found("val_loss", message)
+
+
+@rule(DATASET_UNKNOWN, NOT_TRAINED, DROPOUT_IMPLAUSIBLE)
+def training_recorded(candidate: Candidate) -> Iterator[Finding]:
+    """The run is one that trained, and on what is known."""
+    folder, declared = candidate.folder, candidate.declared
+    if not (declared.dataset or folder.metadata.dataset or folder.config.data):
+        yield DATASET_UNKNOWN.found("dataset", "nothing says what the adapter was trained on")
+    if folder.config.iters == 0:
+        yield NOT_TRAINED.found(CONFIG, "the configuration says 0 iterations")
+    dropout = folder.config.lora_parameters.dropout if folder.config.lora_parameters else None
+    if dropout is not None and not 0 <= dropout < 1:
+        yield DROPOUT_IMPLAUSIBLE.found(CONFIG, f"the configuration says a dropout of {dropout:g}")

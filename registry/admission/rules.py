@@ -1,34 +1,77 @@
 """The rules of admission, each a function from a candidate to what it finds.
 
-The order is the order of understanding: files, configuration, base, modules, shapes, numbers, contradictions.
+The order is the order of understanding: files, configuration, base, modules, shapes, numbers, contradictions, neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 
-from .base_rules import declared_base, modules_of_base, promised_layers
-from .candidate import Candidate
-from .file_rules import float_tensors, has_adapter_tensors, readable_files, supported_method
-from .finding import Finding
-from .record_rules import alpha_is_scale_times_rank, metadata_agrees
-from .tensor_rules import complete_pairs, full_weights, numbers_sound, rank_consistent, shapes_fit
-
-Rule = Callable[[Candidate], Iterator[Finding]]
+from ..training.rules import training_run
+from . import (
+    base_rules,
+    file_rules,
+    folder_rules,
+    layer_rules,
+    method_rules,
+    neighbour_rules,
+    number_rules,
+    peft_rules,
+    record_rules,
+    scale_rules,
+    tensor_rules,
+    tokenizer_rules,
+)
+from .code import Code, Rule
 
 RULES: tuple[Rule, ...] = (
-    readable_files,
-    has_adapter_tensors,
-    float_tensors,
-    supported_method,
-    declared_base,
-    modules_of_base,
-    complete_pairs,
-    shapes_fit,
-    full_weights,
-    rank_consistent,
-    promised_layers,
-    numbers_sound,
-    metadata_agrees,
-    alpha_is_scale_times_rank,
+    file_rules.readable_files,
+    peft_rules.carried_over_from_peft,
+    folder_rules.nothing_runs,
+    folder_rules.nothing_unexpected,
+    folder_rules.no_remote_code,
+    file_rules.has_adapter_tensors,
+    file_rules.float_tensors,
+    file_rules.tensors_hold_numbers,
+    method_rules.supported_method,
+    base_rules.declared_base,
+    base_rules.modules_of_base,
+    tokenizer_rules.tokens_fit,
+    tokenizer_rules.same_tokenizer,
+    method_rules.complete_pairs,
+    tensor_rules.shapes_fit,
+    tensor_rules.full_weights,
+    layer_rules.full_layers,
+    tensor_rules.rank_consistent,
+    tensor_rules.rank_fits_matrix,
+    scale_rules.scale_given,
+    scale_rules.scale_plausible,
+    scale_rules.scale_agrees_with_alpha,
+    layer_rules.keys_are_paths,
+    layer_rules.promised_layers,
+    peft_rules.whole_peft_adapter,
+    number_rules.numbers_finite,
+    number_rules.numbers_do_something,
+    number_rules.numbers_not_clipped,
+    number_rules.updates_plausible,
+    number_rules.magnitudes_positive,
+    record_rules.metadata_agrees,
+    record_rules.names_agree,
+    record_rules.dates_plausible,
+    record_rules.loss_plausible,
+    record_rules.training_recorded,
+    training_run,
+    neighbour_rules.not_there_yet,
 )
+
+UNREADABLE: tuple[Code, ...] = (
+    folder_rules.LINK_OUTSIDE,
+    folder_rules.SPECIAL_FILE,
+    folder_rules.UNSAFE_PATH,
+)
+"""What is found of a folder that cannot be read at all, before any rule can look at it."""
+
+CODES: Mapping[str, Code] = {
+    code.name: code for code in (*UNREADABLE, *(code for rule in RULES for code in rule.codes))
+}
+"""Every code by its name."""

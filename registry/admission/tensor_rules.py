@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from statistics import median
 
 from fusery.storage.safetensors import Tensor
 
@@ -10,27 +12,72 @@ from ..adapter_files import CONFIG, WEIGHTS
 from ..adapter_folder import LoraModule
 from ..architecture import Weight
 from .candidate import Candidate
+from .code import Code, rule
+from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
 from .finding import Finding, some
-from .values import TensorValues, scan_values
+
+_EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
+_PARTS = ("weight", "bias", "scales", "biases")
+_HEADS = frozenset({"lm_head", "output", "embed_out"})
+
+SHAPE_MISMATCH = Code(
+    "shape_mismatch",
+    "error",
+    "a tensor's shape does not fit its partner, or the weight of the base",
+    "the update cannot be added",
+    "the adapter belongs to another base model, or was transposed on the way",
+)
+VOCABULARY_MISMATCH = Code(
+    "vocabulary_mismatch",
+    "error",
+    "the adapter's embedding or output layer has another number of rows than the base's",
+    "tokens were added in training: without them the ids of the tokenizer mean something else",
+    "add the base with the resized embedding, and register the adapter on that",
+)
+RANK_MISMATCH = Code(
+    "rank_mismatch",
+    "error",
+    "the tensors have another rank than the configuration says",
+    "mlx-lm makes layers of the configured rank, and then cannot load the tensors",
+    "take the adapter_config.json of the same run",
+)
+RANK_MIXED = Code(
+    "rank_mixed",
+    "error",
+    "modules have different ranks",
+    "mlx-lm knows one rank for all modules and cannot load the tensors",
+    "train with one rank, or pad the smaller factors with zeros",
+)
+RANK_EXCEEDS_MATRIX = Code(
+    "rank_exceeds_matrix",
+    "warning",
+    "the rank is larger than the smaller side of the matrix",
+    "the factors are larger than the change that they can describe",
+    "train with a smaller rank",
+)
+
+_NARROW = 4
 
 
-def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
-    """Each module has both factors, and with DoRA a magnitude: `incomplete_module`."""
-    folder = candidate.folder
-    # That no module has one is for `supported_method` to say.
-    magnitudes = folder.config.method == "dora" and any(m.m is not None for m in folder.modules.values())
-    for module in folder.modules.values():
-        parts = {"lora_a": module.a, "lora_b": module.b, **({"m": module.m} if magnitudes else {})}
-        for part in (name for name, shape in parts.items() if shape is None):
-            yield Finding("incomplete_module", "error", module.path, f"{module.path} has no {part}")
-
-
+@rule(SHAPE_MISMATCH, VOCABULARY_MISMATCH)
 def shapes_fit(candidate: Candidate) -> Iterator[Finding]:
-    """The factors' and magnitudes' shapes fit each other and the base: `shape_mismatch`."""
+    """The factors' and magnitudes' shapes fit each other and the base."""
     for module in candidate.folder.modules.values():
         weight = candidate.base.architecture.weights.get(module.path)
         if weight is not None and (why := _misfit(module, weight) or _misfit_magnitude(module, weight)):
-            yield Finding("shape_mismatch", "error", module.path, f"{module.path}: {why}")
+            code = VOCABULARY_MISMATCH if _is_resized(module, weight) else SHAPE_MISMATCH
+            yield code.found(module.path, f"{module.path}: {why}")
+
+
+def _is_resized(module: LoraModule, weight: Weight) -> bool:
+    """Tell whether only the number of tokens differs: of an embedding it is the side of A, of a head that of B."""
+    a, b = module.a, module.b
+    if a is None or b is None or not len(a) == len(b) == len(weight.shape) == 2 or a[1] != b[0]:
+        return False
+    last = module.path.rpartition(".")[2]
+    if last in _EMBEDDINGS:
+        return b[1] == weight.shape[1] and a[0] != weight.shape[0]
+    return last in _HEADS and a[0] == weight.shape[1] and b[1] != weight.shape[0]
 
 
 def _misfit(module: LoraModule, weight: Weight) -> str | None:
@@ -57,13 +104,14 @@ def _misfit_magnitude(module: LoraModule, weight: Weight) -> str | None:
     return f"the magnitude m {module.m} does not fit a weight of shape {weight.shape}"
 
 
+@rule(NO_TENSORS, UNKNOWN_TENSOR, SHAPE_MISMATCH, VOCABULARY_MISMATCH)
 def full_weights(candidate: Candidate) -> Iterator[Finding]:
-    """A full fine tune holds weights of the base in their shapes: `no_tensors`, `unknown_tensor`, `shape_mismatch`."""
+    """A full fine-tune holds weights of the base in their shapes."""
     folder = candidate.folder
     if folder.header is None or folder.config.method != "full":
         return
     if not folder.header.tensors:
-        yield Finding("no_tensors", "error", WEIGHTS, "the file holds no tensors")
+        yield NO_TENSORS.found(WEIGHTS, "the file holds no tensors")
     weights = candidate.base.architecture.weights
     containers = _containers(weights)
     unknown = []
@@ -72,15 +120,25 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
         weight = weights.get(module)
         if part in ("lora_a", "lora_b"):
             continue  # a method_mismatch
-        if weight is not None and part in ("weight", "bias", "scales", "biases"):
+        if weight is not None and part in _PARTS:
             if why := _misfit_full(tensor, part, weight):
-                yield Finding("shape_mismatch", "error", tensor.name, f"{tensor.name}: {why}")
-        elif module not in containers:
+                code = VOCABULARY_MISMATCH if _is_resized_full(tensor, module, weight) else SHAPE_MISMATCH
+                yield code.found(tensor.name, f"{tensor.name}: {why}")
+        # A module with a weight may have other numbers too, such as the bias by which a router corrects itself.
+        elif weight is None and module not in containers:  # else it may have numbers that are not on record
             unknown.append(tensor.name)
     if unknown:
         message = f"{len(unknown)} tensors are not in {candidate.base.name}: {some(unknown)}"
-        hint = "the fine tune belongs to another base model"
-        yield Finding("unknown_tensor", "error", WEIGHTS, message, hint)
+        yield UNKNOWN_TENSOR.found(WEIGHTS, message, "the fine-tune belongs to another base model")
+
+
+def _is_resized_full(tensor: Tensor, module: str, weight: Weight) -> bool:
+    last = module.rpartition(".")[2]
+    return (
+        last in _EMBEDDINGS | _HEADS
+        and len(tensor.shape) == len(weight.shape) == 2
+        and tensor.shape[1] == weight.shape[1]
+    )
 
 
 def _containers(weights: Iterable[str]) -> set[str]:
@@ -107,60 +165,55 @@ def _misfit_full(tensor: Tensor, part: str, weight: Weight) -> str | None:
     return None if fits else f"its shape {tensor.shape} does not fit a weight of shape {weight.shape}"
 
 
+@rule(RANK_MISMATCH, RANK_MIXED)
 def rank_consistent(candidate: Candidate) -> Iterator[Finding]:
-    """The tensors have the configured rank, and a scale is given: `rank_mismatch`, `scale_missing`."""
+    """All modules have the configured rank."""
     folder = candidate.folder
     if folder.config.method == "full" or not folder.modules:
         return
     parameters = folder.config.lora_parameters
-    ranks = {
-        module.a[-1] if len(module.a) == 2 else module.a[1]
-        for module in folder.modules.values()
-        if module.a and len(module.a) > 1
-    }
-    if parameters and parameters.rank is not None and ranks and ranks != {parameters.rank}:
-        message = f"the configuration says rank {parameters.rank}, and the tensors have {some({str(r) for r in ranks})}"
-        yield Finding("rank_mismatch", "error", CONFIG, message)
-    if CONFIG in {problem.file for problem in folder.problems}:
-        return
-    if parameters is None or parameters.scale is None:
-        has_alpha = parameters is not None and parameters.alpha is not None
-        message = (
-            "the configuration gives alpha and no scale" if has_alpha else "the configuration gives no scale"
+    configured = parameters.rank if parameters else None
+    ranks = Counter(rank for module in folder.modules.values() if (rank := _rank(module)) is not None)
+    if configured is not None and ranks and set(ranks) != {configured}:
+        message = f"the configuration says rank {configured}, and the tensors have {_list(ranks)}"
+        yield RANK_MISMATCH.found(CONFIG, message)
+    if len(ranks) > 1:
+        usual = ranks.most_common(1)[0][0]
+        odd = [path for path, module in folder.modules.items() if _rank(module) not in (None, usual)]
+        yield RANK_MIXED.found(
+            WEIGHTS, f"the tensors have the ranks {_list(ranks)}: not {usual} in {some(odd)}"
         )
-        hint = 'mlx-lm multiplies by "scale" in lora_parameters: write the value of the run (alpha / rank in other tools)'
-        yield Finding("scale_missing", "error", CONFIG, message, hint)
 
 
-def numbers_sound(candidate: Candidate) -> Iterator[Finding]:
-    """The numbers are finite and do something: `not_finite`, `all_zero`, `module_zero`."""
-    folder = candidate.folder
-    if folder.header is None:
-        return
-    scanned = list(scan_values(folder.files[WEIGHTS], folder.header))
-    if broken := [values.name for values in scanned if not values.finite]:
-        message = f"{len(broken)} tensors hold NaN or infinity: {some(broken)}"
-        hint = "the training run diverged: take an earlier checkpoint"
-        yield Finding("not_finite", "error", WEIGHTS, message, hint)
-    yield from _without_effect(candidate, scanned)
+def _rank(module: LoraModule) -> int | None:
+    if not module.a or len(module.a) < 2:
+        return None
+    return module.a[-1] if len(module.a) == 2 else module.a[1]
 
 
-def _without_effect(candidate: Candidate, scanned: list[TensorValues]) -> Iterator[Finding]:
-    folder = candidate.folder
-    hint = "the run saved its starting point: train longer, or take a later checkpoint"
-    if folder.config.method == "full":
-        if scanned and all(values.zero for values in scanned):
-            yield Finding("all_zero", "error", WEIGHTS, "every weight is zero", hint)
-        return
-    if folder.scale == 0:
-        message = "the configuration's scale is zero: the adapter does nothing"
-        yield Finding("all_zero", "error", CONFIG, message, "write the scale of the run")
-    dead = {
-        values.name.rpartition(".")[0] for values in scanned if values.zero and not values.name.endswith(".m")
+def _list(ranks: Iterable[int]) -> str:
+    return some(str(rank) for rank in ranks)
+
+
+@rule(RANK_EXCEEDS_MATRIX)
+def rank_fits_matrix(candidate: Candidate) -> Iterator[Finding]:
+    """No rank is larger than the matrix that it is to change.
+
+    A router of experts or the gate of a head is narrow on purpose, and mlx-lm has one rank for all: such are passed over.
+    """
+    weights = candidate.base.architecture.weights
+    sides = {
+        path: min(weights[path].shape[-2:])
+        for path in candidate.folder.modules
+        if path in weights and len(weights[path].shape) > 1
     }
-    if folder.modules and dead >= set(folder.modules):
-        message = "every module's update is zero: the adapter does nothing"
-        yield Finding("all_zero", "error", WEIGHTS, message, hint)
-    elif dead:
-        message = f"{len(dead)} of {len(folder.modules)} modules have a zero update: {some(dead)}"
-        yield Finding("module_zero", "warning", WEIGHTS, message)
+    usual = median(sides.values()) if sides else 0
+    large = {
+        path: rank
+        for path, side in sides.items()
+        if (rank := _rank(candidate.folder.modules[path])) and rank > side and side * _NARROW >= usual
+    }
+    if large:
+        path, rank = next(iter(large.items()))
+        message = f"rank {rank} is more than the {sides[path]} that {path} can have"
+        yield RANK_EXCEEDS_MATRIX.found(path, message)

@@ -1,17 +1,9 @@
-"""One pass over the numbers of an adapter: where they are not finite, and where they are all zero."""
+"""What an adapter's numbers are like, as the rules see them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-
-from fusery.storage.safetensors import Header, Tensor
-
-_BLOCK = 4 << 20
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,38 +14,27 @@ class TensorValues:
         name: the tensor.
         finite: no NaN and no infinity.
         zero: every number is zero.
+        low: the smallest number; NaN where one is NaN.
+        high: the largest number; NaN where one is NaN.
+        clipped: share of numbers that equal the largest or the smallest one, unless all are equal.
     """
 
     name: str
     finite: bool
     zero: bool
+    low: float
+    high: float
+    clipped: float
 
 
-def scan_values(path: Path, header: Header) -> Iterator[TensorValues]:
-    """Yield, for each floating-point tensor of a file, whether it is finite and whether it is all zero.
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What an adapter's numbers are like.
 
-    Memory stays at a few MiB whatever the file's size.
+    Attributes:
+        tensors: of each floating-point tensor, by name.
+        norms: Frobenius norm of `B A`, without the scale, of each module with both factors, by path.
     """
-    with path.open("rb", buffering=0) as file:
-        for tensor in header.tensors.values():
-            if tensor.dtype in _FLOATS or tensor.dtype == "BF16":
-                finite, zero = True, True
-                for block in _blocks(file, tensor):
-                    finite = finite and bool(np.isfinite(block).all())
-                    zero = zero and not block.any()
-                yield TensorValues(tensor.name, finite, zero)
 
-
-def _blocks(file: object, tensor: Tensor) -> Iterator[np.ndarray]:
-    position = tensor.begin
-    while position < tensor.end:
-        file.seek(position)  # type: ignore[attr-defined]
-        data = file.read(min(_BLOCK, tensor.end - position))  # type: ignore[attr-defined]
-        if not data:
-            return
-        position += len(data)
-        if tensor.dtype == "BF16":
-            # A bfloat16 is the upper half of a float32.
-            yield (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            yield np.frombuffer(data, np.dtype(_FLOATS[tensor.dtype]).newbyteorder("<"))
+    tensors: Mapping[str, TensorValues] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)

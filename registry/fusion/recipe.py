@@ -38,6 +38,20 @@ class Recipe:
     calibration: str | None = None
     extras: tuple[tuple[str, float], ...] = ()
 
+    @classmethod
+    def from_dict(cls, form: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a JSON form; the law: `Recipe.from_dict(recipe.to_dict()) == recipe`."""
+        return cls(
+            precision=form["precision"],
+            engine=form["engine"],
+            quantization=form["quantization"],
+            scale=form["scale"],
+            seed=form["seed"],
+            bits=form.get("bits", {}),
+            calibration=form.get("calibration"),
+            extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that goes into the key; what came later is left out where it says nothing."""
         form: dict[str, Any] = {

@@ -7,6 +7,7 @@ from .bytes import Blob, Intent, Lease, Manifest, ManifestFile
 from .models import (
     Adapter,
     AdapterFinding,
+    AdapterRendering,
     AdapterTag,
     BaseModel,
     BaseName,
@@ -18,6 +19,7 @@ from .models import (
     FusedExtra,
     ModuleFidelity,
     Task,
+    TrainingRun,
 )
 from .record import Record
 from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
@@ -27,6 +29,7 @@ metadata = Record.metadata
 __all__ = [
     "Adapter",
     "AdapterFinding",
+    "AdapterRendering",
     "AdapterTag",
     "Alias",
     "AliasMove",
@@ -51,6 +54,7 @@ __all__ = [
     "Registry",
     "Signature",
     "Task",
+    "TrainingRun",
     "Yank",
     "metadata",
 ]

@@ -17,7 +17,8 @@ class BaseModel(Record):
 
     `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
     bits its weight has, so that an adapter can be held against the base without its files.  `written_by_mlx`: its weight
-    files say so, and their tensors have mlx-lm's names.
+    files say so, and their tensors have mlx-lm's names.  `digest` is that of the manifest, `content` of what the files
+    hold (`base_identity`); unknown of bases that were added before it was recorded.
     """
 
     __tablename__ = "base_model"
@@ -25,6 +26,7 @@ class BaseModel(Record):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    content: Mapped[str | None] = mapped_column(DIGEST, index=True)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     architecture: Mapped[str] = mapped_column(String(200))
     model_type: Mapped[str] = mapped_column(String(100))
@@ -171,6 +173,7 @@ class Adapter(Record):
     parent: Mapped[Adapter | None] = relationship(remote_side=[id])
     tags: Mapped[list[AdapterTag]] = relationship(order_by="AdapterTag.key")
     findings: Mapped[list[AdapterFinding]] = relationship(order_by="AdapterFinding.id")
+    renderings: Mapped[list[AdapterRendering]] = relationship(order_by="AdapterRendering.form")
 
 
 class AdapterTag(Record):
@@ -199,6 +202,21 @@ class AdapterFinding(Record):
     hint: Mapped[str] = mapped_column(Text, default="")
 
 
+class AdapterRendering(Record):
+    """The other form of an adapter: the files that are computed from it, by their digests.  Their bytes are not stored."""
+
+    __tablename__ = "adapter_rendering"
+    __table_args__ = (CheckConstraint(one_of("form", "mlx", "peft"), name="form"),)
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    form: Mapped[str] = mapped_column(String(8), primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
+    created_at: Mapped[datetime]
+
+    manifest: Mapped[Manifest] = relationship()
+
+
 class CurvePoint(Record):
     """One point of an adapter's training curve."""
 
@@ -209,6 +227,42 @@ class CurvePoint(Record):
     train_loss: Mapped[float | None]
     val_loss: Mapped[float | None]
     learning_rate: Mapped[float | None]
+
+
+class TrainingRun(Record):
+    """Where an adapter's weights come from within the run that made them, as far as its folder, log or record tell.
+
+    `checkpoint` is the number of iterations that the weights have behind them.  Losses and iterations named `best_` and
+    `last_` are of the whole run; the curve of an adapter ends at its checkpoint.  `peak_memory` is in bytes.
+    """
+
+    __tablename__ = "training_run"
+    __table_args__ = (
+        CheckConstraint("checkpoint IS NULL OR checkpoint >= 0", name="checkpoint"),
+        CheckConstraint(one_of("chosen", "best", "last", "iteration"), name="chosen"),
+        CheckConstraint(one_of("state", "finished", "stopped", "unknown"), name="state"),
+        CheckConstraint(one_of("source", "record", "log", "config"), name="source"),
+    )
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    checkpoint: Mapped[int | None]
+    chosen: Mapped[str] = mapped_column(String(9))
+    last_iteration: Mapped[int | None]
+    last_val_loss: Mapped[float | None]
+    best_iteration: Mapped[int | None]
+    best_val_loss: Mapped[float | None]
+    state: Mapped[str] = mapped_column(String(8))
+    source: Mapped[str] = mapped_column(String(6))
+    started_at: Mapped[datetime | None]
+    seconds: Mapped[float | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    peak_memory: Mapped[int | None] = mapped_column(BigInteger)
+    git_commit: Mapped[str | None] = mapped_column(String(64))
+    git_dirty: Mapped[bool | None]
+    machine: Mapped[dict[str, Any] | None]
+    versions: Mapped[dict[str, Any] | None]
+    arguments: Mapped[dict[str, Any] | None]
+    dataset_files: Mapped[list[dict[str, Any]] | None] = mapped_column(DOCUMENT)
 
 
 class Fused(Record):

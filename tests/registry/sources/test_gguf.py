@@ -533,7 +533,7 @@ BAD_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "arrays of more",
     ),
     "array-beyond-end": (
-        lambda data: header_with(0, 1, key(b"a", 9) + struct.pack("<IQ", 4, 1 << 22)),
+        lambda data: header_with(0, 1, key(b"a", 9) + struct.pack("<IQ", 4, 2_000_000)),
         "cut short",
     ),
     "nested-array": (lambda data: header_with(0, 1, key(b"a", 9) + struct.pack("<IQ", 9, 1)), "nested array"),

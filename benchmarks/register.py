@@ -1,0 +1,100 @@
+"""Registering a 6 MB adapter against a base that is there, in turn with what it cannot be faster than.
+
+The peers are the start of the interpreter and the SHA-256 of the file in it; what `fusery register` takes on top of the
+first is bounded by one second.  `--crowd` registers so many adapters before, for the look for near-duplicates.
+
+Run it with `python benchmarks/register.py --runs 5 --crowd 24`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+BOUND = 1.0
+# Of SmolLM2-135M: 30 layers of 576, of which 18 are adapted at rank 8 on every linear layer.
+SHAPE = {"layers": 30, "hidden": 576, "intermediate": 1536, "vocab": 49152}
+ADAPTER = {"num_layers": 18, "rank": 8}
+
+
+def run(command: list[str], home: Path) -> tuple[float, float]:
+    """Run a command; return the seconds that it takes, and those of processors in it."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "FUSERY_HOME": str(home)}, check=False
+    )
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.decode()[-500:]}")
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def prepare(folder: Path, home: Path, runs: int, crowd: int) -> list[Path]:
+    """Add a base and a crowd of adapters; return the folders of more, one for each run."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import tinymodels
+
+    from fusery.registry import Registry
+
+    with Registry.open(home) as registry:
+        base = tinymodels.make_base(folder / "base", **SHAPE)  # type: ignore[arg-type]
+        registry.add_base(base, name="base", reference=True)
+        adapters = [
+            tinymodels.make_adapter(folder / f"adapter{seed}", base, seed=seed, **ADAPTER)  # type: ignore[arg-type]
+            for seed in range(runs + 1 + crowd)
+        ]
+        for adapter in adapters[runs + 1 :]:
+            registry.register(adapter, base="base", task="crowd")
+    return adapters[: runs + 1]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--crowd", type=int, default=24, help="adapters that are registered before")
+    parser.add_argument("--json", type=Path, help="write the measurements here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fusery-bench-") as scratch:
+        folder, home = Path(scratch), Path(scratch, "home")
+        adapters = prepare(folder, home, options.runs, options.crowd)
+        size = (adapters[0] / "adapters.safetensors").stat().st_size
+        hashing = "import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest())"
+        rows = []
+        for number, adapter in enumerate(adapters):
+            row = (
+                run([sys.executable, "-c", "pass"], home),
+                run([sys.executable, "-c", hashing, str(adapter / "adapters.safetensors")], home),
+                run([str(BIN / "fusery"), "check", str(adapter), "--base", "base"], home),
+                run([str(BIN / "fusery"), "register", str(adapter), "--base", "base", "--task", "t"], home),
+            )
+            rows += [row] if number else []  # the first one warms the disk
+        wall = [statistics.median(row[place][0] for row in rows) for place in range(4)]
+        cores = [statistics.median(row[place][1] for row in rows) for place in range(4)]
+        on_top = statistics.median(row[3][0] - row[0][0] for row in rows)
+    print(f"adapter of {size / 1e6:.1f} MB, {options.crowd} registered before, median of {len(rows)} runs")
+    labels = ("python -c pass", "SHA-256 of the file", "fusery check", "fusery register")
+    for label, seconds, busy in zip(labels, wall, cores, strict=True):
+        print(f"  {label:<22} {seconds * 1000:7.0f} ms, {busy * 1000:7.0f} ms of processors")
+    verdict = "holds" if on_top <= BOUND else "MISSED"
+    print(f"  register on top of the interpreter's start: {on_top:.2f} s (at most {BOUND} s: {verdict})")
+    load = os.getloadavg()[0]
+    if load > (os.cpu_count() or 1):
+        print(f"  this machine is busy (load {load:.1f}): the processors' time is what counts")
+    if options.json:
+        measured = dict(zip(("start", "sha256", "check", "register"), wall, strict=True))
+        options.json.write_text(json.dumps({"bytes": size, **measured, "on_top": on_top}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`fusery alias`, `yank` and `events`: which version a name means, what is withdrawn, and who did what when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell
+
+_ALIAS = click.argument("alias", metavar="TASK#ALIAS")
+_REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+
+
+@click.group("alias")
+def alias_command() -> None:
+    """Move names such as `course_rec#prod` from one version to the next, and see who held them when."""
+
+
+def _print_move(session: Session, move: dict[str, Any]) -> None:
+    if not move["moved"]:
+        session.print(f"{move['alias']} holds {move['to'] or 'nothing'} already.")
+    elif move["to"] is None:
+        session.print(f"{move['alias']} holds nothing any more; it held {move['from']}.")
+    else:
+        before = f", before that {move['from']}" if move["from"] else ""
+        session.print(f"{move['alias']} holds {move['to']}{before}.")
+
+
+def _emit_move(session: Session, move: dict[str, Any]) -> None:
+    session.emit(move, names=[move["to"] or ""], human=lambda: _print_move(session, move))
+
+
+@command("set")
+@click.argument("reference", metavar="REF")
+@click.argument("alias", metavar="ALIAS")
+@_REASON
+def set_command(session: Session, reference: str, alias: str, reason: str) -> None:
+    """Let an alias of REF's task hold REF: `fusery alias set course_rec@2 prod`."""
+    _emit_move(session, session.registry.set_alias(reference, alias, reason=reason))
+
+
+@command("remove")
+@_ALIAS
+@_REASON
+def remove_command(session: Session, alias: str, reason: str) -> None:
+    """Take an alias away; its history stays."""
+    _emit_move(session, session.registry.remove_alias(alias, reason=reason))
+
+
+@command("rollback")
+@_ALIAS
+@_REASON
+def rollback_command(session: Session, alias: str, reason: str) -> None:
+    """Give an alias back to the version that held it before."""
+    _emit_move(session, session.registry.roll_back(alias, reason=reason))
+
+
+@command("list")
+@click.option("--task", metavar="T", help="Only of this task.")
+def list_command(session: Session, task: str | None) -> None:
+    """List the aliases and what they hold."""
+    aliases = session.registry.aliases(task)
+
+    def human() -> None:
+        table = session.table("alias", "adapter", "since", "by", "reason")
+        for alias in aliases:
+            table.add_row(*(cell(alias[field]) for field in ("alias", "adapter", "since", "by", "reason")))
+        session.console.print(table)
+        if not aliases:
+            session.say("There is no alias. Hint: fusery alias set REF ALIAS")
+
+    session.emit(aliases, names=[alias["alias"] for alias in aliases], human=human)
+
+
+@command("show")
+@_ALIAS
+@click.option("--at", metavar="DATE", help="What it held then; a day means its end, in UTC.")
+def show_command(session: Session, alias: str, at: str | None) -> None:
+    """Show what an alias holds, or held at a date."""
+    shown = session.registry.alias(alias, at=at)
+
+    def human() -> None:
+        held = "held" if shown["at"] else "holds"
+        since = f", since {shown['since']}, set by {cell(shown['by'])}" if shown["adapter"] else ""
+        when = f" on {shown['at']}" if shown["at"] else ""
+        session.print(f"{shown['alias']} {held} {shown['adapter'] or 'nothing'}{when}{since}.")
+
+    session.emit(shown, names=[shown["adapter"] or ""], human=human)
+
+
+@command("history")
+@_ALIAS
+def history_command(session: Session, alias: str) -> None:
+    """Show every move of an alias, oldest first."""
+    moves = session.registry.alias_history(alias)
+
+    def human() -> None:
+        table = session.table("at", "from", "to", "by", "reason")
+        for move in moves:
+            table.add_row(*(cell(move[field]) for field in ("at", "from", "to", "by", "reason")))
+        session.console.print(table)
+
+    session.emit(moves, names=[move["to"] or "" for move in moves], human=human)
+
+
+for _command in (set_command, remove_command, rollback_command, list_command, show_command, history_command):
+    alias_command.add_command(_command)
+
+
+@command("yank")
+@click.argument("reference", metavar="REF")
+@_REASON
+@click.option("--undo", is_flag=True, help="Lift the yank.")
+def yank_command(session: Session, reference: str, reason: str, undo: bool) -> None:
+    """Withdraw an adapter: it stays on record, and is neither fused nor shipped any more.
+
+    What was made with it before is listed, since that is about already.
+    """
+    if undo:
+        view = session.registry.unyank(reference, reason=reason)
+    else:
+        view = session.registry.yank(reference, reason=reason)
+
+    def human() -> None:
+        if undo:
+            session.print(f"{view['name']} {'may be used again' if view['changed'] else 'was not yanked'}.")
+            return
+        already = "" if view["changed"] else f" already, by {view['by']} on {view['at']}"
+        session.print(f"{view['name']} is yanked{already}: {view['reason']}")
+        for alias in view["aliases"]:
+            session.print(f"  it is held by {alias}")
+        for key in view["fused"]:
+            session.print(f"  it was fused: {key[:12]}")
+        for bundle in view["bundles"]:
+            session.print(f"  it was shipped: {bundle['target']} bundle in {bundle['path']}")
+
+    session.emit(view, names=[view["name"]], human=human)
+
+
+@command("events")
+@click.option(
+    "--ref", "reference", metavar="REF", help="Only about this adapter, base, fused model or alias."
+)
+@click.option("--since", metavar="DATE", help="Only from then on.")
+@click.option("--action", metavar="ACTION", help="Only of this action, such as adapter.registered.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
+def events_command(session: Session, **filters: Any) -> None:
+    """Show the log: who did what, when and why."""
+    entries = session.registry.events(**filters)
+
+    def human() -> None:
+        table = session.table("", "at", "by", "what", "to what", "", right=("",))
+        for entry in entries:
+            table.add_row(
+                str(entry["seq"]),
+                entry["at"][:19],
+                cell(entry["actor"]),
+                entry["action"],
+                cell(entry["subject"] if entry["kind"] in ("adapter", "alias") else entry["subject"][:12]),
+                cell(entry["detail"].get("reason") or ""),
+            )
+        session.console.print(table)
+
+    session.emit(entries, names=[entry["hash"] for entry in entries], human=human)

@@ -1,0 +1,215 @@
+"""`fusery gc` and `cache`: what takes up room and need not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from .fuse import make_request, request_options
+from .session import Session, command
+from .text import cell, count, size
+
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+_YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
+_SHOWN = 20
+"""Removed things that are shown to people; --json has all."""
+
+
+@command("gc")
+@_DRY_RUN
+@_YES
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    default="24h",
+    show_default=True,
+    help="Leave alone what was stored within this time: 90s, 15m, 24h, 14d.",
+)
+@click.option("--force", is_flag=True, help="Remove blobs that the database does not know, too.")
+def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bool) -> None:
+    """Remove from the store what nothing refers to.
+
+    Blobs that were stored and never recorded, generations that were given up, part files and uploads of interrupted
+    writes.  It may run at any time, beside anything else; what was found damaged stays in quarantine.
+    """
+    from fusery.registry.quantities import parse_duration
+
+    options: dict[str, Any] = {"grace": parse_duration(grace), "force": force}
+    registry = session.registry
+    if not dry_run and not yes and _asks():
+        plan = registry.gc(**options, dry_run=True)
+        if plan.removed:
+            _confirm(plan.removed, plan.freed_bytes, "the store")
+    done = registry.gc(**options, dry_run=dry_run, say=session.say)
+    document = done.to_dict()
+
+    def human() -> None:
+        for item in document["items"][:_SHOWN]:
+            session.print(f"  {item['kind']:<10} {item['name'][:64]}  {size(item['bytes'])}")
+        if len(document["items"]) > _SHOWN:
+            session.print(f"  and {count(len(document['items']) - _SHOWN)} more")
+        _summary(session, document, f"{size(document['live_bytes'])} are in use")
+        if done.quarantined:
+            session.print(
+                f"  in quarantine: {count(done.quarantined)} damaged blobs, {size(done.quarantined_bytes)}"
+            )
+        for note in done.notes:
+            session.print(f"  note: {note}")
+
+    session.emit(document, names=[item.name for item in done.items], human=human)
+
+
+@click.group("cache")
+def cache_command() -> None:
+    """List, prune and pin this machine's fused models, and explain hits and misses."""
+
+
+@command("list")
+def list_(session: Session) -> None:
+    """List the fused models in the cache, least recently used first."""
+    document = session.registry.cache()
+    entries = document["entries"]
+
+    def human() -> None:
+        table = session.table("adapter", "precision", "size", "last used", "stays", "key", right=("size",))
+        for entry in entries:
+            table.add_row(
+                cell(entry["adapter"]),
+                cell(entry["precision"]),
+                size(entry["bytes"]),
+                entry["last_used"],
+                cell(_stays(entry)),
+                entry["key"][:12],
+            )
+        session.console.print(table)
+        session.print(
+            f"{size(document['bytes'])} in {document['path']}, the limit is {size(document['limit_bytes'])}"
+        )
+
+    session.emit(document, names=[entry["key"] for entry in entries], human=human)
+
+
+def _stays(entry: dict[str, Any]) -> list[str]:
+    reasons = [name for name, field in (("pinned", "pinned"), ("in use", "in_use")) if entry[field]]
+    return [*reasons, *entry["aliases"]]
+
+
+@command("prune")
+@click.argument("target", metavar="[SIZE]", required=False)
+@_DRY_RUN
+@_YES
+def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> None:
+    """Remove what was not used for longest, until the cache has at most SIZE.
+
+    SIZE is 500MB, 20GiB, 0; without it, the setting cache_limit.  Pinned models, those that an alias stands for and
+    those being read stay.  What was removed is made again when it is asked for.
+    """
+    from fusery.registry.quantities import parse_size
+
+    limit = None if target is None else parse_size(target)
+    registry = session.registry
+    if not dry_run and not yes and _asks():
+        plan = registry.prune(limit, dry_run=True).to_dict()
+        if plan["removed"]:
+            _confirm(plan["removed"], plan["freed_bytes"], "the cache")
+    document = registry.prune(limit, dry_run=dry_run).to_dict()
+
+    def human() -> None:
+        for item in document["items"]:
+            session.print(f"  {item['key'][:12]}  {size(item['bytes'])}")
+        _summary(session, document, f"{size(document['kept_bytes'])} are left")
+        if not document["fits"]:
+            session.say("What is left is more than that: it is pinned, aliased or in use.")
+
+    session.emit(document, names=[item["key"] for item in document["items"]], human=human)
+
+
+@command("pin")
+@click.argument("references", metavar="KEY_OR_REF...", nargs=-1, required=True)
+def pin(session: Session, references: tuple[str, ...]) -> None:
+    """Keep fused models in the cache, whatever its limit."""
+    _pin(session, references, session.registry.pin, "pinned", "was pinned already")
+
+
+@command("unpin")
+@click.argument("references", metavar="KEY_OR_REF...", nargs=-1, required=True)
+def unpin(session: Session, references: tuple[str, ...]) -> None:
+    """Let fused models leave the cache again."""
+    _pin(session, references, session.registry.unpin, "unpinned", "was not pinned")
+
+
+def _pin(
+    session: Session,
+    references: tuple[str, ...],
+    change: Callable[[str], list[dict[str, Any]]],
+    done: str,
+    already: str,
+) -> None:
+    rows = [row for reference in references for row in change(reference)]
+
+    def human() -> None:
+        for row in rows:
+            session.print(f"{row['key'][:12]} {done if row['changed'] else already}")
+
+    session.emit(rows, names=[row["key"] for row in rows], human=human)
+
+
+@command("explain")
+@click.argument("reference", metavar="KEY_OR_REF")
+@request_options
+def explain(session: Session, reference: str, **options: Any) -> None:
+    """Say why a fuse is a hit or a miss: what makes its key, and what of it is here.
+
+    KEY_OR_REF is a fused artifact by key or digest, or an adapter; the options are those of fuse.
+    """
+    document = session.registry.explain(reference, make_request(options))
+
+    def human() -> None:
+        for model in document["models"]:
+            _explain(session, model)
+
+    session.emit(document, names=[model["key"] for model in document["models"]], human=human)
+
+
+def _explain(session: Session, model: dict[str, Any]) -> None:
+    session.print(f"{model['status']}: {cell(model['format'])} {model['key'][:12]}: {model['reason']}")
+    if inputs := model["inputs"]:
+        rows = [("  base", _input(inputs["base"])), ("  adapter", _input(inputs["adapter"]))]
+        rows += [("  with", f"{part['weight']} x {_input(part)}") for part in inputs["with"]]
+        shown = {name: value for name, value in inputs["recipe"].items() if value is not None}
+        rows.append(("  recipe", cell({key: value for key, value in shown.items() if key != "with"})))
+        if here := model["here"]:
+            rows.append(("  here", f"{cell(here['path'])}, last used {here['last_used']}"))
+        if model["missing"]:
+            rows.append(("  missing in the store", cell(model["missing"])))
+        if model["differs"]:
+            rows.append(("  not what is asked for, by its", cell(model["differs"])))
+        session.facts(rows)
+
+
+def _input(part: dict[str, Any]) -> str:
+    return f"{cell(part['name'])} {part['digest'][:12]}"
+
+
+def _summary(session: Session, document: dict[str, Any], rest: str) -> None:
+    verb = "Would remove" if document["dry_run"] else "Removed"
+    session.print(
+        f"{verb} {count(document['removed'])}, {size(document['freed_bytes'])}; "
+        f"kept {count(document['kept'])}, {rest}."
+    )
+
+
+def _asks() -> bool:
+    """Whether there is somebody to ask; a script is taken to mean what it says."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _confirm(removed: int, freed: int, where: str) -> None:
+    click.confirm(f"Remove {count(removed)} from {where}, {size(freed)}?", abort=True, err=True)
+
+
+for _made in (list_, prune, pin, unpin, explain):
+    cache_command.add_command(_made)

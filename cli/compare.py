@@ -1,0 +1,150 @@
+"""`fusery diff` and `compare`: what adapters have in common and where they differ."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell, count, number, share
+
+_SHORT_DIGEST = 12
+
+
+@command("diff")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--weights", is_flag=True, help="Compare the weights too, module by module.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --weights: draw layer by module to a .png or .svg file; needs the extra `plot`.",
+)
+@click.option("--force", is_flag=True, help="With --plot: replace the file.")
+def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | None, force: bool) -> None:
+    """Show what differs between two adapters.
+
+    Compared are the record and the training configuration; with --weights also what each adapter adds to the base,
+    module by module, for adapters on one base.
+    """
+    if plot is not None and not weights:
+        raise click.UsageError("--plot goes with --weights.")
+    if force and plot is None:
+        raise click.UsageError("--force goes with --plot.")
+    # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
+    # this when it is loaded, which is later.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    difference = session.registry.diff(a, b, weights=weights, plot=plot, force=force)
+
+    def human() -> None:
+        _print_fields(session, [difference["a"], difference["b"]], difference["changed"])
+        if weights:
+            _print_weights(session, difference)
+
+    session.emit(difference, names=list(difference["changed"]), human=human)
+
+
+@command("compare")
+@click.argument("references", metavar="REF REF...", nargs=-1, required=True)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the training curves over one another to a .png or .svg file; needs the extra `plot`.",
+)
+@click.option("--force", is_flag=True, help="With --plot: replace the file.")
+def compare_command(session: Session, references: tuple[str, ...], plot: Path | None, force: bool) -> None:
+    """Show everything that differs between two or more adapters.
+
+    Compared are the records, the training configuration, and the newest model fused from each.
+    """
+    if force and plot is None:
+        raise click.UsageError("--force goes with --plot.")
+    found = session.registry.compare(references, plot=plot, force=force)
+
+    def human() -> None:
+        _print_fields(session, found["adapters"], found["differs"])
+        if found["plot"]:
+            session.print(f"Curves: {found['plot']}")
+
+    session.emit(found, names=list(found["differs"]), human=human)
+
+
+def _print_fields(session: Session, names: list[str], fields: dict[str, list[Any]]) -> None:
+    if not fields:
+        session.print("Nothing differs.")
+        return
+    table = session.table("", *(cell(name) for name in names))
+    for field, values in fields.items():
+        table.add_row(cell(field), *(_shown(field, value) for value in values))
+    session.console.print(table)
+
+
+def _shown(field: str, value: Any) -> str:
+    return cell(value)[:_SHORT_DIGEST] if field == "digest" else cell(value)
+
+
+def _print_weights(session: Session, difference: dict[str, Any]) -> None:
+    whole = difference["overall"]
+    session.print()
+    session.facts(
+        [
+            ("cosine", number(whole["cosine"])),
+            ("relative change", number(whole["relative_change"])),
+            ("norm", f"{number(whole['norm_a'])} and {number(whole['norm_b'])}"),
+            (
+                "effective rank",
+                f"{number(whole['effective_rank_a'], 3)} and {number(whole['effective_rank_b'], 3)}",
+            ),
+            ("overlap", f"input {share(whole['overlap_in'])}, output {share(whole['overlap_out'])}"),
+            (
+                "modules",
+                f"{count(whole['modules'])} ({count(whole['only_a'])} only in the first, "
+                + f"{count(whole['only_b'])} only in the second)",
+            ),
+            *([("picture", difference["plot"])] if difference["plot"] else []),
+        ]
+    )
+    session.print()
+    _print_modules(session, difference["modules"])
+
+
+def _print_modules(session: Session, modules: list[dict[str, Any]]) -> None:
+    """Print the modules, those that changed the most first; one that only one of the two adapts has no cosine."""
+    right = (
+        "norm a",
+        "norm b",
+        "cosine",
+        "change",
+        "eff. rank a",
+        "eff. rank b",
+        "overlap in",
+        "overlap out",
+    )
+    dora = any(module["magnitudes"] for module in modules)
+    extra = ("magnitudes",) if dora else ()
+    table = session.table("module", *right, *extra, right=(*right, *extra))
+    for module in sorted(modules, key=_most_changed_first):
+        magnitudes = module["magnitudes"] or {}
+        table.add_row(
+            cell(module["module"]),
+            number(module["norm_a"]),
+            number(module["norm_b"]),
+            number(module["cosine"]),
+            number(module["relative_change"]),
+            number(module["effective_rank_a"], 3),
+            number(module["effective_rank_b"], 3),
+            share(module["overlap_in"]),
+            share(module["overlap_out"]),
+            *([number(magnitudes.get("relative_change"))] if dora else []),
+        )
+    session.console.print(table)
+
+
+def _most_changed_first(module: dict[str, Any]) -> float:
+    change = module["relative_change"]
+    return float("-inf") if change is None else -float(change)

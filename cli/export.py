@@ -1,0 +1,61 @@
+"""`fusery export` and `import`: adapters as folders, for git, for hubs and for other registries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .session import Session, command
+from .text import size
+
+_FORMATS = ("mlx", "peft")
+
+
+@command("export")
+@click.argument("reference", metavar="REF")
+@click.argument("destination", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    help="mlx-lm's form or that of Hugging Face's PEFT; default: as it was registered.",
+)
+@click.option("--force", is_flag=True, help="Replace what is there.")
+def export_command(
+    session: Session, reference: str, destination: Path, form: str | None, force: bool
+) -> None:
+    """Write an adapter's folder, ready for git: weights, configuration, metadata, model card.
+
+    The folder is called adapters_NAME and is written into DIR.
+    """
+    exported = session.registry.export(reference, destination, form=form, force=force, say=session.say)
+    document = exported.to_dict()
+
+    def human() -> None:
+        total = sum(file["size"] for file in document["files"])
+        session.print(f"{'Already there' if exported.existed else 'Wrote'}: {document['path']}")
+        session.print(
+            f"  {document['format']}{' (rendered)' if exported.rendered else ''}, {len(document['files'])} files, "
+            f"{size(total)}, adapter {document['digest'][:12]}"
+        )
+
+    session.emit(document, names=[document["path"]], human=human)
+
+
+@command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--base", metavar="NAME", help="Base model to register it on; default: the one it was on.")
+def import_command(session: Session, folder: Path, base: str | None) -> None:
+    """Take in a folder that export wrote: the same digest, name, version and facts.
+
+    DIR is an adapters_NAME folder.
+    """
+    registered = session.registry.import_folder(folder, base=base)
+    view = {**registered.view, "created": registered.created}
+
+    def human() -> None:
+        session.print(f"{'Imported' if registered.created else 'Already there'}: {view['name']}")
+        session.print(f"  on {view['base']}, adapter {view['digest'][:12]}")
+
+    session.emit(view, names=[view["name"]], human=human)

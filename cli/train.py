@@ -1,0 +1,100 @@
+"""`fusery train`: mlx-lm's trainer with a record of the run, and its best checkpoint registered."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .adapters import TAGS, print_registered
+from .session import Session, command
+
+if TYPE_CHECKING:
+    from fusery.registry.training.callback import RecordRun
+
+
+@command("train")
+@click.option("--base", metavar="NAME", help="Register the result on this base model.")
+@click.option("--task", metavar="TASK", help="What it is for; default: what the adapter folder's name says.")
+@click.option("--version", type=int, metavar="N", help="Version; default: the folder's, or the next.")
+@click.option(
+    "--checkpoint", metavar="best|last|ITER", help="Which weights to register; default: the best ones."
+)
+@click.option("--dataset", metavar="D", help="What the data are called; default: the data folder.")
+@click.option("--parent", metavar="REF", help="The adapter whose training is continued.")
+@TAGS
+@click.option("--note", metavar="TEXT", help="A note for people.")
+@click.option("--strict", is_flag=True, help="Refuse what only gives warnings, too.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="-- ARGUMENTS")
+def train_command(
+    session: Session, arguments: tuple[str, ...], base: str | None, strict: bool, **facts: Any
+) -> int:
+    """Train with mlx_lm.lora, record the run, and register its best checkpoint.
+
+    ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code.  The run is recorded in
+    fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
+    With --base it is registered at the end; what would be refused then is refused before training.
+    """
+    from fusery.registry.submission import Submission
+    from fusery.registry.training.readiness import require_data, require_registrable
+    from fusery.registry.training.trainer import train
+
+    if base is None:
+        _require_base_for(strict=strict, **facts)
+    submission = Submission(base=base, **facts) if base is not None else None
+    folders: list[str] = []
+
+    def ready(args: Any) -> None:
+        require_data(args)
+        if submission is not None and args.train:
+            require_registrable(session.registry.workspace, submission, args)
+        folders.extend([args.adapter_path] * bool(args.train))
+
+    with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
+        try:
+            trained = train(arguments, ready=ready)
+        except KeyboardInterrupt:
+            for folder in filter(_has_weights, folders):
+                session.say(
+                    f"What was saved can be registered: fusery register {folder} --base NAME --task T"
+                )
+            raise
+    if trained.code == 0 and trained.run is not None and trained.run.is_recorded:
+        _finish(session, trained.run, base, strict=strict, **facts)
+    return trained.code
+
+
+def _require_base_for(**facts: Any) -> None:
+    for name, value in facts.items():
+        if value:
+            option = {"tags": "tag"}.get(name, name)
+            raise click.UsageError(f"--{option} is about registering: give --base too.")
+
+
+def _has_weights(folder: str) -> bool:
+    return any(Path(folder).glob("*adapters.safetensors"))
+
+
+def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:
+    """Register what was trained, if that was asked for, and print what there is now."""
+    view: dict[str, Any] | None = None
+    if base is not None:
+        registered = session.registry.register(run.folder, base=base, **facts)
+        view = {**registered.view, "created": registered.created}
+    document = {
+        "folder": str(run.folder),
+        "state": run.record.state,
+        "seconds": run.record.seconds,
+        "registered": view,
+    }
+
+    def human() -> None:
+        if view is not None:
+            print_registered(session, view)
+        else:
+            session.say(f"Recorded in {run.folder}. Next: fusery register {run.folder} --base NAME --task T")
+
+    session.emit(document, names=[view["name"] if view else str(run.folder)], human=human)

@@ -1,0 +1,172 @@
+"""Rules about what lies in the folder beside the adapter: nothing in it runs, leads away, or was put there by mistake.
+
+Only the adapter's own files are kept, so most of these are warnings: about where the adapter comes from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from ..adapter_files import CONFIG
+from .candidate import Candidate
+from .code import Code, rule
+from .finding import Finding, some
+from .surroundings import Entry
+
+_BIG = 100 << 20
+_HIDDEN_BIG = 1 << 20
+_PICKLES = frozenset(
+    {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".keras"}
+)
+_PICKLE_HEADS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_SCRIPTS = frozenset(
+    {".py", ".pyc", ".sh", ".bash", ".zsh", ".ps1", ".bat", ".cmd", ".js", ".rb", ".pl", ".lua", ".ipynb"}
+)
+_PROGRAMS = frozenset({".exe", ".dll", ".so", ".dylib", ".com", ".scr", ".app", ".jar", ".wasm", ".class"})
+# ELF, Windows, Mach-O in its four forms, a universal binary, WebAssembly.
+_PROGRAM_HEADS = (
+    b"\x7fELF",
+    b"MZ",
+    b"\xfe\xed\xfa\xce",
+    b"\xfe\xed\xfa\xcf",
+    b"\xce\xfa\xed\xfe",
+    b"\xcf\xfa\xed\xfe",
+    b"\xca\xfe\xba\xbe",
+    b"\0asm",
+)
+_ADAPTERS = re.compile(r"(?:.*/)?(?:[0-9]+_)?(?:adapters|adapter_model)[^/]*\.safetensors")
+
+LINK_OUTSIDE = Code(
+    "link_outside",
+    "error",
+    "a symbolic link leaves the folder, or leads nowhere",
+    "what would be read is not what was handed over",
+    "replace the link by the file itself",
+    fixed=True,
+)
+SPECIAL_FILE = Code(
+    "special_file",
+    "error",
+    "something in the folder is a pipe, a socket or a device",
+    "reading it may block, or have effects",
+    "remove it, or copy the adapter's files elsewhere",
+    fixed=True,
+)
+UNSAFE_PATH = Code(
+    "unsafe_path",
+    "error",
+    "a name in the folder cannot be kept, or there is far more in it than an adapter",
+    "names that are not printable, or differ only in case, do not survive on every system",
+    "copy the adapter's files to a folder of their own",
+    fixed=True,
+)
+PICKLE_FILE = Code(
+    "pickle_file",
+    "warning",
+    "files in formats that run code when they are loaded lie beside the adapter",
+    "they stay behind, and nothing here opens them, but other tools may",
+    "remove them from what you hand on; optimizer states are not needed to use an adapter",
+)
+PROGRAM_FILE = Code(
+    "program_file",
+    "warning",
+    "a program or library lies beside the adapter",
+    "no training run leaves one there",
+    "find out where the folder comes from before you use the adapter",
+)
+SCRIPT_FILE = Code(
+    "script_file",
+    "warning",
+    "scripts lie beside the adapter",
+    "they stay behind; an adapter that needs them to load is not one that mlx-lm can load",
+    "keep scripts in a repository, and adapters apart",
+)
+REMOTE_CODE = Code(
+    "remote_code",
+    "error",
+    "a configuration names Python code that is to be run when the model is loaded (auto_map)",
+    "whoever loads it with trust_remote_code runs that code",
+    "remove auto_map; an adapter needs no code of its own",
+)
+REMOTE_CODE_TRUSTED = Code(
+    "remote_code_trusted",
+    "warning",
+    "the training run was told to trust remote code",
+    "the base it saw may have been made by code that is not on record",
+    "train on a base that needs no code of its own",
+)
+HIDDEN_FILE = Code(
+    "hidden_file",
+    "warning",
+    "a large hidden file lies in the folder",
+    "nobody sees it when the folder is handed on",
+    "look at what it is, and remove it",
+)
+UNEXPECTED_FILE = Code(
+    "unexpected_file",
+    "info",
+    "a large file in the folder is not part of the adapter",
+    "it is not kept: if it is needed, the record is not complete",
+    "a whole model is a base: fusery base add",
+)
+
+
+def unreadable_code(message: str) -> Code:
+    """Return the code for what `read_adapter_folder` says when it refuses a folder."""
+    if "is a link" in message:
+        return LINK_OUTSIDE
+    return SPECIAL_FILE if "not a regular file" in message else UNSAFE_PATH
+
+
+@rule(PICKLE_FILE, PROGRAM_FILE, SCRIPT_FILE)
+def nothing_runs(candidate: Candidate) -> Iterator[Finding]:
+    """Nothing in the folder runs, or runs when it is loaded."""
+    entries = candidate.surroundings.entries
+    programs = {e.path for e in entries if e.suffix in _PROGRAMS or e.head.startswith(_PROGRAM_HEADS)}
+    scripts = {e.path for e in entries if e.suffix in _SCRIPTS or e.head.startswith(b"#!")} - programs
+    pickles = {e.path for e in entries if _is_pickle(e)} - programs - scripts
+    for code, paths in ((PICKLE_FILE, pickles), (PROGRAM_FILE, programs), (SCRIPT_FILE, scripts)):
+        if paths:
+            yield code.found(min(paths), f"beside the adapter: {some(paths)}")
+
+
+def _is_pickle(entry: Entry) -> bool:
+    # What is called safetensors and is none is an error of its own, `weights_pickled`.
+    if entry.suffix == ".safetensors":
+        return False
+    return entry.suffix in _PICKLES or entry.head.startswith(_PICKLE_HEADS)
+
+
+@rule(HIDDEN_FILE, UNEXPECTED_FILE)
+def nothing_unexpected(candidate: Candidate) -> Iterator[Finding]:
+    """No large file is hidden in the folder, or in it by mistake."""
+    entries, kept = candidate.surroundings.entries, candidate.folder.files
+    hidden = [entry for entry in entries if entry.hidden and entry.size > _HIDDEN_BIG]
+    if hidden:
+        yield HIDDEN_FILE.found(hidden[0].path, f"hidden in the folder: {_sizes(hidden)}")
+    large = [
+        entry
+        for entry in entries
+        if entry.size > _BIG
+        and not entry.hidden
+        and entry.path not in kept
+        and not _ADAPTERS.fullmatch(entry.path)
+        and not _is_pickle(entry)
+    ]
+    if large:
+        yield UNEXPECTED_FILE.found(large[0].path, f"not part of the adapter: {_sizes(large)}")
+
+
+def _sizes(entries: Iterable[Entry]) -> str:
+    return some(f"{entry.path} ({entry.size >> 20} MiB)" for entry in entries)
+
+
+@rule(REMOTE_CODE, REMOTE_CODE_TRUSTED)
+def no_remote_code(candidate: Candidate) -> Iterator[Finding]:
+    """No configuration asks for code to be run."""
+    raw = candidate.folder.raw_config
+    if raw.get("auto_map"):
+        yield REMOTE_CODE.found(CONFIG, f"{CONFIG} has an auto_map, which names code to be run")
+    if raw.get("trust_remote_code") is True:
+        yield REMOTE_CODE_TRUSTED.found(CONFIG, f"{CONFIG} says trust_remote_code: true")

@@ -1,0 +1,137 @@
+"""One pass over the numbers of an adapter: where they are not finite, zero or clipped, and how large each update is."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusery.storage.opening import opened
+from fusery.storage.safetensors import Header, Tensor
+
+from ..adapter_folder import LoraModule
+from .values import TensorValues, Values
+
+_BLOCK = 4 << 20
+_WHOLE = 256 << 20
+"""Bytes of a factor that are held in memory to find the norm of an update; of larger ones it stays unknown."""
+
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+_Array = NDArray[Any]
+
+
+def measure(path: Path, header: Header, modules: Mapping[str, LoraModule]) -> Values:
+    """Read the numbers of an adapter once.
+
+    Memory stays at the size of one module's factors, and at a few MiB for tensors that are no factors or over 256 MiB.
+    """
+    tensors: dict[str, TensorValues] = {}
+    norms: dict[str, float] = {}
+    with opened(path) as file:
+        fd = file.fileno()
+        for module in modules.values():
+            pair = [header.tensors.get(f"{module.path}.{part}") for part in ("lora_a", "lora_b")]
+            factors = [_whole(fd, tensor) for tensor in pair if tensor is not None and _is_small(tensor)]
+            for tensor, values in zip(filter(None, pair), factors, strict=False):
+                if len(factors) == 2:
+                    tensors[tensor.name] = _look(tensor.name, values)
+            if len(factors) == 2 and _multiply(*factors):
+                norms[module.path] = update_norm(*factors)
+        for name, tensor in header.tensors.items():
+            if name not in tensors and _is_float(tensor):
+                tensors[name] = _look_in_blocks(fd, tensor)
+    return Values(tensors, norms)
+
+
+def update_norm(a: _Array, b: _Array) -> float:
+    """Return the Frobenius norm of the update that two factors make, from their r x r Gram matrices.
+
+    Args:
+        a: `lora_a`, (in, rank), or (experts, rank, in).
+        b: `lora_b`, (rank, out), or (experts, out, rank).
+    """
+    high_a, high_b = float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))
+    if not (math.isfinite(high_a) and math.isfinite(high_b)):
+        return math.nan
+    if high_a == 0 or high_b == 0:
+        return 0.0
+    # Numbers of at most one: their squares cannot leave the range of float32.
+    a, b = a / np.float32(high_a), b / np.float32(high_b)
+    if a.ndim == 3:
+        left, right = a @ a.swapaxes(1, 2), b.swapaxes(1, 2) @ b
+    else:
+        left, right = a.T @ a, b @ b.T
+    return high_a * high_b * math.sqrt(max(float(np.vdot(left, right)), 0.0))
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.dtype in _FLOATS or tensor.dtype == "BF16"
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return _is_float(tensor) and 0 < tensor.size <= _WHOLE
+
+
+def _multiply(a: _Array, b: _Array) -> bool:
+    if a.ndim == b.ndim == 3:
+        return bool(a.shape[0] == b.shape[0] and a.shape[1] == b.shape[2])
+    return bool(a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0])
+
+
+def _whole(fd: int, tensor: Tensor) -> _Array:
+    data = os.pread(fd, tensor.size, tensor.begin)
+    if len(data) < tensor.size:
+        # It is shrinking while it is read; what will be stored is compared with what was judged.
+        data += bytes(tensor.size - len(data))
+    return _decoded(data, tensor.dtype).reshape(tensor.shape)
+
+
+def _decoded(data: bytes, dtype: str) -> _Array:
+    if dtype == "BF16":
+        # A bfloat16 is the upper half of a float32.
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    found = np.frombuffer(data, np.dtype(_FLOATS[dtype]).newbyteorder("<"))
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32, copy=False)
+
+
+def _look(name: str, values: _Array) -> TensorValues:
+    if not values.size:
+        return TensorValues(name, True, True, 0.0, 0.0, 0.0)
+    low, high = float(values.min()), float(values.max())
+    finite = math.isfinite(low) and math.isfinite(high)
+    at_ends = 0
+    if finite and low < high:
+        at_ends = int(np.count_nonzero(values == high)) + int(np.count_nonzero(values == low))
+        # Adam's first step is as long for every number: they are all at the ends, and none was cut off there.
+        if 100 * at_ends > values.size and np.median(np.abs(values)) > 0.9 * max(high, -low):
+            at_ends = 0
+    return TensorValues(name, finite, low == high == 0, low, high, at_ends / values.size)
+
+
+def _look_in_blocks(fd: int, tensor: Tensor) -> TensorValues:
+    parts = [_look(tensor.name, block) for block in _blocks(fd, tensor)]
+    if not parts:
+        return TensorValues(tensor.name, True, True, 0.0, 0.0, 0.0)
+    low = float(np.min([part.low for part in parts]))
+    high = float(np.max([part.high for part in parts]))
+    finite, zero = all(part.finite for part in parts), all(part.zero for part in parts)
+    # Blocks have ends of their own: what is clipped is told of whole tensors only.
+    return TensorValues(tensor.name, finite, zero, low, high, parts[0].clipped if len(parts) == 1 else 0.0)
+
+
+def _blocks(fd: int, tensor: Tensor) -> Iterator[_Array]:
+    position = tensor.begin
+    while position < tensor.end:
+        data = os.pread(fd, min(_BLOCK, tensor.end - position), position)
+        if not data:
+            return
+        position += len(data)
+        # The format keeps every block whole: its tensors begin and end between numbers.
+        size = 2 if tensor.dtype in ("BF16", "F16") else 8 if tensor.dtype == "F64" else 4
+        yield _decoded(data[: len(data) - len(data) % size], tensor.dtype)

@@ -1,0 +1,56 @@
+"""Rules about the method: that the tensors are those of the method that the configuration names, and all there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..adapter_files import CONFIG
+from .candidate import Candidate
+from .code import Code, rule
+from .finding import Finding
+
+METHOD_MISMATCH = Code(
+    "method_mismatch",
+    "error",
+    "the configuration names another method than the tensors show",
+    "magnitudes of DoRA that nobody expects are lost, or missed",
+    'set "fine_tune_type" in adapter_config.json to what was trained',
+)
+INCOMPLETE_MODULE = Code(
+    "incomplete_module",
+    "error",
+    "a module has one of its tensors and not the other, or no magnitude where DoRA has one",
+    "half a pair is no update",
+    "register the whole adapters.safetensors of the run",
+)
+
+
+@rule(METHOD_MISMATCH)
+def supported_method(candidate: Candidate) -> Iterator[Finding]:
+    """The method is the one that the tensors show."""
+    folder = candidate.folder
+    method = folder.config.method
+    factors = any(module.a is not None or module.b is not None for module in folder.modules.values())
+    magnitudes = any(module.m is not None for module in folder.modules.values())
+    if method == "full":
+        if factors:
+            message = "the configuration says full fine-tuning, and the tensors are lora_a and lora_b"
+            yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "lora"')
+    elif magnitudes and method == "lora":
+        message = "the tensors have DoRA magnitudes, and the configuration says LoRA"
+        yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "dora"')
+    elif folder.modules and not magnitudes and method == "dora":
+        message = "the configuration says DoRA, and the tensors have no magnitudes"
+        yield METHOD_MISMATCH.found(CONFIG, message, 'set "fine_tune_type": "lora"')
+
+
+@rule(INCOMPLETE_MODULE)
+def complete_pairs(candidate: Candidate) -> Iterator[Finding]:
+    """Each module has both factors, and with DoRA a magnitude."""
+    folder = candidate.folder
+    # That no module has one is for `supported_method` to say.
+    magnitudes = folder.config.method == "dora" and any(m.m is not None for m in folder.modules.values())
+    for module in folder.modules.values():
+        parts = {"lora_a": module.a, "lora_b": module.b, **({"m": module.m} if magnitudes else {})}
+        for part in (name for name, shape in parts.items() if shape is None):
+            yield INCOMPLETE_MODULE.found(module.path, f"{module.path} has no {part}")

@@ -1,0 +1,182 @@
+"""Rules about the numbers: that they are finite, do something, and are of a size that a run comes to."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+
+from ..adapter_files import CONFIG, WEIGHTS
+from .candidate import Candidate
+from .code import Code, rule
+from .finding import Finding, some
+from .values import TensorValues
+
+_CLIPPED = 0.02
+_FEWEST_TO_CLIP = 256
+_OUTLIER = 100.0
+_FEWEST_FOR_OUTLIERS = 6
+_WEIGHT = 0.02
+"""Root mean square of the numbers in a weight of a language model, where the base's own are not at hand."""
+_LARGE, _LARGE_UNSEEN = 1.0, 25.0
+"""Times the weight from which an update is called large: measured, and by `_WEIGHT`."""
+_NEGLIGIBLE = 1e-6
+
+NOT_FINITE = Code(
+    "not_finite",
+    "error",
+    "tensors hold NaN or infinity",
+    "one of them makes every answer of the model NaN",
+    "the training run diverged: take an earlier checkpoint",
+)
+ALL_ZERO = Code(
+    "all_zero",
+    "error",
+    "the whole update is zero: lora_b as the trainer starts it, or a scale of zero",
+    "the adapted model is the base",
+    "the run saved its starting point: train longer, or take a later checkpoint",
+)
+MODULE_ZERO = Code(
+    "module_zero",
+    "warning",
+    "the update of some modules is zero",
+    "they were not trained, or lost on the way",
+    "compare with another checkpoint of the run",
+)
+CLIPPED = Code(
+    "factors_clipped",
+    "warning",
+    f"over {_CLIPPED:.0%} of a factor's numbers are its largest or smallest one",
+    "the numbers ran into the limits of a format, or of clipping",
+    "train with a smaller learning rate, or save in a wider format",
+)
+UPDATE_LARGE = Code(
+    "update_large",
+    "warning",
+    "the update of a module is larger than the weight it is added to",
+    "the base is drowned: the run diverged, or the scale is wrong",
+    "compare the scale with the arguments of the run, and take an earlier checkpoint",
+)
+UPDATE_NEGLIGIBLE = Code(
+    "update_negligible",
+    "warning",
+    f"the update of every module is under a {round(1 / _NEGLIGIBLE):,}th of the weight",
+    "it is lost in the rounding of the base: the adapted model is the base",
+    "train longer, or compare the scale with the arguments of the run",
+)
+MODULE_OUTLIER = Code(
+    "module_outlier",
+    "warning",
+    f"the update of a module is over {_OUTLIER:g} times as large as that of most modules",
+    "part of the run diverged, or the tensors are of another run",
+    "take an earlier checkpoint",
+)
+MAGNITUDE_NOT_POSITIVE = Code(
+    "magnitude_not_positive",
+    "warning",
+    "magnitudes of DoRA are zero or negative",
+    "they are the norms of the weight's rows: zero switches a row off, less turns it round",
+    "take an earlier checkpoint",
+)
+
+
+@rule(NOT_FINITE)
+def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
+    """No number is NaN or infinite."""
+    if broken := [values.name for values in candidate.values.tensors.values() if not values.finite]:
+        message = f"{len(broken)} tensors hold NaN or infinity: {some(broken)}"
+        yield NOT_FINITE.found(WEIGHTS, message)
+
+
+@rule(ALL_ZERO, MODULE_ZERO)
+def numbers_do_something(candidate: Candidate) -> Iterator[Finding]:
+    """The update is not zero, as a whole and of each module."""
+    folder, scanned = candidate.folder, candidate.values.tensors
+    if folder.header is None:
+        return
+    if folder.config.method == "full":
+        if scanned and all(values.zero for values in scanned.values()):
+            yield ALL_ZERO.found(WEIGHTS, "every weight is zero")
+        return
+    if folder.scale == 0:
+        message = "the configuration's scale is zero: the adapter does nothing"
+        yield ALL_ZERO.found(CONFIG, message, "write the scale of the run")
+    dead = {name.rpartition(".")[0] for name, values in scanned.items() if values.zero and not _is_m(name)}
+    if folder.modules and dead >= set(folder.modules):
+        yield ALL_ZERO.found(WEIGHTS, "every module's update is zero: the adapter does nothing")
+    elif dead:
+        message = f"{len(dead)} of {len(folder.modules)} modules have a zero update: {some(dead)}"
+        yield MODULE_ZERO.found(WEIGHTS, message)
+
+
+def _is_m(name: str) -> bool:
+    return name.endswith(".m")
+
+
+@rule(CLIPPED)
+def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
+    """The numbers of a factor do not pile up at their largest and smallest."""
+    header = candidate.folder.header
+    clipped = [
+        values.name
+        for values in candidate.values.tensors.values()
+        if values.clipped > _CLIPPED
+        and header
+        and math.prod(header.tensors[values.name].shape) >= _FEWEST_TO_CLIP
+        and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
+    ]
+    if clipped:
+        message = f"the numbers of {len(clipped)} tensors pile up at their limits: {some(clipped)}"
+        yield CLIPPED.found(WEIGHTS, message)
+
+
+@rule(UPDATE_LARGE, UPDATE_NEGLIGIBLE, MODULE_OUTLIER)
+def updates_plausible(candidate: Candidate) -> Iterator[Finding]:
+    """Each update is smaller than its weight, larger than nothing, and about as large as the others."""
+    sizes = _update_sizes(candidate)
+    if not sizes or not all(map(math.isfinite, sizes.values())):
+        return
+    ordered = sorted(sizes, key=lambda path: sizes[path])
+    weights = candidate.base.weight_sizes([ordered[-1], ordered[len(ordered) // 2]])
+    top = ordered[-1]
+    weight, limit = (weights[top], _LARGE) if top in weights else (_WEIGHT, _LARGE_UNSEEN)
+    if weight and sizes[top] > limit * weight:
+        seen = "" if top in weights else "a usual "
+        message = f"the update of {top} is {sizes[top] / weight:,.1f} times as large as {seen}weight"
+        yield UPDATE_LARGE.found(top, message.replace("as weight", "as its weight"))
+    elif weight and sizes[top] < _NEGLIGIBLE * weight:
+        yield UPDATE_NEGLIGIBLE.found(
+            WEIGHTS, f"the largest update is {sizes[top] / weight:.1e} of its weight"
+        )
+    middle = statistics.median(sizes.values())
+    far = [path for path in ordered if middle and sizes[path] > _OUTLIER * middle]
+    if far and len(sizes) >= _FEWEST_FOR_OUTLIERS:
+        message = f"the update of {some(far)} is over {_OUTLIER:g} times as large as that of most modules"
+        yield MODULE_OUTLIER.found(far[-1], message)
+
+
+def _update_sizes(candidate: Candidate) -> Mapping[str, float]:
+    """Return the root mean square of the numbers of each module's update, of modules whose update is not zero."""
+    scale, weights = candidate.folder.scale, candidate.base.architecture.weights
+    if not scale:
+        return {}
+    return {
+        path: abs(scale) * norm / math.sqrt(math.prod(weights[path].shape))
+        for path, norm in candidate.values.norms.items()
+        if norm and path in weights and math.prod(weights[path].shape)
+    }
+
+
+@rule(MAGNITUDE_NOT_POSITIVE)
+def magnitudes_positive(candidate: Candidate) -> Iterator[Finding]:
+    """Magnitudes of DoRA are norms: positive numbers."""
+    if candidate.folder.config.method != "dora":
+        return
+    low = [values.name for values in _magnitudes(candidate) if values.finite and values.low <= 0]
+    if low:
+        message = f"{len(low)} modules have magnitudes of zero or less: {some(low)}"
+        yield MAGNITUDE_NOT_POSITIVE.found(WEIGHTS, message)
+
+
+def _magnitudes(candidate: Candidate) -> Iterator[TensorValues]:
+    return (values for name, values in candidate.values.tensors.items() if _is_m(name))

@@ -1,0 +1,61 @@
+"""How severe each finding is here: the defaults of the codes, what is configured, and `--strict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from .finding import Finding, Severity, by_severity
+
+Setting = Literal["error", "warning", "info", "off"]
+"""What can be set for a code in `config.toml`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What to make of findings.
+
+    Attributes:
+        severities: code to what was set for it; `off` leaves its findings out.
+        strict: warnings keep an adapter out, as errors do.
+    """
+
+    severities: Mapping[str, Setting] = field(default_factory=dict)
+    strict: bool = False
+
+    def apply(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Return the findings as they count here, errors first."""
+        return by_severity(filter(None, map(self._weigh, findings)))
+
+    def _weigh(self, finding: Finding) -> Finding | None:
+        setting = self.severities.get(finding.code, finding.severity)
+        if setting == "off":
+            return None
+        severity: Severity = "error" if self.strict and setting == "warning" else setting
+        return finding if severity == finding.severity else replace(finding, severity=severity)
+
+
+def check_severities(severities: Mapping[str, str]) -> None:
+    """Refuse what cannot be set.
+
+    Raises:
+        ValueError: there is no such code or severity, or the code's severity cannot be lowered; one sentence.
+    """
+    from .rules import CODES
+
+    for name, setting in severities.items():
+        code = CODES.get(name)
+        if code is None:
+            raise ValueError(f"there is no finding {name[:60]!r}{_nearest(name, CODES)}")
+        if setting not in get_args(Setting):
+            raise ValueError(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
+        if code.fixed and setting != "error":
+            raise ValueError(f"{name} is always an error: such a folder cannot be read")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,100 @@
+"""Findings as SARIF 2.1.0, the format in which CI systems take what checkers find.
+
+Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..adapter_files import CONFIG, WEIGHTS
+from .code import Code
+from .finding import Finding
+from .rules import CODES
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_LEVELS: Mapping[str, str] = {"error": "error", "warning": "warning", "info": "note"}
+
+
+def sarif_log(findings: Iterable[Finding], folder: Path) -> dict[str, Any]:
+    """Return findings as a SARIF log of one run, with every code as a rule.
+
+    Args:
+        findings: what was found.
+        folder: the adapter's folder, as the user gave it: places are relative to where the check runs.
+    """
+    listed = list(findings)
+    names = list(CODES)
+    others = [finding.code for finding in listed if finding.code not in CODES]
+    rules = [_rule(CODES[name]) for name in names] + [{"id": name} for name in dict.fromkeys(others)]
+    places = {rule["id"]: index for index, rule in enumerate(rules)}
+    driver = {"name": "fusery", "semanticVersion": _version(), "rules": rules}
+    return {
+        "$schema": SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {"driver": driver},
+                "columnKind": "unicodeCodePoints",
+                "results": [_result(finding, folder, places[finding.code]) for finding in listed],
+            }
+        ],
+    }
+
+
+def _rule(code: Code) -> dict[str, Any]:
+    help_text = f"{_sentence(code.why)}  {_sentence(code.hint)}".strip()
+    return {
+        "id": code.name,
+        "name": "".join(part.capitalize() for part in code.name.split("_")),
+        "shortDescription": {"text": _sentence(code.what)},
+        "fullDescription": {"text": f"{_sentence(code.what)}  {_sentence(code.why)}"},
+        "help": {"text": help_text},
+        "defaultConfiguration": {"level": _LEVELS[code.severity]},
+    }
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _result(finding: Finding, folder: Path, index: int) -> dict[str, Any]:
+    hint = f"  Hint: {finding.hint}" if finding.hint else ""
+    # What stays the same when the wording changes: CI systems tell old findings from new ones by it.
+    print_ = hashlib.sha256(f"{finding.code}\0{finding.subject}".encode("utf-8", "replace")).hexdigest()
+    return {
+        "ruleId": finding.code,
+        "ruleIndex": index,
+        "level": _LEVELS[finding.severity],
+        "message": {"text": finding.message + hint},
+        "locations": [_location(finding.subject, folder)],
+        "partialFingerprints": {"finding/v1": print_},
+    }
+
+
+def _location(subject: str, folder: Path) -> dict[str, Any]:
+    """Return where a finding is: in a file of the folder, or, of a module or field, in the file that holds it."""
+    named = folder / subject
+    if subject and named.is_file():
+        file, within = subject, None
+    else:
+        file, within = (WEIGHTS if "." in subject else CONFIG), subject
+    if not (folder / file).is_file():
+        file = ""
+    uri = quote((folder / file).as_posix(), safe="/:")
+    place: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
+    if within and within != ".":
+        place["logicalLocations"] = [{"fullyQualifiedName": within}]
+    return place
+
+
+def _version() -> str:
+    try:
+        return version("fusery")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,65 @@
+"""One audit: look at everything, and, if asked to, repair what can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .checks import check_blobs, check_events, check_folder, note_garbage
+from .holdings import holdings
+from .report import Report
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def audit(
+    workspace: Workspace,
+    references: tuple[str, ...] = (),
+    *,
+    repair: bool = False,
+    copies: tuple[Path, ...] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Rehash and cross-check what is registered.
+
+    Checked are: manifests against their digests, blobs against size and digest, bases kept by reference, fused models
+    in the cache, bundles that are still where they were written, and, without references, the chain of events and
+    what the store holds besides.
+
+    Args:
+        workspace: the registry's parts.
+        references: only these adapters, bases and fused artifacts, with the bases and adapters they came from, and the
+            bases' calibrations.
+        repair: put back what is missing or damaged from a copy whose digest matches, make fused models again by their
+            recipe, and put damaged blobs aside; nothing is deleted.
+        copies: with `repair`, folders to look for copies in, besides those that are on record.
+        say: told what is being checked.
+
+    Raises:
+        UnknownReferenceError: a reference names nothing.
+        MissingFileError: a folder of `copies` is not there.
+    """
+    report = Report()
+    with workspace.database.read() as session:
+        found = list(holdings(session, workspace, references))
+    seen: set[tuple[str, int]] = set()
+    for holding in found:
+        say(f"{holding.kind} {holding.name}")
+        report.checked[holding.kind] += 1
+        if holding.manifest.digest != holding.digest:
+            report.add(
+                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
+            )
+        check_blobs(workspace, holding, report, seen)
+        if holding.folder is not None:
+            check_folder(workspace, holding, report)
+    if repair:
+        from .repairing import repair_all
+
+        repair_all(workspace, report, copies, say)
+    if not references:
+        check_events(workspace, report)
+        note_garbage(workspace, report)
+    return report

@@ -1,0 +1,155 @@
+"""Each thing that is looked at, read from beginning to end: blobs, folders, the log, and what belongs to nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError
+
+from .. import events, tables
+from ..architecture import WEIGHTS
+from . import dependants
+from .holdings import Holding
+from .report import Damage, Report
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
+
+
+def check_blobs(workspace: Workspace, holding: Holding, report: Report, seen: set[tuple[str, int]]) -> None:
+    """Read the blobs of a record through, each blob once in an audit."""
+    entries = [entry for entry in holding.manifest if entry.path in holding.stored]
+    if not entries:
+        return
+    known = blob_states(workspace, [entry.sha256 for entry in entries])
+    for entry in entries:
+        state, generation = known.get(entry.sha256, ("absent", 0))
+        if (entry.sha256, generation) in seen:
+            continue
+        seen.add((entry.sha256, generation))
+        report.checked["blob"] += 1
+        damage = Damage(entry.sha256, entry.size, generation, state)
+        trouble = _trouble(workspace, damage)
+        if trouble is not None:
+            with workspace.database.read() as session:
+                relying = dependants.of_blob(session, entry.sha256)
+            report.add(
+                trouble[0],
+                f"{holding.name}: {entry.path}",
+                trouble[1],
+                damage=damage,
+                dependants=relying,
+            )
+
+
+def _trouble(workspace: Workspace, damage: Damage) -> tuple[str, str] | None:
+    """Return code and message of what is wrong with a blob, None if it is whole."""
+    if damage.state != "ready":
+        return "blob_not_ready", f"blob {damage.digest} is recorded as {damage.state}"
+    try:
+        workspace.store.verify(damage.digest, damage.size, generation=damage.generation)
+    except BlobMissingError as error:
+        return "blob_missing", error.message
+    except BlobCorruptError as error:
+        return "blob_corrupt", error.message
+    except StorageError as error:
+        return "blob_unreadable", error.message
+    return None
+
+
+def blob_states(workspace: Workspace, digests: list[Digest]) -> dict[str, tuple[str, int]]:
+    """Return state and generation of blobs, as they are recorded."""
+    with workspace.database.read() as session:
+        rows = session.scalars(select(tables.Blob).where(tables.Blob.digest.in_(digests)))
+        return {row.digest: (row.state, row.generation) for row in rows}
+
+
+def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None:
+    """Hold the files of a folder outside the store against the manifest.
+
+    A bundle that was moved, or a fused model that was evicted, has no folder any more and is no problem; one that is
+    there and differs is.
+    """
+    assert holding.folder is not None
+    kind = _FOLDER_CODES[holding.kind]
+    found: list[tuple[str, str, str]] = []
+    for entry in holding.manifest:
+        path = holding.folder / entry.path
+        report.checked["file"] += 1
+        try:
+            digest, size = digest_file(path)
+        except (OSError, StorageError):
+            found.append((f"{kind}_missing", entry.path, f"{path} is gone or unreadable"))
+            continue
+        if (digest, size) != (entry.sha256, entry.size):
+            message = (
+                f"{path} has {size} bytes with digest {digest[:12]}, "
+                f"recorded are {entry.size} and {entry.sha256[:12]}"
+            )
+            found.append((f"{kind}_changed", entry.path, message))
+    for name in _strangers(holding):
+        message = f"{holding.folder / name} was not there when this was recorded"
+        found.append((f"{kind}_added", name, message))
+    if not found:
+        return
+    damage: Damage | None = None
+    relying: tuple[str, ...] = ()
+    if holding.key is not None:
+        damage = Damage(holding.key, holding.manifest.size, state="cached")
+        with workspace.database.read() as session:
+            relying = dependants.of_fused(session, holding.key)
+    for code, name, message in found:
+        report.add(code, f"{holding.name}: {name}", message, damage=damage, dependants=relying)
+
+
+def _strangers(holding: Holding) -> list[str]:
+    """Return files that are not in the manifest and that mlx-lm would load or people would take for part of it."""
+    assert holding.folder is not None
+    known = {entry.path for entry in holding.manifest}
+    found = {
+        path.relative_to(holding.folder).as_posix() for path in holding.folder.rglob("*") if path.is_file()
+    }
+    strangers = {path for path in found - known if not Path(path).name.startswith(".")}
+    if holding.kind == "base":
+        strangers = {path for path in strangers if WEIGHTS.fullmatch(path)}
+    return sorted(strangers)
+
+
+def check_events(workspace: Workspace, report: Report) -> None:
+    """Follow the chain of the log."""
+    with workspace.database.read() as session:
+        newest = events.last(session)
+        report.checked["event"] = newest.seq if newest else 0
+        for problem in events.verify_chain(session):
+            report.add("event_chain", f"event {problem.seq}", problem.message)
+
+
+def note_garbage(workspace: Workspace, report: Report) -> None:
+    """Count what lies in the store and belongs to nothing, and what was put aside."""
+    store = workspace.store
+    with workspace.database.read() as session:
+        known = dict(session.execute(select(tables.Blob.digest, tables.Blob.generation)).all())
+        files = tables.ManifestFile
+        referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
+        ready = set(session.scalars(select(tables.Blob.digest).where(tables.Blob.state == "ready")))
+    for digest in sorted(ready - referenced):
+        if store.size(Digest(digest), generation=known[digest]) is None:
+            report.notes.append(f"blob {digest} belongs to nothing, and is gone")
+    unused = [
+        blob
+        for blob in store.blobs()
+        if blob.digest not in referenced or known.get(blob.digest) != blob.generation
+    ]
+    if unused:
+        total = sum(blob.size for blob in unused)
+        report.notes.append(f"{len(unused)} blobs, {total} bytes, belong to nothing")
+    leftovers = list(store.leftovers())
+    if leftovers:
+        report.notes.append(f"{len(leftovers)} part files of interrupted writes are in the store")
+    report.quarantined = sorted(found.name for found in store.quarantined())

@@ -1,0 +1,83 @@
+"""What there is to look at: every record that has files, with its manifest and where its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import tables
+from ..resolve import resolve_any
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
+
+    `stored` are the paths whose bytes are in the store; `key` is set of a fused artifact.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    manifest: Manifest
+    stored: frozenset[str]
+    folder: Path | None
+    key: Digest | None = None
+
+
+def holdings(session: Session, workspace: Workspace, references: tuple[str, ...]) -> Iterator[Holding]:
+    """Yield all records, or those that references name with the bases and adapters they came from.
+
+    Raises:
+        UnknownReferenceError: a reference names nothing.
+    """
+    if not references:
+        for table in (tables.BaseModel, tables.Calibration, tables.Adapter, tables.Fused, tables.Bundle):
+            for row in session.scalars(select(table).order_by(table.id)):
+                yield _holding(row, workspace)
+        return
+    rows: dict[tuple[str, str], Any] = {}
+    for reference in references:
+        subject = resolve_any(session, reference)
+        chain: list[Any] = [subject.base or subject.adapter or subject.fused]
+        if subject.fused:
+            chain += [subject.fused.adapter, subject.fused.base]
+        elif subject.adapter:
+            chain += [subject.adapter.base]
+        chain += [made for row in chain if isinstance(row, tables.BaseModel) for made in row.calibrations]
+        rows |= {(type(row).__name__, row.digest): row for row in chain}
+    for row in rows.values():
+        yield _holding(row, workspace)
+
+
+def _holding(row: Any, workspace: Workspace) -> Holding:
+    files = row.manifest.files
+    manifest = Manifest(tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files))
+    stored = frozenset(file.path for file in files if file.blob is not None)
+    kind, name, folder, key = "bundle", "", None, None
+    if isinstance(row, tables.BaseModel):
+        kind, name = "base", row.names[0].name
+        folder = Path(row.location) if row.location else None
+    elif isinstance(row, tables.Calibration):
+        kind, name = "calibration", f"{row.base.names[0].name} calibrated ({row.prompts}, {row.digest[:12]})"
+    elif isinstance(row, tables.Adapter):
+        kind, name = "adapter", row.name
+    elif isinstance(row, tables.Fused):
+        kind, name, key = "fused", f"{row.adapter.name} ({row.precision}, {row.key[:12]})", Digest(row.key)
+        entry = workspace.cache.entry(key)
+        folder = entry if entry.exists() else None
+    else:
+        name = row.path
+        folder = Path(row.path) if Path(row.path).exists() else None
+    return Holding(kind, name, row.digest, manifest, stored, folder, key)

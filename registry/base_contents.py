@@ -1,0 +1,75 @@
+"""The content of bases that were added before it was recorded: read when another one may turn out to be the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import selectinload
+
+from fusery.storage.errors import StorageError
+
+from . import tables
+from .architecture import Architecture
+from .base_identity import Identity, identify_base, lasting
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+
+def may_be(base: tables.BaseModel, architecture: Architecture) -> bool:
+    """Tell whether a base may hold what other files hold, from what is on record."""
+    return base.parameters == architecture.parameters and lasting(base.config) == lasting(architecture.config)
+
+
+def learn_contents(
+    workspace: Workspace, identity: Identity, architecture: Architecture, say: Callable[[str], None]
+) -> None:
+    """Read and record the content of bases that may be the same as a new one, and of which it is not known.
+
+    Args:
+        workspace: the registry's parts.
+        identity: the new base.
+        architecture: of the new base.
+        say: told which base is read, and which cannot be.
+    """
+    from .bases import locate_files
+
+    for base in _unknown(workspace, identity, architecture):
+        name = base.names[0].name
+        say(f"reading {name}, to tell whether it is the same model")
+        scratch = workspace.settings.cache / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix="base-", dir=scratch) as folder:
+                found = identify_base(locate_files(workspace, base, Path(folder)), base.config)
+        except StorageError as error:
+            say(f"{name} cannot be read, and is taken for another model: {error.message}")
+            continue
+        if found.manifest.digest == base.digest:
+            with workspace.database.write() as session:
+                session.execute(
+                    update(tables.BaseModel)
+                    .where(tables.BaseModel.id == base.id)
+                    .values(content=found.content)
+                )
+
+
+def _unknown(workspace: Workspace, identity: Identity, architecture: Architecture) -> list[tables.BaseModel]:
+    with workspace.database.read() as session:
+        query = (
+            select(tables.BaseModel)
+            .where(
+                tables.BaseModel.content.is_(None),
+                tables.BaseModel.parameters == architecture.parameters,
+                tables.BaseModel.digest != identity.manifest.digest,
+            )
+            .options(
+                selectinload(tables.BaseModel.names),
+                selectinload(tables.BaseModel.manifest).selectinload(tables.Manifest.files),
+            )
+        )
+        return [base for base in session.scalars(query) if may_be(base, architecture)]

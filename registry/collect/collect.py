@@ -1,0 +1,113 @@
+"""One collection: survey the store, delete what is dead, mark and delete what nothing refers to, sweep what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from .. import events, tables
+from ..errors import BadInputError
+from .collection import Collection, Removed
+from .liveness import count_live, drop_orphans, end_claims
+from .marking import Marking
+from .sweeping import Listing, abandoned, adopt, delete_abandoned, delete_dead, planned_dead, survey
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+GRACE = 86400.0
+"""Seconds for which what nothing refers to is kept, unless somebody says otherwise."""
+
+
+def collect(
+    workspace: Workspace,
+    *,
+    grace: float = GRACE,
+    dry_run: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Collection:
+    """Remove from the store what nothing refers to.
+
+    It may run beside anything else, on any machine, and be stopped at any instant: the next one goes on.
+
+    Args:
+        workspace: the registry's parts.
+        grace: seconds for which what nothing refers to is left alone; what is safe does not depend on it.
+        dry_run: only say what would go.
+        force: blobs that the database does not know go as well, at once.
+        say: told what is going on.
+
+    Raises:
+        BadInputError: the database refers to nothing and knows nothing of what is in the store: it may be the wrong one.
+        StorageError: the store did not answer; the next collection goes on from here.
+    """
+    database, store = workspace.database, workspace.store
+    with database.read() as session:
+        started = database.utcnow(session)
+    done = Collection(dry_run)
+    say(f"looking through {store.url}")
+    listing = survey(database, store)
+    marking = Marking(database, store, grace=grace, started=started)
+    with database.read() as session:
+        done.live, done.live_bytes = count_live(session)
+    done.listed = listing.listed
+    _refuse_foreign(workspace, listing, done.live, force)
+    if dry_run:
+        unknown = listing.unknown if force else ()
+        done.add(Removed("blob", stored.digest, stored.size) for stored in unknown)
+        done.add([*planned_dead(listing), *marking.plan()])
+        left = abandoned(database, store, grace)
+        done.add(Removed("leftover", found.name, found.size) for found in left)
+    else:
+        end_claims(database)
+        drop_orphans(database)
+        done.add(delete_dead(store, listing))
+        if listing.unknown or listing.ahead:
+            with database.write() as session:
+                known_since = started - timedelta(seconds=min(grace, 1e9)) if force else None
+                adopt(session, listing, known_since or database.utcnow(session))
+        done.add(marking.run())
+        done.add(delete_abandoned(store, abandoned(database, store, grace)))
+        _record(workspace, done)
+    _note(done, listing, force)
+    for damaged in store.quarantined():
+        done.quarantined += 1
+        done.quarantined_bytes += damaged.size
+    return done
+
+
+def _refuse_foreign(workspace: Workspace, listing: Listing, live: int, force: bool) -> None:
+    if listing.unknown and live == 0 and not force:
+        raise BadInputError(
+            f"the database refers to nothing, and {len(listing.unknown)} blobs in {workspace.store.url} are unknown "
+            "to it: it may be the wrong one, or one that was restored",
+            hint="if they are to go: fusery gc --force",
+        )
+
+
+def _note(done: Collection, listing: Listing, force: bool) -> None:
+    if listing.unknown and not force:
+        done.notes.append(
+            f"{len(listing.unknown)} blobs were unknown to the database and stay until the next collection"
+        )
+    if listing.ahead:
+        done.notes.append(
+            f"{len(listing.ahead)} blobs are newer than the database; run: fusery audit --repair"
+        )
+
+
+def _record(workspace: Workspace, done: Collection) -> None:
+    if not done.items:
+        return
+    with workspace.database.write() as session:
+        registry = session.get_one(tables.Registry, 1)
+        events.record(
+            session,
+            action="store.collected",
+            kind="registry",
+            subject=registry.store_id,
+            detail={"removed": done.removed, "freed_bytes": done.freed_bytes},
+            actor=workspace.actor,
+        )

@@ -1,0 +1,126 @@
+"""Any number of adapters side by side: what differs in their records, their training and their fused models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from . import tables
+from .catalog import show_adapter
+from .diff import fields
+from .errors import BadInputError
+from .pictures import picture_kind, write_picture
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+Curves = dict[str, list[dict[str, Any]]]
+"""Name of an adapter to the points of its training curve, by iteration."""
+
+MOST = 50
+"""Adapters that one table compares."""
+
+_FUSED = ("format", "weights_bytes", "times_base")
+_FIDELITY = ("verdict", "retained", "cosine", "relative_error", "noise")
+
+
+def compare_adapters(
+    workspace: Workspace, references: Sequence[str], *, plot: Path | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Return what differs between adapters.
+
+    Args:
+        workspace: the registry's parts.
+        references: two or more different ones.
+        plot: draw the training curves over one another to this file, `.png` or `.svg`.
+        force: replace the file.
+
+    Returns:
+        `adapters`: their names; `differs`: a field to its values, one for each adapter, null where it has none;
+        `same`: the fields that all share, with their one value; `curves`; `plot`.  Fields of the training
+        configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
+
+    Raises:
+        UnknownReferenceError: one does not exist.
+        BadInputError: fewer than two different ones are given, or too many; or there is no curve to draw.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
+    """
+    kind = None if plot is None else picture_kind(plot)
+    if len(references) > MOST:
+        raise BadInputError(f"{len(references)} adapters are too many for one table", hint=f"at most {MOST}")
+    views = {view["name"]: view for view in (show_adapter(workspace, text) for text in references)}
+    if len(views) < 2:
+        raise BadInputError(
+            "comparing takes two different adapters or more",
+            hint="fusery compare REF REF..., or: fusery show REF",
+        )
+    names = list(views)
+    found = fields(*views.values())
+    for field, values in _fused_fields([view["fused"] for view in views.values()]).items():
+        found[field] = values
+    curves = _curves(workspace, names)
+    place = None
+    if plot is not None and kind is not None:
+        from .comparison.curves import draw
+
+        place = plot.expanduser().absolute()
+        _require_curves(curves)
+        write_picture(place, draw(curves, kind), force=force)
+    return {
+        "adapters": names,
+        "differs": {field: values for field, values in found.items() if not _alike(values)},
+        "same": {
+            field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
+        },
+        "curves": curves,
+        "plot": None if place is None else str(place),
+    }
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    return all(value == values[0] for value in values)
+
+
+def _fused_fields(fused: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
+    """Return the figures of the newest model that was fused from each adapter, null where there is none."""
+    newest = [lines[-1] if lines else None for lines in fused]
+    found: dict[str, list[Any]] = {
+        f"fused.{field}": [None if line is None else line[field] for line in newest] for field in _FUSED
+    }
+    for field in _FIDELITY:
+        found[f"fused.{field}"] = [None if line is None else line["fidelity"][field] for line in newest]
+    return found
+
+
+def _curves(workspace: Workspace, names: Sequence[str]) -> Curves:
+    point = tables.CurvePoint
+    query = (
+        select(tables.Adapter.name, point)
+        .join(point, point.adapter_id == tables.Adapter.id)
+        .where(tables.Adapter.name.in_(names))
+        .order_by(point.iteration)
+    )
+    curves: Curves = {name: [] for name in names}
+    with workspace.database.read() as session:
+        for name, row in session.execute(query):
+            curves[name].append(
+                {
+                    "iteration": row.iteration,
+                    "train_loss": row.train_loss,
+                    "val_loss": row.val_loss,
+                    "learning_rate": row.learning_rate,
+                }
+            )
+    return curves
+
+
+def _require_curves(curves: Curves) -> None:
+    if not any(curves.values()):
+        raise BadInputError(
+            "no training curve is on record for these adapters",
+            hint="register a training run with its log: fusery register DIR --base NAME --log FILE",
+        )

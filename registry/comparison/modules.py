@@ -1,0 +1,257 @@
+"""Comparing two adapters module by module, with never more than a few modules' factors in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusery.storage.safetensors import Tensor
+
+from ..errors import BadInputError, FusionUnsupportedError
+from ..fidelity_map import natural
+from ..fusion.adapter import FULL, LORA, Factors, read_adapter
+from ..fusion.arithmetic import FORMATS, decode
+from ..fusion.files import open_input, read_all
+from .cores import Comparison, LowRank, compare, joined
+from .spectra import effective_rank, numerical_rank, overlap
+
+Array = NDArray[Any]
+
+WORKERS = 2
+"""Modules that are compared at once: each holds some 30 MB at rank 64, and the large products use all cores anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAdapter:
+    """An adapter whose tensors can be read.
+
+    Attributes:
+        name: what to call it in messages.
+        scale: factor of every update.
+        factors: where the tensors of each module lie, by its path.
+        file: descriptor of the safetensors file.
+    """
+
+    name: str
+    scale: float
+    factors: Mapping[str, Factors]
+    file: int
+
+    def parts(self, module: str) -> int:
+        """Return how many updates a module has: one for each expert, else one."""
+        factors = self.factors[module]
+        return factors.a.shape[0] if factors.switch else 1
+
+    def rank(self, module: str) -> int:
+        """Return the rank of a module's update, 0 if it is not adapted."""
+        return self.factors[module].rank if module in self.factors else 0
+
+    def read(self, module: str, part: int = 0) -> LowRank:
+        """Return the update of a module, or of one of its experts.
+
+        Raises:
+            BlobCorruptError: the file ends before it should.
+        """
+        factors = self.factors[module]
+        if factors.switch:
+            # An expert's factors stand the other way round than those of a linear layer.
+            a, b = (self._tensor(tensor, part).T for tensor in (factors.a, factors.b))
+        else:
+            a, b = (self._tensor(tensor) for tensor in (factors.a, factors.b))
+        return LowRank(a, b, self.scale)
+
+    def magnitudes(self, module: str) -> Array | None:
+        """Return DoRA's magnitudes of a module; None for LoRA."""
+        m = self.factors[module].m if module in self.factors else None
+        return None if m is None else self._tensor(m).astype(np.float64)
+
+    def _tensor(self, tensor: Tensor, part: int | None = None) -> Array:
+        size, begin, shape = tensor.size, tensor.begin, tensor.shape
+        if part is not None:
+            size, shape = size // shape[0], shape[1:]
+            begin += part * size
+        data = np.empty(size, np.uint8)
+        read_all(self.file, data.data, begin)
+        form = FORMATS[tensor.dtype]
+        stored: Array = data.view(form.stored).reshape(shape)
+        return stored if stored.dtype == np.float32 else decode(stored, form)
+
+
+@contextmanager
+def open_adapter(path: Path, scale: float, *, method: str = LORA, name: str = "") -> Iterator[OpenAdapter]:
+    """Open the safetensors file of an adapter as mlx-lm writes it.
+
+    Args:
+        path: the file.
+        scale: factor of every update.
+        method: `lora` or `dora`.
+        name: what to call it in messages.
+
+    Raises:
+        FusionUnsupportedError: its tensors are not those of an adapter, or it is a full fine-tune.
+        FormatError: the file is malformed.
+        MissingFileError: it cannot be read.
+    """
+    if method == FULL:
+        raise FusionUnsupportedError(
+            f"{name or path} is the result of full fine-tuning, which has no factors"
+        )
+    adapter = read_adapter(path, {"fine_tune_type": method, "num_layers": 0}, scale)
+    file = open_input(path)
+    try:
+        yield OpenAdapter(name or str(path), scale, adapter.factors, file)
+    finally:
+        os.close(file)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleChange:
+    """What differs in one module.
+
+    Attributes:
+        module: its path.
+        rank_a: the rank that the first gives it, 0 if it does not adapt it.
+        rank_b: likewise of the second.
+        updates: the low-rank updates compared.
+        magnitudes: those of DoRA compared: norms, cosine and relative change; None with LoRA.
+    """
+
+    module: str
+    rank_a: int
+    rank_b: int
+    updates: Comparison
+    magnitudes: Mapping[str, float | None] | None
+
+    def view(self) -> dict[str, Any]:
+        """Return it as `diff --weights` lists it; angles are in degrees there."""
+        found = self.updates
+        return {
+            "module": self.module,
+            "rank_a": self.rank_a,
+            "rank_b": self.rank_b,
+            "norm_a": found.norm_a,
+            "norm_b": found.norm_b,
+            "cosine": found.cosine,
+            "relative_change": found.relative_change,
+            "effective_rank_a": effective_rank(found.spectrum_a) if self.rank_a else None,
+            "effective_rank_b": effective_rank(found.spectrum_b) if self.rank_b else None,
+            "numerical_rank_a": numerical_rank(found.spectrum_a),
+            "numerical_rank_b": numerical_rank(found.spectrum_b),
+            "overlap_in": overlap(found.angles_in),
+            "overlap_out": overlap(found.angles_out),
+            "angles_in": [round(math.degrees(angle), 4) for angle in found.angles_in],
+            "angles_out": [round(math.degrees(angle), 4) for angle in found.angles_out],
+            "spectrum_a": list(found.spectrum_a),
+            "spectrum_b": list(found.spectrum_b),
+            "magnitudes": None if self.magnitudes is None else dict(self.magnitudes),
+        }
+
+
+def compare_adapters(a: OpenAdapter, b: OpenAdapter) -> list[ModuleChange]:
+    """Compare every module that one of two adapters changes, in the order of the layers.
+
+    Raises:
+        BadInputError: a module has other sizes in the one than in the other.
+        FusionUnsupportedError: a number is not finite.
+        BlobCorruptError: a file ends before it should.
+    """
+    modules = sorted(a.factors.keys() | b.factors.keys(), key=natural)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(lambda module: compare_module(a, b, module), modules))
+
+
+def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool = True) -> ModuleChange:
+    """Compare one module; see `compare_adapters`.
+
+    Args:
+        a: the first.
+        b: the second.
+        module: its path.
+        shapes: find spectra and angles too.
+    """
+    both = [adapter for adapter in (a, b) if module in adapter.factors]
+    _require_alike(both, module)
+    try:
+        parts = [
+            compare(
+                *(adapter.read(module, part) if adapter in both else None for adapter in (a, b)),
+                shapes=shapes,
+            )
+            for part in range(both[0].parts(module))
+        ]
+    except ValueError:
+        raise FusionUnsupportedError(
+            f"an update of {module} in {' or '.join(adapter.name for adapter in both)} holds numbers that are not finite"
+        ) from None
+    magnitudes = _magnitudes(a.magnitudes(module), b.magnitudes(module))
+    return ModuleChange(module, a.rank(module), b.rank(module), joined(parts), magnitudes)
+
+
+def _require_alike(adapters: Sequence[OpenAdapter], module: str) -> None:
+    sizes = {adapter.name: (adapter.parts(module), *_shape(adapter.factors[module])) for adapter in adapters}
+    if len(set(sizes.values())) > 1:
+        said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
+        raise BadInputError(f"{module} is {said}: the two were not trained on one base")
+
+
+def _shape(factors: Factors) -> tuple[int, int]:
+    if factors.switch:
+        return factors.a.shape[2], factors.b.shape[1]
+    return factors.a.shape[0], factors.b.shape[1]
+
+
+def _magnitudes(ours: Array | None, theirs: Array | None) -> Mapping[str, float | None] | None:
+    if ours is None and theirs is None:
+        return None
+    norm_a, norm_b = (0.0 if one is None else float(np.linalg.norm(one)) for one in (ours, theirs))
+    cosine = change = None
+    if ours is not None and theirs is not None and norm_a and norm_b:
+        cosine = float(ours @ theirs) / norm_a / norm_b
+        change = float(np.linalg.norm(ours - theirs)) / norm_a
+    return {
+        "norm_a": norm_a if ours is not None else None,
+        "norm_b": norm_b if theirs is not None else None,
+        "cosine": cosine,
+        "relative_change": change,
+    }
+
+
+def overall(changes: Sequence[ModuleChange]) -> dict[str, Any]:
+    """Return what two adapters have in common over all modules; the keys are those of a module where they fit.
+
+    Effective ranks are means over the modules, weighted by the squares of the norms: where the update is.
+    """
+    whole = joined([change.updates for change in changes]) if changes else Comparison(0.0, 0.0, 0.0, 0.0)
+    squares = [(change.updates.norm_a**2, change.updates.norm_b**2) for change in changes]
+    ranks = [
+        (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
+        for change in changes
+    ]
+    return {
+        "modules": len(changes),
+        "only_a": sum(not change.rank_b for change in changes),
+        "only_b": sum(not change.rank_a for change in changes),
+        "norm_a": whole.norm_a,
+        "norm_b": whole.norm_b,
+        "cosine": whole.cosine,
+        "relative_change": whole.relative_change,
+        "effective_rank_a": _mean([rank[0] for rank in ranks], [square[0] for square in squares]),
+        "effective_rank_b": _mean([rank[1] for rank in ranks], [square[1] for square in squares]),
+        "overlap_in": overlap(whole.angles_in),
+        "overlap_out": overlap(whole.angles_out),
+    }
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    total = math.fsum(weights)
+    products = (value * weight for value, weight in zip(values, weights, strict=True))
+    return math.fsum(products) / total if total else 0.0

@@ -1,0 +1,91 @@
+"""Picture files: which kinds there are, drawing with matplotlib's own defaults, and writing one whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.failures import os_failures
+from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sync_folder, write_all
+
+from .errors import AlreadyExistsError, BadInputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("png", "svg")
+"""Kinds of pictures, by the ending of the file."""
+
+_STYLE = {"svg.hashsalt": "fusery", "svg.fonttype": "path", "path.simplify": False, "font.size": 8.0}
+
+
+def picture_kind(plot: Path) -> str:
+    """Return the kind of picture that a file is to hold.
+
+    Raises:
+        BadInputError: its ending is not known.
+        AlreadyExistsError: it is a folder.
+    """
+    kind = plot.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise BadInputError(
+            f"a picture is called .png or .svg, not {plot.name[:60]!r}", hint="--plot picture.png"
+        )
+    if plot.is_dir():
+        raise AlreadyExistsError(f"{plot} is a folder", hint="give the name of a file")
+    return kind
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Let matplotlib draw with its own defaults, whatever the user's are, and without touching its state.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import style
+    except ImportError as error:
+        raise MissingExtraError("a picture", "plot") from error
+    with style.context(["default", _STYLE]):
+        yield
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file; the same figure gives the same bytes."""
+    data = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+    return data.getvalue()
+
+
+def write_picture(place: Path, data: bytes, *, force: bool) -> None:
+    """Write a picture whole or not at all; one that is there already and the same is left as it is.
+
+    Raises:
+        AlreadyExistsError: another file is there already, and `force` is not given.
+        StorageError: it cannot be written.
+    """
+    if place.is_file() and not force and _holds(place, data):
+        return
+    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
+        write_all(descriptor, data)
+        sync_file(descriptor)
+        if force:
+            part.replace(place)
+        else:
+            try:
+                link_exclusive(part, place)
+            except FileExistsError as taken:
+                raise AlreadyExistsError(
+                    f"there is a file {place} already", hint="give another name, or --force to replace it"
+                ) from taken
+        sync_folder(place.parent)
+
+
+def _holds(place: Path, data: bytes) -> bool:
+    with os_failures(f"read {place}", near=place.parent):
+        return place.stat().st_size == len(data) and place.read_bytes() == data

@@ -1,0 +1,74 @@
+"""The part of the Python API about which version counts: aliases, yanks, and the log of both and of all else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .workspace import Workspace
+
+Rows = list[dict[str, Any]]
+"""Plain values, as `--json` prints them.  Named here, because within `Registry` `list` is a method."""
+
+
+class Releases:
+    """What `Registry` does about released versions.
+
+    Attributes:
+        workspace: the registry's parts.
+    """
+
+    workspace: Workspace
+
+    def set_alias(self, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
+        """Let an alias of an adapter's task hold that adapter; see `fusery.registry.aliases.set_alias`."""
+        from .aliases import set_alias
+
+        return set_alias(self.workspace, reference, alias, reason=reason)
+
+    def remove_alias(self, alias: str, *, reason: str = "") -> dict[str, Any]:
+        """Take an alias away from what it holds."""
+        from .aliases import remove_alias
+
+        return remove_alias(self.workspace, alias, reason=reason)
+
+    def roll_back(self, alias: str, *, reason: str = "") -> dict[str, Any]:
+        """Give an alias back to the adapter that held it before."""
+        from .aliases import roll_back
+
+        return roll_back(self.workspace, alias, reason=reason)
+
+    def aliases(self, task: str | None = None) -> Rows:
+        """Return the aliases and what they hold."""
+        from .aliases import list_aliases
+
+        return list_aliases(self.workspace, task)
+
+    def alias(self, alias: str, *, at: str | None = None) -> dict[str, Any]:
+        """Return what an alias holds, or held at a date."""
+        from .aliases import show_alias
+
+        return show_alias(self.workspace, alias, at=at)
+
+    def alias_history(self, alias: str) -> Rows:
+        """Return every move of an alias."""
+        from .aliases import alias_history
+
+        return alias_history(self.workspace, alias)
+
+    def yank(self, reference: str, *, reason: str) -> dict[str, Any]:
+        """Withdraw an adapter; see `fusery.registry.yanks.yank`."""
+        from .yanks import yank
+
+        return yank(self.workspace, reference, reason=reason)
+
+    def unyank(self, reference: str, *, reason: str = "") -> dict[str, Any]:
+        """Take a yank back."""
+        from .yanks import lift
+
+        return lift(self.workspace, reference, reason=reason)
+
+    def events(self, **filters: Any) -> Rows:
+        """Return entries of the log; `filters` are the keywords of `fusery.registry.journal.journal`."""
+        from .journal import journal
+
+        return journal(self.workspace, **filters)

@@ -1,0 +1,182 @@
+"""Regular expressions from files that nobody vouches for, matched in bounded time.
+
+PEFT's `target_modules`, `rank_pattern` and `alpha_pattern` are Python expressions, and Python's own matcher takes
+exponential time on some (`(a+)+b`).  Here each part of an expression maps the set of places where it may begin to the
+set of places where it may end, so that time grows with length and not with choices, and a budget bounds it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+# Python's own parser, so that an expression means what it means to PEFT.
+_parser: Any = importlib.import_module("re._parser")
+_code: Any = importlib.import_module("re._constants")
+
+MAX_PATTERN = 4096
+_STEPS = 200_000
+_STEPS_IN_ALL = 1_500_000
+_REPEATS = 1000
+_CATEGORIES: dict[Any, Callable[[str], bool]] = {
+    _code.CATEGORY_DIGIT: str.isdecimal,
+    _code.CATEGORY_NOT_DIGIT: lambda char: not char.isdecimal(),
+    _code.CATEGORY_SPACE: str.isspace,
+    _code.CATEGORY_NOT_SPACE: lambda char: not char.isspace(),
+    _code.CATEGORY_WORD: lambda char: _is_word(char),
+    _code.CATEGORY_NOT_WORD: lambda char: not _is_word(char),
+}
+
+_NAME = re.compile(r"\(\.\*\\\.\)\?\([\w.]+\)|[\w.]+", re.ASCII)
+
+
+class PatternError(ValueError):
+    """An expression that is malformed, or uses what is not matched here: references, look-around, flags."""
+
+
+class Budget:
+    """What all matches of one configuration may take together: thousands of slow expressions are no better than one."""
+
+    def __init__(self, steps: int = _STEPS_IN_ALL) -> None:
+        """Begin with so many steps."""
+        self._left = steps
+
+    def take(self, steps: int) -> None:
+        """Use some up.
+
+        Raises:
+            PatternError: no more are left.
+        """
+        self._left -= steps
+        if self._left < 0:
+            raise PatternError("expressions that take too long together")
+
+
+def full_match(pattern: str, text: str, budget: Budget | None = None) -> bool:
+    """Tell whether `re.fullmatch(pattern, text)` finds a match.
+
+    Args:
+        pattern: the expression.
+        text: what must match from its beginning to its end.
+        budget: of the configuration that the expression is from.
+
+    Raises:
+        PatternError: the expression is malformed, too long, or needs more than the matcher has.
+    """
+    budget = budget or Budget()
+    if _NAME.fullmatch(pattern):
+        # A name, after any others or alone: nothing that Python's own matcher is slow with.
+        budget.take(1)
+        return re.fullmatch(pattern, text) is not None
+    matcher = _Matcher(text)
+    try:
+        return len(text) in matcher.ends(_parse(pattern), {0})
+    finally:
+        budget.take(matcher.taken)
+
+
+@lru_cache(maxsize=256)
+def _parse(pattern: str) -> Any:
+    if len(pattern) > MAX_PATTERN:
+        raise PatternError(f"an expression of {len(pattern)} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parsed = _parser.parse(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise PatternError(f"a malformed expression: {error}") from None
+    if parsed.state.flags & ~re.UNICODE.value:
+        raise PatternError("flags in an expression")
+    return parsed
+
+
+class _Matcher:
+    """Matching of one text; `ends` is the whole of it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._steps = _STEPS
+
+    @property
+    def taken(self) -> int:
+        """Steps so far, and the fixed cost of a match."""
+        return _STEPS - self._steps + 20
+
+    def ends(self, items: Iterable[tuple[Any, Any]], starts: set[int]) -> set[int]:
+        """Return where a sequence of parts may end that begins at one of `starts`."""
+        for operation, argument in items:
+            starts = self._part(operation, argument, starts)
+            if not starts:
+                break
+        return starts
+
+    def _part(self, operation: Any, argument: Any, starts: set[int]) -> set[int]:
+        self._steps -= 1 + len(starts)
+        if self._steps < 0:
+            raise PatternError("an expression that takes too long")
+        if operation in (_code.MAX_REPEAT, _code.MIN_REPEAT):
+            least, most, inner = argument
+            return self._repeat(least, most, inner, starts)
+        if operation is _code.SUBPATTERN:
+            _, added, removed, inner = argument
+            if added or removed:
+                raise PatternError("flags in an expression")
+            return self.ends(inner, starts)
+        if operation is _code.BRANCH:
+            return set().union(*(self.ends(branch, starts) for branch in argument[1]))
+        if operation is _code.AT:
+            return {place for place in starts if self._at(argument, place)}
+        return {
+            place + 1
+            for place in starts
+            if place < len(self._text) and _fits(operation, argument, self._text[place])
+        }
+
+    def _repeat(self, least: int, most: int, inner: Any, starts: set[int]) -> set[int]:
+        if least > _REPEATS:
+            raise PatternError("an expression with too many repetitions")
+        for _ in range(least):
+            starts = self.ends(inner, starts)
+        found, fresh, rounds = set(starts), starts, least
+        while fresh and rounds < most:
+            fresh = self.ends(inner, fresh) - found
+            found |= fresh
+            rounds += 1
+        return found
+
+    def _at(self, where: Any, place: int) -> bool:
+        if where in (_code.AT_BEGINNING, _code.AT_BEGINNING_STRING):
+            return place == 0
+        if where in (_code.AT_END, _code.AT_END_STRING):
+            return place == len(self._text)
+        before = place > 0 and _is_word(self._text[place - 1])
+        after = place < len(self._text) and _is_word(self._text[place])
+        if where in (_code.AT_BOUNDARY, _code.AT_NON_BOUNDARY):
+            return (before != after) == (where is _code.AT_BOUNDARY)
+        raise PatternError(f"{where} in an expression")
+
+
+def _fits(operation: Any, argument: Any, char: str) -> bool:
+    if operation is _code.ANY:
+        return char != "\n"
+    if operation is _code.LITERAL:
+        return bool(ord(char) == argument)
+    if operation is _code.NOT_LITERAL:
+        return bool(ord(char) != argument)
+    if operation is _code.RANGE:
+        return bool(argument[0] <= ord(char) <= argument[1])
+    if operation is _code.CATEGORY and argument in _CATEGORIES:
+        return _CATEGORIES[argument](char)
+    if operation is _code.IN:
+        negated = bool(argument) and argument[0][0] is _code.NEGATE
+        items = argument[1 if negated else 0 :]
+        return any(_fits(inner, value, char) for inner, value in items) != negated
+    raise PatternError(f"{str(operation).lower()} in an expression")
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char == "_"

@@ -1,0 +1,261 @@
+"""PEFT's `adapter_config.json` for LoRA: what each field means for mlx-lm, and which values cannot be carried over.
+
+Source: `LoraConfig` of peft 0.21.2 (src/peft/tuners/lora/config.py); a test compares the table with the installed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from .patterns import Budget, PatternError, full_match
+from .remark import Remark
+
+CONFIG = "adapter_config.json"
+_Value = TypeVar("_Value")
+_Path = Annotated[str, Field(max_length=4096)]
+_Factor = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+_Rank = Annotated[int, Field(ge=1, le=65536)]
+_Paths = Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=10_000)]
+_Indexes = Annotated[list[Annotated[int, Field(ge=0, le=100_000)]], Field(max_length=10_000)]
+
+# Initialisations that subtract from the base what they put into the adapter.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+
+class PeftConfig(BaseModel):
+    """The fields that the numbers depend on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    peft_type: Annotated[str, Field(max_length=100)] | None = None
+    base_model_name_or_path: _Path | None = None
+    r: _Rank = 8
+    lora_alpha: _Factor = 8
+    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    rank_pattern: Annotated[dict[_Path, _Rank], Field(max_length=10_000)] | None = None
+    alpha_pattern: Annotated[dict[_Path, _Factor], Field(max_length=10_000)] | None = None
+    target_modules: _Paths | _Path | None = None
+    exclude_modules: _Paths | _Path | None = None
+    layers_to_transform: _Indexes | int | None = None
+    layers_pattern: _Paths | _Path | None = None
+    _budget: Budget = PrivateAttr(default_factory=Budget)
+    _ranks: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank that a module gets.
+
+        Raises:
+            PatternError: a key of `rank_pattern` is an expression that cannot be matched.
+        """
+        if module not in self._ranks:
+            self._ranks[module] = _by_pattern(self.rank_pattern or {}, module, self.r, self._budget)
+        return self._ranks[module]
+
+    def scale_of(self, module: str) -> float:
+        """Return the factor of a module's update, with PEFT's own arithmetic.
+
+        Raises:
+            PatternError: a key of a pattern is an expression that cannot be matched.
+        """
+        alpha = _by_pattern(self.alpha_pattern or {}, module, self.lora_alpha, self._budget)
+        rank = self.rank_of(module)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value, budget: Budget) -> _Value:
+    """Return the value of the first key that matches, as PEFT's `get_pattern_key` finds it."""
+    for key, value in pattern.items():
+        if key == module or full_match(rf"(.*\.)?({key})", module, budget):
+            return value
+    return default
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """What becomes of one field of PEFT's configuration.
+
+    Attributes:
+        becomes: what it is in mlx-lm's form, in a few words; the documentation shows it.
+        code: the remark's code when the value cannot be carried over.
+        refuse: the reason why a value cannot be carried over, or None if it can.
+    """
+
+    becomes: str
+    code: str = ""
+    refuse: Callable[[Any], str | None] = lambda _: None
+
+
+def _unless_empty(reason: str) -> Callable[[Any], str | None]:
+    """Refuse everything but null, false and what is empty."""
+    return lambda value: reason if value else None
+
+
+def _initialisation(value: Any) -> str | None:
+    if isinstance(value, str) and value.startswith(_CHANGES_BASE):
+        return "changed the base's weights before training, so the adapter does not fit the base itself"
+    known = value is None or isinstance(value, bool) or value in _PLAIN_STARTS
+    return None if known else "is not an initialisation that is known to leave the base as it is"
+
+
+_NO_VARIANT = "computes something that a sum of low-rank updates cannot express"
+_IGNORED = "nothing: the numbers do not depend on it"
+_RANK = "`lora_parameters.rank`: the largest; smaller ranks are padded with zeros"
+_SCALE = "`lora_parameters.scale`: the most frequent; other factors go into `lora_b`"
+_MODULES = "which modules have tensors; a module that is promised and has none is an error"
+
+FIELDS: Mapping[str, FieldRule] = {
+    "peft_type": FieldRule(
+        "must be LORA",
+        "peft_method",
+        lambda value: None if value == "LORA" else "is not LoRA, and mlx-lm has no such method",
+    ),
+    "r": FieldRule(_RANK),
+    "rank_pattern": FieldRule(_RANK),
+    "lora_alpha": FieldRule(_SCALE),
+    "alpha_pattern": FieldRule(_SCALE),
+    "use_rslora": FieldRule("the scale is alpha / sqrt(rank) instead of alpha / rank"),
+    "use_dora": FieldRule("`fine_tune_type`: `dora`; `lora_magnitude_vector` becomes `m`"),
+    "target_modules": FieldRule(_MODULES),
+    "exclude_modules": FieldRule(_MODULES),
+    "layers_to_transform": FieldRule(_MODULES),
+    "layers_pattern": FieldRule(_MODULES),
+    "lora_dropout": FieldRule("`lora_parameters.dropout`"),
+    "base_model_name_or_path": FieldRule("`model`; held against the base's names"),
+    "fan_in_fan_out": FieldRule("nothing: the factors have the same shapes either way"),
+    "bias": FieldRule(
+        "must be none",
+        "peft_bias",
+        lambda value: (
+            None if value in (None, "none") else "changes the base's biases, which LoRA cannot hold"
+        ),
+    ),
+    "lora_bias": FieldRule(
+        "refused", "peft_bias", _unless_empty("adds a bias to the update, which mlx-lm does not have")
+    ),
+    "modules_to_save": FieldRule(
+        "refused",
+        "peft_full_modules",
+        _unless_empty("replaces whole modules, which is not a low-rank update"),
+    ),
+    "trainable_token_indices": FieldRule(
+        "refused", "peft_full_modules", _unless_empty("replaces rows of the embedding")
+    ),
+    "init_lora_weights": FieldRule(
+        "refused where it changes the base: pissa, olora, corda, loftq, lora_ga",
+        "peft_base_changed",
+        _initialisation,
+    ),
+    "layer_replication": FieldRule(
+        "refused", "peft_base_changed", _unless_empty("repeats layers, which makes another model of the base")
+    ),
+    "kasa_config": FieldRule(
+        "refused", "peft_base_changed", _unless_empty("truncates the base's weights before training")
+    ),
+    "target_parameters": FieldRule(
+        "refused", "peft_variant", _unless_empty("adapts parameters that are no modules of mlx-lm")
+    ),
+    "alora_invocation_tokens": FieldRule(
+        "refused", "peft_variant", _unless_empty("switches the adapter on by certain tokens only")
+    ),
+    "use_qalora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
+    "use_bdlora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
+    "arrow_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
+    "monteclora_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
+    "megatron_config": FieldRule("refused", "peft_variant", _unless_empty("names layers of another library")),
+    "ensure_weight_tying": FieldRule(
+        "refused", "peft_variant", _unless_empty("ties an adapter of the head to that of the embedding")
+    ),
+    **dict.fromkeys(
+        (
+            "task_type",
+            "auto_mapping",
+            "revision",
+            "inference_mode",
+            "peft_version",
+            "megatron_core",
+            "qalora_group_size",
+            "loftq_config",
+            "eva_config",
+            "corda_config",
+            "lora_ga_config",
+            "velora_config",
+            "runtime_config",
+        ),
+        FieldRule(_IGNORED),
+    ),
+}
+"""Every field that is known, to what becomes of it."""
+
+
+def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
+    """Yield a remark for each field whose value cannot be carried over, and for each that is not known."""
+    for name, value in raw.items():
+        rule = FIELDS.get(name)
+        if rule is None:
+            if value not in (None, False, [], {}, ""):
+                message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
+                hint = "if it does nothing to them, remove it from adapter_config.json"
+                yield Remark("peft_unknown_field", "error", CONFIG, message, hint)
+        elif reason := rule.refuse(value):
+            shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
+            yield Remark(rule.code, "error", CONFIG, f"PEFT's {name} ({shown}) {reason}", _hint(rule.code))
+
+
+def _hint(code: str) -> str:
+    if code == "peft_base_changed":
+        return "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base"
+    return "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
+
+
+def targets(config: PeftConfig, module: str) -> bool:
+    """Tell whether PEFT would adapt a module of the base, going by its name (`check_target_module_exists`).
+
+    Raises:
+        PatternError: an expression cannot be matched here, or `target_modules` is a word that stands for a model's layers.
+    """
+    excluded = config.exclude_modules
+    if isinstance(excluded, str) and excluded and full_match(excluded, module, config._budget):
+        return False
+    if isinstance(excluded, list) and any(_ends(module, name) for name in excluded):
+        return False
+    wanted = config.target_modules
+    if wanted is None or wanted == "all-linear":
+        raise PatternError("which modules are adapted depends on the model's class")
+    if isinstance(wanted, str):
+        return full_match(wanted, module, config._budget)
+    if module in wanted:
+        return True
+    return any(_ends(module, name) for name in wanted) and _in_layers(config, module)
+
+
+def _ends(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _in_layers(config: PeftConfig, module: str) -> bool:
+    layers = config.layers_to_transform
+    if layers is None or layers == []:
+        return True
+    patterns = config.layers_pattern or []
+    index = _layer_index(module, [patterns] if isinstance(patterns, str) else patterns)
+    return index is not None and (index == layers if isinstance(layers, int) else index in layers)
+
+
+def _layer_index(module: str, patterns: list[str]) -> int | None:
+    """Return the first number in a module's path that has a name of `patterns` (or any name within another) before it."""
+    parts = module.split(".")
+    for position, part in enumerate(parts[:-1]):
+        if not part.isdecimal() or position < (1 if patterns else 2):
+            continue
+        before = ".".join(parts[:position])
+        if not patterns or any(full_match(rf"(.*\.)?{pattern}", before) for pattern in patterns):
+            return int(part)
+    return None

@@ -1,0 +1,139 @@
+"""A run's facts in the database, and as plain values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..adapter_files import WEIGHTS
+from ..errors import BadInputError
+from ..views import moment
+from .checkpoint import Choice
+from .curve import Curve, Point, curve_from, point_view, sparkline
+from .run_folder import Run
+
+
+def record_run(session: Session, adapter: tables.Adapter, run: Run, choice: Choice) -> None:
+    """Add the facts of an adapter's run, and its curve up to the checkpoint, to the caller's transaction."""
+    record, best, last = run.record, run.curve.best(), run.curve.last()
+    data = record.dataset if record else None
+    session.add(
+        tables.TrainingRun(
+            adapter_id=adapter.id,
+            checkpoint=choice.checkpoint.iteration,
+            chosen=choice.chosen,
+            last_iteration=run.last_iteration,
+            last_val_loss=last[1] if last else None,
+            best_iteration=best[0] if best else None,
+            best_val_loss=best[1] if best else None,
+            state=run.state,
+            source=run.source,
+            started_at=record.started() if record else None,
+            seconds=record.seconds if record else None,
+            trained_tokens=run.curve.trained_tokens,
+            peak_memory=run.peak_memory,
+            git_commit=record.git.commit if record and record.git else None,
+            git_dirty=record.git.dirty if record and record.git else None,
+            machine=record.machine.model_dump() if record and record.machine else None,
+            versions=dict(record.versions) if record else None,
+            arguments=dict(record.arguments) if record else None,
+            dataset_files=[file.model_dump() for file in data.files] if data and data.files else None,
+        )
+    )
+    points = run.curve.until(choice.checkpoint.iteration).points
+    if points:
+        session.execute(
+            insert(tables.CurvePoint), [{"adapter_id": adapter.id, **point_view(point)} for point in points]
+        )
+
+
+def adapter_with_weights(session: Session, digest: str) -> tables.Adapter | None:
+    """Return the adapter whose weights have a digest, the first one registered of several."""
+    query = (
+        select(tables.Adapter)
+        .join(tables.ManifestFile, tables.ManifestFile.manifest_id == tables.Adapter.manifest_id)
+        .where(tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS)
+        .order_by(tables.Adapter.id)
+    )
+    return session.scalars(query).first()
+
+
+def recorded_curve(session: Session, adapter: tables.Adapter) -> Curve:
+    """Return the curve on record of an adapter, empty where there is none."""
+    query = select(tables.CurvePoint).where(tables.CurvePoint.adapter_id == adapter.id)
+    return Curve.of(
+        Point(row.iteration, row.train_loss, row.val_loss, row.learning_rate)
+        for row in session.scalars(query)
+    )
+
+
+def training_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
+    """Return what `show` adds about an adapter's run: `training_run`, `curve` and `dataset_digest`."""
+    run = session.get(tables.TrainingRun, adapter.id)
+    return {
+        "dataset_digest": (adapter.dataset.digest or None) if adapter.dataset else None,
+        "training_run": _run_view(run) if run else None,
+        "curve": [point_view(point) for point in recorded_curve(session, adapter).points],
+    }
+
+
+def _run_view(run: tables.TrainingRun) -> dict[str, Any]:
+    git = {"commit": run.git_commit, "dirty": run.git_dirty} if run.git_commit else None
+    return {
+        "checkpoint": run.checkpoint,
+        "chosen": run.chosen,
+        "best": _measured(run.best_iteration, run.best_val_loss),
+        "last": {"iteration": run.last_iteration, "val_loss": run.last_val_loss},
+        "state": run.state,
+        "source": run.source,
+        "started_at": moment(run.started_at) if run.started_at else None,
+        "seconds": run.seconds,
+        "trained_tokens": run.trained_tokens,
+        "peak_memory": run.peak_memory,
+        "git": git,
+        "machine": run.machine,
+        "versions": run.versions,
+        "arguments": run.arguments,
+        "dataset_files": run.dataset_files,
+    }
+
+
+def _measured(iteration: int | None, loss: float | None) -> dict[str, Any] | None:
+    return None if iteration is None else {"iteration": iteration, "val_loss": loss}
+
+
+def draw_curve(name: str, rows: list[dict[str, Any]], plot: Path, *, force: bool) -> str:
+    """Draw an adapter's curve to a file; return the file's path.
+
+    Raises:
+        BadInputError: there is no curve, or the picture's ending is not known.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: matplotlib is not installed.
+        StorageError: the picture cannot be written.
+    """
+    from ..comparison.curves import draw
+    from ..pictures import picture_kind, write_picture
+
+    kind, place = picture_kind(plot), plot.expanduser().absolute()
+    if not rows:
+        raise BadInputError(
+            f"there is no training curve on record for {name}",
+            hint="register with what the trainer printed: fusery register DIR --log FILE",
+        )
+    write_picture(place, draw({name: rows}, kind), force=force)
+    return str(place)
+
+
+def curve_line(rows: list[dict[str, Any]]) -> str:
+    """Return one line for people: the validation losses, or the training losses where there was no validation."""
+    curve = curve_from(rows)
+    validated = [point.val_loss for point in curve.points if point.val_loss is not None]
+    trained = [point.train_loss for point in curve.points if point.train_loss is not None]
+    losses, kind = (validated, "validation") if len(validated) > 1 else (trained, "training")
+    if len(losses) < 2:
+        return ""
+    return f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {len(losses)} points)"

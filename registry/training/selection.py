@@ -1,0 +1,75 @@
+"""The run that an adapter folder is of, and the checkpoint of it that is meant: what registering needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from ..adapter_folder import AdapterFolder
+from ..admission.finding import Finding
+from ..submission import Submission
+from .checkpoint import Choice, choice_findings, choose
+from .conflicts import conflicts
+from .record import RecordedData
+from .run_folder import Run, read_run
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A run, the checkpoint that is registered, and what that says about the adapter."""
+
+    run: Run
+    choice: Choice
+
+    @property
+    def weights(self) -> str:
+        """Name of the file that is registered as `adapters.safetensors`."""
+        return self.choice.checkpoint.name
+
+    @property
+    def data(self) -> RecordedData | None:
+        """What the run says it was trained on."""
+        return self.run.record.dataset if self.run.record else None
+
+    @property
+    def day(self) -> date | None:
+        """The day on which the run says it began, in UTC."""
+        return self.run.record.started().date() if self.run.record else None
+
+    @property
+    def continued(self) -> str | None:
+        """Digest of the weights that the run says it went on from."""
+        return self.run.record.resumed.sha256 if self.run.record and self.run.record.resumed else None
+
+    def iterations(self, folder: AdapterFolder) -> int | None:
+        """Return how many iterations the weights have behind them; as configured where only that is known."""
+        return self.choice.checkpoint.iteration if self.run.is_known else folder.config.iters
+
+    def val_loss(self, folder: AdapterFolder) -> float | None:
+        """Return what was measured of these weights.
+
+        What somebody wrote down is of the last weights, and stands for them where nothing was measured.
+        """
+        if self.choice.val_loss is not None or not self.choice.is_last:
+            return self.choice.val_loss
+        return folder.metadata.final_val_loss
+
+    def findings(self, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
+        """Yield what there is to say about the run and the choice."""
+        yield from self.run.remarks
+        yield from choice_findings(self.run, self.choice)
+        yield from conflicts(self.run, self.choice, folder, submission)
+
+
+def select_run(folder: AdapterFolder, submission: Submission) -> Training:
+    """Return the run of a folder and the checkpoint that the user means.
+
+    Raises:
+        BadInputError: there is no such checkpoint, or no curve in the log.
+        MissingFileError, FormatError: the log cannot be read.
+    """
+    log = Path(submission.log).expanduser() if submission.log is not None else None
+    run = read_run(folder, log)
+    return Training(run, choose(run, submission.checkpoint))

@@ -1,0 +1,91 @@
+"""What a run took place in: machine, versions, git commit.  No host or user name, no environment, no remote's address."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("mlx", "mlx-lm", "fusery")
+_PATIENCE = 10.0
+_CPU_NAME = "model name"
+
+
+def machine() -> dict[str, Any]:
+    """Return the platform, the processor, how many cores this process may use, and the memory in bytes."""
+    return {
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",
+        "processor": _processor(),
+        "cpus": _cpus(),
+        "memory": _memory(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the result depends on, where they are installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> tuple[str, bool] | None:
+    """Return the commit that a folder is at and whether tracked files differ from it; None outside of a repository."""
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return commit.strip(), changes is None or bool(changes.strip())
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # No lock is taken, and no program that the repository's configuration names is run.
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    """Return the processor's name as its maker writes it."""
+    mlx = sys.modules.get("mlx.core")
+    if mlx is not None and hasattr(mlx, "device_info"):
+        name = mlx.device_info().get("device_name")
+        if isinstance(name, str) and name:
+            return name
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(_CPU_NAME)]
+    return names[0] if names else platform.machine()
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None

@@ -1,0 +1,126 @@
+"""Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
+
+mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So two of its functions
+are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
+configuration file over defaults), and `train_model`, to put the record in front of whatever callback there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fusery.storage.errors import FuseryError
+
+from ..errors import MissingExtraError, TrainingFailedError
+from .callback import RecordRun
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How the trainer ended.
+
+    Attributes:
+        code: its exit code.
+        run: the record of what was trained; None where nothing was, as with `--test` alone or `--help`.
+    """
+
+    code: int
+    run: RecordRun | None
+
+
+def train(words: Sequence[str], *, ready: Callable[[Any], None]) -> Trained:
+    """Run the trainer.
+
+    Args:
+        words: its command line.
+        ready: told its complete arguments before anything is loaded; what it raises ends the run.
+
+    Raises:
+        MissingExtraError: mlx-lm is not installed.
+        TrainingFailedError: the trainer raised; the record says `stopped`.
+    """
+    lora = _lora()
+    runs: list[RecordRun] = []
+    with _recorded(lora, ready, runs), _command_line(words):
+        try:
+            lora.main()
+        except SystemExit as stop:
+            # What argparse does for --help and for what it does not know; it has printed why.
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            return Trained(code, None)
+        except FuseryError:
+            raise
+        except Exception as error:
+            raise _failed(error, runs) from error
+    return Trained(0, runs[-1] if runs else None)
+
+
+def _lora() -> ModuleType:
+    try:
+        from mlx_lm import lora
+    except ImportError as error:
+        raise MissingExtraError("training", "mlx") from error
+    module: ModuleType = lora
+    return module
+
+
+@contextlib.contextmanager
+def _recorded(lora: Any, ready: Callable[[Any], None], runs: list[RecordRun]) -> Iterator[None]:
+    run, train_model = lora.run, lora.train_model
+
+    def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
+        ready(args)
+        return run(args, *rest, **named)
+
+    def record_and_train(
+        args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
+    ) -> None:
+        record = RecordRun(
+            args.adapter_path,
+            arguments=args,
+            data=data_source(args),
+            examples=len(train_set),
+            wrapped=training_callback,
+        )
+        runs.append(record)
+        with record:
+            train_model(args, model, train_set, valid_set, record)
+
+    lora.run, lora.train_model = ready_then_run, record_and_train
+    try:
+        yield
+    finally:
+        lora.run, lora.train_model = run, train_model
+
+
+@contextlib.contextmanager
+def _command_line(words: Sequence[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = ["mlx_lm.lora", *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def data_source(args: Any) -> str | None:
+    """Return the data folder, or the hub's name of the dataset, of the trainer's arguments."""
+    collection = getattr(args, "hf_dataset", None)
+    if collection:
+        first = collection if isinstance(collection, dict) else collection[0]
+        return str(first.get("path"))
+    return str(args.data) if args.data else None
+
+
+def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:
+    text = " ".join(str(error).split())[:300] or "without a word"
+    hint = "--debug shows where: fusery --debug train ..."
+    if runs and any(Path(runs[-1].folder).glob("*adapters.safetensors")):
+        hint = f"what was saved is in {runs[-1].folder}; {hint}"
+    return TrainingFailedError(f"the trainer stopped: {type(error).__name__}: {text}", hint=hint)

@@ -1,0 +1,103 @@
+"""Withdrawals: a yanked adapter stays on record, and is neither fused, shipped nor given an alias until that is lifted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from . import events, tables
+from .errors import BadInputError
+from .resolve import fused_from, resolve_adapter
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+
+def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]:
+    """Withdraw an adapter; a second time changes nothing.
+
+    Returns:
+        `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what was made with it and is still about: `aliases`,
+        `fused` (keys) and `bundles` (`target`, `path`, `digest`).
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: no reason is given.
+    """
+    if not reason.strip():
+        raise BadInputError("a yank needs a reason", hint=f"fusery yank {reference} --reason TEXT")
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        standing = _standing(session, adapter)
+        if standing is None:
+            at = workspace.database.utcnow(session)
+            standing = tables.Yank(adapter_id=adapter.id, reason=reason, at=at, by=workspace.actor)
+            session.add(standing)
+            _tell(workspace, session, adapter, "adapter.yanked", reason)
+            changed = True
+        else:
+            changed = False
+        return {
+            "name": adapter.name,
+            "yanked": True,
+            "changed": changed,
+            "reason": standing.reason,
+            "at": standing.at.isoformat(),
+            "by": standing.by,
+            **_made_with(session, adapter),
+        }
+
+
+def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str, Any]:
+    """Take a yank back.
+
+    Returns:
+        `name`, `yanked` (false), `changed`.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+    """
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        standing = _standing(session, adapter)
+        if standing is not None:
+            standing.lifted_at, standing.lifted_by = workspace.database.utcnow(session), workspace.actor
+            _tell(workspace, session, adapter, "adapter.unyanked", reason)
+        return {"name": adapter.name, "yanked": False, "changed": standing is not None}
+
+
+def _standing(session: Session, adapter: tables.Adapter) -> tables.Yank | None:
+    query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
+    return session.scalar(query)
+
+
+def _tell(workspace: Workspace, session: Session, adapter: tables.Adapter, action: str, reason: str) -> None:
+    session.flush()
+    events.record(
+        session,
+        action=action,
+        kind="adapter",
+        subject=adapter.name,
+        detail={"digest": adapter.digest, "reason": reason},
+        actor=workspace.actor,
+    )
+
+
+def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
+    aliases = session.scalars(
+        select(tables.Alias).where(tables.Alias.adapter_id == adapter.id).order_by(tables.Alias.name)
+    )
+    bundles = session.scalars(
+        select(tables.Bundle)
+        .where(tables.Bundle.adapters.any(tables.Adapter.id == adapter.id))
+        .order_by(tables.Bundle.id)
+    )
+    return {
+        "aliases": [f"{alias.task.name}#{alias.name}" for alias in aliases],
+        "fused": [fused.key for fused in session.scalars(fused_from(adapter))],
+        "bundles": [
+            {"target": bundle.target, "path": bundle.path, "digest": bundle.digest} for bundle in bundles
+        ],
+    }

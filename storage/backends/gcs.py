@@ -1,0 +1,104 @@
+"""Google Cloud Storage: large objects by a resumable session, chunk after chunk, each sent again by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from ..copying import Progress
+from ..remote_calls import RemoteCalls
+from ..remote_errors import Kind, RemoteError
+from .objects import Objects
+
+_TYPE = "application/octet-stream"
+
+
+def file_system(**options: Any) -> Any:
+    """Return gcsfs's file system without its own retries, and without its look for other kinds of buckets by gRPC.
+
+    Those retries wait up to a minute behind our back and print tracebacks; the look for hierarchical buckets hangs on
+    every server that is not Google's.
+    """
+    from gcsfs.core import GCSFileSystem
+
+    class Plain(GCSFileSystem):  # type: ignore[misc]
+        _request = GCSFileSystem._request.__wrapped__
+
+    return Plain(**options)
+
+
+class GcsObjects(Objects):
+    """Objects in a bucket of Google Cloud Storage, over gcsfs."""
+
+    def __init__(self, prefix: str, calls: RemoteCalls) -> None:
+        """Look below bucket and folder."""
+        super().__init__(prefix, calls)
+        self._bucket, _, folder = prefix.partition("/")
+        self._start = f"{folder}/" if folder else ""
+
+    @property
+    def in_parts(self) -> bool:
+        """True."""
+        return True
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size; gcsfs would take a refusal for a name that is not there."""
+        try:
+            return int(self.calls.run(_describe, self._bucket, self._start + name)["size"])
+        except RemoteError:
+            return None
+
+    def upload(
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+    ) -> bool:
+        """Write an object chunk by chunk: a session of Google's has one writer, and takes no chunk out of turn.
+
+        An interrupted session is nothing anybody sees; Google forgets it after a week.
+        """
+        return self.done(lambda: self._upload(name, parts, size, exclusive, progress))
+
+    def _upload(
+        self, name: str, parts: Iterable[bytes], size: int, exclusive: bool, progress: Progress | None
+    ) -> None:
+        session = self.calls.run(_begin, self._bucket, self._start + name, exclusive)
+        offset = 0
+        try:
+            for data in parts:
+                self.calls.run(_send, session, data, offset, size)
+                offset += len(data)
+                if progress:
+                    progress(len(data))
+        except BaseException as error:
+            if not isinstance(error, RemoteError) or error.kind is not Kind.EXISTS:
+                self._forget(session)
+            raise
+
+    def _forget(self, session: str) -> None:
+        from ..errors import StorageError
+
+        # Courtesy only: whatever went wrong is the error to report.
+        with suppress(RemoteError, StorageError):
+            self.calls.run(_end, session)
+
+
+async def _describe(file_system: Any, bucket: str, key: str) -> Any:
+    return await file_system._call("GET", "b/{}/o/{}", bucket, key, json_out=True)
+
+
+async def _begin(file_system: Any, bucket: str, key: str, exclusive: bool) -> Any:
+    from gcsfs.core import initiate_upload
+
+    mode = "create" if exclusive else "overwrite"
+    return await initiate_upload(file_system, bucket, key, _TYPE, mode=mode)
+
+
+async def _send(file_system: Any, session: str, data: bytes, offset: int, size: int) -> Any:
+    from gcsfs.core import upload_chunk
+
+    # What Google has already is passed over, so that a chunk whose reply was lost can be sent again.
+    return await upload_chunk(file_system, session, data, offset, size, _TYPE)
+
+
+async def _end(file_system: Any, session: str) -> None:
+    await file_system._call("DELETE", session.replace("&ifGenerationMatch=0", ""))

@@ -1,0 +1,218 @@
+"""The objects under one prefix of an fsspec file system: the part of a store that differs between backends.
+
+This class is right for a file system whose `pipe_file` writes an object whole or not at all.  The others refine it:
+uploads in parts, what an interrupted one leaves behind, how an object is moved.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from fsspec.spec import AbstractFileSystem
+
+from ..copying import Progress
+from ..errors import StoreUnavailableError
+from ..remote_calls import RemoteCalls, age
+from ..remote_errors import Kind, RemoteError
+
+PART = 16 << 20
+"""Bytes of a part of an upload."""
+
+READ = 8 << 20
+"""Bytes of one ranged read."""
+
+AHEAD = 4
+"""Parts under way at a time, up or down: with `PART`, the memory that a transfer takes."""
+
+_STAMPS = ("LastModified", "updated", "last_modified", "mtime", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object of a listing.
+
+    Attributes:
+        name: below the prefix.
+        size: bytes.
+        age_seconds: since the last write to it.
+    """
+
+    name: str
+    size: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload in parts that nobody completed.
+
+    Attributes:
+        name: of the object it was to become.
+        upload_id: the server's word for it.
+        age_seconds: since it began.
+    """
+
+    name: str
+    upload_id: str
+    age_seconds: float
+
+
+class Objects:
+    """The objects under a prefix that nobody else uses.
+
+    Attributes:
+        calls: every call to the file system goes through them.
+        durable: objects outlive the process.
+    """
+
+    durable = True
+    place = "bucket"
+    """What the backend calls the place that must exist before a store can be in it."""
+
+    def __init__(self, prefix: str, calls: RemoteCalls) -> None:
+        """Look at the objects below `prefix`: bucket and folder, without a slash at either end."""
+        self.prefix = prefix
+        self.calls = calls
+        self.durable = calls.file_system.protocol != "memory"
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether `upload` needs no more memory than some parts."""
+        return False
+
+    def key(self, name: str) -> str:
+        """Return the file system's path of an object."""
+        return f"{self.prefix}/{name}"
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size in bytes, None if it is not there."""
+        try:
+            info = self.calls.run("info", self.key(name))
+        except RemoteError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def read(self, name: str) -> bytes:
+        """Return a small object; raises RemoteError if it is not there."""
+        return bytes(self.calls.run("cat_file", self.key(name)))
+
+    def pieces(self, name: str, size: int) -> Iterator[tuple[int, bytes]]:
+        """Return an object's bytes with how many were asked for, some pieces ahead; raises RemoteError."""
+        spans = [(start, min(start + READ, size)) for start in range(0, size, READ)]
+        starts = (partial(self.start_read, name, start, end) for start, end in spans)
+        for (start, end), piece in zip(spans, self.calls.in_order(starts, AHEAD), strict=True):
+            yield end - start, piece
+
+    def start_read(self, name: str, start: int, end: int) -> Future[Any]:
+        """Begin to read a range of an object."""
+        return self.calls.start("cat_file", self.key(name), start=start, end=end)
+
+    def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
+        """Write an object in one request; return whether its name was free, or did not need to be."""
+        mode = "create" if exclusive else "overwrite"
+        return self.done(lambda: self.calls.run("pipe_file", self.key(name), data, mode=mode))
+
+    def upload(
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+    ) -> bool:
+        """Write a large object; return whether its name was free, or did not need to be.
+
+        Args:
+            name: the object's name.
+            parts: its bytes, each but the last of `part_size(size)`; raising ends the upload without an object.
+            size: how many bytes there will be.
+            exclusive: refuse a name that is taken.
+            progress: told about bytes that have arrived.
+        """
+        is_new = self.write(name, b"".join(parts), exclusive=exclusive)
+        if progress:
+            progress(size)
+        return is_new
+
+    def part_size(self, size: int) -> int:
+        """Return how many bytes each part of an upload of `size` bytes has, but the last."""
+        return PART
+
+    def move(self, name: str, target: str) -> None:
+        """Give an object another name; raises RemoteError."""
+        self.calls.run("cp_file", self.key(name), self.key(target))
+        self.remove(name)
+
+    def remove(self, name: str) -> int:
+        """Remove an object and return the bytes freed: 0 if it was gone."""
+        size = self.size(name)
+        if size is None:
+            return 0
+        with suppress(RemoteError):
+            self.calls.run("rm_file", self.key(name))
+        return size
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """List the objects below a folder of the prefix, in no order."""
+        start = self.key("")
+        try:
+            found = self.calls.run("find", self.key(folder), detail=True)
+        except RemoteError:
+            return
+        for name, info in found.items():
+            if info["type"] == "file":
+                stamp = next((info[key] for key in _STAMPS if info.get(key)), None)
+                path = str(name) if start.startswith("/") else str(name).lstrip("/")
+                yield Entry(path.removeprefix(start), int(info["size"]), age(stamp))
+
+    def uploads(self) -> Iterator[Upload]:
+        """List the uploads in parts that nobody completed, where the server keeps them until they are aborted."""
+        return iter(())
+
+    def abort(self, name: str, upload_id: str) -> None:
+        """Abort an upload that `uploads` listed; one that is gone is fine."""
+
+    def prepare(self) -> None:
+        """Make what must be there before the first write."""
+
+    def done(self, write: Callable[[], Any]) -> bool:
+        """Make a write; return False if the name was taken.
+
+        Raises:
+            StoreUnavailableError: the place to write to is not there.
+        """
+        try:
+            write()
+        except RemoteError as error:
+            if error.kind is Kind.EXISTS:
+                return False
+            raise StoreUnavailableError(
+                f"the store {self.calls.where} has no such {self.place}",
+                hint=f"make the {self.place}, or correct the URL",
+            ) from error
+        return True
+
+
+UPLOAD_NAME = re.compile(r"upload:(?P<name>blobs/sha256/[0-9a-f]{2}/[0-9a-f.g]{64,80}):(?P<id>[^\s]{1,1024})")
+"""How a store calls an unfinished upload among its leftovers."""
+
+
+def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:
+    """Return the objects under a prefix, by what the file system speaks."""
+    spoken = file_system.protocol
+    protocols = {spoken} if isinstance(spoken, str) else set(spoken)
+    for protocol, (module, name) in _KINDS.items():
+        if protocol in protocols:
+            kind: type[Objects] = getattr(import_module(f".{module}", __package__), name)
+            return kind(prefix, calls)
+    return Objects(prefix, calls)
+
+
+_KINDS = {
+    "s3": ("s3", "S3Objects"),
+    "gs": ("gcs", "GcsObjects"),
+    "abfs": ("azure", "AzureObjects"),
+    "sftp": ("sftp", "SftpObjects"),
+}

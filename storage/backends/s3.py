@@ -1,0 +1,217 @@
+"""S3 and what speaks like it: uploads in parts that are sent again one by one, and taken up again after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from ..copying import Progress
+from ..layout import parse_blob_name
+from ..remote_calls import RemoteCalls, Told, age
+from ..remote_errors import Kind, RemoteError
+from .objects import AHEAD, PART, Entry, Objects, Upload
+
+MAX_PARTS = 9_000
+"""Parts of one upload; S3 allows 10,000."""
+
+RESUME_WITHIN = 20 * 3600.0
+"""Seconds; an older upload is left to the collection, which may be about to abort it."""
+
+_PIECE = 1 << 20
+
+
+class S3Objects(Objects):
+    """Objects in an S3 bucket, over s3fs."""
+
+    def __init__(self, prefix: str, calls: RemoteCalls) -> None:
+        """Look below bucket and folder."""
+        super().__init__(prefix, calls)
+        # s3fs tries everything five times, and nested.
+        calls.file_system.retries = 1
+        self._bucket, _, folder = prefix.partition("/")
+        self._start = f"{folder}/" if folder else ""
+
+    @property
+    def in_parts(self) -> bool:
+        """True."""
+        return True
+
+    def part_size(self, size: int) -> int:
+        """Return the bytes of a part: larger ones where there would be too many."""
+        return max(PART, -(-size // MAX_PARTS))
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size, by one request."""
+        try:
+            return int(self._ask("head_object", Bucket=self._bucket, Key=self._start + name)["ContentLength"])
+        except RemoteError:
+            return None
+
+    def start_read(self, name: str, start: int, end: int) -> Future[Any]:
+        """Begin to read a range; what arrives counts as progress, however slow the line."""
+        return self.calls.start(self._get, self._start + name, start, end)
+
+    def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
+        """Write an object in one request."""
+        return self.done(lambda: self.calls.run(self._put, self._start + name, data, exclusive))
+
+    def upload(
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+    ) -> bool:
+        """Write an object in parts; those of an interrupted upload that match are not sent again."""
+        key = self._start + name
+        upload_id, there = self._unfinished(key) or (self._begin(key), {})
+        tags: list[str] = []
+        try:
+            for tag, count in self.calls.in_order(self._sending(key, upload_id, parts, there), AHEAD):
+                tags.append(tag)
+                if progress:
+                    progress(count)
+            return self.done(lambda: self._complete(key, upload_id, tags, exclusive))
+        except RemoteError as error:
+            # Somebody else completed or aborted it meanwhile: the caller looks again.
+            if error.kind is Kind.MISSING:
+                return False
+            raise
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """List page by page, so that a million names need no memory and one lost reply costs one page."""
+        options: dict[str, Any] = {"Bucket": self._bucket, "Prefix": f"{self._start}{folder}/"}
+        while True:
+            page = self._ask("list_objects_v2", **options)
+            for item in page.get("Contents", []):
+                name = str(item["Key"]).removeprefix(self._start)
+                yield Entry(name, int(item["Size"]), age(item["LastModified"]))
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def uploads(self) -> Iterator[Upload]:
+        """List the unfinished uploads under the prefix, and no others of the bucket."""
+        for item in self._listed(self._start):
+            name = str(item["Key"]).removeprefix(self._start)
+            if parse_blob_name(name):
+                yield Upload(name, str(item["UploadId"]), age(item["Initiated"]))
+
+    def abort(self, name: str, upload_id: str) -> None:
+        """Abort an upload, and free its parts."""
+        with suppress(RemoteError):
+            self._ask(
+                "abort_multipart_upload", Key=self._start + name, UploadId=upload_id, Bucket=self._bucket
+            )
+
+    def _ask(self, operation: str, **options: Any) -> Any:
+        return self.calls.run("call_s3", operation, **options)
+
+    async def _get(self, file_system: Any, key: str, start: int, end: int) -> bytes:
+        span = f"bytes={start}-{end - 1}"
+        reply = await file_system._call_s3("get_object", Bucket=self._bucket, Key=key, Range=span)
+        data, body = bytearray(), reply["Body"]
+        try:
+            while piece := await body.read(_PIECE):
+                data += piece
+                self.calls.progressed()
+        finally:
+            body.close()
+        if len(data) < end - start:
+            # The connection ended early, and the client did not notice.
+            raise ConnectionResetError
+        return bytes(data)
+
+    async def _put(self, file_system: Any, key: str, data: bytes, exclusive: bool) -> None:
+        condition = {"IfNoneMatch": "*"} if exclusive else {}
+        body = Told(data, self.calls)
+        await file_system._call_s3("put_object", Bucket=self._bucket, Key=key, Body=body, **condition)
+
+    async def _put_part(self, file_system: Any, key: str, upload_id: str, number: int, data: bytes) -> Any:
+        return await file_system._call_s3(
+            "upload_part",
+            Bucket=self._bucket,
+            Key=key,
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=Told(data, self.calls),
+        )
+
+    def _sending(
+        self, key: str, upload_id: str, parts: Iterable[bytes], there: dict[int, str]
+    ) -> Iterator[Callable[[], Future[Any]]]:
+        for number, data in enumerate(parts, start=1):
+            tag = there.get(number)
+            if tag is not None and tag.strip('"') == _md5(data):
+                yield partial(_at_once, (tag, len(data)))
+            else:
+                yield partial(self.calls.start, self._send, key, upload_id, number, data)
+
+    async def _send(
+        self, file_system: Any, key: str, upload_id: str, number: int, data: bytes
+    ) -> tuple[str, int]:
+        reply = await self._put_part(file_system, key, upload_id, number, data)
+        return str(reply["ETag"]), len(data)
+
+    def _begin(self, key: str) -> str:
+        found: list[Any] = []
+        self.done(lambda: found.append(self._ask("create_multipart_upload", Bucket=self._bucket, Key=key)))
+        return str(found[0]["UploadId"])
+
+    def _complete(self, key: str, upload_id: str, tags: list[str], exclusive: bool) -> None:
+        parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, start=1)]
+        self._ask(
+            "complete_multipart_upload",
+            Bucket=self._bucket,
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": parts},
+            **({"IfNoneMatch": "*"} if exclusive else {}),
+        )
+
+    def _unfinished(self, key: str) -> tuple[str, dict[int, str]] | None:
+        """Return an upload of this object that was interrupted, with the tags of the parts that arrived."""
+        for item in self._listed(key):
+            if item["Key"] == key and age(item["Initiated"]) < RESUME_WITHIN:
+                upload_id = str(item["UploadId"])
+                try:
+                    return upload_id, dict(self._parts(key, upload_id))
+                except RemoteError:
+                    continue
+        return None
+
+    def _parts(self, key: str, upload_id: str) -> Iterator[tuple[int, str]]:
+        marker: dict[str, Any] = {}
+        while True:
+            page = self._ask("list_parts", Bucket=self._bucket, Key=key, UploadId=upload_id, **marker)
+            for part in page.get("Parts", []):
+                yield int(part["PartNumber"]), str(part["ETag"])
+            if not page.get("IsTruncated"):
+                return
+            marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
+
+    def _listed(self, prefix: str) -> Iterator[dict[str, Any]]:
+        marker: dict[str, Any] = {}
+        while True:
+            try:
+                page = self._ask("list_multipart_uploads", Bucket=self._bucket, Prefix=prefix, **marker)
+            except RemoteError:
+                return
+            yield from page.get("Uploads", [])
+            if not page.get("IsTruncated"):
+                return
+            marker = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page.get("NextUploadIdMarker", ""),
+            }
+
+
+def _at_once(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+def _md5(data: bytes) -> str:
+    """Return the tag that S3 gives a part; where a server makes its tags otherwise, the part is sent again."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -1,0 +1,268 @@
+"""A folder on a server that speaks SFTP: written as on a local disk, by a part file, fsync and an exclusive link.
+
+fsspec's own class for SFTP accepts every host key; sshfs's, unless told otherwise, checks none either, runs `cp` in a
+shell, and reads a whole file where a range was asked for.  So this takes sshfs's connections and asyncssh's calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+from ..copying import Progress
+from ..layout import TMP
+from ..remote_calls import RemoteCalls, age
+from ..remote_errors import Kind, RemoteError
+from .objects import AHEAD, Entry, Objects
+
+_PIECE = 256 << 10
+"""Bytes of one request of SFTP, of which asyncssh keeps many under way."""
+
+
+def file_system(host: str, **options: Any) -> Any:
+    """Return sshfs's file system, but connecting when it is used, and again when the connection is lost."""
+    from sshfs.spec import SSHFileSystem
+
+    class Lazy(SSHFileSystem):  # type: ignore[misc]
+        protocol = "sftp"
+        cachable = False
+
+        def connect(self, host: str, pool_type: Any, **arguments: Any) -> tuple[None, _Pool]:
+            arguments.pop("timeout", None)
+            return None, _Pool(lambda: self._try(host, pool_type, arguments))
+
+        async def _try(self, host: str, pool_type: Any, arguments: dict[str, Any]) -> Any:
+            try:
+                return await self._connect(host, pool_type, **arguments)
+            except TypeError as error:
+                raise ValueError("asyncssh has no such option") from error
+
+    # Empty means the user's own known_hosts file; None, sshfs's default, would mean any key of any host.
+    return Lazy(host, **{"known_hosts": (), **options})
+
+
+class _Pool:
+    """Channels of a connection that is made when the first is asked for."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._lock = asyncio.Lock()
+        self._live: tuple[Any, Any] | None = None
+
+    @asynccontextmanager
+    async def get(self) -> AsyncIterator[Any]:
+        from asyncssh.misc import ConnectionLost, DisconnectError
+        from asyncssh.sftp import SFTPConnectionLost, SFTPNoConnection
+
+        async with self._lock:
+            if self._live is None:
+                self._live = await self._connect()
+            live = self._live
+        try:
+            async with live[1].get() as channel:
+                yield channel
+        except (ConnectionLost, DisconnectError, SFTPConnectionLost, SFTPNoConnection, ConnectionError):
+            if self._live is live:
+                self._live = None
+            raise
+
+    async def close(self) -> None:
+        if self._live is not None:
+            client, pool = self._live
+            await pool.close()
+            client.close()
+
+
+class SftpObjects(Objects):
+    """Files below a folder of an SFTP server."""
+
+    place = "folder"
+
+    def __init__(self, prefix: str, calls: RemoteCalls) -> None:
+        """Look below a folder; its path on the server begins with a slash."""
+        super().__init__("/" + prefix.lstrip("/"), calls)
+        self._folders: set[str] = set()
+
+    @property
+    def in_parts(self) -> bool:
+        """True."""
+        return True
+
+    def size(self, name: str) -> int | None:
+        """Return a file's size, None if it is not there or not a regular file."""
+        try:
+            found: int | None = self.calls.run(_size, self.key(name))
+        except RemoteError:
+            return None
+        return found
+
+    def start_read(self, name: str, start: int, end: int) -> Future[Any]:
+        """Begin to read a range."""
+        return self.calls.start(self._get, self.key(name), start, end)
+
+    def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
+        """Write a file: part file, fsync, name."""
+        return self.upload(name, iter([data]), len(data), exclusive=exclusive, progress=None)
+
+    def upload(
+        self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
+    ) -> bool:
+        """Write a part file in `tmp/`, several pieces at a time, and give it its name when it is whole."""
+        part = self.key(f"{TMP}/{uuid.uuid4().hex}.part")
+        final = self.key(name)
+        self._make_folders(part)
+        self._make_folders(final)
+        return self.done(lambda: self._written(part, final, parts, exclusive, progress))
+
+    def move(self, name: str, target: str) -> None:
+        """Rename a file."""
+        self._make_folders(self.key(target))
+        self.calls.run(_rename, self.key(name), self.key(target))
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """List the files below a folder."""
+        waiting = [self.key(folder)]
+        while waiting:
+            place = waiting.pop()
+            try:
+                found = self.calls.run(_scan, place)
+            except RemoteError:
+                continue
+            for path, size, modified in found:
+                if size is None:
+                    waiting.append(path)
+                else:
+                    yield Entry(path.removeprefix(self.key("")), size, age(modified))
+
+    def _written(
+        self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress | None
+    ) -> None:
+        try:
+            self.calls.run(_create, part)
+            for count in self.calls.in_order(self._sending(part, parts), AHEAD):
+                if progress:
+                    progress(count)
+            self._publish(part, final, exclusive)
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                self._drop(part)
+            raise
+
+    def _publish(self, part: str, final: str, exclusive: bool) -> None:
+        self.calls.run(_finish, part)
+        try:
+            self.calls.run(_link if exclusive else _rename, part, final)
+        except RemoteError as error:
+            # The server may have lost the reply to the first try: then the part file is gone, or has two names.
+            if error.kind is Kind.MISSING and self.calls.run(_size, final) is not None:
+                raise RemoteError(Kind.EXISTS) from error
+            raise
+
+    def _drop(self, part: str) -> None:
+        from ..errors import StorageError
+
+        # Courtesy only: a part file that stays is swept one day.
+        with suppress(RemoteError, StorageError):
+            self.calls.run("rm_file", part)
+
+    def _sending(self, part: str, parts: Iterable[bytes]) -> Iterator[Callable[[], Future[Any]]]:
+        offset = 0
+        for data in parts:
+            if data:
+                yield partial(self.calls.start, self._put, part, data, offset)
+            offset += len(data)
+
+    def _make_folders(self, path: str) -> None:
+        folder = posixpath.dirname(path)
+        if folder not in self._folders:
+            self.done(lambda: self.calls.run("makedirs", folder, exist_ok=True))
+            self._folders.add(folder)
+
+    async def _get(self, file_system: Any, path: str, start: int, end: int) -> bytes:
+        data = bytearray()
+        async with file_system._pool.get() as channel, channel.open(path, "rb") as file:
+            while len(data) < end - start:
+                piece = await file.read(min(4 * _PIECE, end - start - len(data)), start + len(data))
+                if not piece:
+                    break
+                data += piece
+                self.calls.progressed()
+        return bytes(data)
+
+    async def _put(self, file_system: Any, path: str, data: bytes, offset: int) -> int:
+        async with file_system._pool.get() as channel, channel.open(path, "r+b") as file:
+            for start in range(0, len(data), 8 * _PIECE):
+                await file.write(data[start : start + 8 * _PIECE], offset + start)
+                self.calls.progressed()
+        return len(data)
+
+
+async def _create(file_system: Any, path: str) -> None:
+    async with file_system._pool.get() as channel, channel.open(path, "wb"):
+        return
+
+
+async def _finish(file_system: Any, path: str) -> None:
+    from asyncssh.sftp import SFTPOpUnsupported
+
+    async with file_system._pool.get() as channel:
+        async with channel.open(path, "r+b") as file:
+            with suppress(SFTPOpUnsupported):
+                await file.fsync()
+        await channel.chmod(path, 0o444)
+
+
+async def _link(file_system: Any, part: str, final: str) -> None:
+    """Give a file its name unless it is taken; a server without links cannot, and the probe finds that out."""
+    from asyncssh.sftp import SFTPFailure
+
+    async with file_system._pool.get() as channel:
+        try:
+            await channel.link(part, final)
+        except SFTPFailure as error:
+            # SFTP 3 has one word for all that fails.
+            if await channel.lexists(final):
+                raise FileExistsError from error
+            raise
+        await channel.unlink(part)
+
+
+async def _rename(file_system: Any, path: str, target: str) -> None:
+    from asyncssh.sftp import SFTPOpUnsupported
+
+    async with file_system._pool.get() as channel:
+        try:
+            await channel.posix_rename(path, target)
+        except SFTPOpUnsupported:
+            await channel.rename(path, target)
+
+
+async def _size(file_system: Any, path: str) -> int | None:
+    import stat
+
+    async with file_system._pool.get() as channel:
+        found = await channel.lstat(path)
+    return int(found.size) if stat.S_ISREG(found.permissions) else None
+
+
+async def _scan(file_system: Any, folder: str) -> list[tuple[str, int | None, float]]:
+    """Return path, size (None for a folder) and time of the last write of what is in a folder."""
+    import stat
+
+    found: list[tuple[str, int | None, float]] = []
+    async with file_system._pool.get() as channel:
+        async for entry in channel.scandir(folder):
+            if entry.filename in (".", ".."):
+                continue
+            mode, path = entry.attrs.permissions, str(posixpath.join(folder, entry.filename))
+            if stat.S_ISDIR(mode):
+                found.append((path, None, 0.0))
+            elif stat.S_ISREG(mode):
+                found.append((path, int(entry.attrs.size), float(entry.attrs.mtime or 0)))
+    return found

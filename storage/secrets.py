@@ -1,0 +1,117 @@
+"""Secrets of a store: what was given to open it, and how to keep it out of every text.
+
+fusery's own messages name the class or code of a failure of another library, never its text.  The text remains in the
+cause of the error, which `--debug` shows: there, an exception whose text holds a secret gives way to a stand-in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_HARMLESS = frozenset(
+    {
+        "endpoint_url", "region_name", "project", "account_name", "account_host", "host", "port", "username", "user",
+        "profile", "anon", "use_ssl", "location_mode", "signature_version", "addressing_style", "default_location",
+        "known_hosts", "client_keys", "tenant_id", "verify",
+    }
+)  # fmt: skip
+"""Options that are no secret; every other text among a store's options is taken for one."""
+
+_ENVIRONMENT = (
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET",
+)  # fmt: skip
+
+_SHORTEST = 6
+"""Characters; what is shorter cannot be told from an ordinary word."""
+
+_LOGGERS = (
+    "fsspec", "s3fs", "aiobotocore", "botocore", "gcsfs", "google.auth", "adlfs", "azure", "sshfs", "asyncssh",
+)  # fmt: skip
+
+_known: set[str] = set()
+_lock = threading.Lock()
+
+
+def remember(options: Mapping[str, Any]) -> None:
+    """Note the secrets among a store's options, and in the environment, for `redact`."""
+    found = {text for text in _texts(options) if len(text) >= _SHORTEST}
+    # An account key is a part of a connection string, and libraries show the parts.
+    parts = {
+        part.partition("=")[2]
+        for text in found
+        for part in text.split(";")
+        if "Key=" in part or "Sig" in part
+    }
+    for name in _ENVIRONMENT:
+        found.update(_texts({name: os.environ.get(name, "")}))
+    with _lock:
+        _known.update(text for text in found | parts if len(text) >= _SHORTEST)
+        _quieten()
+
+
+def redact(text: str) -> str:
+    """Return a text with every known secret in it replaced."""
+    with _lock:
+        secrets = sorted(_known, key=len, reverse=True)
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def without_secrets(error: BaseException) -> BaseException:
+    """Return an exception, or a stand-in if its text or that of one it came from holds a secret."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = current.__cause__ or current.__context__
+    texts = [f"{type(one).__name__}: {one} {one!r}" for one in seen]
+    if all(redact(text) == text for text in texts):
+        return error
+    return RuntimeError(redact(f"{type(error).__name__}: {error}"))
+
+
+def _texts(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, name)
+    elif isinstance(value, str) and name not in _HARMLESS:
+        yield value
+
+
+class _Redactor(logging.Handler):
+    """Rewrites what a library logs before any other handler of the program sees it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Replace secrets in the record itself; nothing is written."""
+        text = record.getMessage()
+        shown = redact(text)
+        if shown != text:
+            record.msg, record.args = shown, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            clean = without_secrets(record.exc_info[1])
+            if clean is not record.exc_info[1]:
+                record.exc_info = (type(clean), clean, None)
+                record.exc_text = None
+
+
+_redactor = _Redactor()
+
+
+def _quieten() -> None:
+    """Stand before the root's handlers: a record passes the handlers of its own logger and of the parents first.
+
+    With a handler of their own, the libraries also no longer write to standard error by Python's last resort.
+    """
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        if _redactor not in logger.handlers:
+            logger.addHandler(_redactor)

@@ -1,0 +1,36 @@
+"""What `fusery base add` says of a model that is there already."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import tinymodels
+from conftest_types import Fusery
+
+
+def test_a_model_in_other_files_is_called_a_further_name(fusery: Fusery, tmp_path: Path) -> None:
+    one = tinymodels.make_base(tmp_path / "one")
+    two = tinymodels.make_base(tmp_path / "two", shards=3)
+    assert fusery("base", "add", one, "--name", "tiny").code == 0
+    done = fusery("base", "add", two, "--name", "org/tiny")
+    assert done.code == 0
+    assert done.out.splitlines()[:2] == [
+        "Already there: tiny",
+        "The same model in other files: org/tiny is a further name of tiny.",
+    ]
+    view = fusery("base", "add", two, "--name", "org/tiny", "--json").json
+    assert (view["created"], view["same_as"], view["names"]) == (False, "tiny", ["tiny", "org/tiny"])
+
+
+def test_other_bytes_under_a_taken_name_are_bad_input(fusery: Fusery, tmp_path: Path) -> None:
+    one = tinymodels.make_base(tmp_path / "one")
+    two = shutil.copytree(one, tmp_path / "two")
+    with (two / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert fusery("base", "add", one, "--name", "tiny").code == 0
+    done = fusery("base", "add", two, "--name", "tiny")
+    assert done.code == 2
+    assert "the name 'tiny' belongs to a base model with other bytes" in done.err
+    assert len(fusery("base", "list", "--json").json) == 1

@@ -1,0 +1,185 @@
+"""`fusery check`: strict, for CI, configured, and without leaving a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from conftest_types import Fusery
+from sarif_structure import require_sarif
+
+from fusery.registry.admission.rules import CODES
+
+
+@pytest.fixture
+def adapter(tiny_base: Path, tmp_path: Path) -> Path:
+    return tinymodels.make_adapter(tmp_path / "adapters", tiny_base, seed=7)
+
+
+@pytest.fixture
+def warned(adapter: Path) -> Path:
+    """An adapter that gives one warning."""
+    (adapter / "optimizer.pt").write_bytes(b"\x80\x02}q\0.")
+    return adapter
+
+
+def snapshot(home: Path) -> dict[str, str]:
+    """Return the digest of every file below a folder, and its modification time."""
+    return {
+        path.relative_to(home).as_posix(): (
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.stat().st_mtime_ns}"
+            if path.is_file()
+            else ""
+        )
+        for path in sorted(home.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda folder: None, lambda folder: (folder / "adapters.safetensors").write_bytes(b"x")]
+)
+@pytest.mark.parametrize("words", [(), ("--json",), ("--format", "sarif"), ("--strict",)])
+def test_check_leaves_every_byte_of_the_home_as_it_was(
+    stocked: Fusery, adapter: Path, tmp_path: Path, words: tuple[str, ...], spoil: Callable[[Path], Any]
+) -> None:
+    spoil(adapter)
+    before, mine = snapshot(tmp_path / "home"), snapshot(adapter)
+    assert stocked("check", adapter, "--base", "tiny", *words).code in (0, 1)
+    assert snapshot(tmp_path / "home") == before
+    assert snapshot(adapter) == mine
+
+
+def test_strict_makes_errors_of_warnings(stocked: Fusery, warned: Path) -> None:
+    plain = stocked("check", warned, "--base", "tiny", "--json")
+    assert (plain.code, plain.json["verdict"]) == (0, "warn")
+    strict = stocked("check", warned, "--base", "tiny", "--strict", "--json")
+    assert (strict.code, strict.json["verdict"]) == (1, "fail")
+    assert [f["severity"] for f in strict.json["findings"]] == ["error"]
+
+
+def test_strict_keeps_a_warned_adapter_out(stocked: Fusery, warned: Path) -> None:
+    words = ("register", warned, "--base", "tiny", "--task", "t")
+    done = stocked(*words, "--strict")
+    assert done.code == 2
+    assert "pickle_file" in done.err
+    assert len(stocked("list", "--json").json) == 2
+    assert stocked(*words).code == 0
+
+
+def test_a_severity_from_config_toml_counts(stocked: Fusery, warned: Path, tmp_path: Path) -> None:
+    with (tmp_path / "home" / "config.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[admission.severity]\npickle_file = "off"\n')
+    done = stocked("check", warned, "--base", "tiny", "--strict", "--json")
+    assert (done.code, done.json["verdict"]) == (0, "pass")
+    checks = {check["name"]: check["detail"] for check in stocked("doctor", "--json").json["checks"]}
+    assert checks["setting.admission"] == "severities: pickle_file = off (config.toml)"
+
+
+def test_an_unknown_code_in_config_toml_is_a_sentence(stocked: Fusery, warned: Path, tmp_path: Path) -> None:
+    with (tmp_path / "home" / "config.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[admission.severity]\npickel_file = "off"\n')
+    done = stocked("check", warned, "--base", "tiny")
+    assert done.code == 2
+    assert "there is no finding 'pickel_file'; did you mean 'pickle_file'?" in done.err
+
+
+def test_sarif_is_what_the_standard_says(stocked: Fusery, warned: Path) -> None:
+    done = stocked("check", warned, "--base", "tiny", "--format", "sarif")
+    assert done.code == 0
+    require_sarif(done.json)
+    run = done.json["runs"][0]
+    assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == CODES.keys()
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("pickle_file", "warning")
+    uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert uri.endswith("/adapters/optimizer.pt")
+
+
+def test_sarif_of_a_module_names_the_file_and_the_module(
+    stocked: Fusery, adapter: Path, tiny_base: Path
+) -> None:
+    tinymodels.make_adapter(adapter, tiny_base, rank=65)
+    done = stocked("check", adapter, "--base", "tiny", "--format", "sarif")
+    require_sarif(done.json)
+    place = done.json["runs"][0]["results"][0]["locations"][0]
+    assert place["physicalLocation"]["artifactLocation"]["uri"].endswith("adapters.safetensors")
+    assert place["logicalLocations"][0]["fullyQualifiedName"].startswith("model.layers.")
+
+
+def test_a_refused_adapter_is_an_error_in_sarif_and_exit_code_1(stocked: Fusery, adapter: Path) -> None:
+    (adapter / "adapters.safetensors").write_bytes(b"")
+    done = stocked("check", adapter, "--base", "tiny", "--format", "sarif")
+    assert done.code == 1
+    require_sarif(done.json)
+    assert done.json["runs"][0]["results"][0]["level"] == "error"
+
+
+def test_sarif_and_json_exclude_each_other(stocked: Fusery, adapter: Path) -> None:
+    assert stocked("check", adapter, "--base", "tiny", "--format", "sarif", "--json").code == 2
+
+
+def out_of_the_folder(folder: Path) -> None:
+    (folder.parent / "elsewhere.txt").write_text("x")
+    (folder / "notes.txt").symlink_to(folder.parent / "elsewhere.txt")
+
+
+def to_nowhere(folder: Path) -> None:
+    (folder / "notes.txt").symlink_to("gone.txt")
+
+
+def in_a_circle(folder: Path) -> None:
+    (folder / "notes.txt").symlink_to("notes.txt")
+
+
+def a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "notes.txt")
+
+
+def a_socket(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        here = Path.cwd()
+        os.chdir(folder)
+        try:
+            made.bind("notes")
+        finally:
+            os.chdir(here)
+
+
+def twins(folder: Path) -> None:
+    (folder / "Notes.txt").write_text("x")
+    (folder / "notes.txt").write_text("x")
+
+
+def an_unprintable_name(folder: Path) -> None:
+    (folder / "no\ntes.txt").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (out_of_the_folder, "link_outside"),
+        (to_nowhere, "link_outside"),
+        (in_a_circle, "link_outside"),
+        (a_pipe, "special_file"),
+        (a_socket, "special_file"),
+        (twins, "unsafe_path"),
+        (an_unprintable_name, "unsafe_path"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_a_finding(
+    spoil: Callable[[Path], None], code: str, stocked: Fusery, adapter: Path, tmp_path: Path
+) -> None:
+    spoil(adapter)
+    before = snapshot(tmp_path / "home" / "store")
+    done = stocked("check", adapter, "--base", "tiny", "--json")
+    assert (done.code, [f["code"] for f in done.json["findings"]]) == (1, [code])
+    refused = stocked("register", adapter, "--base", "tiny", "--task", "t", "--json")
+    assert (refused.code, refused.json["error"]["findings"][0]["code"]) == (2, code)
+    assert snapshot(tmp_path / "home" / "store") == before
+    assert len(stocked("list", "--json").json) == 2

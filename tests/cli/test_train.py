@@ -1,0 +1,229 @@
+"""`fusery train` with mlx-lm's real trainer on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusery.registry.training.record import RECORD, read_record
+from fusery.storage.digest import digest_file
+
+from .conftest import Fusery
+
+TRAIN = [
+    "--model",
+    "tiny",
+    "--train",
+    "--data",
+    "data",
+    "--num-layers",
+    "2",
+    "--batch-size",
+    "4",
+    "--iters",
+    "12",
+    "--steps-per-eval",
+    "4",
+    "--steps-per-report",
+    "2",
+    "--save-every",
+    "4",
+    "--learning-rate",
+    "1e-4",
+    "--adapter-path",
+    "run",
+]
+
+
+@pytest.fixture
+def folder(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model and data."""
+    # Without the compiler mlx saves some seconds of g++.
+    monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
+    (tmp_path / "tiny").symlink_to(tiny_base)
+    (tmp_path / "data").mkdir()
+    for name, count in (("train", 24), ("valid", 8)):
+        lines = [json.dumps({"text": f"the cat number {number} sat on the mat"}) for number in range(count)]
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def ready(fusery: Fusery, folder: Path) -> Fusery:
+    assert fusery("base", "add", "tiny", "--name", "tiny").code == 0
+    return fusery
+
+
+def test_a_run_from_its_start_to_its_record(ready: Fusery, folder: Path) -> None:
+    ran = ready("train", "--base", "tiny", "--task", "cats", "--tag", "by=test", "--", *TRAIN)
+    assert ran.code == 0, ran.err
+    assert "train_loss" in ran.out  # the trainer's own table
+    assert "Registered: cats_v1_" in ran.out
+    assert ran.err == ""
+    view = ready("show", "cats@1", "--json").json
+    record = read_record(folder / "run" / RECORD)
+    losses = record.learned().validations
+    assert list(losses) == [4, 8, 12]
+    best = min(losses, key=lambda at: losses[at])
+    assert (view["iterations"], view["val_loss"]) == (best, losses[best])
+    saved = folder / "run" / f"{best:07d}_adapters.safetensors"
+    weights = next(file for file in view["files"] if file["path"] == "adapters.safetensors")
+    assert weights["sha256"] == digest_file(saved)[0]
+    training = view["training_run"]
+    assert (training["state"], training["source"], training["chosen"]) == ("finished", "record", "best")
+    assert training["arguments"] == json.loads((folder / "run" / "adapter_config.json").read_text())
+    assert training["versions"]["mlx-lm"]
+    assert (view["examples"], view["dataset"], view["tags"]) == (24, "data", {"by": "test"})
+    assert view["dataset_digest"] == record.dataset.digest if record.dataset else False
+    assert view["findings"] == []
+    shown = ready("show", "cats@1").out
+    assert "▁" in shown
+    assert f"checkpoint      {best} (best)" in shown
+
+
+def test_json_and_quiet_keep_stdout_to_themselves(ready: Fusery, folder: Path) -> None:
+    ran = ready("train", "--json", "--", *TRAIN, "--iters", "4")
+    assert ran.code == 0, ran.err
+    assert (ran.json["state"], ran.json["registered"]) == ("finished", None)
+    assert ran.json["folder"] == str(folder / "run")
+    assert "train_loss" in ran.err
+    ran = ready("train", "-q", "--base", "tiny", "--task", "cats", "--", *TRAIN, "--iters", "4")
+    assert (ran.code, ran.out[:8]) == (0, "cats_v1_")
+
+
+def test_a_continued_run_knows_its_parent(ready: Fusery, folder: Path) -> None:
+    words = ("--base", "tiny", "--task", "cats", "-q", "--", *TRAIN, "--iters", "4")
+    assert ready("train", *words).code == 0
+    # mlx-lm writes over the file that it went on from.
+    ran = ready("train", *words, "--seed", "7", "--resume-adapter-file", "run/adapters.safetensors")
+    assert ran.code == 0, ran.err
+    first, second = ready("list", "--json").json
+    assert (first["parent"], second["parent"]) == (None, first["name"])
+
+
+def test_arguments_from_a_configuration_file(ready: Fusery, folder: Path) -> None:
+    (folder / "run.yaml").write_text(
+        "model: tiny\ntrain: true\ndata: nowhere\nnum_layers: 1\nbatch_size: 4\niters: 4\nadapter_path: adapters_cats_v7_20260115\n"
+        "lora_parameters: {rank: 2, dropout: 0.0, scale: 10.0}\n"
+    )
+    refused = ready("train", "--base", "tiny", "--", "--config", "run.yaml")
+    assert (refused.code, "there is no data folder nowhere" in refused.err) == (2, True)
+    ran = ready("train", "--base", "tiny", "-q", "--", "--config", "run.yaml", "--data", "data")
+    assert (ran.code, ran.out) == (0, "cats_v7_20260115\n"), ran.err
+    view = ready("show", "cats@7", "--json").json
+    assert (view["rank"], view["scale"], view["iterations"]) == (2, 10.0, 4)
+    assert view["training_run"]["arguments"]["lora_parameters"]["rank"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "said"),
+    [
+        (["--base", "nowhere", "--task", "t"], [], "there is no base model 'nowhere'"),
+        (["--base", "tiny"], [], "it is not known what the adapter is for"),
+        (["--base", "tiny", "--task", "Not A Task"], [], "task"),
+        (["--base", "tiny", "--task", "t", "--parent", "t@7"], [], "t"),
+        (["--base", "tiny", "--task", "t", "--checkpoint", "first"], [], "best, last or an iteration"),
+        (
+            ["--base", "tiny", "--task", "t"],
+            ["--model", "org/other"],
+            "--model org/other is not the base tiny",
+        ),
+        (["--base", "tiny", "--task", "t"], ["--data", "nowhere"], "there is no data folder nowhere"),
+        (["--base", "tiny", "--task", "t"], ["--data", "tiny"], "no train.jsonl"),
+        ([], ["--data", "./no/where"], "there is no data folder ./no/where"),
+        (["--task", "t"], [], "give --base too"),
+    ],
+)
+def test_what_would_be_refused_afterwards_is_refused_before(
+    ready: Fusery, folder: Path, options: list[str], changed: list[str], said: str
+) -> None:
+    ran = ready("train", *options, "--", *TRAIN, *changed)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert not (folder / "run").exists()
+
+
+def test_a_taken_version_is_refused_before(ready: Fusery, folder: Path) -> None:
+    words = ("--base", "tiny", "--task", "t", "--version", "3", "--")
+    assert ready("train", *words, *TRAIN, "--iters", "2").code == 0
+    ran = ready("train", *words, *TRAIN, "--adapter-path", "again")
+    assert ran.code == 2
+    assert "version 3 of t is taken" in ran.err
+    assert not (folder / "again").exists()
+
+
+def test_the_trainer_s_own_help_and_errors(ready: Fusery) -> None:
+    assert ready("train", "--", "--help").code == 0
+    ran = ready("train", "--", "--no-such-option")
+    assert (ran.code, "unrecognized arguments: --no-such-option" in ran.err) == (2, True)
+
+
+def test_a_trainer_that_raises(ready: Fusery, folder: Path) -> None:
+    ran = ready("train", "--", *TRAIN, "--batch-size", "25")
+    assert ran.code == 1
+    assert "Error: the trainer stopped: ValueError: Dataset must have at least batch_size=25" in ran.err
+    assert "Traceback" not in ran.err
+    assert read_record(folder / "run" / RECORD).state == "stopped"
+
+
+def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_lm import lora
+
+    before, words = (lora.run, lora.train_model), list(sys.argv)
+    assert ready("train", "--", *TRAIN, "--data", "nowhere").code == 2
+    assert (lora.run, lora.train_model) == before
+    assert sys.argv == words
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    code = "from fusery.cli.main import main; main()"
+    environment = {**os.environ, "FUSERY_HOME": str(folder / "home"), "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str], number: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (folder / "run" / f"{number + 4:07d}_adapters.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "state", "code"), [(signal.SIGINT, "stopped", 130), (signal.SIGKILL, "running", -9)]
+)
+def test_a_run_that_is_ended_from_outside_can_be_registered(
+    ready: Fusery, folder: Path, how: signal.Signals, state: str, code: int
+) -> None:
+    words = ("train", "--base", "tiny", "--task", "t", "--", *TRAIN, "--iters", "100000")
+    process = start(folder, *words)
+    wait_for_checkpoint(folder, process, 8)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert ("What was saved can be registered: fusery register run" in said) == (how == signal.SIGINT)
+    record = read_record(folder / "run" / RECORD)
+    assert (record.state, record.learned().validations.keys() >= {4, 8}) == (state, True)
+    assert ready("list", "--json").json == []
+    ran = ready("register", "run", "--base", "tiny", "--task", "t", "--checkpoint", "8", "--json")
+    assert ran.code == 0, ran.err
+    view: dict[str, Any] = ready("show", "t@1", "--json").json
+    assert (view["iterations"], view["val_loss"]) == (8, record.learned().validations[8])
+    assert view["training_run"]["state"] == ("stopped" if state == "stopped" else "unknown")

@@ -1,0 +1,143 @@
+"""A shelf: deposits, references to them and what is in the store, for tests of collection and repair."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import delete, select
+
+from fusery.registry import tables
+from fusery.registry.collect.marking import TOMBSTONE, Marking
+from fusery.registry.database.owner import Owner
+from fusery.registry.deposit import Deposit
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.storage.digest import Digest, digest_bytes
+
+
+def open_workspace(
+    home: Path, database_url: str = "", store_url: str = "", store_options: dict[str, object] | None = None
+) -> Workspace:
+    """Open a registry's parts, with its own home."""
+    settings = Settings.model_construct(
+        home=home,
+        database_url=database_url,
+        store_url=store_url,
+        store_options=store_options or {},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    return Workspace(settings)
+
+
+class Shelf:
+    """What a registry does with blobs, without models around them; a bundle's record is what refers to them."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.database = workspace.database
+        self.store = workspace.store
+
+    def begin(self, *contents: bytes) -> Deposit:
+        """Store contents, and do not record them yet."""
+        deposit = Deposit(self.database, self.store, Owner.current())
+        deposit.put({f"file-{number}": data for number, data in enumerate(contents)})
+        return deposit
+
+    def commit(self, deposit: Deposit) -> int:
+        """Record a deposit, and something that has it; return that thing's number."""
+        with deposit.recording() as session:
+            row = deposit.commit(session)
+            bundle = tables.Bundle(
+                target="test",
+                path=uuid.uuid4().hex,
+                digest=row.digest,
+                manifest_id=row.id,
+                created_at=self.database.utcnow(session),
+                created_by="tester",
+            )
+            session.add(bundle)
+            session.flush()
+            return int(bundle.id)
+
+    def keep(self, *contents: bytes) -> int:
+        """Store and record contents."""
+        return self.commit(self.begin(*contents))
+
+    def give_up(self, *contents: bytes) -> None:
+        """Store contents and record nothing, as a command that was refused in the end."""
+        self.begin(*contents).abandon()
+
+    def forget(self, number: int) -> None:
+        """Take away what refers to a deposit."""
+        with self.database.write() as session:
+            session.execute(delete(tables.Bundle).where(tables.Bundle.id == number))
+
+    def marking(self, tombstone: float = TOMBSTONE) -> Marking:
+        """Begin a collection without grace, to be taken step by step."""
+        with self.database.read() as session:
+            started = self.database.utcnow(session)
+        return Marking(self.database, self.store, grace=0.0, started=started, tombstone=tombstone)
+
+    def row(self, data: bytes) -> tables.Blob:
+        with self.database.read() as session:
+            return session.get_one(tables.Blob, digest_bytes(data))
+
+    def read(self, data: bytes) -> bytes:
+        """Read a content back through the store, by its row."""
+        row = self.row(data)
+        assert row.state == "ready"
+        return self.store.read_bytes(Digest(row.digest), generation=row.generation, limit=1 << 20)
+
+    def live(self) -> set[str]:
+        """Return the digests that something refers to."""
+        with self.database.read() as session:
+            files, bundle = tables.ManifestFile, tables.Bundle
+            query = select(files.blob).join(bundle, bundle.manifest_id == files.manifest_id)
+            return {str(digest) for digest in session.scalars(query)}
+
+    def stored(self) -> set[bytes]:
+        """Return the contents in the store, of any generation."""
+        return {
+            self.store.read_bytes(blob.digest, generation=blob.generation, limit=1 << 20)
+            for blob in self.store.blobs()
+        }
+
+    def files(self) -> set[bytes]:
+        """Return the content of every file in the store's folder, but for the one that describes it."""
+        root = self.workspace.settings.home / "store"
+        return {
+            path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "format.json"
+        }
+
+    def path(self, data: bytes) -> Path:
+        """Return where a content lies, writable."""
+        row = self.row(data)
+        path = self.store.local_path(Digest(row.digest), generation=row.generation)
+        assert path is not None
+        path.chmod(0o644)
+        return path
+
+    def damage(self, data: bytes, instead: bytes) -> None:
+        """Put other bytes under a content's name."""
+        self.path(data).write_bytes(instead)
+
+    @contextmanager
+    def in_background(self, work: Callable[[], object]) -> Iterator[Future[object]]:
+        """Do something in a thread, which must end well before the block does, or soon after."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            yield future
+            future.result(30)
+
+
+def tear(shelf: Shelf, data: bytes) -> Path:
+    """Leave a part file in the store's folder, as a write does that is killed; return its path."""
+    part = shelf.workspace.settings.home / "store" / "tmp" / f"{uuid.uuid4().hex}.part"
+    part.write_bytes(data)
+    return part

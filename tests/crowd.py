@@ -1,0 +1,223 @@
+"""A registry with as many adapters as one likes, quickly: rows that are valid in all they say, without the bytes.
+
+    with Registry.open(home) as registry:
+        crowd.fill(registry, 1_000_000)
+
+A registry needs a base first.  Versions come by the hundred: so many tasks, so many runs and so many parents as a real
+registry of that size would have, so that a page of `list` has the same work whatever the size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from sqlalchemy import Table, func, insert, select
+from sqlalchemy.orm import Session
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.resolve import resolve_base
+from fusery.storage.digest import canonical_json
+
+VERSIONS = 100
+"""Versions of each task."""
+
+TEAMS = 50
+"""Values of the tag `team`, however many adapters there are."""
+
+START = datetime(2020, 1, 1, tzinfo=UTC)
+_BATCH = 5_000
+_CONFIG = hashlib.sha256(b"config").hexdigest()
+
+Rows = dict[Any, list[dict[str, Any]]]
+
+
+def fill(registry: Registry, count: int, *, base: str = "tiny") -> None:
+    """Add so many adapters, a hundred versions a task, after those that are there."""
+    with registry.workspace.database.write() as session:
+        found = resolve_base(session, base)
+        first = _highest(session, tables.Adapter.id) + 1
+        manifest = _highest(session, tables.Manifest.id) + 1
+        newest = events.last(session)
+        chain = _Chain(newest.seq if newest else 0, newest.hash if newest else events.FIRST_PREVIOUS)
+        writer = _Writer(session)
+        if session.get(tables.Blob, _CONFIG) is None:
+            writer.write({tables.Blob: [_blob(_CONFIG, 300)]})
+        facts = (found.id, found.digest, found.parameters)
+        for start in range(0, count, _BATCH):
+            numbers = range(start, min(start + _BATCH, count))
+            writer.write(_rows(numbers, first, manifest, facts, chain))
+        writer.finish()
+
+
+def task_of(number: int) -> str:
+    """Return the task of the adapter with this number, counted from 0."""
+    return f"task_{number // VERSIONS:06d}"
+
+
+def name_of(number: int) -> str:
+    """Return the name of the adapter with this number, counted from 0."""
+    return f"{task_of(number)}_v{number % VERSIONS + 1}_{_day(number):%Y%m%d}"
+
+
+def digest_of(number: int) -> str:
+    """Return the digest of the adapter with this number."""
+    return hashlib.sha256(b"manifest %d" % number).hexdigest()
+
+
+class _Chain:
+    """The end of the event log, as it grows."""
+
+    def __init__(self, seq: int, previous: str) -> None:
+        self.seq, self.previous = seq, previous
+
+    def next(self, at: datetime, subject: str, detail: dict[str, Any]) -> dict[str, Any]:
+        self.seq += 1
+        row: dict[str, Any] = {
+            "seq": self.seq,
+            "at": at,
+            "actor": "crowd",
+            "action": "adapter.registered",
+            "subject_kind": "adapter",
+            "subject": subject,
+            "detail": canonical_json(detail).decode("ascii"),
+            "previous": self.previous,
+        }
+        entry: Any = SimpleNamespace(**row)  # a record of the ORM's takes ten times as long
+        self.previous = row["hash"] = events.event_hash(entry)
+        return row
+
+
+def _highest(session: Session, column: Any) -> int:
+    return session.scalar(select(func.max(column))) or 0
+
+
+def _day(number: int) -> date:
+    return (START + timedelta(hours=number % 50_000)).date()
+
+
+def _blob(digest: str, size: int) -> dict[str, Any]:
+    return {"digest": digest, "size": size, "generation": 0, "state": "ready", "created_at": START}
+
+
+def _rows(
+    numbers: range, first: int, manifest: int, base: tuple[int, str, int], chain: _Chain
+) -> dict[Any, list[dict[str, Any]]]:
+    """Return the rows of adapters by table, in an order in which they can be inserted."""
+    base_id, base_digest, parameters = base
+    kinds = (
+        tables.Task,
+        tables.Blob,
+        tables.Manifest,
+        tables.ManifestFile,
+        tables.Adapter,
+        tables.AdapterTag,
+        tables.Event,
+    )
+    rows: Rows = {kind: [] for kind in kinds}
+    for number in numbers:
+        version = number % VERSIONS + 1
+        own, files = first + number, manifest + number
+        task = first + number // VERSIONS  # tasks and adapters are numbered apart
+        weights = hashlib.sha256(b"weights %d" % number).hexdigest()
+        digest = digest_of(number)
+        loss = None if number % 13 == 0 else (number * 7919 % 100_003) / 50_000
+        at = START + timedelta(seconds=number)
+        if version == 1:
+            rows[tables.Task].append({"id": task, "name": task_of(number)})
+        rows[tables.Blob].append(_blob(weights, 5_000_000))
+        rows[tables.Manifest].append({"id": files, "digest": digest, "size": 5_000_300})
+        for path, size, sha256 in (
+            ("adapter_config.json", 300, _CONFIG),
+            ("adapters.safetensors", 5_000_000, weights),
+        ):
+            rows[tables.ManifestFile].append(
+                {"manifest_id": files, "path": path, "size": size, "sha256": sha256, "blob": sha256}
+            )
+        rows[tables.Adapter].append(
+            {
+                "id": own,
+                "task_id": task,
+                "version": version,
+                "date": _day(number),
+                "name": name_of(number),
+                "base_id": base_id,
+                "manifest_id": files,
+                "digest": digest,
+                "method": "dora" if number % 10 == 0 else "lora",
+                "rank": 4 << number % 4,
+                "alpha": 16.0,
+                "scale": 2.0,
+                "layers": 16,
+                "target_modules": ["self_attn.q_proj", "self_attn.v_proj"],
+                "trainable_parameters": 100_000 + number % 1000,
+                "total_parameters": parameters,
+                "val_loss": loss,
+                "iterations": 100 * (1 + number % 50),
+                "dataset_id": None,
+                "examples": 1000 + number % 977,
+                "training": {"iters": 100},
+                "parent_id": own - 1 if version > 1 else None,
+                "note": None,
+                "created_at": at,
+                "created_by": f"user{number % 10}",
+            }
+        )
+        tags = (("run", f"r{number // VERSIONS}"), ("team", f"t{number % TEAMS}"))
+        rows[tables.AdapterTag] += [{"adapter_id": own, "key": key, "value": value} for key, value in tags]
+        detail = {"digest": digest, "base": base_digest, "val_loss": loss}
+        rows[tables.Event].append(chain.next(at, name_of(number), detail))
+    return rows
+
+
+class _Writer:
+    """Puts rows into tables the fastest way that the database has: COPY, or many at once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._copies = session.get_bind().dialect.name == "postgresql"
+
+    def write(self, rows: Rows) -> None:
+        for kind, values in rows.items():
+            if values and self._copies:
+                self._copy(kind.__table__, values)
+            elif values:
+                self._session.connection().execute(insert(kind.__table__), values)
+
+    def finish(self) -> None:
+        """Let the database count again, and hand out numbers after ours."""
+        if not self._copies:
+            return
+        for kind in (tables.Task, tables.Manifest, tables.Adapter):
+            name = kind.__tablename__
+            self._session.connection().exec_driver_sql(
+                f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))"
+            )
+
+    def _copy(self, table: Table, values: Sequence[dict[str, Any]]) -> None:
+        names = list(values[0])
+        dialect = self._session.get_bind().dialect
+        binds = [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
+        cursor: Any = self._session.connection().connection.cursor()
+        with cursor.copy(f'COPY {table.name} ({", ".join(names)}) FROM STDIN') as copy:
+            for row in self._bound(values, names, binds):
+                copy.write_row(row)
+
+    @staticmethod
+    def _bound(
+        values: Sequence[dict[str, Any]], names: Sequence[str], binds: Sequence[Any]
+    ) -> Iterator[list[Any]]:
+        for row in values:
+            yield [
+                row[name] if bind is None or row[name] is None else bind(row[name])
+                for name, bind in zip(names, binds, strict=True)
+            ]
+
+
+def tasks(count: int) -> Iterator[str]:
+    """Return the names of the tasks of so many adapters."""
+    return (task_of(number) for number in itertools.islice(range(0, count, VERSIONS), count))

@@ -1,0 +1,112 @@
+"""Damaged configurations and metadata, of mlx-lm and of PEFT: findings or one sentence, and what gets in is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import tinymodels
+from fuzz.adapter_folders import damaged, hold, spoil
+from hostile.arena import Arena, require_plain
+from hostile.configurations import PEFT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.admission import BaseFacts
+from fusery.registry.architecture import read_architecture
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinymodels.make_base(
+        tmp_path_factory.mktemp("fuzz") / "tiny", layers=2, hidden=64, intermediate=64
+    )
+
+
+@pytest.fixture(scope="module")
+def facts(base: Path) -> BaseFacts:
+    return BaseFacts("tiny", read_architecture(base), frozenset({"tiny"}))
+
+
+@pytest.fixture(scope="module")
+def mlx(base: Path) -> Path:
+    return tinymodels.make_adapter(base.parent / "mlx", base, rank=4, keys=["self_attn.q_proj"])
+
+
+@pytest.fixture(scope="module")
+def peft(base: Path) -> Path:
+    folder = base.parent / "peft"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.{key}.lora_{part}.weight": (
+            "F32",
+            random.standard_normal(shape).astype(np.float32) / 50,
+        )
+        for layer in range(2)
+        for key, width in (("q_proj", 64), ("v_proj", 32))
+        for part, shape in (("A", (8, 64)), ("B", (width, 8)))
+    }
+    tinymodels.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(PEFT))
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "count"), [("mlx", 1000), ("peft", 400)])
+def test_many_folders(
+    kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    template, random, seen = request.getfixturevalue(kind), Random(count), Counter[str]()
+    for _ in range(count):
+        spoil(tmp_path / "adapters", template, random)
+        seen[hold(tmp_path / "adapters", facts)] += 1
+    # The fuzzer must reach both sides to be worth anything.
+    assert seen["fail"] > count // 10
+    assert seen["pass"] + seen["warn"] > count // 10
+
+
+@pytest.mark.parametrize("kind", ["mlx", "peft"])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random=st.randoms(use_true_random=False))
+def test_a_failing_folder_shrinks(
+    kind: str, random: Random, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    spoil(tmp_path / "adapters", request.getfixturevalue(kind), random)
+    hold(tmp_path / "adapters", facts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("mlx", 40_000), ("peft", 10_000)])
+def test_very_many_folders(
+    kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    test_many_folders(kind, count, facts, tmp_path, request)
+
+
+@pytest.mark.parametrize("kind", ["mlx", "peft"])
+def test_what_gets_in_is_recorded(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    arena, random = Arena(tmp_path / "home", tmp_path), Random(7)
+    template, seen = request.getfixturevalue(kind), Counter[int]()
+    for number in range(40):
+        spoil(tmp_path / "adapters", template, random)
+        words = ("--base", "tiny", "--task", f"task{number}", "--json")
+        ran = arena.fusery("register", tmp_path / "adapters", *words)
+        require_plain(ran)
+        assert ran.code in (0, 2), ran
+        seen[ran.code] += 1
+        if ran.code == 0:
+            shown = arena.fusery("show", ran.json["name"])
+            require_plain(shown)
+            assert shown.code == 0
+    assert min(seen[0], seen[2]) >= 5
+    assert arena.fusery("audit", "--json").json["ok"]
+
+
+def test_damage_is_damage() -> None:
+    random = Random(0)
+    texts = [damaged({"a": [1, {"b": "c"}]}, random) for _ in range(1000)]
+    assert len(set(texts)) > 500

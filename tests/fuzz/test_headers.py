@@ -1,0 +1,40 @@
+"""Damaged safetensors headers: refused in one sentence, or read as the library reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from fuzz.header_files import Place, hold, library_accepts, make
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+COUNT = 25_000
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with Place(tmp_path / "t.safetensors") as made:
+        yield made
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_many_headers(seed: int, place: Place) -> None:
+    random = Random(seed)
+    accepted = sum(hold(make(random), place) for _ in range(COUNT))
+    # The fuzzer must reach both sides to be worth anything.
+    assert COUNT // 20 < accepted < COUNT // 2
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random=st.randoms(use_true_random=False))
+def test_a_failing_header_shrinks(place: Place, random: Random) -> None:
+    hold(make(random), place)
+
+
+def test_the_library_accepts_some_of_what_we_refuse(place: Place) -> None:
+    random = Random(3)
+    refused = [file for file in (make(random) for _ in range(5_000)) if not hold(file, place)]
+    assert 0 < sum(map(library_accepts, refused)) < len(refused) // 2

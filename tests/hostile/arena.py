@@ -1,0 +1,226 @@
+"""Where hostile inputs meet the real commands: one registry, whose every byte is looked at again after each attempt.
+
+Import it as `from hostile.arena import Arena`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tinymodels
+
+from fusery.cli.main import run
+
+HANG = 20.0
+"""Seconds after which a command is taken to hang.  A guard for busy machines, not the promise: `hostile.report`
+measures."""
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class HangError(BaseException):
+    """A command hangs.  No `Exception`: what catches errors must not take it for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command did.
+
+    Attributes:
+        code: its exit code.
+        out: its stdout, as the terminal gets it.
+        err: its stderr.
+        seconds: of processor time.
+    """
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def json(self) -> Any:
+        """Its stdout as one JSON document."""
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What came of an input.
+
+    Attributes:
+        codes: of the findings that keep it out, or of the one error.
+        runs: every command that was run.
+    """
+
+    codes: list[str] = field(default_factory=list)
+    runs: list[Ran] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Processor time of the slowest command."""
+        return max(ran.seconds for ran in self.runs)
+
+
+class Arena:
+    """A registry with the base `tiny`, and a good adapter to spoil."""
+
+    def __init__(self, home: Path, scratch: Path) -> None:
+        """Make the registry in `home`, and what else is needed in `scratch`."""
+        self.home, self._scratch = home, scratch
+        self.base = tinymodels.make_base(scratch / "tiny", layers=2, hidden=64, intermediate=64)
+        self.adapter = tinymodels.make_adapter(scratch / "good", self.base)
+        self.fusery("base", "add", self.base, "--name", "tiny")
+        self.before = self.bytes()
+
+    def fresh(self, name: str = "adapters") -> Path:
+        """Return a new folder with a good adapter."""
+        return Path(shutil.copytree(self.adapter, self._scratch / name))
+
+    def fusery(self, *words: str | Path) -> Ran:
+        """Run a command in this process; raises what it lets through, and if it hangs."""
+        arguments = ["--home", str(self.home), *map(str, words)]
+        # Strict about what a terminal of UTF-8 cannot show, as `click.echo` finds it there.
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(2))
+        with redirect_stdout(out), redirect_stderr(err), hang_guard(HANG):
+            started = time.process_time()
+            code = run(arguments)
+            seconds = time.process_time() - started
+        texts = []
+        for stream in (out, err):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
+        return Ran(code, texts[0], texts[1], seconds)
+
+    def offer(self, folder: Path, *, show: bool = True) -> Attempt:
+        """Check and register a folder that must not get in, and hold everything against the promise.
+
+        Args:
+            folder: what is offered.
+            show: check it as people do as well, without `--json`.
+        """
+        attempt = Attempt()
+        checked = self.fusery("check", folder, "--base", "tiny", "--json")
+        require_plain(checked)
+        document = checked.json
+        if "error" in document:
+            assert checked.code == 2, checked
+            attempt.codes = [require_sentence(document["error"])]
+        else:
+            assert checked.code == 1, f"it would be let in: {document}"
+            assert document["verdict"] == "fail"
+            errors = [finding for finding in document["findings"] if finding["severity"] == "error"]
+            attempt.codes = [require_sentence(finding) for finding in errors]
+        if show:
+            shown = self.fusery("check", folder, "--base", "tiny")
+            require_plain(shown)
+            assert shown.code == checked.code
+            attempt.runs.append(shown)
+        registered = self.fusery("register", folder, "--base", "tiny", "--task", "evil")
+        require_plain(registered)
+        assert registered.code == 2, registered
+        assert registered.err.startswith("Error: "), registered
+        assert registered.out == ""
+        attempt.runs += [checked, registered]
+        self.require_unchanged()
+        return attempt
+
+    def offer_base(self, source: Path) -> Attempt:
+        """Try to add a base that must not get in."""
+        added = self.fusery("base", "add", source, "--name", "evil", "--json")
+        require_plain(added)
+        assert added.code == 2, added
+        self.require_unchanged()
+        return Attempt([require_sentence(added.json["error"])], [added])
+
+    def bytes(self) -> dict[str, str]:
+        """Return a digest for every file of the registry: database, store, cache, configuration."""
+        found = {}
+        for folder, _, files in os.walk(self.home):
+            for name in files:
+                path = Path(folder, name)
+                # SQLite's map of its log: memory that happens to have a name.
+                if not name.endswith("-shm"):
+                    found[str(path.relative_to(self.home))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return found
+
+    def require_unchanged(self) -> None:
+        """Fail if a byte of the registry is another than at the start."""
+        after = self.bytes()
+        changed = {
+            path for path in after.keys() | self.before.keys() if after.get(path) != self.before.get(path)
+        }
+        assert not changed, f"changed: {sorted(changed)}"
+
+
+def require_sentence(said: dict[str, Any]) -> str:
+    """Fail unless an error or finding has a code and one sentence of bearable length; return the code."""
+    assert re.fullmatch(r"[a-z][a-z0-9_]+", said["code"]), said
+    assert said["message"].strip(), said
+    assert len(said["message"]) <= 4000, len(said["message"])
+    assert "Traceback" not in said["message"], said
+    return str(said["code"])
+
+
+def require_plain(ran: Ran) -> None:
+    """Fail if a command printed a traceback, or anything that a terminal would act on."""
+    for text in (ran.out, ran.err):
+        assert "Traceback" not in text, text
+        found = _CONTROL.search(text)
+        assert found is None, f"{found.group()!r} in {text[max(0, found.start() - 80) : found.end() + 80]!r}"
+
+
+@contextmanager
+def hang_guard(seconds: float) -> Iterator[None]:
+    """Raise `HangError` in this thread if the body takes longer than so many seconds."""
+
+    def ring(*_: object) -> None:
+        raise HangError(f"still running after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+Spoil = Callable[[Path], object]
+
+
+def replacing(name: str, make: Callable[[], bytes]) -> Spoil:
+    """Return a function that puts other bytes into a file of a folder."""
+    return lambda folder: (folder / name).write_bytes(make())
+
+
+def all_of(*steps: Spoil) -> Spoil:
+    """Return a function that does several things to a folder."""
+
+    def spoil(folder: Path) -> None:
+        for step in steps:
+            step(folder)
+
+    return spoil
+
+
+def removing(names: Sequence[str]) -> Spoil:
+    """Return a function that removes files of a folder."""
+
+    def spoil(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return spoil

@@ -1,0 +1,262 @@
+"""JSON files of an adapter that are hostile or broken, by name: the file and its bytes.
+
+Import it as `from hostile import configurations`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Make = Callable[[], bytes]
+
+MLX: dict[str, Any] = {
+    "model": "tiny",
+    "fine_tune_type": "lora",
+    "num_layers": 2,
+    "lora_parameters": {"rank": 8, "dropout": 0.0, "scale": 20.0},
+}
+"""What mlx-lm's trainer writes, cut to what is read."""
+
+PEFT: dict[str, Any] = {
+    "peft_type": "LORA",
+    "base_model_name_or_path": "tiny",
+    "task_type": "CAUSAL_LM",
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "target_modules": ["q_proj", "v_proj"],
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "use_rslora": False,
+    "use_dora": False,
+    "modules_to_save": None,
+    "layers_to_transform": None,
+    "layers_pattern": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "inference_mode": True,
+    "init_lora_weights": True,
+}
+"""What peft writes, cut to what matters."""
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _mlx(**changes: Any) -> Make:
+    return lambda: _text(MLX | changes)
+
+
+def _lora(**changes: Any) -> Make:
+    return lambda: _text(MLX | {"lora_parameters": MLX["lora_parameters"] | changes})
+
+
+def _peft(**changes: Any) -> Make:
+    return lambda: _text(PEFT | changes)
+
+
+def _in(document: Mapping[str, Any], part: str, words: str) -> Make:
+    """Return the document with one value given as JSON text, which `json.dumps` would not write."""
+    mark = "\N{SNOWMAN}"
+    return lambda: json.dumps({**document, part: mark}).replace(json.dumps(mark), words).encode()
+
+
+NOT_JSON: Mapping[str, Make] = {
+    "empty": lambda: b"",
+    "spaces only": lambda: b" \n ",
+    "cut short": lambda: _text(MLX)[:-9],
+    "comma at the end": lambda: _text(MLX)[:-1] + b",}",
+    "comment": lambda: b"// made by hand\n" + _text(MLX),
+    "single quotes": lambda: str(MLX).encode(),
+    "YAML": lambda: b"model: tiny\nlora_parameters:\n  rank: 8\n",
+    "two documents": lambda: _text(MLX) * 2,
+    "byte order mark": lambda: b"\xef\xbb\xbf" + _text(MLX),
+    "UTF-16": lambda: json.dumps(MLX).encode("utf-16"),
+    "UTF-32": lambda: json.dumps(MLX).encode("utf-32"),
+    "Latin-1": lambda: json.dumps(MLX | {"data": "caf\u00e9"}, ensure_ascii=False).encode("latin-1"),
+    "overlong UTF-8": lambda: _text(MLX)[:-1] + b',"\xc0\xae":1}',
+    "zeros": lambda: b"\0" * 100,
+    "a pickle": lambda: b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94.",
+    "gzip": lambda: b"\x1f\x8b\x08\x00" + b"\0" * 40,
+    "a Git LFS pointer": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64,
+    "an error page": lambda: b"<!DOCTYPE html><html></html>",
+    "raw newline in a text": lambda: b'{"model": "a\nb"}',
+    "bad escape": lambda: b'{"model": "\\x41"}',
+    "NaN": _in(MLX, "lora_parameters", '{"rank": 8, "scale": NaN}'),
+    "Infinity": _in(MLX, "lora_parameters", '{"rank": 8, "scale": Infinity}'),
+    "1e999": _in(MLX, "lora_parameters", '{"rank": 8, "scale": 1e999}'),
+    "-1e999 where nobody looks": _in(MLX, "unused", "-1e999"),
+    "integer of 100,000 digits": _in(MLX, "num_layers", "9" * 100_000),
+    "integer of 4,000 digits where nobody looks": _in(MLX, "unused", "9" * 4_000),
+    "negative integer of 100,000 digits": _in(MLX, "num_layers", "-" + "9" * 100_000),
+    "exponent of 100,000 digits": _in(MLX, "num_layers", "1e" + "9" * 100_000),
+    "key twice": lambda: b'{"model": "tiny",' + _text(MLX)[1:],
+    "key twice, once written with escapes": lambda: b'{"\\u006dodel": "tiny",' + _text(MLX)[1:],
+    "key twice, deep down": _in(MLX, "unused", '[{"a": 1, "a": 2}]'),
+    "lists 200,000 deep": lambda: b"[" * 200_000 + b"]" * 200_000,
+    "lists 500 deep": _in(MLX, "unused", "[" * 500 + "]" * 500),
+    "objects 200,000 deep": lambda: b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
+    "open lists": lambda: b"[" * 3_000_000,
+    "a list": lambda: b"[]",
+    "a text": lambda: b'"lora"',
+    "a number": lambda: b"1",
+    "null": lambda: b"null",
+    "half a character": lambda: b'{"model": "\\ud800"}',
+    "half a character as key": lambda: b'{"\\udfff": 1}',
+    "NUL in a text": lambda: b'{"model": "a\\u0000b"}',
+    "50 MB of spaces": lambda: _text(MLX) + b" " * 50_000_000,
+    "50 MB of one text": lambda: _text(MLX | {"data": "x" * 50_000_000}),
+    "4 MB of lists": lambda: _text(MLX)[:-1] + b',"unused":[' + b"[]," * 1_300_000 + b"[]]}",
+    "3 MB of keys": lambda: _text(MLX | {f"{n}": 0 for n in range(250_000)} | {"model": 1}),
+    "4 MB of texts": lambda: _text(MLX | {"unused": ["ab"] * 650_000, "model": 1}),
+}
+"""What is wrong with any JSON file of an adapter, whatever it is for."""
+
+MLX_CONFIGS: Mapping[str, Make] = {
+    "lora_parameters as a list": _mlx(lora_parameters=[]),
+    "lora_parameters as a text": _mlx(lora_parameters="rank=8"),
+    "lora_parameters as a number": _mlx(lora_parameters=8),
+    "lora_parameters empty": _mlx(lora_parameters={}),
+    "rank 0": _lora(rank=0),
+    "rank -1": _lora(rank=-1),
+    "rank 1.5": _lora(rank=1.5),
+    "rank 2^63": _lora(rank=1 << 63),
+    "rank 10^39": _lora(rank=10**39),
+    "rank as words": _lora(rank="eight"),
+    "rank as a list": _lora(rank=[8]),
+    "rank other than the tensors'": _lora(rank=16),
+    "scale as words": _lora(scale="twenty"),
+    "scale as a list": _lora(scale=[20.0]),
+    "scale as an object": _lora(scale={"a": 1}),
+    "scale 0": _lora(scale=0),
+    "scale 1e308": _lora(scale=1e308),
+    "scale -1e308": _lora(scale=-1e308),
+    "no scale": lambda: _text(MLX | {"lora_parameters": {"rank": 8}}),
+    "dropout as words": _lora(dropout="none"),
+    "keys as a text": _lora(keys="self_attn.q_proj"),
+    "keys as an object": _lora(keys={"self_attn.q_proj": 1}),
+    "keys of numbers": _lora(keys=[1, 2]),
+    "keys of nulls": _lora(keys=[None]),
+    "keys of lists": _lora(keys=[["self_attn.q_proj"]]),
+    "keys that match nothing": _lora(keys=["auto"]),
+    "key with an escape sequence": _lora(keys=["\x1b[2J\x1b]0;owned\x07"]),
+    "key that is a slow expression": _lora(keys=["(a|a)*" * 50 + "$"]),
+    "key of 100,000 characters": _lora(keys=["k" * 100_000]),
+    "100,000 keys": _lora(keys=["self_attn.q_proj"] * 100_000),
+    "100,000 wrong keys": _lora(keys=list(range(100_000))),
+    "num_layers as words": _mlx(num_layers="all"),
+    "num_layers 1.5": _mlx(num_layers=1.5),
+    "num_layers 2^63": _mlx(num_layers=1 << 63),
+    "num_layers -2^63": _mlx(num_layers=-(1 << 63)),
+    "num_layers as a list": _mlx(num_layers=[2]),
+    "num_layers as an object": _mlx(num_layers={}),
+    "fine_tune_type unknown": _mlx(fine_tune_type="qlora"),
+    "fine_tune_type as a number": _mlx(fine_tune_type=1),
+    "fine_tune_type as a list": _mlx(fine_tune_type=["lora"]),
+    "full fine-tuning claimed": _mlx(fine_tune_type="full"),
+    "DoRA claimed": _mlx(fine_tune_type="dora"),
+    "use_dora as words": _mlx(use_dora="maybe"),
+    "model as a number": _mlx(model=1),
+    "model as a list": _mlx(model=["tiny"]),
+    "model of 5,000 characters": _mlx(model="m" * 5000),
+    "another model": _mlx(model="mlx-community/Other-7B"),
+    "model with escape sequences": _mlx(model="\x1b[31mevil\x1b[0m\r\nError: nothing"),
+    "model that turns the text round": _mlx(model="evil\u202egnp.ledom"),
+    "iters -1": _mlx(iters=-1),
+    "iters 2^31": _mlx(iters=1 << 31),
+    "iters as words": _mlx(iters="many"),
+    "data as a list": _mlx(data=["a"]),
+    "data of 501 characters": _mlx(data="d" * 501),
+}
+"""`adapter_config.json` beside `adapters.safetensors`."""
+
+METADATA: Mapping[str, Make] = {
+    "version as a list": lambda: _text({"version": [1]}),
+    "version 0": lambda: _text({"version": 0}),
+    "version -1": lambda: _text({"version": -1}),
+    "version 2^63": lambda: _text({"version": 1 << 63}),
+    "version of letters": lambda: _text({"version": "latest"}),
+    "version with an escape sequence": lambda: _text({"version": "v1\x1b[31m"}),
+    "training_examples -5": lambda: _text({"training_examples": -5}),
+    "training_examples 2^31": lambda: _text({"training_examples": 1 << 31}),
+    "final_val_loss as words": lambda: _text({"final_val_loss": "low"}),
+    "final_val_loss as a list": lambda: _text({"final_val_loss": [0.4]}),
+    "lora_alpha 1e308": lambda: _text({"lora_alpha": 1e308}),
+    "lora_rank -8": lambda: _text({"lora_rank": -8}),
+    "base_model as a number": lambda: _text({"base_model": 1}),
+    "adapter_name of 300 characters": lambda: _text({"adapter_name": "n" * 300}),
+    "adapter_name as an object": lambda: _text({"adapter_name": {"a": 1}}),
+    "training_date as a number": lambda: _text({"training_date": 20260115}),
+    "dataset of 501 characters": lambda: _text({"dataset": "d" * 501}),
+    "dataset as a list": lambda: _text({"dataset": ["a", "b"]}),
+}
+"""`adapter_metadata.json` beside a good adapter."""
+
+ODD: Mapping[str, tuple[str, Make]] = {
+    "model as a URL": ("adapter_config.json", _mlx(model="https://example.org/\x1b[31mevil/a/b")),
+    "model by a path with escape sequences": ("adapter_config.json", _mlx(model="/a/b\x1b]0;owned\x07\r\n")),
+    "base_model by a path with escape sequences": (
+        "adapter_metadata.json",
+        lambda: _text({"base_model": "\x1b]8;;http://evil\x07tiny"}),
+    ),
+    "base_model that turns the text round": (
+        "adapter_metadata.json",
+        lambda: _text({"base_model": "/a/\u202e\u2066evil"}),
+    ),
+    "date with escape sequences": (
+        "adapter_metadata.json",
+        lambda: _text({"training_date": "\x9b31m\x1b[2J"}),
+    ),
+    "keys that nobody knows": ("adapter_config.json", _mlx(**{"\x1b[31m": {"\x07": ["\r"] * 100}})),
+}
+"""What is let in, perhaps with a warning: file and bytes; only the terminal is at stake."""
+
+PEFT_CONFIGS: Mapping[str, Make] = {
+    "r as words": _peft(r="eight"),
+    "r 0": _peft(r=0),
+    "r -1": _peft(r=-1),
+    "r 1.5": _peft(r=1.5),
+    "r 2^63": _peft(r=1 << 63),
+    "r as a list": _peft(r=[8]),
+    "r null": _peft(r=None),
+    "r other than the tensors'": _peft(r=16),
+    "r 1e999": _in(PEFT, "r", "1e999"),
+    "r of 100,000 digits": _in(PEFT, "r", "8" * 100_000),
+    "lora_alpha as words": _peft(lora_alpha="sixteen"),
+    "lora_alpha NaN": _in(PEFT, "lora_alpha", "NaN"),
+    "lora_alpha 1e308": _peft(lora_alpha=1e308),
+    "lora_alpha as an object": _peft(lora_alpha={}),
+    "lora_alpha null": _peft(lora_alpha=None),
+    "use_rslora as a list": _peft(use_rslora=[True]),
+    "use_dora as words": _peft(use_dora="maybe"),
+    "DoRA claimed": _peft(use_dora=True),
+    "rank_pattern as a list": _peft(rank_pattern=[8]),
+    "rank_pattern of words": _peft(rank_pattern={"q_proj": "eight"}),
+    "rank_pattern of minus one": _peft(rank_pattern={"q_proj": -1}),
+    "rank_pattern other than the tensors'": _peft(rank_pattern={"q_proj": 4}),
+    "rank_pattern with slow expressions": _peft(
+        rank_pattern={"(.*)*" * 20 + f"x{{{n}}}$": 4 for n in range(2_000)}
+    ),
+    "rank_pattern with an expression that is none": _peft(rank_pattern={"(q_proj": 4}),
+    "rank_pattern that looks around": _peft(rank_pattern={"(?<=a)q_proj": 4}),
+    "rank_pattern of 10,000 names": _peft(rank_pattern={f"x{n}": 4 for n in range(10_000)} | {"q_proj": 4}),
+    "alpha_pattern of words": _peft(alpha_pattern={"q_proj": "sixteen"}),
+    "alpha_pattern of 1e308": _peft(alpha_pattern={"q_proj": 1e308}),
+    "target_modules as a number": _peft(target_modules=7),
+    "target_modules of numbers": _peft(target_modules=[7]),
+    "target_modules of objects": _peft(target_modules=[{}]),
+    "layers_to_transform as words": _peft(layers_to_transform="all"),
+    "bias unknown": _peft(bias="everything"),
+    "bias as a list": _peft(bias=["none"]),
+    "modules_to_save as a number": _peft(modules_to_save=1),
+    "modules_to_save": _peft(modules_to_save=["lm_head"]),
+    "another peft_type": _peft(peft_type="PREFIX_TUNING"),
+    "peft_type as a list": _peft(peft_type=["LORA"]),
+    "base_model_name_or_path as a number": _peft(base_model_name_or_path=1),
+    "base_model_name_or_path with escape sequences": _peft(base_model_name_or_path="\x1b[2Jevil\r\n"),
+    "another base": _peft(base_model_name_or_path="meta-llama/Other-7B"),
+}
+"""`adapter_config.json` beside `adapter_model.safetensors`."""

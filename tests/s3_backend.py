@@ -1,0 +1,53 @@
+"""A store on the S3 server of the tests, and the way past it."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import fsspec
+from fault_proxy import FaultProxy
+from s3_server import BUCKET, S3Server
+from store_contract import Backend
+
+from fusery.storage.interface import BlobStore
+from fusery.storage.locate import PROTOCOLS, open_store
+from fusery.storage.remote import FsspecStore
+
+
+class S3Backend(Backend):
+    def __init__(self, server: S3Server, client: Any, file_system: Any) -> None:
+        self.server = server
+        self.client = client
+        self.prefix = uuid.uuid4().hex
+        # Only `reopen` makes a new connection: it takes half a second.
+        self.url = f"s3://{BUCKET}/{self.prefix}"
+        self.store: BlobStore = FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            reply = self.client.get_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")
+        except self.client.exceptions.NoSuchKey:
+            return None
+        return bytes(reply["Body"].read())
+
+    def write(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=data)
+
+    def names(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.prefix}/")
+        keys = [str(item["Key"]) for page in pages for item in page.get("Contents", [])]
+        return {key.removeprefix(f"{self.prefix}/") for key in keys}
+
+    def reopen(self) -> BlobStore:
+        return open_store(self.url, options=self.server.options())
+
+    def behind(self, proxy: FaultProxy, deadline: float = 30.0) -> BlobStore:
+        """Return the same store, seen through a proxy."""
+        file_system = file_system_of(replace(self.server, endpoint=proxy.endpoint))
+        return FsspecStore(file_system, f"{BUCKET}/{self.prefix}", self.url, deadline=deadline)
+
+
+def file_system_of(server: S3Server) -> Any:
+    return fsspec.filesystem("s3", **{**PROTOCOLS["s3"].options, **server.options()})

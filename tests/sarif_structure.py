@@ -1,0 +1,72 @@
+"""What SARIF 2.1.0 demands of a log, for the properties that fusery writes.  Import it as `from sarif_structure import …`.
+
+Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.html, the sections in brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+LEVELS = {"none", "note", "warning", "error"}
+KEYS = {
+    "log": {"$schema", "version", "runs"},
+    "run": {"tool", "results", "columnKind"},
+    "driver": {"name", "semanticVersion", "rules"},
+    "rule": {"id", "name", "shortDescription", "fullDescription", "help", "defaultConfiguration"},
+    "result": {"ruleId", "ruleIndex", "level", "message", "locations", "partialFingerprints"},
+    "location": {"physicalLocation", "logicalLocations"},
+}
+"""The schema has `additionalProperties: false` everywhere."""
+
+
+def require_sarif(log: Mapping[str, Any]) -> None:
+    """Fail unless a log is one of SARIF 2.1.0."""
+    _keys("log", log)
+    assert log["version"] == "2.1.0"  # 3.13.2
+    assert urlsplit(log["$schema"]).scheme == "https"  # 3.13.3
+    for run in log["runs"]:  # 3.13.4
+        _keys("run", run)
+        assert run["tool"].keys() == {"driver"}  # 3.18.2
+        driver = run["tool"]["driver"]
+        _keys("driver", driver)
+        assert driver["name"]  # 3.19.8
+        for rule in driver["rules"]:
+            _rule(rule)
+        ids = [rule["id"] for rule in driver["rules"]]
+        assert len(set(ids)) == len(ids)  # 3.19.23
+        for result in run["results"]:
+            _result(result, ids)
+
+
+def _rule(rule: Mapping[str, Any]) -> None:
+    _keys("rule", rule)
+    assert rule["id"]  # 3.49.3
+    for key in ("shortDescription", "fullDescription", "help"):  # 3.49.9 to 3.49.13
+        if key in rule:
+            assert rule[key]["text"]
+            assert rule[key]["text"].endswith(".") or key == "help"
+    if "defaultConfiguration" in rule:  # 3.49.14, 3.50.3
+        assert rule["defaultConfiguration"]["level"] in LEVELS
+
+
+def _result(result: Mapping[str, Any], ids: list[str]) -> None:
+    _keys("result", result)
+    assert ids[result["ruleIndex"]] == result["ruleId"]  # 3.27.5, 3.27.6
+    assert result["level"] in LEVELS  # 3.27.10
+    assert result["message"]["text"]  # 3.11.8
+    for print_ in result["partialFingerprints"].values():  # 3.27.17
+        assert isinstance(print_, str)
+    for location in result["locations"]:  # 3.27.12
+        _keys("location", location)
+        place = location["physicalLocation"]["artifactLocation"]
+        assert place.keys() == {"uri"}  # 3.4.3
+        assert " " not in place["uri"]
+        assert place["uri"].isascii()
+        for logical in location.get("logicalLocations", []):  # 3.33
+            assert logical["fullyQualifiedName"]
+
+
+def _keys(kind: str, value: Mapping[str, Any]) -> None:
+    assert value.keys() <= KEYS[kind], value.keys() - KEYS[kind]

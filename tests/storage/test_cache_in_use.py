@@ -1,0 +1,135 @@
+"""What stays in the cache: entries that are pinned, and entries that somebody reads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.cache import FusedCache
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.reading_locks import alone, shared
+
+KEY, OTHER = digest_bytes(b"one"), digest_bytes(b"other")
+DATA = bytes(1000)
+MANIFEST = Manifest.of([FileEntry("f", len(DATA), digest_bytes(DATA))])
+
+READER = """
+import sys
+from pathlib import Path
+from fusery.storage.cache import FusedCache
+with FusedCache(Path(sys.argv[1])).using(sys.argv[2]) as path:
+    print(path, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FusedCache:
+    made = FusedCache(tmp_path / "cache")
+    for key in (KEY, OTHER):
+        publish(made, key)
+    return made
+
+
+def publish(cache: FusedCache, key: Digest) -> None:
+    with cache.build(key, 1) as folder:
+        (folder / "f").write_bytes(DATA)
+        cache.publish(key, folder, MANIFEST)
+
+
+def test_what_is_being_read_is_neither_removed_nor_evicted(cache: FusedCache) -> None:
+    plan = cache.evict(0)
+    with cache.using(KEY) as path:
+        assert path == cache.entry(KEY)
+        assert cache.is_in_use(KEY)
+        assert cache.remove(KEY) == 0
+        assert [entry.key for entry in plan.carry_out()] == [OTHER]
+        assert (path / "f").read_bytes() == DATA
+        assert not cache.evict(0).fits
+    assert not cache.is_in_use(KEY)
+    assert cache.evict(0).execute() == len(DATA)
+    assert cache.entries() == []
+
+
+def test_two_may_read_at_once(cache: FusedCache) -> None:
+    with cache.using(KEY) as first, cache.using(KEY) as second:
+        assert first == second == cache.entry(KEY)
+    assert cache.remove(KEY) == len(DATA)
+
+
+def test_what_is_not_here_cannot_be_held(cache: FusedCache) -> None:
+    cache.remove(KEY)
+    with cache.using(KEY) as path:
+        assert path is None
+        publish(cache, KEY)
+        assert cache.remove(KEY) == len(DATA)
+
+
+def test_another_process_holds_and_gives_back_when_it_is_killed(cache: FusedCache) -> None:
+    words = [sys.executable, "-P", "-c", READER, str(cache.root), KEY]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline().strip() == str(cache.entry(KEY))
+        assert cache.remove(KEY) == 0
+        reader.kill()
+        reader.wait()
+    assert cache.remove(KEY) == len(DATA)
+
+
+def test_a_hold_on_what_was_replaced_meanwhile_is_not_a_hold_on_what_came_after(cache: FusedCache) -> None:
+    with cache.using(KEY):
+        assert cache.quarantine(KEY) is not None
+        publish(cache, KEY)
+        assert cache.remove(KEY) == len(DATA)
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with shared(folder) as there:
+        assert there
+        with alone(folder) as free:
+            assert not free
+    with alone(folder) as free:
+        assert free
+    assert list(tmp_path.rglob("*")) == [folder]
+    with shared(tmp_path / "none") as there, alone(tmp_path / "none") as free:
+        assert (there, free) == (False, True)
+
+
+def test_a_pin_keeps_an_entry(cache: FusedCache) -> None:
+    assert cache.pin(KEY)
+    assert not cache.pin(KEY)
+    assert cache.pinned() == {KEY}
+    plan = cache.evict(0)
+    assert ([entry.key for entry in plan.remove], plan.fits) == ([OTHER], False)
+    assert cache.unpin(KEY)
+    assert not cache.unpin(KEY)
+    assert cache.evict(0).fits
+
+
+def test_a_pin_waits_for_its_entry(cache: FusedCache) -> None:
+    cache.remove(KEY)
+    cache.pin(KEY)
+    cache.sweep(older_than=0)
+    publish(cache, KEY)
+    cache.evict(0).execute()
+    assert [entry.key for entry in cache.entries()] == [KEY]
+
+
+def test_only_keys_are_pinned(cache: FusedCache) -> None:
+    with pytest.raises(ValueError, match="digest"):
+        cache.pin("../../etc/passwd")
+    assert cache.pinned() == set()
+
+
+def test_a_stamp_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
+    assert cache.is_vouched(KEY, MANIFEST)
+    (cache.entry(KEY) / "f").chmod(0o644)
+    assert not cache.is_vouched(KEY, MANIFEST)
+    cache.remove(KEY)
+    assert not cache.is_vouched(KEY, MANIFEST)

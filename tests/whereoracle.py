@@ -1,0 +1,331 @@
+"""What an expression means, said once more in Python: random trees, random adapters, and whether one fits the other."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+from hypothesis import strategies as st
+from sqlalchemy.orm import Session
+
+from fusery.registry import tables
+from fusery.registry.where import FIELDS, And, In, IsNull, Node, Not, Or, Test
+from fusery.registry.where.fields import field_named
+from fusery.registry.where.tree import Value
+
+WHEN = datetime(2026, 1, 15, 12, tzinfo=UTC)
+DAYS = [date(2026, 1, 14), date(2026, 1, 15), date(2026, 1, 16)]
+MOMENTS = [
+    datetime(2026, 1, 14, 23, 59, 59, 999999, tzinfo=UTC),
+    datetime(2026, 1, 15, tzinfo=UTC),
+    WHEN,
+    datetime(2026, 1, 16, tzinfo=UTC),
+]
+TEXTS = [
+    "alpha",
+    "Alpha",
+    "ALPHA_1",
+    "a%b",
+    "a_b",
+    "a\\b",
+    "ärger",
+    "Ärger",
+    "it's",
+    'a "b"',
+    "",
+    "be*ta",
+    "日本",
+]
+PATTERNS = [
+    "alpha",
+    "A",
+    "*",
+    "?lpha",
+    "a%",
+    "a_b",
+    "\\",
+    "är",
+    "Är*",
+    "*1",
+    "'",
+    '"',
+    "a?b",
+    "日?",
+    "[a]*",
+    "",
+]
+NUMBERS = [0.0, 0.5, 1.0, 1.5, 8.0, -1.0, 1e-7, 1e300]
+WHOLES = [1, 2, 4, 8, 16]
+BIG = [1, 1_000_000, 5_000_000, 2**40]
+TAGS = ["team", "lang-x", "a.b"]
+
+
+@dataclass
+class Facts:
+    """What is known of one adapter; a field that may have several values maps to their set."""
+
+    values: dict[str, Any]
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def of(self, name: str) -> list[Any]:
+        """Return the values of a field, none if it has none."""
+        value = self.tags.get(name.removeprefix("tag.")) if name.startswith("tag.") else self.values[name]
+        if isinstance(value, frozenset):
+            return sorted(value)
+        return [] if value is None else [value]
+
+
+def maybe(values: list[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | st.sampled_from(values)
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Facts:
+    values = {
+        "task": draw(st.sampled_from(["course_rec", "summary"])),
+        "version": draw(st.integers(1, 5)),
+        "date": draw(st.sampled_from(DAYS)),
+        "base": draw(st.sampled_from([frozenset({"tiny", "Tiny-Alias"}), frozenset({"other"})])),
+        "digest": draw(st.sampled_from(["ab" * 32, "cd" * 32])),
+        "method": draw(st.sampled_from(["lora", "dora", "full"])),
+        "rank": draw(maybe(WHOLES)),
+        "alpha": draw(maybe(NUMBERS)),
+        "scale": draw(maybe(NUMBERS)),
+        "layers": draw(st.sampled_from(WHOLES)),
+        "trainable_parameters": draw(st.sampled_from(BIG)),
+        "total_parameters": draw(st.sampled_from(BIG)),
+        "bytes": draw(st.sampled_from(BIG)),
+        "val_loss": draw(maybe(NUMBERS)),
+        "iterations": draw(maybe(WHOLES)),
+        "dataset": draw(maybe(TEXTS)),
+        "examples": draw(maybe(BIG)),
+        "note": draw(maybe(TEXTS)),
+        "alias": draw(st.frozensets(st.sampled_from(["prod", "canary", "old_one"]), max_size=2)),
+        "finding": draw(st.frozensets(st.sampled_from(["no-effect", "alpha-given"]), max_size=2)),
+        "yanked": draw(st.booleans()),
+        "created_at": draw(st.sampled_from(MOMENTS)),
+        "created_by": draw(st.sampled_from(TEXTS)),
+    }
+    tags = draw(st.dictionaries(st.sampled_from(TAGS), st.sampled_from(TEXTS), max_size=2))
+    return Facts(values, tags)
+
+
+def fill(session: Session, found: list[Facts]) -> None:
+    """Write adapters to an empty database; each gets a name, and the one before may be its parent."""
+    tasks = {name: tables.Task(name=name) for name in ("course_rec", "summary")}
+    session.add_all(tasks.values())
+    bases: dict[frozenset[str], tables.BaseModel] = {}
+    datasets: dict[str, tables.Dataset] = {}
+    before: tables.Adapter | None = None
+    for number, one in enumerate(found):
+        values = one.values
+        task = tasks[values["task"]]
+        one.values["version"] = number + 1
+        one.values["name"] = f"{values['task']}_v{number + 1}"
+        parent = before if number % 2 else None
+        one.values["parent"] = parent.name if parent else None
+        base = bases.get(values["base"]) or _base(session, values["base"])
+        bases[values["base"]] = base
+        text = values["dataset"]
+        if text is not None and text not in datasets:
+            datasets[text] = tables.Dataset(name=text, revision="", digest="")
+        plain = (
+            "version", "date", "name", "digest", "method", "rank", "alpha", "scale", "layers", "created_at",
+            "trainable_parameters", "total_parameters", "val_loss", "iterations", "examples", "note", "created_by",
+        )  # fmt: skip
+        adapter = tables.Adapter(
+            task=task,
+            base=base,
+            manifest=tables.Manifest(digest=f"{number:064x}", size=values["bytes"], files=[]),
+            target_modules=[],
+            training={},
+            dataset=datasets.get(text),
+            parent=parent,
+            tags=[tables.AdapterTag(key=key, value=value) for key, value in one.tags.items()],
+            findings=[
+                tables.AdapterFinding(code=code, severity="info", subject="", message="", hint="")
+                for code in sorted(values["finding"])
+            ],
+            **{name: values[name] for name in plain},
+        )
+        session.add(adapter)
+        session.flush()
+        before = adapter
+        for alias in values["alias"]:
+            known = session.query(tables.Alias).filter_by(task_id=task.id, name=alias).first()
+            if known is None:
+                session.add(tables.Alias(task_id=task.id, name=alias, adapter_id=adapter.id))
+            else:
+                known.adapter_id = adapter.id
+        # A lifted yank is none; the last one counts.
+        session.add(
+            tables.Yank(adapter_id=adapter.id, reason="", at=WHEN, by="", lifted_at=WHEN, lifted_by="")
+        )
+        if values["yanked"]:
+            session.add(tables.Yank(adapter_id=adapter.id, reason="", at=WHEN, by=""))
+        session.flush()
+    _keep_last_alias(found)
+
+
+def _keep_last_alias(found: list[Facts]) -> None:
+    """An alias of a task points to one adapter: the last that claimed it."""
+    taken: set[tuple[str, str]] = set()
+    for one in reversed(found):
+        mine = {alias for alias in one.values["alias"] if (one.values["task"], alias) not in taken}
+        one.values["alias"] = frozenset(mine)
+        taken |= {(one.values["task"], alias) for alias in mine}
+
+
+def _base(session: Session, names: frozenset[str]) -> tables.BaseModel:
+    ordered = sorted(names)
+    base = tables.BaseModel(
+        digest=ordered[0].encode().hex().ljust(64, "0"),
+        manifest=tables.Manifest(digest=ordered[0].encode().hex().ljust(64, "1"), size=1, files=[]),
+        architecture="A", model_type="a", parameters=1, dtype="BF16", bytes=1, config={}, weights={},
+        written_by_mlx=False, created_at=WHEN, created_by="",
+        names=[tables.BaseName(name=name, folded=name.casefold(), created_at=WHEN) for name in ordered],
+    )  # fmt: skip
+    session.add(base)
+    return base
+
+
+def holds(node: Node, one: Facts) -> bool:
+    """Whether an adapter fits."""
+    match node:
+        case And(operands):
+            return all(holds(operand, one) for operand in operands)
+        case Or(operands):
+            return any(holds(operand, one) for operand in operands)
+        case Not(operand):
+            return not holds(operand, one)
+        case IsNull(name):
+            return not one.of(name)
+        case In(name, values):
+            return any(_fits(found, "=", value) for found in one.of(name) for value in values)
+        case Test(name, op, value):
+            return any(_fits(found, op, value) for found in one.of(name))
+
+
+def _fits(found: Any, op: str, value: Any) -> bool:
+    if op == "~":
+        return _like(str(found), str(value))
+    if isinstance(found, datetime) and not isinstance(value, datetime):
+        found = found.date()
+    return bool(
+        {
+            "=": lambda: found == value,
+            "<": lambda: found < value,
+            "<=": lambda: found <= value,
+            ">": lambda: found > value,
+            ">=": lambda: found >= value,
+        }[op]()
+    )
+
+
+def _like(text: str, pattern: str) -> bool:
+    text, pattern = _small(text), _small(pattern)
+    if "*" not in pattern and "?" not in pattern:
+        return pattern in text
+    parts = {"*": ".*", "?": "."}
+    return (
+        re.fullmatch("".join(parts.get(char, re.escape(char)) for char in pattern), text, re.DOTALL)
+        is not None
+    )
+
+
+def _small(text: str) -> str:
+    return "".join(char.lower() if char.isascii() else char for char in text)
+
+
+def tests() -> st.SearchStrategy[Node]:
+    """Tests of every field, with values that adapters have and with others."""
+    names = [*FIELDS, *(f"tag.{key}" for key in (*TAGS, "nothing"))]
+    return st.sampled_from(names).flatmap(_test_of)
+
+
+def _test_of(name: str) -> st.SearchStrategy[Node]:
+    known = field_named(name)
+    assert known is not None
+    kinds: dict[str, st.SearchStrategy[Any]] = {
+        "text": st.sampled_from([*TEXTS, "prod", "tiny", "other", "no-effect", "summary_v2", "ab" * 32]),
+        "choice": st.sampled_from(known.choices or ("lora",)),
+        "whole": st.sampled_from([*WHOLES, *BIG, 7.5, -3, 2**63 - 1]),
+        "real": st.sampled_from([*NUMBERS, 3.25]),
+        "size": st.sampled_from(BIG),
+        "day": st.sampled_from([*DAYS, date.min, date.max]),
+        "moment": st.sampled_from([*MOMENTS, *DAYS, date.max]),
+        "flag": st.booleans(),
+    }
+    values = kinds[known.kind]
+    options: list[st.SearchStrategy[Node]] = [
+        st.builds(In, st.just(name), st.lists(values, min_size=1, max_size=3).map(tuple)),
+        st.just(IsNull(name)),
+    ]
+    for op in sorted(known.operators):
+        operand = st.sampled_from(PATTERNS) if op == "~" else values
+        options.append(st.builds(Test, st.just(name), st.just(op), operand))
+    return st.one_of(options)
+
+
+def trees(leaves: st.SearchStrategy[Node] | None = None) -> st.SearchStrategy[Node]:
+    """Whole expressions."""
+    return st.recursive(
+        tests() if leaves is None else leaves,
+        lambda children: st.one_of(
+            st.builds(Not, children),
+            st.builds(And, st.lists(children, min_size=2, max_size=4).map(tuple)),
+            st.builds(Or, st.lists(children, min_size=2, max_size=4).map(tuple)),
+        ),
+        max_leaves=12,
+    )
+
+
+def free_tests() -> st.SearchStrategy[Node]:
+    """Tests with any values of the right kind that can be written: for what is parsed and printed only."""
+    text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
+    whole = st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(-1e15, 1e15).filter(lambda x: not x.is_integer())
+    real = st.floats(allow_nan=False, allow_infinity=False)
+    moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
+    values: dict[str, st.SearchStrategy[Value]] = {
+        "note": text, "rank": whole, "val_loss": real, "date": st.dates(), "created_at": st.dates() | moments,
+        "bytes": st.integers(0, 2**62), "tag.a.b": text, "method": st.sampled_from(["lora", "dora"]),
+    }  # fmt: skip
+
+    def built(name: str) -> st.SearchStrategy[Node]:
+        known = field_named(name)
+        assert known is not None
+        return st.one_of(
+            st.builds(In, st.just(name), st.lists(values[name], min_size=1, max_size=3).map(tuple)),
+            st.builds(Test, st.just(name), st.sampled_from(sorted(known.operators - {"~"})), values[name]),
+        )
+
+    return st.sampled_from(sorted(values)).flatmap(built)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two trees are equal in types too, as 1 == 1.0 == True in Python; and 0.0 is not -0.0."""
+    if type(ours) is not type(theirs):
+        return False
+    if isinstance(ours, float):
+        return ours == theirs and math.copysign(1, ours) == math.copysign(1, theirs)
+    if isinstance(ours, tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    if isinstance(ours, And | Or | Not | In | IsNull | Test):
+        return all(same(getattr(ours, name), getattr(theirs, name)) for name in type(ours).__match_args__)
+    return bool(ours == theirs)
+
+
+def every_test(node: Node) -> Iterator[Test | In | IsNull]:
+    """Yield the tests of a tree."""
+    match node:
+        case And(operands) | Or(operands):
+            for operand in operands:
+                yield from every_test(operand)
+        case Not(operand):
+            yield from every_test(operand)
+        case _:
+            yield node
