@@ -42,6 +42,7 @@ docs: $(VENV)/.dev  ## Make the reference pages from the code
 bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
 	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
+	$(BIN)/python benchmarks/store.py
 
 soak: $(VENV)/.dev  ## Try a million damaged safetensors headers, with seeds of their own each time
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)

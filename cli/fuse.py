@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
+from .bulk import bulk_options, choice, counting, report
 from .session import Session, command
 from .text import share, size
 
 _PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _TARGETS = ("model", "docker")
+_SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
 
 
 def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,23 +77,39 @@ def make_request(options: dict[str, Any]) -> Any:
 
 
 @command("fuse")
-@click.argument("reference", metavar="REF")
+@click.argument("reference", metavar="[REF]", required=False)
+@bulk_options
+@click.option(
+    "--publish",
+    type=click.Choice(["full", "recipe"]),
+    help="full: the files go to the store, where other machines get them; recipe: the record alone; "
+    "default: the setting.",
+)
 @request_options
-def fuse_command(session: Session, reference: str, **options: Any) -> None:
+def fuse_command(session: Session, reference: str | None, publish: str | None, **options: Any) -> int:
     """Fuse an adapter into its base; a second time it comes from the cache.
+
+    With --all, many adapters are fused, each once; what fails is named, and the same command goes on with the rest.
 
     Exit code 1 when the fused weights would not hold what the adapter learned.
     """
+    chosen = choice(options, reference)
     request = make_request(options)
+    if reference is None:
+        with counting(session, "fusing") as told:
+            done = session.registry.fuse_all(
+                request, publish=publish, **(chosen or {}), say=session.say, told=told
+            )
+        return report(session, done, verb="fused", adapter=lambda document: document["adapter"])
     with session.progress("fusing") as progress:
-        fused = session.registry.fuse(reference, request, say=session.say, progress=progress)
+        fused = session.registry.fuse(reference, request, publish=publish, say=session.say, progress=progress)
     document = fused.to_dict()
 
     def human() -> None:
         fidelity = document["fidelity"]
         session.facts(
             [
-                ("fused" if not fused.cached else "from the cache", document["adapter"]),
+                (_SOURCES[fused.source], document["adapter"]),
                 ("path", document["path"]),
                 ("precision", document["precision"]),
                 ("fidelity", _fidelity(fidelity)),
@@ -99,10 +117,12 @@ def fuse_command(session: Session, reference: str, **options: Any) -> None:
                 ("seconds", f"{document['seconds']:.2f}"),
                 ("key", document["key"]),
                 ("digest", document["digest"]),
+                *([("published", "in the store")] if document["published"] else []),
             ]
         )
 
     session.emit(document, names=[document["path"]], human=human)
+    return 0
 
 
 def _fidelity(fidelity: dict[str, Any]) -> str:
@@ -111,8 +131,9 @@ def _fidelity(fidelity: dict[str, Any]) -> str:
 
 
 @command("materialize")
-@click.argument("reference", metavar="REF")
-@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("reference", metavar="[REF]", required=False)
+@click.argument("destination", metavar="DEST", required=False)
+@bulk_options
 @click.option("--target", type=click.Choice(_TARGETS), default="model", help="What to write.")
 @click.option("--force", is_flag=True, help="Replace what is at DEST.")
 @click.option(
@@ -120,17 +141,42 @@ def _fidelity(fidelity: dict[str, Any]) -> str:
 )
 @request_options
 def materialize_command(
-    session: Session, reference: str, destination: Path, target: str, force: bool, link: bool, **options: Any
-) -> None:
+    session: Session,
+    reference: str | None,
+    destination: str | None,
+    target: str,
+    force: bool,
+    link: bool,
+    **options: Any,
+) -> int:
     """Write a deployable bundle: a model folder or a Dockerfile bundle.
 
-    DEST is a folder that does not exist yet.
+    DEST is a folder that does not exist yet.  With --all it has {name} in it, which becomes each adapter's name; bundles
+    that stand there already, as recorded, are left as they are.
     """
+    if options["every"] and destination is None:
+        reference, destination = None, reference
+    chosen = choice(options, reference)
+    if destination is None:
+        raise click.UsageError("Missing argument 'DEST'.")
     request = make_request(options)
+    if reference is None:
+        with counting(session, "writing") as told:
+            done = session.registry.materialize_all(
+                destination,
+                request,
+                target=target,
+                force=force,
+                link=link,
+                **(chosen or {}),
+                say=session.say,
+                told=told,
+            )
+        return report(session, done, verb="written", adapter=lambda document: document["adapters"][0])
     with session.progress("fusing") as progress:
         bundle = session.registry.materialize(
             reference,
-            destination,
+            Path(destination),
             target=target,
             request=request,
             force=force,
@@ -149,6 +195,7 @@ def materialize_command(
         session.say(f"Next: {_next_step(target, document['path'])}")
 
     session.emit(document, names=[document["path"]], human=human)
+    return 0
 
 
 def _next_step(target: str, path: str) -> str:

@@ -50,7 +50,7 @@ def doctor_command(session: Session) -> int:
 
 @click.group("db")
 def db_command() -> None:
-    """Upgrade, show and check the database's schema."""
+    """Upgrade, show and check the database's schema; who may do what in it."""
 
 
 @command("upgrade")
@@ -110,7 +110,29 @@ def check(session: Session) -> int:
     return 1 if differences else 0
 
 
-for _command in (upgrade, current, check):
+@command("grants")
+@click.option("--role", type=click.Choice(["reader", "publisher", "admin"]), help="Only this role.")
+@click.option("--user", metavar="NAME", help="A login to make a member of the role.")
+def grants(session: Session, role: str | None, user: str | None) -> None:
+    """Print the SQL that gives a reader, a publisher and an admin their rights, for PostgreSQL.
+
+    Nothing is changed: give it to psql as the owner of the database, and again after `fusery db upgrade`.
+    """
+    from fusery.registry.database import Database
+    from fusery.registry.database.grants import ROLES, grants_for
+
+    chosen = next((known for known in ROLES if known == role), None)
+    with closing(Database.open(session.registry.workspace.settings.database)) as database:
+        script = grants_for(database, chosen, user)
+    names = [chosen] if chosen else list(ROLES)
+    session.emit(
+        {"roles": [f"fusery_{name}" for name in names], "user": user, "sql": script},
+        names=[f"fusery_{name}" for name in names],
+        human=lambda: click.echo(script, nl=False),
+    )
+
+
+for _command in (upgrade, current, check, grants):
     db_command.add_command(_command)
 
 

@@ -44,6 +44,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write an adapter's folder, ready for git: weights, configuration, metadata, model card.",
     ),
     "import": ("export", "Take in a folder that export wrote: the same digest, name, version and facts."),
+    "push": (
+        "exchange",
+        "Copy an adapter to another registry, with its base, data and parents, as far as they are missing there.",
+    ),
+    "pull": (
+        "exchange",
+        "Copy an adapter from another registry, with its base, data and parents, as far as they are missing here.",
+    ),
     "alias": ("alias", "Move names such as `course_rec#prod` from one version to the next, and see who held them when."),
     "yank": ("alias", "Withdraw an adapter: it stays on record, and is neither fused nor shipped any more."),
     "events": ("alias", "Show the log: who did what, when and why."),
@@ -51,6 +59,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("trail", "Rehash and cross-check database, store and cache, and repair them."),
     "gc": ("collect", "Remove from the store what nothing refers to."),
     "cache": ("collect", "List, prune and pin this machine's fused models, and explain hits and misses."),
+    "backup": ("backup", "Copy the database and all blobs to another place, or bring the copy there up to date."),
+    "restore": ("backup", "Make this empty registry the one that a backup is of."),
     "db": ("home", "Upgrade, show and check the database's schema."),
     "completion": ("home", "Print the completion script for a shell."),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .bulk import counting, jobs_option
 from .session import Session, command
 
 if TYPE_CHECKING:
@@ -60,19 +61,37 @@ def _names(graph: Graph) -> list[str]:
     metavar="DIR",
     help="With --repair: look for copies in this folder, too; may be given again.",
 )
+@click.option("--all", "every", is_flag=True, help="Everything, as without REF.")
+@jobs_option
+@click.option("--anew", is_flag=True, help="Also what an audit that was interrupted has found right.")
 def audit_command(
-    session: Session, references: tuple[str, ...], repair: bool, copies: tuple[Path, ...]
+    session: Session,
+    references: tuple[str, ...],
+    repair: bool,
+    copies: tuple[Path, ...],
+    every: bool,
+    jobs: int | None,
+    anew: bool,
 ) -> int:
     """Rehash and cross-check database, store and cache, and repair them.
 
-    Without REF everything is checked.  Exit code 0 when all is well or was repaired, 1 when a problem is left.
+    Without REF everything is checked, several blobs at a time; an audit that was interrupted is taken up where it
+    stopped.  Exit code 0 when all is well or was repaired, 1 when a problem is left.
 
     --repair takes the bytes from another copy in the store, the cache, a bundle or a folder on record, or makes a
     fused model again by its recipe; digests must match.  Damaged blobs go to quarantine and are never deleted.
     """
     if copies and not repair:
         raise click.UsageError("--from goes with --repair.")
-    report = session.registry.audit(references, repair=repair, copies=copies, say=session.say)
+    if references and (every or anew or jobs is not None):
+        raise click.UsageError("--all, --jobs and --anew are for an audit of everything, without REF.")
+    if references:
+        report = session.registry.audit(references, repair=repair, copies=copies, say=session.say)
+    else:
+        with counting(session, "reading") as told:
+            report = session.registry.audit_all(
+                repair=repair, copies=copies, jobs=jobs, anew=anew, say=session.say, told=told
+            )
 
     def human() -> None:
         counts = ", ".join(

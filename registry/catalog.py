@@ -6,12 +6,13 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, String, collate, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
-from .errors import BadInputError, UnknownReferenceError
+from .errors import UnknownReferenceError
 from .names import parse_slug, parse_task
+from .paging import Page
 from .renderings.record import own_form
 from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
 from .training.facts import draw_curve, training_view
@@ -19,27 +20,6 @@ from .views import adapter_view, adapter_views, files_view, fused_line
 
 if TYPE_CHECKING:
     from .workspace import Workspace
-
-SORTABLE = {
-    "name": tables.Adapter.name,
-    "version": tables.Adapter.version,
-    "date": tables.Adapter.date,
-    "method": tables.Adapter.method,
-    "rank": tables.Adapter.rank,
-    "alpha": tables.Adapter.alpha,
-    "scale": tables.Adapter.scale,
-    "layers": tables.Adapter.layers,
-    "val_loss": tables.Adapter.val_loss,
-    "iterations": tables.Adapter.iterations,
-    "examples": tables.Adapter.examples,
-    "trainable_parameters": tables.Adapter.trainable_parameters,
-    "created_at": tables.Adapter.created_at,
-    "created_by": tables.Adapter.created_by,
-}
-"""Fields that `list` can sort by."""
-
-MOST_SORT_FIELDS = 8
-
 
 def list_adapters(
     workspace: Workspace,
@@ -54,8 +34,9 @@ def list_adapters(
 ) -> list[dict[str, Any]]:
     """Return adapters as plain values, in a number of queries that does not depend on how many there are.
 
-    Pages are stable: adapters that are alike in all fields sorted by come in the order of their registration, and one
-    registered meanwhile moves only those that sort behind it.
+    Pages are stable: adapters that are alike in all fields sorted by come in the order of their registration (the other
+    way round where the last field is), and one registered meanwhile moves only those that sort behind it.  Reading a
+    page takes the same time however many adapters there are: `fusery.registry.paging`.
 
     Args:
         workspace: the registry's parts.
@@ -78,38 +59,16 @@ def list_adapters(
 
         chosen = parse(where)
     with workspace.database.read() as session:
-        query = load_adapters()
+        page = Page(session, sort)
         if task:
-            query = query.where(tables.Adapter.task_id == _task_id(session, task))
+            page.keep(tables.Adapter.task_id == _task_id(session, task))
         if base:
-            query = query.where(tables.Adapter.base_id == resolve_base(session, base).id)
+            page.keep(tables.Adapter.base_id == resolve_base(session, base).id)
         for key, value in (tags or {}).items():
-            owners = select(tables.AdapterTag.adapter_id).where(
-                tables.AdapterTag.key == parse_slug(key, "tag"), tables.AdapterTag.value == value
-            )
-            query = query.where(tables.Adapter.id.in_(owners))
-        dialect = session.get_bind().dialect.name
+            page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
-            query = query.where(condition(chosen, dialect))
-        query = _sorted(query, sort, dialect).offset(offset or None).limit(limit)
-        return adapter_views(session, list(session.scalars(query)))
-
-
-def _sorted(query: Select[tables.Adapter], sort: str, dialect: str) -> Select[tables.Adapter]:
-    keys = sort.split(",")
-    if len(keys) > MOST_SORT_FIELDS:
-        raise BadInputError(f"{len(keys)} fields to sort by are too many", hint=f"at most {MOST_SORT_FIELDS}")
-    for key in keys:
-        field, _, direction = key.strip().partition(":")
-        column: Any = SORTABLE.get(field)
-        if column is None or direction not in ("", "asc", "desc"):
-            raise BadInputError(
-                f"cannot sort by {key.strip()[:40]!r}", hint=f"--sort {'|'.join(SORTABLE)}[:desc][,...]"
-            )
-        if dialect == "postgresql" and isinstance(column.type, String):
-            column = collate(column, "C")  # the order of SQLite, whatever the server's language
-        query = query.order_by(column.is_(None), column.desc() if direction == "desc" else column.asc())
-    return query.order_by(tables.Adapter.id)
+            page.keep_those(condition(chosen, session.get_bind().dialect.name))
+        return adapter_views(session, list(session.scalars(page.query(offset, limit))))
 
 
 def _task_id(session: Session, name: str) -> int:

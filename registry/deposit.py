@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.copying import Progress, pump, reading
 from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest
@@ -32,6 +33,9 @@ from .database import Database
 from .database.intents import TTL, Intents
 from .database.owner import Owner
 from .errors import DatabaseUnavailableError, DepositLostError
+
+Source = Path | bytes | Callable[[], Path]
+"""Where bytes are; or how to get them, which is asked only if the store lacks them."""
 
 
 class Deposit:
@@ -47,7 +51,7 @@ class Deposit:
 
     def put(
         self,
-        files: Mapping[str, Path | bytes],
+        files: Mapping[str, Source],
         *,
         manifest: Manifest | None = None,
         progress: Progress | None = None,
@@ -56,7 +60,8 @@ class Deposit:
 
         Args:
             files: path within the artifact, and where the bytes are.
-            manifest: of these files, if they have been hashed already; what is stored must still be that.
+            manifest: of these files, if they have been hashed already; what is stored must still be that.  It must be
+                given where files are still to be got.
             progress: told the bytes of each piece that is stored.
 
         Raises:
@@ -138,9 +143,7 @@ class Deposit:
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 2.0)
 
-    def _store_one(
-        self, entry: FileEntry, source: Path | bytes, ready: bool, progress: Progress | None
-    ) -> None:
+    def _store_one(self, entry: FileEntry, source: Source, ready: bool, progress: Progress | None) -> None:
         """Bring the bytes into the store unless they are there.
 
         Where reading costs nothing, what is there is read through by `put_file` and replaced if it is damaged.
@@ -151,8 +154,18 @@ class Deposit:
             return
         if isinstance(source, bytes):
             self._store.put_bytes(source, generation=generation)
+        elif callable(source):
+            if not ready or not self._holds(entry, generation):
+                self._store.put_file(source(), expected=entry, generation=generation, progress=progress)
         else:
             self._store.put_file(source, expected=entry, generation=generation, progress=progress)
+
+    def _holds(self, entry: FileEntry, generation: int) -> bool:
+        try:
+            self._store.verify(entry.sha256, entry.size, generation=generation)
+        except (BlobMissingError, BlobCorruptError):
+            return False
+        return True
 
 
 def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
@@ -188,7 +201,9 @@ def _decide(session: Session, entry: FileEntry, now: datetime) -> tables.Blob | 
     return blob
 
 
-def _entry(path: str, source: Path | bytes) -> FileEntry:
+def _entry(path: str, source: Source) -> FileEntry:
+    if callable(source):
+        raise TypeError("what is still to be got needs a manifest")
     if isinstance(source, bytes):
         return FileEntry(path, len(source), digest_bytes(source))
     with reading(source) as opened, os_failures(f"read {source}", near=source):

@@ -20,6 +20,9 @@ _EXTRAS = {
     "mlx": ("mlx_lm", "running and serving models"),
     "postgres": ("psycopg", "a PostgreSQL database"),
     "s3": ("s3fs", "a store on S3"),
+    "gcs": ("gcsfs", "a store on Google Cloud Storage"),
+    "azure": ("adlfs", "a store on Azure Blob Storage"),
+    "sftp": ("sshfs", "a store on an SFTP server"),
     "gguf": ("gguf", "reading GGUF files"),
     "hub": ("huggingface_hub", "fetching bases from a hub"),
 }
@@ -108,8 +111,7 @@ def _database(workspace: Workspace) -> str:
 
 def _store(workspace: Workspace) -> str:
     store = workspace.store
-    exclusive = "exclusive create" if store.capabilities.create_exclusive else "no exclusive create"
-    return f"{store.url} belongs to this database, {exclusive}"
+    return f"{store.url} belongs to this database, {store.capabilities.promise}"
 
 
 def _cache(workspace: Workspace) -> str:

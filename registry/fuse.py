@@ -1,4 +1,6 @@
-"""Fusing on demand: look in the cache, else take the lease, look again, compute, measure, publish, record.
+"""Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
+
+What somebody published is fetched from the shared store; what is not there, or damaged, is computed.
 
 `auto` tries the base's own format first and goes on to the next larger one when the fused weights do not hold what
 the adapter learned.  A refused fuse leaves its measurement in the log, so that it is not computed a second time.
@@ -7,7 +9,7 @@ the adapter learned.  A refused fuse leaves its measurement in the log, so that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +18,29 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import StoreUnavailableError
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError, StoreUnavailableError
+from fusery.storage.manifest import Manifest
 
 from . import tables
 from .database import leases
-from .errors import FidelityError, FusionUnsupportedError, RebuildDiffersError, UnknownReferenceError
+from .errors import (
+    FidelityError,
+    FusionUnsupportedError,
+    MissingExtraError,
+    RebuildDiffersError,
+    UnknownReferenceError,
+)
 from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
-from .fused_records import aliased_keys, find_fused, record_fused
+from .fused_model import FusedModel, manifest_of
+from .fused_records import aliased_keys, find_fused, made_alike, record_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather
+from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
 from .views import fused_view
 
 if TYPE_CHECKING:
+    from .deposit import Deposit
     from .fusion.fidelity import Fidelity
     from .workspace import Workspace
 
@@ -39,41 +50,24 @@ _ATTEMPTS = 5
 """How often a fused model is looked up that vanishes before it can be held."""
 
 
-@dataclass(frozen=True, slots=True)
-class FusedModel:
-    """A fused model in the local cache.
-
-    Attributes:
-        path: its folder, which `mlx_lm.load` takes; read-only.
-        cached: it was there already.
-        view: the record, as `views.fused_view` has it.
-    """
-
-    path: Path
-    cached: bool
-    view: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
-        return {**self.view, "path": str(self.path), "cached": self.cached}
-
-
 def fuse(
     workspace: Workspace,
     reference: str,
     request: FuseRequest,
     *,
+    publish: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FusedModel:
-    """Return the fused model of an adapter, from the cache or computed.
+    """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
 
     Args:
         workspace: the registry's parts.
         reference: the adapter.
         request: how to fuse.
+        publish: `full` puts the files into the store, `recipe` only the record; None for what is set.
         say: told what is going on.
-        progress: told bytes done and bytes in all while computing.
+        progress: told bytes done and bytes in all while computing, fetching and publishing.
 
     Raises:
         FidelityError: the fused weights would not hold what the adapter learned; nothing was published.
@@ -84,14 +78,41 @@ def fuse(
         OutOfSpaceError: there is no room for the result.
     """
     request.check()
+    wanted = checked_publish(publish or workspace.settings.publish)
     ingredients = gather(workspace, reference, request.extras)
     with ingredients.opened() as inputs:
+
+        def job_of(recipe: Recipe, last: bool) -> _Job:
+            return _Job(workspace, ingredients, inputs, recipe, request, not last, wanted, say, progress)
+
+        try:
+            recipes = candidates(request, ingredients)
+        except MissingExtraError:
+            if (model := _made_elsewhere(workspace, ingredients, request, job_of)) is not None:
+                return model
+            raise
         choice = Choice(workspace, ingredients, inputs, request, say)
-        for recipe, last in choice.recipes(candidates(request, ingredients)):
-            job = _Job(workspace, ingredients, inputs, recipe, request, not last, say, progress)
-            if (model := job.run()) is not None:
+        for recipe, last in choice.recipes(recipes):
+            if (model := job_of(recipe, last).run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
+
+
+def _made_elsewhere(
+    workspace: Workspace,
+    ingredients: Ingredients,
+    request: FuseRequest,
+    job_of: Callable[[Recipe, bool], _Job],
+) -> FusedModel | None:
+    """Return what another machine made of the request, from the cache or the store, where nothing can be computed."""
+    recipes = candidates(request, ingredients, engine="any")
+    for recipe in recipes:
+        with workspace.database.read() as session:
+            row = made_alike(session, ingredients, recipe)
+            made = Recipe.from_dict(row.recipe) if row is not None else None
+        if made is not None and (model := job_of(made, recipe == recipes[-1]).at_hand()) is not None:
+            return model
+    return None
 
 
 @contextmanager
@@ -109,9 +130,9 @@ def fuse_to_read(
         StoreUnavailableError: it was removed again and again.
     """
     for _ in range(_ATTEMPTS):
-        model = fuse(workspace, reference, request, say=say, progress=progress)
-        with workspace.cache.using(model.view["key"]) as here:
-            if here is not None:
+        with workspace.cache.holding():
+            model = fuse(workspace, reference, request, say=say, progress=progress)
+            if model.path.is_dir():
                 yield model
                 return
     raise StoreUnavailableError(
@@ -126,7 +147,7 @@ def remake(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FusedModel:
-    """Return a recorded fused model, from the cache or made again by its recipe.
+    """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe.
 
     Raises:
         RebuildDiffersError: it came out different from its record; nothing was published.
@@ -140,14 +161,17 @@ def remake(
         adapter, recipe = row.adapter.name, Recipe.from_dict(row.recipe)
         extras = tuple((extra.adapter.name, extra.weight) for extra in row.extras)
     ingredients = gather(workspace, adapter, extras)
-    engine = ingredients.engine(quantize=recipe.quantization is not None)
-    if engine != recipe.engine:
-        raise FusionUnsupportedError(
-            f"{key[:12]} was made by {recipe.engine}, and here is {engine}", hint=f"fusery fuse {adapter}"
-        )
     with ingredients.opened() as inputs:
         request = FuseRequest(accept_loss=True, extras=extras)
-        model = _Job(workspace, ingredients, inputs, recipe, request, False, say, progress).run()
+        job = _Job(workspace, ingredients, inputs, recipe, request, False, "recipe", say, progress)
+        if (found := job.at_hand()) is not None:
+            return found
+        engine = ingredients.engine(quantize=recipe.quantization is not None)
+        if engine != recipe.engine:
+            raise FusionUnsupportedError(
+                f"{key[:12]} was made by {recipe.engine}, and here is {engine}", hint=f"fusery fuse {adapter}"
+            )
+        model = job.run()
     assert model is not None  # everything passes a request that accepts loss
     return model
 
@@ -162,6 +186,7 @@ class _Job:
     recipe: Recipe
     request: FuseRequest
     strict: bool
+    publish: str
     say: Callable[[str], None]
     progress: Callable[[int, int], None] | None
 
@@ -174,8 +199,16 @@ class _Job:
         if (known := known_measurement(self.workspace, self.key)) is not None and not self._passes(known):
             return None
         if (model := self._cached()) is not None:
-            return model
+            return self._shared(model)
         return self._build()
+
+    def at_hand(self) -> FusedModel | None:
+        """Return the model if it need not be computed, None if it would have to be, or does not pass."""
+        if (known := known_measurement(self.workspace, self.key)) is not None and not self._passes(known):
+            return None
+        if (model := self._cached()) is not None:
+            return model
+        return self._build(compute=False) if self._published() else None
 
     def _passes(self, measured: Measured) -> bool:
         """Return True to go on, False to try the next candidate; raise when there is none."""
@@ -192,10 +225,16 @@ class _Job:
             view = self._view(row) if row else None
         if view is None:
             return None
-        path = self.workspace.cache.lookup(self.key, _manifest(view))
-        return FusedModel(path, True, view) if path else None
+        path = self.workspace.cache.lookup(self.key, manifest_of(view))
+        return FusedModel(path, "cache", view) if path else None
 
-    def _build(self) -> FusedModel | None:
+    def _published(self) -> dict[str, Any] | None:
+        """Return the record if the files are in the store."""
+        with self.workspace.database.read() as session:
+            row = find_fused(session, self.key)
+            return self._view(row) if row is not None and is_published(row) else None
+
+    def _build(self, *, compute: bool = True) -> FusedModel | None:
         lease = leases.wait(
             self.workspace.database,
             self.key,
@@ -204,12 +243,44 @@ class _Job:
         )
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
-            model = self._cached()
-            if model is not None:
+            model = self._cached() or self._fetched(lease)
+            if model is not None or not compute:
                 with self.workspace.database.write() as session:
                     lease.release(session)
-                return model
+                return model and self._shared(model)
             return self._compute(lease)
+
+    def _fetched(self, lease: leases.Lease) -> FusedModel | None:
+        """Return the model from the store, None if it is not published or cannot be had."""
+        view, cache = self._published(), self.workspace.cache
+        if view is None:
+            return None
+        manifest = manifest_of(view)
+        self.say(f"fetching {self.ingredients.adapter.name} ({describe(self.recipe)}) from the store")
+        try:
+            with cache.build(self.key, lease.fence) as folder:
+                fetch_published(self.workspace, manifest, folder, check=lease.check, progress=self.progress)
+                path = cache.publish(self.key, folder, manifest, hashed=True)
+        except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
+            self.say(f"what is published of {self.key[:12]} cannot be used: {error.message}")
+            return None
+        self._make_room()
+        return FusedModel(path, "store", view)
+
+    def _shared(self, model: FusedModel) -> FusedModel:
+        """Return a model that is there already; its files go to the store if they are to and are not."""
+        if self.publish != "full" or model.view["published"]:
+            return model
+        manifest = manifest_of(model.view)
+        with self.workspace.cache.using(self.key) as folder:
+            if folder is None:  # evicted since: what was asked for is a model, and there is one no more
+                return model
+            self.say(f"publishing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+            deposit = deposit_files(self.workspace, manifest, folder, self.progress)
+        with deposit.recording() as session:
+            deposit.commit(session)
+            record_published(self.workspace, session, self.key, manifest)
+        return FusedModel(model.path, model.source, {**model.view, "published": True})
 
     def _compute(self, lease: leases.Lease) -> FusedModel | None:
         started = time.monotonic()
@@ -226,12 +297,36 @@ class _Job:
             lease.check()
             self._require_same(made.manifest)
             path = cache.publish(self.key, folder, made.manifest, hashed=True)
-        with self.workspace.database.write() as session:
+        seconds = time.monotonic() - started
+        deposit, failure = self._deposit(made.manifest, path)
+        with deposit.recording() if deposit else self.workspace.database.write() as session:
             lease.publish(session)
-            view = self._record(session, made.manifest, made.fidelity, time.monotonic() - started)
+            self._record(session, made.manifest, made.fidelity, seconds)
+            if deposit:
+                deposit.commit(session)
+                record_published(self.workspace, session, self.key, made.manifest)
+            row = find_fused(session, self.key)
+            assert row is not None
+            view = self._view(row)
+        if failure is not None:
+            raise failure  # the model is here and on record; the same command only publishes it then
+        self._make_room()
+        return FusedModel(path, "computed", view)
+
+    def _deposit(self, manifest: Manifest, path: Path) -> tuple[Deposit | None, StorageError | None]:
+        """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
+        if self.publish != "full" and self._published() is None:
+            return None, None
+        self.say(f"publishing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+        try:
+            return deposit_files(self.workspace, manifest, path, self.progress), None
+        except StorageError as error:
+            return None, error if self.publish == "full" else None
+
+    def _make_room(self) -> None:
+        with self.workspace.database.read() as session:
             spared = {self.key, *aliased_keys(session)}
-        cache.evict(self.workspace.settings.cache_limit, spared).execute()
-        return FusedModel(path, False, view)
+        self.workspace.cache.evict(self.workspace.settings.cache_limit, spared).execute()
 
     def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
         with self.workspace.database.write() as session:
@@ -249,27 +344,19 @@ class _Job:
                 hint="fusery audit",
             )
 
-    def _record(
-        self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
-    ) -> dict[str, Any]:
-        row = find_fused(session, self.key)
-        if row is None:
-            row = record_fused(
+    def _record(self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float) -> None:
+        if find_fused(session, self.key) is None:
+            record_fused(
                 self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
             )
-        return self._view(row)
 
     def _view(self, row: tables.Fused) -> dict[str, Any]:
         """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
-        return {**fused_view(row), "adapter": self.ingredients.adapter.name}
-
-
-def _manifest(view: Mapping[str, Any]) -> Manifest:
-    return Manifest.of(_entries(view["files"]))
-
-
-def _entries(files: list[dict[str, Any]]) -> Iterator[FileEntry]:
-    return (FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in files)
+        return {
+            **fused_view(row),
+            "adapter": self.ingredients.adapter.name,
+            "published": is_published(row),
+        }
 
 
 def _waiting(busy: leases.Busy) -> str:

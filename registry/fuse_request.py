@@ -133,15 +133,22 @@ def parse_budget(text: str) -> float:
     return float(match["factor"])
 
 
-def candidates(request: FuseRequest, ingredients: Ingredients) -> tuple[Recipe, ...]:
+def candidates(
+    request: FuseRequest, ingredients: Ingredients, *, engine: str | None = None
+) -> tuple[Recipe, ...]:
     """Return the recipes that may answer a request, from the smallest output to the largest.
+
+    Args:
+        request: what was asked for.
+        ingredients: the base and the adapters.
+        engine: instead of the one that would run here.
 
     Raises:
         BadInputError: the base is not quantised, and the request has no meaning for it.
         MissingExtraError: the base needs mlx-lm, which is not installed.
     """
     common: dict[str, Any] = {
-        "engine": ingredients.engine(quantize=request.quantize is not None),
+        "engine": engine or ingredients.engine(quantize=request.quantize is not None),
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in ingredients.extras),
     }

@@ -25,6 +25,20 @@ def find_fused(session: Session, key: Digest) -> tables.Fused | None:
     return session.scalar(select(tables.Fused).where(tables.Fused.key == key))
 
 
+def made_alike(session: Session, ingredients: Ingredients, recipe: Recipe) -> tables.Fused | None:
+    """Return the newest record of this recipe whatever engine made it, None if there is none."""
+    wanted = {**recipe.to_dict(), "engine": ""}
+    query = (
+        select(tables.Fused)
+        .join(tables.Fused.adapter)
+        .where(
+            tables.Fused.base_id == ingredients.base_id, tables.Adapter.digest == ingredients.adapter.digest
+        )
+        .order_by(tables.Fused.id.desc())
+    )
+    return next((row for row in session.scalars(query) if {**row.recipe, "engine": ""} == wanted), None)
+
+
 def aliased_keys(session: Session) -> list[str]:
     """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
     named, same = aliased(tables.Adapter), aliased(tables.Adapter)

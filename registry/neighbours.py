@@ -6,12 +6,13 @@ near, and only of these more is compared.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, or_, select
+from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
@@ -103,10 +104,11 @@ def _with_weights(digest: str) -> Any:
         .limit(1)
         .scalar_subquery()
     )
+    stored = select(tables.Adapter.id).where(tables.Adapter.manifest_id.in_(files))
     return (
         select(tables.Adapter.name, tables.Task.name, first_name)
         .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
-        .where(or_(tables.Adapter.manifest_id.in_(files), tables.Adapter.id.in_(rendered)))
+        .where(tables.Adapter.id.in_(union(stored, rendered)))  # OR would read the whole table
         .order_by(tables.Adapter.id)
         .limit(READ)
     )
@@ -120,7 +122,6 @@ def _candidates(
     digest: str,
     parent: str | None,
 ) -> list[_Known]:
-    ours_first = case((tables.Task.name == (task or ""), 0), else_=1)
     query = (
         select(
             tables.Adapter.name,
@@ -140,11 +141,16 @@ def _candidates(
             tables.ManifestFile.path == WEIGHTS,
             tables.ManifestFile.sha256 != digest,
         )
-        .order_by(ours_first, tables.Adapter.id.desc())
+        # By number and not by sorting: however many there are, only the newest are looked at.
+        .order_by(tables.Adapter.id.desc())
         .limit(READ)
     )
+    ours = select(tables.Task.id).where(tables.Task.name == (task or "")).scalar_subquery()
+    rows = {row.name: row for row in session.execute(query.where(tables.Adapter.task_id == ours))}
+    if len(rows) < READ:
+        rows = {**rows, **{row.name: row for row in session.execute(query) if row.name not in rows}}
     found = []
-    for row in session.execute(query):
+    for row in itertools.islice(rows.values(), READ):
         # What would have to be fetched first is left out.
         path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
         if path is not None and row.digest != parent and row.scale:

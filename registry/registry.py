@@ -7,8 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .moves import Moves
 from .releases import Releases, Rows
 from .settings import Settings
+from .upkeep import Upkeep
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def _silent(_: str) -> None:
     """Say nothing: the default for what is going on."""
 
 
-class Registry(Releases):
+class Registry(Releases, Upkeep, Moves):
     """A registry of base models, adapters and fused artifacts.
 
     A training script registers its own result in three lines:
@@ -190,13 +192,15 @@ class Registry(Releases):
         reference: str,
         request: FuseRequest | None = None,
         *,
+        publish: str | None = None,
         say: Callable[[str], None] = _silent,
         progress: Callable[[int, int], None] | None = None,
     ) -> FusedModel:
-        """Return the fused model of an adapter, from the cache or computed; see `fusery.registry.fuse.fuse`."""
+        """Return the fused model of an adapter: cached, fetched or computed; see `fusery.registry.fuse.fuse`."""
         from .fuse import FuseRequest, fuse
 
-        return fuse(self.workspace, reference, request or FuseRequest(), say=say, progress=progress)
+        wanted = request or FuseRequest()
+        return fuse(self.workspace, reference, wanted, publish=publish, say=say, progress=progress)
 
     def fidelity(
         self, reference: str, *, plot: str | Path | None = None, force: bool = False

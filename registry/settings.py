@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -80,12 +80,17 @@ class Settings(BaseSettings):
     store_options: dict[str, Any] = {}
     cache_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
     cache_limit: Annotated[int, Field(ge=0)] = 100 << 30
+    publish: Literal["full", "recipe"] = "recipe"
     user: Annotated[str, Field(max_length=200), AfterValidator(_keepable)] = ""
     admission: Annotated[dict[str, dict[str, str]], AfterValidator(_admission)] = {}
 
     @classmethod
-    def load(cls, home: Path | None = None) -> Settings:
+    def load(cls, home: Path | None = None, *, environment: bool = True) -> Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
+
+        Args:
+            home: the home folder.
+            environment: whether `FUSERY_*` in the environment wins; not for a second registry beside one's own.
 
         Raises:
             BadInputError: a value in the environment or in `config.toml` is not acceptable.
@@ -101,6 +106,8 @@ class Settings(BaseSettings):
                 cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
             ) -> tuple[PydanticBaseSettingsSource, ...]:
                 toml = TomlConfigSettingsSource(settings_cls)
+                if not environment:
+                    return sources["init_settings"], toml
                 return sources["init_settings"], sources["env_settings"], toml
 
         try:
@@ -116,8 +123,17 @@ class Settings(BaseSettings):
             ) from error
         for field, anchored in _PLACES.items():
             if values[field]:
-                values[field] = anchored(values[field], Path() if _is_in_environment(field) else folder)
+                here = environment and _is_in_environment(field)
+                values[field] = anchored(values[field], Path() if here else folder)
         return cls.model_construct(**values)
+
+    def elsewhere(self, database_url: str, store_url: str, store_options: dict[str, Any]) -> Settings:
+        """Return the settings of a registry at another database and store, used by the same person here."""
+        places = {
+            "database_url": _anchored_database(database_url, Path()),
+            "store_url": _anchored_store(store_url, Path()),
+        }
+        return self.model_copy(update={**places, "store_options": store_options})
 
     @property
     def database(self) -> str:

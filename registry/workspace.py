@@ -61,6 +61,29 @@ class Workspace:
             raise
         return database
 
+    @property
+    def is_unmade(self) -> bool:
+        """There is no registry here yet, and the first command that writes would make it."""
+        path = self._embedded_path()
+        return path is not None and not path.exists()
+
+    @property
+    def identity(self) -> str:
+        """The id that the database and its store share: which registry this is.
+
+        Raises:
+            SchemaError: there is no registry yet.
+        """
+        from . import tables
+
+        with self.database.read() as session:
+            row = session.get(tables.Registry, 1)
+            if row is None:
+                raise SchemaError(
+                    f"there is no registry in {self.database.display_url} yet", hint="fusery init"
+                )
+            return row.store_id
+
     @cached_property
     def store(self) -> BlobStore:
         """The store that belongs to the database.
@@ -203,6 +226,7 @@ def write_config(settings: Settings) -> Path:
             '# store_url = "s3://bucket/prefix"\n'
             '# cache_dir = "/fast/disk/fusery"\n'
             "# cache_limit = 107374182400\n"
+            '# publish = "full"  # fused models go to the store as files, and other machines fetch them\n'
             "# [admission.severity]\n"
             '# pickle_file = "off"\n',
             encoding="utf-8",

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from .copying import pump, reading
@@ -41,6 +42,8 @@ RECHECK_AFTER = 7 * 86400.0
 
 DAY = 86400.0
 ATTEMPTS = 3
+
+_HELD: ContextVar[ExitStack | None] = ContextVar("held", default=None)
 
 
 class FusedCache:
@@ -101,7 +104,9 @@ class FusedCache:
             owner.write_text(this_process())
             folder.mkdir()
         try:
-            yield folder
+            # The lock goes with the folder when it gets its name: no moment is left in which it could be evicted.
+            with shared(folder):
+                yield folder
         finally:
             with os_failures(f"clean up {folder}", near=self.root):
                 remove_tree(folder)
@@ -141,6 +146,8 @@ class FusedCache:
                         raise
                 else:
                     self._stamp(key, manifest, state)
+                    if (held := _HELD.get()) is not None:
+                        held.enter_context(self.using(key))
                     return self.entry(key)
         raise StoreUnavailableError(f"{self.entry(key)} keeps changing", hint="run the command again")
 
@@ -150,6 +157,16 @@ class FusedCache:
         Names and sizes are always checked.  Digests are checked unless the entry's stamp vouches for them, so that the
         time of a hit does not depend on the model's size.
         """
+        if (held := _HELD.get()) is None:
+            return self._lookup(key, manifest)
+        with ExitStack() as trying:
+            trying.enter_context(self.using(key))
+            path = self._lookup(key, manifest)
+            if path is not None:
+                held.push(trying.pop_all())
+        return path
+
+    def _lookup(self, key: str, manifest: Manifest) -> Path | None:
         path = self.entry(key)
         with os_failures(f"read the cache {self.root}", near=self.root):
             try:
@@ -203,7 +220,7 @@ class FusedCache:
     def using(self, key: str) -> Iterator[Path | None]:
         """Yield an entry's folder, None if it is not here; until the block ends nobody removes it.
 
-        Look up what is to be read *before*: a lookup is what says that the entry is right.
+        Whether it is right, only a lookup says.
         """
         path = self.entry(key)
         with os_failures(f"read the cache {self.root}", near=self.root), ExitStack() as held:
@@ -211,6 +228,16 @@ class FusedCache:
             inside = held.pop_all()
         with inside:
             yield path if found else None
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold what this thread looks up or publishes within the block, from then until the block ends."""
+        with ExitStack() as held:
+            before = _HELD.set(held)
+            try:
+                yield
+            finally:
+                _HELD.reset(before)
 
     def is_in_use(self, key: str) -> bool:
         """Tell whether somebody reads an entry at the moment."""

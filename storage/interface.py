@@ -22,7 +22,7 @@ from .copying import Progress
 from .digest import Digest
 from .errors import StorageError, StoreMismatchError, StoreUnavailableError
 from .failures import AbsentBlobError, DigestMismatchError, os_failures
-from .layout import parse_format
+from .layout import MAX_DOCUMENT_BYTES, parse_format
 from .manifest import FileEntry
 from .publishing import part_beside, write_all
 
@@ -177,6 +177,18 @@ class BlobStore(ABC):
         """
 
     @abstractmethod
+    def read_document(self, name: str) -> bytes | None:
+        """Return a document that `write_document` wrote, None if there is none.
+
+        Raises:
+            StorageError: it has more than `MAX_DOCUMENT_BYTES`.
+        """
+
+    @abstractmethod
+    def write_document(self, name: str, data: bytes) -> None:
+        """Write a small document, such as `backup.json`, over an earlier one of that name: whole, or not at all."""
+
+    @abstractmethod
     def _read_format(self) -> bytes | None:
         """Return the content of `format.json`, None if there is none."""
 
@@ -323,6 +335,10 @@ class BlobStore(ABC):
             got,
             hint="run: fusery audit, then add its source again",
         )
+
+    def _require_small(self, name: str, size: int) -> None:
+        if size > MAX_DOCUMENT_BYTES:
+            raise StorageError(f"{name} in {self.url} is too large for what it should be: {size} bytes")
 
     def _check_identity(self, store_id: str) -> bool:
         found = self.identify()

@@ -2,6 +2,7 @@
 
     format.json                                  which store this is, and which layout it has
     blobs/sha256/<2 hex>/<64 hex>[.g<N>]         a blob; N is its generation, left out for 0
+    <letters>.json                               a document beside the blobs, the only names that are written anew
     tmp/                                         writes under way, and what crashes left of them
     quarantine/<64 hex>[.g<N>].<nanoseconds>     blobs that did not match their digest
 
@@ -28,6 +29,10 @@ BLOBS = "blobs/sha256"
 TMP = "tmp"
 QUARANTINE = "quarantine"
 
+MAX_DOCUMENT_BYTES = 1 << 20
+"""Bytes of a document beside the blobs: few, since it is read and written as a whole."""
+
+_DOCUMENT = re.compile(r"[a-z]{1,30}\.json")
 _BLOB_NAME = re.compile(
     r"blobs/sha256/(?P<fan>[0-9a-f]{2})/(?P<digest>[0-9a-f]{64})(\.g(?P<gen>[1-9][0-9]{0,8}))?"
 )
@@ -53,6 +58,17 @@ def parse_blob_name(name: str) -> tuple[Digest, int] | None:
     if match is None or match["digest"][:2] != match["fan"]:
         return None
     return Digest(match["digest"]), int(match["gen"] or 0)
+
+
+def document_name(name: str) -> str:
+    """Return the name of a document if it may be one.
+
+    Raises:
+        ValueError: it is not small letters with `.json`, or is that of the format.
+    """
+    if not _DOCUMENT.fullmatch(name) or name == FORMAT_NAME:
+        raise ValueError(f"not the name of a document: {name[:40]!r}")
+    return name
 
 
 def quarantine_name(digest: Digest, generation: int) -> str:

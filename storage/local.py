@@ -23,16 +23,27 @@ from .interface import Blob, BlobStore, Capabilities, Leftover, require_expected
 from .layout import (
     BLOBS,
     FORMAT_NAME,
+    MAX_DOCUMENT_BYTES,
     MAX_FORMAT_BYTES,
     QUARANTINE,
     TMP,
     blob_name,
+    document_name,
     format_document,
     parse_blob_name,
     quarantine_name,
 )
 from .manifest import FileEntry
-from .publishing import link_exclusive, make_folders, new_part, part_beside, sync_file, sync_folder, write_all
+from .publishing import (
+    link_exclusive,
+    make_folders,
+    new_part,
+    part_beside,
+    sync_file,
+    sync_folder,
+    write_all,
+    write_atomically,
+)
 
 ATTEMPTS = 5
 """How often a write starts again because somebody else changed the same name meanwhile."""
@@ -182,6 +193,23 @@ class LocalStore(BlobStore):
                 except FileExistsError:
                     self._check_identity(store_id)
                 sync_folder(self.root)
+
+    def read_document(self, name: str) -> bytes | None:
+        """Return a document beside the blobs; see `BlobStore.read_document`."""
+        path = self.root / document_name(name)
+        with os_failures(f"read {path}", near=self.root):
+            try:
+                with path.open("rb") as file:
+                    data = file.read(MAX_DOCUMENT_BYTES + 1)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        self._require_small(name, len(data))
+        return data
+
+    def write_document(self, name: str, data: bytes) -> None:
+        """Write a document beside the blobs; see `BlobStore.write_document`."""
+        self._require_small(name, len(data))
+        write_atomically(self.root / document_name(name), data)
 
     def _read_format(self) -> bytes | None:
         with os_failures(f"read {self.root / FORMAT_NAME}", near=self.root):

@@ -57,6 +57,7 @@ _S3 = Protocol(
             "read_timeout": 20,
         },
     },
+    maker="s3",
 )
 _GCS = Protocol("gcsfs", "pip install 'fusery[gcs]'", _FRESH, maker="gcs")
 _AZURE = Protocol("adlfs", "pip install 'fusery[azure]'", {**_FRESH, "default_fill_cache": False})
@@ -182,7 +183,7 @@ def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[s
         raise StorageError(
             f"a store at {scheme}:// needs the package {protocol.package}", hint=f"run: {protocol.install}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         # The text of the error may repeat an option, and an option may be a secret.
         raise StorageError(
             f"the options for the {scheme} store are not acceptable to {protocol.package}",

@@ -12,7 +12,6 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 
 from fsspec.spec import AbstractFileSystem
@@ -29,6 +28,7 @@ from .layout import (
     QUARANTINE,
     TMP,
     blob_name,
+    document_name,
     format_document,
     parse_blob_name,
     quarantine_name,
@@ -63,6 +63,7 @@ class FsspecStore(BlobStore):
         """
         self.url = url
         self._fs = file_system
+        self._probed: bool | None = None
         self._objects = objects_for(file_system, prefix, RemoteCalls(file_system, url, deadline))
 
     @property
@@ -74,8 +75,14 @@ class FsspecStore(BlobStore):
             exclusive = False
         return Capabilities(create_exclusive=exclusive, local=False, durable=self._objects.durable)
 
-    @cached_property
+    @property
     def _exclusive(self) -> bool:
+        # functools.cached_property would make all stores of the process wait for one that does not answer.
+        if self._probed is None:
+            self._probed = self._probe()
+        return self._probed
+
+    def _probe(self) -> bool:
         """Ask: the first of two exclusive writes of a name must be taken, and the second refused."""
         name = f"{TMP}/{uuid.uuid4().hex}.probe"
         try:
@@ -92,7 +99,7 @@ class FsspecStore(BlobStore):
             self._objects.write(name, b"probe", exclusive=False)
             return False
         finally:
-            self._discard(name)
+            self._objects.discard(name)
 
     def put_file(
         self,
@@ -188,6 +195,22 @@ class FsspecStore(BlobStore):
         if not self._check_identity(store_id):
             raise StoreUnavailableError(f"the store {self.url} does not keep what is written to it")
 
+    def read_document(self, name: str) -> bytes | None:
+        """Return a document beside the blobs; see `BlobStore.read_document`."""
+        size = self._objects.size(document_name(name))
+        if size is None:
+            return None
+        self._require_small(name, size)
+        try:
+            return self._objects.read(name)
+        except RemoteError:
+            return None
+
+    def write_document(self, name: str, data: bytes) -> None:
+        """Write a document beside the blobs; see `BlobStore.write_document`."""
+        self._require_small(name, len(data))
+        self._objects.write(document_name(name), data, exclusive=False)
+
     def _read_format(self) -> bytes | None:
         try:
             return self._objects.read(FORMAT_NAME)
@@ -259,13 +282,6 @@ class FsspecStore(BlobStore):
                 return
             self.quarantine(blob.digest, generation=blob.generation)
         raise StoreUnavailableError(f"the store {self.url} does not keep what is written to it")
-
-    def _discard(self, name: str) -> None:
-        try:
-            self._objects.remove(name)
-        except (StoreDeniedError, StoreSilentError):
-            # Who may write and not delete leaves the probe to the collection.
-            return
 
 
 def _parts(source: Source, digest: Digest, size: int) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,6 +56,7 @@ class RemoteCalls:
         self.where = where
         self.deadline = deadline
         self._progress_at = time.monotonic()
+        self._silent = False
 
     def progressed(self) -> None:
         """Tell that bytes have moved: the deadline counts from now on."""
@@ -71,6 +73,15 @@ class RemoteCalls:
             StoreUnavailableError: it failed.
         """
         return self.wait(self.start(call, *arguments, **options))
+
+    def tidy(self, call: Call, *arguments: Any) -> None:
+        """Make a call that only tidies up: it may fail, and a store that does not answer is not asked.
+
+        What stays is swept one day; what went wrong before is the failure to report, and in time.
+        """
+        if not self._silent:
+            with suppress(RemoteError, StorageError):
+                self.run(call, *arguments)
 
     def start(self, call: Call, *arguments: Any, **options: Any) -> Future[Any]:
         """Begin a call; on a file system that is not asynchronous, it is over when this returns.
@@ -96,6 +107,7 @@ class RemoteCalls:
                 try:
                     result = future.result(timeout=max(0.0, self._left()))
                     self.progressed()
+                    self._silent = False
                     return result
                 except FutureTimeout:
                     if self._left() <= 0:
@@ -166,17 +178,35 @@ class RemoteCalls:
         return failure(kind, error, self.where)
 
     def _silence(self, reason: str) -> StoreSilentError:
+        self._silent = True
         return StoreSilentError(
             f"the store {self.where} did not answer: {reason}",
             hint="check the network and the store's URL, then run the command again",
         )
 
 
-class Told(io.BytesIO):
-    """Bytes to send, which tell when they are taken: on a slow line that is progress."""
+class Body:
+    """The bytes of one request, which is perhaps sent more than once.
+
+    On a slow line it is progress when the first try takes on bytes.  A second one takes them all anew: were that
+    progress too, a server that never answers would be waited for as often as it is tried.
+    """
 
     def __init__(self, data: bytes, calls: RemoteCalls) -> None:
-        """Hold the bytes of one request."""
+        """Hold the bytes."""
+        self.data = data
+        self._calls: RemoteCalls | None = calls
+
+    def open(self) -> io.BytesIO:
+        """Return the bytes as a file, for one try."""
+        calls, self._calls = self._calls, None
+        return io.BytesIO(self.data) if calls is None else _Told(self.data, calls)
+
+
+class _Told(io.BytesIO):
+    """A file in memory that tells when it is read."""
+
+    def __init__(self, data: bytes, calls: RemoteCalls) -> None:
         super().__init__(data)
         self._calls = calls
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 _HARMLESS = frozenset(
     {
@@ -22,7 +24,7 @@ _HARMLESS = frozenset(
 """Options that are no secret; every other text among a store's options is taken for one."""
 
 _ENVIRONMENT = (
-    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET",
 )  # fmt: skip
 
@@ -39,19 +41,13 @@ _lock = threading.Lock()
 
 def remember(options: Mapping[str, Any]) -> None:
     """Note the secrets among a store's options, and in the environment, for `redact`."""
-    found = {text for text in _texts(options) if len(text) >= _SHORTEST}
-    # An account key is a part of a connection string, and libraries show the parts.
-    parts = {
-        part.partition("=")[2]
-        for text in found
-        for part in text.split(";")
-        if "Key=" in part or "Sig" in part
-    }
+    found = set(_texts(options))
     for name in _ENVIRONMENT:
         found.update(_texts({name: os.environ.get(name, "")}))
     with _lock:
-        _known.update(text for text in found | parts if len(text) >= _SHORTEST)
-        _quieten()
+        for text in found:
+            _known.update(one for one in (text, *_parts(text)) if len(one) >= _SHORTEST)
+    _quieten()
 
 
 def redact(text: str) -> str:
@@ -76,6 +72,14 @@ def without_secrets(error: BaseException) -> BaseException:
     return RuntimeError(redact(f"{type(error).__name__}: {error}"))
 
 
+def _parts(text: str) -> Iterator[str]:
+    """Return what libraries take out of a connection string or a signed URL, and show by itself."""
+    for part in re.split("[;&?]", text):
+        name, _, value = part.partition("=")
+        if name in ("AccountKey", "SharedAccessSignature", "sig"):
+            yield from (value, quote(value, safe=""), unquote(value))
+
+
 def _texts(value: Any, name: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -83,7 +87,9 @@ def _texts(value: Any, name: str = "") -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _texts(inner, name)
-    elif isinstance(value, str) and name not in _HARMLESS:
+    elif isinstance(value, bytes):
+        yield value.decode(errors="replace")
+    elif isinstance(value, str) and (name not in _HARMLESS or "\n" in value):
         yield value
 
 

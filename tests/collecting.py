@@ -20,7 +20,11 @@ from fusery.storage.digest import Digest, digest_bytes
 
 
 def open_workspace(
-    home: Path, database_url: str = "", store_url: str = "", store_options: dict[str, object] | None = None
+    home: Path,
+    database_url: str = "",
+    store_url: str = "",
+    store_options: dict[str, object] | None = None,
+    cache_limit: int = 1 << 40,
 ) -> Workspace:
     """Open a registry's parts, with its own home."""
     settings = Settings.model_construct(
@@ -29,7 +33,7 @@ def open_workspace(
         store_url=store_url,
         store_options=store_options or {},
         cache_dir=None,
-        cache_limit=1 << 40,
+        cache_limit=cache_limit,
         user="tester",
     )
     return Workspace(settings)

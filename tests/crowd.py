@@ -10,7 +10,6 @@ registry of that size would have, so that a page of `list` has the same work wha
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
@@ -36,21 +35,23 @@ _CONFIG = hashlib.sha256(b"config").hexdigest()
 Rows = dict[Any, list[dict[str, Any]]]
 
 
-def fill(registry: Registry, count: int, *, base: str = "tiny") -> None:
-    """Add so many adapters, a hundred versions a task, after those that are there."""
+def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) -> None:
+    """Add so many adapters, a hundred versions a task; the first has the number `start`."""
     with registry.workspace.database.write() as session:
         found = resolve_base(session, base)
-        first = _highest(session, tables.Adapter.id) + 1
-        manifest = _highest(session, tables.Manifest.id) + 1
+        # Numbers of rows: after those that are there, for the adapter with number 0.
+        first = _highest(session, tables.Adapter.id) + 1 - start
+        manifest = _highest(session, tables.Manifest.id) + 1 - start
+        task = _highest(session, tables.Task.id) + 1 - start // VERSIONS
         newest = events.last(session)
         chain = _Chain(newest.seq if newest else 0, newest.hash if newest else events.FIRST_PREVIOUS)
         writer = _Writer(session)
         if session.get(tables.Blob, _CONFIG) is None:
             writer.write({tables.Blob: [_blob(_CONFIG, 300)]})
-        facts = (found.id, found.digest, found.parameters)
-        for start in range(0, count, _BATCH):
-            numbers = range(start, min(start + _BATCH, count))
-            writer.write(_rows(numbers, first, manifest, facts, chain))
+        base_facts = (found.id, found.digest, found.parameters)
+        for begin in range(start, start + count, _BATCH):
+            numbers = range(begin, min(begin + _BATCH, start + count))
+            writer.write(_rows(numbers, (first, manifest, task), base_facts, chain))
         writer.finish()
 
 
@@ -105,8 +106,8 @@ def _blob(digest: str, size: int) -> dict[str, Any]:
 
 
 def _rows(
-    numbers: range, first: int, manifest: int, base: tuple[int, str, int], chain: _Chain
-) -> dict[Any, list[dict[str, Any]]]:
+    numbers: range, first: tuple[int, int, int], base: tuple[int, str, int], chain: _Chain
+) -> Rows:
     """Return the rows of adapters by table, in an order in which they can be inserted."""
     base_id, base_digest, parameters = base
     kinds = (
@@ -121,8 +122,7 @@ def _rows(
     rows: Rows = {kind: [] for kind in kinds}
     for number in numbers:
         version = number % VERSIONS + 1
-        own, files = first + number, manifest + number
-        task = first + number // VERSIONS  # tasks and adapters are numbered apart
+        own, files, task = first[0] + number, first[1] + number, first[2] + number // VERSIONS
         weights = hashlib.sha256(b"weights %d" % number).hexdigest()
         digest = digest_of(number)
         loss = None if number % 13 == 0 else (number * 7919 % 100_003) / 50_000
@@ -161,7 +161,7 @@ def _rows(
                 "dataset_id": None,
                 "examples": 1000 + number % 977,
                 "training": {"iters": 100},
-                "parent_id": own - 1 if version > 1 else None,
+                "parent_id": own - 1 if version % 5 != 1 else None,
                 "note": None,
                 "created_at": at,
                 "created_by": f"user{number % 10}",
@@ -217,7 +217,3 @@ class _Writer:
                 for name, bind in zip(names, binds, strict=True)
             ]
 
-
-def tasks(count: int) -> Iterator[str]:
-    """Return the names of the tasks of so many adapters."""
-    return (task_of(number) for number in itertools.islice(range(0, count, VERSIONS), count))

@@ -35,7 +35,7 @@ def check_blobs(workspace: Workspace, holding: Holding, report: Report, seen: se
         seen.add((entry.sha256, generation))
         report.checked["blob"] += 1
         damage = Damage(entry.sha256, entry.size, generation, state)
-        trouble = _trouble(workspace, damage)
+        trouble = trouble_of(workspace, damage)
         if trouble is not None:
             with workspace.database.read() as session:
                 relying = dependants.of_blob(session, entry.sha256)
@@ -48,7 +48,7 @@ def check_blobs(workspace: Workspace, holding: Holding, report: Report, seen: se
             )
 
 
-def _trouble(workspace: Workspace, damage: Damage) -> tuple[str, str] | None:
+def trouble_of(workspace: Workspace, damage: Damage) -> tuple[str, str] | None:
     """Return code and message of what is wrong with a blob, None if it is whole."""
     if damage.state != "ready":
         return "blob_not_ready", f"blob {damage.digest} is recorded as {damage.state}"

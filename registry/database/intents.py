@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
@@ -22,6 +21,7 @@ from ..errors import DatabaseUnavailableError
 from ..tables import Intent
 from .connection import Database
 from .owner import Owner
+from .upsert import insert
 
 TTL = 3600.0
 """Seconds that an intent lasts without being renewed: generous, since it costs nobody anything but disk space."""
@@ -44,10 +44,9 @@ class Intents:
 
     def claim(self, session: Session, digests: Iterable[Digest]) -> None:
         """Insert intents on blobs, or extend them."""
-        insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
         end = Database.clock() + self._ttl
         for digest in sorted(set(digests)):
-            statement = insert(Intent).values(digest=digest, owner=self.owner, expires=end)
+            statement = insert(session, Intent).values(digest=digest, owner=self.owner, expires=end)
             session.execute(
                 statement.on_conflict_do_update(index_elements=["digest", "owner"], set_={"expires": end})
             )

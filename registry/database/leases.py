@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import CursorResult, Update, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import DatabaseUnavailableError, LeaseLostError
 from .connection import Database
 from .owner import Owner
+from .upsert import insert
 
 TTL = 120.0
 """Seconds that a lease lasts without being renewed."""
@@ -207,9 +207,8 @@ def wait(
 def _take_free(session: Session, key: str, owner: Owner, ttl: float) -> int | None:
     """Insert the row, or take it over where it has run out; return the fence, or None if somebody holds it."""
     held, expires = tables.Lease, Database.clock() + ttl
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     statement = (
-        insert(held)
+        insert(session, held)
         .values(key=key, owner=str(owner), fence=1, expires=expires)
         .on_conflict_do_update(
             index_elements=[held.key],
@@ -218,7 +217,8 @@ def _take_free(session: Session, key: str, owner: Owner, ttl: float) -> int | No
         )
         .returning(held.fence)
     )
-    return session.scalar(statement)
+    fence: int | None = session.scalar(statement)
+    return fence
 
 
 def _take_over(session: Session, key: str, owner: Owner, ttl: float, fence: int) -> int:

@@ -17,7 +17,7 @@ from .connection import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in `fusery.migrations.versions`; a test compares."""
 
 VERSION_TABLE = "alembic_version"
@@ -101,6 +101,18 @@ def downgrade(database: Database, revision: str) -> None:
 
     with database.schema_change() as connection:
         command.downgrade(_config(connection), revision)
+
+
+def move(connection: Connection, revision: str) -> None:
+    """Take the schema up or down to a revision within a schema change of the caller's; for `restore`."""
+    from alembic import command
+
+    found = _inspect(connection).current
+    if found == revision:
+        return
+    (command.upgrade if found is None or found < revision else command.downgrade)(
+        _config(connection), revision
+    )
 
 
 def check(database: Database) -> list[str]:

@@ -5,6 +5,7 @@
 
 from .bytes import Blob, Intent, Lease, Manifest, ManifestFile
 from .models import (
+    SORTED,
     Adapter,
     AdapterFinding,
     AdapterRendering,
@@ -27,6 +28,7 @@ from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Sig
 metadata = Record.metadata
 
 __all__ = [
+    "SORTED",
     "Adapter",
     "AdapterFinding",
     "AdapterRendering",

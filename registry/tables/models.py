@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, T
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bytes import Manifest
-from .record import DIGEST, DOCUMENT, Record, one_of
+from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
 
 
 class BaseModel(Record):
@@ -128,6 +128,24 @@ class Dataset(Record):
     examples: Mapped[int | None] = mapped_column(BigInteger)
 
 
+SORTED = (
+    "version",
+    "date",
+    "method",
+    "rank",
+    "alpha",
+    "scale",
+    "layers",
+    "val_loss",
+    "iterations",
+    "examples",
+    "trainable_parameters",
+    "created_at",
+    "created_by",
+)
+"""Columns of an adapter that lists are sorted by, besides its name."""
+
+
 class Adapter(Record):
     """One trained LoRA or DoRA, one version of one task, immutable once registered."""
 
@@ -137,14 +155,15 @@ class Adapter(Record):
         CheckConstraint(one_of("method", "lora", "dora", "full"), name="method"),
         CheckConstraint("version > 0", name="version"),
         CheckConstraint("rank IS NULL OR rank > 0", name="rank"),
-        Index("ix_adapter_created_at_id", "created_at", "id"),
+        # A page of a list is read along one of these, however many adapters there are.
+        *(Index(f"ix_adapter_{column}_id", column, "id") for column in SORTED),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
     version: Mapped[int]
     date: Mapped[date]
-    name: Mapped[str] = mapped_column(String(200), unique=True)
+    name: Mapped[str] = mapped_column(sorted_text(200), unique=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
@@ -156,7 +175,7 @@ class Adapter(Record):
     target_modules: Mapped[list[str]]
     trainable_parameters: Mapped[int] = mapped_column(BigInteger)
     total_parameters: Mapped[int] = mapped_column(BigInteger)
-    val_loss: Mapped[float | None] = mapped_column(index=True)
+    val_loss: Mapped[float | None]
     iterations: Mapped[int | None]
     dataset_id: Mapped[int | None] = mapped_column(ForeignKey("dataset.id"), index=True)
     examples: Mapped[int | None] = mapped_column(BigInteger)
@@ -164,7 +183,7 @@ class Adapter(Record):
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
     note: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
-    created_by: Mapped[str] = mapped_column(String(200))
+    created_by: Mapped[str] = mapped_column(sorted_text(200))
 
     task: Mapped[Task] = relationship()
     base: Mapped[BaseModel] = relationship()

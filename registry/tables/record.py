@@ -6,13 +6,34 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, DateTime, Dialect, MetaData, String, TypeDecorator
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import TypeEngine
 
 DIGEST = String(64)
 """Column type of a SHA-256 in hex."""
 
-DOCUMENT = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+def sorted_text(length: int) -> String:
+    """Return the type of a text that lists are sorted by: in the order of its bytes, whatever the server's language."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+class Document(TypeDecorator[Any]):
+    """JSON; JSONB on PostgreSQL, whose dialect is imported only there (it brings its asynchronous driver along)."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of the database at hand."""
+        if dialect.name != "postgresql":
+            return super().load_dialect_impl(dialect)
+        from sqlalchemy.dialects.postgresql import JSONB
+
+        return dialect.type_descriptor(JSONB(none_as_null=True))
+
+
+DOCUMENT = Document()
 """Column type of a small JSON document that is read back, never hashed.  None is NULL, not the JSON word null."""
 
 

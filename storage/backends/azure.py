@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from ..copying import Progress
-from ..remote_calls import RemoteCalls, Told
+from ..remote_calls import Body, RemoteCalls, age
 from ..remote_errors import RemoteError
-from .objects import AHEAD, PART, Objects
+from .objects import AHEAD, PART, Entry, Objects
 
 MAX_BLOCKS = 45_000
 """Blocks of one blob; Azure allows 50,000."""
@@ -47,6 +47,18 @@ class AzureObjects(Objects):
         except RemoteError:
             return None
 
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """List page by page; adlfs would take a failure for a folder without anything in it."""
+        marker: str | None = None
+        while True:
+            try:
+                marker, found = self.calls.run(self._page, f"{self._start}{folder}/", marker)
+            except RemoteError as error:
+                raise self.no_place() from error
+            yield from found
+            if not marker:
+                return
+
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
     ) -> bool:
@@ -78,12 +90,12 @@ class AzureObjects(Objects):
             if block_id in there:
                 yield partial(_at_once, (block_id, len(data)))
             else:
-                yield partial(self.calls.start, self._send, key, block_id, data)
+                yield partial(self.calls.start, self._send, key, block_id, Body(data, self.calls))
 
-    async def _send(self, file_system: Any, key: str, block_id: str, data: bytes) -> tuple[str, int]:
+    async def _send(self, file_system: Any, key: str, block_id: str, body: Body) -> tuple[str, int]:
         async with file_system.service_client.get_blob_client(self._container, key) as blob:
-            await blob.stage_block(block_id, Told(data, self.calls), length=len(data))
-        return block_id, len(data)
+            await blob.stage_block(block_id, body.open(), length=len(body.data))
+        return block_id, len(body.data)
 
     async def _commit(self, file_system: Any, key: str, ids: list[str], exclusive: bool) -> None:
         from azure.core import MatchConditions
@@ -95,6 +107,17 @@ class AzureObjects(Objects):
     async def _size(self, file_system: Any, key: str) -> Any:
         async with file_system.service_client.get_blob_client(self._container, key) as blob:
             return (await blob.get_blob_properties()).size
+
+    async def _page(
+        self, file_system: Any, prefix: str, marker: str | None
+    ) -> tuple[str | None, list[Entry]]:
+        async with file_system.service_client.get_container_client(self._container) as container:
+            pages = container.list_blobs(name_starts_with=prefix).by_page(continuation_token=marker)
+            found = [
+                Entry(str(blob.name).removeprefix(self._start), int(blob.size), age(blob.last_modified))
+                async for blob in await anext(pages)
+            ]
+        return pages.continuation_token, found
 
     async def _blocks(self, file_system: Any, key: str) -> frozenset[str]:
         async with file_system.service_client.get_blob_client(self._container, key) as blob:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..copying import Progress
-from ..remote_calls import RemoteCalls
+from ..remote_calls import RemoteCalls, age
 from ..remote_errors import Kind, RemoteError
-from .objects import Objects
+from .objects import Entry, Objects
 
 _TYPE = "application/octet-stream"
 
@@ -49,6 +48,21 @@ class GcsObjects(Objects):
         except RemoteError:
             return None
 
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """List page by page."""
+        options = {"prefix": f"{self._start}{folder}/"}
+        while True:
+            try:
+                page = self.calls.run(_page, self._bucket, options)
+            except RemoteError as error:
+                raise self.no_place() from error
+            for item in page.get("items", []):
+                name = str(item["name"]).removeprefix(self._start)
+                yield Entry(name, int(item["size"]), age(item["updated"]))
+            if "nextPageToken" not in page:
+                return
+            options["pageToken"] = page["nextPageToken"]
+
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
     ) -> bool:
@@ -71,19 +85,16 @@ class GcsObjects(Objects):
                     progress(len(data))
         except BaseException as error:
             if not isinstance(error, RemoteError) or error.kind is not Kind.EXISTS:
-                self._forget(session)
+                self.calls.tidy(_end, session)
             raise
-
-    def _forget(self, session: str) -> None:
-        from ..errors import StorageError
-
-        # Courtesy only: whatever went wrong is the error to report.
-        with suppress(RemoteError, StorageError):
-            self.calls.run(_end, session)
 
 
 async def _describe(file_system: Any, bucket: str, key: str) -> Any:
     return await file_system._call("GET", "b/{}/o/{}", bucket, key, json_out=True)
+
+
+async def _page(file_system: Any, bucket: str, options: dict[str, str]) -> Any:
+    return await file_system._call("GET", "b/{}/o", bucket, json_out=True, **options)
 
 
 async def _begin(file_system: Any, bucket: str, key: str, exclusive: bool) -> Any:

@@ -154,6 +154,10 @@ class Objects:
             self.calls.run("rm_file", self.key(name))
         return size
 
+    def discard(self, name: str) -> None:
+        """Remove an object of ours that nobody needs; one that stays is swept one day."""
+        self.calls.tidy("rm_file", self.key(name))
+
     def entries(self, folder: str) -> Iterator[Entry]:
         """List the objects below a folder of the prefix, in no order."""
         start = self.key("")
@@ -188,11 +192,15 @@ class Objects:
         except RemoteError as error:
             if error.kind is Kind.EXISTS:
                 return False
-            raise StoreUnavailableError(
-                f"the store {self.calls.where} has no such {self.place}",
-                hint=f"make the {self.place}, or correct the URL",
-            ) from error
+            raise self.no_place() from error
         return True
+
+    def no_place(self) -> StoreUnavailableError:
+        """Return the error for a store whose place, such as its bucket, is not there."""
+        return StoreUnavailableError(
+            f"the store {self.calls.where} has no such {self.place}",
+            hint=f"make the {self.place}, or correct the URL",
+        )
 
 
 UPLOAD_NAME = re.compile(r"upload:(?P<name>blobs/sha256/[0-9a-f]{2}/[0-9a-f.g]{64,80}):(?P<id>[^\s]{1,1024})")

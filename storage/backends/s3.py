@@ -11,7 +11,7 @@ from typing import Any
 
 from ..copying import Progress
 from ..layout import parse_blob_name
-from ..remote_calls import RemoteCalls, Told, age
+from ..remote_calls import Body, RemoteCalls, age
 from ..remote_errors import Kind, RemoteError
 from .objects import AHEAD, PART, Entry, Objects, Upload
 
@@ -22,6 +22,22 @@ RESUME_WITHIN = 20 * 3600.0
 """Seconds; an older upload is left to the collection, which may be about to abort it."""
 
 _PIECE = 1 << 20
+
+
+def file_system(**options: Any) -> Any:
+    """Return s3fs's file system; options that botocore refuses when it connects are said to be wrong options."""
+    from s3fs import S3FileSystem
+
+    class Checked(S3FileSystem):  # type: ignore[misc]
+        cachable = False
+
+        async def set_session(self, refresh: bool = False, kwargs: Any = None) -> Any:
+            try:
+                return await super().set_session(refresh=refresh, kwargs=kwargs or {})
+            except (TypeError, KeyError, AttributeError) as error:
+                raise ValueError("botocore refuses the options") from error
+
+    return Checked(**options)
 
 
 class S3Objects(Objects):
@@ -57,7 +73,9 @@ class S3Objects(Objects):
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write an object in one request."""
-        return self.done(lambda: self.calls.run(self._put, self._start + name, data, exclusive))
+        return self.done(
+            lambda: self.calls.run(self._put, self._start + name, Body(data, self.calls), exclusive)
+        )
 
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
@@ -122,20 +140,9 @@ class S3Objects(Objects):
             raise ConnectionResetError
         return bytes(data)
 
-    async def _put(self, file_system: Any, key: str, data: bytes, exclusive: bool) -> None:
+    async def _put(self, file_system: Any, key: str, body: Body, exclusive: bool) -> None:
         condition = {"IfNoneMatch": "*"} if exclusive else {}
-        body = Told(data, self.calls)
-        await file_system._call_s3("put_object", Bucket=self._bucket, Key=key, Body=body, **condition)
-
-    async def _put_part(self, file_system: Any, key: str, upload_id: str, number: int, data: bytes) -> Any:
-        return await file_system._call_s3(
-            "upload_part",
-            Bucket=self._bucket,
-            Key=key,
-            UploadId=upload_id,
-            PartNumber=number,
-            Body=Told(data, self.calls),
-        )
+        await file_system._call_s3("put_object", Bucket=self._bucket, Key=key, Body=body.open(), **condition)
 
     def _sending(
         self, key: str, upload_id: str, parts: Iterable[bytes], there: dict[int, str]
@@ -145,13 +152,20 @@ class S3Objects(Objects):
             if tag is not None and tag.strip('"') == _md5(data):
                 yield partial(_at_once, (tag, len(data)))
             else:
-                yield partial(self.calls.start, self._send, key, upload_id, number, data)
+                yield partial(self.calls.start, self._send, key, upload_id, number, Body(data, self.calls))
 
     async def _send(
-        self, file_system: Any, key: str, upload_id: str, number: int, data: bytes
+        self, file_system: Any, key: str, upload_id: str, number: int, body: Body
     ) -> tuple[str, int]:
-        reply = await self._put_part(file_system, key, upload_id, number, data)
-        return str(reply["ETag"]), len(data)
+        reply = await file_system._call_s3(
+            "upload_part",
+            Bucket=self._bucket,
+            Key=key,
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=body.open(),
+        )
+        return str(reply["ETag"]), len(body.data)
 
     def _begin(self, key: str) -> str:
         found: list[Any] = []

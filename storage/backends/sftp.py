@@ -40,8 +40,9 @@ def file_system(host: str, **options: Any) -> Any:
         async def _try(self, host: str, pool_type: Any, arguments: dict[str, Any]) -> Any:
             try:
                 return await self._connect(host, pool_type, **arguments)
-            except TypeError as error:
-                raise ValueError("asyncssh has no such option") from error
+            except (TypeError, FileNotFoundError) as error:
+                # An option that asyncssh does not have, or a file of keys that is not here: not a file on the server.
+                raise ValueError("asyncssh refuses the options") from error
 
     # Empty means the user's own known_hosts file; None, sshfs's default, would mean any key of any host.
     return Lazy(host, **{"known_hosts": (), **options})
@@ -151,7 +152,7 @@ class SftpObjects(Objects):
             self._publish(part, final, exclusive)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):
-                self._drop(part)
+                self.calls.tidy("rm_file", part)
             raise
 
     def _publish(self, part: str, final: str, exclusive: bool) -> None:
@@ -163,13 +164,6 @@ class SftpObjects(Objects):
             if error.kind is Kind.MISSING and self.calls.run(_size, final) is not None:
                 raise RemoteError(Kind.EXISTS) from error
             raise
-
-    def _drop(self, part: str) -> None:
-        from ..errors import StorageError
-
-        # Courtesy only: a part file that stays is swept one day.
-        with suppress(RemoteError, StorageError):
-            self.calls.run("rm_file", part)
 
     def _sending(self, part: str, parts: Iterable[bytes]) -> Iterator[Callable[[], Future[Any]]]:
         offset = 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,51 @@ def check_result(name: str, prepared: Installation) -> None:
         target = prepared.folder / ("model" if name == "materialize" else "bundle")
         assert (target / "fusery.json").is_file()
         assert [path for path in prepared.folder.iterdir() if ".fusery-" in path.name] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_push_killed_at_any_moment(how: signal.Signals, prepared: Installation) -> None:
+    """Both registries are whole at every moment, and the next push copies what is still missing."""
+    prepared.run("register", "second", "--base", "tiny", "--task", "course_rec", "--parent", "course_rec@1")
+    prepared.run("fuse", "course_rec@1", "--publish", "full")
+    words = ("push", "course_rec", "--fused", "--to", "there")
+    whole = duration(prepared, words)
+    jitter = random.Random(f"push{how}")
+    ended = 0
+    for moment in range(2 * MOMENTS):
+        process = prepared.start(*words)
+        time.sleep(whole * (moment + jitter.random()) / (2 * MOMENTS))
+        process.send_signal(how)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode in (0, 130, -how) or was_starting(err), err
+        ended += process.returncode != 0
+        for home in ("home", "there"):
+            if holds_a_registry(prepared.folder / home):
+                audit = prepared.json("--home", home, "audit")
+                assert audit["ok"], (moment, home, audit["problems"])
+        if process.returncode == 0:
+            shutil.rmtree(prepared.folder / "there")  # from the beginning again
+    assert ended, "no run was hit: the moments were too late"
+    prepared.run(*words)
+    assert prepared.json(*words)["copied"] == 0
+    prepared.run("--home", "there", "gc", "--grace", "0", "-y")
+    rows = [[row["name"] for row in prepared.json("--home", home, "list")] for home in ("home", "there")]
+    assert rows[0] == rows[1]
+    there, home = stored(prepared.folder / "there"), stored(prepared.folder / "home")
+    assert there == home, "not exactly the live bytes"
+    assert prepared.json("--home", "there", "audit")["ok"]
+
+
+def holds_a_registry(folder: Path) -> bool:
+    """Whether a push got as far as making the registry; before that there is nothing to look at."""
+    if not (folder / "fusery.db").exists():
+        return False
+    with closing(sqlite3.connect(folder / "fusery.db")) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        return "registry" in tables and bool(connection.execute("SELECT 1 FROM registry").fetchall())
+
+
+def stored(home: Path) -> set[str]:
+    """Return the names of the blobs in a home's store."""
+    return {path.name for path in (home / "store" / "blobs").rglob("*") if path.is_file()}

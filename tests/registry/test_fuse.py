@@ -61,7 +61,7 @@ def test_the_second_time_comes_from_the_cache(stocked: Registry) -> None:
     first, second = stocked.fuse("course_rec@1"), stocked.fuse("course_rec@1")
     assert (first.cached, second.cached) == (False, True)
     assert first.path == second.path
-    assert first.to_dict() | {"cached": True} == second.to_dict()
+    assert first.to_dict() | {"cached": True, "source": "cache"} == second.to_dict()
 
 
 def test_the_result_loads_in_mlx_lm(stocked: Registry) -> None:

@@ -7,20 +7,20 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure_server import CONTAINER, KEY, AzureServer, find_server, running_server
+from azure_backend import AzureBackend
+from azure_server import KEY, AzureServer, find_server, running_server
 from fault_proxy import Fault, always, fault_proxy, times
-from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+from store_contract import HELLO, StoreContract, file_with, name_of
 
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
-from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store
 
 COMMAND = find_server()
@@ -37,38 +37,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-class AzureBackend(Backend):
-    def __init__(self, server: AzureServer, container: Any) -> None:
-        self.server = server
-        self.container = container
-        self.prefix = uuid.uuid4().hex
-        self.url = f"az://{CONTAINER}/{self.prefix}"
-        self.store = self.reopen()
-
-    def read(self, name: str) -> bytes | None:
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            return bytes(self.container.download_blob(f"{self.prefix}/{name}").readall())
-        except ResourceNotFoundError:
-            return None
-
-    def write(self, name: str, data: bytes) -> None:
-        self.container.upload_blob(f"{self.prefix}/{name}", data, overwrite=True)
-
-    def names(self) -> set[str]:
-        start = f"{self.prefix}/"
-        return {name.removeprefix(start) for name in self.container.list_blob_names(name_starts_with=start)}
-
-    def reopen(self) -> BlobStore:
-        return open_store(self.url, options=self.server.options())
-
-    def at(self, endpoint: str, deadline: float = 20.0) -> BlobStore:
-        store = open_store(self.url, options=AzureServer(endpoint).options())
-        store._objects.calls.deadline = deadline  # type: ignore[attr-defined]
-        return store
 
 
 @pytest.fixture(scope="module")

@@ -133,3 +133,22 @@ def test_a_stamp_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
     assert not cache.is_vouched(KEY, MANIFEST)
     cache.remove(KEY)
     assert not cache.is_vouched(KEY, MANIFEST)
+
+
+def test_what_is_published_or_looked_up_in_a_block_is_held_until_its_end(cache: FusedCache) -> None:
+    third = digest_bytes(b"third")
+    with cache.holding():
+        assert cache.lookup(KEY, MANIFEST) is not None
+        assert cache.lookup(digest_bytes(b"none"), MANIFEST) is None
+        publish(cache, third)
+        assert [entry.key for entry in cache.evict(0).carry_out()] == [OTHER]
+    assert {entry.key for entry in cache.evict(0).carry_out()} == {KEY, third}
+
+
+def test_no_moment_is_left_between_publishing_and_holding(cache: FusedCache) -> None:
+    cache.remove(KEY)
+    with cache.holding(), cache.build(KEY, 1) as folder:
+        (folder / "f").write_bytes(DATA)
+        cache.publish(KEY, folder, MANIFEST)
+        assert cache.remove(KEY) == 0
+    assert cache.remove(KEY) == len(DATA)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_proxy import Fault, always, fault_proxy, times
-from gcs_server import BUCKET, GcsServer, find_server, running_server
-from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+from gcs_backend import GcsBackend
+from gcs_server import GcsServer, find_server, running_server
+from store_contract import HELLO, StoreContract, file_with, name_of
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
-from fusery.storage.interface import Blob, BlobStore
-from fusery.storage.locate import open_store
-from fusery.storage.remote import SMALL, FsspecStore
+from fusery.storage.interface import Blob
+from fusery.storage.remote import SMALL
 
 BINARY = find_server()
 LARGE = os.urandom(1 << 20) * (2 * (SMALL >> 20) + 3)
@@ -30,38 +29,6 @@ pytestmark = [
     # gcsfs leaves the session of its HTTP client to the collector of garbage.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-class GcsBackend(Backend):
-    def __init__(self, server: GcsServer) -> None:
-        self.server = server
-        self.prefix = uuid.uuid4().hex
-        self.url = f"gs://{BUCKET}/{self.prefix}"
-        self.store = self.reopen()
-
-    def read(self, name: str) -> bytes | None:
-        return self.server.read(f"{self.prefix}/{name}")
-
-    def write(self, name: str, data: bytes) -> None:
-        self.server.write(f"{self.prefix}/{name}", data)
-
-    def names(self) -> set[str]:
-        start = f"{self.prefix}/"
-        return {name.removeprefix(start) for name in self.server.names(start)}
-
-    def reopen(self) -> BlobStore:
-        return open_store(self.url, options=self.server.options())
-
-    def at(self, endpoint: str, deadline: float) -> BlobStore:
-        from fusery.storage.backends.gcs import file_system
-
-        options = {**self.server.options(), "endpoint_url": endpoint, "skip_instance_cache": True}
-        return FsspecStore(
-            file_system(use_listings_cache=False, **options),
-            f"{BUCKET}/{self.prefix}",
-            self.url,
-            deadline=deadline,
-        )
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fusery.storage.errors import FormatError, MissingFileError
-from fusery.storage.jsonfile import MAX_BYTES, MAX_DEPTH, parse_json, read_json, read_object
+from fusery.storage.jsonfile import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_json, read_json, read_object
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,25 @@ def test_an_object_is_asked_for(tmp_path: Path) -> None:
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(FormatError, match="not a JSON object"):
         read_object(path)
+
+
+def test_too_many_values_are_refused_before_they_are_built() -> None:
+    with pytest.raises(FormatError, match="more than 500,000 values"):
+        parse_json(b"[" + b"[]," * MAX_VALUES + b"[],[]]", "config.json")
+    assert len(parse_json(b"[1,1,1,1]", "config.json", most=3)) == 4
+    with pytest.raises(FormatError, match="more than 2 values"):
+        parse_json(b"[1,1,1,1]", "config.json", most=2)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(MissingFileError, match="not a file"):
+        read_json(tmp_path / "pipe.json")
+
+
+def test_the_limit_is_the_callers(tmp_path: Path) -> None:
+    path = tmp_path / "small.json"
+    path.write_bytes(b'{"a": 1}')
+    assert read_object(path, limit=8) == {"a": 1}
+    with pytest.raises(FormatError, match="larger than"):
+        read_object(path, limit=7)

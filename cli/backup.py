@@ -1,0 +1,76 @@
+"""`fusery backup` and `restore`: everything on record in another place, and a registry made of it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import size
+
+
+@command("backup")
+@click.argument("destination", metavar="DEST")
+@click.option(
+    "--verify", is_flag=True, help="Read the blobs that are there already, and replace damaged ones."
+)
+def backup_command(session: Session, destination: str, verify: bool) -> None:
+    """Copy the database and all blobs to another place, or bring the copy there up to date.
+
+    DEST is a folder, or a URL like that of a store: s3://bucket/prefix, sftp://host/folder ...
+
+    Others may work meanwhile: the copy is of one moment.  Blobs that are there already are not copied again.  An
+    interrupted backup leaves the former one as it was.  Fused models in the cache are not part of it: `fuse` makes them
+    again.
+    """
+    with session.progress("copying") as progress:
+        made = session.registry.backup(destination, verify=verify, say=session.say, progress=progress)
+    document = made.to_dict()
+
+    def human() -> None:
+        copied, blobs = document["copied"], document["blobs"]
+        session.facts(
+            [
+                ("backup", document["path"]),
+                ("of", document["made_at"]),
+                ("rows", str(sum(document["rows"].values()))),
+                ("blobs", f"{blobs['count']}, {size(blobs['bytes'])}"),
+                ("copied", f"{copied['count']}, {size(copied['bytes'])}"),
+                ("last event", _event(document["last_event"])),
+            ]
+        )
+        session.say(f"Next: fusery --home NEW_HOME restore {document['path']}")
+
+    session.emit(document, names=[document["path"]], human=human)
+
+
+@command("restore")
+@click.argument("source", metavar="SRC")
+def restore_command(session: Session, source: str) -> None:
+    """Make this empty registry the one that a backup is of.
+
+    SRC is what `backup` wrote.  Names, digests and the log are the same, whatever database and store this registry has.
+    Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.
+    """
+    with session.progress("copying") as progress:
+        restored = session.registry.restore(source, say=session.say, progress=progress)
+    document = restored.to_dict()
+
+    def human() -> None:
+        rows = document["rows"]
+        session.facts(
+            [
+                ("restored", f"{rows.get('adapter', 0)} adapters on {rows.get('base_model', 0)} bases"),
+                ("of", document["made_at"]),
+                ("blobs", f"{document['blobs']['count']}, {size(document['blobs']['bytes'])}"),
+                ("last event", _event(document["last_event"])),
+            ]
+        )
+        session.say("Next: fusery audit")
+
+    session.emit(document, names=[document["source"]], human=human)
+
+
+def _event(event: dict[str, Any]) -> str:
+    return f"{event['seq']}, {event['hash'][:12]}"

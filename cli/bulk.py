@@ -1,0 +1,106 @@
+"""What the commands for one adapter do with `--all`: options, a bar that counts, one document for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .session import Session
+from .text import cell
+
+if TYPE_CHECKING:
+    from fusery.registry.bulk.work import Done
+
+
+def bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose many adapters; `choice` reads them."""
+    options: list[Callable[..., Any]] = [
+        click.option(
+            "--all", "every", is_flag=True, help="All adapters, or those that --where and --task choose."
+        ),
+        click.option("--where", metavar="EXPR", help="With --all: only those that fit, as in list --where."),
+        click.option("--task", metavar="T", help="With --all: only those of this task."),
+        jobs_option,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def jobs_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that says how many at a time."""
+    option = click.option(
+        "--jobs",
+        type=click.IntRange(1, 256),
+        metavar="N",
+        help="How many at a time; default: as many as processors, at most 4.  FUSERY_CLUSTER=tcp://... has its own.",
+    )
+    return option(function)
+
+
+def choice(options: dict[str, Any], reference: str | None) -> dict[str, Any] | None:
+    """Take the options of `bulk_options` out of a command's; return them, or None for a command about one adapter."""
+    every, where, task, jobs = (options.pop(name) for name in ("every", "where", "task", "jobs"))
+    if not every:
+        if where is not None or task is not None or jobs is not None:
+            raise click.UsageError("--where, --task and --jobs go with --all.")
+        if reference is None:
+            raise click.UsageError("Missing argument 'REF'; --all takes all adapters.")
+        return None
+    if reference is not None:
+        raise click.UsageError("--all takes no REF.\nHint: choose with --where EXPR or --task T")
+    return {"where": where, "task": task, "jobs": jobs}
+
+
+@contextmanager
+def counting(session: Session, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a callback `(done, total)` that counts on stderr, or None when there is no terminal."""
+    import sys
+
+    if session.quiet or session.json or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def report(session: Session, done: Done, *, verb: str, adapter: Callable[[dict[str, Any]], str]) -> int:
+    """Print what became of many; return the exit code.
+
+    Args:
+        session: the command line's.
+        done: the documents.
+        verb: what was done with them.
+        adapter: the name of the adapter that a document is about.
+    """
+    good = [document for document in done.documents if "error" not in document]
+
+    def human() -> None:
+        for document in good:
+            session.print(f"{cell(adapter(document))}  {cell(document['path'])}")
+        for document in done.failures:
+            session.print(f"{cell(document['adapter'])}  failed: {cell(document['error']['message'])}")
+            if document["error"]["hint"]:
+                session.print(f"  Hint: {cell(document['error']['hint'])}")
+        session.print(f"{len(good)} {verb}, {len(done.failures) or 'none'} failed.")
+
+    if session.quiet:
+        for document in done.failures:
+            click.echo(f"{cell(document['adapter'])}: {cell(document['error']['message'])}", err=True)
+    session.emit(done.documents, names=[document["path"] for document in good], human=human)
+    return 0 if done.ok else 1

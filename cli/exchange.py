@@ -1,0 +1,104 @@
+"""`fusery push` and `pull`: from one registry to another, only what is missing there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .session import Session, command
+from .text import cell, count, size
+
+if TYPE_CHECKING:
+    from fusery.registry.exchange import Exchanged
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which registry is meant and what goes along."""
+    options = [
+        click.option(
+            "--database",
+            metavar="URL",
+            envvar="FUSERY_OTHER_DATABASE_URL",
+            help="The other registry's database; with --store, instead of a home folder.",
+        ),
+        click.option(
+            "--store", metavar="URL", envvar="FUSERY_OTHER_STORE_URL", help="The other registry's store."
+        ),
+        click.option("--fused", is_flag=True, help="Also what was fused from the adapters."),
+        click.option("--dry-run", is_flag=True, help="Only show what would be copied; nothing is written."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@command("push")
+@click.argument("reference", metavar="REF")
+@click.option("--to", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
+@_options
+def push_command(session: Session, reference: str, **options: Any) -> None:
+    """Copy an adapter to another registry, with its base, data and parents, as far as they are missing there.
+
+    REF may also be a task, for all of its versions, a base model, or a fused artifact.  Digests, names, versions and
+    lineage stay what they are; the log there says where each thing came from.  Options for the other store's file system
+    are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
+    """
+    _run(session, session.registry.push, reference, "pushing", options)
+
+
+@command("pull")
+@click.argument("reference", metavar="REF")
+@click.option("--from", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
+@_options
+def pull_command(session: Session, reference: str, **options: Any) -> None:
+    """Copy an adapter from another registry, with its base, data and parents, as far as they are missing here.
+
+    REF is what it is called there; see `fusery push`.
+    """
+    _run(session, session.registry.pull, reference, "pulling", options)
+
+
+def _run(
+    session: Session,
+    move: Callable[..., Exchanged],
+    reference: str,
+    label: str,
+    options: dict[str, Any],
+) -> None:
+    import os
+
+    # A home that is given counts alone; what the environment says is for when none is.
+    home = options.pop("home")
+    if home is not None:
+        source = click.get_current_context().get_parameter_source
+        for name in ("database", "store"):
+            if source(name) == click.core.ParameterSource.ENVIRONMENT:
+                options[name] = None
+    else:
+        options["store_options"] = os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
+    with session.progress(label) as progress:
+        done = move(reference, home, **options, say=session.say, progress=progress)
+    document = done.to_dict()
+    session.emit(document, names=[item.there for item in done.moved], human=lambda: _print(session, document))
+
+
+def _print(session: Session, document: dict[str, Any]) -> None:
+    table = session.table("kind", "name", "digest", "state", "bytes", right=("bytes",))
+    states = {"copied": "would be copied", "completed": "would be completed"} if document["dry_run"] else {}
+    for item in document["items"]:
+        name = item["there"] if item["there"] == item["name"] else f"{item['name']} (there: {item['there']})"
+        state = states.get(item["state"], item["state"])
+        reason = f": {item['reason']}" if item["reason"] else ""
+        table.add_row(
+            item["kind"], cell(name), item["digest"][:12], cell(state + reason), size(item["bytes"])
+        )
+    session.console.print(table)
+    place = cell(document["to"]["place"])
+    if not document["copied"]:
+        session.print(f"Nothing to copy: {place} has it all.")
+    elif document["dry_run"]:
+        session.print(f"Would copy {count(document['copied'])} records to {place}, {size(document['bytes'])}.")
+    else:
+        session.print(f"Copied {count(document['copied'])} records to {place}, {size(document['bytes'])}.")

@@ -1,0 +1,103 @@
+"""The stores that backups are in, and bytes on their way between two stores."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, FuseryError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.locate import display_url, open_store
+from fusery.storage.manifest import FileEntry
+
+from ..bulk.executor import Threads
+from ..errors import BadInputError
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+T = TypeVar("T")
+
+JOBS = 4
+"""Blobs that are copied at a time."""
+
+
+def open_place(workspace: Workspace, url: str) -> BlobStore:
+    """Open the store that a backup is in, or is to be in; nothing is read or written.
+
+    The options of the registry's own store are used where both speak the same protocol.
+
+    Raises:
+        BadInputError: it is the registry's own store, or lies in it.
+        StoreUrlError: it is not the URL of a store.
+    """
+    settings = workspace.settings
+    alike = url.partition("://")[0] == settings.store.partition("://")[0] if "://" in url else False
+    place = open_store(url, options=settings.store_options if alike else None)
+    own = open_store(settings.store, options=settings.store_options)
+    if f"{place.url}/".startswith(f"{own.url}/") or f"{own.url}/".startswith(f"{place.url}/"):
+        raise BadInputError(
+            f"{display_url(place.url)} is or holds the store of this registry, or lies in it",
+            hint="give another place",
+        )
+    return place
+
+
+def each(
+    work: Callable[[Blob], T],
+    blobs: Sequence[Blob],
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[Blob, T]]:
+    """Do something with blobs, several at a time, and yield each with its result; the first failure ends it.
+
+    Args:
+        work: what to do.
+        blobs: with which.
+        progress: told bytes done and bytes in all.
+    """
+
+    def guarded(blob: Blob) -> T | FuseryError:
+        try:
+            return work(blob)
+        except FuseryError as error:
+            return error
+
+    total, done = sum(blob.size for blob in blobs), 0
+    for outcome in Threads(JOBS).run(guarded, blobs):
+        result = outcome.result
+        if isinstance(result, FuseryError):
+            raise result
+        done += outcome.item.size
+        if progress:
+            progress(done, total)
+        yield outcome.item, cast(T, result)
+
+
+def carry(source: BlobStore, blob: Blob, target: BlobStore, generation: int) -> None:
+    """Copy a blob from one store to another, verified on the way.
+
+    Raises:
+        BlobMissingError: it is not there.
+        BlobCorruptError: it is damaged; nothing was stored.
+    """
+    entry = FileEntry(blob.digest, blob.size, Digest(blob.digest))
+    path = source.local_path(blob.digest, generation=blob.generation)
+    if path is not None:
+        _store(source, path, entry, target, generation)
+        return
+    with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
+        part = Path(folder) / "blob"
+        source.fetch(blob.digest, part, generation=blob.generation)
+        _store(source, part, entry, target, generation)
+
+
+def _store(source: BlobStore, path: Path, entry: FileEntry, target: BlobStore, generation: int) -> None:
+    try:
+        target.put_file(path, expected=entry, generation=generation)
+    except BlobCorruptError as error:
+        raise BlobCorruptError(
+            f"blob {entry.sha256} in {display_url(source.url)} is damaged", hint="fusery audit --repair"
+        ) from error

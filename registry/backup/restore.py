@@ -1,0 +1,197 @@
+"""Restoring a backup into an empty registry: bytes first, then all rows in one transaction, which also checks them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, BlobMissingError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.layout import blob_name
+from fusery.storage.locate import display_url, open_store
+
+from .. import tables
+from ..database import Database
+from ..database.schema import HEAD, require, state
+from ..errors import SchemaError
+from .errors import BackupError, NotEmptyError
+from .filling import fill, first_used
+from .places import carry, each, open_place
+from .reading import Backup
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A registry that was made of a backup.
+
+    Attributes:
+        source: where the backup is.
+        made_at: when it was made.
+        rows: how many each table has.
+        blobs: how many there are, and their bytes.
+        last_event: number and hash of the newest entry of the log.
+    """
+
+    source: str
+    made_at: str
+    rows: dict[str, int]
+    blobs: tuple[int, int]
+    last_event: tuple[int, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return {
+            "source": self.source,
+            "made_at": self.made_at,
+            "rows": self.rows,
+            "blobs": {"count": self.blobs[0], "bytes": self.blobs[1]},
+            "last_event": {"seq": self.last_event[0], "hash": self.last_event[1]},
+        }
+
+
+def restore(
+    workspace: Workspace,
+    source: str,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Restored:
+    """Make the registry that a backup is of, with the same names, digests and log, on whatever database and store.
+
+    Everything is verified: the files, the blobs, the lists of files, and the chain of the log.  After an interruption
+    the registry is still empty, and the same command goes on.
+
+    Args:
+        workspace: the parts of the registry to be.
+        source: where the backup is.
+        say: told what is going on.
+        progress: told bytes of blobs done and bytes in all.
+
+    Raises:
+        BackupError: there is no backup, or it is damaged or was changed; nothing is on record.
+        NotEmptyError: there is something in this registry.
+        SchemaError: the backup is of a newer version of fusery.
+    """
+    database = Database.open(workspace.settings.database)
+    try:
+        with tempfile.TemporaryDirectory(prefix="fusery-restore-") as folder:
+            found = Backup(open_place(workspace, source), Path(folder))
+            if found.catalogue.schema > HEAD:
+                raise SchemaError(
+                    f"the backup is at {found.catalogue.schema}, this program knows up to {HEAD}",
+                    hint="upgrade fusery: pip install --upgrade fusery",
+                )
+            present = _require_empty(database)
+            say("reading the backup")
+            found.fetch()
+            blobs = found.blobs()
+            store = open_store(workspace.settings.store, options=workspace.settings.store_options)
+            store_id = _take_over(store, present, found)
+            generations = _generations(found, store)
+            say(f"copying {len(blobs)} blobs")
+            _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
+            say("writing the database")
+            database.make_folder()
+            with database.schema_change() as connection:
+                fill(connection, found, store_id=store_id, generations=generations, stored=set(blobs))
+    finally:
+        database.close()
+    _finish(workspace)
+    made = found.catalogue
+    return Restored(
+        found.where,
+        made.made_at,
+        {file.table: file.rows for file in made.tables},
+        made.blobs,
+        made.last_event,
+    )
+
+
+def _require_empty(database: Database) -> str | None:
+    """Return the id of the store that an empty registry has, None where there is no registry yet."""
+    if state(database).status == "empty":
+        return None
+    require(database, may_create=False)
+    with database.read() as session:
+        used = first_used(session.connection())
+        row = session.get(tables.Registry, 1)
+        store_id = row.store_id if row else None
+    if used is not None:
+        raise NotEmptyError(
+            f"the registry in {database.path or database.display_url} is not empty: there are rows in {used}",
+            hint="restore into an empty one: name another FUSERY_HOME, or other URLs",
+        )
+    return store_id
+
+
+def _take_over(store: BlobStore, present: str | None, found: Backup) -> str:
+    """Make the store ready; return the id that it has from now on.
+
+    It becomes the store that the backup is of, or stays that of the new and empty registry it was made for.
+    """
+    known = store.identify()
+    if known is None:
+        if present is not None:
+            raise NotEmptyError(
+                f"the store {display_url(store.url)} is not there, and the database is that of another",
+                hint="restore into a home and a database that are not used yet",
+            )
+        store.initialise(found.catalogue.store)
+        return found.catalogue.store
+    if known != found.catalogue.store and (known != present or next(iter(store.blobs()), None) is not None):
+        raise NotEmptyError(
+            f"the store {display_url(store.url)} belongs to another registry, or is not empty",
+            hint="restore into an empty one: name another FUSERY_HOME, or other URLs",
+        )
+    return known
+
+
+def _generations(found: Backup, store: BlobStore) -> dict[Digest, int]:
+    """Return the generation of every blob.
+
+    It is the recorded one in a new store.  In the old one, whose database was lost, it is the newest that is there,
+    and of a blob that the backup does not have the next: a deletion that is still under way must not hit it.
+    """
+    there: dict[Digest, int] = {}
+    for blob in store.blobs():
+        there[blob.digest] = max(blob.generation, there.get(blob.digest, 0))
+    generations: dict[Digest, int] = {}
+    for row in found.rows(found.file(tables.Blob.__tablename__)):
+        generation = max(row["generation"], there.get(row["digest"], 0))
+        generations[row["digest"]] = generation + (1 if there and row["state"] == "absent" else 0)
+    return generations
+
+
+def _copy(
+    found: Backup,
+    store: BlobStore,
+    blobs: Sequence[Blob],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    def copy(blob: Blob) -> None:
+        try:
+            carry(found.place, replace(blob, generation=0), store, blob.generation)
+        except (BlobMissingError, BlobCorruptError) as error:
+            what = "is missing" if isinstance(error, BlobMissingError) else "is damaged"
+            raise BackupError(
+                f"the file {blob_name(blob.digest)} of the backup in {found.where} {what}",
+                hint="nothing is on record; use another backup",
+            ) from error
+
+    for _ in each(copy, blobs, progress):
+        pass
+
+
+def _finish(workspace: Workspace) -> None:
+    from ..workspace import write_config
+
+    workspace.close()
+    workspace.ensure(explicit=True)
+    write_config(workspace.settings)

@@ -1,0 +1,1 @@
+"""Work on many things at once, here or on a cluster: each once, with what failed named, and to be taken up again."""

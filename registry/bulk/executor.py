@@ -1,0 +1,208 @@
+"""Who does the work on many items: this process, its threads, processes beside it, or a cluster.
+
+An item that fails with a `FuseryError` is an outcome like any other, and does not keep the others from their turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fusery.storage.errors import FuseryError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 2
+"""Items per worker that are handed out at a time: enough to keep it busy, few enough to be taken back."""
+
+MOST_JOBS = 256
+_LOSSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an item failed, as `--json` prints it."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: FuseryError) -> Failure:
+        """Return what an error says."""
+        return cls(error.code, error.message, error.hint)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+LOST = Failure(
+    "worker_lost", "the process that worked on it was killed, again and again", "run the command again"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T, R]):
+    """What became of one item: a result or a failure."""
+
+    item: T
+    result: R | None
+    failure: Failure | None = None
+
+
+class Workers(ABC):
+    """Runs one function on many items."""
+
+    @abstractmethod
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Yield an outcome for every item, in the order in which they are done.
+
+        When the caller stops, or is interrupted, what has not begun is not begun any more.
+
+        Args:
+            work: what to do.  Beyond this process it has to be picklable, as its items and results have to be.
+            items: taken only as they are needed.
+
+        Raises:
+            Exception: whatever `work` raised that is no `FuseryError`.
+        """
+
+
+def attempt(work: Callable[[T], R], item: T) -> Outcome[T, R]:
+    """Do one item."""
+    try:
+        return Outcome(item, work(item))
+    except FuseryError as error:
+        return Outcome(item, None, Failure.of(error))
+
+
+class Serial(Workers):
+    """One after the other, in this thread."""
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
+        for item in items:
+            yield attempt(work, item)
+
+
+class Threads(Workers):
+    """Threads of this process: for work that waits, or hashes."""
+
+    def __init__(self, jobs: int) -> None:
+        """Prepare; the threads begin with the work."""
+        self._jobs = jobs
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
+        pool = ThreadPoolExecutor(self._jobs)
+        try:
+            for item, future in _as_done(pool, work, items, self._jobs * AHEAD):
+                yield future.result() if not future.cancelled() else Outcome(item, None, LOST)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Processes(Workers):
+    """Processes on this machine: for work that computes.
+
+    A process that is killed takes the pool with it; a new one does what was left, up to three times.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        """Prepare; the processes begin with the work."""
+        self._jobs = jobs
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`."""
+        left: Iterable[T] = items
+        for _ in range(_LOSSES):
+            lost: list[T] = []
+            rest = iter(left)
+            yield from self._round(work, rest, lost)
+            left = itertools.chain(lost, rest)
+            if not lost:
+                return
+        for item in left:
+            yield Outcome(item, None, LOST)
+
+    def _round(self, work: Callable[[T], R], items: Iterator[T], lost: list[T]) -> Iterator[Outcome[T, R]]:
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(
+            self._jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_stand_aside
+        )
+        finished = False
+        try:
+            for _, future in _as_done(pool, work, items, self._jobs * AHEAD, lost):
+                yield future.result()
+            finished = True
+        finally:
+            if not finished:
+                # Interrupted: what is half done is not waited for.  It left nothing, and its leases are those of the dead.
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stand_aside() -> None:
+    # Ctrl-C goes to the whole group; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_done(
+    pool: Executor,
+    work: Callable[[T], R],
+    items: Iterable[T],
+    ahead: int,
+    lost: list[T] | None = None,
+) -> Iterator[tuple[T, Future[Outcome[T, R]]]]:
+    """Hand out items, so many at a time, and yield them as they are done; those of a broken pool go to `lost`."""
+    rest = iter(items)
+    running: dict[Future[Outcome[T, R]], T] = {}
+    broken = False
+    while True:
+        for item in itertools.islice(rest, 0 if broken else ahead - len(running)):
+            try:
+                running[pool.submit(attempt, work, item)] = item
+            except BrokenProcessPool:
+                broken = True
+                _lose(lost, item)
+                break
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            item = running.pop(future)
+            if isinstance(future.exception(), BrokenProcessPool):
+                broken = True
+                _lose(lost, item)
+            else:
+                yield item, future
+
+
+def _lose(lost: list[T] | None, item: T) -> None:
+    assert lost is not None, "threads are not killed one by one"
+    lost.append(item)
+
+
+def default_jobs() -> int:
+    """Return how many items are worked on at a time unless the user says: as many as processors, at most four."""
+    return max(
+        1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )

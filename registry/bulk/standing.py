@@ -1,0 +1,74 @@
+"""Bundles that stand already: on record, answering what is asked for, and file by file as they were written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import tables
+from ..destination import holds, place_of
+from ..fuse_request import FuseRequest
+from ..fusion.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def standing_bundle(
+    workspace: Workspace, name: str, destination: Path, target: str, request: FuseRequest
+) -> dict[str, Any] | None:
+    """Return the document of a bundle that need not be written again, None if it has to be looked at more closely.
+
+    Neither a fused model nor the cache is needed to tell, so that work on more models than the cache holds can be taken
+    up again.
+    """
+    place = place_of(destination)
+    if not place.is_dir():
+        return None
+    bundle = tables.Bundle
+    with workspace.database.read() as session:
+        rows = session.scalars(
+            select(bundle)
+            .where(bundle.path == str(place), bundle.target == target)
+            .order_by(bundle.id.desc())
+        )
+        for row in rows:
+            named = name in {adapter.name for adapter in row.adapters}
+            if not named or row.fused is None or not _answers(request, Recipe.from_dict(row.fused.recipe)):
+                continue
+            manifest = Manifest.of(
+                FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files
+            )
+            digest = row.fused.digest
+            break
+        else:
+            return None
+    if not holds(place, manifest):
+        return None
+    return {
+        "target": target,
+        "path": str(place),
+        "digest": manifest.digest,
+        "adapters": [name],
+        "fused": digest,
+        "existed": True,
+        "files": [entry.to_dict() for entry in manifest],
+    }
+
+
+def _answers(request: FuseRequest, recipe: Recipe) -> bool:
+    """Tell whether a recipe is certainly one that a request may lead to."""
+    if request.extras or request.budget is not None or request.min_fidelity is not None or recipe.extras:
+        return False
+    if request.scale != recipe.scale or request.quantization != recipe.quantization:
+        return False
+    if request.quantize is not None:
+        return True
+    if recipe.precision == "dither" and recipe.seed != request.seed:
+        return False
+    return request.precision in ("auto", recipe.precision)

@@ -1,0 +1,178 @@
+"""Bulk work as a whole: what is chosen, by whom it is done, and what became of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadInputError
+from ..fuse_request import FuseRequest
+from .executor import MOST_JOBS, Processes, Serial, Workers, default_jobs
+from .jobs import Document, FuseJob, MaterializeJob, Say, Site, Told, failed
+from .selection import select_names
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+CLUSTER = "FUSERY_CLUSTER"
+"""Environment variable with the address of a dask scheduler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of the items.
+
+    Attributes:
+        documents: of each item, in the order in which they were chosen: what the command for one prints, or `adapter`
+            and `error`.
+    """
+
+    documents: list[Document]
+
+    @property
+    def ok(self) -> bool:
+        """None failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> list[Document]:
+        """The documents of those that failed."""
+        return [document for document in self.documents if "error" in document]
+
+
+def fuse_all(
+    workspace: Workspace,
+    request: FuseRequest,
+    *,
+    publish: str | None = None,
+    task: str | None = None,
+    where: str | None = None,
+    jobs: int | None = None,
+    say: Say = lambda _: None,
+    told: Told | None = None,
+) -> Done:
+    """Fuse many adapters, each once; what is in the cache is found there.
+
+    Args:
+        workspace: the registry's parts.
+        request: how to fuse each.
+        publish: `full` or `recipe`; see `fusery.registry.fuse.fuse`.
+        task: only adapters of this task.
+        where: only those that fit an expression; see `fusery.registry.where`.
+        jobs: how many at a time on this machine; the cluster of `FUSERY_CLUSTER` has a number of its own.
+        say: told what is going on.
+        told: how many are done, and how many there are.
+
+    Raises:
+        UnknownReferenceError: there is no such task.
+        WhereError: the expression is not one.
+        MissingExtraError, ClusterError: the cluster cannot be used.
+    """
+    request.check()
+    names = select_names(workspace, task=task, where=where, say=say)
+    return _do(workspace, lambda site: FuseJob(site, request, publish), names, jobs, say, told)
+
+
+def materialize_all(
+    workspace: Workspace,
+    pattern: str,
+    request: FuseRequest,
+    *,
+    target: str = "model",
+    task: str | None = None,
+    where: str | None = None,
+    force: bool = False,
+    link: bool = False,
+    jobs: int | None = None,
+    say: Say = lambda _: None,
+    told: Told | None = None,
+) -> Done:
+    """Write bundles of many adapters; those that stand already, as recorded, are left as they are.
+
+    Args:
+        workspace: the registry's parts.
+        pattern: the destination of each, with `{name}` where its name goes.
+        request: how to fuse.
+        target: `model` or `docker`.
+        task: as for `fuse_all`.
+        where: as for `fuse_all`.
+        force: replace what is at a destination.
+        link: hard links into the cache instead of copies.
+        jobs: as for `fuse_all`.
+        say: told what is going on.
+        told: how many are done, and how many there are.
+
+    Raises:
+        BadInputError: the pattern has no `{name}`.
+        FuseryError: as for `fuse_all`.
+    """
+    if "{name}" not in pattern:
+        raise BadInputError(
+            "many bundles need many destinations: DEST has no {name} in it", hint="DEST/{name}"
+        )
+    request.check()
+    absolute = str(Path(pattern).expanduser().absolute())
+    names = select_names(workspace, task=task, where=where, say=say)
+    return _do(
+        workspace,
+        lambda site: MaterializeJob(site, request, absolute, target, force, link),
+        names,
+        jobs,
+        say,
+        told,
+    )
+
+
+def cluster_address() -> str | None:
+    """Return the address of the cluster that is to do the work, None for this machine."""
+    return os.environ.get(CLUSTER) or None
+
+
+def check_jobs(jobs: int | None) -> int:
+    """Return how many items to work on at a time.
+
+    Raises:
+        BadInputError: it is no such number.
+    """
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise BadInputError(f"{jobs} jobs at a time are not possible", hint=f"--jobs 1 to {MOST_JOBS}")
+    return jobs or default_jobs()
+
+
+def _do(
+    workspace: Workspace,
+    make: Callable[[Site], Callable[[str], Document]],
+    names: list[str],
+    jobs: int | None,
+    say: Say,
+    told: Told | None,
+) -> Done:
+    number = check_jobs(jobs)
+    if not names:
+        return Done([])
+    store = str(workspace.store.identify())
+    workers, site = _workers(workspace, store, min(number, len(names)))
+    documents: dict[str, Document] = {}
+    for outcome in workers.run(make(site), names):
+        if outcome.failure is not None:
+            documents[outcome.item] = failed(outcome.item, outcome.failure.to_dict())
+            say(f"{outcome.item}: {outcome.failure.message}")
+        elif outcome.result is not None:
+            documents[outcome.item] = outcome.result
+            say(f"{outcome.item}: done")
+        if told:
+            told(len(documents), len(names))
+    return Done([documents[name] for name in names])
+
+
+def _workers(workspace: Workspace, store: str, jobs: int) -> tuple[Workers, Site]:
+    address = cluster_address()
+    if address is not None:
+        from .cluster import Cluster
+
+        return Cluster(address), Site(store)
+    # A process of its own for each: the model library is not made for threads.
+    return (Processes(jobs) if jobs > 1 else Serial()), Site(store, workspace.settings)

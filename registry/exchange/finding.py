@@ -1,0 +1,103 @@
+"""What of a package the receiving registry has already, under whatever name, and what keeps a thing out."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..errors import AlreadyExistsError
+from ..resolve import next_version
+from .package import Adapter, Base, Calibration, Fused, Item
+
+Row = tables.BaseModel | tables.Calibration | tables.Adapter | tables.Fused
+
+
+def find(session: Session, item: Item) -> Row | None:
+    """Return the record of the same thing, or None if it is missing.
+
+    Raises:
+        AlreadyExistsError: it cannot come in, because its name belongs to something else there.
+    """
+    if isinstance(item, Base):
+        return find_base(session, item)
+    if isinstance(item, Calibration):
+        return find_calibration(session, item)
+    if isinstance(item, Adapter):
+        return find_adapter(session, item)
+    return session.scalar(select(tables.Fused).where(tables.Fused.key == item.values["key"]))
+
+
+def find_base(session: Session, item: Base) -> tables.BaseModel | None:
+    """Return the base with these files, or else one with the same content in other files."""
+    base = tables.BaseModel
+    found = session.scalar(select(base).where(base.digest == item.digest))
+    content = item.values.get("content")
+    if found is None and content is not None:
+        found = session.scalars(select(base).where(base.content == content).order_by(base.id)).first()
+    if found is None and not free_names(session, item):
+        raise AlreadyExistsError(
+            f"the name {item.name!r} belongs to a base model with other bytes there",
+            hint=f"give it another name first: fusery base add SOURCE --name OTHER ({item.digest[:12]})",
+        )
+    return found
+
+
+def free_names(session: Session, item: Base) -> list[dict[str, object]]:
+    """Return those of a base's names that nobody has there."""
+    folded = [name["folded"] for name in item.names]
+    taken = set(session.scalars(select(tables.BaseName.folded).where(tables.BaseName.folded.in_(folded))))
+    return [name for name in item.names if name["folded"] not in taken]
+
+
+def find_calibration(session: Session, item: Calibration) -> tables.Calibration | None:
+    """Return the same calibration of the same base."""
+    base = find_base(session, item.base)
+    if base is None:
+        return None
+    made = tables.Calibration
+    return session.scalar(select(made).where(made.base_id == base.id, made.digest == item.digest))
+
+
+def find_adapter(session: Session, item: Adapter) -> tables.Adapter | None:
+    """Return the adapter with these bytes and this name, or with these bytes under this task."""
+    adapter, version = tables.Adapter, item.values["version"]
+    named = session.scalar(select(adapter).where(adapter.name == item.name))
+    if named is not None and named.digest == item.digest:
+        return named
+    of_task = select(adapter).join(adapter.task).where(tables.Task.name == item.task)
+    same = session.scalars(of_task.where(adapter.digest == item.digest).order_by(adapter.id)).first()
+    if same is not None:
+        return same
+    taken = named or session.scalar(of_task.where(adapter.version == version))
+    if taken is not None:
+        again = next_version(session, taken.task)
+        raise AlreadyExistsError(
+            f"{taken.name} is there with other bytes, registered by {taken.created_by} on "
+            f"{taken.created_at:%Y-%m-%d}: {item.name} cannot take version {version} of {item.task}",
+            hint=f"export it, and register it there with --version {again}",
+        )
+    return None
+
+
+def is_complete(row: Row, item: Item) -> bool:
+    """Tell whether a record lacks nothing that came later: files that were published, withdrawals, other forms."""
+    if isinstance(item, Fused) and isinstance(row, tables.Fused):
+        return not item.files.stored or all(file.blob is not None for file in row.manifest.files)
+    if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
+        forms = {form.form for form in row.renderings}
+        return all(values["form"] in forms for values, _ in item.renderings)
+    return True
+
+
+def missing_yanks(session: Session, row: tables.Adapter, item: Adapter) -> list[dict[str, object]]:
+    """Return the withdrawals that stand and were never heard of there."""
+    known = {
+        (yank.at, yank.reason)
+        for yank in session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == row.id))
+    }
+    return [
+        values
+        for values in item.yanks
+        if values["lifted_at"] is None and (values["at"], values["reason"]) not in known
+    ]

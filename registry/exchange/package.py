@@ -1,0 +1,269 @@
+"""A package: one thing of a registry and all that it needs, read in one transaction, as plain values without row numbers.
+
+What it needs: an adapter its base model, the base's calibrations, its dataset and its parents; a fused artifact its
+adapters.  In a package everything comes after what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import events, tables
+from ..errors import AmbiguousReferenceError, CheckFailedError
+from ..resolve import fused_from, resolve_any
+
+Values = dict[str, Any]
+MOST_EVENTS = 200
+"""Entries of the log about one thing that travel with it; the newest count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of a thing, and where their bytes are: in the store, in a folder, or nowhere."""
+
+    manifest: Manifest
+    stored: bool
+    folder: Path | None = None
+
+    @property
+    def there(self) -> bool:
+        """There are bytes to carry."""
+        return self.stored or self.folder is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A record on its way.
+
+    Attributes:
+        name: what it is called.
+        digest: of its manifest.
+        values: its columns, without numbers of rows.
+        files: its files.
+        events: what the log of its registry says of it, oldest first.
+        signatures: over its digest.
+    """
+
+    name: str
+    digest: str
+    values: Values
+    files: Files
+    events: list[Values]
+    signatures: list[Values]
+
+
+@dataclass(frozen=True, slots=True)
+class Base(Thing):
+    """A base model."""
+
+    names: list[Values]
+    revisions: list[Values]
+    kind: str = field(default="base", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration(Thing):
+    """A calibration of a base model."""
+
+    base: Base
+    kind: str = field(default="calibration", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter(Thing):
+    """An adapter with all that was recorded when it was registered."""
+
+    task: str
+    base: Base
+    parent: Adapter | None
+    dataset: Values | None
+    tags: list[Values]
+    findings: list[Values]
+    curve: list[Values]
+    run: Values | None
+    renderings: list[tuple[Values, Manifest]]
+    yanks: list[Values]
+    kind: str = field(default="adapter", init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fused(Thing):
+    """A fused artifact; its files travel if they are published."""
+
+    base: Base
+    adapter: Adapter
+    extras: list[tuple[Values, Adapter]]
+    modules: list[Values]
+    kind: str = field(default="fused", init=False)
+
+
+Item = Base | Calibration | Adapter | Fused
+
+
+def read_package(session: Session, reference: str, *, fused: bool) -> list[Item]:
+    """Return what a reference means and all that it needs.
+
+    Args:
+        session: of any transaction of the registry it comes from.
+        reference: an adapter, a task for all of its versions, a base model, or a fused artifact by key or digest.
+        fused: also what was fused from the adapters.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        AmbiguousReferenceError: a task and a base model have it.
+        CheckFailedError: the log was changed after it was written.
+    """
+    reader = _Reader(session)
+    adapters, base, made = _resolve(session, reference)
+    if base is not None:
+        reader.base(base)
+    for adapter in adapters:
+        reader.adapter(adapter)
+        made += list(session.scalars(fused_from(adapter))) if fused else []
+    for row in made:
+        reader.fused(row)
+    return list(reader.items.values())
+
+
+def _resolve(
+    session: Session, reference: str
+) -> tuple[list[tables.Adapter], tables.BaseModel | None, list[tables.Fused]]:
+    folded = reference.strip().casefold()
+    versions = list(
+        session.scalars(
+            select(tables.Adapter)
+            .join(tables.Adapter.task)
+            .where(tables.Task.name == folded)
+            .order_by(tables.Adapter.version)
+        )
+    )
+    if versions:
+        if session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded)) is not None:
+            raise AmbiguousReferenceError(
+                f"{reference} is a task and a base model", hint="name an adapter, or the base by its digest"
+            )
+        return versions, None, []
+    subject = resolve_any(session, reference)
+    if subject.fused is not None:
+        return [], None, [subject.fused]
+    return [subject.adapter] if subject.adapter is not None else [], subject.base, []
+
+
+class _Reader:
+    """Turns rows into items, each once; what an item needs is read first."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.items: dict[tuple[str, int], Item] = {}
+
+    def base(self, row: tables.BaseModel) -> Base:
+        known = self.items.get(("base", row.id))
+        if isinstance(known, Base):
+            return known
+        folder = Path(row.location) if row.location else None
+        base = Base(
+            **self._common(row, row.names[0].name, "base", row.digest, folder),
+            names=[values_of(name) for name in row.names],
+            revisions=[values_of(revision) for revision in row.revisions],
+        )
+        self.items["base", row.id] = base
+        for made in row.calibrations:
+            name = f"{base.name} calibrated ({made.prompts})"
+            common = self._common(made, name, "calibration", made.digest, None)
+            self.items["calibration", made.id] = Calibration(**common, base=base)
+        return base
+
+    def adapter(self, row: tables.Adapter) -> Adapter:
+        """Read an adapter after its parents; without recursion, since a chain of them may be long."""
+        chain = [row]
+        while chain[-1].parent is not None and ("adapter", chain[-1].parent.id) not in self.items:
+            chain.append(chain[-1].parent)
+        for each in reversed(chain):
+            if ("adapter", each.id) not in self.items:
+                self.items["adapter", each.id] = self._adapter(each)
+        found = self.items["adapter", row.id]
+        assert isinstance(found, Adapter)
+        return found
+
+    def _adapter(self, row: tables.Adapter) -> Adapter:
+        base = self.base(row.base)
+        parent = self.items["adapter", row.parent_id] if row.parent_id is not None else None
+        assert parent is None or isinstance(parent, Adapter)
+        run = self._session.get(tables.TrainingRun, row.id)
+        return Adapter(
+            **self._common(row, row.name, "adapter", row.name, None),
+            task=row.task.name,
+            base=base,
+            parent=parent,
+            dataset=values_of(row.dataset) if row.dataset is not None else None,
+            tags=[values_of(tag) for tag in row.tags],
+            findings=[values_of(finding) for finding in row.findings],
+            curve=self._of_adapter(tables.CurvePoint, row),
+            run=values_of(run) if run is not None else None,
+            renderings=[(values_of(form), _manifest(form.manifest)) for form in row.renderings],
+            yanks=self._of_adapter(tables.Yank, row),
+        )
+
+    def fused(self, row: tables.Fused) -> None:
+        if ("fused", row.id) in self.items:
+            return
+        adapter = self.adapter(row.adapter)
+        extras = [(values_of(extra), self.adapter(extra.adapter)) for extra in row.extras]
+        name = f"{row.adapter.name} ({row.precision}, {row.key[:12]})"
+        self.items["fused", row.id] = Fused(
+            **self._common(row, name, "fused", row.key, None),
+            base=self.base(row.base),
+            adapter=adapter,
+            extras=extras,
+            modules=[values_of(module) for module in row.modules],
+        )
+
+    def _of_adapter(self, table: Any, row: tables.Adapter) -> list[Values]:
+        return [
+            values_of(found) for found in self._session.scalars(select(table).filter_by(adapter_id=row.id))
+        ]
+
+    def _common(self, row: Any, name: str, kind: str, subject: str, folder: Path | None) -> dict[str, Any]:
+        signatures = select(tables.Signature).where(tables.Signature.subject_digest == row.digest)
+        files = row.manifest.files
+        return {
+            "name": name,
+            "digest": row.digest,
+            "values": values_of(row),
+            "files": Files(_manifest(row.manifest), all(file.blob is not None for file in files), folder),
+            "events": list(_told(self._session, kind, subject)),
+            "signatures": [values_of(found) for found in self._session.scalars(signatures)],
+        }
+
+
+def values_of(row: Any) -> Values:
+    """Return the columns of a row that mean something elsewhere: no row numbers and no references to rows."""
+    return {
+        attribute.key: getattr(row, attribute.key)
+        for attribute in inspect(type(row)).column_attrs
+        if attribute.key != "id" and not any(column.foreign_keys for column in attribute.columns)
+    }
+
+
+def _manifest(row: tables.Manifest) -> Manifest:
+    return Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.files)
+
+
+def _told(session: Session, kind: str, subject: str) -> Iterable[Mapping[str, Any]]:
+    """Yield what the log says of a thing; who receives it can compute each hash again."""
+    for event in events.history(session, kind=kind, subject=subject, limit=MOST_EVENTS):
+        if event.hash != events.event_hash(event):
+            raise CheckFailedError(
+                f"entry {event.seq} of the log, about {subject[:80]}, was changed after it was written",
+                hint="fusery audit",
+            )
+        yield {**values_of(event), "at": event.at.isoformat(timespec="microseconds")}

@@ -1,0 +1,70 @@
+"""The part of the Python API about whole registries: backups, and work on many adapters at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .audit import Report
+    from .backup import BackedUp, Restored
+    from .bulk.work import Done
+    from .fuse_request import FuseRequest
+
+
+class Upkeep:
+    """What `Registry` does about all that it holds.
+
+    Attributes:
+        workspace: the registry's parts.
+    """
+
+    workspace: Workspace
+
+    def backup(
+        self,
+        destination: str | Path,
+        *,
+        verify: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> BackedUp:
+        """Make a backup of everything on record, with its bytes; see `fusery.registry.backup.backup`."""
+        from .backup import backup
+
+        return backup(self.workspace, str(destination), verify=verify, say=say, progress=progress)
+
+    def restore(
+        self,
+        source: str | Path,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Restored:
+        """Make this empty registry that of a backup; see `fusery.registry.backup.restore`."""
+        from .backup import restore
+
+        return restore(self.workspace, str(source), say=say, progress=progress)
+
+    def fuse_all(self, request: FuseRequest | None = None, **choice: Any) -> Done:
+        """Fuse many adapters; `choice` are the keywords of `fusery.registry.bulk.work.fuse_all`."""
+        from .bulk.work import fuse_all
+        from .fuse_request import FuseRequest
+
+        return fuse_all(self.workspace, request or FuseRequest(), **choice)
+
+    def materialize_all(self, pattern: str | Path, request: FuseRequest | None = None, **choice: Any) -> Done:
+        """Write bundles of many adapters; `choice` as in `fusery.registry.bulk.work.materialize_all`."""
+        from .bulk.work import materialize_all
+        from .fuse_request import FuseRequest
+
+        return materialize_all(self.workspace, str(pattern), request or FuseRequest(), **choice)
+
+    def audit_all(self, **options: Any) -> Report:
+        """Audit everything with many hands; `options` are the keywords of `fusery.registry.bulk.audit.audit_all`."""
+        from .bulk.audit import audit_all
+
+        return audit_all(self.workspace, **options)

@@ -1,0 +1,89 @@
+"""A real dask scheduler and real workers, each a process of its own.  Import it as `from dask_cluster import cluster`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ports import free_port
+
+
+@dataclass
+class RunningCluster:
+    """A scheduler and its workers."""
+
+    address: str
+    folder: Path
+    environment: Mapping[str, str]
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a worker of one thread, without a nanny that would start it again."""
+        number = len(self.workers)
+        words = (
+            "worker",
+            self.address,
+            "--no-nanny",
+            "--nthreads",
+            "1",
+            "--no-dashboard",
+            "--name",
+            str(number),
+        )
+        started = _start(self.folder / f"worker{number}", {**self.environment, **environment}, *words)
+        self.workers.append(started)
+        return started
+
+    def kill(self, number: int) -> None:
+        """Kill a worker as the kernel kills what takes too much memory."""
+        self.workers[number].send_signal(signal.SIGKILL)
+        self.workers[number].wait()
+
+
+@contextmanager
+def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
+    """Run a scheduler, and end it with its workers."""
+    port = free_port()
+    everywhere = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
+    everywhere.pop("FUSERY_CLUSTER", None)
+    words = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
+    scheduler = _start(folder / "scheduler", everywhere, *words)
+    running = RunningCluster(f"tcp://127.0.0.1:{port}", folder, everywhere)
+    try:
+        yield running
+    finally:
+        for process in (*running.workers, scheduler):
+            process.terminate()
+        for process in (*running.workers, scheduler):
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until(condition: object, seconds: float = 60) -> None:
+    """Wait until a function returns something true."""
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def _start(folder: Path, environment: Mapping[str, str], *words: str) -> subprocess.Popen[bytes]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "dask", *words],
+            cwd=folder,
+            env=dict(environment),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )

@@ -1,0 +1,88 @@
+"""A registry with rows in every table there is, made by its own commands as far as there are any."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tinymodels
+from sqlalchemy import insert, select
+
+from fusery.registry import Registry, tables
+from fusery.registry.backup.contents import all_tables
+from fusery.registry.backup.rows import kind_of
+
+_MADE_UP: dict[str, Any] = {
+    "moment": datetime(2026, 1, 15, 12, 30, 59, 123456, UTC),
+    "boolean": True,
+    "integer": 7,
+    "number": 0.1 + 0.2,
+    "document": {"b": [1, 2.5, None, "ä\u2028"], "a": {"deep": 1e-05}},
+}
+
+
+def fill(registry: Registry, tiny_base: Path, folder: Path) -> Registry:
+    """Do everything that can be done, and make up a row for tables that no command has filled."""
+    registry.add_base(tiny_base, name="tiny")
+    for number in (1, 2):
+        adapter = tinymodels.make_adapter(folder / f"adapter{number}", tiny_base, seed=number)
+        registry.register(
+            adapter,
+            base="tiny",
+            task="course_rec",
+            date=f"2026011{number}",
+            val_loss=0.5 / number,
+            dataset="courses",
+            examples=120,
+            tags={"team": "search"},
+            note="Ünïcode \u2028 and 'quotes'",
+            parent="course_rec@1" if number == 2 else None,
+        )
+    registry.set_alias("course_rec@1", "prod", reason="first")
+    registry.set_alias("course_rec@2", "prod", reason="better")
+    registry.yank("course_rec@1", reason="worse")
+    registry.materialize("course_rec@2", folder / "bundle")
+    with registry.workspace.database.write() as session:
+        for table in all_tables():
+            if session.execute(select(table).limit(1)).first() is None:
+                session.execute(insert(table).values(_row(session, table)))
+    return registry
+
+
+def _row(session: Any, table: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for column in table.columns:
+        keys = list(column.foreign_keys)
+        if keys:
+            row[column.name] = session.scalar(select(keys[0].column).limit(1))
+        elif column.name in (
+            "method",
+            "form",
+            "chosen",
+            "state",
+            "source",
+            "severity",
+            "precision",
+            "verdict",
+        ):
+            row[column.name] = {"form": "peft", "chosen": "best", "state": "finished", "source": "log"}.get(
+                column.name, "warning"
+            )
+        else:
+            kind = kind_of(column)
+            length = getattr(column.type, "length", None) or 20
+            row[column.name] = ("ab" * 32)[:length] if kind == "text" else _MADE_UP[kind]
+    if "manifest_id" in row and "digest" in row:
+        manifest = tables.Manifest
+        row["digest"] = session.scalar(select(manifest.digest).where(manifest.id == row["manifest_id"]))
+    return row
+
+
+def used(registry: Registry) -> dict[str, bool]:
+    """Tell of each table of the database whether it has rows."""
+    with registry.workspace.database.read() as session:
+        return {
+            table.name: session.execute(select(table).limit(1)).first() is not None
+            for table in tables.metadata.sorted_tables
+        }

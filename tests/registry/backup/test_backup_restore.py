@@ -1,0 +1,389 @@
+"""Backup and restore: the same registry on another database and store, and nothing from a backup that was touched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from collecting import open_workspace
+from full_registry import fill, used
+from sqlalchemy import select
+
+from fusery.registry import Registry, tables
+from fusery.registry.backup.catalogue import Catalogue
+from fusery.registry.backup.errors import BackupError, NotEmptyError
+from fusery.registry.errors import BadInputError, SchemaError
+from fusery.storage.digest import digest_json
+from fusery.storage.errors import BlobCorruptError, FuseryError, StoreMismatchError
+from fusery.storage.local import LocalStore
+
+Change = Callable[[Path], Any]
+
+
+def open_registry(home: Path, database_url: str = "") -> Registry:
+    """Open a registry with its own home."""
+    return Registry(open_workspace(home, database_url))
+
+
+@pytest.fixture
+def full(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
+    """A registry with rows in every table, once on each database."""
+    return fill(registry, tiny_base, tmp_path)
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_base: Path) -> Iterator[Registry]:
+    """A small registry on SQLite."""
+    with open_registry(tmp_path / "small") as opened:
+        opened.init()
+        opened.add_base(tiny_base, name="tiny")
+        adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+        opened.register(adapter, base="tiny", task="course_rec", date="20260115")
+        yield opened
+
+
+def catalogue(place: Path) -> Catalogue:
+    found = Catalogue.read(LocalStore(place))
+    assert found is not None
+    return found
+
+
+def file_path(place: Path, name: str) -> Path:
+    """Return where a file of a backup lies."""
+    file = next(file for file in catalogue(place).files if file.name == name)
+    return place / "blobs" / "sha256" / file.sha256[:2] / file.sha256
+
+
+@pytest.fixture
+def other_url(request: pytest.FixtureRequest, database_url: str) -> str:
+    """The URL of an empty database of the other kind."""
+    if not database_url.startswith("sqlite"):
+        return ""
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def test_every_table_is_filled_by_the_fixture_and_named_by_the_backup(full: Registry, tmp_path: Path) -> None:
+    assert [name for name, filled in used(full).items() if not filled] == []
+
+    full.backup(tmp_path / "backup")
+
+    rows = {file.table: file.rows for file in catalogue(tmp_path / "backup").tables}
+    assert rows.keys() == tables.metadata.tables.keys()
+    assert [name for name, count in rows.items() if count == 0] == ["intent"]
+
+
+def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
+    full: Registry, other_url: str, tmp_path: Path, tiny_base: Path
+) -> None:
+    made = full.backup(tmp_path / "backup")
+
+    with open_registry(tmp_path / "restored", other_url) as restored:
+        answer = restored.restore(tmp_path / "backup")
+        again = restored.backup(tmp_path / "again")
+
+        assert made.catalogue.files == again.catalogue.files
+        assert answer.last_event == made.catalogue.last_event
+        assert restored.list() == full.list()
+        assert restored.alias_history("course_rec#prod") == full.alias_history("course_rec#prod")
+        assert restored.audit().ok, restored.audit().problems
+        adapter = tinymodels.make_adapter(tmp_path / "third", tiny_base, seed=3)
+        registered = restored.register(adapter, base="tiny", task="course_rec", date="20260301")
+        assert registered.to_dict()["version"] == 3
+        restored.set_alias("course_rec@3", "canary")
+        assert restored.fuse("course_rec@3").cached is False
+
+
+def test_only_new_blobs_are_copied(small: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    first = small.backup(tmp_path / "backup")
+    adapter = tinymodels.make_adapter(tmp_path / "second", tiny_base, seed=2)
+    small.register(adapter, base="tiny", task="course_rec", date="20260116")
+
+    second = small.backup(tmp_path / "backup")
+    third = small.backup(tmp_path / "backup")
+
+    assert first.copied == first.catalogue.blobs
+    assert second.copied[0] == 1
+    assert third.copied == (0, 0)
+    with open_registry(tmp_path / "restored") as restored:
+        restored.restore(tmp_path / "backup")
+        assert len(restored.list()) == 2
+
+
+def test_the_rows_of_the_backup_before_are_removed_and_nothing_else(small: Registry, tmp_path: Path) -> None:
+    small.backup(tmp_path / "backup")
+    small.set_alias("course_rec@1", "prod")
+
+    small.backup(tmp_path / "backup")
+
+    present = {blob.digest for blob in LocalStore(tmp_path / "backup").blobs()}
+    with small.workspace.database.read() as session:
+        blobs = set(session.scalars(select(tables.Blob.digest)))
+    assert present == blobs | {file.sha256 for file in catalogue(tmp_path / "backup").files}
+
+
+def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Registry, tmp_path: Path) -> None:
+    with small.workspace.database.write() as session:
+        blob = session.scalars(select(tables.Blob)).first()
+        assert blob is not None
+        digest, blob.generation = blob.digest, 5
+        old = small.workspace.store.local_path(digest)  # type: ignore[arg-type]
+        assert old is not None
+        old.rename(old.with_name(f"{digest}.g5"))
+
+    small.backup(tmp_path / "backup")
+
+    with open_registry(tmp_path / "restored") as restored:
+        restored.restore(tmp_path / "backup")
+        assert restored.audit().ok
+        assert restored.workspace.store.size(digest, generation=5) is not None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep_store", [True, False])
+def test_a_lost_database_is_restored_onto_its_own_store(
+    small: Registry, tmp_path: Path, keep_store: bool
+) -> None:
+    small.backup(tmp_path / "backup")
+    small.close()
+    for file in (tmp_path / "small").glob("fusery.db*"):
+        file.unlink()
+    if not keep_store:
+        shutil.rmtree(tmp_path / "small" / "store")
+
+    small.restore(tmp_path / "backup")
+
+    assert small.audit().ok
+    assert len(small.list()) == 1
+
+
+def test_a_new_registry_counts_as_empty(small: Registry, tmp_path: Path) -> None:
+    small.backup(tmp_path / "backup")
+    with open_registry(tmp_path / "new") as new:
+        new.init()
+        store = new.workspace.store.identify()
+
+        new.restore(tmp_path / "backup")
+
+        assert new.workspace.store.identify() == store
+        assert new.audit().ok
+        assert new.list() == small.list()
+
+
+def test_a_registry_with_something_in_it_is_left_alone(small: Registry, tmp_path: Path) -> None:
+    small.backup(tmp_path / "backup")
+    before = small.events()
+
+    with pytest.raises(NotEmptyError, match="is not empty"):
+        small.restore(tmp_path / "backup")
+
+    assert small.events() == before
+
+
+def truncate(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def edit(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b"course_rec", b"course_rex"))
+
+
+def flip(path: Path) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["adapter.ndjson", "event.ndjson", "blobs.ndjson"])
+def test_a_changed_file_is_named_and_nothing_is_restored(
+    small: Registry, tmp_path: Path, name: str, change: Change
+) -> None:
+    small.backup(tmp_path / "backup")
+    path = file_path(tmp_path / "backup", name)
+    before = path.read_bytes()
+    change(path)
+    if path.exists() and path.read_bytes() == before:
+        pytest.skip("this file has no such text")
+
+    with open_registry(tmp_path / "restored") as restored:
+        with pytest.raises(BackupError, match=name):
+            restored.restore(tmp_path / "backup")
+        with pytest.raises(SchemaError):
+            restored.list()
+
+
+@pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
+def test_a_changed_catalogue_is_named(small: Registry, tmp_path: Path, change: Change) -> None:
+    small.backup(tmp_path / "backup")
+    path = tmp_path / "backup" / "backup.json"
+    change(path)
+    if change is edit:
+        path.write_bytes(path.read_bytes().replace(b'"tester"', b'"someone"'))
+
+    with (
+        open_registry(tmp_path / "restored") as restored,
+        pytest.raises(BackupError, match=r"backup\.json|no backup"),
+    ):
+        restored.restore(tmp_path / "backup")
+
+
+@pytest.mark.parametrize("change", [truncate, flip, Path.unlink])
+def test_a_changed_blob_is_named(small: Registry, tmp_path: Path, change: Change) -> None:
+    small.backup(tmp_path / "backup")
+    digest = small.workspace.store.blobs().__iter__().__next__().digest
+    change(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
+
+    with open_registry(tmp_path / "restored") as restored:
+        with pytest.raises(BackupError, match=digest):
+            restored.restore(tmp_path / "backup")
+        with pytest.raises(SchemaError):
+            restored.list()
+
+
+def resign(place: Path, name: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the rows of a file and sign everything anew, as somebody would who knows how."""
+    rows = [json.loads(line) for line in file_path(place, name).read_bytes().splitlines()]
+    change(rows)
+    data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    blob = LocalStore(place).put_bytes(data)
+    document = json.loads((place / "backup.json").read_bytes())
+    document.pop("sha256")
+    for file in document["files"]:
+        if file["name"] == name:
+            file.update(rows=len(rows), size=len(data), sha256=blob.digest)
+    (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
+
+
+def _escape(rows: list[dict[str, Any]]) -> None:
+    rows[0]["path"] = "../../../etc/cron.d/evil"
+
+
+def _forge(rows: list[dict[str, Any]]) -> None:
+    rows[-1]["actor"] = "somebody else"
+
+
+def _forget(rows: list[dict[str, Any]]) -> None:
+    rows.pop()
+
+
+def _other_file(rows: list[dict[str, Any]]) -> None:
+    rows[0]["path"] = "other.txt"
+
+
+def _wrong_kind(rows: list[dict[str, Any]]) -> None:
+    rows[0]["version"] = "1; DROP TABLE adapter"
+
+
+def _nul(rows: list[dict[str, Any]]) -> None:
+    rows[0]["note"] = "a\0b"
+
+
+def _folder_name(rows: list[dict[str, Any]]) -> None:
+    rows[0]["name"] = "../evil"
+
+
+def _nowhere(rows: list[dict[str, Any]]) -> None:
+    rows[0]["base_id"] = 4711
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("manifest_file.ndjson", _escape),
+        ("manifest_file.ndjson", _other_file),
+        ("event.ndjson", _forge),
+        ("event.ndjson", _forget),
+        ("adapter.ndjson", _wrong_kind),
+        ("adapter.ndjson", _nul),
+        ("adapter.ndjson", _folder_name),
+        ("adapter.ndjson", _nowhere),
+        ("blobs.ndjson", _forget),
+    ],
+)
+def test_a_forged_backup_is_refused(
+    small: Registry, tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    small.backup(tmp_path / "backup")
+    resign(tmp_path / "backup", name, change)
+
+    with open_registry(tmp_path / "restored") as restored:
+        with pytest.raises(FuseryError):
+            restored.restore(tmp_path / "backup")
+        with pytest.raises(SchemaError):
+            restored.list()
+
+
+def test_a_backup_of_a_newer_version_is_refused(small: Registry, tmp_path: Path) -> None:
+    small.backup(tmp_path / "backup")
+    path = tmp_path / "backup" / "backup.json"
+    document = json.loads(path.read_bytes())
+    document.pop("sha256")
+    document["schema"] = "9999"
+    path.write_text(json.dumps({**document, "sha256": digest_json(document)}))
+
+    with (
+        open_registry(tmp_path / "restored") as restored,
+        pytest.raises(SchemaError, match="the backup is at 9999"),
+    ):
+        restored.restore(tmp_path / "backup")
+
+
+def test_a_damaged_blob_of_the_registry_is_not_backed_up(small: Registry, tmp_path: Path) -> None:
+    small.backup(tmp_path / "backup")
+    before = (tmp_path / "backup" / "backup.json").read_bytes()
+    digest = next(iter(small.workspace.store.blobs())).digest
+    path = small.workspace.store.local_path(digest)
+    assert path is not None
+    flip(path)
+
+    with pytest.raises(BlobCorruptError, match=digest):
+        small.backup(tmp_path / "other")
+
+    assert not (tmp_path / "other" / "backup.json").exists()
+    assert (tmp_path / "backup" / "backup.json").read_bytes() == before
+
+
+def test_a_damaged_blob_of_the_backup_is_replaced_on_request(small: Registry, tmp_path: Path) -> None:
+    small.backup(tmp_path / "backup")
+    digest = next(iter(small.workspace.store.blobs())).digest
+    flip(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
+
+    made = small.backup(tmp_path / "backup", verify=True)
+
+    assert made.copied[0] == 1
+    LocalStore(tmp_path / "backup").verify(digest, LocalStore(tmp_path / "backup").size(digest) or 0)
+
+
+def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path) -> None:
+    with open_registry(tmp_path / "other") as other:
+        other.init()
+        other.backup(tmp_path / "backup")
+
+    with pytest.raises(StoreMismatchError):
+        small.backup(tmp_path / "backup")
+
+
+def test_the_registry_s_own_store_is_no_place_for_a_backup(small: Registry, tmp_path: Path) -> None:
+    for place in (tmp_path / "small" / "store", tmp_path / "small" / "store" / "backup", tmp_path / "small"):
+        with pytest.raises(BadInputError, match="the store of this registry"):
+            small.backup(place)
+
+
+def test_no_backup_there_is_said_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    with open_registry(tmp_path / "new") as new, pytest.raises(BackupError, match="there is no backup in"):
+        new.restore(tmp_path / "nothing")
+
+
+def test_a_backup_in_memory(small: Registry, tmp_path: Path) -> None:
+    small.backup("memory://backup-test")
+
+    with open_registry(tmp_path / "restored") as restored:
+        restored.restore("memory://backup-test")
+        assert restored.audit().ok

@@ -1,0 +1,142 @@
+"""Backups while others work, and backups that are killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+import tinymodels
+from collecting import open_workspace
+
+from fusery.registry import Registry
+from fusery.registry.errors import FuseryError
+
+SPAWN = multiprocessing.get_context("spawn")
+WORKERS = 4
+
+
+def work(home: Path, url: str, folder: Path, base: Path, number: int, stop: Event) -> None:
+    """Register, move aliases, fuse, yank and collect, as fast as it goes."""
+    with Registry(open_workspace(home / f"machine{number % 2}", url, str(home / "store"))) as registry:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            seed = number * 1000 + turn
+            adapter = tinymodels.make_adapter(folder / f"{number}-{turn}", base, seed=seed)
+            name = registry.register(adapter, base="tiny", task="course_rec").to_dict()["name"]
+            registry.set_alias(name, "prod", reason=f"turn {turn} of {number}")
+            if turn % 2:
+                registry.fuse(name)
+            else:
+                registry.gc(grace=0)
+
+
+@pytest.mark.slow
+def test_a_backup_while_four_processes_write_is_of_one_moment(
+    database_url: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "team"
+    with Registry(open_workspace(home, database_url, str(home / "store"))) as registry:
+        registry.init()
+        registry.add_base(tiny_base, name="tiny")
+        stop = SPAWN.Event()
+        arguments = (home, database_url, tmp_path, tiny_base)
+        workers = [SPAWN.Process(target=work, args=(*arguments, number, stop)) for number in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        counts = []
+        try:
+            end = time.monotonic() + 60
+            while len(counts) < 4 or (counts[-1] == counts[0] and time.monotonic() < end):
+                made = registry.backup(tmp_path / f"backup{len(counts) % 2}")
+                counts.append(made.catalogue.last_event[0])
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join()
+
+    assert [worker.exitcode for worker in workers] == [0] * WORKERS
+    assert counts[-1] > counts[0], "nobody wrote meanwhile"
+    for number in range(2):
+        with Registry(open_workspace(tmp_path / f"restored{number}")) as restored:
+            restored.restore(tmp_path / f"backup{number}")
+            report = restored.audit()
+            assert report.ok, report.problems
+            versions = [row["version"] for row in restored.history("course_rec")]
+            assert versions == list(range(1, len(versions) + 1))
+
+
+@pytest.mark.slow
+def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) -> None:
+    place = tmp_path / "backup"
+    with Registry(open_workspace(tmp_path / "home")) as registry:
+        registry.init()
+        registry.add_base(tiny_base, name="tiny")
+        registry.backup(place)
+        former = (place / "backup.json").read_bytes()
+        for number in range(12):
+            adapter = tinymodels.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
+            registry.register(adapter, base="tiny", task="course_rec")
+        kills = 0
+        for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.2):
+            kills += _killed(tmp_path / "home", place, delay)
+            if (place / "backup.json").read_bytes() != former:
+                break
+            with Registry(open_workspace(tmp_path / f"restored{delay}")) as restored:
+                restored.restore(place)
+                assert restored.list() == []
+                assert restored.audit().ok
+        assert kills, "no backup was killed"
+
+        registry.backup(place)
+
+        with Registry(open_workspace(tmp_path / "whole")) as restored:
+            restored.restore(place)
+            assert len(restored.list()) == 12
+            assert restored.audit().ok
+        registry.gc(grace=0)
+        assert registry.audit().ok
+
+
+def _killed(home: Path, place: Path, delay: float) -> bool:
+    """Begin a backup, kill it some time after it has stored something; tell whether it was still at it."""
+    before = sum(1 for _ in place.rglob("*"))
+    words = ["--home", str(home), "backup", str(place)]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words],
+        env={**os.environ, "FUSERY_USER": "tester"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and sum(1 for _ in place.rglob("*")) <= before:
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) -> None:
+    with Registry(open_workspace(tmp_path / "home")) as registry:
+        registry.init()
+        registry.add_base(tiny_base, name="tiny")
+    words = ["--home", str(tmp_path / "home"), "backup", str(tmp_path / "backup")]
+    both = [
+        subprocess.Popen([sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words])
+        for _ in range(2)
+    ]
+
+    assert [process.wait(120) for process in both] == [0, 0]
+
+    with Registry(open_workspace(tmp_path / "restored")) as restored:
+        try:
+            restored.restore(tmp_path / "backup")
+        except FuseryError as error:
+            pytest.fail(error.message)
+        assert restored.audit().ok

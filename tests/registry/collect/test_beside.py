@@ -1,0 +1,104 @@
+"""A collector in a loop beside processes that work: nothing that is kept goes, and in the end exactly that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collecting import open_workspace
+from collectworkers import collect_until_killed, fill_and_forget, use_a_registry
+from databaseworkers import start
+from s3_server import BUCKET, find_server, running_server
+
+from fusery.registry import Registry
+from fusery.registry.collect import collect
+from fusery.registry.collect.liveness import count_live
+from fusery.registry.workspace import Workspace
+
+WEED = find_server()
+Place = dict[str, Any]
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Where a registry is: keywords of `open_workspace`."""
+    kind = getattr(request, "param", "sqlite")
+    url = request.getfixturevalue("sqlite_url" if kind == "sqlite" else "postgres_url")
+    made: Place = {"home": tmp_path / "home", "database_url": url}
+    if kind != "postgresql+s3":
+        yield made
+        return
+    if WEED is None:
+        pytest.skip("SeaweedFS is not installed")
+    (tmp_path / "s3").mkdir()
+    with running_server(WEED, tmp_path / "s3") as server:
+        yield {**made, "store_url": f"s3://{BUCKET}/here", "store_options": server.options()}
+
+
+def opened(place: Place) -> Workspace:
+    workspace = open_workspace(**place)
+    workspace.ensure(explicit=True)
+    return workspace
+
+
+def require_exactly_the_live_bytes(workspace: Workspace) -> None:
+    collect(workspace, grace=0.0)
+    collect(workspace, grace=0.0)
+    with workspace.database.read() as session:
+        live = count_live(session)
+    stored = list(workspace.store.blobs())
+    assert (len(stored), sum(blob.size for blob in stored)) == live
+    assert list(workspace.store.leftovers()) == []
+
+
+BACKENDS = ["sqlite", "postgresql", pytest.param("postgresql+s3", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("place", BACKENDS, indirect=True)
+def test_killed_collectors_beside_processes_that_keep_and_forget(place: Place) -> None:
+    workspace = opened(place)
+    workers = [start(fill_and_forget, place, number, 4.0) for number in range(4)]
+    kills = 0
+    while any(process.is_alive() and not connection.poll(0) for process, connection in workers):
+        collector, words = start(collect_until_killed, place)
+        words.recv()
+        collector.join(0.2 + 0.1 * (kills % 5))
+        collector.kill()
+        collector.join()
+        kills += 1
+    results = [connection.recv() for _, connection in workers]
+    for process, _ in workers:
+        process.join()
+    assert [lost for result in results for lost in result["lost"]] == []
+    assert all(result["checked"] > 0 for result in results)
+    assert kills > 1
+    require_exactly_the_live_bytes(workspace)
+    assert list(workspace.store.blobs()) == []
+    workspace.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["sqlite", "postgresql", "postgresql+s3"], indirect=True)
+def test_collections_beside_four_processes_that_register_fuse_and_materialize(
+    place: Place, tiny_base: Path
+) -> None:
+    workspace = opened(place)
+    with Registry(workspace) as registry:
+        registry.add_base(tiny_base, name="tiny")
+        workers = [start(use_a_registry, place, tiny_base, number, 15.0) for number in range(4)]
+        collections = 0
+        while any(process.is_alive() and not connection.poll(0) for process, connection in workers):
+            registry.gc(grace=0)
+            collections += 1
+        results = [connection.recv() for _, connection in workers]
+        for process, _ in workers:
+            process.join()
+        assert all(count > 0 for result in results for count in result.values())
+        assert collections > 3
+        report = registry.audit()
+        assert report.ok, [problem.to_dict() for problem in report.problems]
+        assert report.checked["adapter"] == len(registry.list())
+        require_exactly_the_live_bytes(workspace)
+        assert registry.audit().ok

@@ -1,0 +1,218 @@
+"""Roles on a real PostgreSQL: what each may do, and that it may do no more."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import tinymodels
+from sqlalchemy import make_url
+from sqlalchemy.exc import ProgrammingError
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.database import Database, schema
+from fusery.registry.database.grants import ROLES, UPDATED, Role, grants_for, quoted
+from fusery.registry.errors import BadInputError, DatabaseUnavailableError
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
+
+_numbers = itertools.count()
+
+
+def opened(home: Path, url: str) -> Registry:
+    settings = Settings.model_construct(
+        home=home,
+        database_url=url,
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    return Registry(Workspace(settings))
+
+
+class Team:
+    """A registry on PostgreSQL, and a login for each role."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.home, self.url = folder / "home", url
+        self.base = tinymodels.make_base(folder / "tiny", layers=2)
+        self.folders = [
+            tinymodels.make_adapter(folder / f"adapter{seed}", self.base, seed=seed) for seed in (1, 2, 3)
+        ]
+        with opened(self.home, url) as registry:
+            registry.init()
+            registry.add_base(self.base, name="tiny", reference=True)
+            registry.register(self.folders[0], base="tiny", task="course_rec", date="20260115")
+        self.logins: dict[str, str] = {}
+
+    def login(self, role: Role) -> str:
+        """Return the URL of a login that is a member of a role, made with the SQL that is printed."""
+        if role not in self.logins:
+            user = f'test {role} "{next(_numbers)}'
+            database = Database.open(self.url)
+            script = grants_for(database, role, user)
+            database.close()
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute(f"CREATE ROLE {quoted(user)} LOGIN")  # type: ignore[call-overload]
+                for _ in range(2):  # it may be run again
+                    connection.execute(script)  # type: ignore[call-overload]
+            self.logins[role] = make_url(self.url).set(username=user).render_as_string(hide_password=False)
+        return self.logins[role]
+
+    @contextmanager
+    def as_role(self, role: Role) -> Iterator[Registry]:
+        with opened(self.home, self.login(role)) as registry:
+            yield registry
+
+    def refuses(self, role: Role, statement: str) -> bool:
+        """Whether the server itself refuses a statement for want of rights."""
+        user = make_url(self.login(role)).username
+        with psycopg.connect(self.url, user=user) as connection:
+            try:
+                connection.execute(statement)  # type: ignore[call-overload]
+            except psycopg.errors.InsufficientPrivilege:
+                return True
+            finally:
+                connection.rollback()
+        return False
+
+
+@pytest.fixture
+def team(tmp_path: Path, postgres_url: str) -> Iterator[Team]:
+    made = Team(tmp_path, postgres_url)
+    yield made
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for url in made.logins.values():
+            user = quoted(str(make_url(url).username))
+            connection.execute(f"REASSIGN OWNED BY {user} TO CURRENT_USER")  # type: ignore[call-overload]
+            connection.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")  # type: ignore[call-overload]
+        for name in ROLES:
+            connection.execute(
+                f"DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'fusery_{name}') THEN "  # type: ignore[call-overload]
+                f"REASSIGN OWNED BY fusery_{name} TO CURRENT_USER; DROP OWNED BY fusery_{name}; END IF; END $$"
+            )
+
+
+READS: dict[str, Callable[[Registry], Any]] = {
+    "list": lambda registry: registry.list(sort="val_loss"),
+    "show": lambda registry: registry.show("course_rec@latest"),
+    "history": lambda registry: registry.history("course_rec"),
+    "lineage": lambda registry: registry.lineage("course_rec@1"),
+    "bases": lambda registry: registry.bases(),
+    "audit": lambda registry: registry.audit(),
+}
+
+
+@pytest.mark.parametrize("role", ["reader", "publisher"])
+def test_who_reads_needs_no_more_than_to_read(role: Role, team: Team) -> None:
+    with team.as_role(role) as registry:
+        for read in READS.values():
+            assert read(registry)
+        assert registry.audit().ok
+
+
+WRITES: dict[str, Callable[[Registry, Path], Any]] = {
+    "register": lambda registry, folder: registry.register(folder, base="tiny", task="course_rec"),
+    "alias": lambda registry, _: registry.set_alias("course_rec@1", "prod"),
+    "fuse": lambda registry, _: registry.fuse("course_rec@1"),
+    "materialize": lambda registry, folder: registry.materialize("course_rec@1", folder / "out"),
+    "yank": lambda registry, _: registry.yank("course_rec@1", reason="test"),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_reader_is_refused_in_a_sentence(name: str, team: Team) -> None:
+    with team.as_role("reader") as registry, pytest.raises(DatabaseUnavailableError, match="refuses"):
+        WRITES[name](registry, team.folders[1])
+    with opened(team.home, team.url) as registry:
+        assert [view["name"] for view in registry.list()] == ["course_rec_v1_20260115"]
+        assert registry.audit().ok
+
+
+def test_a_reader_can_write_to_no_table(team: Team) -> None:
+    for name in (*tables.metadata.tables, "alembic_version"):
+        assert team.refuses("reader", f"INSERT INTO {name} DEFAULT VALUES"), name
+        assert team.refuses("reader", f"DELETE FROM {name}"), name
+        assert team.refuses("reader", f"TRUNCATE {name} CASCADE"), name
+        assert team.refuses("reader", f"LOCK TABLE {name} IN EXCLUSIVE MODE"), name
+    for table in tables.metadata.sorted_tables:
+        column = table.columns.keys()[-1]
+        assert team.refuses("reader", f"UPDATE {table.name} SET {column} = NULL"), table.name
+    assert team.refuses("reader", "CREATE TABLE surplus (id int)")
+
+
+def test_a_publisher_publishes(team: Team, tmp_path: Path) -> None:
+    with team.as_role("publisher") as registry:
+        other = tinymodels.make_base(tmp_path / "other", layers=2, seed=9)
+        registry.add_base(other, name="other")
+        assert registry.register(team.folders[1], base="tiny", task="course_rec", tags={"a": "b"}).created
+        assert not registry.fuse("course_rec@1").cached
+        assert registry.fuse("course_rec@1").cached
+        registry.materialize("course_rec@1", tmp_path / "bundle")
+        for version in (1, 2, 1):
+            registry.set_alias(f"course_rec@{version}", "prod")
+        registry.yank("course_rec@2", reason="test")
+        assert registry.audit().ok
+    with opened(team.home, team.url) as registry, registry.workspace.database.read() as session:
+        assert list(events.verify_chain(session)) == []
+
+
+def test_a_publisher_can_neither_change_nor_remove_what_is_recorded(team: Team) -> None:
+    for table in tables.metadata.sorted_tables:
+        if table.name != "intent":
+            assert team.refuses("publisher", f"DELETE FROM {table.name}"), table.name
+        assert team.refuses("publisher", f"TRUNCATE {table.name} CASCADE"), table.name
+        assert team.refuses("publisher", f"ALTER TABLE {table.name} ADD COLUMN surplus int"), table.name
+        for column in table.columns.keys():
+            if column not in UPDATED.get(table.name, ()):
+                statement = f"UPDATE {table.name} SET {column} = NULL"
+                assert team.refuses("publisher", statement), statement
+    assert team.refuses("publisher", "INSERT INTO registry DEFAULT VALUES")
+    assert team.refuses("publisher", "UPDATE alembic_version SET version_num = '9999'")
+
+
+def test_an_admin_migrates(team: Team) -> None:
+    database = Database.open(team.login("admin"))
+    schema.downgrade(database, "0005")
+    assert schema.state(database).status == "older"
+    schema.upgrade(database)
+    assert schema.state(database).status == "current"
+    database.close()
+
+
+@pytest.mark.parametrize("role", ["reader", "publisher"])
+def test_nobody_else_migrates(role: Role, team: Team) -> None:
+    database = Database.open(team.login(role))
+    with pytest.raises((ProgrammingError, DatabaseUnavailableError)):
+        schema.downgrade(database, "0005")
+    assert schema.state(database).status == "current"
+    database.close()
+
+
+def test_sqlite_has_no_roles(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path}/fusery.db")
+    with pytest.raises(BadInputError, match="SQLite has no users"):
+        grants_for(database)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("user", ["", "a" * 64, "a\nb", "a\x00b"])
+def test_a_name_that_cannot_be_one(user: str) -> None:
+    with pytest.raises(BadInputError):
+        quoted(user)
+
+
+def test_a_name_cannot_end_the_statement(postgres_url: str) -> None:
+    database = Database.open(postgres_url)
+    evil = 'ann"; DROP TABLE adapter; --'
+    assert grants_for(database, "reader", evil).count('TO "ann""; DROP TABLE adapter; --";') == 1
+    with pytest.raises(BadInputError):
+        grants_for(database, None, "ann")
+    database.close()

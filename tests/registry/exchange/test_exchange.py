@@ -1,0 +1,282 @@
+"""Between two registries: what is copied, what is kept as it is, what is refused, and that it ends whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.registry.exchange import receiving
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, MissingFileError
+
+FACTS = (
+    "name", "task", "version", "date", "base", "digest", "method", "rank", "alpha", "scale", "layers", "target_modules",
+    "trainable_parameters", "val_loss", "iterations", "dataset", "examples", "parent", "tags", "note", "created_at",
+    "created_by", "findings",
+)  # fmt: skip
+
+
+def facts(registry: Registry, name: str) -> dict[str, Any]:
+    shown = registry.show(name)
+    return {key: shown[key] for key in FACTS}
+
+
+def states(done: Any) -> list[tuple[str, str]]:
+    return [(item.kind, item.state) for item in done.items]
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store / "blobs").rglob("*") if path.is_file()}
+
+
+def rows(registry: Registry) -> dict[str, int]:
+    with registry.workspace.database.read() as session:
+        return {
+            table.name: session.scalar(select(func.count()).select_from(table)) or 0
+            for table in tables.metadata.sorted_tables
+        }
+
+
+def test_an_adapter_brings_what_it_needs(stocked: Registry, other: Registry, other_home: Path) -> None:
+    done = stocked.push("course_rec@2", other_home)
+    assert states(done) == [("base", "copied"), ("adapter", "copied"), ("adapter", "copied")]
+    for name in ("course_rec_v1_20260115", "course_rec_v2_20260201"):
+        assert facts(other, name) == facts(stocked, name)
+    assert other.base("tiny")["files"] == stocked.base("tiny")["files"]
+    assert other.audit().ok
+    ids = [
+        {node["id"] for node in registry.lineage("course_rec@2").to_dict()["nodes"]}
+        for registry in (stocked, other)
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_a_second_time_nothing_is_copied(stocked: Registry, other: Registry, other_home: Path) -> None:
+    first = stocked.push("course_rec@2", other_home)
+    before, files = rows(other), files_of(other_home / "store")
+    again = stocked.push("course_rec@2", other_home)
+    assert first.bytes > 0
+    assert (again.bytes, again.moved) == (0, [])
+    assert {state for _, state in states(again)} == {"present"}
+    assert (rows(other), files_of(other_home / "store")) == (before, files)
+
+
+def test_only_what_is_missing_is_copied(stocked: Registry, other: Registry, other_home: Path) -> None:
+    stocked.push("course_rec@1", other_home)
+    done = stocked.push("course_rec", other_home)
+    assert states(done) == [("base", "present"), ("adapter", "present"), ("adapter", "copied")]
+    assert done.bytes < 200_000
+
+
+def test_pull_is_push_seen_from_the_other_side(stocked: Registry, other: Registry, tmp_path: Path) -> None:
+    if stocked.workspace.database.dialect == "sqlite":
+        url = stocked.workspace.settings.database
+    else:
+        url = stocked.workspace.settings.database_url
+    events_before = rows(stocked)
+    done = other.pull("course_rec", database=url, store=stocked.workspace.settings.store)
+    assert [item.state for item in done.items] == ["copied"] * 3
+    assert facts(other, "course_rec@2") == facts(stocked, "course_rec@2")
+    assert rows(stocked) == events_before, "the registry it came from was written to"
+
+
+def test_dry_run_writes_nothing_and_tells_the_bytes(stocked: Registry, other_home: Path) -> None:
+    told = stocked.push("course_rec", other_home, dry_run=True)
+    assert not other_home.exists()
+    assert told.to_dict()["to"]["registry"] is None
+    done = stocked.push("course_rec", other_home)
+    assert (told.bytes, [item.name for item in told.moved]) == (
+        done.bytes,
+        [item.name for item in done.moved],
+    )
+    assert told.bytes == sum(
+        path.stat().st_size for path in (other_home / "store" / "blobs").rglob("*") if path.is_file()
+    )
+
+
+def test_the_log_says_where_it_came_from_and_is_not_continued(
+    stocked: Registry, other: Registry, other_home: Path
+) -> None:
+    stocked.push("course_rec@1", other_home)
+    [told] = other.events(reference="course_rec@1")
+    origin = told["detail"]["origin"]
+    [registered] = stocked.events(reference="course_rec@1")
+    assert told["action"] == "adapter.received"
+    assert origin["registry"] == stocked.workspace.identity != other.workspace.identity
+    assert origin["event"] == registered["hash"]
+    [carried] = origin["events"]
+    assert json.loads(carried["detail"]) == registered["detail"]
+    from fusery.storage.digest import digest_json
+
+    assert digest_json({key: value for key, value in carried.items() if key != "hash"}) == registered["hash"]
+    with other.workspace.database.read() as session:
+        assert list(events.verify_chain(session)) == []
+
+
+def test_a_name_that_is_taken_by_other_bytes_is_refused_before_anything_is_copied(
+    stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    other.add_base(tiny_base, name="tiny")
+    other.register(make_adapter("theirs", seed=77), base="tiny", task="course_rec", date="20260110")
+    before = rows(other)
+    with pytest.raises(AlreadyExistsError, match="version 1 of course_rec") as caught:
+        stocked.push("course_rec@2", other_home)
+    assert caught.value.hint
+    assert rows(other) == before
+
+
+def test_a_base_under_another_name_is_found_by_what_it_holds(
+    stocked: Registry, other: Registry, other_home: Path, tiny_base: Path
+) -> None:
+    other.add_base(tiny_base, name="theirs")
+    done = stocked.push("course_rec@1", other_home)
+    assert states(done) == [("base", "present"), ("adapter", "copied")]
+    assert (done.items[0].name, done.items[0].there) == ("tiny", "theirs")
+    assert other.show("course_rec@1")["base"] == "theirs"
+
+
+def test_a_base_s_name_that_belongs_to_another_is_refused(
+    stocked: Registry, other: Registry, other_home: Path, tmp_path: Path
+) -> None:
+    import tinymodels
+
+    other.add_base(tinymodels.make_base(tmp_path / "another", layers=2, seed=5), name="tiny")
+    with pytest.raises(AlreadyExistsError, match="'tiny'"):
+        stocked.push("course_rec@1", other_home)
+
+
+def test_the_same_bytes_under_another_name_are_found(
+    stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    other.add_base(tiny_base, name="tiny")
+    other.register(make_adapter("first", seed=1), base="tiny", task="course_rec", date="20250101", version=4)
+    done = stocked.push("course_rec@1", other_home)
+    assert states(done) == [("base", "present"), ("adapter", "present")]
+    assert done.items[1].there == "course_rec_v4_20250101"
+
+
+def test_a_base_kept_by_reference_goes_as_files(
+    registry: Registry, other: Registry, other_home: Path, tiny_base: Path, make_adapter: Callable[..., Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(tiny_base, tmp_path / "referenced")
+    registry.add_base(folder, name="tiny", reference=True)
+    registry.register(make_adapter(), base="tiny", task="t")
+    registry.push("t", other_home)
+    assert other.base("tiny")["reference"] is None
+    assert other.audit().ok
+    shutil.rmtree(folder)
+    with pytest.raises(MissingFileError, match="by reference"):
+        registry.push("t", tmp_path / "third")
+
+
+def test_withdrawn_is_withdrawn_there_too_even_later(
+    stocked: Registry, other: Registry, other_home: Path
+) -> None:
+    stocked.push("course_rec@1", other_home)
+    assert not other.show("course_rec@1")["yanked"]
+    stocked.yank("course_rec@1", reason="leaks")
+    done = stocked.push("course_rec@1", other_home)
+    assert states(done) == [("base", "present"), ("adapter", "completed")]
+    assert other.show("course_rec@1")["yanked"]
+    assert stocked.push("course_rec@1", other_home).moved == []
+    other.unyank("course_rec@1", reason="ours is fine")
+    assert stocked.push("course_rec@1", other_home).moved == []
+    assert not other.show("course_rec@1")["yanked"]
+
+
+def test_fused_artifacts_go_with_their_files_if_they_are_published(
+    stocked: Registry, other: Registry, other_home: Path
+) -> None:
+    made = stocked.fuse("course_rec@1")
+    assert states(stocked.push("course_rec@1", other_home, fused=True))[-1] == ("fused", "copied")
+    again = other.fuse("course_rec@1")
+    assert (again.source, again.view["digest"]) == ("computed", made.view["digest"])
+    stocked.fuse("course_rec@1", publish="full")
+    done = stocked.push(made.view["key"], other_home)
+    assert states(done)[-1] == ("fused", "completed")
+    shutil.rmtree(other_home / "cache" / "fused")
+    assert other.fuse("course_rec@1").source == "store"
+    assert other.audit().ok
+
+
+def test_damaged_bytes_do_not_travel(stocked: Registry, other: Registry, other_home: Path) -> None:
+    files = stocked.base("tiny")["files"]
+    digest = Digest(next(file["sha256"] for file in files if file["path"].endswith(".safetensors")))
+    path = stocked.workspace.store.local_path(digest)
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with pytest.raises(BlobCorruptError):
+        stocked.push("course_rec@1", other_home)
+    assert other.bases() == []
+    assert other.audit().ok
+
+
+def test_an_interrupted_push_is_finished_by_the_next(
+    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = receiving.events.record, []
+
+    def fails(*args: Any, **words: Any) -> Any:
+        calls.append(words["action"])
+        if words["action"] == "adapter.received":
+            raise KeyboardInterrupt
+        return honest(*args, **words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(receiving.events, "record", fails)
+        with pytest.raises(KeyboardInterrupt):
+            stocked.push("course_rec", other_home)
+    assert other.list() == []
+    assert other.audit().ok
+    done = stocked.push("course_rec", other_home)
+    assert states(done) == [("base", "present"), ("adapter", "copied"), ("adapter", "copied")]
+    assert other.audit().ok
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {},
+        {"database": "sqlite:////x.db"},
+        {"store": "/x"},
+        {"home": "/x", "store": "/y"},
+        {"home": "s3://bucket/x"},
+    ],
+    ids=str,
+)
+def test_a_place_that_is_none_is_refused(stocked: Registry, place: dict[str, str]) -> None:
+    with pytest.raises(BadInputError) as caught:
+        stocked.push("course_rec", place.pop("home", None), **place)
+    assert caught.value.hint
+
+
+def test_the_registry_itself_and_unknown_things_are_refused(stocked: Registry, other_home: Path) -> None:
+    settings = stocked.workspace.settings
+    with pytest.raises(BadInputError, match="is this one"):
+        stocked.push("course_rec", database=settings.database, store=settings.store)
+    with pytest.raises(UnknownReferenceError):
+        stocked.push("nothing_of_it", other_home)
+    assert not other_home.exists()
+
+
+def test_what_the_environment_says_is_not_the_other_home_s(
+    stocked: Registry, other: Registry, other_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FUSERY_STORE_URL", str(tmp_path / "not-this"))
+    monkeypatch.setenv("FUSERY_DATABASE_URL", f"sqlite:///{tmp_path}/nor-this.db")
+    stocked.push("course_rec@1", other_home)
+    assert not (tmp_path / "not-this").exists()
+    assert not (tmp_path / "nor-this.db").exists()
+    assert files_of(other_home / "store")

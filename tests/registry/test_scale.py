@@ -1,0 +1,139 @@
+"""What commands cost when there are many adapters: no more queries, and none that reads a whole table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import crowd
+import pytest
+import queryplans
+import tinymodels
+from sqlalchemy import text
+
+from fusery.registry import Registry, events
+from fusery.registry.paging import SORTABLE
+
+MANY = 20_000
+"""Adapters: enough for every planner to prefer an index to the table."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinymodels.make_base(tmp_path_factory.mktemp("crowd") / "tiny", layers=2)
+
+
+@pytest.fixture
+def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
+    """A registry with many adapters."""
+    registry.add_base(base, name="tiny", reference=True)
+    crowd.fill(registry, MANY)
+    with registry.workspace.database.write() as session:
+        if registry.workspace.database.dialect == "postgresql":
+            session.execute(text("ANALYZE"))  # as autovacuum does by itself
+    yield registry
+
+
+def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
+    """Return the commands that are held to this, about the adapter with a number."""
+    task, name = crowd.task_of(number), crowd.name_of(number)
+    sorts = {
+        f"list --sort {field}{way}": lambda registry, by=field + way: registry.list(sort=by, limit=20)
+        for field in SORTABLE
+        for way in ("", ":desc")
+    }
+    return sorts | {
+        "list --task --sort": lambda registry: registry.list(task=task, sort="val_loss:desc", limit=20),
+        "list --base --sort": lambda registry: registry.list(base="tiny", sort="val_loss", limit=20),
+        "list --tag of few": lambda registry: registry.list(tags={"run": "r3"}, limit=20),
+        "list --tag of many": lambda registry: registry.list(tags={"team": "t3"}, sort="date:desc", limit=20),
+        "list --where": lambda registry: registry.list(where="rank >= 8", sort="created_at:desc", limit=20),
+        "list --sort of two": lambda registry: registry.list(sort="date,val_loss:desc", limit=20),
+        "show name": lambda registry: registry.show(name),
+        "show version": lambda registry: registry.show(f"{task}@7"),
+        "show latest": lambda registry: registry.show(f"{task}@latest"),
+        "show digest": lambda registry: registry.show(crowd.digest_of(number)[:12]),
+        "history": lambda registry: registry.history(task),
+        "lineage": lambda registry: registry.lineage(f"{task}@7"),
+    }
+
+
+@pytest.mark.slow
+def test_no_command_reads_a_whole_table(crowded: Registry, make_adapter: Any, base: Path) -> None:
+    said: dict[str, list[str]] = {}
+    for name, command in commands(MANY // 2).items():
+        with queryplans.recorded() as queries:
+            command(crowded)
+        assert queries
+        if found := queryplans.whole_tables(crowded.workspace.database, queries):
+            said[name] = found
+    folder = make_adapter("new", seed=1, base=base)
+    with queryplans.recorded() as queries:
+        crowded.register(folder, base="tiny", task=crowd.task_of(MANY // 2))
+    if found := queryplans.whole_tables(crowded.workspace.database, queries):
+        said["register"] = found
+    assert said == {}
+
+
+def test_a_whole_table_is_noticed(crowded: Registry) -> None:
+    """The check above can fail: by a filter without an index, and by sorting what no index sorts."""
+    statements = (
+        "SELECT count(*) FROM adapter WHERE total_parameters = 7",
+        "SELECT id FROM adapter ORDER BY total_parameters, note LIMIT 20",
+    )
+    for statement in statements:
+        with queryplans.recorded() as queries, crowded.workspace.database.read() as session:
+            session.connection().exec_driver_sql(statement)
+        assert queryplans.whole_tables(crowded.workspace.database, queries), statement
+
+
+def counted(registry: Registry) -> dict[str, int]:
+    """Return how many queries each command takes."""
+    found = {}
+    for name, command in commands(7).items():
+        with queryplans.recorded() as queries:
+            command(registry)
+        found[name] = len(queries)
+    return found
+
+
+def test_more_adapters_take_no_more_queries(registry: Registry, base: Path) -> None:
+    registry.add_base(base, name="tiny", reference=True)
+    crowd.fill(registry, crowd.VERSIONS)
+    few = counted(registry)
+    crowd.fill(registry, 2 * crowd.VERSIONS, start=crowd.VERSIONS)
+    assert counted(registry) == few
+    assert len(registry.list()) == 3 * crowd.VERSIONS
+
+
+@pytest.mark.parametrize("field", SORTABLE)
+@pytest.mark.parametrize("way", ["", ":desc"])
+def test_pages_are_the_whole_list_in_pieces(field: str, way: str, stocked_crowd: Registry) -> None:
+    """Along an index and by sorting everything: the same order, with those without a value at the end."""
+    whole = [view["name"] for view in stocked_crowd.list(sort=field + way)]
+    pages = [
+        view["name"]
+        for offset in range(0, len(whole), 37)
+        for view in stocked_crowd.list(sort=field + way, limit=37, offset=offset)
+    ]
+    assert pages == whole
+    values = [view[field] for view in stocked_crowd.list(sort=field + way)]
+    known = [value for value in values if value is not None]
+    assert values == sorted(known, reverse=way == ":desc") + [None] * (len(values) - len(known))
+
+
+@pytest.fixture(scope="module")
+def stocked_crowd(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Registry]:
+    """A registry with two hundred adapters, of which some have no loss."""
+    with Registry.open(tmp_path_factory.mktemp("crowd") / "home") as registry:
+        registry.init()
+        registry.add_base(base, name="tiny", reference=True)
+        crowd.fill(registry, 2 * crowd.VERSIONS)
+        yield registry
+
+
+def test_the_crowd_is_valid(stocked_crowd: Registry) -> None:
+    with stocked_crowd.workspace.database.read() as session:
+        assert list(events.verify_chain(session)) == []
+    assert [view["version"] for view in stocked_crowd.history(crowd.task_of(0))] == list(range(1, 101))

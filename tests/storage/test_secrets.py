@@ -1,0 +1,183 @@
+"""Secrets given to open a store appear in nothing that anybody can read: a canary is looked for in everything."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import FuseryError
+from fusery.storage.interface import BlobStore
+from fusery.storage.locate import open_store
+from fusery.storage.secrets import redact, remember, without_secrets
+
+CANARY = "c4n4ryS3cr3tVa1u"
+# Nothing listens there.
+NOWHERE = "http://127.0.0.1:9"
+
+
+def azure_string(**changed: str) -> str:
+    parts = {
+        "DefaultEndpointsProtocol": "http",
+        "AccountName": "account",
+        "AccountKey": CANARY,
+        "BlobEndpoint": f"{NOWHERE}/account",
+    }
+    return ";".join(f"{key}={value}" for key, value in {**parts, **changed}.items())
+
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "s3": (
+        "s3fs",
+        "s3://bucket/prefix",
+        {"key": f"{CANARY}K", "secret": CANARY, "token": f"{CANARY}T", "client_kwargs": {"endpoint_url": NOWHERE}},
+    ),
+    "s3 with a bad endpoint": (
+        "s3fs",
+        "s3://bucket/prefix",
+        {"key": CANARY, "secret": CANARY, "client_kwargs": {"endpoint_url": f"http://{CANARY}@[bad"}},
+    ),
+    "s3 with an unknown option": ("s3fs", "s3://bucket/prefix", {"config_kwargs": {CANARY: CANARY}}),
+    "gcs with an access token": (
+        "gcsfs",
+        "gs://bucket/prefix",
+        {"token": {"access_token": CANARY}, "endpoint_url": NOWHERE},
+    ),
+    "gcs with a bad account": (
+        "gcsfs",
+        "gs://bucket/prefix",
+        {"token": {"type": "service_account", "private_key": CANARY, "client_email": "x"}, "endpoint_url": NOWHERE},
+    ),
+    "gcs with a file that is not there": ("gcsfs", "gs://bucket/prefix", {"token": f"/nowhere/{CANARY}"}),
+    "azure": ("adlfs", "az://container/prefix", {"connection_string": azure_string()}),
+    "azure with a bad key": (
+        "adlfs",
+        "az://container/prefix",
+        {"connection_string": azure_string(AccountKey=CANARY + "!not base64")},
+    ),
+    "azure with a bad string": ("adlfs", "az://container/prefix", {"connection_string": f"AccountKey={CANARY}"}),
+    "azure signed": (
+        "adlfs",
+        "az://container/prefix",
+        {"account_name": "account", "account_host": "127.0.0.1:9", "sas_token": f"sv=2024-01-01&sig={CANARY}%3D"},
+    ),
+    "sftp": ("sshfs", "sftp://127.0.0.1:9/srv/fusery", {"username": "u", "password": CANARY, "config": []}),
+    "sftp with a bad key": (
+        "sshfs",
+        "sftp://127.0.0.1:9/srv/fusery",
+        {"username": "u", "client_keys": [f"-----BEGIN {CANARY}-----\n{CANARY}\n"], "config": []},
+    ),
+    "sftp with an unknown option": ("sshfs", "sftp://127.0.0.1:9/srv/fusery", {CANARY: CANARY}),
+}  # fmt: skip
+
+OPERATIONS: dict[str, Callable[[BlobStore], object]] = {
+    "put": lambda store: store.put_bytes(b"x"),
+    "list": lambda store: list(store.blobs()),
+    "identify": lambda store: store.identify(),
+    "initialise": lambda store: store.initialise("registry-one"),
+    "leftovers": lambda store: list(store.leftovers()),
+    "size": lambda store: store.size(digest_bytes(b"x")),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_no_failure_shows_a_secret(
+    case: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package, url, options = CASES[case]
+    pytest.importorskip(package)
+    caplog.set_level(logging.DEBUG)
+    failed = 0
+    for operation in OPERATIONS.values():
+        try:
+            store = open_store(url, options=options)
+            assert CANARY not in store.url + repr(store)
+            if hasattr(store, "_objects"):
+                store._objects.calls.deadline = 0.5
+            operation(store)
+        except FuseryError as error:
+            failed += 1
+            shown = [error.message, error.hint or "", repr(error), *traceback.format_exception(error)]
+            assert CANARY not in "\n".join(shown)
+    assert failed == len(OPERATIONS)
+    # What was written before any option was known to be a secret: nothing.
+    assert CANARY not in caplog.text
+    assert CANARY not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("case", ["s3", "gcs with an access token", "azure", "sftp"])
+def test_the_program_shows_no_secret_and_keeps_none(case: str, tmp_path: Path) -> None:
+    package, url, options = CASES[case]
+    pytest.importorskip(package)
+    environment = {
+        **os.environ,
+        "FUSERY_HOME": str(tmp_path / "home"),
+        "FUSERY_STORE_URL": url,
+        "FUSERY_STORE_OPTIONS": json.dumps(options),
+    }
+    starter = (
+        "import sys; from fusery.storage import remote_calls, remote; remote.RemoteCalls.__init__.__defaults__ = (0.5,);"
+        "remote.FsspecStore.__init__.__kwdefaults__['deadline'] = 0.5;"
+        "from fusery.cli.main import main; sys.exit(main())"
+    )
+    for words in (
+        ["init"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["--debug", "init"],
+        ["--debug", "audit"],
+        ["gc"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", starter, *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode != 0 or words[0] == "doctor", done.stdout + done.stderr
+        assert CANARY not in done.stdout + done.stderr
+        assert words[0] == "--debug" or "Traceback" not in done.stdout + done.stderr
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), path
+
+
+def test_what_libraries_log_is_rewritten(caplog: pytest.LogCaptureFixture) -> None:
+    remember({"secret": CANARY, "region_name": "eu-central-1"})
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("botocore.auth").debug("signing with %s in %s", CANARY, "eu-central-1")
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        logging.getLogger("gcsfs").exception("failed")
+    assert CANARY not in caplog.text
+    assert "signing with *** in eu-central-1" in caplog.text
+
+
+def test_an_exception_without_a_secret_is_kept() -> None:
+    remember({"secret": CANARY})
+    error = OSError("harmless")
+    assert without_secrets(error) is error
+    hidden = ValueError("outer")
+    hidden.__cause__ = KeyError(CANARY)
+    assert CANARY not in "".join(traceback.format_exception(without_secrets(hidden)))
+
+
+def test_parts_of_a_connection_string_are_secrets_too() -> None:
+    remember({"connection_string": "AccountName=team;AccountKey=0123456789abcdef==;X=y"})
+    remember({"sas_token": "sv=1&sig=abcdefghij%2Bk"})
+    assert redact("key 0123456789abcdef== of team") == "key *** of team"
+    assert redact("sig abcdefghij+k abcdefghij%2Bk") == "sig *** ***"
