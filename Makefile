@@ -41,11 +41,13 @@ docs: $(VENV)/.dev  ## Make the reference pages from the code
 
 bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same run (fetches PyTorch, PEFT and MLflow)
 	$(BIN)/python benchmarks/fuse.py --peft-python $(VENV)-bench/bin/python $(ARGS)
+	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 	$(BIN)/python benchmarks/store.py
 
 soak: $(VENV)/.dev  ## Try a million damaged safetensors headers, with seeds of their own each time
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist

@@ -82,7 +82,9 @@ def commands(count: int, adapters: list[Path]) -> dict[str, Callable[[Any], Any]
     }
 
 
-def compare(small: Any, large: Any, sizes: tuple[int, int], adapters: list[Path], runs: int) -> list[dict[str, Any]]:
+def compare(
+    small: Any, large: Any, sizes: tuple[int, int], adapters: list[Path], runs: int
+) -> list[dict[str, Any]]:
     """Return a row for each command: its median milliseconds in both, and their ratio."""
     both = [(small, commands(sizes[0], adapters)), (large, commands(sizes[1], adapters))]
     rows = []
@@ -95,13 +97,17 @@ def compare(small: Any, large: Any, sizes: tuple[int, int], adapters: list[Path]
                 if run:  # the first one warms up
                     times[place].append(1000 * (time.perf_counter() - started))
         medians = [statistics.median(each) for each in times]
-        rows.append({"command": name, "small": medians[0], "large": medians[1], "ratio": medians[1] / medians[0]})
+        rows.append(
+            {"command": name, "small": medians[0], "large": medians[1], "ratio": medians[1] / medians[0]}
+        )
     return rows
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--small", type=int, default=1_000)
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=11)
@@ -124,10 +130,14 @@ def main() -> None:
             filled = time.perf_counter() - started
             rows = compare(small, large, (options.small, options.large), adapters, options.runs)
             results["databases"][database] = {"filled_seconds": filled, "commands": rows}
-            print(f"\n{database}, filled in {filled:.0f} s\n")
-            print(f"| command | {options.small:,} adapters | {options.large:,} adapters | ratio |\n| --- | ---: | ---: | ---: |")
+            print(f"\n{database}, filled in {filled:.0f} s\n", flush=True)
+            print(
+                f"| command | {options.small:,} adapters | {options.large:,} adapters | ratio |\n| --- | ---: | ---: | ---: |"
+            )
             for row in rows:
-                print(f"| {row['command']} | {row['small']:.1f} ms | {row['large']:.1f} ms | {row['ratio']:.2f} |")
+                print(
+                    f"| {row['command']} | {row['small']:.1f} ms | {row['large']:.1f} ms | {row['ratio']:.2f} |"
+                )
             small.close()
             large.close()
     if options.json:

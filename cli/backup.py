@@ -61,7 +61,7 @@ def restore_command(session: Session, source: str) -> None:
         rows = document["rows"]
         session.facts(
             [
-                ("restored", f"{rows.get('adapter', 0)} adapters on {rows.get('base_model', 0)} bases"),
+                ("restored", f"{_count(rows, 'adapter')} on {_count(rows, 'base_model', 'base')}"),
                 ("of", document["made_at"]),
                 ("blobs", f"{document['blobs']['count']}, {size(document['blobs']['bytes'])}"),
                 ("last event", _event(document["last_event"])),
@@ -74,3 +74,8 @@ def restore_command(session: Session, source: str) -> None:
 
 def _event(event: dict[str, Any]) -> str:
     return f"{event['seq']}, {event['hash'][:12]}"
+
+
+def _count(rows: dict[str, int], table: str, what: str = "") -> str:
+    number = rows.get(table, 0)
+    return f"{number} {what or table}{'' if number == 1 else 's'}"

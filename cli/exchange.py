@@ -99,6 +99,8 @@ def _print(session: Session, document: dict[str, Any]) -> None:
     if not document["copied"]:
         session.print(f"Nothing to copy: {place} has it all.")
     elif document["dry_run"]:
-        session.print(f"Would copy {count(document['copied'])} records to {place}, {size(document['bytes'])}.")
+        session.print(
+            f"Would copy {count(document['copied'])} records to {place}, {size(document['bytes'])}."
+        )
     else:
         session.print(f"Copied {count(document['copied'])} records to {place}, {size(document['bytes'])}.")

@@ -52,16 +52,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "exchange",
         "Copy an adapter from another registry, with its base, data and parents, as far as they are missing here.",
     ),
-    "alias": ("alias", "Move names such as `course_rec#prod` from one version to the next, and see who held them when."),
+    "alias": (
+        "alias",
+        "Move names such as `course_rec#prod` from one version to the next, and see who held them when.",
+    ),
     "yank": ("alias", "Withdraw an adapter: it stays on record, and is neither fused nor shipped any more."),
     "events": ("alias", "Show the log: who did what, when and why."),
     "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
     "audit": ("trail", "Rehash and cross-check database, store and cache, and repair them."),
     "gc": ("collect", "Remove from the store what nothing refers to."),
     "cache": ("collect", "List, prune and pin this machine's fused models, and explain hits and misses."),
-    "backup": ("backup", "Copy the database and all blobs to another place, or bring the copy there up to date."),
+    "backup": (
+        "backup",
+        "Copy the database and all blobs to another place, or bring the copy there up to date.",
+    ),
     "restore": ("backup", "Make this empty registry the one that a backup is of."),
-    "db": ("home", "Upgrade, show and check the database's schema."),
+    "db": ("home", "Upgrade, show and check the database's schema; who may do what in it."),
     "completion": ("home", "Print the completion script for a shell."),
 }
 """Name to module of `fusery.cli` and one line of help, in the order of use."""

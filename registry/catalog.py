@@ -21,6 +21,7 @@ from .views import adapter_view, adapter_views, files_view, fused_line
 if TYPE_CHECKING:
     from .workspace import Workspace
 
+
 def list_adapters(
     workspace: Workspace,
     *,

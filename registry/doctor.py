@@ -65,6 +65,7 @@ def _settings(workspace: Workspace) -> Iterator[Check]:
     settings = workspace.settings
     shown = {"home": str(settings.home), "cache_dir": str(settings.cache), "user": settings.actor}
     shown["cache_limit"] = str(settings.cache_limit)
+    shown["publish"] = settings.publish
     yield Check("setting.home", "ok", f"{shown.pop('home')} ({settings.origin('home')})")
     yield _guarded(
         "setting.database_url",

@@ -70,7 +70,9 @@ class Page:
             self._sorts_all = True
             self._filters.append(tables.Adapter.id.in_(having))
         else:
-            self._filters.append(having.where(tag.adapter_id == tables.Adapter.id).correlate(tables.Adapter).exists())
+            self._filters.append(
+                having.where(tag.adapter_id == tables.Adapter.id).correlate(tables.Adapter).exists()
+            )
 
     def keep_those(self, fits: ColumnElement[bool]) -> None:
         """Keep those that fit any condition."""
@@ -133,7 +135,9 @@ def _not_leading(fits: ColumnElement[bool]) -> ColumnElement[bool]:
 def _keys(sort: str) -> list[_Key]:
     fields = sort.split(",")
     if len(fields) > MOST_SORT_FIELDS:
-        raise BadInputError(f"{len(fields)} fields to sort by are too many", hint=f"at most {MOST_SORT_FIELDS}")
+        raise BadInputError(
+            f"{len(fields)} fields to sort by are too many", hint=f"at most {MOST_SORT_FIELDS}"
+        )
     keys = []
     for text in fields:
         field, _, direction = text.strip().partition(":")

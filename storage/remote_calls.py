@@ -20,7 +20,7 @@ from .errors import StorageError, StoreUnavailableError
 from .remote_errors import Kind, RemoteError, classify, describe, failure, foreign_errors
 from .secrets import without_secrets
 
-DEADLINE = 50.0
+DEADLINE = 45.0
 """Seconds without any progress after which an operation is given up."""
 
 ATTEMPTS = 8
@@ -61,6 +61,18 @@ class RemoteCalls:
     def progressed(self) -> None:
         """Tell that bytes have moved: the deadline counts from now on."""
         self._progress_at = time.monotonic()
+
+    def mark(self) -> Callable[[int], None]:
+        """Return a function to tell how far a call has come: only what no try of it had reached is progress."""
+        furthest = 0
+
+        def reached(count: int) -> None:
+            nonlocal furthest
+            if count > furthest:
+                furthest = count
+                self.progressed()
+
+        return reached
 
     def run(self, call: Call, *arguments: Any, **options: Any) -> Any:
         """Make a call and wait for it.

@@ -30,6 +30,7 @@ TEAMS = 50
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 _BATCH = 5_000
+_COMMITTED = 50_000
 _CONFIG = hashlib.sha256(b"config").hexdigest()
 
 Rows = dict[Any, list[dict[str, Any]]]
@@ -37,22 +38,27 @@ Rows = dict[Any, list[dict[str, Any]]]
 
 def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) -> None:
     """Add so many adapters, a hundred versions a task; the first has the number `start`."""
-    with registry.workspace.database.write() as session:
+    database = registry.workspace.database
+    with database.read() as session:
         found = resolve_base(session, base)
+        base_facts = (found.id, found.digest, found.parameters)
         # Numbers of rows: after those that are there, for the adapter with number 0.
-        first = _highest(session, tables.Adapter.id) + 1 - start
-        manifest = _highest(session, tables.Manifest.id) + 1 - start
-        task = _highest(session, tables.Task.id) + 1 - start // VERSIONS
+        first = (
+            _highest(session, tables.Adapter.id) + 1 - start,
+            _highest(session, tables.Manifest.id) + 1 - start,
+            _highest(session, tables.Task.id) + 1 - start // VERSIONS,
+        )
         newest = events.last(session)
         chain = _Chain(newest.seq if newest else 0, newest.hash if newest else events.FIRST_PREVIOUS)
-        writer = _Writer(session)
-        if session.get(tables.Blob, _CONFIG) is None:
-            writer.write({tables.Blob: [_blob(_CONFIG, 300)]})
-        base_facts = (found.id, found.digest, found.parameters)
-        for begin in range(start, start + count, _BATCH):
-            numbers = range(begin, min(begin + _BATCH, start + count))
-            writer.write(_rows(numbers, (first, manifest, task), base_facts, chain))
-        writer.finish()
+    for outer in range(start, start + count, _COMMITTED):
+        with database.write() as session:
+            writer = _Writer(session)
+            if session.get(tables.Blob, _CONFIG) is None:
+                writer.write({tables.Blob: [_blob(_CONFIG, 300)]})
+            end = min(outer + _COMMITTED, start + count)
+            for begin in range(outer, end, _BATCH):
+                writer.write(_rows(range(begin, min(begin + _BATCH, end)), first, base_facts, chain))
+            writer.finish()
 
 
 def task_of(number: int) -> str:
@@ -105,9 +111,7 @@ def _blob(digest: str, size: int) -> dict[str, Any]:
     return {"digest": digest, "size": size, "generation": 0, "state": "ready", "created_at": START}
 
 
-def _rows(
-    numbers: range, first: tuple[int, int, int], base: tuple[int, str, int], chain: _Chain
-) -> Rows:
+def _rows(numbers: range, first: tuple[int, int, int], base: tuple[int, str, int], chain: _Chain) -> Rows:
     """Return the rows of adapters by table, in an order in which they can be inserted."""
     base_id, base_digest, parameters = base
     kinds = (
@@ -180,6 +184,10 @@ class _Writer:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._copies = session.get_bind().dialect.name == "postgresql"
+        if not self._copies:
+            session.connection().exec_driver_sql(
+                "PRAGMA cache_size = -1000000"
+            )  # KiB: digests come in no order
 
     def write(self, rows: Rows) -> None:
         for kind, values in rows.items():
@@ -203,7 +211,7 @@ class _Writer:
         dialect = self._session.get_bind().dialect
         binds = [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
         cursor: Any = self._session.connection().connection.cursor()
-        with cursor.copy(f'COPY {table.name} ({", ".join(names)}) FROM STDIN') as copy:
+        with cursor.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
             for row in self._bound(values, names, binds):
                 copy.write_row(row)
 
@@ -216,4 +224,3 @@ class _Writer:
                 row[name] if bind is None or row[name] is None else bind(row[name])
                 for name, bind in zip(names, binds, strict=True)
             ]
-

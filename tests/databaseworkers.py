@@ -7,6 +7,8 @@ its result.  They live outside of the test modules because a new process must be
 from __future__ import annotations
 
 import multiprocessing
+import os
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -77,6 +79,17 @@ def build_each_once(url: str, keys: Sequence[str], barrier: Barrier, test: Conne
                     session.add(tables.Task(id=int(key), name=key))
     database.close()
     test.send(built)
+
+
+def build_with_a_wrong_clock(
+    url: str, keys: Sequence[str], hours: float, barrier: Barrier, test: Connection
+) -> None:
+    """As `build_each_once`, in a process whose clock goes wrong by so many hours, one way or the other."""
+    shift = hours * 3600 * (1 if os.getpid() % 2 else -1)
+    right, right_ns = time.time, time.time_ns
+    time.time = lambda: right() + shift
+    time.time_ns = lambda: right_ns() + round(shift * 1e9)
+    build_each_once(url, keys, barrier, test)
 
 
 def hold_lease(url: str, key: str, ttl: float, test: Connection) -> None:

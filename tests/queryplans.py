@@ -54,9 +54,7 @@ def whole_tables(database: Database, queries: list[Query]) -> list[str]:
     for query in {query.statement: query for query in queries}.values():
         with database.read() as session:
             rows = session.connection().exec_driver_sql(prefix + query.statement, query.parameters).fetchall()
-        found = (
-            _of_sqlite(rows, query.statement) if sqlite else list(_of_postgresql(rows[0][0][0]["Plan"]))
-        )
+        found = _of_sqlite(rows, query.statement) if sqlite else list(_of_postgresql(rows[0][0][0]["Plan"]))
         problems += [f"{line}: {query.statement}" for line in found]
     return problems
 

@@ -547,3 +547,25 @@ class StoreContract:
         assert "secret" not in backend.store.url
         assert backend.reopen().url == backend.store.url
         assert backend.reopen().size(blob.digest) == blob.size
+
+    # -- documents beside the blobs --------------------------------------------------------------------------------
+
+    def test_a_document_is_written_anew_as_a_whole(self, backend: Backend) -> None:
+        assert backend.store.read_document("backup.json") is None
+        for data in (b"first, and longer", b"second", b"second"):
+            backend.store.write_document("backup.json", data)
+            assert backend.reopen().read_document("backup.json") == data
+        assert backend.names() == {"backup.json"}
+        assert list(backend.store.blobs()) == []
+
+    @pytest.mark.parametrize("name", ["format.json", "../x.json", "blobs/x.json", "x", "", "X.json"])
+    def test_a_document_has_a_plain_name_of_its_own(self, backend: Backend, name: str) -> None:
+        with pytest.raises(ValueError, match="not the name of a document"):
+            backend.store.write_document(name, b"")
+        with pytest.raises(ValueError, match="not the name of a document"):
+            backend.store.read_document(name)
+
+    def test_a_document_that_is_too_large_is_not_read(self, backend: Backend) -> None:
+        backend.write("backup.json", b" " * ((1 << 20) + 1))
+        with pytest.raises(StorageError, match="too large"):
+            backend.store.read_document("backup.json")

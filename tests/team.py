@@ -97,10 +97,12 @@ def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connec
     barrier.wait()
     try:
         worker.run(operations)
-    except BaseException:
+    except Exception:  # noqa: BLE001  the test shows it
         test.send(traceback.format_exc())
         return
-    test.send({"done": worker.done, "refused": worker.refused, "computed": worker.computed, "made": worker.made})
+    test.send(
+        {"done": worker.done, "refused": worker.refused, "computed": worker.computed, "made": worker.made}
+    )
 
 
 class _Worker:
@@ -122,7 +124,16 @@ class _Worker:
         Inputs.compute = counted  # type: ignore[method-assign]
 
     def run(self, operations: int) -> None:
-        kinds = {"register": 4, "again": 1, "alias": 4, "list": 3, "fuse": 2, "materialize": 1, "yank": 1, "show": 1}
+        kinds = {
+            "register": 4,
+            "again": 1,
+            "alias": 4,
+            "list": 3,
+            "fuse": 2,
+            "materialize": 1,
+            "yank": 1,
+            "show": 1,
+        }
         names = ["fuse", *self.random.choices(list(kinds), list(kinds.values()), k=operations - 1)]
         with self.registry:
             for turn, name in enumerate(names):
@@ -193,7 +204,9 @@ def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
         with registry.workspace.database.read() as session:
             held = session.query(tables.Lease).filter(tables.Lease.owner != "").all()
             problems += [f"the lease {lease.key} is still held by {lease.owner}" for lease in held]
-            problems += [f"an intent is left: {intent.owner}" for intent in session.query(tables.Intent).all()]
+            problems += [
+                f"an intent is left: {intent.owner}" for intent in session.query(tables.Intent).all()
+            ]
     return problems
 
 
@@ -207,7 +220,9 @@ def _versions(registry: Registry, results: list[dict[str, Any]]) -> list[str]:
             version for result in results for of, version, created in result["made"] if of == task and created
         ]
         if sorted(handed) != listed[1:]:  # the first was there before
-            problems.append(f"of {task} the versions {sorted(handed)} were handed out, and {listed} are there")
+            problems.append(
+                f"of {task} the versions {sorted(handed)} were handed out, and {listed} are there"
+            )
     return problems
 
 
@@ -215,7 +230,12 @@ def _aliases(registry: Registry) -> list[str]:
     problems = []
     with registry.workspace.database.read() as session:
         for alias in session.query(tables.Alias).all():
-            moves = session.query(tables.AliasMove).filter_by(alias_id=alias.id).order_by(tables.AliasMove.id).all()
+            moves = (
+                session.query(tables.AliasMove)
+                .filter_by(alias_id=alias.id)
+                .order_by(tables.AliasMove.id)
+                .all()
+            )
             holder, at = None, None
             for move in moves:
                 if move.from_adapter_id != holder or (at is not None and move.at < at):

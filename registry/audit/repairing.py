@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import select
+
+from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import FileEntry
 
@@ -66,7 +69,7 @@ class _Repairer:
             return self._repair_blob(problem, problem.damage)
 
     def _repair_blob(self, problem: Problem, damage: Damage) -> Repair | Problem:
-        copy = self._copies.find(damage)
+        copy = self._copies.find(damage) or self._rebuilt(damage)
         if copy is None:
             name = self._workspace.store.quarantine(damage.digest, generation=damage.generation)
             if name is None:
@@ -78,6 +81,24 @@ class _Repairer:
         detail = {"source": copy.source, "generation": generation, "moved_to": quarantined}
         self._record("blob.repaired", damage, detail, generation=generation)
         return Repair(problem, copy.source, quarantined)
+
+    def _rebuilt(self, damage: Damage) -> Copy | None:
+        """Return the file of a published fused model that is made again by its recipe, None if it is of none."""
+        from ..fuse import remake
+
+        files, fused = tables.ManifestFile, tables.Fused
+        with self._workspace.database.read() as session:
+            query = select(fused.key).join(files, files.manifest_id == fused.manifest_id)
+            keys = list(session.scalars(query.where(files.blob == damage.digest)))
+        for key in keys:
+            try:
+                remake(self._workspace, Digest(key), say=self._say)
+            except FuseryError as error:
+                self._say(f"{key[:12]} cannot be made again: {error.message}")
+            else:
+                if (copy := self._copies.find(damage)) is not None:
+                    return replace(copy, source=f"the recipe of {key[:12]}")
+        return None
 
     def _put(self, damage: Damage, copy: Copy) -> int:
         """Bring the bytes under a name that the record can point to; return its generation."""

@@ -24,12 +24,13 @@ from sqlalchemy.sql.functions import FunctionElement
 from ..errors import BadInputError, DatabaseUnavailableError, MissingExtraError, SchemaError
 from .engine import make_engine
 from .filesystems import network_file_system
-from .outages import explain, is_transient
+from .outages import explain, is_outage, is_transient
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 T = TypeVar("T")
 _URL_HINT = "write it as sqlite:////path/to/fusery.db or postgresql://user@host/database"
+_ATTEMPTS = 4
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 
 
@@ -63,6 +64,7 @@ class Database:
         """Take an engine that `make_engine` made; use `open`."""
         self._engine = engine
         self._timeout = timeout
+        self._answered = False
         self.dialect = engine.dialect.name
         self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
 
@@ -135,6 +137,27 @@ class Database:
         with self._session("write") as session:
             yield session
 
+    def repeat(self, work: Callable[[Session], T]) -> T:
+        """Run work in a write transaction; again as a whole if the connection is lost in it, or the server asks for it.
+
+        Only for work that may be done twice: whether a commit whose answer was lost has happened is not known.
+
+        Raises:
+            DatabaseUnavailableError: as for `write`.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._start(lambda: self._begun("write")) as session:
+                    done = work(session)
+                    session.commit()
+                    return done
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS or not self._may_pass(error):
+                    with self._explained():
+                        raise
+            time.sleep(0.05 * attempt)
+        raise AssertionError("the last attempt returns or raises")
+
     @contextlib.contextmanager
     def schema_change(self) -> Iterator[Connection]:
         """Yield a connection for migrations: the only writer, with foreign keys checked at the end.
@@ -190,26 +213,33 @@ class Database:
         return connection
 
     def _start(self, begin: Callable[[], T]) -> T:
-        """Begin a transaction, waiting for others for as long as `timeout` says.
+        """Begin a transaction, waiting for others, or for a server that starts again, for as long as `timeout` says.
 
         Only the beginning is tried again: nothing has been read then, so nothing can be lost.
         """
         started = time.monotonic()
         try:
-            return begin()
+            begun = begin()
         except DBAPIError as error:
             patience = self._timeout - (time.monotonic() - started)
-            if patience <= 0 or not is_transient(error):
+            if patience <= 0 or not self._may_pass(error):
                 raise
+        else:
+            self._answered = True
+            return begun
         import tenacity  # 30 ms, and hardly ever needed
 
         again = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(is_transient),
+            retry=tenacity.retry_if_exception(self._may_pass),
             wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
             stop=tenacity.stop_after_delay(patience),
             reraise=True,
         )
         return again(begin)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """Tell whether to try again; a server that never answered is rather named wrongly than starting."""
+        return is_transient(error) or (self._answered and is_outage(error))
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -23,6 +23,16 @@ WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 
 CONNECT_SECONDS = 10
 IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
+STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}
+"""What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""
+
+KEEPALIVE = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 40_000,
+}
+"""Seconds, and milliseconds at the end: a server that vanished without a word is noticed within 40 s."""
 
 
 def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = True) -> Engine:
@@ -44,7 +54,12 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
         _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
         return engine
     # Server-side prepared statements and start-up options do not survive pgbouncer; SET LOCAL does.
-    arguments = {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS, "application_name": "fusery"}
+    arguments = {
+        "prepare_threshold": None,
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "fusery",
+        **KEEPALIVE,
+    }
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **common)
     _prepare_postgresql(engine, timeout)
     return engine
@@ -81,11 +96,14 @@ def _prepare_postgresql(engine: Engine, timeout: float) -> None:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         purpose = _purpose(connection)
-        statements = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_SECONDS[purpose] * 1000}"]
+        statements = [
+            f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_SECONDS[purpose] * 1000}",
+            f"SET LOCAL statement_timeout = {STATEMENT_SECONDS[purpose] * 1000}",
+            f"SET LOCAL lock_timeout = {round(timeout * 1000)}",
+        ]
         if purpose == "read":
             statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         else:
-            statements.append(f"SET LOCAL lock_timeout = {round(timeout * 1000)}")
             statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
         # One round trip: without parameters psycopg sends several statements at once.
         connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})

@@ -98,8 +98,8 @@ def reading(
         DatabaseUnavailableError: the database did not answer.
     """
     intents = Intents(database, owner, ttl=ttl)
-    with database.write() as session:
-        intents.claim(session, digests)
+    wanted = list(digests)
+    database.repeat(lambda session: intents.claim(session, wanted))
     try:
         with intents.kept():
             yield

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import CursorResult, Update, select, update
+from sqlalchemy import CursorResult, Update, or_, select, update
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -104,11 +104,9 @@ class Lease:
             DatabaseUnavailableError: the database did not answer.
         """
         asked = _now()
-        with self._database.write() as session:
-            extended = self._fenced().values(expires=Database.clock() + self._ttl)
-            if _rows(session, extended) == 0:
-                self._lost = True
-                raise self._loss()
+        extended = self._fenced().values(expires=Database.clock() + self._ttl)
+        if self._database.repeat(lambda session: _rows(session, extended)) == 0:
+            raise self._loss()
         self._renewed = asked
 
     def publish(self, session: Session) -> None:
@@ -159,19 +157,10 @@ def acquire(database: Database, key: str, owner: Owner, *, ttl: float = TTL) -> 
         DatabaseUnavailableError: the database did not answer.
     """
     asked = _now()
-    with database.write() as session:
-        fence = _take_free(session, key, owner, ttl)
-        if fence is None:
-            holder, number, remaining = session.execute(
-                select(tables.Lease.owner, tables.Lease.fence, tables.Lease.expires - Database.clock()).where(
-                    tables.Lease.key == key
-                )
-            ).one()
-            known = Owner.parse(holder)
-            if known is None or not known.is_dead():
-                return Busy(key, known, remaining)
-            fence = _take_over(session, key, owner, ttl, number)
-    return Lease(database, key, owner, fence=fence, ttl=ttl, since=asked)
+    taken = database.repeat(lambda session: _take(session, key, owner, ttl))
+    if isinstance(taken, Busy):
+        return taken
+    return Lease(database, key, owner, fence=taken, ttl=ttl, since=asked)
 
 
 def wait(
@@ -204,6 +193,22 @@ def wait(
     return found
 
 
+def _take(session: Session, key: str, owner: Owner, ttl: float) -> int | Busy:
+    """Take the lease if that may be; return the fence, or who holds it."""
+    fence = _take_free(session, key, owner, ttl)
+    if fence is not None:
+        return fence
+    holder, number, remaining = session.execute(
+        select(tables.Lease.owner, tables.Lease.fence, tables.Lease.expires - Database.clock()).where(
+            tables.Lease.key == key
+        )
+    ).one()
+    known = Owner.parse(holder)
+    if known is None or not known.is_dead():
+        return Busy(key, known, remaining)
+    return _take_over(session, key, owner, ttl, number)
+
+
 def _take_free(session: Session, key: str, owner: Owner, ttl: float) -> int | None:
     """Insert the row, or take it over where it has run out; return the fence, or None if somebody holds it."""
     held, expires = tables.Lease, Database.clock() + ttl
@@ -213,7 +218,8 @@ def _take_free(session: Session, key: str, owner: Owner, ttl: float) -> int | No
         .on_conflict_do_update(
             index_elements=[held.key],
             set_={"owner": str(owner), "fence": held.fence + 1, "expires": expires},
-            where=held.expires < Database.clock(),
+            # Our own too: we have it if the answer to the first attempt was lost.
+            where=or_(held.expires < Database.clock(), held.owner == str(owner)),
         )
         .returning(held.fence)
     )

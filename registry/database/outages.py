@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from ..errors import BadInputError, DatabaseUnavailableError, RegistryError
 
@@ -25,7 +25,7 @@ _BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NO
 
 # SQLSTATEs, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING = "55P03", "40001", "40P01", "57P03"
-_DENIED, _READ_ONLY, _DISK_FULL, _IDLE = "42501", "25006", "53100", "25P03"
+_DENIED, _READ_ONLY, _DISK_FULL, _IDLE, _TOO_LONG = "42501", "25006", "53100", "25P03", "57014"
 _CORRUPTED = ("XX001", "XX002")
 
 
@@ -45,6 +45,19 @@ def is_transient(error: BaseException) -> bool:
         return False
     states = (_LOCK_NOT_AVAILABLE, _SERIALIZATION, _DEADLOCK, _STARTING)
     return _sqlite_code(error) in (_BUSY, _LOCKED) or _sqlstate(error) in states
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the connection was lost or not made, so that the server may be there again in a moment.
+
+    A wrong password or name looks the same to the driver: ask only where it worked before.
+    """
+    if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError | DataError):
+        return False
+    state = _sqlstate(error)
+    if error.connection_invalidated or (state or "").startswith(("08", "57P")):
+        return True
+    return isinstance(error, OperationalError) and state is None and _sqlite_code(error) is None
 
 
 def explain(error: DBAPIError, name: str, path: Path | None, timeout: float) -> RegistryError | None:
@@ -122,6 +135,10 @@ def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> Databas
     if state in (_DENIED, _READ_ONLY):
         return DatabaseUnavailableError(
             f"the database {name} refuses: {_first_line(error)}", hint="ask its owner"
+        )
+    if state == _TOO_LONG:
+        return DatabaseUnavailableError(
+            f"the database {name} took too long for one statement", hint="ask its owner what it is busy with"
         )
     if state == _DISK_FULL:
         return DatabaseUnavailableError(f"there is no space left for the database {name}")

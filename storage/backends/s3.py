@@ -69,7 +69,7 @@ class S3Objects(Objects):
 
     def start_read(self, name: str, start: int, end: int) -> Future[Any]:
         """Begin to read a range; what arrives counts as progress, however slow the line."""
-        return self.calls.start(self._get, self._start + name, start, end)
+        return self.calls.start(self._get, self._start + name, start, end, self.calls.mark())
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write an object in one request."""
@@ -125,14 +125,16 @@ class S3Objects(Objects):
     def _ask(self, operation: str, **options: Any) -> Any:
         return self.calls.run("call_s3", operation, **options)
 
-    async def _get(self, file_system: Any, key: str, start: int, end: int) -> bytes:
+    async def _get(
+        self, file_system: Any, key: str, start: int, end: int, reached: Callable[[int], None]
+    ) -> bytes:
         span = f"bytes={start}-{end - 1}"
         reply = await file_system._call_s3("get_object", Bucket=self._bucket, Key=key, Range=span)
         data, body = bytearray(), reply["Body"]
         try:
             while piece := await body.read(_PIECE):
                 data += piece
-                self.calls.progressed()
+                reached(len(data))
         finally:
             body.close()
         if len(data) < end - start:

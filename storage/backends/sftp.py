@@ -105,7 +105,7 @@ class SftpObjects(Objects):
 
     def start_read(self, name: str, start: int, end: int) -> Future[Any]:
         """Begin to read a range."""
-        return self.calls.start(self._get, self.key(name), start, end)
+        return self.calls.start(_get, self.key(name), start, end, self.calls.mark())
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write a file: part file, fsync, name."""
@@ -169,7 +169,7 @@ class SftpObjects(Objects):
         offset = 0
         for data in parts:
             if data:
-                yield partial(self.calls.start, self._put, part, data, offset)
+                yield partial(self.calls.start, _put, part, data, offset, self.calls.mark())
             offset += len(data)
 
     def _make_folders(self, path: str) -> None:
@@ -178,23 +178,25 @@ class SftpObjects(Objects):
             self.done(lambda: self.calls.run("makedirs", folder, exist_ok=True))
             self._folders.add(folder)
 
-    async def _get(self, file_system: Any, path: str, start: int, end: int) -> bytes:
-        data = bytearray()
-        async with file_system._pool.get() as channel, channel.open(path, "rb") as file:
-            while len(data) < end - start:
-                piece = await file.read(min(4 * _PIECE, end - start - len(data)), start + len(data))
-                if not piece:
-                    break
-                data += piece
-                self.calls.progressed()
-        return bytes(data)
 
-    async def _put(self, file_system: Any, path: str, data: bytes, offset: int) -> int:
-        async with file_system._pool.get() as channel, channel.open(path, "r+b") as file:
-            for start in range(0, len(data), 8 * _PIECE):
-                await file.write(data[start : start + 8 * _PIECE], offset + start)
-                self.calls.progressed()
-        return len(data)
+async def _get(file_system: Any, path: str, start: int, end: int, reached: Callable[[int], None]) -> bytes:
+    data = bytearray()
+    async with file_system._pool.get() as channel, channel.open(path, "rb") as file:
+        while len(data) < end - start:
+            piece = await file.read(min(4 * _PIECE, end - start - len(data)), start + len(data))
+            if not piece:
+                break
+            data += piece
+            reached(len(data))
+    return bytes(data)
+
+
+async def _put(file_system: Any, path: str, data: bytes, offset: int, reached: Callable[[int], None]) -> int:
+    async with file_system._pool.get() as channel, channel.open(path, "r+b") as file:
+        for start in range(0, len(data), 8 * _PIECE):
+            await file.write(data[start : start + 8 * _PIECE], offset + start)
+            reached(start + 8 * _PIECE)
+    return len(data)
 
 
 async def _create(file_system: Any, path: str) -> None:

@@ -30,7 +30,7 @@ def test_for_people(stocked: Fusery) -> None:
     assert "last event" in made.out
     assert "fusery --home NEW_HOME restore" in made.err
     restored = stocked("--home", "new", "restore", "saved")
-    assert "2 adapters on 1 bases" in restored.out
+    assert "2 adapters on 1 base\n" in restored.out
     assert "fusery audit" in restored.err
 
 

@@ -11,7 +11,7 @@ import pytest
 from collecting import Shelf, open_workspace, tear
 from installation import Installation
 
-MOMENTS = 14
+MOMENTS = 10
 LITTER = 12
 """Blobs that nothing refers to, before each collection."""
 
@@ -103,7 +103,7 @@ def test_every_system_call_of_a_collection_failed_in_turn(fault: str, installati
     number = len(log.read_text().splitlines())
     assert number > 20
     hit = 0
-    for when in range(1, number, max(1, number // 25)):
+    for when in range(1, number, max(1, number // 12)):
         litter(installation, when)
         ran = run("-o", os.devnull, "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}:when={when}")
         assert "Traceback" not in ran.stderr, (when, ran.stderr)

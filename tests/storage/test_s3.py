@@ -192,6 +192,39 @@ def test_two_writers_of_one_large_blob_both_succeed(backend: S3Backend, tmp_path
     assert [name for name in backend.names() if name.startswith("quarantine/")] == []
 
 
+MEMORY = """
+import json, resource, sys
+from pathlib import Path
+from fusery.storage.locate import open_store
+
+store = open_store(sys.argv[1], options=json.loads(sys.argv[2]))
+small, large, out = map(Path, sys.argv[3:])
+store.fetch(store.put_file(small).digest, out)  # all that is loaded once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+store.fetch(store.put_file(large).digest, out)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.slow
+def test_a_transfer_needs_the_memory_of_some_parts(backend: S3Backend, tmp_path: Path) -> None:
+    small = file_with(tmp_path, os.urandom(1 << 20), "small.bin")
+    large = tmp_path / "large.bin"
+    with large.open("wb") as file:
+        for number in range(600):
+            file.write(number.to_bytes(8) + os.urandom(8) * ((1 << 17) - 1))
+    options = json.dumps(backend.server.options())
+    paths = [str(path) for path in (small, large, tmp_path / "out.bin")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MEMORY, backend.url, options, *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sys.stderr.write(f"\nput and fetch of 600 MiB: {done.stdout.strip()} MiB more memory\n")
+    assert int(done.stdout) < 300
+
+
 # -- a network that fails ----------------------------------------------------------------------------------------------
 
 

@@ -204,6 +204,22 @@ class TestFused:
         assert len(actions(shipped, "fused.repaired")) == 1
         assert shipped.audit().ok
 
+    def test_what_is_published_is_made_again_where_the_cache_has_it_no_more(
+        self, shipped: Registry, flip: Flip
+    ) -> None:
+        made = shipped.fuse("course_rec@1", KEEP, publish="full")
+        [entry] = [file for file in made.view["files"] if file["path"] == "model.safetensors"]
+        path = shipped.workspace.store.local_path(Digest(entry["sha256"]))
+        assert path is not None
+        good = path.read_bytes()
+        shipped.workspace.cache.remove(made.view["key"])
+        flip(path)
+        report = shipped.audit(repair=True)
+        assert report.ok
+        assert [repair.source for repair in report.repaired] == [f"the recipe of {made.view['key'][:12]}"]
+        assert path.read_bytes() == good
+        assert shipped.audit().ok
+
     def test_its_base_is_repaired_first(self, shipped: Registry, flip: Flip, tiny_base: Path) -> None:
         flip(shipped.fuse("course_rec@2", KEEP).path / "model.safetensors")
         flip(path_of(shipped, "tiny", "model.safetensors"))

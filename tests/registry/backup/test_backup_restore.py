@@ -93,7 +93,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
         assert restored.audit().ok, restored.audit().problems
         adapter = tinymodels.make_adapter(tmp_path / "third", tiny_base, seed=3)
         registered = restored.register(adapter, base="tiny", task="course_rec", date="20260301")
-        assert registered.to_dict()["version"] == 3
+        assert registered.view["version"] == 3
         restored.set_alias("course_rec@3", "canary")
         assert restored.fuse("course_rec@3").cached is False
 

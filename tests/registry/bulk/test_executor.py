@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bulkworkers import break_off, die, die_once, double
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.bulk.executor import AHEAD, Processes, Serial, Threads, Workers
-from fusery.registry.errors import BadInputError
-
-
-def double(number: int) -> int:
-    """Double a number; odd ones are refused."""
-    if number % 2:
-        raise BadInputError(f"{number} is odd", hint="take another")
-    return 2 * number
-
-
-def break_off(number: int) -> int:
-    """Raise what is nobody's user's fault."""
-    raise ZeroDivisionError(str(number))
-
-
-def die_once(path: str) -> str:
-    """Kill the process, unless somebody has died of this item before."""
-    mark = Path(path)
-    if mark.name.startswith("deadly") and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return mark.name
-
-
-def die(path: str) -> str:
-    """Kill the process every time."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    return path
-
 
 KINDS = [Serial(), Threads(3)]
 

@@ -191,6 +191,18 @@ class TestWhoWorksBeside:
         assert one.strike(first) + other.strike(second) == 1
         assert shelf.row(b"garbage").generation == 1
 
+    def test_a_collector_that_wakes_up_after_another_one_and_a_deposit(self, shelf: Shelf) -> None:
+        shelf.give_up(b"twice")
+        late, prompt = shelf.marking(), shelf.marking()
+        digests = [digest_bytes(b"twice")]
+        asleep, marked = late.mark(digests), prompt.mark(digests)
+        prompt.delete(marked)
+        prompt.strike(marked)
+        shelf.keep(b"twice")
+        late.delete(asleep)
+        assert late.strike(asleep) == 0
+        assert shelf.read(b"twice") == b"twice"
+
     @pytest.mark.parametrize("steps", [1, 2])
     def test_the_next_one_finishes_what_a_killed_one_began(self, shelf: Shelf, steps: int) -> None:
         shelf.keep(b"live")

@@ -135,7 +135,7 @@ class Collecting(RuleBasedStateMachine):
 COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 TestCollecting = Collecting.TestCase
-TestCollecting.settings = settings(COMMON, max_examples=40, stateful_step_count=15)
+TestCollecting.settings = settings(COMMON, max_examples=12, stateful_step_count=15)
 
 
 class _Longer(Collecting):
@@ -143,4 +143,4 @@ class _Longer(Collecting):
 
 
 TestLonger = pytest.mark.slow(_Longer.TestCase)
-TestLonger.settings = settings(COMMON, max_examples=500, stateful_step_count=40)
+TestLonger.settings = settings(COMMON, max_examples=300, stateful_step_count=40)

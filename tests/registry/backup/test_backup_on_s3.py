@@ -1,0 +1,43 @@
+"""A backup in a bucket, made again over itself, and of a registry whose own store is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tinymodels
+from collecting import open_workspace
+from s3_server import BUCKET, find_server, running_server
+
+from fusery.registry import Registry
+
+WEED = find_server()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WEED is None, reason="no SeaweedFS here")
+def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
+    assert WEED is not None
+    (tmp_path / "s3").mkdir()
+    with running_server(WEED, tmp_path / "s3") as server:
+        options = server.options()
+        store = f"s3://{BUCKET}/live"
+        with Registry(open_workspace(tmp_path / "home", "", store, options)) as registry:
+            registry.init()
+            registry.add_base(tiny_base, name="tiny")
+            registry.backup(f"s3://{BUCKET}/saved")
+            adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+            registry.register(adapter, base="tiny", task="course_rec")
+
+            made = registry.backup(f"s3://{BUCKET}/saved")
+
+            assert made.copied[0] == 2
+            restored_store = f"s3://{BUCKET}/restored"
+            with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:
+                restored.restore(f"s3://{BUCKET}/saved")
+                assert restored.audit_all(jobs=2).ok
+                assert restored.list() == registry.list()
+        secrets = [text for name, text in options.items() if name in ("key", "secret")]
+        document = json.dumps(made.to_dict())
+        assert not any(secret in document for secret in secrets)

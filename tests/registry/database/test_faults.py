@@ -1,0 +1,230 @@
+"""A database in trouble: every command either does its work or says what failed, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import databaseworkers
+import psycopg
+import pytest
+import tinymodels
+from postgresserver import RestartedServer
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.database import Database, leases, schema
+from fusery.registry.database.owner import Owner
+from fusery.registry.errors import DatabaseUnavailableError
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
+
+KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+@pytest.fixture
+def server() -> Iterator[RestartedServer]:
+    made = RestartedServer()
+    yield made
+    made.close()
+
+
+def kill_connections(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(KILL)
+
+
+def opened(folder: Path, url: str) -> Registry:
+    settings = Settings.model_construct(
+        home=folder / "home",
+        database_url=url,
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    return Registry(Workspace(settings))
+
+
+class TestLostConnections:
+    def test_work_that_may_be_done_twice_is_done_again(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        tries = []
+
+        def add(session: tables.Record) -> None:
+            tries.append(1)
+            session.add(tables.Task(name=f"try {len(tries)}"))  # type: ignore[attr-defined]
+            if len(tries) == 1:
+                kill_connections(postgres_url)
+            session.flush()  # type: ignore[attr-defined]
+
+        database.repeat(add)  # type: ignore[arg-type]
+        with database.read() as session:
+            assert [task.name for task in session.query(tables.Task)] == ["try 2"]
+        database.close()
+
+    def test_other_work_is_not_and_says_so(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        with (
+            pytest.raises(DatabaseUnavailableError, match="lost the connection") as caught,
+            database.write() as session,
+        ):
+            session.add(tables.Task(name="a"))
+            kill_connections(postgres_url)
+            session.flush()
+        assert caught.value.hint
+        with database.read() as session:  # on a new connection
+            assert session.query(tables.Task).count() == 0
+        database.close()
+
+    def test_it_is_not_tried_for_ever(self, postgres_url: str) -> None:
+        database = Database.open(postgres_url)
+        tries = []
+
+        def fail(session: object) -> None:
+            tries.append(1)
+            kill_connections(postgres_url)
+            session.execute(text("SELECT 1"))  # type: ignore[attr-defined]
+
+        with pytest.raises(DatabaseUnavailableError):
+            database.repeat(fail)
+        assert 1 < len(tries) < 10
+        database.close()
+
+    def test_a_lease_whose_answer_was_lost_is_ours(
+        self, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The commit has happened and its answer is lost: trying again must not find a stranger in possession."""
+        database = Database.open(postgres_url)
+        from sqlalchemy.orm import Session
+
+        commit, lost = Session.commit, []
+
+        def commit_and_lose(session: Session) -> None:
+            commit(session)
+            if not lost:
+                lost.append(1)
+                raise OperationalError("COMMIT", {}, psycopg.OperationalError("server closed the connection"))
+
+        monkeypatch.setattr(Session, "commit", commit_and_lose)
+        lease = leases.acquire(database, "k", Owner.current())
+        assert isinstance(lease, leases.Lease)
+        assert (lost, lease.fence) == ([1], 2)
+        with database.write() as session:
+            lease.publish(session)
+        database.close()
+
+    def test_a_server_that_never_answered_is_named_at_once(self, tmp_path: Path) -> None:
+        database = Database.open(f"postgresql://nobody@/none?host={tmp_path}")
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailableError, match="cannot use"), database.read():
+            pytest.fail("there is no server")
+        assert time.monotonic() - started < 5
+
+    def test_a_pooled_connection_has_no_state(self, postgres_url: str) -> None:
+        """What pgbouncer needs to give each transaction another connection of the server's."""
+        database = Database.open(postgres_url)
+        watched = "SELECT name, setting FROM pg_settings WHERE source = 'session'"
+        for _ in range(8):  # psycopg prepares by itself from the fifth time on, if it may
+            with database.write() as session:
+                session.execute(text("SELECT count(*) FROM task WHERE name = :name"), {"name": "a"})
+            with database.read() as session:
+                assert session.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one() == 0
+        with database._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            names = {row.name for row in connection.execute(text(watched))}
+            assert names.isdisjoint(
+                {"lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"}
+            )
+            locks = connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+            assert locks.scalar_one() == 0
+        database.close()
+
+
+@pytest.mark.slow
+class TestRestart:
+    def test_a_command_waits_for_a_server_that_starts_again(self, server: RestartedServer) -> None:
+        database = Database.open(server.url)
+        schema.upgrade(database)
+        server.crash()
+        later = threading.Timer(1.5, server.start)
+        later.start()
+        with database.write() as session:
+            session.add(tables.Task(name="a"))
+        later.join()
+        with database.read() as session:
+            assert session.query(tables.Task).count() == 1
+        database.close()
+
+    def test_registering_while_the_server_crashes(self, server: RestartedServer, tmp_path: Path) -> None:
+        base = tinymodels.make_base(tmp_path / "tiny", layers=2)
+        folders = [
+            tinymodels.make_adapter(tmp_path / f"adapter{seed}", base, seed=seed, num_layers=1, rank=2)
+            for seed in range(24)
+        ]
+        done: list[str] = []
+        failed: list[DatabaseUnavailableError] = []
+        with opened(tmp_path, server.url) as registry:
+            registry.init()
+            registry.add_base(base, name="tiny", reference=True)
+            ended = threading.Event()
+
+            def crash() -> None:
+                while not ended.wait(0.7):
+                    server.crash()
+                    server.start()
+
+            trouble = threading.Thread(target=crash)
+            trouble.start()
+            for folder in folders:
+                for _ in range(20):
+                    try:
+                        done.append(registry.register(folder, base="tiny", task="course_rec").view["name"])
+                        break
+                    except DatabaseUnavailableError as error:
+                        failed.append(error)
+            ended.set()
+            trouble.join()
+            assert all(
+                error.hint or "starting" in error.message or "cannot use" in error.message for error in failed
+            )
+            assert len(done) == len(set(done)) == len(folders)
+            assert [view["version"] for view in registry.history("course_rec")] == list(
+                range(1, len(folders) + 1)
+            )
+            assert registry.audit().ok
+            with registry.workspace.database.read() as session:
+                assert list(events.verify_chain(session)) == []
+
+
+class TestClocks:
+    def test_a_wrong_clock_changes_nothing(self, database: Database, database_url: str) -> None:
+        """Two hours ahead and two hours behind: leases last no shorter and no longer, and records have the right time."""
+        keys = [str(number) for number in range(1, 6)]
+        started = datetime.now(UTC)
+        built = databaseworkers.run_all(databaseworkers.build_with_a_wrong_clock, 6, database_url, keys, 2.0)
+        assert sorted(key for each in built for key in each) == keys
+        with database.read() as session:
+            now = Database.utcnow(session)
+            assert {lease.owner for lease in session.query(tables.Lease)} == {""}
+        assert abs((now - started).total_seconds()) < 600
+
+    def test_records_have_the_time_of_the_database(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = time.time
+        monkeypatch.setattr(time, "time", lambda: right() + 7200)
+        lease = leases.acquire(database, "k", Owner.current(), ttl=60.0)
+        assert isinstance(lease, leases.Lease)
+        lease.check()
+        monkeypatch.setattr(time, "time", lambda: right() - 7200)
+        lease.check()
+        assert isinstance(leases.acquire(database, "k", Owner.current()), leases.Busy)
+        with database.write() as session:
+            event = events.record(session, action="test", kind="task", subject="a", detail={}, actor="worker")
+            lease.publish(session)
+        assert abs(event.at.timestamp() - right()) < 60

