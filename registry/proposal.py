@@ -10,9 +10,7 @@ from .names import AdapterName, parse_date, parse_task
 from .submission import Submission
 
 
-def proposed_name(
-    folder: AdapterFolder, submission: Submission, day: dt.date | None = None
-) -> AdapterName:
+def proposed_name(folder: AdapterFolder, submission: Submission, day: dt.date | None = None) -> AdapterName:
     """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next.
 
     Args:
