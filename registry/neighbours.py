@@ -122,7 +122,7 @@ def _candidates(
     digest: str,
     parent: str | None,
 ) -> list[_Known]:
-    query = (
+    every = (
         select(
             tables.Adapter.name,
             tables.Adapter.digest,
@@ -141,14 +141,15 @@ def _candidates(
             tables.ManifestFile.path == WEIGHTS,
             tables.ManifestFile.sha256 != digest,
         )
-        # By number and not by sorting: however many there are, only the newest are looked at.
-        .order_by(tables.Adapter.id.desc())
         .limit(READ)
     )
-    ours = select(tables.Task.id).where(tables.Task.name == (task or "")).scalar_subquery()
-    rows = {row.name: row for row in session.execute(query.where(tables.Adapter.task_id == ours))}
+    ours = session.scalar(select(tables.Task.id).where(tables.Task.name == (task or "")))
+    # Each along an index and not by sorting: however many there are, only the newest are looked at.
+    of_task = every.where(tables.Adapter.task_id == ours).order_by(tables.Adapter.version.desc())
+    rows = {row.name: row for row in session.execute(of_task)} if ours is not None else {}
     if len(rows) < READ:
-        rows = {**rows, **{row.name: row for row in session.execute(query) if row.name not in rows}}
+        newest = every.order_by(tables.Adapter.id.desc())
+        rows = {**rows, **{row.name: row for row in session.execute(newest) if row.name not in rows}}
     found = []
     for row in itertools.islice(rows.values(), READ):
         # What would have to be fetched first is left out.
