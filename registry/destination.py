@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sqlalchemy import select
 
@@ -40,7 +42,7 @@ def refuse_ours(workspace: Workspace, place: Path) -> None:
     if (database := workspace.database.path) is not None:
         guarded["the database's folder"] = database.parent
     if workspace.store.capabilities.local:
-        guarded["the store"] = Path(workspace.store.url)
+        guarded["the store"] = Path(url2pathname(urlsplit(workspace.store.url).path))
     with workspace.database.read() as session:
         for base in session.scalars(select(tables.BaseModel).where(tables.BaseModel.location.is_not(None))):
             guarded[f"the base {base.names[0].name}"] = Path(str(base.location))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_file
 
 
@@ -194,3 +197,28 @@ def test_a_file_slipped_into_a_bundle_is_found(stocked: Registry, tmp_path: Path
     stocked.materialize("course_rec@1", tmp_path / "out")
     (tmp_path / "out" / "model-evil.safetensors").write_bytes(b"x")
     assert [problem.code for problem in stocked.audit().problems] == ["bundle_added"]
+
+
+def test_a_store_outside_of_the_home_is_no_place_for_a_bundle(
+    tmp_path: Path, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    """Its folder is kept as a URL; a blank in it is written otherwise there."""
+    store = tmp_path / "our store"
+    settings = Settings.model_construct(
+        home=tmp_path / "home",
+        database_url="",
+        store_url=str(store),
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        publish="recipe",
+        user="tester",
+    )
+    with Registry(Workspace(settings)) as registry:
+        registry.init()
+        registry.add_base(tiny_base, name="tiny")
+        registry.register(make_adapter(), base="tiny", task="course_rec")
+        for place in (store, store / "bundle", tmp_path):
+            with pytest.raises(BadInputError, match="cannot be a bundle"):
+                registry.materialize("course_rec@1", place, force=True)
+        assert registry.audit().ok
