@@ -1,9 +1,8 @@
-"""`fusery fuse` and `materialize`: from an adapter to a model, and to something deployable."""
+"""`fusery fuse`: from an adapter to a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +13,6 @@ from .text import share, size
 
 _PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
-_TARGETS = ("model", "docker")
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
 
 
@@ -128,77 +126,3 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
 def _fidelity(fidelity: dict[str, Any]) -> str:
     noise = "" if fidelity["noise"] is None else f", {share(fidelity['noise'])} noise"
     return f"{fidelity['verdict']}, {share(fidelity['retained'])} of the update retained{noise}"
-
-
-@command("materialize")
-@click.argument("reference", metavar="[REF]", required=False)
-@click.argument("destination", metavar="DEST", required=False)
-@bulk_options
-@click.option("--target", type=click.Choice(_TARGETS), default="model", help="What to write.")
-@click.option("--force", is_flag=True, help="Replace what is at DEST.")
-@click.option(
-    "--link", is_flag=True, help="Hard links into the cache instead of copies; do not edit the files."
-)
-@request_options
-def materialize_command(
-    session: Session,
-    reference: str | None,
-    destination: str | None,
-    target: str,
-    force: bool,
-    link: bool,
-    **options: Any,
-) -> int:
-    """Write a deployable bundle: a model folder or a Dockerfile bundle.
-
-    DEST is a folder that does not exist yet.  With --all it has {name} in it, which becomes each adapter's name; bundles
-    that stand there already, as recorded, are left as they are.
-    """
-    if options["every"] and destination is None:
-        reference, destination = None, reference
-    chosen = choice(options, reference)
-    if destination is None:
-        raise click.UsageError("Missing argument 'DEST'.")
-    request = make_request(options)
-    if reference is None:
-        with counting(session, "writing") as told:
-            done = session.registry.materialize_all(
-                destination,
-                request,
-                target=target,
-                force=force,
-                link=link,
-                **(chosen or {}),
-                say=session.say,
-                told=told,
-            )
-        return report(session, done, verb="written", adapter=lambda document: document["adapters"][0])
-    with session.progress("fusing") as progress:
-        bundle = session.registry.materialize(
-            reference,
-            Path(destination),
-            target=target,
-            request=request,
-            force=force,
-            link=link,
-            say=session.say,
-            progress=progress,
-        )
-    document = bundle.to_dict()
-
-    def human() -> None:
-        total = sum(file["size"] for file in document["files"])
-        session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
-        session.print(
-            f"  {target}, {len(document['files'])} files, {size(total)}, digest {document['digest'][:12]}"
-        )
-        session.say(f"Next: {_next_step(target, document['path'])}")
-
-    session.emit(document, names=[document["path"]], human=human)
-    return 0
-
-
-def _next_step(target: str, path: str) -> str:
-    if target == "docker":
-        return f"docker build -t NAME {path}   (or, without a container: cd {path} && python server.py)"
-    return f"mlx_lm.generate --model {path} --prompt TEXT"

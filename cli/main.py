@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
     "fidelity": ("fidelity", "Show how much of an adapter a fused model holds, or what to ship it as."),
     "probe": ("probe", "Compare what two models answer to prompts."),
-    "materialize": ("fuse", "Write a deployable bundle: a model folder or a Dockerfile bundle."),
+    "materialize": ("materialize", "Write a deployable bundle: a folder, an archive, an image's sources."),
     "export": (
         "export",
         "Write an adapter's folder, ready for git: weights, configuration, metadata, model card.",

@@ -6,31 +6,27 @@ The folder has the weights and their configuration, `adapter_metadata.json` with
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from fusery.storage.failures import os_failures
 from fusery.storage.manifest import Manifest
-from fusery.storage.publishing import publish_folder
 
-from . import events, tables
+from . import tables
 from .adapter_files import METADATA
+from .bundle_records import note_replaced, record_bundle
 from .bundles.rendering import render, resource
+from .bundles.source import Files
 from .bundles.writing import BundleFolder
-from .destination import beside, holds, occupied, place_of, refuse_ours, sync_tree, taken
-from .errors import AlreadyExistsError, BadInputError
+from .delivery import Place, deliver, place_at
+from .errors import BadInputError
 from .ingredients import refuse_yanked
 from .renderings.documents import document_bytes
 from .renderings.fetching import fetch_form
 from .renderings.passport import passport
 from .renderings.record import own_form, record_rendering, rendering_of
-from .renderings.render import FORM_FILES, FORMS, Form
+from .renderings.render import FORMS, Form
 from .resolve import resolve_adapter
 from .views import adapter_view
 
@@ -115,26 +111,22 @@ def export_adapter(
     if form is not None and form not in FORMS:
         raise BadInputError(f"there is no format {form[:40]!r}", hint=f"--format {'|'.join(FORMS)}")
     facts = _facts(workspace, reference, form)
-    place = place_of(destination / FOLDER.format(facts.adapter.name))
-    refuse_ours(workspace, place)
-    _require_free(place)
-    with workspace.cache.scratch() as scratch, beside(place) as temp:
-        say(f"writing {place.name}")
+    place = place_at(workspace, destination / FOLDER.format(facts.adapter.name))
+    place.refuse_ours(workspace)
+    place.require_free(force=True)  # what is there may be the very same, and is compared
+    with workspace.cache.scratch() as scratch:
         files = fetch_form(workspace, facts.adapter, facts.form, scratch / "adapter")
         rendering = rendering_of(files, facts.form)
-        manifest = _fill(BundleFolder(temp), facts, files, rendering)
-        existed = place.is_dir() and holds(place, manifest)
-        if not existed:
-            if occupied(place) and not force:
-                raise taken(place)
-            # Before the old folder gives way, or a crash in between would leave a record of bytes that are gone.
-            _note_replaced(workspace, place)
-            with os_failures(f"write {place}", near=place.parent):
-                sync_tree(temp)
-                publish_folder(temp, place, replace=force or place.is_dir())
-    _record(workspace, facts, place, manifest, rendering)
+
+        def fill(folder: Path) -> Manifest:
+            say(f"writing {place.name}")
+            return _fill(BundleFolder(folder), facts, files, rendering)
+
+        done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
+    _record(workspace, facts, place, done.manifest, rendering)
     name, digest = facts.adapter.name, facts.adapter.digest
-    return Exported(name, digest, facts.form, facts.rendered, place, manifest, existed)
+    path = Path(place.text)
+    return Exported(name, digest, facts.form, facts.rendered, path, done.manifest, done.existed)
 
 
 def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
@@ -154,18 +146,8 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
         )
 
 
-def _require_free(place: Path) -> None:
-    """Refuse a place that cannot become a folder, before anything is fetched."""
-    if os.path.lexists(place) and not place.is_dir():
-        raise AlreadyExistsError(f"{place} is a file", hint="give another folder")
-    parent = next(folder for folder in place.parents if folder.exists())
-    if not parent.is_dir():
-        raise BadInputError(f"{parent} is a file and cannot hold a folder", hint="give another folder")
-
-
 def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], rendering: Manifest) -> Manifest:
-    weights = files[FORM_FILES[facts.form][0]]
-    bundle.copy(weights.parent, rendering)
+    bundle.copy(Files(files, rendering))
     document = passport(
         facts.view, facts.base, facts.parent, facts.form, facts.rendered, rendering, files.get(METADATA)
     )
@@ -183,51 +165,21 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
     return bundle.manifest()
 
 
-def _note_replaced(workspace: Workspace, place: Path) -> None:
-    bundle = tables.Bundle
-    with workspace.database.write() as session:
-        for replaced in session.scalars(select(bundle).where(bundle.path == str(place))):
-            replaced.path = f"{place} (replaced)"
-
-
 def _record(
-    workspace: Workspace, facts: _Facts, place: Path, manifest: Manifest, rendering: Manifest
+    workspace: Workspace, facts: _Facts, place: Place, manifest: Manifest, rendering: Manifest
 ) -> None:
-    from .deposit import record_manifest
-
-    bundle, target = tables.Bundle, f"adapter-{facts.form}"
     with workspace.database.write() as session:
-        now = workspace.database.utcnow(session)
         adapter = session.get_one(tables.Adapter, facts.adapter.id)
         if facts.rendered:
+            now = workspace.database.utcnow(session)
             record_rendering(session, adapter, facts.form, rendering, now)
-        if _is_known(session, place, manifest, target):
-            return
-        session.add(
-            bundle(
-                target=target,
-                path=str(place),
-                digest=manifest.digest,
-                manifest_id=record_manifest(session, manifest).id,
-                created_at=now,
-                created_by=workspace.actor,
-                adapters=[adapter],
-            )
-        )
-        events.record(
+        record_bundle(
             session,
+            workspace,
             action="adapter.exported",
-            kind="bundle",
-            subject=manifest.digest,
-            detail={"target": target, "path": str(place), "adapter": adapter.name},
-            actor=workspace.actor,
-            at=now,
+            target=f"adapter-{facts.form}",
+            place=place.text,
+            manifest=manifest,
+            adapters=[adapter],
+            detail={"adapter": adapter.name},
         )
-
-
-def _is_known(session: Session, place: Path, manifest: Manifest, target: str) -> bool:
-    bundle = tables.Bundle
-    known = select(bundle.id).where(
-        bundle.path == str(place), bundle.digest == manifest.digest, bundle.target == target
-    )
-    return session.scalar(known) is not None

@@ -1,34 +1,31 @@
-"""Materializing: from a reference to something deployable in a folder of the user's, recorded with its digest."""
+"""Materializing: from references to something deployable at a place of the user's, recorded with its digest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from fusery.storage.digest import Digest
-from fusery.storage.failures import os_failures
-from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.publishing import publish_folder
+from fusery.storage.manifest import Manifest
 
-from . import events, tables
-from .bundles import TARGETS, BundleSource, Target, write_bundle
-from .destination import beside, holds, occupied, place_of, refuse_ours, require_free, sync_tree, taken
+from . import tables
+from .bundle_records import note_replaced, record_bundle
+from .bundle_sources import Gathered, adapters_source, fused_source
+from .bundles import Choices, Content, Target, Written, find_target, write_bundle
+from .delivery import Place, deliver, place_at
 from .errors import BadInputError
-from .fuse import FusedModel, FuseRequest, fuse_to_read
-from .names import compact_date
+from .fuse import FuseRequest
 from .resolve import resolve_adapter
-from .views import fused_line, module_view, moment
 
 if TYPE_CHECKING:
+    from .bundles.layout import Layout
     from .workspace import Workspace
 
-_WORST = 5
-"""Modules that a model card names."""
+_ARCHIVES = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,174 +34,144 @@ class Materialized:
 
     Attributes:
         target: what it is for.
-        path: where it lies.
+        path: where it lies: a path or a URL.
         manifest: its files.
         adapters: names of the adapters in it.
-        fused: the fused model it was made from.
+        fused: digest of the fused model it was made from, None where nothing is fused.
         existed: the very same bundle was there already.
+        layout: what its consumer finds in it.
     """
 
-    target: Target
-    path: Path
+    target: str
+    path: str
     manifest: Manifest
     adapters: tuple[str, ...]
-    fused: FusedModel
+    fused: str | None
     existed: bool
+    layout: Layout
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as DESIGN section 9 prints it."""
         return {
             "target": self.target,
-            "path": str(self.path),
+            "path": self.path,
             "digest": self.manifest.digest,
             "adapters": list(self.adapters),
-            "fused": self.fused.view["digest"],
+            "fused": self.fused,
             "existed": self.existed,
+            "layout": self.layout.to_dict(),
             "files": [entry.to_dict() for entry in self.manifest],
         }
 
 
 def materialize(
     workspace: Workspace,
-    reference: str,
-    destination: Path,
+    references: Sequence[str],
+    destination: str | Path,
     *,
     target: str,
     request: FuseRequest,
+    content: Content | None = None,
+    choices: Choices | None = None,
     force: bool = False,
-    link: bool = False,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Materialized:
-    """Fuse an adapter if need be, and write a bundle of it to a folder that does not exist yet.
+    """Write a bundle to a place that does not exist yet, and fuse before if need be.
 
     The bundle appears under its name at once and whole, or not at all; a second time, unchanged, it is left as it is.
 
     Args:
         workspace: the registry's parts.
-        reference: the adapter.
-        destination: the folder to write.
-        target: `model` or `docker`.
+        references: the adapters; one, where the target holds a fused model.
+        destination: a path, or a URL of any kind that a store can have.
+        target: one of `bundles.TARGETS`.
         request: how to fuse.
+        content: fused or not, where the target can hold either; None for what suits it.
+        choices: what the target is to do in which way.
         force: replace what is at the destination.
-        link: hard links into the cache instead of copies; an edit of such a file would damage the cache.
         say: told what is going on.
         progress: as for `fuse`.
 
     Raises:
         AlreadyExistsError: there is something else at the destination.
-        BadInputError: there is no such target.
+        BadInputError: there is no such target, or it does not hold what is asked for.
         StoreDeniedError: the destination's folder may not be written.
         FuseryError: as `fuse` has it.
     """
-    chosen = next((known for known in TARGETS if known == target), None)
-    if chosen is None:
-        raise BadInputError(f"there is no target {target[:40]!r}", hint=f"--target {'|'.join(TARGETS)}")
-    place = place_of(destination)
-    refuse_ours(workspace, place)
-    require_free(place, force)
-    with (
-        fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused,
-        beside(place) as temp,
-    ):
-        source = _source(workspace, fused)
-        say(f"writing {place.name}")
-        manifest = write_bundle(source, chosen, temp, link=link)
-        existed = place.is_dir() and holds(place, manifest)
-        if not existed:
-            if occupied(place) and not force:
-                raise taken(place)
-            # Before the old bundle gives way, or a crash in between would leave a record of bytes that are gone.
-            _note_replaced(workspace, place)
-            with os_failures(f"write {place}", near=place.parent):
-                sync_tree(temp)
-                # An empty folder, which somebody may have made for this, gives way without being asked.
-                publish_folder(temp, place, replace=force or place.is_dir())
-    _record(workspace, fused, chosen, place, manifest)
-    return Materialized(chosen, place, manifest, (fused.view["adapter"],), fused, existed)
+    chosen = find_target(target)
+    if not references:
+        raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
+    holding = chosen.content(content, len(references))
+    options = choices or Choices()
+    if chosen.single:
+        destination, options = _archive(destination, options)
+    place = place_at(workspace, destination, single=chosen.single)
+    place.refuse_ours(workspace)
+    place.require_free(force)
+    written: list[Written] = []
+    with _gathered(workspace, references, chosen, holding, request, say, progress) as gathered:
+
+        def fill(folder: Path) -> Manifest:
+            say(f"writing {place.name}")
+            written.append(write_bundle(gathered.source, chosen, folder, options))
+            return written[-1].manifest
+
+        done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
+    _record(workspace, gathered, chosen, place, done.manifest)
+    layout = written[-1].layout
+    return Materialized(
+        chosen.name, place.text, done.manifest, gathered.adapters, gathered.fused, done.existed, layout
+    )
 
 
-def _source(workspace: Workspace, fused: FusedModel) -> BundleSource:
-    view = fused.view
-    with workspace.database.read() as session:
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == view["key"])).one()
-        adapter, base = resolve_adapter(session, view["adapter"]), row.base
-        dataset, line = adapter.dataset, fused_line(row, adapter.name)
-        provenance = {
-            "key": row.key,
-            "digest": row.digest,
-            "base": {"name": base.names[0].name, "digest": base.digest},
-            "adapter": {
-                "name": adapter.name,
-                "digest": adapter.digest,
-                "task": adapter.task.name,
-                "version": adapter.version,
-                "date": compact_date(adapter.date),
-                "rank": adapter.rank,
-                "alpha": adapter.alpha,
-                "scale": adapter.scale,
-                "val_loss": adapter.val_loss,
-                "dataset": dataset.name if dataset else None,
-            },
-            "with": [
-                {"adapter": extra.adapter.name, "weight": extra.weight, "digest": extra.adapter.digest}
-                for extra in row.extras
-            ],
-            "recipe": row.recipe,
-            **{key: line[key] for key in ("format", "weights_bytes", "times_base", "rebuild")},
-            "fidelity": {**line["fidelity"], "worst": _worst(row)},
-            "created_at": moment(row.created_at),
-            "tool": f"fusery {version('fusery')}",
-        }
-    entries = (FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in view["files"])
-    return BundleSource(fused.path, Manifest.of(entries), provenance, adapter.name)
-
-
-def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
-    """Return the modules that retained least."""
-    known = [module for module in fused.modules if module.retained is not None]
-    least = sorted(known, key=lambda module: (module.retained, module.module))[:_WORST]
-    return [module_view(module) for module in least]
-
-
-def _note_replaced(workspace: Workspace, place: Path) -> None:
-    bundle = tables.Bundle
-    with workspace.database.write() as session:
-        for replaced in session.scalars(select(bundle).where(bundle.path == str(place))):
-            replaced.path = f"{place} (replaced)"
-
-
-def _record(workspace: Workspace, fused: FusedModel, target: Target, place: Path, manifest: Manifest) -> None:
-    from .deposit import record_manifest
-
-    bundle = tables.Bundle
-    with workspace.database.write() as session:
-        known = select(bundle).where(
-            bundle.path == str(place), bundle.digest == manifest.digest, bundle.target == target
+def _gathered(
+    workspace: Workspace,
+    references: Sequence[str],
+    target: Target,
+    content: Content,
+    request: FuseRequest,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> AbstractContextManager[Gathered]:
+    if content == "fused":
+        return fused_source(workspace, references[0], request, say=say, progress=progress)
+    if request != FuseRequest():
+        raise BadInputError(
+            "how to fuse was given, and nothing is fused for this bundle",
+            hint="leave --precision and the like out",
         )
-        if session.scalar(known) is not None:
-            return
-        now = workspace.database.utcnow(session)
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
-        adapter = resolve_adapter(session, fused.view["adapter"])
-        session.add(
-            bundle(
-                target=target,
-                path=str(place),
-                digest=manifest.digest,
-                manifest_id=record_manifest(session, manifest).id,
-                fused_id=row.id,
-                created_at=now,
-                created_by=workspace.actor,
-                adapters=[adapter],
-            )
-        )
-        events.record(
+    return adapters_source(workspace, references, target.form, with_base=target.base)
+
+
+def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:
+    """Return where an archive goes, and how it is compressed: its name says it, or gets to say it."""
+    name = str(destination)
+    for suffix, compression in _ARCHIVES.items():
+        if name.lower().endswith(suffix):
+            return destination, replace(choices, compression=compression)
+    longer = f"{name}.tar.{choices.compression}"
+    return (Path(longer) if isinstance(destination, Path) else longer), choices
+
+
+def _record(
+    workspace: Workspace, gathered: Gathered, target: Target, place: Place, manifest: Manifest
+) -> None:
+    with workspace.database.write() as session:
+        row = None
+        if gathered.key is not None:
+            row = session.scalars(select(tables.Fused).where(tables.Fused.key == gathered.key)).one()
+        adapters = [resolve_adapter(session, name) for name in gathered.adapters]
+        record_bundle(
             session,
+            workspace,
             action="bundle.written",
-            kind="bundle",
-            subject=manifest.digest,
-            detail={"target": target, "path": str(place), "fused": row.key, "adapter": adapter.name},
-            actor=workspace.actor,
-            at=now,
+            target=target.name,
+            place=place.text,
+            manifest=manifest,
+            adapters=adapters,
+            fused=row,
+            detail={"fused": gathered.key, "adapter": gathered.adapters[0]}
+            if len(adapters) == 1
+            else {"fused": gathered.key, "adapters": list(gathered.adapters)},
         )

@@ -246,31 +246,20 @@ class Registry(Releases, Upkeep, Moves):
 
     def materialize(
         self,
-        reference: str,
+        reference: str | Sequence[str],
         destination: str | Path,
         *,
         target: str = "model",
         request: FuseRequest | None = None,
-        force: bool = False,
-        link: bool = False,
-        say: Callable[[str], None] = _silent,
-        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
     ) -> Materialized:
-        """Write a deployable bundle; see `fusery.registry.materialize.materialize`."""
+        """Write a deployable bundle; see `fusery.registry.materialize.materialize`, which has the options."""
         from .fuse import FuseRequest
         from .materialize import materialize
 
-        return materialize(
-            self.workspace,
-            reference,
-            Path(destination),
-            target=target,
-            request=request or FuseRequest(),
-            force=force,
-            link=link,
-            say=say,
-            progress=progress,
-        )
+        names = [reference] if isinstance(reference, str) else reference
+        fusing = request or FuseRequest()
+        return materialize(self.workspace, names, destination, target=target, request=fusing, **options)
 
     def export(
         self,

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from .errors import StorageError, StoreUnavailableError
 from .interface import BlobStore
 from .local import LocalStore
+
+if TYPE_CHECKING:
+    from .tree import RemoteTree
 
 
 class StoreUrlError(StorageError):
@@ -97,18 +100,41 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> BlobSto
         StoreUrlError: the URL has an unknown protocol, a chain (`::`), a user, a password or a query in it.
         StorageError: the package for the protocol is not installed, or refuses the options.
     """
+    local = local_path(url)
+    if local is not None:
+        return LocalStore(local)
+    from .remote import FsspecStore
+
+    return FsspecStore(*_open_remote(url, options or {}))
+
+
+def open_tree(url: str, *, options: Mapping[str, Any] | None = None) -> RemoteTree:
+    """Open a folder of files at a URL that is no local one; nothing is written, and nothing is read yet.
+
+    Args:
+        url: as for `open_store`.
+        options: as for `open_store`.
+
+    Raises:
+        StoreUrlError: as `open_store`.
+        StorageError: as `open_store`.
+    """
+    from .tree import RemoteTree
+
+    return RemoteTree(*_open_remote(url, options or {}))
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a URL of this machine, or a path, means; None for one beyond it.
+
+    Raises:
+        StoreUrlError: it is not a URL that a store or a bundle could be at.
+    """
     _require_plain(url)
     match = _SCHEME.fullmatch(url)
     if match is None:
-        return LocalStore(Path(url))
-    scheme = match["scheme"].lower()
-    if scheme == "file":
-        return LocalStore(_file_path(url))
-    protocol = PROTOCOLS.get(scheme)
-    if protocol is None:
-        known = ", ".join(["file", *PROTOCOLS])
-        raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
-    return _open_remote(scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"]), options or {})
+        return Path(url)
+    return _file_path(url) if match["scheme"].lower() == "file" else None
 
 
 def display_url(url: str) -> str:
@@ -170,12 +196,13 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
     return "/".join(parts)
 
 
-def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> BlobStore:
+def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str]:
+    """Return the file system at a URL, the prefix in it, and the URL for people."""
     from .secrets import remember, without_secrets
 
+    scheme, protocol, place = _parse(url)
     remember(options)
     try:
-        from .remote import FsspecStore
         from .remote_errors import describe, foreign_errors
 
         file_system = _file_system(scheme, protocol, place, options)
@@ -195,7 +222,18 @@ def _open_remote(scheme: str, protocol: Protocol, place: str, options: Mapping[s
             hint="check the credentials in the environment, and FUSERY_STORE_OPTIONS",
         ) from without_secrets(error)
     prefix = place.partition("/")[2] if protocol.has_host else place
-    return FsspecStore(file_system, prefix, f"{scheme}://{place}")
+    return file_system, prefix, f"{scheme}://{place}"
+
+
+def _parse(url: str) -> tuple[str, Protocol, str]:
+    _require_plain(url)
+    match = _SCHEME.fullmatch(url)
+    scheme = match["scheme"].lower() if match else "file"
+    protocol = PROTOCOLS.get(scheme)
+    if match is None or protocol is None:
+        known = ", ".join(["file", *PROTOCOLS])
+        raise StoreUrlError(f"no store speaks {scheme[:20]!r}", hint=f"use a path or one of: {known}")
+    return scheme, protocol, _bucket_and_prefix(scheme, protocol, match["rest"])
 
 
 def _file_system(scheme: str, protocol: Protocol, place: str, options: Mapping[str, Any]) -> Any:

@@ -257,7 +257,7 @@ class FsspecStore(BlobStore):
             if progress:
                 progress(count)
 
-        parts = _parts(source, blob.digest, self._objects.part_size(blob.size))
+        parts = read_parts(source, blob.digest, self._objects.part_size(blob.size))
         name = blob_name(blob.digest, blob.generation)
         is_new = self._objects.upload(name, parts, blob.size, exclusive=exclusive, progress=tell)
         if progress and told < blob.size:
@@ -284,8 +284,8 @@ class FsspecStore(BlobStore):
         raise StoreUnavailableError(f"the store {self.url} does not keep what is written to it")
 
 
-def _parts(source: Source, digest: Digest, size: int) -> Iterator[bytes]:
-    """Read a file in parts; the last is given out only if all of them have the digest.
+def read_parts(source: Source, digest: Digest, size: int) -> Iterator[bytes]:
+    """Read a file in parts of `size` bytes; the last is given out only if all of them have the digest.
 
     Raises:
         StorageError: the file is not any more what it was when it was hashed.

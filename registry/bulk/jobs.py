@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundles import Choices
 from ..errors import BadInputError
 from ..fuse_request import FuseRequest
 from ..workspace import Workspace
@@ -83,7 +84,7 @@ class MaterializeJob:
         pattern: the destination, absolute, with `{name}` in it.
         target: of the bundle.
         force: replace what is there.
-        link: hard links instead of copies.
+        choices: what the target is to do in which way.
     """
 
     site: Site
@@ -91,7 +92,7 @@ class MaterializeJob:
     pattern: str
     target: str
     force: bool
-    link: bool
+    choices: Choices
 
     def __call__(self, name: str) -> Document:
         """Return what `materialize --json` prints of an adapter; what is there already, as recorded, is left alone."""
@@ -105,12 +106,12 @@ class MaterializeJob:
                 return known
             bundle = materialize(
                 workspace,
-                name,
+                [name],
                 place,
                 target=self.target,
                 request=self.request,
+                choices=self.choices,
                 force=self.force,
-                link=self.link,
             )
             return bundle.to_dict()
 

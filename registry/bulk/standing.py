@@ -11,7 +11,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
-from ..destination import holds, place_of
+from ..delivery.local import LocalFolder, folder_holds
 from ..fuse_request import FuseRequest
 from ..fusion.recipe import Recipe
 
@@ -27,7 +27,7 @@ def standing_bundle(
     Neither a fused model nor the cache is needed to tell, so that work on more models than the cache holds can be taken
     up again.
     """
-    place = place_of(destination)
+    place = LocalFolder(destination).path
     if not place.is_dir():
         return None
     bundle = tables.Bundle
@@ -48,7 +48,7 @@ def standing_bundle(
             break
         else:
             return None
-    if not holds(place, manifest):
+    if not folder_holds(place, manifest):
         return None
     return {
         "target": target,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..bundles import Choices
 from ..errors import BadInputError
 from ..fuse_request import FuseRequest
 from .executor import MOST_JOBS, Processes, Serial, Workers, default_jobs
@@ -85,7 +86,7 @@ def materialize_all(
     task: str | None = None,
     where: str | None = None,
     force: bool = False,
-    link: bool = False,
+    choices: Choices | None = None,
     jobs: int | None = None,
     say: Say = lambda _: None,
     told: Told | None = None,
@@ -96,11 +97,11 @@ def materialize_all(
         workspace: the registry's parts.
         pattern: the destination of each, with `{name}` where its name goes.
         request: how to fuse.
-        target: `model` or `docker`.
+        target: one of `bundles.TARGETS` that holds a fused model.
         task: as for `fuse_all`.
         where: as for `fuse_all`.
         force: replace what is at a destination.
-        link: hard links into the cache instead of copies.
+        choices: what the target is to do in which way.
         jobs: as for `fuse_all`.
         say: told what is going on.
         told: how many are done, and how many there are.
@@ -118,7 +119,7 @@ def materialize_all(
     names = select_names(workspace, task=task, where=where, say=say)
     return _do(
         workspace,
-        lambda site: MaterializeJob(site, request, absolute, target, force, link),
+        lambda site: MaterializeJob(site, request, absolute, target, force, choices or Choices()),
         names,
         jobs,
         say,

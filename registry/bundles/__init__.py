@@ -1,7 +1,21 @@
-"""Bundles: deployable folders written from a fused model that is in the local cache."""
+"""Bundles: what is deployed, written from a model and adapters that are on this machine."""
 
+from .choices import Choices
 from .record import BUNDLE_FORMAT
-from .source import BundleSource
-from .write import TARGETS, Target, write_bundle
+from .source import BundledAdapter, BundleSource, Files
+from .target import TARGETS, Content, Target, find_target
+from .write import Written, write_bundle
 
-__all__ = ["BUNDLE_FORMAT", "TARGETS", "BundleSource", "Target", "write_bundle"]
+__all__ = [
+    "BUNDLE_FORMAT",
+    "TARGETS",
+    "BundleSource",
+    "BundledAdapter",
+    "Choices",
+    "Content",
+    "Files",
+    "Target",
+    "Written",
+    "find_target",
+    "write_bundle",
+]

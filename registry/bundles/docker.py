@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from .choices import Choices
+from .layout import Layout, model_layout
 from .model import write_model
 from .record import bundle_record, provenance_part, record_bytes
 from .rendering import render, resource, server_files
@@ -15,16 +18,10 @@ from .writing import BundleFolder
 _HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 
 
-def write_docker(source: BundleSource, bundle: BundleFolder, *, link: bool = False) -> None:
-    """Write `model/`, the server, its pinned requirements, a Dockerfile and how to use them.
-
-    Args:
-        source: the model.
-        bundle: where to.
-        link: hard links instead of copies of the model's files.
-    """
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `model/`, the server, its pinned requirements, a Dockerfile and how to use them."""
     record = bundle_record(source, "docker", "model")
-    write_model(source, bundle, under="model/", link=link)
+    write_model(source, bundle, choices, under="model/")
     for name, content in server_files().items():
         bundle.write(f"serving/{name}", content)
     bundle.write("server.py", resource("server.py.txt"))
@@ -33,6 +30,11 @@ def write_docker(source: BundleSource, bundle: BundleFolder, *, link: bool = Fal
     bundle.write(".dockerignore", resource("dockerignore.txt"))
     bundle.write("README.md", render("docker_readme.md.j2", name=source.name))
     bundle.write("fusery.json", record_bytes(record))
+
+
+def check(folder: Path) -> Layout:
+    """Read the model that the server will load."""
+    return model_layout(folder / "model")
 
 
 def labels(record: Mapping[str, Any]) -> list[tuple[str, str]]:

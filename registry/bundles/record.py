@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from fusery.storage.manifest import Manifest
+
 from ..errors import BadInputError
-from .source import BundleSource
+from .source import BundledAdapter, BundleSource
 
 BUNDLE_FORMAT = "fusery.bundle.v1"
 """Name and version of the form of `fusery.json`."""
@@ -18,26 +20,40 @@ _LOCAL = re.compile(r"/|~[^/]*/|file:|\\\\|[A-Za-z]:[\\/]")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
 
 
-def bundle_record(source: BundleSource, target: str, model: str) -> dict[str, Any]:
+def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[str, Any]:
     """Return the document of `fusery.json`.
 
     Args:
         source: what the bundle is made of.
         target: the bundle's target.
-        model: where the model's files are, relative to the document: `.` or `model`.
+        model: where the model's files are, relative to the document: `.` or `model`; None if they are not in the bundle.
 
     Returns:
-        `format`, `name`, `target`, `model`, `digest` (of the fused model's manifest), `provenance`, and `files` (the
-        fused model's, each `path` relative to `model`, `size`, `sha256`).
+        `format`, `name`, `target`, `model`, `digest` (of the model's manifest, or null), `provenance`, `files` (the
+        model's, each `path` relative to `model`, `size`, `sha256`), and `adapters`, those that are not fused: each
+        `name`, `names` (what else it was asked for by), `path` (of its folder), `digest`, `facts` and `files`.
     """
+    manifest = source.model.manifest if source.model is not None and model is not None else Manifest.of(())
     return {
         "format": BUNDLE_FORMAT,
         "name": source.name,
         "target": target,
         "model": model,
-        "digest": source.manifest.digest,
+        "digest": manifest.digest if model is not None else None,
         "provenance": without_places(source.provenance),
-        "files": [entry.to_dict() for entry in source.manifest],
+        "files": [entry.to_dict() for entry in manifest],
+        "adapters": [_adapter(adapter) for adapter in source.adapters],
+    }
+
+
+def _adapter(adapter: BundledAdapter) -> dict[str, Any]:
+    return {
+        "name": adapter.name,
+        "names": list(adapter.names),
+        "path": f"adapters/{adapter.name}",
+        "digest": adapter.facts.get("digest"),
+        "facts": without_places(adapter.facts),
+        "files": [entry.to_dict() for entry in adapter.files.manifest],
     }
 
 

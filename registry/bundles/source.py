@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fusery.storage.manifest import Manifest
 
@@ -16,36 +16,91 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
-class BundleSource:
-    """A fused model in the local cache, and where it came from.
+class Files:
+    """Files on this machine, and what they must be.
 
     Attributes:
-        folder: the model's files: safetensors, config.json, the tokenizer's files.
-        manifest: those files' sizes and digests, checked while they are copied.
-        provenance: plain JSON values, each key optional: `key`, `digest`, `base` (`name`, `digest`), `adapter` (`name`,
-            `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`, `dataset`), `with` (further
-            adapters: `adapter`, `weight`, `digest`), `recipe`, `format` (the precision in words), `weights_bytes`,
-            `times_base`, `rebuild` (a command), `fidelity` (`verdict`, `retained`, `cosine`, `relative_error`, and of
-            the modules that retained least `worst`), `created_at`, `tool`.  They may hold any text.
-        name: what the bundle and the served model are called: `[a-z0-9._-]`, as an adapter's name is.
+        paths: where each file is, by its name.
+        manifest: sizes and digests, checked while the files are copied.
     """
 
-    folder: Path
+    paths: Mapping[str, Path]
     manifest: Manifest
-    provenance: Mapping[str, Any]
+
+    @classmethod
+    def within(cls, folder: Path, manifest: Manifest) -> Self:
+        """Return the files of a folder that a manifest lists."""
+        return cls({entry.path: folder / entry.path for entry in manifest}, manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class BundledAdapter:
+    """An adapter that goes into a bundle as it is, unfused.
+
+    Attributes:
+        name: its full name.
+        names: what it was asked for by, such as `course_rec#prod`, without its full name.
+        files: weights and `adapter_config.json`, in the form that the target takes.
+        facts: plain JSON values: those of `adapter` in a provenance.
+    """
+
     name: str
+    names: tuple[str, ...]
+    files: Files
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSource:
+    """A model with adapters in it or beside it, and where all that came from.
+
+    Attributes:
+        name: what the bundle and the served model are called: `[a-z0-9._-]`, as an adapter's name is.
+        provenance: plain JSON values, each key optional: `base` (`name`, `digest`), `tool`, and of a fused model `key`,
+            `digest`, `adapter` (`name`, `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`,
+            `dataset`), `with` (further adapters: `adapter`, `weight`, `digest`), `recipe`, `format` (the precision in
+            words), `weights_bytes`, `times_base`, `rebuild` (a command), `fidelity` (`verdict`, `retained`, `cosine`,
+            `relative_error`, and of the modules that retained least `worst`), `created_at`.  They may hold any text.
+        model: the fused model's files: safetensors, config.json, the tokenizer's files; or the base's, that the adapters
+            stand on; None where the target only names the base.
+        adapters: unfused ones; none when the model is fused.
+    """
+
+    name: str
+    provenance: Mapping[str, Any]
+    model: Files | None
+    adapters: tuple[BundledAdapter, ...] = ()
+
+    @property
+    def fused(self) -> Files:
+        """The fused model's files.
+
+        Raises:
+            BadInputError: there is none.
+        """
+        if self.model is None or self.adapters:
+            raise BadInputError(f"{self.name} is not a fused model")
+        return self.model
 
     def check(self) -> None:
         """Check what templates rely on.
 
         Raises:
-            BadInputError: the name is not a name, or the manifest lacks the model or claims a name of the bundle's own.
+            BadInputError: a name is not a name, or the model's manifest lacks the model or claims a name of the
+                bundle's own.
         """
-        if not _NAME.fullmatch(self.name) or ".." in self.name:
-            raise BadInputError(f"{self.name[:60]!r} is not a name for a bundle")
-        paths = {entry.path.casefold(): entry.path for entry in self.manifest}
+        for name in (self.name, *(adapter.name for adapter in self.adapters)):
+            if not _NAME.fullmatch(name) or ".." in name:
+                raise BadInputError(f"{name[:60]!r} is not a name for a bundle")
+        if self.model is not None:
+            self._check_model(self.model.manifest)
+
+    def _check_model(self, manifest: Manifest) -> None:
+        paths = {entry.path.casefold(): entry.path for entry in manifest}
         if "config.json" not in paths or not any(path.endswith(".safetensors") for path in paths):
             raise BadInputError(f"{self.name} is not a model: it has no config.json or no safetensors file")
+        if self.adapters:
+            return  # the base's own README and record stay its own, in a folder of their own
         for own in ("readme.md", "fusery.json"):
             if own in paths:
                 raise BadInputError(f"{self.name} has a file {paths[own]!r}, which is the bundle's own")

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from fusery.storage.copying import Method, copy_file
-from fusery.storage.digest import digest_bytes
+from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
 
 from ..errors import BadInputError
+from .source import Files
 
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
+
+
+class Sink(Protocol):
+    """Where the files of a bundle go: a folder, or an archive."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file that was made in memory."""
+
+    def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
+        """Copy files, checking each against its manifest."""
+
+
+class HashedFile:
+    """A file that is written from its beginning to its end, and hashed on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Take an empty file."""
+        self._file, self._running, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append bytes."""
+        self._file.write(data)
+        self._running.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Pass on what is buffered."""
+        self._file.flush()
+
+    def digest(self) -> Digest:
+        """Return the digest of what was written."""
+        return Digest(self._running.hexdigest())
 
 
 class BundleFolder:
@@ -40,12 +78,11 @@ class BundleFolder:
         target.chmod(FILE_MODE)
         self._entries.append(FileEntry(path, len(content), digest_bytes(content)))
 
-    def copy(self, folder: Path, manifest: Manifest, *, under: str = "", link: bool = False) -> None:
-        """Copy the files of a manifest, checking each against it.
+    def copy(self, files: Files, *, under: str = "", link: bool = False) -> None:
+        """Copy files, checking each against its manifest.
 
         Args:
-            folder: where they are.
-            manifest: which they are.
+            files: where and what they are.
             under: folder of the bundle they go to, with a slash at its end, or nothing.
             link: make hard links to read-only files where that works.
 
@@ -53,13 +90,24 @@ class BundleFolder:
             DigestMismatchError: a file is not what the manifest says.
             MissingFileError: a file is not there.
         """
-        for entry in manifest:
+        for entry in files.manifest:
             path = under + entry.path
             destination = self._prepare(path)
-            method = copy_file(folder / entry.path, destination, link=link, expected=entry.sha256)
+            source = files.paths[entry.path]
+            method = copy_file(source, destination, link=link, expected=entry.sha256)
             if method is not Method.LINK:
                 destination.chmod(FILE_MODE)
             self._entries.append(FileEntry(path, entry.size, entry.sha256))
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[HashedFile]:
+        """Let a file be written that is too large for memory; it is on the manifest when the body is done."""
+        target = self._prepare(path)
+        with target.open("xb") as file:
+            hashed = HashedFile(file)
+            yield hashed
+        target.chmod(FILE_MODE)
+        self._entries.append(FileEntry(path, hashed.size, hashed.digest()))
 
     def manifest(self) -> Manifest:
         """Return what has been written."""

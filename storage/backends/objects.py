@@ -159,7 +159,7 @@ class Objects:
         self.calls.tidy("rm_file", self.key(name))
 
     def entries(self, folder: str) -> Iterator[Entry]:
-        """List the objects below a folder of the prefix, in no order."""
+        """List the objects below a folder of the prefix, or all of them for an empty one, in no order."""
         start = self.key("")
         try:
             found = self.calls.run("find", self.key(folder), detail=True)

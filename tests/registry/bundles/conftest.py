@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tinymodels
 
-from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles import BundleSource, Files
 from fusery.storage.digest import digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 
@@ -79,7 +79,7 @@ def evil_texts() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def plain_source(fused_folder: Path) -> BundleSource:
     """A source to be left as it is."""
-    return BundleSource(fused_folder, manifest_of(fused_folder), example_provenance(), NAME)
+    return BundleSource(NAME, example_provenance(), Files.within(fused_folder, manifest_of(fused_folder)))
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_record_keeps_every_text_exactly(source: BundleSource, provenance: dict[
     document = json.loads(record_bytes(bundle_record(source, "model", ".")))
     assert document["format"] == BUNDLE_FORMAT
     assert document["provenance"] == provenance
-    assert document["files"] == [entry.to_dict() for entry in source.manifest]
+    assert document["files"] == [entry.to_dict() for entry in source.fused.manifest]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"x"], ids=repr)

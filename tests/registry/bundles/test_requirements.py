@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from bundling import make_bundle
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fusery.registry.bundles import BundleSource, write_bundle
+from fusery.registry.bundles import BundleSource
 
 PLATFORMS = [
     {"python_version": version, "python_full_version": f"{version}.0", "platform_machine": machine}
@@ -21,7 +22,7 @@ LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"
 @pytest.fixture(scope="module")
 def lines(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(plain_source, "docker", folder)
+    make_bundle(plain_source, "docker", folder)
     text = (folder / "requirements.txt").read_text().replace("\\\n", "")
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
+from bundling import make_bundle, model_folder, with_model
 
 from fusery.registry import bundles
-from fusery.registry.bundles import TARGETS, BundleSource, Target, write_bundle
+from fusery.registry.bundles import BundleSource
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
@@ -41,30 +42,30 @@ OWN = {
     },
 }
 
-both = pytest.mark.parametrize("target", TARGETS)
+both = pytest.mark.parametrize("target", ["model", "docker"])
 
 
-def write(source: BundleSource, target: Target, folder: Path, **options: bool) -> dict[str, Path]:
+def write(source: BundleSource, target: str, folder: Path, **choices: bool) -> dict[str, Path]:
     folder.mkdir()
-    write_bundle(source, target, folder, **options)
+    make_bundle(source, target, folder, **choices)
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
 @both
-def test_manifest_is_what_lies_in_the_folder(source: BundleSource, target: Target, tmp_path: Path) -> None:
+def test_manifest_is_what_lies_in_the_folder(source: BundleSource, target: str, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
-    manifest = write_bundle(source, target, folder)
+    manifest = make_bundle(source, target, folder).manifest
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert set(found) == {entry.path for entry in manifest}
     for entry in manifest:
         assert digest_file(found[entry.path]) == (entry.sha256, entry.size)
     prefix = "model/" if target == "docker" else ""
-    assert set(found) == OWN[target] | {prefix + entry.path for entry in source.manifest}
+    assert set(found) == OWN[target] | {prefix + entry.path for entry in source.fused.manifest}
 
 
 @both
-def test_same_source_gives_the_same_bytes(source: BundleSource, target: Target, tmp_path: Path) -> None:
+def test_same_source_gives_the_same_bytes(source: BundleSource, target: str, tmp_path: Path) -> None:
     backwards = dict(reversed(source.provenance.items()))
     first = write(source, target, tmp_path / "a")
     second = write(replace(source, provenance=backwards), target, tmp_path / "elsewhere")
@@ -84,7 +85,7 @@ def test_modes_do_not_depend_on_the_umask(source: BundleSource, tmp_path: Path) 
 def test_links_are_made_on_request_only(source: BundleSource, tmp_path: Path) -> None:
     copied = write(source, "model", tmp_path / "copied")
     linked = write(source, "model", tmp_path / "linked", link=True)
-    original = source.folder / "model.safetensors"
+    original = model_folder(source) / "model.safetensors"
     assert not copied["model.safetensors"].samefile(original)
     assert linked["model.safetensors"].samefile(original)
     assert stat.S_IMODE(linked["model.safetensors"].stat().st_mode) == stat.S_IMODE(original.stat().st_mode)
@@ -92,65 +93,67 @@ def test_links_are_made_on_request_only(source: BundleSource, tmp_path: Path) ->
 
 def test_files_in_folders_keep_their_place(source: BundleSource, tmp_path: Path) -> None:
     folder = tmp_path / "fused"
-    shutil.copytree(source.folder, folder)
+    shutil.copytree(model_folder(source), folder)
     extra = folder / "additional_chat_templates" / "tools.jinja"
     extra.parent.mkdir()
     extra.write_text("{{ messages }}")
     digest, size = digest_file(extra)
     entry = FileEntry("additional_chat_templates/tools.jinja", size, digest)
-    wider = replace(source, folder=folder, manifest=Manifest.of([*source.manifest, entry]))
+    wider = with_model(source, folder=folder, manifest=Manifest.of([*source.fused.manifest, entry]))
     written = write(wider, "docker", tmp_path / "bundle")
     assert written[f"model/{entry.path}"].read_text() == "{{ messages }}"
 
 
 @both
 @pytest.mark.parametrize("link", [False, True], ids=["copy", "link"])
-def test_a_damaged_file_is_found(source: BundleSource, target: Target, link: bool, tmp_path: Path) -> None:
+def test_a_damaged_file_is_found(source: BundleSource, target: str, link: bool, tmp_path: Path) -> None:
     folder = tmp_path / "fused"
-    shutil.copytree(source.folder, folder)
+    shutil.copytree(model_folder(source), folder)
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(BlobCorruptError, match="model.safetensors is damaged"):
-        write(replace(source, folder=folder), target, tmp_path / "bundle", link=link)
+        write(with_model(source, folder=folder), target, tmp_path / "bundle", link=link)
 
 
 def test_a_missing_file_is_found(source: BundleSource, tmp_path: Path) -> None:
     folder = tmp_path / "fused"
-    shutil.copytree(source.folder, folder)
+    shutil.copytree(model_folder(source), folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(MissingFileError, match="tokenizer.json"):
-        write(replace(source, folder=folder), "model", tmp_path / "bundle")
+        write(with_model(source, folder=folder), "model", tmp_path / "bundle")
 
 
 def test_the_folder_must_be_empty(source: BundleSource, tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00002.safetensors").touch()
     with pytest.raises(BadInputError, match="not an empty folder"):
-        write_bundle(source, "model", tmp_path)
+        make_bundle(source, "model", tmp_path)
     with pytest.raises(BadInputError, match="not an empty folder"):
-        write_bundle(source, "model", tmp_path / "missing")
+        make_bundle(source, "model", tmp_path / "missing")
 
 
 def test_names_are_checked(source: BundleSource, evil_texts: dict[str, str], tmp_path: Path) -> None:
     for name in [*evil_texts.values(), "..", "a..b", "A", "-a", "a/b", "a" * 201]:
         if name not in ("yes", "null", "012e3"):  # as good a name as any
             with pytest.raises(BadInputError, match="not a name"):
-                write_bundle(replace(source, name=name), "docker", tmp_path)
+                make_bundle(replace(source, name=name), "docker", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", ["README.md", "readme.md", "fusery.json"])
 def test_the_bundles_own_names_are_kept_free(source: BundleSource, path: str, tmp_path: Path) -> None:
-    entry = replace(source.manifest.files[0], path=path)
+    entry = replace(source.fused.manifest.files[0], path=path)
     with pytest.raises(BadInputError, match="the bundle's own"):
-        write_bundle(replace(source, manifest=Manifest.of([*source.manifest, entry])), "model", tmp_path)
+        make_bundle(
+            with_model(source, manifest=Manifest.of([*source.fused.manifest, entry])), "model", tmp_path
+        )
 
 
 def test_a_folder_without_weights_is_no_model(source: BundleSource, tmp_path: Path) -> None:
-    rest = Manifest.of(entry for entry in source.manifest if not entry.path.endswith(".safetensors"))
+    rest = Manifest.of(entry for entry in source.fused.manifest if not entry.path.endswith(".safetensors"))
     with pytest.raises(BadInputError, match="is not a model"):
-        write_bundle(replace(source, manifest=rest), "model", tmp_path)
+        make_bundle(with_model(source, manifest=rest), "model", tmp_path)
 
 
 def test_the_card_has_the_facts(source: BundleSource, tmp_path: Path) -> None:
@@ -166,14 +169,14 @@ def test_the_card_has_the_facts(source: BundleSource, tmp_path: Path) -> None:
     assert rows["adapter"] == source.name
     assert rows["adapter, digest"] == "c" * 64
     assert rows["base model"] == "org/Tiny-1M"
-    assert rows["model"] == source.manifest.digest
+    assert rows["model"] == source.fused.manifest.digest
     assert rows["adapter, validation loss"] == "0.22"
-    for entry in source.manifest:
+    for entry in source.fused.manifest:
         assert f"| {entry.path} | {entry.size} | {entry.sha256} |" in card
 
 
 @both
-def test_a_source_without_provenance_will_do(source: BundleSource, target: Target, tmp_path: Path) -> None:
+def test_a_source_without_provenance_will_do(source: BundleSource, target: str, tmp_path: Path) -> None:
     written = write(replace(source, provenance={"adapter": None}), target, tmp_path / "bundle")
     card = written["model/README.md" if target == "docker" else "README.md"].read_text()
     assert "base_model" not in front_matter(card)
@@ -185,7 +188,7 @@ def test_the_record_says_where_the_model_is(source: BundleSource, tmp_path: Path
     outer, inner = (json.loads(written[path].read_bytes()) for path in ("fusery.json", "model/fusery.json"))
     assert (outer["target"], outer["model"]) == ("docker", "model")
     assert (inner["target"], inner["model"]) == ("model", ".")
-    assert outer["digest"] == inner["digest"] == source.manifest.digest
+    assert outer["digest"] == inner["digest"] == source.fused.manifest.digest
 
 
 def test_no_text_becomes_code(
@@ -215,14 +218,14 @@ def test_no_text_becomes_code(
     labelled = re.compile(r'^LABEL [a-z.]+="([a-z0-9][a-z0-9._-]*)"\n', re.MULTILINE)
     dockerfile = written["Dockerfile"].read_text()
     assert labelled.sub("", dockerfile) == labelled.sub("", usual)
-    assert set(labelled.findall(dockerfile)) - {evil} == {source.name, source.manifest.digest}
+    assert set(labelled.findall(dockerfile)) - {evil} == {source.name, source.fused.manifest.digest}
     for path in set(written) - {"fusery.json", "model/fusery.json", "model/README.md", "Dockerfile"}:
         assert written[path].read_bytes() == plain[path].read_bytes()
 
 
 @both
 def test_nothing_of_the_machine_is_in_it(
-    source: BundleSource, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: BundleSource, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canary = "canary-5f0e6c1d"
     for variable in (
@@ -241,7 +244,7 @@ def test_nothing_of_the_machine_is_in_it(
     ours = b"".join(
         path.read_bytes() for folder in ("serving", "templates") for path in (package / folder).glob("*.*")
     )
-    here = {canary, str(tmp_path), str(source.folder), str(Path.cwd()), str(Path.home()), sys.prefix}
+    here = {canary, str(tmp_path), str(model_folder(source)), str(Path.cwd()), str(Path.home()), sys.prefix}
     # A user or a machine may be called like a word of the bundle: "build", "server".
     here |= {name for name in (getpass.getuser(), socket.gethostname()) if name.encode() not in ours}
     for path, file in written.items():

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bundling import make_bundle
 
-from fusery.registry.bundles import BundleSource, write_bundle
+from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.serving.run import Bounded, OneModel, differences
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -21,7 +22,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="module")
 def bundle(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(plain_source, "docker", folder)
+    make_bundle(plain_source, "docker", folder)
     return folder
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundling import make_bundle, model_folder
 
-from fusery.registry.bundles import BundleSource, write_bundle
+from fusery.registry.bundles import BundleSource
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
@@ -75,7 +76,7 @@ def start(folder: Path, log: Path) -> Running:
 def server(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "bundle").mkdir()
-    manifest = write_bundle(plain_source, "docker", folder / "bundle")
+    manifest = make_bundle(plain_source, "docker", folder / "bundle").manifest
     running = start(folder / "bundle", folder / "log")
     try:
         running.wait_until_ready()
@@ -94,7 +95,7 @@ def test_chat(server: Running, plain_source: BundleSource) -> None:
     assert status == 200
     assert document["object"] == "chat.completion"
     assert document["model"] == plain_source.name
-    assert document["system_fingerprint"] == f"fusery-{plain_source.manifest.digest[:16]}"
+    assert document["system_fingerprint"] == f"fusery-{plain_source.fused.manifest.digest[:16]}"
     (choice,) = document["choices"]
     assert choice["finish_reason"] in ("stop", "length")
     assert choice["message"]["role"] == "assistant"
@@ -133,7 +134,7 @@ def test_models(server: Running, plain_source: BundleSource) -> None:
 
 
 def test_nothing_else_is_loaded(server: Running, plain_source: BundleSource) -> None:
-    folder = str(plain_source.folder)
+    folder = str(model_folder(plain_source))
     assert server.post(HELLO | {"model": folder})[0] == 404
     assert server.post(HELLO | {"model": plain_source.name, "adapters": folder})[0] == 400
     assert server.post(HELLO | {"draft_model": folder})[0] == 400
@@ -229,7 +230,7 @@ def test_a_signal_ends_it_after_the_answer(
     plain_source: BundleSource, tmp_path: Path, number: signal.Signals
 ) -> None:
     (tmp_path / "bundle").mkdir()
-    write_bundle(plain_source, "docker", tmp_path / "bundle")
+    make_bundle(plain_source, "docker", tmp_path / "bundle")
     running = start(tmp_path / "bundle", tmp_path / "log")
     try:
         running.wait_until_ready()
@@ -249,7 +250,7 @@ def test_a_signal_ends_it_after_the_answer(
 
 def test_a_model_that_does_not_load_ends_it(plain_source: BundleSource, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
-    write_bundle(plain_source, "docker", tmp_path / "bundle")
+    make_bundle(plain_source, "docker", tmp_path / "bundle")
     (tmp_path / "bundle" / "model" / "model.safetensors").write_bytes(b"\0" * 100)
     running = start(tmp_path / "bundle", tmp_path / "log")
     try:

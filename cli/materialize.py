@@ -1,0 +1,103 @@
+"""`fusery materialize`: from adapters to something deployable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .bulk import bulk_options, choice, counting, report
+from .fuse import make_request, request_options
+from .session import Session, command
+from .text import size
+
+TARGETS = ("model", "archive", "docker")
+
+
+@command("materialize")
+@click.argument("words", metavar="[REF...] DEST", nargs=-1, required=True)
+@bulk_options
+@click.option("--target", type=click.Choice(TARGETS), default="model", help="What to write.")
+@click.option(
+    "--fused/--unfused",
+    default=None,
+    help="One model with the adapter in its weights, or the adapters beside their base; default: what suits the target.",
+)
+@click.option("--force", is_flag=True, help="Replace what is at DEST.")
+@click.option(
+    "--link", is_flag=True, help="Hard links into the cache instead of copies; do not edit the files."
+)
+@request_options
+def materialize_command(
+    session: Session,
+    words: tuple[str, ...],
+    target: str,
+    fused: bool | None,
+    force: bool,
+    link: bool,
+    **options: Any,
+) -> int:
+    r"""Write a deployable bundle of an adapter, or of several that stand on one base.
+
+    DEST is a folder that does not exist yet, the file of an archive (.tar.zst or .tar.gz), or a URL as a store can have.
+    With --all it has {name} in it, which becomes each adapter's name; bundles that stand there already, as recorded, are
+    left as they are.
+
+    \b
+    model    a folder for mlx-lm and transformers
+    archive  the same in one compressed file
+    docker   a folder that builds an image with an OpenAI-compatible server
+    """
+    from fusery.registry.bundles import Choices
+
+    *references, destination = words
+    chosen = choice(options, references[0] if references else None)
+    request, choices = make_request(options), Choices(link=link)
+    if chosen is not None:
+        with counting(session, "writing") as told:
+            done = session.registry.materialize_all(
+                destination,
+                request,
+                target=target,
+                force=force,
+                choices=choices,
+                **chosen,
+                say=session.say,
+                told=told,
+            )
+        return report(session, done, verb="written", adapter=lambda document: document["adapters"][0])
+    with session.progress("fusing") as progress:
+        bundle = session.registry.materialize(
+            references,
+            destination,
+            target=target,
+            request=request,
+            content=None if fused is None else "fused" if fused else "adapters",
+            choices=choices,
+            force=force,
+            say=session.say,
+            progress=progress,
+        )
+    document = bundle.to_dict()
+
+    def human() -> None:
+        files = document["files"]
+        total = sum(file["size"] for file in files)
+        number = f"{len(files)} files" if len(files) != 1 else "1 file"
+        session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
+        session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
+        if hint := _next_step(target, document["path"]):
+            session.say(f"Next: {hint}")
+
+    session.emit(document, names=[document["path"]], human=human)
+    return 0
+
+
+def _next_step(target: str, path: str) -> str | None:
+    if "://" in path:
+        return None
+    if target == "docker":
+        return f"docker build -t NAME {path}   (or, without a container: cd {path} && python server.py)"
+    if target == "archive":
+        return f"tar -xf {path}"
+    return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -1,0 +1,200 @@
+"""What bundles are made of, gathered: a fused model, or adapters and the base that they stand on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from . import tables
+from .bases import locate_files
+from .bundles import BundledAdapter, BundleSource, Files
+from .errors import BadInputError
+from .fuse import FusedModel, FuseRequest, fuse_to_read
+from .fused_model import manifest_of
+from .ingredients import refuse_yanked
+from .names import compact_date
+from .renderings.fetching import fetch_form
+from .renderings.record import rendering_of
+from .renderings.render import Form
+from .resolve import resolve_adapter
+from .views import fused_line, module_view, moment
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+_WORST = 5
+"""Modules that a model card names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A source, and what the record of a bundle made from it refers to.
+
+    Attributes:
+        source: for `write_bundle`.
+        adapters: full names of the adapters.
+        key: of the fused model, None where nothing is fused.
+        fused: digest of the fused model.
+    """
+
+    source: BundleSource
+    adapters: tuple[str, ...]
+    key: str | None = None
+    fused: str | None = None
+
+
+@contextmanager
+def fused_source(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Gathered]:
+    """Yield an adapter's fused model, for as long as it is read.
+
+    Raises:
+        FuseryError: as `fusery.registry.fuse.fuse` has it.
+    """
+    with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
+        view = fused.view
+        source = BundleSource(
+            view["adapter"], _provenance(workspace, fused), Files.within(fused.path, manifest_of(view))
+        )
+        yield Gathered(source, (view["adapter"],), view["key"], view["digest"])
+
+
+@contextmanager
+def adapters_source(
+    workspace: Workspace, references: Sequence[str], form: Form, *, with_base: bool
+) -> Iterator[Gathered]:
+    """Yield adapters as they are, for as long as they are read; they share one base.
+
+    Args:
+        workspace: the registry's parts.
+        references: the adapters; two may name the same one, which then has both names.
+        form: of their files.
+        with_base: the base's files are there, too.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: one is yanked, or they stand on different bases, or one has no such form.
+    """
+    with workspace.database.read() as session:
+        found = _resolve(session, references)
+        rows = [adapter for adapter, _ in found.values()]
+        base = rows[0].base
+        facts = {adapter.name: adapter_facts(adapter) for adapter in rows}
+        provenance = {"base": {"name": base.names[0].name, "digest": base.digest}, "tool": _tool()}
+        manifest = manifest_of({"files": [_row(file) for file in base.manifest.files]})
+    with workspace.cache.scratch() as scratch:
+        model = Files(locate_files(workspace, base, _new(scratch / "base")), manifest) if with_base else None
+        bundled = tuple(
+            _bundled(workspace, adapter, names, facts[adapter.name], form, scratch / f"adapter-{number}")
+            for number, (adapter, names) in enumerate(found.values())
+        )
+        name = rows[0].name if len(rows) == 1 else _common_name(base.names[0].name)
+        yield Gathered(BundleSource(name, provenance, model, bundled), tuple(row.name for row in rows))
+
+
+def adapter_facts(adapter: tables.Adapter) -> dict[str, Any]:
+    """Return what a bundle says of an adapter."""
+    return {
+        "name": adapter.name,
+        "digest": adapter.digest,
+        "task": adapter.task.name,
+        "version": adapter.version,
+        "date": compact_date(adapter.date),
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "scale": adapter.scale,
+        "val_loss": adapter.val_loss,
+        "dataset": adapter.dataset.name if adapter.dataset else None,
+    }
+
+
+def _resolve(session: Session, references: Sequence[str]) -> dict[int, tuple[tables.Adapter, list[str]]]:
+    found: dict[int, tuple[tables.Adapter, list[str]]] = {}
+    for reference in references:
+        adapter = resolve_adapter(session, reference)
+        refuse_yanked(session, adapter)
+        first = next(iter(found.values()))[0] if found else adapter
+        if adapter.base_id != first.base_id:
+            raise BadInputError(
+                f"{adapter.name} was trained on {adapter.base.names[0].name}, {first.name} on "
+                f"{first.base.names[0].name}: they cannot share one base",
+                hint="one bundle for each base",
+            )
+        names = found.setdefault(adapter.id, (adapter, []))[1]
+        if reference != adapter.name and reference not in names:
+            names.append(reference)
+    return found
+
+
+def _bundled(
+    workspace: Workspace,
+    adapter: tables.Adapter,
+    names: list[str],
+    facts: dict[str, Any],
+    form: Form,
+    scratch: Path,
+) -> BundledAdapter:
+    files = fetch_form(workspace, adapter, form, scratch)
+    return BundledAdapter(adapter.name, tuple(names), Files(files, rendering_of(files, form)), facts)
+
+
+def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
+    with workspace.database.read() as session:
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
+        adapter, base = resolve_adapter(session, fused.view["adapter"]), row.base
+        line = fused_line(row, adapter.name)
+        return {
+            "key": row.key,
+            "digest": row.digest,
+            "base": {"name": base.names[0].name, "digest": base.digest},
+            "adapter": adapter_facts(adapter),
+            "with": [
+                {"adapter": extra.adapter.name, "weight": extra.weight, "digest": extra.adapter.digest}
+                for extra in row.extras
+            ],
+            "recipe": row.recipe,
+            **{key: line[key] for key in ("format", "weights_bytes", "times_base", "rebuild")},
+            "fidelity": {**line["fidelity"], "worst": _worst(row)},
+            "created_at": moment(row.created_at),
+            "tool": _tool(),
+        }
+
+
+def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
+    """Return the modules that retained least."""
+    known = [module for module in fused.modules if module.retained is not None]
+    least = sorted(known, key=lambda module: (module.retained, module.module))[:_WORST]
+    return [module_view(module) for module in least]
+
+
+def _tool() -> str:
+    return f"fusery {version('fusery')}"
+
+
+def _row(file: tables.ManifestFile) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size, "sha256": file.sha256}
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _common_name(base: str) -> str:
+    """Return a name for what several adapters share, made from the base's."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", base.rpartition("/")[2].lower())
+    return f"{plain.strip('.-_').replace('..', '.')[:180] or 'base'}-adapters"

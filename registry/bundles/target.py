@@ -1,0 +1,105 @@
+"""What a bundle can be for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from ..errors import BadInputError
+from ..renderings.render import Form
+
+if TYPE_CHECKING:
+    from .choices import Choices
+    from .layout import Layout
+    from .source import BundleSource
+    from .writing import BundleFolder
+
+Content = Literal["fused", "adapters"]
+"""What a bundle holds: one model with the adapters in its weights, or adapters beside their base."""
+
+
+class _Writer(Protocol):
+    """The module of a target."""
+
+    def write(self, source: BundleSource, bundle: BundleFolder, choices: Choices) -> None: ...
+
+    def check(self, folder: Path) -> Layout: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A consumer of bundles, and the module that writes what it reads.
+
+    The module has two functions: `write(source, bundle, choices)` fills a folder, and `check(folder)` reads it again as
+    the consumer would, counts what that finds, and raises `LayoutError` where it would find something else.
+
+    Attributes:
+        name: as `--target` has it.
+        module: in this package.
+        contents: what it can hold; the first unless something else is asked for.
+        form: of the adapters that are not fused.
+        base: adapters bring their base along.
+        single: it is one file.
+    """
+
+    name: str
+    module: str
+    contents: tuple[Content, ...] = ("fused",)
+    form: Form = "mlx"
+    base: bool = True
+    single: bool = False
+
+    def content(self, wanted: Content | None, adapters: int) -> Content:
+        """Return what a bundle will hold.
+
+        Args:
+            wanted: what was asked for; None for what suits.
+            adapters: how many there will be.
+
+        Raises:
+            BadInputError: the target does not hold that.
+        """
+        chosen = wanted or self.contents[0]
+        if chosen not in self.contents:
+            other = "--unfused" if chosen == "adapters" else "--fused"
+            raise BadInputError(f"the target {self.name} takes no {other}", hint=f"leave out {other}")
+        if chosen == "fused" and adapters > 1:
+            raise BadInputError(
+                f"the target {self.name} holds one fused model, and {adapters} adapters were given",
+                hint="--target adapters, or --with for the sum of several",
+            )
+        return chosen
+
+    def write(self, source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+        """Fill a folder."""
+        self._module().write(source, bundle, choices)
+
+    def check(self, folder: Path) -> Layout:
+        """Read what was written as its consumer would."""
+        return self._module().check(folder)
+
+    def _module(self) -> _Writer:
+        return cast("_Writer", import_module(f".{self.module}", __package__))
+
+
+_ALL = (
+    Target("model", "model"),
+    Target("archive", "archive", single=True),
+    Target("docker", "docker"),
+)
+TARGETS = {target.name: target for target in _ALL}
+"""The targets by name."""
+
+
+def find_target(name: str) -> Target:
+    """Return a target by its name.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    found = TARGETS.get(name)
+    if found is None:
+        raise BadInputError(f"there is no target {name[:40]!r}", hint=f"--target {'|'.join(TARGETS)}")
+    return found

@@ -1,0 +1,51 @@
+"""Delivering a bundle: built beside its place, compared with what is there, then put there in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.storage.manifest import Manifest
+
+from .place import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a place holds now.
+
+    Attributes:
+        manifest: its files.
+        existed: the very same were there already, and nothing was changed.
+    """
+
+    manifest: Manifest
+    existed: bool
+
+
+def deliver(
+    place: Place, fill: Callable[[Path], Manifest], *, force: bool, giving_way: Callable[[], None]
+) -> Delivered:
+    """Build a bundle and put it in its place.
+
+    Args:
+        place: found free by `require_free`.
+        fill: writes the bundle into an empty folder.
+        force: replace what is there.
+        giving_way: called before what is there is replaced, or a crash in between would leave a record of bytes that
+            are gone.
+
+    Raises:
+        AlreadyExistsError: there is something else.
+        FuseryError: as `fill`, and what keeps the place from being written.
+    """
+    with place.building() as temp:
+        manifest = fill(temp)
+        existed = place.occupied() and place.holds(manifest)
+        if not existed:
+            if place.occupied() and not force:
+                raise place.taken()
+            giving_way()
+            place.publish(temp, manifest, replace=force)
+    return Delivered(manifest, existed)
