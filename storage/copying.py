@@ -141,11 +141,10 @@ def _pump_in_threads(source: int, target: int, size: int, progress: Progress | N
     """Hash in a second thread and flush in a third: both release the interpreter's lock."""
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    running, total, unsynced = hashlib.sha256(), 0, 0
+    running, total = hashlib.sha256(), 0
     buffers = [memoryview(bytearray(CHUNK)) for _ in range(DEPTH)]
     hashed: list[Future[None] | None] = [None] * DEPTH
-    flush: Future[None] | None = None
-    with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as flusher:
+    with ThreadPoolExecutor(1) as hasher, flushing(target) as written:
         for turn in itertools.cycle(range(DEPTH)):
             before = hashed[turn]
             if before is not None:
@@ -156,17 +155,42 @@ def _pump_in_threads(source: int, target: int, size: int, progress: Progress | N
             piece = buffers[turn][:count]
             hashed[turn] = hasher.submit(running.update, piece)
             write_all(target, piece)
-            total, unsynced = total + count, unsynced + count
-            if unsynced >= SYNC_EVERY and (flush is None or flush.done()):
-                if flush is not None:
-                    flush.result()
-                flush, unsynced = flusher.submit(_start_flush, target), 0
+            written(count)
+            total += count
             if progress:
                 progress(count)
-        for waiting in (*hashed, flush):
+        for waiting in hashed:
             if waiting is not None:
                 waiting.result()
     return Digest(running.hexdigest()), total
+
+
+@contextmanager
+def flushing(fd: int) -> Iterator[Callable[[int], None]]:
+    """Set the disk to work while a file is written; yield what to tell how many bytes were.
+
+    It makes nothing durable: the one fsync at the end does, and finds little left to do.
+
+    Raises:
+        OSError: an early fsync failed; the file must be written anew.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    unsynced = 0
+    flush: Future[None] | None = None
+    with ThreadPoolExecutor(1) as flusher:
+
+        def written(count: int) -> None:
+            nonlocal unsynced, flush
+            unsynced += count
+            if unsynced >= SYNC_EVERY and (flush is None or flush.done()):
+                if flush is not None:
+                    flush.result()
+                flush, unsynced = flusher.submit(_start_flush, fd), 0
+
+        yield written
+        if flush is not None:
+            flush.result()
 
 
 def _start_flush(fd: int) -> None:
@@ -190,7 +214,12 @@ def clone(source: int, target: int) -> bool:
 
 
 def copy_file(
-    source: Path, destination: Path, *, link: bool = False, expected: Digest | None = None
+    source: Path,
+    destination: Path,
+    *,
+    link: bool = False,
+    expected: Digest | None = None,
+    proven: bool = False,
 ) -> Method:
     """Copy a file to a name that must be free; it appears there whole or not at all.
 
@@ -199,6 +228,7 @@ def copy_file(
         destination: the copy's name, in a folder that exists.
         link: share the file itself (a hard link) where the disk allows it, so that an edit of one changes the other.
         expected: the digest that the copied bytes must have.
+        proven: the source has just been found to have it; what shares its blocks is not read again.
 
     Returns:
         How it was done.
@@ -211,10 +241,10 @@ def copy_file(
     """
     with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
         try:
-            if link and _linked(opened, destination, expected):
+            if link and _linked(opened, destination, None if proven else expected):
                 return Method.LINK
             with part_beside(destination) as (part, fd):
-                method = _fill(opened, fd, expected)
+                method = _fill(opened, fd, expected, proven)
                 opened.require_unchanged()
                 link_exclusive(part, destination)
         except FileExistsError as error:
@@ -222,16 +252,37 @@ def copy_file(
     return method
 
 
-def _fill(source: Source, target: int, expected: Digest | None) -> Method:
-    method = Method.COPY
+def _fill(source: Source, target: int, expected: Digest | None, proven: bool) -> Method:
     if clone(source.fd, target):
-        method = Method.REFLINK
-    if expected is not None:
-        digest, _ = pump(target, None) if method is Method.REFLINK else pump(source.fd, target)
-        _require(source.path, expected, digest)
-    elif method is Method.COPY:
+        if expected is not None and not proven:
+            _require(source.path, expected, pump(target, None)[0])
+        return Method.REFLINK
+    if expected is None or source.size <= 2 * CHUNK:
         _copy_plainly(source, target)
-    return method
+        if expected is not None:
+            os.lseek(target, 0, os.SEEK_SET)
+            _require(source.path, expected, pump(target, None)[0])
+    else:
+        _require(source.path, expected, _copy_and_hash(source, target))
+    return Method.COPY
+
+
+def _copy_and_hash(source: Source, target: int) -> Digest:
+    """Let the system copy, and hash beside it: what it copies never comes to this process otherwise."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as hasher:
+        digest = hasher.submit(_hash, source)
+        _copy_plainly(source, target)
+        return digest.result()
+
+
+def _hash(source: Source) -> Digest:
+    running, done = hashlib.sha256(), 0
+    while piece := os.pread(source.fd, CHUNK, done):
+        running.update(piece)
+        done += len(piece)
+    return Digest(running.hexdigest())
 
 
 def _copy_plainly(source: Source, target: int) -> None:

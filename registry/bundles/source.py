@@ -22,15 +22,17 @@ class Files:
     Attributes:
         paths: where each file is, by its name.
         manifest: sizes and digests, checked while the files are copied.
+        proven: they have just been found to have those digests; a link to one, or a clone, is not hashed again.
     """
 
     paths: Mapping[str, Path]
     manifest: Manifest
+    proven: bool = False
 
     @classmethod
-    def within(cls, folder: Path, manifest: Manifest) -> Self:
+    def within(cls, folder: Path, manifest: Manifest, *, proven: bool = False) -> Self:
         """Return the files of a folder that a manifest lists."""
-        return cls({entry.path: folder / entry.path for entry in manifest}, manifest)
+        return cls({entry.path: folder / entry.path for entry in manifest}, manifest, proven)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ..copying import Progress
 from ..remote_calls import Body, RemoteCalls, age
 from ..remote_errors import RemoteError
-from .objects import AHEAD, PART, Entry, Objects
+from .objects import AHEAD, PART, Entry, Objects, below
 
 MAX_BLOCKS = 45_000
 """Blocks of one blob; Azure allows 50,000."""
@@ -52,7 +52,7 @@ class AzureObjects(Objects):
         marker: str | None = None
         while True:
             try:
-                marker, found = self.calls.run(self._page, f"{self._start}{folder}/", marker)
+                marker, found = self.calls.run(self._page, self._start + below(folder), marker)
             except RemoteError as error:
                 raise self.no_place() from error
             yield from found

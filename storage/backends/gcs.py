@@ -8,7 +8,7 @@ from typing import Any
 from ..copying import Progress
 from ..remote_calls import RemoteCalls, age
 from ..remote_errors import Kind, RemoteError
-from .objects import Entry, Objects
+from .objects import Entry, Objects, below
 
 _TYPE = "application/octet-stream"
 
@@ -50,7 +50,7 @@ class GcsObjects(Objects):
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """List page by page."""
-        options = {"prefix": f"{self._start}{folder}/"}
+        options = {"prefix": self._start + below(folder)}
         while True:
             try:
                 page = self.calls.run(_page, self._bucket, options)

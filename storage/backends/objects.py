@@ -162,7 +162,7 @@ class Objects:
         """List the objects below a folder of the prefix, or all of them for an empty one, in no order."""
         start = self.key("")
         try:
-            found = self.calls.run("find", self.key(folder), detail=True)
+            found = self.calls.run("find", self.key(folder).rstrip("/"), detail=True)
         except RemoteError:
             return
         for name, info in found.items():
@@ -205,6 +205,11 @@ class Objects:
 
 UPLOAD_NAME = re.compile(r"upload:(?P<name>blobs/sha256/[0-9a-f]{2}/[0-9a-f.g]{64,80}):(?P<id>[^\s]{1,1024})")
 """How a store calls an unfinished upload among its leftovers."""
+
+
+def below(folder: str) -> str:
+    """Return the prefix of the names below a folder; an empty one is where everything is."""
+    return f"{folder}/" if folder else ""
 
 
 def objects_for(file_system: AbstractFileSystem, prefix: str, calls: RemoteCalls) -> Objects:

@@ -13,7 +13,7 @@ from ..copying import Progress
 from ..layout import parse_blob_name
 from ..remote_calls import Body, RemoteCalls, age
 from ..remote_errors import Kind, RemoteError
-from .objects import AHEAD, PART, Entry, Objects, Upload
+from .objects import AHEAD, PART, Entry, Objects, Upload, below
 
 MAX_PARTS = 9_000
 """Parts of one upload; S3 allows 10,000."""
@@ -98,7 +98,7 @@ class S3Objects(Objects):
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """List page by page, so that a million names need no memory and one lost reply costs one page."""
-        options: dict[str, Any] = {"Bucket": self._bucket, "Prefix": f"{self._start}{folder}/"}
+        options: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._start + below(folder)}
         while True:
             page = self._ask("list_objects_v2", **options)
             for item in page.get("Contents", []):
@@ -130,17 +130,18 @@ class S3Objects(Objects):
     ) -> bytes:
         span = f"bytes={start}-{end - 1}"
         reply = await file_system._call_s3("get_object", Bucket=self._bucket, Key=key, Range=span)
-        data, body = bytearray(), reply["Body"]
+        pieces, count, body = [], 0, reply["Body"]
         try:
             while piece := await body.read(_PIECE):
-                data += piece
-                reached(len(data))
+                pieces.append(piece)
+                count += len(piece)
+                reached(count)
         finally:
             body.close()
-        if len(data) < end - start:
+        if count < end - start:
             # The connection ended early, and the client did not notice.
             raise ConnectionResetError
-        return bytes(data)
+        return b"".join(pieces)
 
     async def _put(self, file_system: Any, key: str, body: Body, exclusive: bool) -> None:
         condition = {"IfNoneMatch": "*"} if exclusive else {}

@@ -16,12 +16,13 @@ from azure_backend import AzureBackend
 from azure_server import KEY, AzureServer, find_server, running_server
 from fault_proxy import Fault, always, fault_proxy, times
 from store_contract import HELLO, StoreContract, file_with, name_of
+from tree_contract import check_tree
 
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 
 COMMAND = find_server()
 LARGE = os.urandom(1 << 20) * ((AHEAD + 1) * (PART >> 20) + 3)
@@ -89,7 +90,7 @@ def test_two_writers_of_one_large_blob_both_succeed(backend: AzureBackend, tmp_p
 UPLOADER = """
 import json, os, signal, sys
 from pathlib import Path
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 
 store = open_store(sys.argv[1], options=json.loads(sys.argv[2]))
 store.put_file(Path(sys.argv[3]), progress=lambda count: os.kill(os.getpid(), signal.SIGKILL))
@@ -143,3 +144,7 @@ def test_a_container_that_is_not_there_is_an_error(backend: AzureBackend) -> Non
     for attempt in (lambda: store.put_bytes(HELLO), store.identify):
         with pytest.raises(StorageError, match="ContainerNotFound"):
             attempt()
+
+
+def test_a_folder_of_named_files(backend: AzureBackend, tmp_path: Path) -> None:
+    check_tree(open_tree(f"{backend.url}/tree", options=backend.server.options()), tmp_path)

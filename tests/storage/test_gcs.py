@@ -12,10 +12,12 @@ from fault_proxy import Fault, always, fault_proxy, times
 from gcs_backend import GcsBackend
 from gcs_server import GcsServer, find_server, running_server
 from store_contract import HELLO, StoreContract, file_with, name_of
+from tree_contract import check_tree
 
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
+from fusery.storage.locate import open_tree
 from fusery.storage.remote import SMALL
 
 BINARY = find_server()
@@ -90,3 +92,7 @@ def test_a_refusal_is_denied(backend: GcsBackend) -> None:
         proxy.rule = always("GET", "/o/", Fault.ERROR_403)
         with pytest.raises(StoreDeniedError, match="refused permission"):
             backend.at(proxy.endpoint, 5.0).size(digest_bytes(HELLO))
+
+
+def test_a_folder_of_named_files(backend: GcsBackend, tmp_path: Path) -> None:
+    check_tree(open_tree(f"{backend.url}/tree", options=backend.server.options()), tmp_path)

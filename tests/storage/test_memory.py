@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from storage_backends import MemoryBackend
 from store_contract import HELLO, StoreContract
+from tree_contract import check_tree
 
 from fusery.storage.interface import BlobStore
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 from fusery.storage.remote import FsspecStore
 
 
@@ -62,3 +65,7 @@ class TestOverwritingStore(StoreContract):
     def test_the_probe_finds_out(self, backend: OverwritingBackend) -> None:
         assert not backend.store.capabilities.create_exclusive
         assert backend.names() == set()
+
+
+def test_a_folder_of_named_files(tmp_path: Path) -> None:
+    check_tree(open_tree(f"memory://{uuid.uuid4().hex}/tree"), tmp_path)

@@ -19,13 +19,14 @@ from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
 from s3_backend import S3Backend, file_system_of
 from s3_server import BUCKET, S3Server, find_server, running_server
 from store_contract import HELLO, StoreContract, file_with, name_of
+from tree_contract import check_tree
 
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.interface import Blob
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 from fusery.storage.remote import SMALL, FsspecStore
 
 WEED = find_server()
@@ -123,7 +124,7 @@ def test_a_file_that_changes_while_it_is_sent_leaves_no_blob(backend: S3Backend,
 UPLOADER = """
 import json, sys, time
 from pathlib import Path
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 
 def stand_still(count):
     print(count, flush=True)
@@ -195,7 +196,7 @@ def test_two_writers_of_one_large_blob_both_succeed(backend: S3Backend, tmp_path
 MEMORY = """
 import json, resource, sys
 from pathlib import Path
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 
 store = open_store(sys.argv[1], options=json.loads(sys.argv[2]))
 small, large, out = map(Path, sys.argv[3:])
@@ -324,3 +325,7 @@ def test_an_endpoint_that_is_no_url_is_an_error(backend: S3Backend) -> None:
     store = FsspecStore(file_system_of(server), f"{BUCKET}/x", f"s3://{BUCKET}/x", deadline=1.0)
     with pytest.raises(StoreUnavailableError):
         store.size(Digest("0" * 64))
+
+
+def test_a_folder_of_named_files(backend: S3Backend, tmp_path: Path) -> None:
+    check_tree(open_tree(f"{backend.url}/tree", options=backend.server.options()), tmp_path)

@@ -14,12 +14,13 @@ import pytest
 from sftp_backend import SftpBackend
 from sftp_server import SftpServer, running_server
 from store_contract import HELLO, StoreContract, file_with, name_of
+from tree_contract import check_tree
 
 from fusery.storage.backends.objects import PART
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
-from fusery.storage.locate import open_store
+from fusery.storage.locate import open_store, open_tree
 from fusery.storage.remote import SMALL
 
 LARGE = os.urandom(1 << 20) * ((SMALL + 2 * PART >> 20) + 3)
@@ -69,7 +70,7 @@ def test_an_upload_that_is_killed_leaves_a_part_file_and_no_blob(
     backend: SftpBackend, tmp_path: Path
 ) -> None:
     code = (
-        "import json, os, signal, sys\nfrom pathlib import Path\nfrom fusery.storage.locate import open_store\n"
+        "import json, os, signal, sys\nfrom pathlib import Path\nfrom fusery.storage.locate import open_store, open_tree\n"
         "store = open_store(sys.argv[1], options=json.loads(sys.argv[2]))\n"
         "store.put_file(Path(sys.argv[3]), progress=lambda count: os.kill(os.getpid(), signal.SIGKILL))\n"
     )
@@ -144,3 +145,7 @@ def test_a_folder_that_may_not_be_written_is_said_so(backend: SftpBackend) -> No
     )
     with pytest.raises(StorageError):
         store.put_bytes(HELLO)
+
+
+def test_a_folder_of_named_files(backend: SftpBackend, tmp_path: Path) -> None:
+    check_tree(open_tree(f"{backend.url}/tree", options=backend.server.options()), tmp_path)
