@@ -25,9 +25,10 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
 
     SOURCE is a folder in MLX or Hugging Face layout, a GGUF file, or a hub id such as org/name.
     """
-    added = session.registry.add_base(
-        source, name=name, revision=revision, reference=reference, say=session.say
-    )
+    with session.progress("reading" if reference else "copying") as progress:
+        added = session.registry.add_base(
+            source, name=name, revision=revision, reference=reference, say=session.say, progress=progress
+        )
     view = {**added.view, "created": added.created, "same_as": added.same_as}
 
     def human() -> None:

@@ -11,7 +11,7 @@ from .bulk import bulk_options, choice, counting, report
 from .session import Session, command
 from .text import share, size
 
-_PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
+PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
 
@@ -21,7 +21,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
             "--precision",
-            type=click.Choice(_PRECISIONS),
+            type=click.Choice(PRECISIONS),
             default="auto",
             help="keep: the base's own format, rounded as mlx_lm.fuse does; dither: the same size, rounded at random "
             "so that small updates survive; mixed: more bits where the adapter is; dequantize: 16 bits; "

@@ -11,7 +11,8 @@ from .fuse import make_request, request_options
 from .session import Session, command
 from .text import size
 
-TARGETS = ("model", "archive", "docker")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+TARGETS = ("model", "archive", "docker", "adapters", "vllm", "lorax", "ollama", "llamacpp", "gguf")
 
 
 @command("materialize")
@@ -27,6 +28,23 @@ TARGETS = ("model", "archive", "docker")
 @click.option(
     "--link", is_flag=True, help="Hard links into the cache instead of copies; do not edit the files."
 )
+@click.option(
+    "--model",
+    "models",
+    metavar="NAME=SPLIT",
+    multiple=True,
+    help="For adapters: a further name and what it leads to, with weights: course_rec=v1:0.9,v2:0.1.",
+)
+@click.option(
+    "--base-name",
+    metavar="NAME",
+    help="For vllm and lorax: what their server calls the base, if not as it is called here.",
+)
+@click.option(
+    "--gguf-type",
+    type=click.Choice(GGUF_TYPES),
+    help="For GGUF files: the format of the matrices; default: what they have.",
+)
 @request_options
 def materialize_command(
     session: Session,
@@ -35,6 +53,9 @@ def materialize_command(
     fused: bool | None,
     force: bool,
     link: bool,
+    models: tuple[str, ...],
+    base_name: str | None,
+    gguf_type: str | None,
     **options: Any,
 ) -> int:
     r"""Write a deployable bundle of an adapter, or of several that stand on one base.
@@ -47,12 +68,21 @@ def materialize_command(
     model    a folder for mlx-lm and transformers
     archive  the same in one compressed file
     docker   a folder that builds an image with an OpenAI-compatible server
+    adapters one base, several adapters, and a server that chooses one for each request
+    vllm     adapters in PEFT's form, or a fused model, and how vLLM is started with them
+    lorax    adapters in PEFT's form, with factors in every layer, for LoRAX
+    ollama   a Modelfile and GGUF files: a fused model, or the base and an adapter
+    llamacpp GGUF files for llama.cpp: the base and each adapter, or a fused model
+    gguf     a fused model as one GGUF file
     """
     from fusery.registry.bundles import Choices
 
     *references, destination = words
     chosen = choice(options, references[0] if references else None)
-    request, choices = make_request(options), Choices(link=link)
+    request, choices = (
+        make_request(options),
+        Choices(link=link, models=models, base_name=base_name, gguf_type=gguf_type),
+    )
     if chosen is not None:
         with counting(session, "writing") as told:
             done = session.registry.materialize_all(
@@ -98,6 +128,12 @@ def _next_step(target: str, path: str) -> str | None:
         return None
     if target == "docker":
         return f"docker build -t NAME {path}   (or, without a container: cd {path} && python server.py)"
+    if target == "adapters":
+        return f"cd {path} && python server.py"
     if target == "archive":
         return f"tar -xf {path}"
+    if target == "vllm":
+        return f"sh {path}/serve.sh"
+    if target in ("lorax", "ollama", "llamacpp", "gguf"):
+        return f"see {path}/README.md"
     return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest, digest_bytes, digest_file, digest_json
 from fusery.storage.manifest import FileEntry, Manifest
@@ -20,6 +20,9 @@ from fusery.storage.tensor_digests import digest_tensors
 
 from .architecture import WEIGHTS
 from .fusion.naming import taken_by_name
+
+if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
 
 FORMAT = "fusery.base.v1"
 
@@ -44,12 +47,15 @@ class Identity:
     content: Digest
 
 
-def identify_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Identity:
+def identify_base(
+    files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress | None = None
+) -> Identity:
     """Read a model's files once, and return their manifest and the digest of their content.
 
     Args:
         files: by path within the model's folder.
         config: its `config.json`.
+        progress: told the bytes of each piece that was read.
 
     Raises:
         FormatError: a weight file is malformed.
@@ -63,7 +69,7 @@ def identify_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Ident
         if WEIGHTS.fullmatch(path):
             header = read_header(file, limit=BASE_HEADER_LIMIT)
             written_by_mlx &= header.metadata.get("format") == "mlx"
-            found = digest_tensors(file, header)
+            found = digest_tensors(file, header, progress=progress)
             entries.append(FileEntry(path, found.size, found.digest))
             tensors += [
                 [name, tensor.dtype, list(tensor.shape), found.tensors[name]]
@@ -72,6 +78,8 @@ def identify_base(files: Mapping[str, Path], config: Mapping[str, Any]) -> Ident
         else:
             digest, size = digest_file(file)
             entries.append(FileEntry(path, size, digest))
+            if progress:
+                progress(size)
             if _counts(path):
                 documents[path] = _document_digest(path, file, digest)
     content = {

@@ -30,9 +30,12 @@ from .fusion.naming import taken_by_name
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched
+from .tally import tally
 from .views import base_view
 
 if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
     from .workspace import Workspace
 
 _COMPANIONS = re.compile(
@@ -86,6 +89,7 @@ def add_base(
     revision: str | None = None,
     reference: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> AddedBase:
     """Take a base model in, or add a name to one that is already there.
 
@@ -96,6 +100,7 @@ def add_base(
         revision: the hub's branch, tag or commit.
         reference: record the files where they lie, instead of copying them into the store.
         say: told what is going on.
+        progress: told bytes done and bytes in all; what is copied is read twice.
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.
@@ -114,9 +119,11 @@ def add_base(
         architecture = _by_modules(files, read_architecture(files))
         _refuse_taken(workspace, called, files, architecture)
         say("hashing and copying" if not reference else "hashing")
-        identity = identify_base(files, architecture.config)
+        size = sum(file.stat().st_size for file in files.values())
+        told = tally(progress, size if reference else 2 * size)
+        identity = identify_base(files, architecture.config, progress=told)
         learn_contents(workspace, identity, architecture, say)
-        return _record(workspace, origin, called, files, architecture, identity, reference)
+        return _record(workspace, origin, called, files, architecture, identity, reference, told)
 
 
 def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:
@@ -174,6 +181,7 @@ def _record(
     architecture: Architecture,
     identity: Identity,
     reference: bool,
+    progress: Progress | None,
 ) -> AddedBase:
     from .deposit import Deposit, record_manifest
 
@@ -185,7 +193,7 @@ def _record(
         # What is there in other files is not stored again.
         stores = not reference and (known is None or known.digest == manifest.digest)
     if stores:
-        deposit.put(files, manifest=manifest)
+        deposit.put(files, manifest=manifest, progress=progress)
     # Bases are never removed, so what was known is still there.
     with deposit.recording() as session:
         base = _same(session, identity)
@@ -330,13 +338,16 @@ def recorded_architecture(base: tables.BaseModel) -> Architecture:
     )
 
 
-def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) -> dict[str, Path]:
+def locate_files(
+    workspace: Workspace, base: tables.BaseModel, scratch: Path, *, progress: Progress | None = None
+) -> dict[str, Path]:
     """Return where a base's files can be read on this machine; from a store that is not local they are fetched.
 
     Args:
         workspace: the registry's parts.
         base: the base, with its manifest loaded.
         scratch: a folder that lives as long as the files are needed.
+        progress: told the bytes of each piece that is fetched.
 
     Raises:
         BlobMissingError: the store lacks a file.
@@ -353,7 +364,7 @@ def locate_files(workspace: Workspace, base: tables.BaseModel, scratch: Path) ->
         if local is None:
             local = scratch / digest
             if not local.exists():
-                workspace.store.fetch(digest, local, generation=generation)
+                workspace.store.fetch(digest, local, generation=generation, progress=progress)
         found[file.path] = local
     return found
 

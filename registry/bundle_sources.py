@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from . import tables
-from .bases import locate_files
+from .bases import locate_files, recorded_architecture
 from .bundles import BundledAdapter, BundleSource, Files
-from .errors import BadInputError
 from .fuse import FusedModel, FuseRequest, fuse_to_read
 from .fused_model import manifest_of
-from .ingredients import refuse_yanked
 from .names import compact_date
 from .renderings.fetching import fetch_form
 from .renderings.record import rendering_of
 from .renderings.render import Form
 from .resolve import resolve_adapter
+from .serving_plan import ServingPlan, Split, plan_serving
 from .views import fused_line, module_view, moment
 
 if TYPE_CHECKING:
@@ -75,7 +73,12 @@ def fused_source(
 
 @contextmanager
 def adapters_source(
-    workspace: Workspace, references: Sequence[str], form: Form, *, with_base: bool
+    workspace: Workspace,
+    references: Sequence[str],
+    form: Form,
+    *,
+    with_base: bool,
+    models: Sequence[str] = (),
 ) -> Iterator[Gathered]:
     """Yield adapters as they are, for as long as they are read; they share one base.
 
@@ -84,26 +87,29 @@ def adapters_source(
         references: the adapters; two may name the same one, which then has both names.
         form: of their files.
         with_base: the base's files are there, too.
+        models: further names, as `Split.parse` takes them; their adapters are there, too.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
         BadInputError: one is yanked, or they stand on different bases, or one has no such form.
     """
+    splits = tuple(Split.parse(text) for text in models)
     with workspace.database.read() as session:
-        found = _resolve(session, references)
-        rows = [adapter for adapter, _ in found.values()]
-        base = rows[0].base
+        plan = plan_serving(session, references, splits)
+        rows, base = plan.adapters, plan.base
         facts = {adapter.name: adapter_facts(adapter) for adapter in rows}
         provenance = {"base": {"name": base.names[0].name, "digest": base.digest}, "tool": _tool()}
         manifest = manifest_of({"files": [_row(file) for file in base.manifest.files]})
+        architecture = recorded_architecture(base)
     with workspace.cache.scratch() as scratch:
         model = Files(locate_files(workspace, base, _new(scratch / "base")), manifest) if with_base else None
         bundled = tuple(
-            _bundled(workspace, adapter, names, facts[adapter.name], form, scratch / f"adapter-{number}")
-            for number, (adapter, names) in enumerate(found.values())
+            _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
+            for number, adapter in enumerate(rows)
         )
         name = rows[0].name if len(rows) == 1 else _common_name(base.names[0].name)
-        yield Gathered(BundleSource(name, provenance, model, bundled), tuple(row.name for row in rows))
+        source = BundleSource(name, provenance, model, bundled, plan.routes, architecture)
+        yield Gathered(source, tuple(row.name for row in rows))
 
 
 def adapter_facts(adapter: tables.Adapter) -> dict[str, Any]:
@@ -122,34 +128,17 @@ def adapter_facts(adapter: tables.Adapter) -> dict[str, Any]:
     }
 
 
-def _resolve(session: Session, references: Sequence[str]) -> dict[int, tuple[tables.Adapter, list[str]]]:
-    found: dict[int, tuple[tables.Adapter, list[str]]] = {}
-    for reference in references:
-        adapter = resolve_adapter(session, reference)
-        refuse_yanked(session, adapter)
-        first = next(iter(found.values()))[0] if found else adapter
-        if adapter.base_id != first.base_id:
-            raise BadInputError(
-                f"{adapter.name} was trained on {adapter.base.names[0].name}, {first.name} on "
-                f"{first.base.names[0].name}: they cannot share one base",
-                hint="one bundle for each base",
-            )
-        names = found.setdefault(adapter.id, (adapter, []))[1]
-        if reference != adapter.name and reference not in names:
-            names.append(reference)
-    return found
-
-
 def _bundled(
     workspace: Workspace,
     adapter: tables.Adapter,
-    names: list[str],
+    plan: ServingPlan,
     facts: dict[str, Any],
     form: Form,
     scratch: Path,
 ) -> BundledAdapter:
     files = fetch_form(workspace, adapter, form, scratch)
-    return BundledAdapter(adapter.name, tuple(names), Files(files, rendering_of(files, form)), facts)
+    names = tuple(name for name, target in plan.routes.items() if target == adapter.name)
+    return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts)
 
 
 def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:

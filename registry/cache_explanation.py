@@ -19,6 +19,7 @@ from .fuse_request import FuseRequest, candidates
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, gather
+from .published import is_published
 from .resolve import fused_from, resolve_adapter, resolve_any
 from .views import moment
 
@@ -37,7 +38,8 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
     Returns:
         `reference`, and `models`: each with `key`, `status` (`hit`, `miss` or `refused`), `reason`, `inputs` (what makes
         the key: `base`, `adapter`, `with`, `recipe`), `asked` (the request may lead to it), `differs` (recipe entries
-        that keep the request from leading to it), `recorded`, `here` and `missing` (files that making it would need).
+        that keep the request from leading to it), `recorded`, `here`, `published` (its files are on record as being in the
+        store, from where they are fetched) and `missing` (files that getting it would need).
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -113,20 +115,12 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict
     }
     missing: list[str] = []
     if here is None:
-        parts = [row.adapter.manifest, *(extra.adapter.manifest for extra in row.extras)]
-        if row.base.location is None:
-            parts.append(row.base.manifest)
-        missing = _missing(workspace, session, parts)
-        status, reason = (
-            "miss",
-            "made once, and not in this machine's cache: it is made again, to the same digest",
-        )
+        status = "miss"
+        reason, missing = _to_be_had(workspace, session, row)
     elif workspace.cache.is_vouched(row.key, manifest):
         status, reason = "hit", "in the cache, and untouched since it was last hashed"
     else:
         status, reason = "hit", "in the cache, and hashed again before it is served"
-    if missing:
-        reason = "made once, not in the cache, and not to be made again while files are missing in the store"
     return {
         "key": row.key,
         "status": status,
@@ -138,8 +132,24 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict
         "recorded": {"digest": row.digest, "bytes": row.bytes, "created_at": moment(row.created_at)},
         "aliases": aliases_of(session, row),
         "here": here,
+        "published": is_published(row),
         "missing": missing,
     }
+
+
+def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tuple[str, list[str]]:
+    """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
+    published, where = is_published(row), "made once, and not in this machine's cache"
+    if published and not _missing(workspace, session, [row.manifest]):
+        return "published, and not in this machine's cache: it is fetched from the store", []
+    if published:
+        where = "published, but not whole in the store, and not in this machine's cache"
+    parts = [row.adapter.manifest, *(extra.adapter.manifest for extra in row.extras)]
+    if row.base.location is None:
+        parts.append(row.base.manifest)
+    if missing := _missing(workspace, session, parts):
+        return f"{where}; and not to be made again while files are missing in the store", missing
+    return f"{where}: it is made again, to the same digest", []
 
 
 def _never_made(
@@ -168,6 +178,7 @@ def _never_made(
         "recorded": None,
         "aliases": [],
         "here": _here(workspace, key),
+        "published": False,
         "missing": [],
     }
 
@@ -186,6 +197,7 @@ def _unrecorded(workspace: Workspace, reference: str) -> dict[str, Any]:
         "recorded": None,
         "aliases": [],
         "here": _here(workspace, entry.key),
+        "published": False,
         "missing": [],
     }
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.transfer import transfer
 
 from . import tables
 from .database import Database
@@ -34,8 +36,24 @@ from .database.intents import TTL, Intents
 from .database.owner import Owner
 from .errors import DatabaseUnavailableError, DepositLostError
 
-Source = Path | bytes | Callable[[], Path]
-"""Where bytes are; or how to get them, which is asked only if the store lacks them."""
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A blob of another store, which is only read if ours lacks it.
+
+    Attributes:
+        store: the other store.
+        generation: the blob's generation there.
+        scratch: a folder on this machine with room for it.
+    """
+
+    store: BlobStore
+    generation: int
+    scratch: Path
+
+
+Source = Path | bytes | Elsewhere
+"""Where bytes are."""
 
 
 class Deposit:
@@ -61,7 +79,7 @@ class Deposit:
         Args:
             files: path within the artifact, and where the bytes are.
             manifest: of these files, if they have been hashed already; what is stored must still be that.  It must be
-                given where files are still to be got.
+                given where files are elsewhere.
             progress: told the bytes of each piece that is stored.
 
         Raises:
@@ -154,9 +172,17 @@ class Deposit:
             return
         if isinstance(source, bytes):
             self._store.put_bytes(source, generation=generation)
-        elif callable(source):
+        elif isinstance(source, Elsewhere):
             if not ready or not self._holds(entry, generation):
-                self._store.put_file(source(), expected=entry, generation=generation, progress=progress)
+                transfer(
+                    source.store,
+                    self._store,
+                    entry,
+                    source.scratch,
+                    from_generation=source.generation,
+                    to_generation=generation,
+                    progress=progress,
+                )
         else:
             self._store.put_file(source, expected=entry, generation=generation, progress=progress)
 
@@ -202,8 +228,8 @@ def _decide(session: Session, entry: FileEntry, now: datetime) -> tables.Blob | 
 
 
 def _entry(path: str, source: Source) -> FileEntry:
-    if callable(source):
-        raise TypeError("what is still to be got needs a manifest")
+    if isinstance(source, Elsewhere):
+        raise TypeError("what is elsewhere needs a manifest")
     if isinstance(source, bytes):
         return FileEntry(path, len(source), digest_bytes(source))
     with reading(source) as opened, os_failures(f"read {source}", near=source):

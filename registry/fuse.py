@@ -80,7 +80,7 @@ def fuse(
     request.check()
     wanted = checked_publish(publish or workspace.settings.publish)
     ingredients = gather(workspace, reference, request.extras)
-    with ingredients.opened() as inputs:
+    with ingredients.opened(progress) as inputs:
 
         def job_of(recipe: Recipe, last: bool) -> _Job:
             return _Job(workspace, ingredients, inputs, recipe, request, not last, wanted, say, progress)
@@ -161,7 +161,7 @@ def remake(
         adapter, recipe = row.adapter.name, Recipe.from_dict(row.recipe)
         extras = tuple((extra.adapter.name, extra.weight) for extra in row.extras)
     ingredients = gather(workspace, adapter, extras)
-    with ingredients.opened() as inputs:
+    with ingredients.opened(progress) as inputs:
         request = FuseRequest(accept_loss=True, extras=extras)
         job = _Job(workspace, ingredients, inputs, recipe, request, False, "recipe", say, progress)
         if (found := job.at_hand()) is not None:

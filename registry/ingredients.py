@@ -28,8 +28,10 @@ from .fusion.recipe import ENGINE, Recipe, seed_of
 from .renderings.record import recorded_digest
 from .renderings.render import render_mlx
 from .resolve import resolve_adapter
+from .tally import tally
 
 if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
     from fusery.storage.stamps import FileState
 
     from .fusion.allocate import Sampled
@@ -121,18 +123,22 @@ class Ingredients:
         return f"{ENGINE}; {fingerprint()}"
 
     @contextmanager
-    def opened(self) -> Iterator[Inputs]:
-        """Hold the files for as long as something is computed from them; they are fetched when first needed."""
+    def opened(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Inputs]:
+        """Hold the files for as long as something is computed from them; they are fetched when first needed.
+
+        Args:
+            progress: told bytes fetched and bytes in all, where the base comes from a store that is not local.
+        """
         self.workspace.cache.sweep()
         with self.workspace.cache.scratch() as folder:
-            yield Inputs(self, folder)
+            yield Inputs(self, folder, tally(progress, self.base.bytes))
 
 
 class Inputs:
     """The files of a base and of adapters, at hand."""
 
-    def __init__(self, ingredients: Ingredients, scratch: Path) -> None:
-        self._ingredients, self._scratch = ingredients, scratch
+    def __init__(self, ingredients: Ingredients, scratch: Path, arrived: Progress | None) -> None:
+        self._ingredients, self._scratch, self._arrived = ingredients, scratch, arrived
         self._workspace = ingredients.workspace
         self._base: dict[str, Path] | None = None
         self._adapters: list[dict[str, Path]] = []
@@ -212,7 +218,9 @@ class Inputs:
     def base(self) -> dict[str, Path]:
         """The base's files by name."""
         if self._base is None:
-            self._base = locate_files(self._workspace, self._ingredients.base, self._scratch)
+            self._base = locate_files(
+                self._workspace, self._ingredients.base, self._scratch, progress=self._arrived
+            )
         return self._base
 
     @property

@@ -100,7 +100,7 @@ def materialize(
         FuseryError: as `fuse` has it.
     """
     chosen = find_target(target)
-    if not references:
+    if not references and not (choices and choices.models):
         raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
     holding = chosen.content(content, len(references))
     options = choices or Choices()
@@ -110,7 +110,7 @@ def materialize(
     place.refuse_ours(workspace)
     place.require_free(force)
     written: list[Written] = []
-    with _gathered(workspace, references, chosen, holding, request, say, progress) as gathered:
+    with _gathered(workspace, references, chosen, holding, request, options, say, progress) as gathered:
 
         def fill(folder: Path) -> Manifest:
             say(f"writing {place.name}")
@@ -131,17 +131,20 @@ def _gathered(
     target: Target,
     content: Content,
     request: FuseRequest,
+    choices: Choices,
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
 ) -> AbstractContextManager[Gathered]:
     if content == "fused":
+        if choices.models:
+            raise BadInputError("names for adapters were given, and they are fused", hint="leave --model out")
         return fused_source(workspace, references[0], request, say=say, progress=progress)
     if request != FuseRequest():
         raise BadInputError(
             "how to fuse was given, and nothing is fused for this bundle",
             hint="leave --precision and the like out",
         )
-    return adapters_source(workspace, references, target.form, with_base=target.base)
+    return adapters_source(workspace, references, target.form, with_base=target.base, models=choices.models)
 
 
 def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:

@@ -16,15 +16,16 @@ from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
-from fusery.storage.errors import StorageError
+from fusery.storage.errors import FuseryError
 
 from . import tables
 from .adapter_files import WEIGHTS
 from .adapter_folder import AdapterFolder
 from .admission import Neighbour
+from .errors import FusionUnsupportedError
 
 if TYPE_CHECKING:
-    from .likeness import Factors
+    from .comparison.modules import OpenAdapter
     from .workspace import Workspace
 
 READ = 16
@@ -50,6 +51,7 @@ class _Known:
     name: str
     task: str
     base: str
+    method: str
     scale: float
     path: Path
 
@@ -85,7 +87,7 @@ def neighbours(
         near = list(_candidates(workspace, session, base, task, digest, parent))
     if same or not folder.modules or folder.scale is None or folder.config.method == "full":
         return same
-    return _nearest(file, folder.scale > 0, near)
+    return _nearest(file, folder.scale, folder.config.method, near)
 
 
 def _with_weights(digest: str) -> Any:
@@ -126,6 +128,7 @@ def _candidates(
         select(
             tables.Adapter.name,
             tables.Adapter.digest,
+            tables.Adapter.method,
             tables.Adapter.scale,
             tables.Task.name.label("task"),
             tables.ManifestFile.sha256,
@@ -155,21 +158,24 @@ def _candidates(
         # What would have to be fetched first is left out.
         path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
         if path is not None and row.digest != parent and row.scale:
-            found.append(_Known(row.name, row.task, base.names[0].name, row.scale, path))
+            found.append(_Known(row.name, row.task, base.names[0].name, row.method, row.scale, path))
     return found
 
 
-def _nearest(file: Path, sign: bool, known: Sequence[_Known]) -> list[Neighbour]:
-    from .likeness import Factors
+def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
+    from .comparison.modules import open_adapter
 
     near: list[tuple[float, _Known]] = []
-    with Factors(file) as ours:
-        for other in known:
-            found = _cosine(ours, sign, other, SAMPLED)
-            if found is not None and found >= MAYBE:
-                near.append((found, other))
-        near.sort(key=lambda pair: pair[0], reverse=True)
-        closer = [(_cosine(ours, sign, other, WHOLE), other) for _, other in near[:NEAREST]]
+    try:
+        with open_adapter(file, scale, method=method) as ours:
+            for other in known:
+                found = _cosine(ours, other, SAMPLED)
+                if found is not None and found >= MAYBE:
+                    near.append((found, other))
+            near.sort(key=lambda pair: pair[0], reverse=True)
+            closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
+    except FusionUnsupportedError:
+        return []  # other rules say what is wrong with it
     return [
         Neighbour(other.name, other.task, other.base, False, found)
         for found, other in closer
@@ -177,16 +183,15 @@ def _nearest(file: Path, sign: bool, known: Sequence[_Known]) -> list[Neighbour]
     ]
 
 
-def _cosine(ours: Factors, sign: bool, other: _Known, modules: int) -> float | None:
+def _cosine(ours: OpenAdapter, other: _Known, modules: int) -> float | None:
     """Return the cosine between two updates over some of their modules; None where they have too little in common."""
-    from .likeness import Factors, cosine, shared_modules
+    from .comparison.modules import open_adapter
+    from .comparison.similarity import cosine, shared_modules
 
     try:
-        with Factors(other.path) as theirs:
+        with open_adapter(other.path, other.scale, method=other.method) as theirs:
             shared = shared_modules(ours, theirs)
             step = max(1, len(shared) // modules)
-            found = cosine(ours, theirs, shared[step // 2 :: step][:modules]) if shared else None
-    except (StorageError, OSError, ValueError):
+            return cosine(ours, theirs, shared[step // 2 :: step][:modules])
+    except (FuseryError, OSError, ValueError):
         return None  # it is damaged, which `audit` says
-    # A negative scale turns an update round.
-    return found if found is None or sign == (other.scale > 0) else -found

@@ -20,6 +20,7 @@ from fusery.storage.manifest import Manifest
 from . import events, tables
 from .bases import blob_generations
 from .errors import BadInputError
+from .tally import tally
 
 if TYPE_CHECKING:
     from .deposit import Deposit
@@ -60,7 +61,7 @@ def deposit_files(
 
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())
     files = {entry.path: folder / entry.path for entry in manifest}
-    deposit.put(files, manifest=manifest, progress=_counted(progress, manifest.size))
+    deposit.put(files, manifest=manifest, progress=tally(progress, manifest.size))
     return deposit
 
 
@@ -99,12 +100,12 @@ def fetch_published(
         StoreUnavailableError: it did not answer.
         OutOfSpaceError: there is no room for the files.
     """
-    counted = _counted(progress, manifest.size)
+    told = tally(progress, manifest.size)
 
     def arrived(number: int) -> None:
         check()
-        if counted:
-            counted(number)
+        if told:
+            told(number)
 
     generations = blob_generations(workspace, [entry.sha256 for entry in manifest])
     for entry in manifest:
@@ -121,16 +122,3 @@ def _put_aside(workspace: Workspace, digest: Digest, generation: int) -> None:
     # Only so that good bytes can take its place; who may not write to the store goes on without.
     with suppress(StorageError):
         workspace.store.quarantine(digest, generation=generation)
-
-
-def _counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
-    done = 0
-
-    def told(number: int) -> None:
-        nonlocal done
-        done += number
-        progress(done, total)
-
-    return told

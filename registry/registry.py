@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .measuring import Measuring
 from .moves import Moves
 from .releases import Releases, Rows
 from .settings import Settings
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from .materialize import Materialized
     from .probe import ProbeReport
     from .register import Registered
+    from .serve import ServeRequest, Serving
 
 
 def _silent(_: str) -> None:
     """Say nothing: the default for what is going on."""
 
 
-class Registry(Releases, Upkeep, Moves):
+class Registry(Releases, Upkeep, Moves, Measuring):
     """A registry of base models, adapters and fused artifacts.
 
     A training script registers its own result in three lines:
@@ -91,12 +93,19 @@ class Registry(Releases, Upkeep, Moves):
         revision: str | None = None,
         reference: bool = False,
         say: Callable[[str], None] = _silent,
+        progress: Callable[[int, int], None] | None = None,
     ) -> AddedBase:
         """Take in a base model from a folder, a GGUF file or a hub id; see `fusery.registry.bases.add_base`."""
         from .bases import add_base
 
         return add_base(
-            self.workspace, str(source), name=name, revision=revision, reference=reference, say=say
+            self.workspace,
+            str(source),
+            name=name,
+            revision=revision,
+            reference=reference,
+            say=say,
+            progress=progress,
         )
 
     def bases(self) -> Rows:
@@ -260,6 +269,18 @@ class Registry(Releases, Upkeep, Moves):
         names = [reference] if isinstance(reference, str) else reference
         fusing = request or FuseRequest()
         return materialize(self.workspace, names, destination, target=target, request=fusing, **options)
+
+    def serve(
+        self,
+        request: ServeRequest,
+        *,
+        ready: Callable[[Serving], None],
+        say: Callable[[str], None] = _silent,
+    ) -> int:
+        """Serve adapters until a signal comes; see `fusery.registry.serve.serve`."""
+        from .serve import serve
+
+        return serve(self.workspace, request, ready=ready, say=say)
 
     def export(
         self,

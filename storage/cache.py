@@ -5,6 +5,7 @@ stamps/<key>.json                when it was last hashed through; the stamp's ow
 pins/<key>                       there if the entry must stay, whether it is here yet or not
 tmp/<key>.<fence>.<uuid>/        one that is being built, with its builder's name in <...>.owner
 quarantine/<key>.<nanoseconds>/  one that was found damaged
+vouchers/<digest>.json           see `vouchers`; none holds for longer than a day
 """
 
 from __future__ import annotations
@@ -307,18 +308,19 @@ class FusedCache:
         return plan_eviction(self, limit_bytes, spare)
 
     def sweep(self, older_than: float = DAY) -> int:
-        """Remove what interrupted builds and damaged entries left; return the bytes freed.
+        """Remove what interrupted builds and writes and damaged entries left, and old vouchers; return the bytes freed.
 
         Args:
             older_than: seconds since the last write; what a process left that has ended since goes in any case.
         """
         freed = 0
         with os_failures(f"clean up the cache {self.root}", near=self.root):
-            for path in [*self._children("tmp"), *self._children("quarantine"), *self._children("stamps")]:
-                if self._is_rubbish(path, older_than):
-                    freed += _bytes_in(path)
-                    remove_tree(path)
-                    _owner_file(path).unlink(missing_ok=True)
+            for name in ("tmp", "quarantine", "stamps", "vouchers"):
+                for path in self._children(name):
+                    if self._is_rubbish(path, older_than):
+                        freed += _bytes_in(path)
+                        remove_tree(path)
+                        _owner_file(path).unlink(missing_ok=True)
         return freed
 
     def _is_rubbish(self, path: Path, older_than: float) -> bool:

@@ -14,7 +14,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from .failures import AbsentBlobError, DigestMismatchError, os_failures
 from .layout import MAX_DOCUMENT_BYTES, parse_format
 from .manifest import FileEntry
 from .publishing import part_beside, write_all
+
+Sink = Callable[[bytes | memoryview], None]
+"""Called with bytes, one piece after the other."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -193,8 +196,8 @@ class BlobStore(ABC):
         """Return the content of `format.json`, None if there is none."""
 
     @abstractmethod
-    def _pour(self, digest: Digest, generation: int, sink: Callable[[bytes | memoryview], None]) -> None:
-        """Give a blob's bytes to `sink`, piece by piece in order; raises AbsentBlobError."""
+    def _pour(self, blob: Blob, sink: Sink) -> None:
+        """Give the bytes of a blob, whose size was asked for, to `sink`, piece by piece; raises AbsentBlobError."""
 
     def identify(self) -> str | None:
         """Return the id that `initialise` gave the store, None if it has none yet.
@@ -217,7 +220,7 @@ class BlobStore(ABC):
         if size > limit:
             raise StorageError(f"blob {digest} has {size} bytes, more than the {limit} that are read here")
         data = bytearray()
-        self._pour_verified(digest, generation, data.extend, data.clear)
+        self._pour_verified(Blob(digest, size, generation), data.extend, data.clear)
         return bytes(data)
 
     def fetch(
@@ -238,7 +241,7 @@ class BlobStore(ABC):
             DigestMismatchError: it is damaged; `destination` is as it was.
             OutOfSpaceError: there is no room for it.
         """
-        self._size(digest, generation)
+        blob = Blob(digest, self._size(digest, generation), generation)
         with os_failures(f"write {destination}", near=destination), part_beside(destination) as (part, fd):
 
             def begin() -> None:
@@ -250,7 +253,7 @@ class BlobStore(ABC):
                 if progress:
                     progress(len(piece))
 
-            self._pour_verified(digest, generation, keep, begin)
+            self._pour_verified(blob, keep, begin)
             size = os.fstat(fd).st_size
             part.replace(destination)
         return size
@@ -264,23 +267,32 @@ class BlobStore(ABC):
             AbsentBlobError: it is not there.
             DigestMismatchError: its size or its bytes differ.
         """
-        found = self._size(digest, generation)
-        if found != size:
-            raise self._damage(digest, f"{size} bytes", f"{found} bytes")
 
         def read(piece: bytes | memoryview) -> None:
             if progress:
                 progress(len(piece))
 
-        self._pour_verified(digest, generation, read, lambda: None)
+        self.pour(Blob(digest, size, generation), read, lambda: None)
 
-    def _pour_verified(
-        self,
-        digest: Digest,
-        generation: int,
-        sink: Callable[[bytes | memoryview], None],
-        begin: Callable[[], None],
-    ) -> None:
+    def pour(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
+        """Give a blob's bytes to `sink`, piece by piece in order; they are right only when this returns.
+
+        Args:
+            blob: its digest, the size that it must have, and its generation.
+            sink: takes the bytes.
+            begin: called before each reading of the blob, since there may be more than one.
+
+        Raises:
+            AbsentBlobError: it is not there.
+            DigestMismatchError: its size or its bytes differ.
+            StoreUnavailableError: the store failed.
+        """
+        found = self._size(blob.digest, blob.generation)
+        if found != blob.size:
+            raise self._damage(blob.digest, f"{blob.size} bytes", f"{found} bytes")
+        self._pour_verified(blob, sink, begin)
+
+    def _pour_verified(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
         """Give a blob's bytes to `sink`, and raise unless they had the digest; `begin` is called before each reading.
 
         Bytes that went wrong on the way are read again: a blob is damaged when two readings find the same wrong bytes.
@@ -289,8 +301,11 @@ class BlobStore(ABC):
             DigestMismatchError: it is damaged.
             StoreUnavailableError: each reading found something else.
         """
-        before = None
-        for _ in range(self._readings):
+        digest, before = blob.digest, None
+        for reading in range(self._readings):
+            if reading:
+                # Somebody may have repaired it meanwhile.
+                blob = replace(blob, size=self._size(digest, blob.generation))
             running = hashlib.sha256()
 
             def take(piece: bytes | memoryview, running: Any = running) -> None:
@@ -298,7 +313,7 @@ class BlobStore(ABC):
                 sink(piece)
 
             begin()
-            self._pour(digest, generation, take)
+            self._pour(blob, take)
             got = running.hexdigest()
             if got == digest:
                 return

@@ -11,15 +11,16 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from .copying import Progress, pump, reading
+from .copying import Progress, flushing, pump, reading
 from .digest import CHUNK, Digest
 from .errors import StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, require_expected
+from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected
 from .layout import (
     BLOBS,
     FORMAT_NAME,
@@ -103,6 +104,43 @@ class LocalStore(BlobStore):
                 write_all(fd, data)
                 self._publish(part, fd, blob)
         return blob
+
+    def put_poured(
+        self, origin: BlobStore, blob: Blob, *, generation: int = 0, progress: Progress | None = None
+    ) -> Blob:
+        """Store a blob of another store, which pours it straight into the part file.
+
+        Args:
+            origin: the other store.
+            blob: the blob there.
+            generation: the generation to store it under.
+            progress: told about bytes as they arrive.
+
+        Raises:
+            AbsentBlobError, DigestMismatchError: the other store does not have it as it should be; nothing was stored.
+            OutOfSpaceError, StoreDeniedError, StoreUnavailableError: as `put_file`; or the other store failed.
+        """
+        stored = replace(blob, generation=generation)
+        with os_failures(f"store blob {blob.digest} in {self.root}", near=self.root):
+            if self._holds(stored):
+                self._sync_name(stored)
+                return stored
+            with self._part() as (part, fd):
+                with flushing(fd) as written:
+
+                    def begin() -> None:
+                        os.ftruncate(fd, 0)
+                        os.lseek(fd, 0, os.SEEK_SET)
+
+                    def keep(piece: bytes | memoryview) -> None:
+                        write_all(fd, piece)
+                        written(len(piece))
+                        if progress:
+                            progress(len(piece))
+
+                    origin.pour(blob, keep, begin)
+                self._publish(part, fd, stored)
+        return stored
 
     def fetch(
         self, digest: Digest, destination: Path, *, generation: int = 0, progress: Progress | None = None
@@ -219,9 +257,12 @@ class LocalStore(BlobStore):
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def _pour(self, digest: Digest, generation: int, sink: Callable[[bytes | memoryview], None]) -> None:
+    def _pour(self, blob: Blob, sink: Sink) -> None:
         buffer = memoryview(bytearray(CHUNK))
-        with self._reading(digest, generation) as source, os_failures(f"read {self.root}", near=self.root):
+        with (
+            self._reading(blob.digest, blob.generation) as source,
+            os_failures(f"read {self.root}", near=self.root),
+        ):
             while count := os.readv(source, [buffer]):
                 sink(buffer[:count])
 

@@ -21,7 +21,7 @@ from .copying import Progress, Source, pump, reading
 from .digest import Digest
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, require_expected
+from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected
 from .layout import (
     BLOBS,
     FORMAT_NAME,
@@ -217,13 +217,9 @@ class FsspecStore(BlobStore):
         except RemoteError:
             return None
 
-    def _pour(self, digest: Digest, generation: int, sink: Callable[[bytes | memoryview], None]) -> None:
-        name = blob_name(digest, generation)
-        size = self._objects.size(name)
-        if size is None:
-            raise AbsentBlobError(digest, generation, self.url)
+    def _pour(self, blob: Blob, sink: Sink) -> None:
         try:
-            for wanted, piece in self._objects.pieces(name, size):
+            for wanted, piece in self._objects.pieces(blob_name(blob.digest, blob.generation), blob.size):
                 if len(piece) != wanted:
                     # Some servers ignore the range, others cut the reply short without a word.  That says nothing
                     # about the blob, which must not be put aside for it.
@@ -233,7 +229,7 @@ class FsspecStore(BlobStore):
                     )
                 sink(piece)
         except RemoteError as error:
-            raise AbsentBlobError(digest, generation, self.url) from error
+            raise AbsentBlobError(blob.digest, blob.generation, self.url) from error
 
     def _put_from_memory(
         self, source: Source, expected: FileEntry | None, generation: int, progress: Progress | None

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .copying import reading
+from .copying import Progress, reading
 from .digest import CHUNK, Digest
 from .errors import FormatError
 from .failures import os_failures
@@ -31,7 +31,7 @@ class TensorDigests:
     tensors: dict[str, Digest]
 
 
-def digest_tensors(path: Path, header: Header) -> TensorDigests:
+def digest_tensors(path: Path, header: Header, *, progress: Progress | None = None) -> TensorDigests:
     """Return the digests of a file and of its tensors.
 
     Every byte is read once and hashed twice, on two cores at the same time.
@@ -39,6 +39,7 @@ def digest_tensors(path: Path, header: Header) -> TensorDigests:
     Args:
         path: a regular file, without links.
         header: what `read_header` said of it.
+        progress: told the bytes of each piece that was read.
 
     Raises:
         FormatError: the file is not of the size that its header was read from.
@@ -59,6 +60,8 @@ def digest_tensors(path: Path, header: Header) -> TensorDigests:
             hashed = pool.submit(whole.update, chunk)
             pieces.update(chunk, position)
             position += len(chunk)
+            if progress:
+                progress(len(chunk))
         if hashed is not None:
             hashed.result()
         source.require_unchanged()

@@ -6,6 +6,8 @@ importing torch takes long, so it is done once.
     ["logits", BASE, ADAPTER, TOKENS, OUT]     logits (float32) of base + adapter for token numbers
     ["merge", BASE, ADAPTER, OUT]              the merged model, as a folder
     ["tensors", BASE, ADAPTER, OUT]            the adapter loaded by PEFT and saved again
+    ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
+    ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
     ["fields"]                                 the names of the fields of LoraConfig
 
 TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import warnings
 
@@ -33,6 +36,14 @@ def load(base: str, adapter: str) -> PeftModel:
         return PeftModel.from_pretrained(model, adapter).eval()
 
 
+def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
+    """Save what a model without an adapter answers."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
+        np.save(out, model(input_ids=torch.from_numpy(np.load(tokens))).logits.float().numpy())
+
+
 def answer(request: list[str]) -> list[str]:
     """Do what is asked."""
     match request:
@@ -40,6 +51,11 @@ def answer(request: list[str]) -> list[str]:
             with torch.no_grad():
                 given = torch.from_numpy(np.load(tokens))
                 np.save(out, load(base, adapter)(input_ids=given).logits.float().numpy())
+        case ["gguf", path, tokens, out]:
+            folder, name = os.path.split(path)
+            save_logits(folder, tokens, out, gguf_file=name)
+        case ["plain", folder, tokens, out]:
+            save_logits(folder, tokens, out)
         case ["merge", base, adapter, out]:
             load(base, adapter).merge_and_unload().save_pretrained(out)
         case ["tensors", base, adapter, out]:

@@ -1,5 +1,7 @@
 """A team at work: many processes on two simulated hosts, which share a database and a store and nothing else.
 
+Beside them another one collects all the time, without grace: what is live must not depend on it.
+
 A host has a home and a cache of its own, and another name, kernel and process namespace in what its processes say about
 themselves: none can tell whether a process of the other one is alive.  Import it as `import team`.
 """
@@ -21,6 +23,7 @@ import tinymodels
 
 from fusery.registry import Registry, events, tables
 from fusery.registry.database import owner
+from fusery.registry.deposit import Deposit
 from fusery.registry.errors import FuseryError
 from fusery.registry.fuse import FuseRequest
 from fusery.registry.ingredients import Inputs
@@ -133,6 +136,7 @@ class _Worker:
             "materialize": 1,
             "yank": 1,
             "show": 1,
+            "give_up": 1,
         }
         names = ["fuse", *self.random.choices(list(kinds), list(kinds.values()), k=operations - 1)]
         with self.registry:
@@ -181,18 +185,50 @@ class _Worker:
         self.registry.yank(reference, reason="test")
         self.registry.unyank(reference)
 
+    def give_up(self, turn: int) -> None:
+        """Store what is not recorded in the end, as a command that is refused: food for the collector.
 
-def at_work(place: Place, processes: int, operations: int) -> list[dict[str, Any]]:
-    """Let so many processes do so many operations in all; return what each did.
+        Half of it is what everybody gives up, so that some want it at the moment in which it is deleted.
+        """
+        workspace = self.registry.workspace
+        deposit = Deposit(workspace.database, workspace.store, owner.Owner.current())
+        deposit.put({"own": self.random.randbytes(1000), "everybody's": b"the same of everybody"})
+        deposit.abandon()
+
+
+def collect(place: Place, test: Connection) -> None:
+    """Collect without grace until told to stop; send how often that was, and how many blobs went."""
+    live_on(HOSTS[1])
+    turns, removed = 0, 0
+    try:
+        with place.open(HOSTS[1]) as registry:
+            while not test.poll(0.05):  # seconds
+                done = registry.gc(grace=0.0)
+                turns, removed = turns + 1, removed + sum(item.kind == "blob" for item in done.items)
+    except Exception:  # noqa: BLE001  the test shows it
+        test.send(traceback.format_exc())
+        return
+    test.send({"turns": turns, "removed": removed})
+
+
+def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Let so many processes do so many operations in all, with a collector beside them; return what each did.
 
     Raises:
         AssertionError: one of them failed with something that is no error of fusery's.
     """
     each = operations // processes
-    results = databaseworkers.run_all(work, processes, place.database_url, place, each)
-    failed = [result for result in results if isinstance(result, str)]
+    collector, line = databaseworkers.start(collect, place)
+    try:
+        results = databaseworkers.run_all(work, processes, place.database_url, place, each)
+        line.send("stop")
+        collected = line.recv()
+    finally:
+        collector.kill()
+        collector.join()
+    failed = [result for result in (*results, collected) if isinstance(result, str)]
     assert not failed, failed[0]
-    return results
+    return results, collected
 
 
 def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:

@@ -33,6 +33,8 @@ from .places import carry, each, open_place
 from .rows import kind_of
 
 if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
     from ..workspace import Workspace
 
 _ATTEMPTS = 5
@@ -232,16 +234,16 @@ def _copy(
 ) -> tuple[int, int]:
     """Copy blobs; return how many were not there, and their bytes."""
 
-    def copy(blob: Blob) -> bool:
+    def copy(blob: Blob, told: Progress | None) -> bool:
         try:
-            place.verify(blob.digest, blob.size)
+            place.verify(blob.digest, blob.size, progress=told)
         except BlobMissingError:
             pass
         except BlobCorruptError:
             place.quarantine(blob.digest)
         else:
             return False
-        carry(store, blob, place, 0)
+        carry(store, blob, place, 0, told)
         return True
 
     copied = [blob for blob, is_new in each(copy, missing, progress) if is_new]

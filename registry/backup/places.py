@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, FuseryError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url, open_store
 from fusery.storage.manifest import FileEntry
+from fusery.storage.transfer import transfer
 
 from ..bulk.executor import Threads
 from ..errors import BadInputError
+from ..tally import tally
 
 if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
     from ..workspace import Workspace
 
 T = TypeVar("T")
@@ -47,57 +50,54 @@ def open_place(workspace: Workspace, url: str) -> BlobStore:
 
 
 def each(
-    work: Callable[[Blob], T],
+    work: Callable[[Blob, Progress | None], T],
     blobs: Sequence[Blob],
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Blob, T]]:
     """Do something with blobs, several at a time, and yield each with its result; the first failure ends it.
 
     Args:
-        work: what to do.
+        work: what to do with a blob, telling the bytes of each piece.
         blobs: with which.
         progress: told bytes done and bytes in all.
     """
 
     def guarded(blob: Blob) -> T | FuseryError:
         try:
-            return work(blob)
+            return work(blob, told)
         except FuseryError as error:
             return error
 
-    total, done = sum(blob.size for blob in blobs), 0
+    told = tally(progress, sum(blob.size for blob in blobs))
     for outcome in Threads(JOBS).run(guarded, blobs):
         result = outcome.result
         if isinstance(result, FuseryError):
             raise result
-        done += outcome.item.size
-        if progress:
-            progress(done, total)
         yield outcome.item, cast(T, result)
 
 
-def carry(source: BlobStore, blob: Blob, target: BlobStore, generation: int) -> None:
-    """Copy a blob from one store to another, verified on the way.
+def carry(
+    source: BlobStore, blob: Blob, target: BlobStore, generation: int, progress: Progress | None = None
+) -> None:
+    """Copy a blob from one store to another, verified on the way; `progress` is told the bytes of each piece.
 
     Raises:
         BlobMissingError: it is not there.
         BlobCorruptError: it is damaged; nothing was stored.
     """
-    entry = FileEntry(blob.digest, blob.size, Digest(blob.digest))
-    path = source.local_path(blob.digest, generation=blob.generation)
-    if path is not None:
-        _store(source, path, entry, target, generation)
-        return
-    with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
-        part = Path(folder) / "blob"
-        source.fetch(blob.digest, part, generation=blob.generation)
-        _store(source, part, entry, target, generation)
-
-
-def _store(source: BlobStore, path: Path, entry: FileEntry, target: BlobStore, generation: int) -> None:
+    entry = FileEntry(blob.digest, blob.size, blob.digest)
     try:
-        target.put_file(path, expected=entry, generation=generation)
+        with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
+            transfer(
+                source,
+                target,
+                entry,
+                Path(folder),
+                from_generation=blob.generation,
+                to_generation=generation,
+                progress=progress,
+            )
     except BlobCorruptError as error:
         raise BlobCorruptError(
-            f"blob {entry.sha256} in {display_url(source.url)} is damaged", hint="fusery audit --repair"
+            f"blob {blob.digest} in {display_url(source.url)} is damaged", hint="fusery audit --repair"
         ) from error

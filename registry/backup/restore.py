@@ -24,6 +24,8 @@ from .places import carry, each, open_place
 from .reading import Backup
 
 if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
     from ..workspace import Workspace
 
 
@@ -175,9 +177,9 @@ def _copy(
     blobs: Sequence[Blob],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    def copy(blob: Blob) -> None:
+    def copy(blob: Blob, told: Progress | None) -> None:
         try:
-            carry(found.place, replace(blob, generation=0), store, blob.generation)
+            carry(found.place, replace(blob, generation=0), store, blob.generation, told)
         except (BlobMissingError, BlobCorruptError) as error:
             what = "is missing" if isinstance(error, BlobMissingError) else "is damaged"
             raise BackupError(

@@ -13,7 +13,13 @@ class Choices:
         link: hard links to the model's read-only files instead of copies, where the file system can; an edit of such a
             file would damage the cache.
         compression: of an archive: `zst` or `gz`.
+        models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
+        base_name: what the base is called where adapters are served without it; None for its own name.
+        gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None for what they have.
     """
 
     link: bool = False
     compression: str = "zst"
+    models: tuple[str, ...] = ()
+    base_name: str | None = None
+    gguf_type: str | None = None

@@ -19,11 +19,14 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
-    """Write them to a folder of the bundle, with a slash at its end, or to the bundle itself."""
+    """Write them to a folder of the bundle, with a slash at its end, or to the bundle itself.
+
+    What a reader of a stream wants to know first comes first.
+    """
     record = bundle_record(source, "model", ".")
-    bundle.copy(source.fused, under=under, link=choices.link)
-    bundle.write(f"{under}README.md", render("model_card.md.j2", **card_values(record)))
     bundle.write(f"{under}fusery.json", record_bytes(record))
+    bundle.write(f"{under}README.md", render("model_card.md.j2", **card_values(record)))
+    bundle.copy(source.fused, under=under, link=choices.link)
 
 
 def check(folder: Path) -> Layout:

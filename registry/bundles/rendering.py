@@ -24,8 +24,17 @@ def resource(name: str) -> bytes:
 
 
 def server_files() -> dict[str, bytes]:
-    """Return the package `serving`: file name and content, sorted."""
-    found = {entry.name: entry for entry in (_package() / "serving").iterdir() if entry.name.endswith(".py")}
+    """Return the server of one model: file name and content, sorted."""
+    return _modules(_package() / "serving")
+
+
+def package_files(name: str) -> dict[str, bytes]:
+    """Return the modules of a package of the registry: file name and content, sorted."""
+    return _modules(files(__name__.rpartition(".bundles.")[0]) / name)
+
+
+def _modules(folder: Traversable) -> dict[str, bytes]:
+    found = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".py")}
     return {name: found[name].read_bytes() for name in sorted(found)}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from fusery.storage.manifest import Manifest
 
+from ..architecture import Architecture
 from ..errors import BadInputError
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
@@ -66,12 +67,16 @@ class BundleSource:
         model: the fused model's files: safetensors, config.json, the tokenizer's files; or the base's, that the adapters
             stand on; None where the target only names the base.
         adapters: unfused ones; none when the model is fused.
+        routes: further names of unfused adapters, each with the full name it leads to, or several with weights.
+        base: what unfused adapters stand on, whether or not its files are there.
     """
 
     name: str
     provenance: Mapping[str, Any]
     model: Files | None
     adapters: tuple[BundledAdapter, ...] = ()
+    routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
+    base: Architecture | None = None
 
     @property
     def fused(self) -> Files:

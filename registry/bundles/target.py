@@ -88,6 +88,12 @@ _ALL = (
     Target("model", "model"),
     Target("archive", "archive", single=True),
     Target("docker", "docker"),
+    Target("adapters", "adapters", ("adapters",)),
+    Target("vllm", "vllm", ("adapters", "fused"), form="peft", base=False),
+    Target("lorax", "lorax", ("adapters",), form="peft", base=False),
+    Target("ollama", "ollama", ("fused", "adapters"), form="peft"),
+    Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
+    Target("gguf", "gguf"),
 )
 TARGETS = {target.name: target for target in _ALL}
 """The targets by name."""

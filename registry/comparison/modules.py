@@ -51,6 +51,15 @@ class OpenAdapter:
         factors = self.factors[module]
         return factors.a.shape[0] if factors.switch else 1
 
+    def shape(self, module: str) -> tuple[int, int, int]:
+        """Return how many updates a module has, and their sizes, which are the same whatever the rank."""
+        return (self.parts(module), *_shape(self.factors[module]))
+
+    def largest(self, module: str) -> int:
+        """Return the bytes of the larger of a module's factors."""
+        factors = self.factors[module]
+        return max(factors.a.size, factors.b.size)
+
     def rank(self, module: str) -> int:
         """Return the rank of a module's update, 0 if it is not adapted."""
         return self.factors[module].rank if module in self.factors else 0
@@ -197,7 +206,7 @@ def compare_module(a: OpenAdapter, b: OpenAdapter, module: str, *, shapes: bool 
 
 
 def _require_alike(adapters: Sequence[OpenAdapter], module: str) -> None:
-    sizes = {adapter.name: (adapter.parts(module), *_shape(adapter.factors[module])) for adapter in adapters}
+    sizes = {adapter.name: adapter.shape(module) for adapter in adapters}
     if len(set(sizes.values())) > 1:
         said = " and ".join(f"{' x '.join(map(str, size))} in {name}" for name, size in sizes.items())
         raise BadInputError(f"{module} is {said}: the two were not trained on one base")

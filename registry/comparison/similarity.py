@@ -7,6 +7,7 @@ To find near-duplicates of a new adapter among many: keep `sketch(adapter)` of e
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..fidelity_map import natural
+from .cores import joined
 from .modules import OpenAdapter, compare_module, overall
 
 Array = NDArray[Any]
 
 MOST_MODULES = 64
 """Modules that `similarity` looks at; of more, every so-manieth."""
+
+LARGEST = 64 << 20
+"""Bytes of a factor from which `shared_modules` passes a module over."""
 
 _WIDTH = 16
 SKETCH = _WIDTH * _WIDTH
@@ -80,6 +85,31 @@ def similarity(ours: OpenAdapter, theirs: OpenAdapter, *, most: int = MOST_MODUL
         len(chosen),
         len(modules),
     )
+
+
+def shared_modules(ours: OpenAdapter, theirs: OpenAdapter) -> list[str]:
+    """Return the modules that both change and that can be compared, sorted; none where that is less than half of either's.
+
+    Passed over are those of other sizes in the one than in the other, and those with a factor above 64 MiB.
+    """
+    shared = sorted(
+        module
+        for module in ours.factors.keys() & theirs.factors.keys()
+        if ours.shape(module) == theirs.shape(module)
+        and max(ours.largest(module), theirs.largest(module)) <= LARGEST
+    )
+    enough = 2 * len(shared) >= max(len(ours.factors), len(theirs.factors))
+    return shared if enough else []
+
+
+def cosine(ours: OpenAdapter, theirs: OpenAdapter, modules: Sequence[str]) -> float | None:
+    """Return the cosine between two adapters over some modules; None where one is zero, or there are none.
+
+    Raises:
+        BadInputError, FusionUnsupportedError, BlobCorruptError: as `similarity`.
+    """
+    changes = [compare_module(ours, theirs, module, shapes=False) for module in modules]
+    return joined([change.updates for change in changes]).cosine if changes else None
 
 
 def sketch(adapter: OpenAdapter) -> Array:

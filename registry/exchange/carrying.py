@@ -1,19 +1,15 @@
-"""Bringing bytes from one store to another: only what is missing there, hashed on the way, one file at a time on this disk."""
+"""Bringing bytes from one store to another: only what is missing there, hashed on the way, one file at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.storage.digest import Digest
 from fusery.storage.errors import MissingFileError
-from fusery.storage.failures import AbsentBlobError
-from fusery.storage.manifest import FileEntry
 
 from ..bases import blob_generations
-from ..deposit import Deposit, Source
+from ..deposit import Deposit, Elsewhere, Source
 from .package import Files
 
 if TYPE_CHECKING:
@@ -26,7 +22,7 @@ class Carrier:
     Args:
         origin: where the bytes are.
         destination: where they go.
-        scratch: a folder on this machine for what has to be fetched first.
+        scratch: a folder on this machine for what has to lie here on its way.
         progress: told the bytes of each piece that is stored.
     """
 
@@ -39,7 +35,6 @@ class Carrier:
     ) -> None:
         self._origin, self._destination = origin, destination
         self._scratch, self._progress = scratch, progress
-        self._fetched: Path | None = None
 
     def carry(self, files: Files) -> Deposit:
         """Store the files; they count from the transaction that commits the deposit.
@@ -50,39 +45,19 @@ class Carrier:
         """
         there = self._destination
         deposit = Deposit(there.database, there.store, there.owner())
-        try:
-            deposit.put(self._sources(files), manifest=files.manifest, progress=self._progress)
-        finally:
-            self._drop()
+        deposit.put(self._sources(files), manifest=files.manifest, progress=self._progress)
         return deposit
 
     def _sources(self, files: Files) -> dict[str, Source]:
         if not files.stored:
             assert files.folder is not None
             return {entry.path: _referenced(files.folder / entry.path) for entry in files.manifest}
+        store = self._origin.store
         generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])
         return {
-            entry.path: partial(self._at_hand, entry, generations.get(entry.sha256, 0))
+            entry.path: Elsewhere(store, generations.get(entry.sha256, 0), self._scratch)
             for entry in files.manifest
         }
-
-    def _at_hand(self, entry: FileEntry, generation: int) -> Path:
-        """Return a path to read the blob at; it is verified as it is read."""
-        self._drop()
-        store, digest = self._origin.store, Digest(entry.sha256)
-        if store.capabilities.local:
-            path = store.local_path(digest, generation=generation)
-            if path is None:
-                raise AbsentBlobError(digest, generation, store.url)
-            return path
-        self._fetched = self._scratch / digest
-        store.fetch(digest, self._fetched, generation=generation)
-        return self._fetched
-
-    def _drop(self) -> None:
-        if self._fetched is not None:
-            self._fetched.unlink(missing_ok=True)
-            self._fetched = None
 
 
 def _referenced(path: Path) -> Path:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import BadInputError
+from ..tally import tally
 from .carrying import Carrier
 from .finding import find, is_complete, missing_yanks
 from .package import Adapter, Fused, Item, read_package
@@ -165,7 +166,7 @@ def _exchange(
     done = planned
     if not dry_run:
         total = sum(moved.bytes for moved in planned)
-        done = _carry_out(origin, destination, here, package, planned, come_from, say, _sum(progress, total))
+        done = _carry_out(origin, destination, here, package, planned, come_from, say, tally(progress, total))
     return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(done))
 
 
@@ -267,16 +268,3 @@ def _told(workspace: Workspace, identity: str | None) -> dict[str, Any]:
     if settings.database_url:
         place = workspace.database.display_url
     return {"registry": identity, "place": place, "store": display_url(settings.store)}
-
-
-def _sum(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
-    done = 0
-
-    def told(number: int) -> None:
-        nonlocal done
-        done += number
-        progress(done, max(total, done))
-
-    return told

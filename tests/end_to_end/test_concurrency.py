@@ -1,4 +1,4 @@
-"""Sixteen processes on two simulated hosts, at once: every version once, every fuse once, nothing lost.
+"""Sixteen processes on two simulated hosts, and a collector: every version once, every fuse once, nothing lost.
 
 `FUSERY_SOAK=1` does two thousand operations on each pair of database and store; otherwise there are fewer.
 """
@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[team.Place
 
 
 @pytest.mark.slow
-def test_a_team_at_work(place: team.Place) -> None:
+def test_a_team_at_work(place: team.Place, record_property: Callable[[str, object], None]) -> None:
     team.prepare(place)
-    results = team.at_work(place, PROCESSES, OPERATIONS)
+    results, collected = team.at_work(place, PROCESSES, OPERATIONS)
     assert sum(sum(result["done"].values()) for result in results) == OPERATIONS
     refused = {line for result in results for line in result["refused"]}
     assert {line for line in refused if not line.startswith(DOCUMENTED)} == set()
+    assert collected["turns"] > 1
+    assert collected["removed"] > 0
     assert team.inconsistencies(place, results) == []
+    record_property("done", dict(sum((result["done"] for result in results), Counter())))
+    record_property("collected", collected)

@@ -119,6 +119,19 @@ def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: 
     assert len(team.computed) == 1
 
 
+def test_it_is_explained_how_a_published_model_would_be_had(team: Team, tmp_path: Path) -> None:
+    made = team.one.fuse("course_rec@1", publish="full")
+    key = made.view["key"]
+    [here], [there] = (registry.explain(key)["models"] for registry in (team.one, team.two))
+    assert (here["status"], here["published"]) == ("hit", True)
+    assert (there["status"], there["published"], there["missing"]) == ("miss", True, [])
+    assert "fetched" in there["reason"] and "made again" not in there["reason"]
+    blob_path(team.one, weights(made.view)["sha256"]).unlink()
+    [broken] = team.two.explain(key)["models"]
+    assert (broken["published"], "not whole in the store" in broken["reason"]) == (True, True)
+    assert "made again" in broken["reason"]
+
+
 def test_what_was_made_before_is_published_when_it_is_asked_for(team: Team) -> None:
     assert not team.one.fuse("course_rec@1").view["published"]
     shared = team.one.fuse("course_rec@1", publish="full")

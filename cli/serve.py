@@ -1,0 +1,69 @@
+"""`fusery serve`: adapters behind OpenAI's API, straight from the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .session import Session, command
+
+if TYPE_CHECKING:
+    from fusery.registry.serve import Serving
+
+
+@command("serve")
+@click.argument("references", metavar="[REF]...", nargs=-1)
+@click.option(
+    "--model",
+    "models",
+    metavar="NAME=SPLIT",
+    multiple=True,
+    help="A name of your own and what it leads to, with weights: course_rec=v1:0.9,v2:0.1.  May be given again.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 for any."
+)
+@click.option(
+    "--api-keys",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="TOML file of tenants with digests of their keys; default: everybody may ask.",
+)
+@click.option("--fused", is_flag=True, help="Serve the fused model of one REF instead of base and adapter.")
+def serve_command(
+    session: Session,
+    references: tuple[str, ...],
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    api_keys: Path | None,
+    fused: bool,
+) -> int:
+    """Serve adapters of one base with OpenAI's API; aliases are followed as they move.
+
+    Each adapter can be asked for as REF, by its full name and by its task.  Ctrl-C ends the server when what is being
+    answered is answered.
+    """
+    from fusery.registry.serve import ServeRequest
+
+    request = ServeRequest(references, models, host, port, api_keys, fused)
+
+    def ready(serving: Serving) -> None:
+        document = serving.to_dict()
+
+        def human() -> None:
+            session.print(f"Serving on {serving.url}")
+            for name in document["models"]:
+                target = serving.routes.get(name, name)
+                parts = target if isinstance(target, dict) else {target: 1.0}
+                leads = ", ".join(part if len(parts) == 1 else f"{part}: {parts[part]:g}" for part in parts)
+                session.print(f"  {name}" + ("" if leads == name else f"  ->  {leads}"))
+
+        session.emit(document, names=[serving.url], human=human)
+
+    return session.registry.serve(request, ready=ready, say=session.say)

@@ -1,0 +1,216 @@
+"""What bundles for other people's servers have in common: adapters in the form that all of them read, and names for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import StorageError
+from fusery.storage.failures import DigestMismatchError, os_failures
+from fusery.storage.jsonfile import read_object
+from fusery.storage.safetensors import build_header, read_header
+
+from ..adapter_files import CONFIG, PEFT_WEIGHTS
+from ..architecture import Architecture, read_architecture
+from ..errors import BadInputError
+from .layout import Layout, LayoutError
+from .record import provenance_part
+from .source import BundledAdapter, BundleSource, Files
+from .writing import BundleFolder
+
+if TYPE_CHECKING:
+    from ..renderings.plain_form import PlainAdapter
+
+_HARMLESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An adapter, and how servers compute it."""
+
+    adapter: BundledAdapter
+    plain: PlainAdapter
+
+
+def base_architecture(source: BundleSource) -> Architecture:
+    """Return the architecture of what a bundle is made of: of the base, or of the fused model."""
+    if source.base is not None:
+        return source.base
+    if source.model is None:
+        raise BadInputError(f"nothing is known of the base of {source.name}")
+    return read_architecture(source.model.paths)
+
+
+def served_adapters(source: BundleSource, base: Architecture) -> tuple[Served, ...]:
+    """Return a bundle's adapters as servers compute them.
+
+    Raises:
+        BadInputError: one is DoRA, or changes a module that the base does not have: servers pass over that without a word.
+    """
+    from ..renderings.plain_form import matched_modules, read_plain
+
+    found = []
+    for adapter in source.adapters:
+        plain = read_plain(adapter.name, adapter.files.paths)
+        matched_modules(adapter.name, plain, base)
+        found.append(Served(adapter, plain))
+    return tuple(found)
+
+
+def require_dense(source: BundleSource, base: Architecture, server: str) -> None:
+    """Refuse a model that only MLX reads.
+
+    Raises:
+        BadInputError: it is quantised as MLX does it, or mlx-lm gives its modules names of its own.
+    """
+    if any(weight.bits is not None for weight in base.weights.values()):
+        raise BadInputError(
+            f"{source.name} is quantised in MLX's way, which {server} does not read",
+            hint="--precision dequantize",
+        )
+    require_shared_names(base, server)
+    if not isinstance(base.config.get("architectures"), list):
+        raise BadInputError(
+            f"config.json of {source.name} has no architectures, which {server} finds the model's class by",
+            hint='add "architectures" to the base model\'s config.json, and add it again: fusery base add',
+        )
+
+
+def require_shared_names(base: Architecture, server: str) -> None:
+    """Refuse a model whose modules have other names here than in transformers.
+
+    Raises:
+        BadInputError: mlx-lm renames them.
+    """
+    from ..renderings.peft_form import names_are_shared
+
+    if not names_are_shared(base):
+        raise BadInputError(
+            f"mlx-lm gives the modules of {base.model_type[:40]!r} other names than {server} does",
+            hint="--target adapters, which has a server of its own",
+        )
+
+
+def base_name(source: BundleSource, base: Architecture, given: str | None, server: str) -> str:
+    """Return what the base is called where adapters are served without it.
+
+    Args:
+        source: the bundle's.
+        base: its architecture.
+        given: what the user says.
+        server: which reads it, for the error.
+
+    Raises:
+        BadInputError: the base is one that only MLX reads, and nobody said which one it was made from.
+    """
+    if given:
+        return given
+    if any(weight.bits is not None for weight in base.weights.values()):
+        raise BadInputError(
+            f"the adapters' base is quantised in MLX's way, which {server} does not read",
+            hint="--base-name NAME: the model that it was quantised from, as the server is started with it",
+        )
+    return str(provenance_part(source.provenance, "base").get("name") or "base")
+
+
+def harmless(text: str) -> str | None:
+    """Return a name if it is one wherever it stands, in a command, in a URL or in a file; else None."""
+    return text if _HARMLESS.fullmatch(text) and ".." not in text else None
+
+
+def write_peft(bundle: BundleFolder, served: Served, base: str) -> None:
+    """Write an adapter's folder: `adapters/NAME/` with the two files of PEFT's form.
+
+    Args:
+        bundle: the folder.
+        served: the adapter.
+        base: what the base is called where it is served.
+    """
+    from ..renderings.documents import document_bytes
+
+    folder = f"adapters/{served.adapter.name}"
+    bundle.write(f"{folder}/{CONFIG}", document_bytes(served.plain.config(base)))
+    tensors = list(served.plain.tensors())
+    header = build_header([(name, each.dtype, each.bits.shape) for name, each in tensors], {"format": "pt"})
+    with bundle.create(f"{folder}/{PEFT_WEIGHTS}") as file:
+        file.write(header)
+        for _, each in tensors:
+            file.write(np.ascontiguousarray(each.bits).tobytes())
+
+
+def written_adapters(record: dict[str, Any], bundle: BundleFolder) -> dict[str, Any]:
+    """Return a bundle's record with the adapters' files as they were written: their form is not the registered one.
+
+    Args:
+        record: from `bundle_record`.
+        bundle: with each adapter in it, as the folder `adapters/NAME/` or as the file `adapters/NAME.gguf`.
+    """
+    entries = list(bundle.manifest())
+    adapters = []
+    for adapter in record["adapters"]:
+        stem = f"adapters/{adapter['name']}"
+        inside = [entry for entry in entries if entry.path.startswith(f"{stem}/")]
+        found = inside or [entry for entry in entries if entry.path == f"{stem}.gguf"]
+        place = stem if inside else "adapters"
+        files = [{**entry.to_dict(), "path": entry.path.removeprefix(f"{place}/")} for entry in found]
+        adapters.append({**adapter, "path": place, "files": files})
+    return {**record, "adapters": adapters}
+
+
+def peft_layout(folder: Path) -> Layout:
+    """Read a folder of adapters in PEFT's form, as servers do: a folder for each, named after it.
+
+    Raises:
+        LayoutError: an adapter has no effect, or another than its configuration says.
+    """
+    from ..renderings.peft_folder import sort_tensors
+
+    modules = adapters = 0
+    try:
+        for place in sorted(folder.iterdir()):
+            config, header = read_object(place / CONFIG), read_header(place / PEFT_WEIGHTS)
+            found, remarks = sort_tensors(header)
+            if config.get("peft_type") != "LORA" or not config.get("base_model_name_or_path"):
+                raise LayoutError(
+                    f"{CONFIG} of {place.name} is not that of a LoRA for a base that has a name"
+                )
+            if remarks or not found:
+                raise LayoutError(
+                    f"{PEFT_WEIGHTS} of {place.name} holds no tensors that a server knows, or others"
+                )
+            if any(
+                each.a is None or each.b is None or each.rank != config.get("r") for each in found.values()
+            ):
+                raise LayoutError(
+                    f"{place.name} has a module without both factors, or of another rank than r"
+                )
+            modules, adapters = modules + len(found), adapters + 1
+    except StorageError as error:
+        raise LayoutError(f"the bundle's adapters cannot be read: {error.message}") from error
+    return Layout(modules=modules, adapters=adapters)
+
+
+def verify_files(files: Files) -> None:
+    """Check files that are not copied but read against their manifest.
+
+    Raises:
+        DigestMismatchError: one is not what the manifest says.
+        MissingFileError: one is not there.
+    """
+    for entry in files.manifest:
+        path = files.paths[entry.path]
+        with os_failures(f"read {path}", near=path):
+            found, _ = digest_file(path)
+        if found != entry.sha256:
+            raise DigestMismatchError(entry.path, entry.sha256, entry.sha256, found, hint="run: fusery audit")
+
+
+def facts_of(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what a README says of the adapters."""
+    return [adapter["facts"] for adapter in record["adapters"]]

@@ -1,0 +1,280 @@
+"""Serving adapters from the registry: one base in memory, aliases followed as they move."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fusery.storage.errors import FuseryError
+
+from . import tables
+from .bases import locate_files
+from .errors import BadInputError, MissingExtraError, ModelUnusableError
+from .renderings.fetching import fetch_form
+from .serving.document import Adapter, Base, Document, Tenant, read_document, reason
+from .serving.errors import DocumentError, ServingError
+from .serving_plan import ServingPlan, Split, document_bytes, plan_serving
+
+if TYPE_CHECKING:
+    from .workspace import Workspace
+
+POLL_SECONDS = 3.0
+"""Between two looks at the registry: how long a moved alias takes at most, but for loading the adapter."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRequest:
+    """What is to be served, and where.
+
+    Attributes:
+        references: adapters of one base.
+        models: further names, as `Split.parse` takes them.
+        host: address to listen on.
+        port: 0 for any.
+        api_keys: TOML file of tenants; None lets everybody in.
+        fused: serve the fused model of the one adapter instead of base and adapter.
+    """
+
+    references: Sequence[str]
+    models: Sequence[str] = ()
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: Path | None = None
+    fused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that answers.
+
+    Attributes:
+        url: for OpenAI's clients: `base_url`.
+        base: name of the base.
+        adapters: full names of the adapters in memory.
+        routes: public names and what they lead to.
+    """
+
+    url: str
+    base: str
+    adapters: tuple[str, ...]
+    routes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "url": self.url,
+            "base": self.base,
+            "adapters": list(self.adapters),
+            "models": [self.base, *self.adapters, *self.routes],
+            "routes": dict(self.routes),
+        }
+
+
+def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Serving], None], say: Say) -> int:
+    """Serve until SIGTERM or Ctrl-C; to be called in the main thread.
+
+    Args:
+        workspace: the registry's parts.
+        request: what is to be served.
+        ready: told once it answers.
+        say: told what is going on.
+
+    Returns:
+        0 after a signal, 1 when generation died.
+
+    Raises:
+        MissingExtraError: the packages for a server, or mlx-lm, are not installed.
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: one is yanked, they have different bases, or the file of keys is not as it must be.
+        ModelUnusableError: mlx-lm cannot load the base or an adapter, or the address is taken.
+    """
+    require_extras()
+    from .serving import run
+
+    with _folder(workspace, request, say) as (folder, follower):
+        path = folder / "serving.json"
+
+        def tell(url: str) -> None:
+            document = read_document(path)
+            names = tuple(adapter.name for adapter in document.adapters)
+            ready(Serving(f"{url}/v1", document.base.name, names, document.routes))
+            if follower is not None:
+                follower.start()
+
+        try:
+            return run.serve(path, host=request.host, port=request.port, ready=tell)
+        except DocumentError as error:
+            raise BadInputError(str(error)) from error
+        except ServingError as error:
+            raise ModelUnusableError(str(error)) from error
+        finally:
+            if follower is not None:
+                follower.stop()
+
+
+def require_extras() -> None:
+    """Refuse where a package is missing, before anything is fetched.
+
+    Raises:
+        MissingExtraError: one is.
+    """
+    for extra, modules in (("serve", ("fastapi", "uvicorn", "prometheus_client")), ("mlx", ("mlx_lm",))):
+        if any(importlib.util.find_spec(module) is None for module in modules):
+            raise MissingExtraError("serving", extra)
+
+
+def read_tenants(path: Path | None) -> list[Tenant]:
+    """Return the tenants of a TOML file: a table for each, with `key_sha256`, and perhaps `models`, `concurrent`, `metrics`.
+
+    Raises:
+        BadInputError: it cannot be read, or is not as it must be.
+    """
+    if path is None:
+        return []
+    hint = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
+    try:
+        tables_ = tomllib.loads(path.read_text(encoding="utf-8"))
+        named = [{"name": name, **table} for name, table in tables_.items()]
+        tenants = TypeAdapter(list[Tenant]).validate_python(named)
+    except OSError as error:
+        raise BadInputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValidationError as error:
+        raise BadInputError(f"{path} is no file of tenants: {reason(error)}", hint=hint) from error
+    except (ValueError, TypeError) as error:
+        raise BadInputError(f"{path} is no file of tenants: {error}", hint=hint) from error
+    if not tenants:
+        raise BadInputError(f"{path} names no tenant, so that nobody could ask", hint=hint)
+    return tenants
+
+
+@contextmanager
+def _folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iterator[tuple[Path, Follower | None]]:
+    """Give a folder with `serving.json`, and who keeps it up to date."""
+    if request.fused:
+        with _fused_folder(workspace, request, say) as folder:
+            yield folder, None
+        return
+    splits = [Split.parse(text) for text in request.models]
+    with workspace.cache.scratch() as folder:
+        follower = Follower(workspace, request, splits, folder, say)
+        plan = follower.plan()
+        say(f"fetching {plan.base.names[0].name}")
+        _link_base(workspace, plan.base, folder)
+        follower.follow(plan)
+        yield folder, follower
+
+
+def _link_base(workspace: Workspace, base: tables.BaseModel, folder: Path) -> None:
+    """Make a folder of links to a base's files under their own names."""
+    (folder / "blobs").mkdir()
+    for path, real in locate_files(workspace, base, folder / "blobs").items():
+        link = folder / "base" / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(real.absolute())
+
+
+@contextmanager
+def _fused_folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iterator[Path]:
+    from .fuse import FuseRequest, fuse_to_read
+
+    if len(request.references) != 1 or request.models:
+        raise BadInputError(
+            "a fused model is served alone", hint="fusery serve REF --fused, or several REFs without --fused"
+        )
+    (reference,) = request.references
+    with (
+        workspace.cache.scratch() as folder,
+        fuse_to_read(workspace, reference, FuseRequest(), say=say, progress=None) as fused,
+    ):
+        name = fused.view["adapter"]
+        base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.view["digest"])
+        task = name.rpartition("_v")[0]
+        routes: dict[str, Any] = {route: name for route in (reference, task) if route != name}
+        tenants = read_tenants(request.api_keys)
+        _write(folder, Document(format=1, base=base, routes=routes, tenants=tenants))
+        yield folder
+
+
+class Follower:
+    """Keeps `serving.json` as the registry has it; the server follows the file."""
+
+    def __init__(
+        self, workspace: Workspace, request: ServeRequest, splits: Sequence[Split], folder: Path, say: Say
+    ) -> None:
+        """Prepare; `start` begins to look."""
+        self._workspace, self._request, self._splits = workspace, request, splits
+        self._folder, self._say = folder, say
+        self._written: Document | None = None
+        self._complaint = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Look at the registry every few seconds."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def plan(self) -> ServingPlan:
+        """Return what is to be served now."""
+        with self._workspace.database.read() as session:
+            return plan_serving(session, self._request.references, self._splits)
+
+    def follow(self, plan: ServingPlan) -> None:
+        """Fetch what is new in a plan and write the document, if it is another."""
+        document = plan.document(tenants=read_tenants(self._request.api_keys))
+        if document == self._written:
+            return
+        for adapter, entry in zip(plan.adapters, document.adapters, strict=True):
+            self._fetch(adapter, entry)
+        if self._written is not None:
+            self._say(f"now serving {', '.join(entry.name for entry in document.adapters)}")
+        _write(self._folder, document)
+        self._written = document
+
+    def _fetch(self, adapter: tables.Adapter, entry: Adapter) -> None:
+        target = self._folder / entry.folder
+        if target.exists():
+            return
+        self._say(f"fetching {adapter.name}")
+        files = fetch_form(self._workspace, adapter, "mlx", self._folder / "fetched" / adapter.name)
+        made = self._folder / "made" / adapter.name
+        made.mkdir(parents=True)
+        for name, path in files.items():
+            path.replace(made / name)
+        target.parent.mkdir(exist_ok=True)
+        made.replace(target)
+
+    def _run(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            os.utime(self._folder)  # what a living process has not touched for a day is swept from the cache
+            try:
+                self.follow(self.plan())
+                self._complaint = ""
+            except FuseryError as error:
+                # What runs goes on: an alias that moved to something yanked, a database that is away for a while.
+                if error.message != self._complaint:
+                    self._complaint = error.message
+                    self._say(f"still serving what was: {error.message}")
+
+
+def _write(folder: Path, document: Document) -> None:
+    """Write `serving.json` in one step: the server looks at any time."""
+    part = folder / "serving.json.part"
+    part.write_bytes(document_bytes(document))
+    part.replace(folder / "serving.json")

@@ -1,0 +1,208 @@
+"""What a request may say: OpenAI's fields, each within bounds that the model can stand.
+
+Fields that are not known are left out, as OpenAI does; those that would change what the answer means and are not done here are
+refused.  A field that is null counts as left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .errors import Refusal
+from .sampling import Sampling
+
+MAX_STOPS, MAX_STOP_CHARS = 16, 256
+MAX_CHOICES = 16
+"""Answers that one request may ask for: its `n` times its prompts."""
+
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class StreamOptions(_Part):
+    """How to stream: `include_usage` asks for a last event with the numbers of tokens."""
+
+    include_usage: bool | None = None
+
+
+class Body(_Part):
+    """What both kinds of request have in common."""
+
+    unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {
+        "logprobs": bool,
+        "top_logprobs": bool,
+        "suffix": bool,
+        "echo": bool,
+        "best_of": lambda value: value != 1,
+        "tools": bool,
+        "functions": bool,
+        "audio": bool,
+        "adapters": bool,
+        "response_format": lambda value: value != {"type": "text"},
+        "modalities": lambda value: value != ["text"],
+    }
+    """Fields that are not done here, and whether a value asks for something."""
+
+    model: Annotated[str, Field(min_length=1, max_length=300)]
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    stop: list[str] = []
+    n: Annotated[int, Field(ge=1, le=8)] = 1
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] = 1.0
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
+    user: Annotated[str, Field(max_length=1000)] | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop(cls, value: Any) -> Any:
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, list) or len(words) > MAX_STOPS:
+            raise ValueError(f"must be a string or a list of up to {MAX_STOPS} strings")
+        if not all(isinstance(word, str) and 0 < len(word) <= MAX_STOP_CHARS for word in words):
+            raise ValueError(f"must hold strings of 1 to {MAX_STOP_CHARS} characters")
+        return words
+
+    def length(self, default: int) -> int:
+        """Return how many tokens an answer may have."""
+        return self.max_completion_tokens or self.max_tokens or default
+
+    def sampling(self, vocabulary: int) -> Sampling:
+        """Return how tokens are chosen.
+
+        Args:
+            vocabulary: token ids are below it.
+
+        Raises:
+            Refusal: a token of `logit_bias` is not in the vocabulary.
+        """
+        bias = {}
+        for text, value in self.logit_bias.items():
+            if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < vocabulary):
+                raise Refusal(
+                    400, f"logit_bias must have token ids below {vocabulary} as keys", param="logit_bias"
+                )
+            bias[int(text)] = value
+        return Sampling(
+            temperature=self.temperature if self.top_p > 0 else 0.0,
+            top_p=self.top_p,
+            top_k=self.top_k if self.top_k < vocabulary else 0,
+            min_p=self.min_p,
+            seed=None if self.seed is None else self.seed % (1 << 64),
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=bias,
+        )
+
+
+class Message(_Part):
+    """One message of a chat; content that comes in parts is joined."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: str = ""
+    name: Annotated[str, Field(max_length=256)] | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _content(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value or ""
+        if not isinstance(value, list):
+            raise ValueError("must be a string or a list of text parts")  # noqa: TRY004 - what pydantic takes
+        return "".join(_text_of(part) for part in value)
+
+
+def _text_of(part: Any) -> str:
+    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        raise ValueError("can have parts of type text only")
+    return str(part["text"])
+
+
+class ChatBody(Body):
+    """A request to `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+
+
+class TextBody(Body):
+    """A request to `/v1/completions`: the prompts, as text or as tokens."""
+
+    prompt: list[str | list[int]]
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _prompt(cls, value: Any) -> Any:
+        prompts = value
+        if isinstance(value, str) or (isinstance(value, list) and value and _is_tokens(value)):
+            prompts = [value]
+        if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_CHOICES:
+            raise ValueError(f"must be a string, a list of tokens, or a list of 1 to {MAX_CHOICES} of these")
+        if not all(prompt and (isinstance(prompt, str) or _is_tokens(prompt)) for prompt in prompts):
+            raise ValueError("must be text or tokens, and not empty")
+        return prompts
+
+
+B = TypeVar("B", bound=Body)
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(token, int) and token is not True for token in value)
+
+
+def read_body(data: bytes, kind: type[B]) -> B:
+    """Return a request's body, checked.
+
+    Raises:
+        Refusal: it is not a JSON object, a field is not as it must be, or asks for what is not done here.
+    """
+    try:
+        document = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the body is not JSON that can be read") from error
+    if not isinstance(document, dict):
+        raise Refusal(400, "the body must be a JSON object")
+    given = {name: value for name, value in document.items() if value is not None}
+    _refuse_unsupported(given, kind)
+    try:
+        body = kind.model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    if body.n * len(getattr(body, "prompt", [None])) > MAX_CHOICES:
+        raise Refusal(400, f"a request can have up to {MAX_CHOICES} answers", param="n")
+    return body
+
+
+def _refuse_unsupported(given: Mapping[str, Any], kind: type[Body]) -> None:
+    for name, asks in kind.unsupported.items():
+        if name in given and asks(given[name]):
+            raise Refusal(
+                400, f"{name} is not supported by this server", param=name, code="unsupported_value"
+            )
+
+
+def _refusal(error: ValidationError) -> Refusal:
+    found: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in found["loc"])[:100]
+    if found["type"] == "missing":
+        return Refusal(400, f"{place} is required", param=place)
+    return Refusal(400, f"{place}: {str(found['msg']).removeprefix('Value error, ')}"[:500], param=place)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,180 @@
+"""`serving.json`: the base, the adapters, the names by which they are asked for, and who may ask.
+
+```json
+{
+  "format": 1,
+  "base": {"name": "SmolLM2-135M-Instruct", "folder": "base", "digest": "9f2c..."},
+  "adapters": [
+    {"name": "course_rec_v1_20260115", "folder": "adapters/course_rec_v1_20260115", "digest": "51ab..."},
+    {"name": "course_rec_v2_20260302", "folder": "adapters/course_rec_v2_20260302", "digest": "77e0..."}
+  ],
+  "routes": {
+    "course_rec#prod": "course_rec_v1_20260115",
+    "course_rec": {"course_rec_v1_20260115": 0.9, "course_rec_v2_20260302": 0.1}
+  },
+  "tenants": [
+    {"name": "acme", "key_sha256": ["..."], "models": ["course_rec"], "concurrent": 16, "metrics": false}
+  ],
+  "limits": {"context": 8192, "max_tokens": 4096, "waiting": 256, "batch": 32, "body_bytes": 4194304}
+}
+```
+
+Folders are relative to the document's own.  An adapter's folder is in mlx-lm's form (`adapters.safetensors`,
+`adapter_config.json`).  Each adapter and the base can be asked for under their own names, and under the names in
+`routes`: a name leads to one adapter, to the base, or to several with weights.  Without `tenants` everybody may ask;
+with them, a request needs one of their keys, of which the document has SHA-256 digests only (`printf %s KEY | sha256sum`), and
+sees the models that its tenant is allowed: null for all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import DocumentError
+
+MAX_BYTES = 16 << 20
+"""Bytes of a document: some ten thousand tenants."""
+
+Name = Annotated[str, Field(min_length=1, max_length=300)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Base(_Part):
+    """The base model.
+
+    Attributes:
+        name: to ask for the base without an adapter.
+        folder: as mlx-lm loads it.
+        digest: of the base, for `system_fingerprint`.
+    """
+
+    name: Name
+    folder: str
+    digest: Digest | None = None
+
+
+class Adapter(_Part):
+    """One adapter: its full name, its folder in mlx-lm's form, the digest it is registered under."""
+
+    name: Name
+    folder: str
+    digest: Digest | None = None
+
+
+class Tenant(_Part):
+    """Somebody with keys.
+
+    Attributes:
+        name: for metrics; no secret.
+        key_sha256: digests of the keys.
+        models: the public names that may be asked for; None for all.
+        concurrent: how many answers at once, waiting ones included; None for no limit of its own.
+        metrics: may read `/metrics`, which names all models.
+    """
+
+    name: Name
+    key_sha256: Annotated[list[Digest], Field(min_length=1)]
+    models: list[Name] | None = None
+    concurrent: Count | None = None
+    metrics: bool = False
+
+
+class Limits(_Part):
+    """What a request may use.
+
+    Attributes:
+        context: tokens of prompt and answer together; None for what the base's configuration says.
+        max_tokens: tokens of an answer.
+        waiting: answers at once, in progress or waiting; more are told to come back.
+        batch: answers that one adapter works on at a time.
+        body_bytes: bytes of a request.
+    """
+
+    context: Count | None = None
+    max_tokens: Count = 4096
+    waiting: Count = 256
+    batch: Annotated[int, Field(ge=1, le=1024)] = 32
+    body_bytes: Count = 4 << 20
+
+
+class Document(_Part):
+    """`serving.json`, checked: names are unique, routes lead somewhere, tenants ask for what there is."""
+
+    format: Literal[1]
+    base: Base
+    adapters: list[Adapter] = []
+    routes: dict[Name, Name | dict[Name, float]] = {}
+    tenants: list[Tenant] = []
+    limits: Limits = Limits()
+
+    @field_validator("routes")
+    @classmethod
+    def _weights(cls, routes: dict[str, str | dict[str, float]]) -> dict[str, str | dict[str, float]]:
+        for name, target in routes.items():
+            weights = target.values() if isinstance(target, dict) else [1.0]
+            if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
+                raise ValueError(f"the weights of {name!r} must be 0 or more, and not all 0")
+        return routes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Document:
+        own = [self.base.name, *(adapter.name for adapter in self.adapters)]
+        _require_unique(own, "name")
+        _require_unique([tenant.name for tenant in self.tenants], "tenant")
+        _require_unique([key for tenant in self.tenants for key in tenant.key_sha256], "key")
+        for name, target in self.routes.items():
+            if name in own and target != name:
+                raise ValueError(f"the route {name!r} has the name of something else")
+            for part in [target] if isinstance(target, str) else target:
+                if part not in own:
+                    raise ValueError(f"the route {name!r} leads to {part!r}, which is not there")
+        known = {*own, *self.routes}
+        for tenant in self.tenants:
+            if strangers := set(tenant.models or ()) - known:
+                raise ValueError(f"the tenant {tenant.name!r} may use {min(strangers)!r}, which is not there")
+        return self
+
+
+def read_document(path: Path) -> Document:
+    """Read and check a document.
+
+    Raises:
+        DocumentError: it cannot be read, or is not as it must be.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if len(data) > MAX_BYTES:
+        raise DocumentError(f"{path} is longer than {MAX_BYTES >> 20} MiB")
+    try:
+        return Document.model_validate(json.loads(data))
+    except ValidationError as error:
+        raise DocumentError(f"{path}: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{path} is not JSON: {error}") from error
+
+
+def reason(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a document, and where."""
+    found: Any = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in found["loc"])
+    message = str(found["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _require_unique(values: list[str], what: str) -> None:
+    if len(set(values)) < len(values):
+        twice = next(value for value in values if values.count(value) > 1)
+        raise ValueError(f"the {what} {twice[:100]!r} is there twice")

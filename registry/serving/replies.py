@@ -1,0 +1,106 @@
+"""What is said in return, in the form of OpenAI's API: whole answers, and the events of a stream."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .routing import Target
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer as it grows: its text, how many tokens it took, why it ended."""
+
+    text: str = ""
+    tokens: int = 0
+    finish: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply: who answers, and since when.
+
+    Attributes:
+        kind: of request.
+        target: what answers; its full name is the reply's `model`, whatever name was asked for.
+        created: seconds since 1970.
+        id: of the reply.
+    """
+
+    kind: Literal["chat", "text"]
+    target: Target
+    created: int = field(default_factory=lambda: int(time.time()))
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+        """Return a reply that is not streamed."""
+        return {
+            **self._head(stream=False),
+            "choices": [self._choice(number, choice) for number, choice in enumerate(choices)],
+            "usage": usage(choices, prompt_tokens),
+        }
+
+    def opening(self, count: int) -> list[bytes]:
+        """Return the events before the first text: a chat says who speaks."""
+        if self.kind == "text":
+            return []
+        delta = {"role": "assistant", "content": ""}
+        return [
+            self._event([{"index": number, "delta": delta, "logprobs": None, "finish_reason": None}])
+            for number in range(count)
+        ]
+
+    def piece(self, number: int, text: str, finish: str | None) -> bytes:
+        """Return the event for new text of one answer."""
+        choice: dict[str, Any] = {"index": number, "logprobs": None, "finish_reason": finish}
+        if self.kind == "text":
+            choice["text"] = text
+        else:
+            choice["delta"] = {"content": text} if text else {}
+        return self._event([choice])
+
+    def closing(self, choices: Sequence[Choice], prompt_tokens: int) -> bytes:
+        """Return the event with the numbers of tokens."""
+        return self._event([], usage=usage(choices, prompt_tokens))
+
+    def _head(self, *, stream: bool) -> dict[str, Any]:
+        chat = self.kind == "chat"
+        name = "chat.completion" + (".chunk" if stream else "") if chat else "text_completion"
+        return {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{self.id}",
+            "object": name,
+            "created": self.created,
+            "model": self.target.name,
+            "system_fingerprint": f"fusery-{self.target.digest[:16]}" if self.target.digest else None,
+        }
+
+    def _choice(self, number: int, choice: Choice) -> dict[str, Any]:
+        common = {"index": number, "logprobs": None, "finish_reason": choice.finish}
+        if self.kind == "text":
+            return {**common, "text": choice.text}
+        return {**common, "message": {"role": "assistant", "content": choice.text}}
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return event({**self._head(stream=True), "choices": choices, **more})
+
+
+def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
+    """Return the numbers of tokens of a request."""
+    written = sum(choice.tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": written,
+        "total_tokens": prompt_tokens + written,
+    }
+
+
+def event(document: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event."""
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,131 @@
+"""Which adapter a request gets: by the name it asks for, the key it has, and the user it speaks for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .document import Document, Tenant
+from .errors import Refusal
+from .switching import Resident
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What answers.
+
+    Attributes:
+        name: the adapter's full name, or the base's.
+        resident: the adapter, None for the base.
+        digest: of the adapter or the base.
+    """
+
+    name: str
+    resident: Resident | None = field(repr=False)
+    digest: str | None
+
+
+class Table:
+    """The names, the tenants and the adapters of one document; it is replaced as a whole, never changed."""
+
+    def __init__(self, document: Document, residents: Mapping[str, Resident]) -> None:
+        """Make the table.
+
+        Args:
+            document: what is served.
+            residents: the adapters in memory by name, all of the document's.
+        """
+        self.document = document
+        self._targets = {document.base.name: Target(document.base.name, None, document.base.digest)}
+        for adapter in document.adapters:
+            self._targets[adapter.name] = Target(adapter.name, residents[adapter.name], adapter.digest)
+        self._routes = {name: {name: 1.0} for name in self._targets}
+        for name, target in document.routes.items():
+            self._routes[name] = {target: 1.0} if isinstance(target, str) else dict(target)
+
+    @property
+    def residents(self) -> list[Resident]:
+        """The adapters in memory."""
+        return [target.resident for target in self._targets.values() if target.resident is not None]
+
+    def authenticate(self, header: str | None) -> Tenant | None:
+        """Return the tenant whose key an `Authorization` header has; None where there are no tenants.
+
+        All keys are compared, each in constant time, so that the time tells nothing.
+
+        Raises:
+            Refusal: the key is nobody's.
+        """
+        if not self.document.tenants:
+            return None
+        scheme, _, key = (header or "").partition(" ")
+        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest()
+        found = None
+        for tenant in self.document.tenants:
+            for known in tenant.key_sha256:
+                if hmac.compare_digest(known, digest):
+                    found = tenant
+        if found is None or scheme.lower() != "bearer":
+            raise Refusal(
+                401,
+                "incorrect API key provided"
+                if key
+                else "no API key provided: send Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return found
+
+    def names(self, tenant: Tenant | None) -> list[str]:
+        """Return the names that may be asked for."""
+        allowed = None if tenant is None or tenant.models is None else set(tenant.models)
+        return [name for name in self._routes if allowed is None or name in allowed]
+
+    def versions(self, name: str) -> list[str]:
+        """Return what a name may lead to."""
+        return [part for part, weight in self._routes[name].items() if weight > 0]
+
+    def choose(self, name: str, tenant: Tenant | None, user: str | None) -> Target:
+        """Return what answers a request; of several versions always the same for one user.
+
+        Args:
+            name: what is asked for.
+            tenant: who asks.
+            user: whom the tenant speaks for; without, the tenant itself is the user, and without both every request is.
+
+        Raises:
+            Refusal: there is no such name, or not for this tenant: which of the two is not told.
+        """
+        if name not in self._routes or name not in self.names(tenant):
+            raise Refusal(
+                404,
+                f"the model {name[:100]!r} does not exist or you have no access to it",
+                param="model",
+                code="model_not_found",
+            )
+        parts = self._routes[name]
+        if len(parts) == 1:
+            return self._targets[next(iter(parts))]
+        subject = [tenant.name if tenant else "", user or ""]
+        return self._targets[pick(parts, [name, *subject] if any(subject) else [secrets.token_hex(16)])]
+
+
+def pick(parts: Mapping[str, float], subject: list[str]) -> str:
+    """Return one of several parts, each with the probability of its weight, the same for the same subject.
+
+    This is weighted rendezvous hashing: a part's score is -ln(u) / weight with u the hash of part and subject, and the
+    smallest wins.  Scores are exponentially distributed with the weights as rates, whence the probabilities; when a weight
+    changes, no subject moves between two other parts.
+    Source: Schindelhauer and Schomaker, "Weighted distributed hash tables", SPAA 2005, section 4.
+    """
+
+    def score(part: str) -> float:
+        text = "\0".join([part, *subject]).encode("utf-8", "surrogatepass")
+        number = int.from_bytes(hashlib.sha256(text).digest()[:8]) >> 11  # 53 bits: a double, exactly
+        return -math.log((number + 0.5) / (1 << 53)) / parts[part]
+
+    return min((part for part, weight in parts.items() if weight > 0), key=score)

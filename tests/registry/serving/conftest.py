@@ -1,0 +1,25 @@
+"""A server with Caesar's adapters, shared by the tests of one module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import caesar
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """On a processor, mlx calls a C++ compiler for each function it compiles, which takes seconds."""
+    import mlx.core as mx
+
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.fixture(scope="session")
+def echo_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Caesar's base; not to be changed."""
+    return caesar.make_base(tmp_path_factory.mktemp("caesar") / "base")
