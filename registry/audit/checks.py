@@ -80,7 +80,7 @@ def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None
     kind = _FOLDER_CODES[holding.kind]
     found: list[tuple[str, str, str]] = []
     for entry in holding.manifest:
-        path = holding.folder / entry.path
+        path = holding.file or holding.folder / entry.path
         report.checked["file"] += 1
         try:
             digest, size = digest_file(path)
@@ -111,6 +111,8 @@ def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None
 def _strangers(holding: Holding) -> list[str]:
     """Return files that are not in the manifest and that mlx-lm would load or people would take for part of it."""
     assert holding.folder is not None
+    if holding.file is not None:
+        return []
     known = {entry.path for entry in holding.manifest}
     found = {
         path.relative_to(holding.folder).as_posix() for path in holding.folder.rglob("*") if path.is_file()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Holding:
     """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
 
-    `stored` are the paths whose bytes are in the store; `key` is set of a fused artifact.
+    `stored` are the paths whose bytes are in the store; `key` is set of a fused artifact.  `file` is set of
+    what is one file in a folder of the user's, under a name of the user's.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Holding:
     stored: frozenset[str]
     folder: Path | None
     key: Digest | None = None
+    file: Path | None = None
 
 
 def holdings(session: Session, workspace: Workspace, references: tuple[str, ...]) -> Iterator[Holding]:
@@ -78,6 +80,14 @@ def _holding(row: Any, workspace: Workspace) -> Holding:
         entry = workspace.cache.entry(key)
         folder = entry if entry.exists() else None
     else:
-        name = row.path
-        folder = Path(row.path) if Path(row.path).exists() else None
+        return _bundle(row, manifest)
     return Holding(kind, name, row.digest, manifest, stored, folder, key)
+
+
+def _bundle(row: tables.Bundle, manifest: Manifest) -> Holding:
+    """Return a bundle: a folder, or one file in a folder of the user's; what is at a URL is not this machine's."""
+    place = Path(row.path)
+    if place.is_file() and len(manifest.files) == 1:
+        return Holding("bundle", row.path, row.digest, manifest, frozenset(), place.parent, file=place)
+    folder = place if place.is_dir() else None
+    return Holding("bundle", row.path, row.digest, manifest, frozenset(), folder)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fusery.storage.locate import local_path
 
 from ..bundles import Choices
 from ..errors import BadInputError
@@ -81,7 +82,7 @@ class MaterializeJob:
     Attributes:
         site: where the adapter is.
         request: how to fuse.
-        pattern: the destination, absolute, with `{name}` in it.
+        pattern: the destination, an absolute path or a URL, with `{name}` in it.
         target: of the bundle.
         force: replace what is there.
         choices: what the target is to do in which way.
@@ -99,9 +100,12 @@ class MaterializeJob:
         from ..materialize import materialize
         from .standing import standing_bundle
 
-        place = Path(self.pattern.replace("{name}", name))
+        place = self.pattern.replace("{name}", name)
         with self.site.opened() as workspace:
-            known = standing_bundle(workspace, name, place, self.target, self.request)
+            local = local_path(place)
+            known = None
+            if local is not None:
+                known = standing_bundle(workspace, name, local, self.target, self.request)
             if known is not None:
                 return known
             bundle = materialize(

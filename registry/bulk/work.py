@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fusery.storage.locate import local_path
 
 from ..bundles import Choices
 from ..errors import BadInputError
@@ -115,7 +116,8 @@ def materialize_all(
             "many bundles need many destinations: DEST has no {name} in it", hint="DEST/{name}"
         )
     request.check()
-    absolute = str(Path(pattern).expanduser().absolute())
+    local = local_path(pattern)
+    absolute = pattern if local is None else str(local.expanduser().absolute())
     names = select_names(workspace, task=task, where=where, say=say)
     return _do(
         workspace,

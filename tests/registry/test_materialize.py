@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,37 @@ def test_a_store_outside_of_the_home_is_no_place_for_a_bundle(
             with pytest.raises(BadInputError, match="cannot be a bundle"):
                 registry.materialize("course_rec@1", place, force=True)
         assert registry.audit().ok
+
+
+def test_a_bundle_at_a_url(stocked: Registry) -> None:
+    url = f"memory://{uuid.uuid4().hex}/ship"
+    first = stocked.materialize("course_rec@1", url)
+    assert (first.path, first.existed) == (url, False)
+    assert stocked.materialize("course_rec@1", url).existed
+    with pytest.raises(AlreadyExistsError):
+        stocked.materialize("course_rec@2", url)
+    assert stocked.materialize("course_rec@2", url, force=True).adapters == ("course_rec_v2_20260201",)
+    assert stocked.audit().ok
+    assert [row["path"] for row in stocked.show("course_rec@2")["bundles"]] == [url]
+
+
+def test_an_archive_says_by_its_name_how_it_is_compressed(stocked: Registry, tmp_path: Path) -> None:
+    magic = {
+        "a.tar.gz": b"\x1f\x8b",
+        "a.tgz": b"\x1f\x8b",
+        "a.tar.zst": b"\x28\xb5\x2f\xfd",
+        "b": b"\x28\xb5\x2f\xfd",
+    }
+    for name, begins in magic.items():
+        bundle = stocked.materialize("course_rec@1", tmp_path / name, target="archive")
+        expected = tmp_path / (name if "." in name else f"{name}.tar.zst")
+        assert bundle.path == str(expected)
+        assert expected.read_bytes().startswith(begins)
+        assert [entry.size for entry in bundle.manifest] == [expected.stat().st_size]
+    assert stocked.materialize("course_rec@1", tmp_path / "b", target="archive").existed
+    with pytest.raises(AlreadyExistsError):
+        stocked.materialize("course_rec@2", tmp_path / "b", target="archive")
+    assert stocked.audit().ok
+    damaged = tmp_path / "a.tar.gz"
+    damaged.write_bytes(damaged.read_bytes() + b"x")
+    assert [problem.code for problem in stocked.audit().problems] == ["bundle_changed"]
