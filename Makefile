@@ -45,8 +45,9 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 	$(BIN)/python benchmarks/store.py
 
-soak: $(VENV)/.dev  ## Try a million damaged safetensors headers, with seeds of their own each time
+soak: $(VENV)/.dev  ## Try a million damaged headers, a thousand faults of commands and a team at work, other ones each time
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,8 +12,9 @@ from .fuse import make_request, request_options
 from .session import Session, command
 from .text import size
 
+BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
-TARGETS = ("model", "archive", "docker", "adapters", "vllm", "lorax", "ollama", "llamacpp", "gguf")
+TARGETS = ("model", "archive", "docker", "adapters", "vllm", "lorax", "ollama", "llamacpp", "gguf", "oci")
 
 
 @command("materialize")
@@ -45,6 +47,22 @@ TARGETS = ("model", "archive", "docker", "adapters", "vllm", "lorax", "ollama", 
     type=click.Choice(GGUF_TYPES),
     help="For GGUF files: the format of the matrices; default: what they have.",
 )
+@click.option(
+    "--base-image",
+    metavar="IMAGE",
+    help="For docker: what the image is built on, Python 3.11 to 3.13 on glibc.",
+)
+@click.option(
+    "--build",
+    type=click.Choice(BUILDS),
+    help="For docker: build the image now, by docker, podman or buildah, whichever is there.",
+)
+@click.option(
+    "--card",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A Jinja template for the model card, run in a sandbox; default: the setting card, or ours.",
+)
 @request_options
 def materialize_command(
     session: Session,
@@ -56,6 +74,9 @@ def materialize_command(
     models: tuple[str, ...],
     base_name: str | None,
     gguf_type: str | None,
+    base_image: str | None,
+    build: str | None,
+    card: Path | None,
     **options: Any,
 ) -> int:
     r"""Write a deployable bundle of an adapter, or of several that stand on one base.
@@ -74,15 +95,17 @@ def materialize_command(
     ollama   a Modelfile and GGUF files: a fused model, or the base and an adapter
     llamacpp GGUF files for llama.cpp: the base and each adapter, or a fused model
     gguf     a fused model as one GGUF file
+    oci      a fused model as an OCI image layout; DEST oci://REGISTRY/REPOSITORY:TAG pushes it
     """
     from fusery.registry.bundles import Choices
 
     *references, destination = words
     chosen = choice(options, references[0] if references else None)
-    request, choices = (
-        make_request(options),
-        Choices(link=link, models=models, base_name=base_name, gguf_type=gguf_type),
+    request = make_request(options)
+    choices = Choices(
+        link=link, models=models, base_name=base_name, gguf_type=gguf_type, base_image=base_image, card=card
     )
+    engine = _engine(target, destination, bulk=chosen is not None) if build else None
     if chosen is not None:
         with counting(session, "writing") as told:
             done = session.registry.materialize_all(
@@ -109,6 +132,8 @@ def materialize_command(
             progress=progress,
         )
     document = bundle.to_dict()
+    if engine:
+        document["image"] = _built(session, engine, document["path"], document["adapters"][0], build)
 
     def human() -> None:
         files = document["files"]
@@ -116,11 +141,33 @@ def materialize_command(
         number = f"{len(files)} files" if len(files) != 1 else "1 file"
         session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
         session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
-        if hint := _next_step(target, document["path"]):
+        if engine:
+            session.print(f"  image {document['image']['name']}, in the store of {engine}")
+        elif hint := _next_step(target, document["path"]):
             session.say(f"Next: {hint}")
 
     session.emit(document, names=[document["path"]], human=human)
     return 0
+
+
+def _engine(target: str, destination: str, *, bulk: bool) -> str:
+    """Return the engine that will build the image; whatever stands in the way is said before anything is computed."""
+    from fusery.registry.errors import BadInputError
+    from fusery.registry.image_build import find_engine
+
+    if target != "docker" or "://" in destination or bulk:
+        raise BadInputError(
+            "only an image of one docker bundle in a folder here can be built", hint="--target docker --build cpu"
+        )
+    return find_engine()
+
+
+def _built(session: Session, engine: str, path: str, name: str, build: str | None) -> dict[str, Any]:
+    from fusery.registry.image_build import build_image
+
+    session.say(f"building the image with {engine}")
+    image = build_image(engine, Path(path), name, nvidia=build == "nvidia", say=session.say)
+    return image.to_dict()
 
 
 def _next_step(target: str, path: str) -> str | None:
@@ -134,6 +181,6 @@ def _next_step(target: str, path: str) -> str | None:
         return f"tar -xf {path}"
     if target == "vllm":
         return f"sh {path}/serve.sh"
-    if target in ("lorax", "ollama", "llamacpp", "gguf"):
+    if target in ("lorax", "ollama", "llamacpp", "gguf", "oci"):
         return f"see {path}/README.md"
     return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -110,9 +110,17 @@ class Session:
             console=Console(stderr=True),
             transient=True,
         )
-        with bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(label, total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.start()  # not before: until then another library may draw bars of its own
+            bar.update(task, completed=done, total=total)
+
+        try:
+            yield told
+        finally:
+            if bar.live.is_started:
+                bar.stop()
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:

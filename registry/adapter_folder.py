@@ -27,6 +27,7 @@ from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
+from fusery.storage.secrets import without_credentials
 
 from .adapter_files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
 from .plaintext import is_keepable
@@ -302,7 +303,8 @@ def _object(
     if not is_keepable(found):
         problems.append(Problem(name, f"{name} holds text with NUL or half of a character"))
         return {}
-    return found
+    cleaned: dict[str, Any] = without_credentials(found)
+    return cleaned
 
 
 def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Problem]) -> _Model:

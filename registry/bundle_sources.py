@@ -14,10 +14,11 @@ from sqlalchemy import select
 
 from . import tables
 from .bases import locate_files, recorded_architecture
+from .bundle_facts import adapter_facts, base_facts
 from .bundles import BundledAdapter, BundleSource, Files
 from .fuse import FusedModel, FuseRequest, fuse_to_read
 from .fused_model import manifest_of
-from .names import compact_date
+from .licences import adapter_licence
 from .renderings.fetching import fetch_form
 from .renderings.record import rendering_of
 from .renderings.render import Form
@@ -97,8 +98,8 @@ def adapters_source(
     with workspace.database.read() as session:
         plan = plan_serving(session, references, splits)
         rows, base = plan.adapters, plan.base
-        facts = {adapter.name: adapter_facts(adapter) for adapter in rows}
-        provenance = {"base": {"name": base.names[0].name, "digest": base.digest}, "tool": _tool()}
+        facts = {adapter.name: adapter_facts(session, adapter) for adapter in rows}
+        provenance = {"base": base_facts(workspace, base), "tool": _tool()}
         manifest = manifest_of({"files": [_row(file) for file in base.manifest.files]})
         architecture = recorded_architecture(base)
     with workspace.cache.scratch() as scratch:
@@ -110,22 +111,6 @@ def adapters_source(
         name = rows[0].name if len(rows) == 1 else _common_name(base.names[0].name)
         source = BundleSource(name, provenance, model, bundled, plan.routes, architecture)
         yield Gathered(source, tuple(row.name for row in rows))
-
-
-def adapter_facts(adapter: tables.Adapter) -> dict[str, Any]:
-    """Return what a bundle says of an adapter."""
-    return {
-        "name": adapter.name,
-        "digest": adapter.digest,
-        "task": adapter.task.name,
-        "version": adapter.version,
-        "date": compact_date(adapter.date),
-        "rank": adapter.rank,
-        "alpha": adapter.alpha,
-        "scale": adapter.scale,
-        "val_loss": adapter.val_loss,
-        "dataset": adapter.dataset.name if adapter.dataset else None,
-    }
 
 
 def _bundled(
@@ -149,18 +134,27 @@ def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
         return {
             "key": row.key,
             "digest": row.digest,
-            "base": {"name": base.names[0].name, "digest": base.digest},
-            "adapter": adapter_facts(adapter),
-            "with": [
-                {"adapter": extra.adapter.name, "weight": extra.weight, "digest": extra.adapter.digest}
-                for extra in row.extras
-            ],
+            "base": base_facts(workspace, base),
+            "adapter": adapter_facts(session, adapter),
+            "with": [_part(extra) for extra in row.extras],
             "recipe": row.recipe,
+            "quantization": row.quantization,
             **{key: line[key] for key in ("format", "weights_bytes", "times_base", "rebuild")},
             "fidelity": {**line["fidelity"], "worst": _worst(row)},
             "created_at": moment(row.created_at),
             "tool": _tool(),
         }
+
+
+def _part(extra: tables.FusedExtra) -> dict[str, Any]:
+    """Return a further adapter of a sum."""
+    tags = {tag.key: tag.value for tag in extra.adapter.tags}
+    return {
+        "adapter": extra.adapter.name,
+        "weight": extra.weight,
+        "digest": extra.adapter.digest,
+        "licence": adapter_licence(tags),
+    }
 
 
 def _worst(fused: tables.Fused) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ def _settings(workspace: Workspace) -> Iterator[Check]:
     shown = {"home": str(settings.home), "cache_dir": str(settings.cache), "user": settings.actor}
     shown["cache_limit"] = str(settings.cache_limit)
     shown["publish"] = settings.publish
+    shown["card"] = str(settings.card or "the package's own")
     yield Check("setting.home", "ok", f"{shown.pop('home')} ({settings.origin('home')})")
     yield _guarded(
         "setting.database_url",
@@ -111,8 +112,9 @@ def _database(workspace: Workspace) -> str:
 
 
 def _store(workspace: Workspace) -> str:
-    store = workspace.store
-    return f"{store.url} belongs to this database, {store.capabilities.promise}"
+    store, able = workspace.store, workspace.store.capabilities
+    said = able.promise if able.local else f"{able.promise}, {able.interruption}"
+    return f"{store.url} belongs to this database, {said}"
 
 
 def _cache(workspace: Workspace) -> str:

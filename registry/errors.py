@@ -116,3 +116,10 @@ class TrainingFailedError(RegistryError):
 
     code = "training_failed"
     exit_code: ClassVar[int] = 1
+
+
+class BuildFailedError(RegistryError):
+    """A container engine did not build a bundle's image; the bundle itself is complete."""
+
+    code = "build_failed"
+    exit_code: ClassVar[int] = 1

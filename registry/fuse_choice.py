@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import Digest
+from fusery.storage.digest import Digest, digest_json
 
 from . import events
 from .errors import FidelityError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .fusion.fidelity import Fidelity
     from .workspace import Workspace
 
-REFUSED = "fuse.refused"
+REFUSED, FITTED = "fuse.refused", "fuse.fitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Choice:
             FidelityError: nothing fits into the budget.
         """
         if self.request.budget is not None:
-            candidates = self._within_budget(candidates, self.request.budget)
+            candidates = self._fitting(candidates, self.request.budget)
         for position, recipe in enumerate(candidates):
             last = position + 1 == len(candidates)
             if last or not self._passed_over(recipe):
@@ -156,6 +156,42 @@ class Choice:
             return False
         self.say(f"{describe(recipe)}: {measured.in_words}; trying the next larger format")
         return True
+
+    def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
+        """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base.
+
+        Raises:
+            FidelityError: nothing fits.
+        """
+        asked = digest_json(
+            {
+                "base": self.ingredients.base_digest,
+                "adapter": self.ingredients.adapter.digest,
+                "candidates": [recipe.to_dict() for recipe in candidates],
+                "calibration": self.ingredients.calibration,
+                "budget": budget,
+                "best": self.request.precision == "mixed",
+            }
+        )
+        with self.workspace.database.read() as session:
+            noted = events.history(session, kind="fused", subject=asked, action=FITTED, limit=1)
+        if noted:
+            return [Recipe.from_dict(form) for form in json.loads(noted[0].detail)["recipes"]]
+        fitting = self._within_budget(candidates, budget)
+        with self.workspace.database.write() as session:
+            events.record(
+                session,
+                action=FITTED,
+                kind="fused",
+                subject=asked,
+                detail={
+                    "adapter": self.ingredients.adapter.name,
+                    "budget": budget,
+                    "recipes": [recipe.to_dict() for recipe in fitting],
+                },
+                actor=self.workspace.actor,
+            )
+        return fitting
 
     def _within_budget(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
         """Keep what fits, and add what holds most of the update within the budget, bits module by module."""

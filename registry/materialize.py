@@ -104,9 +104,11 @@ def materialize(
         raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
     holding = chosen.content(content, len(references))
     options = choices or Choices()
+    if options.card is None:
+        options = replace(options, card=workspace.settings.card)
     if chosen.single:
         destination, options = _archive(destination, options)
-    place = place_at(workspace, destination, single=chosen.single)
+    place = place_at(workspace, destination, single=chosen.single, target=chosen.name)
     place.refuse_ours(workspace)
     place.require_free(force)
     written: list[Written] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,9 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
     """
     require_extras()
     from .serving import run
+
+    if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
+        say(f"whoever reaches {request.host} may ask: there is no --api-keys")
 
     with _folder(workspace, request, say) as (folder, follower):
         path = folder / "serving.json"
@@ -252,8 +256,10 @@ class Follower:
         if target.exists():
             return
         self._say(f"fetching {adapter.name}")
-        files = fetch_form(self._workspace, adapter, "mlx", self._folder / "fetched" / adapter.name)
-        made = self._folder / "made" / adapter.name
+        fetched, made = self._folder / "fetched" / adapter.name, self._folder / "made" / adapter.name
+        for left in (fetched, made):  # by an attempt that failed
+            shutil.rmtree(left, ignore_errors=True)
+        files = fetch_form(self._workspace, adapter, "mlx", fetched)
         made.mkdir(parents=True)
         for name, path in files.items():
             path.replace(made / name)
@@ -262,15 +268,17 @@ class Follower:
 
     def _run(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
-            os.utime(self._folder)  # what a living process has not touched for a day is swept from the cache
             try:
+                os.utime(
+                    self._folder
+                )  # what a living process has not touched for a day is swept from the cache
                 self.follow(self.plan())
                 self._complaint = ""
-            except FuseryError as error:
+            except (FuseryError, OSError) as error:
                 # What runs goes on: an alias that moved to something yanked, a database that is away for a while.
-                if error.message != self._complaint:
-                    self._complaint = error.message
-                    self._say(f"still serving what was: {error.message}")
+                if str(error) != self._complaint:
+                    self._complaint = str(error)
+                    self._say(f"still serving what was: {error}")
 
 
 def _write(folder: Path, document: Document) -> None:

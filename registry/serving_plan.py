@@ -1,7 +1,6 @@
 """What a server of adapters serves: which adapters on which base, and the names by which they are asked for.
 
-The plan becomes `serving.json`, which `fusery.registry.serving.document` describes; `server_files` are the server itself, to
-be put beside it.
+The plan becomes `serving.json`, which `fusery.registry.serving.document` describes.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 from pydantic import ValidationError
@@ -186,14 +184,3 @@ def document_bytes(document: Document) -> bytes:
     """Return `serving.json`: the same bytes for the same document."""
     values: dict[str, Any] = document.model_dump(mode="json")
     return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
-
-
-def server_files() -> dict[str, bytes]:
-    """Return the package `serving`, as a bundle has it: file name and content, sorted."""
-    return dict(sorted(_modules()))
-
-
-def _modules() -> Iterator[tuple[str, bytes]]:
-    for entry in (files(__name__.rpartition(".")[0]) / "serving").iterdir():
-        if entry.name.endswith(".py"):
-            yield entry.name, entry.read_bytes()

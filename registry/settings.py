@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     cache_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
     cache_limit: Annotated[int, Field(ge=0)] = 100 << 30
     publish: Literal["full", "recipe"] = "recipe"
+    card: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
     user: Annotated[str, Field(max_length=200), AfterValidator(_keepable)] = ""
     admission: Annotated[dict[str, dict[str, str]], AfterValidator(_admission)] = {}
 
@@ -197,6 +198,7 @@ def _anchored_database(url: str, start: Path) -> str:
 
 _PLACES: dict[str, Callable[[Any, Path], Any]] = {
     "cache_dir": _anchored,
+    "card": _anchored,
     "store_url": _anchored_store,
     "database_url": _anchored_database,
 }

@@ -227,6 +227,7 @@ def write_config(settings: Settings) -> Path:
             '# cache_dir = "/fast/disk/fusery"\n'
             "# cache_limit = 107374182400\n"
             '# publish = "full"  # fused models go to the store as files, and other machines fetch them\n'
+            '# card = "model_card.md.j2"  # a Jinja template of your own for the model cards of bundles\n'
             "# [admission.severity]\n"
             '# pickle_file = "off"\n',
             encoding="utf-8",

@@ -53,11 +53,13 @@ class Capabilities:
         create_exclusive: a second writer of the same name is refused by the backend itself.
         local: blobs are files that `local_path` gives the path of.
         durable: blobs outlive the process.
+        resumes: an upload that was cut off goes on where it stopped, when the same file is stored again.
     """
 
     create_exclusive: bool
     local: bool
     durable: bool = True
+    resumes: bool = False
 
     @property
     def promise(self) -> str:
@@ -65,6 +67,11 @@ class Capabilities:
         if self.create_exclusive:
             return "exclusive create"
         return "no exclusive create: names are digests, and each write is read back"
+
+    @property
+    def interruption(self) -> str:
+        """What becomes of a large file whose upload was cut off, in a few words."""
+        return f"an interrupted upload {'goes on where it stopped' if self.resumes else 'begins anew'}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

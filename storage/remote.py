@@ -73,7 +73,12 @@ class FsspecStore(BlobStore):
             exclusive = self._exclusive
         except StoreDeniedError:
             exclusive = False
-        return Capabilities(create_exclusive=exclusive, local=False, durable=self._objects.durable)
+        return Capabilities(
+            create_exclusive=exclusive,
+            local=False,
+            durable=self._objects.durable,
+            resumes=self._objects.resumes,
+        )
 
     @property
     def _exclusive(self) -> bool:

@@ -35,6 +35,12 @@ _LOGGERS = (
     "fsspec", "s3fs", "aiobotocore", "botocore", "gcsfs", "google.auth", "adlfs", "azure", "sshfs", "asyncssh",
 )  # fmt: skip
 
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+_PARAMETER = re.compile(
+    r"([?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|credential)[\w.-]{0,40})=[^&#\s]*",
+    re.IGNORECASE,
+)
+
 _known: set[str] = set()
 _lock = threading.Lock()
 
@@ -70,6 +76,17 @@ def without_secrets(error: BaseException) -> BaseException:
     if all(redact(text) == text for text in texts):
         return error
     return RuntimeError(redact(f"{type(error).__name__}: {error}"))
+
+
+def without_credentials(value: Any) -> Any:
+    """Return a JSON value whose texts have no user or password in any URL, nor what its query calls a token or a key."""
+    if isinstance(value, Mapping):
+        return {key: without_credentials(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_credentials(entry) for entry in value]
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    return _PARAMETER.sub(r"\1=***", _USER.sub("", value))
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -17,7 +17,51 @@ import numpy as np
 import pytest
 from peftfolders import ROOT, _end, real_peft
 
+from fusery.registry.architecture import read_architecture
+from fusery.registry.bundles import BundledAdapter, BundleSource, Files
+from fusery.registry.renderings.record import rendering_of
+from fusery.registry.renderings.render import render_peft
+from fusery.storage.digest import digest_file
+from fusery.storage.manifest import FileEntry, Manifest
+
 TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100]])
+
+
+def adapters_source(base: Path, adapters: Path, *folders: Path, **facts: Any) -> BundleSource:
+    """Return a source of unfused adapters for targets that take PEFT's form.
+
+    Args:
+        base: the base's folder.
+        adapters: a folder for what is rendered.
+        folders: of adapters, in either form; each is called after its folder.
+        facts: more facts on each adapter.
+    """
+    architecture = read_architecture(base)
+    found = []
+    for folder in folders:
+        files = {path.name: path for path in folder.iterdir()}
+        files = render_peft(files, architecture, adapters / folder.name)
+        known = {
+            "name": folder.name,
+            "digest": "c" * 64,
+            "task": folder.name,
+            "version": 1,
+            "rank": 8,
+            **facts,
+        }
+        found.append(BundledAdapter(folder.name, (), Files(files, rendering_of(files, "peft")), known))
+    provenance = {"base": {"name": "org/Tiny-1M", "digest": "b" * 64}, "tool": "fusery 0.1.0"}
+    name = found[0].name if len(found) == 1 else "tiny-adapters"
+    return BundleSource(name, provenance, files_of(base), tuple(found), base=architecture)
+
+
+def files_of(folder: Path) -> Files:
+    """Return the files of a folder with their manifest."""
+    entries = []
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest, size = digest_file(path)
+        entries.append(FileEntry(path.relative_to(folder).as_posix(), size, digest))
+    return Files.within(folder, Manifest.of(entries))
 
 
 def mlx_logits(model: Path, adapter: Path | None = None, tokens: np.ndarray = TOKENS) -> np.ndarray:
@@ -34,7 +78,9 @@ def mlx_logits(model: Path, adapter: Path | None = None, tokens: np.ndarray = TO
     loaded.eval()
     floats = (mx.bfloat16, mx.float16, mx.float32)
     loaded.update(
-        tree_map(lambda array: array.astype(mx.float32) if array.dtype in floats else array, loaded.parameters())
+        tree_map(
+            lambda array: array.astype(mx.float32) if array.dtype in floats else array, loaded.parameters()
+        )
     )
     return np.array(loaded(mx.array(tokens)))[0]
 

@@ -22,6 +22,7 @@ class RunningCluster:
     address: str
     folder: Path
     environment: Mapping[str, str]
+    scheduler: subprocess.Popen[bytes]
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add_worker(self, **environment: str) -> subprocess.Popen[bytes]:
@@ -55,11 +56,12 @@ def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
     everywhere.pop("FUSERY_CLUSTER", None)
     words = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--no-show")
     scheduler = _start(folder / "scheduler", everywhere, *words)
-    running = RunningCluster(f"tcp://127.0.0.1:{port}", folder, everywhere)
+    running = RunningCluster(f"tcp://127.0.0.1:{port}", folder, everywhere, scheduler)
     try:
         yield running
     finally:
         for process in (*running.workers, scheduler):
+            process.send_signal(signal.SIGCONT)
             process.terminate()
         for process in (*running.workers, scheduler):
             try:

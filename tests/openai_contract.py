@@ -5,7 +5,7 @@ A subclass in a test module has a fixture `endpoint`.  Needs a model whose token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import openai
 import pytest
@@ -22,12 +22,14 @@ class Endpoint:
         model: a name to ask for.
         answers_as: the name that the reply has.
         context: tokens of prompt and answer together.
+        plain: a bias that makes the model say letters: of what a random one says, parts are no text.
     """
 
     url: str
     model: str
     answers_as: str
     context: int
+    plain: dict[str, int] = field(default_factory=dict)
 
 
 class OpenAIContract:
@@ -82,9 +84,11 @@ class OpenAIContract:
 
     def test_stop(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
         options = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 12, "temperature": 0}
+        options["logit_bias"] = endpoint.plain
         whole = client.completions.create(**options).choices[0].text
         stop = whole[2:4]
         ended = client.completions.create(**options, stop=[stop]).choices[0]
+        assert len(whole) == 12
         assert (ended.text, ended.finish_reason) == (whole[: whole.index(stop)], "stop")
 
     def test_wrong_model(self, client: openai.OpenAI) -> None:

@@ -7,8 +7,10 @@ is set up for another registry refuses.  A dask scheduler runs what it is sent, 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from ..errors import BadInputError, MissingExtraError, RegistryError
@@ -19,6 +21,18 @@ R = TypeVar("R")
 
 PATIENCE = 20
 """Seconds to wait for the scheduler, and for a first worker."""
+
+ALONE = 35
+"""Seconds to wait for another worker when the last one went away."""
+
+ANSWER = 20
+"""Seconds for the scheduler to answer while it works: it may be on a machine with much to do."""
+
+GOODBYE = 10
+"""Seconds for the scheduler to hear that the client goes."""
+
+LOOK = 5
+"""Seconds after which the scheduler is asked whether it still has workers, if nothing was done."""
 
 
 class ClusterError(RegistryError):
@@ -49,21 +63,21 @@ class Cluster(Workers):
 
         Raises:
             MissingExtraError: dask is not installed.
-            ClusterError: no scheduler answers, or it has no workers.
+            ClusterError: no scheduler answers, or it has no workers, now or for a while in between.
         """
         with self._connected() as client:
-            from distributed import as_completed
             from distributed.scheduler import KilledWorker
 
             rest = iter(items)
             threads = sum(client.nthreads().values())
             running: dict[str, T] = {}
-            done = as_completed([], loop=client.loop)
+            done: SimpleQueue[Any] = SimpleQueue()
             self._hand_out(client, work, rest, running, done, max(2, threads * AHEAD))
-            for future in done:
+            while running:
+                future = self._next(client, done)
                 item = running.pop(future.key)
                 if future.status == "cancelled":
-                    raise self._gone("it cancelled the work")
+                    raise self._gone("it went away, and the work with it")
                 error = future.exception() if future.status == "error" else None
                 if error is None:
                     yield future.result()
@@ -79,13 +93,30 @@ class Cluster(Workers):
         work: Callable[[T], R],
         rest: Iterator[T],
         running: dict[str, T],
-        done: Any,
+        done: SimpleQueue[Any],
         count: int,
     ) -> None:
         for _, item in zip(range(count), rest, strict=False):
             future = client.submit(attempt, work, item, pure=False)
             running[future.key] = item
-            done.add(future)
+            future.add_done_callback(done.put)
+
+    def _next(self, client: Any, done: SimpleQueue[Any]) -> Any:
+        """Return the next future that is done; dask itself would wait for ever for workers, or for a stopped scheduler."""
+        alone_since = None
+        while True:
+            try:
+                return done.get(timeout=LOOK)
+            except Empty:
+                pass
+            try:
+                alone = not client.sync(client.scheduler.nthreads, callback_timeout=ANSWER)
+            except (OSError, TimeoutError) as error:
+                raise self._gone("its scheduler does not answer any more") from error
+            now = time.monotonic()
+            alone_since = (alone_since or now) if alone else None
+            if alone_since is not None and now - alone_since > ALONE:
+                raise self._gone("all of its workers went away")
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
@@ -93,7 +124,7 @@ class Cluster(Workers):
             from distributed import Client
         except ImportError as error:
             raise MissingExtraError("work on a cluster", "dask") from error
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        _silence()
         try:
             client = Client(self._address, timeout=PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -106,10 +137,18 @@ class Cluster(Workers):
             yield client
         finally:
             # Also on Ctrl-C: what the client asked for is cancelled when it goes.
-            client.close(timeout=PATIENCE)
+            client.close(timeout=GOODBYE)
 
     def _gone(self, why: str) -> ClusterError:
         return ClusterError(
             f"the cluster {self._address} cannot be used: {why}",
-            hint="start dask scheduler and dask worker, or leave FUSERY_CLUSTER unset to work here",
+            hint="run the command again, which goes on: with dask scheduler and dask worker, or FUSERY_CLUSTER unset",
         )
+
+
+def _silence() -> None:
+    """Keep dask's own accounts of what goes wrong, tracebacks among them, off the terminal: errors are told here."""
+    # Its loggers have levels of their own, so that the parent's would not do.
+    for name in ["distributed", *logging.root.manager.loggerDict]:
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)

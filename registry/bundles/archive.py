@@ -25,6 +25,7 @@ from fusery.storage.manifest import FileEntry
 from fusery.storage.opening import opened
 
 from .choices import Choices
+from .curve_picture import CURVE
 from .layout import Layout, LayoutError
 from .model import write_model
 from .source import BundleSource, Files
@@ -70,7 +71,7 @@ def _require_listed(name: str, archive: tarfile.TarFile) -> None:
     folder = first.name.partition("/")[0]
     while (member := archive.next()) is not None:
         path = member.name.removeprefix(f"{folder}/")
-        if path != "README.md" and listed.pop(path, None) != member.size:
+        if path not in ("README.md", CURVE) and listed.pop(path, None) != member.size:
             raise LayoutError(f"the archive {name} holds {path}, which it does not list so")
         if path.endswith(".safetensors"):
             return

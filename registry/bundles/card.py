@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
+from .card_training import curve_values, hub_datasets, training_rows
+from .licence_card import licences
 from .record import provenance_part
 
 _ADAPTER = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
@@ -19,29 +21,50 @@ _VERDICTS = {
     "LOST": "The weights do not hold what the adapter learned; they were published all the same, as was asked for.",
 }
 _COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
 _WORST = 5
+SHIPS = (
+    ("docker", "an image with an OpenAI-compatible server"),
+    ("ollama", "Ollama"),
+    ("llamacpp", "llama.cpp"),
+    ("vllm", "vLLM"),
+    ("oci", "any OCI registry"),
+)
+"""Targets that the card shows, and what each is for."""
 
 
-def card_values(record: Mapping[str, Any]) -> dict[str, Any]:
+def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> dict[str, Any]:
     """Return what the model card is rendered from.
 
     Args:
         record: as `bundle_record` returns it.
+        base_name: what the base is called where the card is read; None for its hub id, or else its name.
     """
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
     fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
+    name = adapter.get("name")
     return {
         "name": record["name"],
         "base": base.get("name"),
+        "base_id": base_name or base.get("hub_id") or base.get("name"),
         "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
+        "note": adapter.get("note"),
+        "datasets": list(hub_datasets(adapter)),
+        "quantized": provenance.get("quantization") is not None,
+        "adapter_name": name,
+        "ships": SHIPS if isinstance(name, str) and _NAME.fullmatch(name) else (),
+        "licence": licences(base, [(name, adapter), *_further(provenance)]),
         "lineage": list(_lineage(record, base, adapter)),
         "parts": list(_parts(provenance, adapter)),
+        "training": list(training_rows(adapter)),
+        "curve": curve_values(adapter),
         "precision": list(_precision(provenance)),
         "fidelity": list(_fidelity(fidelity)),
         "worst": list(_worst(fidelity)),
         "rebuild": command if isinstance(command, str) and _COMMAND.fullmatch(command) else None,
         "files": record["files"],
+        "provenance": provenance,
     }
 
 
@@ -68,6 +91,11 @@ def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterato
         yield adapter.get("name"), 1.0, adapter.get("digest")
         for part in extras:
             yield part.get("adapter"), part.get("weight"), part.get("digest")
+
+
+def _further(provenance: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    for part in _objects(provenance.get("with")):
+        yield part.get("adapter"), part
 
 
 def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Choices:
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
         base_name: what the base is called where adapters are served without it; None for its own name.
         gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None for what they have.
+        base_image: what a docker bundle's image is built on; None for ours.
+        card: a team's own template for the model card; None for ours.
     """
 
     link: bool = False
@@ -23,3 +26,5 @@ class Choices:
     models: tuple[str, ...] = ()
     base_name: str | None = None
     gguf_type: str | None = None
+    base_image: str | None = None
+    card: Path | None = None

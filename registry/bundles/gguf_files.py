@@ -102,7 +102,8 @@ def _matched(adapter: GGUFHeader, base: GGUFHeader, name: str) -> int:
     if any(adapter.metadata.get(key) != value for key, value in wanted.items()):
         raise LayoutError(f"{name} is not a LoRA for a model of the base's architecture")
     targets = {key.removesuffix(".lora_a") for key in adapter.tensors if key.endswith(".lora_a")}
-    if len(adapter.tensors) != 2 * len(targets) or not targets:
+    pairs = {f"{target}.{part}" for target in targets for part in ("lora_a", "lora_b")}
+    if adapter.tensors.keys() != pairs or not targets:
         raise LayoutError(f"{name} has a tensor that is not one of a pair")
     for target in targets:
         a, b = (adapter.tensors[f"{target}.{part}"].shape for part in ("lora_a", "lora_b"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .card import card_values
+from .card_template import render_card
 from .choices import Choices
+from .curve_picture import CURVE, curve_svg
 from .layout import Layout, model_layout
-from .record import bundle_record, record_bytes
-from .rendering import render
+from .record import bundle_record, provenance_part, record_bytes
 from .source import BundleSource
 from .writing import BundleFolder, Sink
 
@@ -23,10 +24,19 @@ def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: 
 
     What a reader of a stream wants to know first comes first.
     """
-    record = bundle_record(source, "model", ".")
-    bundle.write(f"{under}fusery.json", record_bytes(record))
-    bundle.write(f"{under}README.md", render("model_card.md.j2", **card_values(record)))
+    for name, content in own_files(source, choices).items():
+        bundle.write(under + name, content)
     bundle.copy(source.fused, under=under, link=choices.link)
+
+
+def own_files(source: BundleSource, choices: Choices) -> dict[str, bytes]:
+    """Return what a bundle adds to a fused model's files: its record, its card and the picture of its curve."""
+    record = bundle_record(source, "model", ".")
+    card = render_card(card_values(record, base_name=choices.base_name), choices.card)
+    own = {"fusery.json": record_bytes(record), "README.md": card}
+    if picture := curve_svg(provenance_part(record["provenance"], "adapter").get("curve")):
+        own[CURVE] = picture
+    return own
 
 
 def check(folder: Path) -> Layout:

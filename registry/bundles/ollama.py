@@ -2,8 +2,9 @@
 
 Rules: ollama/ollama at fb30760, parser/parser.go (the grammar: a value goes to the end of its line), server/create.go (GGUF
 files are taken as they are, one adapter to a model).  Adapters go as GGUF and not as safetensors: Ollama's own conversion
-(convert/convert_llama_adapter.go) knows two architectures, takes whole numbers as `lora_alpha` only, and interleaves the rows
-of `lora_a` where the rows of `lora_b` are meant.  TEMPLATE is left out, since Ollama finds it by the model's own.
+(convert/convert_llama_adapter.go) knows two architectures, takes whole numbers as `lora_alpha` only, and, as we read it,
+interleaves `lora_a` of queries and keys, where the rows of `lora_b` are those that the base's are interleaved with.
+TEMPLATE is left out, since Ollama finds it by the model's own.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from typing import Any
 
 _MARKUP = re.compile(r"[\\`*\[\]|$~#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_LEADING = re.compile(r"[-+=](?=[-+=\s]|$)|[0-9]+(?=[.)](\s|$))")
+"""What makes a list, a rule or a heading of a line that it begins."""
 CARD_LIMIT = 400
 """Characters of one value that the model card shows; `fusery.json` has all of it."""
 
@@ -45,6 +47,27 @@ def markdown_text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
     if len(text) > CARD_LIMIT:
         text = text[: CARD_LIMIT - 1] + "…"
+    return _markdown_line(text)
+
+
+def _markdown_line(text: str) -> str:
     visible = "".join(c if c.isprintable() else _escape(c) for c in text)
     escaped = _MARKUP.sub(lambda match: "\\" + match[0], visible)
     return re.sub("[&<>]", lambda match: _ENTITIES[match[0]], escaped)
+
+
+def markdown_prose(value: Any, limit: int = 4000) -> str:
+    """Return a text of several lines as Markdown paragraphs that show as plain text, whatever characters they have."""
+    text = str(value)
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    lines = (markdown_start(_markdown_line(line.strip())) for line in text.split("\n"))
+    return "\n\n".join(line for line in lines if line)
+
+
+def markdown_start(text: str) -> str:
+    """Return Markdown that shows as plain text also where it begins a line."""
+    if (found := _LEADING.match(text)) is None:
+        return text
+    number = found[0] if found[0].isdigit() else ""
+    return f"{number}\\{text[len(number) :]}"

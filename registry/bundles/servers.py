@@ -27,7 +27,9 @@ from .writing import BundleFolder
 if TYPE_CHECKING:
     from ..renderings.plain_form import PlainAdapter
 
-_HARMLESS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
+_HARMLESS = re.compile(r"/?[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
+
+_SHOWN = ("name", "task", "version", "rank", "val_loss", "dataset", "digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ def verify_files(files: Files) -> None:
             raise DigestMismatchError(entry.path, entry.sha256, entry.sha256, found, hint="run: fusery audit")
 
 
-def facts_of(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return what a README says of the adapters."""
-    return [adapter["facts"] for adapter in record["adapters"]]
+def facts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a README says of the adapters; what is not known is None."""
+    known = [adapter["facts"] for adapter in record["adapters"]]
+    return [{key: facts.get(key) for key in _SHOWN} for facts in known]

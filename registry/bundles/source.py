@@ -108,6 +108,6 @@ class BundleSource:
             raise BadInputError(f"{self.name} is not a model: it has no config.json or no safetensors file")
         if self.adapters:
             return  # the base's own README and record stay its own, in a folder of their own
-        for own in ("readme.md", "fusery.json"):
+        for own in ("readme.md", "fusery.json", "curve.svg"):
             if own in paths:
                 raise BadInputError(f"{self.name} has a file {paths[own]!r}, which is the bundle's own")

@@ -94,6 +94,7 @@ _ALL = (
     Target("ollama", "ollama", ("fused", "adapters"), form="peft"),
     Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "gguf"),
+    Target("oci", "oci"),
 )
 TARGETS = {target.name: target for target in _ALL}
 """The targets by name."""

@@ -16,7 +16,7 @@ from ..errors import BadInputError
 from ..fusion.base import Base, read_base
 from .container import Output, Planned, Value, require_gguf, write_container
 from .family import ROPE_FACTORS, Dimensions, dimension_keys, dimensions_of, rope_factors
-from .numbers import Numbers, numbers_of
+from .numbers import KINDS, Numbers, numbers_of
 from .tokenizer import tokenizer_keys
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
@@ -84,8 +84,12 @@ def write_model_gguf(file: Output, model: Model, keys: Mapping[str, Value], want
         wanted: the format of the matrices, one of `numbers.KINDS`; None for what they have.
 
     Raises:
-        BadInputError: the tokenizer is of another kind, or a tensor has another shape than the configuration says.
+        BadInputError: there is no such format, the tokenizer is of another kind, or a tensor has another shape than the configuration says.
     """
+    if wanted is not None and wanted not in KINDS:
+        raise BadInputError(
+            f"there is no format {wanted[:20]!r} for matrices", hint=f"--gguf-type {'|'.join(KINDS)}"
+        )
     tensors = [_planned(model, name, target, wanted) for name, target in model.names.items()]
     factors = rope_factors(model.dimensions)
     if factors is not None:

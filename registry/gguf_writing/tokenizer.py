@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer as GGUF's keys: the other direction of `sources.gguf_tokenizer`.
+"""A tokenizer as GGUF's keys: a byte-level BPE, the other direction of `sources.gguf_tokenizer`, or one of `pieces`.
 
 GGUF names the way text is cut before the merges instead of storing it, so only cuts that llama.cpp knows by a name can
 be written; a wrong guess gives a model that works a little worse and nobody knows why.  What is written is read back
@@ -18,6 +18,7 @@ from fusery.storage.jsonfile import read_object
 from ..errors import BadInputError
 from ..sources.gguf_tokenizer import CONTROL, STYLES, USER_DEFINED, convert_tokenizer
 from .container import Value
+from .pieces import piece_keys
 
 NORMAL, UNUSED = 1, 5
 """Kinds of tokens (`gguf.TokenType`), besides those of `sources.gguf_tokenizer`."""
@@ -47,7 +48,7 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
         rows: of its embedding; what the tokenizer lacks of them is filled up with unused tokens.
 
     Raises:
-        BadInputError: the model has no tokenizer.json, or it is not a byte-level BPE that llama.cpp knows by a name.
+        BadInputError: the model has no tokenizer.json, or llama.cpp would cut texts differently.
         FormatError: a file of the tokenizer is malformed.
     """
     from tokenizers import Tokenizer
@@ -60,21 +61,26 @@ def tokenizer_keys(files: Mapping[str, Path], config: Mapping[str, Any], rows: i
     except Exception as error:  # the library raises bare ones
         raise FormatError(f"the model's tokenizer.json cannot be read: {error}") from error
     model = document.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
-        raise _refusal("its tokenizer is not a byte-level BPE")
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        raise _refusal("its tokenizer is not a BPE")
     tokens, kinds = _tokens(own, rows)
+    merges = _merges(model)
     settings = _optional(files, "tokenizer_config.json")
+    ids = {token: index for index, token in enumerate(tokens)}
     keys: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.merges": _merges(model),
-        **_roles(files, config, settings, {token: index for index, token in enumerate(tokens)}),
+        **_roles(files, config, settings, ids),
     }
     begins, ends = _frame(own, keys)
     keys |= {"tokenizer.ggml.add_bos_token": begins, "tokenizer.ggml.add_eos_token": ends}
-    keys["tokenizer.ggml.pre"] = _name(own, keys, rows)
+    if model.get("byte_fallback"):
+        keys |= piece_keys(document, tokens, kinds, merges)
+    else:
+        keys["tokenizer.ggml.merges"] = _joined(merges)
+        keys["tokenizer.ggml.pre"] = _name(own, keys, rows)
     if template := _template(files, settings):
         keys["tokenizer.chat_template"] = template
     return keys
@@ -100,33 +106,36 @@ def _tokens(own: Any, rows: int) -> tuple[list[str], list[int]]:
     return tokens, kinds
 
 
-def _merges(model: Mapping[str, Any]) -> list[str]:
-    """Return the merges as GGUF has them, the two sides with a space between; a space within is `Ġ` to begin with."""
+def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise FormatError("the model's tokenizer.json has no list of merges")
-    pairs = [pair if isinstance(pair, str) else " ".join(map(str, pair)) for pair in merges]
-    if any(pair.count(" ") != 1 for pair in pairs):
+    pairs = [tuple(pair.split(" ") if isinstance(pair, str) else map(str, pair)) for pair in merges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise FormatError("a merge of the model's tokenizer.json is not one of two tokens")
+    return [(left, right) for left, right in pairs]
+
+
+def _joined(merges: list[tuple[str, str]]) -> list[str]:
+    """Return merges as GGUF has them, the two sides with a space between."""
+    if any(" " in side for pair in merges for side in pair):
         raise _refusal("its tokenizer merges tokens with spaces in them")
-    return pairs
+    return [f"{left} {right}" for left, right in merges]
 
 
 def _roles(
     files: Mapping[str, Path], config: Mapping[str, Any], settings: Mapping[str, Any], ids: Mapping[str, int]
 ) -> dict[str, Value]:
-    """Return the special tokens' numbers: tokenizer_config.json says them by name, the other two by number."""
+    """Return the special tokens' numbers: tokenizer_config.json says them by name, generation_config.json goes before config.json."""
     generation = _optional(files, "generation_config.json")
     found: dict[str, Value] = {}
     for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token = settings.get(f"{role}_token")
         text = token.get("content") if isinstance(token, Mapping) else token
         number = ids.get(text) if isinstance(text, str) else None
-        numbers = [
-            number,
-            *(_numbers(place.get(f"{role}_token_id"), len(ids)) for place in (config, generation)),
-        ]
-        flat = [each for entry in numbers for each in (entry if isinstance(entry, list) else [entry])]
-        named = list(dict.fromkeys(each for each in flat if each is not None))
+        numbered = [_numbers(place.get(f"{role}_token_id"), len(ids)) for place in (generation, config)]
+        named = [number] if number is not None else []
+        named = list(dict.fromkeys([*named, *(numbered[0] or numbered[1])]))
         if named:
             found[f"tokenizer.ggml.{key}_token_id"] = named[0]
         if role == "eos":

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fusery.storage.errors import FormatError, MissingFileError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header, read_header
+from fusery.storage.secrets import without_credentials
 
 from ..adapter_files import CONFIG, JSON_LIMIT, PEFT_WEIGHTS
 from ..plaintext import is_keepable
@@ -68,7 +69,8 @@ def _raw_config(files: Mapping[str, Path], problems: list[tuple[str, str, bool]]
     if not is_keepable(raw):
         problems.append((CONFIG, f"{CONFIG} holds text with NUL or half of a character", False))
         return None
-    return raw
+    cleaned: dict[str, Any] = without_credentials(raw)
+    return cleaned
 
 
 def _config(raw: Mapping[str, Any], problems: list[tuple[str, str, bool]]) -> PeftConfig | None:

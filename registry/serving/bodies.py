@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -18,6 +18,9 @@ from .sampling import Sampling
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_CHOICES = 16
 """Answers that one request may ask for: its `n` times its prompts."""
+
+TemplateOption = Literal["enable_thinking", "reasoning_effort", "thinking"]
+"""The chat template variables that a request may set; anything else could replace the template itself."""
 
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 
@@ -138,6 +141,7 @@ class ChatBody(Body):
     """A request to `/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    chat_template_kwargs: dict[TemplateOption, bool | Annotated[str, Field(max_length=64)]] = {}
 
 
 class TextBody(Body):

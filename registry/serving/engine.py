@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -145,6 +146,9 @@ class Engine:
         if not (self._base / "config.json").is_file():
             # mlx-lm would look for such a model on a hub.
             raise EngineError("there is no config.json in its folder")
+        if mx.default_device() == mx.cpu and "MLX_DISABLE_COMPILE" not in os.environ:
+            # On a processor mlx calls a C++ compiler for every function it compiles: the first answers would wait for it.
+            mx.disable_compile()
         # Each generator sets this limit and puts back what it found: the last to close must find the same.
         maybe_set_recommended_wired_limit()
         self._stream = mx.default_stream(mx.default_device())

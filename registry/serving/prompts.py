@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,8 +25,8 @@ class Prompts:
         self._tokenizer, self._context, self._vocabulary = tokenizer, context, vocabulary
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
-    async def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a chat, by the base's chat template.
+    async def chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
+        """Return the tokens of a chat, by the base's chat template and its options.
 
         Raises:
             Refusal: the base has no template, the template refuses the messages, or there are too many tokens.
@@ -35,7 +35,9 @@ class Prompts:
             raise Refusal(400, "the base has no chat template; use /v1/completions", param="messages")
         given = [message.model_dump(exclude_none=True) for message in messages]
         return await self._run(
-            lambda: self._tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=True),
+            lambda: self._tokenizer.apply_chat_template(
+                given, add_generation_prompt=True, tokenize=True, **options
+            ),
             "messages",
         )
 

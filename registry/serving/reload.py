@@ -48,8 +48,9 @@ class Reloader:
 
     async def _follow(self, document: Document) -> None:
         old = self._service.table.document
-        if document.base != old.base or document.limits.batch != old.limits.batch:
-            raise DocumentError("another base or batch needs a new start")
+        fixed = (document.base, document.limits.batch, document.limits.context)
+        if fixed != (old.base, old.limits.batch, old.limits.context):
+            raise DocumentError("another base, batch or context needs a new start")
         if document == old:
             return
         known = {(entry.name, entry.folder, entry.digest): entry.name for entry in old.adapters}

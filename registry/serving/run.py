@@ -83,15 +83,14 @@ def serve(
     Raises:
         ServingError: the document, the base or an adapter is not good, or the address is taken.
     """
-    for number in SIGNALS:
-        signal.signal(number, _stop)
+    before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
         return _serve(document, host, port, drain, ready)
     except Stopped:
         return 0
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _serve(document: Path, host: str, port: int, drain: int, ready: Ready | None) -> int:
@@ -139,16 +138,21 @@ def http_server(
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
+    async def announce() -> None:
+        while not server.started:  # uvicorn listens when the lifespan has begun
+            await asyncio.sleep(0.01)
+        LOG.info("listening on %s", address)
+        if ready is not None:
+            ready(address)
+
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncGenerator[None, None]:
         service.listen(asyncio.get_running_loop())
         tasks = [
             asyncio.create_task(Reloader(service, document).run()),
             asyncio.create_task(_watch(service, server, outcome)),
+            asyncio.create_task(announce()),
         ]
-        if ready is not None:
-            ready(address)
-        LOG.info("listening on %s", address)
         yield
         for task in tasks:
             task.cancel()

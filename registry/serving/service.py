@@ -55,11 +55,15 @@ class Service:
             EngineError: the base cannot be loaded.
             AdapterError: an adapter cannot be put on it.
         """
-        self.engine.start()
-        self.metrics.count_switches(lambda: self.engine.switches)
-        document = self._document
-        futures = {adapter.name: self.read(adapter) for adapter in document.adapters}
-        self.publish(document, {name: future.result() for name, future in futures.items()})
+        try:
+            self.engine.start()
+            self.metrics.count_switches(lambda: self.engine.switches)
+            document = self._document
+            futures = {adapter.name: self.read(adapter) for adapter in document.adapters}
+            self.publish(document, {name: future.result() for name, future in futures.items()})
+        except BaseException:  # a signal, too: the end of the interpreter must not meet mlx at work
+            self.engine.stop()
+            raise
         self.prompts = Prompts(self.engine.tokenizer, context=self.context, vocabulary=self.engine.vocabulary)
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -94,7 +98,9 @@ class Service:
             Refusal: a prompt is too long, or is none; an option is beyond what the model has.
         """
         if isinstance(body, ChatBody):
-            prompts, default = [await self.prompts.chat(body.messages)], self.context
+            template = {str(name): value for name, value in body.chat_template_kwargs.items()}
+            tokens = await self.prompts.chat(body.messages, template)
+            prompts, default = [tokens], self.context
         else:
             assert isinstance(body, TextBody)
             prompts, default = [await self.prompts.text(prompt) for prompt in body.prompt], TEXT_TOKENS

@@ -9,7 +9,9 @@ built keeps the layers it was built with, so that a switch is safe while mlx is 
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +100,8 @@ class Switchboard:
         from mlx_lm.tuner.utils import load_adapters
 
         _require_adapter(name, folder)
+        if _keeps_layers(self.model):
+            raise AdapterError(f"the adapter {name} cannot be put on a base of {type(self.model).__module__}")
         self.use(None)
         before = list(_slots("", self.model))
         try:
@@ -131,6 +135,15 @@ class Switchboard:
         except _REFUSALS as error:
             raise AdapterError(f"the adapter {name} cannot be read: {sentence(error)}") from error
         return Resident(name, digest, places, sum(int(value.nbytes) for value in values))
+
+
+def _keeps_layers(model: Any) -> bool:
+    """Tell whether a model's class compiles a method with its layers in it, which would go on with those of its first call."""
+    module = sys.modules[type(model).__module__]
+    try:
+        return "mx.compile(self." in inspect.getsource(module)
+    except OSError:
+        return False
 
 
 def _require_adapter(name: str, folder: Path) -> None:

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.publishing import write_atomically
+from fusery.storage.secrets import without_credentials
 
 from ..plaintext import is_keepable
 from .curve import Curve, Point
@@ -90,7 +91,7 @@ class RunRecord(BaseModel):
     state: State = "running"
     started_at: datetime
     seconds: _Seconds = 0.0
-    arguments: dict[str, Any] = {}
+    arguments: Annotated[dict[str, Any], AfterValidator(without_credentials)] = {}
     curve: Annotated[list[RecordedPoint], Field(max_length=200_000)] = []
     not_finite: Annotated[list[_Iteration], Field(max_length=200_000)] = []
     peak_memory: _Large | None = None

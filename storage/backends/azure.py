@@ -22,6 +22,7 @@ class AzureObjects(Objects):
     """Blobs in a container of Azure's, over adlfs and its client."""
 
     place = "container"
+    resumes = True
 
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Look below container and folder."""

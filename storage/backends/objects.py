@@ -70,9 +70,11 @@ class Objects:
     Attributes:
         calls: every call to the file system goes through them.
         durable: objects outlive the process.
+        resumes: a part that the server has already, and can prove to have, is not sent again.
     """
 
     durable = True
+    resumes = False
     place = "bucket"
     """What the backend calls the place that must exist before a store can be in it."""
 

@@ -43,6 +43,8 @@ def file_system(**options: Any) -> Any:
 class S3Objects(Objects):
     """Objects in an S3 bucket, over s3fs."""
 
+    resumes = True
+
     def __init__(self, prefix: str, calls: RemoteCalls) -> None:
         """Look below bucket and folder."""
         super().__init__(prefix, calls)

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import tinymodels
-from dask_cluster import cluster, wait_until
+from dask_cluster import RunningCluster, cluster, wait_until
+
+from fusery.registry.bulk.cluster import ALONE, ANSWER, GOODBYE, LOOK
 
 Fusery = Callable[..., Any]
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -219,3 +221,59 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
         assert wrong.poll() is None
     events = stocked("events", "--json").json
     assert sum(event["action"] == "fused.made" for event in events) in (0, 8)
+
+
+HASTY = MAIN[-1].replace("from", "import fusery.registry.bulk.cluster as c; c.ALONE = 4; from", 1)
+
+
+def _kill_scheduler(running: RunningCluster) -> None:
+    running.scheduler.kill()
+
+
+def _stop_scheduler(running: RunningCluster) -> None:
+    running.scheduler.send_signal(signal.SIGSTOP)
+
+
+def _kill_workers(running: RunningCluster) -> None:
+    running.kill(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (_kill_scheduler, "went away"),
+        (_stop_scheduler, "does not answer any more"),
+        (_kill_workers, "all of its workers went away"),
+    ],
+)
+def test_a_cluster_that_is_lost_is_said_so_within_a_minute_and_the_next_run_goes_on(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path, trouble: Callable[[RunningCluster], None], reason: str
+) -> None:
+    for number in range(6):
+        adapter = tinymodels.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
+        assert stocked("register", adapter, "--base", "tiny", "--task", "more").code == 0
+    with cluster(tmp_path / "cluster", FUSERY_HOME=str(tmp_path / "home")) as running:
+        running.add_worker()
+        environment = {**os.environ, "FUSERY_CLUSTER": running.address}
+        process = subprocess.Popen(
+            [*MAIN[:-1], HASTY, "fuse", "--all"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        fused = tmp_path / "home" / "cache" / "fused"
+        # The worker does one at a time: when the second is there, the first is on record.
+        wait_until(
+            lambda: process.poll() is not None or (fused.is_dir() and len(list(fused.iterdir())) > 1), 120
+        )
+        trouble(running)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, reason in err, "Traceback" in err) == (2, True, False), err
+    # With the patience that it has otherwise, too.
+    assert 2 * LOOK + max(ALONE, ANSWER) + GOODBYE < 60
+    again = stocked("fuse", "--all", "--json")
+    assert again.code == 0
+    assert len(again.json) == 8 and any(document["cached"] for document in again.json)
+    assert stocked("audit", "--json").json["ok"]

@@ -11,20 +11,22 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tinymodels
 from collecting import open_workspace
 from s3_server import BUCKET, S3Server, find_server, running_server
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
+from fusery.registry.fuse_request import FuseRequest
 from fusery.registry.ingredients import Inputs
 from fusery.storage.digest import Digest
-from fusery.storage.errors import StoreUnavailableError
+from fusery.storage.errors import FuseryError, StoreUnavailableError
 from fusery.storage.interface import BlobStore
 
 WITHOUT_MLX = """
@@ -117,6 +119,20 @@ def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: 
     assert team.two.fuse("course_rec@1").source == "cache"
     team.two.materialize("course_rec@1", tmp_path / "bundle")
     assert len(team.computed) == 1
+
+
+def test_a_budget_needs_nothing_of_the_base_where_its_model_is_published(team: Team, tmp_path: Path) -> None:
+    quantised = tinymodels.make_base(tmp_path / "small", bits=4)
+    team.one.add_base(quantised, name="small", reference=True)
+    team.one.register(tinymodels.make_adapter(tmp_path / "adapter", quantised), base="small", task="small")
+    request = FuseRequest("mixed", budget=1.3, accept_loss=True)
+    made = team.one.fuse("small@1", request, publish="full")
+    shutil.rmtree(quantised)
+    again = team.two.fuse("small@1", request)
+    assert (again.source, again.view["key"], len(team.computed)) == ("store", made.view["key"], 1)
+    # Of another budget nobody has looked at it yet.
+    with pytest.raises(FuseryError, match="is gone"):
+        team.two.fuse("small@1", replace(request, budget=1.1))
 
 
 def test_it_is_explained_how_a_published_model_would_be_had(team: Team, tmp_path: Path) -> None:

@@ -521,6 +521,15 @@ def test_old_quarantine_and_lonely_stamps_are_swept(cache: FusedCache) -> None:
     assert cache.lookup(OTHER, MANIFEST) is not None
 
 
+def test_old_vouchers_and_halves_of_one_are_swept(cache: FusedCache) -> None:
+    folder = cache.root / "vouchers"
+    fill(folder, {f"{KEY}.json": b"{}", ".0123456789abcdef0123456789abcdef.part": b"{"})
+    assert cache.sweep(older_than=3600) == 0
+    time.sleep(0.02)
+    assert cache.sweep(older_than=0.01) == 3
+    assert list(folder.iterdir()) == []
+
+
 def test_half_removed_entries_are_swept_at_once(cache: FusedCache) -> None:
     trash = cache.root / "tmp" / f"{KEY}.trash.abc"
     fill(trash, FILES)

@@ -54,6 +54,10 @@ def test_the_backend_refuses_a_second_writer(backend: GcsBackend) -> None:
     assert backend.names() == set()
 
 
+def test_it_says_that_an_interrupted_upload_begins_anew(backend: GcsBackend) -> None:
+    assert backend.store.capabilities.interruption == "an interrupted upload begins anew"
+
+
 def test_a_large_file_goes_up_in_chunks_and_comes_back(backend: GcsBackend, tmp_path: Path) -> None:
     steps: list[int] = []
     blob = backend.store.put_file(file_with(tmp_path, LARGE), progress=steps.append)

@@ -51,6 +51,10 @@ def test_the_backend_refuses_a_second_writer(backend: SftpBackend) -> None:
     assert backend.names() == set()
 
 
+def test_it_says_that_an_interrupted_upload_begins_anew(backend: SftpBackend) -> None:
+    assert backend.store.capabilities.interruption == "an interrupted upload begins anew"
+
+
 def test_a_large_file_goes_up_in_parts_and_comes_back(backend: SftpBackend, tmp_path: Path) -> None:
     steps: list[int] = []
     blob = backend.store.put_file(file_with(tmp_path, LARGE), progress=steps.append)

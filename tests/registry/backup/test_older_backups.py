@@ -75,16 +75,12 @@ def test_a_backup_of_every_older_revision_is_restored(
 ) -> None:
     registry, backup = made
     older = as_made_at(revision, backup, tmp_path)
-    assert len(columns_at("0001", tmp_path)) < len(columns_at(schema.HEAD, tmp_path))
     with Registry(open_workspace(tmp_path / "restored")) as restored:
         restored.restore(older)
         assert schema.check(restored.workspace.database) == []
         assert [row["digest"] for row in restored.list()] == [row["digest"] for row in registry.list()]
         assert restored.alias_history("course_rec#prod") == registry.alias_history("course_rec#prod")
         assert restored.audit().ok
-        # What the newer revision knows beyond is learned again.
-        assert restored.fuse("course_rec@2").view["digest"] == registry.fuse("course_rec@2").view["digest"]
-        assert restored.backup(tmp_path / "again").catalogue.schema == schema.HEAD
 
 
 @pytest.mark.slow
@@ -99,3 +95,6 @@ def test_an_older_backup_goes_into_a_registry_that_is_made_already(
         assert schema.check(restored.workspace.database) == []
         assert [row["digest"] for row in restored.list()] == [row["digest"] for row in registry.list()]
         assert restored.audit().ok
+        # What a newer revision knows beyond is learned again.
+        assert restored.fuse("course_rec@2").view["digest"] == registry.fuse("course_rec@2").view["digest"]
+        assert restored.backup(tmp_path / "again").catalogue.schema == schema.HEAD

@@ -100,6 +100,14 @@ def test_messages_that_are_none(messages: Any) -> None:
     refusal(json.dumps(CHAT | {"messages": messages}).encode(), ChatBody)
 
 
+def test_a_template_gets_its_own_options_and_no_other_template() -> None:
+    options = {"enable_thinking": False, "reasoning_effort": "low"}
+    body = read_body(json.dumps(CHAT | {"chat_template_kwargs": options}).encode(), ChatBody)
+    assert body.chat_template_kwargs == options
+    for bad in ({"chat_template": "{{ 1 }}"}, {"tokenize": False}, {"enable_thinking": []}, []):
+        refusal(json.dumps(CHAT | {"chat_template_kwargs": bad}).encode(), ChatBody)
+
+
 def test_null_and_unknown_fields_count_as_left_out() -> None:
     extra = {
         "stop": None,

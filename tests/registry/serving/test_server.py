@@ -119,17 +119,7 @@ def test_tokens_as_prompt(server: Served) -> None:
             client(server).completions.create(model="caesar_v1", prompt=tokens)
 
 
-def test_the_end_of_the_context(server: Served) -> None:
-    reply = client(server).completions.create(model="caesar_v1", prompt="a" * 2040, max_tokens=100)
-    assert reply.usage is not None
-    assert reply.usage.total_tokens == 2048
-    assert reply.choices[0].finish_reason == "length"
-    for length in (2048, 100_000):
-        with pytest.raises(openai.BadRequestError) as caught:
-            client(server).completions.create(model="caesar_v1", prompt="a" * length)
-        assert caught.value.code == "context_length_exceeded"
-
-
+@pytest.mark.slow
 # The client leaves its generators to the garbage collector when a stream is closed in the middle.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_crowd_gets_no_mixed_up_answer(server: Served) -> None:
@@ -243,7 +233,7 @@ def strict(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (1, 3),
         base=echo_base,
         tenants=tenants,
-        limits={"waiting": 4, "context": 600, "max_tokens": 500, "body_bytes": 2000},
+        limits={"waiting": 4, "context": 600, "max_tokens": 300, "body_bytes": 2000},
     )
     with served(folder) as running:
         yield running
@@ -275,16 +265,21 @@ def test_limits(strict: Served) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         other.completions.create(model="caesar_v1", prompt="a" * 3000)
     assert caught.value.status_code == 413
-    with pytest.raises(openai.BadRequestError, match="600"):
-        other.completions.create(model="caesar_v1", prompt="a" * 600)
     reply = other.completions.create(model="caesar_v1", prompt="a", max_tokens=10_000)
     assert reply.usage is not None
-    assert reply.usage.completion_tokens == 500
+    assert reply.usage.completion_tokens == 300
+    reply = other.completions.create(model="caesar_v1", prompt="a" * 590, max_tokens=100)
+    assert reply.usage is not None
+    assert reply.usage.total_tokens == 600
+    assert reply.choices[0].finish_reason == "length"
+    with pytest.raises(openai.BadRequestError, match="600") as too_long:
+        other.completions.create(model="caesar_v1", prompt="a" * 600)
+    assert too_long.value.code == "context_length_exceeded"
 
 
 def test_too_many_at_once(strict: Served) -> None:
     acme, other = client(strict, KEYS["acme"]), client(strict, KEYS["other"])
-    options: dict[str, Any] = {"model": "caesar_v1", "prompt": "a", "max_tokens": 500, "stream": True}
+    options: dict[str, Any] = {"model": "caesar_v1", "prompt": "a", "max_tokens": 300, "stream": True}
     held = [acme.completions.create(**options) for _ in range(2)]
     with pytest.raises(openai.RateLimitError):  # acme's own two
         acme.completions.create(**options)

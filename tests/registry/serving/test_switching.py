@@ -12,6 +12,7 @@ import tinymodels
 from mlx_lm import load
 from safetensors.numpy import load_file, save_file
 
+from fusery.registry.serving import switching
 from fusery.registry.serving.errors import AdapterError
 from fusery.registry.serving.switching import Switchboard
 
@@ -143,3 +144,10 @@ def test_a_bad_adapter_leaves_the_base_as_it_is(what: str, tmp_path: Path) -> No
     assert "task_v1" in str(caught.value)
     assert mx.array_equal(model(tokens), plain)
     assert not any("lora" in name for name, _ in model.named_modules())
+
+
+def test_a_base_that_would_keep_its_layers() -> None:
+    from mlx_lm.models import kimi_k3, llama
+
+    assert switching._keeps_layers(kimi_k3.Model.__new__(kimi_k3.Model))
+    assert not switching._keeps_layers(llama.Model.__new__(llama.Model))

@@ -1,0 +1,72 @@
+"""Bars on a terminal, and on a terminal only: each command that moves bytes shows one, and none where a script reads."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tinymodels
+
+from .conftest import Fusery
+
+SHARE = "iB"
+"""In what a bar says of the bytes done, and in no label."""
+
+
+class Terminal(io.StringIO):
+    """Standard error as a terminal, whose text is kept."""
+
+    def isatty(self) -> bool:
+        """True."""
+        return True
+
+
+Shown = Callable[..., str]
+
+
+@pytest.fixture
+def shown(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """Run a command on a terminal, and return what that shows on stderr."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*words: str | Path) -> str:
+        with monkeypatch.context() as patched:
+            terminal = Terminal()
+            patched.setattr(sys, "stderr", terminal)
+            assert fusery(*words).code == 0
+        return terminal.getvalue()
+
+    return call
+
+
+def test_commands_that_move_bytes_show_a_bar(
+    fusery: Fusery, shown: Shown, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base)
+    add = ("base", "add", tiny_base, "--name", "tiny")
+    assert SHARE not in shown(*add, "-q")
+    assert "reading" in (said := shown(*add, "--reference")) and SHARE in said
+    assert "copying" in (said := shown(*add)) and SHARE in said
+    assert fusery("register", adapter, "--base", "tiny", "--task", "course_rec").code == 0
+    assert "fusing" in (said := shown("fuse", "course_rec@1", "--publish", "full")) and SHARE in said
+    assert "copying" in (said := shown("backup", tmp_path / "backup")) and SHARE in said
+    other = ("--home", tmp_path / "other")
+    assert "copying" in (said := shown(*other, "restore", tmp_path / "backup")) and SHARE in said
+    third = tmp_path / "third"
+    assert fusery("--home", third, "init").code == 0
+    assert "pushing" in (said := shown("push", "course_rec@1", "--to", third)) and SHARE in said
+    said = shown("--home", tmp_path / "fourth", "pull", "course_rec@1", "--from", third)
+    assert "pulling" in said and SHARE in said
+    # What is published is fetched under a bar as well.
+    monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "empty"))
+    said = shown("fuse", "course_rec@1")
+    assert "from the store" in said and SHARE in said
+
+
+def test_a_script_sees_no_bar(fusery: Fusery, tiny_base: Path) -> None:
+    ran = fusery("base", "add", tiny_base, "--name", "tiny")
+    assert (ran.code, SHARE in ran.err) == (0, False)

@@ -1,0 +1,77 @@
+"""The commands that are made to fail, and a registry in which each of them has something to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tinymodels
+from collecting import Shelf
+
+KEEP = ("--precision", "keep", "--accept-loss")
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "base add": ("base", "add", "other", "--name", "other"),
+    "register": ("register", "third", "--base", "tiny", "--task", "course_rec", "--parent", "course_rec@1"),
+    "fuse": ("fuse", "course_rec@2", *KEEP, "--publish", "full"),
+    "materialize": ("materialize", "course_rec@1", "bundle", *KEEP, "--target", "docker", "--force"),
+    "gc": ("gc", "--yes", "--grace", "0"),
+    "push": ("push", "course_rec", "--fused"),
+}
+"""Name to words; where a push goes is added by `words_of`."""
+
+LITTER = 12
+"""Blobs that nothing refers to."""
+
+
+def words_of(command: str, *, servers: bool) -> tuple[str, ...]:
+    """Return a command's words; the other registry is a home folder, or is named by the environment."""
+    words = COMMANDS[command]
+    return (*words, "--to", "there") if command == "push" and not servers else words
+
+
+def prepare(folder: Path, there: dict[str, str]) -> None:
+    """Make the registry of the environment, in `folder`, with files of a user around it.
+
+    There are two versions of a task, the first one fused, published and in a bundle, and litter; a base and an adapter
+    lie beside it.  With `there`, the registry that these variables name is made as well.
+    """
+    from fusery.cli.main import run
+
+    base = tinymodels.make_base(folder / "tiny", layers=1)
+    tinymodels.make_base(folder / "other", layers=1, seed=9)
+    for number, name in enumerate(("first", "second", "third")):
+        tinymodels.make_adapter(folder / name, base, seed=number, rank=4, num_layers=1)
+    steps: Sequence[tuple[str, ...]] = (
+        ("init",),
+        ("base", "add", "tiny", "--name", "tiny"),
+        ("register", "first", "--base", "tiny", "--task", "course_rec", "--dataset", "courses"),
+        ("register", "second", "--base", "tiny", "--task", "course_rec", "--parent", "course_rec@1"),
+        ("fuse", "course_rec@1", *KEEP, "--publish", "full"),
+        ("materialize", "course_rec@1", "bundle", *KEEP),
+        ("alias", "set", "course_rec@1", "prod"),
+    )
+    for words in steps:
+        assert run(list(words)) == 0, words
+    leave_litter()
+    if there:
+        os.environ.update(there)
+        assert run(["init"]) == 0
+
+
+def leave_litter() -> None:
+    """Leave what commands leave that were refused, or killed in a write."""
+    from fusery.registry.settings import Settings
+    from fusery.registry.workspace import Workspace
+    from fusery.storage.publishing import make_folders
+
+    workspace = Workspace(Settings.load())
+    shelf = Shelf(workspace)
+    for number in range(LITTER):
+        shelf.give_up(f"{number}".encode() * 100)
+    if workspace.store.capabilities.local:
+        parts = workspace.settings.home / "store" / "tmp"
+        make_folders(parts)
+        (parts / "0123456789abcdef0123456789abcdef.part").write_bytes(b"half of something")
+    workspace.close()

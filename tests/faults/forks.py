@@ -1,0 +1,148 @@
+"""Commands in forks of a process that has imported all they need: no second is lost to start-up, and no fault hits it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_PR_SET_PTRACER = (
+    0x59616D61  # linux/prctl.h; Ubuntu lets only a parent trace, unless a process says otherwise
+)
+
+PATIENCE = 240.0
+"""Seconds after which a command hangs: twice what the longest lease holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a fork does, as a process of its own would.
+
+    Attributes:
+        work: a function of a module, called with `arguments`.
+        arguments: for it.
+        environment: all of it.
+        folder: the current folder.
+        output: stdout and stderr go to this path with `.out` and `.err`.
+        stopped: stop before the work, until SIGCONT comes.
+    """
+
+    work: Callable[..., object]
+    arguments: Sequence[Any]
+    environment: Mapping[str, str]
+    folder: Path
+    output: Path
+    stopped: bool = False
+
+    def said(self) -> tuple[str, str]:
+        """Return what it wrote to stdout and stderr."""
+        out, err = (Path(f"{self.output}{suffix}") for suffix in (".out", ".err"))
+        return out.read_text(errors="replace"), err.read_text(errors="replace")
+
+
+class HangsError(Exception):
+    """A command did not end."""
+
+
+class Nursery:
+    """A process that forks; one job at a time."""
+
+    def __init__(self, modules: Iterable[str] = ()) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._requests, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, sorted(modules)))
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._requests.close()
+        self._process.join()
+
+    def begin(self, job: Job) -> int:
+        """Fork; return the pid."""
+        self._requests.send(job)
+        return int(self._requests.recv())
+
+    def end(self, pid: int) -> int:
+        """Wait for the fork; return its exit code, the negative number of a signal that killed it.
+
+        Raises:
+            HangsError: it does not end; it is killed.
+        """
+        if not self._requests.poll(PATIENCE):
+            os.kill(pid, signal.SIGKILL)
+            self._requests.recv()
+            raise HangsError(f"no end after {PATIENCE:.0f} s")
+        return int(self._requests.recv())
+
+    def run(self, job: Job) -> int:
+        """Fork and wait; return the exit code."""
+        return self.end(self.begin(job))
+
+
+def _serve(requests: Connection, modules: Sequence[str]) -> None:
+    for module in modules:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    _warm()
+    fork = multiprocessing.get_context("fork")
+    with suppress(EOFError):
+        while True:
+            job = requests.recv()
+            process = fork.Process(target=_work, args=(job,))
+            process.start()
+            requests.send(process.pid)
+            process.join()
+            requests.send(process.exitcode)
+
+
+def _warm() -> None:
+    """Do once what each fork would have to do; and let no collection of garbage touch, and so copy, what they share."""
+    from sqlalchemy.orm import configure_mappers
+
+    configure_mappers()
+    gc.collect()
+    gc.freeze()
+
+
+def _work(job: Job) -> None:
+    os.chdir(job.folder)
+    os.environ.clear()
+    os.environ.update(job.environment)
+    for number, suffix in ((1, ".out"), (2, ".err")):
+        target = os.open(f"{job.output}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(target, number)
+        os.close(target)
+    if job.stopped:
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1 & 0xFFFFFFFFFFFFFFFF), 0, 0, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    job.work(*job.arguments)
+
+
+def run_command(words: Sequence[str]) -> None:
+    """Be `fusery WORDS…`."""
+    from fusery.cli.main import main
+
+    main(list(words))
+
+
+def run_all(prepare: Callable[..., object], arguments: Sequence[Any], note: Path) -> None:
+    """Do something for the first time, and note which modules that took, one a line."""
+    prepare(*arguments)
+    note.write_text("\n".join(name for name in sys.modules if not name.startswith("__")))

@@ -1,0 +1,88 @@
+"""What a registry holds and how it is, as far as a fault must not change it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import SchemaError
+
+NOT_COMPARED = ("fusery.db", "fusery.db-wal", "fusery.db-shm", "config.toml")
+CHANGING = ("stamps", "vouchers", "store")
+"""Folders whose own files hold times, or a registry's id; that they are there is compared."""
+
+
+def look(there: dict[str, str], collect: bool) -> None:
+    """Print what is in the registry of the environment, and in the other one, as JSON.
+
+    Args:
+        there: the variables of the other one.
+        collect: collect first, without grace.
+    """
+    found = {"here": _registry(collect)}
+    for name in [name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER"]:
+        del os.environ[name]
+    os.environ.update(there)
+    found["there"] = _registry(collect) if there else {}
+    print(json.dumps(found))  # noqa: T201  read by the process that asked
+
+
+def _registry(collect: bool) -> dict[str, Any]:
+    """Return a registry's records, what is wrong with it, and what its store holds; nothing where there is none yet."""
+    with Registry.open() as registry:
+        try:
+            _ = registry.workspace.identity
+        except SchemaError:
+            return {}
+        done = registry.gc(grace=0.0) if collect else None
+        if collect:
+            registry.workspace.cache.sweep(older_than=0.0)
+        report = registry.audit()
+        store = registry.workspace.store
+        stored = sorted((blob.digest, blob.size) for blob in store.blobs())
+        return {
+            "problems": [f"{problem.code}: {problem.message}" for problem in report.problems],
+            "records": records(registry),
+            "live": [done.live, done.live_bytes] if done else None,
+            "stored": [len(stored), sum(size for _, size in stored)],
+            "left": sorted(left.name for left in [*store.leftovers(), *store.quarantined()]),
+        }
+
+
+def records(registry: Registry) -> list[str]:
+    """Return what is on record, one line each, without times and row numbers."""
+    lines: list[str] = []
+    with registry.workspace.database.read() as session:
+        for name in session.scalars(select(tables.BaseName)):
+            lines.append(f"base {name.name} {name.base.digest}")
+        for adapter in session.scalars(select(tables.Adapter)):
+            parent = adapter.parent.name.rpartition("_")[0] if adapter.parent else ""
+            lines.append(f"adapter {adapter.task.name} {adapter.version} {adapter.digest} {parent}")
+        for fused in session.scalars(select(tables.Fused)):
+            lines.append(f"fused {fused.key} {fused.digest}")
+            if all(file.blob for file in fused.manifest.files):
+                lines.append(f"published {fused.key}")
+        for bundle in session.scalars(select(tables.Bundle)):
+            lines.append(f"bundle {bundle.target} {bundle.digest}")
+        for alias in session.scalars(select(tables.Alias)):
+            lines.append(f"alias {alias.name} of adapter {alias.adapter_id}")
+    return sorted(lines)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in a site but for the databases, by path; that of a link is its target."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        elif path.is_file() and path.name not in NOT_COMPARED:
+            changing = path.parent.name in CHANGING
+            found[name] = "" if changing else hashlib.sha256(path.read_bytes()).hexdigest()
+    return found

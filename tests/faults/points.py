@@ -1,0 +1,73 @@
+"""Points: which faults to make, at system calls and at instants, and what came of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from faults.tracing import Call, faults_of
+
+KILL, CTRL_C = "kill -9 at an instant", "Ctrl-C at an instant"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One fault: at a system call, or at an instant.
+
+    Attributes:
+        command: a name in `COMMANDS`.
+        fault: what happens, as the table says it.
+        call: where, for a fault that strace makes.
+        share: when, as a share of the time that the command takes.
+    """
+
+    command: str
+    fault: str
+    call: Call | None = None
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        where = f"{self.call.name} {self.call.number}" if self.call else f"{self.share:.4f} of the time"
+        return f"{self.command}, {self.fault} at {where}"
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a point.
+
+    Attributes:
+        point: the fault.
+        hit: whether it came before the command ended.
+        code: how the command ended.
+        complaints: what does not hold, one line each.
+        place: the site, kept if something does not hold.
+    """
+
+    point: Point
+    hit: bool = False
+    code: int = 0
+    complaints: list[str] = field(default_factory=list)
+    place: Path | None = None
+
+
+def at_calls(command: str, calls: Iterable[Call], number: int, random: Random) -> list[Point]:
+    """Choose so many faults at system calls, as evenly over the kinds of calls and faults as there are; 0 for all."""
+    kinds: dict[tuple[str, str, str], list[Call]] = {}
+    for call in calls:
+        for fault in faults_of(call):
+            kinds.setdefault((call.name, call.about, fault), []).append(call)
+    for found in kinds.values():
+        random.shuffle(found)
+    order = sorted(kinds)
+    random.shuffle(order)
+    chosen: list[Point] = []
+    while any(kinds.values()) and (number == 0 or len(chosen) < number):
+        chosen += [Point(command, kind[2], kinds[kind].pop()) for kind in order if kinds[kind]]
+    return chosen[:number] if number else chosen
+
+
+def at_instants(command: str, fault: str, number: int, random: Random) -> list[Point]:
+    """Choose so many instants, spread over the whole time of a command."""
+    return [Point(command, fault, share=1.02 * (index + random.random()) / number) for index in range(number)]

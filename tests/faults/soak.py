@@ -1,0 +1,92 @@
+"""The long sweep: `python -m faults.soak`.
+
+Each system call that strace can fail is one point for each fault; `--points 0` takes all of them, which is hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+from faults.commands import COMMANDS
+from faults.points import CTRL_C, KILL, Point, at_calls, at_instants
+from faults.sites import DISK, SERVERS, stack_of
+from faults.sweep import Sweep, sweeping, try_all
+from faults.tally import Tally
+from faults.tracing import find_strace
+
+MAIN = ("register", "fuse", "materialize")
+"""Commands that get all of `--points`; the others get a third."""
+
+
+def points_of(sweep: Sweep, options: argparse.Namespace, random: Random) -> list[Point]:
+    """Return the faults to make on one stack, in any order."""
+    chosen: list[Point] = []
+    for command in options.command or COMMANDS:
+        if find_strace() is not None and options.points >= 0:
+            share = options.points if command in MAIN else options.points // 3
+            chosen += at_calls(command, sweep.calls(command), share, random)
+        chosen += at_instants(command, KILL, options.kills, random)
+        chosen += at_instants(command, CTRL_C, options.interrupts, random)
+    random.shuffle(chosen)
+    return chosen
+
+
+def sweep_stack(name: str, options: argparse.Namespace, seed: int, folder: Path, tally: Tally) -> None:
+    """Make all faults on one stack; print each violation as it is found."""
+    with stack_of(name, folder) as stack, sweeping(stack, folder, options.workers) as sweeps:
+        points = points_of(sweeps[0], options, Random(f"{seed} {name}"))
+        _print(f"{name}: {len(points)} points")
+        started = time.monotonic()
+        for number, result in enumerate(try_all(sweeps, points), 1):
+            tally.add(name, result)
+            for complaint in result.complaints:
+                _print(f"{name}: {result.point}, ended with {result.code}: {complaint} [{result.place}]")
+            if number % 50 == 0:
+                _print(f"{name}: {number} points, {time.monotonic() - started:.0f} s")
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def main() -> int:
+    """Run it, print the counts, and return 1 if something did not hold."""
+    parser = argparse.ArgumentParser(description="Fail commands at system calls and at instants.")
+    parser.add_argument("--stack", choices=["disk", "servers"], action="append", help="default: both")
+    parser.add_argument("--command", choices=list(COMMANDS), action="append", help="default: all")
+    parser.add_argument(
+        "--points", type=int, default=90, help="at system calls, a command and stack; 0: all, -1: none"
+    )
+    parser.add_argument("--kills", type=int, default=50, help="kill -9 at instants, a command and stack")
+    parser.add_argument("--interrupts", type=int, default=5, help="Ctrl-C at instants, a command and stack")
+    parser.add_argument("--seed", type=int, default=None, help="of the choice; default: any")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="to work in; sites with violations stay there"
+    )
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "big")
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="fusery-faults-"))
+    _print(f"seed {seed}, in {folder}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tally, whole = Tally(), False
+    try:
+        for name in options.stack or ("disk", "servers"):
+            (folder / name).mkdir(parents=True)
+            sweep_stack({"disk": DISK, "servers": SERVERS}[name], options, seed, folder / name, tally)
+        whole = True
+    finally:
+        # Also when it is ended early: the points come in any order, and those that were made count.
+        _print(f"\n{tally.table()}\n\n{tally.summary()}{'' if whole else '  Ended early.'}")
+    return 1 if tally.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""strace: which system calls a command makes that matter, and failing the one that is chosen.
+
+strace attaches to a fork that has stopped, so its counts begin after all imports.  It counts each kind of call by itself and
+each thread by itself: `when=N` is the Nth call of that kind in any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from faults.forks import Job, Nursery
+
+WRITING = (
+    "write", "writev", "pwrite64", "pwritev", "fsync", "fdatasync", "ftruncate", "fallocate", "copy_file_range",
+    "sendfile", "link", "linkat", "symlink", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir",
+    "mkdir", "mkdirat", "chmod", "fchmod", "fchmodat", "utimensat", "openat",
+)  # fmt: skip
+READING = (
+    "read", "readv", "pread64", "getdents64", "statfs", "fstatfs", "newfstatat", "stat", "lstat", "fstat", "statx",
+    "access", "faccessat2", "readlink", "readlinkat", "flock", "fcntl", "ioctl", "mmap", "close",
+)  # fmt: skip
+TALKING = (
+    "socket",
+    "connect",
+    "sendto",
+    "sendmsg",
+    "recvfrom",
+    "recvmsg",
+    "setsockopt",
+    "getsockopt",
+    "shutdown",
+)
+TRACED = (*WRITING, *READING, *TALKING)
+"""Calls that concern files and sockets; those an architecture does not have are asked for with a `?`."""
+
+_LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
+_NAMED = re.compile(r'"(/[^"]*)"')
+_OPEN = re.compile(r"<([^<>]*)>")
+
+KILLED_ONLY = ("close", "mmap", "sendto", "sendmsg")
+"""What close reports, nobody can act upon; mmap is memory too, without which CPython's `Thread.start` waits forever; and
+after a send that failed libpq reads why the connection was lost, which it was not.  Lost ones are made at the receiving."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Call:
+    """One system call of a command.
+
+    Attributes:
+        name: its name.
+        number: it is the so-manyth of that name in its thread.
+        about: `file`; `database` for a socket of this machine, which is PostgreSQL's; `network` for another one, S3's.
+    """
+
+    name: str
+    number: int
+    about: str = "file"
+
+
+def find_strace() -> str | None:
+    """Return the path of strace, None where it is not installed."""
+    return shutil.which("strace")
+
+
+def traced(nursery: Nursery, job: Job, log: Path, *options: str) -> int:
+    """Run a job with strace attached from its first call on; return its exit code.
+
+    Raises:
+        PermissionError: strace may not trace here.
+    """
+    strace = find_strace()
+    assert strace is not None and job.stopped
+    pid = nursery.begin(job)
+    _wait(pid, lambda status: status["State"][0] == "T")
+    words = [strace, "-f", "-yy", "-s", "64", "-p", str(pid), "-o", os.fspath(log), *options]
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as tracer:
+        attached = _wait(
+            pid, lambda status: status["TracerPid"] != "0" and status["State"][0] in "tT", tracer.poll
+        )
+        if not attached:
+            os.kill(pid, signal.SIGKILL)
+            nursery.end(pid)
+            tracer.kill()
+            raise PermissionError("strace cannot attach to a process here")
+        os.kill(pid, signal.SIGCONT)
+        try:
+            return nursery.end(pid)
+        finally:
+            tracer.terminate()
+
+
+def _wait(
+    pid: int, reached: Callable[[dict[str, str]], bool], over: Callable[[], object | None] = lambda: None
+) -> bool:
+    """Wait for a state of a process; False if it does not come."""
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up and over() is None:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        if reached(dict(line.split(":\t", 1) for line in lines if ":\t" in line)):
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def calls(nursery: Nursery, job: Job, log: Path) -> list[Call]:
+    """Run a job whole; return its calls that concern the files of its folder, or a socket."""
+    code = traced(nursery, job, log, "-e", "trace=" + ",".join(f"?{name}" for name in TRACED))
+    assert code == 0, job.said()
+    counts: Counter[tuple[str, str]] = Counter()
+    found = set()
+    for line in log.read_text(errors="replace").splitlines():
+        if (match := _LINE.match(line)) is None:
+            continue
+        thread, name, rest = match.groups()
+        counts[thread, name] += 1
+        if (about := _about(rest, os.fspath(job.folder))) is not None:
+            found.add(Call(name, counts[thread, name], about))
+    return sorted(found)
+
+
+def _about(arguments: str, folder: str) -> str | None:
+    """Tell what a call is about by its arguments, None if it is none of ours."""
+    if "<UNIX" in arguments or "AF_UNIX" in arguments:
+        return "database"
+    if "<TCP" in arguments or "AF_INET" in arguments:
+        return "network"
+    named = _NAMED.findall(arguments)
+    ours = any(path.startswith(folder) for path in named or _OPEN.findall(arguments))
+    return "file" if ours else None
+
+
+def faults_of(call: Call) -> tuple[str, ...]:
+    """Return what a call can be made to do, in the words of the table."""
+    if call.name in KILLED_ONLY:
+        return ("kill -9",)
+    if call.about != "file":
+        return ("kill -9", "EIO", "ECONNRESET")
+    return ("kill -9", "EIO", "ENOSPC") if call.name in WRITING else ("kill -9", "EIO")
+
+
+def injection(call: Call, fault: str) -> tuple[str, str]:
+    """Return strace's options for one fault at one call."""
+    what = "signal=KILL" if fault == "kill -9" else f"error={fault}"
+    return "-e", f"inject={call.name}:{what}:when={call.number}"
+
+
+def was_hit(log: Path, code: int) -> bool:
+    """Tell whether the fault came: a command that has become shorter may not come to that call."""
+    return code == -signal.SIGKILL or "(INJECTED)" in log.read_text(errors="replace")

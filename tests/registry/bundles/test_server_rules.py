@@ -1,0 +1,193 @@
+"""Bundles held against the published rules of servers that do not install here: what they would load, module by module.
+
+The rules are written down from the sources that are named, as small as they are there; they are the tests' and not the targets'.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from bundling import make_bundle
+from consumers import adapters_source
+from peftfolders import make_peft
+
+from fusery.registry.architecture import read_architecture
+from fusery.registry.bundles.vllm import RANKS
+from fusery.registry.errors import BadInputError
+
+pytest.importorskip("gguf")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    return tinymodels.make_base(folder, dtype="float32", layers=3, hidden=64, intermediate=128)
+
+
+def bundle(base: Path, target: str, tmp_path: Path, *adapters: Path, **choices: Any) -> Path:
+    folder = tmp_path / f"bundle-{target}"
+    folder.mkdir()
+    make_bundle(adapters_source(base, tmp_path / f"rendered-{target}", *adapters), target, folder, **choices)
+    return folder
+
+
+def keys(adapter: Path) -> dict[str, tuple[int, ...]]:
+    found = tinymodels.read_tensors(adapter / "adapter_model.safetensors")
+    return {name: shape for name, (_, shape, _) in found.items()}
+
+
+def vllm_modules(adapters: Path, name: str, served: str, max_rank: int) -> set[str] | None:
+    """The modules that vLLM 0.32.0 adapts in a llama; None where it finds no adapter; ValueError where it refuses one."""
+    # vllm/plugins/lora_resolvers/filesystem_resolver.py, _get_lora_req_from_path
+    config = json.loads((adapters / name / "adapter_config.json").read_text())
+    if config["peft_type"] != "LORA" or config["base_model_name_or_path"] != served:
+        return None
+    # vllm/lora/peft_helper.py, validate_legal; other fields are left unread
+    if config["use_dora"] or config["modules_to_save"] or config["bias"] != "none" or config["r"] > max_rank:
+        raise ValueError("not legal")
+    # vllm/lora/worker_manager.py, _load_adapter, for LlamaForCausalLM and its packed_modules_mapping
+    linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    expected = {*linear, "embed_tokens", "lm_head"}
+    modules = set()
+    for key in keys(adapters / name):
+        # vllm/lora/utils.py, parse_fine_tuned_lora_name
+        parts = key.split(".")
+        start = 2 if key.startswith("base_model.model.") else 0
+        if parts[-1] == "weight" and parts[-2] in ("lora_A", "lora_B"):
+            module = ".".join(parts[start:-2])
+        elif parts[-1] in ("lora_embedding_A", "lora_embedding_B"):
+            module = ".".join(parts[start:-1])
+        else:
+            raise ValueError(f"{key} is unsupported LoRA weight")
+        # vllm/lora/lora_model.py, check_unexpected_modules
+        if module.rsplit(".", 1)[-1] not in expected:
+            raise ValueError(f"unexpected {module}")
+        modules.add(module)
+    return modules
+
+
+def test_vllm_finds_every_module_of_the_base(base: Path, tmp_path: Path) -> None:
+    wanted = ["self_attn.q_proj", "mlp.down_proj", "lm_head", "model.embed_tokens"]
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=wanted, rank=12)
+    folder = bundle(base, "vllm", tmp_path, adapter)
+    script = (folder / "serve.sh").read_text()
+    rank = int(re.search(r"--max-lora-rank (\d+)", script)[1])  # type: ignore[index]
+    assert rank == 16
+    found = vllm_modules(folder / "adapters", "some_v1_20260115", "org/Tiny-1M", rank)
+    expected = set(tinymodels.adapted_modules(read_architecture(base).config, 2, wanted))
+    assert found == expected
+    assert len(expected) == 6
+    assert found <= set(read_architecture(base).weights)
+    assert vllm_modules(folder / "adapters", "some_v1_20260115", "org/Other", rank) is None
+    with pytest.raises(ValueError, match="not legal"):
+        vllm_modules(folder / "adapters", "some_v1_20260115", "org/Tiny-1M", 8)
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(1, 1), (2, 8), (8, 8), (200, 256)])
+def test_the_rank_that_vllm_is_started_with_is_one_it_takes(
+    base: Path, tmp_path: Path, rank: int, expected: int
+) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=rank)
+    script = (bundle(base, "vllm", tmp_path, adapter) / "serve.sh").read_text()
+    assert f"--max-lora-rank {expected} " in script
+    assert expected in RANKS
+
+
+def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
+    with pytest.raises(BadInputError, match="up to rank 512, and one has 513"):
+        bundle(base, "vllm", tmp_path, adapter)
+
+
+def test_vllm_does_not_adapt_the_head_of_every_architecture(tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=["lm_head"])
+    with pytest.raises(BadInputError, match="lm_head, which vLLM does not adapt in a qwen2"):
+        bundle(base, "vllm", tmp_path, adapter)
+
+
+def lorax_modules(adapter: Path, layers: int) -> set[str]:
+    """The modules that LoRAX at a7394ba adapts in a llama."""
+    config, found = json.loads((adapter / "adapter_config.json").read_text()), keys(adapter)
+    # server/lorax_server/models/flash_llama.py, adapter_target_to_layer
+    kinds = {key: [f"model.layers.{layer}.{key}" for layer in range(layers)] for key in tinymodels.LINEAR}
+    kinds["lm_head"] = ["lm_head"]
+    modules = set()
+    for names in kinds.values():
+        # server/lorax_server/adapters/lora.py, map_weights_for_model and LoraWeights.load: all layers, or none
+        pairs = [[f"base_model.model.{name}.lora_{part}.weight" for part in "AB"] for name in names]
+        if all(key in found for pair in pairs for key in pair):
+            # torch.stack wants them alike, and the scale is lora_alpha / r
+            assert {found[a][0] for a, _ in pairs} == {found[b][1] for _, b in pairs} == {config["r"]}
+            modules |= set(names)
+    return modules
+
+
+def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path: Path) -> None:
+    """As PEFT has it, it would adapt nothing at all, and say nothing."""
+    wanted = ["self_attn.v_proj", "mlp.up_proj", "lm_head"]
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, keys=wanted)
+    ranks = {"model.layers.2.self_attn.q_proj": 8}
+    other = make_peft(tmp_path / "other_v1_20260115", base, layers=(0, 2), ranks=ranks)
+    folder = bundle(base, "lorax", tmp_path, adapter, other) / "adapters"
+    expected = {f"model.layers.{layer}.{key}" for layer in range(3) for key in wanted[:2]} | {"lm_head"}
+    assert lorax_modules(folder / "some_v1_20260115", 3) == expected
+    expected = {f"model.layers.{layer}.self_attn.{key}" for layer in range(3) for key in ("q_proj", "v_proj")}
+    assert lorax_modules(folder / "other_v1_20260115", 3) == expected
+    plain = tmp_path / "rendered-lorax" / "some_v1_20260115"
+    assert lorax_modules(plain, 3) == {"lm_head"}
+
+
+def test_what_lorax_passes_over_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=["model.embed_tokens"])
+    with pytest.raises(BadInputError, match="an update of model.embed_tokens, which LoRAX passes over"):
+        bundle(base, "lorax", tmp_path, adapter)
+    strange = tinymodels.make_base(tmp_path / "strange", kind="qwen3", layers=2, hidden=64, intermediate=128)
+    adapter = tinymodels.make_adapter(tmp_path / "other_v1_20260115", strange)
+    with pytest.raises(BadInputError, match="architecture 'qwen3'"):
+        bundle(strange, "lorax", tmp_path / "strange", adapter)
+
+
+def read_modelfile(text: str) -> list[tuple[str, str]]:
+    """The commands of a Modelfile, by the grammar of ollama/ollama at fb30760, parser/parser.go (ParseFile), comments left out."""
+    commands, place = [], 0
+    while place < len(text):
+        if text[place].isspace():
+            place += 1
+            continue
+        word = re.compile(r"[A-Za-z]+[ \t]").match(text, place)
+        assert word, "command must be one of from, license, …"
+        name, place, value = word[0].strip().lower(), word.end(), ""
+        assert name in {"from", "adapter", "license", "template", "system", "parameter", "message"}
+        while place < len(text):
+            # A value that began with quotes goes on over the end of its line until they are closed.
+            opened = next((quote for quote in ('"""', '"') if value.strip().startswith(quote)), "")
+            closed = not opened or (len(value.strip()) > len(opened) and value.strip().endswith(opened))
+            if text[place] in "\r\n" and closed:
+                break
+            value += text[place]
+            place += 1
+        commands.append((name, value.strip()))
+    return commands
+
+
+def test_ollama_finds_the_files_that_are_there(base: Path, tmp_path: Path) -> None:
+    first, second = (
+        tinymodels.make_adapter(tmp_path / f"{name}_v1_20260115", base, seed=seed)
+        for seed, name in enumerate(("some", "other"))
+    )
+    folder = bundle(base, "ollama", tmp_path, first, second)
+    for path in (first, second):
+        commands = read_modelfile((folder / f"Modelfile.{path.name}").read_text())
+        assert commands == [("from", "./base.gguf"), ("adapter", f"./adapters/{path.name}.gguf")]
+        for _, value in commands:
+            assert (folder / value).read_bytes()[:4] == b"GGUF"
+    assert not (folder / "Modelfile").exists()
+    (tmp_path / "single").mkdir()
+    single = bundle(base, "ollama", tmp_path / "single", first)
+    assert read_modelfile((single / "Modelfile").read_text())[0] == ("from", "./base.gguf")

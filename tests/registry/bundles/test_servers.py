@@ -1,0 +1,330 @@
+"""The targets for other people's servers, all together: counted, the same bytes twice, no place of the machine, texts as texts."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+from bundling import make_bundle
+from consumers import (
+    adapters_source,
+    files_of,
+    llama_cpp_logits,
+    mlx_logits,
+    peft_logits,
+    transformers_logits,
+)
+from peftfolders import make_peft
+
+from fusery.registry.bundles import TARGETS, BundleSource
+from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.errors import BadInputError
+from fusery.registry.sources.gguf_header import read_header
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import BlobCorruptError
+
+pytest.importorskip("gguf")
+
+UNFUSED = ("vllm", "lorax", "ollama", "llamacpp")
+FUSED = ("vllm", "ollama", "llamacpp", "gguf")
+COUNTS = {"vllm": 11, "lorax": 18, "ollama": 11, "llamacpp": 11}
+"""Modules: seven of the last layer and two of both; LoRAX gets zeros for the other layer's seven."""
+
+unfused = pytest.mark.parametrize("target", UNFUSED)
+fused = pytest.mark.parametrize("target", FUSED)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
+
+
+@pytest.fixture(scope="session")
+def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An adapter of mlx-lm's for the last layer only, and one of PEFT's with several ranks and scales."""
+    scratch = tmp_path_factory.mktemp("adapters")
+    first = tinymodels.make_adapter(scratch / "course_rec_v1_20260115", base, num_layers=1, update=0.5)
+    second = make_peft(
+        scratch / "summary_v1_20260115",
+        base,
+        ranks={"model.layers.1.self_attn.q_proj": 8},
+        alpha_pattern={"v_proj": 5},
+        lora_alpha=12.5,
+    )
+    return first, second
+
+
+@pytest.fixture
+def unfused_source(base: Path, folders: tuple[Path, Path], tmp_path: Path) -> BundleSource:
+    return adapters_source(base, tmp_path / "rendered", *folders)
+
+
+@pytest.fixture
+def fused_source(base: Path, plain_source: BundleSource) -> BundleSource:
+    return replace(plain_source, model=files_of(base))
+
+
+def write(source: BundleSource, target: str, folder: Path, **choices: Any) -> dict[str, Path]:
+    folder.mkdir()
+    make_bundle(source, target, folder, **choices)
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+@unfused
+def test_adapters_are_counted_module_by_module(
+    unfused_source: BundleSource, target: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    written = make_bundle(unfused_source, target, tmp_path / "bundle")
+    assert (written.layout.modules, written.layout.adapters) == (COUNTS[target], 2)
+    assert (written.layout.tensors > 0) == TARGETS[target].base
+    record = json.loads((tmp_path / "bundle" / "fusery.json").read_text())
+    assert (record["target"], record["model"]) == (target, None)
+    for adapter in record["adapters"]:
+        assert adapter["digest"] == "c" * 64
+        assert adapter["files"]
+        for file in adapter["files"]:
+            found = digest_file(tmp_path / "bundle" / adapter["path"] / file["path"])
+            assert found == (file["sha256"], file["size"])
+
+
+@unfused
+def test_the_same_adapters_give_the_same_bytes(
+    unfused_source: BundleSource, target: str, tmp_path: Path
+) -> None:
+    first, second = (write(unfused_source, target, tmp_path / name) for name in ("a", "elsewhere"))
+    assert {p: f.read_bytes() for p, f in first.items()} == {p: f.read_bytes() for p, f in second.items()}
+
+
+@fused
+def test_the_same_model_gives_the_same_bytes(fused_source: BundleSource, target: str, tmp_path: Path) -> None:
+    first, second = (write(fused_source, target, tmp_path / name) for name in ("a", "elsewhere"))
+    assert {p: f.read_bytes() for p, f in first.items()} == {p: f.read_bytes() for p, f in second.items()}
+
+
+@pytest.mark.parametrize("target", sorted({*UNFUSED, *FUSED}))
+def test_nothing_of_the_machine_is_in_them(
+    unfused_source: BundleSource, fused_source: BundleSource, target: str, tmp_path: Path
+) -> None:
+    source = unfused_source if target in UNFUSED else fused_source
+    words = [str(tmp_path), str(Path.home()), *([host] if len(host := socket.gethostname()) > 4 else [])]
+    words += [getpass.getuser()] if getpass.getuser() != "root" else ["/root"]
+    for path in write(source, target, tmp_path / "bundle").values():
+        data = path.read_bytes()
+        assert not [word for word in words if word.encode() in data], (path, words)
+
+
+@pytest.mark.parametrize("target", UNFUSED)
+def test_hostile_texts_are_texts_with_adapters(
+    unfused_source: BundleSource, target: str, evil_texts: dict[str, str], tmp_path: Path
+) -> None:
+    for number, evil in enumerate(evil_texts.values()):
+        adapters = tuple(
+            replace(each, facts={**each.facts, "task": evil, "dataset": evil, "val_loss": evil})
+            for each in unfused_source.adapters
+        )
+        provenance = {**unfused_source.provenance, "base": {"name": evil, "digest": evil}}
+        source = replace(unfused_source, adapters=adapters, provenance=provenance)
+        _check_texts(write(source, target, tmp_path / str(number)), evil, tmp_path)
+
+
+@fused
+def test_hostile_texts_are_texts_with_a_model(
+    fused_source: BundleSource, target: str, evil_texts: dict[str, str], tmp_path: Path
+) -> None:
+    for number, evil in enumerate(evil_texts.values()):
+        adapter = dict.fromkeys(("name", "task", "dataset", "digest", "version"), evil)
+        provenance = {**fused_source.provenance, "base": {"name": evil, "digest": evil}, "adapter": adapter}
+        _check_texts(
+            write(replace(fused_source, provenance=provenance), target, tmp_path / str(number)),
+            evil,
+            tmp_path,
+        )
+
+
+def _check_texts(files: dict[str, Path], evil: str, scratch: Path) -> None:
+    """The text is whole where programs read it, and nowhere in what is run; every file still says what it should."""
+    record = json.loads(files["fusery.json"].read_text(encoding="ascii"))
+    base = record["provenance"]["base"]["name"]
+    readme = files["README.md"].read_text(encoding="utf-8")
+    fences = [line for line in readme.splitlines() if line.startswith("```")]
+    assert len(fences) % 2 == 0
+    assert set(fences[1::2]) == {"```"}
+    for path, file in files.items():
+        if path.startswith("Modelfile"):
+            lines = file.read_text(encoding="ascii").splitlines()
+            assert [line.split(" ")[0] for line in lines] == ["FROM", "ADAPTER"][: len(lines)]
+        elif path == "serve.sh":
+            # The base's name is in it as a plain word, or the script asks for it.
+            assert _arguments(file, scratch)[:2] == ["serve", *_served(file, base)]
+        elif path.endswith("adapter_config.json"):
+            assert json.loads(file.read_text(encoding="ascii"))["base_model_name_or_path"] == (base or "base")
+        elif path.endswith(".gguf"):
+            metadata = read_header(file).metadata
+            expected = evil.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+            if "fusery.adapter.dataset" in metadata:
+                assert metadata["fusery.adapter.dataset"] == expected
+            assert metadata["general.architecture"] == "llama"
+            assert metadata["general.type"] in ("model", "adapter")
+
+
+def _served(script: Path, base: str) -> list[str]:
+    text = script.read_text(encoding="ascii")
+    if "$here/model" in text:
+        return [f"{script.parent.resolve()}/model"]
+    return [base or "base"] if "BASE_MODEL" not in text else ["given"]
+
+
+def _arguments(script: Path, scratch: Path) -> list[str]:
+    """Run the script with a `vllm` that writes down what it is started with."""
+    programs = scratch / "programs"
+    if not programs.exists():
+        programs.mkdir()
+        (programs / "vllm").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+        (programs / "vllm").chmod(0o755)
+    done = subprocess.run(
+        ["sh", script],
+        env={"PATH": f"{programs}:/usr/bin:/bin", "BASE_MODEL": "given"},
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout.decode().split("\0")[:-1]
+
+
+def test_llama_cpp_answers_with_each_adapter_as_mlx_lm_does(
+    unfused_source: BundleSource, base: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for target in ("llamacpp", "ollama"):
+        files = write(unfused_source, target, tmp_path / target)
+        plain = llama_cpp_logits(files["base.gguf"], [], tmp_path)
+        assert np.abs(plain - mlx_logits(base)).max() < 1e-5 * np.abs(plain).max()
+        adapter = files[f"adapters/{folders[0].name}.gguf"]
+        found, ours = llama_cpp_logits(files["base.gguf"], [adapter], tmp_path), mlx_logits(base, folders[0])
+        assert np.abs(found - ours).max() < 1e-5 * np.abs(ours).max()
+        assert np.abs(found - plain).max() > 0.1
+
+
+@pytest.mark.slow
+def test_llama_cpp_answers_with_patterns_as_peft_does(
+    unfused_source: BundleSource, base: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files = write(unfused_source, "llamacpp", tmp_path / "bundle")
+    adapter = files[f"adapters/{folders[1].name}.gguf"]
+    found = llama_cpp_logits(files["base.gguf"], [adapter], tmp_path)
+    theirs = peft_logits(base, folders[1], tmp_path)
+    assert np.abs(found - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_other_architectures_have_adapters_too(kind: Any, tmp_path: Path) -> None:
+    base = tinymodels.make_base(
+        tmp_path / "base", kind=kind, dtype="float32", layers=2, hidden=64, intermediate=128
+    )
+    keys = ["self_attn.k_proj", "mlp.gate_proj", "lm_head", "model.embed_tokens"]
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=keys, update=0.5)
+    source = adapters_source(base, tmp_path / "rendered", adapter)
+    (tmp_path / "bundle").mkdir()
+    written = make_bundle(source, "llamacpp", tmp_path / "bundle")
+    assert written.layout.modules == 6
+    path = tmp_path / "bundle" / "adapters" / "some_v1_20260115.gguf"
+    found = llama_cpp_logits(tmp_path / "bundle" / "base.gguf", [path], tmp_path)
+    ours = mlx_logits(base, adapter)
+    assert np.abs(found - ours).max() < 1e-5 * np.abs(ours).max()
+
+
+def test_a_quantised_base_goes_to_llama_cpp_as_mlx_dequantises_it(tmp_path: Path) -> None:
+    base = tinymodels.make_base(
+        tmp_path / "base", bits=4, dtype="float32", layers=2, hidden=64, intermediate=128
+    )
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, update=0.5)
+    source = adapters_source(base, tmp_path / "rendered", adapter)
+    files = write(source, "llamacpp", tmp_path / "bundle")
+    found = llama_cpp_logits(files["base.gguf"], [files["adapters/some_v1_20260115.gguf"]], tmp_path)
+    ours = mlx_logits(base, adapter)
+    assert np.abs(found - ours).max() < 1e-5 * np.abs(ours).max()
+
+
+@pytest.mark.slow
+def test_transformers_loads_the_model_for_vllm(
+    fused_source: BundleSource, base: Path, tmp_path: Path
+) -> None:
+    write(fused_source, "vllm", tmp_path / "bundle")
+    ours = mlx_logits(base)
+    theirs = transformers_logits(tmp_path / "bundle" / "model", tmp_path)
+    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
+
+
+@pytest.mark.parametrize("target", ["ollama", "llamacpp"])
+def test_a_damaged_base_is_found(
+    unfused_source: BundleSource, base: Path, target: str, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in base.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(weights)
+    assert unfused_source.model is not None
+    paths = {name: damaged / name for name in unfused_source.model.paths}
+    source = replace(unfused_source, model=replace(unfused_source.model, paths=paths))
+    with pytest.raises(BlobCorruptError, match=r"model\.safetensors is damaged"):
+        write(source, target, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("target", UNFUSED)
+def test_an_adapter_without_effect_is_a_defect(
+    unfused_source: BundleSource, target: str, tmp_path: Path
+) -> None:
+    """What a server would accept and pass over, the bundle's test of itself does not."""
+    files = write(unfused_source, target, tmp_path / "bundle")
+    name = next(
+        path for path in files if path.endswith(("course_rec_v1_20260115.gguf", "adapter_model.safetensors"))
+    )
+    data = files[name].read_bytes()
+    changed = data.replace(b"attn_q.weight.lora_a", b"attn_x.weight.lora_a").replace(
+        b"q_proj.lora_A.weight", b"q_proj.lora_X.weight"
+    )
+    assert changed != data
+    files[name].write_bytes(changed)
+    with pytest.raises(LayoutError):
+        TARGETS[target].check(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("target", UNFUSED)
+def test_dora_is_refused_where_no_server_computes_it(base: Path, target: str, tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, fine_tune_type="dora")
+    source = adapters_source(base, tmp_path / "rendered", adapter)
+    with pytest.raises(BadInputError, match="some_v1_20260115 is a DoRA"):
+        write(source, target, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("target", ["vllm", "lorax"])
+def test_a_base_that_only_mlx_reads_needs_a_name(target: str, tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
+    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base)
+    source = adapters_source(base, tmp_path / "rendered", adapter)
+    with pytest.raises(BadInputError, match="quantised in MLX's way") as caught:
+        write(source, target, tmp_path / "refused")
+    assert "--base-name" in str(caught.value.hint)
+    files = write(source, target, tmp_path / "bundle", base_name="org/Original")
+    config = json.loads(files["adapters/some_v1_20260115/adapter_config.json"].read_text())
+    assert config["base_model_name_or_path"] == "org/Original"
+    assert "org/Original" in files["README.md"].read_text()
+
+
+def test_a_fused_model_that_only_mlx_reads_is_refused(plain_source: BundleSource, tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
+    with pytest.raises(BadInputError, match="which vLLM does not read") as caught:
+        write(replace(plain_source, model=files_of(base)), "vllm", tmp_path / "bundle")
+    assert caught.value.hint == "--precision dequantize"

@@ -1,0 +1,26 @@
+"""The package goes into bundles as it is: it needs nothing of fusery."""
+
+from __future__ import annotations
+
+import ast
+import sys
+
+import pytest
+
+from fusery.registry.bundles.rendering import package_files
+
+FILES = package_files("serving")
+ALLOWED = {"fastapi", "mlx", "mlx_lm", "prometheus_client", "pydantic", "starlette", "uvicorn"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports(name: str) -> None:
+    for node in ast.walk(ast.parse(FILES[name])):
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f"line {node.lineno} imports from outside of the package"
+            modules = [node.module or ""] if node.level == 0 else []
+        elif isinstance(node, ast.Import):
+            modules = [entry.name for entry in node.names]
+        tops = {module.partition(".")[0] for module in modules}
+        assert tops <= ALLOWED | sys.stdlib_module_names, f"line {node.lineno}"

@@ -1,0 +1,67 @@
+"""Starting and ending the server of a bundle."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import caesar
+import pytest
+from ports import free_port
+from serving_server import served
+
+from fusery.registry.serving import run
+from fusery.registry.serving.errors import ServingError
+
+MAIN = """
+import sys
+from pathlib import Path
+from fusery.registry.serving.run import main
+sys.exit(main(Path(sys.argv.pop(1))))
+"""
+
+
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", MAIN, str(folder), *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    ran = start(tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == f"server.py: {tmp_path}/serving.json cannot be read: no such file or directory\n"
+
+
+@pytest.mark.slow
+def test_a_base_that_is_not_there(tmp_path: Path) -> None:
+    document = {"format": 1, "base": {"name": "a/model-of-a-hub", "folder": "base"}}
+    (tmp_path / "serving.json").write_text(json.dumps(document))
+    ran = start(tmp_path, "--port", "0")
+    # An end of the interpreter with mlx's threads in it would be an abort, exit code 134.
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.endswith(
+        "server.py: the base cannot be loaded: there is no config.json in its folder\n"
+    )
+
+
+def test_health(echo_base: Path, tmp_path: Path) -> None:
+    with served(caesar.make_bundle(tmp_path / "served", (1,), base=echo_base)) as running:
+        assert run.main(tmp_path, ["--health", "--port", running.root.rpartition(":")[2]]) == 0
+    assert run.health(free_port()) == 1
+
+
+@pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 0), ("no such host", 0), ("127.0.0.1", 70_000)])
+def test_an_address_that_cannot_be_had(host: str, port: int) -> None:
+    with pytest.raises(ServingError, match="cannot listen on"):
+        run.bind(host, port)
+
+
+def test_ipv6() -> None:
+    try:
+        with run.bind("::1", 0) as listener:
+            assert listener.family == socket.AF_INET6
+    except ServingError:
+        pytest.skip("this machine has no IPv6")

@@ -1,0 +1,130 @@
+"""`fusery serve` without its process: the folder it serves from, and who follows the registry."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusery.registry import Registry
+from fusery.registry import serve as module
+from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.serve import Follower, ServeRequest, read_tenants
+from fusery.registry.serving.document import read_document
+
+V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite only: nothing here is about the database."""
+    return sqlite_url
+
+
+def follower(registry: Registry, folder: Path, heard: list[str], *references: str, **more: Any) -> Follower:
+    folder.mkdir()
+    made = Follower(registry.workspace, ServeRequest(references, **more), [], folder, heard.append)
+    made.follow(made.plan())
+    return made
+
+
+def wait_until(condition: Any) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("it did not come")
+
+
+def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+    stocked.set_alias("course_rec@1", "prod")
+    heard: list[str] = []
+    folder = tmp_path / "served"
+    following = follower(stocked, folder, heard, "course_rec#prod")
+    assert read_document(folder / "serving.json").routes == {"course_rec#prod": V1, "course_rec": V1}
+    following.start()
+    try:
+        stocked.set_alias("course_rec@2", "prod")
+        wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V2)
+        files = {path.name for path in (folder / "adapters" / V2).iterdir()}
+        assert files >= {"adapters.safetensors", "adapter_config.json"}
+        assert f"now serving {V2}" in heard
+        # What is served when it is yanked is served on, and that is said once.
+        stocked.yank("course_rec@2", reason="bad data")
+        wait_until(lambda: any("yanked" in text for text in heard))
+        time.sleep(0.2)
+        assert len([text for text in heard if text.startswith("still serving what was")]) == 1
+        assert read_document(folder / "serving.json").routes["course_rec#prod"] == V2
+        stocked.roll_back("course_rec#prod", reason="bad data")
+        wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V1)
+    finally:
+        following.stop()
+
+
+def test_keys_are_followed(stocked: Registry, tmp_path: Path) -> None:
+    keys, folder = tmp_path / "keys.toml", tmp_path / "served"
+    keys.write_text(f'[acme]\nkey_sha256 = ["{"0" * 64}"]\nmodels = ["course_rec"]\nconcurrent = 2\n')
+    following = follower(stocked, folder, [], "course_rec@1", api_keys=keys)
+    (tenant,) = read_document(folder / "serving.json").tenants
+    assert (tenant.name, tenant.models, tenant.concurrent) == ("acme", ["course_rec"], 2)
+    keys.write_text(f'[other]\nkey_sha256 = ["{"1" * 64}"]\n')
+    following.follow(following.plan())
+    assert [tenant.name for tenant in read_document(folder / "serving.json").tenants] == ["other"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "acme = 5",
+        "[acme]",
+        '[acme]\nkey_sha256 = ["secret"]',
+        f'[acme]\nkey_sha256 = ["{"0" * 64}"]\nadmin = true',
+        "[acme",
+        "\ud800",
+    ],
+)
+def test_files_of_keys_that_are_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadInputError) as caught:
+        read_tenants(path)
+    assert "secret" not in caught.value.message
+
+
+def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="cannot read"):
+        read_tenants(tmp_path / "keys.toml")
+
+
+@pytest.mark.parametrize(("package", "extra"), [("uvicorn", "serve"), ("mlx_lm", "mlx")])
+def test_a_missing_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == package else real(name, *rest)
+    )
+    with pytest.raises(MissingExtraError) as caught:
+        module.require_extras()
+    assert caught.value.hint == f"pip install 'fusery[{extra}]'"
+
+
+def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
+    request = ServeRequest(["course_rec@1"], fused=True, port=0)
+    with module._folder(stocked.workspace, request, lambda _: None) as (folder, nobody):
+        assert nobody is None
+        document = json.loads((folder / "serving.json").read_text())
+        assert document["base"]["name"] == V1
+        assert document["routes"] == {"course_rec@1": V1, "course_rec": V1}
+        assert (Path(document["base"]["folder"]) / "model.safetensors").exists()
+    for more in ({"references": ["course_rec@1", "course_rec@2"]}, {"models": ["x=course_rec@1"]}):
+        wrong = ServeRequest(**{"references": ["course_rec@1"], "fused": True} | more)
+        with (
+            pytest.raises(BadInputError, match="served alone"),
+            module._folder(stocked.workspace, wrong, lambda _: None),
+        ):
+            pass
