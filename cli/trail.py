@@ -63,6 +63,7 @@ def _names(graph: Graph) -> list[str]:
 )
 @click.option("--all", "every", is_flag=True, help="Everything, as without REF.")
 @jobs_option
+@click.option("--chain", is_flag=True, help="Only the log: each entry against its hash and the one before.")
 @click.option("--anew", is_flag=True, help="Also what an audit that was interrupted has found right.")
 def audit_command(
     session: Session,
@@ -72,6 +73,7 @@ def audit_command(
     every: bool,
     jobs: int | None,
     anew: bool,
+    chain: bool,
 ) -> int:
     """Rehash and cross-check database, store and cache, and repair them.
 
@@ -85,7 +87,11 @@ def audit_command(
         raise click.UsageError("--from goes with --repair.")
     if references and (every or anew or jobs is not None):
         raise click.UsageError("--all, --jobs and --anew are for an audit of everything, without REF.")
-    if references:
+    if chain:
+        if references or repair or every or anew or jobs is not None:
+            raise click.UsageError("--chain follows the log, and nothing goes with it.")
+        report = session.registry.audit_chain()
+    elif references:
         report = session.registry.audit(references, repair=repair, copies=copies, say=session.say)
     else:
         with counting(session, "reading") as told:
@@ -113,7 +119,7 @@ def audit_command(
         for note in report.notes:
             session.print(f"  note: {note}")
         session.print(_verdict(len(report.problems), len(report.repaired)))
-        if report.problems and not repair:
+        if report.problems and not repair and not chain:
             session.say("Next: fusery audit --repair")
 
     session.emit(report.to_dict(), names=[problem.subject for problem in report.problems], human=human)

@@ -68,3 +68,9 @@ class Upkeep:
         from .bulk.audit import audit_all
 
         return audit_all(self.workspace, **options)
+
+    def audit_chain(self) -> Report:
+        """Follow the chain of the log alone; see `fusery.registry.audit.audit.audit_chain`."""
+        from .audit import audit_chain
+
+        return audit_chain(self.workspace)

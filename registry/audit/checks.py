@@ -12,6 +12,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 
 from .. import events, tables
 from ..architecture import WEIGHTS
+from ..database.guards import missing_guards
 from . import dependants
 from .holdings import Holding
 from .report import Damage, Report
@@ -130,6 +131,12 @@ def check_events(workspace: Workspace, report: Report) -> None:
         report.checked["event"] = newest.seq if newest else 0
         for problem in events.verify_chain(session):
             report.add("event_chain", f"event {problem.seq}", problem.message)
+        for name in missing_guards(session):
+            report.add(
+                "log_unprotected",
+                f"trigger {name}",
+                f"the trigger {name}, which keeps the log append-only, is gone",
+            )
 
 
 def note_garbage(workspace: Workspace, report: Report) -> None:

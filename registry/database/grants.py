@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from .. import tables
 from ..errors import BadInputError
 from .connection import Database
+from .guards import FUNCTIONS
 from .schema import VERSION_TABLE
 
 Role = Literal["reader", "publisher", "admin"]
@@ -130,6 +131,7 @@ def _admin() -> list[str]:
     # Only an owner can alter a table; its sequences go with it.
     return [
         *(f"ALTER TABLE {name} OWNER TO fusery_admin;" for name in [*_names(), VERSION_TABLE]),
+        *(f"ALTER FUNCTION {name}() OWNER TO fusery_admin;" for name in FUNCTIONS),
         f"GRANT ALL ON {', '.join([*_names(), VERSION_TABLE])} TO fusery_admin;",
         "DO $$ BEGIN",
         "  EXECUTE format('GRANT CREATE ON SCHEMA %I TO fusery_admin', current_schema());",

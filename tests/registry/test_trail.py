@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
+from tampering import unguarded
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables
@@ -124,13 +125,13 @@ def test_a_changed_row_is_found(shipped: Registry) -> None:
 
 
 def test_a_changed_event_is_found(shipped: Registry) -> None:
-    with shipped.workspace.database.write() as session:
+    with shipped.workspace.database.write() as session, unguarded(session):
         session.execute(update(tables.Event).where(tables.Event.seq == 2).values(actor="mallory"))
     assert [problem.subject for problem in shipped.audit().problems] == ["event 2"]
 
 
 def test_a_removed_event_is_found(shipped: Registry) -> None:
-    with shipped.workspace.database.write() as session:
+    with shipped.workspace.database.write() as session, unguarded(session):
         session.execute(delete(tables.Event).where(tables.Event.seq == 2))
     assert {problem.code for problem in shipped.audit().problems} == {"event_chain"}
 
@@ -157,3 +158,21 @@ def test_doctor_says_where_each_value_comes_from(shipped: Registry) -> None:
     assert all(check.status != "problem" for check in checks.values())
     assert "default" in checks["setting.store_url"].detail
     assert "2 adapters" in checks["database"].detail
+
+
+def test_a_log_that_lost_its_guards_is_found(shipped: Registry) -> None:
+    with shipped.workspace.database.write() as session:
+        where = " ON event" if session.get_bind().dialect.name == "postgresql" else ""
+        session.execute(text(f"DROP TRIGGER event_no_update{where}"))
+    assert [(p.code, p.subject) for p in shipped.audit().problems] == [
+        ("log_unprotected", "trigger event_no_update")
+    ]
+
+
+def test_the_chain_alone(shipped: Registry) -> None:
+    report = shipped.audit_chain()
+    assert report.ok
+    assert set(report.checked) == {"event"} and report.checked["event"] > 3
+    with shipped.workspace.database.write() as session, unguarded(session):
+        session.execute(delete(tables.Event).where(tables.Event.seq == 2))
+    assert [problem.subject for problem in shipped.audit_chain().problems] == ["event 3"]

@@ -1,0 +1,32 @@
+"""The triggers that keep the log append-only: whether they are there, for audits."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+GUARDS = {
+    "sqlite": frozenset({"event_no_update", "event_no_delete", "event_no_replace"}),
+    "postgresql": frozenset({"event_no_update", "event_no_delete", "event_no_truncate"}),
+}
+"""Names of the triggers on `event`, by dialect (migration 0007 makes them)."""
+
+FUNCTIONS = ("refuse_event_change",)
+"""What the triggers call on PostgreSQL; who alters tables has to own it, too."""
+
+_QUERIES = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'event'",
+    # 'D' is a disabled one (pg_trigger.tgenabled); `current_schema` keeps other schemas' tables of the name out.
+    "postgresql": (
+        "SELECT t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relname = 'event' AND n.nspname = current_schema() AND NOT t.tgisinternal AND t.tgenabled <> 'D'"
+    ),
+}
+
+
+def missing_guards(session: Session) -> list[str]:
+    """Return the names of triggers that are not there, or are switched off."""
+    dialect = session.get_bind().dialect.name
+    found = set(session.scalars(text(_QUERIES[dialect])))
+    return sorted(GUARDS[dialect] - found)
