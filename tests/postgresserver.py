@@ -137,6 +137,7 @@ SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
     FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
     WHERE c.relnamespace = 'public'::regnamespace
     UNION ALL SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT concat(tgname, tgenabled) FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL SELECT version_num FROM alembic_version
 ) AS lines
 """
