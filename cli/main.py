@@ -38,8 +38,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
     "fidelity": ("fidelity", "Show how much of an adapter a fused model holds, or what to ship it as."),
     "probe": ("probe", "Compare what two models answer to prompts."),
-    "bench": ("bench", "Measure what an adapter costs here in each form: speed, memory, size."),
-    "materialize": ("materialize", "Write a deployable bundle: a folder, an archive, an image's sources."),
+    "bench": (
+        "bench",
+        "Measure size, load time, first token, tokens a second and peak memory: base, adapter, fused.",
+    ),
+    "materialize": (
+        "materialize",
+        "Write a deployable bundle of an adapter, or of several that stand on one base.",
+    ),
     "serve": ("serve", "Serve adapters of one base with OpenAI's API; aliases are followed as they move."),
     "export": (
         "export",

@@ -14,7 +14,19 @@ from .text import size
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
-TARGETS = ("model", "archive", "docker", "adapters", "vllm", "lorax", "ollama", "llamacpp", "gguf", "oci")
+TARGETS = (
+    "model",
+    "archive",
+    "docker",
+    "adapters",
+    "vllm",
+    "lorax",
+    "ollama",
+    "llamacpp",
+    "gguf",
+    "oci",
+    "hub",
+)
 
 
 @command("materialize")
@@ -40,7 +52,7 @@ TARGETS = ("model", "archive", "docker", "adapters", "vllm", "lorax", "ollama", 
 @click.option(
     "--base-name",
     metavar="NAME",
-    help="For vllm and lorax: what their server calls the base, if not as it is called here.",
+    help="For vllm, lorax and model cards: what the base is called there, if not as it is called here.",
 )
 @click.option(
     "--gguf-type",
@@ -96,6 +108,7 @@ def materialize_command(
     llamacpp GGUF files for llama.cpp: the base and each adapter, or a fused model
     gguf     a fused model as one GGUF file
     oci      a fused model as an OCI image layout; DEST oci://REGISTRY/REPOSITORY:TAG pushes it
+    hub      a fused model, or an adapter in PEFT's form, as a repository; DEST hf://OWNER/NAME uploads it
     """
     from fusery.registry.bundles import Choices
 
@@ -103,7 +116,12 @@ def materialize_command(
     chosen = choice(options, references[0] if references else None)
     request = make_request(options)
     choices = Choices(
-        link=link, models=models, base_name=base_name, gguf_type=gguf_type, base_image=base_image, card=card
+        link=link,
+        models=models,
+        base_name=base_name,
+        gguf_type=gguf_type,
+        base_image=base_image,
+        card=card and card.expanduser().absolute(),  # workers may run elsewhere
     )
     engine = _engine(target, destination, bulk=chosen is not None) if build else None
     if chosen is not None:
@@ -157,7 +175,8 @@ def _engine(target: str, destination: str, *, bulk: bool) -> str:
 
     if target != "docker" or "://" in destination or bulk:
         raise BadInputError(
-            "only an image of one docker bundle in a folder here can be built", hint="--target docker --build cpu"
+            "only an image of one docker bundle in a folder here can be built",
+            hint="--target docker --build cpu",
         )
     return find_engine()
 
@@ -181,6 +200,6 @@ def _next_step(target: str, path: str) -> str | None:
         return f"tar -xf {path}"
     if target == "vllm":
         return f"sh {path}/serve.sh"
-    if target in ("lorax", "ollama", "llamacpp", "gguf", "oci"):
+    if target in ("lorax", "ollama", "llamacpp", "gguf", "oci", "hub"):
         return f"see {path}/README.md"
     return f"mlx_lm.generate --model {path} --prompt TEXT"

@@ -51,7 +51,11 @@ def find_engine() -> str:
         if _answers(engine):
             return engine
         silent.append(engine)
-    why = f"{' and '.join(silent)} does not answer" if silent else "none of docker, podman and buildah is installed"
+    why = (
+        f"{' and '.join(silent)} does not answer"
+        if silent
+        else "none of docker, podman and buildah is installed"
+    )
     raise BadInputError(
         f"no image can be built on this machine: {why}",
         hint="leave --build out, and build where one is: docker build -t NAME DEST",
@@ -62,7 +66,11 @@ def _answers(engine: str) -> bool:
     """Tell whether an engine works for this user; docker's client may be there without its daemon."""
     try:
         done = subprocess.run(
-            [engine, "info"], capture_output=True, check=False, timeout=_SECONDS_TO_ANSWER, stdin=subprocess.DEVNULL
+            [engine, "info"],
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS_TO_ANSWER,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -90,7 +98,12 @@ def build_image(
     command = [*_BUILD[engine], "--tag", image, *chosen, str(folder)]
     last = ""
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

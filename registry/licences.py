@@ -29,7 +29,10 @@ _BEGINNING = 4096
 
 _TEXTS = (
     ("apache-2.0", r"Apache License\s+Version 2\.0, January 2004"),
-    ("mit", r"(\A\s*(The )?MIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy)"),
+    (
+        "mit",
+        r"(\A\s*(The )?MIT License\b|Permission is hereby granted, free of charge, to any person obtaining a copy)",
+    ),
     ("bsd-3-clause", r"\A\s*BSD 3-Clause License"),
     ("llama2", r"LLAMA 2 COMMUNITY LICENSE AGREEMENT"),
     ("llama3", r"META LLAMA 3 COMMUNITY LICENSE AGREEMENT"),
@@ -71,7 +74,9 @@ def base_licence(workspace: Workspace, base: tables.BaseModel) -> str | None:
     said = base.config.get("license")
     if isinstance(said, str) and said:
         return said
-    if base.location is not None and (declared := licence_of_readme(_local(Path(base.location) / "README.md"))):
+    if base.location is not None and (
+        declared := licence_of_readme(_local(Path(base.location) / "README.md"))
+    ):
         return declared
     for file in base.manifest.files:
         if _FILE.fullmatch(file.path) and file.size <= _LARGEST:

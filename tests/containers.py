@@ -52,7 +52,14 @@ class Builder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._storage = ["--storage-driver", "overlay", "--root", str(root / "graph"), "--runroot", str(root / "run")]
+        self._storage = [
+            "--storage-driver",
+            "overlay",
+            "--root",
+            str(root / "graph"),
+            "--runroot",
+            str(root / "run"),
+        ]
         # Without these, buildah asks for limits that a container is not given.
         self._limits = []
         for name in ("NOFILE", "NPROC"):
@@ -63,7 +70,7 @@ class Builder:
         """Return variables that let any user of buildah build as `build` does, with packages from a folder of wheels."""
         limits = [limit for limit in self._limits if limit != "--ulimit"]
         (self.root / "containers.conf").write_text(
-            f"[containers]\ndefault_ulimits = {json.dumps(limits)}\nnetns = \"host\"\n"
+            f'[containers]\ndefault_ulimits = {json.dumps(limits)}\nnetns = "host"\n'
             f'volumes = ["{wheels}:/wheels:ro", "{wheels}/pip.conf:/etc/pip.conf:ro"]\n'
         )
         (self.root / "storage.conf").write_text(
@@ -106,6 +113,26 @@ class Builder:
         """Return the command line that runs something in a container, on the host's network."""
         options = ["--isolation", "chroot", "--network", "host", "--user", user, "--env", f"PORT={port}"]
         return self.command("run", *options, "--env", "HOST=127.0.0.1", container, "--", *arguments)
+
+    @contextmanager
+    def read_only(self, container: str, arguments: Sequence[str], *, port: int) -> Iterator[list[str]]:
+        """Yield the command line that runs something in a container as `--read-only --tmpfs /tmp` does, as the image's user.
+
+        buildah's own `run` has no such option, so the container's files are mounted here, read-only, and entered.
+        """
+        root = self.run("mount", container)
+        config = json.loads(self.run("inspect", container))["Docker"]["config"]
+        variables = [*config["Env"], f"PORT={port}", "HOST=127.0.0.1"]
+        script = (
+            'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; mount -t tmpfs tmpfs "$1/tmp"; '
+            'mount -t proc proc "$1/proc"; root=$1; user=$2; shift 2; '
+            'exec chroot --userspec="$user" "$root" /usr/bin/env -i "$@"'
+        )
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", root, config["User"]]
+        try:
+            yield [*command, *variables, *arguments]
+        finally:
+            self.run("umount", container)
 
     def make_base(self) -> str:
         """Make the base image once and return its name."""
@@ -152,10 +179,15 @@ def _copy_packages(rootfs: Path) -> None:
         check=False,
         capture_output=True,
     ).stdout
-    subprocess.run(["tar", "--extract", "--keep-directory-symlink", "-C", str(rootfs)], input=packed, check=True)
-    (rootfs / "tmp").mkdir(exist_ok=True)
+    subprocess.run(
+        ["tar", "--extract", "--keep-directory-symlink", "-C", str(rootfs)], input=packed, check=True
+    )
+    for name in ("tmp", "proc", "dev"):
+        (rootfs / name).mkdir(exist_ok=True)
     (rootfs / "tmp").chmod(0o1777)
-    (rootfs / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n")
+    (rootfs / "etc" / "passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"
+    )
     (rootfs / "etc" / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
 
 

@@ -5,6 +5,7 @@ A subclass in a test module has a fixture `endpoint`.  Needs a model whose token
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import openai
@@ -36,9 +37,10 @@ class OpenAIContract:
     """Listing, chat, streaming, wrong model, too long, cancelled in mid-stream."""
 
     @pytest.fixture
-    def client(self, endpoint: Endpoint) -> openai.OpenAI:
+    def client(self, endpoint: Endpoint) -> Iterator[openai.OpenAI]:
         """The client with nothing set but where the server is."""
-        return openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0, timeout=60)
+        with openai.OpenAI(base_url=endpoint.url, api_key="none", max_retries=0, timeout=60) as client:
+            yield client
 
     def test_listing(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
         assert endpoint.model in [model.id for model in client.models.list()]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import openai
 
 from fusery.registry.serving.document import read_document
 from fusery.registry.serving.run import bind, http_server
@@ -22,12 +24,20 @@ class Served:
         root: of the server.
         service: what it serves.
         document: the file it follows.
+        clients: those that were asked for, by key.
     """
 
     url: str
     root: str
     service: Service
     document: Path
+    clients: dict[str, openai.OpenAI] = field(default_factory=dict)
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        """Return the official client with a key; it is closed when the server ends."""
+        if key not in self.clients:
+            self.clients[key] = openai.OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=60)
+        return self.clients[key]
 
 
 @contextmanager
@@ -47,7 +57,10 @@ def served(folder: Path) -> Iterator[Served]:
     thread.start()
     try:
         assert ready.wait(60)
-        yield Served(f"{urls[0]}/v1", urls[0], service, document)
+        running = Served(f"{urls[0]}/v1", urls[0], service, document)
+        yield running
+        for client in running.clients.values():
+            client.close()
     finally:
         server.should_exit = True
         thread.join()

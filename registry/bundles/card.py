@@ -51,9 +51,12 @@ def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> d
         "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
         "note": adapter.get("note"),
         "datasets": list(hub_datasets(adapter)),
-        "quantized": provenance.get("quantization") is not None,
+        "quantized": bool(
+            provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
+        ),
         "adapter_name": name,
-        "ships": SHIPS if isinstance(name, str) and _NAME.fullmatch(name) else (),
+        # A sum of adapters needs more than a name to be made again; `rebuild` has it.
+        "ships": () if provenance.get("with") or not _is_name(name) else SHIPS,
         "licence": licences(base, [(name, adapter), *_further(provenance)]),
         "lineage": list(_lineage(record, base, adapter)),
         "parts": list(_parts(provenance, adapter)),
@@ -139,6 +142,10 @@ def _short(value: Any) -> str:
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 CARD = "model_card.md.j2"
+ADAPTER_CARD = "hub_adapter_card.md.j2"
 _LARGEST_TEMPLATE = 256 << 10
 _LARGEST_CARD = 1 << 20
 _MEMORY = 1 << 30
 _SECONDS = 10
-_OURS = (CARD, "adapters_card.md.j2")
+_OURS = (CARD, ADAPTER_CARD)
 _FAILED = 3
 """Exit code of the process when the template is at fault; its standard output is the sentence."""
 

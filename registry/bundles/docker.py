@@ -66,7 +66,9 @@ def check(folder: Path) -> Layout:
     copied = re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", (folder / "Dockerfile").read_text(), re.MULTILINE)
     missing = [name for line in copied for name in line.split() if not (folder / name).exists()]
     if missing or not copied:
-        raise LayoutError(f"the bundle's Dockerfile copies {missing or 'nothing'}, which is not in the bundle")
+        raise LayoutError(
+            f"the bundle's Dockerfile copies {missing or 'nothing'}, which is not in the bundle"
+        )
     return model_layout(folder / "model")
 
 
@@ -106,7 +108,9 @@ def labels(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         "org.opencontainers.image.title": record["name"],
         "org.opencontainers.image.version": _version(adapter.get("version")),
     }
-    plain = [(key, text) for key, text in found.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)]
+    plain = [
+        (key, text) for key, text in found.items() if isinstance(text, str) and _HARMLESS.fullmatch(text)
+    ]
     licence = spdx(card_values(record)["licence"]["id"])
     # The description is a text of ours, and says no more than that.
     described = "An OpenAI-compatible server for one fused language model"

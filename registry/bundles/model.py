@@ -29,9 +29,9 @@ def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: 
     bundle.copy(source.fused, under=under, link=choices.link)
 
 
-def own_files(source: BundleSource, choices: Choices) -> dict[str, bytes]:
+def own_files(source: BundleSource, choices: Choices, *, target: str = "model") -> dict[str, bytes]:
     """Return what a bundle adds to a fused model's files: its record, its card and the picture of its curve."""
-    record = bundle_record(source, "model", ".")
+    record = bundle_record(source, target, ".")
     card = render_card(card_values(record, base_name=choices.base_name), choices.card)
     own = {"fusery.json": record_bytes(record), "README.md": card}
     if picture := curve_svg(provenance_part(record["provenance"], "adapter").get("curve")):

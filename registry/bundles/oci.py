@@ -144,9 +144,7 @@ def parameter_size(count: int) -> str:
     return f"{count / 1000:.1f}".removesuffix(".0") + "k"
 
 
-def image_manifest(
-    record: Mapping[str, Any], config: bytes, layers: list[dict[str, Any]]
-) -> dict[str, Any]:
+def image_manifest(record: Mapping[str, Any], config: bytes, layers: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the manifest, with the lineage, for which ModelPack has no field, as annotations."""
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
@@ -206,7 +204,9 @@ def check(folder: Path) -> Layout:
         config = read_object(_blob(folder, manifest["config"]))
         blobs = [_blob(folder, each, hashed=each["mediaType"] != WEIGHT) for each in manifest["layers"]]
         digests = [each["digest"] for each in manifest["layers"]]
-        weights = [path for path, each in zip(blobs, manifest["layers"], strict=True) if each["mediaType"] == WEIGHT]
+        weights = [
+            path for path, each in zip(blobs, manifest["layers"], strict=True) if each["mediaType"] == WEIGHT
+        ]
         tensors = sum(len(read_header(path).tensors) for path in weights)
     except (StorageError, KeyError, TypeError, ValueError) as error:
         raise LayoutError(f"the bundle is no OCI image layout with a model: {error}") from error
@@ -218,7 +218,7 @@ def check(folder: Path) -> Layout:
 def _blob(folder: Path, descriptor: Mapping[str, Any], *, hashed: bool = True) -> Path:
     """Return a descriptor's blob; weights were hashed on their way into the bundle."""
     algorithm, _, digest = descriptor["digest"].partition(":")
-    path = folder / BLOBS / digest
+    path = folder / BLOBS / str(digest)
     if algorithm != "sha256" or not path.is_file() or path.stat().st_size != descriptor["size"]:
         raise LayoutError(f"the bundle lacks the blob {descriptor['digest']}")
     if hashed and digest_file(path)[0] != digest:

@@ -22,6 +22,8 @@ from .source import BundleSource
 from .writing import BundleFolder
 
 MODELFILE = "Modelfile"
+_LONGEST = 80
+"""Characters of a model's name (types/model/name.go, `isValidLen`)."""
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
@@ -39,9 +41,15 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
         files = {MODELFILE: source.name}
         bundle.write(MODELFILE, modelfile(model, None))
         lineage = card_values(record)["lineage"]
-    values = {"name": source.name, "models": files, "adapters": facts_of(record), "lineage": lineage}
+    models = {file: model_name(name) for file, name in files.items()}
+    values = {"name": source.name, "models": models, "adapters": facts_of(record), "lineage": lineage}
     bundle.write("README.md", render("ollama_readme.md.j2", **values))
     bundle.write("fusery.json", record_bytes(record))
+
+
+def model_name(name: str) -> str:
+    """Return what Ollama is told to call a model: of a long name its end, where version and date are."""
+    return name[-_LONGEST:].lstrip("._-")
 
 
 def modelfile(model: str, adapter: str | None) -> bytes:

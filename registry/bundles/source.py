@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +34,12 @@ class Files:
     def within(cls, folder: Path, manifest: Manifest, *, proven: bool = False) -> Self:
         """Return the files of a folder that a manifest lists."""
         return cls({entry.path: folder / entry.path for entry in manifest}, manifest, proven)
+
+    def only(self, paths: Iterable[str]) -> Self:
+        """Return some of the files."""
+        wanted = set(paths)
+        manifest = Manifest.of(entry for entry in self.manifest if entry.path in wanted)
+        return type(self)({path: self.paths[path] for path in wanted}, manifest, self.proven)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ _ALL = (
     Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "gguf"),
     Target("oci", "oci"),
+    Target("hub", "hub", ("fused", "adapters"), form="peft", base=False),
 )
 TARGETS = {target.name: target for target in _ALL}
 """The targets by name."""

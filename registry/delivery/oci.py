@@ -49,9 +49,11 @@ class RegistryPlace(Place):
         match = _REFERENCE.fullmatch(url)
         if match is None:
             raise BadInputError(
-                "the URL names no tag in an OCI registry", hint="give oci://REGISTRY/REPOSITORY:TAG, in lower case"
+                "the URL names no tag in an OCI registry",
+                hint="give oci://REGISTRY/REPOSITORY:TAG, in lower case",
             )
-        self._cache, self._client_made = workspace.cache, None
+        self._cache = workspace.cache
+        self._client_made: RegistryClient | None = None
         self._registry, self._repository, self._tag = match["registry"], match["repository"], match["tag"]
         self.text, self.name = url, f"{match['repository'].rpartition('/')[2]}:{match['tag']}"
 
@@ -59,10 +61,9 @@ class RegistryPlace(Place):
     def _client(self) -> RegistryClient:
         from .oci_client import RegistryClient
 
-        made: RegistryClient | None = self._client_made
-        if made is None:
-            made = self._client_made = RegistryClient(self._registry, self._repository)
-        return made
+        if self._client_made is None:
+            self._client_made = RegistryClient(self._registry, self._repository)
+        return self._client_made
 
     def refuse_ours(self, workspace: Workspace) -> None:
         """Nothing of ours is in a registry of images."""

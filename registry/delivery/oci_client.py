@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,10 @@ class RegistryClient:
         host = registry.rpartition(":")[0] or registry
         insecure = host in ("localhost", "127.0.0.1")
         self._client = oras.client.OrasClient(hostname=registry, insecure=insecure)
-        # oras itself waits for ever.
+        # oras tries everything again for minutes, also what was denied; here, what failed is tried again, and by us.
+        request = type(self._client).do_request
+        self._request: Callable[..., Any] = partial(getattr(request, "__wrapped__", request), self._client)
+        # It waits for an answer for ever.
         self._client.session.request = partial(self._client.session.request, timeout=_TIMEOUT)
         self._container = oras.container.Container(f"{registry}/{repository}:latest")
         self._url = f"{'http' if insecure else 'https'}://{registry}/v2/{repository}"
@@ -68,19 +71,30 @@ class RegistryClient:
         else:
             folder = os.environ.get("DOCKER_CONFIG")
             own = [str(Path(folder) / "config.json")] if folder else None
-            auth.load_configs(self._container, own)
+            try:
+                auth.load_configs(self._container, own)
+            except (*self._failures, AttributeError, TypeError) as error:  # not JSON, or not of docker's form
+                raise StoreDeniedError(
+                    f"docker's configuration has no credentials for {self._registry} that can be read",
+                    hint=f"docker login {self._registry}",
+                ) from without_secrets(error)
         basic = getattr(auth, "_basic_auth", None)
         remember({"password": password, "basic": basic or ""})
-        if basic and self._wants_basic():
+        if self._wants_basic():
             # oras takes every registry for one that hands out tokens.
-            self._client.session.headers["Authorization"] = f"Basic {basic}"
+            self._client.session.headers.update({"Authorization": f"Basic {basic}"} if basic else {})
+            self._request = self._plainly
+
+    def _plainly(self, url: str, method: str, **options: Any) -> Any:
+        return self._client.session.request(method, url, **options)
 
     def _wants_basic(self) -> bool:
         try:
             reply = self._client.session.get(self._root)
         except self._failures as error:
             raise self._unavailable(error) from without_secrets(error)
-        return reply.status_code == 401 and reply.headers.get("Www-Authenticate", "").lower().startswith("basic")
+        asked = str(reply.headers.get("Www-Authenticate", ""))
+        return bool(reply.status_code == 401) and asked.lower().startswith("basic")
 
     def manifest(self, tag: str) -> bytes | None:
         """Return a tag's manifest as it is; None if there is no such tag."""
@@ -114,7 +128,7 @@ class RegistryClient:
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
             with path.open("rb") as file:
                 try:
-                    reply = self._client.do_request(joined, "PUT", data=file, headers=headers)
+                    reply = self._request(joined, "PUT", data=file, headers=headers)
                 except self._failures as error:
                     if attempt == _ATTEMPTS - 1:
                         raise self._unavailable(error) from without_secrets(error)
@@ -136,7 +150,7 @@ class RegistryClient:
     def _ask(self, method: str, path: str, **options: Any) -> Any:
         for attempt in range(_ATTEMPTS):
             try:
-                reply = self._client.do_request(f"{self._url}{path}", method, **options)
+                reply = self._request(f"{self._url}{path}", method, **options)
             except self._failures as error:
                 if isinstance(error, ValueError) and "authentication" in str(error):
                     raise self._denied() from without_secrets(error)

@@ -201,7 +201,8 @@ def _template(files: Mapping[str, Path], settings: Mapping[str, Any]) -> str:
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, Mapping)}
         found = named.get("default")
-    return found if isinstance(found, str) else ""
+    # Half of a character, which JSON can hold and UTF-8 cannot, becomes an escape.
+    return found.encode("utf-8", "backslashreplace").decode() if isinstance(found, str) else ""
 
 
 def _optional(files: Mapping[str, Path], name: str) -> Mapping[str, Any]:

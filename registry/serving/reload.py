@@ -39,8 +39,9 @@ class Reloader:
         async with self._lock:
             try:
                 await self._follow(await asyncio.to_thread(read_document, self._path))
-            except ServingError as error:
-                LOG.error("the document has changed and is not followed: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next change is to be followed again
+                why = str(error) if isinstance(error, ServingError) else type(error).__name__
+                LOG.error("the document has changed and is not followed: %s", why)
                 self._service.metrics.reloads.labels("refused").inc()
                 return False
             self._service.metrics.reloads.labels("done").inc()

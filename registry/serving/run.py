@@ -102,8 +102,12 @@ def _serve(document: Path, host: str, port: int, drain: int, ready: Ready | None
     service.start()
     outcome = [0]
     server = http_server(service, document, listener, drain=drain, ready=ready, outcome=outcome)
+
+    def end(number: int, frame: Any) -> None:
+        server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
+
     for number in SIGNALS:
-        signal.signal(number, _ignore)  # uvicorn raises a signal again when it has drained
+        signal.signal(number, end)
     try:
         server.run(sockets=[listener])
     finally:
@@ -211,10 +215,6 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _stop(number: int, frame: Any) -> NoReturn:
     raise Stopped
-
-
-def _ignore(number: int, frame: Any) -> None:
-    """Do nothing: the server is ending already."""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -73,6 +73,7 @@ def test_serving_and_following(stocked: Fusery) -> None:
             version()
         left = Path(os.environ["FUSERY_HOME"]) / "cache" / "tmp"
         assert list(left.iterdir()) == []
+        client.close()
     finally:
         process.kill()
         process.communicate()

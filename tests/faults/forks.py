@@ -143,6 +143,9 @@ def run_command(words: Sequence[str]) -> None:
 
 
 def run_all(prepare: Callable[..., object], arguments: Sequence[Any], note: Path) -> None:
-    """Do something for the first time, and note which modules that took, one a line."""
+    """Do something for the first time, and note which modules that took, one a line.
+
+    Without the compiled halves of others, which those import: `_asyncio` before `asyncio` leaves both crippled.
+    """
     prepare(*arguments)
-    note.write_text("\n".join(name for name in sys.modules if not name.startswith("__")))
+    note.write_text("\n".join(name for name in sys.modules if not name.startswith("_")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,13 +37,18 @@ class Expected:
     seconds: float
 
 
+_OF_CPYTHON = re.compile(
+    r"Exception ignored in: <function BaseEventLoop.__del__ .*\n(?:.*\n)*?AttributeError: .* '_signal_handlers'\n"
+)
+"""What asyncio prints of a loop whose sockets could not be made: its `close` counts on what `__init__` never came to."""
+
 ENDS = {0: "done", 2: "refused", 130: "interrupted", -2: "interrupted", -9: "killed"}
 """How a command may end, by its exit code; SIGINT itself ends Python where it is not ready for it yet."""
 
 
 def complaints_of(code: int, err: str) -> Iterator[str]:
     """Yield what is wrong with how a command ended and what it said."""
-    if "Traceback" in err or code not in ENDS:
+    if "Traceback" in _OF_CPYTHON.sub("", err) or code not in ENDS:
         yield f"it ended with {code} and said …{err[-1500:]}"
     elif code == 2 and not any(line.startswith("Error: ") for line in err.splitlines()):
         yield f"it was refused without a sentence: {err[-1500:]!r}"

@@ -75,13 +75,17 @@ def main() -> int:
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(4), "big")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fusery-faults-"))
     _print(f"seed {seed}, in {folder}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What is started in the background ignores SIGINT, and so would all that it starts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     tally, whole = Tally(), False
     try:
         for name in options.stack or ("disk", "servers"):
             (folder / name).mkdir(parents=True)
             sweep_stack({"disk": DISK, "servers": SERVERS}[name], options, seed, folder / name, tally)
         whole = True
+    except KeyboardInterrupt:
+        return 130
     finally:
         # Also when it is ended early: the points come in any order, and those that were made count.
         _print(f"\n{tally.table()}\n\n{tally.summary()}{'' if whole else '  Ended early.'}")

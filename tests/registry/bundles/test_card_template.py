@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
+import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+import zstandard
 from bundling import make_bundle
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
@@ -27,6 +30,12 @@ CURVE = [
     {"iteration": 200, "train_loss": 1.0, "val_loss": 0.5, "learning_rate": 1e-5},
     {"iteration": 400, "train_loss": 0.5, "val_loss": 0.75, "learning_rate": 1e-5},
 ]
+
+
+@pytest.fixture
+def database_url() -> str:
+    """Cards have nothing to do with the database: once is enough."""
+    return ""
 
 
 @pytest.fixture
@@ -55,7 +64,9 @@ def html_tags(markdown: str) -> list[str]:
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
     flat = [inner for token in tokens for inner in (token, *(token.children or ()))]
     return [
-        token.type for token in flat if not token.type.startswith(("paragraph", "text", "inline", "softbreak"))
+        token.type
+        for token in flat
+        if not token.type.startswith(("paragraph", "text", "inline", "softbreak"))
     ]
 
 
@@ -86,6 +97,21 @@ def test_description_training_and_curve_are_shown(told: BundleSource, tmp_path: 
     assert points[0] == [56.0, 28.0]
     assert points[-1][0] == 624.0
     assert max(y for _, y in points) == points[1][1]
+
+
+@pytest.mark.parametrize("target", ["archive", "docker", "oci", "hub"])
+def test_the_picture_goes_wherever_the_card_goes(target: str, told: BundleSource, tmp_path: Path) -> None:
+    written = make_bundle(told, target, tmp_path)
+    if target == "archive":
+        (tmp_path / "model").mkdir()
+        with (
+            zstandard.open(next(tmp_path.glob("*.zst"))) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as packed,
+        ):
+            packed.extractall(tmp_path / "model", filter="data")
+    content = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert curve_svg(CURVE) in content
+    assert written.layout.tensors > 0 or target == "archive"
 
 
 @pytest.mark.parametrize(
@@ -147,10 +173,11 @@ def test_the_notes_of_hostile_people_stay_text(told: BundleSource, evil: str) ->
     }
     told.provenance["base"] |= {"licence": evil, "hub_id": evil}
     text = card(told)
-    assert set(html_tags(text)) <= set(plain)
-    assert html_tags(text).count("heading_open") == plain.count("heading_open")
-    assert html_tags(text).count("link_open") == plain.count("link_open") == 0
-    assert html_tags(text).count("image") == plain.count("image") == 1
+    tags = html_tags(text)
+    assert set(tags) <= set(plain)
+    assert tags.count("heading_open") == plain.count("heading_open")
+    assert tags.count("link_open") == plain.count("link_open") == 0
+    assert tags.count("image") == plain.count("image") == 1
     data = ModelCard(text).data.to_dict()
     assert set(data) <= {"base_model", "base_model_relation", "datasets", "library_name", "license", "license_name",
                          "pipeline_tag", "tags"}  # fmt: skip
@@ -184,11 +211,15 @@ def test_a_team_replaces_a_section_of_ours(told: BundleSource, tmp_path: Path) -
     assert text[text.index("## Where") :] == ours[ours.index("## Where") :]
 
 
-def test_values_are_text_in_a_team_s_template(told: BundleSource, tmp_path: Path, evil_texts: dict[str, str]) -> None:
+def test_values_are_text_in_a_team_s_template(
+    told: BundleSource, tmp_path: Path, evil_texts: dict[str, str]
+) -> None:
     told.provenance["adapter"]["note"] = "plain"
     told.provenance["texts"] = list(evil_texts.values())
     own = tmp_path / "card.md.j2"
-    own.write_text("# Ours\n\n{% for text in provenance.texts %}\n{{ text }} {{ text | text }}\n\n{% endfor %}\n")
+    own.write_text(
+        "# Ours\n\n{% for text in provenance.texts %}\n{{ text }} {{ text | text }}\n\n{% endfor %}\n"
+    )
     tags = html_tags(card(told, own))
     assert [tag for tag in tags if tag not in ("hardbreak",)] == ["heading_open", "heading_close"], tags
 
@@ -209,7 +240,9 @@ def test_values_are_text_in_a_team_s_template(told: BundleSource, tmp_path: Path
         ("  \n", "empty"),
     ],
 )
-def test_a_wrong_template_is_one_sentence(template: str, said: str, told: BundleSource, tmp_path: Path) -> None:
+def test_a_wrong_template_is_one_sentence(
+    template: str, said: str, told: BundleSource, tmp_path: Path
+) -> None:
     own = tmp_path / "card.md.j2"
     own.write_text(template)
     with pytest.raises(BadInputError, match="makes no model card") as caught:
@@ -256,9 +289,15 @@ def test_a_template_is_given_no_credentials(
     assert set(seen) <= {"PATH", "PYTHONPATH", "LANG", "SYSTEMROOT"}
 
 
-def test_the_record_knows_note_licence_and_training(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
+def test_the_record_knows_note_licence_and_training(
+    stocked: Registry, make_adapter: Any, tmp_path: Path
+) -> None:
     stocked.register(
-        make_adapter("third", seed=3), base="tiny", task="other", note="What it is for.", tags={"license": "mit"}
+        make_adapter("third", seed=3),
+        base="tiny",
+        task="other",
+        note="What it is for.",
+        tags={"license": "mit"},
     )
     path = Path(stocked.materialize("other@1", tmp_path / "out").path)
     text = (path / "README.md").read_text(encoding="utf-8")
@@ -269,7 +308,28 @@ def test_the_record_knows_note_licence_and_training(stocked: Registry, make_adap
 
 
 def test_sums_name_each_licence(told: BundleSource) -> None:
-    told.provenance["with"] = [{"adapter": "b_v1_20260101", "weight": 0.5, "digest": "e" * 64, "licence": "mit"}]
+    told.provenance["with"] = [
+        {"adapter": "b_v1_20260101", "weight": 0.5, "digest": "e" * 64, "licence": "mit"}
+    ]
     text = card(replace(told))
     assert "| licence of the adapter b_v1_20260101 | mit |" in text
     assert ModelCard(text).data.to_dict()["license"] == "other"
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["copied", "referenced"])
+def test_the_licence_of_a_base_is_found(
+    reference: bool, registry: Registry, tiny_base: Path, make_adapter: Any, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "licensed")
+    if reference:
+        (base / "README.md").write_text("---\nlicense: gemma\n---\n# Gemma\n")
+    (base / "LICENSE").write_text("\n   Apache License\n   Version 2.0, January 2004\n")
+    registry.add_base(base, name="licensed", reference=reference)
+    adapter = make_adapter(seed=4, base=base)
+    registry.register(adapter, base="licensed", task="told", tags={"license": "apache-2.0"})
+    path = Path(registry.materialize("told@1", tmp_path / "out").path)
+    card = ModelCard.load(path / "README.md")
+    expected = "gemma" if reference else "apache-2.0"
+    assert f"| licence of the base model | {expected} |" in card.content
+    assert card.data.to_dict()["license"] == ("other" if reference else "apache-2.0")
+    assert (path / "LICENSE").is_file()

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import containers
 import pytest
@@ -40,7 +39,9 @@ def image(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in builder.environment(packages).items():
             patch.setenv(name, value)
-        patch.setattr("fusery.registry.image_build.shutil.which", lambda name: name if name == "buildah" else None)
+        patch.setattr(
+            "fusery.registry.image_build.shutil.which", lambda name: name if name == "buildah" else None
+        )
         assert find_engine() == "buildah"
         return build_image("buildah", folder, plain_source.name)
 
@@ -59,11 +60,14 @@ def test_the_image_says_what_it_is(
 
 @contextmanager
 def running(builder: containers.Builder, container: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run what the image runs, as the image's user."""
-    command = builder.inside(container, ["python", "/app/server.py"], user="10001:10001", port=port)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
+    """Run what the image runs, as the image's user, with nothing to write to but /tmp."""
+    entry = ["python", "/app/server.py"]
+    with (
+        builder.read_only(container, entry, port=port) as command,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
+    ):
         try:
             yield process
         finally:
@@ -102,7 +106,11 @@ def test_the_container_answers_as_nobody_in_particular(
         )
         assert subprocess.run(health, check=False, capture_output=True).returncode == 0
         # What is there belongs to others: the user may change neither the server nor the model.
-        touch = ["sh", "-c", "touch /app/serving/x /usr/x /opt/venv/x 2>/dev/null; ls /usr/x /opt/venv/x 2>/dev/null"]
+        touch = [
+            "sh",
+            "-c",
+            "touch /app/serving/x /usr/x /opt/venv/x 2>/dev/null; ls /usr/x /opt/venv/x 2>/dev/null",
+        ]
         found = subprocess.run(
             builder.inside(container, touch, user="10001:10001", port=port), check=False, capture_output=True
         )

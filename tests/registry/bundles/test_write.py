@@ -30,9 +30,11 @@ OWN = {
         ".dockerignore",
         "Dockerfile",
         "README.md",
+        "compose.yaml",
         "fusery.json",
         "model/README.md",
         "model/fusery.json",
+        "requirements-nvidia.txt",
         "requirements.txt",
         "server.py",
         "serving/__init__.py",
@@ -268,7 +270,10 @@ def test_the_image_is_built_as_promised(source: BundleSource, tmp_path: Path) ->
     written = write(source, "docker", tmp_path / "bundle")
     lines = written["Dockerfile"].read_text().replace("\\\n", "").splitlines()
     steps = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
-    assert steps[:2] == [["ARG", "BASE_IMAGE=python:3.12-slim-bookworm"], ["FROM", "${BASE_IMAGE}"]]
+    assert steps[:2] == [
+        ["ARG", "BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm"],
+        ["FROM", "${BASE_IMAGE}"],
+    ]
     words = [word for word, _ in steps]
     assert words.index("USER") > max(index for index, word in enumerate(words) if word in ("RUN", "COPY"))
     assert dict(steps)["USER"] == "10001:10001"
@@ -287,6 +292,7 @@ def test_the_image_is_built_as_promised(source: BundleSource, tmp_path: Path) ->
         ".dockerignore",
         "Dockerfile",
         "README.md",
+        "compose.yaml",
     }
 
 

@@ -52,7 +52,11 @@ def test_what_is_pushed_is_what_oras_pulls(registry_host: str, stocked: Registry
     assert manifest["annotations"]["fusery.adapter.name"] == "course_rec_v1_20260115"
     client.pull(f"{registry_host}/team/course_rec:v1", outdir=str(tmp_path / "pulled"))
     local = Path(stocked.materialize("course_rec@1", tmp_path / "local", target="model").path)
-    pulled = {path.relative_to(tmp_path / "pulled"): path for path in (tmp_path / "pulled").rglob("*") if path.is_file()}
+    pulled = {
+        path.relative_to(tmp_path / "pulled"): path
+        for path in (tmp_path / "pulled").rglob("*")
+        if path.is_file()
+    }
     assert {name: digest_file(path) for name, path in pulled.items()} == {
         path.relative_to(local): digest_file(path) for path in local.rglob("*") if path.is_file()
     }
@@ -88,7 +92,11 @@ def test_an_image_is_not_replaced(registry_host: str, registry: Registry, tmp_pa
 
 @pytest.mark.parametrize("way", ["environment", "docker"])
 def test_a_guarded_registry(
-    way: str, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    way: str,
+    stocked: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -122,6 +130,15 @@ def test_a_blob_that_is_other_than_it_says_is_not_taken(registry_host: str, tmp_
     client = RegistryClient(registry_host, "some/where")
     with pytest.raises(StoreUnavailableError, match="answered 400"):
         client.upload(tmp_path / "blob", {"digest": f"sha256:{'a' * 64}", "size": 5})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"auths": {"127.0.0.1:1": 7}}'])
+def test_a_broken_configuration_of_docker_s(content: str, registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text(content)
+    place = place_at(registry.workspace, "oci://127.0.0.1:1/x:y", target="oci")
+    with pytest.raises(StoreDeniedError, match="docker's configuration has no credentials for 127.0.0.1:1"):
+        place.require_free(False)
 
 
 def test_no_registry_is_one_sentence(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,9 +112,9 @@ def test_the_chat_template_goes_along_whatever_it_holds(
     assert keys_of(base)["tokenizer.chat_template"] == tinymodels.CHAT_TEMPLATE
     (base / "chat_template.jinja").unlink()
     config = json.loads((base / "tokenizer_config.json").read_text())
-    templates = [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ 'a' }}\n\0"}]
+    templates = [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ 'a' }}\n\0\ud800"}]
     (base / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": templates}))
-    assert keys_of(base)["tokenizer.chat_template"] == "{{ 'a' }}\n\0"
+    assert keys_of(base)["tokenizer.chat_template"] == "{{ 'a' }}\n\0\\ud800"
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

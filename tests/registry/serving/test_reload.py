@@ -55,14 +55,12 @@ def wait_for(server: Served, **expected: float) -> None:
 
 
 def said(server: Served, model: str) -> tuple[str, str]:
-    client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
-    reply = client.completions.create(model=model, prompt="a", max_tokens=3)
+    reply = server.client().completions.create(model=model, prompt="a", max_tokens=3)
     return reply.model, reply.choices[0].text
 
 
 def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
-    client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
-    stream = client.completions.create(model="caesar#prod", prompt="z", max_tokens=300, stream=True)
+    stream = server.client().completions.create(model="caesar#prod", prompt="z", max_tokens=300, stream=True)
     chunks = iter(stream)
     text = next(chunks).choices[0].text
     old = weakref.ref(server.service.table.residents[0].places[0].adapted)

@@ -28,7 +28,7 @@ KEYS = {"acme": "sk-acme", "other": "sk-other", "ops": "sk-ops"}
 
 
 def client(server: Served, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=server.url, api_key=key, max_retries=0, timeout=60)
+    return server.client(key)
 
 
 def ask(server: Served, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:

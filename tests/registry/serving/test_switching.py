@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import adapters_by_class
+import architectures
 import mlx.core as mx
 import pytest
 import tinymodels
 from mlx_lm import load
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load_model
 from safetensors.numpy import load_file, save_file
 
 from fusery.registry.serving import switching
@@ -53,6 +57,23 @@ def test_the_logits_are_those_of_mlx_lm(base: Path, tmp_path: Path) -> None:
         board.use(resident)
         assert mx.array_equal(model(tokens), expected), name
         assert not mx.array_equal(expected, plain), name
+    board.use(None)
+    assert mx.array_equal(model(tokens), plain)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v2", "gemma3_text", "qwen3_next", "mamba"])
+def test_other_architectures(kind: str, tmp_path: Path) -> None:
+    base = architectures.make_architecture(tmp_path / "base", kind, dtype="float32")
+    folder = adapters_by_class.make_adapter(tmp_path / "a", base, rank=4, update=0.5)
+    model, _ = load_model(base)
+    board, tokens = Switchboard(model), mx.array(TOKENS)
+    plain = model(tokens)
+    resident = board.load("a", folder)
+    reference = load_adapters(load_model(base)[0], str(folder))
+    reference.eval()
+    board.use(resident)
+    assert mx.array_equal(model(tokens), reference(tokens))
+    assert not mx.array_equal(model(tokens), plain)
     board.use(None)
     assert mx.array_equal(model(tokens), plain)
 

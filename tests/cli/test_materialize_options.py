@@ -1,0 +1,91 @@
+"""`materialize` with a card of one's own and with an image built at once: options and settings arrive, errors are one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest_types import Fusery
+
+from fusery.cli.materialize import TARGETS
+from fusery.registry import bundles
+
+
+def test_the_targets_are_those_of_the_package() -> None:
+    assert tuple(bundles.TARGETS) == TARGETS
+
+
+def test_a_card_by_option_and_by_setting(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.md.j2").write_text("# {{ name }} of ours\n")
+    assert stocked("materialize", "course_rec@1", "a", "--card", "own.md.j2").code == 0
+    assert (tmp_path / "a" / "README.md").read_text() == "# course_rec_v1_20260115 of ours\n"
+    (tmp_path / "home" / "card.md.j2").write_text("# by setting\n")
+    (tmp_path / "home" / "config.toml").write_text('card = "card.md.j2"\n')
+    assert stocked("materialize", "course_rec@1", "b").code == 0
+    assert (tmp_path / "b" / "README.md").read_text() == "# by setting\n"
+    assert "card.md.j2 (config.toml)" in stocked("doctor").out.replace("\n", " ")
+    done = stocked("materialize", "course_rec@1", "c", "--card", "missing.j2")
+    assert (done.code, done.out) == (2, "")
+    assert "Error: " in done.err
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "wrong.j2").write_text("{% if %}")
+    done = stocked("materialize", "course_rec@1", "c", "--card", "wrong.j2")
+    assert done.code == 2
+    assert "Error: the template wrong.j2 makes no model card: line 1: " in done.err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.fixture
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder in which container engines are found: none so far."""
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/bin")
+    monkeypatch.setattr(
+        "fusery.registry.image_build.shutil.which",
+        lambda name: str(folder / name) if (folder / name).exists() else None,
+    )
+    return folder
+
+
+def test_an_image_is_built_by_the_engine_that_is_there(
+    stocked: Fusery, engines: Path, tmp_path: Path
+) -> None:
+    (engines / "buildah").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (engines / "buildah").chmod(0o755)
+    words = (
+        "materialize",
+        "course_rec@1",
+        "out",
+        "--target",
+        "docker",
+        "--base-image",
+        "localhost/python:3.12",
+    )
+    done = stocked(*words, "--build", "cpu", "--json")
+    assert done.code == 0, done.err
+    assert done.json["image"] == {"engine": "buildah", "name": "fused:course_rec_v1_20260115"}
+    asked = (tmp_path / "asked").read_text().splitlines()
+    expected = f"build --format docker --tag fused:course_rec_v1_20260115 {tmp_path / 'out'}"
+    assert asked == ["info", expected]
+    assert "ARG BASE_IMAGE=localhost/python:3.12\n" in (tmp_path / "out" / "Dockerfile").read_text()
+
+
+def test_what_cannot_be_built_is_said_before_anything_is_written(
+    stocked: Fusery, engines: Path, tmp_path: Path
+) -> None:
+    for words, said in (
+        (("out", "--target", "docker", "--build", "cpu"), "none of docker, podman and buildah is installed"),
+        (("out", "--build", "nvidia"), "only an image of one docker bundle"),
+        (("memory://x/out", "--target", "docker", "--build", "cpu"), "only an image of one docker bundle"),
+        (("out", "--target", "docker", "--base-image", "x\nRUN y"), "not the name of an image"),
+        (("oci://host/x:y",), "takes bundles of the target oci"),
+        (("hf://a/b",), "takes bundles of the target hub"),
+    ):
+        done = stocked("materialize", "course_rec@1", *words)
+        assert (done.code, done.out) == (2, ""), words
+        assert said in done.err
+        assert "Traceback" not in done.err
+        assert not (tmp_path / "out").exists()

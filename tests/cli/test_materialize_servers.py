@@ -1,0 +1,67 @@
+"""`materialize` for other people's servers, through the command line: options arrive, errors are one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tinymodels
+from conftest_types import Fusery
+
+pytest.importorskip("gguf")
+
+
+def test_options_arrive_and_modules_are_counted(stocked: Fusery, tmp_path: Path) -> None:
+    words = (
+        "course_rec@1",
+        "course_rec@2",
+        "served",
+        "--target",
+        "vllm",
+        "--base-name",
+        "org/Served",
+        "--json",
+    )
+    done = stocked("materialize", *words)
+    assert done.code == 0
+    assert done.json["layout"] == {"tensors": 0, "modules": 28, "adapters": 2}
+    config = tmp_path / "served" / "adapters" / "course_rec_v1_20260115" / "adapter_config.json"
+    assert json.loads(config.read_text())["base_model_name_or_path"] == "org/Served"
+    done = stocked("materialize", "course_rec@1", "one", "--target", "gguf", "--gguf-type", "q8_0")
+    assert done.code == 0
+    assert "see " in done.err
+    larger = stocked("materialize", "course_rec@1", "two", "--target", "gguf", "--json")
+    sizes = [next((tmp_path / name).glob("*.gguf")).stat().st_size for name in ("one", "two")]
+    assert sizes[0] < sizes[1]
+    assert larger.json["layout"]["tensors"] == 39
+
+
+def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
+    fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tinymodels.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.5)
+    assert fusery("base", "add", base, "--name", "four").code == 0
+    assert fusery("register", adapter, "--base", "four", "--task", "t").code == 0
+    for words, error, hint in (
+        (("--target", "vllm"), "quantised in MLX's way, which vLLM does not read", "--base-name NAME"),
+        (("--target", "lorax"), "quantised in MLX's way, which LoRAX does not read", "--base-name NAME"),
+        (("--target", "lorax", "--fused"), "the target lorax takes no --fused", "leave out --fused"),
+        (
+            ("--target", "vllm", "--fused", "--precision", "keep", "--accept-loss"),
+            "is quantised in MLX's way",
+            "--precision dequantize",
+        ),
+    ):
+        done = fusery("materialize", "t@1", "out", *words)
+        assert (done.code, done.out) == (2, "")
+        assert error in done.err
+        assert hint in done.err
+        assert "Traceback" not in done.err
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    done = fusery("materialize", "t@1", "out", "--target", "llamacpp")
+    assert done.code == 2
+    assert "pip install 'fusery[gguf]'" in done.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,180 @@
+"""A small hub for tests: the endpoints that huggingface_hub 2.4 uses to make a repository and to commit to it.
+
+Written after the client: `HfApi.create_repo`, `list_repo_tree`, `_validate_yaml`, and `_commit_api._fetch_upload_modes`,
+`_upload_lfs_files` and `_prepare_commit_payload`, without Xet, of which the client goes without when it is switched off.
+It checks what a hub checks: the token, digests and sizes of large files, and that a commit names only files that were sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import yaml
+
+LARGE = re.compile(r".*\.safetensors|tokenizer\.json")
+
+
+@dataclass
+class Hub:
+    """What is on the hub.
+
+    Attributes:
+        endpoint: its URL.
+        token: the one that may write.
+        repositories: content by path, by repository.
+        private: repositories that were made private.
+        commits: summaries, by repository.
+        requests: method and path of each request.
+    """
+
+    endpoint: str = ""
+    token: str = ""
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    private: set[str] = field(default_factory=set)
+    commits: dict[str, list[str]] = field(default_factory=dict)
+    large: dict[str, bytes] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _reply(self, status: int, value: Any, **headers: str) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        for name, text in headers.items():
+            self.send_header(name.replace("_", "-"), text)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _allowed(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+
+    def _missing(self) -> None:
+        self._reply(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+
+    def do_GET(self) -> None:
+        self.hub.requests.append(f"GET {self.path}")
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/main/?(\?.*)?", self.path)
+        if match is None or match[1] not in self.hub.repositories:
+            return self._missing()
+        tree = []
+        for path, content in sorted(self.hub.repositories[match[1]].items()):
+            size = {"type": "file", "path": path, "size": len(content)}
+            lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            tree.append({**size, "oid": oid, **({"lfs": lfs} if LARGE.fullmatch(path) else {})})
+        return self._reply(200, tree)
+
+    def do_PUT(self) -> None:
+        self.hub.requests.append(f"PUT {self.path}")
+        content, oid = self._body(), self.path.rpartition("/")[2]
+        if self.headers.get("Authorization"):
+            return self._reply(400, {"error": "a token was sent to the storage"})
+        if hashlib.sha256(content).hexdigest() != oid:
+            return self._reply(400, {"error": "other content"})
+        self.hub.large[oid] = content
+        return self._reply(200, {})
+
+    def do_POST(self) -> None:
+        self.hub.requests.append(f"POST {self.path}")
+        body = self._body()
+        if not self._allowed():
+            return self._reply(401, {"error": "Invalid username or password."})
+        if self.path == "/api/repos/create":
+            return self._create(json.loads(body))
+        if self.path == "/api/validate-yaml":
+            return self._validate(json.loads(body)["content"])
+        match = re.fullmatch(r"/(?:api/models/)?([^/]+/[^/.]+)(?:\.git/info/lfs|)/(.+)", self.path)
+        if match is None or match[1] not in self.hub.repositories:
+            return self._missing()
+        repository, action = match[1], match[2]
+        if action == "preupload/main":
+            return self._modes(repository, json.loads(body))
+        if action == "objects/batch":
+            return self._batch(json.loads(body))
+        if action == "commit/main":
+            return self._commit(repository, [json.loads(line) for line in body.splitlines()])
+        return self._reply(404, {"error": "no such endpoint"})
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        url = {"url": f"{self.hub.endpoint}/{name}", "name": name, "id": "1"}
+        if name in self.hub.repositories:
+            return self._reply(409, {"error": "You already created this model repo", **url})
+        self.hub.repositories[name] = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        if wanted.get("visibility") == "private" or wanted.get("private"):
+            self.hub.private.add(name)
+        return self._reply(200, url)
+
+    def _validate(self, content: str) -> None:
+        data = yaml.safe_load(content.split("---\n", 2)[1])
+        errors = [] if isinstance(data.get("base_model"), str) else [{"message": "base_model"}]
+        self._reply(400 if errors else 200, {"errors": errors, "warnings": []})
+
+    def _modes(self, repository: str, wanted: dict[str, Any]) -> None:
+        files = []
+        for each in wanted["files"]:
+            mode = "lfs" if LARGE.fullmatch(each["path"]) else "regular"
+            files.append({"path": each["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None})
+        self._reply(200, {"files": files})
+
+    def _batch(self, wanted: dict[str, Any]) -> None:
+        objects = []
+        for each in wanted["objects"]:
+            place = {"href": f"{self.hub.endpoint}/storage/{each['oid']}"}
+            known = each["oid"] in self.hub.large
+            objects.append({**each, **({} if known else {"actions": {"upload": place}})})
+        self._reply(200, {"transfer": "basic", "objects": objects})
+
+    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> None:
+        files = dict(self.hub.repositories[repository])
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                content = self.hub.large.get(value["oid"])
+                if content is None or len(content) != value["size"]:
+                    return self._reply(400, {"error": "a large file was not sent"})
+                files[value["path"]] = content
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+        self.hub.repositories[repository] = files
+        self.hub.commits.setdefault(repository, []).append(lines[0]["value"]["summary"])
+        url = f"{self.hub.endpoint}/{repository}/commit/{'0' * 40}"
+        return self._reply(200, {"success": True, "commitUrl": url, "commitOid": "0" * 40})
+
+
+@contextmanager
+def running_hub(token: str) -> Iterator[Hub]:
+    """Run a hub with one user's token."""
+    hub = Hub(token=token)
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
