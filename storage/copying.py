@@ -228,7 +228,7 @@ def copy_file(
         destination: the copy's name, in a folder that exists.
         link: share the file itself (a hard link) where the disk allows it, so that an edit of one changes the other.
         expected: the digest that the copied bytes must have.
-        proven: the source has just been found to have it; what shares its blocks is not read again.
+        proven: the source has just been found to have it, and nobody else writes to it; it is not read again.
 
     Returns:
         How it was done.
@@ -257,9 +257,9 @@ def _fill(source: Source, target: int, expected: Digest | None, proven: bool) ->
         if expected is not None and not proven:
             _require(source.path, expected, pump(target, None)[0])
         return Method.REFLINK
-    if expected is None or source.size <= 2 * CHUNK:
+    if expected is None or proven or source.size <= 2 * CHUNK:
         _copy_plainly(source, target)
-        if expected is not None:
+        if expected is not None and not proven:
             os.lseek(target, 0, os.SEEK_SET)
             _require(source.path, expected, pump(target, None)[0])
     else:

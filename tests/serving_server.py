@@ -47,6 +47,7 @@ def served(folder: Path) -> Iterator[Served]:
     service = Service(read_document(document), folder)
     service.start()
     listener, ready, urls = bind("127.0.0.1", 0), threading.Event(), []
+    clients: dict[str, openai.OpenAI] = {}
 
     def tell(url: str) -> None:
         urls.append(url)
@@ -57,11 +58,10 @@ def served(folder: Path) -> Iterator[Served]:
     thread.start()
     try:
         assert ready.wait(60)
-        running = Served(f"{urls[0]}/v1", urls[0], service, document)
-        yield running
-        for client in running.clients.values():
-            client.close()
+        yield Served(f"{urls[0]}/v1", urls[0], service, document, clients)
     finally:
         server.should_exit = True
         thread.join()
         service.stop()
+        for client in clients.values():  # what drains is read to its end
+            client.close()

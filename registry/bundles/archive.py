@@ -42,7 +42,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     with (
         bundle.create(f"{source.name}.tar.{choices.compression}") as file,
         _compressor(file, choices.compression) as stream,
-        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as archive,
+        tarfile.TarFile(None, "w", stream, format=tarfile.PAX_FORMAT, copybufsize=_BLOCK) as archive,
     ):
         write_model(source, _Archive(archive, source.name), choices)
 

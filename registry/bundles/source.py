@@ -23,7 +23,7 @@ class Files:
     Attributes:
         paths: where each file is, by its name.
         manifest: sizes and digests, checked while the files are copied.
-        proven: they have just been found to have those digests; a link to one, or a clone, is not hashed again.
+        proven: they have just been found to have those digests, and nobody writes to them; they are not hashed again.
     """
 
     paths: Mapping[str, Path]
