@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 from . import tables
 from .errors import BadInputError
 from .ingredients import refuse_yanked
-from .names import Reference
 from .resolve import resolve_adapter
 from .serving.document import Adapter, Base, Document, Limits, Tenant, reason
 
@@ -172,12 +171,6 @@ def _served(session: Session, reference: str, first: tables.Adapter | None) -> t
     assert adapter.manifest.files is not None  # loaded, for use after the session
     assert adapter.base.manifest.files is not None
     return adapter
-
-
-def can_move(references: Sequence[str], splits: Sequence[Split]) -> bool:
-    """Tell whether a reference may mean another adapter tomorrow: an alias, or the latest version."""
-    every = [*references, *(part for split in splits for part, _ in split.parts)]
-    return any(Reference.parse(reference).kind in ("alias", "latest") for reference in every)
 
 
 def document_bytes(document: Document) -> bytes:

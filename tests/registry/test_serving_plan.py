@@ -15,7 +15,6 @@ from fusery.registry.serving.document import Document, Limits, Tenant
 from fusery.registry.serving_plan import (
     ServingPlan,
     Split,
-    can_move,
     document_bytes,
     plan_serving,
 )
@@ -118,12 +117,3 @@ def test_the_document(stocked: Registry) -> None:
     assert (adapter.name, adapter.folder) == (V1, f"adapters/{V1}")
     assert adapter.digest == stocked.show(V1)["digest"]
     assert (document.base.name, document.base.folder) == ("tiny", "base")
-
-
-@pytest.mark.parametrize(
-    ("reference", "moves"),
-    [("t#prod", True), ("t@latest", True), ("t@1", False), (V1, False), ("ab" * 8, False)],
-)
-def test_what_can_move(reference: str, moves: bool) -> None:
-    assert can_move([reference], []) is moves
-    assert can_move([], [Split("x", ((reference, 1.0),))]) is moves
