@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from bundling import make_bundle, model_folder, with_model
 
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles.record import without_places
 from fusery.registry.bundles.target import find_target
 from fusery.storage.errors import BlobCorruptError
 
@@ -80,6 +83,21 @@ def test_a_damaged_file_is_found(source: BundleSource, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(BlobCorruptError, match="model.safetensors is damaged"):
         archive(with_model(source, folder=folder), tmp_path / "a", "zst")
+
+
+def test_no_text_becomes_code(source: BundleSource, evil: str, tmp_path: Path) -> None:
+    """Whatever the record holds, the members have the names they have, and the record reads back."""
+    adapter = {**source.provenance["adapter"], "name": evil, "task": evil, "dataset": evil, "note": evil}
+    provenance = {**source.provenance, "adapter": adapter, "base": {"name": evil, "digest": evil}}
+    plain, spoiled = (
+        tarfile.open(fileobj=io.BytesIO(unpacked(archive(each, tmp_path / name, "zst"))))  # noqa: SIM115
+        for name, each in (("plain", source), ("evil", replace(source, provenance=provenance)))
+    )
+    with plain, spoiled:
+        assert spoiled.getnames() == plain.getnames()
+        record = spoiled.extractfile(f"{source.name}/fusery.json")
+        assert record is not None
+        assert json.load(record)["provenance"]["adapter"]["name"] == without_places(evil)
 
 
 @both
