@@ -123,6 +123,7 @@ def materialize_command(
         base_image=base_image,
         card=card and card.expanduser().absolute(),  # workers may run elsewhere
     )
+    content = None if fused is None else "fused" if fused else "adapters"
     engine = _engine(target, destination, bulk=chosen is not None) if build else None
     if chosen is not None:
         with counting(session, "writing") as told:
@@ -130,6 +131,7 @@ def materialize_command(
                 destination,
                 request,
                 target=target,
+                content=content,
                 force=force,
                 choices=choices,
                 **chosen,
@@ -143,7 +145,7 @@ def materialize_command(
             destination,
             target=target,
             request=request,
-            content=None if fused is None else "fused" if fused else "adapters",
+            content=content,
             choices=choices,
             force=force,
             say=session.say,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ from . import events, tables
 
 if TYPE_CHECKING:
     from .workspace import Workspace
+
+
+WRITTEN = "bundle.written"
+"""What the log calls the writing of a bundle."""
 
 
 def note_replaced(workspace: Workspace, place: str) -> None:
@@ -79,3 +84,10 @@ def record_bundle(
         actor=workspace.actor,
         at=now,
     )
+
+
+def choices_of(session: Session, digest: str, place: str) -> set[str]:
+    """Return by which choices a bundle was written to a place, as `Choices.digest` has them."""
+    told = events.history(session, kind="bundle", subject=digest, action=WRITTEN)
+    details = [json.loads(event.detail) for event in told]
+    return {detail["choices"] for detail in details if detail["path"] == place and "choices" in detail}

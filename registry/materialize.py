@@ -13,7 +13,7 @@ from sqlalchemy import select
 from fusery.storage.manifest import Manifest
 
 from . import tables
-from .bundle_records import note_replaced, record_bundle
+from .bundle_records import WRITTEN, note_replaced, record_bundle
 from .bundle_sources import Gathered, adapters_source, fused_source
 from .bundles import Choices, Content, Target, Written, find_target, write_bundle
 from .delivery import Place, deliver, place_at
@@ -103,9 +103,7 @@ def materialize(
     if not references and not (choices and choices.models):
         raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
     holding = chosen.content(content, len(references))
-    options = choices or Choices()
-    if options.card is None:
-        options = replace(options, card=workspace.settings.card)
+    options = settled(workspace, choices)
     if chosen.single:
         destination, options = _archive(destination, options)
     place = place_at(workspace, destination, single=chosen.single, target=chosen.name)
@@ -120,11 +118,17 @@ def materialize(
             return written[-1].manifest
 
         done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
-    _record(workspace, gathered, chosen, place, done.manifest)
+    _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
     return Materialized(
         chosen.name, place.text, done.manifest, gathered.adapters, gathered.fused, done.existed, layout
     )
+
+
+def settled(workspace: Workspace, choices: Choices | None) -> Choices:
+    """Return choices with what the settings say where nothing was chosen."""
+    chosen = choices or Choices()
+    return chosen if chosen.card is not None else replace(chosen, card=workspace.settings.card)
 
 
 def _gathered(
@@ -160,23 +164,28 @@ def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Cho
 
 
 def _record(
-    workspace: Workspace, gathered: Gathered, target: Target, place: Place, manifest: Manifest
+    workspace: Workspace,
+    gathered: Gathered,
+    target: Target,
+    place: Place,
+    manifest: Manifest,
+    choices: Choices,
 ) -> None:
+    names = list(gathered.adapters)
+    which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
+    detail = {"fused": gathered.key, **which, "choices": choices.digest()}
     with workspace.database.write() as session:
         row = None
         if gathered.key is not None:
             row = session.scalars(select(tables.Fused).where(tables.Fused.key == gathered.key)).one()
-        adapters = [resolve_adapter(session, name) for name in gathered.adapters]
         record_bundle(
             session,
             workspace,
-            action="bundle.written",
+            action=WRITTEN,
             target=target.name,
             place=place.text,
             manifest=manifest,
-            adapters=adapters,
+            adapters=[resolve_adapter(session, name) for name in names],
             fused=row,
-            detail={"fused": gathered.key, "adapter": gathered.adapters[0]}
-            if len(adapters) == 1
-            else {"fused": gathered.key, "adapters": list(gathered.adapters)},
+            detail=detail,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.storage.locate import local_path
 
-from ..bundles import Choices
+from ..bundles import Choices, Content, find_target
 from ..errors import BadInputError
 from ..fuse_request import FuseRequest
 from ..workspace import Workspace
@@ -86,6 +86,7 @@ class MaterializeJob:
         target: of the bundle.
         force: replace what is there.
         choices: what the target is to do in which way.
+        content: fused or not; None for what suits the target.
     """
 
     site: Site
@@ -94,19 +95,15 @@ class MaterializeJob:
     target: str
     force: bool
     choices: Choices
+    content: Content | None = None
 
     def __call__(self, name: str) -> Document:
         """Return what `materialize --json` prints of an adapter; what is there already, as recorded, is left alone."""
         from ..materialize import materialize
-        from .standing import standing_bundle
 
         place = self.pattern.replace("{name}", name)
         with self.site.opened() as workspace:
-            local = local_path(place)
-            known = None
-            if local is not None:
-                known = standing_bundle(workspace, name, local, self.target, self.request)
-            if known is not None:
+            if (known := self._standing(workspace, name, place)) is not None:
                 return known
             bundle = materialize(
                 workspace,
@@ -114,10 +111,22 @@ class MaterializeJob:
                 place,
                 target=self.target,
                 request=self.request,
+                content=self.content,
                 choices=self.choices,
                 force=self.force,
             )
             return bundle.to_dict()
+
+    def _standing(self, workspace: Workspace, name: str, place: str) -> Document | None:
+        """Return the document of a bundle that stands already, where that can be told without making it again."""
+        from ..materialize import settled
+        from .standing import standing_bundle
+
+        local = local_path(place)
+        if local is None or find_target(self.target).content(self.content, 1) != "fused":
+            return None
+        choices = settled(workspace, self.choices)
+        return standing_bundle(workspace, name, local, self.target, self.request, choices)
 
 
 Say = Callable[[str], None]

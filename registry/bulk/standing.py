@@ -11,6 +11,8 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
+from ..bundle_records import choices_of
+from ..bundles import Choices
 from ..delivery.local import LocalFolder, folder_holds
 from ..fuse_request import FuseRequest
 from ..fusion.recipe import Recipe
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def standing_bundle(
-    workspace: Workspace, name: str, destination: Path, target: str, request: FuseRequest
+    workspace: Workspace, name: str, destination: Path, target: str, request: FuseRequest, choices: Choices
 ) -> dict[str, Any] | None:
     """Return the document of a bundle that need not be written again, None if it has to be looked at more closely.
 
@@ -44,6 +46,8 @@ def standing_bundle(
             manifest = Manifest.of(
                 FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files
             )
+            if choices.digest() not in choices_of(session, row.digest, str(place)):
+                continue
             digest = row.fused.digest
             break
         else:

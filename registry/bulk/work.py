@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.locate import local_path
 
-from ..bundles import Choices
+from ..bundles import Choices, Content
 from ..errors import BadInputError
 from ..fuse_request import FuseRequest
 from .executor import MOST_JOBS, Processes, Serial, Workers, default_jobs
@@ -87,6 +87,7 @@ def materialize_all(
     task: str | None = None,
     where: str | None = None,
     force: bool = False,
+    content: Content | None = None,
     choices: Choices | None = None,
     jobs: int | None = None,
     say: Say = lambda _: None,
@@ -98,10 +99,11 @@ def materialize_all(
         workspace: the registry's parts.
         pattern: the destination of each, with `{name}` where its name goes.
         request: how to fuse.
-        target: one of `bundles.TARGETS` that holds a fused model.
+        target: one of `bundles.TARGETS`.
         task: as for `fuse_all`.
         where: as for `fuse_all`.
         force: replace what is at a destination.
+        content: fused or not, where the target can hold either; None for what suits it.
         choices: what the target is to do in which way.
         jobs: as for `fuse_all`.
         say: told what is going on.
@@ -121,7 +123,7 @@ def materialize_all(
     names = select_names(workspace, task=task, where=where, say=say)
     return _do(
         workspace,
-        lambda site: MaterializeJob(site, request, absolute, target, force, choices or Choices()),
+        lambda site: MaterializeJob(site, request, absolute, target, force, choices or Choices(), content),
         names,
         jobs,
         say,

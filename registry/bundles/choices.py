@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from fusery.storage.digest import Digest, digest_bytes, digest_json
+from fusery.storage.opening import opened
+
+MAX_CARD = 1 << 20
+"""Bytes of a template for the model card, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +34,15 @@ class Choices:
     gguf_type: str | None = None
     base_image: str | None = None
     card: Path | None = None
+
+    def digest(self) -> Digest:
+        """Return one value for all that changes the bytes of a bundle: of the template what is in it, no link.
+
+        Raises:
+            MissingFileError: the template cannot be read.
+        """
+        values = {name: value for name, value in asdict(self).items() if name != "link"}
+        if self.card is not None:
+            with opened(self.card) as file:
+                values["card"] = digest_bytes(file.read(MAX_CARD))
+        return digest_json({**values, "models": list(self.models)})

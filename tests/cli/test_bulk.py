@@ -99,6 +99,29 @@ def test_bundles_of_all_and_only_what_is_missing_the_second_time(stocked: Fusery
     assert first.json[1]["digest"] == second.json[1]["digest"]
 
 
+def test_a_bundle_by_other_choices_does_not_count_as_done(stocked: Fusery, tmp_path: Path) -> None:
+    card = tmp_path / "card.md.j2"
+    words = ("materialize", "--all", "--jobs", "1", "--json", "out/{name}", "--force")
+    stocked(*words)
+    card.write_text("Ours: {{ name }}")
+    other = stocked(*words, "--card", card)
+    assert (other.code, [document["existed"] for document in other.json]) == (0, [False, False])
+    assert (tmp_path / "out" / FIRST / "README.md").read_text() == f"Ours: {FIRST}"
+    card.write_text("Theirs: {{ name }}")
+    changed = stocked(*words, "--card", card)
+    again = stocked(*words, "--card", card)
+    assert [document["existed"] for document in changed.json + again.json] == [False, False, True, True]
+
+
+def test_unfused_is_not_what_was_fused(stocked: Fusery, tmp_path: Path) -> None:
+    words = ("materialize", "--all", "--jobs", "1", "--json", "out/{name}", "--target", "vllm", "--force")
+    fused = stocked(*words, "--fused")
+    adapters = stocked(*words, "--unfused")
+    assert (fused.code, adapters.code) == (0, 0)
+    assert [document["fused"] for document in adapters.json] == [None, None]
+    assert (tmp_path / "out" / FIRST / "adapters" / FIRST / "adapter_model.safetensors").is_file()
+
+
 def test_a_bundle_of_another_precision_does_not_count_as_done(stocked: Fusery) -> None:
     stocked("materialize", SECOND, f"out/{SECOND}")
     ran = stocked(
