@@ -117,7 +117,13 @@ def materialize(
             written.append(write_bundle(gathered.source, chosen, folder, options))
             return written[-1].manifest
 
-        done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
+        done = deliver(
+            place,
+            fill,
+            force=force,
+            giving_way=lambda: note_replaced(workspace, place.text),
+            progress=progress,
+        )
     _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
     return Materialized(

@@ -59,6 +59,8 @@ class RemoteTree:
             if entry.size <= SMALL:
                 parts = read_parts(source, entry.sha256, SMALL)
                 self._objects.write(entry.path, b"".join(parts), exclusive=False)
+                if progress:
+                    progress(entry.size)
             else:
                 parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
                 self._objects.upload(entry.path, parts, entry.size, exclusive=False, progress=progress)

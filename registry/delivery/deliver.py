@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fusery.storage.manifest import Manifest
 
-from .place import Place
+from .place import Place, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,12 @@ class Delivered:
 
 
 def deliver(
-    place: Place, fill: Callable[[Path], Manifest], *, force: bool, giving_way: Callable[[], None]
+    place: Place,
+    fill: Callable[[Path], Manifest],
+    *,
+    force: bool,
+    giving_way: Callable[[], None],
+    progress: Progress | None = None,
 ) -> Delivered:
     """Build a bundle and put it in its place.
 
@@ -35,6 +40,7 @@ def deliver(
         force: replace what is there.
         giving_way: called before what is there is replaced, or a crash in between would leave a record of bytes that
             are gone.
+        progress: told bytes uploaded and bytes in all.
 
     Raises:
         AlreadyExistsError: there is something else.
@@ -47,5 +53,5 @@ def deliver(
             if place.occupied() and not force:
                 raise place.taken()
             giving_way()
-            place.publish(temp, manifest, replace=force)
+            place.publish(temp, manifest, replace=force, progress=progress)
     return Delivered(manifest, existed)

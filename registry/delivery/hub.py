@@ -18,7 +18,7 @@ from fusery.storage.manifest import Manifest
 from fusery.storage.secrets import remember, without_secrets
 
 from ..errors import BadInputError, MissingExtraError
-from .place import RECORD, Place
+from .place import RECORD, Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -87,7 +87,9 @@ class HubPlace(Place):
                 return False
         return True
 
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Make the repository if need be, and put all files into it by one commit, which also removes what was there."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 

@@ -23,7 +23,7 @@ from fusery.storage.stamps import is_dead, this_process
 
 from .. import tables
 from ..errors import AlreadyExistsError, BadInputError
-from .place import RECORD, Place
+from .place import RECORD, Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -120,7 +120,9 @@ class LocalFolder(LocalPlace):
         """Tell whether the folder holds exactly the files of a manifest."""
         return folder_holds(self.path, manifest)
 
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Bring the files to the disk, then give the folder its name."""
         with os_failures(f"write {self.path}", near=self.path.parent):
             sync_tree(folder)
@@ -149,7 +151,9 @@ class LocalFile(LocalPlace):
             (entry.sha256, entry.size) for entry in manifest
         ]
 
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Bring the file to the disk, then give it its name."""
         (entry,) = manifest
         with os_failures(f"write {self.path}", near=self.path.parent):

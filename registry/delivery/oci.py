@@ -20,7 +20,8 @@ from fusery.storage.manifest import Manifest
 
 from ..bundles.oci import ARTIFACT_TYPE, BLOBS, MANIFEST_TYPE
 from ..errors import BadInputError
-from .place import Place
+from ..tally import tally
+from .place import Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -95,13 +96,18 @@ class RegistryPlace(Place):
             return False
         return all(self._client.has(each["digest"]) for each in _descriptors(json.loads(found)))
 
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Push the blobs that the registry lacks, then the manifest under the tag."""
         (top,) = read_object(folder / "index.json")["manifests"]
         content = (folder / BLOBS / top["digest"].removeprefix("sha256:")).read_bytes()
+        told = tally(progress, manifest.size)
         for each in _descriptors(json.loads(content)):
             if not self._client.has(each["digest"]):
                 self._client.upload(folder / BLOBS / each["digest"].removeprefix("sha256:"), each)
+            if told:
+                told(each["size"])
         self._client.put_manifest(self._tag, content, MANIFEST_TYPE)
 
 

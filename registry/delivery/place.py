@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 RECORD = "fusery.json"
 """The file that a whole bundle has; at a URL it is written last."""
+
+
+Progress = Callable[[int, int], None]
+"""Told bytes done and bytes in all."""
 
 
 class Place(ABC):
@@ -64,13 +69,16 @@ class Place(ABC):
         """Tell whether exactly the files of a manifest are there; every byte of them is read."""
 
     @abstractmethod
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Put what was built there, durably.
 
         Args:
             folder: as `building` gave it.
             manifest: of what is in it.
             replace: what is there gives way.
+            progress: told bytes uploaded and bytes in all, where the place is not on this machine.
         """
 
     def taken(self) -> AlreadyExistsError:

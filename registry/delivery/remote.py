@@ -11,7 +11,8 @@ from fusery.storage.locate import display_url, open_tree
 from fusery.storage.manifest import FileEntry, Manifest
 
 from ..errors import BadInputError
-from .place import RECORD, Place
+from ..tally import tally
+from .place import RECORD, Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -70,16 +71,18 @@ class RemoteFolder(Place):
         expected = {entry.path: entry.size for entry in manifest}
         return dict(self._tree.sizes()) == expected and all(self._tree.holds(entry) for entry in manifest)
 
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Take the old record away, upload, remove what is left of the old bundle, and write the record."""
-        entries = {entry.path: entry for entry in manifest}
+        entries, told = {entry.path: entry for entry in manifest}, tally(progress, manifest.size)
         if replace:
             self._tree.remove(RECORD)
         for entry in _last(entries):
             if entry.path == RECORD and replace:
                 for name in self._tree.sizes().keys() - entries.keys():
                     self._tree.remove(name)
-            self._tree.put(folder / entry.path, entry)
+            self._tree.put(folder / entry.path, entry, progress=told)
 
 
 class RemoteFile(RemoteFolder):
@@ -106,10 +109,13 @@ class RemoteFile(RemoteFolder):
         """Read it back."""
         return self._tree.holds(self._named(manifest))
 
-    def publish(self, folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    def publish(
+        self, folder: Path, manifest: Manifest, *, replace: bool, progress: Progress | None = None
+    ) -> None:
         """Upload it; an object appears whole."""
         (entry,) = manifest
-        self._tree.put(folder / entry.path, self._named(manifest))
+        told = tally(progress, manifest.size)
+        self._tree.put(folder / entry.path, self._named(manifest), progress=told)
 
     def _named(self, manifest: Manifest) -> FileEntry:
         (entry,) = manifest

@@ -228,7 +228,10 @@ def test_a_store_outside_of_the_home_is_no_place_for_a_bundle(
 
 def test_a_bundle_at_a_url(stocked: Registry) -> None:
     url = f"memory://{uuid.uuid4().hex}/ship"
-    first = stocked.materialize("course_rec@1", url)
+    told: list[tuple[int, int]] = []
+    stocked.fuse("course_rec@1")
+    first = stocked.materialize("course_rec@1", url, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (first.manifest.size, first.manifest.size)
     assert (first.path, first.existed) == (url, False)
     assert stocked.materialize("course_rec@1", url).existed
     with pytest.raises(AlreadyExistsError):
