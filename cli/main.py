@@ -66,6 +66,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "yank": ("alias", "Withdraw an adapter: it stays on record, and is neither fused nor shipped any more."),
     "events": ("alias", "Show the log: who did what, when and why."),
+    "impact": (
+        "impact",
+        "List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases.",
+    ),
     "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
     "audit": ("trail", "Rehash and cross-check database, store and cache, and repair them."),
     "gc": ("collect", "Remove from the store what nothing refers to."),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .doctor import Check
     from .export import Exported
     from .fuse import FusedModel, FuseRequest
+    from .impact import Impact
     from .lineage import Graph
     from .materialize import Materialized
     from .probe import ProbeReport
@@ -307,6 +308,12 @@ class Registry(Releases, Upkeep, Moves, Measuring):
         from .lineage import trace
 
         return trace(self.workspace, reference, up=up, down=down)
+
+    def impact(self, subject: str) -> Impact:
+        """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.impact.impact`."""
+        from .impact import impact
+
+        return impact(self.workspace, subject)
 
     def audit(
         self,

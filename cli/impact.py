@@ -1,0 +1,46 @@
+"""`fusery impact`: everything that a base, a dataset or an adapter has reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell
+
+_SHOWN = 20
+"""Names of a kind that are shown to people; --json has all."""
+
+
+@command("impact")
+@click.argument("subject", metavar="base:NAME|dataset:NAME|adapter:REF")
+def impact_command(session: Session, subject: str) -> None:
+    """List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases.
+
+    Adapters that were continued from one count, and so do sums of adapters with one in them.  It is what to look at when
+    a base is withdrawn, a dataset turns out to be bad, or an adapter is yanked.
+    """
+    found = session.registry.impact(subject).to_dict()
+
+    def human() -> None:
+        session.print(f"{found['kind']} {cell(found['name'])} has reached:")
+        _some(session, "aliases", [f"{row['alias']} holds {row['adapter']}" for row in found["aliases"]])
+        _some(session, "bundles", [f"{row['target']} {row['path']}" for row in found["bundles"]])
+        _some(session, "fused models", [_fused(row) for row in found["fused"]])
+        _some(session, "adapters", found["adapters"])
+
+    session.emit(found, names=list(found["adapters"]), human=human)
+
+
+def _fused(row: dict[str, Any]) -> str:
+    return f"{row['adapter']} ({row['precision']}, {row['key'][:12]})"
+
+
+def _some(session: Session, what: str, names: Sequence[str]) -> None:
+    session.print(f"  {len(names):,} {what}")
+    for name in names[:_SHOWN]:
+        session.print(f"    {cell(name)}")
+    if len(names) > _SHOWN:
+        session.print(f"    and {len(names) - _SHOWN:,} more")
