@@ -17,7 +17,7 @@ import s3_server
 import team
 
 PROCESSES = 16
-OPERATIONS = 2_000 if os.environ.get("FUSERY_SOAK") else 192
+OPERATIONS = 2_000 if os.environ.get("FUSERY_SOAK") else 96
 
 DOCUMENTED = ("alias: bad_input: ",)
 """What may be refused: an alias for an adapter that another process has just yanked."""
