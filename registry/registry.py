@@ -11,6 +11,7 @@ from .measuring import Measuring
 from .moves import Moves
 from .releases import Releases, Rows
 from .settings import Settings
+from .trust import Trust
 from .upkeep import Upkeep
 from .workspace import Workspace
 
@@ -36,7 +37,7 @@ def _silent(_: str) -> None:
     """Say nothing: the default for what is going on."""
 
 
-class Registry(Releases, Upkeep, Moves, Measuring):
+class Registry(Releases, Upkeep, Moves, Measuring, Trust):
     """A registry of base models, adapters and fused artifacts.
 
     A training script registers its own result in three lines:

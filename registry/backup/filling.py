@@ -15,6 +15,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import events, tables
+from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
 from .catalogue import BLOBS, File
 from .contents import all_tables
@@ -92,8 +93,9 @@ def _clear(connection: Connection) -> None:
             f"somebody has written to the registry meanwhile: there are rows in {used}",
             hint="restore into an empty one",
         )
-    for table in reversed(all_tables()):
-        connection.execute(delete(table))
+    with lifted(connection):
+        for table in reversed(all_tables()):
+            connection.execute(delete(table))
 
 
 def _require_tables(connection: Connection, found: Backup) -> None:

@@ -10,9 +10,11 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..database import Database
 from ..database.owner import Owner
-from ..tables import Blob, Intent, Manifest, ManifestFile
+from ..tables import Blob, Intent, Manifest, ManifestFile, Tensor
 
 _BATCH = 500
+_PARTS = (ManifestFile.__tablename__, Tensor.__tablename__)
+"""Tables whose rows belong to a manifest, and keep it no longer than something else does."""
 
 
 def is_kept(manifest_id: ColumnElement[int]) -> ColumnElement[bool]:
@@ -20,7 +22,7 @@ def is_kept(manifest_id: ColumnElement[int]) -> ColumnElement[bool]:
     referrers = [
         exists().where(column == manifest_id)
         for table in tables.metadata.tables.values()
-        if table.name != ManifestFile.__tablename__
+        if table.name not in _PARTS
         for column in table.columns
         if any(key.column is Manifest.__table__.c.id for key in column.foreign_keys)
     ]
@@ -74,7 +76,8 @@ def drop_orphans(database: Database) -> None:
         with database.write() as session:
             # Somebody may have come to need one meanwhile.
             numbers = list(session.scalars(select(Manifest.id).where(Manifest.id.in_(batch), orphan)))
-            session.execute(delete(ManifestFile).where(ManifestFile.manifest_id.in_(numbers)))
+            for part in (ManifestFile, Tensor):
+                session.execute(delete(part).where(part.manifest_id.in_(numbers)))
             session.execute(delete(Manifest).where(Manifest.id.in_(numbers)))
 
 

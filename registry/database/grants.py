@@ -18,13 +18,15 @@ from .schema import VERSION_TABLE
 Role = Literal["reader", "publisher", "admin"]
 ROLES: Sequence[Role] = get_args(Role)
 
-NOT_INSERTED = frozenset({"registry"})
-"""Tables into which only `fusery init` writes, which an admin runs."""
+NOT_INSERTED = frozenset({"registry", "alias_rule", "trusted_key"})
+"""Tables into which only an admin writes: `fusery init`, and what an alias and a signature have to fulfil."""
 
 UPDATED = {
     "alias": ("adapter_id",),
+    "approval": ("withdrawn_at",),
     "base_model": ("content", "location"),
     "blob": ("state", "generation", "created_at", "tomb_expires"),
+    "deployment": ("ended_at", "ended_by"),
     "intent": ("expires",),
     "lease": ("owner", "fence", "expires"),
     "manifest_file": ("blob",),

@@ -1,8 +1,11 @@
-"""The triggers that keep the log append-only: whether they are there, for audits."""
+"""The triggers that keep the log append-only: whether they are there, and doing without them in an empty registry."""
 
 from __future__ import annotations
 
-from sqlalchemy import text
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 GUARDS = {
@@ -30,3 +33,20 @@ def missing_guards(session: Session) -> list[str]:
     dialect = session.get_bind().dialect.name
     found = set(session.scalars(text(_QUERIES[dialect])))
     return sorted(GUARDS[dialect] - found)
+
+
+@contextmanager
+def lifted(connection: Connection) -> Iterator[None]:
+    """Do without the triggers for a while, in the caller's schema change: only for the log of a registry that is empty."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE event DISABLE TRIGGER USER"))
+        yield
+        connection.execute(text("ALTER TABLE event ENABLE TRIGGER USER"))
+        return
+    query = text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'event'")
+    triggers = connection.execute(query).all()
+    for name, _ in triggers:
+        connection.execute(text(f"DROP TRIGGER {name}"))
+    yield
+    for _, statement in triggers:
+        connection.execute(text(statement))

@@ -17,7 +17,7 @@ from .connection import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision in `fusery.migrations.versions`; a test compares."""
 
 VERSION_TABLE = "alembic_version"

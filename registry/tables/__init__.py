@@ -1,9 +1,10 @@
 """The schema: every table of DESIGN section 5 as a typed class.
 
-`bytes` holds blobs and manifests, `models` base models, adapters and fused artifacts, `trail` what happened to them.
+`bytes` holds blobs and manifests, `models` base models, adapters and fused artifacts, `trail` what happened to them,
+`trust` who decides about them and where they run.
 """
 
-from .bytes import Blob, Intent, Lease, Manifest, ManifestFile
+from .bytes import Blob, Intent, Lease, Manifest, ManifestFile, Tensor
 from .models import (
     SORTED,
     Adapter,
@@ -24,6 +25,7 @@ from .models import (
 )
 from .record import Record
 from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
+from .trust import AliasRule, Approval, Deployment, TrustedKey
 
 metadata = Record.metadata
 
@@ -35,6 +37,8 @@ __all__ = [
     "AdapterTag",
     "Alias",
     "AliasMove",
+    "AliasRule",
+    "Approval",
     "BaseModel",
     "BaseName",
     "BaseRevision",
@@ -44,6 +48,7 @@ __all__ = [
     "Calibration",
     "CurvePoint",
     "Dataset",
+    "Deployment",
     "Event",
     "Fused",
     "FusedExtra",
@@ -56,7 +61,9 @@ __all__ = [
     "Registry",
     "Signature",
     "Task",
+    "Tensor",
     "TrainingRun",
+    "TrustedKey",
     "Yank",
     "metadata",
 ]

@@ -66,6 +66,21 @@ class ManifestFile(Record):
     blob: Mapped[str | None] = mapped_column(ForeignKey("blob.digest"), index=True)
 
 
+class Tensor(Record):
+    """One tensor of a manifest's weight files by what it holds, so that it is found again under any name.
+
+    `digest` is that of its dtype, shape and bytes, `loose` that of its numbers rounded to float16, where it has some:
+    a tensor that was converted keeps the second (`identify`).
+    """
+
+    __tablename__ = "tensor"
+
+    manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(600), primary_key=True)
+    digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    loose: Mapped[str | None] = mapped_column(DIGEST, index=True)
+
+
 class Lease(Record):
     """The right to build one key.  The row is never deleted, or its fencing number would start again (RELIABILITY 3.2)."""
 

@@ -1,0 +1,89 @@
+"""Tables about who may decide what: rules of aliases, approvals, keys that count, and where things were deployed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from .models import Adapter, Fused
+from .record import Record
+from .trail import Bundle
+
+
+class AliasRule(Record):
+    """What an adapter has to fulfil before an alias may hold it, as data.
+
+    `task` is the empty string for every task; a rule for one task comes before it.  `guarded`: only `promote` moves the
+    alias then, and `alias set`, `remove` and `rollback` refuse.
+    """
+
+    __tablename__ = "alias_rule"
+    __table_args__ = (UniqueConstraint("task", "alias"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task: Mapped[str] = mapped_column(String(128), default="")
+    alias: Mapped[str] = mapped_column(String(128))
+    guarded: Mapped[bool]
+    rules: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+
+
+class Approval(Record):
+    """Somebody's word that an alias may hold an adapter; taken back where `withdrawn_at` is set."""
+
+    __tablename__ = "approval"
+    __table_args__ = (Index("ix_approval_adapter_id_alias", "adapter_id", "alias"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"))
+    alias: Mapped[str] = mapped_column(String(128))
+    note: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+    withdrawn_at: Mapped[datetime | None]
+
+    adapter: Mapped[Adapter] = relationship()
+
+
+class TrustedKey(Record):
+    """A public key whose signatures count, and for which aliases: patterns such as `*#prod` and `course_rec#*`."""
+
+    __tablename__ = "trusted_key"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(200), unique=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    public_key: Mapped[str] = mapped_column(Text)
+    aliases: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str] = mapped_column(String(200))
+    revoked_at: Mapped[datetime | None]
+    revoked_by: Mapped[str | None] = mapped_column(String(200))
+
+
+class Deployment(Record):
+    """Where a bundle, a fused model or an adapter runs, as somebody or a pipeline said; over where `ended_at` is set."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (
+        CheckConstraint("coalesce(bundle_id, fused_id, adapter_id) IS NOT NULL", name="subject"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    bundle_id: Mapped[int | None] = mapped_column(ForeignKey("bundle.id"), index=True)
+    fused_id: Mapped[int | None] = mapped_column(ForeignKey("fused.id"), index=True)
+    adapter_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
+    place: Mapped[str] = mapped_column(String(500))
+    note: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+    ended_at: Mapped[datetime | None]
+    ended_by: Mapped[str | None] = mapped_column(String(200))
+
+    bundle: Mapped[Bundle | None] = relationship()
+    fused: Mapped[Fused | None] = relationship()
+    adapter: Mapped[Adapter | None] = relationship()
