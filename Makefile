@@ -16,7 +16,7 @@ help:  ## Show this list
 demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder of its own
 	$(BIN)/fusery demo --folder demo-home
 
-test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
+test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
 	PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
@@ -59,7 +59,7 @@ lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/peft.txt requirements/peft.in
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-peft demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
@@ -91,6 +91,14 @@ $(VENV)-azurite/.server: $(VENV)/.dev requirements/azurite/package-lock.json
 	mkdir -p $(VENV)-azurite
 	cp requirements/azurite/package.json requirements/azurite/package-lock.json $(VENV)-azurite
 	cd $(VENV)-azurite && PATH="$(abspath $(BIN)):$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts --omit=optional
+	@touch $@
+
+# A browser for the tests of reports, and what they are checked with; it runs on Linux x86-64.
+$(VENV)-browser/.browser: $(VENV)/.dev requirements/browser/package-lock.json requirements/browser/unpack.mjs
+	mkdir -p $(VENV)-browser
+	cp requirements/browser/package.json requirements/browser/package-lock.json requirements/browser/unpack.mjs $(VENV)-browser
+	cd $(VENV)-browser && PATH="$(abspath $(BIN)):$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts --omit=optional
+	cd $(VENV)-browser && PATH="$(abspath $(BIN)):$$PATH" node unpack.mjs
 	@touch $@
 
 # The peers have an environment of their own.  Not pinned: PyTorch's builds differ by platform, and versions are printed.

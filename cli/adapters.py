@@ -224,7 +224,8 @@ def show_command(session: Session, reference: str, plot: Path | None, force: boo
 
 
 def _print_adapter(session: Session, view: dict[str, Any]) -> None:
-    marks = "".join(f" #{alias}" for alias in view["aliases"]) + (" (yanked)" if view["yanked"] else "")
+    marks = "".join(f" #{alias}" for alias in view["aliases"])
+    marks += f" (yanked: {cell(view['yanked_reason'])})" if view["yanked"] else ""
     alpha, scale = number(view["alpha"]), number(view["scale"])
     session.facts(
         [
@@ -261,6 +262,8 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
         session.print("fused")
     for fused in view["fused"]:
         session.print(_fused_line(fused))
+    for running in view["deployments"]:
+        session.print(f"runs at {cell(running['place'])} as {running['kind']}, since {running['at']}")
     _print_findings(session, view["findings"])
 
 
@@ -271,6 +274,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
         f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
         f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
         + (f"  {combined(fused)}" if mixed else "")
+        + (f"  yanked: {cell(fused['yanked'])}" if fused["yanked"] is not None else "")
     )
 
 

@@ -11,6 +11,9 @@ from .text import cell
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+_EMERGENCY = click.option(
+    "--emergency", is_flag=True, help="Do it though the alias is guarded; --reason is needed, and logged."
+)
 
 
 @click.group("alias")
@@ -44,17 +47,19 @@ def set_command(session: Session, reference: str, alias: str, reason: str) -> No
 @command("remove")
 @_ALIAS
 @_REASON
-def remove_command(session: Session, alias: str, reason: str) -> None:
+@_EMERGENCY
+def remove_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
     """Take an alias away; its history stays."""
-    _emit_move(session, session.registry.remove_alias(alias, reason=reason))
+    _emit_move(session, session.registry.remove_alias(alias, reason=reason, emergency=emergency))
 
 
 @command("rollback")
 @_ALIAS
 @_REASON
-def rollback_command(session: Session, alias: str, reason: str) -> None:
+@_EMERGENCY
+def rollback_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
     """Give an alias back to the version that held it before."""
-    _emit_move(session, session.registry.roll_back(alias, reason=reason))
+    _emit_move(session, session.registry.roll_back(alias, reason=reason, emergency=emergency))
 
 
 @command("list")
@@ -86,6 +91,8 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
         since = f", since {shown['since']}, set by {cell(shown['by'])}" if shown["adapter"] else ""
         when = f" on {shown['at']}" if shown["at"] else ""
         session.print(f"{shown['alias']} {held} {shown['adapter'] or 'nothing'}{when}{since}.")
+        if shown["yanked"]:
+            session.print("  it is yanked" if shown["at"] is None else "  it was yanked at that time")
 
     session.emit(shown, names=[shown["adapter"] or ""], human=human)
 
@@ -135,6 +142,8 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
             session.print(f"  it was fused: {key[:12]}")
         for bundle in view["bundles"]:
             session.print(f"  it was shipped: {bundle['target']} bundle in {bundle['path']}")
+        for running in view["deployments"]:
+            session.print(f"  it runs at {cell(running['place'])}, since {running['at']}")
 
     session.emit(view, names=[view["name"]], human=human)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from .text import one_line
@@ -10,43 +11,59 @@ from .text import one_line
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from fusery.registry.lineage import Graph, Node
+    from fusery.registry.lineage import Edge, Graph, Node
 
 
 def _label(node: Node) -> str:
-    return one_line(f"{node.kind} {node.name}")
+    over = " (over)" if node.over else ""
+    withdrawn = f" (yanked: {node.yanked})" if node.yanked is not None else ""
+    return one_line(f"{node.kind} {node.name}{over}{withdrawn}")
 
 
 def tree(graph: Graph) -> Tree:
-    """Return the graph as a tree: what the root was made from, then what was made from it."""
+    """Return the graph as a tree: what the root was made from, then what was made from it and where that is."""
     from rich.text import Text
     from rich.tree import Tree
 
-    root = Tree(Text(_line(graph.nodes[graph.root])))
-    for title, upwards in (("made from", True), ("made into", False)):
-        branch = Tree(Text(title))
-        _grow(graph, branch, graph.root, upwards, seen={graph.root})
-        if branch.children:
-            root.children.append(branch)
-    return root
+    top = [Tree(Text(_line(graph.nodes[node_id]))) for node_id in graph.roots or (graph.root,)]
+    for node_id, branch in zip(graph.roots or (graph.root,), top, strict=True):
+        for title, upwards in (("made from", True), ("made into", False)):
+            below = Tree(Text(title))
+            _grow(graph, below, node_id, upwards)
+            if below.children:
+                branch.children.append(below)
+    if len(top) == 1:
+        return top[0]
+    whole = Tree(Text(f"{len(top)} revisions of {_label(graph.nodes[graph.root])}"))
+    whole.children.extend(top)
+    return whole
 
 
 def _line(node: Node) -> str:
     return f"{_label(node)}  {node.digest[:12]}".rstrip()
 
 
-def _grow(graph: Graph, branch: Tree, node_id: str, upwards: bool, seen: set[str]) -> None:
+def _grow(graph: Graph, branch: Tree, node_id: str, upwards: bool) -> None:
+    """Add what is above or below a node; without recursion, since a line of versions may be long."""
     from rich.text import Text
 
+    edges: dict[str, list[Edge]] = defaultdict(list)
     for edge in graph.edges:
-        here, there = (edge.source, edge.target) if upwards else (edge.target, edge.source)
-        if here == node_id:
-            again = there in seen
-            leaf = branch.add(
+        edges[edge.source if upwards else edge.target].append(edge)
+    waiting, grown = [(branch, node_id)], {node_id}
+    while waiting:
+        twig, here = waiting.pop()
+        leaves = []
+        for edge in edges[here]:
+            there = edge.target if upwards else edge.source
+            again = there in grown and bool(edges[there])
+            leaf = twig.add(
                 Text(f"{edge.relation}: {_line(graph.nodes[there])}{' (above)' if again else ''}")
             )
             if not again:
-                _grow(graph, leaf, there, upwards, seen | {there})
+                grown.add(there)
+                leaves.append((leaf, there))
+        waiting.extend(reversed(leaves))
 
 
 def mermaid(graph: Graph) -> str:
@@ -59,13 +76,20 @@ def mermaid(graph: Graph) -> str:
         )
         lines.append(f'    {ids[node.id]}["{text}"]')
     lines.extend(f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}" for edge in graph.edges)
+    if withdrawn := [ids[node.id] for node in graph.nodes.values() if node.yanked is not None]:
+        lines += [
+            "    classDef yanked stroke:#b91c1c,stroke-dasharray:6 3",
+            f"    class {','.join(withdrawn)} yanked",
+        ]
     return "\n".join(lines)
 
 
 def dot(graph: Graph) -> str:
     """Return the graph in Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
     lines = ["digraph lineage {", "    rankdir=BT;"]
-    lines.extend(f"    {_quoted(node.id)} [label={_quoted(_label(node))}];" for node in graph.nodes.values())
+    for node in graph.nodes.values():
+        withdrawn = ", color=red, style=dashed" if node.yanked is not None else ""
+        lines.append(f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];")
     lines.extend(
         f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"
         for edge in graph.edges
@@ -75,3 +99,29 @@ def dot(graph: Graph) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def written(graph: Graph, form: str) -> str:
+    """Return the graph as the text of a file, in one of the formats of `lineage --format`."""
+    from fusery.registry import lineage
+
+    if form == "tree":
+        return _printed(tree(graph), 200 + 4 * len(graph.nodes))
+    if form == "openlineage":
+        return "".join(f"{json.dumps(event, sort_keys=True)}\n" for event in lineage.openlineage(graph))
+    if form == "svg":
+        return lineage.svg(graph)
+    if form in ("json", "prov"):
+        document = lineage.prov(graph) if form == "prov" else graph.to_dict()
+        return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    return (mermaid(graph) if form == "mermaid" else dot(graph)) + "\n"
+
+
+def _printed(grown: Tree, width: int) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+
+    page = StringIO()
+    Console(file=page, width=width, highlight=False, markup=False, emoji=False).print(grown)
+    return "".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())

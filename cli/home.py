@@ -56,12 +56,9 @@ def db_command() -> None:
 @command("upgrade")
 def upgrade(session: Session) -> None:
     """Bring the database's schema to the version that this program needs."""
-    from fusery.registry.database import Database, schema
+    from fusery.registry.upgrade import upgrade as bring_up
 
-    with closing(Database.open(session.registry.workspace.settings.database)) as database:
-        before = schema.state(database).current
-        schema.upgrade(database)
-        after = schema.state(database).current
+    before, after = bring_up(session.registry.workspace)
     document = {"before": before, "after": after}
     session.emit(
         document,

@@ -1,4 +1,4 @@
-"""`fusery impact`: everything that a base, a dataset or an adapter has reached."""
+"""`fusery impact`: everything that a base, a dataset or an adapter has reached, and where that runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 20
 @command("impact")
 @click.argument("subject", metavar="base:NAME|dataset:NAME|adapter:REF")
 def impact_command(session: Session, subject: str) -> None:
-    """List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases.
+    """List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases, places.
 
     Adapters that were continued from one count, and so do sums of adapters with one in them.  It is what to look at when
     a base is withdrawn, a dataset turns out to be bad, or an adapter is yanked.
@@ -26,16 +26,29 @@ def impact_command(session: Session, subject: str) -> None:
 
     def human() -> None:
         session.print(f"{found['kind']} {cell(found['name'])} has reached:")
-        _some(session, "aliases", [f"{row['alias']} holds {row['adapter']}" for row in found["aliases"]])
-        _some(session, "bundles", [f"{row['target']} {row['path']}" for row in found["bundles"]])
+        running = [
+            f"{row['place']} runs {row['kind']} {row['name']}{_mark(row)}" for row in found["deployments"]
+        ]
+        _some(session, "deployments", running)
+        _some(
+            session,
+            "aliases",
+            [f"{row['alias']} holds {row['adapter']}{_mark(row)}" for row in found["aliases"]],
+        )
+        _some(session, "bundles", [f"{row['target']} {row['path']}{_mark(row)}" for row in found["bundles"]])
         _some(session, "fused models", [_fused(row) for row in found["fused"]])
-        _some(session, "adapters", found["adapters"])
+        yanked = found["yanked"]
+        _some(session, "adapters", [name + _mark({"yanked": yanked.get(name)}) for name in found["adapters"]])
 
     session.emit(found, names=list(found["adapters"]), human=human)
 
 
 def _fused(row: dict[str, Any]) -> str:
-    return f"{row['adapter']} ({row['precision']}, {row['key'][:12]})"
+    return f"{row['adapter']} ({row['precision']}, {row['key'][:12]}){_mark(row)}"
+
+
+def _mark(row: dict[str, Any]) -> str:
+    return "" if row["yanked"] is None else f" (yanked: {row['yanked']})"
 
 
 def _some(session: Session, what: str, names: Sequence[str]) -> None:

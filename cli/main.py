@@ -64,14 +64,47 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "alias",
         "Move names such as `course_rec#prod` from one version to the next, and see who held them when.",
     ),
+    "rules": (
+        "rules",
+        "Say what an adapter has to fulfil before an alias such as prod may hold it; `promote` asks for it.",
+    ),
+    "approve": (
+        "promote",
+        "Approve of an alias holding REF, for a rule that asks for approvals; not of one's own adapter.",
+    ),
+    "promote": (
+        "promote",
+        "Let an alias hold REF if REF fulfils every rule of the alias, and say which it does not.",
+    ),
+    "sign": ("sign", "Sign an adapter, a fused model or a bundle, as OpenSSF model-signing does."),
+    "signature": ("sign", "List the signatures on record, and write them to files."),
+    "trust": ("trust", "Make keys, and say whose signatures count for which aliases."),
+    "verify": (
+        "verify",
+        "Check a bundle, an exported adapter or a file against its signature; no registry is needed.",
+    ),
     "yank": ("alias", "Withdraw an adapter: it stays on record, and is neither fused nor shipped any more."),
     "events": ("alias", "Show the log: who did what, when and why."),
     "impact": (
         "impact",
-        "List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases.",
+        "List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases, places.",
+    ),
+    "deploy": ("deploy", "Record where something runs, and see what ran where at any date."),
+    "attest": (
+        "attest",
+        "Write how something was made, for auditors: SLSA provenance, or a CycloneDX bill of materials.",
     ),
     "lineage": ("trail", "Show what a thing was made from, and what was made from it."),
-    "audit": ("trail", "Rehash and cross-check database, store and cache, and repair them."),
+    "audit": ("audit", "Rehash and cross-check database, store and cache, and repair them."),
+    "anchor": (
+        "sign",
+        "Write down where the log stands, signed: keep it elsewhere, and audit the log against it.",
+    ),
+    "identify": (
+        "identify",
+        "Find out what a folder, an archive, a safetensors or GGUF file is, and what was changed in it.",
+    ),
+    "report": ("report", "Write what is on record of a task, an adapter or everything as one HTML page."),
     "gc": ("collect", "Remove from the store what nothing refers to."),
     "cache": ("collect", "List, prune and pin this machine's fused models, and explain hits and misses."),
     "backup": (

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from . import events, tables
+from . import tables
+from .alias_moves import alias_row, move, text_of, view_of
 from .errors import BadInputError, UnknownReferenceError
 from .ingredients import refuse_yanked
-from .moments import parse_moment
 from .names import Reference, parse_alias
+from .promotion.guards import refuse_guarded
 from .resolve import resolve_adapter
 
 if TYPE_CHECKING:
     from .workspace import Workspace
-
-ALIAS_MOVED = "alias.moved"
 
 
 def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
@@ -34,40 +33,58 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
     Raises:
         UnknownReferenceError: there is no such adapter.
         BadInputError: the adapter is yanked, or that is no name for an alias.
+        AliasGuardedError: only a promotion moves it.
     """
     name = parse_alias(alias.removeprefix("#"))
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
+        hint = f"fusery promote {reference} {name}"
+        refuse_guarded(session, adapter.task.name, name, hint=hint)
         refuse_yanked(session, adapter)
-        found = session.scalar(
-            select(tables.Alias).where(tables.Alias.task_id == adapter.task_id, tables.Alias.name == name)
-        )
-        if found is None:
-            found = tables.Alias(task_id=adapter.task_id, name=name, adapter_id=None)
-            session.add(found)
-            session.flush()
-        return _move(workspace, session, found, adapter, reason)
+        return move(workspace, session, alias_row(session, adapter, name), adapter, reason)
 
 
-def remove_alias(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str, Any]:
+def remove_alias(
+    workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
+) -> dict[str, Any]:
     """Take an alias, `task#alias`, away from the adapter that holds it; its history stays.
 
-    Raises:
-        UnknownReferenceError: there is no such alias.
-    """
-    with workspace.database.write() as session:
-        return _move(workspace, session, _find(session, reference), None, reason)
-
-
-def roll_back(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str, Any]:
-    """Give an alias back to the adapter that held it before; twice goes back two holders.
+    Args:
+        workspace: the registry's parts.
+        reference: `task#alias`.
+        reason: for the log.
+        emergency: do it to a guarded alias, too; the log says so.
 
     Raises:
         UnknownReferenceError: there is no such alias.
-        BadInputError: nobody held it before, or that one is yanked.
+        BadInputError: an emergency without a reason.
+        AliasGuardedError: it is guarded, and this is no emergency.
     """
     with workspace.database.write() as session:
         alias = _find(session, reference)
+        told = _allow(session, alias, "remove", reason, emergency)
+        return move(workspace, session, alias, None, reason, told)
+
+
+def roll_back(
+    workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
+) -> dict[str, Any]:
+    """Give an alias back to the adapter that held it before; twice goes back two holders.
+
+    Args:
+        workspace: the registry's parts.
+        reference: `task#alias`.
+        reason: for the log.
+        emergency: do it to a guarded alias, too, whatever its rules; the log says so.
+
+    Raises:
+        UnknownReferenceError: there is no such alias.
+        BadInputError: nobody held it before, or that one is yanked; or an emergency without a reason.
+        AliasGuardedError: it is guarded, and this is no emergency.
+    """
+    with workspace.database.write() as session:
+        alias = _find(session, reference)
+        told = _allow(session, alias, "rollback", reason, emergency)
         holders = _holders(_moves(session, alias))
         if len(holders) < 2:
             raise BadInputError(
@@ -75,7 +92,7 @@ def roll_back(workspace: Workspace, reference: str, *, reason: str = "") -> dict
             )
         adapter = session.get_one(tables.Adapter, holders[-2])
         refuse_yanked(session, adapter)
-        return _move(workspace, session, alias, adapter, reason or "rolled back")
+        return move(workspace, session, alias, adapter, reason or "rolled back", told)
 
 
 def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str, Any]]:
@@ -112,34 +129,6 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str
         ]
 
 
-def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> dict[str, Any]:
-    """Return what an alias holds, or held at a moment: `alias`, `adapter` (null for none), `at`, `since`, `by`, `reason`.
-
-    Args:
-        workspace: the registry's parts.
-        reference: `task#alias`.
-        at: a moment; a day means its end, in UTC.
-
-    Raises:
-        UnknownReferenceError: there is no such alias.
-        BadInputError: that is no moment.
-    """
-    moment = parse_moment(at, end_of_day=True) if at is not None else None
-    with workspace.database.read() as session:
-        alias = _find(session, reference)
-        moves = [move for move in _moves(session, alias) if moment is None or move.at <= moment]
-        names = _names(session, moves)
-        last = moves[-1] if moves else None
-        return {
-            "alias": _text(alias),
-            "adapter": names.get(last.to_adapter_id) if last else None,
-            "at": moment.isoformat() if moment else None,
-            "since": last.at.isoformat() if last else None,
-            "by": last.by if last else None,
-            "reason": last.reason if last else None,
-        }
-
-
 def alias_history(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
     """Return every move of an alias, oldest first: `alias`, `from`, `to`, `reason`, `at`, `by`.
 
@@ -150,66 +139,47 @@ def alias_history(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
         alias = _find(session, reference)
         moves = _moves(session, alias)
         names = _names(session, moves)
-        return [_view(alias, move, names) for move in moves]
+        return [view_of(alias, move, names) for move in moves]
 
 
-def _move(
-    workspace: Workspace, session: Session, alias: tables.Alias, to: tables.Adapter | None, reason: str
-) -> dict[str, Any]:
-    before = session.get(tables.Adapter, alias.adapter_id) if alias.adapter_id is not None else None
-    moved = (before.id if before else None) != (to.id if to else None)
-    at = workspace.database.utcnow(session)
-    move = tables.AliasMove(
-        alias_id=alias.id,
-        from_adapter_id=before.id if before else None,
-        to_adapter_id=to.id if to else None,
-        reason=reason,
-        at=at,
-        by=workspace.actor,
-    )
-    names = {adapter.id: adapter.name for adapter in (before, to) if adapter is not None}
-    view = {**_view(alias, move, names), "moved": moved}
-    if moved:
-        alias.adapter_id = move.to_adapter_id
-        session.add(move)
-        session.flush()
-        detail = {"from": _stated(before), "to": _stated(to), "reason": reason}
-        events.record(
-            session,
-            action=ALIAS_MOVED,
-            kind="alias",
-            subject=_text(alias),
-            detail=detail,
-            actor=workspace.actor,
-            at=at,
+def alias_moves(session: Session, alias: tables.Alias, most: int) -> list[dict[str, Any]]:
+    """Return the newest moves of an alias, oldest first, as `alias_history` has them."""
+    moved = tables.AliasMove
+    query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc()).limit(most)
+    moves = list(reversed(session.scalars(query).all()))
+    names = _names(session, moves)
+    return [view_of(alias, move, names) for move in moves]
+
+
+def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emergency: bool) -> dict[str, Any]:
+    """Return what the log is to say of a move without a promotion."""
+    if emergency and not reason.strip():
+        raise BadInputError(
+            "an emergency needs a reason",
+            hint=f"fusery alias {verb} {text_of(alias)} --emergency --reason TEXT",
         )
-    return view
-
-
-def _stated(adapter: tables.Adapter | None) -> dict[str, str] | None:
-    """Name an adapter beyond doubt, for the log."""
-    return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
+    if not emergency:
+        hint = f"fusery promote REF {alias.name}, or at once: fusery alias {verb} {text_of(alias)} --emergency --reason TEXT"
+        refuse_guarded(session, alias.task.name, alias.name, hint=hint)
+        return {}
+    return {"emergency": True}
 
 
 def _holders(moves: list[tables.AliasMove]) -> list[int]:
     """Return who held an alias, the last one last; a move back to the one before takes the later one away."""
     holders: list[int] = []
-    for move in moves:
-        if move.to_adapter_id is None:
+    for each in moves:
+        if each.to_adapter_id is None:
             continue
-        if len(holders) > 1 and holders[-2] == move.to_adapter_id:
+        if len(holders) > 1 and holders[-2] == each.to_adapter_id:
             holders.pop()
-        elif not holders or holders[-1] != move.to_adapter_id:
-            holders.append(move.to_adapter_id)
+        elif not holders or holders[-1] != each.to_adapter_id:
+            holders.append(each.to_adapter_id)
     return holders
 
 
 def _find(session: Session, text: str) -> tables.Alias:
-    reference = Reference.parse(text)
-    if reference.kind != "alias":
-        raise BadInputError(
-            f"{text[:60]!r} is not an alias", hint="write TASK#ALIAS, for example course_rec#prod"
-        )
+    reference = alias_reference(text)
     query = (
         select(tables.Alias)
         .join(tables.Alias.task)
@@ -217,8 +187,27 @@ def _find(session: Session, text: str) -> tables.Alias:
     )
     found = session.scalar(query)
     if found is None:
-        raise UnknownReferenceError(f"there is no alias {text!r}", hint="fusery alias list")
+        raise no_alias(text)
     return found
+
+
+def alias_reference(text: str) -> Reference:
+    """Return the reference `task#alias`.
+
+    Raises:
+        BadInputError: it is something else.
+    """
+    reference = Reference.parse(text)
+    if reference.kind != "alias":
+        raise BadInputError(
+            f"{text[:60]!r} is not an alias", hint="write TASK#ALIAS, for example course_rec#prod"
+        )
+    return reference
+
+
+def no_alias(text: str) -> UnknownReferenceError:
+    """Return the error for an alias that there is not."""
+    return UnknownReferenceError(f"there is no alias {text!r}", hint="fusery alias list")
 
 
 def _moves(session: Session, alias: tables.Alias) -> list[tables.AliasMove]:
@@ -230,19 +219,3 @@ def _names(session: Session, moves: list[tables.AliasMove]) -> dict[int | None, 
     ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id)}
     query = select(tables.Adapter.id, tables.Adapter.name).where(tables.Adapter.id.in_(ids - {None}))
     return {row.id: row.name for row in session.execute(query)}
-
-
-def _view(alias: tables.Alias, move: tables.AliasMove, names: Any) -> dict[str, Any]:
-    return {
-        "alias": _text(alias),
-        "task": alias.task.name,
-        "from": names.get(move.from_adapter_id),
-        "to": names.get(move.to_adapter_id),
-        "reason": move.reason,
-        "at": move.at.isoformat(),
-        "by": move.by,
-    }
-
-
-def _text(alias: tables.Alias) -> str:
-    return f"{alias.task.name}#{alias.name}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
 from fusery.storage.errors import StorageError
@@ -51,11 +51,7 @@ def learn_contents(
             continue
         if found.manifest.digest == base.digest:
             with workspace.database.write() as session:
-                session.execute(
-                    update(tables.BaseModel)
-                    .where(tables.BaseModel.id == base.id)
-                    .values(content=found.content)
-                )
+                session.get_one(tables.BaseModel, base.id).content = found.content
 
 
 def _unknown(workspace: Workspace, identity: Identity, architecture: Architecture) -> list[tables.BaseModel]:

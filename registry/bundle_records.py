@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -80,7 +81,7 @@ def record_bundle(
         action=action,
         kind="bundle",
         subject=manifest.digest,
-        detail={"target": target, "path": place, **detail},
+        detail={"target": target, "path": place, "tool": f"fusery {version('fusery')}", **detail},
         actor=workspace.actor,
         at=now,
     )

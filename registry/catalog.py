@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
+from .deployments import deployments_of
 from .errors import UnknownReferenceError
 from .names import parse_slug, parse_task
 from .paging import Page
@@ -17,6 +18,7 @@ from .renderings.record import own_form
 from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
 from .training.facts import draw_curve, training_view
 from .views import adapter_view, adapter_views, files_view, fused_line
+from .withdrawals import adapter_reasons, bundle_reasons, fused_reasons
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -108,15 +110,20 @@ def show_adapter(
         return {**view, "plot": draw_curve(view["name"], view["curve"], plot, force=force)}
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
-        fused = session.scalars(fused_from(adapter))
-        bundles = session.scalars(
-            select(tables.Bundle)
-            .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)
-            .where(tables.BundleAdapter.adapter_id == adapter.id)
-            .order_by(tables.Bundle.id)
+        fused = list(session.scalars(fused_from(adapter)))
+        reasons = fused_reasons(session, [artifact.id for artifact in fused])
+        bundles = list(
+            session.scalars(
+                select(tables.Bundle)
+                .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)
+                .where(tables.BundleAdapter.adapter_id == adapter.id)
+                .order_by(tables.Bundle.id)
+            )
         )
+        withdrawn = bundle_reasons(session, bundles)
         return {
             **adapter_view(session, adapter),
+            "yanked_reason": adapter_reasons(session, [adapter.id]).get(adapter.id),
             "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
             "bytes": adapter.manifest.size,
             "base_bytes": adapter.base.bytes,
@@ -125,10 +132,25 @@ def show_adapter(
             "renderings": [{"format": row.form, "digest": row.digest} for row in adapter.renderings],
             "training": adapter.training,
             **training_view(session, adapter),
-            "fused": [fused_line(artifact, _name_in(artifact, adapter)) for artifact in fused],
-            "bundles": [
-                {"target": bundle.target, "path": bundle.path, "digest": bundle.digest} for bundle in bundles
+            "fused": [
+                {**fused_line(artifact, _name_in(artifact, adapter)), "yanked": reasons.get(artifact.id)}
+                for artifact in fused
             ],
+            "bundles": [
+                {
+                    "target": bundle.target,
+                    "path": bundle.path,
+                    "digest": bundle.digest,
+                    "yanked": withdrawn.get(bundle.id),
+                }
+                for bundle in bundles
+            ],
+            "deployments": deployments_of(
+                session,
+                adapters=[adapter.id],
+                fused=[artifact.id for artifact in fused],
+                bundles=[bundle.id for bundle in bundles],
+            ),
         }
 
 

@@ -37,6 +37,12 @@ class AlreadyExistsError(RegistryError):
     code = "already_exists"
 
 
+class AliasGuardedError(RegistryError):
+    """An alias with rules is moved by a promotion only."""
+
+    code = "alias_guarded"
+
+
 class MissingExtraError(RegistryError):
     """An optional package is needed and not installed.
 

@@ -3,10 +3,11 @@
 What is hashed, exactly: the canonical JSON (`storage.digest.canonical_json`: sorted keys, no spaces, ASCII) of one
 object with the keys
 
-    action, actor, at, detail, previous, seq, subject, subject_kind
+    action, actor, at, detail, previous, seals, seq, subject, subject_kind
 
 where `seq` is a number and everything else a string: `at` is the moment in UTC as `YYYY-MM-DDTHH:MM:SS.ffffff+00:00`,
-`detail` the entry's text as it is stored (itself canonical JSON), and `previous` the hash of the entry with `seq - 1`,
+`detail` and `seals` the entry's texts as they are stored (themselves canonical JSON; without seals there is no such
+key), and `previous` the hash of the entry with `seq - 1`,
 64 zeros for the first.  The hash is the SHA-256 of those bytes, in hex.
 
 So an entry that is changed, removed from the middle or put in shows up at once.  A log whose end was cut off, or that
@@ -23,12 +24,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import canonical_json, digest_json
+from fusery.storage.digest import canonical_json
 
 from .database import Database
+from .database.log import FIRST_PREVIOUS, append, event_hash, last
 from .tables import Event
 
-FIRST_PREVIOUS = "0" * 64
+__all__ = ["FIRST_PREVIOUS", "Problem", "event_hash", "history", "last", "record", "verify_chain"]
+
 _BATCH = 500
 
 
@@ -55,7 +58,7 @@ def record(
     actor: str,
     at: datetime | None = None,
 ) -> Event:
-    """Append one entry, in the write transaction that does what it tells of.
+    """Append one entry, in the write transaction that does what it tells of; it has its number when that is committed.
 
     Args:
         session: of a write transaction, which makes this the only writer.
@@ -69,42 +72,16 @@ def record(
     Raises:
         ValueError: the detail holds a NaN or an infinity.
     """
-    newest = last(session)
-    event = Event(
-        seq=newest.seq + 1 if newest else 1,
+    entry = Event(
         at=(at or Database.utcnow(session)).astimezone(UTC),
         actor=actor,
         action=action,
         subject_kind=kind,
         subject=subject,
         detail=canonical_json(dict(detail)).decode("ascii"),
-        previous=newest.hash if newest else FIRST_PREVIOUS,
     )
-    event.hash = event_hash(event)
-    session.add(event)
-    session.flush()
-    return event
-
-
-def last(session: Session) -> Event | None:
-    """Return the newest entry: its hash stands for the whole log."""
-    return session.scalars(select(Event).order_by(Event.seq.desc()).limit(1)).first()
-
-
-def event_hash(event: Event) -> str:
-    """Return the hash that an entry should have."""
-    return digest_json(
-        {
-            "seq": event.seq,
-            "at": event.at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "actor": event.actor,
-            "action": event.action,
-            "subject_kind": event.subject_kind,
-            "subject": event.subject,
-            "detail": event.detail,
-            "previous": event.previous,
-        }
-    )
+    append(session, entry)
+    return entry
 
 
 def verify_chain(session: Session) -> Iterator[Problem]:

@@ -148,10 +148,6 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
 
 def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], rendering: Manifest) -> Manifest:
     bundle.copy(Files(files, rendering))
-    document = passport(
-        facts.view, facts.base, facts.parent, facts.form, facts.rendered, rendering, files.get(METADATA)
-    )
-    bundle.write(METADATA, document_bytes(document))
     card = render(
         "adapter_card.md.j2",
         view=facts.view,
@@ -162,6 +158,17 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
     )
     bundle.write("README.md", card)
     bundle.write(".gitattributes", resource("gitattributes.txt"))
+    document = passport(
+        facts.view,
+        facts.base,
+        facts.parent,
+        facts.form,
+        facts.rendered,
+        rendering,
+        files.get(METADATA),
+        [entry for entry in bundle.manifest() if entry not in rendering.files],
+    )
+    bundle.write(METADATA, document_bytes(document))
     return bundle.manifest()
 
 

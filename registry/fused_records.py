@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -108,6 +109,7 @@ def record_fused(
             "precision": recipe.precision,
             "verdict": fidelity.verdict,
             "retained": fidelity.retained,
+            "tool": f"fusery {version('fusery')}",
         },
         actor=workspace.actor,
         at=now,

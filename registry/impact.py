@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 
 from . import tables
+from .batches import batches
+from .deployments import views
 from .errors import BadInputError, UnknownReferenceError
 from .resolve import resolve_adapter, resolve_base
+from .withdrawals import adapter_reasons, bundle_reasons, fused_reasons
 
 if TYPE_CHECKING:
     from .workspace import Workspace
 
 KINDS = ("base", "dataset", "adapter")
 """What can be asked about: `base:NAME`, `dataset:NAME`, `adapter:REF`."""
+
+Query = Select[*tuple[Any, ...]]
+
+MANY = 5_000
+"""Of more adapters than this, what holds them is found by reading through what there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,8 @@ class Impact:
         fused: each `key`, `digest`, `adapter` and `precision`, of the fused models that hold one of them.
         bundles: each `target`, `path` and `digest`.
         aliases: each `alias`, such as `course_rec#prod`, and the `adapter` that it holds.
+        deployments: what of all that runs somewhere, as `deploy list` has it.
+        yanked: why adapters among these are withdrawn, by name.  Rows of what holds one say so under `yanked`.
     """
 
     kind: str
@@ -39,6 +49,8 @@ class Impact:
     fused: Sequence[dict[str, Any]]
     bundles: Sequence[dict[str, Any]]
     aliases: Sequence[dict[str, Any]]
+    deployments: Sequence[dict[str, Any]] = ()
+    yanked: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -49,11 +61,13 @@ class Impact:
             "fused": list(self.fused),
             "bundles": list(self.bundles),
             "aliases": list(self.aliases),
+            "deployments": list(self.deployments),
+            "yanked": dict(self.yanked),
         }
 
 
 def impact(workspace: Workspace, subject: str) -> Impact:
-    """Return everything that a thing has reached; five queries, whatever there is.
+    """Return everything that a thing has reached; as many queries, whatever there is.
 
     Args:
         workspace: the registry's parts.
@@ -70,19 +84,27 @@ def impact(workspace: Workspace, subject: str) -> Impact:
         )
     with workspace.database.read() as session:
         name, roots = _roots(session, kind, reference.strip())
-        reached = _descendants(roots)
-        adapter = tables.Adapter
-        names = session.scalars(
-            select(adapter.name).where(adapter.id.in_(reached)).order_by(adapter.id)
-        ).all()
-        fused = _fused(reached)
+        adapters = {row.id: row for row in session.execute(_descendants(roots))}
+        fused = _fused(session, {row.digest for row in adapters.values()})
+        bundles = _bundles(session, adapters, fused)
+        withdrawn = _withdrawn(session, adapters, fused, bundles)
         return Impact(
             kind,
             name,
-            names,
-            _fused_rows(session, fused),
-            _bundle_rows(session, reached, fused),
-            _alias_rows(session, reached),
+            [row.name for row in adapters.values()],
+            [{**row, "yanked": withdrawn.fused.get(number)} for number, row in sorted(fused.items())],
+            [
+                {
+                    "target": row.target,
+                    "path": row.path,
+                    "digest": row.digest,
+                    "yanked": withdrawn.bundles.get(number),
+                }
+                for number, row in sorted(bundles.items())
+            ],
+            _aliases(session, adapters, withdrawn.adapters),
+            _deployments(session, adapters, fused, bundles),
+            {adapters[number].name: reason for number, reason in sorted(withdrawn.adapters.items())},
         )
 
 
@@ -104,51 +126,99 @@ def _roots(session: Session, kind: str, reference: str) -> tuple[str, Select[int
     return reference, select(adapter.id).where(adapter.dataset_id.in_(numbers))
 
 
-def _descendants(roots: Select[int]) -> Select[int]:
-    """Return the query for those adapters and all that were continued from them."""
+def _descendants(roots: Select[int]) -> Query:
+    """Return the query for those adapters and all that were continued from them: `id`, `name` and `digest` of each."""
     reached = roots.cte("reached", recursive=True)
-    child = aliased(tables.Adapter)
-    return select(reached.union(select(child.id).join(reached, child.parent_id == reached.c.id)).c.id)
+    adapter, child = tables.Adapter, aliased(tables.Adapter)
+    line = reached.union(select(child.id).join(reached, child.parent_id == reached.c.id))
+    query = select(adapter.id, adapter.name, adapter.digest)
+    return query.where(adapter.id.in_(select(line.c.id))).order_by(adapter.id)
 
 
-def _fused(adapters: Select[int]) -> Select[int]:
-    """Return the query for the fused models that hold one of the adapters, alone or with others."""
-    fused, extra, adapter, twin = tables.Fused, tables.FusedExtra, tables.Adapter, aliased(tables.Adapter)
-    digests = select(adapter.digest).where(adapter.id.in_(adapters))
-    same = select(twin.id).where(or_(twin.id.in_(adapters), twin.digest.in_(digests)))
-    added = select(extra.fused_id).where(extra.adapter_id.in_(same))
-    return select(fused.id).where(or_(fused.adapter_id.in_(same), fused.id.in_(added)))
+def _among(session: Session, query: Query, column: Any, values: Collection[Any]) -> Iterator[Any]:
+    """Yield the rows of a query whose column has one of the values, as tuples that end with that column.
+
+    Of many values most rows have one, so the table is read as a whole; that is ten times as fast.
+    """
+    query = query.add_columns(column)
+    if len(values) > MANY:
+        yield from (row for row in session.execute(query) if row[-1] in values)
+        return
+    for chosen in batches(values):
+        yield from session.execute(query.where(column.in_(chosen)))
 
 
-def _fused_rows(session: Session, fused: Select[int]) -> list[dict[str, Any]]:
-    row, adapter = tables.Fused, tables.Adapter
-    query = (
-        select(row.key, row.digest, adapter.name.label("adapter"), row.precision)
-        .join(adapter, adapter.id == row.adapter_id)
-        .where(row.id.in_(fused))
-        .order_by(row.id)
+def _fused(session: Session, digests: Collection[str]) -> dict[int, dict[str, Any]]:
+    """Return the fused models that hold these bytes, alone or with others, by the numbers of their rows."""
+    fused, extra, adapter = tables.Fused, tables.FusedExtra, tables.Adapter
+    query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision)
+    query = query.join(adapter, adapter.id == fused.adapter_id)
+    parts = select(extra.fused_id).join(adapter, adapter.id == extra.adapter_id)
+    found = list(_among(session, query, adapter.digest, digests))
+    alone = {row.id for row in found}
+    added = {row.fused_id for row in _among(session, parts, adapter.digest, digests)} - alone
+    found += _among(session, query, fused.id, added)
+    return {
+        row[0]: {"key": row.key, "digest": row[2], "adapter": row.name, "precision": row.precision}
+        for row in found
+    }
+
+
+def _bundles(session: Session, adapters: Collection[int], fused: Collection[int]) -> dict[int, tables.Bundle]:
+    """Return the bundles that hold one of the adapters or fused models, by the numbers of their rows."""
+    bundle, packed = tables.Bundle, tables.BundleAdapter
+    lying = _among(
+        session, select(bundle).join(packed, packed.bundle_id == bundle.id), packed.adapter_id, adapters
     )
-    return [dict(found) for found in session.execute(query).mappings()]
+    found = {row.id: row for row, _ in lying}
+    return found | {row.id: row for row, _ in _among(session, select(bundle), bundle.fused_id, fused)}
 
 
-def _bundle_rows(session: Session, adapters: Select[int], fused: Select[int]) -> list[dict[str, Any]]:
-    row, packed = tables.Bundle, tables.BundleAdapter
-    holding = select(packed.bundle_id).where(packed.adapter_id.in_(adapters))
-    query = (
-        select(row.target, row.path, row.digest)
-        .where(or_(row.fused_id.in_(fused), row.id.in_(holding)))
-        .order_by(row.id)
+def _aliases(
+    session: Session, adapters: Mapping[int, Any], reasons: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    alias, task = tables.Alias, tables.Task
+    query = select(task.name, alias.name).join(task, task.id == alias.task_id)
+    found = sorted(tuple(row) for row in _among(session, query, alias.adapter_id, adapters))
+    return [
+        {"alias": f"{of}#{name}", "adapter": adapters[number].name, "yanked": reasons.get(number)}
+        for of, name, number in found
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdrawn:
+    """Why adapters, fused models and bundles are withdrawn, by the numbers of their rows."""
+
+    adapters: Mapping[int, str]
+    fused: Mapping[int, str]
+    bundles: Mapping[int, str]
+
+
+def _withdrawn(
+    session: Session,
+    adapters: Collection[int],
+    fused: Collection[int],
+    bundles: Mapping[int, tables.Bundle],
+) -> _Withdrawn:
+    """Look from what is yanked, since that is little."""
+    yank = tables.Yank
+    yanked = session.scalars(select(yank.adapter_id).where(yank.lifted_at.is_(None))).all()
+    if not yanked:
+        return _Withdrawn({}, {}, {})
+    own = adapter_reasons(session, [number for number in yanked if number in adapters])
+    return _Withdrawn(own, fused_reasons(session, fused), bundle_reasons(session, bundles.values()))
+
+
+def _deployments(
+    session: Session, adapters: Collection[int], fused: Collection[int], bundles: Collection[int]
+) -> list[dict[str, Any]]:
+    """Return what of these runs somewhere; there are fewer places than adapters, so one looks from there."""
+    row = tables.Deployment
+    running = session.scalars(select(row).where(row.ended_at.is_(None)).order_by(row.place, row.id))
+    reached = (
+        each
+        for each in running
+        if each.adapter_id in adapters or each.fused_id in fused or each.bundle_id in bundles
     )
-    return [dict(found) for found in session.execute(query).mappings()]
-
-
-def _alias_rows(session: Session, adapters: Select[int]) -> list[dict[str, Any]]:
-    alias, task, adapter = tables.Alias, tables.Task, tables.Adapter
-    query = (
-        select(task.name, alias.name, adapter.name)
-        .join(task, task.id == alias.task_id)
-        .join(adapter, adapter.id == alias.adapter_id)
-        .where(alias.adapter_id.in_(adapters))
-        .order_by(task.name, alias.name)
-    )
-    return [{"alias": f"{of}#{name}", "adapter": holds} for of, name, holds in session.execute(query)]
+    return views(session, list(reached))

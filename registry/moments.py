@@ -23,8 +23,8 @@ def parse_moment(text: str, *, end_of_day: bool = False) -> datetime:
         return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
     try:
         found = datetime.fromisoformat(stripped)
-    except ValueError as error:
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the year 1 with an offset lies before the first year
         raise BadInputError(
             f"{text[:40]!r} is not a moment", hint="write 2026-03-01 or 2026-03-01T12:00+00:00"
         ) from error
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)

@@ -304,11 +304,13 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
 
         return import_adapter(self.workspace, Path(folder), base=base)
 
-    def lineage(self, reference: str, *, up: bool = True, down: bool = True) -> Graph:
-        """Return what a thing was made from and what was made from it."""
+    def lineage(
+        self, reference: str, *, up: bool = True, down: bool = True, complete: bool = False
+    ) -> Graph:
+        """Return what a thing was made from and what was made from it; see `fusery.registry.lineage.trace`."""
         from .lineage import trace
 
-        return trace(self.workspace, reference, up=up, down=down)
+        return trace(self.workspace, reference, up=up, down=down, complete=complete)
 
     def impact(self, subject: str) -> Impact:
         """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.impact.impact`."""

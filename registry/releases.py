@@ -25,17 +25,17 @@ class Releases:
 
         return set_alias(self.workspace, reference, alias, reason=reason)
 
-    def remove_alias(self, alias: str, *, reason: str = "") -> dict[str, Any]:
-        """Take an alias away from what it holds."""
+    def remove_alias(self, alias: str, *, reason: str = "", emergency: bool = False) -> dict[str, Any]:
+        """Take an alias away from what it holds; see `fusery.registry.aliases.remove_alias`."""
         from .aliases import remove_alias
 
-        return remove_alias(self.workspace, alias, reason=reason)
+        return remove_alias(self.workspace, alias, reason=reason, emergency=emergency)
 
-    def roll_back(self, alias: str, *, reason: str = "") -> dict[str, Any]:
-        """Give an alias back to the adapter that held it before."""
+    def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> dict[str, Any]:
+        """Give an alias back to the adapter that held it before; see `fusery.registry.aliases.roll_back`."""
         from .aliases import roll_back
 
-        return roll_back(self.workspace, alias, reason=reason)
+        return roll_back(self.workspace, alias, reason=reason, emergency=emergency)
 
     def aliases(self, task: str | None = None) -> Rows:
         """Return the aliases and what they hold."""
@@ -45,7 +45,7 @@ class Releases:
 
     def alias(self, alias: str, *, at: str | None = None) -> dict[str, Any]:
         """Return what an alias holds, or held at a date."""
-        from .aliases import show_alias
+        from .alias_times import show_alias
 
         return show_alias(self.workspace, alias, at=at)
 

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from fusery.storage.errors import StoreDeniedError
 
+from .actors import actor_of
 from .errors import BadInputError
 from .plaintext import is_keepable
 
@@ -158,8 +159,8 @@ class Settings(BaseSettings):
 
     @property
     def actor(self) -> str:
-        """The name that records carry as `created_by`."""
-        return self.user or _user()
+        """The name that records carry as `created_by`: the one that was set, or account and machine, or who started CI."""
+        return self.user or actor_of(os.environ, _user())
 
     def origin(self, field: str) -> str:
         """Return where a field's value came from: `environment`, `config.toml` or `default`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,16 @@ class Upkeep:
 
         return audit_all(self.workspace, **options)
 
-    def audit_chain(self) -> Report:
-        """Follow the chain of the log alone; see `fusery.registry.audit.audit.audit_chain`."""
+    def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
+        """Follow the chain of the log alone, up to anchors; see `fusery.registry.audit.audit.audit_chain`."""
         from .audit import audit_chain
 
-        return audit_chain(self.workspace)
+        return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
+
+    def audit_rebuild(
+        self, references: tuple[str, ...] = (), *, say: Callable[[str], None] = lambda _: None
+    ) -> Report:
+        """Make fused models again and compare; see `fusery.registry.audit.audit.audit_rebuild`."""
+        from .audit import audit_rebuild
+
+        return audit_rebuild(self.workspace, references, say=say)

@@ -59,6 +59,7 @@ class Workspace:
         except BaseException:
             database.close()
             raise
+        database.actor = self.actor
         return database
 
     @property
@@ -136,6 +137,7 @@ class Workspace:
 
         self._make_folders()
         database = self.__dict__.setdefault("database", Database.open(self.settings.database))
+        database.actor = self.actor
         if explicit and state(database).status == "empty":
             upgrade(database)
         require(database, may_create=True)

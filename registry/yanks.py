@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from . import events, tables
+from .deployments import deployments_of
 from .errors import BadInputError
 from .resolve import fused_from, resolve_adapter
 
@@ -20,7 +21,7 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
 
     Returns:
         `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what was made with it and is still about: `aliases`,
-        `fused` (keys) and `bundles` (`target`, `path`, `digest`).
+        `fused` (keys), `bundles` (`target`, `path`, `digest`) and `deployments` (as `deploy list` has them).
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -89,15 +90,21 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     aliases = session.scalars(
         select(tables.Alias).where(tables.Alias.adapter_id == adapter.id).order_by(tables.Alias.name)
     )
-    bundles = session.scalars(
-        select(tables.Bundle)
-        .where(tables.Bundle.adapters.any(tables.Adapter.id == adapter.id))
-        .order_by(tables.Bundle.id)
+    fused = list(session.scalars(fused_from(adapter)))
+    bundle = tables.Bundle
+    holding = or_(
+        bundle.adapters.any(tables.Adapter.id == adapter.id),
+        bundle.fused_id.in_([made.id for made in fused]),  # of a sum, a bundle names the first adapter only
     )
+    bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
     return {
         "aliases": [f"{alias.task.name}#{alias.name}" for alias in aliases],
-        "fused": [fused.key for fused in session.scalars(fused_from(adapter))],
-        "bundles": [
-            {"target": bundle.target, "path": bundle.path, "digest": bundle.digest} for bundle in bundles
-        ],
+        "fused": [made.key for made in fused],
+        "bundles": [{"target": row.target, "path": row.path, "digest": row.digest} for row in bundles],
+        "deployments": deployments_of(
+            session,
+            adapters=[adapter.id],
+            fused=[made.id for made in fused],
+            bundles=[row.id for row in bundles],
+        ),
     }

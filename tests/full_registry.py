@@ -11,7 +11,8 @@ from sqlalchemy import insert, select
 
 from fusery.registry import Registry, tables
 from fusery.registry.backup.contents import all_tables
-from fusery.registry.backup.rows import kind_of
+from fusery.registry.database import sealing
+from fusery.registry.tables.values import kind_of
 
 _MADE_UP: dict[str, Any] = {
     "moment": datetime(2026, 1, 15, 12, 30, 59, 123456, UTC),
@@ -46,8 +47,16 @@ def fill(registry: Registry, tiny_base: Path, folder: Path) -> Registry:
     with registry.workspace.database.write() as session:
         for table in all_tables():
             if session.execute(select(table).limit(1)).first() is None:
-                session.execute(insert(table).values(_row(session, table)))
+                _insert(session, table)
     return registry
+
+
+def _insert(session: Any, table: Any) -> None:
+    row = _row(session, table)
+    session.execute(insert(table).values(row))
+    if table.name in sealing.OWNERS:
+        kind, column = sealing.OWNERS[table.name]
+        sealing.touch(session, kind.name, [row[column]])
 
 
 def _row(session: Any, table: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Garbage is not a problem: an interrupted command may leave part files, blobs tha
 out, and none of them can be taken for a record.  They are counted as notes, for the collector to remove.
 """
 
-from .audit import audit, audit_chain
+from .audit import audit, audit_chain, audit_rebuild
 from .report import Problem, Repair, Report
 
-__all__ = ["Problem", "Repair", "Report", "audit", "audit_chain"]
+__all__ = ["Problem", "Repair", "Report", "audit", "audit_chain", "audit_rebuild"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checks import check_blobs, check_events, check_folder, note_garbage
+from .checks import check_blobs, check_events, check_folder, check_sealed, note_garbage
 from .holdings import holdings
 from .report import Report
 
@@ -43,7 +43,7 @@ def audit(
     """
     report = Report()
     with workspace.database.read() as session:
-        found = list(holdings(session, workspace, references))
+        found = list(holdings(session, workspace, references, report))
     seen: set[tuple[str, int]] = set()
     for holding in found:
         say(f"{holding.kind} {holding.name}")
@@ -61,12 +61,48 @@ def audit(
         repair_all(workspace, report, copies, say)
     if not references:
         check_events(workspace, report)
+        check_sealed(workspace, report)
         note_garbage(workspace, report)
     return report
 
 
-def audit_chain(workspace: Workspace) -> Report:
-    """Follow the chain of the log alone: every entry against its hash and the one before, and the log's own guards."""
+def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequence[Path] = ()) -> Report:
+    """Follow the chain of the log alone: every entry against its hash and the one before, and the log's own guards.
+
+    Args:
+        workspace: the registry's parts.
+        anchors: documents of `fusery anchor`; the log must still have the entry of each.
+        keys: PEM files of public keys, one of which has to have signed each anchor.
+
+    Raises:
+        BadSignatureError: an anchor cannot be read, or none of the keys signed it.
+    """
+    from ..signing.anchor import read_anchor
+    from .anchored import check_anchor
+
     report = Report()
+    for place in anchors:
+        check_anchor(workspace, read_anchor(place, keys), place.name, report, checked=bool(keys))
     check_events(workspace, report)
+    return report
+
+
+def audit_rebuild(
+    workspace: Workspace, references: tuple[str, ...] = (), *, say: Callable[[str], None] = lambda _: None
+) -> Report:
+    """Make fused models again, all or those that references name or led to, and hold them against the record.
+
+    Raises:
+        UnknownReferenceError: a reference names nothing.
+    """
+    from .rebuild import rebuild
+
+    report = Report()
+    for one in rebuild(workspace, references, say=say):
+        report.checked["fused"] += 1
+        report.rebuilt.append(one)
+        if one.verdict == "different":
+            report.add("rebuild_differs", one.name, one.message)
+        elif one.verdict == "not-rebuilt":
+            report.notes.append(f"{one.name} could not be made again: {one.message}")
     return report

@@ -15,6 +15,7 @@ from ..architecture import WEIGHTS
 from ..database.guards import missing_guards
 from . import dependants
 from .holdings import Holding
+from .records import check_records, count_records
 from .report import Damage, Report
 
 if TYPE_CHECKING:
@@ -137,6 +138,14 @@ def check_events(workspace: Workspace, report: Report) -> None:
                 f"trigger {name}",
                 f"the trigger {name}, which keeps the log append-only, is gone",
             )
+
+
+def check_sealed(workspace: Workspace, report: Report) -> None:
+    """Hold every record against its seal in the log."""
+    with workspace.database.read() as session:
+        report.checked["record"] = count_records(session)
+        for found in check_records(session):
+            report.add(found.code, found.subject, found.message)
 
 
 def note_garbage(workspace: Workspace, report: Report) -> None:

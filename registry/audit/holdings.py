@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..resolve import resolve_any
+from .report import Report
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+
+_BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,25 @@ class Holding:
     file: Path | None = None
 
 
-def holdings(session: Session, workspace: Workspace, references: tuple[str, ...]) -> Iterator[Holding]:
+def holdings(
+    session: Session, workspace: Workspace, references: tuple[str, ...], report: Report
+) -> Iterator[Holding]:
     """Yield all records, or those that references name with the bases and adapters they came from.
+
+    Args:
+        session: of any transaction.
+        workspace: the registry's parts.
+        references: adapters, bases and fused artifacts; none for everything.
+        report: told, without references, of records in which a value is none of its column's.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
     """
     if not references:
         for table in (tables.BaseModel, tables.Calibration, tables.Adapter, tables.Fused, tables.Bundle):
-            for row in session.scalars(select(table).order_by(table.id)):
-                yield _holding(row, workspace)
+            numbers = session.scalars(select(table.id).order_by(table.id)).all()
+            for start in range(0, len(numbers), _BATCH):
+                yield from _all(session, workspace, table, numbers[start : start + _BATCH], report)
         return
     rows: dict[tuple[str, str], Any] = {}
     for reference in references:
@@ -61,6 +74,31 @@ def holdings(session: Session, workspace: Workspace, references: tuple[str, ...]
         rows |= {(type(row).__name__, row.digest): row for row in chain}
     for row in rows.values():
         yield _holding(row, workspace)
+
+
+def _all(
+    session: Session, workspace: Workspace, table: Any, numbers: Sequence[int], report: Report
+) -> Iterator[Holding]:
+    try:
+        found = [
+            _holding(row, workspace)
+            for row in session.scalars(select(table).where(table.id.in_(numbers)).order_by(table.id))
+        ]
+    except (ValueError, TypeError, LookupError, FuseryError) as error:
+        if len(numbers) == 1:
+            session.expunge_all()
+            name = f"row {numbers[0]} of {table.__tablename__}"
+            report.add(
+                "record_unreadable",
+                name,
+                f"{name} cannot be read: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}",
+            )
+            return
+        middle = len(numbers) // 2
+        yield from _all(session, workspace, table, numbers[:middle], report)
+        yield from _all(session, workspace, table, numbers[middle:], report)
+    else:
+        yield from found
 
 
 def _holding(row: Any, workspace: Workspace) -> Holding:

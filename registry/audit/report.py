@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
+
+if TYPE_CHECKING:
+    from .rebuild import Rebuilt
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Report:
         repaired: what was not, and is now.
         quarantined: names of damaged blobs that were put aside in the store, now or earlier.
         notes: what is worth knowing and harms nobody.
+        rebuilt: the fused models that were made again, and what that has shown.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
@@ -91,6 +95,12 @@ class Report:
     repaired: list[Repair] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rebuilt: list[Rebuilt] = field(default_factory=list)
+
+    @property
+    def inconclusive(self) -> bool:
+        """A fused model could not be made again, so nothing is known of it."""
+        return any(one.verdict == "not-rebuilt" for one in self.rebuilt)
 
     @property
     def ok(self) -> bool:
@@ -118,4 +128,5 @@ class Report:
             "repaired": [repair.to_dict() for repair in self.repaired],
             "quarantined": self.quarantined,
             "notes": self.notes,
+            "rebuilt": [one.to_dict() for one in self.rebuilt],
         }

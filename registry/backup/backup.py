@@ -26,11 +26,11 @@ from ..database.intents import Intents
 from ..database.schema import HEAD
 from ..errors import DatabaseUnavailableError
 from ..events import FIRST_PREVIOUS
+from ..tables.values import kind_of
 from .catalogue import BLOBS, Catalogue, File, line_of
 from .contents import LEASE, all_tables, needed_blobs, table_rows
 from .errors import BackupError
 from .places import carry, each, open_place
-from .rows import kind_of
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress

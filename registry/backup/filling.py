@@ -17,6 +17,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import events, tables
 from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
+from ..upgrade import seal_older
 from .catalogue import BLOBS, File
 from .contents import all_tables
 from .errors import NotEmptyError
@@ -48,6 +49,7 @@ def fill(
     store_id: str,
     generations: Mapping[Digest, int],
     stored: AbstractSet[Digest],
+    actor: str,
 ) -> None:
     """Insert all rows, at the revision that the backup is of, and go up to this program's.
 
@@ -57,6 +59,7 @@ def fill(
         store_id: that of the store which the bytes are in now.
         generations: of each blob, in that store.
         stored: the blobs that are in it.
+        actor: who restores.
 
     Raises:
         BackupError: the rows cannot be right; nothing may be committed.
@@ -81,6 +84,7 @@ def fill(
         _require_log(session, found)
         _require_lists(session, found)
         _require_blobs(session, found, stored)
+        seal_older(session, found.catalogue.schema, actor=actor)
 
 
 def _clear(connection: Connection) -> None:

@@ -102,7 +102,14 @@ def restore(
             say("writing the database")
             database.make_folder()
             with database.schema_change() as connection:
-                fill(connection, found, store_id=store_id, generations=generations, stored=set(blobs))
+                fill(
+                    connection,
+                    found,
+                    store_id=store_id,
+                    generations=generations,
+                    stored=set(blobs),
+                    actor=workspace.actor,
+                )
     finally:
         database.close()
     _finish(workspace)

@@ -6,23 +6,18 @@ Columns have one of a few kinds, which the backup names: it can be read by a ver
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     Column,
     Date,
     Double,
-    Float,
-    Integer,
     String,
     Table,
-    TypeDecorator,
     types,
 )
 from sqlalchemy.orm import Session
@@ -30,41 +25,13 @@ from sqlalchemy.sql import ColumnElement, collate, column, select, table
 
 from ..plaintext import is_keepable
 from ..tables.record import DOCUMENT, UtcDateTime
+from ..tables.values import kind_of, to_json
 
 Row = dict[str, Any]
 
 _WIDEST = 2**63
-_LARGEST = int(sys.float_info.max)
-_PLAIN = 1e16  # from here on Python writes a float with an exponent, and PostgreSQL hands it back as a whole number
 _BATCH = 1000
 _MARKS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-def kind_of(one: Column[Any]) -> str:
-    """Return the kind of a column.
-
-    Raises:
-        TypeError: it has a type that backups know no form for.
-    """
-    kind = one.type
-    if isinstance(kind, TypeDecorator) and not isinstance(kind, UtcDateTime):
-        kind = kind.impl_instance
-    match kind:
-        case UtcDateTime():
-            return "moment"
-        case Boolean():
-            return "boolean"
-        case Integer():
-            return "integer"
-        case Float():
-            return "number"
-        case Date():
-            return "date"
-        case JSON():
-            return "document"
-        case String():
-            return "text"
-    raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
 
 
 _TYPES: Mapping[str, Callable[[], types.TypeEngine[Any]]] = {
@@ -99,22 +66,6 @@ def _ordered(one: Column[Any], session: Session) -> ColumnElement[Any]:
     return collate(one, "C") if text else one
 
 
-def to_json(kind: str, value: Any) -> Any:
-    """Return the JSON form of a value, from which `from_json` makes the same value again."""
-    if value is None:
-        return None
-    match kind:
-        case "moment":
-            return value.astimezone(UTC).isoformat(timespec="microseconds")
-        case "date":
-            return value.isoformat()
-        case "number":
-            return float(value) if math.isfinite(value) else str(float(value))
-        case "document":
-            return _settled(value)
-    return value
-
-
 def from_json(kind: str, value: Any) -> Any:
     """Return a value for the database.
 
@@ -144,18 +95,3 @@ def from_json(kind: str, value: Any) -> Any:
         case "document" if is_keepable(value):
             return value
     raise ValueError(f"not a value of the kind {kind}")
-
-
-def _settled(value: Any) -> Any:
-    """Return a document with its numbers as PostgreSQL hands them back, so that both databases give the same text."""
-    if isinstance(value, dict):
-        return {key: _settled(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_settled(part) for part in value]
-    if isinstance(value, float):
-        if value == 0:
-            return 0.0
-        return int(value) if _PLAIN <= abs(value) < _WIDEST else value
-    if isinstance(value, int) and _WIDEST <= abs(value) <= _LARGEST and float(value) == value:
-        return float(value)
-    return value

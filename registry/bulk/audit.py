@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..audit.checks import blob_states, check_events, check_folder, note_garbage, trouble_of
+from ..audit.checks import blob_states, check_events, check_folder, check_sealed, note_garbage, trouble_of
 from ..audit.holdings import Holding, holdings
 from ..audit.report import Damage, Report
 from .executor import Threads, Workers
@@ -80,7 +80,7 @@ def audit_all(
     store = str(workspace.store.identify())
     report = Report()
     with workspace.database.read() as session:
-        found = list(holdings(session, workspace, ()))
+        found = list(holdings(session, workspace, (), report))
     for holding in found:
         report.checked[holding.kind] += 1
         if holding.manifest.digest != holding.digest:
@@ -98,6 +98,7 @@ def audit_all(
 
         repair_all(workspace, report, tuple(copies), say)
     check_events(workspace, report)
+    check_sealed(workspace, report)
     note_garbage(workspace, report)
     if tally.skipped:
         report.notes.append(

@@ -16,7 +16,7 @@ from ..serving.document import read_document
 from ..serving.errors import DocumentError
 from .choices import Choices
 from .layout import Layout, LayoutError, model_layout
-from .record import bundle_record, provenance_part, record_bytes
+from .record import bundle_record, provenance_part, sealed_bytes
 from .rendering import package_files, render, resource
 from .source import BundleSource
 from .writing import BundleFolder
@@ -37,7 +37,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write("requirements.txt", resource("server_requirements.txt"))
     bundle.write("serving.json", json.dumps(serving_document(source, record), indent=2).encode() + b"\n")
     bundle.write("README.md", render("adapters_readme.md.j2", **readme_values(source, record)))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[str, Any]:

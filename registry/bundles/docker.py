@@ -12,7 +12,7 @@ from .card import card_values
 from .choices import Choices
 from .layout import Layout, LayoutError, model_layout
 from .model import write_model
-from .record import bundle_record, provenance_part, record_bytes
+from .record import bundle_record, provenance_part, sealed_bytes
 from .rendering import render, resource, server_files
 from .source import BundleSource
 from .writing import BundleFolder
@@ -58,7 +58,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write("compose.yaml", render("compose.yaml.j2", tag=image_tag(source.name)))
     bundle.write(".dockerignore", resource("dockerignore.txt"))
     bundle.write("README.md", render("docker_readme.md.j2", name=source.name, tag=image_tag(source.name)))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def check(folder: Path) -> Layout:

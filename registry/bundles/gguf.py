@@ -8,7 +8,7 @@ from .card import card_values
 from .choices import Choices
 from .gguf_files import gguf_layout, write_model
 from .layout import Layout
-from .record import bundle_record, record_bytes
+from .record import bundle_record, sealed_bytes
 from .rendering import render
 from .source import BundleSource
 from .writing import BundleFolder
@@ -25,7 +25,7 @@ def write_fused(source: BundleSource, bundle: BundleFolder, choices: Choices, ta
     file = write_model(source, bundle, record, choices.gguf_type)
     values = {"name": source.name, "file": file, "adapters": [], "lineage": card_values(record)["lineage"]}
     bundle.write("README.md", render("llamacpp_readme.md.j2", **values))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def check(folder: Path) -> Layout:

@@ -21,7 +21,7 @@ from .choices import Choices
 from .curve_picture import CURVE, curve_svg
 from .layout import Layout, LayoutError, model_layout
 from .model import own_files
-from .record import bundle_record, provenance_part, record_bytes
+from .record import bundle_record, provenance_part, sealed_bytes
 from .source import BundledAdapter, BundleSource
 from .writing import BundleFolder
 
@@ -69,7 +69,7 @@ def _write_adapter(
     if picture := curve_svg(facts.get("curve")):
         bundle.write(CURVE, picture)
     record["adapters"] = [{**record["adapters"][0], "path": ".", "files": written}]
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def check(folder: Path) -> Layout:

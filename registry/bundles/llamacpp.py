@@ -8,7 +8,7 @@ from .choices import Choices
 from .gguf import write_fused
 from .gguf_files import BASE, gguf_layout, write_base_and_adapters
 from .layout import Layout
-from .record import bundle_record, record_bytes
+from .record import bundle_record, sealed_bytes
 from .rendering import render
 from .servers import facts_of, written_adapters
 from .source import BundleSource
@@ -25,7 +25,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     record = written_adapters(record, bundle)
     values = {"name": source.name, "file": BASE, "adapters": facts_of(record), "names": names, "lineage": []}
     bundle.write("README.md", render("llamacpp_readme.md.j2", **values))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def check(folder: Path) -> Layout:

@@ -18,7 +18,7 @@ from ..errors import BadInputError
 from ..renderings.peft_folder import sort_tensors
 from .choices import Choices
 from .layout import Layout, LayoutError
-from .record import bundle_record, record_bytes
+from .record import bundle_record, sealed_bytes
 from .rendering import render
 from .servers import (
     Served,
@@ -60,7 +60,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
         "first": served[0].adapter.name,
     }
     bundle.write("README.md", render("lorax_readme.md.j2", **values))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def check(folder: Path) -> Layout:

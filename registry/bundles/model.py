@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fusery.storage.digest import digest_bytes
+from fusery.storage.manifest import FileEntry
+
 from .card import card_values
 from .card_template import render_card
 from .choices import Choices
 from .curve_picture import CURVE, curve_svg
 from .layout import Layout, model_layout
-from .record import bundle_record, provenance_part, record_bytes
+from .record import bundle_record, provenance_part, sealed_bytes
 from .source import BundleSource
 from .writing import BundleFolder, Sink
 
@@ -33,10 +36,11 @@ def own_files(source: BundleSource, choices: Choices, *, target: str = "model") 
     """Return what a bundle adds to a fused model's files: its record, its card and the picture of its curve."""
     record = bundle_record(source, target, ".")
     card = render_card(card_values(record, base_name=choices.base_name), choices.card)
-    own = {"fusery.json": record_bytes(record), "README.md": card}
+    own = {"README.md": card}
     if picture := curve_svg(provenance_part(record["provenance"], "adapter").get("curve")):
         own[CURVE] = picture
-    return own
+    made = [FileEntry(name, len(content), digest_bytes(content)) for name, content in own.items()]
+    return {"fusery.json": sealed_bytes(record, [*source.fused.manifest, *made]), **own}
 
 
 def check(folder: Path) -> Layout:

@@ -25,7 +25,7 @@ from .curve_picture import CURVE
 from .docker import image_tag, spdx
 from .layout import Layout, LayoutError
 from .model import own_files
-from .record import bundle_record, provenance_part, record_bytes
+from .record import bundle_record, provenance_part, sealed_bytes
 from .rendering import render
 from .source import BundleSource, Files
 from .writing import FILE_MODE, BundleFolder
@@ -62,7 +62,8 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write("index.json", document(image_index(manifest, tag)))
     bundle.write("oci-layout", document({"imageLayoutVersion": "1.0.0"}))
     bundle.write("README.md", render("oci_readme.md.j2", name=source.name, tag=tag))
-    bundle.write("fusery.json", record_bytes({**record, "manifest": str(digest_bytes(manifest))}))
+    record["manifest"] = str(digest_bytes(manifest))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def _copy_blobs(files: Files, bundle: BundleFolder, choices: Choices) -> None:

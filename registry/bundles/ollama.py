@@ -15,7 +15,7 @@ from .card import card_values
 from .choices import Choices
 from .gguf_files import BASE, gguf_layout, write_base_and_adapters, write_model
 from .layout import Layout, LayoutError
-from .record import bundle_record, record_bytes
+from .record import bundle_record, sealed_bytes
 from .rendering import render
 from .servers import facts_of, written_adapters
 from .source import BundleSource
@@ -44,7 +44,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     models = {file: model_name(name) for file, name in files.items()}
     values = {"name": source.name, "models": models, "adapters": facts_of(record), "lineage": lineage}
     bundle.write("README.md", render("ollama_readme.md.j2", **values))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def model_name(name: str) -> str:

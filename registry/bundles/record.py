@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from fusery.storage.manifest import Manifest
+from fusery.storage.digest import digest_bytes
+from fusery.storage.manifest import FileEntry, Manifest
 
 from ..errors import BadInputError
 from .source import BundledAdapter, BundleSource
 
+RECORD = "fusery.json"
+"""The file that a whole bundle has; at a URL it is written last."""
+
 BUNDLE_FORMAT = "fusery.bundle.v1"
 """Name and version of the form of `fusery.json`."""
+
+CHECKSUM = "checksum"
+"""Key of the SHA-256 of the rest of a document: it shows an accident, and proves nothing about who wrote it."""
 
 _LOCAL = re.compile(r"/|~[^/]*/|file:|\\\\|[A-Za-z]:[\\/]")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
@@ -68,6 +75,24 @@ def record_bytes(record: Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInputError(f"the provenance of {record['name']} is not plain JSON: {error}") from error
     return text.encode("ascii") + b"\n"
+
+
+def sealed_bytes(record: Mapping[str, Any], others: Iterable[FileEntry]) -> bytes:
+    """Return a document that also lists what lies beside it, and has a checksum of its own.
+
+    Write it when everything else of the bundle is known: `verify` takes what is not listed for added.
+
+    Args:
+        record: from `bundle_record`.
+        others: every other file of the bundle, by its path from the document's folder; they become `contents`.
+    """
+    whole = {**record, "contents": [entry.to_dict() for entry in Manifest.of(others)]}
+    return record_bytes({**whole, CHECKSUM: checksum_of(whole)})
+
+
+def checksum_of(record: Mapping[str, Any]) -> str:
+    """Return the checksum of a document: of all of it but the checksum."""
+    return digest_bytes(record_bytes({key: value for key, value in record.items() if key != CHECKSUM}))
 
 
 def provenance_part(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any]:

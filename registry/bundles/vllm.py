@@ -16,7 +16,7 @@ from .card import card_values
 from .choices import Choices
 from .layout import Layout, LayoutError, model_layout
 from .model import write_model
-from .record import bundle_record, record_bytes
+from .record import bundle_record, sealed_bytes
 from .rendering import render, resource
 from .servers import (
     Served,
@@ -57,7 +57,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     write_model(source, bundle, choices, under="model/")
     bundle.write("serve.sh", render("vllm_serve.sh.j2", name=source.name, base=None, adapters=[], rank=None))
     bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, None, None)))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def _write_adapters(source: BundleSource, bundle: BundleFolder, base: str) -> None:
@@ -78,7 +78,7 @@ def _write_adapters(source: BundleSource, bundle: BundleFolder, base: str) -> No
     )
     bundle.write("vllm.env", resource("vllm.env.txt"))
     bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, base, rank)))
-    bundle.write("fusery.json", record_bytes(record))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
 def _require_adaptable(served: Served, base: Architecture) -> None:

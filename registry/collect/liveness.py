@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..database import Database
 from ..database.owner import Owner
+from ..database.sealing import touch
 from ..tables import Blob, Intent, Manifest, ManifestFile, Tensor
 
 _BATCH = 500
@@ -76,6 +77,7 @@ def drop_orphans(database: Database) -> None:
         with database.write() as session:
             # Somebody may have come to need one meanwhile.
             numbers = list(session.scalars(select(Manifest.id).where(Manifest.id.in_(batch), orphan)))
+            touch(session, "manifest", numbers)
             for part in (ManifestFile, Tensor):
                 session.execute(delete(part).where(part.manifest_id.in_(numbers)))
             session.execute(delete(Manifest).where(Manifest.id.in_(numbers)))

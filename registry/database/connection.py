@@ -10,18 +10,17 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, Float, make_url, select
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import BadInputError, DatabaseUnavailableError, MissingExtraError, SchemaError
+from . import clock
 from .engine import make_engine
 from .filesystems import network_file_system
 from .outages import explain, is_outage, is_transient
@@ -34,30 +33,13 @@ _ATTEMPTS = 4
 _SECRET = re.compile(r"pass|secret|token|credential", re.IGNORECASE)
 
 
-class _Clock(FunctionElement[float]):
-    """Seconds since 1970 on the database's clock, at the moment the statement runs."""
-
-    type = Float()
-    inherit_cache = True
-
-
-@compiles(_Clock, "sqlite")
-def _clock_sqlite(element: _Clock, compiler: SQLCompiler, **_: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
-
-
-@compiles(_Clock, "postgresql")
-def _clock_postgresql(element: _Clock, compiler: SQLCompiler, **_: Any) -> str:
-    # now() would be the transaction's start, which may lie behind a long wait for a lock.
-    return "CAST(extract(epoch from clock_timestamp()) AS double precision)"
-
-
 class Database:
     """One SQLite file or PostgreSQL database.  Nothing is connected, and no file made, before the first transaction.
 
     Attributes:
         path: the file of an SQLite database, else None.
         dialect: `sqlite` or `postgresql`.
+        actor: under whose name changes are logged that no use case tells of.
     """
 
     def __init__(self, engine: Engine, *, timeout: float) -> None:
@@ -65,6 +47,7 @@ class Database:
         self._engine = engine
         self._timeout = timeout
         self._answered = False
+        self.actor = "fusery"
         self.dialect = engine.dialect.name
         self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
 
@@ -149,7 +132,7 @@ class Database:
             try:
                 with self._start(lambda: self._begun("write")) as session:
                     done = work(session)
-                    session.commit()
+                    self._commit(session)
                     return done
             except DBAPIError as error:
                 if attempt == _ATTEMPTS or not self._may_pass(error):
@@ -177,12 +160,12 @@ class Database:
     @staticmethod
     def clock() -> FunctionElement[float]:
         """Return the SQL expression for seconds since 1970 on the database's own clock."""
-        return _Clock()
+        return clock.Clock()
 
     @staticmethod
     def utcnow(session: Session) -> datetime:
         """Return the time of the database's clock, aware and in UTC."""
-        return datetime.fromtimestamp(session.scalars(select(_Clock())).one(), UTC)
+        return clock.utcnow(session)
 
     def close(self) -> None:
         """Close all connections.  The database may be used again afterwards."""
@@ -192,7 +175,16 @@ class Database:
     def _session(self, purpose: str) -> Iterator[Session]:
         with self._explained(), self._start(lambda: self._begun(purpose)) as session:
             yield session
-            session.commit()
+            if purpose == "write":
+                self._commit(session)
+            else:
+                session.commit()
+
+    def _commit(self, session: Session) -> None:
+        from .log import conclude  # the tables: who only looks at the schema needs none
+
+        conclude(session, self.actor)
+        session.commit()
 
     def _begun(self, purpose: str) -> Session:
         session = Session(self._engine.execution_options(purpose=purpose), expire_on_commit=False)
@@ -201,6 +193,10 @@ class Database:
         except DBAPIError:
             session.close()
             raise
+        if purpose == "write":
+            from .sealing import watch
+
+            watch(session)
         return session
 
     def _connection(self, purpose: str) -> Connection:

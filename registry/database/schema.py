@@ -6,10 +6,12 @@ it does not know.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
 
 from ..errors import SchemaError
 from .connection import Database
@@ -73,8 +75,14 @@ def require(database: Database, *, may_create: bool) -> None:
     raise _refusal(found, database)
 
 
-def upgrade(database: Database) -> SchemaState:
+def upgrade(
+    database: Database, *, afterwards: Callable[[Session, str | None], None] = lambda session, since: None
+) -> SchemaState:
     """Bring the schema to the newest revision in one transaction; return the state before.
+
+    Args:
+        database: the database.
+        afterwards: what else is to be done in that transaction; told the revision before.
 
     Raises:
         SchemaError: the database is newer, or not fusery's; nothing was written.
@@ -92,6 +100,9 @@ def upgrade(database: Database) -> SchemaState:
             from alembic import command
 
             command.upgrade(_config(connection), HEAD)
+            with Session(bind=connection) as session:
+                afterwards(session, before.current)
+                session.flush()
     return before
 
 

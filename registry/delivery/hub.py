@@ -17,8 +17,9 @@ from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.manifest import Manifest
 from fusery.storage.secrets import remember, without_secrets
 
+from ..bundles.record import RECORD
 from ..errors import BadInputError, MissingExtraError
-from .place import RECORD, Place, Progress
+from .place import Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -22,8 +22,9 @@ from fusery.storage.publishing import link_exclusive, publish_folder, sync_file,
 from fusery.storage.stamps import is_dead, this_process
 
 from .. import tables
+from ..bundles.record import RECORD
 from ..errors import AlreadyExistsError, BadInputError
-from .place import RECORD, Place, Progress
+from .place import Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -15,10 +15,6 @@ from ..errors import AlreadyExistsError
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-RECORD = "fusery.json"
-"""The file that a whole bundle has; at a URL it is written last."""
-
-
 Progress = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from fusery.storage.locate import display_url, open_tree
 from fusery.storage.manifest import FileEntry, Manifest
 
+from ..bundles.record import RECORD
 from ..errors import BadInputError
 from ..tally import tally
-from .place import RECORD, Place, Progress
+from .place import Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

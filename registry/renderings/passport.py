@@ -6,17 +6,20 @@ A file of that name that was registered with the adapter is part of its digest: 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fusery.storage.manifest import Manifest
+from fusery.storage.digest import digest_bytes
+from fusery.storage.manifest import FileEntry, Manifest
 
 from ..adapter_files import METADATA
+from ..bundles.record import CHECKSUM
 from ..errors import BadInputError
 from ..names import parse_date
+from .documents import document_bytes
 from .render import Form
 
 FORMAT = "fusery.export.v1"
@@ -120,6 +123,7 @@ def passport(
     rendered: bool,
     files: Manifest,
     own: Path | None,
+    others: Iterable[FileEntry] = (),
 ) -> dict[str, Any]:
     """Return the document of `adapter_metadata.json`.
 
@@ -131,6 +135,7 @@ def passport(
         rendered: that is not the form in which it was registered.
         files: the two files of the form.
         own: the `adapter_metadata.json` that was registered with it.
+        others: what else lies in the folder; with the two files it becomes `contents`.
     """
     text = own.read_bytes().decode() if own else None
     written = json.loads(text) if text else {}
@@ -147,8 +152,17 @@ def passport(
         "parent": dict(parent) if parent else None,
         "facts": {key: view[key] for key in _ON_RECORD},
         "metadata": text,
+        "contents": [entry.to_dict() for entry in Manifest.of([*files, *others])],
     }
-    return {**written, **said, KEY: inner}
+    document = {**written, **said, KEY: inner}
+    inner[CHECKSUM] = checksum_of_passport(document)
+    return document
+
+
+def checksum_of_passport(document: Mapping[str, Any]) -> str:
+    """Return the checksum of an exported folder's document: of all of it but the checksum."""
+    inner = {key: value for key, value in document[KEY].items() if key != CHECKSUM}
+    return digest_bytes(document_bytes({**document, KEY: inner}))
 
 
 def read_passport(document: Mapping[str, Any], folder: Path) -> Passport:

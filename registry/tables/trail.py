@@ -98,7 +98,8 @@ class Yank(Record):
 class Event(Record):
     """One entry of the append-only log.
 
-    `hash` covers the entry and `previous`.  `detail` is the canonical JSON as text, because its bytes are hashed.
+    `hash` covers the entry and `previous`.  `detail` is the canonical JSON as text, because its bytes are hashed; so is
+    `seals`, the digests of the records that the transaction wrote (`database.sealing`), null where it wrote none.
     """
 
     __tablename__ = "event"
@@ -113,6 +114,7 @@ class Event(Record):
     subject_kind: Mapped[str] = mapped_column(String(20))
     subject: Mapped[str] = mapped_column(String(300))
     detail: Mapped[str] = mapped_column(Text)
+    seals: Mapped[str | None] = mapped_column(Text)
     previous: Mapped[str] = mapped_column(DIGEST)
     hash: Mapped[str] = mapped_column(DIGEST, unique=True)
 

@@ -11,6 +11,7 @@ from conftest_types import Fusery
 from databasefacts import all_rows, migrate_to
 
 from fusery.registry.database import Database, schema
+from fusery.storage.digest import digest_json
 
 OLDER = f"""\
 Error: the database is at 0001, this version of fusery needs {schema.HEAD}
@@ -36,6 +37,23 @@ def made_by_the_first_release(path: Path) -> None:
         assert database.execute("PRAGMA main.foreign_key_check").fetchall() == []
         database.commit()
     newer.unlink()
+    chain_without_seals(path)
+
+
+def chain_without_seals(path: Path) -> None:
+    """Write the hashes of the log as a release did that knew no seals."""
+    keys = ("seq", "at", "actor", "action", "subject_kind", "subject", "detail")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        previous = "0" * 64
+        for row in database.execute(f"SELECT {', '.join(keys)} FROM event ORDER BY seq").fetchall():
+            content = {**dict(zip(keys, row, strict=True)), "previous": previous}
+            content["at"] = f"{content['at'].replace(' ', 'T')}+00:00"
+            hashed = digest_json(content)
+            database.execute(
+                "UPDATE event SET previous = ?, hash = ? WHERE seq = ?", (previous, hashed, content["seq"])
+            )
+            previous = hashed
+        database.commit()
 
 
 @pytest.fixture

@@ -18,6 +18,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "materialize": ("materialize", "course_rec@1", "bundle", *KEEP, "--target", "docker", "--force"),
     "gc": ("gc", "--yes", "--grace", "0"),
     "push": ("push", "course_rec", "--fused"),
+    "deploy record": ("deploy", "record", "bundle", "eu/ranker", "--replace"),
+    "deploy end": ("deploy", "end", "lab"),
+    "sign": ("sign", "course_rec@1", "--key", "anna.pem"),
+    "trust add": ("trust", "add", "anna", "anna.pub", "--for", "*#prod"),
+    "rules set": ("rules", "set", "prod", "--val-loss-within", "0.5"),
+    "identify": ("identify", "bundle"),
+    "approve": ("approve", "course_rec@2", "prod"),
+    "promote": ("promote", "course_rec@2", "canary"),
 }
 """Name to words; where a push goes is added by `words_of`."""
 
@@ -51,7 +59,12 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
         ("fuse", "course_rec@1", *KEEP, "--publish", "full"),
         ("materialize", "course_rec@1", "bundle", *KEEP),
         ("alias", "set", "course_rec@1", "prod"),
+        ("deploy", "record", "course_rec@1", "eu/ranker"),
+        ("deploy", "record", "course_rec@1", "lab"),
+        ("trust", "keygen", "anna"),
+        ("rules", "set", "canary", "--admission", "no_errors"),
     )
+    os.environ["FUSERY_USER"] = "author"  # who may not approve
     for words in steps:
         assert run(list(words)) == 0, words
     leave_litter()

@@ -72,6 +72,16 @@ def records(registry: Registry) -> list[str]:
             lines.append(f"bundle {bundle.target} {bundle.digest}")
         for alias in session.scalars(select(tables.Alias)):
             lines.append(f"alias {alias.name} of adapter {alias.adapter_id}")
+        for signature in session.scalars(select(tables.Signature)):
+            lines.append(f"signature over {signature.subject_digest} by {signature.key_id}")
+        for key in session.scalars(select(tables.TrustedKey)):
+            lines.append(f"key {key.name} {key.key_id} for {key.aliases} {key.revoked_at}")
+        for rule in session.scalars(select(tables.AliasRule)):
+            lines.append(f"rules of {rule.task}#{rule.alias}: {rule.guarded} {rule.rules}")
+        for approval in session.scalars(select(tables.Approval)):
+            lines.append(
+                f"approval {approval.alias} of adapter {approval.adapter_id} {approval.withdrawn_at}"
+            )
     return sorted(lines)
 
 

@@ -124,7 +124,8 @@ def test_an_entry_of_a_transaction_that_failed_leaves_no_gap(database: Database)
         events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
         raise RuntimeError
     with database.write() as session:
-        assert events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann").seq == 3
+        event = events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
+    assert event.seq == 3
     assert problems(database) == []
 
 
@@ -153,8 +154,8 @@ def test_two_entries_cannot_have_one_number(database: Database) -> None:
     with pytest.raises(IntegrityError):
         tamper(
             database,
-            "INSERT INTO event SELECT seq, at, actor, action, subject_kind, subject, detail, "
-            "previous, 'other' FROM event WHERE seq = 2",
+            "INSERT INTO event (seq, at, actor, action, subject_kind, subject, detail, previous, hash) "
+            "SELECT seq, at, actor, action, subject_kind, subject, detail, previous, 'other' FROM event WHERE seq = 2",
         )
 
 
@@ -201,11 +202,11 @@ def test_whatever_is_recorded_is_read_back_and_verifies(
     database: Database, detail: dict[str, Any], subject: str, actor: str, at: datetime
 ) -> None:
     with database.write() as session:
-        seq = events.record(
+        recorded = events.record(
             session, action="a", kind="k", subject=subject, detail=detail, actor=actor, at=at
-        ).seq
+        )
     with database.read() as session:
         event = events.history(session)[-1]
-        assert (event.seq, event.subject, event.actor, event.at) == (seq, subject, actor, at)
+        assert (event.seq, event.subject, event.actor, event.at) == (recorded.seq, subject, actor, at)
         assert json.loads(event.detail) == json.loads(json.dumps(detail))
         assert list(events.verify_chain(session)) == []

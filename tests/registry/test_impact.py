@@ -34,7 +34,7 @@ def test_an_adapter_reaches_what_was_continued_from_it_and_sums_with_it(
     assert (found.kind, found.name, list(found.adapters)) == ("adapter", FIRST, [FIRST, SECOND])
     assert [row["adapter"] for row in found.fused] == ["other_v1_20260301"]
     assert [row["path"] for row in found.bundles] == [str((tmp_path / "out").resolve())]
-    assert found.aliases == [{"alias": "course_rec#prod", "adapter": SECOND}]
+    assert found.aliases == [{"alias": "course_rec#prod", "adapter": SECOND, "yanked": None}]
 
 
 def test_the_last_of_a_line_reaches_only_itself(family: Registry) -> None:
@@ -58,7 +58,17 @@ def test_the_number_of_queries_does_not_grow(family: Registry) -> None:
     for subject in ("adapter:course_rec@2", "base:tiny"):
         told.clear()
         family.impact(subject)
-        assert len([text for text in told if text.startswith(("SELECT", "WITH"))]) <= 10
+        assert len([text for text in told if text.startswith(("SELECT", "WITH"))]) <= 14
+
+
+def test_of_many_it_says_the_same(family: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds a few is looked up, what holds many is found by reading through everything."""
+    family.record_deployment("other@1", "eu/ranker")
+    family.yank("course_rec@1", reason="bad data")
+    subjects = ("base:tiny", "dataset:courses", "adapter:course_rec@2", "adapter:other@1")
+    few = [family.impact(subject).to_dict() for subject in subjects]
+    monkeypatch.setattr("fusery.registry.impact.MANY", 0)
+    assert [family.impact(subject).to_dict() for subject in subjects] == few
 
 
 @pytest.mark.parametrize("subject", ["tiny", "model:tiny", "base:", ":x", ""])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.fuse import FuseRequest
+
+KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
 def test_what_was_made_with_it_is_listed(stocked: Registry, tmp_path: Path) -> None:
@@ -61,3 +66,64 @@ def test_a_reason_is_needed(stocked: Registry) -> None:
         stocked.yank("course_rec@1", reason=" ")
     with pytest.raises(UnknownReferenceError):
         stocked.yank("course_rec@9", reason="x")
+
+
+def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
+    """By whichever way: as itself, as a part of a sum, in a bundle of several, in bulk."""
+    stocked.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
+    stocked.fuse("course_rec@1")
+    stocked.yank("course_rec@1", reason="wrong licence")
+    summed = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.5),))
+    ways: list[Callable[[], object]] = [
+        lambda: stocked.fuse("other@1", summed),
+        lambda: stocked.materialize("other@1", tmp_path / "sum", request=summed),
+        lambda: stocked.materialize(["other@1", "course_rec@1"], tmp_path / "both", target="adapters"),
+        lambda: stocked.materialize("course_rec@1", tmp_path / "own.tar.gz", target="archive"),
+        lambda: stocked.export("course_rec@1", tmp_path / "exported"),
+        lambda: stocked.set_alias("course_rec@1", "prod"),
+        lambda: stocked.bench("course_rec@1"),
+    ]
+    for way in ways:
+        with pytest.raises(BadInputError, match="was yanked by tester"):
+            way()
+    done = stocked.materialize_all(str(tmp_path / "all" / "{name}"), KEEP)
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
+        "course_rec_v2_20260201",
+        "other_v1_20260301",
+    ]
+    assert len(done.to_dict()["items"]) == 2
+    assert not [name for name in ("sum", "both", "own.tar.gz", "exported") if (tmp_path / name).exists()]
+
+
+def test_it_is_carried_to_another_registry_with_its_withdrawal(stocked: Registry, tmp_path: Path) -> None:
+    stocked.yank("course_rec@1", reason="wrong licence")
+    stocked.push("course_rec@1", tmp_path / "there")
+    with Registry.open(tmp_path / "there") as other:
+        assert other.show("course_rec@1")["yanked_reason"] == "wrong licence"
+        with pytest.raises(BadInputError, match="was yanked"):
+            other.fuse("course_rec@1")
+
+
+def test_what_exists_is_marked(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
+    stocked.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
+    summed = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.5),))
+    sum_bundle = stocked.materialize("other@1", tmp_path / "sum", request=summed)
+    stocked.set_alias("course_rec@1", "prod")
+    stocked.record_deployment(str(tmp_path / "sum"), "eu/ranker")
+    stocked.record_deployment("course_rec@1", "lab")
+    found = stocked.yank("course_rec@1", reason="bad data")
+    assert [row["digest"] for row in found["bundles"]] == [sum_bundle.manifest.digest]
+    assert [row["place"] for row in found["deployments"]] == ["eu/ranker", "lab"]
+    shown = stocked.show("other@1")
+    assert shown["yanked_reason"] is None and not shown["yanked"]
+    assert [row["yanked"] for row in shown["fused"]] == ["bad data"]
+    assert [row["yanked"] for row in shown["bundles"]] == ["bad data"]
+    assert [row["yanked"] for row in stocked.deployments()] == ["bad data", "bad data"]
+    assert [row["yanked"] for row in stocked.cache()["entries"]] == ["bad data"]
+    reached = stocked.impact("base:tiny")
+    assert reached.yanked == {"course_rec_v1_20260115": "bad data"}
+    for rows in (reached.fused, reached.bundles, reached.aliases, reached.deployments):
+        assert rows and {row["yanked"] for row in rows} == {"bad data"}
+    stocked.unyank("course_rec@1")
+    assert stocked.impact("base:tiny").yanked == {}
+    assert [row["yanked"] for row in stocked.cache()["entries"]] == [None]

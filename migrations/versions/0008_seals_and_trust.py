@@ -1,4 +1,4 @@
-"""Rules of aliases, approvals, keys that count, deployments, and tensors by what they hold.
+"""Seals of records; rules of aliases, approvals, keys that count, deployments; tensors by what they hold.
 
 Revision: 0008
 Revises: 0007
@@ -42,6 +42,8 @@ def indexes(table: str, *columns: str) -> None:
 
 
 def upgrade() -> None:
+    # Not as a batch: that makes the table anew, and loses the triggers that guard it.
+    op.add_column("event", sa.Column("seals", sa.Text(), nullable=True))
     create_alias_rule()
     create_approval()
     create_trusted_key()
@@ -52,6 +54,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("tensor", "deployment", "trusted_key", "approval", "alias_rule"):
         op.drop_table(table)
+    # Entries with seals no longer have the hash that is recorded of them: the chain says so from then on.
+    op.drop_column("event", "seals")
 
 
 def create_alias_rule() -> None:

@@ -1,0 +1,63 @@
+"""How long `alias show --at` takes in a registry with a year of moves: `python benchmarks/aliases.py`."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+EVENTS = 10_000
+ANSWERS = 2_000
+BOUND = 0.1
+"""Seconds for one answer, at most."""
+
+
+def main() -> int:
+    """Let a year pass in an embedded registry, ask at random moments; return 1 if one answer misses the bound."""
+    import aliasyear
+    import pytest
+    import tinymodels
+
+    from fusery.registry import Registry
+
+    with (
+        tempfile.TemporaryDirectory(prefix="fusery-aliases-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+        Registry.open(Path(folder, "home")) as registry,
+    ):
+        registry.init()
+        versions = aliasyear.stock(
+            registry, Path(folder, "adapters"), tinymodels.make_base(Path(folder, "base"), layers=1)
+        )
+        clock, random = aliasyear.Clock(), Random(7)
+        clock.put_in(patch)
+        year = aliasyear.Year(registry, versions, clock, seed=7)
+        year.live(EVENTS, batch=200)
+        busiest = max(year.aliases, key=lambda alias: len(year.aliases[alias].moves))
+        times, wrong = [], 0
+        for number in range(ANSWERS):
+            alias = busiest if number % 2 else random.choice(sorted(year.aliases))
+            moment = aliasyear.BEGIN + timedelta(seconds=random.randrange(365 * 86_400))
+            began = time.perf_counter()
+            found = registry.alias(alias, at=moment.isoformat())
+            times.append(time.perf_counter() - began)
+            expected = year.answer(alias, moment)
+            wrong += any(found[key] != expected[key] for key in expected)
+    median, worst = statistics.median(times), max(times)
+    moves = sum(len(held.moves) for held in year.aliases.values())
+    print(
+        f"{EVENTS:,} events, {moves:,} of them moves: {ANSWERS:,} answers, median {1000 * median:.1f} ms, "
+        f"worst {1000 * worst:.1f} ms, at most {1000 * BOUND:g} ms wanted, {wrong} wrong"
+    )
+    return int(worst > BOUND or wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

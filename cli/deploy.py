@@ -1,0 +1,96 @@
+"""`fusery deploy`: where things run, and where they ran when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell
+
+_PLACES = click.argument("places", metavar="PLACE...", nargs=-1, required=True)
+
+
+@click.group("deploy")
+def deploy_command() -> None:
+    """Record where something runs, and see what ran where at any date."""
+
+
+@command("record")
+@click.argument("reference", metavar="REF|BUNDLE")
+@click.argument("place", metavar="PLACE")
+@click.option("--note", default="", metavar="TEXT", help="A note for people.")
+@click.option("--replace", is_flag=True, help="What ran at PLACE until now does not any more.")
+def record_command(session: Session, reference: str, place: str, note: str, replace: bool) -> None:
+    """Say that an adapter, a fused model or a bundle runs at a place from now on.
+
+    BUNDLE is where it was written, or its digest.  PLACE is a name of yours: a host, a cluster and service.  Nothing is
+    deployed by this, it is written down: a pipeline says so after it has deployed.
+    """
+    view = session.registry.record_deployment(reference, place, note=note, replace=replace)
+
+    def human() -> None:
+        already = "" if view["changed"] else " already"
+        session.print(f"{cell(view['place'])} runs {_what(view)}{already}, since {view['at']}.")
+        for ended in view["ended"]:
+            session.print(f"  it no longer runs {_what(ended)}")
+        if view["yanked"] is not None:
+            session.say(f"That is yanked: {cell(view['yanked'])}")
+
+    session.emit(view, names=[view["id"]], human=human)
+
+
+@command("end")
+@_PLACES
+@click.option("--ref", "reference", metavar="REF|BUNDLE", help="Only this one of those that run there.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+def end_command(session: Session, places: tuple[str, ...], reference: str | None, reason: str) -> None:
+    """Say that nothing runs at a place any more, or one thing of several."""
+    ended = session.registry.end_deployments(places, reference=reference, reason=reason)
+
+    def human() -> None:
+        for view in ended:
+            session.print(f"{cell(view['place'])} no longer runs {_what(view)}.")
+
+    session.emit(ended, names=[view["id"] for view in ended], human=human)
+
+
+@command("list")
+@click.option("--at", metavar="DATE", help="What ran then; a day means its end, in UTC.")
+@click.option("--all", "every", is_flag=True, help="Also what was ended.")
+@click.option("--place", metavar="PLACE", help="Only there.")
+@click.option("--ref", "reference", metavar="REF|BUNDLE", help="Only this.")
+def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -> None:
+    """List what runs where, or ran at a date."""
+    if at is not None and every:
+        raise click.UsageError("--at and --all exclude each other.")
+    rows = session.registry.deployments(at=at, every=every, **chosen)
+
+    def human() -> None:
+        table = session.table("place", "runs", "digest", "since", "until", "by", "note", "")
+        for row in rows:
+            withdrawn = "" if row["yanked"] is None else f"yanked: {cell(row['yanked'])}"
+            table.add_row(
+                cell(row["place"]),
+                cell(_what(row)),
+                row["digest"][:12],
+                row["at"],
+                cell(row["ended_at"]),
+                cell(row["by"]),
+                cell(row["note"] or None),
+                withdrawn,
+            )
+        session.console.print(table)
+        if not rows:
+            session.say("Nothing is on record there. Hint: fusery deploy record REF PLACE")
+
+    session.emit(rows, names=[row["place"] for row in rows], human=human)
+
+
+def _what(view: dict[str, Any]) -> str:
+    return cell(f"{view['kind']} {view['name']}")
+
+
+for _made in (record_command, end_command, list_command):
+    deploy_command.add_command(_made)

@@ -1,0 +1,67 @@
+"""`fusery identify`: what a folder, an archive or a file is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell
+
+CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
+
+
+@command("identify")
+@click.argument("path", type=click.Path())
+@click.option(
+    "--strict", is_flag=True, help="Exit with 1 also if it was changed, or says something wrong of itself."
+)
+def identify_command(session: Session, path: str, strict: bool) -> int:
+    """Find out what a folder, an archive, a safetensors or GGUF file is, and what was changed in it.
+
+    First by what it says of itself, and whether that is so; then by digests of files, then by those of tensors, so that it
+    may be renamed, cut into other files, stripped of its metadata or converted.  What is on record is read once for that,
+    when it could be what was found.  Exit codes: 0 it is known, 1 it is unknown, 3 unknown, but something on record that
+    it could be is not here to be compared with.
+    """
+    from fusery.registry.identification import Begun
+
+    # Hashing begins before the registry is opened: the other core has nothing to do while libraries are imported.
+    begun = Begun(path)
+    try:
+        with session.progress("identifying") as progress:
+            result = session.registry.identify(begun, say=session.say, progress=progress)
+    finally:
+        begun.close()
+    found = result.to_dict()
+    names = [f"{match['kind']}:{match['name']}" for match in found["matches"]]
+    session.emit(found, names=names, human=lambda: _show(session, found))
+    return 1 if strict and found["verdict"] == "known" and not found["intact"] else CODES[found["verdict"]]
+
+
+def _show(session: Session, found: dict[str, Any]) -> None:
+    for match in found["matches"]:
+        place = "" if match["path"] in (".", found["path"]) else f"{cell(match['path'])}: "
+        session.print(f"{place}{cell(match['sentence'])}")
+        session.print(
+            f"  by its {match['evidence']}, {match['confidence']:.0%}; digest {match['digest'][:12]}"
+        )
+        for key in ("changed", "missing"):
+            if names := match["files"].get(key):
+                session.print(f"  files {key}: {', '.join(cell(name) for name in names[:10])}")
+    if not found["matches"]:
+        session.print("unknown: nothing on record has these files, tensors or numbers")
+    for claim in found["claims"]:
+        if claim["true"] is None and claim["digest"] is None:
+            continue  # a name that proves nothing
+        word = {True: "true", False: "FALSE", None: "not proven"}[claim["true"]]
+        told = claim["name"] or (claim["digest"] or "")[:12]
+        session.print(
+            f"{cell(claim['source'])} says {claim['kind']} {cell(told)}: {word}, {cell(claim['reason'])}"
+        )
+    for problem in found["problems"]:
+        session.print(f"not read: {cell(problem)}")
+    if found["verdict"] != "known":
+        for row in found["unread"]:
+            session.print(f"not compared with {cell(row['name'])}: {cell(row['reason'])}")

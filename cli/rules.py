@@ -1,0 +1,156 @@
+"""`fusery rules`: what an adapter has to fulfil before an alias may hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .session import Session, command
+from .text import cell
+
+_TARGET = click.argument("target", metavar="ALIAS|TASK#ALIAS")
+_REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+_DRY = click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
+
+
+@click.group("rules")
+def rules_command() -> None:
+    """Say what an adapter has to fulfil before an alias such as prod may hold it; `promote` asks for it."""
+
+
+@command("set")
+@_TARGET
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take rules from a TOML or JSON file; options win over it.",
+)
+@click.option(
+    "--admission",
+    type=click.Choice(["clean", "no_errors"]),
+    help="Admission found no warning and no error, or no error.",
+)
+@click.option(
+    "--fidelity",
+    type=click.Choice(["PASS", "DEGRADED"]),
+    help="A fuse of it on record has at least this verdict.",
+)
+@click.option(
+    "--val-loss-within",
+    type=float,
+    metavar="E",
+    help="Its validation loss is at most E worse than that of the holder.",
+)
+@click.option("--signed", is_flag=True, default=None, help="A key that counts for the alias has signed it.")
+@click.option(
+    "--licence",
+    "licences",
+    multiple=True,
+    metavar="ID",
+    help="Its base is under this licence, or under another one of those given.",
+)
+@click.option("--approvals", type=int, metavar="N", help="N people other than its author have approved.")
+@click.option(
+    "--guarded/--open",
+    "guarded",
+    default=None,
+    help="Whether promote alone moves the alias (so at first), or alias set as well.",
+)
+@_REASON
+@_DRY
+def set_command(
+    session: Session,
+    target: str,
+    file: Path | None,
+    guarded: bool | None,
+    reason: str,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Give an alias these rules instead of those that it had.
+
+    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for.
+    """
+    rules: dict[str, Any] = {}
+    if file is not None:
+        from fusery.registry.promotion.rules import read_rules
+
+        rules, said = read_rules(file)
+        guarded = said if guarded is None else guarded
+    rules |= {name: value for name, value in options.items() if value not in (None, ())}
+    if "licences" in rules:
+        rules["licences"] = list(rules["licences"])
+    if not rules and guarded is None:
+        raise click.UsageError("No rule is given.\nHint: fusery rules set prod --approvals 1")
+    shown = session.registry.set_rules(target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
+
+    def human() -> None:
+        _print(session, shown)
+        if dry_run:
+            session.print("Nothing was written.")
+        elif not shown["changed"]:
+            session.print("They were so already.")
+        applies = ", ".join(shown["applies_to"]) or "no alias yet"
+        session.print(f"  applies to  {applies}")
+
+    session.emit(shown, names=[shown["alias"]], human=human)
+
+
+@command("show")
+@_TARGET
+def show_command(session: Session, target: str) -> None:
+    """Show the rules that count for an alias."""
+    shown = session.registry.rules(target)
+    session.emit(shown, names=[shown["alias"]], human=lambda: _print(session, shown))
+
+
+@command("list")
+def list_command(session: Session) -> None:
+    """List the rules of all aliases."""
+    found = session.registry.all_rules()
+
+    def human() -> None:
+        table = session.table("alias", "guarded", "rules", "since", "by")
+        for row in found:
+            table.add_row(
+                cell(row["alias"]),
+                cell(row["guarded"]),
+                cell(row["rules"]),
+                cell((row["at"] or "")[:19]),
+                cell(row["by"]),
+            )
+        session.console.print(table)
+        if not found:
+            session.say("There are no rules. Hint: fusery rules set prod --approvals 1")
+
+    session.emit(found, names=[row["alias"] for row in found], human=human)
+
+
+@command("remove")
+@_TARGET
+@_REASON
+@_DRY
+def remove_command(session: Session, target: str, reason: str, dry_run: bool) -> None:
+    """Take the rules of an alias away; it is not guarded any more."""
+    shown = session.registry.remove_rules(target, reason=reason, dry_run=dry_run)
+
+    def human() -> None:
+        session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {shown['alias']}.")
+
+    session.emit(shown, names=[shown["alias"]], human=human)
+
+
+def _print(session: Session, shown: Mapping[str, Any]) -> None:
+    who = "only promote moves it" if shown["guarded"] else "alias set moves it as well"
+    session.print(f"{shown['alias']}: {who}")
+    for name, value in shown["rules"].items():
+        session.print(f"  {name}  {cell(value)}")
+
+
+for _command in (set_command, show_command, list_command, remove_command):
+    rules_command.add_command(_command)

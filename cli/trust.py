@@ -1,0 +1,148 @@
+"""`fusery trust`: making keys, and saying whose signatures count for which aliases."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from .session import Session, command
+from .text import cell
+
+PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
+"""Variable of the environment that holds the passphrase of a private key."""
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"Read the key's passphrase from a file; else from {PASSPHRASE}, else it is asked for.",
+)
+
+
+def passphrase_from(file: Path | None) -> Callable[[], bytes]:
+    """Return what gives a passphrase when one is asked for: a file, the environment, or the person at the terminal."""
+
+    def give() -> bytes:
+        known = _given(file)
+        if known is not None:
+            return known
+        if not sys.stdin.isatty():
+            from fusery.registry.signing.sign import no_passphrase
+
+            return no_passphrase()
+        return click.prompt("Passphrase of the key", hide_input=True, err=True).encode()
+
+    return give
+
+
+def _given(file: Path | None) -> bytes | None:
+    if file is not None:
+        from fusery.storage.opening import opened
+
+        with opened(file) as content:
+            return content.read(4096).rstrip(b"\r\n")
+    value = os.environ.get(PASSPHRASE)
+    return os.fsencode(value) if value else None
+
+
+@click.group("trust")
+def trust_command() -> None:
+    """Make keys, and say whose signatures count for which aliases."""
+
+
+@command("keygen")
+@click.argument("name", metavar="NAME")
+@passphrase_option
+@click.option("--lock", is_flag=True, help="Ask for a passphrase that locks the private key.")
+def keygen_command(session: Session, name: str, passphrase_file: Path | None, lock: bool) -> None:
+    """Make a pair of keys on the curve P-256: NAME.pem, for you alone, and NAME.pub, for everybody.
+
+    The private key is locked with a passphrase if one is given, by --passphrase-file, the environment or --lock.
+    """
+    from fusery.registry.signing.keys import make_pair
+
+    secret = _given(passphrase_file)
+    if secret is None and lock:
+        secret = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
+    private = Path(name if name.endswith(".pem") else f"{name}.pem")
+    made = make_pair(private, secret)
+    document = {
+        "key_id": made.key_id,
+        "private_key": str(made.private),
+        "public_key": str(made.public),
+        "locked": secret is not None,
+    }
+
+    def human() -> None:
+        locked = "locked with a passphrase" if secret else "readable by you alone, and not locked"
+        session.print(f"{made.private}  the private key, {locked}")
+        session.print(f"{made.public}  the public key, for whoever verifies")
+        session.print(f"The key is {made.key_id}.")
+        session.say(f"Next: fusery trust add {made.public.stem} {made.public} --for '*#prod'")
+
+    session.emit(document, names=[str(made.private), str(made.public)], human=human)
+
+
+@command("add")
+@click.argument("name", metavar="NAME")
+@click.argument("key", metavar="PUBKEY.pem", type=click.Path(path_type=Path))
+@click.option(
+    "--for",
+    "aliases",
+    multiple=True,
+    required=True,
+    metavar="TASK#ALIAS",
+    help="For which aliases, with * and ?: 'course_rec#*', '*#prod'; may be given again.",
+)
+def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]) -> None:
+    """Let the signatures of a public key count for aliases; NAME is what the key is called here."""
+    added = session.registry.trust_key(name, key, aliases)
+
+    def human() -> None:
+        session.print(f"{added['name']} counts for {', '.join(added['aliases'])}.")
+
+    session.emit(added, names=[added["name"]], human=human)
+
+
+@command("list")
+def list_command(session: Session) -> None:
+    """List the keys that count, and those that were revoked."""
+    keys = session.registry.trusted_keys()
+
+    def human() -> None:
+        table = session.table("name", "key", "for", "signatures", "since", "revoked", right=["signatures"])
+        for key in keys:
+            table.add_row(
+                cell(key["name"]),
+                key["key_id"][:16],
+                ", ".join(key["aliases"]),
+                cell(key["signatures"]),
+                cell(key["created_at"]),
+                cell(key["revoked_at"]),
+            )
+        session.console.print(table)
+        if not keys:
+            session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
+
+    session.emit(keys, names=[key["name"] for key in keys], human=human)
+
+
+@command("revoke")
+@click.argument("name", metavar="NAME")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
+def revoke_command(session: Session, name: str, reason: str) -> None:
+    """Let no signature of a key count any more, those it has made included."""
+    revoked = session.registry.revoke_key(name, reason=reason)
+
+    def human() -> None:
+        session.print(f"{revoked['name']} is revoked: its {revoked['signatures']} signatures count no more.")
+
+    session.emit(revoked, names=[revoked["name"]], human=human)
+
+
+for _command in (keygen_command, add_command, list_command, revoke_command):
+    trust_command.add_command(_command)

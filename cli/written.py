@@ -1,0 +1,28 @@
+"""Documents that go to a file instead of to the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .session import Session
+
+
+def write_document(session: Session, place: Path, text: str, *, form: str, force: bool) -> None:
+    """Write a file, whole or not at all, and say so; the very same file is left as it is.
+
+    Raises:
+        AlreadyExistsError: another file is there already, and `force` is not given.
+        StorageError: it cannot be written.
+    """
+    from fusery.registry.errors import AlreadyExistsError
+    from fusery.registry.pictures import write_picture
+
+    if place.is_dir():
+        raise AlreadyExistsError(f"{place} is a folder", hint="give the name of a file")
+    data = text.encode()
+    write_picture(place, data, force=force)
+    session.emit(
+        {"path": str(place), "format": form, "bytes": len(data)},
+        names=[str(place)],
+        human=lambda: session.print(f"Wrote {place}: {form}, {len(data):,} bytes."),
+    )

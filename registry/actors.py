@@ -1,0 +1,115 @@
+"""Who acts: a person on a machine, or a pipeline that somebody started.
+
+Records carry `ann (laptop)`, or `ann (GitHub Actions, run 1234 of acme/models)` from continuous integration, whose
+variables say who started it.  A name that was set (`FUSERY_USER`) is taken as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LONGEST = 200
+"""Characters; the width of the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The variables by which one kind of continuous integration is known, and says who, which run and of what.
+
+    Attributes:
+        name: what it is called.
+        marker: set wherever it runs.
+        people: who started the run; the first that is set counts.
+        runs: the number of the run.
+        places: what it is a run of.
+    """
+
+    name: str
+    marker: str
+    people: tuple[str, ...]
+    runs: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+PIPELINES = (
+    # Who started it again counts before who started it: https://docs.github.com/actions/reference/variables-reference
+    Pipeline(
+        "GitHub Actions",
+        "GITHUB_ACTIONS",
+        ("GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"),
+        ("GITHUB_RUN_ID",),
+        ("GITHUB_REPOSITORY",),
+    ),
+    # https://docs.gitlab.com/ci/variables/predefined_variables/
+    Pipeline("GitLab CI", "GITLAB_CI", ("GITLAB_USER_LOGIN",), ("CI_JOB_ID",), ("CI_PROJECT_PATH",)),
+    # BUILD_USER comes from the plugin build-user-vars.
+    Pipeline("Jenkins", "JENKINS_URL", ("BUILD_USER_ID", "BUILD_USER"), ("BUILD_NUMBER",), ("JOB_NAME",)),
+    Pipeline(
+        "Buildkite",
+        "BUILDKITE",
+        ("BUILDKITE_BUILD_CREATOR",),
+        ("BUILDKITE_BUILD_NUMBER",),
+        ("BUILDKITE_PIPELINE_SLUG",),
+    ),
+    Pipeline(
+        "CircleCI", "CIRCLECI", ("CIRCLE_USERNAME",), ("CIRCLE_BUILD_NUM",), ("CIRCLE_PROJECT_REPONAME",)
+    ),
+    Pipeline(
+        "Azure Pipelines", "TF_BUILD", ("BUILD_REQUESTEDFOR",), ("BUILD_BUILDID",), ("SYSTEM_TEAMPROJECT",)
+    ),
+    Pipeline("CI", "CI", (), (), ()),
+)
+
+_PLACE = re.compile(r"(.+?) \([^()]*\)", re.DOTALL)
+
+
+def actor_of(environment: Mapping[str, str], user: str, host: str | None = None) -> str:
+    """Return under which name records are made, where none was set.
+
+    Args:
+        environment: the process's variables.
+        user: the account that runs it.
+        host: the machine's name; this one's if it is not given.
+    """
+    pipeline = next((one for one in PIPELINES if _is_set(environment, one.marker)), None)
+    if pipeline is None:
+        return _written(user, _host() if host is None else host)
+    who = _first(environment, pipeline.people) or user
+    run, place = _first(environment, pipeline.runs), _first(environment, pipeline.places)
+    where = pipeline.name + (f", run {run}" if run else "") + (f" of {place}" if run and place else "")
+    return _written(who, where)
+
+
+def person(actor: str) -> str:
+    """Return the person of a recorded name, in one form: the same on another machine, in a pipeline, in other case."""
+    match = _PLACE.fullmatch(actor.strip())
+    return (match[1] if match else actor).strip().casefold()
+
+
+def _written(who: str, where: str) -> str:
+    name, place = _plain(who)[: LONGEST // 2] or "unknown", _plain(where)
+    return f"{name} ({place[: LONGEST - len(name) - 3]})" if place else name
+
+
+def _plain(text: str) -> str:
+    """Return text without what cannot be printed, and without the marks that set the place off."""
+    kept = "".join(char if char.isprintable() and char not in "()" else " " for char in text)
+    return " ".join(kept.split())
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "").strip().casefold() not in ("", "0", "false", "no")
+
+
+def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> str:
+    return next((environment[name] for name in names if environment.get(name, "").strip()), "")
+
+
+def _host() -> str:
+    try:
+        return socket.gethostname()
+    except OSError:
+        return ""

@@ -1,0 +1,129 @@
+"""SLSA provenance, version 1 (https://slsa.dev/spec/v1.1/provenance), in an in-toto statement.
+
+What `buildType` means, what the parameters are, and who the builder is: `docs/guides/lineage.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from .account import Account, Data, File, Part
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPES = {
+    "adapter": "urn:fusery:build:train:v1",
+    "fused": "urn:fusery:build:fuse:v1",
+    "bundle": "urn:fusery:build:pack:v1",
+}
+"""These mean the same for ever; what changes gets another number."""
+
+BUILDER = "urn:fusery:builder"
+_CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+
+
+def statement(account: Account) -> dict[str, Any]:
+    """Return the statement: which files there are, and how they were made."""
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in account.files],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPES[account.kind],
+                "externalParameters": dict(account.asked),
+                "internalParameters": _internal(account),
+                "resolvedDependencies": list(_dependencies(account)),
+            },
+            "runDetails": {"builder": _builder(account), "metadata": _metadata(account)},
+        },
+    }
+
+
+def _internal(account: Account) -> dict[str, Any]:
+    told = {"name": account.name, "digest": f"sha256:{account.digest}", "by": account.by, **account.chosen}
+    return told if account.fidelity is None else {**told, "fidelity": dict(account.fidelity)}
+
+
+def _builder(account: Account) -> dict[str, Any]:
+    """Return who made it; an adapter comes from a trainer that fusery only has the word of."""
+    if account.kind == "adapter":
+        versions = account.chosen.get("versions") or {}
+        named = {str(name): str(number) for name, number in versions.items()}
+        return {"id": f"{BUILDER}:trainer", **({"version": named} if named else {})}
+    if account.tool is None:
+        return {"id": f"{BUILDER}:unrecorded"}
+    name, _, number = account.tool.partition(" ")
+    versions = {name: number}
+    if engine := (account.chosen.get("engine") or (account.chosen.get("fuse") or {}).get("engine")):
+        versions["engine"] = str(engine)
+    return {"id": f"{BUILDER}:{quote(name, safe='')}:{quote(number, safe='.+-')}", "version": versions}
+
+
+def _metadata(account: Account) -> dict[str, str]:
+    told = {"invocationId": f"sha256:{account.entry or account.digest}"}
+    if account.began is not None:
+        told["startedOn"] = stamp(account.began)
+    if account.ended is not None:
+        told["finishedOn"] = stamp(account.ended)
+    return told
+
+
+def stamp(moment: datetime) -> str:
+    """Return a moment as SLSA and CycloneDX have it: RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _dependencies(account: Account) -> Iterator[dict[str, Any]]:
+    """Yield everything that went in: each file by its digest, and each dataset as far as it is known."""
+    for part in (account.base, *account.adapters, *((account.fused,) if account.fused else ())):
+        for file in part.files:
+            yield _file(part, file)
+    for data in account.datasets:
+        yield _data(data)
+    calibration = (account.chosen.get("recipe") or {}).get("calibration")
+    if calibration:
+        yield {
+            "name": "calibration",
+            "digest": {"sha256": calibration},
+            "annotations": {"of": account.base.name, "role": "calibration"},
+        }
+
+
+def _file(part: Part, file: File) -> dict[str, Any]:
+    described = {
+        "name": f"{part.kind}/{part.name}/{file.path}",
+        "digest": {"sha256": file.sha256},
+        "annotations": {"of": part.name, "role": _role(part, file.path), "size": file.size},
+    }
+    if part.hub is not None:
+        name, revision = part.hub
+        where = quote(name, safe="/._-") + (f"@{quote(revision, safe='._-')}" if revision else "")
+        described["uri"] = f"pkg:huggingface/{where}#{quote(file.path)}"
+    return described
+
+
+def _role(part: Part, path: str) -> str:
+    if path.endswith(".safetensors"):
+        return f"{part.kind} weights"
+    if path in _CHAT_TEMPLATES:
+        return "chat template"
+    return "configuration" if path.endswith("config.json") else f"{part.kind} file"
+
+
+def _data(data: Data) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": f"dataset/{data.name}",
+        "uri": f"urn:fusery:dataset:{quote(data.name, safe='')}",
+        "annotations": {"role": "dataset"},
+    }
+    if data.digest:
+        described["digest"] = {"sha256": data.digest}
+    if data.revision:
+        described["annotations"]["revision"] = data.revision
+    if data.examples is not None:
+        described["annotations"]["examples"] = data.examples
+    return described

@@ -1,0 +1,273 @@
+"""`audit --rebuild`: each fused model made again by its recipe, and held against what is on record.
+
+Nothing is published: the model is written into a scratch folder and goes away with it.  If an input is not what it was,
+the model is made from it all the same, so that the answer can say what the change has led to.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryError, StorageError
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import tables
+from ..bases import blob_generations
+from ..fused_records import find_fused
+from ..fusion.recipe import Recipe
+from ..ingredients import Ingredients, Inputs, gather
+from ..published import fetch_published, is_published
+from ..resolve import fused_from, resolve_any
+from .differences import differences
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+Verdict = Literal["bit-identical", "identical-tensors", "within-tolerance", "different", "not-rebuilt"]
+
+SOUND: frozenset[Verdict] = frozenset({"bit-identical", "identical-tensors", "within-tolerance"})
+"""Answers that prove a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What making a fused model again has shown.
+
+    Attributes:
+        key: of the model.
+        name: its adapters and precision.
+        verdict: `bit-identical`: every file has the recorded digest; `identical-tensors`: other files with the same
+            tensors; `within-tolerance`: numbers differ by no more than `differences.TOLERANCE`; `different`; or
+            `not-rebuilt`, where it could not be made at all.
+        recorded: the digest on record.
+        digest: the digest that came out, None if nothing did.
+        tensor: the first tensor that differs, where the recorded bytes are at hand to compare with.
+        files: files whose digests are not the recorded ones.
+        inputs: what of base, adapters and engine is not what the model was made from.
+        seconds: how long it took.
+        message: all of this in a sentence.
+    """
+
+    key: str
+    name: str
+    verdict: Verdict
+    recorded: str
+    digest: str | None
+    tensor: str | None
+    files: Sequence[str]
+    inputs: Sequence[str]
+    seconds: float
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "key": self.key,
+            "name": self.name,
+            "verdict": self.verdict,
+            "recorded": self.recorded,
+            "digest": self.digest,
+            "tensor": self.tensor,
+            "files": list(self.files),
+            "inputs": list(self.inputs),
+            "seconds": self.seconds,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is on record about a fused model."""
+
+    key: Digest
+    name: str
+    adapter: str
+    extras: tuple[tuple[str, float], ...]
+    recipe: Recipe
+    manifest: Manifest
+    published: bool
+
+
+def rebuild(
+    workspace: Workspace, references: Sequence[str] = (), *, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Rebuilt]:
+    """Yield the answer for each fused model on record, or for those that references name or that were made from them.
+
+    Raises:
+        UnknownReferenceError: a reference names nothing.
+    """
+    with workspace.database.read() as session:
+        keys = _keys(session, references)
+    for key in keys:
+        with workspace.database.read() as session:
+            record = _record(session, key)
+        say(f"making {record.name} again")
+        yield _rebuilt(workspace, record)
+
+
+def _keys(session: Session, references: Sequence[str]) -> list[str]:
+    fused = tables.Fused
+    if not references:
+        return list(session.scalars(select(fused.key).order_by(fused.id)))
+    found: dict[str, None] = {}
+    for reference in references:
+        subject = resolve_any(session, reference)
+        if subject.fused is not None:
+            rows = [subject.fused]
+        elif subject.adapter is not None:
+            rows = list(session.scalars(fused_from(subject.adapter)))
+        else:
+            assert subject.base is not None
+            query = select(fused).where(fused.base_id == subject.base.id).order_by(fused.id)
+            rows = list(session.scalars(query))
+        found |= {row.key: None for row in rows}
+    return list(found)
+
+
+def _record(session: Session, key: str) -> _Record:
+    row = find_fused(session, Digest(key))
+    assert row is not None
+    names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
+    files = (FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files)
+    return _Record(
+        Digest(row.key),
+        f"{' + '.join(names)} ({row.precision})",
+        row.adapter.name,
+        tuple((extra.adapter.name, extra.weight) for extra in row.extras),
+        Recipe.from_dict(row.recipe),
+        Manifest.of(files),
+        is_published(row),
+    )
+
+
+def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
+    started = time.monotonic()
+    inputs: list[str] = []
+
+    def answer(
+        verdict: Verdict, message: str, made: Manifest | None = None, tensor: str | None = None
+    ) -> Rebuilt:
+        return Rebuilt(
+            key=record.key,
+            name=record.name,
+            verdict=verdict,
+            recorded=record.manifest.digest,
+            digest=made.digest if made else None,
+            tensor=tensor,
+            files=_changed_files(record.manifest, made) if made else (),
+            inputs=inputs,
+            seconds=round(time.monotonic() - started, 3),
+            message=message if not inputs else f"{message}; changed: {', '.join(inputs)}",
+        )
+
+    try:
+        ingredients = gather(workspace, record.adapter, record.extras, yanked=True)
+        engine = ingredients.engine(quantize=record.recipe.quantization is not None)
+        if engine != record.recipe.engine:
+            inputs.append(f"engine {engine} (was {record.recipe.engine})")
+        with workspace.cache.scratch() as scratch:
+            folder = Path(tempfile.mkdtemp(prefix="rebuilt-", dir=scratch))
+            made, changed = _make(ingredients, record, folder)
+            inputs += changed
+            if made.digest == record.manifest.digest:
+                return answer("bit-identical", "every file has the recorded digest", made)
+            with _recorded_bytes(workspace, record, scratch) as theirs:
+                return answer(*_compared(folder, theirs, made))
+    except FuseryError as error:
+        return answer("not-rebuilt", error.message)
+
+
+def _make(ingredients: Ingredients, record: _Record, folder: Path) -> tuple[Manifest, list[str]]:
+    """Make the model again; from inputs as they are, if they are not what they were, and name those."""
+    try:
+        with ingredients.opened() as inputs:
+            return _compute(inputs, record, folder), []
+    except (BlobCorruptError, BlobMissingError):
+        for path in folder.iterdir():
+            path.unlink()
+        with ingredients.opened(verify=False) as inputs:
+            changed = _changed_inputs(ingredients, inputs)
+            return _compute(inputs, record, folder), changed
+
+
+def _compute(inputs: Inputs, record: _Record, folder: Path) -> Manifest:
+    made = inputs.compute(record.recipe, record.key, folder, check=lambda: None, progress=None)
+    return made.manifest
+
+
+def _changed_inputs(ingredients: Ingredients, inputs: Inputs) -> list[str]:
+    name = ingredients.base.names[0].name
+    found = [
+        f"{file.path} of the base {name}"
+        for file in ingredients.base.manifest.files
+        if not _is(inputs.base[file.path], file.sha256)
+    ]
+    store = ingredients.workspace.store
+    for part in ingredients.parts:
+        generations = blob_generations(ingredients.workspace, [entry.sha256 for entry in part.files])
+        for entry in part.files:
+            try:
+                store.verify(entry.sha256, entry.size, generation=generations.get(entry.sha256, 0))
+            except StorageError:
+                found.append(f"{entry.path} of {part.name}")
+    return found
+
+
+def _is(path: Path, digest: str) -> bool:
+    return digest_file(path)[0] == digest
+
+
+def _changed_files(recorded: Manifest, made: Manifest) -> list[str]:
+    before = {entry.path: entry.sha256 for entry in recorded}
+    after = {entry.path: entry.sha256 for entry in made}
+    return sorted(path for path in before | after if before.get(path) != after.get(path))
+
+
+@contextmanager
+def _recorded_bytes(workspace: Workspace, record: _Record, scratch: Path) -> Iterator[Path | None]:
+    """Yield a folder with the bytes that are on record, from the cache or the store; None if they are nowhere."""
+    with workspace.cache.using(record.key) as folder:
+        if folder is not None and all(_matches(folder, entry) for entry in record.manifest):
+            yield folder
+            return
+    if not record.published:
+        yield None
+        return
+    fetched = Path(tempfile.mkdtemp(prefix="published-", dir=scratch))
+    try:
+        fetch_published(workspace, record.manifest, fetched, check=lambda: None, progress=None)
+    except StorageError:
+        yield None
+    else:
+        yield fetched
+
+
+def _matches(folder: Path, entry: FileEntry) -> bool:
+    try:
+        return digest_file(folder / entry.path) == (entry.sha256, entry.size)
+    except (OSError, StorageError):
+        return False
+
+
+def _compared(ours: Path, theirs: Path | None, made: Manifest) -> tuple[Verdict, str, Manifest, str | None]:
+    if theirs is None:
+        message = "other bytes came out, and those on record are not at hand to compare tensors with"
+        return "different", message, made, None
+    found = list(differences(theirs, ours))
+    if not found:
+        return "identical-tensors", "the tensors are the same, other parts of the files are not", made, None
+    worst = next((one for one in found if not one.tolerable), None)
+    first = found[0] if worst is None else worst
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    message = f"{first.tensor} {first.message}{more}"
+    return ("within-tolerance" if worst is None else "different"), message, made, first.tensor

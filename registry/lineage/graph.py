@@ -1,0 +1,95 @@
+"""The graph itself: plain values, so that whoever draws or exports it needs no database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..views import moment
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One thing.
+
+    Attributes:
+        id: unique within the graph, and the same in every run and registry: made of what the thing is.
+        kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`.
+        name: what people call it.
+        digest: of its files, or of what an alias holds or a place runs; empty where there is none.
+        yanked: why it is withdrawn, or what it holds is; None if it is not.
+        at: when it was recorded, made, set or deployed.
+        by: who did that.
+        facts: more about it, by kind; for exports.
+    """
+
+    id: str
+    kind: str
+    name: str
+    digest: str
+    yanked: str | None = None
+    at: datetime | None = None
+    by: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def over(self) -> bool:
+        """It is a deployment that was ended."""
+        return self.facts.get("ended_at") is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as DESIGN section 9 prints it."""
+        shown = {
+            "id": self.id,
+            "kind": self.kind,
+            "name": self.name,
+            "digest": self.digest,
+            "yanked": self.yanked,
+            "at": moment(self.at) if self.at else None,
+            "by": self.by,
+        }
+        if self.kind == "deployment":
+            ended = self.facts.get("ended_at")
+            shown["ended_at"] = moment(ended) if ended else None
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """`source` was made from `target`, holds it or runs it, as `relation` says."""
+
+    source: str
+    target: str
+    relation: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the edge as DESIGN section 9 prints it."""
+        return {"from": self.source, "to": self.target, "relation": self.relation}
+
+
+@dataclass(slots=True)
+class Graph:
+    """A lineage graph.
+
+    Attributes:
+        root: id of what was asked for.
+        nodes: by their ids.
+        edges: each once.
+        roots: all that was asked for: a dataset may have several revisions.
+    """
+
+    root: str
+    nodes: dict[str, Node] = field(default_factory=dict)
+    edges: list[Edge] = field(default_factory=list)
+    roots: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the graph as DESIGN section 9 prints it."""
+        return {
+            "root": self.root,
+            "roots": list(self.roots or (self.root,)),
+            "nodes": [node.to_dict() for node in self.nodes.values()],
+            "edges": [edge.to_dict() for edge in self.edges],
+        }

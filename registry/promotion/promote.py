@@ -1,0 +1,187 @@
+"""Promotion: an alias moves to an adapter that fulfils its rules, or it stays and the log says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import events, tables
+from ..alias_moves import alias_row, move, stated
+from ..errors import BadInputError
+from ..licences import base_licence
+from ..resolve import load_adapters, resolve_adapter
+from .approvals import alias_of
+from .guards import rule_for
+from .judging import Case, Outcome, State, judge, verdict_of
+from .rules import make_rules
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+ALIAS_REFUSED = "alias.refused"
+_CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What came of a promotion.
+
+    Attributes:
+        alias: `task#alias`.
+        adapter: name of the candidate.
+        holder: name of the adapter that the alias held before, None for none.
+        outcomes: of each rule.
+        verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
+        guarded: only a promotion moves the alias.
+        moved: the alias moved; not where the adapter held it already.
+        dry_run: nothing was to be changed.
+        reason: as given.
+    """
+
+    alias: str
+    adapter: str
+    holder: str | None
+    outcomes: tuple[Outcome, ...]
+    verdict: State
+    guarded: bool
+    moved: bool
+    dry_run: bool
+    reason: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all rules passed, 1 when one failed, 3 when it cannot be decided."""
+        return _CODES[self.verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "alias": self.alias,
+            "adapter": self.adapter,
+            "holder": self.holder,
+            "verdict": self.verdict,
+            "moved": self.moved,
+            "guarded": self.guarded,
+            "dry_run": self.dry_run,
+            "reason": self.reason,
+            "rules": [outcome.to_dict() for outcome in self.outcomes],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked for, read before the transaction that decides; the licence comes from files."""
+
+    adapter_id: int
+    alias: str
+    licence: str | None
+    licence_read: bool
+
+
+def promote(
+    workspace: Workspace, reference: str, alias: str, *, reason: str = "", dry_run: bool = False
+) -> Promotion:
+    """Let an alias hold an adapter if it fulfils every rule of it; else record the refusal.
+
+    The rules are evaluated in the transaction that moves the alias, and it is the only writer: whoever promotes at the
+    same time is held against the holder that there is by then.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter; what it means now, however long this waits.
+        alias: `prod`, or `course_rec#prod`.
+        reason: for the log.
+        dry_run: evaluate only, and record nothing.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: that is no alias of its task.
+    """
+    wanted = _look(workspace, reference, alias)
+    if dry_run:
+        with workspace.database.read() as session:
+            case, rule = _case(session, wanted)
+            return _told(case, judge(case, rule), rule, reason, dry_run=True)
+    with workspace.database.write() as session:
+        case, rule = _case(session, wanted)
+        outcomes = judge(case, rule)
+        told = [outcome.to_dict() for outcome in outcomes]
+        if verdict_of(outcomes) != "passed":
+            _refuse(workspace, case, outcomes, reason)
+            return _told(case, outcomes, rule, reason)
+        row = alias_row(session, case.adapter, case.alias)
+        done = move(workspace, session, row, case.adapter, reason or "promoted", {"rules": told})
+        return _told(case, outcomes, rule, reason, moved=done["moved"])
+
+
+def _look(workspace: Workspace, reference: str, alias: str) -> _Wanted:
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        name, base = alias_of(adapter, alias), adapter.base
+        rule = rule_for(session, adapter.task.name, name)
+        needed = rule is not None and _asks_for_licence(rule)
+        assert not needed or base.manifest.files is not None  # loaded, while the session is there
+    return _Wanted(adapter.id, name, base_licence(workspace, base) if needed else None, needed)
+
+
+def _asks_for_licence(rule: tables.AliasRule) -> bool:
+    try:
+        return make_rules(rule.rules).licences is not None
+    except BadInputError:
+        return False
+
+
+def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | None]:
+    adapter = session.scalars(load_adapters().where(tables.Adapter.id == wanted.adapter_id)).one()
+    row, held = tables.Alias, tables.Adapter
+    holder = session.scalar(
+        select(held)
+        .join(row, row.adapter_id == held.id)
+        .where(row.task_id == adapter.task_id, row.name == wanted.alias)
+    )
+    case = Case(session, adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
+    return case, rule_for(session, adapter.task.name, wanted.alias)
+
+
+def _refuse(workspace: Workspace, case: Case, outcomes: list[Outcome], reason: str) -> None:
+    """Record that an alias was not moved, and why."""
+    events.record(
+        case.session,
+        action=ALIAS_REFUSED,
+        kind="alias",
+        subject=case.reference,
+        detail={
+            "from": stated(case.holder),
+            "to": stated(case.adapter),
+            "reason": reason,
+            "verdict": verdict_of(outcomes),
+            "reasons": [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"],
+            "rules": [found.to_dict() for found in outcomes],
+        },
+        actor=workspace.actor,
+    )
+
+
+def _told(
+    case: Case,
+    outcomes: list[Outcome],
+    rule: tables.AliasRule | None,
+    reason: str,
+    *,
+    moved: bool = False,
+    dry_run: bool = False,
+) -> Promotion:
+    return Promotion(
+        alias=case.reference,
+        adapter=case.adapter.name,
+        holder=case.holder.name if case.holder else None,
+        outcomes=tuple(outcomes),
+        verdict=verdict_of(outcomes),
+        guarded=rule is not None and rule.guarded,
+        moved=moved,
+        dry_run=dry_run,
+        reason=reason,
+    )

@@ -1,0 +1,82 @@
+"""What a report says of fused models: what they are, and how much of the adapter is in them, layer by module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, selectinload
+
+from .. import tables
+from ..errors import BadInputError
+from ..fidelity_map import heat_map, natural
+from ..views import fused_line, module_view
+from ..withdrawals import fused_reasons
+
+MOST_LINES = 30
+MOST_MAPS = 4
+MOST_MAPS_OF_ONE = 8
+MOST_CELLS = 2_000
+"""Cells of a picture: what still is one, and a page that opens at once."""
+
+
+def fused_facts(session: Session, ids: Select[Any], *, about: bool) -> dict[str, Any]:
+    """Return fused models, the newest first, and the fidelity maps of the newest ones.
+
+    Args:
+        session: of a read transaction.
+        ids: query for the numbers of their rows.
+        about: the report is about one adapter, and shows more maps.
+
+    Returns:
+        `lines`, `total` and `maps`.
+    """
+    fused = tables.Fused
+    query = (
+        select(fused)
+        .where(fused.id.in_(ids))
+        .options(selectinload(fused.extras).selectinload(tables.FusedExtra.adapter))
+        .order_by(fused.id.desc())
+        .limit(MOST_LINES)
+    )
+    rows = list(session.scalars(query))
+    reasons = fused_reasons(session, [row.id for row in rows])
+    lines = [{**_line(row), "yanked": reasons.get(row.id)} for row in rows]
+    most = MOST_MAPS_OF_ONE if about else MOST_MAPS
+    maps = [_map(row, line) for row, line in zip(rows[:most], lines, strict=False)]
+    total = session.scalar(select(func.count()).select_from(ids.subquery())) or 0
+    return {"lines": lines, "total": total, "maps": maps}
+
+
+def _line(row: tables.Fused) -> dict[str, Any]:
+    line = fused_line(row)
+    del line["rebuild"]
+    names = [line["adapter"], *(f"{part['weight']:g} x {part['adapter']}" for part in line["with"])]
+    return {**line, "name": " + ".join(names)}
+
+
+def _map(row: tables.Fused, line: dict[str, Any]) -> dict[str, Any]:
+    modules = sorted(row.modules, key=lambda module: natural(module.module))
+    view = {**line, "fidelity": {**line["fidelity"], "modules": [module_view(each) for each in modules]}}
+    facts: dict[str, Any] = {
+        "key": line["key"],
+        "name": line["name"],
+        "format": line["format"],
+        "fidelity": line["fidelity"],
+        "layers": [],
+        "rows": [],
+        "outside": [],
+        "too_many": False,
+    }
+    try:
+        found = heat_map(view, list(row.base.weights))
+    except BadInputError:
+        return {**facts, "too_many": True}
+    if len(found.layers) * len(found.rows) > MOST_CELLS:
+        return {**facts, "too_many": True}
+    return {
+        **facts,
+        "layers": list(found.layers),
+        "rows": [{"label": each.label, "cells": list(each.cells)} for each in found.rows],
+        "outside": [{"label": each.label, "cells": list(each.cells)} for each in found.outside],
+    }

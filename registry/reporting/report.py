@@ -1,0 +1,91 @@
+"""Writing a report: facts, the page, and a file that is whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AlreadyExistsError, BadInputError
+from ..pictures import write_picture
+from .facts import collect
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+ENDINGS = (".html", ".htm")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A report.
+
+    Attributes:
+        facts: what it says, as plain JSON values.
+        path: the file, None where none was asked for.
+        bytes: of the file.
+    """
+
+    facts: dict[str, Any]
+    path: str | None = None
+    bytes: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """The audit in it found no problem."""
+        return bool(self.facts["audit"]["ok"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as `--json` prints it."""
+        return {"path": self.path, "bytes": self.bytes, **self.facts}
+
+
+def report(
+    workspace: Workspace,
+    subject: str | None = None,
+    *,
+    html: Path | None = None,
+    force: bool = False,
+    audit: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Written:
+    """Say what is on record, as plain values and as one HTML page that needs nothing else.
+
+    Args:
+        workspace: the registry's parts.
+        subject: a task, or an adapter or fused model by any reference; None for the whole registry.
+        html: the file to write, `.html` or `.htm`.
+        force: replace another file.
+        audit: read all bytes as well, as `audit` does; otherwise the log and the records are checked.
+        say: told what is going on.
+
+    Raises:
+        UnknownReferenceError: the subject names nothing.
+        BadInputError: the subject is a base model, or the file's ending is another.
+        AlreadyExistsError: there is another file.
+        StorageError: the file cannot be written.
+    """
+    place = None if html is None else _place(html, force=force)
+    found = collect(workspace, subject, audit=audit, say=say)
+    if place is None:
+        return Written(found.document)
+    from .page import page
+
+    data = page(found)
+    write_picture(place, data, force=force)
+    return Written(found.document, str(place), len(data))
+
+
+def _place(html: Path, *, force: bool) -> Path:
+    """Return where to write, before anything is done: an audit of all bytes may take an hour."""
+    place = html.expanduser().absolute()
+    if place.suffix.lower() not in ENDINGS:
+        raise BadInputError(f"a report is called .html, not {place.name[:60]!r}", hint="--html report.html")
+    if place.is_dir():
+        raise AlreadyExistsError(f"{place} is a folder", hint="give the name of a file")
+    if place.exists() and not force:
+        raise AlreadyExistsError(
+            f"there is a file {place} already", hint="give another name, or --force to replace it"
+        )
+    return place

@@ -1,0 +1,134 @@
+"""Pictures as SVG elements, and the axes that they stand on.  The same values give the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from .text import shown
+
+Content = str | Markup
+
+
+def element(name: str, content: Content | Iterable[Content] = "", /, **attributes: object) -> Markup:
+    """Return an element; every text and value in it is escaped.  `class_` is class, and `_` in a name a hyphen."""
+    inner = [content] if isinstance(content, str) else list(content)
+    listed = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_value(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    body = "".join(part if isinstance(part, Markup) else escape(shown(part)) for part in inner)
+    return Markup(f"<{name}{listed}>{body}</{name}>")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        text = f"{value:.2f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return shown(value)
+
+
+def picture(key: str, title: str, described: str, width: int, height: int, parts: Iterable[Markup]) -> Markup:
+    """Return a picture with its name and a description for who cannot see it.
+
+    Args:
+        key: unique on the page; ids are made of it.
+        title: its name.
+        described: what it shows, in a sentence or two.
+        width: in pixels, at which its letters have the size of the page's.
+        height: in pixels.
+        parts: what is in it.
+    """
+    named = (
+        element("title", title, id=f"{key}-title"),
+        element("desc", described, id=f"{key}-desc"),
+    )
+    return element(
+        "svg",
+        [*named, *parts],
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+        role="img",
+        aria_labelledby=f"{key}-title {key}-desc",
+        class_="chart",
+    )
+
+
+def text(x: float, y: float, content: str, kind: str = "label", anchor: str = "start") -> Markup:
+    """Return a line of text; `anchor` is start, middle or end."""
+    return element("text", content, x=float(x), y=float(y), class_=kind, text_anchor=anchor)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """Return a straight line."""
+    return element("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=kind)
+
+
+def path(points: Sequence[tuple[float, float]], kind: str) -> Markup:
+    """Return a line through points."""
+    steps = " ".join(f"{'M' if at == 0 else 'L'}{x:.1f} {y:.1f}" for at, (x, y) in enumerate(points))
+    return element("path", d=steps, class_=kind)
+
+
+_SHAPES = ("M-4 0A4 4 0 1 0 4 0A4 4 0 1 0-4 0Z", "M-3.5-3.5H3.5V3.5H-3.5Z", "M0-4.5L4.5 3.5H-4.5Z")
+_MORE_SHAPES = (
+    "M0-5L5 0L0 5L-5 0Z",
+    "M-4.5-3.5H4.5L0 4.5Z",
+    "M-1.5-4.5H1.5V-1.5H4.5V1.5H1.5V4.5H-1.5V1.5H-4.5V-1.5H-1.5Z",
+)
+SHAPES = _SHAPES + _MORE_SHAPES
+"""Circle, square, triangle, diamond, triangle upside down, plus: told apart without any colour."""
+
+
+def mark(x: float, y: float, shape: int, kind: str, title: str | None = None) -> Markup:
+    """Return a mark of one of the shapes; with a title it says what it stands for."""
+    return element(
+        "path",
+        element("title", title) if title is not None else "",
+        d=SHAPES[shape % len(SHAPES)],
+        transform=f"translate({x:.1f} {y:.1f})",
+        class_=kind,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From values to pixels along one axis.
+
+    Attributes:
+        low: value at `start`.
+        high: value at `end`; not the same as `low`.
+        start: pixel.
+        end: pixel.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return where a value stands."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def axis(values: Sequence[float], start: float, end: float, *, about: int = 5) -> tuple[Scale, list[float]]:
+    """Return a scale that has room for values, and round numbers along it."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = (low - abs(low or 1.0) / 10, high + abs(high or 1.0) / 10)
+    step = _step(high / about - low / about)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    ticks = [number * step for number in range(first, last + 1)]
+    return Scale(ticks[0], ticks[-1], start, end), ticks
+
+
+def _step(rough: float) -> float:
+    """Return the round number next above: 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))

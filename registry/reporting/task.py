@@ -1,0 +1,287 @@
+"""What a report says of one task, or of one adapter of it: bounded, however much there is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..aliases import alias_moves
+from ..deployments import views as deployment_views
+from ..lineage import Graph, trace_things
+from ..resolve import load_adapters
+from ..training.facts import recorded_curve
+from ..views import adapter_views, moment
+from ..withdrawals import adapter_reasons, bundle_reasons
+from .models import fused_facts
+from .signed import signatures_over
+
+MOST_VERSIONS = 30
+MOST_CURVES = 6
+"""More lines in one picture cannot be told apart."""
+
+MOST_POINTS = 120
+MOST_ALIASES = 20
+MOST_ROWS = 50
+"""Moves of one alias, deployments, withdrawals, bundles."""
+
+MOST_FINDINGS = 60
+MOST_NODES = 60
+"""Things in a picture of lineage; of more it starts from fewer versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What is said of one task.
+
+    Attributes:
+        facts: plain JSON values.
+        graph: where its versions come from and where they went, as far as it can be drawn.
+    """
+
+    facts: dict[str, Any]
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Which rows a section is about: queries for ids, so that no number of them is too many."""
+
+    task: tables.Task
+    adapter: tables.Adapter | None
+
+    @property
+    def adapters(self) -> Select[Any]:
+        query = select(tables.Adapter.id).where(tables.Adapter.task_id == self.task.id)
+        return query if self.adapter is None else query.where(tables.Adapter.id == self.adapter.id)
+
+    @property
+    def fused(self) -> Select[Any]:
+        """What was made from the bytes, under whichever name they are registered."""
+        adapter, fused, extra = tables.Adapter, tables.Fused, tables.FusedExtra
+        mine = select(adapter.digest, adapter.base_id).where(adapter.id.in_(self.adapters))
+        twins = select(adapter.id).where(tuple_(adapter.digest, adapter.base_id).in_(mine))
+        added = select(extra.fused_id).where(extra.adapter_id.in_(twins))
+        return select(fused.id).where(or_(fused.adapter_id.in_(twins), fused.id.in_(added)))
+
+    @property
+    def bundles(self) -> Select[Any]:
+        bundle, packed = tables.Bundle, tables.BundleAdapter
+        holding = select(packed.bundle_id).where(packed.adapter_id.in_(self.adapters))
+        return select(bundle.id).where(or_(bundle.id.in_(holding), bundle.fused_id.in_(self.fused)))
+
+
+def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | None) -> Section:
+    """Return what a report says of a task, or of one adapter.
+
+    Args:
+        session: of a read transaction.
+        task: which.
+        adapter: only this one; its task's versions are listed all the same.
+    """
+    scope = _Scope(task, adapter)
+    rows = _versions(session, task, adapter)
+    shown = {row.id: row for row in rows} if adapter is None else {adapter.id: adapter}
+    models = fused_facts(session, scope.fused, about=adapter is not None)
+    bundles, bundles_total = _bundles(session, scope)
+    digests = {
+        **{row.digest: ("adapter", row.name) for row in shown.values()},
+        **{line["digest"]: ("fused model", f"{line['name']} ({line['format']})") for line in models["lines"]},
+        **{bundle["digest"]: ("bundle", f"{bundle['target']} {bundle['path']}") for bundle in bundles},
+    }
+    deployments, deployments_total = _deployments(session, scope)
+    yanks, yanks_total = _yanks(session, scope)
+    graph, complete = _lineage(session, rows, adapter)
+    versions = _views(session, rows)
+    facts = {
+        "task": task.name,
+        "adapter": adapter.name if adapter else None,
+        "versions_total": _count(session, select(tables.Adapter.id).where(tables.Adapter.task_id == task.id)),
+        "versions": versions,
+        **_curves(session, list(shown.values())),
+        "aliases": _aliases(session, scope),
+        "fused": models["lines"],
+        "fused_total": models["total"],
+        "maps": models["maps"],
+        "bundles": bundles,
+        "bundles_total": bundles_total,
+        "deployments": deployments,
+        "deployments_total": deployments_total,
+        "yanks": yanks,
+        "yanks_total": yanks_total,
+        "signatures": signatures_over(session, digests, task.name),
+        **_findings([view for view in versions if adapter is None or view["name"] == adapter.name]),
+        "lineage": graph.to_dict(),
+        "lineage_complete": complete,
+        "until": _last_moment(session),
+    }
+    return Section(facts, graph)
+
+
+def _count(session: Session, query: Select[Any]) -> int:
+    return session.scalar(select(func.count()).select_from(query.subquery())) or 0
+
+
+def _versions(session: Session, task: tables.Task, adapter: tables.Adapter | None) -> list[tables.Adapter]:
+    """Return the newest versions, oldest first, and the adapter that is asked for wherever it stands."""
+    row = tables.Adapter
+    query = load_adapters().where(row.task_id == task.id).order_by(row.version.desc()).limit(MOST_VERSIONS)
+    rows = list(reversed(session.scalars(query).all()))
+    if adapter is not None and adapter.id not in {found.id for found in rows}:
+        rows.insert(0, adapter)
+    return rows
+
+
+def _views(session: Session, rows: Sequence[tables.Adapter]) -> list[dict[str, Any]]:
+    reasons = adapter_reasons(session, [row.id for row in rows])
+    views = [
+        {**view, "yanked_reason": reasons.get(row.id), "val_loss_change": None}
+        for row, view in zip(rows, adapter_views(session, rows), strict=True)
+    ]
+    for before, view in itertools.pairwise(views):
+        if view["version"] == before["version"] + 1 and None not in (view["val_loss"], before["val_loss"]):
+            view["val_loss_change"] = view["val_loss"] - before["val_loss"]
+    return views
+
+
+def _curves(session: Session, rows: Sequence[tables.Adapter]) -> dict[str, Any]:
+    """Return the training curves of the newest versions that have one, each of at most so many points."""
+    point = tables.CurvePoint
+    query = (
+        select(point.adapter_id)
+        .where(point.adapter_id.in_([row.id for row in rows]))
+        .group_by(point.adapter_id)
+    )
+    having = set(session.scalars(query))
+    found = [row for row in rows if row.id in having]
+    curves = []
+    for row in found[-MOST_CURVES:]:
+        points = recorded_curve(session, row).points
+        curves.append(
+            {
+                "name": row.name,
+                "version": row.version,
+                "points_total": len(points),
+                "points": [
+                    {"iteration": each.iteration, "train_loss": each.train_loss, "val_loss": each.val_loss}
+                    for each in _thinned(points)
+                ],
+            }
+        )
+    return {"curves": curves, "curves_total": len(found)}
+
+
+def _thinned(points: Sequence[Any]) -> list[Any]:
+    """Return points evenly chosen; those with a validation loss before all others, and always the last one."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    wanted = [point for point in points if point.val_loss is not None]
+    chosen = wanted if len(wanted) >= MOST_POINTS // 4 else list(points)
+    step = -(-len(chosen) // (MOST_POINTS - 1))
+    kept = chosen[::step]
+    return kept if kept[-1] is points[-1] else [*kept, points[-1]]
+
+
+def _aliases(session: Session, scope: _Scope) -> list[dict[str, Any]]:
+    """Return the aliases of a task, or those that ever held an adapter, each with its newest moves."""
+    alias, moved = tables.Alias, tables.AliasMove
+    query = select(alias).where(alias.task_id == scope.task.id).order_by(alias.name).limit(MOST_ALIASES)
+    if scope.adapter is not None:
+        held = select(moved.alias_id).where(moved.to_adapter_id == scope.adapter.id)
+        query = query.where(alias.id.in_(held))
+    found = []
+    for row in session.scalars(query):
+        moves = alias_moves(session, row, MOST_ROWS)
+        found.append(
+            {
+                "alias": row.name,
+                "holder": row.adapter.name if row.adapter else None,
+                "moves": moves,
+                "moves_total": _count(session, select(moved.id).where(moved.alias_id == row.id)),
+            }
+        )
+    return found
+
+
+def _bundles(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int]:
+    bundle = tables.Bundle
+    query = select(bundle).where(bundle.id.in_(scope.bundles)).order_by(bundle.id.desc()).limit(MOST_ROWS)
+    rows = list(session.scalars(query))
+    reasons = bundle_reasons(session, rows)
+    return [
+        {
+            "target": row.target,
+            "path": row.path,
+            "digest": row.digest,
+            "adapters": [adapter.name for adapter in row.adapters],
+            "yanked": reasons.get(row.id),
+            "created_at": moment(row.created_at),
+            "created_by": row.created_by,
+        }
+        for row in rows
+    ], _count(session, scope.bundles)
+
+
+def _deployments(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int]:
+    """Return where things run, and then where they ran, the newest first."""
+    row = tables.Deployment
+    mine = or_(
+        row.adapter_id.in_(scope.adapters), row.fused_id.in_(scope.fused), row.bundle_id.in_(scope.bundles)
+    )
+    order = (row.ended_at.is_not(None), row.at.desc(), row.id.desc())
+    rows = list(session.scalars(select(row).where(mine).order_by(*order).limit(MOST_ROWS)))
+    return deployment_views(session, rows), _count(session, select(row.id).where(mine))
+
+
+def _yanks(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int]:
+    yank, adapter = tables.Yank, tables.Adapter
+    query = (
+        select(yank, adapter.name)
+        .join(adapter, adapter.id == yank.adapter_id)
+        .where(yank.adapter_id.in_(scope.adapters))
+        .order_by(yank.lifted_at.is_not(None), yank.id.desc())
+    )
+    return [
+        {
+            "adapter": name,
+            "reason": row.reason,
+            "at": moment(row.at),
+            "by": row.by,
+            "lifted_at": moment(row.lifted_at) if row.lifted_at else None,
+            "lifted_by": row.lifted_by,
+        }
+        for row, name in session.execute(query.limit(MOST_ROWS))
+    ], _count(session, select(yank.id).where(yank.adapter_id.in_(scope.adapters)))
+
+
+def _findings(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what admission found at the versions that are shown, the newest first."""
+    found = [{"adapter": view["name"], **each} for view in reversed(views) for each in view["findings"]]
+    return {"findings": found[:MOST_FINDINGS], "findings_total": len(found)}
+
+
+def _lineage(
+    session: Session, rows: Sequence[tables.Adapter], adapter: tables.Adapter | None
+) -> tuple[Graph, bool]:
+    """Return a graph that can be drawn, and whether it starts from all the versions that are shown."""
+    if adapter is not None:
+        return trace_things(session, [adapter], most=MOST_NODES), True
+    held = select(tables.Alias.adapter_id).where(tables.Alias.adapter_id.in_([row.id for row in rows]))
+    holders = set(session.scalars(held))
+    wanted = [row for row in rows if row.id in holders or row is rows[-1]]
+    for starts in (list(rows), wanted[-4:]):
+        graph = trace_things(session, starts, most=MOST_NODES)
+        if len(graph.nodes) <= MOST_NODES:
+            return graph, len(starts) == len(rows)
+    return trace_things(session, [rows[-1]], most=MOST_NODES), len(rows) == 1
+
+
+def _last_moment(session: Session) -> str | None:
+    """Return when the registry last changed: a picture that ends there is the same until it changes again."""
+    at = session.scalar(select(tables.Event.at).order_by(tables.Event.seq.desc()).limit(1))
+    return moment(at) if at else None

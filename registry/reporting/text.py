@@ -1,0 +1,87 @@
+"""Values as people read them.  Texts come from outside: nothing in them may hide, reorder or run on for ever."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+LONGEST = 2_000
+"""Characters of one text that are shown."""
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def shown(value: Any, most: int = LONGEST) -> str:
+    """Return text with control and direction characters as escapes, lines kept, cut to a length."""
+    text = str(value)
+    if len(text) > most:
+        text = f"{text[: most - 1]}…"
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def short(value: Any, most: int) -> str:
+    """Return text on one line and cut in the middle: of a name the end tells as much as the beginning."""
+    text = " ".join(shown(value).split())
+    tail = most // 2
+    return text if len(text) <= most else f"{text[: most - tail - 1]}…{text[-tail:]}"
+
+
+def finite(value: Any) -> float | None:
+    """Return a number, or None for what is none: SQLite keeps any value in any column."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Return a number with a few significant digits, or a dash for none."""
+    found = finite(value)
+    return "–" if found is None else f"{found:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+
+
+def change(value: Any) -> str:
+    """Return a difference with its sign."""
+    found = finite(value)
+    if found is None:
+        return "–"
+    text = number(found, 3)
+    return f"+{text}" if found > 0 else text
+
+
+def share(value: Any) -> str:
+    """Return a share as a percentage, or a dash for none."""
+    found = finite(value)
+    return "–" if found is None else f"{100 * found:.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def size(value: Any) -> str:
+    """Return bytes in binary units."""
+    found = finite(value)
+    if found is None:
+        return "–"
+    unit = _UNITS[0]
+    for unit in _UNITS:
+        if found < 1024 or unit == _UNITS[-1]:
+            break
+        found /= 1024
+    return f"{found:.0f} B" if unit == "B" else f"{found:.2f} {unit}"
+
+
+def moment(value: str | None) -> datetime | None:
+    """Return a moment of the facts, in UTC."""
+    return None if value is None else datetime.fromisoformat(value).astimezone(UTC)
+
+
+def when(value: str | None) -> str:
+    """Return a moment of the facts for people: UTC, to the minute."""
+    found = moment(value)
+    return "–" if found is None else f"{found:%Y-%m-%d %H:%M}"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun: `1 version`, `1,204 versions`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

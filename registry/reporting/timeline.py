@@ -1,0 +1,148 @@
+"""A picture of who held which alias when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from markupsafe import Markup
+
+from . import svg
+from .text import moment, plural, short
+
+_WIDTH = 720
+_LEFT, _RIGHT = 128, 26
+_ROW, _BAR = 40, 24
+_TOP = 8
+_LETTER = 7.2
+"""Width of a letter, about: a label that does not fit is left out, and the bar's title says it."""
+
+_STEPS = (
+    *(timedelta(minutes=count) for count in (1, 5, 15, 30)),
+    *(timedelta(hours=count) for count in (1, 3, 6, 12)),
+    *(timedelta(days=count) for count in (1, 2, 7, 14)),
+)
+_MONTHS = (1, 2, 3, 6, 12, 24, 60, 120, 600)
+_MOST_TICKS = 6
+
+
+def timeline(key: str, section: Mapping[str, Any]) -> Markup | None:
+    """Return which adapter each alias of a task held when, until the registry last changed; None without aliases."""
+    aliases = [alias for alias in section["aliases"] if alias["moves"]]
+    moments = [at for alias in aliases for move in alias["moves"] if (at := moment(move["at"])) is not None]
+    if not moments:
+        return None
+    start = min(moments)
+    end = max([*moments, moment(section["until"]) or start])
+    if end <= start:
+        end = start + timedelta(seconds=1)
+    run = svg.Scale(start.timestamp(), end.timestamp(), _LEFT, _WIDTH - _RIGHT)
+    bottom = _TOP + _ROW * len(aliases)
+    parts = list(_time_axis(start, end, run, bottom))
+    withdrawn = {yank["adapter"] for yank in section["yanks"] if yank["lifted_at"] is None}
+    for row, alias in enumerate(aliases):
+        parts += _bars(alias, section["task"], run, _TOP + _ROW * row, end, withdrawn)
+    return svg.picture(
+        key,
+        f"Who held the aliases of {section['task']} when",
+        f"{plural(len(aliases), 'alias', 'aliases')}, from {start:%Y-%m-%d} to {end:%Y-%m-%d}. "
+        "The tables below have every move.",
+        _WIDTH,
+        bottom + 34,
+        parts,
+    )
+
+
+def _bars(
+    alias: Mapping[str, Any],
+    task: str,
+    run: svg.Scale,
+    y: float,
+    end: datetime,
+    withdrawn: set[str],
+) -> Iterator[Markup]:
+    yield svg.text(_LEFT - 14, y + 22, f"#{short(alias['alias'], 14)}", "label strong", "end")
+    moves = alias["moves"]
+    for at, move in enumerate(moves):
+        begun = moment(move["at"])
+        over = moment(moves[at + 1]["at"]) if at + 1 < len(moves) else end
+        if move["to"] is None or begun is None or over is None:
+            continue
+        x = run(begun.timestamp())
+        width = max(run(over.timestamp()) - x, 2.0)
+        version = version_of(task, move["to"])
+        kind = "held even" if version.isdecimal() and int(version) % 2 == 0 else "held odd"
+        if move["to"] in withdrawn:
+            kind += " yanked"
+        still = at + 1 == len(moves)
+        until = "on" if still else f"until {over:%Y-%m-%d %H:%M}"
+        told = f"{move['to']}, from {begun:%Y-%m-%d %H:%M} {until}"
+        yield svg.element(
+            "rect",
+            svg.element("title", told),
+            x=x + 0.75,
+            y=y + 6,
+            width=max(width - 1.5, 0.75),
+            height=_BAR,
+            rx=3 if width > 8 else 0,
+            class_=kind,
+        )
+        label = f"v{version}"
+        if width > _LETTER * len(label) + 10:
+            yield svg.text(x + width / 2, y + 22.5, label, "inside", "middle")
+
+
+def version_of(task: str, name: str) -> str:
+    """Return the version in an adapter's name, or the name where it has none."""
+    return (
+        name.removeprefix(f"{task}_v").partition("_")[0] if name.startswith(f"{task}_v") else short(name, 10)
+    )
+
+
+def _time_axis(start: datetime, end: datetime, run: svg.Scale, bottom: float) -> Iterator[Markup]:
+    yield svg.line(_LEFT, bottom + 4, _WIDTH - _RIGHT, bottom + 4, "axis")
+    ticks, form = _ticks(start, end)
+    for tick in ticks:
+        x = run(tick.timestamp())
+        yield svg.line(x, _TOP, x, bottom + 4, "grid")
+        anchor = "start" if x < _LEFT + 30 else "end" if x > _WIDTH - _RIGHT - 30 else "middle"
+        yield svg.text(x, bottom + 24, tick.strftime(form), anchor=anchor)
+
+
+def _ticks(start: datetime, end: datetime) -> tuple[Sequence[datetime], str]:
+    """Return moments between two that people think in, and how they are written."""
+    span = end - start
+    if span < 2 * _STEPS[0]:
+        return [start, end], "%H:%M:%S"
+    for step in _STEPS:
+        if span / step <= _MOST_TICKS:
+            form = "%Y-%m-%d" if step >= timedelta(days=1) else "%d %b %H:%M"
+            return _every(start, end, step), form
+    months = next((count for count in _MONTHS if span.days / 30.4 / count <= _MOST_TICKS), _MONTHS[-1])
+    return _months(start, end, months), "%Y" if months % 12 == 0 else "%b %Y"
+
+
+def _every(start: datetime, end: datetime, step: timedelta) -> list[datetime]:
+    midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    tick = midnight + -(-(start - midnight) // step) * step
+    found = []
+    while tick <= end:
+        found.append(tick)
+        tick += step
+    return found
+
+
+def _months(start: datetime, end: datetime, step: int) -> list[datetime]:
+    found, month = [], start.year * 12 + start.month - 1
+    month += -month % step
+    while (year := month // 12) < 9999:
+        tick = start.replace(
+            year=year, month=month % 12 + 1, day=1, hour=0, minute=0, second=0, microsecond=0
+        )
+        if tick > end:
+            break
+        if tick >= start:
+            found.append(tick)
+        month += step
+    return found

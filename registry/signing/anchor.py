@@ -1,0 +1,152 @@
+"""Anchors: where the log stood at a moment, signed and kept where nobody who can change the log can reach it.
+
+A log whose end was cut off, or that was written anew as a whole, is a good chain of its own.  Only what was noted down
+elsewhere shows it.  An anchor is a DSSE envelope over canonical JSON; without a key it has no signature, and proves as
+much as the place it is kept in.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.digest import canonical_json, parse_digest
+from fusery.storage.errors import StorageError
+from fusery.storage.jsonfile import parse_json
+from fusery.storage.opening import opened
+
+from .. import events, tables
+from ..errors import CheckFailedError
+from .envelope import BadSignatureError, Envelope, parse_dsse
+from .keys import key_id, read_private_key, read_public_key
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+TYPE = "application/vnd.fusery.anchor.v1+json"
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Where a log stood.
+
+    Attributes:
+        registry: id of the registry.
+        seq: number of the newest entry.
+        hash: of that entry, which stands for the whole log up to it.
+        at: time of that entry.
+        made_at: when the anchor was made, by the database's clock.
+        key_id: of the key that signed it, if one did.
+    """
+
+    registry: str
+    seq: int
+    hash: str
+    at: str
+    made_at: str
+    key_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "registry": self.registry,
+            "seq": self.seq,
+            "hash": self.hash,
+            "at": self.at,
+            "made_at": self.made_at,
+            "key_id": self.key_id,
+        }
+
+
+def make_anchor(
+    workspace: Workspace, key: Path | None, passphrase: Callable[[], bytes]
+) -> tuple[Anchor, bytes]:
+    """Return where the log stands, and the document that says so.
+
+    Args:
+        workspace: the registry's parts.
+        key: PEM file of the private key that signs it, if one is to.
+        passphrase: gives the key's passphrase if it is asked for.
+
+    Raises:
+        CheckFailedError: there is no entry, or the newest one was changed.
+    """
+    private = read_private_key(key, passphrase) if key is not None else None
+    with workspace.database.read() as session:
+        newest, registry = events.last(session), session.get(tables.Registry, 1)
+        if newest is None or registry is None or newest.hash != events.event_hash(newest):
+            raise CheckFailedError(
+                "the newest entry of the log is not as it was written", hint="fusery audit --chain"
+            )
+        anchor = Anchor(
+            registry.store_id,
+            newest.seq,
+            newest.hash,
+            newest.at.isoformat(timespec="microseconds"),
+            workspace.database.utcnow(session).isoformat(timespec="microseconds"),
+        )
+    said = {key: value for key, value in anchor.to_dict().items() if key != "key_id"}
+    envelope = Envelope(TYPE, canonical_json({"format": 1, **said}), b"")
+    signatures: list[dict[str, str]] = []
+    if private is not None:
+        anchor = replace(anchor, key_id=key_id(private.public_key()))
+        signed = envelope.sign(private)
+        signatures = [{"keyid": str(anchor.key_id), "sig": b64encode(signed).decode("ascii")}]
+    document = {
+        "payloadType": TYPE,
+        "payload": b64encode(envelope.payload).decode("ascii"),
+        "signatures": signatures,
+    }
+    return anchor, json.dumps(document, indent=2).encode() + b"\n"
+
+
+def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
+    """Return what an anchor says.
+
+    Args:
+        path: of its document.
+        keys: PEM files of public keys, one of which has to have signed it; none, and no signature is looked at.
+
+    Raises:
+        BadSignatureError: it is no anchor, or none of the keys signed it.
+        MissingFileError: a file is not there.
+    """
+    public = [read_public_key(key) for key in keys]
+    with opened(path) as file:
+        data = file.read(_LARGEST + 1)
+    try:
+        if len(data) > _LARGEST:
+            raise ValueError("too large")
+        document = parse_json(data, path.name)
+        unsigned = document["signatures"] == []
+        blank = [{"sig": ""}] if unsigned else document["signatures"]
+        envelope = parse_dsse({**document, "signatures": blank})
+        anchor = _anchor(envelope, None if unsigned else str(document["signatures"][0].get("keyid"))[:200])
+    except (StorageError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise BadSignatureError(
+            f"{path.name} is not an anchor that can be read", hint="fusery anchor -o FILE writes one"
+        ) from error
+    if keys and unsigned:
+        raise BadSignatureError(f"the anchor {path.name} is not signed")
+    if keys and not any(envelope.signed_by(key) for key in public):
+        names = ", ".join(key.name for key in keys)
+        raise BadSignatureError(f"the anchor {path.name} was not signed with {names}, or was changed")
+    return anchor
+
+
+def _anchor(envelope: Envelope, key: str | None) -> Anchor:
+    said: Mapping[str, Any] = parse_json(envelope.payload, "the anchor")
+    if envelope.payload_type != TYPE or said["format"] != 1:
+        raise ValueError("another format")
+    seq, at, made_at = said["seq"], said["at"], said["made_at"]
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 < seq < 1 << 62:
+        raise ValueError("no number of an entry")
+    for moment in (at, made_at):
+        datetime.fromisoformat(moment)
+    return Anchor(str(said["registry"])[:100], seq, parse_digest(said["hash"]), at, made_at, key)

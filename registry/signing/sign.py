@@ -1,0 +1,228 @@
+"""Signing: a signature over a list of files, kept on record and, for a path, in a file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.publishing import write_atomically
+
+from .. import events, tables
+from ..errors import AlreadyExistsError, BadInputError
+from ..signatures import SCHEME, is_good
+from .envelope import BadSignatureError, parse_envelope, read_bytes
+from .keys import key_id, public_pem, read_private_key
+from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
+from .subject import Subject, find_subject
+from .verify import beside_of
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+SIGSTORE = "sigstore"
+"""What the table calls a signature made by way of Sigstore."""
+NO_PASSPHRASE = "the key is locked with a passphrase, and none was given"
+
+
+def no_passphrase() -> bytes:
+    """Refuse: the default for who gives a passphrase."""
+    raise BadInputError(NO_PASSPHRASE, hint="--passphrase-file FILE, or FUSERY_KEY_PASSPHRASE")
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What to sign with.
+
+    Attributes:
+        key: PEM file of a private key; without it, Sigstore.
+        passphrase: gives the key's passphrase if it is asked for.
+        certificate: PEM file of the certificate of the key.
+        chain: PEM files of the certificates that vouch for that one.
+        token: with Sigstore: of the identity, if it is not to be asked for.
+    """
+
+    key: Path | None = None
+    passphrase: Callable[[], bytes] = no_passphrase
+    certificate: Path | None = None
+    chain: tuple[Path, ...] = ()
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signature that was made.
+
+    Attributes:
+        subject: over what.
+        key_id: with which key.
+        scheme: `model-signing` or `sigstore`.
+        signature: the file's content.
+        recorded: it is on record; False where nothing of these files is.
+        existed: it was on record already.
+        output: the file it was written to, if any.
+        public: the public key as PEM; empty for Sigstore, whose keys live for minutes.
+    """
+
+    subject: Subject
+    key_id: str
+    scheme: str
+    signature: bytes
+    recorded: bool = False
+    existed: bool = False
+    output: Path | None = None
+    public: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "kind": self.subject.kind,
+            "name": self.subject.name,
+            "digest": self.subject.digest,
+            "files": len(self.subject.files),
+            "scheme": self.scheme,
+            "key_id": self.key_id,
+            "recorded": self.recorded,
+            "existed": self.existed,
+            "path": str(self.output) if self.output else None,
+        }
+
+
+def sign(
+    workspace: Workspace,
+    text: str,
+    with_key: SigningKey,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Signed:
+    """Sign an adapter, a fused model or a bundle.
+
+    A thing on record is signed by its recorded list of files, and nothing is read; what lies at a path is read and held
+    against what it says of itself before.  The same key signs the same files once.
+
+    Args:
+        workspace: the registry's parts.
+        text: a reference, or a path.
+        with_key: what to sign with.
+        output: file for the signature; for a path `PATH.sig` beside it unless it is said.
+        force: replace that file if it is something else than a signature.
+        progress: told bytes read and bytes in all, for a path.
+
+    Raises:
+        CheckFailedError: what lies at the path is damaged.
+        BadInputError: the key cannot be used.
+        AlreadyExistsError: the file for the signature is something else.
+        MissingExtraError: model-signing is not installed.
+    """
+    subject = find_subject(workspace, text, progress=progress)
+    place = output or (beside_of(subject.path) if subject.path is not None else None)
+    if place is not None and not force:
+        _require_signature_or_nothing(place)
+    made = _make(subject, with_key)
+    if subject.kind is not None:
+        with workspace.database.write() as session:
+            made = _record(workspace, session, made)
+    if place is not None:
+        write_atomically(place, made.signature, mode=0o644)
+    return replace(made, output=place)
+
+
+def _make(subject: Subject, chosen: SigningKey) -> Signed:
+    if chosen.key is None:
+        data = sign_with_sigstore(subject.name, subject.files, chosen.token)
+        return Signed(subject, sigstore_identity(data), SIGSTORE, data)
+    secrets: list[bytes] = []
+
+    def remembered() -> bytes:
+        secrets.append(chosen.passphrase())
+        return secrets[0]
+
+    private = read_private_key(chosen.key, remembered)
+    public = public_pem(private.public_key())
+    chain = _chain(chosen, public)
+    data = sign_with_key(subject.name, subject.files, chosen.key, secrets[0] if secrets else None)
+    if chain:
+        data = with_certificates(data, chain)
+    return Signed(subject, key_id(private.public_key()), SCHEME, data, public=public)
+
+
+def _chain(chosen: SigningKey, public: str) -> Sequence[bytes]:
+    if chosen.certificate is None:
+        return ()
+    from .keys import read_public_key
+
+    if public_pem(read_public_key(chosen.certificate)) != public:
+        raise BadInputError(f"{chosen.certificate.name} is not the certificate of this key")
+    return chain_of(chosen.certificate, chosen.chain)
+
+
+def sigstore_identity(signature: bytes) -> str:
+    """Return whom Sigstore's certificate in a signature names, as `sigstore:IDENTITY`."""
+    from cryptography.x509 import SubjectAlternativeName, load_der_x509_certificate
+
+    envelope = parse_envelope(signature, "the new signature")
+    if not envelope.certificates:
+        raise BadSignatureError("Sigstore's signature has no certificate")
+    certificate = load_der_x509_certificate(envelope.certificates[0])
+    names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    return f"sigstore:{next(iter(names)).value}"[:200]
+
+
+def _record(workspace: Workspace, session: Session, made: Signed) -> Signed:
+    """Keep a signature, or return the one that is on record already."""
+    signature, subject = tables.Signature, made.subject
+    row = session.scalar(
+        select(signature).where(
+            signature.subject_digest == subject.digest,
+            signature.key_id == made.key_id,
+            signature.scheme == made.scheme,
+        )
+    )
+    if row is not None and _same(session, row, made):
+        return replace(made, signature=row.envelope.encode(), recorded=True, existed=True)
+    now = workspace.database.utcnow(session)
+    if row is None:
+        row = signature(subject_digest=subject.digest, key_id=made.key_id, scheme=made.scheme)
+        session.add(row)
+    row.subject_kind = str(subject.kind)
+    row.envelope, row.at, row.by = made.signature.decode("ascii"), now, workspace.actor
+    events.record(
+        session,
+        action=f"{subject.kind}.signed",
+        kind=str(subject.kind),
+        subject=subject.event,
+        detail={"digest": subject.digest, "key_id": made.key_id, "scheme": made.scheme},
+        actor=workspace.actor,
+        at=now,
+    )
+    return replace(made, recorded=True)
+
+
+def _same(session: Session, row: tables.Signature, made: Signed) -> bool:
+    """Return whether a signature on record is as good as the new one."""
+    if made.scheme != SCHEME or row.subject_kind != made.subject.kind:
+        return False
+    new = parse_envelope(made.signature, "the new signature")
+    try:
+        old = parse_envelope(row.envelope.encode(), "the recorded signature")
+    except BadSignatureError:
+        return False
+    return old.certificates == new.certificates and is_good(session, row, made.public)
+
+
+def _require_signature_or_nothing(place: Path) -> None:
+    if place.is_dir():
+        raise AlreadyExistsError(f"{place} is a folder", hint="-o FILE")
+    if place.is_file():
+        try:
+            parse_envelope(read_bytes(place), place.name)
+        except BadSignatureError as error:
+            raise AlreadyExistsError(
+                f"{place} is there and is no signature", hint="-o FILE, or --force to replace it"
+            ) from error

@@ -1,0 +1,159 @@
+"""What is to be signed: a thing on record, by its list of files, or what lies at a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError, UnknownReferenceError
+from ..resolve import begins_with, resolve_any
+from ..signatures import manifest_of
+from .found import Progress
+from .statement import LONE
+from .verify import beside_of, examine, judge
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something to sign.
+
+    Attributes:
+        kind: `adapter`, `fused` or `bundle`; None where nothing of these files is on record.
+        name: what people call it.
+        digest: of its list of files.
+        event: what the log calls it.
+        files: path to SHA-256, as a signature lists them.
+        path: where it lies, if a path was given.
+    """
+
+    kind: str | None
+    name: str
+    digest: str
+    event: str
+    files: dict[str, str]
+    path: Path | None = None
+
+
+def find_subject(
+    workspace: Workspace, text: str, *, progress: Callable[[int, int], None] | None = None
+) -> Subject:
+    """Return what a reference or a path means.
+
+    Args:
+        workspace: the registry's parts.
+        text: a reference to an adapter, a fused model or a bundle on record; or the path of a folder or file.
+        progress: told bytes read and bytes in all, for a path.
+
+    Raises:
+        AmbiguousReferenceError: it is both a reference and a path, or fits more than one thing.
+        BadInputError: it is a base model.
+        CheckFailedError: what lies there is not what it says of itself, or a list of files was changed on record.
+        UnknownReferenceError: it is neither a reference nor a path.
+    """
+    path = Path(text)
+    there = path.exists()
+    with workspace.database.read() as session:
+        try:
+            known = find_recorded(session, text)
+        except (UnknownReferenceError, BadInputError):
+            if not there:
+                raise
+            known = None
+    if known is not None and there and str(path) != str(path.absolute()):
+        raise AmbiguousReferenceError(
+            f"{text} is a {known.kind} on record, and there is something of that name here",
+            hint=f"for what lies here: ./{text}",
+        )
+    return known if known is not None and not there else _at(workspace, path, progress)
+
+
+def find_recorded(session: Session, text: str) -> Subject:
+    """Return a thing on record: an adapter, a fused model, or a bundle by its digest or place.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        BadInputError: it is a base model.
+        CheckFailedError: its list of files was changed on record.
+    """
+    bundle = tables.Bundle
+    wanted = [bundle.path == text]
+    if 8 <= len(text) <= 64 and not text.strip("0123456789abcdef"):
+        wanted.append(begins_with(bundle.digest, text))
+    for condition in wanted:
+        digests = set(session.scalars(select(bundle.digest).where(condition)))
+        if len(digests) > 1:
+            raise AmbiguousReferenceError(f"{text} fits more than one bundle", hint="give more digits")
+        if digests:
+            (digest,) = digests
+            return _recorded(session, "bundle", f"bundle {digest[:12]}", digest, digest)
+    found = resolve_any(session, text)
+    if found.adapter is not None:
+        return _recorded(session, "adapter", found.adapter.name, found.adapter.digest, found.adapter.name)
+    if found.fused is not None:
+        fused = found.fused
+        return _recorded(
+            session, "fused", f"{fused.adapter.name} ({fused.precision})", fused.digest, fused.key
+        )
+    raise BadInputError(
+        f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
+    )
+
+
+def _recorded(session: Session, kind: str, name: str, digest: str, event: str) -> Subject:
+    manifest = manifest_of(session, digest)
+    if manifest is None:
+        raise CheckFailedError(
+            f"the list of files of {name} was changed after it was recorded", hint="fusery audit"
+        )
+    return Subject(kind, name, digest, event, _listed(manifest, lone=kind == "bundle" and len(manifest) == 1))
+
+
+def _listed(manifest: Manifest, *, lone: bool) -> dict[str, str]:
+    return {LONE if lone else entry.path: str(entry.sha256) for entry in manifest}
+
+
+def _at(workspace: Workspace, path: Path, progress: Progress | None) -> Subject:
+    """Read what lies at a path; what is damaged is not signed."""
+    seen = examine(path, but=beside_of(path), progress=progress)
+    judge(seen, None, "", ())
+    manifest = seen.found.manifest
+    if seen.problems or not manifest:
+        first = seen.problems[0].message if seen.problems else f"{path} has no files that can be listed"
+        raise CheckFailedError(f"{first}, and nothing was signed", hint=f"fusery verify {path}")
+    files = _listed(manifest, lone=seen.found.lone)
+    with workspace.database.read() as session:
+        digest = manifest.digest if not seen.found.lone else alone(session, files[LONE])
+        kind, event = kind_of(session, digest) if digest is not None else (None, "")
+    name = seen.found.path.name
+    return Subject(kind, name, digest or manifest.digest, event, files, seen.found.path)
+
+
+def alone(session: Session, sha256: str) -> str | None:
+    """Return the digest of a bundle on record that is this one file, under whatever name."""
+    bundle, file = tables.Bundle, tables.ManifestFile
+    rows = session.scalars(
+        select(bundle).join(file, file.manifest_id == bundle.manifest_id).where(file.sha256 == sha256)
+    )
+    return next((row.digest for row in rows if len(row.manifest.files) == 1), None)
+
+
+def kind_of(session: Session, digest: str) -> tuple[str | None, str]:
+    """Return what is on record with a digest: its kind, and what the log calls it."""
+    if session.scalar(select(tables.Bundle.id).where(tables.Bundle.digest == digest).limit(1)) is not None:
+        return "bundle", digest
+    adapter = session.scalar(select(tables.Adapter).where(tables.Adapter.digest == digest).limit(1))
+    if adapter is not None:
+        return "adapter", adapter.name
+    fused = session.scalar(select(tables.Fused).where(tables.Fused.digest == digest).limit(1))
+    return ("fused", fused.key) if fused is not None else (None, "")

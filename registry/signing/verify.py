@@ -1,0 +1,252 @@
+"""Verifying: is a bundle, an adapter's folder or a file what somebody signed, and who?  No registry is needed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusery.storage.manifest import FileEntry
+
+from .claim import Claim, read_claim
+from .envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
+from .found import Found, Progress, look
+from .packed import read_packed
+from .problem import Problem
+from .statement import LONE, Statement, read_statement
+
+if TYPE_CHECKING:
+    from .checking import Checker
+
+SUFFIX = ".sig"
+"""What a signature is called that lies beside what it is about: `bundle.sig` for the folder `bundle`."""
+Verdict = Literal["verified", "differs", "unproven"]
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found at a path.
+
+    Attributes:
+        found: its files.
+        claim: what it says of itself, if it does.
+        signature: where the signature was found: a path, or `registry`.
+        hint: the key that the signature says it was made with.
+        signer: with whose key it verifies: the name of a file or of a trusted key, or an identity; None for nobody's.
+        key_id: of that key.
+        problems: what differs.
+        notes: what was not looked at, and what is missing for a proof.
+        unsigned: files that a signature of the model or the adapter within is not about.
+        registry: what the registry says of it, if one was asked.
+    """
+
+    found: Found
+    claim: Claim | None = None
+    signature: str | None = None
+    hint: str | None = None
+    signer: str | None = None
+    key_id: str | None = None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unsigned: tuple[str, ...] = ()
+    registry: dict[str, Any] | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """`differs` if anything is wrong, `verified` if a key vouches for every file, else `unproven`.
+
+        A bundle whose model alone is signed is not verified: anybody could have put a script beside the model.
+        """
+        if self.problems:
+            return "differs"
+        unknown = self.registry is not None and not (self.registry["known"] and self.registry["trusted"])
+        return "unproven" if self.signer is None or self.unsigned or unknown else "verified"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "path": str(self.found.path),
+            "verdict": self.verdict,
+            "files": len(self.found.files),
+            "record": self.claim.to_dict() if self.claim else None,
+            "signature": self.signature,
+            "signed_with": self.hint,
+            "signer": self.signer,
+            "key_id": self.key_id,
+            "problems": [problem.to_dict() for problem in self.problems],
+            "unsigned": list(self.unsigned),
+            "notes": self.notes,
+            "registry": self.registry,
+        }
+
+
+def verify(
+    path: Path,
+    *,
+    signature: Path | None = None,
+    checkers: Sequence[Checker] = (),
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare a folder or a file with its signature and with what it says of itself.
+
+    Args:
+        path: a bundle, an exported adapter's folder, or a single file.
+        signature: the signature; by default `PATH.sig`, if it is there.
+        checkers: who may have signed; without any, a signature shows what was changed, and not by whom it was made.
+        progress: told bytes done and bytes in all.
+
+    Raises:
+        MissingFileError: there is nothing at the path, or no such signature.
+    """
+    beside = beside_of(path)
+    place = signature or (beside if beside.is_file() else None)
+    result = examine(path, but=place, progress=progress)
+    if place is None:
+        judge(result, None, str(place), checkers)
+    else:
+        judge(result, read_bytes(place), str(place), checkers)
+    return result
+
+
+def beside_of(path: Path) -> Path:
+    """Return where the signature of a folder or file lies unless it is said."""
+    real = path.resolve()
+    return real.with_name(real.name + SUFFIX)
+
+
+def examine(path: Path, *, but: Path | None = None, progress: Progress | None = None) -> Verification:
+    """Read what is at a path, and nothing about signatures yet."""
+    found = look(path, but=but, progress=progress)
+    claim = read_claim(found.path)
+    if claim is None and found.lone:
+        claim = read_packed(found.path)
+    return Verification(found, claim, problems=list(found.problems))
+
+
+def judge(result: Verification, data: bytes | None, place: str, checkers: Sequence[Checker]) -> None:
+    """Hold what was found against a signature, if there is one, and against what it says of itself."""
+    statement, name = None, Path(place).name
+    if data is not None:
+        result.signature = place
+        try:
+            envelope = parse_envelope(data, name)
+            result.hint = envelope.hint or None
+            statement = read_statement(envelope)
+            _find_signer(result, envelope, data, checkers, name)
+        except BadSignatureError as error:
+            result.problems.append(Problem("bad_signature", name, error.message))
+    claim = result.claim
+    if claim is not None:
+        result.problems += claim.problems
+    if statement is not None:
+        _compare_signed(result, statement)
+    elif claim is not None and not result.found.lone and not claim.problems:
+        _compare(result, _listed(claim), listing=claim.document, complete=claim.complete)
+    _note_what_is_missing(result, statement)
+
+
+def _find_signer(
+    result: Verification, envelope: Envelope, data: bytes, checkers: Sequence[Checker], name: str
+) -> None:
+    for checker in checkers:
+        signer = checker.signer(envelope, data)
+        if signer is not None:
+            result.signer, result.key_id = signer.name, signer.key_id
+            return
+    if checkers:
+        asked = " nor ".join(checker.name for checker in checkers)
+        made = f"; it says that it was made with the key {envelope.hint[:16]}" if envelope.hint else ""
+        result.problems.append(
+            Problem(
+                "wrong_key", name, f"the signature {name} was not made with {asked}{made}, or was changed"
+            )
+        )
+
+
+def _compare_signed(result: Verification, statement: Statement) -> None:
+    """Compare with the signed list; one of the model or adapter inside a bundle leaves the rest to the bundle's record."""
+    found, claim = result.found, result.claim
+    if found.lone or statement.lone:
+        _compare_lone(result, statement)
+        return
+    signed = dict(statement.files)
+    if claim is None or (part := _part(claim, signed)) is None:
+        _compare(result, signed, listing="the signature", complete=True)
+        return
+    prefix, _ = part
+    covered = {prefix + path for path in signed} - {claim.document}
+    _compare(result, _listed(claim), listing=claim.document, complete=claim.complete)
+    digests = {prefix + path: digest for path, digest in signed.items() if prefix + path in covered}
+    _compare(result, digests, listing="the signature", complete=False, quiet=True)
+    result.unsigned = tuple(sorted(set(found.files) - covered))
+
+
+def _part(claim: Claim, signed: dict[str, str]) -> tuple[str, dict[str, str]] | None:
+    """Return the part of a bundle that a signature is about, where that is not all of it."""
+    if not claim.files or {*claim.files, claim.document} == set(signed):
+        return None
+    return next(((prefix, files) for prefix, files in claim.parts if files == signed), None)
+
+
+def _compare_lone(result: Verification, statement: Statement) -> None:
+    files = list(result.found.files.values())
+    if not result.found.lone or not statement.lone:
+        what = "a single file" if statement.lone else "a folder"
+        here = "a single file" if result.found.lone else "a folder"
+        result.problems.append(
+            Problem("other", result.found.path.name, f"the signature is about {what}, and this is {here}")
+        )
+    elif [entry.sha256 for entry in files] != [statement.files[LONE]]:
+        name = result.found.path.name
+        result.problems.append(Problem("changed", name, f"{name} is not the file that was signed"))
+
+
+def _listed(claim: Claim) -> dict[str, FileEntry | str]:
+    return dict(claim.files)
+
+
+def _compare(
+    result: Verification,
+    listed: dict[str, Any],
+    *,
+    listing: str,
+    complete: bool,
+    quiet: bool = False,
+) -> None:
+    """Name every file that differs from a list: of entries, or of digests."""
+    found = result.found.files
+    known = {(problem.code, problem.path) for problem in result.problems}
+    problems = []
+    for path, expected in sorted(listed.items()):
+        here = found.get(path)
+        if here is None:
+            if not any(problem.path == path for problem in result.found.problems):
+                problems.append(Problem("missing", path, f"{path} is missing, and {listing} lists it"))
+        elif (here if isinstance(expected, FileEntry) else str(here.sha256)) != expected:
+            problems.append(Problem("changed", path, f"{path} is not what {listing} lists"))
+    claim = result.claim
+    document = claim.document if claim is not None and listing == claim.document else None
+    strangers = sorted(set(found) - set(listed) - {document})
+    if complete:
+        problems += [
+            Problem("added", path, f"{path} was added: {listing} does not list it") for path in strangers
+        ]
+    elif strangers and not quiet:
+        result.notes.append(
+            f"{listing} does not list {', '.join(strangers[:5])}"
+            + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+        )
+    result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
+
+
+def _note_what_is_missing(result: Verification, statement: Statement | None) -> None:
+    if result.problems or result.signer is not None:
+        return
+    if statement is None:
+        result.notes.append("there is no signature, so nothing proves who made this")
+        if result.claim is None or result.claim.kind == "gguf":
+            result.notes.append("there is no list of digests to compare it with either")
+    else:
+        made = f", made with the key {result.hint[:16]}," if result.hint else ""
+        result.notes.append(f"the signature{made} was not checked: no public key was given")

@@ -1,0 +1,77 @@
+"""Rows as JSON: one form of every value, the same from SQLite and from PostgreSQL.
+
+Columns have one of a few kinds, by which backups read them back (`backup.rows`) and seals hash them (`database.sealing`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from datetime import UTC
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, Column, Date, Float, Integer, String, TypeDecorator
+
+from .record import UtcDateTime
+
+_WIDEST = 2**63
+_LARGEST = int(sys.float_info.max)
+_PLAIN = 1e16  # from here on Python writes a float with an exponent, and PostgreSQL hands it back as a whole number
+
+
+def kind_of(one: Column[Any]) -> str:
+    """Return the kind of a column.
+
+    Raises:
+        TypeError: it has a type that backups know no form for.
+    """
+    kind = one.type
+    if isinstance(kind, TypeDecorator) and not isinstance(kind, UtcDateTime):
+        kind = kind.impl_instance
+    match kind:
+        case UtcDateTime():
+            return "moment"
+        case Boolean():
+            return "boolean"
+        case Integer():
+            return "integer"
+        case Float():
+            return "number"
+        case Date():
+            return "date"
+        case JSON():
+            return "document"
+        case String():
+            return "text"
+    raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
+
+
+def to_json(kind: str, value: Any) -> Any:
+    """Return the JSON form of a value, from which `from_json` makes the same value again."""
+    if value is None:
+        return None
+    match kind:
+        case "moment":
+            return value.astimezone(UTC).isoformat(timespec="microseconds")
+        case "date":
+            return value.isoformat()
+        case "number":
+            return float(value) if math.isfinite(value) else str(float(value))
+        case "document":
+            return _settled(value)
+    return value
+
+
+def _settled(value: Any) -> Any:
+    """Return a document with its numbers as PostgreSQL hands them back, so that both databases give the same text."""
+    if isinstance(value, dict):
+        return {key: _settled(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_settled(part) for part in value]
+    if isinstance(value, float):
+        if value == 0:
+            return 0.0
+        return int(value) if _PLAIN <= abs(value) < _WIDEST else value
+    if isinstance(value, int) and _WIDEST <= abs(value) <= _LARGEST and float(value) == value:
+        return float(value)
+    return value

@@ -1,0 +1,75 @@
+"""`fusery lineage`, `deploy` and `attest` as people call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conftest_types import Fusery
+
+
+@pytest.fixture
+def shipped(stocked: Fusery, tmp_path: Path) -> Fusery:
+    assert stocked("materialize", "course_rec@2", "out").code == 0
+    assert stocked("alias", "set", "course_rec@2", "prod").code == 0
+    assert stocked("deploy", "record", "out", "eu/ranker", "--note", "rollout 7").code == 0
+    return stocked
+
+
+def test_a_file_in_each_format(shipped: Fusery, tmp_path: Path) -> None:
+    for form in ("tree", "json", "mermaid", "dot", "svg", "prov", "openlineage"):
+        ran = shipped("lineage", "course_rec@2", "--format", form)
+        place = tmp_path / f"file.{form}"
+        assert shipped("lineage", "course_rec@2", "--format", form, "-o", place).code == 0
+        told = shipped("lineage", "course_rec@2", "--format", form, "-o", place, "--json").json
+        assert told == {"path": str(place), "format": form, "bytes": place.stat().st_size}
+        if form != "json":
+            assert ran.out == place.read_text(encoding="utf-8")
+    assert (
+        json.loads((tmp_path / "file.json").read_text()) == shipped("lineage", "course_rec@2", "--json").json
+    )
+    ElementTree.parse(tmp_path / "file.svg")
+
+
+def test_the_ending_says_the_format(shipped: Fusery, tmp_path: Path) -> None:
+    assert shipped("lineage", "course_rec@2", "-o", "a.svg").code == 0
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    refused = shipped("lineage", "course_rec@1", "-o", "a.svg")
+    assert (refused.code, "already" in refused.err, "--force" in refused.err) == (2, True, True)
+    assert shipped("lineage", "course_rec@1", "-o", "a.svg", "--force").code == 0
+    assert shipped("lineage", "course_rec@1", "-o", tmp_path, "--force").code == 2
+    assert shipped("lineage", "course_rec@1", "--force").code == 2
+
+
+def test_deployments(shipped: Fusery) -> None:
+    assert [row["place"] for row in shipped("deploy", "list", "--json").json] == ["eu/ranker"]
+    assert shipped("deploy", "list", "-q").out == "eu/ranker\n"
+    assert shipped("deploy", "list", "--at", "2020-01-01", "--json").json == []
+    again = shipped("deploy", "record", "out", "eu/ranker")
+    assert "already" in again.out
+    replaced = shipped("deploy", "record", "course_rec@1", "eu/ranker", "--replace")
+    assert "it no longer runs bundle model" in replaced.out
+    assert shipped("yank", "course_rec@1", "--reason", "x").out.count("it runs at eu/ranker") == 1
+    assert "yanked: x" in shipped("deploy", "list").out
+    assert "(yanked: x)" in shipped("show", "course_rec@1").out
+    assert "(yanked: x)" in shipped("impact", "base:tiny").out
+    ended = shipped("deploy", "end", "eu/ranker", "--json").json
+    assert [row["name"] for row in ended] == ["course_rec_v1_20260115"]
+    assert "until" in shipped("deploy", "list", "--all").out
+    refused = shipped("deploy", "end", "eu/ranker")
+    assert (refused.code, "Hint: fusery deploy list" in refused.err) == (2, True)
+    assert shipped("deploy", "list", "--at", "2026-01-01", "--all").code == 2
+
+
+def test_attestations(shipped: Fusery, tmp_path: Path) -> None:
+    for form in ("slsa", "cyclonedx"):
+        shown = shipped("attest", "out", "--format", form)
+        assert shipped("attest", "out", "--format", form, "-o", f"{form}.json").code == 0
+        assert (tmp_path / f"{form}.json").read_text() == shown.out
+        assert shipped("attest", "out", "--format", form, "--json").json == json.loads(shown.out)
+    assert len(shipped("attest", "course_rec@2", "-q").out.strip()) == 64
+    for words in (("tiny",), ("nothing@1",), ("out", "--key", "no.pem"), ("out", "--force")):
+        refused = shipped("attest", *words)
+        assert refused.code == 2 and "Traceback" not in refused.err

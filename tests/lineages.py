@@ -1,0 +1,110 @@
+"""A registry with one of everything that a document tells of.  Import it as `import lineages`."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import peftfolders
+import tinymodels
+
+from fusery.registry import Registry
+from fusery.registry.fuse import FuseRequest
+
+DENSE = "course_rec_v1_20260115"
+CONTINUED = "course_rec_v2_20260201"
+ODD = 'a "b" <c> & d; ü\u202e 100% {x} → 𝄞 \\n #;'
+"""A dataset's name with what breaks drawings and documents."""
+
+
+def fill(registry: Registry, folder: Path) -> dict[str, str]:
+    """Fill an empty registry; return by what it is called where each kind of record is.
+
+    v1 <- v2 (continued, with a licence and an odd dataset), `other` without a dataset, DoRA, PEFT; a base by reference and a
+    4-bit one, each with an adapter; a sum, a requantised fuse; bundles with and without a fuse; aliases, deployments.
+    """
+    base = tinymodels.make_base(folder / "tiny", layers=2)
+    registry.add_base(base, name="tiny")
+    register = registry.register
+    common = {"base": "tiny", "task": "course_rec"}
+    first = tinymodels.make_adapter(folder / "first", base, seed=1, rank=4)
+    register(first, date="20260115", val_loss=0.61, dataset="courses", examples=120, **common)
+    second = tinymodels.make_adapter(folder / "second", base, seed=2, rank=4)
+    register(
+        second,
+        date="20260201",
+        val_loss=0.42,
+        dataset=ODD,
+        parent="course_rec@1",
+        tags={"license": "MIT"},
+        **common,
+    )
+    other = tinymodels.make_adapter(folder / "other", base, seed=3, rank=4)
+    peftfolders.edit_config(other, data=None)  # nobody says what it was trained on
+    register(other, base="tiny", task="other", date="20260301", tags={"license": "our own & <odd>"})
+    dora = tinymodels.make_adapter(folder / "dora", base, seed=4, rank=4, fine_tune_type="dora")
+    register(dora, base="tiny", task="dora", date="20260302")
+    register(peftfolders.make_peft(folder / "peft", base, seed=5), base="tiny", task="peft", date="20260303")
+    here = tinymodels.make_base(folder / "here", layers=2, seed=7)
+    registry.add_base(here, name="here", reference=True)
+    there = tinymodels.make_adapter(folder / "there", here, seed=6, rank=4)
+    register(there, base="here", task="there", date="20260304")
+    few = tinymodels.make_base(folder / "few", layers=2, bits=4, group_size=32, seed=8)
+    registry.add_base(few, name="few")
+    small = tinymodels.make_adapter(folder / "small", few, seed=9, rank=4)
+    register(small, base="few", task="small", date="20260305")
+    return _made(registry, folder)
+
+
+def _made(registry: Registry, folder: Path) -> dict[str, str]:
+    plain = FuseRequest(precision="keep", accept_loss=True)
+    fuse = registry.fuse
+    found = {
+        "adapter": DENSE,
+        "continued": CONTINUED,
+        "no dataset": "other@1",
+        "dora adapter": "dora@1",
+        "peft adapter": "peft@1",
+        "fused": fuse("course_rec@2", plain).view["key"],
+        "peft": fuse("peft@1", plain).view["key"],
+        "base by reference": fuse("there@1", plain).view["key"],
+        "4-bit base": fuse("small@1", plain).view["key"],
+    }
+    sum_of = FuseRequest(
+        precision="keep", accept_loss=True, extras=(("course_rec@2", 0.5), ("course_rec@1", -1.0))
+    )
+    found["sum"] = fuse("other@1", sum_of).view["key"]
+    twice = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.25),))
+    found["with itself"] = fuse("course_rec@1", twice).view["key"]
+    found["bundle"] = str(folder / "out")
+    registry.materialize("course_rec@2", folder / "out", request=plain)
+    found["bundle of a sum"] = str(folder / "sum")
+    registry.materialize("other@1", folder / "sum", request=sum_of)
+    found["unfused bundle"] = str(folder / "apart")
+    registry.materialize(["course_rec@1", "course_rec@2"], folder / "apart", target="adapters")
+    registry.set_alias("course_rec@2", "prod", reason="first")
+    registry.record_deployment(str(folder / "out"), "eu/ranker", note="rollout 7")
+    registry.record_deployment(found["sum"], "lab <1>")
+    registry.record_deployment("course_rec@1", "lab <1>")
+    registry.end_deployments(["lab <1>"], reference="course_rec@1", reason="over")
+    return found
+
+
+REASON = 'leaked <b> "x"'
+"""Why the second version is withdrawn in what `withdrawn` returns."""
+
+
+@cache
+def withdrawn() -> tuple[Registry, dict[str, str]]:
+    """Return a filled registry whose second version is yanked; made once in a process, and only to be read."""
+    folder = Path(tempfile.mkdtemp(prefix="fusery-lineages-"))
+    registry = Registry.open(folder / "home")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(registry.close)
+    registry.init()
+    found = fill(registry, folder)
+    registry.yank("course_rec@2", reason=REASON)
+    return registry, found

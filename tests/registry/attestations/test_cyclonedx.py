@@ -1,0 +1,110 @@
+"""The bill of materials: the library's strict validator, which holds it against the published schema of 1.6."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import lineages
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from fusery.registry import Registry
+from fusery.registry.errors import MissingExtraError
+
+Everything = tuple[Registry, dict[str, str]]
+
+
+def invalid(document: dict[str, Any]) -> Any:
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+
+
+def test_every_kind_of_record(withdrawn: Everything) -> None:
+    registry, found = withdrawn
+    serials = set()
+    for name, reference in found.items():
+        made = registry.attest(reference, form="cyclonedx")
+        assert invalid(made.document) is None, name
+        assert registry.attest(reference, form="cyclonedx").data == made.data, name
+        assert _refs_are_unique(made.document)
+        serials.add(made.document["serialNumber"])
+    assert len(serials) == len(found)
+
+
+def _refs_are_unique(document: dict[str, Any]) -> bool:
+    found: list[str] = []
+    waiting: list[Any] = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found += [value["bom-ref"]] if "bom-ref" in value else []
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return len(found) == len(set(found))
+
+
+def test_the_validator_can_refuse(withdrawn: Everything) -> None:
+    document = withdrawn[0].attest("course_rec@1", form="cyclonedx").document
+    card = document["metadata"]["component"]["modelCard"]
+    assert invalid({**document, "nonsense": 1}) is not None
+    card["modelParameters"]["nonsense"] = 1
+    assert invalid(document) is not None
+
+
+def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
+    registry, found = withdrawn
+    document = registry.attest(found["sum"], form="cyclonedx").document
+    component = document["metadata"]["component"]
+    assert component["type"] == "machine-learning-model"
+    ancestors = {each["name"]: each for each in component["pedigree"]["ancestors"]}
+    assert set(ancestors) == {"tiny", "other_v1_20260301", lineages.DENSE, lineages.CONTINUED}
+    assert ancestors[lineages.CONTINUED]["licenses"] == [{"license": {"id": "MIT"}}]
+    assert ancestors["other_v1_20260301"]["licenses"] == [{"license": {"name": "our own & <odd>"}}]
+    files = {each["name"]: each["hashes"] for each in ancestors[lineages.DENSE]["components"]}
+    shown = registry.show("course_rec@1")["files"]
+    assert files == {file["path"]: [{"alg": "SHA-256", "content": file["sha256"]}] for file in shown}
+    weights = {
+        name: next(each["value"] for each in ancestor["properties"] if each["name"] == "fusery:weight")
+        for name, ancestor in ancestors.items()
+        if name != "tiny"
+    }
+    assert weights == {"other_v1_20260301": "1.0", lineages.DENSE: "-1.0", lineages.CONTINUED: "0.5"}
+    datasets = {each["name"]: each["bom-ref"] for each in document["components"]}
+    assert set(datasets) == {"courses", lineages.ODD}
+    card = component["modelCard"]
+    assert {each["ref"] for each in card["modelParameters"]["datasets"]} == set(datasets.values())
+    assert f"withdrawn: {lineages.REASON}" in card["considerations"]["technicalLimitations"]
+    metrics = {each["type"]: each["value"] for each in card["quantitativeAnalysis"]["performanceMetrics"]}
+    assert 0.9 < float(metrics["fidelity of the fuse: retained"]) <= 1.01
+    assert {
+        each["value"] for each in card["quantitativeAnalysis"]["performanceMetrics"] if "slice" in each
+    } == {
+        "0.61",
+        "0.42",
+    }
+
+
+def test_an_adapter_with_itself_is_one_ancestor(withdrawn: Everything) -> None:
+    document = withdrawn[0].attest(withdrawn[1]["with itself"], form="cyclonedx").document
+    [adapter] = [
+        each for each in document["metadata"]["component"]["pedigree"]["ancestors"] if each["name"] != "tiny"
+    ]
+    assert {"name": "fusery:weight", "value": "1.0, 0.25"} in adapter["properties"]
+
+
+def test_without_a_dataset_nothing_is_made_up(withdrawn: Everything) -> None:
+    document = withdrawn[0].attest("other@1", form="cyclonedx").document
+    assert "components" not in document
+    card = document["metadata"]["component"]["modelCard"]
+    assert card["modelParameters"].get("datasets", []) == []
+    assert "approach" not in card["modelParameters"]
+
+
+def test_the_extra_is_named(withdrawn: Everything, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cyclonedx.output.json", None)
+    with pytest.raises(MissingExtraError, match="not installed") as raised:
+        withdrawn[0].attest("course_rec@1", form="cyclonedx")
+    assert "fusery[bom]" in (raised.value.hint or "")

@@ -1,0 +1,279 @@
+"""Any edit of any audited row is found, and the finding names the record: every column of every table, on both databases."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from full_registry import fill
+from sqlalchemy import Column, Connection, Table, select, text
+from sqlalchemy.orm import Session
+from tampering import unguarded
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.audit.records import check_records
+from fusery.registry.database import Database
+from fusery.registry.database.sealing import KINDS, OWNERS, seal_rows
+from fusery.registry.tables.values import kind_of
+
+EVENT = tables.metadata.tables["event"]
+AUDITED = [tables.metadata.tables[name] for name in sorted(OWNERS)] + [EVENT]
+EDITS = [
+    (table.name, column.name)
+    for table in AUDITED
+    for column in table.columns
+    if table is EVENT or column.name not in OWNERS[table.name][0].volatile
+]
+
+
+class _UndoError(Exception):
+    """Raised to take an edit back."""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[Path]:
+    """A home with rows in every table."""
+    folder = tmp_path_factory.mktemp("full")
+    with Registry.open(home=folder / "home") as registry:
+        registry.workspace.ensure(explicit=True)
+        fill(registry, tiny_base, folder / "files")
+    yield folder / "home"
+
+
+@pytest.fixture
+def full(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
+    """A registry with rows in every table."""
+    return fill(registry, tiny_base, tmp_path / "files")
+
+
+def problems(session: Session) -> list[str]:
+    """Return the subjects of everything that is found."""
+    chain = [f"event {problem.seq}" for problem in events.verify_chain(session)]
+    return chain + [found.subject for found in check_records(session)]
+
+
+def other(column: Column[Any], value: Any, random: random.Random) -> str:
+    """Return the SQL of another value that a column might well hold."""
+    match kind_of(column):
+        case "integer":
+            return str((value or 0) + random.randrange(1000, 9000))
+        case "number":
+            return repr((value or 0.0) + random.choice([1e-9, 0.25, 3.0]))
+        case "boolean":
+            return "false" if value else "true"
+        case "moment":
+            return "'2026-03-01 10:00:00.000001'"
+        case "date":
+            return "'2026-03-01'"
+        case "document":
+            return "'{\"edited\": 1}'" if isinstance(value, dict) or value is None else "'[\"edited\"]'"
+    length = getattr(column.type, "length", None) or 40
+    forged = "".join(random.choices("0123456789abcdef", k=min(length, 64) - 1)) + "x"
+    return f"'{forged[: max(1, length)]}'"
+
+
+@contextmanager
+def undone(database: Database) -> Iterator[Session]:
+    """Yield a session in which nothing is in the way of an edit: no trigger, no constraint, no key; all is taken back."""
+    try:
+        with database.schema_change() as connection:
+            _without_constraints(connection)
+            with Session(bind=connection) as session:
+                yield session
+            raise _UndoError
+    except _UndoError:
+        return
+
+
+def _without_constraints(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        for table in AUDITED:
+            query = text(
+                "SELECT conname FROM pg_constraint WHERE conrelid = CAST(:name AS regclass) AND contype = 'c'"
+            )
+            for name in connection.scalars(query, {"name": table.name}).all():
+                connection.execute(text(f'ALTER TABLE {table.name} DROP CONSTRAINT "{name}"'))
+    else:
+        connection.execute(text("PRAGMA ignore_check_constraints = ON"))
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        for name in connection.scalars(text(query)).all():
+            connection.execute(text(f"DROP TRIGGER {name}"))
+
+
+def row_of(session: Session, table: Table, random: random.Random) -> dict[str, Any]:
+    """Return some row of a table."""
+    return dict(random.choice(session.execute(select(table)).mappings().all()))
+
+
+def where(table: Table, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the SQL that finds a row, with its parameters."""
+    keys = [column.name for column in table.primary_key.columns]
+    return " AND ".join(f'"{key}" = :{key}' for key in keys), {key: row[key] for key in keys}
+
+
+def subject_of(session: Session, table: Table, row: dict[str, Any]) -> str:
+    """Return how a finding names the record that a row belongs to."""
+    if table is EVENT:
+        return f"event {row['seq']}"
+    kind, column = OWNERS[table.name]
+    return f"{kind.name} {seal_rows(session, kind, [row[column]])[0].name}"
+
+
+def test_there_are_two_hundred_edits() -> None:
+    assert len(EDITS) >= 190
+    assert {kind.table.name for kind in KINDS.values()} <= {table for table, _ in EDITS}
+
+
+def test_every_table_is_audited_or_named_as_not() -> None:
+    free = {"blob", "intent", "lease", "tensor"}
+    assert {table.name for table in AUDITED} | free == set(tables.metadata.tables)
+
+
+def test_nothing_is_found_where_nobody_edited(full: Registry) -> None:
+    with full.workspace.database.read() as session:
+        assert problems(session) == []
+    assert [found.code for found in full.audit().problems if found.code.startswith(("record", "event"))] == []
+
+
+def test_every_column_edited(full: Registry) -> None:
+    """One edit of each column of each table, each taken back before the next."""
+    dice = random.Random(20261125)
+    missed, wrong = [], []
+    for table_name, column_name in EDITS:
+        table = tables.metadata.tables[table_name]
+        with undone(full.workspace.database) as session:
+            row = row_of(session, table, dice)
+            subject = subject_of(session, table, row)
+            condition, values = where(table, row)
+            value = other(table.columns[column_name], row[column_name], dice)
+            session.execute(
+                text(f'UPDATE {table_name} SET "{column_name}" = {value} WHERE {condition}'), values
+            )
+            found = problems(session)
+        if not found:
+            missed.append(f"{table_name}.{column_name}")
+        elif subject not in found and not (table is EVENT and any("event" in one for one in found)):
+            wrong.append((f"{table_name}.{column_name}", subject, found))
+    assert missed == []
+    assert wrong == []
+
+
+def test_rows_removed(full: Registry) -> None:
+    dice = random.Random(1)
+    for table in AUDITED:
+        with undone(full.workspace.database) as session:
+            # The end of the log is another matter: see `anchor`.
+            rows = session.execute(select(table)).mappings().all()
+            row = dict(dice.choice(rows[:-1] if table is EVENT else rows))
+            subject = subject_of(session, table, row)
+            condition, values = where(table, row)
+            session.execute(text(f"DELETE FROM {table.name} WHERE {condition}"), values)
+            found = problems(session)
+        assert found, table.name
+        assert subject in found or table is EVENT, (table.name, subject, found)
+
+
+def test_rows_put_in(full: Registry) -> None:
+    """A copy of a row with another key, and other texts where they are unique."""
+    dice = random.Random(2)
+    for table in AUDITED:
+        if (
+            table is EVENT or table.name == "registry"
+        ):  # two rows of a registry are none that its database takes
+            continue
+        with undone(full.workspace.database) as session:
+            row = row_of(session, table, dice)
+            columns = [column.name for column in table.columns]
+            changed = {
+                column.name: other(column, row[column.name], dice)
+                if column.primary_key and not column.foreign_keys or _is_unique(table, column)
+                else f'"{column.name}"'
+                for column in table.columns
+            }
+            if all(column.foreign_keys for column in table.primary_key.columns):
+                keys = [column.name for column in table.primary_key.columns]
+                changed[keys[-1]] = f'"{keys[-1]}" + 1000'
+            if changed.get("id") and table.primary_key.columns.keys() == ["id"]:
+                changed["id"] = '"id" + 1000'
+            condition, values = where(table, row)
+            names = ", ".join(f'"{column}"' for column in columns)
+            session.execute(
+                text(
+                    f"INSERT INTO {table.name} ({names}) SELECT {', '.join(changed[one] for one in columns)} "
+                    f"FROM {table.name} WHERE {condition}"
+                ),
+                values,
+            )
+            found = problems(session)
+        assert found, table.name
+
+
+def _is_unique(table: Table, column: Column[Any]) -> bool:
+    sets = [
+        [one.name for one in constraint.columns]
+        for constraint in table.constraints
+        if type(constraint).__name__ == "UniqueConstraint"
+    ]
+    return any(column.name in names and not column.foreign_keys for names in sets)
+
+
+@pytest.mark.parametrize(
+    ("statement", "subject"),
+    [
+        ("UPDATE adapter SET created_at = 'yesterday' WHERE version = 2", "adapter course_rec_v2_20260112"),
+        ("UPDATE adapter SET training = 'no json' WHERE version = 1", "adapter course_rec_v1_20260111"),
+        ("UPDATE adapter SET date = 20260111 WHERE version = 1", "adapter course_rec_v1_20260111"),
+        ("UPDATE base_model SET config = '{' WHERE id = 1", "base tiny"),
+        ("UPDATE alias_move SET at = x'ff' WHERE id = 1", "alias_move 1"),
+        ("UPDATE fused SET seconds = 'many'", "fused "),
+        (
+            "UPDATE manifest_file SET path = '../../passwd' WHERE path = 'adapter_config.json' AND manifest_id = 2",
+            "manifest ",
+        ),
+    ],
+)
+def test_values_that_are_none_are_found_and_break_nothing(
+    template: Path, tmp_path: Path, statement: str, subject: str
+) -> None:
+    """SQLite keeps whatever it is given; the whole audit goes through all the same."""
+    import sqlite3
+
+    home = tmp_path / "home"
+    shutil.copytree(template, home)
+    connection = sqlite3.connect(home / "fusery.db")
+    connection.executescript(f"PRAGMA foreign_keys = OFF; {statement};")
+    connection.close()
+    with Registry.open(home=home) as registry:
+        for report in (registry.audit(), registry.audit_all()):
+            assert any(
+                found.code == "record_changed" and found.subject.startswith(subject)
+                for found in report.problems
+            ), report.problems
+
+
+def test_an_edited_seal_breaks_the_chain(full: Registry) -> None:
+    """Who edits a record and its seal is found by the log; the record is as its seal says then."""
+    with undone(full.workspace.database) as session, unguarded(session):
+        session.execute(text("UPDATE adapter SET val_loss = 0.01 WHERE version = 2"))
+        row = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 2)).one()
+        forged = seal_rows(session, KINDS["adapter"], [row.id])[0].digest
+        for event in session.scalars(select(tables.Event).where(tables.Event.seals.is_not(None))):
+            import json
+
+            seals = [
+                [kind, number, name, forged if (kind, number) == ("adapter", row.id) else digest]
+                for kind, number, name, digest in json.loads(event.seals or "[]")
+            ]
+            session.execute(
+                text("UPDATE event SET seals = :seals WHERE seq = :seq"),
+                {"seals": json.dumps(seals, separators=(",", ":")), "seq": event.seq},
+            )
+        session.expire_all()
+        found = problems(session)
+    assert any(subject.startswith("event ") for subject in found)

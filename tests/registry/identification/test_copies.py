@@ -1,0 +1,227 @@
+"""Sixty and more altered copies of what is on record: each is told for what it is, and what was changed is named."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import altering
+import pytest
+import tinymodels
+from museum import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
+
+from fusery.registry.identification import Identified
+
+Make = Callable[[Path, Path], Path]
+"""Makes a copy of a folder at a place, and returns what is to be identified."""
+
+CHANGED = "model.layers.2.mlp.up_proj.weight"
+LEFT_OUT = "model.layers.1.self_attn.o_proj.weight"
+
+
+def gguf(kind: str | None, change: altering.Change | None = None) -> Make:
+    """Return what converts a model to GGUF, without a word of where it came from."""
+
+    def make(source: Path, target: Path) -> Path:
+        if change is not None:
+            source = altering.saved_anew(source, target / "changed", change, file="model.safetensors")
+        return altering.as_gguf(source, target / "found.gguf", kind)
+
+    return make
+
+
+def saved(change: altering.Change = lambda tensors: tensors, **options: object) -> Make:
+    """Return what saves a model anew, changed."""
+    return lambda source, target: altering.saved_anew(source, target / "x", change, **options)  # type: ignore[arg-type]
+
+
+def alone(source: Path, target: Path) -> Path:
+    """Save nothing but the weights, under a name that says nothing."""
+    return altering.saved_anew(source, target, companions=False) / "weights.safetensors"
+
+
+def packed(change: altering.Change) -> Make:
+    """Return what packs a changed model into an archive, as `tar` does."""
+
+    def make(source: Path, target: Path) -> Path:
+        altering.saved_anew(source, target / "x" / "model", change)
+        with tarfile.open(target / "found.tar.gz", "w:gz") as archive:
+            archive.add(target / "x" / "model", arcname="./model")
+        return target / "found.tar.gz"
+
+    return make
+
+
+SAME: dict[str, tuple[Make, str]] = {
+    "renamed": (lambda source, target: altering.renamed(source, target / "x"), "files"),
+    "resharded": (saved(shards=4), "tensors"),
+    "stripped": (saved(), "tensors"),
+    "alone": (alone, "tensors"),
+    "prefix": (saved(altering.shortened), "tensors"),
+    "nameless": (saved(altering.numbered), "tensors"),
+    "float16": (saved(altering.converted("F16")), "numbers"),
+    "gguf f16": (gguf("f16"), "numbers"),
+    "gguf f32": (gguf("f32"), "numbers"),
+    "gguf": (gguf(None), "numbers"),
+    "gguf q8_0": (gguf("q8_0"), "numbers"),
+    "archive": (packed(lambda tensors: tensors), "tensors"),
+}
+"""What is the same numbers still, and how that is found."""
+
+ALTERED: dict[str, tuple[Make, str, str]] = {
+    "changed": (saved(altering.touched(CHANGED)), "changed", CHANGED),
+    "changed and sharded": (saved(altering.touched(CHANGED), shards=3), "changed", CHANGED),
+    "changed and packed": (packed(altering.touched(CHANGED)), "changed", CHANGED),
+    "left out": (saved(altering.without(LEFT_OUT)), "missing", LEFT_OUT),
+    "changed, gguf f16": (gguf("f16", altering.touched(CHANGED)), "changed", CHANGED),
+    "changed and renamed": (
+        saved(lambda tensors: altering.shortened(altering.touched(CHANGED)(tensors))),
+        "changed",
+        CHANGED,
+    ),
+}
+"""What was changed in one tensor."""
+
+MODELS = {
+    LLAMA: ("base", LLAMA),
+    QWEN: ("base", QWEN),
+    f"fused {SECOND}": ("fused", SECOND),
+    f"fused {OTHER}": ("fused", OTHER),
+}
+
+
+def the_one(found: Identified, kind: str, name: str) -> dict[str, object]:
+    """Return the surest answer, which must be this one and no other of another name."""
+    told = found.to_dict()
+    assert told["verdict"] == "known"
+    best = [match for match in told["matches"] if match["confidence"] == told["matches"][0]["confidence"]]
+    assert {(match["kind"], match["name"]) for match in best} == {(kind, name)}, told["matches"]
+    return dict(best[0])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("way", SAME)
+def test_a_model_is_known_again(museum: Museum, tmp_path: Path, model: str, way: str) -> None:
+    make, evidence = SAME[way]
+    found = museum.registry.identify(make(museum.originals[model], tmp_path))
+    match = the_one(found, *MODELS[model])
+    assert match["identical"]
+    assert (
+        match["evidence"] == evidence
+        or way in ("float16", "gguf f32", "gguf")
+        and model in (QWEN, f"fused {OTHER}")
+    )
+    assert (match["changed"], match["missing"], match["extra"]) == ([], [], [])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("way", ALTERED)
+def test_what_was_changed_is_named(museum: Museum, tmp_path: Path, model: str, way: str) -> None:
+    make, what, name = ALTERED[way]
+    found = museum.registry.identify(make(museum.originals[model], tmp_path))
+    match = the_one(found, *MODELS[model])
+    told = {key: match[key] for key in ("changed", "missing", "extra")}
+    assert told == {"changed": [], "missing": [], "extra": [], what: [name]}
+    assert match["layers"] == [int(name.split(".")[2])]
+    assert f"layer {match['layers'][0]}" in str(match["sentence"]) or what == "missing"  # type: ignore[index]
+    assert not match["identical"]
+    assert not found.intact
+
+
+@pytest.mark.parametrize("name", [FIRST, SECOND, OTHER])
+@pytest.mark.parametrize(
+    ("change", "evidence"),
+    [
+        (lambda tensors: tensors, "tensors"),
+        (altering.numbered, "tensors"),
+        (altering.converted("F16"), "numbers"),
+        (altering.converted("BF16"), "numbers"),
+    ],
+    ids=["stripped", "nameless", "float16", "bfloat16"],
+)
+def test_an_adapter_is_known_again(
+    museum: Museum, tmp_path: Path, name: str, change: altering.Change, evidence: str
+) -> None:
+    copy = altering.saved_anew(museum.originals[name], tmp_path / "x", change)
+    match = the_one(museum.registry.identify(copy), "adapter", name)
+    assert (match["evidence"], match["identical"]) == (evidence, True)
+
+
+def test_a_changed_factor_of_an_adapter_is_named(museum: Museum, tmp_path: Path) -> None:
+    factor = "model.layers.2.self_attn.v_proj.lora_b"
+    copy = altering.saved_anew(museum.originals[FIRST], tmp_path / "x", altering.touched(factor))
+    match = the_one(museum.registry.identify(copy), "adapter", FIRST)
+    assert (match["changed"], match["layers"]) == ([factor], [2])
+
+
+def test_a_changed_configuration_of_an_adapter_is_named(museum: Museum, tmp_path: Path) -> None:
+    copy = shutil.copytree(museum.originals[FIRST], tmp_path / "x")
+    altering.with_config(
+        copy, "adapter_config.json", lora_parameters={"rank": 8, "scale": 1.0, "dropout": 0.0}
+    )
+    found = museum.registry.identify(copy)
+    match = the_one(found, "adapter", FIRST)
+    assert match["files"]["changed"] == ["adapter_config.json"]  # type: ignore[index]
+    assert not found.intact
+
+
+@pytest.mark.parametrize("form", ["peft", "mlx"])
+def test_an_exported_adapter_saved_anew_is_known_in_either_form(
+    museum: Museum, tmp_path: Path, form: str
+) -> None:
+    exported = museum.registry.export(SECOND, tmp_path / "out", form=form)
+    (tensors,) = exported.path.glob("*.safetensors")
+    tinymodels.write_tensors(tmp_path / "found.safetensors", altering.read(tensors), {"by": "hand"})
+    match = the_one(museum.registry.identify(tmp_path / "found.safetensors"), "adapter", SECOND)
+    assert match["identical"]
+
+
+@pytest.mark.parametrize("target", ["archive", "gguf", "model", "oci", "vllm", "llamacpp"])
+def test_a_bundle_is_known_again_under_another_name(museum: Museum, tmp_path: Path, target: str) -> None:
+    options = {} if target in ("vllm", "llamacpp") else {"request": KEEP}
+    written = museum.registry.materialize(SECOND, tmp_path / "out" / target, target=target, **options)
+    place = Path(written.path)
+    moved = place.rename(tmp_path / "something-else")
+    found = museum.registry.identify(moved).to_dict()
+    kinds = {(match["kind"], match["name"]) for match in found["matches"] if match["identical"]}
+    assert ("adapter" if options == {} else "fused", SECOND) in kinds
+    assert ("bundle", str(place)) in kinds
+    assert all(claim["true"] is not False for claim in found["claims"])
+
+
+def test_an_adapter_for_llama_cpp_is_known_without_its_keys(museum: Museum, tmp_path: Path) -> None:
+    museum.registry.materialize(SECOND, tmp_path / "out", target="llamacpp")
+    file = tmp_path / "out" / "adapters" / f"{SECOND}.gguf"
+    data = file.read_bytes()
+    assert b"fusery." in data
+    (tmp_path / "found.gguf").write_bytes(data.replace(b"fusery.", b"nobody."))
+    match = the_one(museum.registry.identify(tmp_path / "found.gguf"), "adapter", SECOND)
+    assert (match["identical"], match["missing"]) == (True, [])
+
+
+def test_an_archive_packed_anew_with_a_change_is_known(museum: Museum, tmp_path: Path) -> None:
+    written = museum.registry.materialize(FIRST, tmp_path / "out.tar.gz", target="archive", request=KEEP)
+    with tarfile.open(written.path) as old, tarfile.open(tmp_path / "new.tar.gz", "w:gz") as new:
+        for member in old:
+            content = old.extractfile(member)
+            assert content is not None
+            data = content.read()
+            if member.name.endswith("config.json") and "tokenizer" not in member.name:
+                data = data.replace(b'"rope_theta": 10000.0', b'"rope_theta": 20000.0')
+                member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    found = museum.registry.identify(tmp_path / "new.tar.gz").to_dict()
+    match = next(match for match in found["matches"] if match["kind"] == "fused")
+    assert (match["name"], match["files"]["changed"]) == (FIRST, ["config.json"])
+    (claim,) = [claim for claim in found["claims"] if claim["source"].endswith("fusery.json")]
+    assert (claim["true"], "config.json" in claim["reason"]) == (False, True)
+
+
+def test_a_part_of_a_model_is_known(museum: Museum, tmp_path: Path) -> None:
+    altering.saved_anew(museum.originals[f"fused {SECOND}"], tmp_path / "x", shards=3)
+    match = the_one(museum.registry.identify(tmp_path / "x" / "part-2.safetensors"), "fused", SECOND)
+    assert match["missing"]
+    assert match["changed"] == []

@@ -1,0 +1,195 @@
+"""What a thing says of itself is held against what it is; and what registry it is asked of makes no difference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import altering
+import pytest
+import tinymodels
+from museum import FIRST, KEEP, LLAMA, SECOND, Museum
+from sqlalchemy import event, select
+
+from fusery.registry import Registry, tables
+from fusery.registry.identification import Identified
+from fusery.registry.identification.index import Index
+
+
+def said(found: Identified) -> dict[str, tuple[str, bool | None]]:
+    """Return what each source says, and whether that is so, without what proves nothing."""
+    return {claim.source: (claim.kind, claim.truth) for claim in found.claims if claim.digest}
+
+
+@pytest.fixture
+def bundle(museum: Museum, tmp_path: Path) -> Path:
+    """A bundle of the second version, as `materialize` writes it."""
+    written = museum.registry.materialize(SECOND, tmp_path / "bundle", target="model", request=KEEP)
+    return Path(written.path)
+
+
+def test_a_bundle_tells_the_truth(museum: Museum, bundle: Path) -> None:
+    found = museum.registry.identify(bundle)
+    assert said(found) == {"fusery.json": ("fused", True), "model.safetensors": ("fused", True)}
+    assert found.intact
+
+
+def test_a_bundle_saved_anew_still_tells_the_truth(museum: Museum, bundle: Path, tmp_path: Path) -> None:
+    copy = altering.saved_anew(bundle, tmp_path / "x", file="model.safetensors", metadata={"format": "pt"})
+    found = museum.registry.identify(copy)
+    assert said(found) == {"fusery.json": ("fused", True)}
+
+
+def test_a_bundle_with_another_model_in_it_does_not(museum: Museum, bundle: Path) -> None:
+    file = bundle / "model.safetensors"
+    file.unlink()
+    shutil.copyfile(museum.originals[f"fused {FIRST}"] / "model.safetensors", file)
+    found = museum.registry.identify(bundle)
+    assert said(found)["fusery.json"] == ("fused", False)
+    assert said(found)["model.safetensors"] == ("fused", True)
+    assert found.matches[0].owner.name == FIRST
+    assert not found.intact
+
+
+def test_a_bundle_with_a_changed_tensor_does_not(museum: Museum, bundle: Path, tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+    copy = altering.saved_anew(bundle, tmp_path / "x", altering.touched(name), file="model.safetensors")
+    found = museum.registry.identify(copy)
+    (claim,) = [claim for claim in found.claims if claim.digest]
+    assert (claim.truth, name in claim.reason, "layer 1" in claim.reason) == (False, True, True)
+
+
+def test_a_forged_key_is_not_believed(museum: Museum, tmp_path: Path) -> None:
+    """A stranger takes over what a model on record says of itself."""
+    with museum.registry.workspace.database.read() as session:
+        key = session.scalars(select(tables.Fused.key)).first()
+    stranger = tinymodels.make_base(tmp_path / "stranger", layers=3, seed=77)
+    copy = altering.saved_anew(stranger, tmp_path / "x", metadata={"fusery.key": str(key)})
+    found = museum.registry.identify(copy)
+    assert found.verdict == "unknown"
+    assert said(found) == {"weights.safetensors": ("fused", False)}
+
+
+def test_what_is_said_of_another_registry_is_neither(museum: Museum, tmp_path: Path) -> None:
+    copy = altering.saved_anew(museum.originals[LLAMA], tmp_path / "x", metadata={"fusery.key": "ab" * 32})
+    found = museum.registry.identify(copy)
+    assert said(found) == {"weights.safetensors": ("fused", None)}
+
+
+def test_the_keys_of_a_gguf_file_are_held_against_its_numbers(museum: Museum, tmp_path: Path) -> None:
+    with museum.registry.workspace.database.read() as session:
+        query = select(tables.Fused.key).join(tables.Adapter).where(tables.Adapter.name == SECOND)
+        keys = {"fusery.key": str(session.scalars(query).one())}
+    for original, truth in ((f"fused {SECOND}", True), (f"fused {FIRST}", False)):
+        file = altering.as_gguf(museum.originals[original], tmp_path / f"{truth}.gguf", "f16", keys)
+        assert said(museum.registry.identify(file)) == {file.name: ("fused", truth)}
+
+
+def test_an_exported_adapter_tells_the_truth_until_it_is_changed(museum: Museum, tmp_path: Path) -> None:
+    exported = museum.registry.export(FIRST, tmp_path / "out").path
+    assert said(museum.registry.identify(exported)) == {"adapter_metadata.json": ("adapter", True)}
+    altering.with_config(exported, "adapter_config.json", num_layers=7)
+    found = museum.registry.identify(exported)
+    assert said(found) == {"adapter_metadata.json": ("adapter", False)}
+    assert not found.intact
+
+
+@pytest.fixture
+def fused(stocked: Registry) -> Path:
+    """The second version, fused, in the cache of a registry on either database."""
+    return stocked.fuse("course_rec@2", KEEP).path
+
+
+def test_it_is_known_on_either_database_and_the_index_is_made_once(
+    stocked: Registry, fused: Path, tmp_path: Path
+) -> None:
+    name = "model.layers.3.mlp.gate_proj.weight"
+    copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name), shards=2)
+    told: list[str] = []
+    first = stocked.identify(copy, say=told.append)
+    assert (first.matches[0].owner.kind, first.matches[0].to_dict()["changed"]) == ("fused", [name])
+    assert len(told) == 2  # the base and the fused model
+    statements: list[str] = []
+    engine = stocked.workspace.database._engine
+    event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    second = stocked.identify(copy, say=told.append)
+    assert (second.to_dict(), len(told)) == (first.to_dict(), 2)
+    assert not any(text.startswith(("INSERT", "UPDATE")) for text in statements)
+
+
+def test_an_evicted_fused_model_is_known_if_it_was_looked_at_before(
+    stocked: Registry, fused: Path, tmp_path: Path
+) -> None:
+    copy = altering.saved_anew(fused, tmp_path / "x")
+    half = altering.saved_anew(fused, tmp_path / "half", altering.converted("F16"))
+    stocked.identify(copy)
+    stocked.identify(half)
+    stocked.workspace.cache.remove(fused.name)
+    for path, evidence in ((copy, "tensors"), (half, "numbers")):
+        match = stocked.identify(path).matches[0]
+        assert (match.owner.kind, match.evidence, match.identical) == ("fused", evidence, True)
+
+
+def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
+    stocked: Registry, fused: Path, tmp_path: Path
+) -> None:
+    copy = altering.saved_anew(fused, tmp_path / "x")
+    stocked.workspace.cache.remove(fused.name)
+    found = stocked.identify(copy)
+    base, guess = found.matches
+    assert (base.owner.kind, base.identical) == ("base", False)
+    assert (guess.owner.kind, guess.evidence, guess.identical) == ("fused", "modules", False)
+    assert guess.confidence <= 0.5
+    assert found.unread == {guess.owner.name: "its files are no longer in the cache"}
+    stocked.fuse("course_rec@2", KEEP)
+    assert [match.owner.kind for match in stocked.identify(copy).matches] == ["fused"]
+
+
+def test_a_stranger_is_inconclusive_where_something_cannot_be_compared_with(
+    stocked: Registry, fused: Path, tmp_path: Path
+) -> None:
+    stocked.workspace.cache.remove(fused.name)
+    stranger = tinymodels.make_base(tmp_path / "stranger", seed=8)
+    assert stocked.identify(stranger).verdict == "inconclusive"
+
+
+def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, tmp_path: Path) -> None:
+    copy = altering.saved_anew(fused, tmp_path / "x")
+    file = fused / "model.safetensors"
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    found = stocked.identify(copy)
+    assert found.unread == {"course_rec_v2_20260201": "its files are damaged"}
+    assert found.matches[0].owner.kind == "base"
+
+
+def test_a_registry_that_may_only_be_read_is_enough(
+    museum: Museum, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.registry.errors import DatabaseUnavailableError
+
+    def refuse(self: Index, *_: object) -> None:
+        raise DatabaseUnavailableError("attempt to write a readonly database")
+
+    home = shutil.copytree(museum.registry.workspace.settings.home, tmp_path / "home")
+    monkeypatch.setattr(Index, "_write", refuse)
+    with Registry.open(home) as registry:
+        with registry.workspace.database.write() as session:
+            for row in session.scalars(select(tables.Tensor)):
+                session.delete(row)
+        half = altering.saved_anew(
+            museum.originals[f"fused {SECOND}"], tmp_path / "x", altering.converted("F16")
+        )
+        assert registry.identify(half).matches[0].owner.name == SECOND
+        with registry.workspace.database.read() as session:
+            assert session.scalars(select(tables.Tensor)).first() is None
+
+
+def test_the_answer_is_plain_json(museum: Museum, bundle: Path) -> None:
+    told = museum.registry.identify(bundle).to_dict()
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    for match in told["matches"]:
+        assert {"kind", "name", "digest", "evidence", "confidence"} <= match.keys()

@@ -1,0 +1,14 @@
+"""A registry with one of everything, made once."""
+
+from __future__ import annotations
+
+import lineages
+import pytest
+
+from fusery.registry import Registry
+
+
+@pytest.fixture
+def withdrawn() -> tuple[Registry, dict[str, str]]:
+    """A registry and its records by what they are called; only to be read."""
+    return lineages.withdrawn()

@@ -1,0 +1,143 @@
+"""Archives without a signature: every member against the archive's own list, and nothing unpacked that is not on it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+import zstandard
+
+from fusery.registry.signing.verify import verify
+
+Copy = Callable[[str], Path]
+
+
+@pytest.fixture
+def archive(bundle: Copy) -> Path:
+    return bundle("archive")
+
+
+def members(archive: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    data = zstandard.ZstdDecompressor().stream_reader(archive.read_bytes()).read()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = []
+        for member in tar:
+            file = tar.extractfile(member)
+            assert file is not None
+            found.append((member, file.read()))
+        return found
+
+
+def pack(archive: Path, found: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for member, content in found:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    archive.write_bytes(zstandard.ZstdCompressor().compress(data.getvalue()))
+
+
+def test_it_says_what_it_is(archive: Path) -> None:
+    result = verify(archive)
+    assert result.problems == [] and result.verdict == "unproven"
+    assert result.claim is not None
+    assert (result.claim.kind, result.claim.name, result.claim.complete) == (
+        "archive",
+        "course_rec_v1_20260101",
+        True,
+    )
+
+
+def test_packed_otherwise_it_is_as_good(archive: Path) -> None:
+    found = members(archive)
+    data = io.BytesIO()
+    with gzip.GzipFile(fileobj=data, mode="wb") as stream, tarfile.open(fileobj=stream, mode="w") as tar:
+        for member, content in found:
+            tar.addfile(member, io.BytesIO(content))
+    archive.write_bytes(data.getvalue())
+    assert verify(archive).problems == []
+
+
+def test_a_changed_member_is_named(archive: Path) -> None:
+    for index in range(len(members(archive))):
+        found = members(archive)
+        member, content = found[index]
+        spoiled = bytearray(content)
+        spoiled[Random(index).randrange(len(content))] ^= 1
+        pack(archive, [*found[:index], (member, bytes(spoiled)), *found[index + 1 :]])
+        name = member.name.partition("/")[2]
+        assert {problem.path for problem in verify(archive).problems} == {f"{archive.name}: {name}"}
+        pack(archive, found)
+
+
+def test_a_missing_and_an_added_member_are_named(archive: Path) -> None:
+    found = members(archive)
+    pack(archive, [each for each in found if not each[0].name.endswith("/README.md")])
+    assert [(each.code, each.path) for each in verify(archive).problems] == [
+        ("missing", f"{archive.name}: README.md")
+    ]
+    for name, kind in (
+        ("x/../../evil", tarfile.REGTYPE),
+        ("link", tarfile.SYMTYPE),
+        ("pipe", tarfile.FIFOTYPE),
+    ):
+        extra = tarfile.TarInfo(name)
+        extra.type = kind
+        pack(archive, [*members_of(found), (extra, b"")])
+        assert ("added", f"{archive.name}: {name}") in [
+            (each.code, each.path) for each in verify(archive).problems
+        ]
+
+
+def members_of(found: list[tuple[tarfile.TarInfo, bytes]]) -> list[tuple[tarfile.TarInfo, bytes]]:
+    return list(found)
+
+
+def test_a_bomb_is_not_unpacked(archive: Path) -> None:
+    found = members(archive)
+    bomb = tarfile.TarInfo("course_rec_v1_20260101/bomb")
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for member, content in found:
+            tar.addfile(member, io.BytesIO(content))
+        bomb.size = 1 << 40
+        data.write(bomb.tobuf(tarfile.GNU_FORMAT))
+    archive.write_bytes(zstandard.ZstdCompressor().compress(data.getvalue() + bytes(1 << 26)))
+    assert ("added", f"{archive.name}: bomb") in [(each.code, each.path) for each in verify(archive).problems]
+
+
+def test_a_record_that_lies_about_a_member_is_named(archive: Path) -> None:
+    found = members(archive)
+    record = json.loads(found[0][1])
+    record["contents"][0]["sha256"] = "0" * 64
+    found[0] = (found[0][0], json.dumps(record).encode())
+    pack(archive, found)
+    assert f"{archive.name}: fusery.json" in {problem.path for problem in verify(archive).problems}
+
+
+def test_cut_off_and_flipped_archives_are_no_tracebacks(archive: Path) -> None:
+    data, random = archive.read_bytes(), Random(3)
+    for _ in range(30):
+        archive.write_bytes(data[: random.randrange(len(data) // 2, len(data) - 1)])
+        result = verify(archive)
+        assert result.claim is None or {problem.path for problem in result.problems}
+    found = 0
+    for _ in range(30):
+        spoiled = bytearray(data)
+        spoiled[random.randrange(20, len(data))] ^= 1 << random.randrange(8)
+        archive.write_bytes(spoiled)
+        result = verify(archive)
+        found += bool(result.problems) or result.claim is None
+    assert found >= 29  # a compressor's header has bits that mean nothing
+
+
+def test_other_archives_are_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"anything"))
+    result = verify(tmp_path / "x.gz")
+    assert (result.claim, result.problems, result.verdict) == (None, [], "unproven")

@@ -1,0 +1,289 @@
+"""Verifying bundles that were changed: every file of every target, and everything that does not belong there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+from signingkeys import FORMS, Pair
+
+from fusery.registry import Registry
+from fusery.registry.signing.checking import KeyChecker
+from fusery.registry.signing.verify import Verification, beside_of, verify
+from fusery.storage.errors import MissingFileError
+
+Copy = Callable[[str], Path]
+ALL = [*FORMS, "export"]
+FOLDERS = [name for name in ALL if name != "archive"]
+
+
+def files_of(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
+
+
+def flip(path: Path, at: int, mask: int) -> Callable[[], None]:
+    """Change bits of one byte, and return what changes them back."""
+
+    def change() -> None:
+        with path.open("r+b") as file:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ mask]))
+
+    change()
+    return change
+
+
+def named(result: Verification) -> set[str]:
+    return {problem.path for problem in result.problems}
+
+
+@pytest.fixture
+def checker(key: Pair) -> list[KeyChecker]:
+    return [KeyChecker.of(key.public)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_bit_of_any_file_is_found_and_the_file_named(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], name: str
+) -> None:
+    place = bundle(name)
+    works.sign(str(place), key.signing())
+    assert verify(place, checkers=checker).verdict == "verified"
+    random = Random(name)
+    for path in files_of(place):
+        size = path.stat().st_size
+        undo = flip(path, random.randrange(size), 1 << random.randrange(8)) if size else None
+        if undo is None:
+            path.write_bytes(b"x")
+        result = verify(place, checkers=checker)
+        assert result.verdict == "differs"
+        relative = path.relative_to(place).as_posix() if place.is_dir() else place.name
+        assert relative in named(result), result.problems
+        path.write_bytes(b"") if undo is None else undo()
+    assert verify(place, checkers=checker).verdict == "verified"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_without_a_signature_the_bundle_s_own_record_shows_it(bundle: Copy, name: str) -> None:
+    place = bundle(name)
+    intact = verify(place)
+    assert (intact.verdict, intact.problems) == ("unproven", [])
+    assert intact.claim is not None and intact.claim.complete
+    random = Random(name)
+    for path in files_of(place):
+        size = path.stat().st_size
+        if not size:
+            continue
+        undo = flip(path, random.randrange(size), 1 << random.randrange(8))
+        result = verify(place)
+        assert (result.verdict, named(result)) == ("differs", {path.relative_to(place).as_posix()})
+        undo()
+    assert verify(place).problems == []
+
+
+def test_any_bit_of_the_record_is_found_without_a_signature(bundle: Copy) -> None:
+    """Every bit of `fusery.json` in turn would take minutes: every byte near its start and end, and some between."""
+    place = bundle("model")
+    record = place / "fusery.json"
+    size, random = record.stat().st_size, Random(7)
+    for at in [*range(20), *range(size - 20, size), *(random.randrange(size) for _ in range(100))]:
+        undo = flip(record, at, 1 << random.randrange(8))
+        assert named(verify(place)) == {"fusery.json"}
+        undo()
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_what_was_added_is_named(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], signed: bool
+) -> None:
+    place = bundle("model")
+    if signed:
+        works.sign(str(place), key.signing())
+    for path in (".hidden", ".git/config", ".gitattributes", ".github/x.yml", "model.sig", "deep/er/x"):
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_text("x")
+    (place / "link").symlink_to("config.json")
+    (place / "folder").symlink_to("/")
+    os.mkfifo(place / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place / "s"))
+    result = verify(place, checkers=checker)
+    assert result.verdict == "differs"
+    assert {(problem.code, problem.path) for problem in result.problems if problem.code != "wrong_key"} == {
+        ("added", ".hidden"),
+        ("added", ".git/config"),
+        ("added", ".gitattributes"),
+        ("added", ".github/x.yml"),
+        ("added", "model.sig"),
+        ("added", "deep/er/x"),
+        ("link", "link"),
+        ("link", "folder"),
+        ("special", "pipe"),
+        ("special", "s"),
+    }
+
+
+def test_what_is_missing_is_named(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
+) -> None:
+    place = bundle("docker")
+    works.sign(str(place), key.signing())
+    (place / "server.py").unlink()
+    shutil.move(place / "Dockerfile", place / "Containerfile")
+    result = verify(place, checkers=checker)
+    assert {(problem.code, problem.path) for problem in result.problems} == {
+        ("missing", "server.py"),
+        ("missing", "Dockerfile"),
+        ("added", "Containerfile"),
+    }
+
+
+def test_a_file_that_became_a_link_to_the_same_bytes_is_named(bundle: Copy, tmp_path: Path) -> None:
+    place = bundle("model")
+    shutil.move(place / "config.json", tmp_path / "config.json")
+    (place / "config.json").symlink_to(tmp_path / "config.json")
+    assert [(each.code, each.path) for each in verify(place).problems] == [("link", "config.json")]
+
+
+def test_the_signature_may_lie_within(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
+) -> None:
+    """As publishers of models on the hub do it; said explicitly, it is no file that was added."""
+    place = bundle("hub")
+    works.sign(str(place), key.signing(), output=place / "model.sig")
+    assert verify(place, signature=place / "model.sig", checkers=checker).verdict == "verified"
+    assert named(verify(place, checkers=checker)) == {"model.sig"}
+
+
+def test_a_stranger_s_signature(
+    works: Registry, bundle: Copy, key: Pair, stranger: Pair, checker: list[KeyChecker]
+) -> None:
+    place = bundle("model")
+    works.sign(str(place), stranger.signing())
+    (problem,) = verify(place, checkers=checker).problems
+    assert (problem.code, problem.path) == ("wrong_key", f"{place.name}.sig")
+    assert "anna.pub" in problem.message
+    either = [*checker, KeyChecker.of(stranger.public)]
+    assert verify(place, checkers=either).signer == "stranger.pub"
+
+
+def test_a_signature_that_nobody_can_check_still_shows_changes(
+    works: Registry, bundle: Copy, key: Pair
+) -> None:
+    place = bundle("model")
+    signed = works.sign(str(place), key.signing())
+    result = verify(place)
+    assert (result.verdict, result.hint) == ("unproven", signed.key_id)
+    (place / "README.md").write_text("another")
+    assert named(verify(place)) == {"README.md"}
+
+
+def test_a_signature_over_the_model_does_not_vouch_for_what_lies_beside_it(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
+) -> None:
+    place = bundle("docker")
+    fused = works.fuse("course_rec@1", works_request()).view
+    works.sign(fused["key"], key.signing(), output=tmp_path / "model.sig")
+    result = verify(place, signature=tmp_path / "model.sig", checkers=checker)
+    assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
+    assert "server.py" in result.unsigned and "model/model.safetensors" not in result.unsigned
+    (place / "model" / "model.safetensors").write_bytes(b"x")
+    assert named(verify(place, signature=tmp_path / "model.sig", checkers=checker)) == {
+        "model/model.safetensors"
+    }
+
+
+def works_request() -> object:
+    from fusery.registry.fuse import FuseRequest
+
+    return FuseRequest(precision="keep", accept_loss=True)
+
+
+def test_a_record_that_lists_the_signed_model_elsewhere_gets_nothing_verified(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
+) -> None:
+    """Whoever writes a bundle of his own around a signed adapter gets no exit code 0 for his own files."""
+    place = bundle("export")
+    works.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
+    result = verify(place, signature=tmp_path / "adapter.sig", checkers=checker)
+    assert (result.verdict, result.problems) == ("unproven", [])
+    assert set(result.unsigned) == {".gitattributes", "README.md", "adapter_metadata.json"}
+    (place / "adapters.safetensors").write_bytes(b"x")
+    assert named(verify(place, signature=tmp_path / "adapter.sig", checkers=checker)) == {
+        "adapters.safetensors"
+    }
+
+
+def test_an_adapter_s_own_files_are_verified_by_its_signature(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
+) -> None:
+    place = bundle("export")
+    for extra in (".gitattributes", "README.md", "adapter_metadata.json"):
+        (place / extra).unlink()
+    works.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
+    assert verify(place, signature=tmp_path / "adapter.sig", checkers=checker).verdict == "verified"
+
+
+def test_a_folder_and_a_file_are_not_taken_for_each_other(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
+) -> None:
+    archive, folder = bundle("archive"), bundle("model")
+    works.sign(str(archive), key.signing())
+    works.sign(str(folder), key.signing())
+    crossed = verify(folder, signature=beside_of(archive), checkers=checker)
+    assert [problem.code for problem in crossed.problems] == ["other"]
+    crossed = verify(archive, signature=beside_of(folder), checkers=checker)
+    assert [problem.code for problem in crossed.problems] == ["other"]
+
+
+def test_a_file_may_have_another_name(
+    works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
+) -> None:
+    (gguf,) = bundle("gguf").glob("*.gguf")
+    lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
+    works.sign(str(lone), key.signing())
+    result = verify(lone, checkers=checker)
+    assert (result.verdict, result.claim is not None and result.claim.kind) == ("verified", "gguf")
+    flip(lone, lone.stat().st_size - 1, 1)
+    assert named(verify(lone, checkers=checker)) == {"renamed.gguf"}
+    assert verify(gguf).verdict == "unproven"
+
+
+def test_nothing_is_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError):
+        verify(tmp_path / "nothing")
+    with pytest.raises(MissingFileError):
+        verify(tmp_path, signature=tmp_path / "nothing")
+
+
+def test_a_folder_that_says_nothing_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "anything").mkdir()
+    (tmp_path / "anything" / "x").write_text("x")
+    result = verify(tmp_path / "anything")
+    assert (result.verdict, result.claim) == ("unproven", None)
+    assert any("no list of digests" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b'{"format": "fusery.bundle.v1"}', b"\xff\xfe", b"[" * 100_000, b"9" * 5000],
+    ids=["empty", "cut", "null", "list", "bare", "no text", "deep", "number"],
+)
+def test_a_record_that_is_none_is_named(bundle: Copy, content: bytes) -> None:
+    place = bundle("model")
+    (place / "fusery.json").write_bytes(content)
+    assert named(verify(place)) == {"fusery.json"}
+
+
+def test_a_record_that_points_outside_reads_nothing_there(bundle: Copy) -> None:
+    place = bundle("model")
+    record = place / "fusery.json"
+    record.write_text(record.read_text().replace('"path": "README.md"', '"path": "../../../etc/passwd"'))
+    assert named(verify(place)) == {"fusery.json"}

@@ -1,0 +1,90 @@
+"""Who acts: on a machine, or in a pipeline; and who is the same person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.actors import LONGEST, PIPELINES, actor_of, person
+from fusery.registry.plaintext import is_keepable
+from fusery.registry.settings import Settings
+
+GITHUB = {
+    "CI": "true",
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_ACTOR": "ann",
+    "GITHUB_RUN_ID": "1234",
+    "GITHUB_REPOSITORY": "acme/models",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "root (laptop)"),
+        ({"CI": "false"}, "root (laptop)"),
+        ({"CI": "1"}, "root (CI)"),
+        (GITHUB, "ann (GitHub Actions, run 1234 of acme/models)"),
+        ({**GITHUB, "GITHUB_TRIGGERING_ACTOR": "bob"}, "bob (GitHub Actions, run 1234 of acme/models)"),
+        (
+            {"GITLAB_CI": "true", "GITLAB_USER_LOGIN": "ann", "CI_JOB_ID": "7", "CI_PROJECT_PATH": "acme/m"},
+            "ann (GitLab CI, run 7 of acme/m)",
+        ),
+        (
+            {"JENKINS_URL": "http://ci", "BUILD_USER": "Ann B", "BUILD_NUMBER": "5", "JOB_NAME": "nightly"},
+            "Ann B (Jenkins, run 5 of nightly)",
+        ),
+        ({"JENKINS_URL": "http://ci"}, "root (Jenkins)"),
+        ({"GITHUB_ACTIONS": "true", "GITHUB_ACTOR": "a\x00b\udc80 (root)\n"}, "a b root (GitHub Actions)"),
+    ],
+)
+def test_who_is_named(environment: dict[str, str], expected: str) -> None:
+    assert actor_of(environment, "root", "laptop") == expected
+
+
+def test_a_machine_without_a_name_and_an_account_without_one() -> None:
+    assert actor_of({}, "ann", "") == "ann"
+    assert actor_of({}, "\n", "laptop") == "unknown (laptop)"
+
+
+@pytest.mark.parametrize(
+    "actor", ["ann", "Ann", " ann ", "ann (laptop)", "ANN (GitHub Actions, run 1234 of acme/models)"]
+)
+def test_the_same_person_everywhere(actor: str) -> None:
+    assert person(actor) == "ann"
+
+
+def test_addresses_stay_apart() -> None:
+    assert person("ann@a.example (laptop)") != person("ann@b.example (laptop)")
+
+
+@given(
+    values=st.dictionaries(
+        st.sampled_from(
+            [name for one in PIPELINES for name in (one.marker, *one.people, *one.runs, *one.places)]
+        ),
+        st.text(max_size=300),
+    ),
+    user=st.text(max_size=300),
+    host=st.text(max_size=300),
+)
+def test_whatever_the_environment_holds_can_be_recorded(values: dict[str, str], user: str, host: str) -> None:
+    actor = actor_of(values, user, host)
+    assert 0 < len(actor) <= LONGEST
+    assert is_keepable(actor)
+    assert actor.isprintable()
+    # Nobody becomes somebody else by a number of a run: what follows the name is taken off again.
+    assert person(actor) == person(actor_of({**values, "CI_JOB_ID": "1", "GITHUB_RUN_ID": "1"}, user, host))
+
+
+def test_a_name_that_was_set_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GITHUB.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GITHUB_TRIGGERING_ACTOR", raising=False)
+    monkeypatch.setenv("FUSERY_USER", "release-bot")
+    assert Settings.load(tmp_path).actor == "release-bot"
+    monkeypatch.delenv("FUSERY_USER")
+    assert Settings.load(tmp_path).actor == "ann (GitHub Actions, run 1234 of acme/models)"

@@ -1,0 +1,125 @@
+"""What an alias held at any moment, against a simulated year whose truth was written down as it happened."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import queryplans
+from aliasyear import BEGIN, MICROSECOND, Clock, Year, shared, stock
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+
+PROD = "course_rec#prod"
+BATCH = 1_000
+
+
+def require_truth(registry: Registry, year: Year, *, random: int, boundaries: int | None = None) -> int:
+    """Ask for every moment; return how many answers there were."""
+    questions = list(year.questions(random, boundaries))
+    for some in (questions[first : first + BATCH] for first in range(0, len(questions), BATCH)):
+        with shared("read", registry) if len(questions) > BATCH else nullcontext():
+            for alias, moment in some:
+                expected = year.answer(alias, moment)
+                found = registry.alias(alias, at=moment.isoformat())
+                assert {key: found[key] for key in expected} == expected
+    return len(questions)
+
+
+@pytest.fixture
+def year(registry: Registry, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Year:
+    """A year that has not begun."""
+    versions, clock = stock(registry, tmp_path / "adapters", tiny_base), Clock()
+    clock.put_in(monkeypatch)
+    return Year(registry, versions, clock, seed=20260101)
+
+
+def test_a_short_year(registry: Registry, year: Year) -> None:
+    year.live(150)
+    assert require_truth(registry, year, random=100, boundaries=50) == 250
+    for alias in year.aliases:
+        now = year.answer(alias, datetime(2030, 1, 1, tzinfo=UTC))
+        found = registry.alias(alias)
+        assert [found[key] for key in ("adapter", "yanked", "since", "reason")] == [
+            now[key] for key in ("adapter", "yanked", "since", "reason")
+        ]
+    assert registry.audit_chain().ok
+
+
+@pytest.mark.slow
+def test_a_year_of_ten_thousand_events(registry: Registry, year: Year) -> None:
+    year.live(10_000, batch=200)
+    assert len(year.boundaries) == 10_000
+    assert require_truth(registry, year, random=2_000) == 32_000
+    assert registry.audit_chain().ok
+
+
+def test_a_move_counts_from_its_moment_on(
+    registry: Registry, year: Year, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the microsecond, whatever the offset that one asks in; of several moves at once the last one counts."""
+    moment = datetime(2026, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)
+    clock = Clock(moment)
+    clock.put_in(monkeypatch)
+    for version in (1, 2, 3):
+        registry.set_alias(f"mail@{version}", "prod")
+    registry.yank("mail@3", reason="bad")
+    clock.now = moment + timedelta(seconds=1)
+    registry.unyank("mail@3")
+    registry.remove_alias("mail#prod")
+
+    def held(at: datetime | str) -> tuple[Any, Any]:
+        found = registry.alias("mail#prod", at=at if isinstance(at, str) else at.isoformat())
+        return found["adapter"] and found["adapter"].partition("_v")[2][0], found["yanked"]
+
+    assert held(moment - MICROSECOND) == (None, None)
+    assert held(moment) == ("3", True)
+    assert held("2026-03-01") == held("2026-03-02T01:59:59.999999+02:00") == ("3", True)
+    assert held("2026-03-02T00:00:00.999998") == ("3", True)
+    assert held(clock.now) == (None, None)
+    assert registry.alias("mail#prod")["since"] == clock.now.isoformat()
+
+
+def test_a_clock_that_was_set_back_does_not_turn_the_history_round(
+    registry: Registry, year: Year, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(BEGIN + timedelta(hours=1))
+    clock.put_in(monkeypatch)
+    registry.set_alias("mail@1", "prod")
+    clock.now = BEGIN
+    registry.set_alias("mail@2", "prod")
+    times = [move["at"] for move in registry.alias_history("mail#prod")]
+    assert times == sorted(times)
+    assert registry.alias("mail#prod", at=times[-1])["adapter"] == registry.alias("mail#prod")["adapter"]
+    assert registry.alias("mail#prod", at=(BEGIN + timedelta(minutes=59)).isoformat())["adapter"] is None
+
+
+def test_one_query_that_an_index_answers(registry: Registry, year: Year) -> None:
+    year.live(40)
+    for at in (None, "2026-03-01"):
+        with queryplans.recorded() as queries:
+            registry.alias("mail#prod", at=at)
+        asked = [query for query in queries if "alias_move" in query.statement]
+        assert len(asked) == 1
+        if registry.workspace.database.dialect == "sqlite" and at is not None:
+            with registry.workspace.database.read() as session:
+                plan = str(
+                    session.connection()
+                    .exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[0].statement}", asked[0].parameters)
+                    .fetchall()
+                )
+            assert "ix_alias_move_alias_id_at" in plan
+            assert "SCAN alias_move" not in plan
+            assert "TEMP B-TREE" not in plan
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00+14:00", "2026-02-30", "2026-03-01T25:00", "", "now", "٢٠٢٦-03-01"]
+)
+def test_what_is_no_moment(text: str, registry: Registry) -> None:
+    with pytest.raises(BadInputError):
+        registry.alias(PROD, at=text)

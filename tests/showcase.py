@@ -1,0 +1,112 @@
+"""A registry with a history of half a year, for reports.  Import it as `import showcase`.
+
+    showcase.fill(registry, folder, clock)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import signingkeys
+import tinymodels
+from aliasyear import Clock
+from runfolders import plain_log
+
+from fusery.registry import Registry
+from fusery.registry.fuse import FuseRequest
+
+BEGIN = datetime(2026, 1, 12, 9, 30, tzinfo=UTC)
+VERSIONS = 7
+HOSTILE = (
+    "</style><script>alert(1)</script><img src=x onerror=alert(2)> \"'><svg onload=alert(3)> "
+    "<a href='javascript:alert(4)'>x</a> {{ 7*7 }} {% raw %} &lt; \u202egnp.\u202c </textarea>--><!--"
+)
+"""What breaks pages that do not escape."""
+
+_MONTH = timedelta(days=30)
+
+
+@dataclass(slots=True)
+class Show:
+    """Fills a registry while a clock goes on."""
+
+    registry: Registry
+    folder: Path
+    clock: Clock
+
+    def wait(self, days: float) -> None:
+        """Let time go by."""
+        self.clock.now += timedelta(days=days)
+
+    def register(self, task: str, number: int, base: str, *, best: float = 0.5, **facts: object) -> None:
+        """Register a version with a training curve that ends at a loss."""
+        folder = tinymodels.make_adapter(
+            self.folder / f"{task}{number}", self.folder / base, seed=number, rank=4, num_layers=3, update=0.02
+        )
+        losses = {1: 3.2} | {
+            step: best + (2.2 + number / 9) * math.exp(-step / 150) for step in range(50, 601, 50)
+        }
+        train = {step: losses[1] * math.exp(-step / 220) + best * 0.8 for step in range(10, 601, 10)}
+        (folder / "train.log").write_text(plain_log(losses, train), encoding="utf-8")
+        date = f"{self.clock.now:%Y%m%d}"
+        self.registry.register(folder, base=base, task=task, date=date, val_loss=round(best, 4), **facts)
+        self.wait(0.1)
+
+
+def fill(registry: Registry, folder: Path, clock: Clock) -> None:
+    """Fill an empty registry: two tasks with versions, curves, moves, fused models, signatures, deployments, withdrawals."""
+    clock.now = BEGIN
+    show = Show(registry, folder, clock)
+    for name, bits in (("tiny", None), ("tiny-4bit", 4)):
+        base = tinymodels.make_base(folder / name, layers=4, bits=bits, seed=3)
+        registry.add_base(base, name=name)
+    _course_rec(show)
+    _mail(show)
+
+
+def _course_rec(show: Show) -> None:
+    registry, keep = show.registry, FuseRequest(precision="keep", accept_loss=True)
+    losses = (0.83, 0.71, 0.64, 0.66, 0.52, 0.49, 0.47)
+    for number, loss in zip(range(1, VERSIONS + 1), losses, strict=True):
+        parent = f"course_rec@{number - 1}" if number in (3, 5) else None
+        data = "courses 2025" if number < 4 else "courses 2026"
+        note = "Longer descriptions,\nand the catalogue of spring." if number == 5 else None
+        show.register(
+            "course_rec", number, "tiny-4bit", best=loss, parent=parent, dataset=data, examples=1200, note=note
+        )
+        show.wait(19)
+        if number in (1, 3, 5, 6):
+            registry.set_alias(f"course_rec@{number}", "staging", reason=f"try version {number}")
+            show.wait(4)
+        if number in (1, 3, 5):
+            registry.set_alias(f"course_rec@{number}", "prod", reason=f"version {number} is better in the A/B test")
+            show.wait(2)
+        if number == 5:
+            registry.roll_back("course_rec#prod", reason="answers were too long")
+            show.wait(3)
+            registry.set_alias("course_rec@5", "prod", reason="with a shorter prompt")
+    registry.yank("course_rec@4", reason="trained on the test set")
+    registry.fuse("course_rec@3", keep)
+    registry.fuse("course_rec@5")
+    registry.materialize("course_rec@5", show.folder / "bundle")
+    key = signingkeys.write_pair(show.folder)
+    registry.trust_key("anna", key.public, ["course_rec#*"])
+    for number in (3, 5):
+        registry.sign(f"course_rec@{number}", key.signing())
+    stranger = signingkeys.write_pair(show.folder, "stranger")
+    registry.sign("course_rec@5", stranger.signing())
+    registry.record_deployment("course_rec@3", "prod-eu/ranker", note="first half of the year")
+    show.wait(5)
+    registry.record_deployment(str(show.folder / "bundle"), "prod-eu/ranker", replace=True)
+    registry.record_deployment("course_rec@4", "lab", note="by mistake")
+
+
+def _mail(show: Show) -> None:
+    """Register a task whose texts are hostile."""
+    show.register("mail", 1, "tiny", best=0.9, note=HOSTILE, dataset=HOSTILE, tags={"team": HOSTILE})
+    show.registry.set_alias("mail@1", "prod", reason=HOSTILE)
+    show.registry.yank("mail@1", reason=HOSTILE)
+    show.registry.record_deployment("mail@1", HOSTILE.replace("\u202e", "").replace("\u202c", ""), note=HOSTILE)
