@@ -167,7 +167,11 @@ def events_command(session: Session, **filters: Any) -> None:
                 entry["at"][:19],
                 cell(entry["actor"]),
                 entry["action"],
-                cell(entry["subject"] if entry["kind"] in ("adapter", "alias") else entry["subject"][:12]),
+                cell(
+                    entry["subject"]
+                    if entry["kind"] in ("adapter", "alias", "deployment")
+                    else entry["subject"][:12]
+                ),
                 cell(entry["detail"].get("reason") or ""),
             )
         session.console.print(table)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .session import Session, command
+from .trust import passphrase_from, passphrase_option
 
 
 @command("attest")
@@ -27,8 +28,15 @@ from .session import Session, command
     metavar="KEY.pem",
     help="Sign it with this private key, in a DSSE envelope.",
 )
+@passphrase_option
 def attest_command(
-    session: Session, reference: str, form: str, output: Path | None, force: bool, key: Path | None
+    session: Session,
+    reference: str,
+    form: str,
+    output: Path | None,
+    force: bool,
+    key: Path | None,
+    passphrase_file: Path | None,
 ) -> None:
     """Write how something was made, for auditors: SLSA provenance, or a CycloneDX bill of materials.
 
@@ -37,7 +45,9 @@ def attest_command(
     """
     if force and output is None:
         raise click.UsageError("--force goes with -o.")
-    made = session.registry.attest(reference, form=form, key=key, passphrase=_passphrase)
+    if passphrase_file is not None and key is None:
+        raise click.UsageError("--passphrase-file goes with --key.")
+    made = session.registry.attest(reference, form=form, key=key, passphrase=passphrase_from(passphrase_file))
     text = made.data.decode("ascii")
     if output is not None:
         from .written import write_document
@@ -45,8 +55,3 @@ def attest_command(
         write_document(session, output, text, form=form, force=force)
         return
     session.emit(made.document, names=[made.digest], human=lambda: click.echo(text, nl=False))
-
-
-def _passphrase() -> bytes:
-    """Ask for the passphrase of a key; nothing of it is shown or kept."""
-    return str(click.prompt("Passphrase of the key", hide_input=True, err=True)).encode()

@@ -52,6 +52,8 @@ def end_command(session: Session, places: tuple[str, ...], reference: str | None
     def human() -> None:
         for view in ended:
             session.print(f"{cell(view['place'])} no longer runs {_what(view)}.")
+        if not ended:
+            session.say("Nothing runs there any more already.")
 
     session.emit(ended, names=[view["id"] for view in ended], human=human)
 

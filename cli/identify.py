@@ -9,6 +9,9 @@ import click
 from .session import Session, command
 from .text import cell
 
+_OWN = ("README.md", "fusery.json", "curve.svg")
+"""Files that bundles have beside a model."""
+
 CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
 
 
@@ -17,7 +20,12 @@ CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
 @click.option(
     "--strict", is_flag=True, help="Exit with 1 also if it was changed, or says something wrong of itself."
 )
-def identify_command(session: Session, path: str, strict: bool) -> int:
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Read what is on record anew, and trust no digest of a tensor that was kept.",
+)
+def identify_command(session: Session, path: str, strict: bool, fresh: bool) -> int:
     """Find out what a folder, an archive, a safetensors or GGUF file is, and what was changed in it.
 
     First by what it says of itself, and whether that is so; then by digests of files, then by those of tensors, so that it
@@ -31,7 +39,7 @@ def identify_command(session: Session, path: str, strict: bool) -> int:
     begun = Begun(path)
     try:
         with session.progress("identifying") as progress:
-            result = session.registry.identify(begun, say=session.say, progress=progress)
+            result = session.registry.identify(begun, fresh=fresh, say=session.say, progress=progress)
     finally:
         begun.close()
     found = result.to_dict()
@@ -40,15 +48,21 @@ def identify_command(session: Session, path: str, strict: bool) -> int:
     return 1 if strict and found["verdict"] == "known" and not found["intact"] else CODES[found["verdict"]]
 
 
+def _elsewhere(match: dict[str, Any], key: str) -> bool:
+    """Tell whether weights that were saved anew are the reason: these are no news beside their tensors."""
+    return key != "changed" and match["evidence"] != "files"
+
+
 def _show(session: Session, found: dict[str, Any]) -> None:
     for match in found["matches"]:
-        place = "" if match["path"] in (".", found["path"]) else f"{cell(match['path'])}: "
+        place = "" if match["path"] == "." else f"{cell(match['path'])}: "
         session.print(f"{place}{cell(match['sentence'])}")
         session.print(
             f"  by its {match['evidence']}, {match['confidence']:.0%}; digest {match['digest'][:12]}"
         )
-        for key in ("changed", "missing"):
-            if names := match["files"].get(key):
+        for key in ("changed", "missing", "extra"):
+            names = [name for name in match["files"].get(key, ()) if name not in _OWN]
+            if names and not _elsewhere(match, key):
                 session.print(f"  files {key}: {', '.join(cell(name) for name in names[:10])}")
     if not found["matches"]:
         session.print("unknown: nothing on record has these files, tensors or numbers")

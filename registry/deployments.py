@@ -58,7 +58,7 @@ def record_deployment(
     where, said, lies = _place(place), str(without_credentials(note)), places_of(reference)
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference)
-        standing = _standing(session, where)
+        standing = [row for row in _at(session, where) if row.ended_at is None]
         same = next((row for row in standing if _is(row, subject)), None)
         given_way = [row for row in standing if row is not same] if replace else []
         now = workspace.database.utcnow(session)
@@ -74,6 +74,8 @@ def end_deployments(
 ) -> list[dict[str, Any]]:
     """Say that nothing runs at some places any more, or one thing of those that do; return what was ended.
 
+    Where it was ended before, nothing changes.
+
     Args:
         workspace: the registry's parts.
         places: where.
@@ -81,16 +83,17 @@ def end_deployments(
         reason: why, for the log.
 
     Raises:
-        UnknownReferenceError: nothing runs at one of the places.
+        UnknownReferenceError: nothing ever ran at one of the places.
     """
     names, lies = [_place(place) for place in places], places_of(reference or "")
     with workspace.database.write() as session:
         subject = shippable(find_things(session, reference, lies), reference) if reference else None
         now, ended = workspace.database.utcnow(session), []
         for name in dict.fromkeys(names):
-            found = [row for row in _standing(session, name) if subject is None or _is(row, subject)]
-            if not found:
+            known = [row for row in _at(session, name) if subject is None or _is(row, subject)]
+            if not known:
                 raise UnknownReferenceError(f"nothing runs at {name!r}", hint="fusery deploy list")
+            found = [row for row in known if row.ended_at is None]
             for row in found:
                 _end(workspace, session, row, now, str(without_credentials(reason)))
             ended += found
@@ -199,11 +202,9 @@ def _is(row: tables.Deployment, subject: Subject) -> bool:
     return _which(row) == (f"{subject.__tablename__}_id", subject.id)
 
 
-def _standing(session: Session, place: str) -> list[tables.Deployment]:
+def _at(session: Session, place: str) -> list[tables.Deployment]:
     row = tables.Deployment
-    return list(
-        session.scalars(select(row).where(row.place == place, row.ended_at.is_(None)).order_by(row.id))
-    )
+    return list(session.scalars(select(row).where(row.place == place).order_by(row.id)))
 
 
 def _new(

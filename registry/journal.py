@@ -27,6 +27,8 @@ def journal(
 ) -> list[dict[str, Any]]:
     """Return entries of the log, oldest first: `seq`, `at`, `actor`, `action`, `kind`, `subject`, `detail`, `hash`.
 
+    `records` are what the entry's transaction wrote: each `kind`, `name` and `digest`, null where it was removed.
+
     Args:
         workspace: the registry's parts.
         reference: only about this adapter, base model, fused artifact or alias (`task#alias`).
@@ -51,10 +53,16 @@ def journal(
                 "kind": event.subject_kind,
                 "subject": event.subject,
                 "detail": json.loads(event.detail),
+                "records": _records(event.seals),
                 "hash": event.hash,
             }
             for event in found
         ]
+
+
+def _records(seals: str | None) -> list[dict[str, Any]]:
+    found = json.loads(seals) if seals is not None else []
+    return [{"kind": kind, "name": name, "digest": digest} for kind, _, name, digest in found]
 
 
 def _subject(session: Session, text: str) -> tuple[str, str]:

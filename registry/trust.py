@@ -94,13 +94,14 @@ class Trust:
         self,
         path: str | Path | Begun,
         *,
+        fresh: bool = False,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Identified:
         """Find out what a folder, an archive or a file is; see `fusery.registry.identification.identify`."""
         from .identification.identify import identify
 
-        return identify(self.workspace, path, say=say, progress=progress)
+        return identify(self.workspace, path, fresh=fresh, say=say, progress=progress)
 
     def sign(self, subject: str, with_key: SigningKey, **options: Any) -> Signed:
         """Sign an adapter, a fused model or a bundle; see `fusery.registry.signing.sign.sign` for the options."""

@@ -1,7 +1,7 @@
 """A browser for tests of pages: headless Chromium with axe, which `make test` fetches, or one of the system.
 
-    with browser.running() as chromium:
-        page = chromium.new_page()
+with browser.running() as chromium:
+    page = chromium.new_page()
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ FOLDER = Path(__file__).resolve().parents[1] / ".venv-browser"
 AXE = FOLDER / "node_modules" / "axe-core" / "axe.min.js"
 MISSING = "no Chromium here, or no axe-core: `make test` fetches both on Linux x86-64"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "headless_shell")
-_ARGUMENTS = ("--headless=shell", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+_ARGUMENTS = (
+    "--headless=shell",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+)
 
 
 def find_browser() -> Path | None:

@@ -92,6 +92,7 @@ class _Chain:
             "subject_kind": "adapter",
             "subject": subject,
             "detail": canonical_json(detail).decode("ascii"),
+            "seals": None,
             "previous": self.previous,
         }
         entry: Any = SimpleNamespace(**row)  # a record of the ORM's takes ten times as long

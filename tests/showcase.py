@@ -1,10 +1,11 @@
 """A registry with a history of half a year, for reports.  Import it as `import showcase`.
 
-    showcase.fill(registry, folder, clock)
+showcase.fill(registry, folder, clock)
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,18 +42,32 @@ class Show:
         """Let time go by."""
         self.clock.now += timedelta(days=days)
 
-    def register(self, task: str, number: int, base: str, *, best: float = 0.5, **facts: object) -> None:
-        """Register a version with a training curve that ends at a loss."""
+    def register(
+        self, task: str, number: int, base: str, *, best: float = 0.5, told: bool = False, **facts: object
+    ) -> None:
+        """Register a version with a training curve that ends near a loss; `told`: it is said to be another one."""
         folder = tinymodels.make_adapter(
-            self.folder / f"{task}{number}", self.folder / base, seed=number, rank=4, num_layers=3, update=0.02
+            self.folder / f"{task}{number}",
+            self.folder / base,
+            seed=number,
+            rank=4,
+            num_layers=3,
+            update=0.02,
         )
         losses = {1: 3.2} | {
-            step: best + (2.2 + number / 9) * math.exp(-step / 150) for step in range(50, 601, 50)
+            step: best + (1.6 + number / 5) * math.exp(-step / (70 + 14 * number))
+            for step in range(50, 601, 50)
         }
-        train = {step: losses[1] * math.exp(-step / 220) + best * 0.8 for step in range(10, 601, 10)}
+        train = {
+            step: losses[1] * math.exp(-step / (60 + 13 * number)) + best * 0.8 for step in range(10, 601, 10)
+        }
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "iters": 600}), encoding="utf-8")
         (folder / "train.log").write_text(plain_log(losses, train), encoding="utf-8")
         date = f"{self.clock.now:%Y%m%d}"
-        self.registry.register(folder, base=base, task=task, date=date, val_loss=round(best, 4), **facts)
+        self.registry.register(
+            folder, base=base, task=task, date=date, **({"val_loss": best} if told else {}), **facts
+        )
         self.wait(0.1)
 
 
@@ -75,14 +90,24 @@ def _course_rec(show: Show) -> None:
         data = "courses 2025" if number < 4 else "courses 2026"
         note = "Longer descriptions,\nand the catalogue of spring." if number == 5 else None
         show.register(
-            "course_rec", number, "tiny-4bit", best=loss, parent=parent, dataset=data, examples=1200, note=note
+            "course_rec",
+            number,
+            "tiny-4bit",
+            best=loss,
+            parent=parent,
+            dataset=data,
+            examples=1200,
+            note=note,
+            told=number == 2,
         )
         show.wait(19)
         if number in (1, 3, 5, 6):
             registry.set_alias(f"course_rec@{number}", "staging", reason=f"try version {number}")
             show.wait(4)
         if number in (1, 3, 5):
-            registry.set_alias(f"course_rec@{number}", "prod", reason=f"version {number} is better in the A/B test")
+            registry.set_alias(
+                f"course_rec@{number}", "prod", reason=f"version {number} is better in the A/B test"
+            )
             show.wait(2)
         if number == 5:
             registry.roll_back("course_rec#prod", reason="answers were too long")
@@ -109,4 +134,6 @@ def _mail(show: Show) -> None:
     show.register("mail", 1, "tiny", best=0.9, note=HOSTILE, dataset=HOSTILE, tags={"team": HOSTILE})
     show.registry.set_alias("mail@1", "prod", reason=HOSTILE)
     show.registry.yank("mail@1", reason=HOSTILE)
-    show.registry.record_deployment("mail@1", HOSTILE.replace("\u202e", "").replace("\u202c", ""), note=HOSTILE)
+    show.registry.record_deployment(
+        "mail@1", HOSTILE.replace("\u202e", "").replace("\u202c", ""), note=HOSTILE
+    )

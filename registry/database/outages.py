@@ -99,7 +99,11 @@ def _explain_sqlite(
             f"cannot open the database {path}: there is no such folder", hint="fusery init"
         )
     if code == _READONLY and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        return None  # a write in a transaction that was begun for reading
+        # The system did not let SQLite open it for writing, and SQLite opens it for reading then without a word.
+        return DatabaseUnavailableError(
+            f"the database {path} could be opened for reading only",
+            hint="is the disk full, or mounted for reading only?  Run the command again",
+        )
     sentences = {
         _CANTOPEN: (
             "cannot open the database {path}: permission denied, or it is not a file",

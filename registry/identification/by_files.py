@@ -176,7 +176,7 @@ def _match(
         share = sum(path in same for path in weights) / max(len(weights), 1) if weights else share
     held = frozenset(recorded.values())
     whole = all(path in same for path in recorded if path.endswith(WEIGHTS)) or owner.kind == "bundle"
-    place = hit[0] if len(hit) == 1 else "."
+    place = found.place_of(hit)
     return Match(owner, "files", round(share, 4), place, files=told, held=held if whole else frozenset())
 
 

@@ -91,10 +91,12 @@ class TensorSearch:
 
     def _learn(self) -> None:
         known = self._library.index.known({owner.manifest for owner in self._plausible})
-        for owner in self._plausible:
-            if owner.manifest not in known:
-                known.add(owner.manifest)
-                self._library.learn(owner)
+        new = [owner for owner in self._distinct() if owner.manifest not in known]
+        if new:
+            others = f" and {len(new) - 1:,} more" if len(new) > 1 else ""
+            self._library.say(f"reading {new[0].name}{others}, not looked at before")
+        for owner in new:
+            self._library.learn(owner)
 
     def _by_numbers(self) -> dict[int, Comparison]:
         for owner in self._distinct():

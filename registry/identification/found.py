@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import FormatError, MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.errors import (
+    MissingFileError,
+    StorageError,
+    StoreDeniedError,
+    UnsafePathError,
+)
 from fusery.storage.failures import os_failures
 from fusery.storage.folder import scan
-from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 
 from ..sources.gguf_header import MAGIC
 from ..sources.gguf_header import read_header as read_gguf_header
@@ -86,7 +92,14 @@ class Found:
             key = (str(place.parent), place.name if alone else "")
             unit = found.setdefault(key, Unit(weights.path if alone else str(place.parent), adapter))
             unit.weights.append(weights)
+        if len(found) == 1:
+            next(iter(found.values())).path = "."
         return list(found.values())
+
+    def place_of(self, paths: Collection[str]) -> str:
+        """Return which unit these files belong to, `.` if they belong to several or none."""
+        places = {unit.path for unit in self.units if any(weights.path in paths for weights in unit.weights)}
+        return places.pop() if len(places) == 1 else "."
 
 
 @dataclass(slots=True)
@@ -94,7 +107,7 @@ class Unit:
     """Weights that may be one model or one adapter.
 
     Attributes:
-        path: of the file or the folder, relative to what was asked about.
+        path: of the file or the folder, relative to what was asked about; `.` if it is the only unit.
         is_adapter: they are the factors of an adapter.
         weights: the files.
     """
@@ -173,10 +186,8 @@ def _folder(real: Path) -> Found:
         try:
             if (weights := _weights(file)) is not None:
                 found.weights.append(weights)
-        except FormatError as error:
-            # The rest of the folder can still be told.
-            found.problems.append(error.message)
         except StorageError as error:
+            # The rest of the folder can still be told.
             found.problems.append(error.message)
     return found
 
@@ -197,6 +208,7 @@ def _weights(file: FoundFile) -> Weights | None:
     with os_failures(f"read {file.path}", near=file.file):
         with file.file.open("rb") as opened:
             start = opened.read(16)
+            _refuse_hollow(file, os.fstat(opened.fileno()))
         if start.startswith(MAGIC):
             from .gguf_views import gguf_texts, gguf_views
 
@@ -211,6 +223,17 @@ def _weights(file: FoundFile) -> Weights | None:
     with os_failures(f"read {file.path}", near=file.file):
         digest = header_digest(file.file, header.data_start)
     return Weights(file.path, file.file, views, digest, texts, "safetensors")
+
+
+def _refuse_hollow(file: FoundFile, found: os.stat_result) -> None:
+    """Refuse what is nearly all holes: it costs nothing to make, and hours to hash.
+
+    Raises:
+        UnsafePathError: it is that.
+    """
+    # Systems that know no blocks, or keep files elsewhere, may say zero: what is of a usual size is not asked about.
+    if file.size > HOLLOW and getattr(found, "st_blocks", file.size) * 512 < file.size // 16:
+        raise UnsafePathError(f"of the {file.size:,} bytes of {file.path} nearly all are holes")
 
 
 def _looks_like_safetensors(start: bytes, size: int) -> bool:

@@ -23,6 +23,9 @@ _SIZES = {2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (
 }
 """Numbers and bytes of a block of the quantised types (gguf's constants.py, `GGML_QUANT_SIZES`)."""
 
+_MOST_HEAD = 64 << 20
+"""Bytes of the rows of one head, which are turned in memory; no model has as many."""
+
 _TOP = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -103,7 +106,9 @@ def _head(header: GGUFHeader, entry: TensorEntry) -> int | None:
     if not _whole(width):
         return None
     head = int(str(width))
-    return head if head % 2 == 0 and entry.shape[0] % head == 0 else None
+    _, size = _extent(entry)
+    fits = head % 2 == 0 and entry.shape[0] % head == 0 and size // entry.shape[0] * head <= _MOST_HEAD
+    return head if fits else None
 
 
 def _whole(value: object) -> bool:

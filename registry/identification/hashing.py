@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -26,6 +26,7 @@ class Hasher:
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")
         self._lock = Lock()
         self._progress: Progress | None = None
+        self._stopped = False
 
     def tell(self, progress: Progress | None) -> None:
         """From now on, tell somebody the bytes of each piece that was read."""
@@ -51,11 +52,14 @@ class Hasher:
         return list(self._pool.map(work, items))
 
     def close(self) -> None:
-        """Give up what has not begun."""
+        """Give up what is not done."""
+        self._stopped = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def told(self, count: int) -> None:
-        """Pass on that bytes were read; from any thread."""
+        """Pass on that bytes were read; from any thread, which ends here if nobody wants to know any more."""
+        if self._stopped:
+            raise CancelledError
         if self._progress is not None:
             with self._lock:
                 self._progress(count)

@@ -109,6 +109,7 @@ def identify(
     workspace: Workspace,
     path: str | Path | Begun,
     *,
+    fresh: bool = False,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Identified:
@@ -117,6 +118,7 @@ def identify(
     Args:
         workspace: the registry's parts.
         path: a folder, an archive, a safetensors or GGUF file, or any other file; or one that is hashed already.
+        fresh: read what is on record, whatever the index of tensors says of it, and make that anew.
         say: told what is read for the first time, and what cannot be.
         progress: told bytes done and bytes in all.
 
@@ -140,7 +142,7 @@ def identify(
             if not on_record(workspace, digest):
                 found = held.enter_context(unpacked(workspace, found))
                 begun.tensors = begun.hasher.exact(found.views)
-        run = _Identification(workspace, begun.hasher, found, begun.tensors, held, say)
+        run = _Identification(workspace, begun.hasher, found, begun.tensors, held, say, fresh)
         return run.run(begun.path, archived)
 
 
@@ -158,13 +160,14 @@ class _Identification:
         tensors: Mapping[View, Future[Digest]],
         held: ExitStack,
         say: Callable[[str], None],
+        fresh: bool,
     ) -> None:
         from .library import Library
 
         self._workspace, self._hasher, self._found, self._tensors = workspace, hasher, found, tensors
         self._held = held
         self._scratch_at: Path | None = None
-        self._library: Library = Library(workspace, hasher, self._scratch, say)
+        self._library: Library = Library(workspace, hasher, self._scratch, say, fresh=fresh)
         held.callback(self._library.close)
 
     def run(self, path: str, archived: Mapping[str, Digest]) -> Identified:

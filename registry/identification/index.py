@@ -8,11 +8,11 @@ cores.  A row without a loose digest has not been rounded yet; what has no numbe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, Select, func, select
 
 from fusery.storage.errors import FuseryError
 
@@ -39,10 +39,15 @@ Entries = Mapping[str, Entry]
 
 
 class Index:
-    """The table of tensors, and what could not be written to it: a registry that is only read is identified with as well."""
+    """The table of tensors, and what could not be written to it: a registry that is only read is identified with as well.
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    Args:
+        workspace: the registry's parts.
+        fresh: take nothing from the table, as if it were empty, and write it anew.
+    """
+
+    def __init__(self, workspace: Workspace, *, fresh: bool = False) -> None:
+        self._workspace, self._fresh = workspace, fresh
         self._kept: dict[int, dict[str, Entry]] = {}
         self.writable = True
 
@@ -50,37 +55,27 @@ class Index:
         """Return which of these manifests are in the index."""
         tensor = tables.Tensor
         found = {number for number in manifests if number in self._kept}
-        with self._workspace.database.read() as session:
-            for some in batches(sorted(manifests)):
-                found |= set(
-                    session.scalars(select(tensor.manifest_id).where(tensor.manifest_id.in_(some)).distinct())
-                )
+        for some in batches(sorted(manifests)):
+            query = select(tensor.manifest_id).where(tensor.manifest_id.in_(some)).distinct()
+            found |= {row.manifest_id for row in self._rows(query)}
         return found
 
     def entries(self, manifest: int) -> dict[str, Entry]:
         """Return what is known of a manifest's tensors."""
         tensor = tables.Tensor
         query = select(tensor.name, tensor.digest, tensor.loose).where(tensor.manifest_id == manifest)
-        with self._workspace.database.read() as session:
-            found = {name: Entry(digest, loose) for name, digest, loose in session.execute(query)}
+        found = {row.name: Entry(row.digest, row.loose) for row in self._rows(query)}
         return found | self._kept.get(manifest, {})
 
     def files_with(self, headers: Collection[str]) -> dict[str, set[tuple[int, str]]]:
         """Return the files, each by manifest and path, that begin as one of these headers' digests says."""
         tensor = tables.Tensor
         found: dict[str, set[tuple[int, str]]] = {digest: set() for digest in headers}
-        rows = [
-            (manifest, name, entry.digest)
-            for manifest, entries in self._kept.items()
-            for name, entry in entries.items()
-        ]
-        with self._workspace.database.read() as session:
-            for some in batches(sorted(headers)):
-                query = select(tensor.manifest_id, tensor.name, tensor.digest).where(tensor.digest.in_(some))
-                rows += [(manifest, name, digest) for manifest, name, digest in session.execute(query)]
-        for manifest, name, digest in rows:
-            if name.startswith(HEADER) and digest in found:
-                found[digest].add((manifest, name.removeprefix(HEADER)))
+        for some in batches(sorted(headers)):
+            query = select(tensor.manifest_id, tensor.name, tensor.digest).where(tensor.digest.in_(some))
+            for row in self._rows(query):
+                if row.name.startswith(HEADER):
+                    found[row.digest].add((row.manifest_id, row.name.removeprefix(HEADER)))
         return found
 
     def holders(self, digests: Iterable[str], *, loose: bool = False) -> Counter[int]:
@@ -88,19 +83,21 @@ class Index:
         tensor, wanted = tables.Tensor, sorted(set(digests))
         column = tensor.loose if loose else tensor.digest
         found: Counter[int] = Counter()
-        with self._workspace.database.read() as session:
-            for some in batches(wanted):
-                query = (
-                    select(tensor.manifest_id, func.count(column.distinct()))
-                    .where(column.in_(some))
-                    .group_by(tensor.manifest_id)
-                )
-                for manifest, count in session.execute(query):
-                    found[manifest] += count
+        for some in batches(wanted):
+            count = func.count(column.distinct()).label("number")
+            query = select(tensor.manifest_id, count).where(column.in_(some)).group_by(tensor.manifest_id)
+            for row in self._rows(query):
+                found[row.manifest_id] += row.number
         for manifest in self._kept:
             own = {entry.loose if loose else entry.digest for entry in self.entries(manifest).values()}
             found[manifest] = len(own & set(wanted))
         return +found
+
+    def _rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Row[*tuple[Any, ...]]]:
+        if self._fresh:
+            return ()
+        with self._workspace.database.read() as session:
+            return session.execute(query).all()
 
     def keep(self, manifest: int, entries: Entries) -> None:
         """Add to what is known of a manifest; where nothing may be written, until this command ends."""
@@ -109,7 +106,7 @@ class Index:
                 self._write(manifest, entries)
             except FuseryError:
                 self.writable = False
-        if not self.writable:
+        if self._fresh or not self.writable:
             self._kept[manifest] = {**self._kept.get(manifest, {}), **entries}
 
     def _write(self, manifest: int, entries: Entries) -> None:

@@ -45,14 +45,21 @@ class Library:
         hasher: what hashes.
         scratch: gives a folder for what has to be fetched, when it is first needed.
         say: told what is read, and what cannot be.
+        fresh: take nothing from the index.
     """
 
     def __init__(
-        self, workspace: Workspace, hasher: Hasher, scratch: Callable[[], Path], say: Callable[[str], None]
+        self,
+        workspace: Workspace,
+        hasher: Hasher,
+        scratch: Callable[[], Path],
+        say: Callable[[str], None],
+        *,
+        fresh: bool,
     ) -> None:
-        self.index = Index(workspace)
+        self.index = Index(workspace, fresh=fresh)
         self.missing: dict[int, str] = {}
-        self._workspace, self._hasher, self._scratch, self._say = workspace, hasher, scratch, say
+        self._workspace, self._hasher, self._scratch, self.say = workspace, hasher, scratch, say
         self._held = ExitStack()
         self._files: dict[int, dict[str, Path]] = {}
         self._bases: dict[int, Base | None] = {}
@@ -77,7 +84,6 @@ class Library:
         files = self.files(owner)
         if files is None:
             return False
-        self._say(f"reading {owner.name}, which has not been looked at before")
         weights = {path: file for path, file in files.items() if path.endswith(".safetensors")}
         try:
             whole = {path: self._hasher.file(file) for path, file in weights.items()}
@@ -183,7 +189,7 @@ class Library:
     def _give_up(self, owner: Owner, why: str) -> bool:
         self._files.pop(owner.manifest, None)
         self.missing[owner.manifest] = why
-        self._say(f"{owner.name} cannot be compared with: {why}")
+        self.say(f"{owner.name} cannot be compared with: {why}")
         return False
 
 

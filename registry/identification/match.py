@@ -21,7 +21,7 @@ class Match:
         evidence: `files` (digests of whole files), `tensors` (digests of tensors), `numbers` (the same numbers in another
             format), `modules` (only that the changed tensors are those that it touches).
         confidence: 1 where every byte of the weights is the same, else the share of the tensors that are.
-        place: of the files or the folder, relative to what was asked about.
+        place: of the file or the folder, relative to what was asked about; `.` if there is only one that it can be.
         comparison: tensor by tensor, None where whole files were enough.
         files: paths on record that are the `same`, `changed` or `missing`, and those that are `extra`.
         held: digests of all of its files, where all of its weights were found by whole files.
@@ -82,7 +82,7 @@ def _what(owner: Owner) -> str:
         form = f", in {facts['form']}'s form" if facts.get("form") else ""
         return f"the adapter {owner.name} for {facts['base']}{form}"
     if owner.kind == "bundle":
-        return f"the bundle {facts['target']} of {', '.join(facts['adapters'])}, written to {facts['path']}"
+        return f"the bundle {facts['target']} of {', '.join(facts['adapters'])}, written to {facts['written_to']}"
     if owner.kind == "calibration":
         return f"a calibration of {facts['base']}"
     return f"the base model {owner.name}"

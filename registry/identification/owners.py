@@ -108,7 +108,7 @@ def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
         fused = row.fused
         facts = {
             "target": row.target,
-            "path": row.path,
+            "written_to": row.path,
             "adapters": [adapter.name for adapter in row.adapters],
             "adapter_digests": [adapter.digest for adapter in row.adapters],
             "key": fused.key if fused else None,

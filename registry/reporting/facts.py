@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
 from .. import events, tables
 from ..audit import Report
 from ..batches import batches
-from ..errors import BadInputError, UnknownReferenceError
+from ..errors import BadInputError, RegistryError, UnknownReferenceError
 from ..resolve import resolve_any
 from ..signing.trusted import list_keys
 from ..views import moment
@@ -22,6 +25,13 @@ from .task import Section, task_section
 if TYPE_CHECKING:
     from ..lineage import Graph
     from ..workspace import Workspace
+
+
+class RecordsDamagedError(RegistryError):
+    """Records hold what no record can: somebody edited the database."""
+
+    code = "records_damaged"
+
 
 MOST_LISTED = 500
 """Tasks in the table of a whole registry."""
@@ -58,18 +68,21 @@ def collect(
     Raises:
         UnknownReferenceError: the subject names nothing.
         BadInputError: it is a base model.
+        RecordsDamagedError: the database was edited, and holds values that no report can show.
     """
     with workspace.database.read() as session:
+        _meant(session, subject)  # before an audit that may take an hour
+    checked = _audited(workspace, whole=audit, say=say)
+    with explained(checked):
+        keys = list_keys(workspace)
+    with explained(checked), workspace.database.read() as session:
         task, adapter = _meant(session, subject)
-        head = _head(workspace, session)
         listed = [] if task else _overview(session)
-        chosen = [task] if task else _with_section(session)
         sections: list[Section] = []
-        for each in chosen:
+        for each in [task] if task else _with_section(session):
             say(each.name)
             sections.append(task_section(session, each, adapter))
-    checked = _audited(workspace, whole=audit, say=say)
-    keys = list_keys(workspace)
+        head = _head(workspace, session)
     document = {
         "scope": "adapter" if adapter else "task" if task else "registry",
         "subject": adapter.name if adapter else task.name if task else None,
@@ -80,7 +93,37 @@ def collect(
         "keys": keys[:MOST_KEYS],
         "keys_total": len(keys),
     }
-    return Facts(document, {section.facts["task"]: section.graph for section in sections})
+    return Facts(_plain(document), {section.facts["task"]: section.graph for section in sections})
+
+
+@contextmanager
+def explained(audit: Mapping[str, Any]) -> Iterator[None]:
+    """Say that no report can be made of records in which the audit found something, where that is so.
+
+    Raises:
+        RecordsDamagedError: a value is none that its column can hold.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, StatementError) as error:
+        if audit["ok"]:
+            raise
+        problem = audit["problems"][0]
+        raise RecordsDamagedError(
+            f"no report can be made of these records: {problem['subject']}: {problem['message']}",
+            hint="fusery audit lists everything that is not as recorded",
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return the values in JSON's forms: only who edits a database puts infinity or bytes into it."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return repr(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _meant(session: Session, subject: str | None) -> tuple[tables.Task | None, tables.Adapter | None]:

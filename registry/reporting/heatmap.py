@@ -56,6 +56,7 @@ def heat_map_picture(key: str, view: Mapping[str, Any]) -> Markup | None:
         width,
         bottom + 44,
         parts,
+        kind="fixed",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AlreadyExistsError, BadInputError
 from ..pictures import write_picture
-from .facts import collect
+from .facts import collect, explained
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -64,6 +64,7 @@ def report(
         UnknownReferenceError: the subject names nothing.
         BadInputError: the subject is a base model, or the file's ending is another.
         AlreadyExistsError: there is another file.
+        RecordsDamagedError: the database was edited, and holds values that no report can show.
         StorageError: the file cannot be written.
     """
     place = None if html is None else _place(html, force=force)
@@ -72,7 +73,8 @@ def report(
         return Written(found.document)
     from .page import page
 
-    data = page(found)
+    with explained(found.document["audit"]):
+        data = page(found)
     write_picture(place, data, force=force)
     return Written(found.document, str(place), len(data))
 

@@ -32,7 +32,16 @@ def _value(value: object) -> str:
     return shown(value)
 
 
-def picture(key: str, title: str, described: str, width: int, height: int, parts: Iterable[Markup]) -> Markup:
+def picture(
+    key: str,
+    title: str,
+    described: str,
+    width: int,
+    height: int,
+    parts: Iterable[Markup],
+    *,
+    kind: str = "wide",
+) -> Markup:
     """Return a picture with its name and a description for who cannot see it.
 
     Args:
@@ -42,6 +51,7 @@ def picture(key: str, title: str, described: str, width: int, height: int, parts
         width: in pixels, at which its letters have the size of the page's.
         height: in pixels.
         parts: what is in it.
+        kind: `wide` fills its place, `fixed` keeps its size.
     """
     named = (
         element("title", title, id=f"{key}-title"),
@@ -55,7 +65,7 @@ def picture(key: str, title: str, described: str, width: int, height: int, parts
         height=height,
         role="img",
         aria_labelledby=f"{key}-title {key}-desc",
-        class_="chart",
+        class_=f"chart {kind}",
     )
 
 

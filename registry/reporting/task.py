@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -19,7 +19,9 @@ from ..training.facts import recorded_curve
 from ..views import adapter_views, moment
 from ..withdrawals import adapter_reasons, bundle_reasons
 from .models import fused_facts
+from .scope import Scope
 from .signed import signatures_over
+from .text import finite
 
 MOST_VERSIONS = 30
 MOST_CURVES = 6
@@ -48,34 +50,6 @@ class Section:
     graph: Graph
 
 
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """Which rows a section is about: queries for ids, so that no number of them is too many."""
-
-    task: tables.Task
-    adapter: tables.Adapter | None
-
-    @property
-    def adapters(self) -> Select[Any]:
-        query = select(tables.Adapter.id).where(tables.Adapter.task_id == self.task.id)
-        return query if self.adapter is None else query.where(tables.Adapter.id == self.adapter.id)
-
-    @property
-    def fused(self) -> Select[Any]:
-        """What was made from the bytes, under whichever name they are registered."""
-        adapter, fused, extra = tables.Adapter, tables.Fused, tables.FusedExtra
-        mine = select(adapter.digest, adapter.base_id).where(adapter.id.in_(self.adapters))
-        twins = select(adapter.id).where(tuple_(adapter.digest, adapter.base_id).in_(mine))
-        added = select(extra.fused_id).where(extra.adapter_id.in_(twins))
-        return select(fused.id).where(or_(fused.adapter_id.in_(twins), fused.id.in_(added)))
-
-    @property
-    def bundles(self) -> Select[Any]:
-        bundle, packed = tables.Bundle, tables.BundleAdapter
-        holding = select(packed.bundle_id).where(packed.adapter_id.in_(self.adapters))
-        return select(bundle.id).where(or_(bundle.id.in_(holding), bundle.fused_id.in_(self.fused)))
-
-
 def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | None) -> Section:
     """Return what a report says of a task, or of one adapter.
 
@@ -84,7 +58,7 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
         task: which.
         adapter: only this one; its task's versions are listed all the same.
     """
-    scope = _Scope(task, adapter)
+    scope = Scope(task, adapter)
     rows = _versions(session, task, adapter)
     shown = {row.id: row for row in rows} if adapter is None else {adapter.id: adapter}
     models = fused_facts(session, scope.fused, about=adapter is not None)
@@ -144,8 +118,9 @@ def _views(session: Session, rows: Sequence[tables.Adapter]) -> list[dict[str, A
         for row, view in zip(rows, adapter_views(session, rows), strict=True)
     ]
     for before, view in itertools.pairwise(views):
-        if view["version"] == before["version"] + 1 and None not in (view["val_loss"], before["val_loss"]):
-            view["val_loss_change"] = view["val_loss"] - before["val_loss"]
+        now, then = finite(view["val_loss"]), finite(before["val_loss"])
+        if view["version"] == before["version"] + 1 and now is not None and then is not None:
+            view["val_loss_change"] = now - then
     return views
 
 
@@ -187,7 +162,7 @@ def _thinned(points: Sequence[Any]) -> list[Any]:
     return kept if kept[-1] is points[-1] else [*kept, points[-1]]
 
 
-def _aliases(session: Session, scope: _Scope) -> list[dict[str, Any]]:
+def _aliases(session: Session, scope: Scope) -> list[dict[str, Any]]:
     """Return the aliases of a task, or those that ever held an adapter, each with its newest moves."""
     alias, moved = tables.Alias, tables.AliasMove
     query = select(alias).where(alias.task_id == scope.task.id).order_by(alias.name).limit(MOST_ALIASES)
@@ -208,7 +183,7 @@ def _aliases(session: Session, scope: _Scope) -> list[dict[str, Any]]:
     return found
 
 
-def _bundles(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int]:
+def _bundles(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
     bundle = tables.Bundle
     query = select(bundle).where(bundle.id.in_(scope.bundles)).order_by(bundle.id.desc()).limit(MOST_ROWS)
     rows = list(session.scalars(query))
@@ -227,18 +202,17 @@ def _bundles(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int
     ], _count(session, scope.bundles)
 
 
-def _deployments(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int]:
+def _deployments(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
     """Return where things run, and then where they ran, the newest first."""
     row = tables.Deployment
-    mine = or_(
-        row.adapter_id.in_(scope.adapters), row.fused_id.in_(scope.fused), row.bundle_id.in_(scope.bundles)
-    )
     order = (row.ended_at.is_not(None), row.at.desc(), row.id.desc())
-    rows = list(session.scalars(select(row).where(mine).order_by(*order).limit(MOST_ROWS)))
-    return deployment_views(session, rows), _count(session, select(row.id).where(mine))
+    rows = list(
+        session.scalars(select(row).where(row.id.in_(scope.deployments)).order_by(*order).limit(MOST_ROWS))
+    )
+    return deployment_views(session, rows), _count(session, scope.deployments)
 
 
-def _yanks(session: Session, scope: _Scope) -> tuple[list[dict[str, Any]], int]:
+def _yanks(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
     yank, adapter = tables.Yank, tables.Adapter
     query = (
         select(yank, adapter.name)
@@ -271,6 +245,8 @@ def _lineage(
     """Return a graph that can be drawn, and whether it starts from all the versions that are shown."""
     if adapter is not None:
         return trace_things(session, [adapter], most=MOST_NODES), True
+    if not rows:
+        return Graph(""), True
     held = select(tables.Alias.adapter_id).where(tables.Alias.adapter_id.in_([row.id for row in rows]))
     holders = set(session.scalars(held))
     wanted = [row for row in rows if row.id in holders or row is rows[-1]]

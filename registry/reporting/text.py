@@ -32,9 +32,10 @@ def short(value: Any, most: int) -> str:
 
 def finite(value: Any) -> float | None:
     """Return a number, or None for what is none: SQLite keeps any value in any column."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    # What is this large is finite no more once a picture has room for it.
+    return float(value) if math.isfinite(value) and abs(value) < 1e300 else None
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -18,6 +18,9 @@ _TOP = 8
 _LETTER = 7.2
 """Width of a letter, about: a label that does not fit is left out, and the bar's title says it."""
 
+_TINTS = 4
+"""Colours of bars, so that neighbours differ; which version it is, the label says."""
+
 _STEPS = (
     *(timedelta(minutes=count) for count in (1, 5, 15, 30)),
     *(timedelta(hours=count) for count in (1, 3, 6, 12)),
@@ -41,8 +44,10 @@ def timeline(key: str, section: Mapping[str, Any]) -> Markup | None:
     bottom = _TOP + _ROW * len(aliases)
     parts = list(_time_axis(start, end, run, bottom))
     withdrawn = {yank["adapter"] for yank in section["yanks"] if yank["lifted_at"] is None}
+    names = (move["to"] for alias in aliases for move in alias["moves"] if move["to"] is not None)
+    tints = {name: at % _TINTS for at, name in enumerate(dict.fromkeys(names))}
     for row, alias in enumerate(aliases):
-        parts += _bars(alias, section["task"], run, _TOP + _ROW * row, end, withdrawn)
+        parts += _bars(alias, section["task"], run, _TOP + _ROW * row, end, tints, withdrawn)
     return svg.picture(
         key,
         f"Who held the aliases of {section['task']} when",
@@ -60,6 +65,7 @@ def _bars(
     run: svg.Scale,
     y: float,
     end: datetime,
+    tints: Mapping[str, int],
     withdrawn: set[str],
 ) -> Iterator[Markup]:
     yield svg.text(_LEFT - 14, y + 22, f"#{short(alias['alias'], 14)}", "label strong", "end")
@@ -72,9 +78,7 @@ def _bars(
         x = run(begun.timestamp())
         width = max(run(over.timestamp()) - x, 2.0)
         version = version_of(task, move["to"])
-        kind = "held even" if version.isdecimal() and int(version) % 2 == 0 else "held odd"
-        if move["to"] in withdrawn:
-            kind += " yanked"
+        kind = f"held h{tints[move['to']]}" + (" yanked" if move["to"] in withdrawn else "")
         still = at + 1 == len(moves)
         until = "on" if still else f"until {over:%Y-%m-%d %H:%M}"
         told = f"{move['to']}, from {begun:%Y-%m-%d %H:%M} {until}"

@@ -26,6 +26,7 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _HEADROOM = 64 << 20
 """Bytes of headers and padding that an archive may unpack to, besides its files."""
 _MOST_RECORD = 16 << 20
+_MOST_HEADER = 1 << 20
 
 
 def read_packed(path: Path) -> Claim | None:
@@ -39,10 +40,13 @@ def read_packed(path: Path) -> Claim | None:
         return None
     claim = Claim("archive", path.name)
     try:
-        with _unpacked(path, start) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        with (
+            _unpacked(path, start) as stream,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive,
+        ):
             _compare(archive, claim)
-            while stream.read(CHUNK):  # up to the compressor's own checksum
-                pass
+            if not claim.problems:
+                _to_the_end(stream)  # where the compressor's own checksum is
     except (
         tarfile.TarError,
         zstandard.ZstdError,
@@ -63,6 +67,26 @@ def read_packed(path: Path) -> Claim | None:
             )
         )
     return claim
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose headers are small: `tarfile` takes those of any size into memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if not self.isreg() and self.size > _MOST_HEADER:
+            raise ValueError("it has a header of an absurd size")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        if member.issparse():
+            raise ValueError("it has a file with holes")
+        return member
+
+
+def _to_the_end(stream: IO[bytes]) -> None:
+    left = _HEADROOM
+    while data := stream.read(CHUNK):
+        left -= len(data)
+        if left < 0:
+            raise ValueError("something follows after its end")
 
 
 def _compare(archive: tarfile.TarFile, claim: Claim) -> None:

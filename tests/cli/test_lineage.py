@@ -58,7 +58,8 @@ def test_deployments(shipped: Fusery) -> None:
     ended = shipped("deploy", "end", "eu/ranker", "--json").json
     assert [row["name"] for row in ended] == ["course_rec_v1_20260115"]
     assert "until" in shipped("deploy", "list", "--all").out
-    refused = shipped("deploy", "end", "eu/ranker")
+    assert shipped("deploy", "end", "eu/ranker").code == 0
+    refused = shipped("deploy", "end", "eu/rankr")
     assert (refused.code, "Hint: fusery deploy list" in refused.err) == (2, True)
     assert shipped("deploy", "list", "--at", "2026-01-01", "--all").code == 2
 
@@ -70,6 +71,11 @@ def test_attestations(shipped: Fusery, tmp_path: Path) -> None:
         assert (tmp_path / f"{form}.json").read_text() == shown.out
         assert shipped("attest", "out", "--format", form, "--json").json == json.loads(shown.out)
     assert len(shipped("attest", "course_rec@2", "-q").out.strip()) == 64
+    (tmp_path / "secret").write_text("open sesame\n")
+    locked = ("--lock", "--passphrase-file", "secret")
+    assert shipped("trust", "keygen", "anna", *locked).code == 0
+    signed = shipped("attest", "out", "--key", "anna.pem", "--passphrase-file", "secret").json
+    assert signed["payloadType"] == "application/vnd.in-toto+json" and len(signed["signatures"]) == 1
     for words in (("tiny",), ("nothing@1",), ("out", "--key", "no.pem"), ("out", "--force")):
         refused = shipped("attest", *words)
         assert refused.code == 2 and "Traceback" not in refused.err

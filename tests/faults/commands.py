@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "materialize": ("materialize", "course_rec@1", "bundle", *KEEP, "--target", "docker", "--force"),
     "gc": ("gc", "--yes", "--grace", "0"),
     "push": ("push", "course_rec", "--fused"),
-    "deploy record": ("deploy", "record", "bundle", "eu/ranker", "--replace"),
+    "deploy record": ("deploy", "record", "course_rec@2", "eu/ranker", "--replace"),
     "deploy end": ("deploy", "end", "lab"),
     "sign": ("sign", "course_rec@1", "--key", "anna.pem"),
     "trust add": ("trust", "add", "anna", "anna.pub", "--for", "*#prod"),

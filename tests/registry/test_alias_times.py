@@ -54,66 +54,68 @@ def test_a_short_year(registry: Registry, year: Year) -> None:
 def test_a_year_of_ten_thousand_events(registry: Registry, year: Year) -> None:
     year.live(10_000, batch=200)
     assert len(year.boundaries) == 10_000
-    assert require_truth(registry, year, random=2_000) == 32_000
+    if registry.workspace.database.dialect == "sqlite":
+        assert require_truth(registry, year, random=2_000) == 32_000
+    else:
+        assert require_truth(registry, year, random=2_000, boundaries=2_000) == 8_000
     assert registry.audit_chain().ok
 
 
-def test_a_move_counts_from_its_moment_on(
-    registry: Registry, year: Year, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_move_counts_from_its_moment_on(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the microsecond, whatever the offset that one asks in; of several moves at once the last one counts."""
     moment = datetime(2026, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)
     clock = Clock(moment)
     clock.put_in(monkeypatch)
-    for version in (1, 2, 3):
-        registry.set_alias(f"mail@{version}", "prod")
-    registry.yank("mail@3", reason="bad")
+    for version in (2, 1, 2):
+        stocked.set_alias(f"course_rec@{version}", "prod")
+    stocked.yank("course_rec@2", reason="bad")
     clock.now = moment + timedelta(seconds=1)
-    registry.unyank("mail@3")
-    registry.remove_alias("mail#prod")
+    stocked.unyank("course_rec@2")
+    stocked.remove_alias(PROD)
 
     def held(at: datetime | str) -> tuple[Any, Any]:
-        found = registry.alias("mail#prod", at=at if isinstance(at, str) else at.isoformat())
+        found = stocked.alias(PROD, at=at if isinstance(at, str) else at.isoformat())
         return found["adapter"] and found["adapter"].partition("_v")[2][0], found["yanked"]
 
     assert held(moment - MICROSECOND) == (None, None)
-    assert held(moment) == ("3", True)
-    assert held("2026-03-01") == held("2026-03-02T01:59:59.999999+02:00") == ("3", True)
-    assert held("2026-03-02T00:00:00.999998") == ("3", True)
+    assert held(moment) == ("2", True)
+    assert held("2026-03-01") == held("2026-03-02T01:59:59.999999+02:00") == ("2", True)
+    assert held("2026-03-02T00:00:00.999998") == ("2", True)
     assert held(clock.now) == (None, None)
-    assert registry.alias("mail#prod")["since"] == clock.now.isoformat()
+    assert stocked.alias(PROD)["since"] == clock.now.isoformat()
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_history_round(
-    registry: Registry, year: Year, monkeypatch: pytest.MonkeyPatch
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(BEGIN + timedelta(hours=1))
     clock.put_in(monkeypatch)
-    registry.set_alias("mail@1", "prod")
+    stocked.set_alias("course_rec@1", "prod")
     clock.now = BEGIN
-    registry.set_alias("mail@2", "prod")
-    times = [move["at"] for move in registry.alias_history("mail#prod")]
+    stocked.set_alias("course_rec@2", "prod")
+    times = [move["at"] for move in stocked.alias_history(PROD)]
     assert times == sorted(times)
-    assert registry.alias("mail#prod", at=times[-1])["adapter"] == registry.alias("mail#prod")["adapter"]
-    assert registry.alias("mail#prod", at=(BEGIN + timedelta(minutes=59)).isoformat())["adapter"] is None
+    assert stocked.alias(PROD, at=times[-1])["adapter"] == stocked.alias(PROD)["adapter"]
+    assert stocked.alias(PROD, at=(BEGIN + timedelta(minutes=59)).isoformat())["adapter"] is None
 
 
-def test_one_query_that_an_index_answers(registry: Registry, year: Year) -> None:
-    year.live(40)
+def test_one_query_that_an_index_answers(stocked: Registry) -> None:
+    for version in (1, 2) * 5:
+        stocked.set_alias(f"course_rec@{version}", "prod")
+    database = stocked.workspace.database
     for at in (None, "2026-03-01"):
         with queryplans.recorded() as queries:
-            registry.alias("mail#prod", at=at)
-        asked = [query for query in queries if "alias_move" in query.statement]
-        assert len(asked) == 1
-        if registry.workspace.database.dialect == "sqlite" and at is not None:
-            with registry.workspace.database.read() as session:
-                plan = str(
-                    session.connection()
-                    .exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[0].statement}", asked[0].parameters)
-                    .fetchall()
-                )
+            stocked.alias(PROD, at=at)
+        assert len(queries) == 1
+        if (
+            database.dialect == "sqlite" and at is not None
+        ):  # PostgreSQL reads a table of this size as a whole
+            explained = f"EXPLAIN QUERY PLAN {queries[0].statement}"
+            with database.read() as session:
+                rows = session.connection().exec_driver_sql(explained, queries[0].parameters).fetchall()
+            plan = str(rows)
             assert "ix_alias_move_alias_id_at" in plan
-            assert "SCAN alias_move" not in plan
+            assert "SCAN" not in plan
             assert "TEMP B-TREE" not in plan
 
 

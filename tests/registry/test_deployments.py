@@ -52,6 +52,8 @@ def test_recorded_replaced_and_ended(stocked: Registry) -> None:
         ("deployment.ended", "eu/ranker", SECOND),
     ]
     assert stocked.events()[-1]["detail"]["reason"] == "sunset"
+    assert stocked.end_deployments(["eu/ranker"]) == []  # a second time changes nothing
+    assert stocked.events()[-1]["detail"]["reason"] == "sunset"
     assert stocked.audit_chain().ok
 
 

@@ -91,7 +91,7 @@ def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp
         "course_rec_v2_20260201",
         "other_v1_20260301",
     ]
-    assert len(done.to_dict()["items"]) == 2
+    assert done.ok and len(done.documents) == 2
     assert not [name for name in ("sum", "both", "own.tar.gz", "exported") if (tmp_path / name).exists()]
 
 

@@ -191,6 +191,16 @@ def test_a_folder_is_told_although_a_file_of_it_is_damaged(museum: Museum, tmp_p
     assert not found.intact
 
 
+def test_a_file_of_holes_is_not_hashed(museum: Museum, tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "U8", "shape": [1 << 40], "data_offsets": [0, 1 << 40]}}).encode()
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + (1 << 40))
+    with pytest.raises(UnsafePathError, match="holes"):
+        museum.registry.identify(path)
+
+
 def test_nothing_at_the_path(museum: Museum, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         museum.registry.identify(tmp_path / "nowhere")

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -110,6 +111,27 @@ def test_a_bomb_is_not_unpacked(archive: Path) -> None:
         data.write(bomb.tobuf(tarfile.GNU_FORMAT))
     archive.write_bytes(zstandard.ZstdCompressor().compress(data.getvalue() + bytes(1 << 26)))
     assert ("added", f"{archive.name}: bomb") in [(each.code, each.path) for each in verify(archive).problems]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_a_header_of_gigabytes_is_not_read(archive: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 33
+    packer = zstandard.ZstdCompressor().compressobj()
+    start = packer.compress(header.tobuf(tarfile.GNU_FORMAT))
+    zeros = bytes(1 << 24)
+    archive.write_bytes(start + b"".join(packer.compress(zeros) for _ in range(64)) + packer.flush())
+    tracemalloc.start()
+    result = verify(archive)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.claim is None and peak < 64 << 20
+
+
+def test_what_follows_the_archive_is_found(archive: Path) -> None:
+    data = zstandard.ZstdDecompressor().stream_reader(archive.read_bytes()).read()
+    archive.write_bytes(zstandard.ZstdCompressor().compress(data + bytes(80 << 20)))
+    assert [each.path for each in verify(archive).problems] == [archive.name]
 
 
 def test_a_record_that_lies_about_a_member_is_named(archive: Path) -> None:

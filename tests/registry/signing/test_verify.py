@@ -13,6 +13,7 @@ import pytest
 from signingkeys import FORMS, Pair
 
 from fusery.registry import Registry
+from fusery.registry.fuse import FuseRequest
 from fusery.registry.signing.checking import KeyChecker
 from fusery.registry.signing.verify import Verification, beside_of, verify
 from fusery.storage.errors import MissingFileError
@@ -189,7 +190,7 @@ def test_a_signature_over_the_model_does_not_vouch_for_what_lies_beside_it(
     works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
 ) -> None:
     place = bundle("docker")
-    fused = works.fuse("course_rec@1", works_request()).view
+    fused = works.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True)).view
     works.sign(fused["key"], key.signing(), output=tmp_path / "model.sig")
     result = verify(place, signature=tmp_path / "model.sig", checkers=checker)
     assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
@@ -198,12 +199,6 @@ def test_a_signature_over_the_model_does_not_vouch_for_what_lies_beside_it(
     assert named(verify(place, signature=tmp_path / "model.sig", checkers=checker)) == {
         "model/model.safetensors"
     }
-
-
-def works_request() -> object:
-    from fusery.registry.fuse import FuseRequest
-
-    return FuseRequest(precision="keep", accept_loss=True)
 
 
 def test_a_record_that_lists_the_signed_model_elsewhere_gets_nothing_verified(

