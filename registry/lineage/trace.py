@@ -74,7 +74,9 @@ def trace_things(
     Args:
         session: of any transaction.
         starts: at least one.
-        up, down, complete: as `trace` has them.
+        up: as `trace` has it.
+        down: as `trace` has it.
+        complete: as `trace` has it.
         most: go no further once more things than these were come across; the graph has more nodes then.
     """
     found = _Found(session, starts, most)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from .. import tables
@@ -20,12 +21,12 @@ MOST_CELLS = 2_000
 """Cells of a picture: what still is one, and a page that opens at once."""
 
 
-def fused_facts(session: Session, ids: Select[Any], *, about: bool) -> dict[str, Any]:
+def fused_facts(session: Session, ids: Sequence[int], *, about: bool) -> dict[str, Any]:
     """Return fused models, the newest first, and the fidelity maps of the newest ones.
 
     Args:
         session: of a read transaction.
-        ids: query for the numbers of their rows.
+        ids: the numbers of their rows, in rising order.
         about: the report is about one adapter, and shows more maps.
 
     Returns:
@@ -34,18 +35,16 @@ def fused_facts(session: Session, ids: Select[Any], *, about: bool) -> dict[str,
     fused = tables.Fused
     query = (
         select(fused)
-        .where(fused.id.in_(ids))
+        .where(fused.id.in_(ids[-MOST_LINES:]))
         .options(selectinload(fused.extras).selectinload(tables.FusedExtra.adapter))
         .order_by(fused.id.desc())
-        .limit(MOST_LINES)
     )
     rows = list(session.scalars(query))
     reasons = fused_reasons(session, [row.id for row in rows])
     lines = [{**_line(row), "yanked": reasons.get(row.id)} for row in rows]
     most = MOST_MAPS_OF_ONE if about else MOST_MAPS
     maps = [_map(row, line) for row, line in zip(rows[:most], lines, strict=False)]
-    total = session.scalar(select(func.count()).select_from(ids.subquery())) or 0
-    return {"lines": lines, "total": total, "maps": maps}
+    return {"lines": lines, "total": len(ids), "maps": maps}
 
 
 def _line(row: tables.Fused) -> dict[str, Any]:

@@ -2,64 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import Select, and_, select, union
-from sqlalchemy.orm import aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from .. import tables
+from ..batches import batches
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The rows that a section is about: queries for their ids, so that no number of them is too many.
+    """The rows that a section is about, by their numbers in rising order.
+
+    They are found step by step, each along an index: as one query a database takes them for a walk through everything
+    that stands on the same base.
 
     Attributes:
-        task: which.
-        adapter: only this one of its adapters; None for all.
+        adapters: the task's, or the one that the report is about.
+        fused: what was made from their bytes, under whichever name these are registered.
+        bundles: what was packed of the adapters, or of what was fused.
+        deployments: where any of that runs or ran.
     """
 
-    task: tables.Task
-    adapter: tables.Adapter | None
+    adapters: tuple[int, ...]
+    fused: tuple[int, ...]
+    bundles: tuple[int, ...]
+    deployments: tuple[int, ...]
 
-    @property
-    def adapters(self) -> Select[Any]:
-        """Its adapters."""
-        query = select(tables.Adapter.id).where(tables.Adapter.task_id == self.task.id)
-        return query if self.adapter is None else query.where(tables.Adapter.id == self.adapter.id)
-
-    @property
-    def fused(self) -> Select[Any]:
-        """What was made from the bytes, under whichever name they are registered."""
-        mine, twin, fused, extra = tables.Adapter, aliased(tables.Adapter), tables.Fused, tables.FusedExtra
-        same = and_(twin.digest == mine.digest, twin.base_id == mine.base_id)
-        twins = select(twin.id).join(mine, same).where(mine.id.in_(self.adapters))
-        return _either(
-            select(fused.id.label("id")).where(fused.adapter_id.in_(twins)),
-            select(extra.fused_id.label("id")).where(extra.adapter_id.in_(twins)),
-        )
-
-    @property
-    def bundles(self) -> Select[Any]:
-        """What was packed of them, or of what was fused."""
-        bundle, packed = tables.Bundle, tables.BundleAdapter
-        return _either(
-            select(bundle.id.label("id")).where(bundle.fused_id.in_(self.fused)),
-            select(packed.bundle_id.label("id")).where(packed.adapter_id.in_(self.adapters)),
-        )
-
-    @property
-    def deployments(self) -> Select[Any]:
-        """Where any of that runs or ran."""
-        row = tables.Deployment
-        return _either(
-            select(row.id.label("id")).where(row.adapter_id.in_(self.adapters)),
-            select(row.id.label("id")).where(row.fused_id.in_(self.fused)),
-            select(row.id.label("id")).where(row.bundle_id.in_(self.bundles)),
-        )
+    @classmethod
+    def of(cls, session: Session, task: tables.Task, only: tables.Adapter | None) -> Self:
+        """Find the rows of a task, or of one adapter of it."""
+        adapter, extra, packed = tables.Adapter, tables.FusedExtra, tables.BundleAdapter
+        query = select(adapter.id, adapter.digest, adapter.base_id)
+        mine = query.where(adapter.task_id == task.id) if only is None else query.where(adapter.id == only.id)
+        rows = session.execute(mine).all()
+        adapters = [row.id for row in rows]
+        twins = _twins(session, {(row.digest, row.base_id) for row in rows})
+        fused = {
+            *_numbers(session, tables.Fused.id, tables.Fused.adapter_id, twins),
+            *_numbers(session, extra.fused_id, extra.adapter_id, twins),
+        }
+        bundles = {
+            *_numbers(session, tables.Bundle.id, tables.Bundle.fused_id, fused),
+            *_numbers(session, packed.bundle_id, packed.adapter_id, adapters),
+        }
+        place = tables.Deployment
+        deployments = {
+            *_numbers(session, place.id, place.adapter_id, adapters),
+            *_numbers(session, place.id, place.fused_id, fused),
+            *_numbers(session, place.id, place.bundle_id, bundles),
+        }
+        found = (adapters, fused, bundles, deployments)
+        return cls(*(tuple(sorted(numbers)) for numbers in found))
 
 
-def _either(*queries: Select[Any]) -> Select[Any]:
-    """Return the ids that any of the queries finds; OR would read whole tables."""
-    return select(union(*queries).subquery().c.id)
+def _twins(session: Session, known: set[tuple[str, int]]) -> list[int]:
+    """Return the adapters with these bytes on these bases."""
+    row, found = tables.Adapter, []
+    for chosen in batches({digest for digest, _ in known}):
+        query = select(row.id, row.digest, row.base_id).where(row.digest.in_(chosen))
+        found += [each.id for each in session.execute(query) if (each.digest, each.base_id) in known]
+    return found
+
+
+def _numbers(session: Session, wanted: Any, column: Any, values: Iterable[int]) -> list[int]:
+    """Return the numbers in a column of the rows that have one of the values in another."""
+    return [
+        number
+        for chosen in batches(values)
+        for number in session.scalars(select(wanted).where(column.in_(chosen)))
+    ]

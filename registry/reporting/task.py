@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..aliases import alias_moves
+from ..batches import batches
 from ..deployments import views as deployment_views
 from ..lineage import Graph, trace_things
 from ..resolve import load_adapters
@@ -58,18 +59,18 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
         task: which.
         adapter: only this one; its task's versions are listed all the same.
     """
-    scope = Scope(task, adapter)
+    scope = Scope.of(session, task, adapter)
     rows = _versions(session, task, adapter)
     shown = {row.id: row for row in rows} if adapter is None else {adapter.id: adapter}
     models = fused_facts(session, scope.fused, about=adapter is not None)
-    bundles, bundles_total = _bundles(session, scope)
+    bundles = _bundles(session, scope.bundles[-MOST_ROWS:])
     digests = {
         **{row.digest: ("adapter", row.name) for row in shown.values()},
         **{line["digest"]: ("fused model", f"{line['name']} ({line['format']})") for line in models["lines"]},
         **{bundle["digest"]: ("bundle", f"{bundle['target']} {bundle['path']}") for bundle in bundles},
     }
-    deployments, deployments_total = _deployments(session, scope)
-    yanks, yanks_total = _yanks(session, scope)
+    deployments = _deployments(session, scope.deployments)
+    yanks, yanks_total = _yanks(session, task, adapter)
     graph, complete = _lineage(session, rows, adapter)
     versions = _views(session, rows)
     facts = {
@@ -78,14 +79,14 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
         "versions_total": _count(session, select(tables.Adapter.id).where(tables.Adapter.task_id == task.id)),
         "versions": versions,
         **_curves(session, list(shown.values())),
-        "aliases": _aliases(session, scope),
+        "aliases": _aliases(session, task, adapter),
         "fused": models["lines"],
         "fused_total": models["total"],
         "maps": models["maps"],
         "bundles": bundles,
-        "bundles_total": bundles_total,
+        "bundles_total": len(scope.bundles),
         "deployments": deployments,
-        "deployments_total": deployments_total,
+        "deployments_total": len(scope.deployments),
         "yanks": yanks,
         "yanks_total": yanks_total,
         "signatures": signatures_over(session, digests, task.name),
@@ -162,12 +163,13 @@ def _thinned(points: Sequence[Any]) -> list[Any]:
     return kept if kept[-1] is points[-1] else [*kept, points[-1]]
 
 
-def _aliases(session: Session, scope: Scope) -> list[dict[str, Any]]:
+def _aliases(session: Session, task: tables.Task, adapter: tables.Adapter | None) -> list[dict[str, Any]]:
     """Return the aliases of a task, or those that ever held an adapter, each with its newest moves."""
     alias, moved = tables.Alias, tables.AliasMove
-    query = select(alias).where(alias.task_id == scope.task.id).order_by(alias.name).limit(MOST_ALIASES)
-    if scope.adapter is not None:
-        held = select(moved.alias_id).where(moved.to_adapter_id == scope.adapter.id)
+    query = select(alias).where(alias.task_id == task.id).order_by(alias.name).limit(MOST_ALIASES)
+    if adapter is not None:
+        own = select(alias.id).where(alias.task_id == task.id)
+        held = select(moved.alias_id).where(moved.alias_id.in_(own), moved.to_adapter_id == adapter.id)
         query = query.where(alias.id.in_(held))
     found = []
     for row in session.scalars(query):
@@ -183,10 +185,9 @@ def _aliases(session: Session, scope: Scope) -> list[dict[str, Any]]:
     return found
 
 
-def _bundles(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
+def _bundles(session: Session, numbers: Sequence[int]) -> list[dict[str, Any]]:
     bundle = tables.Bundle
-    query = select(bundle).where(bundle.id.in_(scope.bundles)).order_by(bundle.id.desc()).limit(MOST_ROWS)
-    rows = list(session.scalars(query))
+    rows = list(session.scalars(select(bundle).where(bundle.id.in_(numbers)).order_by(bundle.id.desc())))
     reasons = bundle_reasons(session, rows)
     return [
         {
@@ -199,27 +200,29 @@ def _bundles(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]
             "created_by": row.created_by,
         }
         for row in rows
-    ], _count(session, scope.bundles)
+    ]
 
 
-def _deployments(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
+def _deployments(session: Session, numbers: Sequence[int]) -> list[dict[str, Any]]:
     """Return where things run, and then where they ran, the newest first."""
     row = tables.Deployment
-    order = (row.ended_at.is_not(None), row.at.desc(), row.id.desc())
-    rows = list(
-        session.scalars(select(row).where(row.id.in_(scope.deployments)).order_by(*order).limit(MOST_ROWS))
-    )
-    return deployment_views(session, rows), _count(session, scope.deployments)
+    found = [
+        (each.ended_at is None, each.at, each.id)
+        for chosen in batches(numbers)
+        for each in session.execute(select(row.id, row.at, row.ended_at).where(row.id.in_(chosen)))
+    ]
+    shown = [number for _, _, number in sorted(found, reverse=True)[:MOST_ROWS]]
+    rows = {each.id: each for each in session.scalars(select(row).where(row.id.in_(shown)))}
+    return deployment_views(session, [rows[number] for number in shown])
 
 
-def _yanks(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
+def _yanks(
+    session: Session, task: tables.Task, only: tables.Adapter | None
+) -> tuple[list[dict[str, Any]], int]:
     yank, adapter = tables.Yank, tables.Adapter
-    query = (
-        select(yank, adapter.name)
-        .join(adapter, adapter.id == yank.adapter_id)
-        .where(yank.adapter_id.in_(scope.adapters))
-        .order_by(yank.lifted_at.is_not(None), yank.id.desc())
-    )
+    about = adapter.task_id == task.id if only is None else adapter.id == only.id
+    query = select(yank, adapter.name).join(adapter, adapter.id == yank.adapter_id).where(about)
+    found = session.execute(query.order_by(yank.lifted_at.is_not(None), yank.id.desc())).all()
     return [
         {
             "adapter": name,
@@ -229,8 +232,8 @@ def _yanks(session: Session, scope: Scope) -> tuple[list[dict[str, Any]], int]:
             "lifted_at": moment(row.lifted_at) if row.lifted_at else None,
             "lifted_by": row.lifted_by,
         }
-        for row, name in session.execute(query.limit(MOST_ROWS))
-    ], _count(session, select(yank.id).where(yank.adapter_id.in_(scope.adapters)))
+        for row, name in found[:MOST_ROWS]
+    ], len(found)
 
 
 def _findings(views: Sequence[dict[str, Any]]) -> dict[str, Any]:

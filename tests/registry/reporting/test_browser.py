@@ -98,14 +98,11 @@ def _width(page: Any) -> int:
 def test_axe_finds_nothing(page: Any, name: str) -> None:
     look(page, name)
     page.add_script_tag(path=browser.AXE)
-    for unfolded in (False, True):
-        if unfolded:
-            page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        assert [
-            (each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found["violations"]
-        ] == []
-        assert len(found["passes"]) > 20
+    if name != "light":  # folded in one look, unfolded in all others
+        page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert [(each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found["violations"]] == []
+    assert len(found["passes"]) > 20
 
 
 def test_dark_on_the_screen_and_light_on_paper(page: Any) -> None:
