@@ -304,9 +304,7 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
 
         return import_adapter(self.workspace, Path(folder), base=base)
 
-    def lineage(
-        self, reference: str, *, up: bool = True, down: bool = True, complete: bool = False
-    ) -> Graph:
+    def lineage(self, reference: str, *, up: bool = True, down: bool = True, complete: bool = False) -> Graph:
         """Return what a thing was made from and what was made from it; see `fusery.registry.lineage.trace`."""
         from .lineage import trace
 
