@@ -52,12 +52,11 @@ def test_a_short_year(registry: Registry, year: Year) -> None:
 
 @pytest.mark.slow
 def test_a_year_of_ten_thousand_events(registry: Registry, year: Year) -> None:
-    year.live(10_000, batch=200)
-    assert len(year.boundaries) == 10_000
-    if registry.workspace.database.dialect == "sqlite":
-        assert require_truth(registry, year, random=2_000) == 32_000
-    else:
-        assert require_truth(registry, year, random=2_000, boundaries=2_000) == 8_000
+    """All of it on SQLite; on PostgreSQL, where each of them is a round trip, a year with fewer events."""
+    events = 10_000 if registry.workspace.database.dialect == "sqlite" else 1_500
+    year.live(events, batch=200)
+    assert len(year.boundaries) == events
+    assert require_truth(registry, year, random=2_000) == 2_000 + 3 * events
     assert registry.audit_chain().ok
 
 
