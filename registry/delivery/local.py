@@ -19,7 +19,7 @@ from fusery.storage.errors import StoreDeniedError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import Manifest
 from fusery.storage.publishing import link_exclusive, publish_folder, sync_file, sync_folder
-from fusery.storage.stamps import is_dead, this_process
+from fusery.storage.stamps import is_tag_dead, process_tag
 
 from .. import tables
 from ..bundles.record import RECORD
@@ -28,8 +28,6 @@ from .place import Place, Progress
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-_OWNER = "owner"
 
 
 class LocalPlace(Place):
@@ -77,15 +75,15 @@ class LocalPlace(Place):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{self.name}.fusery-"
         for stale in self.path.parent.glob(f"{prefix}*"):
-            if _abandoned(stale):
+            # What made it is in its name; the rest of that is random.
+            if is_tag_dead(stale.name.removeprefix(prefix).rpartition("-")[0]):
                 shutil.rmtree(stale, ignore_errors=True)
         with (
             os_failures(f"write {self.path}", near=self.path.parent),
             tempfile.TemporaryDirectory(
-                prefix=prefix, dir=self.path.parent, ignore_cleanup_errors=True
+                prefix=f"{prefix}{process_tag()}-", dir=self.path.parent, ignore_cleanup_errors=True
             ) as folder,
         ):
-            (Path(folder) / _OWNER).write_text(this_process(), encoding="utf-8")
             inner = Path(folder) / "bundle"
             inner.mkdir()
             yield inner
@@ -175,14 +173,6 @@ def folder_holds(folder: Path, manifest: Manifest) -> bool:
     return present == {entry.path for entry in manifest} and all(
         digest_file(folder / entry.path) == (entry.sha256, entry.size) for entry in manifest
     )
-
-
-def _abandoned(folder: Path) -> bool:
-    """Tell whether the process that made a temporary folder has ended; False when in doubt, as on another machine."""
-    try:
-        return is_dead((folder / _OWNER).read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return False
 
 
 def sync_tree(folder: Path) -> None:

@@ -116,16 +116,18 @@ def test_hard_links_on_request_only(stocked: Registry, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_command_left_is_swept(stocked: Registry, tmp_path: Path) -> None:
-    from fusery.storage.stamps import this_process
+    from fusery.storage.stamps import process_tag
 
-    stale, running = tmp_path / ".out.fusery-abc", tmp_path / ".out.fusery-def"
-    dead = this_process().rpartition(" ")[0] + " 4194303"
-    for folder, owner in ((stale, dead), (running, this_process())):
+    tag = process_tag()
+    place = tag.partition("-")[2]
+    stale, running = tmp_path / f".out.fusery-4194303-{place}-abc_9", tmp_path / f".out.fusery-{tag}-def"
+    elsewhere = tmp_path / ".out.fusery-4194303-0123456789ab-ghi"
+    for folder in (stale, running, elsewhere):
         (folder / "out").mkdir(parents=True)
-        (folder / "owner").write_text(owner)
     stocked.materialize("course_rec@1", tmp_path / "out")
     assert not stale.exists()
     assert running.exists()
+    assert elsewhere.exists()
 
 
 def test_the_plain_folder_loads_in_mlx_lm(stocked: Registry, tmp_path: Path) -> None:
