@@ -44,6 +44,9 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/exchange.py
 	$(BIN)/python benchmarks/startup.py --mlflow $(VENV)-bench/bin/mlflow
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/aliases.py
+	$(BIN)/python benchmarks/impact.py
+	$(BIN)/python benchmarks/identify.py
 
 soak: $(VENV)/.dev  ## Try a million damaged headers, a thousand faults of commands and a team at work, other ones each time
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)

@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-_TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'event'"
+from fusery.registry.database.guards import lifted
 
 
 @contextmanager
 def unguarded(session: Session) -> Iterator[None]:
     """Take the triggers of the log away, and put them back afterwards."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("ALTER TABLE event DISABLE TRIGGER USER"))
+    with lifted(session.connection()):
         yield
         session.flush()
-        session.execute(text("ALTER TABLE event ENABLE TRIGGER USER"))
-        return
-    triggers = session.execute(text(_TRIGGERS)).all()
-    for name, _ in triggers:
-        session.execute(text(f"DROP TRIGGER {name}"))
-    yield
-    session.flush()
-    for _, statement in triggers:
-        session.execute(text(statement))

@@ -15,13 +15,13 @@ from fusery.storage.opening import opened
 from fusery.storage.safetensors import Header, Tensor
 
 from ..adapter_folder import LoraModule
+from ..decoding import PLAIN, decoded
 from .values import TensorValues, Values
 
 _BLOCK = 4 << 20
 _WHOLE = 256 << 20
 """Bytes of a factor that are held in memory to find the norm of an update; of larger ones it stays unknown."""
 
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 _Array = NDArray[Any]
 
 
@@ -70,7 +70,7 @@ def update_norm(a: _Array, b: _Array) -> float:
 
 
 def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype in _FLOATS or tensor.dtype == "BF16"
+    return tensor.dtype in PLAIN or tensor.dtype == "BF16"
 
 
 def _is_small(tensor: Tensor) -> bool:
@@ -92,12 +92,8 @@ def _whole(fd: int, tensor: Tensor) -> _Array:
 
 
 def _decoded(data: bytes, dtype: str) -> _Array:
-    if dtype == "BF16":
-        # A bfloat16 is the upper half of a float32.
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    found = np.frombuffer(data, np.dtype(_FLOATS[dtype]).newbyteorder("<"))
     with np.errstate(over="ignore"):
-        return found.astype(np.float32, copy=False)
+        return decoded(data, dtype).astype(np.float32, copy=False)
 
 
 def _look(name: str, values: _Array) -> TensorValues:

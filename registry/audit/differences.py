@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from fusery.storage.opening import opened
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
+from ..decoding import decoded
+
 Floats = NDArray[np.float32]
 
 TOLERANCE: Mapping[str, float] = {"BF16": 2.0**-7, "F16": 2.0**-10, "F32": 2.0**-22}
@@ -108,8 +110,4 @@ def _first(left: bytes, right: bytes) -> int:
 
 
 def _floats(block: bytes, dtype: str) -> Floats:
-    if dtype == "BF16":
-        wide = np.frombuffer(block, "<u2").astype(np.uint32) << 16
-        floats: Floats = wide.view(np.float32)
-        return floats
-    return np.frombuffer(block, "<f2" if dtype == "F16" else "<f4").astype(np.float32)
+    return decoded(block, dtype).astype(np.float32, copy=False)

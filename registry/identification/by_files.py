@@ -13,11 +13,12 @@ from sqlalchemy import select
 from fusery.storage.digest import Digest
 
 from .. import tables
+from ..batches import batches
 from .found import Found, FoundFile
 from .hashing import Hasher
 from .index import Index
 from .match import Match
-from .owners import Owner, batches, owners_in, owners_of
+from .owners import Owner, owners_in, owners_of
 from .views import View
 
 if TYPE_CHECKING:

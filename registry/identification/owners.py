@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..batches import batches
 from .views import View
-
-_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +34,6 @@ class Owner:
     digest: str
     manifest: int
     facts: dict[str, Any] = field(compare=False, hash=False)
-
-
-T = TypeVar("T")
-
-
-def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield as many at a time as a query may name."""
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
 
 
 def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Owner]]:

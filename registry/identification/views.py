@@ -127,15 +127,11 @@ def loose_of(shape: tuple[int, ...], blocks: Iterator[Array]) -> Digest:
 
 def values(view: View, told: Told | None = None) -> Iterator[Array]:
     """Yield the numbers, block by block, as float32 (float64 where they are that)."""
-    import numpy as np
+    from ..decoding import decoded
 
     for piece in pieces(view):
-        if view.dtype == "BF16":
-            yield (np.frombuffer(piece, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-        else:
-            kind = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[view.dtype]
-            block = np.frombuffer(piece, kind)
-            yield block.astype(np.float32) if view.dtype == "F16" else block
+        block = decoded(piece, view.dtype)
+        yield block.astype("float32") if view.dtype == "F16" else block
         if told is not None:
             told(len(piece))
 
