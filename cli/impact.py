@@ -29,16 +29,16 @@ def impact_command(session: Session, subject: str) -> None:
         running = [
             f"{row['place']} runs {row['kind']} {row['name']}{_mark(row)}" for row in found["deployments"]
         ]
-        _some(session, "deployments", running)
+        _some(session, "deployment", running)
         _some(
             session,
-            "aliases",
+            "alias",
             [f"{row['alias']} holds {row['adapter']}{_mark(row)}" for row in found["aliases"]],
         )
-        _some(session, "bundles", [f"{row['target']} {row['path']}{_mark(row)}" for row in found["bundles"]])
-        _some(session, "fused models", [_fused(row) for row in found["fused"]])
+        _some(session, "bundle", [f"{row['target']} {row['path']}{_mark(row)}" for row in found["bundles"]])
+        _some(session, "fused model", [_fused(row) for row in found["fused"]])
         yanked = found["yanked"]
-        _some(session, "adapters", [name + _mark({"yanked": yanked.get(name)}) for name in found["adapters"]])
+        _some(session, "adapter", [name + _mark({"yanked": yanked.get(name)}) for name in found["adapters"]])
 
     session.emit(found, names=list(found["adapters"]), human=human)
 
@@ -52,7 +52,8 @@ def _mark(row: dict[str, Any]) -> str:
 
 
 def _some(session: Session, what: str, names: Sequence[str]) -> None:
-    session.print(f"  {len(names):,} {what}")
+    ending = "" if len(names) == 1 else "es" if what.endswith("s") else "s"
+    session.print(f"  {len(names):,} {what}{ending}")
     for name in names[:_SHOWN]:
         session.print(f"    {cell(name)}")
     if len(names) > _SHOWN:
