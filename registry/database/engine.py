@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -47,6 +48,7 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
     Raises:
         ImportError: the driver is not installed.
     """
+    _leave_no_last_resort()
     encode = functools.partial(json.dumps, allow_nan=False)
     common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": encode}
     if url.get_backend_name() == "sqlite":
@@ -63,6 +65,17 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **common)
     _prepare_postgresql(engine, timeout)
     return engine
+
+
+def _leave_no_last_resort() -> None:
+    """Give the drivers' loggers a handler, or Python itself prints what they tell, with tracebacks, to standard error.
+
+    They tell of a connection that broke while it was being cleaned up, which is then thrown away and asked for anew.
+    """
+    for name in ("sqlalchemy.pool", "psycopg"):
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
 
 
 def _purpose(connection: Connection) -> str:

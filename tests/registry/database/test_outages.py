@@ -124,6 +124,28 @@ class TestPostgres:
         assert count(database) == 1
         database.close()
 
+    def test_a_connection_that_cannot_be_cleaned_up_is_not_talked_about(self, postgres_url: str) -> None:
+        """The pool tells its logger with a traceback, which Python prints itself where nobody listens."""
+        code = """
+import sys
+from fusery.registry.database import Database
+from fusery.registry.errors import DatabaseUnavailableError
+from sqlalchemy import text
+database = Database.open(sys.argv[1])
+try:
+    with database.read() as session:
+        driver = session.connection().connection.driver_connection
+        driver.pgconn.send_query(b"SELECT pg_sleep(30)")  # as an answer that was never read leaves it
+        session.execute(text("SELECT 1"))
+except DatabaseUnavailableError:
+    print("said so")
+with database.read() as session:
+    print(session.scalar(text("SELECT 1")))
+"""
+        command = [sys.executable, "-P", "-c", code, postgres_url]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("said so\n1\n", "")
+
     def test_denied(self, postgres_url: str) -> None:
         url = make_url(postgres_url)
         with psycopg.connect(postgres_url, autocommit=True) as connection:
