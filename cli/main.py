@@ -119,6 +119,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 INTERRUPTED = 130
 
+_RAISES = "_FUSERY_RAISES"
+"""Set by fusery's own tests, which want to see the traceback of an error that nobody thought of."""
+
 
 class CommandTable(click.Group):
     """A group whose commands are imported when they are asked for."""
@@ -214,12 +217,29 @@ def run(words: list[str]) -> int:
         if "--debug" in words:
             raise
         return _failure(words, "os_error", *_os_error(error), 2, error)
-    except RuntimeError as error:
+    except Exception as error:
         # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
-        if not isinstance(error.__cause__, KeyboardInterrupt):
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            click.echo("Interrupted.", err=True)
+            return INTERRUPTED
+        if "--debug" in words or _RAISES in os.environ:
             raise
-        click.echo("Interrupted.", err=True)
-        return INTERRUPTED
+        return _failure(words, "unexpected", *_unexpected(error), 2, error)
+
+
+def _unexpected(error: Exception) -> tuple[str, str]:
+    """Return the sentence and the hint for an error that is fusery's own, or that of a database somebody edited."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if name.startswith("fusery."):
+            place = f" in {name}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    reason = " ".join(str(error).split())[:300]
+    return (
+        f"fusery failed in a way that it does not know{place}: {type(error).__name__}: {reason}",
+        "fusery audit  # names what was edited by other means; else please report what --debug shows",
+    )
 
 
 def _os_error(error: OSError) -> tuple[str, str]:

@@ -86,6 +86,12 @@ class SchemaError(RegistryError):
     code = "schema"
 
 
+class UnreadableRecordError(RegistryError):
+    """A value in the database is none that fusery writes there."""
+
+    code = "record_unreadable"
+
+
 class DatabaseUnavailableError(RegistryError):
     """The database did not answer, or refused."""
 

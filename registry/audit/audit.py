@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..database.sealing import Key
 from .checks import check_blobs, check_events, check_folder, check_sealed, note_garbage
 from .holdings import holdings
 from .report import Report
@@ -25,8 +26,8 @@ def audit(
     """Rehash and cross-check what is registered.
 
     Checked are: manifests against their digests, blobs against size and digest, bases kept by reference, fused models
-    in the cache, bundles that are still where they were written, and, without references, the chain of events and
-    what the store holds besides.
+    in the cache, bundles that are still where they were written, records against their seals, and, without references,
+    the chain of events and what the store holds besides.
 
     Args:
         workspace: the registry's parts.
@@ -59,7 +60,9 @@ def audit(
         from .repairing import repair_all
 
         repair_all(workspace, report, copies, say)
-    if not references:
+    if references:
+        check_sealed(workspace, report, frozenset[Key]().union(*(holding.records for holding in found)))
+    else:
         check_events(workspace, report)
         check_sealed(workspace, report)
         note_garbage(workspace, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 from .. import events, tables
 from ..architecture import WEIGHTS
 from ..database.guards import missing_guards
+from ..database.sealing import Key
 from . import dependants
 from .holdings import Holding
 from .records import check_records, count_records
@@ -140,11 +142,11 @@ def check_events(workspace: Workspace, report: Report) -> None:
             )
 
 
-def check_sealed(workspace: Workspace, report: Report) -> None:
-    """Hold every record against its seal in the log."""
+def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | None = None) -> None:
+    """Hold every record, or only some, against its seal in the log."""
     with workspace.database.read() as session:
-        report.checked["record"] = count_records(session)
-        for found in check_records(session):
+        report.checked["record"] = count_records(session) if only is None else len(only)
+        for found in check_records(session, only):
             report.add(found.code, found.subject, found.message)
 
 

@@ -15,6 +15,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
+from ..database.sealing import Key
 from ..resolve import resolve_any
 from .report import Report
 
@@ -29,7 +30,7 @@ class Holding:
     """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
 
     `stored` are the paths whose bytes are in the store; `key` is set of a fused artifact.  `file` is set of
-    what is one file in a folder of the user's, under a name of the user's.
+    what is one file in a folder of the user's, under a name of the user's.  `records` are the rows that say all this.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Holding:
     folder: Path | None
     key: Digest | None = None
     file: Path | None = None
+    records: frozenset[Key] = frozenset()
 
 
 def holdings(
@@ -67,7 +69,8 @@ def holdings(
         subject = resolve_any(session, reference)
         chain: list[Any] = [subject.base or subject.adapter or subject.fused]
         if subject.fused:
-            chain += [subject.fused.adapter, subject.fused.base]
+            summed = [extra.adapter for extra in subject.fused.extras]
+            chain += [subject.fused.adapter, *summed, subject.fused.base]
         elif subject.adapter:
             chain += [subject.adapter.base]
         chain += [made for row in chain if isinstance(row, tables.BaseModel) for made in row.calibrations]
@@ -119,7 +122,18 @@ def _holding(row: Any, workspace: Workspace) -> Holding:
         folder = entry if entry.exists() else None
     else:
         return _bundle(row, manifest)
-    return Holding(kind, name, row.digest, manifest, stored, folder, key)
+    return Holding(kind, name, row.digest, manifest, stored, folder, key, records=_records(kind, row))
+
+
+def _records(kind: str, row: Any) -> frozenset[Key]:
+    """Return a row's own record and those that it is nothing without."""
+    found = {(kind, row.id), ("manifest", row.manifest_id)}
+    if isinstance(row, tables.Adapter):
+        found.add(("task", row.task_id))
+        if row.dataset_id is not None:
+            found.add(("dataset", row.dataset_id))
+        found |= {("manifest", rendering.manifest_id) for rendering in row.renderings}
+    return frozenset(found)
 
 
 def _bundle(row: tables.Bundle, manifest: Manifest) -> Holding:

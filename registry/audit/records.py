@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from sqlalchemy import Table, exists, func, select
+from sqlalchemy import Table, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..database.sealing import KINDS, Kind, Seal, seal_rows
+from ..database.sealing import KINDS, Key, Kind, Seal, seal_rows
+from ..errors import UnreadableRecordError
 
 _BATCH = 500
 _SCHEMA = """
@@ -41,18 +42,23 @@ class Discrepancy:
     message: str
 
 
-def check_records(session: Session) -> Iterator[Discrepancy]:
+def check_records(session: Session, only: Collection[Key] | None = None) -> Iterator[Discrepancy]:
     """Yield every record that is not as its newest seal has it.
 
     The chain itself is another matter: who changed a seal, too, is found by `events.verify_chain`.
+
+    Args:
+        session: of any transaction.
+        only: look at these few records, and not for rows without one.
     """
     with closing(sqlite3.connect("")) as scratch:
         scratch.executescript(_SCHEMA)
-        _gather(session, scratch)
+        _gather(session, scratch, only)
         for kind in KINDS.values():
-            for numbers in _numbers(session, kind.table):
+            for numbers in _numbers(session, kind.table) if only is None else _among(only, kind):
                 yield from _compare(session, scratch, kind, numbers)
-            yield from _strays(session, kind)
+            if only is None:
+                yield from _strays(session, kind)
         yield from _missing(scratch)
 
 
@@ -74,15 +80,20 @@ def unsealed(session: Session) -> Iterator[list[Seal]]:
                     yield seal_rows(session, kind, new)
 
 
-def _gather(session: Session, scratch: sqlite3.Connection) -> None:
+def _gather(session: Session, scratch: sqlite3.Connection, only: Collection[Key] | None = None) -> None:
     """Write the newest seal of every record into the scratch database; what cannot be read is the chain's matter."""
     seq, event = 0, tables.Event
+    chosen = select(event.seq, event.seals).order_by(event.seq).limit(_BATCH)
+    if only is not None:
+        # The beginning of a seal as it stands in the text, which is canonical JSON.
+        starts = [f'["{kind}",{number},' for kind, number in only]
+        chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
     while True:
-        query = select(event.seq, event.seals).where(event.seq > seq).order_by(event.seq).limit(_BATCH)
-        found = session.execute(query).all()
+        found = session.execute(chosen.where(event.seq > seq)).all()
         if not found:
             return
-        rows = [seal for entry in found if entry.seals is not None for seal in _parsed(entry.seals)]
+        seals = [seal for entry in found if entry.seals is not None for seal in _parsed(entry.seals)]
+        rows = seals if only is None else [seal for seal in seals if seal[:2] in only]
         scratch.executemany("INSERT OR REPLACE INTO seal VALUES (?, ?, ?, ?)", rows)
         seq = found[-1].seq
 
@@ -106,6 +117,12 @@ def _numbers(session: Session, table: Table) -> Iterator[Sequence[int]]:
             return
         yield found
         last = found[-1]
+
+
+def _among(only: Collection[Key], kind: Kind) -> Iterator[Sequence[int]]:
+    numbers = sorted(number for name, number in only if name == kind.name)
+    if numbers:
+        yield numbers
 
 
 def _known(
@@ -147,7 +164,7 @@ def _sealed(session: Session, kind: Kind, numbers: Sequence[int]) -> dict[int, S
     """Return the seals that records have now, without those in which a value is none of its column's type."""
     try:
         return {seal.number: seal for seal in seal_rows(session, kind, numbers)}
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, UnreadableRecordError):
         if len(numbers) == 1:
             return {}
         middle = len(numbers) // 2

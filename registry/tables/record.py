@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import JSON, DateTime, Dialect, MetaData, String, TypeDecorator
+from sqlalchemy import JSON, Date, DateTime, Dialect, MetaData, String, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeEngine
+
+from ..errors import UnreadableRecordError
+
+T = TypeVar("T")
 
 DIGEST = String(64)
 """Column type of a SHA-256 in hex."""
@@ -18,11 +23,37 @@ def sorted_text(length: int) -> String:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
-class Document(TypeDecorator[Any]):
+class _Parsed(TypeDecorator[T]):
+    """A type whose values are parsed.  SQLite keeps whatever it is given, so what is there may be none of them."""
+
+    __abstract__ = True
+    meaning: ClassVar[str]
+    """What a value is, in the sentence of an error."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], T | None] | None:
+        """Return what parses values; `UnreadableRecordError` is what it raises of others."""
+        parse = super().result_processor(dialect, coltype)
+        if parse is None:
+            return None
+
+        def parsed(value: Any) -> T | None:
+            try:
+                return parse(value)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UnreadableRecordError(
+                    f"the database has {repr(value)[:80]} where a {self.meaning} belongs",
+                    hint="fusery audit  # names the record",
+                ) from error
+
+        return parsed
+
+
+class Document(_Parsed[Any]):
     """JSON; JSONB on PostgreSQL, whose dialect is imported only there (it brings its asynchronous driver along)."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
+    meaning = "document in JSON"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the type of the database at hand."""
@@ -37,7 +68,7 @@ DOCUMENT = Document()
 """Column type of a small JSON document that is read back, never hashed.  None is NULL, not the JSON word null."""
 
 
-class UtcDateTime(TypeDecorator[datetime]):
+class UtcDateTime(_Parsed[datetime]):
     """A moment in UTC: aware in Python on every database, refused when naive.
 
     SQLite has no time zones and would hand back a naive value, which Python then reads as local time.
@@ -45,6 +76,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     impl = DateTime(timezone=True)
     cache_ok = True
+    meaning = "moment"
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return the value in UTC, without a zone where the database has none."""
@@ -62,6 +94,14 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class Day(_Parsed[date]):
+    """A day of the calendar."""
+
+    impl = Date
+    cache_ok = True
+    meaning = "date"
+
+
 class Record(DeclarativeBase):
     """The class all tables derive from.  Constraint names are fixed, so that migrations can name them."""
 
@@ -74,7 +114,12 @@ class Record(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {datetime: UtcDateTime, dict[str, Any]: DOCUMENT, list[str]: DOCUMENT}
+    type_annotation_map: ClassVar = {
+        datetime: UtcDateTime,
+        date: Day,
+        dict[str, Any]: DOCUMENT,
+        list[str]: DOCUMENT,
+    }
 
 
 def one_of(column: str, *values: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -231,3 +233,40 @@ def test_completion_prints_the_script(fusery: Fusery) -> None:
     assert "_FUSERY_COMPLETE" in plain.out
     assert quiet.out == plain.out
     assert document.json["script"] + "\n" == plain.out
+
+
+@pytest.mark.parametrize(
+    ("statement", "words", "sentence"),
+    [
+        ("UPDATE adapter SET created_at = 'yesterday'", ("list",), "has 'yesterday' where a moment belongs"),
+        (
+            "UPDATE adapter SET version = 'x' WHERE version = 2",
+            ("show", "course_rec@2"),
+            "in a way that it does not know",
+        ),
+    ],
+)
+def test_a_database_that_was_edited_is_no_traceback(
+    stocked: Fusery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    """SQLite keeps whatever it is given, and what nobody thought of becomes a sentence, too."""
+    with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(statement)
+        connection.commit()
+    monkeypatch.delenv("_FUSERY_RAISES")
+    ran = stocked(*words)
+    assert ran.code == 2
+    assert sentence in ran.err
+    assert "Hint: fusery audit" in ran.err
+    assert "Traceback" not in ran.err
+    document = stocked(*words, "--json").json
+    assert document["error"]["code"] in ("unexpected", "record_unreadable")
+    if "does not know" in sentence:
+        with pytest.raises(TypeError):
+            stocked("--debug", *words)

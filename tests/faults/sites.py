@@ -36,7 +36,8 @@ class Site:
     def environment(self, *, there: bool = False) -> dict[str, str]:
         """Return a user's whole environment with one of the two registries."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
-        return {**kept, "FUSERY_USER": "tester", "COLUMNS": "200", **(self.there if there else self.here)}
+        own = {"FUSERY_USER": "tester", "COLUMNS": "200", "_FUSERY_RAISES": ""}
+        return {**kept, **own, **(self.there if there else self.here)}
 
 
 class Stack(Protocol):

@@ -150,14 +150,18 @@ def test_every_column_edited(full: Registry) -> None:
         with undone(full.workspace.database) as session:
             row = row_of(session, table, dice)
             subject = subject_of(session, table, row)
+            named = () if table is EVENT else {(OWNERS[table_name][0].name, row[OWNERS[table_name][1]])}
             condition, values = where(table, row)
             value = other(table.columns[column_name], row[column_name], dice)
             session.execute(
                 text(f'UPDATE {table_name} SET "{column_name}" = {value} WHERE {condition}'), values
             )
             found = problems(session)
-        if not found:
+            alone = [discrepancy.subject for discrepancy in check_records(session, named)] if named else found
+        if not found or not alone:
             missed.append(f"{table_name}.{column_name}")
+        elif named and alone != [subject]:
+            wrong.append((f"{table_name}.{column_name}", subject, alone))
         elif subject not in found and not (table is EVENT and any("event" in one for one in found)):
             wrong.append((f"{table_name}.{column_name}", subject, found))
     assert missed == []
@@ -255,6 +259,42 @@ def test_values_that_are_none_are_found_and_break_nothing(
                 found.code == "record_changed" and found.subject.startswith(subject)
                 for found in report.problems
             ), report.problems
+
+
+@pytest.mark.parametrize(
+    ("statement", "reference", "subject"),
+    [
+        (
+            "UPDATE adapter SET val_loss = 0.5 WHERE version = 2",
+            "course_rec@2",
+            "adapter course_rec_v2_20260112",
+        ),
+        ("UPDATE dataset SET examples = 12", "course_rec@1", "dataset courses"),
+        ("UPDATE task SET name = 'courses'", "course_rec_v1_20260111", "task "),
+        ("UPDATE base_model SET model_type = 'gpt'", "course_rec@1", "base tiny"),
+        ("UPDATE base_model SET model_type = 'gpt'", "tiny", "base tiny"),
+        ("UPDATE adapter_tag SET value = 'other'", "course_rec@1", "adapter course_rec_v1_20260111"),
+    ],
+)
+def test_a_named_record_is_held_against_its_seal(
+    template: Path, tmp_path: Path, statement: str, reference: str, subject: str
+) -> None:
+    import sqlite3
+
+    home = tmp_path / "home"
+    shutil.copytree(template, home)
+    with Registry.open(home=home) as registry:
+        assert [
+            found for found in registry.audit((reference,)).problems if found.code.startswith("record")
+        ] == []
+    connection = sqlite3.connect(home / "fusery.db")
+    changed = connection.execute(f"{statement}").rowcount
+    connection.commit()
+    connection.close()
+    assert changed
+    with Registry.open(home=home) as registry:
+        problems = registry.audit((reference,)).problems
+    assert [found.code for found in problems if found.subject.startswith(subject)] == ["record_changed"]
 
 
 def test_an_edited_seal_breaks_the_chain(full: Registry) -> None:
