@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 WORKERS ?= 2
+# Each new process of a test would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-fast check format docs bench soak build lock clean
 .DEFAULT_GOAL := help
@@ -17,10 +19,10 @@ demo: $(VENV)/.demo  ## Run the main job on a real language model, in a folder o
 	$(BIN)/fusery demo --folder demo-home
 
 test: $(VENV)/.dev $(VENV)-peft/.peers $(VENV)-azurite/.server $(VENV)-browser/.browser  ## Run every test, the slow ones too (fetches PyTorch and PEFT)
-	PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) $(ARGS)
+	PEFT_PYTHON=$(VENV)-peft/bin/python $(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/.dev  ## Run the tests that take seconds
-	$(BIN)/python -P -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+	$(BIN)/python -P -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 check: $(VENV)/.dev  ## Format, lint, types, import contracts, generated pages and the examples in the docs
 	$(BIN)/ruff format --check .
@@ -51,7 +53,7 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 soak: $(VENV)/.dev  ## Try a million damaged headers, a thousand faults of commands and a team at work, other ones each time
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
-	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist

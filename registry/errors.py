@@ -86,8 +86,8 @@ class SchemaError(RegistryError):
     code = "schema"
 
 
-class UnreadableRecordError(RegistryError):
-    """A value in the database is none that fusery writes there."""
+class UnreadableRecordError(RegistryError, ValueError):
+    """A value in the database is none that fusery writes there; who goes through many catches it as a `ValueError`."""
 
     code = "record_unreadable"
 

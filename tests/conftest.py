@@ -39,7 +39,7 @@ def postgres_admin() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_databases(postgres_admin: str) -> Iterator[PostgresDatabases]:
     """Databases on that server."""
-    databases = PostgresDatabases(postgres_admin)
+    databases = PostgresDatabases(postgres_admin, migrate)
     yield databases
     if "TEST_POSTGRES_URL" in os.environ:  # our own server goes as a whole
         databases.close()
@@ -64,7 +64,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 @pytest.fixture
 def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
     """The URL of a migrated, empty PostgreSQL database."""
-    url = postgres_databases.take(migrate)
+    url = postgres_databases.take()
     yield url
     postgres_databases.give_back(url)
 

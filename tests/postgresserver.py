@@ -151,8 +151,8 @@ class PostgresDatabases:
     changed its schema.
     """
 
-    def __init__(self, admin: str) -> None:
-        self._admin = make_url(admin)
+    def __init__(self, admin: str, migrate: Callable[[str], None] = lambda _: None) -> None:
+        self._admin, self._migrate = make_url(admin), migrate
         self._numbers = itertools.count()
         self._free: list[str] = []
         self._template = ""
@@ -176,13 +176,13 @@ class PostgresDatabases:
         for url in [*self._free, *([self._template] if self._template else [])]:
             self.drop(url)
 
-    def take(self, migrate: Callable[[str], None]) -> str:
+    def take(self) -> str:
         """Return the URL of a migrated database without rows."""
         if self._free:
             return self._free.pop()
         if not self._template:
             self._template = self.create()
-            migrate(self._template)
+            self._migrate(self._template)
             with psycopg.connect(self._template) as connection:
                 self._fingerprint = fingerprint(connection)
         return self.create(str(make_url(self._template).database))

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database.sealing import KINDS, Key, Kind, Seal, seal_rows
-from ..errors import UnreadableRecordError
 
 _BATCH = 500
 _SCHEMA = """
@@ -164,7 +163,7 @@ def _sealed(session: Session, kind: Kind, numbers: Sequence[int]) -> dict[int, S
     """Return the seals that records have now, without those in which a value is none of its column's type."""
     try:
         return {seal.number: seal for seal in seal_rows(session, kind, numbers)}
-    except (ValueError, TypeError, LookupError, UnreadableRecordError):
+    except (ValueError, TypeError, LookupError):
         if len(numbers) == 1:
             return {}
         middle = len(numbers) // 2

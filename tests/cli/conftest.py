@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,24 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
-@pytest.fixture
-def stocked(fusery: Fusery, tiny_base: Path, tmp_path: Path) -> Fusery:
-    """The command line on a registry with the base `tiny` and two versions of `course_rec`."""
-    first = tinymodels.make_adapter(tmp_path / "first", tiny_base, seed=1)
-    second = tinymodels.make_adapter(tmp_path / "second", tiny_base, seed=2, rank=4)
-    assert fusery("base", "add", tiny_base, "--name", "tiny").code == 0
+@pytest.fixture(scope="session")
+def stocked_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the home of a registry with two adapters, and the folders that they came from; to be copied."""
+    folder = tmp_path_factory.mktemp("stocked")
+    first = tinymodels.make_adapter(folder / "first", tiny_base, seed=1)
+    second = tinymodels.make_adapter(folder / "second", tiny_base, seed=2, rank=4)
     words = ("--base", "tiny", "--task", "course_rec")
-    assert fusery("register", first, *words, "--date", "20260115", "--val-loss", "0.61").code == 0
-    assert fusery("register", second, *words, "--date", "20260201", "--val-loss", "0.42").code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSERY_HOME", str(folder / "home"))
+        patch.setenv("FUSERY_USER", "tester")
+        assert run(["base", "add", str(tiny_base), "--name", "tiny", "-q"]) == 0
+        assert run(["register", str(first), *words, "--date", "20260115", "--val-loss", "0.61", "-q"]) == 0
+        assert run(["register", str(second), *words, "--date", "20260201", "--val-loss", "0.42", "-q"]) == 0
+    return folder
+
+
+@pytest.fixture
+def stocked(fusery: Fusery, stocked_home: Path, tmp_path: Path) -> Fusery:
+    """The command line on a registry with the base `tiny` and two versions of `course_rec`."""
+    shutil.copytree(stocked_home, tmp_path, dirs_exist_ok=True)
     return fusery

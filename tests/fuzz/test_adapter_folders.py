@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -79,8 +80,11 @@ def test_a_failing_folder_shrinks(
     hold(tmp_path / "adapters", facts)
 
 
+TIMES = 4 if os.environ.get("FUSERY_SOAK") else 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("mlx", 40_000), ("peft", 10_000)])
+@pytest.mark.parametrize(("kind", "count"), [("mlx", 10_000 * TIMES), ("peft", 4_000 * TIMES)])
 def test_very_many_folders(
     kind: str, count: int, facts: BaseFacts, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

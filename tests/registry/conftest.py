@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tinymodels
+from sqlalchemy import make_url
+from stockedhomes import Template, Templates
 
 from fusery.registry import Registry
 from fusery.registry.settings import Settings
@@ -56,20 +59,13 @@ def open_registry(home: Path, database_url: str = "") -> Registry:
     return Registry(Workspace(settings))
 
 
-@pytest.fixture
-def registry(database_url: str, tmp_path: Path) -> Iterator[Registry]:
-    """An initialised registry, once on SQLite and once on PostgreSQL."""
-    with open_registry(tmp_path / "home", database_url) as opened:
-        opened.init()
-        yield opened
-
-
-@pytest.fixture
-def stocked(registry: Registry, tiny_base: Path, make_adapter: MakeAdapter) -> Registry:
-    """A registry with the base `tiny` and two versions of the task `course_rec`."""
-    registry.add_base(tiny_base, name="tiny")
+def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
+    """Add the base `tiny` and two versions of the task `course_rec`."""
+    tinymodels.make_adapter(first, base, seed=1)
+    tinymodels.make_adapter(second, base, seed=2, rank=4)
+    registry.add_base(base, name="tiny")
     registry.register(
-        make_adapter("first", seed=1),
+        first,
         base="tiny",
         task="course_rec",
         date="20260115",
@@ -78,7 +74,7 @@ def stocked(registry: Registry, tiny_base: Path, make_adapter: MakeAdapter) -> R
         examples=120,
     )
     registry.register(
-        make_adapter("second", seed=2, rank=4),
+        second,
         base="tiny",
         task="course_rec",
         date="20260201",
@@ -87,4 +83,57 @@ def stocked(registry: Registry, tiny_base: Path, make_adapter: MakeAdapter) -> R
         parent="course_rec@1",
         tags={"team": "search"},
     )
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    """Registries that are made once."""
+    return Templates(tmp_path_factory.mktemp("templates"))
+
+
+def put_stocked(request: pytest.FixtureRequest, database_url: str, folder: Path) -> None:
+    """Put a copy of a stocked registry where a test's own will be: its rows, its home and its adapters' folders."""
+    template: Path = request.getfixturevalue("sqlite_template")
+    base: Path = request.getfixturevalue("tiny_base")
+    templates: Templates = request.getfixturevalue("templates")
+    kind = make_url(database_url).get_backend_name() if database_url else "embedded"
+
+    def make(made: Template) -> None:
+        url = database_url
+        if kind == "sqlite":
+            path = made.folder / "database" / "fusery.db"
+            path.parent.mkdir()
+            shutil.copyfile(template, path)
+            url = f"sqlite:///{path}"
+        elif kind == "postgresql":
+            url = request.getfixturevalue("postgres_databases").take()
+        with open_registry(made.folder / "home", url) as registry:
+            registry.init()
+            fill(registry, base, made.folder / "first", made.folder / "second")
+        (made.folder / "home" / "config.toml").unlink(missing_ok=True)
+        if kind == "postgresql":
+            made.read_rows(url)
+            request.getfixturevalue("postgres_databases").give_back(url)
+
+    stocked = templates.get(kind, make)
+    stocked.copy_to(folder)
+    if kind == "postgresql":
+        stocked.write_rows(database_url)
+
+
+@pytest.fixture
+def registry(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> Iterator[Registry]:
+    """An initialised registry, once on SQLite and once on PostgreSQL."""
+    if "stocked" in request.fixturenames:
+        put_stocked(request, database_url, tmp_path)
+    with open_registry(tmp_path / "home", database_url) as opened:
+        opened.init()
+        yield opened
+
+
+@pytest.fixture
+def stocked(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
+    """A registry with the base `tiny` and two versions of the task `course_rec`."""
+    if not registry.bases():
+        fill(registry, tiny_base, tmp_path / "first", tmp_path / "second")
     return registry

@@ -152,7 +152,7 @@ class Run:
 
 
 @pytest.mark.parametrize(
-    ("operations", "large", "flip_every"), [(150, 1, 20), pytest.param(800, 10, 100, marks=pytest.mark.slow)]
+    ("operations", "large", "flip_every"), [(150, 1, 20), pytest.param(400, 5, 60, marks=pytest.mark.slow)]
 )
 def test_a_faulty_server_never_yields_wrong_data(
     backend: S3Backend, proxy: FaultProxy, tmp_path: Path, operations: int, large: int, flip_every: int

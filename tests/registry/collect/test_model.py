@@ -7,6 +7,7 @@ exactly those.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -143,4 +144,6 @@ class _Longer(Collecting):
 
 
 TestLonger = pytest.mark.slow(_Longer.TestCase)
-TestLonger.settings = settings(COMMON, max_examples=300, stateful_step_count=40)
+TestLonger.settings = settings(
+    COMMON, max_examples=300 if os.environ.get("FUSERY_SOAK") else 60, stateful_step_count=40
+)

@@ -179,7 +179,7 @@ def test_progress_goes_up_to_the_size_of_the_weights(
     told: list[int] = []
     plan = planned(base, adapter)
     fuse(plan, folder, progress=told.append)
-    assert len(told) > 5
+    assert len(told) > 1  # how often it looks depends on how many steps end between two looks
     assert told == sorted(told)
     assert told[-1] == plan.size == sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
 
