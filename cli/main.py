@@ -189,7 +189,10 @@ def main(arguments: list[str] | None = None) -> None:
     # A command lives for seconds: collecting garbage while modules are imported is a tenth of its start-up.
     gc.set_threshold(50_000, 20, 20)
     words = sys.argv[1:] if arguments is None else arguments
-    sys.exit(run(words))
+    code = run(words)
+    # Or Python looks through everything for garbage before it ends, which takes a sixth of a short command.
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:

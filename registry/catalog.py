@@ -10,13 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
-from .deployments import deployments_of
 from .errors import UnknownReferenceError
 from .names import parse_slug, parse_task
 from .paging import Page
 from .renderings.record import own_form
 from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
-from .training.facts import draw_curve, training_view
 from .views import adapter_view, adapter_views, files_view, fused_line
 from .withdrawals import adapter_reasons, bundle_reasons, fused_reasons
 
@@ -105,6 +103,10 @@ def show_adapter(
         AlreadyExistsError: another file is there already.
         MissingExtraError: a picture needs matplotlib, which is not installed.
     """
+    # A list, which is asked for most, needs neither.
+    from .deployments import deployments_of
+    from .training.facts import draw_curve, training_view
+
     if plot is not None:
         view = show_adapter(workspace, reference)
         return {**view, "plot": draw_curve(view["name"], view["curve"], plot, force=force)}

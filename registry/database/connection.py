@@ -19,7 +19,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
-from ..errors import BadInputError, DatabaseUnavailableError, MissingExtraError, SchemaError
+from ..errors import (
+    BadInputError,
+    DatabaseUnavailableError,
+    MissingExtraError,
+    SchemaError,
+    UnreadableRecordError,
+)
 from . import clock
 from .engine import make_engine
 from .filesystems import network_file_system
@@ -134,8 +140,8 @@ class Database:
                     done = work(session)
                     self._commit(session)
                     return done
-            except DBAPIError as error:
-                if attempt == _ATTEMPTS or not self._may_pass(error):
+            except (DBAPIError, ValueError) as error:
+                if attempt == _ATTEMPTS or isinstance(error, ValueError) or not self._may_pass(error):
                     with self._explained():
                         raise
             time.sleep(0.05 * attempt)
@@ -246,6 +252,12 @@ class Database:
             if known is None:
                 raise
             raise known from error
+        except ValueError as error:
+            from ..tables.record import UnreadableValueError
+
+            if not isinstance(error, UnreadableValueError):
+                raise
+            raise UnreadableRecordError(str(error), hint="fusery audit  # names the record") from error
 
 
 def _parse(url: str) -> URL:

@@ -169,7 +169,7 @@ def seal_rows(session: Session, kind: Kind, numbers: Sequence[int]) -> list[Seal
     """Return the seals that records of a kind have now, of those that are there.
 
     Raises:
-        UnreadableRecordError: a value in the database is none of its column's type.
+        ValueError: a value in the database is none of its column's type.
     """
     rows = _rows(session, kind.table, "id", numbers)
     parts = {part.name: _rows(session, part, column, numbers) for part, column in kind.parts.items()}

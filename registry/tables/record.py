@@ -10,8 +10,6 @@ from sqlalchemy import JSON, Date, DateTime, Dialect, MetaData, String, TypeDeco
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeEngine
 
-from ..errors import UnreadableRecordError
-
 T = TypeVar("T")
 
 DIGEST = String(64)
@@ -23,15 +21,19 @@ def sorted_text(length: int) -> String:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
+class UnreadableValueError(ValueError):
+    """What a column holds is none of its values.  SQLite keeps whatever it is given."""
+
+
 class _Parsed(TypeDecorator[T]):
-    """A type whose values are parsed.  SQLite keeps whatever it is given, so what is there may be none of them."""
+    """A type whose values are parsed."""
 
     __abstract__ = True
     meaning: ClassVar[str]
     """What a value is, in the sentence of an error."""
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], T | None] | None:
-        """Return what parses values; `UnreadableRecordError` is what it raises of others."""
+        """Return what parses values, and raises `UnreadableValueError` of others."""
         parse = super().result_processor(dialect, coltype)
         if parse is None:
             return None
@@ -40,9 +42,8 @@ class _Parsed(TypeDecorator[T]):
             try:
                 return parse(value)
             except (ValueError, TypeError, AttributeError) as error:
-                raise UnreadableRecordError(
-                    f"the database has {repr(value)[:80]} where a {self.meaning} belongs",
-                    hint="fusery audit  # names the record",
+                raise UnreadableValueError(
+                    f"the database has {repr(value)[:80]} where a {self.meaning} belongs"
                 ) from error
 
         return parsed

@@ -55,6 +55,13 @@ def test_listing_imports_no_model_library(
     )
 
 
+def test_listing_imports_nothing_of_what_only_one_adapter_needs(stocked: Fusery, tmp_path: Path) -> None:
+    code = "import sys; from fusery.cli.main import run; run(['list', '-q']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("course_rec") == 2
+    assert {"fusery.registry.lineage", "fusery.registry.training"}.isdisjoint(done.stderr.split())
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_says_what_the_command_says(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
