@@ -24,6 +24,8 @@ class Hasher:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")
+        # A whole file is hashed from its beginning to its end, and would end last if it waited for all tensors.
+        self._files = ThreadPoolExecutor(1, "identify-files")
         self._lock = Lock()
         self._progress: Progress | None = None
         self._stopped = False
@@ -45,7 +47,7 @@ class Hasher:
 
     def file(self, path: Path) -> Future[Digest]:
         """Begin to hash a whole file."""
-        return self._pool.submit(self._whole, path)
+        return self._files.submit(self._whole, path)
 
     def all(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Do something with each item, on all threads."""
@@ -54,15 +56,19 @@ class Hasher:
     def close(self) -> None:
         """Give up what is not done."""
         self._stopped = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._files):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def told(self, count: int) -> None:
         """Pass on that bytes were read; from any thread, which ends here if nobody wants to know any more."""
-        if self._stopped:
-            raise CancelledError
+        self._still_wanted()
         if self._progress is not None:
             with self._lock:
                 self._progress(count)
+
+    def _still_wanted(self) -> None:
+        if self._stopped:
+            raise CancelledError
 
     def _guarded(self, work: Callable[..., Digest], view: View) -> Digest:
         with os_failures(f"read {view.path}", near=view.path):
@@ -74,4 +80,4 @@ class Hasher:
 
     def _whole(self, path: Path) -> Digest:
         with os_failures(f"read {path}", near=path):
-            return digest_file(path)[0]
+            return digest_file(path, self._still_wanted)[0]
