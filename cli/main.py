@@ -119,6 +119,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 INTERRUPTED = 130
 
+OTHER_ERRORS: dict[str, tuple[int, str]] = {
+    "usage": (2, "An option or argument is missing, unknown or not one of its values."),
+    "os_error": (2, "The operating system refused something."),
+    "unexpected": (
+        2,
+        "Something that fusery does not know: an error of its own, or a database edited by other means.",
+    ),
+}
+"""Codes of errors that are no `FuseryError`: exit code, and what is the case."""
+
 _RAISES = "_FUSERY_RAISES"
 """Set by fusery's own tests, which want to see the traceback of an error that nobody thought of."""
 

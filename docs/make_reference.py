@@ -1,10 +1,11 @@
-"""Make the reference pages from the code: the command line, the findings of admission, and the settings.
+"""Make the reference pages from the code: the command line, the findings of admission, the errors, and the settings.
 
 `python docs/make_reference.py` writes them; with `--check` it only says whether they are up to date.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
@@ -13,11 +14,15 @@ from pathlib import Path
 
 import click
 
-from fusery.cli.main import cli
+import fusery.registry
+import fusery.storage
+from fusery.cli.main import OTHER_ERRORS, cli
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
 from fusery.registry.settings import Settings
+from fusery.storage.errors import FuseryError
 
 FOLDER = Path(__file__).resolve().parent / "reference"
+_DEFINES = re.compile(r"^class \w+Error\(", re.MULTILINE)
 NOTE = "<!-- Made by docs/make_reference.py from the code; do not edit. -->\n"
 
 
@@ -75,6 +80,39 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def errors() -> str:
+    """Return the page of errors: every code that `--json` may show, its exit code, and what it means."""
+    for package in (fusery.storage, fusery.registry):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            if _DEFINES.search(path.read_text(encoding="utf-8")):
+                inner = path.relative_to(root).with_suffix("").parts
+                importlib.import_module(".".join([package.__name__, *inner]))
+    intro = (
+        'With `--json` a command that fails prints `{"error": {"code", "message", "hint"}}`; `hint` is null where there is none.  '
+        "`code` is stable; the sentence in `message` is not.\n"
+    )
+    parts = [NOTE, "# Errors\n", intro, "| code | exit code | what is the case |", "| --- | --- | --- |"]
+    rows = {kind.code: (kind.exit_code, _first(kind)) for kind in _below(FuseryError)}
+    rows |= OTHER_ERRORS
+    parts += [
+        f"| `{code}` | {exit_code} | {_cell(text)} |" for code, (exit_code, text) in sorted(rows.items())
+    ]
+    return "\n".join([*parts, ""])
+
+
+def _below(kind: type[FuseryError]) -> Iterator[type[FuseryError]]:
+    for inner in kind.__subclasses__():
+        if "code" in vars(inner):
+            yield inner
+        yield from _below(inner)
+
+
+def _first(kind: type[FuseryError]) -> str:
+    text = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+    return " ".join(text.split())
+
+
 def settings() -> str:
     """Return the page of settings."""
     parts = [NOTE, "# Settings\n", f"{(inspect.getdoc(Settings) or '').splitlines()[2]}\n"]
@@ -89,7 +127,12 @@ def settings() -> str:
 
 def main() -> int:
     """Write the pages, or say which are out of date."""
-    pages = {"command-line.md": command_line(), "findings.md": findings(), "settings.md": settings()}
+    pages = {
+        "command-line.md": command_line(),
+        "errors.md": errors(),
+        "findings.md": findings(),
+        "settings.md": settings(),
+    }
     stale = [name for name, text in pages.items() if not _is(FOLDER / name, text)]
     if "--check" in sys.argv[1:]:
         for name in stale:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from .layout import (
     quarantine_name,
 )
 from .manifest import FileEntry
+from .probes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, StoreSilentError
 from .remote_errors import RemoteError
 
@@ -89,7 +89,7 @@ class FsspecStore(BlobStore):
 
     def _probe(self) -> bool:
         """Ask: the first of two exclusive writes of a name must be taken, and the second refused."""
-        name = f"{TMP}/{uuid.uuid4().hex}.probe"
+        name = f"{TMP}/{probe_name()}"
         try:
             first = self._objects.write(name, b"probe", exclusive=True)
             # A request that was sent twice by ourselves is refused, too, and then there is no telling: ask again.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
@@ -19,6 +22,7 @@ from fusery.registry.database.owner import Owner
 from fusery.registry.errors import BadInputError, DepositLostError
 from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_bytes
+from fusery.storage.probes import probe_name
 
 
 @pytest.fixture
@@ -264,6 +268,27 @@ class TestWhatNoRowStandsFor:
         monkeypatch.setattr(sweeping, "ABANDONED", 0.0)
         assert gc(shelf)["removed"] == 1
         assert shelf.files() == {b"on its way"}
+
+    def test_a_probe_goes_with_the_process_that_made_it(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        code = "from fusery.storage.probes import probe_name; print(probe_name())"
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+        elsewhere = re.sub(r"[0-9a-f]{12}\.probe", f"{'0' * 12}.probe", probe_name())
+        folder = shelf.workspace.settings.home / "store" / "tmp"
+        names = {
+            "dead": done.stdout.strip(),
+            "ours": probe_name(),
+            "elsewhere": elsewhere,
+            "old": "f" * 32 + ".probe",
+        }
+        for name in names.values():
+            (folder / name).write_bytes(b"probe")
+        shelf.begin(b"on its way")  # whoever works does not work for a dead process
+        assert gc(shelf)["removed"] == 1
+        assert {path.name for path in folder.iterdir()} == set(names.values()) - {names["dead"]}
+        monkeypatch.setattr(sweeping, "ABANDONED", 0.0)
+        assert gc(shelf)["removed"] == 3
 
 
 def test_batches_cover_everything(shelf: Shelf, database: Database) -> None:
