@@ -10,14 +10,15 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any
 
 try:
+    from typing import Any
+
     import click
 
     from fusery.storage.errors import FuseryError
 except KeyboardInterrupt:
-    # Half of the start-up is this import, and who interrupts it is owed no traceback.
+    # Most of the start-up is these imports, and who interrupts them is owed no traceback.
     sys.stderr.write("Interrupted.\n")
     raise SystemExit(130) from None
 
