@@ -146,7 +146,7 @@ def _tell(session: Session, report: Report, *, hint: bool) -> None:
     for note in report.notes:
         session.print(f"  note: {note}")
     session.print(_verdict(len(report.problems), len(report.repaired)))
-    if report.problems and hint:
+    if hint and any(problem.damage for problem in report.problems):
         session.say("Next: fusery audit --repair")
 
 

@@ -87,7 +87,10 @@ class SchemaError(RegistryError):
 
 
 class UnreadableRecordError(RegistryError, ValueError):
-    """A value in the database is none that fusery writes there; who goes through many catches it as a `ValueError`."""
+    """A value in the database is none that fusery writes there.
+
+    A `ValueError`, so that who goes through many records passes over it like over any other value that is none.
+    """
 
     code = "record_unreadable"
 

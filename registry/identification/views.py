@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-PIECE = 1 << 21
+PIECE = 1 << 20
 """Bytes that are read and hashed at a time: what stays in a processor's cache."""
 
 NUMBERS = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}

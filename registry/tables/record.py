@@ -28,7 +28,6 @@ class UnreadableValueError(ValueError):
 class _Parsed(TypeDecorator[T]):
     """A type whose values are parsed."""
 
-    __abstract__ = True
     meaning: ClassVar[str]
     """What a value is, in the sentence of an error."""
 

@@ -277,3 +277,18 @@ def test_a_database_that_was_edited_is_no_traceback(
     if "does not know" in sentence:
         with pytest.raises(TypeError):
             stocked("--debug", *words)
+
+
+def test_a_repair_is_advised_only_where_there_is_one(stocked: Fusery, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as connection:
+        connection.execute("UPDATE adapter SET val_loss = 0.01 WHERE version = 2")
+        connection.commit()
+    ran = stocked("audit", "course_rec@2")
+    assert ran.code == 1
+    assert "record_changed" in ran.out
+    assert "--repair" not in ran.err
+    blob = next(path for path in (tmp_path / "home" / "store" / "blobs").rglob("*") if path.is_file())
+    blob.unlink()
+    ran = stocked("audit")
+    assert ran.code == 1
+    assert "Next: fusery audit --repair" in ran.err
