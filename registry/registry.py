@@ -326,9 +326,13 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
     ) -> Report:
         """Rehash and cross-check database, store and cache, and repair them; see `fusery.registry.audit.audit`."""
         from .audit import audit
+        from .promotion.rejudging import check_moves
 
         places = tuple(Path(place) for place in copies)
-        return audit(self.workspace, references, repair=repair, copies=places, say=say)
+        report = audit(self.workspace, references, repair=repair, copies=places, say=say)
+        if not references:
+            check_moves(self.workspace, report)
+        return report
 
     def gc(
         self,

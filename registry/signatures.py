@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,11 +16,16 @@ from fusery.storage.manifest import FileEntry, Manifest
 from . import tables
 from .errors import RegistryError
 
+if TYPE_CHECKING:
+    from .promotion.chronicle import Moment
+
 SCHEME = "model-signing"
 """What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
 
 
-def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> list[str]:
+def trusted_signers(
+    session: Session, kind: str, digest: str, alias: str, *, moment: Moment | None = None
+) -> list[str]:
     """Return whose signatures over a thing count for an alias.
 
     A signature counts when its key is trusted, not revoked and for this alias, when it verifies with that key, and
@@ -30,6 +36,7 @@ def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> lis
         kind: `adapter`, `fused` or `bundle`.
         digest: of the thing.
         alias: `TASK#ALIAS`.
+        moment: when; None is now.
 
     Returns:
         The names of the keys, sorted.
@@ -45,20 +52,26 @@ def trusted_signers(session: Session, kind: str, digest: str, alias: str) -> lis
             signature.subject_kind == kind,
             signature.subject_digest == digest,
             signature.scheme == SCHEME,
-            key.revoked_at.is_(None),
         )
         .order_by(key.name)
     )
     return [
         trusted.name
         for trusted, found in rows
-        if counts_for(trusted, alias) and is_good(session, found, trusted.public_key)
+        if (moment is None or moment.has("signature", found.id))
+        and _matches(_patterns(trusted, moment), alias)
+        and is_good(session, found, trusted.public_key)
     ]
 
 
-def counts_for(key: tables.TrustedKey, alias: str) -> bool:
-    """Return whether a key was trusted for an alias, `TASK#ALIAS`."""
-    return any(fnmatchcase(alias.casefold(), str(pattern).casefold()) for pattern in key.aliases)
+def _patterns(key: tables.TrustedKey, moment: Moment | None) -> Sequence[str]:
+    if moment is not None:
+        return moment.patterns(key.key_id)
+    return key.aliases if key.revoked_at is None else ()
+
+
+def _matches(patterns: Sequence[str], alias: str) -> bool:
+    return any(fnmatchcase(alias.casefold(), str(pattern).casefold()) for pattern in patterns)
 
 
 def is_good(session: Session, signature: tables.Signature, public_key: str) -> bool:

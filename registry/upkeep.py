@@ -66,8 +66,11 @@ class Upkeep:
     def audit_all(self, **options: Any) -> Report:
         """Audit everything with many hands; `options` are the keywords of `fusery.registry.bulk.audit.audit_all`."""
         from .bulk.audit import audit_all
+        from .promotion.rejudging import check_moves
 
-        return audit_all(self.workspace, **options)
+        report = audit_all(self.workspace, **options)
+        check_moves(self.workspace, report)
+        return report
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
         """Follow the chain of the log alone, up to anchors; see `fusery.registry.audit.audit.audit_chain`."""

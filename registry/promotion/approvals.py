@@ -17,6 +17,7 @@ from ..resolve import resolve_adapter
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+    from .chronicle import Moment
 
 LONGEST_NOTE = 10_000
 """Characters."""
@@ -78,10 +79,19 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
         return _view(session, adapter, name, approved=False, changed=bool(given))
 
 
-def approvers(session: Session, adapter: tables.Adapter, alias: str) -> list[str]:
-    """Return the people who approve of an alias holding an adapter, each once, without its author."""
+def approvers(
+    session: Session, adapter: tables.Adapter, alias: str, *, moment: Moment | None = None
+) -> list[str]:
+    """Return the people who approve of an alias holding an adapter, each once, without its author.
+
+    Args:
+        session: of any transaction.
+        adapter: what they approve of.
+        alias: name of the alias.
+        moment: when; None is now.
+    """
     author = person(adapter.created_by)
-    found = {person(approval.by): approval.by for approval in _standing(session, adapter, alias)}
+    found = {person(approval.by): approval.by for approval in _standing(session, adapter, alias, moment)}
     return sorted(by for who, by in found.items() if who != author)
 
 
@@ -99,12 +109,15 @@ def alias_of(adapter: tables.Adapter, text: str) -> str:
     return parse_alias(name)
 
 
-def _standing(session: Session, adapter: tables.Adapter, alias: str) -> list[tables.Approval]:
+def _standing(
+    session: Session, adapter: tables.Adapter, alias: str, moment: Moment | None = None
+) -> list[tables.Approval]:
     approval = tables.Approval
-    query = select(approval).where(
-        approval.adapter_id == adapter.id, approval.alias == alias, approval.withdrawn_at.is_(None)
-    )
-    return list(session.scalars(query.order_by(approval.id)))
+    query = select(approval).where(approval.adapter_id == adapter.id, approval.alias == alias)
+    rows = session.scalars(query.order_by(approval.id))
+    if moment is None:
+        return [row for row in rows if row.withdrawn_at is None]
+    return [row for row in rows if moment.stands("approval", row.id, row.withdrawn_at)]
 
 
 def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:

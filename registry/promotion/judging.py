@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy.orm import Session
-
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
-from ..ingredients import refuse_yanked
 from ..licences import adapter_licence
-from ..resolve import fused_from
-from .approvals import approvers
+from .facts import Facts
 from .rules import Rules, make_rules
 
 State = Literal["passed", "failed", "unknown"]
@@ -58,7 +54,7 @@ class Case:
     """Which adapter is to be held by which alias.
 
     Attributes:
-        session: of the transaction that decides.
+        facts: what is on record, now or at the moment that is judged.
         adapter: the candidate.
         alias: name of the alias.
         holder: the adapter that it holds now.
@@ -66,7 +62,7 @@ class Case:
         licence_read: that was done.
     """
 
-    session: Session
+    facts: Facts
     adapter: tables.Adapter
     alias: str
     holder: tables.Adapter | None
@@ -79,17 +75,17 @@ class Case:
         return f"{self.adapter.task.name}#{self.alias}"
 
 
-def judge(case: Case, rule: tables.AliasRule | None) -> list[Outcome]:
-    """Hold every rule of an alias against an adapter."""
+def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
+    """Hold every rule of an alias, as they are recorded, against an adapter."""
     outcomes = [_outcome("not_yanked", True, _not_yanked(case))]
-    if rule is None:
+    if recorded is None:
         return outcomes
     try:
-        rules = make_rules(rule.rules)
+        rules = make_rules(recorded)
     except BadInputError as error:
         # Written by a newer version, which may well ask for more than this one knows of.
         said: Said = ("unknown", f"this version cannot read the rules: {error.message}")
-        return [*outcomes, _outcome("rules", rule.rules, said)]
+        return [*outcomes, _outcome("rules", recorded, said)]
     wanted = rules.to_dict()
     for name, look in _LOOKS.items():
         if name in wanted:
@@ -108,23 +104,20 @@ def _outcome(name: str, wanted: Any, said: Said) -> Outcome:
 
 
 def _not_yanked(case: Case) -> Said:
-    try:
-        refuse_yanked(case.session, case.adapter)
-    except BadInputError as error:
-        return "failed", error.message
-    return "passed", "it is not withdrawn"
+    why = case.facts.withdrawn(case.adapter)
+    return ("passed", "it is not withdrawn") if why is None else ("failed", why)
 
 
 def _admission(case: Case, rules: Rules) -> Said:
     bad = ("error", "warning") if rules.admission == "clean" else ("error",)
-    codes = sorted({finding.code for finding in case.adapter.findings if finding.severity in bad})
+    codes = sorted({finding.code for finding in case.facts.findings(case.adapter) if finding.severity in bad})
     if not codes:
         return "passed", f"admission found no {' and no '.join(bad)}"
     return "failed", f"admission found {', '.join(codes)}", f"fusery show {case.adapter.name}"
 
 
 def _fidelity(case: Case, rules: Rules) -> Said:
-    made = [fused for fused in case.session.scalars(fused_from(case.adapter)) if _is_its_own(fused, case)]
+    made = case.facts.fused(case.adapter)
     if not made:
         return (
             "unknown",
@@ -137,16 +130,10 @@ def _fidelity(case: Case, rules: Rules) -> Said:
     return ("passed", why) if enough else ("failed", why, f"fusery fidelity {case.adapter.name} --formats")
 
 
-def _is_its_own(fused: tables.Fused, case: Case) -> bool:
-    """Whether a fuse is of the adapter as it is: not of a sum with others, nor at another scale."""
-    own = fused.adapter.digest == case.adapter.digest
-    return own and not fused.extras and fused.recipe.get("scale") is None
-
-
 def _val_loss(case: Case, rules: Rules) -> Said:
     if case.holder is None:
         return "passed", f"{case.reference} holds nothing that it could be worse than"
-    ours, theirs = case.adapter.val_loss, case.holder.val_loss
+    ours, theirs = case.facts.val_loss(case.adapter), case.facts.val_loss(case.holder)
     for adapter, loss in ((case.adapter, ours), (case.holder, theirs)):
         if loss is None:
             return "unknown", f"no validation loss is recorded for {adapter.name}"
@@ -158,10 +145,8 @@ def _val_loss(case: Case, rules: Rules) -> Said:
 
 
 def _signed(case: Case, rules: Rules) -> Said:
-    from ..signatures import trusted_signers
-
     try:
-        names = trusted_signers(case.session, "adapter", case.adapter.digest, case.reference)
+        names = case.facts.signers(case.adapter, case.reference)
     except MissingExtraError as error:
         return "unknown", error.message, error.hint or ""
     if names:
@@ -177,7 +162,7 @@ def _licences(case: Case, rules: Rules) -> Said:
     if not case.licence_read:
         return "unknown", "the rules were changed at this moment", "the same command again"
     allowed, base = set(rules.licences or ()), case.adapter.base.names[0].name
-    own = adapter_licence({tag.key: tag.value for tag in case.adapter.tags})
+    own = adapter_licence(case.facts.tags(case.adapter))
     if own is not None and own.casefold() not in allowed:
         return "failed", f"the adapter is under {own}"
     if case.base_licence is None:
@@ -189,7 +174,7 @@ def _licences(case: Case, rules: Rules) -> Said:
 
 
 def _approvals(case: Case, rules: Rules) -> Said:
-    names, wanted = approvers(case.session, case.adapter, case.alias), rules.approvals or 0
+    names, wanted = case.facts.approvers(case.adapter, case.alias), rules.approvals or 0
     why = f"{len(names)} of {wanted} approved{': ' if names else ''}{', '.join(names)}"
     if len(names) >= wanted:
         return "passed", why

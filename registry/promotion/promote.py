@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..errors import BadInputError
 from ..licences import base_licence
 from ..resolve import load_adapters, resolve_adapter
 from .approvals import alias_of
+from .facts import Facts
 from .guards import rule_for
 from .judging import Case, Outcome, State, judge, verdict_of
 from .rules import make_rules
@@ -104,10 +106,10 @@ def promote(
     if dry_run:
         with workspace.database.read() as session:
             case, rule = _case(session, wanted)
-            return _told(case, judge(case, rule), rule, reason, dry_run=True)
+            return _told(case, judge(case, _recorded(rule)), rule, reason, dry_run=True)
     with workspace.database.write() as session:
         case, rule = _case(session, wanted)
-        outcomes = judge(case, rule)
+        outcomes = judge(case, _recorded(rule))
         told = [outcome.to_dict() for outcome in outcomes]
         if verdict_of(outcomes) != "passed":
             _refuse(workspace, case, outcomes, reason)
@@ -142,14 +144,18 @@ def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | N
         .join(row, row.adapter_id == held.id)
         .where(row.task_id == adapter.task_id, row.name == wanted.alias)
     )
-    case = Case(session, adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
+    case = Case(Facts(session), adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
     return case, rule_for(session, adapter.task.name, wanted.alias)
+
+
+def _recorded(rule: tables.AliasRule | None) -> Mapping[str, Any] | None:
+    return None if rule is None else rule.rules
 
 
 def _refuse(workspace: Workspace, case: Case, outcomes: list[Outcome], reason: str) -> None:
     """Record that an alias was not moved, and why."""
     events.record(
-        case.session,
+        case.facts.session,
         action=ALIAS_REFUSED,
         kind="alias",
         subject=case.reference,

@@ -50,7 +50,7 @@ def test_a_signature_over_something_else_does_not_count(stocked: Registry, tmp_p
 
 
 def test_what_cannot_be_checked_is_not_decided(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> list[str]:
+    def missing(*_: object, **__: object) -> list[str]:
         raise MissingExtraError("checking a signature", "sign")
 
     monkeypatch.setattr("fusery.registry.signatures.trusted_signers", missing)

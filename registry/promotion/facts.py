@@ -1,0 +1,79 @@
+"""The facts that rules ask for, as they are now or as they were at a moment of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..errors import BadInputError
+from ..ingredients import refuse_yanked
+from ..resolve import fused_from
+from .chronicle import Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is on record of adapters.
+
+    Attributes:
+        session: of any transaction.
+        moment: when; None is now.
+    """
+
+    session: Session
+    moment: Moment | None = None
+
+    def withdrawn(self, adapter: tables.Adapter) -> str | None:
+        """Return why an adapter is not to be had, None where it is."""
+        if self.moment is None:
+            try:
+                refuse_yanked(self.session, adapter)
+            except BadInputError as error:
+                return error.message
+            return None
+        rows = self.session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id))
+        standing = (row for row in rows if self.moment.stands("yank", row.id, row.lifted_at))
+        return next((f"{adapter.name} was yanked by {row.by}: {row.reason}" for row in standing), None)
+
+    def findings(self, adapter: tables.Adapter) -> Sequence[tables.AdapterFinding]:
+        """Return what admission found."""
+        return adapter.findings
+
+    def fused(self, adapter: tables.Adapter) -> list[tables.Fused]:
+        """Return what was fused from an adapter as it is: not a sum with others, nor at another scale."""
+        return [
+            fused
+            for fused in self.session.scalars(fused_from(adapter))
+            if fused.adapter.digest == adapter.digest
+            and not fused.extras
+            and fused.recipe.get("scale") is None
+            and (self.moment is None or self.moment.has("fused", fused.id))
+        ]
+
+    def val_loss(self, adapter: tables.Adapter) -> float | None:
+        """Return the validation loss."""
+        return adapter.val_loss
+
+    def tags(self, adapter: tables.Adapter) -> dict[str, str]:
+        """Return the tags."""
+        return {tag.key: tag.value for tag in adapter.tags}
+
+    def signers(self, adapter: tables.Adapter, alias: str) -> list[str]:
+        """Return whose signatures over an adapter count for an alias, `task#alias`.
+
+        Raises:
+            MissingExtraError: there are signatures to check, and cryptography is not installed.
+        """
+        from ..signatures import trusted_signers
+
+        return trusted_signers(self.session, "adapter", adapter.digest, alias, moment=self.moment)
+
+    def approvers(self, adapter: tables.Adapter, alias: str) -> list[str]:
+        """Return the people who approve of an alias holding an adapter, each once, without its author."""
+        from .approvals import approvers
+
+        return approvers(self.session, adapter, alias, moment=self.moment)
