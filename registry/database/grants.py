@@ -12,17 +12,19 @@ from typing import Literal, get_args
 from .. import tables
 from ..errors import BadInputError
 from .connection import Database
-from .guards import FUNCTIONS
+from .guards import FUNCTIONS, MOVE_ALIAS
 from .schema import VERSION_TABLE
 
 Role = Literal["reader", "publisher", "admin"]
 ROLES: Sequence[Role] = get_args(Role)
 
-NOT_INSERTED = frozenset({"registry", "alias_rule", "trusted_key"})
-"""Tables into which only an admin writes: `fusery init`, and what an alias and a signature have to fulfil."""
+NOT_INSERTED = frozenset({"registry", "alias", "alias_move", "alias_rule", "trusted_key"})
+"""Tables into which only an admin writes: `fusery init`, and what an alias and a signature have to fulfil.
+
+Aliases are moved by a function, which holds them against their rules and has its owner's rights.
+"""
 
 UPDATED = {
-    "alias": ("adapter_id",),
     "approval": ("withdrawn_at",),
     "base_model": ("content", "location"),
     "blob": ("state", "generation", "created_at", "tomb_expires"),
@@ -123,6 +125,7 @@ def _publisher() -> list[str]:
             for table, columns in sorted(UPDATED.items())
         ),
         f"GRANT DELETE ON {', '.join(DELETED)} TO fusery_publisher;",
+        f"GRANT EXECUTE ON FUNCTION {MOVE_ALIAS} TO fusery_publisher;",
         "DO $$ BEGIN",
         "  EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO fusery_publisher', current_schema());",
         "END $$;",
@@ -133,7 +136,7 @@ def _admin() -> list[str]:
     # Only an owner can alter a table; its sequences go with it.
     return [
         *(f"ALTER TABLE {name} OWNER TO fusery_admin;" for name in [*_names(), VERSION_TABLE]),
-        *(f"ALTER FUNCTION {name}() OWNER TO fusery_admin;" for name in FUNCTIONS),
+        *(f"ALTER FUNCTION {name} OWNER TO fusery_admin;" for name in FUNCTIONS),
         f"GRANT ALL ON {', '.join([*_names(), VERSION_TABLE])} TO fusery_admin;",
         "DO $$ BEGIN",
         "  EXECUTE format('GRANT CREATE ON SCHEMA %I TO fusery_admin', current_schema());",

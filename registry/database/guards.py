@@ -10,12 +10,15 @@ from sqlalchemy.orm import Session
 
 GUARDS = {
     "sqlite": frozenset({"event_no_update", "event_no_delete", "event_no_replace"}),
-    "postgresql": frozenset({"event_no_update", "event_no_delete", "event_no_truncate"}),
+    "postgresql": frozenset({"event_no_update", "event_no_delete", "event_no_truncate", "event_no_forgery"}),
 }
-"""Names of the triggers on `event`, by dialect (migration 0007 makes them)."""
+"""Names of the triggers on `event`, by dialect (migrations 0007 and 0012 make them)."""
 
-FUNCTIONS = ("refuse_event_change",)
-"""What the triggers call on PostgreSQL; who alters tables has to own it, too."""
+MOVE_ALIAS = "move_alias(integer, text, integer, text, text, boolean, timestamptz)"
+"""The function that moves aliases on PostgreSQL, with its owner's rights (migration 0012)."""
+
+FUNCTIONS = ("refuse_event_change()", "refuse_forged_event()", MOVE_ALIAS)
+"""Functions on PostgreSQL; who alters tables has to own them, too."""
 
 _QUERIES = {
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'event'",

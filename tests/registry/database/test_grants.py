@@ -11,13 +11,13 @@ from typing import Any
 import psycopg
 import pytest
 import tinymodels
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import ProgrammingError
 
 from fusery.registry import Registry, events, tables
 from fusery.registry.database import Database, schema
 from fusery.registry.database.grants import ROLES, UPDATED, Role, grants_for, quoted
-from fusery.registry.errors import BadInputError, DatabaseUnavailableError
+from fusery.registry.errors import AliasGuardedError, BadInputError, DatabaseUnavailableError
 from fusery.registry.settings import Settings
 from fusery.registry.workspace import Workspace
 
@@ -176,6 +176,88 @@ def test_a_publisher_can_neither_change_nor_remove_what_is_recorded(team: Team) 
                 assert team.refuses("publisher", statement), statement
     assert team.refuses("publisher", "INSERT INTO registry DEFAULT VALUES")
     assert team.refuses("publisher", "UPDATE alembic_version SET version_num = '9999'")
+
+
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the rules out of this client, as somebody may who writes his own."""
+    monkeypatch.setattr("fusery.registry.aliases.refuse_guarded", lambda *_, **__: None)
+    monkeypatch.setattr("fusery.registry.aliases.refuse_yanked", lambda *_: None)
+    monkeypatch.setattr("fusery.registry.promotion.promote.verdict_of", lambda _: "passed")
+
+
+ASKED: dict[str, tuple[dict[str, Any], str]] = {
+    "approvals": ({"approvals": 1}, "0 of 1 approved"),
+    "fidelity": ({"fidelity": "PASS"}, "no fuse of it on record has fidelity PASS"),
+    "val_loss_within": ({"val_loss_within": 0.01}, "its validation loss is not within 0.01 of that of"),
+    "admission": ({"admission": "clean"}, "admission found something"),
+}
+
+
+@pytest.mark.parametrize("rule", ASKED)
+def test_the_database_itself_holds_a_promotion_against_the_rules(
+    rule: str, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules, said = ASKED[rule]
+    with opened(team.home, team.url) as registry:
+        registry.register(team.folders[1], base="tiny", task="course_rec", val_loss=0.5)
+        registry.register(team.folders[2], base="tiny", task="course_rec", val_loss=0.52)
+        registry.set_alias("course_rec@2", "prod")
+        registry.set_rules("prod", rules)
+        if rule == "admission":
+            with registry.workspace.database.write() as session:
+                adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 3)).one()
+                adapter.findings.append(
+                    tables.AdapterFinding(code="x", severity="warning", subject="", message="", hint="")
+                )
+    patched(monkeypatch)
+    with team.as_role("publisher") as registry:
+        for move in (registry.promote, registry.set_alias):
+            with pytest.raises(AliasGuardedError, match=said) as caught:
+                move("course_rec@3", "prod")
+            assert caught.value.exit_code == 2
+        assert registry.alias("course_rec#prod")["adapter"].startswith("course_rec_v2_")
+        assert registry.audit().ok
+
+
+def test_the_database_knows_emergencies_and_withdrawals(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(team.home, team.url) as registry:
+        registry.register(team.folders[1], base="tiny", task="course_rec")
+        registry.register(team.folders[2], base="tiny", task="course_rec")
+        for version in (1, 2):
+            registry.set_alias(f"course_rec@{version}", "prod")
+        registry.set_rules("prod", {"approvals": 1})
+    patched(monkeypatch)
+    with team.as_role("publisher") as registry:
+        monkeypatch.setattr("fusery.registry.aliases._allow", lambda *_: {"emergency": True})
+        with pytest.raises(AliasGuardedError, match="an emergency has a reason"):
+            registry.remove_alias("course_rec#prod")
+        assert registry.roll_back("course_rec#prod", reason="it swears")["to"].startswith("course_rec_v1_")
+        monkeypatch.setattr("fusery.registry.aliases._allow", lambda *_: {})
+        with pytest.raises(AliasGuardedError, match="a promotion takes no alias away"):
+            registry.remove_alias("course_rec#prod")
+        registry.yank("course_rec@3", reason="bad")
+        with pytest.raises(AliasGuardedError, match="course_rec_v3_.* is yanked"):
+            registry.set_alias("course_rec@3", "canary")
+        assert registry.audit().ok
+
+
+@pytest.mark.parametrize("action", ["rules.set", "rules.removed", "key.trusted", "key.revoked"])
+def test_a_publisher_cannot_log_what_only_an_admin_does(action: str, team: Team) -> None:
+    with (
+        team.as_role("publisher") as registry,
+        pytest.raises(DatabaseUnavailableError, match="refuses"),
+        registry.workspace.database.write() as session,
+    ):
+        events.record(session, action=action, kind="alias", subject="*#prod", detail={}, actor="eve")
+    with opened(team.home, team.url) as registry:
+        registry.set_rules("prod", {"approvals": 1})
+        assert registry.events(reference=None)[-1]["action"] == "rules.set"
+        assert registry.audit().ok
+
+
+def test_a_reader_moves_nothing_by_the_function(team: Team) -> None:
+    assert team.refuses("reader", "SELECT move_alias(1, 'prod', 1, '', 'eve', false, now())")
+    assert not team.refuses("publisher", "SELECT move_alias(1, 'prod', 1, '', 'eve', false, now())")
 
 
 def test_an_admin_migrates(team: Team) -> None:
