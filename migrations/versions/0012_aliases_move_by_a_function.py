@@ -88,7 +88,7 @@ BEGIN
   END IF;
   SELECT max(at) INTO newest FROM alias_move WHERE alias_id = held.id;
   INSERT INTO alias_move (alias_id, from_adapter_id, to_adapter_id, reason, at, by)
-    VALUES (held.id, held.adapter_id, holder, why, greatest(least(moment, clock_timestamp()), newest), who)
+    VALUES (held.id, held.adapter_id, holder, why, greatest(moment, newest), who)
     RETURNING id INTO number;
   UPDATE alias SET adapter_id = holder WHERE id = held.id;
   RETURN number;

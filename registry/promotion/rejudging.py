@@ -47,6 +47,13 @@ def check_moves(workspace: Workspace, report: Report) -> None:
         chronicle = read_chronicle(session) if had_rules(session) else None
         for alias in sorted(rows, key=lambda row: row.id):
             _check_alias(workspace, session, alias, chronicle, report)
+        late = select(tables.AliasMove).where(tables.AliasMove.at > workspace.database.utcnow(session))
+        for move in session.scalars(late.order_by(tables.AliasMove.id)):
+            report.add(
+                UNEXPLAINED,
+                f"alias_move {move.id}",
+                f"it claims to be of {move.at.isoformat()}, which is to come",
+            )
 
 
 def _check_alias(

@@ -205,6 +205,14 @@ def test_a_holder_without_a_move(stocked: Registry) -> None:
     assert "does not follow from the one before" in said
 
 
+def test_a_move_that_claims_to_be_of_the_future(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    with stocked.workspace.database.write() as session:
+        session.scalars(select(tables.AliasMove)).one().at += timedelta(days=2)
+    [said] = accused(stocked)
+    assert said.endswith("which is to come")
+
+
 def test_keys_count_as_they_counted_then(stocked: Registry, tmp_path: Path) -> None:
     ann = make_pair(tmp_path / "ann.pem", None)
     stocked.set_rules("prod", {"signed": True})
