@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bases import locate_files
+from .base_files import proven_files
 from .errors import MissingExtraError
 from .resolve import resolve_base
 
@@ -45,14 +45,18 @@ def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
 
     Raises:
         UnknownReferenceError: there is no such base.
+        BlobCorruptError: a file is not what is recorded.
+        StorageError: one was written to meanwhile.
     """
     with tempfile.TemporaryDirectory(prefix="fusery-base-") as folder:
         scratch, model = Path(folder) / "blobs", Path(folder) / "model"
         scratch.mkdir()
         with workspace.database.read() as session:
-            files = locate_files(workspace, resolve_base(session, name), scratch)
-        for path, real in files.items():
-            link = model / path
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(real.absolute())
-        yield model
+            base = resolve_base(session, name)
+            assert base.manifest.files is not None
+        with proven_files(workspace, base, scratch) as files:
+            for path, real in files.items():
+                link = model / path
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(real.absolute())
+            yield model

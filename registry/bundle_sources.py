@@ -66,8 +66,7 @@ def fused_source(
     """
     with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
         view = fused.view
-        # The cache has looked at it, hashed it unless its stamp vouches for it, and holds it until this is over.
-        files = Files.within(fused.path, manifest_of(view), proven=True)
+        files = Files.within(fused.path, manifest_of(view))
         source = BundleSource(view["adapter"], _provenance(workspace, fused), files)
         yield Gathered(source, (view["adapter"],), view["key"], view["digest"])
 

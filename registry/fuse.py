@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError, StoreUnavailableError
+from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import Manifest
 
 from . import tables
@@ -126,14 +127,22 @@ def fuse_to_read(
 ) -> Iterator[FusedModel]:
     """Fuse, and keep the model in the cache for as long as the block reads it; as `fuse` otherwise.
 
+    What leaves the machine, or is served, is to be hashed in the block: the cache may rely on an earlier look.
+
     Raises:
+        DigestMismatchError: the block found a file damaged; the next fuse makes it anew.
         StoreUnavailableError: it was removed again and again.
     """
     for _ in range(_ATTEMPTS):
         with workspace.cache.holding():
             model = fuse(workspace, reference, request, say=say, progress=progress)
             if model.path.is_dir():
-                yield model
+                try:
+                    yield model
+                except DigestMismatchError as error:
+                    workspace.cache.doubt(Digest(model.view["key"]))
+                    error.hint = "run the command again: what is damaged in the cache is made anew"
+                    raise
                 return
     raise StoreUnavailableError(
         f"{model.path} is removed as soon as it is made", hint="set a larger FUSERY_CACHE_LIMIT"

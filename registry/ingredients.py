@@ -17,10 +17,11 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import OutOfSpaceError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.vouchers import file_state
+from fusery.storage.watching import watched
 
 from . import tables
 from .adapter_files import CONFIG, WEIGHTS
+from .base_files import base_manifest, unproven, vouch
 from .bases import blob_generations, locate_files
 from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
@@ -32,7 +33,6 @@ from .tally import tally
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
-    from fusery.storage.stamps import FileState
 
     from .fusion.allocate import Sampled
     from .fusion.calibration import Calibration
@@ -208,16 +208,16 @@ class Inputs:
         policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
         _require_space(folder, plan.size)
-        unproven = self._unproven() if self._verify else {}
-        states = {name: file_state(self.base[name]) for name in unproven}
-        fused = fuse(
-            plan,
-            folder,
-            check=check,
-            progress=None if progress is None else lambda done: progress(done, plan.size),
-            expected=unproven,
-        )
-        self._vouch(unproven, states)
+        told = None if progress is None else lambda done: progress(done, plan.size)
+        if not self._verify:
+            fused = fuse(plan, folder, check=check, progress=told)
+            return Made(Manifest.of(fused.files), fused.fidelity)
+        manifest = base_manifest(self._ingredients.base)
+        with watched(self.base, manifest, near=self._workspace.vouchers.root) as watch:
+            left = unproven(self._workspace, manifest, self.base)
+            expected = {entry.path: entry.sha256 for entry in left}
+            fused = fuse(plan, folder, check=check, progress=told, expected=expected)
+            vouch(self._workspace, watch, left)
         return Made(Manifest.of(fused.files), fused.fidelity)
 
     @property
@@ -270,20 +270,6 @@ class Inputs:
             Extra(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
             for files, part in zip(adapters, self._ingredients.extras, strict=True)
         ]
-
-    def _unproven(self) -> dict[str, Digest]:
-        """Return the files of the base that were not found to be right of late, with the digests they must have."""
-        vouchers = self._workspace.vouchers
-        digests = {file.path: Digest(file.sha256) for file in self._ingredients.base.manifest.files}
-        return {
-            name: digest for name, digest in digests.items() if not vouchers.hold(self.base[name], digest)
-        }
-
-    def _vouch(self, proven: Mapping[str, Digest], states: Mapping[str, FileState]) -> None:
-        """Note which files of the base were read from beginning to end, and so verified."""
-        for name in proven:
-            if name.endswith(".safetensors"):
-                self._workspace.vouchers.note(self.base[name], proven[name], states[name])
 
 
 def policy_of(recipe: Recipe, seed: int) -> Policy:

@@ -8,7 +8,7 @@ import shutil
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from fusery.storage.errors import FuseryError
 
 from . import tables
-from .bases import locate_files
+from .base_files import proven_files
 from .errors import BadInputError, MissingExtraError, ModelUnusableError
+from .fused_model import manifest_of
 from .renderings.fetching import fetch_form
 from .serving.document import Adapter, Base, Document, Tenant, read_document, reason
 from .serving.errors import DocumentError, ServingError
@@ -106,7 +107,8 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
         say(f"whoever reaches {request.host} may ask: there is no --api-keys")
 
-    with _folder(workspace, request, say) as (folder, follower):
+    # What is served is hashed before it is loaded, and must not have changed when it is in memory.
+    with ExitStack() as reading, _folder(workspace, request, reading, say) as (folder, follower):
         path = folder / "serving.json"
 
         def tell(url: str) -> None:
@@ -117,7 +119,9 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
                 follower.start()
 
         try:
-            return run.serve(path, host=request.host, port=request.port, ready=tell)
+            return run.serve(
+                path, host=request.host, port=request.port, loaded=reading.close, ready=tell
+            )
         except DocumentError as error:
             raise BadInputError(str(error)) from error
         except ServingError as error:
@@ -163,10 +167,12 @@ def read_tenants(path: Path | None) -> list[Tenant]:
 
 
 @contextmanager
-def _folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iterator[tuple[Path, Follower | None]]:
-    """Give a folder with `serving.json`, and who keeps it up to date."""
+def _folder(
+    workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say
+) -> Iterator[tuple[Path, Follower | None]]:
+    """Give a folder with `serving.json`, and who keeps it up to date; `reading` is to be closed when all is loaded."""
     if request.fused:
-        with _fused_folder(workspace, request, say) as folder:
+        with _fused_folder(workspace, request, reading, say) as folder:
             yield folder, None
         return
     splits = [Split.parse(text) for text in request.models]
@@ -174,22 +180,27 @@ def _folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iterator[t
         follower = Follower(workspace, request, splits, folder, say)
         plan = follower.plan()
         say(f"fetching {plan.base.names[0].name}")
-        _link_base(workspace, plan.base, folder)
+        _link_base(workspace, plan.base, folder, reading)
         follower.follow(plan)
         yield folder, follower
 
 
-def _link_base(workspace: Workspace, base: tables.BaseModel, folder: Path) -> None:
+def _link_base(workspace: Workspace, base: tables.BaseModel, folder: Path, reading: ExitStack) -> None:
     """Make a folder of links to a base's files under their own names."""
     (folder / "blobs").mkdir()
-    for path, real in locate_files(workspace, base, folder / "blobs").items():
+    files = reading.enter_context(proven_files(workspace, base, folder / "blobs", anew=True))
+    for path, real in files.items():
         link = folder / "base" / path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(real.absolute())
 
 
 @contextmanager
-def _fused_folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iterator[Path]:
+def _fused_folder(
+    workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say
+) -> Iterator[Path]:
+    from fusery.storage.watching import verified
+
     from .fuse import FuseRequest, fuse_to_read
 
     if len(request.references) != 1 or request.models:
@@ -201,6 +212,8 @@ def _fused_folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iter
         workspace.cache.scratch() as folder,
         fuse_to_read(workspace, reference, FuseRequest(), say=say, progress=None) as fused,
     ):
+        manifest = manifest_of(fused.view)
+        reading.enter_context(verified({entry.path: fused.path / entry.path for entry in manifest}, manifest))
         name = fused.view["adapter"]
         base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.view["digest"])
         task = name.rpartition("_v")[0]

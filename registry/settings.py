@@ -153,6 +153,11 @@ class Settings(BaseSettings):
         return _expanded(self.cache_dir or self.home / "cache").absolute()
 
     @property
+    def private(self) -> Path:
+        """The local folder for notes that only this user may write, since they are believed later on."""
+        return self.home / f"private-{os.geteuid()}"
+
+    @property
     def severities(self) -> dict[str, Any]:
         """What the severities of findings were set to, by code: `[admission.severity]`."""
         return dict(self.admission.get("severity", {}))

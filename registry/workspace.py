@@ -109,14 +109,14 @@ class Workspace:
         """The local cache of whole fused models."""
         from fusery.storage.cache import FusedCache
 
-        return FusedCache(self.settings.cache)
+        return FusedCache(self.settings.cache, self.vouchers)
 
     @cached_property
     def vouchers(self) -> Vouchers:
-        """What this machine has read through of late and found right."""
+        """What this user has read through on this machine of late and found right."""
         from fusery.storage.vouchers import Vouchers
 
-        return Vouchers(self.settings.cache / "vouchers")
+        return Vouchers(self.settings.private / "vouchers")
 
     def ensure(self, *, explicit: bool = False) -> bool:
         """Make what is not there yet: folders, schema, store.  Return whether anything was made.

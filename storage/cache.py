@@ -1,16 +1,19 @@
 """The cache of fused models: whole folders on this machine's disk, each loadable in place, all of them rebuildable.
 
 fused/<key>/                     a fused model; its files are read-only
-stamps/<key>.json                when it was last hashed through; the stamp's own mtime is the entry's last use
+used/<key>                       empty; its mtime is the entry's last use
 pins/<key>                       there if the entry must stay, whether it is here yet or not
 tmp/<key>.<fence>.<uuid>/        one that is being built, with its builder's name in <...>.owner
 quarantine/<key>.<nanoseconds>/  one that was found damaged
-vouchers/<digest>.json           see `vouchers`; none holds for longer than a day
+
+Nothing in it is believed: whoever can write the folder can write all of that.  What says that an entry was hashed and is
+untouched since lies elsewhere (see `vouchers`), and without it every entry is hashed when it is looked up.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -26,20 +29,10 @@ from .failures import DigestMismatchError, os_failures
 from .manifest import Manifest
 from .publishing import remove_tree
 from .reading_locks import alone, shared
-from .stamps import (
-    NOT_A_FILE,
-    FileState,
-    Stamp,
-    boot_id,
-    folder_state,
-    is_dead,
-    read_stamp,
-    this_process,
-    wait_a_tick,
-)
-
-RECHECK_AFTER = 7 * 86400.0
-"""Seconds after which an entry is hashed again although nothing seems to have changed: disks rot silently."""
+from .stamps import NOT_A_FILE, FileState, folder_state, this_process, wait_a_tick
+from .sweeping import bytes_in, children, owner_file, sweep
+from .vouchers import Vouchers
+from .watching import is_unopened, settle
 
 DAY = 86400.0
 ATTEMPTS = 3
@@ -52,13 +45,18 @@ class FusedCache:
 
     Attributes:
         root: the folder; the first write makes it.
-        recheck_after: seconds after which an entry is hashed again in any case.
     """
 
-    def __init__(self, root: Path, *, recheck_after: float = RECHECK_AFTER) -> None:
-        """Open the cache in `root`, which need not exist yet; nothing is written."""
+    def __init__(self, root: Path, vouchers: Vouchers | None = None) -> None:
+        """Open the cache in `root`, which need not exist yet; nothing is written.
+
+        Args:
+            root: the folder.
+            vouchers: which entries were hashed and are untouched since; without them each is hashed at every lookup.
+        """
         self.root = root.expanduser().resolve()
-        self.recheck_after = recheck_after
+        self._vouchers = vouchers
+        self._made: dict[Path, tuple[int, int] | None] = {}
 
     def entry(self, key: str) -> Path:
         """Return where the fused model of a key is or will be.
@@ -98,17 +96,20 @@ class FusedCache:
     def _owned(self, name: str) -> Iterator[Path]:
         """Give a folder under tmp/ with its owner's name beside it, so that a killed process's can be removed."""
         folder = self.root / "tmp" / name
-        owner = _owner_file(folder)
+        owner = owner_file(folder)
         with os_failures(f"write to the cache {self.root}", near=self.root):
-            for part in ("fused", "stamps", "tmp", "quarantine"):
+            for part in ("fused", "used", "tmp", "quarantine"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
             owner.write_text(this_process())
-            folder.mkdir()
+            # Whoever may write to the cache otherwise has no business in it.
+            folder.mkdir(mode=0o700)
+            self._made[folder] = _identity(folder)
         try:
             # The lock goes with the folder when it gets its name: no moment is left in which it could be evicted.
             with shared(folder):
                 yield folder
         finally:
+            self._made.pop(folder, None)
             with os_failures(f"clean up {folder}", near=self.root):
                 remove_tree(folder)
                 owner.unlink(missing_ok=True)
@@ -122,8 +123,8 @@ class FusedCache:
             key: the fused artifact's key.
             folder: what `build` gave; gone afterwards.
             manifest: the files that must be in it, and no others.
-            hashed: the digests of the manifest were taken of the bytes as they were written, in this process;
-                otherwise the files are read back and hashed here.
+            hashed: the digests of the manifest were taken of the bytes as they were written, in this process; the files
+                are not read back, unless somebody else may have written to them since.
 
         Raises:
             DigestMismatchError: a file is not as the manifest says, is missing, or is not in it.
@@ -134,9 +135,10 @@ class FusedCache:
             for name, (size, *_) in (folder_state(folder) or {}).items():
                 if size != NOT_A_FILE:
                     (folder / name).chmod(0o444)
-            state = self._require(folder, manifest, hashed=hashed)
+            state, certain = self._require(folder, manifest, hashed=hashed)
+            folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode) & 0o777)
             # No fsync: the files are a cache of what can be rebuilt, and syncing gigabytes would double the time of a
-            # fuse.  What a crash of the machine tears is found, since a stamp does not hold beyond it.
+            # fuse.  What a crash of the machine tears is found, since a voucher does not hold beyond it.
             for _ in range(ATTEMPTS):
                 if existing := self.lookup(key, manifest):
                     return existing
@@ -146,7 +148,8 @@ class FusedCache:
                     if not self.entry(key).exists():
                         raise
                 else:
-                    self._stamp(key, manifest, state)
+                    self._note(key, manifest, state, certain)
+                    self._use(key)
                     if (held := _HELD.get()) is not None:
                         held.enter_context(self.using(key))
                     return self.entry(key)
@@ -155,8 +158,8 @@ class FusedCache:
     def lookup(self, key: str, manifest: Manifest) -> Path | None:
         """Return the folder of a fused model if it is there and right; one that is damaged goes to quarantine.
 
-        Names and sizes are always checked.  Digests are checked unless the entry's stamp vouches for them, so that the
-        time of a hit does not depend on the model's size.
+        Names and sizes are always checked.  Digests are checked unless there is a voucher for them, so that the time of a
+        hit does not depend on the model's size.
         """
         if (held := _HELD.get()) is None:
             return self._lookup(key, manifest)
@@ -174,35 +177,33 @@ class FusedCache:
                 state = folder_state(path)
                 if state is None:
                     return None
-                stamp = read_stamp(self._stamp_path(key))
-                if stamp is None or not stamp.holds_for(manifest.digest, state, max_age=self.recheck_after):
-                    self._stamp(key, manifest, self._require(path, manifest, hashed=False))
+                if not self._is_vouched(key, manifest, state):
+                    self._note(key, manifest, *self._require(path, manifest, hashed=False))
             except (FileNotFoundError, MissingFileError):
                 # It was evicted meanwhile.
                 return None
             except DigestMismatchError:
                 self.quarantine(key)
                 return None
-            with suppress(OSError):
-                os.utime(self._stamp_path(key))
+            self._use(key)
         return path
 
     def is_vouched(self, key: str, manifest: Manifest) -> bool:
         """Tell whether a lookup would serve an entry without hashing it; nothing is changed."""
         with os_failures(f"read the cache {self.root}", near=self.root):
             state = folder_state(self.entry(key))
-        stamp = read_stamp(self._stamp_path(key))
-        return (
-            state is not None
-            and stamp is not None
-            and stamp.holds_for(manifest.digest, state, max_age=self.recheck_after)
-        )
+        return state is not None and self._is_vouched(key, manifest, state)
+
+    def doubt(self, key: str) -> None:
+        """Have an entry hashed when it is looked up next, whatever is known of it."""
+        if self._vouchers is not None:
+            self._vouchers.forget(key)
 
     def quarantine(self, key: str) -> str | None:
         """Take a damaged entry out of the way and keep it for a day; return its new name, None if there was none."""
         name = f"quarantine/{parse_digest(key)}.{time.time_ns()}"
         with os_failures(f"move a damaged entry of the cache {self.root}", near=self.root):
-            self._stamp_path(key).unlink(missing_ok=True)
+            self._use_path(key).unlink(missing_ok=True)
             (self.root / "quarantine").mkdir(parents=True, exist_ok=True)
             try:
                 self.entry(key).rename(self.root / name)
@@ -212,7 +213,7 @@ class FusedCache:
 
     def last_used(self, key: str) -> float:
         """Return when an entry was last looked up or published, in seconds since the epoch; 0 if there is none."""
-        for path in (self._stamp_path(key), self.entry(key)):
+        for path in (self._use_path(key), self.entry(key)):
             with suppress(FileNotFoundError):
                 return path.lstat().st_mtime
         return 0.0
@@ -248,7 +249,7 @@ class FusedCache:
     def remove(self, key: str) -> int:
         """Remove an entry and return the bytes freed: 0 if it is gone already, or is being read and so stays."""
         with os_failures(f"remove from the cache {self.root}", near=self.root):
-            size = _bytes_in(self.entry(key))
+            size = bytes_in(self.entry(key))
             trash = self.root / "tmp" / f"{parse_digest(key)}.trash.{uuid.uuid4().hex}"
             with alone(self.entry(key)) as free:
                 if not free:
@@ -258,7 +259,7 @@ class FusedCache:
                     self.entry(key).rename(trash)
                 except FileNotFoundError:
                     return 0
-            self._stamp_path(key).unlink(missing_ok=True)
+            self._use_path(key).unlink(missing_ok=True)
             remove_tree(trash)
         return size
 
@@ -285,7 +286,7 @@ class FusedCache:
     def pinned(self) -> set[Digest]:
         """Return the keys that are pinned."""
         keys = set()
-        for path in self._children("pins"):
+        for path in children(self.root, "pins"):
             with suppress(ValueError):
                 keys.add(parse_digest(path.name))
         return keys
@@ -293,10 +294,10 @@ class FusedCache:
     def entries(self) -> list[CacheEntry]:
         """Return the fused models there are, least recently used first."""
         found = []
-        for path in self._children("fused"):
+        for path in children(self.root, "fused"):
             with suppress(ValueError):
                 key = parse_digest(path.name)
-                found.append(CacheEntry(key, path, _bytes_in(path), self.last_used(key)))
+                found.append(CacheEntry(key, path, bytes_in(path), self.last_used(key)))
         return sorted(found, key=lambda entry: (entry.last_used, entry.key))
 
     def size(self) -> int:
@@ -313,29 +314,17 @@ class FusedCache:
         Args:
             older_than: seconds since the last write; what a process left that has ended since goes in any case.
         """
-        freed = 0
-        with os_failures(f"clean up the cache {self.root}", near=self.root):
-            for name in ("tmp", "quarantine", "stamps", "vouchers"):
-                for path in self._children(name):
-                    if self._is_rubbish(path, older_than):
-                        freed += _bytes_in(path)
-                        remove_tree(path)
-                        _owner_file(path).unlink(missing_ok=True)
-        return freed
+        freed = self._vouchers.sweep() if self._vouchers is not None else 0
+        return freed + sweep(self.root, older_than)
 
-    def _is_rubbish(self, path: Path, older_than: float) -> bool:
-        if path.parent.name == "stamps" and (self.root / "fused" / path.stem).exists():
-            return False
-        owner = path if path.suffix == ".owner" else _owner_file(path)
-        if owner == path and path.with_suffix("").exists():
-            return False
-        with suppress(FileNotFoundError):
-            if is_dead(owner.read_text("utf-8", "replace")):
-                return True
-        return ".trash." in path.name or _age(path) > older_than
+    def _require(
+        self, folder: Path, manifest: Manifest, *, hashed: bool
+    ) -> tuple[dict[str, FileState], bool]:
+        """Check a folder against its manifest.
 
-    def _require(self, folder: Path, manifest: Manifest, *, hashed: bool) -> dict[str, FileState]:
-        """Check a folder against its manifest and return its state, which is that of the bytes that were checked."""
+        Returns:
+            Its state, which is that of the bytes that were checked, and whether any change since would show in it.
+        """
         state = folder_state(folder) or {}
         names = {entry.path for entry in manifest}
         if state.keys() != names:
@@ -343,51 +332,43 @@ class FusedCache:
             got = f"{odd} besides" if odd in state else f"{odd} missing"
             raise DigestMismatchError(str(folder), manifest.digest, "the files of its manifest", got)
         wait_a_tick(state)
+        paths = [folder / entry.path for entry in manifest]
+        # Written by this process, in a folder that only it could enter, and nobody has one of them open.
+        ours = (made := self._made.get(folder)) is not None and made == _identity(folder)
+        untouched = hashed and ours and all(map(is_unopened, paths))
+        certain = self._vouchers is not None and settle(paths)
         for entry in manifest:
             size = state[entry.path][0]
             subject = f"{entry.path} of {folder}"
             if size != entry.size:
                 raise DigestMismatchError(subject, entry.sha256, f"{entry.size} bytes", f"{size} bytes")
-            if not hashed:
+            if not untouched:
                 with reading(folder / entry.path) as source:
                     digest, _ = pump(source.fd, None)
                 if digest != entry.sha256:
                     raise DigestMismatchError(subject, entry.sha256, entry.sha256, digest)
         if folder_state(folder) != state:
             raise StorageError(f"{folder} changed while it was read", hint="run the command again")
-        return state
+        return state, certain
 
-    def _stamp(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> None:
-        # A stamp that cannot be written costs another hash, no more: a full disk or a read-only cache still serves.
-        with suppress(StorageError):
-            Stamp(manifest.digest, boot_id(), time.time(), state).write(self._stamp_path(key))
+    def _is_vouched(self, key: str, manifest: Manifest, state: dict[str, FileState]) -> bool:
+        return self._vouchers is not None and self._vouchers.hold_all(key, manifest.digest, state)
 
-    def _stamp_path(self, key: str) -> Path:
-        return self.root / "stamps" / f"{parse_digest(key)}.json"
+    def _note(self, key: str, manifest: Manifest, state: dict[str, FileState], certain: bool) -> None:
+        if self._vouchers is not None and certain:
+            self._vouchers.note_all(key, manifest.digest, state)
 
-    def _children(self, name: str) -> list[Path]:
-        with os_failures(f"list the cache {self.root}", near=self.root):
-            try:
-                return list((self.root / name).iterdir())
-            except FileNotFoundError:
-                return []
+    def _use(self, key: str) -> None:
+        # In a cache that may only be read nothing is evicted, either.
+        with suppress(OSError):
+            self._use_path(key).touch()
 
-
-def _owner_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.owner")
+    def _use_path(self, key: str) -> Path:
+        return self.root / "used" / parse_digest(key)
 
 
-def _bytes_in(path: Path) -> int:
-    try:
-        state = folder_state(path)
-        return path.lstat().st_size if state is None else sum(max(0, size) for size, *_ in state.values())
-    except FileNotFoundError:
-        return 0
-
-
-def _age(path: Path) -> float:
-    try:
-        times = [changed for _, _, changed, _ in (folder_state(path) or {}).values()]
-        return time.time() - max([path.lstat().st_ctime_ns, *times]) / 1e9
-    except FileNotFoundError:
-        return 0.0
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what a name cannot be given to anything else without changing; None for what others can enter."""
+    found = folder.lstat()
+    private = found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077 == 0
+    return (found.st_dev, found.st_ino) if private else None

@@ -25,6 +25,9 @@ DEPTH = 8
 SYNC_EVERY = 64 << 20
 """Bytes after which the disk is set to work, so that the last fsync finds little left to do."""
 
+_PIECE = 8 << 20
+"""Bytes copied by one system call; what was copied is hashed meanwhile."""
+
 _FICLONE = 0x40049409  # linux/fs.h
 _NOT_HERE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
 
@@ -57,13 +60,16 @@ class Source:
     size: int
     stamp: tuple[int, ...]
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, found: os.stat_result | None = None) -> None:
         """Refuse a file that was written to since it was opened.
+
+        Args:
+            found: what has its name now; None for the open file itself.
 
         Raises:
             StorageError: it was.
         """
-        if _stamp(os.fstat(self.fd)) != self.stamp:
+        if _stamp(found or os.fstat(self.fd)) != self.stamp:
             raise StorageError(
                 f"{self.path} changed while it was read", hint="run the command again when it is complete"
             )
@@ -219,7 +225,6 @@ def copy_file(
     *,
     link: bool = False,
     expected: Digest | None = None,
-    proven: bool = False,
 ) -> Method:
     """Copy a file to a name that must be free; it appears there whole or not at all.
 
@@ -227,8 +232,7 @@ def copy_file(
         source: a regular file.
         destination: the copy's name, in a folder that exists.
         link: share the file itself (a hard link) where the disk allows it, so that an edit of one changes the other.
-        expected: the digest that the copied bytes must have.
-        proven: the source has just been found to have it, and nobody else writes to it; it is not read again.
+        expected: the digest that the copied bytes must have: those of the copy are hashed, not the source's.
 
     Returns:
         How it was done.
@@ -241,10 +245,10 @@ def copy_file(
     """
     with reading(source) as opened, os_failures(f"copy {source} to {destination}", near=destination.parent):
         try:
-            if link and _linked(opened, destination, None if proven else expected):
+            if link and _linked(opened, destination, expected):
                 return Method.LINK
             with part_beside(destination) as (part, fd):
-                method = _fill(opened, fd, expected, proven)
+                method = _fill(opened, fd, expected)
                 opened.require_unchanged()
                 link_exclusive(part, destination)
         except FileExistsError as error:
@@ -252,44 +256,44 @@ def copy_file(
     return method
 
 
-def _fill(source: Source, target: int, expected: Digest | None, proven: bool) -> Method:
+def _fill(source: Source, target: int, expected: Digest | None) -> Method:
     if clone(source.fd, target):
-        if expected is not None and not proven:
+        if expected is not None:
             _require(source.path, expected, pump(target, None)[0])
         return Method.REFLINK
-    if expected is None or proven or source.size <= 2 * CHUNK:
+    if expected is None:
         _copy_plainly(source, target)
-        if expected is not None and not proven:
-            os.lseek(target, 0, os.SEEK_SET)
-            _require(source.path, expected, pump(target, None)[0])
     else:
         _require(source.path, expected, _copy_and_hash(source, target))
     return Method.COPY
 
 
 def _copy_and_hash(source: Source, target: int) -> Digest:
-    """Let the system copy, and hash beside it: what it copies never comes to this process otherwise."""
-    from concurrent.futures import ThreadPoolExecutor
+    """Let the system copy, and hash what it wrote behind it: the source may be written to meanwhile, unseen."""
+    from concurrent.futures import Future, ThreadPoolExecutor
 
-    with ThreadPoolExecutor(1) as hasher:
-        digest = hasher.submit(_hash, source)
-        _copy_plainly(source, target)
-        return digest.result()
-
-
-def _hash(source: Source) -> Digest:
     running, done = hashlib.sha256(), 0
-    while piece := os.pread(source.fd, CHUNK, done):
-        running.update(piece)
-        done += len(piece)
+
+    def hash_up_to(end: int) -> None:
+        nonlocal done
+        while done < end and (piece := os.pread(target, min(CHUNK, end - done), done)):
+            running.update(piece)
+            done += len(piece)
+
+    waiting: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as hasher:
+        _copy_plainly(source, target, lambda end: waiting.append(hasher.submit(hash_up_to, end)))
+        for each in waiting:
+            each.result()
     return Digest(running.hexdigest())
 
 
-def _copy_plainly(source: Source, target: int) -> None:
+def _copy_plainly(source: Source, target: int, told: Callable[[int], object] = lambda _: None) -> None:
+    """Copy, and tell after each piece how many bytes there are now."""
     done = 0
     while sys.platform == "linux" and done < source.size:
         try:
-            count = os.copy_file_range(source.fd, target, min(SYNC_EVERY, source.size - done))
+            count = os.copy_file_range(source.fd, target, min(_PIECE, source.size - done))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
@@ -297,10 +301,12 @@ def _copy_plainly(source: Source, target: int) -> None:
         if count == 0:
             break
         done += count
+        told(done)
     # Both offsets stand behind what was copied so far: this is the rest, or all of it.
     while chunk := os.read(source.fd, min(CHUNK, source.size - done)):
         write_all(target, chunk)
         done += len(chunk)
+        told(done)
 
 
 def _linked(source: Source, destination: Path, expected: Digest | None) -> bool:
@@ -313,6 +319,12 @@ def _linked(source: Source, destination: Path, expected: Digest | None) -> bool:
     except OSError as error:
         if error.errno in _NOT_HERE | {errno.EMLINK}:
             return False
+        raise
+    try:
+        # The name may have been given to another file since this one was opened.
+        source.require_unchanged(destination.lstat())
+    except BaseException:
+        destination.unlink()
         raise
     return True
 

@@ -1,8 +1,8 @@
-"""Stamps: a note that a folder was hashed through and found right, and by which a change since then is noticed.
+"""Stamps: a note that files were hashed through and found right, and by which a change since then is noticed.
 
 A file whose size, times and inode are as they were when it was hashed, on a machine that has not been started since,
-holds the bytes that were hashed: whoever writes to it changes its ctime, which no program can set back.  A crash of
-the machine can lose bytes without that, so a stamp holds only until the next start.
+holds the bytes that were hashed: whoever writes to it changes its ctime, which no program can set back (`watching` has
+what that takes).  A crash of the machine can lose bytes without that, so a stamp holds only until the next start.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .digest import Digest, canonical_json, digest_bytes
 from .errors import FormatError
-from .jsonfile import MAX_BYTES, parse_json
-from .publishing import write_atomically
+from .jsonfile import parse_json
 
 TICK = 0.02
 """Seconds that the clock of a file's times may stand still: two writes within them can look like one (Linux: 10 ms)."""
 
-FileState = tuple[int, int, int, int]
-"""Size, mtime in ns, ctime in ns and inode of a file."""
+FileState = tuple[int, int, int, int, int]
+"""Size, mtime in ns, ctime in ns, inode and device of a file."""
+
+VERSION = 2
 
 NOT_A_FILE = -1
 """The size of what is not a regular file: it matches no manifest and no stamp."""
@@ -36,61 +38,64 @@ _IGNORED = ".DS_Store"
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What was found when a folder was hashed.
+    """What was found when files were hashed.
 
     Attributes:
-        manifest: digest of the manifest that the folder matched.
+        digest: of the one file, or of the manifest that a folder matched.
         boot: the run of the machine it happened in.
         hashed_at: when, in seconds since the epoch.
-        files: state of each file, by its path in the folder.
+        files: state of each file, by name.
     """
 
-    manifest: Digest
+    digest: Digest
     boot: str
     hashed_at: float
     files: dict[str, FileState]
 
-    def holds_for(self, manifest: Digest, files: dict[str, FileState], *, max_age: float) -> bool:
-        """Tell whether the stamp still vouches for a folder in its present state."""
+    def holds_for(self, digest: Digest, files: dict[str, FileState], *, max_age: float) -> bool:
+        """Tell whether the stamp still vouches for files in their present state."""
         age = time.time() - self.hashed_at
         return (
             self.boot != ""
             and self.boot == boot_id()
-            and self.manifest == manifest
+            and self.digest == digest
             and self.files == files
             and 0 <= age <= max_age
         )
 
-    def write(self, path: Path) -> None:
-        """Write the stamp to a file; raises as `write_atomically`."""
-        document = {
-            "version": 1,
-            "manifest": self.manifest,
-            "boot": self.boot,
-            "hashed_at": self.hashed_at,
-            "files": self.files,
-        }
-        write_atomically(path, canonical_json(document))
+    def to_bytes(self) -> bytes:
+        """Return it as a file holds it."""
+        return canonical_json(
+            {
+                "version": VERSION,
+                "digest": self.digest,
+                "boot": self.boot,
+                "hashed_at": self.hashed_at,
+                "files": self.files,
+            }
+        )
 
 
-def read_stamp(path: Path) -> Stamp | None:
-    """Read a stamp; one that is absent or not understood is None, and the folder is hashed again."""
+def parse_stamp(data: bytes) -> Stamp | None:
+    """Read a stamp; one that is not understood is None, and the files are hashed again."""
     try:
-        with path.open("rb") as file:
-            document = parse_json(file.read(MAX_BYTES), path.name)
-        return _parse(document) if document["version"] == 1 else None
-    except (OSError, FormatError, KeyError, TypeError, ValueError):
+        document = parse_json(data, "the stamp")
+        return _parse(document) if document["version"] == VERSION else None
+    except (FormatError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
 def _parse(document: Any) -> Stamp:
     files: dict[str, FileState] = {}
     for name, state in document["files"].items():
-        size, modified, changed, inode = (int(number) for number in state)
-        files[str(name)] = (size, modified, changed, inode)
-    return Stamp(
-        Digest(str(document["manifest"])), str(document["boot"]), float(document["hashed_at"]), files
-    )
+        size, modified, changed, inode, device = (int(number) for number in state)
+        files[str(name)] = (size, modified, changed, inode, device)
+    return Stamp(Digest(str(document["digest"])), str(document["boot"]), float(document["hashed_at"]), files)
+
+
+def state_of(found: os.stat_result) -> FileState:
+    """Return the state of a file that was looked at."""
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
 
 
 def folder_state(folder: Path) -> dict[str, FileState] | None:
@@ -109,15 +114,15 @@ def folder_state(folder: Path) -> dict[str, FileState] | None:
                 if stat.S_ISDIR(found.st_mode):
                     pending.append(Path(entry.path))
                 elif entry.name != _IGNORED:
-                    size = found.st_size if stat.S_ISREG(found.st_mode) else NOT_A_FILE
+                    size, *rest = state_of(found)
                     name = Path(entry.path).relative_to(folder).as_posix()
-                    state[name] = (size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+                    state[name] = (size if stat.S_ISREG(found.st_mode) else NOT_A_FILE, *rest)
     return state
 
 
-def wait_a_tick(state: dict[str, FileState]) -> None:
+def wait_a_tick(state: Mapping[str, FileState]) -> None:
     """Wait until a write to any of the files would show in its times."""
-    newest = max((changed for _, _, changed, _ in state.values()), default=0)
+    newest = max((changed for _, _, changed, *_ in state.values()), default=0)
     wait = newest / 1e9 + TICK - time.time()
     if 0 < wait <= TICK:
         time.sleep(wait)

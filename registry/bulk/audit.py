@@ -89,7 +89,7 @@ def audit_all(
             )
     wanted = _wanted(workspace, found)
     folders = [holding for holding in found if holding.folder is not None]
-    with Journal(workspace.settings.cache / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
+    with Journal(workspace.settings.private / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
         tally = _Tally(journal, len(wanted) + len(folders), say, told)
         _read_blobs(workspace, _reader(workspace, store, number), wanted, report, tally)
         _read_folders(workspace, Threads(number), folders, report, tally)

@@ -1,19 +1,23 @@
 """A journal of an audit: what was read and found right, so that one that was interrupted is taken up again.
 
-It is a local file that is gone when the audit is over.  It spares work and decides nothing else: what it does not
-mention is looked at again, and so is what was not right.
+It is a file that is gone when the audit is over, in a folder that only this user can write: whoever wrote to it could
+have things passed over.  It spares work and decides nothing else: what it does not mention is looked at again, and so is
+what was not right.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from fusery.storage.errors import StoreDeniedError
 from fusery.storage.failures import os_failures
+from fusery.storage.private import private_folder, read_private
 
 LASTS = 24 * 3600.0
 """Seconds for which what was found right counts as right."""
@@ -39,15 +43,19 @@ class Journal:
         self.begun = time.time()
 
     def __enter__(self) -> Self:
-        with os_failures(f"write {self._path}", near=self._path.parent):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            lines = [] if self._anew else self._read()
+        # Where there is no such folder, an audit that is interrupted begins anew, and that is all.
+        with (
+            contextlib.suppress(StoreDeniedError),
+            os_failures(f"write {self._path}", near=self._path.parent),
+            private_folder(self._path.parent, make=True) as folder,
+        ):
+            lines = [] if self._anew else self._read(folder)
             if lines:
                 self.begun, self.done = (
                     float(lines[0]["begun"]),
                     frozenset(line["done"] for line in lines[1:]),
                 )
-            self._file = self._path.open("ab" if lines else "wb")
+            self._file = open(self._path, "ab" if lines else "wb", opener=_ours)  # noqa: SIM115
             if not lines:
                 self._write({"store": self._store, "begun": self.begun})
         return self
@@ -57,26 +65,27 @@ class Journal:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        if kind is None:
-            self._path.unlink(missing_ok=True)
+            if kind is None:
+                self._path.unlink(missing_ok=True)
 
     def note(self, unit: str) -> None:
         """Note that something was found right."""
-        with os_failures(f"write {self._path}", near=self._path.parent):
-            self._write({"done": unit})
+        if self._file is not None:
+            with os_failures(f"write {self._path}", near=self._path.parent):
+                self._write({"done": unit})
 
     def _write(self, line: dict[str, object]) -> None:
         assert self._file is not None
         self._file.write(json.dumps(line).encode("ascii") + b"\n")
         self._file.flush()
 
-    def _read(self) -> list[dict[str, str]]:
+    def _read(self, folder: int) -> list[dict[str, str]]:
         """Return the lines of a journal that counts, none of another; a last line that was cut off is passed over."""
         lines: list[dict[str, str]] = []
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            if self._path.stat().st_size > _MOST:
+        with contextlib.suppress(FileNotFoundError, PermissionError, ValueError, KeyError, TypeError):
+            data = read_private(folder, self._path.name, _MOST + 1)
+            if len(data) > _MOST:
                 return []
-            data = self._path.read_bytes()
             whole, newline, _ = data.rpartition(b"\n")
             found = [json.loads(line) for line in whole.split(b"\n")] if newline else []
             header = found[0] if found else {}
@@ -86,3 +95,7 @@ class Journal:
                 if len(whole) + 1 < len(data):
                     self._path.write_bytes(whole + b"\n")
         return lines
+
+
+def _ours(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

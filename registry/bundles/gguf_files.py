@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.watching import require_digests, watched
 
 from .layout import Layout, LayoutError
-from .servers import base_architecture, served_adapters, verify_files
+from .servers import base_architecture, served_adapters
 from .source import BundleSource
 from .writing import BundleFolder
 
@@ -30,11 +31,12 @@ def write_model(source: BundleSource, bundle: BundleFolder, record: dict[str, An
     from ..gguf_writing.model import read_model, write_model_gguf
     from ..gguf_writing.provenance import provenance_keys
 
-    model = read_model(source.fused.paths)
-    verify_files(source.fused)
-    name = f"{source.name}.gguf"
-    with bundle.create(name) as file:
-        write_model_gguf(file, model, provenance_keys(source.name, record["provenance"], "model"), kind)
+    name, files = f"{source.name}.gguf", source.fused
+    with watched(files.paths, files.manifest):
+        model = read_model(files.paths)
+        require_digests(files.paths, files.manifest)
+        with bundle.create(name) as file:
+            write_model_gguf(file, model, provenance_keys(source.name, record["provenance"], "model"), kind)
     return name
 
 
@@ -47,12 +49,13 @@ def write_base_and_adapters(
     from ..gguf_writing.provenance import provenance_keys
 
     assert source.model is not None
-    model = read_model(source.model.paths)
-    served = served_adapters(source, base_architecture(source))
-    verify_files(source.model)
-    base = record["provenance"]
-    with bundle.create(BASE) as file:
-        write_model_gguf(file, model, provenance_keys("base", base, "model"), kind)
+    files, base = source.model, record["provenance"]
+    with watched(files.paths, files.manifest):
+        model = read_model(files.paths)
+        served = served_adapters(source, base_architecture(source))
+        require_digests(files.paths, files.manifest)
+        with bundle.create(BASE) as file:
+            write_model_gguf(file, model, provenance_keys("base", base, "model"), kind)
     for each, facts in zip(served, (entry["facts"] for entry in record["adapters"]), strict=True):
         name = each.adapter.name
         keys = provenance_keys(name, {**base, "adapter": facts}, "adapter")

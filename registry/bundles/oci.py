@@ -71,7 +71,7 @@ def _copy_blobs(files: Files, bundle: BundleFolder, choices: Choices) -> None:
     paths = {str(entry.sha256): files.paths[entry.path] for entry in files.manifest}
     sizes = {str(entry.sha256): entry for entry in files.manifest}
     named = Manifest.of(FileEntry(name, entry.size, entry.sha256) for name, entry in sizes.items())
-    bundle.copy(Files(paths, named, files.proven), under=BLOBS, link=choices.link)
+    bundle.copy(Files(paths, named), under=BLOBS, link=choices.link)
 
 
 def document(value: Any) -> bytes:

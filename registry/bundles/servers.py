@@ -198,21 +198,6 @@ def peft_layout(folder: Path) -> Layout:
     return Layout(modules=modules, adapters=adapters)
 
 
-def verify_files(files: Files) -> None:
-    """Check files that are not copied but read against their manifest.
-
-    Raises:
-        DigestMismatchError: one is not what the manifest says.
-        MissingFileError: one is not there.
-    """
-    for entry in files.manifest:
-        path = files.paths[entry.path]
-        with os_failures(f"read {path}", near=path):
-            found, _ = digest_file(path)
-        if found != entry.sha256:
-            raise DigestMismatchError(entry.path, entry.sha256, entry.sha256, found, hint="run: fusery audit")
-
-
 def facts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what a README says of the adapters; what is not known is None."""
     known = [adapter["facts"] for adapter in record["adapters"]]

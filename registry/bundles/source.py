@@ -23,23 +23,21 @@ class Files:
     Attributes:
         paths: where each file is, by its name.
         manifest: sizes and digests, checked while the files are copied.
-        proven: they have just been found to have those digests, and nobody writes to them; they are not hashed again.
     """
 
     paths: Mapping[str, Path]
     manifest: Manifest
-    proven: bool = False
 
     @classmethod
-    def within(cls, folder: Path, manifest: Manifest, *, proven: bool = False) -> Self:
+    def within(cls, folder: Path, manifest: Manifest) -> Self:
         """Return the files of a folder that a manifest lists."""
-        return cls({entry.path: folder / entry.path for entry in manifest}, manifest, proven)
+        return cls({entry.path: folder / entry.path for entry in manifest}, manifest)
 
     def only(self, paths: Iterable[str]) -> Self:
         """Return some of the files."""
         wanted = set(paths)
         manifest = Manifest.of(entry for entry in self.manifest if entry.path in wanted)
-        return type(self)({path: self.paths[path] for path in wanted}, manifest, self.proven)
+        return type(self)({path: self.paths[path] for path in wanted}, manifest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class BundleFolder:
             path = under + entry.path
             destination = self._prepare(path)
             source = files.paths[entry.path]
-            method = copy_file(source, destination, link=link, expected=entry.sha256, proven=files.proven)
+            method = copy_file(source, destination, link=link, expected=entry.sha256)
             if method is not Method.LINK:
                 destination.chmod(FILE_MODE)
             self._entries.append(FileEntry(path, entry.size, entry.sha256))

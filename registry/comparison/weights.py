@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
-from fusery.storage.vouchers import file_state
+from fusery.storage.watching import Watch
 
 from ..adapter_files import WEIGHTS
 from ..bases import blob_generations
@@ -67,7 +67,7 @@ def _located(workspace: Workspace, adapter: tables.Adapter, folder: Path) -> Pat
         local = folder / WEIGHTS
         workspace.store.fetch(digest, local, generation=generation)
     elif not workspace.vouchers.hold(local, digest):
-        state = file_state(local)
+        watch = Watch({WEIGHTS: local}, near=workspace.vouchers.root)
         workspace.store.verify(digest, file.size, generation=generation)
-        workspace.vouchers.note(local, digest, state)
+        workspace.vouchers.note(watch, WEIGHTS, digest)
     return local

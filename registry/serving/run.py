@@ -66,6 +66,7 @@ def serve(
     host: str,
     port: int,
     drain: int = DRAIN_SECONDS,
+    loaded: Callable[[], None] = lambda: None,
     ready: Ready | None = None,
 ) -> int:
     """Serve what a document says until a signal comes; follow the document when it changes.
@@ -75,6 +76,7 @@ def serve(
         host: address to listen on.
         port: 0 for any.
         drain: seconds to finish what is being answered.
+        loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
         ready: told the server's URL once it answers.
 
     Returns:
@@ -85,7 +87,7 @@ def serve(
     """
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
-        return _serve(document, host, port, drain, ready)
+        return _serve(document, host, port, drain, loaded, ready)
     except Stopped:
         return 0
     finally:
@@ -93,7 +95,9 @@ def serve(
             signal.signal(number, handler)
 
 
-def _serve(document: Path, host: str, port: int, drain: int, ready: Ready | None) -> int:
+def _serve(
+    document: Path, host: str, port: int, drain: int, loaded: Callable[[], None], ready: Ready | None
+) -> int:
     from .service import Service
 
     found = read_document(document)
@@ -109,6 +113,7 @@ def _serve(document: Path, host: str, port: int, drain: int, ready: Ready | None
     for number in SIGNALS:
         signal.signal(number, end)
     try:
+        loaded()
         server.run(sockets=[listener])
     finally:
         service.stop()

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from fusery.storage import stamps
+from fusery.storage import stamps, vouchers
 from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import OutOfSpaceError, StorageError
 from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.vouchers import MAX_AGE, Vouchers
 
 KEY = digest_bytes(b"one fused artifact")
 OTHER = digest_bytes(b"another")
@@ -57,7 +58,15 @@ def rewrite(path: Path, data: bytes) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> FusedCache:
-    return FusedCache(tmp_path / "cache")
+    return open_cache(tmp_path)
+
+
+def open_cache(folder: Path, max_age: float = MAX_AGE) -> FusedCache:
+    return FusedCache(folder / "cache", Vouchers(folder / "private", max_age=max_age))
+
+
+def voucher(cache: FusedCache, key: Digest = KEY) -> Path:
+    return cache.root.with_name("private") / f"{key}.json"
 
 
 # -- building ----------------------------------------------------------------------------------------------------------
@@ -206,7 +215,7 @@ def test_a_hit_reads_no_file_through(cache: FusedCache, monkeypatch: pytest.Monk
     publish(cache, hashed=True)
     hashed = count_hashing(monkeypatch)
     for _ in range(3):
-        assert FusedCache(cache.root).lookup(KEY, MANIFEST) is not None
+        assert open_cache(cache.root.parent).lookup(KEY, MANIFEST) is not None
     assert hashed == []
 
 
@@ -282,10 +291,8 @@ def test_after_a_start_of_the_machine_everything_is_hashed_again(
 def test_where_starts_cannot_be_told_apart_every_hit_is_hashed(
     cache: FusedCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fusery.storage import cache as module
-
     monkeypatch.setattr(stamps, "boot_id", lambda: "")
-    monkeypatch.setattr(module, "boot_id", lambda: "")
+    monkeypatch.setattr(vouchers, "boot_id", lambda: "")
     publish(cache)
     hashed = count_hashing(monkeypatch)
     cache.lookup(KEY, MANIFEST)
@@ -299,7 +306,7 @@ def test_a_file_that_changes_while_it_is_hashed_gets_no_stamp(
     from fusery.storage import cache as module
 
     path, real = publish(cache), module.pump
-    (cache.root / "stamps" / f"{KEY}.json").unlink()
+    voucher(cache).unlink()
 
     def meddle(source: int, target: int | None) -> tuple[Digest, int]:
         result = real(source, target)
@@ -312,12 +319,12 @@ def test_a_file_that_changes_while_it_is_hashed_gets_no_stamp(
         patch.setattr(module, "pump", meddle)
         with pytest.raises(StorageError, match="changed while it was read"):
             cache.lookup(KEY, MANIFEST)
-    assert not (cache.root / "stamps" / f"{KEY}.json").exists()
+    assert not voucher(cache).exists()
     assert cache.lookup(KEY, MANIFEST) is None
 
 
-def test_an_old_stamp_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = FusedCache(tmp_path / "cache", recheck_after=0.0)
+def test_an_old_voucher_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = open_cache(tmp_path, max_age=0.0)
     publish(cache)
     hashed = count_hashing(monkeypatch)
     time.sleep(0.01)
@@ -328,11 +335,11 @@ def test_an_old_stamp_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'{"version":2}', b'{"version":1}', b"\xff", b"{}" * 9]
 )
-def test_a_stamp_that_is_not_understood_costs_a_hash_and_no_more(
+def test_a_voucher_that_is_not_understood_costs_a_hash_and_no_more(
     cache: FusedCache, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     path = publish(cache)
-    (cache.root / "stamps" / f"{KEY}.json").write_bytes(content)
+    voucher(cache).write_bytes(content)
     hashed = count_hashing(monkeypatch)
     assert cache.lookup(KEY, MANIFEST) == path
     assert len(hashed) == len(FILES)
@@ -340,14 +347,14 @@ def test_a_stamp_that_is_not_understood_costs_a_hash_and_no_more(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("boot", "x"), ("manifest", OTHER), ("hashed_at", time.time() + 1e6), ("hashed_at", 0), ("files", {})],
-    ids=["boot", "manifest", "in the future", "long ago", "files"],
+    [("boot", "x"), ("digest", OTHER), ("hashed_at", time.time() + 1e6), ("hashed_at", 0), ("files", {})],
+    ids=["boot", "digest", "in the future", "long ago", "files"],
 )
-def test_every_part_of_a_stamp_counts(
+def test_every_part_of_a_voucher_counts(
     cache: FusedCache, monkeypatch: pytest.MonkeyPatch, field: str, value: object
 ) -> None:
     publish(cache)
-    path = cache.root / "stamps" / f"{KEY}.json"
+    path = voucher(cache)
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     hashed = count_hashing(monkeypatch)
     assert cache.lookup(KEY, MANIFEST) is not None
@@ -363,12 +370,12 @@ def test_a_full_disk_does_not_keep_a_good_entry_from_being_served(
     cache: FusedCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = publish(cache)
-    (cache.root / "stamps" / f"{KEY}.json").unlink()
+    voucher(cache).unlink()
 
-    def full(_path: Path, _data: bytes) -> None:
+    def full(_path: Path, _data: bytes, *, mode: int) -> None:
         raise OutOfSpaceError("no room")
 
-    monkeypatch.setattr(stamps, "write_atomically", full)
+    monkeypatch.setattr(vouchers, "write_atomically", full)
     assert cache.lookup(KEY, MANIFEST) == path
 
 
@@ -380,7 +387,7 @@ def fill_cache(cache: FusedCache) -> list[Digest]:
     keys = [digest_bytes(bytes([number])) for number in range(3)]
     for number, key in enumerate(keys):
         publish(cache, key, {"f": bytes(100 * (number + 1))})
-        os.utime(cache.root / "stamps" / f"{key}.json", (1000.0 + number, 1000.0 + number))
+        os.utime(cache.root / "used" / key, (1000.0 + number, 1000.0 + number))
     return keys
 
 
@@ -424,7 +431,7 @@ def test_eviction_takes_the_oldest_that_may_go(
     assert cache.size() == 600
     assert plan.execute() == plan.freed_bytes
     assert cache.size() == plan.kept_bytes
-    assert {path.stem for path in (cache.root / "stamps").iterdir()} == {entry.key for entry in plan.keep}
+    assert {path.name for path in (cache.root / "used").iterdir()} == {entry.key for entry in plan.keep}
 
 
 def test_what_was_used_since_the_plan_stays(cache: FusedCache) -> None:
@@ -506,28 +513,35 @@ def test_what_nobody_can_tell_the_owner_of_goes_by_age(cache: FusedCache, owner:
     assert list((cache.root / "tmp").iterdir()) == []
 
 
-def test_old_quarantine_and_lonely_stamps_are_swept(cache: FusedCache) -> None:
+def test_old_quarantine_and_lonely_uses_are_swept(cache: FusedCache) -> None:
     path = publish(cache)
     rewrite(path / "config.json", b"[]")
     cache.lookup(KEY, MANIFEST)
     publish(cache, OTHER)
-    (cache.root / "stamps" / f"{KEY}.json").write_bytes(b"{}")
+    (cache.root / "used" / KEY).touch()
     cache.sweep(older_than=3600)
     assert len(list((cache.root / "quarantine").iterdir())) == 1
     time.sleep(0.02)
     cache.sweep(older_than=0.01)
     assert list((cache.root / "quarantine").iterdir()) == []
-    assert [stamp.stem for stamp in (cache.root / "stamps").iterdir()] == [OTHER]
+    assert [use.name for use in (cache.root / "used").iterdir()] == [OTHER]
     assert cache.lookup(OTHER, MANIFEST) is not None
 
 
-def test_old_vouchers_and_halves_of_one_are_swept(cache: FusedCache) -> None:
-    folder = cache.root / "vouchers"
+def test_old_vouchers_and_halves_of_one_are_swept(tmp_path: Path) -> None:
+    folder = tmp_path / "private"
     fill(folder, {f"{KEY}.json": b"{}", ".0123456789abcdef0123456789abcdef.part": b"{"})
-    assert cache.sweep(older_than=3600) == 0
+    folder.chmod(0o700)
+    assert open_cache(tmp_path).sweep() == 0
     time.sleep(0.02)
-    assert cache.sweep(older_than=0.01) == 3
+    assert open_cache(tmp_path, max_age=0.01).sweep() == 3
     assert list(folder.iterdir()) == []
+
+
+def test_what_earlier_versions_noted_in_the_cache_is_swept(cache: FusedCache) -> None:
+    fill(cache.root, {f"stamps/{KEY}.json": b"{}", f"vouchers/{KEY}.json": b"{}"})
+    time.sleep(0.02)
+    assert cache.sweep(older_than=0.01) == 4
 
 
 def test_half_removed_entries_are_swept_at_once(cache: FusedCache) -> None:

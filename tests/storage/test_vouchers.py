@@ -8,10 +8,16 @@ import pytest
 
 from fusery.storage import stamps
 from fusery.storage.digest import Digest, digest_bytes
-from fusery.storage.vouchers import Vouchers, file_state
+from fusery.storage.vouchers import Vouchers
+from fusery.storage.watching import Watch
 
 DATA = b"weights" * 1000
 DIGEST = digest_bytes(DATA)
+NAME = "model.safetensors"
+
+
+def watch(file: Path) -> Watch:
+    return Watch({NAME: file})
 
 
 @pytest.fixture
@@ -26,7 +32,7 @@ def vouchers(tmp_path: Path, file: Path) -> Vouchers:
     """Vouchers that hold for the file."""
     made = Vouchers(tmp_path / "vouchers")
     assert not made.hold(file, DIGEST)
-    made.note(file, DIGEST, file_state(file))
+    made.note(watch(file), NAME, DIGEST)
     assert made.hold(file, DIGEST)
     return made
 
@@ -71,9 +77,9 @@ def test_a_file_that_is_gone_is_not_vouched_for(vouchers: Vouchers, file: Path) 
 
 def test_a_file_that_changed_while_it_was_hashed_gets_none(tmp_path: Path, file: Path) -> None:
     made = Vouchers(tmp_path / "vouchers")
-    state = file_state(file)
+    watching = watch(file)
     file.write_bytes(DATA[::-1])
-    made.note(file, digest_bytes(DATA[::-1]), state)
+    made.note(watching, NAME, digest_bytes(DATA[::-1]))
     assert not made.hold(file, digest_bytes(DATA[::-1]))
 
 
@@ -86,5 +92,5 @@ def test_a_damaged_voucher_is_none(vouchers: Vouchers, file: Path, tmp_path: Pat
 def test_where_none_can_be_written_nothing_fails(tmp_path: Path, file: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     made = Vouchers(tmp_path / "taken")
-    made.note(file, DIGEST, file_state(file))
+    made.note(watch(file), NAME, DIGEST)
     assert not made.hold(file, DIGEST)

@@ -1,0 +1,65 @@
+"""The files of a base where they lie on this machine, found to be what is recorded, for as long as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.watching import require_digests, watched
+
+from .bases import locate_files
+
+if TYPE_CHECKING:
+    from fusery.storage.watching import Watch
+
+    from . import tables
+    from .workspace import Workspace
+
+
+@contextmanager
+def proven_files(
+    workspace: Workspace, base: tables.BaseModel, scratch: Path, *, anew: bool = False
+) -> Iterator[dict[str, Path]]:
+    """Yield where a base's files can be read; they are refused if they change before the block ends.
+
+    Args:
+        workspace: the registry's parts.
+        base: the base, with its manifest loaded.
+        scratch: a folder that lives as long as the files are needed.
+        anew: hash also what was hashed today and is untouched since.
+
+    Raises:
+        BlobCorruptError: a file is not what is recorded.
+        BlobMissingError, MissingFileError: as `locate_files` has it.
+        StorageError: one was written to meanwhile.
+    """
+    files, manifest = locate_files(workspace, base, scratch), base_manifest(base)
+    with watched(files, manifest, near=workspace.vouchers.root) as watch:
+        left = manifest if anew else unproven(workspace, manifest, files)
+        require_digests(files, left)
+        vouch(workspace, watch, left)
+        yield files
+
+
+def base_manifest(base: tables.BaseModel) -> Manifest:
+    """Return the recorded files of a base."""
+    return Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in base.manifest.files)
+
+
+def unproven(workspace: Workspace, manifest: Manifest, files: dict[str, Path]) -> Manifest:
+    """Return the files that were not found to be right of late; to be asked for when they are watched already."""
+    vouchers = workspace.vouchers
+    return Manifest.of(
+        entry for entry in manifest if not vouchers.hold(files[entry.path], entry.sha256)
+    )
+
+
+def vouch(workspace: Workspace, watch: Watch, proven: Manifest) -> None:
+    """Note which weights were read from beginning to end since they are watched; the rest is hashed in no time."""
+    for entry in proven:
+        if entry.path.endswith(".safetensors"):
+            workspace.vouchers.note(watch, entry.path, entry.sha256)
