@@ -53,9 +53,7 @@ def base_manifest(base: tables.BaseModel) -> Manifest:
 def unproven(workspace: Workspace, manifest: Manifest, files: dict[str, Path]) -> Manifest:
     """Return the files that were not found to be right of late; to be asked for when they are watched already."""
     vouchers = workspace.vouchers
-    return Manifest.of(
-        entry for entry in manifest if not vouchers.hold(files[entry.path], entry.sha256)
-    )
+    return Manifest.of(entry for entry in manifest if not vouchers.hold(files[entry.path], entry.sha256))
 
 
 def vouch(workspace: Workspace, watch: Watch, proven: Manifest) -> None:

@@ -119,9 +119,7 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
                 follower.start()
 
         try:
-            return run.serve(
-                path, host=request.host, port=request.port, loaded=reading.close, ready=tell
-            )
+            return run.serve(path, host=request.host, port=request.port, loaded=reading.close, ready=tell)
         except DocumentError as error:
             raise BadInputError(str(error)) from error
         except ServingError as error:

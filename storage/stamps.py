@@ -114,9 +114,10 @@ def folder_state(folder: Path) -> dict[str, FileState] | None:
                 if stat.S_ISDIR(found.st_mode):
                     pending.append(Path(entry.path))
                 elif entry.name != _IGNORED:
-                    size, *rest = state_of(found)
                     name = Path(entry.path).relative_to(folder).as_posix()
-                    state[name] = (size if stat.S_ISREG(found.st_mode) else NOT_A_FILE, *rest)
+                    _, modified, changed, inode, device = state_of(found)
+                    size = found.st_size if stat.S_ISREG(found.st_mode) else NOT_A_FILE
+                    state[name] = (size, modified, changed, inode, device)
     return state
 
 

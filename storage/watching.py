@@ -68,9 +68,7 @@ class Watch:
 
 
 @contextmanager
-def watched(
-    paths: Mapping[str, Path], manifest: Manifest, *, near: Path | None = None
-) -> Iterator[Watch]:
+def watched(paths: Mapping[str, Path], manifest: Manifest, *, near: Path | None = None) -> Iterator[Watch]:
     """Watch files that the block hashes first and reads then: what it read is what was hashed.
 
     Where the file system does not show every change, they are hashed once more at the end.
@@ -111,7 +109,9 @@ def require_digests(paths: Mapping[str, Path], manifest: Manifest) -> None:
     for entry in manifest:
         digest = _digest(paths[entry.path])
         if digest != entry.sha256:
-            raise DigestMismatchError(entry.path, entry.sha256, entry.sha256, digest, hint="run: fusery audit")
+            raise DigestMismatchError(
+                entry.path, entry.sha256, entry.sha256, digest, hint="run: fusery audit"
+            )
 
 
 def _state(path: Path) -> FileState | None:

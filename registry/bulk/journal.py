@@ -55,7 +55,7 @@ class Journal:
                     float(lines[0]["begun"]),
                     frozenset(line["done"] for line in lines[1:]),
                 )
-            self._file = open(self._path, "ab" if lines else "wb", opener=_ours)  # noqa: SIM115
+            self._file = open(self._path, "ab" if lines else "wb", opener=_ours)
             if not lines:
                 self._write({"store": self._store, "begun": self.begun})
         return self

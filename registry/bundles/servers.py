@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusery.storage.digest import digest_file
 from fusery.storage.errors import StorageError
-from fusery.storage.failures import DigestMismatchError, os_failures
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, read_header
 
@@ -21,7 +19,7 @@ from ..architecture import Architecture, read_architecture
 from ..errors import BadInputError
 from .layout import Layout, LayoutError
 from .record import provenance_part
-from .source import BundledAdapter, BundleSource, Files
+from .source import BundledAdapter, BundleSource
 from .writing import BundleFolder
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,10 @@ def test_a_missing_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
     request = ServeRequest(["course_rec@1"], fused=True, port=0)
-    with module._folder(stocked.workspace, request, lambda _: None) as (folder, nobody):
+    with (
+        ExitStack() as reading,
+        module._folder(stocked.workspace, request, reading, lambda _: None) as (folder, nobody),
+    ):
         assert nobody is None
         document = json.loads((folder / "serving.json").read_text())
         assert document["base"]["name"] == V1
@@ -125,6 +129,7 @@ def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
         wrong = ServeRequest(**{"references": ["course_rec@1"], "fused": True} | more)
         with (
             pytest.raises(BadInputError, match="served alone"),
-            module._folder(stocked.workspace, wrong, lambda _: None),
+            ExitStack() as reading,
+            module._folder(stocked.workspace, wrong, reading, lambda _: None),
         ):
             pass

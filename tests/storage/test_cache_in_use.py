@@ -12,6 +12,7 @@ from fusery.storage.cache import FusedCache
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.reading_locks import alone, shared
+from fusery.storage.vouchers import Vouchers
 
 KEY, OTHER = digest_bytes(b"one"), digest_bytes(b"other")
 DATA = bytes(1000)
@@ -29,7 +30,7 @@ with FusedCache(Path(sys.argv[1])).using(sys.argv[2]) as path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> FusedCache:
-    made = FusedCache(tmp_path / "cache")
+    made = FusedCache(tmp_path / "cache", Vouchers(tmp_path / "private"))
     for key in (KEY, OTHER):
         publish(made, key)
     return made
@@ -127,7 +128,7 @@ def test_only_keys_are_pinned(cache: FusedCache) -> None:
     assert cache.pinned() == set()
 
 
-def test_a_stamp_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
+def test_a_voucher_says_whether_a_lookup_would_hash(cache: FusedCache) -> None:
     assert cache.is_vouched(KEY, MANIFEST)
     (cache.entry(KEY) / "f").chmod(0o644)
     assert not cache.is_vouched(KEY, MANIFEST)

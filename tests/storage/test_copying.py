@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import time
 from pathlib import Path
@@ -221,3 +222,41 @@ def test_a_source_that_changed_is_noticed(tmp_path: Path, change: str) -> None:
             os.truncate(path, 2000 if change == "grow" else 10)
         with pytest.raises(StorageError, match="changed while it was read"):
             source.require_unchanged()
+
+
+def test_what_is_written_to_the_source_between_hashing_and_copying_is_found_in_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source's times do not tell: its page was dirty already."""
+    path, data = source_of(tmp_path, 3 << 20)
+    real = os.copy_file_range
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        memory[1000] = memory[1000]
+
+        def meddle(source: int, target: int, count: int) -> int:
+            time.sleep(0.2)  # a reader of the source would be through by now
+            memory[1000] ^= 1
+            return real(source, target, count)
+
+        monkeypatch.setattr(os, "copy_file_range", meddle)
+        with pytest.raises(DigestMismatchError):
+            copy_file(path, tmp_path / "copy", expected=digest_bytes(data))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_link_is_made_to_what_was_hashed_and_to_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = source_of(tmp_path, 1000)
+    other = tmp_path / "other"
+    other.write_bytes(bytes(1000))
+    real = os.link
+
+    def meddle(source: Path, target: Path, **options: bool) -> None:
+        other.replace(path)
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", meddle)
+    with pytest.raises(StorageError, match="changed while it was read"):
+        copy_file(path, tmp_path / "copy", link=True, expected=digest_bytes(data))
+    assert not (tmp_path / "copy").exists()

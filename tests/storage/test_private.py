@@ -1,0 +1,112 @@
+"""Folders of one user's own: what others could have written is not read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import MissingFileError, StorageError, StoreDeniedError
+from fusery.storage.private import private_folder, read_private
+from fusery.storage.vouchers import Vouchers
+from fusery.storage.watching import Watch
+
+DATA = b"weights"
+DIGEST = digest_bytes(DATA)
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "home" / "private"
+    with private_folder(path, make=True):
+        pass
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def vouchers(folder: Path, file: Path) -> Vouchers:
+    """Vouchers that hold for a file."""
+    made = Vouchers(folder)
+    made.note(Watch({"f": file}), "f", DIGEST)
+    if not made.hold(file, DIGEST):
+        pytest.skip("the file system of the temporary folder does not show every change")
+    return made
+
+
+def read(folder: Path, name: str = "note") -> bytes:
+    with private_folder(folder) as opened:
+        return read_private(opened, name, 3)
+
+
+def test_it_is_made_for_nobody_else(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "note").write_bytes(b"mine")
+    assert read(folder) == b"min"
+
+
+def test_one_that_is_not_there_is_not_made_by_reading(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError):
+        read(tmp_path / "nothing")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_one_that_others_may_write_is_refused(folder: Path, mode: int) -> None:
+    folder.chmod(mode)
+    with pytest.raises(StoreDeniedError, match="somebody else"):
+        read(folder)
+
+
+@root
+def test_one_of_another_user_is_refused(folder: Path) -> None:
+    os.chown(folder, 12345, -1)
+    with pytest.raises(StoreDeniedError, match="somebody else"):
+        read(folder)
+
+
+def test_a_link_in_its_place_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(StorageError):
+        read(tmp_path / "link")
+
+
+def test_a_file_that_others_may_write_and_a_link_are_not_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "note").write_bytes(b"mine")
+    (folder / "note").chmod(0o666)
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("note", "link"):
+        with pytest.raises(OSError):
+            read(folder, name)
+
+
+def test_vouchers_for_nobody_else(vouchers: Vouchers) -> None:
+    (path,) = vouchers.root.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("opened", ["folder", "file"])
+def test_a_voucher_that_somebody_else_could_have_written_is_none(
+    vouchers: Vouchers, file: Path, opened: str
+) -> None:
+    (path,) = vouchers.root.iterdir()
+    (vouchers.root if opened == "folder" else path).chmod(0o777)
+    assert not vouchers.hold(file, DIGEST)
+
+
+@root
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_a_voucher_of_another_user_is_none(vouchers: Vouchers, file: Path, given: str) -> None:
+    (path,) = vouchers.root.iterdir()
+    os.chown(vouchers.root if given == "folder" else path, 12345, -1)
+    assert not vouchers.hold(file, DIGEST)

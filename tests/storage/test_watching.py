@@ -1,0 +1,130 @@
+"""Seeing every change of a file: leases, flushes, and file systems that do not show a write through a mapping."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import StorageError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.watching import Watch, is_unopened, settle, shows_mapped_writes, verified, watched
+
+DATA = os.urandom(20_000)
+MANIFEST = Manifest.of([FileEntry("f", len(DATA), digest_bytes(DATA))])
+linux = pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "f"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A file on tmpfs."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("there is no tmpfs here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "f"
+        path.write_bytes(DATA)
+        yield path
+
+
+@linux
+def test_whether_somebody_could_write_is_told_by_the_kernel(file: Path) -> None:
+    assert is_unopened(file)
+    with file.open("rb"):
+        assert is_unopened(file)
+    with file.open("r+b") as opened:
+        assert not is_unopened(file)
+        memory = mmap.mmap(opened.fileno(), 0)
+    assert not is_unopened(file)  # the descriptor is closed, the mapping is not
+    memory.close()
+    assert is_unopened(file)
+
+
+WRITER = """
+import sys
+for _ in range(20_000):
+    open(sys.argv[1], "r+b").close()
+"""
+ASKING = """
+import sys
+from pathlib import Path
+from fusery.storage.watching import is_unopened
+for _ in range(20_000):
+    is_unopened(Path(sys.argv[1]))
+"""
+
+
+@linux
+def test_asking_harms_neither_who_asks_nor_who_writes(file: Path) -> None:
+    """Whoever opens a file for writing takes the lease away by a signal, which must not end the process that asked."""
+    both = [subprocess.Popen([sys.executable, "-P", "-c", text, str(file)]) for text in (WRITER, ASKING)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+
+
+def test_a_file_system_that_shows_mapped_writes_is_told_from_one_that_does_not(
+    file: Path, in_memory: Path
+) -> None:
+    assert not shows_mapped_writes(in_memory)
+    assert not settle([in_memory])
+    assert not Watch({"f": in_memory}).certain
+    if shows_mapped_writes(file):  # not so where the temporary folder is in memory, too
+        assert Watch({"f": file}).certain
+    assert os.listdir(in_memory.parent) == ["f"]
+    assert os.listdir(file.parent) == ["f"]
+
+
+def test_a_write_through_a_page_that_was_dirty_before_shows_in_the_times(file: Path) -> None:
+    if not shows_mapped_writes(file):
+        pytest.skip("this file system does not")
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+        memory[0] = memory[0]
+        watch = Watch({"f": file})
+        assert (watch.certain, watch.changed()) == (True, [])
+        memory[0] ^= 1
+        assert watch.changed() == ["f"]
+        with pytest.raises(StorageError, match="changed while it was read"):
+            watch.require_unchanged()
+
+
+def test_what_is_gone_or_replaced_has_changed(file: Path) -> None:
+    watch = Watch({"f": file})
+    copy = file.with_name("copy")
+    copy.write_bytes(DATA)
+    copy.replace(file)
+    assert watch.changed() == ["f"]
+    file.unlink()
+    assert watch.changed() == ["f"]
+
+
+def test_what_is_not_what_it_must_be_is_not_read(file: Path) -> None:
+    file.write_bytes(DATA[::-1])
+    with pytest.raises(DigestMismatchError), verified({"f": file}, MANIFEST):
+        pytest.fail("it is read")
+
+
+def test_what_changes_while_it_is_read_is_refused(file: Path) -> None:
+    with pytest.raises(StorageError, match="changed"), verified({"f": file}, MANIFEST):
+        file.write_bytes(DATA[::-1])
+
+
+def test_where_changes_do_not_show_it_is_hashed_once_more(in_memory: Path) -> None:
+    with in_memory.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as memory:
+        assert bytes(memory) == DATA
+        with watched({"f": in_memory}, MANIFEST) as watch:
+            assert not watch.certain
+        with pytest.raises(DigestMismatchError), verified({"f": in_memory}, MANIFEST):
+            memory[0] ^= 1
