@@ -53,6 +53,7 @@ def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
         scratch.mkdir()
         with workspace.database.read() as session:
             base = resolve_base(session, name)
+            assert base.names is not None
             assert base.manifest.files is not None
         with proven_files(workspace, base, scratch) as files:
             for path, real in files.items():

@@ -117,6 +117,7 @@ def _serve(
         server.run(sockets=[listener])
     finally:
         service.stop()
+        listener.close()
     return outcome[0]
 
 

@@ -65,3 +65,20 @@ def test_another_store_an_old_one_and_a_new_beginning_count_for_nothing(tmp_path
             assert journal.done == frozenset()
     with Journal(tmp_path / "anew", "s", anew=True) as journal:
         assert journal.done == frozenset()
+
+
+def test_what_somebody_else_could_have_written_passes_nothing_over(tmp_path: Path) -> None:
+    folder = tmp_path / "audits"
+    interrupted(folder / "j", "a")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "j").chmod(0o666)
+    with Journal(folder / "j", "s") as journal:
+        assert journal.done == frozenset()
+    interrupted(folder / "j", "a")
+    folder.chmod(0o777)
+    with Journal(folder / "j", "s") as journal:
+        assert journal.done == frozenset()
+        journal.note("b")  # an audit goes on without one
+    folder.chmod(0o700)
+    with Journal(folder / "j", "s") as journal:
+        assert journal.done == {"a"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import caesar
@@ -15,6 +17,7 @@ from serving_server import served
 
 from fusery.registry.serving import run
 from fusery.registry.serving.errors import ServingError
+from fusery.storage.errors import StorageError
 
 MAIN = """
 import sys
@@ -65,3 +68,24 @@ def test_ipv6() -> None:
             assert listener.family == socket.AF_INET6
     except ServingError:
         pytest.skip("this machine has no IPv6")
+
+
+def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
+    echo_base: Path, tmp_path: Path
+) -> None:
+    folder = caesar.make_bundle(tmp_path / "served", (1,), base=echo_base)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def refuse() -> None:
+        raise StorageError("the base changed")
+
+    with pytest.raises(StorageError, match="the base changed"):
+        run.serve(
+            folder / "serving.json",
+            host="127.0.0.1",
+            port=0,
+            loaded=refuse,
+            ready=lambda url: pytest.fail(f"{url} answers"),
+        )
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
