@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.private import others_may_write
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -125,7 +126,9 @@ def _cache(workspace: Workspace) -> str:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     writable = "" if os.access(folder, os.W_OK) else ", not writable by this user"
-    return f"{len(entries)} fused models, {free >> 30} GiB free{writable}"
+    shared = cache.root.exists() and others_may_write(cache.root)
+    theirs = ", writable by other users, who could swap what you load from it" if shared else ""
+    return f"{len(entries)} fused models, {free >> 30} GiB free{writable}{theirs}"
 
 
 def _engine() -> Check:

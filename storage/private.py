@@ -61,5 +61,10 @@ def read_private(folder: int, name: str, limit: int) -> bytes:
         return file.read(limit)
 
 
+def others_may_write(path: Path) -> bool:
+    """Tell whether somebody else than this user may write to a folder or file, as far as its mode and owner say."""
+    return not _is_ours(path.stat())
+
+
 def _is_ours(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & _OTHERS

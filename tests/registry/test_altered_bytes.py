@@ -222,6 +222,19 @@ def test_a_base_is_what_is_recorded_before_anything_is_measured_on_it(
         use(cached)
 
 
+def test_doctor_says_when_others_may_write_the_cache(stocked: Registry) -> None:
+    stocked.fuse("course_rec@1")
+    root = stocked.workspace.cache.root
+
+    def told() -> str:
+        return next(check.detail for check in stocked.doctor() if check.name == "cache")
+
+    root.chmod(0o755)
+    assert "other users" not in told()
+    root.chmod(0o775)
+    assert "writable by other users" in told()
+
+
 def test_the_settings_say_which_folder_is_private(stocked: Registry, tmp_path: Path) -> None:
     stocked.fuse("course_rec@1")
     private = stocked.workspace.settings.private
