@@ -13,12 +13,13 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 
 from .. import events, tables
 from ..architecture import WEIGHTS
-from ..database.guards import missing_guards
+from ..database.protection import weaknesses
 from ..database.sealing import Key
 from . import dependants
 from .holdings import Holding
 from .records import check_records, count_records
 from .report import Damage, Report
+from .spellings import check_spellings, check_table
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -134,12 +135,10 @@ def check_events(workspace: Workspace, report: Report) -> None:
         report.checked["event"] = newest.seq if newest else 0
         for problem in events.verify_chain(session):
             report.add("event_chain", f"event {problem.seq}", problem.message)
-        for name in missing_guards(session):
-            report.add(
-                "log_unprotected",
-                f"trigger {name}",
-                f"the trigger {name}, which keeps the log append-only, is gone",
-            )
+        for respelled in check_table(session, tables.metadata.tables["event"]):
+            report.add(respelled.code, respelled.subject, respelled.message)
+        for found in weaknesses(session.connection()):
+            report.add(found.code, found.subject, found.message)
 
 
 def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | None = None) -> None:
@@ -147,6 +146,8 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
     with workspace.database.read() as session:
         report.checked["record"] = count_records(session) if only is None else len(only)
         for found in check_records(session, only):
+            report.add(found.code, found.subject, found.message)
+        for found in check_spellings(session, only):
             report.add(found.code, found.subject, found.message)
 
 

@@ -1,43 +1,97 @@
-"""The triggers that keep the log append-only: whether they are there, and doing without them in an empty registry."""
+"""Guards: triggers by which the database itself refuses to change the log, and on SQLite values that are misspelled.
+
+Migration 0007 makes those of the log.  Those of spellings follow from the tables, on SQLite, and are put on wherever a
+schema has come to be this program's (`migrations.env`): a new column is guarded without anybody thinking of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 
-from sqlalchemy import Connection, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Table, text
 
-GUARDS = {
-    "sqlite": frozenset({"event_no_update", "event_no_delete", "event_no_replace"}),
-    "postgresql": frozenset({"event_no_update", "event_no_delete", "event_no_truncate"}),
+from .. import tables
+from .spelling import conditions
+
+REFUSAL = "the log is append-only"
+
+FUNCTIONS: Mapping[str, str] = {
+    "refuse_event_change": f" BEGIN RAISE EXCEPTION '{REFUSAL}' USING ERRCODE = 'restrict_violation'; END "
 }
-"""Names of the triggers on `event`, by dialect (migration 0007 makes them)."""
+"""What the triggers call on PostgreSQL, each with its body in PL/pgSQL; who alters tables has to own it, too."""
 
-FUNCTIONS = ("refuse_event_change",)
-"""What the triggers call on PostgreSQL; who alters tables has to own it, too."""
-
-_QUERIES = {
-    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'event'",
-    # 'D' is a disabled one (pg_trigger.tgenabled); `current_schema` keeps other schemas' tables of the name out.
-    "postgresql": (
-        "SELECT t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid "
-        "JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relname = 'event' AND n.nspname = current_schema() AND NOT t.tgisinternal AND t.tgenabled <> 'D'"
-    ),
+_LOG = {
+    "sqlite": {
+        "event_no_update": "BEFORE UPDATE ON event",
+        "event_no_delete": "BEFORE DELETE ON event",
+        "event_no_replace": "BEFORE INSERT ON event WHEN EXISTS "
+        "(SELECT 1 FROM event WHERE seq = NEW.seq OR hash = NEW.hash)",
+    },
+    "postgresql": {
+        "event_no_update": "BEFORE UPDATE ON event FOR EACH ROW",
+        "event_no_delete": "BEFORE DELETE ON event FOR EACH ROW",
+        "event_no_truncate": "BEFORE TRUNCATE ON event FOR EACH STATEMENT",
+    },
+}
+_ACTION = {
+    "sqlite": f"BEGIN SELECT RAISE(ABORT, '{REFUSAL}'); END",
+    "postgresql": "EXECUTE FUNCTION refuse_event_change()",
 }
 
 
-def missing_guards(session: Session) -> list[str]:
-    """Return the names of triggers that are not there, or are switched off."""
-    dialect = session.get_bind().dialect.name
-    found = set(session.scalars(text(_QUERIES[dialect])))
-    return sorted(GUARDS[dialect] - found)
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A trigger of ours.
+
+    Attributes:
+        name: of the trigger.
+        table: that it is on.
+        definition: the statement that makes it, as the database tells it again.
+    """
+
+    name: str
+    table: str
+    definition: str
+
+
+@cache
+def guards_of(dialect: str) -> Mapping[str, Guard]:
+    """Return the triggers that a database of this kind has to have, by name."""
+    found = [
+        Guard(name, "event", f"CREATE TRIGGER {name} {when} {_ACTION[dialect]}")
+        for name, when in _LOG[dialect].items()
+    ]
+    if dialect == "sqlite":
+        found += [guard for table in tables.metadata.sorted_tables for guard in _spelling(table)]
+    return {guard.name: guard for guard in found}
+
+
+def _spelling(table: Table) -> Iterator[Guard]:
+    checks = " ".join(
+        f"SELECT RAISE(ABORT, '{table.name}.{column} is not spelled as fusery spells it') WHERE ({said}) IS NOT TRUE;"
+        for column, said in conditions(table, "sqlite", "NEW.").items()
+    )
+    for change in ("INSERT", "UPDATE") if checks else ():
+        name = f"{table.name}_spelling_{change.lower()}"
+        yield Guard(
+            name, table.name, f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} BEGIN {checks} END"
+        )
+
+
+def take_off(connection: Connection) -> None:
+    """Drop the guards of spellings, which are in the way of a migration; `protection.mend` makes them anew."""
+    if connection.dialect.name == "sqlite":
+        for name, guard in guards_of("sqlite").items():
+            if guard.table != "event" or name not in _LOG["sqlite"]:
+                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")
 
 
 @contextmanager
 def lifted(connection: Connection) -> Iterator[None]:
-    """Do without the triggers for a while, in the caller's schema change: only for the log of a registry that is empty."""
+    """Do without the triggers of the log for a while, in the caller's schema change: only where a registry is empty."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("ALTER TABLE event DISABLE TRIGGER USER"))
         yield
@@ -49,4 +103,4 @@ def lifted(connection: Connection) -> Iterator[None]:
         connection.execute(text(f"DROP TRIGGER {name}"))
     yield
     for _, statement in triggers:
-        connection.execute(text(statement))
+        connection.exec_driver_sql(statement)

@@ -118,7 +118,7 @@ KINDS: Mapping[str, Kind] = {
         _kind(
             "fused", tables.Fused, tables.FusedExtra, tables.ModuleFidelity, label="key", volatile=["used_at"]
         ),
-        _kind("manifest", tables.Manifest, tables.ManifestFile, label="digest"),
+        _kind("manifest", tables.Manifest, tables.ManifestFile, tables.Tensor, label="digest"),
         _kind("alias", tables.Alias, label="name"),
         _kind("alias_move", tables.AliasMove),
         _kind("bundle", tables.Bundle, tables.BundleAdapter, label="path"),
