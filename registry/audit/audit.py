@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..database.sealing import Key
-from .checks import check_blobs, check_events, check_folder, check_sealed, note_garbage
+from .checks import check_blobs, check_definitions, check_events, check_folder, check_sealed, note_garbage
 from .holdings import holdings
 from .report import Report
 
@@ -64,6 +64,7 @@ def audit(
         check_sealed(workspace, report, frozenset[Key]().union(*(holding.records for holding in found)))
     else:
         check_events(workspace, report)
+        check_definitions(workspace, report)
         check_sealed(workspace, report)
         note_garbage(workspace, report)
     return report

@@ -13,8 +13,10 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageErr
 
 from .. import events, tables
 from ..architecture import WEIGHTS
+from ..database.definitions import differences
 from ..database.protection import weaknesses
 from ..database.sealing import Key
+from ..errors import DatabaseUnavailableError
 from . import dependants
 from .holdings import Holding
 from .records import check_records, count_records
@@ -139,6 +141,17 @@ def check_events(workspace: Workspace, report: Report) -> None:
             report.add(respelled.code, respelled.subject, respelled.message)
         for found in weaknesses(session.connection()):
             report.add(found.code, found.subject, found.message)
+
+
+def check_definitions(workspace: Workspace, report: Report) -> None:
+    """Hold the tables, their constraints and indexes, against those that the program makes."""
+    try:
+        found = differences(workspace.database)
+    except DatabaseUnavailableError as error:
+        report.notes.append(f"the definitions of the tables were not looked at: {error.message}")
+        return
+    for one in found:
+        report.add("schema_differs", f"table {one.table}", one.message)
 
 
 def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | None = None) -> None:

@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..audit.checks import blob_states, check_events, check_folder, check_sealed, note_garbage, trouble_of
+from ..audit.checks import (
+    blob_states,
+    check_definitions,
+    check_events,
+    check_folder,
+    check_sealed,
+    note_garbage,
+    trouble_of,
+)
 from ..audit.holdings import Holding, holdings
 from ..audit.report import Damage, Report
 from .executor import Threads, Workers
@@ -98,6 +106,7 @@ def audit_all(
 
         repair_all(workspace, report, tuple(copies), say)
     check_events(workspace, report)
+    check_definitions(workspace, report)
     check_sealed(workspace, report)
     note_garbage(workspace, report)
     if tally.skipped:

@@ -5,7 +5,8 @@ the execution option `purpose`:
 
 - `read` sees one snapshot and cannot write;
 - `write` waits for, and then is, the only writer;
-- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables.
+- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables;
+- `scratch`, on PostgreSQL, makes temporary tables and is taken back: it waits for nobody.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
 
 CONNECT_SECONDS = 10
-IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
-STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}
+IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300, "scratch": 60}
+STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0, "scratch": 120}
 """What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""
 
 KEEPALIVE = {
@@ -136,7 +137,7 @@ def _prepare_postgresql(engine: Engine, timeout: float) -> None:
         ]
         if purpose == "read":
             statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        else:
+        elif purpose != "scratch":
             statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
         # One round trip: without parameters psycopg sends several statements at once.
         connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})

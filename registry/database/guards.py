@@ -69,6 +69,11 @@ def guards_of(dialect: str) -> Mapping[str, Guard]:
     return {guard.name: guard for guard in found}
 
 
+def log_guards(dialect: str) -> frozenset[str]:
+    """Return the names of what guards the log: triggers, and on PostgreSQL what they call."""
+    return frozenset(_LOG[dialect]) | (frozenset(FUNCTIONS) if dialect == "postgresql" else frozenset())
+
+
 def _spelling(table: Table) -> Iterator[Guard]:
     checks = " ".join(
         f"SELECT RAISE(ABORT, '{table.name}.{column} is not spelled as fusery spells it') WHERE ({said}) IS NOT TRUE;"
@@ -84,8 +89,8 @@ def _spelling(table: Table) -> Iterator[Guard]:
 def take_off(connection: Connection) -> None:
     """Drop the guards of spellings, which are in the way of a migration; `protection.mend` makes them anew."""
     if connection.dialect.name == "sqlite":
-        for name, guard in guards_of("sqlite").items():
-            if guard.table != "event" or name not in _LOG["sqlite"]:
+        for name in guards_of("sqlite"):
+            if name not in _LOG["sqlite"]:
                 connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")
 
 

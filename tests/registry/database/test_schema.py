@@ -313,7 +313,7 @@ def adapter(connection: Connection, **changes: Any) -> None:
         "trainable_parameters": 1,
         "total_parameters": 2,
         "training": "{}",
-        "created_at": "2026-01-15 00:00:00",
+        "created_at": "2026-01-15 00:00:00.000000",
         "created_by": "ann",
         **changes,
     }
