@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,8 @@ def trouble_of(workspace: Workspace, damage: Damage) -> tuple[str, str] | None:
         return "blob_corrupt", error.message
     except StorageError as error:
         return "blob_unreadable", error.message
+    except (ValueError, TypeError):  # SQLite keeps whatever somebody wrote there
+        return "blob_unreadable", f"blob {damage.digest} is recorded as something that no store can have"
     return None
 
 
@@ -172,9 +175,10 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
         files = tables.ManifestFile
         referenced = set(session.scalars(select(files.blob).where(files.blob.is_not(None))))
         ready = set(session.scalars(select(tables.Blob.digest).where(tables.Blob.state == "ready")))
-    for digest in sorted(ready - referenced):
-        if store.size(Digest(digest), generation=known[digest]) is None:
-            report.notes.append(f"blob {digest} belongs to nothing, and is gone")
+    for digest in sorted(ready - referenced, key=str):
+        with suppress(ValueError, TypeError):  # what is no digest was named before
+            if store.size(Digest(digest), generation=known[digest]) is None:
+                report.notes.append(f"blob {digest} belongs to nothing, and is gone")
     unused = [
         blob
         for blob in store.blobs()
