@@ -49,10 +49,6 @@ def audit(
     for holding in found:
         say(f"{holding.kind} {holding.name}")
         report.checked[holding.kind] += 1
-        if holding.manifest.digest != holding.digest:
-            report.add(
-                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
-            )
         check_blobs(workspace, holding, report, seen)
         if holding.folder is not None:
             check_folder(workspace, holding, report)

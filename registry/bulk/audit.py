@@ -91,10 +91,6 @@ def audit_all(
         found = list(holdings(session, workspace, (), report))
     for holding in found:
         report.checked[holding.kind] += 1
-        if holding.manifest.digest != holding.digest:
-            report.add(
-                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
-            )
     wanted = _wanted(workspace, found)
     folders = [holding for holding in found if holding.folder is not None]
     with Journal(workspace.settings.cache / "audits" / f"{store}.ndjson", store, anew=anew) as journal:

@@ -23,6 +23,7 @@ from fusery.registry.audit import Problem
 from fusery.registry.database.sealing import OWNERS
 from fusery.registry.errors import FuseryError
 from fusery.registry.paging import SORTABLE
+from fusery.registry.workspace import Workspace
 
 SOAK = bool(os.environ.get("FUSERY_SOAK"))
 COUNT = 10_000 if SOAK else 500
@@ -105,7 +106,8 @@ class World:
     def found(self) -> Sequence[Problem] | None:
         """Return what an audit finds; None if the registry is refused as a whole."""
         try:
-            return self.registry.audit_all().problems
+            with Registry(Workspace(self.registry.workspace.settings)) as opened:
+                return opened.audit_all().problems
         except FuseryError:
             return None
 

@@ -171,7 +171,7 @@ POSTGRESQL = {
     ),
     "rule": ("CREATE RULE quiet AS ON INSERT TO yank DO INSTEAD NOTHING", FOREIGN, "table yank"),
     "policy": (
-        "ALTER TABLE adapter ENABLE ROW LEVEL SECURITY; CREATE POLICY only ON adapter USING (id < 3)",
+        "ALTER TABLE adapter ENABLE ROW LEVEL SECURITY; CREATE POLICY chosen ON adapter USING (id < 3)",
         FOREIGN,
         "table adapter",
     ),
