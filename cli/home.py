@@ -58,15 +58,19 @@ def upgrade(session: Session) -> None:
     """Bring the database's schema to the version that this program needs."""
     from fusery.registry.upgrade import upgrade as bring_up
 
-    before, after = bring_up(session.registry.workspace)
-    document = {"before": before, "after": after}
-    session.emit(
-        document,
-        names=[str(after)],
-        human=lambda: session.print(
-            f"Already at {after}" if before == after else f"Upgraded from {before or 'empty'} to {after}"
-        ),
-    )
+    done = bring_up(session.registry.workspace)
+
+    def human() -> None:
+        already = done.before == done.after
+        session.print(
+            f"Already at {done.after}"
+            if already
+            else f"Upgraded from {done.before or 'empty'} to {done.after}"
+        )
+        for name in done.mended:
+            session.print(f"Made anew: {name}, which guards the database")
+
+    session.emit(done.to_dict(), names=[str(done.after)], human=human)
 
 
 @command("current")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -93,7 +93,13 @@ def _ask_for(session: Session, alias: tables.Alias, made: tables.AliasMove, *, e
     """
     query = select(
         func.move_alias(
-            alias.task_id, alias.name, made.to_adapter_id, made.reason, made.by, emergency, made.at
+            alias.task_id,
+            alias.name,
+            cast(made.to_adapter_id, Integer),
+            made.reason,
+            made.by,
+            emergency,
+            cast(made.at, tables.AliasMove.at.type),
         )
     )
     try:

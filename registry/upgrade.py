@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
 from . import events
 from .audit.records import unsealed
 from .database import Database, log, schema
+from .database.guards import log_guards
+from .database.protection import damaged, mend
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -18,17 +22,70 @@ if TYPE_CHECKING:
 SEALED_SINCE = "0008"
 """The revision from which on every write seals what it writes."""
 
+GUARDED_SINCE = "0007"
+"""The revision from which on the log is guarded by triggers."""
 
-def upgrade(workspace: Workspace) -> tuple[str | None, str | None]:
-    """Bring the schema to the newest revision; return the revisions before and after.
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What an upgrade has done.
+
+    Attributes:
+        before: the revision that the database had, None if there was none.
+        after: the one that it has.
+        mended: triggers and functions that guard its tables and were gone, or were not what they should be.
+    """
+
+    before: str | None
+    after: str | None
+    mended: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return {"before": self.before, "after": self.after, "mended": list(self.mended)}
+
+
+def upgrade(workspace: Workspace) -> Upgraded:
+    """Bring the schema to the newest revision, and make anew what no longer guards its tables.
 
     Raises:
         SchemaError: the database is newer, or not fusery's; nothing was written.
         DatabaseUnavailableError: the database does not answer, or another process is writing for too long.
     """
     with closing(Database.open(workspace.settings.database)) as database:
+        broken = _broken_guards(database, schema.state(database))
         before = schema.upgrade(database, afterwards=partial(seal_older, actor=workspace.actor))
-        return before.current, schema.state(database).current
+        if broken:
+            _mend(database, broken, workspace.actor)
+        return Upgraded(before.current, schema.state(database).current, tuple(broken))
+
+
+def _broken_guards(database: Database, found: schema.SchemaState) -> list[str]:
+    """Return the guards that are none; an older revision is to have only those of the log."""
+    if found.status not in ("older", "current") or str(found.current) < GUARDED_SINCE:
+        return []
+    with database.read() as session:
+        broken = damaged(session.connection())
+    if found.status == "current":
+        return broken
+    of_log = log_guards(database.dialect)
+    return [name for name in broken if name in of_log]
+
+
+def _mend(database: Database, broken: Sequence[str], actor: str) -> None:
+    """Make guards anew; the log keeps that they were none, since nobody knows what was changed without them."""
+    with database.schema_change() as connection:
+        mend(connection)
+        with Session(bind=connection) as session:
+            events.record(
+                session,
+                action="guards.mended",
+                kind="registry",
+                subject="guards",
+                detail={"mended": list(broken)},
+                actor=actor,
+            )
+            log.write(session, ())
 
 
 def seal_older(session: Session, since: str | None, *, actor: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import inspect, text
+from sqlalchemy.orm import Session
 
 from fusery.registry.database import Database
+from fusery.registry.database.protection import damaged
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -43,6 +45,11 @@ def all_rows(database: Database) -> Rows:
             )
             for name in names
         }
+
+
+def log_guards_gone(session: Session) -> list[str]:
+    """Return the triggers of the log that are gone, or are not as they were made."""
+    return [name for name in damaged(session.connection()) if name.startswith("event_no")]
 
 
 def migrate_to(database: Database, revision: str) -> None:

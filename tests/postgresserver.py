@@ -133,11 +133,16 @@ def sweep(temporary: Path) -> None:
 
 FINGERPRINT = """
 SELECT md5(string_agg(line, ',' ORDER BY line)) FROM (
-    SELECT concat_ws(' ', c.relname, c.relkind, a.attname, a.atttypid, a.attnotnull) AS line
+    SELECT concat_ws(' ', c.relname, c.relkind, c.relpersistence, c.relrowsecurity, a.attname, a.atttypid, a.attnotnull,
+        a.attcollation) AS line
     FROM pg_class AS c LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
     WHERE c.relnamespace = 'public'::regnamespace
-    UNION ALL SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-    UNION ALL SELECT concat(tgname, tgenabled) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT pg_get_indexdef(oid) FROM pg_class WHERE relkind = 'i' AND relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat(CASE WHEN NOT tgisinternal THEN pg_get_triggerdef(oid) END, tgenabled) FROM pg_trigger
+    UNION ALL SELECT concat(pg_get_functiondef(oid), proowner) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT concat(ev_class::regclass, rulename) FROM pg_rewrite
+    UNION ALL SELECT datacl::text FROM pg_database WHERE datname = current_database()
     UNION ALL SELECT version_num FROM alembic_version
 ) AS lines
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..database.sealing import Key
-from .checks import check_blobs, check_events, check_folder, check_sealed, note_garbage
+from .checks import check_blobs, check_definitions, check_events, check_folder, check_sealed, note_garbage
 from .holdings import holdings
 from .report import Report
 
@@ -49,10 +49,6 @@ def audit(
     for holding in found:
         say(f"{holding.kind} {holding.name}")
         report.checked[holding.kind] += 1
-        if holding.manifest.digest != holding.digest:
-            report.add(
-                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
-            )
         check_blobs(workspace, holding, report, seen)
         if holding.folder is not None:
             check_folder(workspace, holding, report)
@@ -64,6 +60,7 @@ def audit(
         check_sealed(workspace, report, frozenset[Key]().union(*(holding.records for holding in found)))
     else:
         check_events(workspace, report)
+        check_definitions(workspace, report)
         check_sealed(workspace, report)
         note_garbage(workspace, report)
     return report

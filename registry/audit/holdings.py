@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,8 @@ def holdings(
         session: of any transaction.
         workspace: the registry's parts.
         references: adapters, bases and fused artifacts; none for everything.
-        report: told, without references, of records in which a value is none of its column's.
+        report: told of lists of files that have another digest, and, without references, of records in which a value
+            is none of its column's.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
@@ -76,18 +77,17 @@ def holdings(
         chain += [made for row in chain if isinstance(row, tables.BaseModel) for made in row.calibrations]
         rows |= {(type(row).__name__, row.digest): row for row in chain}
     for row in rows.values():
-        yield _holding(row, workspace)
+        holding = _holding(row, workspace)
+        yield from _checked([(holding, holding.manifest.digest)], report)
 
 
 def _all(
     session: Session, workspace: Workspace, table: Any, numbers: Sequence[int], report: Report
 ) -> Iterator[Holding]:
     try:
-        found = [
-            _holding(row, workspace)
-            for row in session.scalars(select(table).where(table.id.in_(numbers)).order_by(table.id))
-        ]
-    except (ValueError, TypeError, LookupError, FuseryError) as error:
+        rows = session.scalars(select(table).where(table.id.in_(numbers)).order_by(table.id))
+        found = [(holding, holding.manifest.digest) for holding in (_holding(row, workspace) for row in rows)]
+    except (ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
         if len(numbers) == 1:
             session.expunge_all()
             name = f"row {numbers[0]} of {table.__tablename__}"
@@ -101,7 +101,17 @@ def _all(
         yield from _all(session, workspace, table, numbers[:middle], report)
         yield from _all(session, workspace, table, numbers[middle:], report)
     else:
-        yield from found
+        yield from _checked(found, report)
+
+
+def _checked(found: Iterable[tuple[Holding, Digest]], report: Report) -> Iterator[Holding]:
+    """Yield records, and name those whose list of files has another digest than is recorded."""
+    for holding, digest in found:
+        if digest != holding.digest:
+            report.add(
+                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
+            )
+        yield holding
 
 
 def _holding(row: Any, workspace: Workspace) -> Holding:

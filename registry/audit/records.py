@@ -31,7 +31,7 @@ class Discrepancy:
     """A record that is not what the log says.
 
     Attributes:
-        code: `record_changed`, `record_missing` or `record_unsealed`.
+        code: `record_changed`, `record_missing` or `record_unsealed`; of `audit.spellings`, `value_respelled` or `row_forbidden`.
         subject: the record, as `kind name`.
         message: what is the case, in one sentence.
     """

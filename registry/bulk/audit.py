@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..audit.checks import blob_states, check_events, check_folder, check_sealed, note_garbage, trouble_of
+from ..audit.checks import (
+    blob_states,
+    check_definitions,
+    check_events,
+    check_folder,
+    check_sealed,
+    note_garbage,
+    trouble_of,
+)
 from ..audit.holdings import Holding, holdings
 from ..audit.report import Damage, Report
 from .executor import Threads, Workers
@@ -83,10 +91,6 @@ def audit_all(
         found = list(holdings(session, workspace, (), report))
     for holding in found:
         report.checked[holding.kind] += 1
-        if holding.manifest.digest != holding.digest:
-            report.add(
-                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
-            )
     wanted = _wanted(workspace, found)
     folders = [holding for holding in found if holding.folder is not None]
     with Journal(workspace.settings.private / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
@@ -98,6 +102,7 @@ def audit_all(
 
         repair_all(workspace, report, tuple(copies), say)
     check_events(workspace, report)
+    check_definitions(workspace, report)
     check_sealed(workspace, report)
     note_garbage(workspace, report)
     if tally.skipped:

@@ -163,6 +163,17 @@ class Database:
                     raise SchemaError(f"the change would leave rows of {broken[0]} pointing at nothing")
             connection.commit()
 
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Connection]:
+        """Yield a connection for temporary tables, which nobody else sees; nothing of it stays.
+
+        Raises:
+            DatabaseUnavailableError: the database did not answer, or refused.
+        """
+        with self._explained(), self._start(lambda: self._connection("scratch")) as connection:
+            yield connection
+            connection.rollback()
+
     @staticmethod
     def clock() -> FunctionElement[float]:
         """Return the SQL expression for seconds since 1970 on the database's own clock."""

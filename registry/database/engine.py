@@ -5,26 +5,25 @@ the execution option `purpose`:
 
 - `read` sees one snapshot and cannot write;
 - `write` waits for, and then is, the only writer;
-- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables.
+- `schema` is a write whose foreign keys are checked at its end, so that migrations can rebuild tables;
+- `scratch`, on PostgreSQL, makes temporary tables and is taken back: it waits for nobody.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
 WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
 
 CONNECT_SECONDS = 10
-IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300}
-STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0}
+IDLE_SECONDS = {"read": 900, "write": 60, "schema": 300, "scratch": 60}
+STATEMENT_SECONDS = {"read": 300, "write": 120, "schema": 0, "scratch": 120}
 """What one statement may take; 0 is without end, since a migration of a large table takes what it takes."""
 
 KEEPALIVE = {
@@ -49,8 +48,7 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
         ImportError: the driver is not installed.
     """
     _leave_no_last_resort()
-    encode = functools.partial(json.dumps, allow_nan=False)
-    common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": encode}
+    common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": _document_text}
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, **common)
         _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
@@ -67,6 +65,12 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
     return engine
 
 
+def _document_text(value: Any) -> str:
+    from ..tables.values import document_text  # the tables: who only looks at the schema needs none
+
+    return document_text(value)
+
+
 def _leave_no_last_resort() -> None:
     """Give the drivers' loggers a handler, or Python itself prints what they tell, with tracebacks, to standard error.
 
@@ -76,6 +80,23 @@ def _leave_no_last_resort() -> None:
         logger = logging.getLogger(name)
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+
+
+@event.listens_for(Engine, "handle_error")
+def _name_unreadable(context: ExceptionContext) -> None:
+    """Say of a value that the driver itself cannot read what is said of those that no column's type can.
+
+    SQLite keeps bytes that are no UTF-8 as texts; PostgreSQL has moments before the year 1 and after 9999, and infinite ones.
+    """
+    error = context.original_exception
+    sqlite = str(error).startswith("Could not decode to UTF-8")
+    postgresql = type(error).__name__ == "DataError" and getattr(error, "sqlstate", "") is None
+    if sqlite or postgresql:
+        from ..tables.record import UnreadableValueError
+
+        raise UnreadableValueError(
+            f"the database has a value that is none: {str(error).splitlines()[0][:120]}"
+        )
 
 
 def _purpose(connection: Connection) -> str:
@@ -116,7 +137,7 @@ def _prepare_postgresql(engine: Engine, timeout: float) -> None:
         ]
         if purpose == "read":
             statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        else:
+        elif purpose != "scratch":
             statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
         # One round trip: without parameters psycopg sends several statements at once.
         connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})

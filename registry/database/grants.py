@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from .. import tables
 from ..errors import BadInputError
 from .connection import Database
-from .guards import FUNCTIONS, MOVE_ALIAS
+from .functions import FUNCTIONS, signature
 from .schema import VERSION_TABLE
 
 Role = Literal["reader", "publisher", "admin"]
@@ -125,7 +125,7 @@ def _publisher() -> list[str]:
             for table, columns in sorted(UPDATED.items())
         ),
         f"GRANT DELETE ON {', '.join(DELETED)} TO fusery_publisher;",
-        f"GRANT EXECUTE ON FUNCTION {MOVE_ALIAS} TO fusery_publisher;",
+        f"GRANT EXECUTE ON FUNCTION {signature('move_alias')} TO fusery_publisher;",
         "DO $$ BEGIN",
         "  EXECUTE format('GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO fusery_publisher', current_schema());",
         "END $$;",
@@ -136,7 +136,7 @@ def _admin() -> list[str]:
     # Only an owner can alter a table; its sequences go with it.
     return [
         *(f"ALTER TABLE {name} OWNER TO fusery_admin;" for name in [*_names(), VERSION_TABLE]),
-        *(f"ALTER FUNCTION {name} OWNER TO fusery_admin;" for name in FUNCTIONS),
+        *(f"ALTER FUNCTION {signature(name)} OWNER TO fusery_admin;" for name in FUNCTIONS),
         f"GRANT ALL ON {', '.join([*_names(), VERSION_TABLE])} TO fusery_admin;",
         "DO $$ BEGIN",
         "  EXECUTE format('GRANT CREATE ON SCHEMA %I TO fusery_admin', current_schema());",

@@ -19,7 +19,7 @@ from .connection import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0012"
+HEAD = "0011"
 """The newest revision in `fusery.migrations.versions`; a test compares."""
 
 VERSION_TABLE = "alembic_version"
@@ -127,29 +127,17 @@ def move(connection: Connection, revision: str) -> None:
 
 
 def check(database: Database) -> list[str]:
-    """Return the differences between the tables in the database and those the program expects, one a line.
+    """Return the differences between the tables in the database and those the program makes, and what guards them no more.
 
     Raises:
         DatabaseUnavailableError: the database does not answer.
     """
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    from ..tables import metadata
+    from .definitions import differences
+    from .protection import weaknesses
 
     with database.read() as session:
-        options = {"compare_type": True, "compare_server_default": True}
-        context = MigrationContext.configure(session.connection(), opts=options)
-        return [_describe(difference) for difference in compare_metadata(context, metadata)]
-
-
-def _describe(difference: object) -> str:
-    """Return one difference in a line: an operation and what it is about."""
-    if isinstance(difference, list):
-        return "; ".join(_describe(part) for part in difference)
-    if isinstance(difference, tuple):
-        return " ".join(str(part) for part in difference if part is not None)
-    return str(difference)
+        weak = [found.message for found in weaknesses(session.connection())]
+    return [*(found.message for found in differences(database)), *weak]
 
 
 def _config(connection: Connection) -> Config:

@@ -5,8 +5,8 @@ adapter.  What is hashed, exactly: the canonical JSON (`storage.digest.canonical
 rows by table, each an object of its columns in the form of `tables.values`, without those that are null, and the lists
 by primary key.  So a column that a later version adds, null in what there is, changes no seal.
 
-Not audited, because their rows are no statement about what exists: claims, leases, the state of blobs (held against the
-store), and the index of tensors (made from the files).
+Not audited, because their rows are no statement about what exists: claims, leases and the state of blobs (held against
+the store).  Values are hashed as they are read; `audit.spellings` looks at how they are stored.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ KINDS: Mapping[str, Kind] = {
         _kind(
             "fused", tables.Fused, tables.FusedExtra, tables.ModuleFidelity, label="key", volatile=["used_at"]
         ),
-        _kind("manifest", tables.Manifest, tables.ManifestFile, label="digest"),
+        _kind("manifest", tables.Manifest, tables.ManifestFile, tables.Tensor, label="digest"),
         _kind("alias", tables.Alias, label="name"),
         _kind("alias_move", tables.AliasMove),
         _kind("bundle", tables.Bundle, tables.BundleAdapter, label="path"),

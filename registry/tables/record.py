@@ -12,7 +12,12 @@ from sqlalchemy.types import TypeEngine
 
 T = TypeVar("T")
 
-DIGEST = String(64)
+
+class DigestText(String):
+    """A SHA-256 in hex, in lower case."""
+
+
+DIGEST = DigestText(64)
 """Column type of a SHA-256 in hex."""
 
 

@@ -5,6 +5,7 @@ Columns have one of a few kinds, by which backups read them back (`backup.rows`)
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from datetime import UTC
@@ -44,6 +45,15 @@ def kind_of(one: Column[Any]) -> str:
         case String():
             return "text"
     raise TypeError(f"{one.table.name}.{one.name} has a type that backups do not know: {one.type!r}")
+
+
+def document_text(value: Any) -> str:
+    """Return the one text of a document: keys sorted, numbers as both databases hand them back.
+
+    Raises:
+        ValueError: it holds a NaN or an infinity, which JSON has no form for.
+    """
+    return json.dumps(_settled(value), sort_keys=True, allow_nan=False)
 
 
 def to_json(kind: str, value: Any) -> Any:

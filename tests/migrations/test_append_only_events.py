@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from databasefacts import all_rows, migrate_to, snapshot
+from databasefacts import all_rows, log_guards_gone, migrate_to, snapshot
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from fusery.registry.database import Database, guards, schema
+from fusery.registry.database import Database, schema
 
 INSERT = """INTO event (seq, at, actor, action, subject_kind, subject, detail, previous, hash)
     VALUES (1, '2026-01-15 00:00:00.000000', 'ann', 'a', 'k', 's', '{}', 'p', 'h')"""
@@ -33,11 +33,11 @@ def execute(database: Database, statement: str) -> None:
 def test_up_and_down_keep_every_row(older: Database) -> None:
     before, tables_before = all_rows(older), snapshot(older)
     with older.read() as session:
-        assert guards.missing_guards(session) != []
+        assert log_guards_gone(session) != []
     migrate_to(older, "0007")
     assert all_rows(older) == before
     with older.read() as session:
-        assert guards.missing_guards(session) == []
+        assert log_guards_gone(session) == []
     schema.downgrade(older, "0006")
     assert (all_rows(older), snapshot(older)) == (before, tables_before)
     execute(older, "UPDATE event SET actor = 'eve'")

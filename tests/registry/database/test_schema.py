@@ -291,9 +291,9 @@ def test_a_migration_that_would_leave_dangling_rows_is_rolled_back(sqlite_url: s
 ROWS = """
 INSERT INTO manifest (id, digest, size) VALUES (1, 'm', 0);
 INSERT INTO base_model (id, digest, manifest_id, architecture, model_type, parameters, dtype, bytes, config, weights, written_by_mlx,
-    created_at, created_by) VALUES (1, 'b', 1, 'a', 'm', 1, 'bf16', 0, '{}', '{}', true, '2026-01-15 00:00:00', 'ann');
+    created_at, created_by) VALUES (1, 'b', 1, 'a', 'm', 1, 'bf16', 0, '{}', '{}', true, '2026-01-15 00:00:00.000000', 'ann');
 INSERT INTO task (id, name) VALUES (1, 'course_rec');
-INSERT INTO blob (digest, size, generation, state, created_at) VALUES ('d', 1, 0, 'ready', '2026-01-15 00:00:00')
+INSERT INTO blob (digest, size, generation, state, created_at) VALUES ('d', 1, 0, 'ready', '2026-01-15 00:00:00.000000')
 """
 
 
@@ -313,7 +313,7 @@ def adapter(connection: Connection, **changes: Any) -> None:
         "trainable_parameters": 1,
         "total_parameters": 2,
         "training": "{}",
-        "created_at": "2026-01-15 00:00:00",
+        "created_at": "2026-01-15 00:00:00.000000",
         "created_by": "ann",
         **changes,
     }
@@ -351,7 +351,7 @@ def test_constraints_hold(database: Database, changes: dict[str, Any], constrain
         "UPDATE blob SET size = -1",
         "INSERT INTO manifest_file (manifest_id, path, size, sha256, blob) VALUES (1, 'x', 1, 'e', 'd')",
         "INSERT INTO manifest_file (manifest_id, path, size, sha256, blob) VALUES (1, 'x', 1, 'f', 'f')",
-        "INSERT INTO registry (id, store_id, created_at) VALUES (2, 's', '2026-01-15 00:00:00')",
+        "INSERT INTO registry (id, store_id, created_at) VALUES (2, 's', '2026-01-15 00:00:00.000000')",
         "DELETE FROM manifest",
     ],
     ids=[

@@ -1,28 +1,31 @@
-"""On PostgreSQL aliases move by a function that knows their rules, and only an admin's log tells of rules and keys.
+"""Functions in a PostgreSQL database: what guards the log, and what moves aliases for those who may not write there.
 
-Revision: 0012
-Revises: 0008
-Created: 2026-11-26
+They are made wherever a schema has come to be this program's (`protection.mend`), with the owner of the tables as theirs.
 """
-
-# The rules of a migration are in script.py.mako.
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-from alembic import op
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-revision: str = "0012"
-down_revision: str | None = "0008"
-branch_labels: str | None = None
-depends_on: str | None = None
+REFUSAL = "the log is append-only"
 
-MOVE = "move_alias(integer, text, integer, text, text, boolean, timestamptz)"
+_REFUSE = f" BEGIN RAISE EXCEPTION '{REFUSAL}' USING ERRCODE = 'restrict_violation'; END "
 
-# It runs with the rights of its owner, so that others need none on `alias` and `alias_move`.  Signatures and licences
-# cannot be judged in here: the client does, and the audit does it again.  Losses are compared by their shortest digits,
-# as in Python.
-BODY = r"""
+# What replays of the log believe of rules and keys has to come from somebody who may set them.
+_REFUSE_FORGED = """
+BEGIN
+  IF NEW.action IN ('rules.set', 'rules.removed', 'key.trusted', 'key.revoked')
+      AND NOT has_table_privilege('alias_rule', 'INSERT') THEN
+    RAISE EXCEPTION 'only an admin logs changes of rules and keys' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN NEW;
+END
+"""
+
+# With the rights of its owner, so that others need none on `alias` and `alias_move`.  Signatures and licences cannot be
+# judged in here: the client does, and the audit does it again.  Losses are compared by their shortest digits, as in Python.
+_MOVE = r"""
 DECLARE
   held record; heads record; rule record; candidate record; holding record;
   newest timestamptz; wanted jsonb; given integer; number integer;
@@ -95,41 +98,55 @@ BEGIN
 END
 """
 
-# What replays of the log believe of rules and keys has to come from somebody who may set them.
-FORGERY = """
-CREATE FUNCTION refuse_forged_event() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN
-  IF NOT has_table_privilege('alias_rule', 'INSERT') THEN
-    RAISE EXCEPTION 'only an admin logs changes of rules and keys' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  RETURN NEW;
-END $$
-"""
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of ours.
+
+    Attributes:
+        body: in PL/pgSQL.
+        parameters: names and types, as they are declared.
+        types: the types alone, as PostgreSQL writes them.
+        returns: what it returns.
+        definer: it has its owner's rights, and only those call it who were given that right.
+    """
+
+    body: str
+    parameters: str = ""
+    types: str = ""
+    returns: str = "trigger"
+    definer: bool = False
 
 
-def upgrade() -> None:
-    connection = op.get_bind()
-    if connection.dialect.name != "postgresql":
-        return
-    schema = connection.scalar(sa.text("SELECT quote_ident(current_schema())"))
-    body = BODY.replace("%", "%%")  # the driver takes a lone percent sign for a parameter
-    connection.exec_driver_sql(
-        "CREATE FUNCTION move_alias(of_task integer, called text, holder integer, why text, who text, "
-        "emergency boolean, moment timestamptz) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER "
-        f"SET search_path = {schema}, pg_temp AS $body$ {body} $body$"
+FUNCTIONS: Mapping[str, Function] = {
+    "refuse_event_change": Function(_REFUSE),
+    "refuse_forged_event": Function(_REFUSE_FORGED),
+    "move_alias": Function(
+        _MOVE,
+        parameters="of_task integer, called text, holder integer, why text, who text, emergency boolean, moment timestamptz",
+        types="integer, text, integer, text, text, boolean, timestamp with time zone",
+        returns="integer",
+        definer=True,
+    ),
+}
+"""By name; who alters tables has to own them, too."""
+
+
+def signature(name: str) -> str:
+    """Return a function as statements name it: with the types of its parameters."""
+    return f"{name}({FUNCTIONS[name].types})"
+
+
+def statement(name: str, schema: str) -> str:
+    """Return the statement that makes a function, or makes it anew.
+
+    Args:
+        name: of the function.
+        schema: that holds the tables, quoted where it has to be: a function with its owner's rights looks nowhere else.
+    """
+    made = FUNCTIONS[name]
+    rights = f"SECURITY DEFINER SET search_path = {schema}, pg_temp " if made.definer else ""
+    return (
+        f"CREATE OR REPLACE FUNCTION {name}({made.parameters}) RETURNS {made.returns} LANGUAGE plpgsql "
+        f"{rights}AS $body${made.body}$body$"
     )
-    op.execute(f"REVOKE ALL ON FUNCTION {MOVE} FROM PUBLIC")
-    op.execute(FORGERY)
-    op.execute(
-        "CREATE TRIGGER event_no_forgery BEFORE INSERT ON event FOR EACH ROW "
-        "WHEN (NEW.action IN ('rules.set', 'rules.removed', 'key.trusted', 'key.revoked')) "
-        "EXECUTE FUNCTION refuse_forged_event()"
-    )
-
-
-def downgrade() -> None:
-    if op.get_bind().dialect.name != "postgresql":
-        return
-    op.execute("DROP TRIGGER event_no_forgery ON event")
-    op.execute("DROP FUNCTION refuse_forged_event()")
-    op.execute(f"DROP FUNCTION {MOVE}")

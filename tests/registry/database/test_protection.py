@@ -1,0 +1,306 @@
+"""What protects the tables is compared with what the program makes: no name stands for what it should do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from tampering import forced
+
+from fusery.registry import Registry, events
+from fusery.registry.database import Database, schema
+from fusery.registry.database.functions import FUNCTIONS
+from fusery.registry.database.protection import weaknesses
+from fusery.registry.upgrade import upgrade
+
+LOG = "log_unprotected"
+OTHER = "table_unprotected"
+FOREIGN = "table_intercepted"
+
+SQLITE = {
+    "gone": ("DROP TRIGGER event_no_update", LOG, "trigger event_no_update"),
+    "hollow": (
+        "DROP TRIGGER event_no_update; CREATE TRIGGER event_no_update BEFORE UPDATE ON event BEGIN SELECT 1; END",
+        LOG,
+        "trigger event_no_update",
+    ),
+    "never": (
+        (
+            "DROP TRIGGER event_no_delete; CREATE TRIGGER event_no_delete BEFORE DELETE ON event WHEN 0 "
+            "BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+        ),
+        LOG,
+        "trigger event_no_delete",
+    ),
+    "ignoring": (
+        (
+            "DROP TRIGGER event_no_delete; CREATE TRIGGER event_no_delete BEFORE DELETE ON event "
+            "BEGIN SELECT RAISE(IGNORE); END"
+        ),
+        LOG,
+        "trigger event_no_delete",
+    ),
+    "on another table": (
+        (
+            "DROP TRIGGER event_no_update; CREATE TRIGGER event_no_update BEFORE UPDATE ON intent "
+            "BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+        ),
+        LOG,
+        "trigger event_no_update",
+    ),
+    "of another change": (
+        (
+            "DROP TRIGGER event_no_update; CREATE TRIGGER event_no_update BEFORE INSERT ON event WHEN 0 "
+            "BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+        ),
+        LOG,
+        "trigger event_no_update",
+    ),
+    "rewritten in the catalogue": (
+        (
+            "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = replace(sql, 'BEFORE UPDATE', 'AFTER UPDATE') "
+            "WHERE name = 'event_no_update'"
+        ),
+        LOG,
+        "trigger event_no_update",
+    ),
+    "spellings gone": (
+        "DROP TRIGGER alias_move_spelling_update",
+        OTHER,
+        "trigger alias_move_spelling_update",
+    ),
+    "spellings hollow": (
+        (
+            "DROP TRIGGER adapter_spelling_insert; "
+            "CREATE TRIGGER adapter_spelling_insert BEFORE INSERT ON adapter BEGIN SELECT 1; END"
+        ),
+        OTHER,
+        "trigger adapter_spelling_insert",
+    ),
+    "another's": (
+        "CREATE TRIGGER helpful AFTER INSERT ON adapter BEGIN UPDATE alias SET adapter_id = NEW.id; END",
+        FOREIGN,
+        "table adapter",
+    ),
+}
+BODY = FUNCTIONS["refuse_event_change"].body
+FUNCTION = "CREATE OR REPLACE FUNCTION refuse_event_change() RETURNS trigger LANGUAGE plpgsql"
+TRIGGER = "trigger event_no_update"
+POSTGRESQL = {
+    "gone": ("DROP TRIGGER event_no_update ON event", LOG, TRIGGER),
+    "disabled": ("ALTER TABLE event DISABLE TRIGGER event_no_update", LOG, TRIGGER),
+    "replica": ("ALTER TABLE event ENABLE REPLICA TRIGGER event_no_update", LOG, TRIGGER),
+    "never": (
+        (
+            "CREATE OR REPLACE TRIGGER event_no_update BEFORE UPDATE ON event FOR EACH ROW WHEN (false) "
+            "EXECUTE FUNCTION refuse_event_change()"
+        ),
+        LOG,
+        TRIGGER,
+    ),
+    "of some columns": (
+        (
+            "CREATE OR REPLACE TRIGGER event_no_update BEFORE UPDATE OF seq ON event FOR EACH ROW "
+            "EXECUTE FUNCTION refuse_event_change()"
+        ),
+        LOG,
+        TRIGGER,
+    ),
+    "of another change": (
+        (
+            "CREATE OR REPLACE TRIGGER event_no_update BEFORE DELETE ON event FOR EACH ROW "
+            "EXECUTE FUNCTION refuse_event_change()"
+        ),
+        LOG,
+        TRIGGER,
+    ),
+    "on another table": (
+        (
+            "DROP TRIGGER event_no_update ON event; CREATE TRIGGER event_no_update BEFORE UPDATE ON intent FOR EACH ROW "
+            "EXECUTE FUNCTION refuse_event_change()"
+        ),
+        LOG,
+        TRIGGER,
+    ),
+    "calling another function": (
+        (
+            "CREATE FUNCTION let_through() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NEW; END$$; "
+            "CREATE OR REPLACE TRIGGER event_no_update BEFORE UPDATE ON event FOR EACH ROW EXECUTE FUNCTION let_through()"
+        ),
+        LOG,
+        TRIGGER,
+    ),
+    "calling one of the name elsewhere": (
+        (
+            "CREATE SCHEMA elsewhere; CREATE FUNCTION elsewhere.refuse_event_change() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $${BODY}$$; CREATE OR REPLACE TRIGGER event_no_update BEFORE UPDATE ON event FOR EACH ROW "
+            "EXECUTE FUNCTION elsewhere.refuse_event_change()"
+        ),
+        LOG,
+        TRIGGER,
+    ),
+    "empty function": (f"{FUNCTION} AS $$BEGIN RETURN NEW; END$$", LOG, "function refuse_event_change"),
+    "function of a definer": (
+        f"{FUNCTION} SECURITY DEFINER AS $${BODY}$$",
+        LOG,
+        "function refuse_event_change",
+    ),
+    "function with settings": (
+        f"{FUNCTION} SET search_path = elsewhere AS $${BODY}$$",
+        LOG,
+        "function refuse_event_change",
+    ),
+    "function of another's": (
+        (
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fusery_eve') THEN CREATE ROLE fusery_eve; "
+            "END IF; END $$; GRANT CREATE ON SCHEMA public TO fusery_eve; "
+            "ALTER FUNCTION refuse_event_change() OWNER TO fusery_eve"
+        ),
+        LOG,
+        "function refuse_event_change",
+    ),
+    "another's trigger": (
+        (
+            "CREATE FUNCTION let_through() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$; "
+            "CREATE TRIGGER helpful BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION let_through()"
+        ),
+        FOREIGN,
+        "table event",
+    ),
+    "rule": ("CREATE RULE quiet AS ON INSERT TO yank DO INSTEAD NOTHING", FOREIGN, "table yank"),
+    "policy": (
+        "ALTER TABLE adapter ENABLE ROW LEVEL SECURITY; CREATE POLICY chosen ON adapter USING (id < 3)",
+        FOREIGN,
+        "table adapter",
+    ),
+    "heir": ("CREATE TABLE more () INHERITS (alias_move)", FOREIGN, "table alias_move"),
+    "keys off": ("ALTER TABLE alias_move DISABLE TRIGGER ALL", OTHER, "table alias_move"),
+}
+
+
+def found(database: Database) -> list[tuple[str, str]]:
+    with database.read() as session:
+        return [(one.code, one.subject) for one in weaknesses(session.connection())]
+
+
+def test_nothing_is_found_where_nothing_was_done(database: Database) -> None:
+    assert found(database) == []
+    assert schema.check(database) == []
+
+
+@pytest.fixture
+def embedded(sqlite_url: str) -> Iterator[Database]:
+    database = Database.open(sqlite_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def served(postgres_url: str) -> Iterator[Database]:
+    database = Database.open(postgres_url)
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("name", SQLITE)
+def test_a_guard_that_is_none_on_sqlite(embedded: Database, name: str) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    statements, code, subject = SQLITE[name]
+    with closing(sqlite3.connect(str(embedded.path))) as connection:
+        connection.executescript(statements)
+    assert (code, subject) in found(embedded)
+    assert schema.check(embedded) != []
+
+
+@pytest.mark.parametrize("name", POSTGRESQL)
+def test_a_guard_that_is_none_on_postgresql(served: Database, postgres_url: str, name: str) -> None:
+    statements, code, subject = POSTGRESQL[name]
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(statements)  # type: ignore[call-overload]
+    assert (code, subject) in found(served)
+    assert schema.check(served) != []
+
+
+def test_a_setting_that_switches_triggers_off(served: Database, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        name = connection.execute("SELECT quote_ident(current_database())").fetchone()
+        assert name is not None
+        connection.execute(f"ALTER DATABASE {name[0]} SET session_replication_role = replica")  # type: ignore[call-overload]
+        served.close()
+        try:
+            assert (LOG, "session_replication_role of every role") in found(served)
+        finally:
+            connection.execute(f"ALTER DATABASE {name[0]} RESET session_replication_role")  # type: ignore[call-overload]
+    served.close()  # a setting counts from the next connection on
+    assert found(served) == []
+
+
+def hollowed(registry: Registry) -> None:
+    with registry.workspace.database.write() as session:
+        if registry.workspace.database.dialect == "sqlite":
+            session.execute(text("DROP TRIGGER event_no_update"))
+            session.execute(text("CREATE TRIGGER event_no_update BEFORE UPDATE ON event BEGIN SELECT 1; END"))
+            session.execute(text("DROP TRIGGER alias_spelling_insert"))
+        else:
+            session.execute(text(f"{FUNCTION} AS $$BEGIN RETURN NEW; END$$"))
+            session.execute(text("ALTER TABLE event ENABLE REPLICA TRIGGER event_no_delete"))
+
+
+def test_the_chain_names_hollow_guards_and_an_upgrade_mends_them(stocked: Registry) -> None:
+    database = stocked.workspace.database
+    hollowed(stocked)
+    with database.write() as session:
+        session.execute(text("UPDATE event SET actor = actor"))  # nothing refuses it
+    report = stocked.audit_chain()
+    assert {problem.code for problem in report.problems} <= {LOG, OTHER}
+    assert len(report.problems) == 2
+    done = upgrade(stocked.workspace)
+    assert (done.before, done.after, len(done.mended)) == (schema.HEAD, schema.HEAD, 2)
+    assert stocked.audit_chain().problems == []
+    with database.read() as session:
+        entry = events.last(session)
+        assert entry is not None and entry.action == "guards.mended"
+        assert all(name in entry.detail for name in done.mended)
+    from sqlalchemy.exc import DBAPIError
+
+    for statement in ("UPDATE event SET actor = 'eve'", "DELETE FROM event"):
+        with pytest.raises(DBAPIError), database.write() as session:
+            session.execute(text(statement))
+    assert upgrade(stocked.workspace).mended == ()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE alias_move SET at = '20261126T04:00:57'",
+        "UPDATE alias_move SET at = substr(at, 1, 19)",
+        "UPDATE adapter SET date = '20261126'",
+        "UPDATE base_model SET written_by_mlx = 2",
+        "UPDATE base_model SET bytes = 'many'",
+        "UPDATE adapter SET val_loss = x'30'",
+        "UPDATE adapter SET training = CAST(training AS BLOB)",
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_sqlite_refuses_what_is_misspelled(stocked: Registry, statement: str) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    stocked.set_alias("course_rec@1", "prod")
+    with (
+        pytest.raises(IntegrityError, match="not spelled as fusery spells it"),
+        stocked.workspace.database.write() as session,
+    ):
+        session.connection().exec_driver_sql(statement)
+
+
+def test_the_log_of_a_file_can_be_forced(embedded: Database) -> None:
+    """The tests' own way around all guards leaves none of them off."""
+    assert embedded.path is not None
+    with forced(Path(embedded.path)) as connection:
+        connection.execute("INSERT INTO task (id, name) VALUES (1, x'00')")
+    assert found(embedded) == []
