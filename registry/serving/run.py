@@ -105,6 +105,7 @@ def _serve(document: Path, host: str, port: int, drain: int, ready: Ready | None
 
     def end(number: int, frame: Any) -> None:
         server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
+        service.prompts.templates.close()
 
     for number in SIGNALS:
         signal.signal(number, end)
