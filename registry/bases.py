@@ -22,6 +22,7 @@ from fusery.storage.manifest import FileEntry
 from fusery.storage.safetensors import Header
 
 from . import events, tables
+from .admission import AdmissionError, Finding, Policy, verdict
 from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
@@ -53,11 +54,13 @@ class AddedBase:
         view: the base as `base show` prints it.
         created: it was not registered before.
         same_as: the first name of the base that was there already, in other files; else None.
+        findings: what is wrong with its chat template.
     """
 
     view: dict[str, Any]
     created: bool
     same_as: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -104,6 +107,7 @@ def add_base(
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.
+        AdmissionError: something is wrong with its chat template that is set to be an error here.
         FuseryError: as the source, the format and the store have it.
     """
     if name is not None:
@@ -118,12 +122,27 @@ def add_base(
         files = model_files(origin.folder)
         architecture = _by_modules(files, read_architecture(files))
         _refuse_taken(workspace, called, files, architecture)
+        findings = _try_templates(workspace, called, files)
         say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
         told = tally(progress, size if reference else 2 * size)
         identity = identify_base(files, architecture.config, progress=told)
         learn_contents(workspace, identity, architecture, say)
-        return _record(workspace, origin, called, files, architecture, identity, reference, told)
+        added = _record(workspace, origin, called, files, architecture, identity, reference, told)
+        return replace(added, findings=findings)
+
+
+def _try_templates(workspace: Workspace, name: str, files: Mapping[str, Path]) -> tuple[Finding, ...]:
+    """Return what is wrong with a base's chat templates."""
+    from .admission.template_rules import template_findings
+
+    found = template_findings(lambda file: files[file].read_bytes() if file in files else None)
+    findings = Policy(workspace.settings.severities).apply(found)
+    if verdict(findings) == "fail":
+        first = findings[0]
+        message = f"{name} was refused: {first.code}: {first.message}"
+        raise AdmissionError(message, findings, hint=first.hint)
+    return tuple(findings)
 
 
 def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:

@@ -34,7 +34,7 @@ def package_files(name: str, *, under: str = "") -> dict[str, bytes]:
 
 
 def _modules(folder: Traversable, under: str = "") -> dict[str, bytes]:
-    found = {}
+    found: dict[str, bytes] = {}
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
             found |= _modules(entry, f"{under}{entry.name}/")

@@ -79,7 +79,7 @@ class ChatTemplates:
         try:
             return self._processes.render({"template": template, "values": values}, most)
         except TemplateRaised as error:
-            raise TemplateRaised(f"the model's chat template refuses the messages: {error}") from error
+            raise TemplateRaised(f"the model's chat template fails: {error}") from error
         except (TemplateTooMuch, NoProcess) as error:
             raise type(error)(f"the model's chat template {error}") from error
 

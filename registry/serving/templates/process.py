@@ -24,6 +24,12 @@ from .errors import NoProcess, TemplateError, TemplateRaised, TemplateTooLong, T
 START_SECONDS = 60.0
 """Time for a process to be there, on a machine that is busy with something else."""
 
+END_SECONDS = 5.0
+"""Time from the end of what a process says to its own end."""
+
+MOST_SAID = 1000
+"""Characters of what a template says when it refuses."""
+
 _KEPT = ("PATH", "PYTHONPATH", "LANG", "TZ", "TZDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """What a process sees of the environment: where things are, and no credentials."""
 
@@ -72,7 +78,7 @@ class Process:
             with theirs:
                 self._process = subprocess.Popen(
                     [*command, json.dumps(told)],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in _KEPT if name in os.environ},
@@ -85,9 +91,11 @@ class Process:
             ) from error
         try:
             ready = self._receive(time.monotonic() + START_SECONDS, 1)
-        except (OSError, EOFError) as error:
+        except BaseException as error:  # also Ctrl-C
             self.close()
-            raise NoProcess("cannot be rendered: the process for it did not start") from error
+            if isinstance(error, OSError | EOFError):
+                raise NoProcess("cannot be rendered: the process for it did not start") from error
+            raise
         assert ready == program.READY
 
     @property
@@ -122,7 +130,7 @@ class Process:
         if kind == program.TEXT:
             return text
         if kind == program.RAISED:
-            raise TemplateRaised(text)
+            raise TemplateRaised(_plain(text[:MOST_SAID]))
         if kind == program.LENGTH:
             raise TemplateTooLong(f"made more than {most:,} characters")
         raise TemplateTooMuch(f"needed more than {self._limits.memory >> 20} MiB of memory")
@@ -139,7 +147,7 @@ class Process:
 
     def _why_it_ended(self) -> TemplateTooMuch | NoProcess:
         try:
-            ended = self._process.wait(START_SECONDS)
+            ended = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
             ended = 0
@@ -152,6 +160,7 @@ class Process:
     def _receive(self, until: float, most: int) -> bytes:
         size = int.from_bytes(self._exactly(program.HEAD, until))
         if not 0 < size <= max(most, 1 << 16):
+            self.kill()  # it is not what it was
             raise EOFError
         return self._exactly(size, until)
 
@@ -283,6 +292,11 @@ class Processes:
             with self._lock:
                 self._all.discard(process)
             process.close()
+
+
+def _plain(text: str) -> str:
+    """Return what a template said, as it can be printed and kept: it may say anything."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def _stopped() -> NoProcess:

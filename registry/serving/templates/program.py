@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -26,7 +26,7 @@ HEAD = 8
 """Bytes of a message's length, before each message."""
 
 _SOCKET = 0
-_SAID = 2000
+_SAID = 4000
 _KEPT = 8
 
 Render = Callable[[Mapping[str, Any]], Iterable[str]]
@@ -116,7 +116,7 @@ def _compiled(source: str) -> Template:
     class Generation(Extension):
         """The tag around what an assistant said, which matters in training only."""
 
-        tags: ClassVar = {"generation"}
+        tags: set[str] = {"generation"}  # noqa: RUF012 - as Jinja has it
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
