@@ -185,12 +185,19 @@ class Gate(BaseHTTPRequestHandler):
             data = json.dumps(self.checked(self.document())).encode()
             self.rfile = io.BufferedReader(io.BytesIO(data))
             self.headers.replace_header("Content-Length", str(len(data)))
-            with self.server.counted():
-                super().do_POST()  # type: ignore[misc]
+            self.answer()
         except Refusal as refusal:
             self.refuse(refusal)
         except RecursionError:
             self.refuse(Refusal(400, "the request is nested too deeply"))
+
+    def answer(self) -> None:
+        """Let mlx-lm answer; the end of the server waits for that, and for its refusals too."""
+        with self.server.counted():
+            try:
+                super().do_POST()  # type: ignore[misc]
+            except Refusal as refusal:
+                self.refuse(refusal)
 
     def document(self) -> Mapping[str, Any]:
         """Read the request's JSON.
