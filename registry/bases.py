@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
+from fusery.storage.failures import os_failures
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
 from fusery.storage.safetensors import Header
@@ -136,7 +137,13 @@ def _try_templates(workspace: Workspace, name: str, files: Mapping[str, Path]) -
     """Return what is wrong with a base's chat templates."""
     from .admission.template_rules import template_findings
 
-    found = template_findings(lambda file: files[file].read_bytes() if file in files else None)
+    def read(file: str) -> bytes | None:
+        if file not in files:
+            return None
+        with os_failures(f"read {file}", near=files[file].parent):
+            return files[file].read_bytes()
+
+    found = template_findings(read)
     findings = Policy(workspace.settings.severities).apply(found)
     if verdict(findings) == "fail":
         first = findings[0]
