@@ -17,18 +17,17 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
-from fusery.storage.failures import os_failures
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
-from fusery.storage.safetensors import Header
 
 from . import events, tables
-from .admission import AdmissionError, Finding, Policy, verdict
-from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
+from .admission import Finding
+from .architecture import WEIGHTS, Architecture, Weight, read_architecture
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
-from .errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
-from .fusion.naming import taken_by_name
+from .base_templates import try_templates
+from .errors import AlreadyExistsError, BadInputError
+from .module_names import by_modules
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched
@@ -121,9 +120,9 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
-        architecture = _by_modules(files, read_architecture(files))
+        architecture = by_modules(files, read_architecture(files))
         _refuse_taken(workspace, called, files, architecture)
-        findings = _try_templates(workspace, called, files)
+        findings = try_templates(workspace, called, files)
         say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
         told = tally(progress, size if reference else 2 * size)
@@ -131,43 +130,6 @@ def add_base(
         learn_contents(workspace, identity, architecture, say)
         added = _record(workspace, origin, called, files, architecture, identity, reference, told)
         return replace(added, findings=findings)
-
-
-def _try_templates(workspace: Workspace, name: str, files: Mapping[str, Path]) -> tuple[Finding, ...]:
-    """Return what is wrong with a base's chat templates."""
-    from .admission.template_rules import template_findings
-
-    def read(file: str) -> bytes | None:
-        if file not in files:
-            return None
-        with os_failures(f"read {file}", near=files[file].parent):
-            return files[file].read_bytes()
-
-    found = template_findings(read)
-    findings = Policy(workspace.settings.severities).apply(found)
-    if verdict(findings) == "fail":
-        first = findings[0]
-        message = f"{name} was refused: {first.code}: {first.message}"
-        raise AdmissionError(message, findings, hint=first.hint)
-    return tuple(findings)
-
-
-def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:
-    """Return the architecture under the names of mlx-lm's modules, on which adapters are trained.
-
-    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
-    load, the names in the files have to do.
-    """
-    if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
-        return architecture
-    from .fusion.model_class import describe_by_class
-
-    try:
-        tensors = describe_by_class(files, architecture.config)
-    except (FusionUnsupportedError, MissingExtraError):
-        return architecture
-    header = Header(tensors, {}, 0, 0)
-    return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
 
 
 def _tidy(name: str) -> str:
