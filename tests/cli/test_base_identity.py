@@ -42,7 +42,7 @@ def test_a_chat_template_that_never_ends_is_named(fusery: Fusery, tmp_path: Path
     assert fusery("base", "add", folder, "--name", "good", "--json").json["findings"] == []
     (folder / "chat_template.jinja").write_text(chattemplates.ENDLESS)
     done = fusery("base", "add", folder, "--name", "bad")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
     assert (
         "  warning: chat_template_exceeds: chat_template.jinja: the model's chat template needed more"
         in done.out
