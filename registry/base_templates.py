@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.failures import os_failures
 
-from .admission import AdmissionError, Finding, Policy, verdict
-
 if TYPE_CHECKING:
+    from .admission import Finding
     from .workspace import Workspace
 
 
@@ -27,6 +26,7 @@ def try_templates(workspace: Workspace, name: str, files: Mapping[str, Path]) ->
         ModelUnusableError: nothing can be rendered on this machine.
         StorageError: a file cannot be read.
     """
+    from .admission import AdmissionError, Policy, verdict
     from .admission.template_rules import template_findings
 
     def read(file: str) -> bytes | None:

@@ -21,7 +21,6 @@ from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
 
 from . import events, tables
-from .admission import Finding
 from .architecture import WEIGHTS, Architecture, Weight, read_architecture
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
@@ -37,6 +36,7 @@ from .views import base_view
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
+    from .admission import Finding
     from .workspace import Workspace
 
 _COMPANIONS = re.compile(
