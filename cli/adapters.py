@@ -90,7 +90,7 @@ def print_registered(session: Session, view: dict[str, Any]) -> None:
     """Print what was registered, and what was found about it."""
     session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
     session.print(_summary(view))
-    _print_findings(session, view["findings"])
+    print_findings(session, view["findings"])
 
 
 def _summary(view: dict[str, Any]) -> str:
@@ -133,14 +133,15 @@ def check_command(session: Session, folder: Path, form: str, **facts: Any) -> in
     document = {"verdict": result, "findings": [finding.to_dict() for finding in findings]}
 
     def human() -> None:
-        _print_findings(session, document["findings"])
+        print_findings(session, document["findings"])
         session.print(f"Verdict: {result}")
 
     session.emit(document, names=[finding.code for finding in findings], human=human)
     return 1 if result == "fail" else 0
 
 
-def _print_findings(session: Session, findings: Iterable[Any]) -> None:
+def print_findings(session: Session, findings: Iterable[Any]) -> None:
+    """Print what was found, each with what to do about it."""
     for finding in findings:
         session.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}")
         if finding["hint"]:
@@ -264,7 +265,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
         session.print(_fused_line(fused))
     for running in view["deployments"]:
         session.print(f"runs at {cell(running['place'])} as {running['kind']}, since {running['at']}")
-    _print_findings(session, view["findings"])
+    print_findings(session, view["findings"])
 
 
 def _fused_line(fused: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .adapters import print_findings
 from .session import Session, command
 from .text import cell, count, size
 
@@ -29,7 +30,12 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
         added = session.registry.add_base(
             source, name=name, revision=revision, reference=reference, say=session.say, progress=progress
         )
-    view = {**added.view, "created": added.created, "same_as": added.same_as}
+    view = {
+        **added.view,
+        "created": added.created,
+        "same_as": added.same_as,
+        "findings": [finding.to_dict() for finding in added.findings],
+    }
 
     def human() -> None:
         session.print(f"{'Added' if added.created else 'Already there'}: {view['name']}")
@@ -37,6 +43,7 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
             called = cell(view["names"][-1])
             session.print(f"The same model in other files: {called} is a further name of {added.same_as}.")
         _facts(session, view)
+        print_findings(session, view["findings"])
 
     session.emit(view, names=[view["name"]], human=human)
 

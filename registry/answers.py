@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .base_files import proven_files
-from .errors import MissingExtraError
+from .errors import MissingExtraError, ModelUnusableError
 from .resolve import resolve_base
 
 if TYPE_CHECKING:
@@ -27,15 +27,22 @@ def answer(model: Path, question: str, *, adapter: Path | None = None, limit: in
 
     Raises:
         MissingExtraError: mlx-lm is not installed.
+        ModelUnusableError: its chat template refuses the question, or needs too much for it.
     """
     try:
         import mlx_lm
     except ImportError as error:
         raise MissingExtraError("running a model", "mlx") from error
+    from .serving.templates.chat import bound
+    from .serving.templates.errors import TemplateError
+
     network, tokenizer = mlx_lm.load(str(model), adapter_path=str(adapter) if adapter else None)[:2]
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True
-    )
+    asked = [{"role": "user", "content": question}]
+    try:
+        with bound(tokenizer):
+            prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ModelUnusableError(str(error)) from error
     return str(mlx_lm.generate(network, tokenizer, prompt=prompt, max_tokens=limit)).strip()
 
 

@@ -19,14 +19,14 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
-from fusery.storage.safetensors import Header
 
 from . import events, tables
-from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
+from .architecture import WEIGHTS, Architecture, Weight, read_architecture
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
-from .errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
-from .fusion.naming import taken_by_name
+from .base_templates import try_templates
+from .errors import AlreadyExistsError, BadInputError
+from .module_names import by_modules
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched
@@ -36,6 +36,7 @@ from .views import base_view
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
+    from .admission import Finding
     from .workspace import Workspace
 
 _COMPANIONS = re.compile(
@@ -53,11 +54,13 @@ class AddedBase:
         view: the base as `base show` prints it.
         created: it was not registered before.
         same_as: the first name of the base that was there already, in other files; else None.
+        findings: what is wrong with its chat template.
     """
 
     view: dict[str, Any]
     created: bool
     same_as: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -104,6 +107,7 @@ def add_base(
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.
+        AdmissionError: something is wrong with its chat template that is set to be an error here.
         FuseryError: as the source, the format and the store have it.
     """
     if name is not None:
@@ -116,32 +120,16 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
-        architecture = _by_modules(files, read_architecture(files))
+        architecture = by_modules(files, read_architecture(files))
         _refuse_taken(workspace, called, files, architecture)
+        findings = try_templates(workspace, called, files)
         say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
         told = tally(progress, size if reference else 2 * size)
         identity = identify_base(files, architecture.config, progress=told)
         learn_contents(workspace, identity, architecture, say)
-        return _record(workspace, origin, called, files, architecture, identity, reference, told)
-
-
-def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:
-    """Return the architecture under the names of mlx-lm's modules, on which adapters are trained.
-
-    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
-    load, the names in the files have to do.
-    """
-    if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
-        return architecture
-    from .fusion.model_class import describe_by_class
-
-    try:
-        tensors = describe_by_class(files, architecture.config)
-    except (FusionUnsupportedError, MissingExtraError):
-        return architecture
-    header = Header(tensors, {}, 0, 0)
-    return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
+        added = _record(workspace, origin, called, files, architecture, identity, reference, told)
+        return replace(added, findings=findings)
 
 
 def _tidy(name: str) -> str:

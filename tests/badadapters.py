@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tinymodels
+from chattemplates import CHATML, ENDLESS, SLOW_IF_ASKED
 from spoiling import (
     Spoil,
     drop_from_config,
@@ -55,6 +56,11 @@ class Case:
     make: dict[str, Any] = field(default_factory=dict)
     look: dict[str, Any] = field(default_factory=dict)
     good_look: dict[str, Any] = field(default_factory=dict)
+
+
+def template(source: str) -> Spoil:
+    """Put a chat template beside the adapter."""
+    return write("chat_template.jinja", source)
 
 
 def both(*spoils: Spoil) -> Spoil:
@@ -262,6 +268,9 @@ CASES: dict[str, Case] = {
     "tokens_beyond_base": Case(tokenizer(c=320), tokenizer(c=319)),
     "tokenizer_differs": Case(tokenizer(c=4), both(tokenizer(c=2)), look={"facts": BASE_TOKENIZER}),
     "tokenizer_unreadable": Case(write("tokenizer.json", "{}"), tokenizer(c=2)),
+    "chat_template_fails": Case(template("{% if %}"), template(CHATML)),
+    "chat_template_exceeds": Case(template(ENDLESS), template(SLOW_IF_ASKED)),
+    "chat_template_deaf": Case(template("{{ messages | length }}"), template("{{ messages }}")),
     "metadata_conflict": Case(metadata(lora_rank=64), metadata(lora_rank=8)),
     "folder_name_conflict": Case(
         nothing,

@@ -19,6 +19,7 @@ from . import (
     peft_rules,
     record_rules,
     scale_rules,
+    template_rules,
     tensor_rules,
     tokenizer_rules,
 )
@@ -38,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     base_rules.modules_of_base,
     tokenizer_rules.tokens_fit,
     tokenizer_rules.same_tokenizer,
+    template_rules.chats_can_be_rendered,
     method_rules.complete_pairs,
     tensor_rules.shapes_fit,
     tensor_rules.full_weights,

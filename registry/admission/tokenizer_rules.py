@@ -47,7 +47,7 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
     """No token has an id beyond the base's embedding."""
     rows = embedding_rows(candidate)
     for name in (TOKENIZER, ADDED):
-        data = _beside(candidate, name)
+        data = beside(candidate, name)
         if data is None or (name == TOKENIZER and data == candidate.base.tokenizer(name)):
             continue
         ids = token_ids(data, name)
@@ -62,7 +62,7 @@ def tokens_fit(candidate: Candidate) -> Iterator[Finding]:
 @rule(TOKENIZER_DIFFERS)
 def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
     """A tokenizer that came with the adapter has the base's ids, whatever its file looks like."""
-    ours, theirs = _beside(candidate, TOKENIZER), candidate.base.tokenizer(TOKENIZER)
+    ours, theirs = beside(candidate, TOKENIZER), candidate.base.tokenizer(TOKENIZER)
     if ours is None or theirs is None or ours == theirs:
         return
     here, there = token_ids(ours, TOKENIZER), token_ids(theirs, TOKENIZER)
@@ -116,7 +116,8 @@ def _added(listed: Any) -> dict[str, int]:
     }
 
 
-def _beside(candidate: Candidate, name: str) -> bytes | None:
+def beside(candidate: Candidate, name: str) -> bytes | None:
+    """Return a file that came with the adapter, for its tokenizer; None where there is none that can be read."""
     entry = next(candidate.surroundings.named(name), None)
     if entry is None or not 0 < entry.size <= _LIMIT:
         return None

@@ -185,13 +185,17 @@ def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) 
         strict: refuse a dialogue where the model has no chat template; else its messages are scored as running text.
 
     Raises:
-        BadInputError: the model has no chat template, or its template refuses a dialogue, or nothing is left to score.
+        BadInputError: the model has no chat template, or its template refuses a dialogue or needs too much for it, or
+            nothing is left to score.
     """
-    samples = [
-        sample
-        for number, prompt in enumerate(prompts, 1)
-        if (sample := _sample(prompt, tokenizer, number, strict)) is not None
-    ]
+    from ..serving.templates.chat import bound
+
+    with bound(tokenizer):
+        samples = [
+            sample
+            for number, prompt in enumerate(prompts, 1)
+            if (sample := _sample(prompt, tokenizer, number, strict)) is not None
+        ]
     if not samples:
         raise BadInputError("the prompts have no token to score", hint="a prompt needs at least two tokens")
     return samples
@@ -214,17 +218,21 @@ def _has_template(tokenizer: Any) -> bool:
 
 
 def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], int]:
-    from jinja2 import TemplateError
+    from ..serving.templates.errors import TemplateError
 
     messages = [dict(message) for message in prompt.messages]
     answers = messages[-1]["role"] == "assistant"
-    options = {"tools": prompt.tools, "return_dict": False}
+    options = {"tools": prompt.tools}
     try:
         whole = list(tokenizer.apply_chat_template(messages, **options))
         if len(messages) == 1:
             return whole, 0
         asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=answers, **options)
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except TemplateError as error:
+        raise BadInputError(
+            f"{error} (prompt {number})"[:300], hint="give prompts as plain text, one a line"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInputError(
             f"the model's chat template does not take prompt {number}: {first[:200]}",

@@ -7,9 +7,6 @@ package's: `{% extends "model_card.md.j2" %}` and `{% block use %}…{% endblock
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.failures import os_failures
 
 from ..errors import BadInputError
+from ..serving.templates.errors import TemplateError, TemplateRaised
+from ..serving.templates.process import Limits, Processes
 from .quoting import markdown_prose, markdown_start, markdown_text, yaml_string
 from .rendering import resource
 
@@ -28,12 +27,9 @@ if TYPE_CHECKING:
 CARD = "model_card.md.j2"
 ADAPTER_CARD = "hub_adapter_card.md.j2"
 _LARGEST_TEMPLATE = 256 << 10
-_LARGEST_CARD = 1 << 20
-_MEMORY = 1 << 30
-_SECONDS = 10
 _OURS = (CARD, ADAPTER_CARD)
-_FAILED = 3
-"""Exit code of the process when the template is at fault; its standard output is the sentence."""
+LIMITS = Limits(characters=1 << 20)
+"""Of a team's template: those of chat templates, and the length of a card."""
 
 
 def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: str = CARD) -> bytes:
@@ -70,82 +66,30 @@ def _elsewhere(template: Path, source: bytes, values: Mapping[str, Any]) -> byte
         text = source.decode()
     except UnicodeDecodeError as error:
         raise _refused(template, "it is not UTF-8 text") from error
-    kept = {
-        name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "SYSTEMROOT") if name in os.environ
-    }
+    command = [sys.executable, "-P", "-W", "ignore", "-c", f"from {__name__} import main; main()"]
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
-            input=json.dumps({"template": text, "values": values}).encode(),
-            capture_output=True,
-            check=False,
-            timeout=_SECONDS,
-            env=kept,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _refused(template, f"it ran for more than {_SECONDS} seconds") from error
-    if done.returncode == _FAILED:
-        raise _refused(template, done.stdout.decode(errors="replace"))
-    if done.returncode != 0:
-        raise _refused(template, "it took too much memory or time")
-    return done.stdout
+        with Processes(command, limits=LIMITS) as processes:
+            card = processes.render({"template": text, "values": values})
+    except TemplateRaised as error:
+        raise _refused(template, str(error)[:400]) from error
+    except TemplateError as error:
+        raise _refused(template, f"it {error}") from error
+    if not card.strip():
+        raise _refused(template, "the card is empty")
+    try:
+        return card.encode()
+    except UnicodeEncodeError as error:
+        raise _refused(template, "it makes half of a character") from error
 
 
 def main() -> None:
-    """Render what standard input says to standard output: the child of `_elsewhere`."""
-    import resource as limits
+    """Render what is asked: the process of `_elsewhere`."""
+    from ..serving.templates.program import run
 
-    # Not everywhere can each of them be set; the parent's clock runs all the same.
-    for name, most in (("RLIMIT_AS", _MEMORY), ("RLIMIT_CPU", _SECONDS)):
-        try:
-            limits.setrlimit(getattr(limits, name), (most, most))
-        except (ValueError, OSError):
-            continue
-    given = json.load(sys.stdin.buffer)
-    try:
-        card = _render(given["template"], given["values"])
-    except _template_errors() as error:
-        sys.stdout.write(_sentence(error))
-        sys.stdout.flush()
-        os._exit(_FAILED)
-    sys.stdout.buffer.write(card)
-
-
-def _render(template: str, values: Mapping[str, Any]) -> bytes:
-    parts, size = [], 0
-    for part in _environment().from_string(template).generate(values):
-        parts.append(part.encode())
-        size += len(parts[-1])
-        if size > _LARGEST_CARD:
-            raise ValueError(f"the card has more than {_LARGEST_CARD >> 20} MiB")
-    card = b"".join(parts)
-    if not card.strip():
-        raise ValueError("the card is empty")
-    return card
-
-
-def _template_errors() -> tuple[type[Exception], ...]:
-    from jinja2 import TemplateError
-
-    # What an expression of a template can raise: it is the template's fault, whichever it is.
-    return (
-        TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        MemoryError,
-    )
-
-
-def _sentence(error: Exception) -> str:
-    from jinja2 import TemplateSyntaxError
-
-    line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
-    said = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"{line}{said}"
+    environment = _environment()
+    for name in _OURS:  # read while the clock does not run
+        environment.get_template(name)
+    run(lambda asked: environment.from_string(asked["template"]).generate(asked["values"]))
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -24,18 +24,23 @@ def resource(name: str) -> bytes:
 
 
 def server_files() -> dict[str, bytes]:
-    """Return the server of one model: file name and content, sorted."""
-    return _modules(_package() / "serving")
+    """Return the server of one model, and what renders its chat template: path and content, sorted."""
+    return _modules(_package() / "serving") | package_files("serving/templates", under="templates/")
 
 
-def package_files(name: str) -> dict[str, bytes]:
-    """Return the modules of a package of the registry: file name and content, sorted."""
-    return _modules(files(__name__.rpartition(".bundles.")[0]) / name)
+def package_files(name: str, *, under: str = "") -> dict[str, bytes]:
+    """Return the modules of a package of the registry and of those in it: path and content, sorted."""
+    return _modules(files(__name__.rpartition(".bundles.")[0]).joinpath(*name.split("/")), under)
 
 
-def _modules(folder: Traversable) -> dict[str, bytes]:
-    found = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".py")}
-    return {name: found[name].read_bytes() for name in sorted(found)}
+def _modules(folder: Traversable, under: str = "") -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            found |= _modules(entry, f"{under}{entry.name}/")
+        elif entry.name.endswith(".py"):
+            found[under + entry.name] = entry.read_bytes()
+    return found
 
 
 def _package() -> Traversable:

@@ -11,4 +11,5 @@ as a folder beside `server.py`.  What goes where:
     bodies      what a request may say                      replies     what is said in return
     app         HTTP                                        metrics     what Prometheus gets to see
     reload      following the document                      run         starting and ending
+    templates/  chat templates, rendered within limits
 """

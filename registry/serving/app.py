@@ -37,7 +37,7 @@ def create_app(service: Service, lifespan: Lifespan[FastAPI] | None = None) -> F
 
     @app.get("/health")
     async def health() -> Response:
-        alive = service.engine.alive
+        alive = service.alive
         return JSONResponse({"status": "ok" if alive else "dead"}, 200 if alive else 503)
 
     @app.get("/metrics")

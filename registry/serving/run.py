@@ -161,6 +161,7 @@ def http_server(
         tasks = [
             asyncio.create_task(Reloader(service, document).run()),
             asyncio.create_task(_watch(service, server, outcome)),
+            asyncio.create_task(_render_no_more(service, server)),
             asyncio.create_task(announce()),
         ]
         yield
@@ -180,6 +181,13 @@ def http_server(
         )
     )
     return server
+
+
+async def _render_no_more(service: Service, server: uvicorn.Server) -> None:
+    """When the server is to end, wait for no chat template: what generates drains, and nothing new begins."""
+    while not server.should_exit:
+        await asyncio.sleep(0.1)
+    service.prompts.templates.close()
 
 
 async def _watch(service: Service, server: uvicorn.Server, outcome: list[int]) -> None:

@@ -52,7 +52,7 @@ class Service:
         """Load the base and the adapters, and wait for them.
 
         Raises:
-            EngineError: the base cannot be loaded.
+            EngineError: the base cannot be loaded, or its chat template not be rendered.
             AdapterError: an adapter cannot be put on it.
         """
         try:
@@ -61,10 +61,18 @@ class Service:
             document = self._document
             futures = {adapter.name: self.read(adapter) for adapter in document.adapters}
             self.publish(document, {name: future.result() for name, future in futures.items()})
+            self.prompts = Prompts(
+                self.engine.tokenizer, context=self.context, vocabulary=self.engine.vocabulary
+            )
+            self.prompts.start()
         except BaseException:  # a signal, too: the end of the interpreter must not meet mlx at work
             self.engine.stop()
             raise
-        self.prompts = Prompts(self.engine.tokenizer, context=self.context, vocabulary=self.engine.vocabulary)
+
+    @property
+    def alive(self) -> bool:
+        """Whether answers can be given."""
+        return self.engine.alive and self.prompts.templates.able
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop in which requests are answered."""

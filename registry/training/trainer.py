@@ -1,8 +1,9 @@
 """Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
 
-mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So two of its functions
+mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So three of its functions
 are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
-configuration file over defaults), and `train_model`, to put the record in front of whatever callback there is.
+configuration file over defaults), `load_dataset`, so that the base's chat template is rendered within limits, and
+`train_model`, to put the record in front of whatever callback there is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from fusery.storage.errors import FuseryError
 
 from ..errors import MissingExtraError, TrainingFailedError
+from ..serving.templates.chat import ChatTemplates
 from .callback import RecordRun
 
 
@@ -47,7 +49,8 @@ def train(words: Sequence[str], *, ready: Callable[[Any], None]) -> Trained:
     """
     lora = _lora()
     runs: list[RecordRun] = []
-    with _recorded(lora, ready, runs), _command_line(words):
+    chats = ChatTemplates()
+    with contextlib.closing(chats), _recorded(lora, ready, runs, chats), _command_line(words):
         try:
             lora.main()
         except SystemExit as stop:
@@ -71,12 +74,18 @@ def _lora() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _recorded(lora: Any, ready: Callable[[Any], None], runs: list[RecordRun]) -> Iterator[None]:
-    run, train_model = lora.run, lora.train_model
+def _recorded(
+    lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates
+) -> Iterator[None]:
+    run, load_dataset, train_model = lora.run, lora.load_dataset, lora.train_model
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
         ready(args)
         return run(args, *rest, **named)
+
+    def bind_and_load(args: Any, tokenizer: Any) -> Any:
+        chats.bind(tokenizer)
+        return load_dataset(args, tokenizer)
 
     def record_and_train(
         args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
@@ -92,11 +101,11 @@ def _recorded(lora: Any, ready: Callable[[Any], None], runs: list[RecordRun]) ->
         with record:
             train_model(args, model, train_set, valid_set, record)
 
-    lora.run, lora.train_model = ready_then_run, record_and_train
+    lora.run, lora.load_dataset, lora.train_model = ready_then_run, bind_and_load, record_and_train
     try:
         yield
     finally:
-        lora.run, lora.train_model = run, train_model
+        lora.run, lora.load_dataset, lora.train_model = run, load_dataset, train_model
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""What `fusery base add` says of a model that is there already."""
+"""What `fusery base add` says of a model: that it is there already, that its chat template is no good."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import chattemplates
 import tinymodels
 from conftest_types import Fusery
 
@@ -34,3 +35,18 @@ def test_other_bytes_under_a_taken_name_are_bad_input(fusery: Fusery, tmp_path: 
     assert done.code == 2
     assert "the name 'tiny' belongs to a base model with other bytes" in done.err
     assert len(fusery("base", "list", "--json").json) == 1
+
+
+def test_a_chat_template_that_never_ends_is_named(fusery: Fusery, tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "one")
+    assert fusery("base", "add", folder, "--name", "good", "--json").json["findings"] == []
+    (folder / "chat_template.jinja").write_text(chattemplates.ENDLESS)
+    done = fusery("base", "add", folder, "--name", "bad")
+    assert done.code == 0
+    assert (
+        "  warning: chat_template_exceeds: chat_template.jinja: the model's chat template needed more"
+        in done.out
+    )
+    assert "    Hint: do not use it" in done.out
+    (finding,) = fusery("base", "add", folder, "--name", "bad", "--json").json["findings"]
+    assert (finding["code"], finding["subject"]) == ("chat_template_exceeds", "chat_template.jinja")

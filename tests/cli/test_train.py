@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import chattemplates
 import pytest
 
 from fusery.registry.training.record import RECORD, read_record
@@ -174,12 +176,31 @@ def test_a_trainer_that_raises(ready: Fusery, folder: Path) -> None:
     assert read_record(folder / "run" / RECORD).state == "stopped"
 
 
+def test_a_chat_template_that_never_ends_ends_the_training(
+    ready: Fusery, folder: Path, tiny_base: Path
+) -> None:
+    (folder / "tiny").unlink()
+    shutil.copytree(tiny_base, folder / "tiny")
+    (folder / "tiny" / "chat_template.jinja").write_text(chattemplates.SLOW_IF_ASKED)
+    pair = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
+    for name in ("train", "valid"):
+        (folder / "data" / f"{name}.jsonl").write_text(f"{json.dumps({'messages': pair})}\n" * 8)
+    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
+    assert ran.code == 0, ran.err
+    slow = [pair[0], {"role": "assistant", "content": "be slow"}]
+    (folder / "data" / "train.jsonl").write_text(f"{json.dumps({'messages': slow})}\n" * 8)
+    ran = ready("train", "--base", "tiny", "--task", "cats", "--", *TRAIN)
+    assert ran.code == 1
+    assert "the trainer stopped: TemplateTooMuch: the model's chat template needed more than" in ran.err
+    assert "Traceback" not in ran.err
+
+
 def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm import lora
 
-    before, words = (lora.run, lora.train_model), list(sys.argv)
+    before, words = (lora.run, lora.load_dataset, lora.train_model), list(sys.argv)
     assert ready("train", "--", *TRAIN, "--data", "nowhere").code == 2
-    assert (lora.run, lora.train_model) == before
+    assert (lora.run, lora.load_dataset, lora.train_model) == before
     assert sys.argv == words
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .checks import Refusal, check_request, known_fields
 
@@ -69,20 +69,40 @@ class Served:
             raise ValueError(f"fusery.json or model/config.json is damaged: {error}") from error
 
 
+class Templates(Protocol):
+    """Renders chat templates within limits; `templates/` beside this file has it."""
+
+    able: bool
+
+    def bind(self, tokenizer: Any, *, context: int) -> bool:
+        """Let a tokenizer's `apply_chat_template` render here from now on."""
+
+    def close(self) -> None:
+        """End what is being rendered."""
+
+
 class Server(ThreadingHTTPServer):
     """An HTTP server for one model that ends when the model's generator does.
 
     Attributes:
         served: the model.
+        templates: render its chat template.
         generator: mlx-lm's `ResponseGenerator`, set once it has been started.
     """
 
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler], served: Served) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        handler: type[BaseHTTPRequestHandler],
+        served: Served,
+        templates: Templates,
+    ) -> None:
         """Listen at once; nothing is answered before `serve_forever`."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.served = served
+        self.served, self.templates = served, templates
         self.known = known_fields(served.context, served.vocabulary)
         self.generator: Any = None
         self._active = 0
@@ -117,7 +137,7 @@ class Server(ThreadingHTTPServer):
         """`ok`, `loading` or `unavailable`."""
         if self.generator is None:
             return "loading"
-        if not self.generator.is_healthy:
+        if not self.generator.is_healthy or not self.templates.able:
             return "unavailable"
         return "ok" if self.generator.model_provider.model_key is not None else "loading"
 
@@ -165,12 +185,19 @@ class Gate(BaseHTTPRequestHandler):
             data = json.dumps(self.checked(self.document())).encode()
             self.rfile = io.BufferedReader(io.BytesIO(data))
             self.headers.replace_header("Content-Length", str(len(data)))
-            with self.server.counted():
-                super().do_POST()  # type: ignore[misc]
+            self.answer()
         except Refusal as refusal:
             self.refuse(refusal)
         except RecursionError:
             self.refuse(Refusal(400, "the request is nested too deeply"))
+
+    def answer(self) -> None:
+        """Let mlx-lm answer; the end of the server waits for that, and for its refusals too."""
+        with self.server.counted():
+            try:
+                super().do_POST()  # type: ignore[misc]
+            except Refusal as refusal:
+                self.refuse(refusal)
 
     def document(self) -> Mapping[str, Any]:
         """Read the request's JSON.
@@ -216,8 +243,9 @@ class Gate(BaseHTTPRequestHandler):
     def _set_completion_headers(self, status_code: int = 200) -> None:
         # mlx-lm calls this where it handles what went wrong before the first token, and says 404 whatever it was.
         if status_code >= 400:
-            message = str(sys.exc_info()[1] or "mlx-lm refused the request")
-            raise Refusal(400 if self.server.state == "ok" else 503, message)
+            error = sys.exc_info()[1]
+            ours = self.server.state != "ok" or getattr(error, "temporary", False)
+            raise Refusal(503 if ours else 400, str(error or "mlx-lm refused the request"))
         super()._set_completion_headers(status_code)  # type: ignore[misc]
 
     def refuse(self, refusal: Refusal) -> None:

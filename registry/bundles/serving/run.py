@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .gate import DEFAULT_MODEL, Gate, Served, Server
+from .gate import DEFAULT_MODEL, Gate, Served, Server, Templates
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,9 @@ INTERNALS = {
     "LRUPromptCache": ("max_size", "max_bytes"),
     "ModelProvider": ("cli_args",),
     "ModelProvider.load": ("self", "model_path", "adapter_path", "draft_model_path"),
+    "CompletionRequest": ("request_type", "prompt", "messages", "tools", "role_mapping"),
     "ResponseGenerator": ("model_provider", "prompt_cache"),
+    "ResponseGenerator.generate": ("self", "request", "generation_args", "progress_callback"),
     "ResponseGenerator._tokenize": ("self", "tokenizer", "request", "args"),
     "APIHandler": ("response_generator", "args", "system_fingerprint", "kwargs"),
     "APIHandler.do_POST": ("self",),
@@ -44,19 +46,45 @@ INTERNALS = {
 
 
 class OneModel:
-    """Goes before mlx-lm's `ModelProvider`: whatever is asked for, it gives the model of the command line."""
+    """Goes before mlx-lm's `ModelProvider`: whatever is asked for, it gives the model of the command line.
+
+    Attributes:
+        ready: the tokenizer, once it renders chats within limits.
+    """
+
+    templates: Templates
+    context: int
+    ready: Any = None
 
     def load(self, model_path: str, adapter_path: Any = None, draft_model_path: Any = None) -> Any:
         """Return the model and its tokenizer."""
-        return super().load(DEFAULT_MODEL, None, DEFAULT_MODEL)  # type: ignore[misc]
+        model, tokenizer = super().load(DEFAULT_MODEL, None, DEFAULT_MODEL)  # type: ignore[misc]
+        if tokenizer is not self.ready:
+            self.templates.bind(tokenizer, context=self.context)
+            self.ready = tokenizer
+        return model, tokenizer
 
 
 class Bounded:
-    """Goes before mlx-lm's `ResponseGenerator`: a prompt of no tokens ends its thread, an endless one the memory."""
+    """Goes before mlx-lm's `ResponseGenerator`: a prompt of no tokens ends its thread, an endless one the memory.
+
+    Prompts are made in the threads of their requests: the thread that generates waits for no chat template.
+    """
 
     context: int
 
+    def generate(self, request: Any, generation_args: Any, progress_callback: Any = None) -> Any:
+        """Make the prompt, and let the thread that generates go on with it."""
+        tokenizer = self.model_provider.ready  # type: ignore[attr-defined]
+        if tokenizer is not None:  # else the model is being loaded
+            request.made = self._made(tokenizer, request, generation_args)
+        return super().generate(request, generation_args, progress_callback)  # type: ignore[misc]
+
     def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> Any:
+        made = getattr(request, "made", None)
+        return self._made(tokenizer, request, args) if made is None else made
+
+    def _made(self, tokenizer: Any, request: Any, args: Any) -> Any:
         found = super()._tokenize(tokenizer, request, args)  # type: ignore[misc]
         length = len(found[0])
         if not 0 < length < self.context:
@@ -65,11 +93,12 @@ class Bounded:
         return found
 
 
-def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
+def main(bundle: Path, templates: Templates, arguments: Sequence[str] | None = None) -> int:
     """Serve a bundle's model until SIGTERM or Ctrl-C, or ask a running server for its health.
 
     Args:
         bundle: the folder with `fusery.json` and `model/`.
+        templates: render the model's chat template.
         arguments: of the command line; None for the process's own.
 
     Returns:
@@ -89,12 +118,13 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
     server_module = import_server()
     handler = type("Handler", (Gate, server_module.APIHandler), {})
     try:
-        httpd = Server(options.host, options.port, handler, served)
+        httpd = Server(options.host, options.port, handler, served, templates)
     except (OSError, OverflowError) as error:
         fail(f"cannot listen on {options.host} port {options.port}: {error}")
     # mlx-lm has no other way to its own defaults than its main, and its run ignores the handler class it is given.
     outcome: list[int] = []
-    server_module.ModelProvider = type("Provider", (OneModel, server_module.ModelProvider), {})
+    own_parts = {"templates": templates, "context": served.context}
+    server_module.ModelProvider = type("Provider", (OneModel, server_module.ModelProvider), own_parts)
     server_module.run = partial(serve, server_module, httpd, outcome)
     own = ["--model", str(served.folder), "--allowed-origins", options.allowed_origins]
     sys.argv = ["mlx_lm.server", *rest, *own]
@@ -198,6 +228,7 @@ def serve(module: Any, httpd: Server, outcome: list[int], host: str, port: int, 
         outcome.append(1)
     finally:
         httpd.server_close()
+        httpd.templates.close()
         httpd.drain(DRAIN_SECONDS)
 
 

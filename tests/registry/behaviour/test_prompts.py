@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import chattemplates
 import pytest
 import tinymodels
 from hypothesis import given
@@ -147,6 +148,14 @@ def test_a_template_that_refuses_is_one_sentence(tmp_path: Path) -> None:
     folder = tinymodels.make_base(tmp_path / "base", layers=1)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(BadInputError, match="roles must alternate"):
+        tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))
+
+
+@pytest.mark.parametrize("source", [chattemplates.ENDLESS, "{{ 'a' * 10 ** 10 }}"], ids=["endless", "huge"])
+def test_a_template_that_never_ends_is_one_sentence(source: str, tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    (folder / "chat_template.jinja").write_text(source)
+    with pytest.raises(BadInputError, match=r"the model's chat template needed more than .* \(prompt 1\)"):
         tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))
 
 

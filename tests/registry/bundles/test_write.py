@@ -41,6 +41,11 @@ OWN = {
         "serving/checks.py",
         "serving/gate.py",
         "serving/run.py",
+        "serving/templates/__init__.py",
+        "serving/templates/chat.py",
+        "serving/templates/errors.py",
+        "serving/templates/process.py",
+        "serving/templates/program.py",
     },
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fusery.registry.bundles.serving.gate import MAX_BODY, Gate, Served, Server
+from fusery.registry.serving.templates.chat import ChatTemplates
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -58,7 +59,7 @@ class Generator:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     handler = type("Handler", (Gate, Upstream), {})
-    server = Server("127.0.0.1", 0, handler, Served("course", "d" * 64, tmp_path, 2048, 320))
+    server = Server("127.0.0.1", 0, handler, Served("course", "d" * 64, tmp_path, 2048, 320), ChatTemplates())
     server.generator = Generator()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -183,7 +184,7 @@ def test_mlx_lm_s_404_means_bad_request_or_not_available(server: Server) -> None
 
 
 def test_the_server_ends_when_generation_has(tmp_path: Path) -> None:
-    server = Server("127.0.0.1", 0, Gate, Served("course", "d" * 64, tmp_path, 2048, 320))
+    server = Server("127.0.0.1", 0, Gate, Served("course", "d" * 64, tmp_path, 2048, 320), ChatTemplates())
     server.generator = Generator()
     server.service_actions()
     server.generator.is_healthy = False

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from bundling import make_bundle
 
+from fusery.registry.behaviour.models import load_tokenizer
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.serving.run import Bounded, OneModel, differences
+from fusery.registry.serving.templates.chat import ChatTemplates
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -112,13 +114,21 @@ def test_a_wrong_port_in_the_environment_is_told(run: Run) -> None:
     assert "eighty" in done.stderr
 
 
-def test_whatever_is_asked_for_the_one_model_is_loaded() -> None:
+def test_whatever_is_asked_for_the_one_model_is_loaded_and_bound(tiny_base: Path) -> None:
+    tokenizer = load_tokenizer(tiny_base)
+    asked = []
+
     class Provider:
         def load(self, *arguments: Any) -> Any:
-            return arguments
+            asked.append(arguments)
+            return "model", tokenizer
 
-    provider = type("Fixed", (OneModel, Provider), {})()
-    assert provider.load("/etc", "/tmp/adapter", "org/draft") == ("default_model", None, "default_model")
+    parts = {"templates": ChatTemplates(), "context": 100}
+    provider = type("Fixed", (OneModel, Provider), parts)()
+    assert provider.load("/etc", "/tmp/adapter", "org/draft") == ("model", tokenizer)
+    assert asked == [("default_model", None, "default_model")]
+    assert provider.ready is tokenizer
+    assert "apply_chat_template" in vars(tokenizer._tokenizer)
 
 
 def test_prompts_and_answers_stay_within_the_context() -> None:

@@ -1,0 +1,160 @@
+"""Rules about chat templates, the base's and one that came with an adapter: each is rendered once, as a server would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import lru_cache
+from typing import Any
+
+from fusery.storage.errors import StorageError
+from fusery.storage.jsonfile import parse_json
+
+from ..errors import ModelUnusableError
+from .candidate import Candidate
+from .code import Code, rule
+from .finding import Finding
+from .tokenizer_rules import beside
+
+FILE, TOOLS_FILE, SETTINGS = (
+    "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
+    "tokenizer_config.json",
+)
+_DEFAULT, _TOOLS = "default", "tool_use"
+_ASKED = "What is the capital of France?"
+_CONVERSATIONS = (
+    [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": _ASKED}],
+    [{"role": "user", "content": _ASKED}],  # some templates know no system
+)
+_A_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Return the weather of a place.",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"type": "string", "description": "A town."}},
+            "required": ["place"],
+        },
+    },
+}
+_ROLES = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+
+Read = Callable[[str], bytes | None]
+"""Returns a file of a model, None where there is none."""
+
+CHAT_TEMPLATE_FAILS = Code(
+    "chat_template_fails",
+    "warning",
+    "a chat template does not parse, or refuses an ordinary conversation",
+    "no chat can be answered with it",
+    "take a chat template that works, such as that of the model's instruction-tuned sibling",
+)
+CHAT_TEMPLATE_EXCEEDS = Code(
+    "chat_template_exceeds",
+    "warning",
+    "a chat template needs more time or memory for an ordinary conversation, or makes more text, than one may",
+    "it is broken, or made to stop whoever renders it: each server that has it has to refuse chats",
+    "do not use it; look at where the model comes from",
+)
+CHAT_TEMPLATE_DEAF = Code(
+    "chat_template_deaf",
+    "warning",
+    "what a chat template makes of an ordinary conversation lacks what the user said",
+    "the model answers without knowing what it was asked",
+    "take a chat template for messages whose content is text",
+)
+
+
+@rule(CHAT_TEMPLATE_FAILS, CHAT_TEMPLATE_EXCEEDS, CHAT_TEMPLATE_DEAF)
+def chats_can_be_rendered(candidate: Candidate) -> Iterator[Finding]:
+    """The chat templates of the base, and those that came with the adapter, render an ordinary conversation."""
+    ours = list(template_findings(lambda name: beside(candidate, name)))
+    yield from ours
+    for finding in template_findings(candidate.base.tokenizer, of=f"of {candidate.base.name}"):
+        if finding.subject not in {own.subject for own in ours}:
+            yield finding
+
+
+def template_findings(read: Read, *, of: str = "") -> Iterator[Finding]:
+    """Render a model's chat templates once, within the limits of a server, and yield what is wrong with them.
+
+    Args:
+        read: gives the model's files.
+        of: whose they are, if it is not clear.
+
+    Raises:
+        ModelUnusableError: nothing can be rendered on this machine.
+    """
+    settings = _settings(read)
+    for name, (file, source) in _templates(read, settings).items():
+        wrong = _tried(source, _special_tokens(settings), name == _TOOLS)
+        if wrong is not None:
+            code, message = wrong
+            yield code.found(file, " ".join(filter(None, (file, of))) + f": {message}")
+
+
+def _templates(read: Read, settings: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the templates that servers use, by name, each with its file; as transformers chooses them."""
+    found = {
+        name: (file, data.decode("utf-8", "replace"))
+        for name, file in ((_DEFAULT, FILE), (_TOOLS, TOOLS_FILE))
+        if (data := read(file)) is not None
+    }
+    listed = settings.get("chat_template")
+    if found or not listed:
+        return found
+    if isinstance(listed, list):
+        listed = {item.get("name"): item.get("template") for item in listed if isinstance(item, dict)}
+    named = listed if isinstance(listed, dict) else {_DEFAULT: listed}
+    return {name: (SETTINGS, named[name]) for name in (_DEFAULT, _TOOLS) if isinstance(named.get(name), str)}
+
+
+def _settings(read: Read) -> Mapping[str, Any]:
+    data = read(SETTINGS)
+    try:
+        found = parse_json(data, SETTINGS) if data else {}
+    except StorageError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the tokens that a template may ask for; what the settings do not say is empty, and no failure."""
+    found = []
+    for name in (f"{role}_token" for role in _ROLES):
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        found.append((name, text if isinstance(text, str) else ""))
+    return tuple(found)
+
+
+@lru_cache(64)
+def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tuple[Code, str] | None:
+    from ..serving.templates.chat import ChatTemplates
+    from ..serving.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
+
+    values = {
+        **dict(tokens),
+        "tools": [_A_TOOL] if tools else None,
+        "documents": None,
+        "add_generation_prompt": True,
+        "enable_thinking": False,
+    }
+    refused = ""
+    with closing(ChatTemplates()) as chats:
+        for conversation in _CONVERSATIONS:
+            try:
+                text = chats.render(source, {**values, "messages": conversation})
+            except TemplateRaised as error:
+                refused = str(error)[:400]
+            except TemplateTooMuch as error:
+                return CHAT_TEMPLATE_EXCEEDS, str(error)
+            except NoProcess as error:
+                raise ModelUnusableError(str(error)) from error
+            else:
+                if _ASKED in text:
+                    return None
+                return CHAT_TEMPLATE_DEAF, "the model's chat template leaves out what the user says"
+    return CHAT_TEMPLATE_FAILS, refused
