@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, combined, count, number, share, size, times
+from .text import cell, combined, count, marked, number, share, size, times, told
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -90,6 +90,7 @@ def print_registered(session: Session, view: dict[str, Any]) -> None:
     """Print what was registered, and what was found about it."""
     session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
     session.print(_summary(view))
+    session.warn(view)
     _print_findings(session, view["findings"])
 
 
@@ -190,7 +191,7 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
         "name", "base", "method", "rank", "layers", "trained", "val loss", "dataset", "", right=right
     )
     for adapter in adapters:
-        marks = [f"#{alias}" for alias in adapter["aliases"]] + (["yanked"] if adapter["yanked"] else [])
+        marks = [f"#{alias}" for alias in adapter["aliases"]] + _yanks(adapter)
         table.add_row(
             cell(adapter["name"]),
             cell(adapter["base"]),
@@ -203,6 +204,12 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
             " ".join(marks),
         )
     session.console.print(table)
+
+
+def _yanks(view: dict[str, Any]) -> list[str]:
+    """Return the marks of a row: that the adapter is yanked, and as what else its bytes are."""
+    others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
+    return (["yanked"] if view["yanked"] else []) + [f"same bytes yanked as {cell(name)}" for name in others]
 
 
 @command("show")
@@ -225,7 +232,7 @@ def show_command(session: Session, reference: str, plot: Path | None, force: boo
 
 def _print_adapter(session: Session, view: dict[str, Any]) -> None:
     marks = "".join(f" #{alias}" for alias in view["aliases"])
-    marks += f" (yanked: {cell(view['yanked_reason'])})" if view["yanked"] else ""
+    marks += marked(view)
     alpha, scale = number(view["alpha"]), number(view["scale"])
     session.facts(
         [
@@ -247,7 +254,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
                 "dataset",
                 cell(view["dataset"]) + (f", {count(view['examples'])} examples" if view["examples"] else ""),
             ),
-            ("parent", cell(view["parent"])),
+            ("parent", cell(view["parent"]) + _yanked_parent(view)),
             ("tags", cell(view["tags"])),
             ("note", cell(view["note"])),
             ("digest", view["digest"]),
@@ -262,9 +269,16 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
         session.print("fused")
     for fused in view["fused"]:
         session.print(_fused_line(fused))
+    for bundle in view["bundles"]:
+        session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{marked(bundle)}")
     for running in view["deployments"]:
-        session.print(f"runs at {cell(running['place'])} as {running['kind']}, since {running['at']}")
+        what = f"{running['kind']}{marked(running)}"
+        session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
     _print_findings(session, view["findings"])
+
+
+def _yanked_parent(view: dict[str, Any]) -> str:
+    return "" if view["parent_yanked"] is None else f" (yanked: {cell(view['parent_yanked'])})"
 
 
 def _fused_line(fused: dict[str, Any]) -> str:
@@ -274,7 +288,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
         f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
         f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
         + (f"  {combined(fused)}" if mixed else "")
-        + (f"  yanked: {cell(fused['yanked'])}" if fused["yanked"] is not None else "")
+        + (f"  {told(fused)}" if fused["withdrawals"] else "")
     )
 
 
@@ -287,7 +301,7 @@ def history_command(session: Session, task: str) -> None:
     def human() -> None:
         right = ("version", "rank", "val loss", "change")
         table = session.table(
-            "version", "name", "base", "rank", "val loss", "change", "dataset", "by", right=right
+            "version", "name", "base", "rank", "val loss", "change", "dataset", "by", "", right=right
         )
         for view in versions:
             change = view["val_loss_change"]
@@ -300,6 +314,7 @@ def history_command(session: Session, task: str) -> None:
                 "-" if change is None else f"{change:+.4g}",
                 cell(view["dataset"]),
                 cell(view["created_by"]),
+                " ".join(_yanks(view)),
             )
         session.console.print(table)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell
+from .text import cell, told
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -33,6 +33,7 @@ def _print_move(session: Session, move: dict[str, Any]) -> None:
 
 def _emit_move(session: Session, move: dict[str, Any]) -> None:
     session.emit(move, names=[move["to"] or ""], human=lambda: _print_move(session, move))
+    session.warn(move)
 
 
 @command("set")
@@ -69,9 +70,10 @@ def list_command(session: Session, task: str | None) -> None:
     aliases = session.registry.aliases(task)
 
     def human() -> None:
-        table = session.table("alias", "adapter", "since", "by", "reason")
+        fields = ("alias", "adapter", "since", "by", "reason")
+        table = session.table(*fields, "")
         for alias in aliases:
-            table.add_row(*(cell(alias[field]) for field in ("alias", "adapter", "since", "by", "reason")))
+            table.add_row(*(cell(alias[field]) for field in fields), told(alias))
         session.console.print(table)
         if not aliases:
             session.say("There is no alias. Hint: fusery alias set REF ALIAS")
@@ -93,6 +95,9 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
         session.print(f"{shown['alias']} {held} {shown['adapter'] or 'nothing'}{when}{since}.")
         if shown["yanked"]:
             session.print("  it is yanked" if shown["at"] is None else "  it was yanked at that time")
+        for each in shown["withdrawals"]:
+            if each["relation"] != "itself":
+                session.print(f"  {cell(each['told'])}")
 
     session.emit(shown, names=[shown["adapter"] or ""], human=human)
 
@@ -144,6 +149,10 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
             session.print(f"  it was shipped: {bundle['target']} bundle in {bundle['path']}")
         for running in view["deployments"]:
             session.print(f"  it runs at {cell(running['place'])}, since {running['at']}")
+        for name in view["same_bytes"]:
+            session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
+        for name in view["continued"]:
+            session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
 
     session.emit(view, names=[view["name"]], human=human)
 

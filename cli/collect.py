@@ -10,7 +10,7 @@ import click
 
 from .fuse import make_request, request_options
 from .session import Session, command
-from .text import cell, count, size
+from .text import cell, count, size, told
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
@@ -74,7 +74,9 @@ def list_(session: Session) -> None:
     entries = document["entries"]
 
     def human() -> None:
-        table = session.table("adapter", "precision", "size", "last used", "stays", "key", right=("size",))
+        table = session.table(
+            "adapter", "precision", "size", "last used", "stays", "key", "", right=("size",)
+        )
         for entry in entries:
             table.add_row(
                 cell(entry["adapter"]),
@@ -83,6 +85,7 @@ def list_(session: Session) -> None:
                 entry["last_used"],
                 cell(_stays(entry)),
                 entry["key"][:12],
+                told(entry),
             )
         session.console.print(table)
         session.print(
@@ -94,7 +97,7 @@ def list_(session: Session) -> None:
 
 def _stays(entry: dict[str, Any]) -> list[str]:
     reasons = [name for name, field in (("pinned", "pinned"), ("in use", "in_use")) if entry[field]]
-    return [*reasons, *entry["aliases"], *(["yanked"] if entry["yanked"] is not None else [])]
+    return [*reasons, *entry["aliases"]]
 
 
 @command("prune")

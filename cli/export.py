@@ -39,6 +39,7 @@ def export_command(
             f"  {document['format']}{' (rendered)' if exported.rendered else ''}, {len(document['files'])} files, "
             f"{size(total)}, adapter {document['digest'][:12]}"
         )
+        session.warn(document)
 
     session.emit(document, names=[document["path"]], human=human)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import combined, number, share, size, times
+from .text import combined, number, share, size, times, told
 
 _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-fidelity"}
 
@@ -79,6 +79,7 @@ def _print_record(session: Session, view: dict[str, Any]) -> None:
             ("noise", share(fidelity["noise"])),
             ("weights", f"{size(view['weights_bytes'])}, {times(view['times_base'])} the base's"),
             ("key", view["key"]),
+            *([("note", told(view))] if view["withdrawals"] else []),
             *([("picture", view["plot"])] if view["plot"] else []),
         ]
     )

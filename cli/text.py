@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -49,6 +50,17 @@ def combined(view: dict[str, Any]) -> str:
     scale = "" if view["scale"] is None else f" (scale {number(view['scale'], 6)})"
     extras = [f"{number(part['weight'], 6)} x {part['adapter']}" for part in view["with"]]
     return " + ".join([view["adapter"] + scale, *extras])
+
+
+def told(view: Mapping[str, Any]) -> str:
+    """Return what a thing is told of yanks, in words; empty if there is nothing."""
+    return one_line("; ".join(each["told"] for each in view["withdrawals"]))
+
+
+def marked(view: Mapping[str, Any]) -> str:
+    """Return the same in parentheses, to be put behind a name."""
+    words = told(view)
+    return f" ({words})" if words else ""
 
 
 def cell(value: Any) -> str:

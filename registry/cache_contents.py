@@ -17,7 +17,7 @@ from .errors import BadInputError, UnknownReferenceError
 from .fused_records import aliased_keys, find_fused
 from .resolve import fused_from, resolve_any
 from .views import moment
-from .withdrawals import fused_reasons
+from .withdrawals import of_fused, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -160,7 +160,7 @@ def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
         "precision": row.precision if row else None,
         "digest": row.digest if row else None,
         "aliases": aliases_of(session, row) if row else [],
-        "yanked": fused_reasons(session, [row.id]).get(row.id) if row else None,
+        "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())) if row else [],
     }
 
 

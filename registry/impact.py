@@ -14,7 +14,7 @@ from .batches import batches
 from .deployments import views
 from .errors import BadInputError, UnknownReferenceError
 from .resolve import resolve_adapter, resolve_base
-from .withdrawals import adapter_reasons, bundle_reasons, fused_reasons
+from .withdrawals import Withdrawals, of_adapters, of_bundles, of_fused, own, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -40,7 +40,8 @@ class Impact:
         bundles: each `target`, `path` and `digest`.
         aliases: each `alias`, such as `course_rec#prod`, and the `adapter` that it holds.
         deployments: what of all that runs somewhere, as `deploy list` has it.
-        yanked: why adapters among these are withdrawn, by name.  Rows of what holds one say so under `yanked`.
+        yanked: why adapters among these are withdrawn, by name.
+        withdrawals: what adapters among these are told of yanks, by name; rows of the others have theirs.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Impact:
     aliases: Sequence[dict[str, Any]]
     deployments: Sequence[dict[str, Any]] = ()
     yanked: Mapping[str, str] = field(default_factory=dict)
+    withdrawals: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -63,6 +65,7 @@ class Impact:
             "aliases": list(self.aliases),
             "deployments": list(self.deployments),
             "yanked": dict(self.yanked),
+            "withdrawals": dict(self.withdrawals),
         }
 
 
@@ -87,24 +90,26 @@ def impact(workspace: Workspace, subject: str) -> Impact:
         adapters = {row.id: row for row in session.execute(_descendants(roots))}
         fused = _fused(session, {row.digest for row in adapters.values()})
         bundles = _bundles(session, adapters, fused)
-        withdrawn = _withdrawn(session, adapters, fused, bundles)
+        told = of_adapters(session, adapters)
+        held, packed = of_fused(session, fused), of_bundles(session, bundles)
         return Impact(
             kind,
             name,
             [row.name for row in adapters.values()],
-            [{**row, "yanked": withdrawn.fused.get(number)} for number, row in sorted(fused.items())],
+            [{**row, "withdrawals": shown(held.get(number, ()))} for number, row in sorted(fused.items())],
             [
                 {
                     "target": row.target,
                     "path": row.path,
                     "digest": row.digest,
-                    "yanked": withdrawn.bundles.get(number),
+                    "withdrawals": shown(packed.get(number, ())),
                 }
                 for number, row in sorted(bundles.items())
             ],
-            _aliases(session, adapters, withdrawn.adapters),
+            _aliases(session, adapters, told),
             _deployments(session, adapters, fused, bundles),
-            {adapters[number].name: reason for number, reason in sorted(withdrawn.adapters.items())},
+            {adapters[number].name: reason for number in sorted(told) if (reason := own(told[number]))},
+            {adapters[number].name: shown(told[number]) for number in sorted(told)},
         )
 
 
@@ -175,39 +180,20 @@ def _bundles(session: Session, adapters: Collection[int], fused: Collection[int]
 
 
 def _aliases(
-    session: Session, adapters: Mapping[int, Any], reasons: Mapping[int, str]
+    session: Session, adapters: Mapping[int, Any], told: Mapping[int, Withdrawals]
 ) -> list[dict[str, Any]]:
     alias, task = tables.Alias, tables.Task
     query = select(task.name, alias.name).join(task, task.id == alias.task_id)
     found = sorted(tuple(row) for row in _among(session, query, alias.adapter_id, adapters))
     return [
-        {"alias": f"{of}#{name}", "adapter": adapters[number].name, "yanked": reasons.get(number)}
+        {
+            "alias": f"{of}#{name}",
+            "adapter": adapters[number].name,
+            "yanked": own(told.get(number, ())),
+            "withdrawals": shown(told.get(number, ())),
+        }
         for of, name, number in found
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Withdrawn:
-    """Why adapters, fused models and bundles are withdrawn, by the numbers of their rows."""
-
-    adapters: Mapping[int, str]
-    fused: Mapping[int, str]
-    bundles: Mapping[int, str]
-
-
-def _withdrawn(
-    session: Session,
-    adapters: Collection[int],
-    fused: Collection[int],
-    bundles: Mapping[int, tables.Bundle],
-) -> _Withdrawn:
-    """Look from what is yanked, since that is little."""
-    yank = tables.Yank
-    yanked = session.scalars(select(yank.adapter_id).where(yank.lifted_at.is_(None))).all()
-    if not yanked:
-        return _Withdrawn({}, {}, {})
-    own = adapter_reasons(session, [number for number in yanked if number in adapters])
-    return _Withdrawn(own, fused_reasons(session, fused), bundle_reasons(session, bundles.values()))
 
 
 def _deployments(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from . import tables
 from .names import compact_date
+from .withdrawals import Withdrawals, of_adapters, own, shown
 
 
 def moment(value: datetime) -> str:
@@ -67,14 +68,8 @@ def adapter_views(session: Session, adapters: Sequence[tables.Adapter]) -> list[
         select(tables.Alias).where(tables.Alias.adapter_id.in_(ids)).order_by(tables.Alias.name)
     ):
         aliases[alias.adapter_id or 0].append(alias.name)
-    yanked = set(
-        session.scalars(
-            select(tables.Yank.adapter_id).where(
-                tables.Yank.adapter_id.in_(ids), tables.Yank.lifted_at.is_(None)
-            )
-        )
-    )
-    return [_adapter_view(adapter, aliases[adapter.id], adapter.id in yanked) for adapter in adapters]
+    told = of_adapters(session, ids)
+    return [_adapter_view(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
 def adapter_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def adapter_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     return adapter_views(session, [adapter])[0]
 
 
-def _adapter_view(adapter: tables.Adapter, aliases: list[str], yanked: bool) -> dict[str, Any]:
+def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
     dataset = adapter.dataset
     return {
         "name": adapter.name,
@@ -108,7 +103,8 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], yanked: bool) -> 
         "aliases": aliases,
         "tags": {tag.key: tag.value for tag in adapter.tags},
         "note": adapter.note,
-        "yanked": yanked,
+        "yanked": own(told) is not None,
+        "withdrawals": shown(told),
         "created_at": moment(adapter.created_at),
         "created_by": adapter.created_by,
         "findings": [

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..batches import batches
+from ..withdrawals import of_adapters, of_bundles, of_fused, shown
 from .views import View
 
 
@@ -49,7 +50,16 @@ def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Ow
             *_calibrations(session, some),
         ):
             found[owner.manifest].append(owner)
+    _tell_of_yanks(session, [owner for owners in found.values() for owner in owners])
     return found
+
+
+def _tell_of_yanks(session: Session, owners: Sequence[Owner]) -> None:
+    for kind, look in (("adapter", of_adapters), ("fused", of_fused), ("bundle", of_bundles)):
+        told = look(session, [owner.id for owner in owners if owner.kind == kind])
+        for owner in owners:
+            if owner.kind == kind:
+                owner.facts["withdrawals"] = shown(told.get(owner.id, ()))
 
 
 def _bases(session: Session, where: Any) -> Iterable[Owner]:

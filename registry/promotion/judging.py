@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
-from ..ingredients import refuse_yanked
 from ..licences import adapter_licence
 from ..resolve import fused_from
+from ..withdrawals import of_adapters, refuse_yanked
 from .approvals import approvers
 from .rules import Rules, make_rules
 
@@ -112,7 +112,8 @@ def _not_yanked(case: Case) -> Said:
         refuse_yanked(case.session, case.adapter)
     except BadInputError as error:
         return "failed", error.message
-    return "passed", "it is not withdrawn"
+    told = of_adapters(case.session, [case.adapter.id]).get(case.adapter.id, ())
+    return "passed", "; ".join(["it is not withdrawn", *(each.words for each in told)])
 
 
 def _admission(case: Case, rules: Rules) -> Said:

@@ -13,6 +13,7 @@ from ..alias_moves import alias_row, move, stated
 from ..errors import BadInputError
 from ..licences import base_licence
 from ..resolve import load_adapters, resolve_adapter
+from ..withdrawals import told_of
 from .approvals import alias_of
 from .guards import rule_for
 from .judging import Case, Outcome, State, judge, verdict_of
@@ -39,6 +40,7 @@ class Promotion:
         moved: the alias moved; not where the adapter held it already.
         dry_run: nothing was to be changed.
         reason: as given.
+        withdrawals: what is to be known of the adapter, as `show` has it.
     """
 
     alias: str
@@ -50,6 +52,7 @@ class Promotion:
     moved: bool
     dry_run: bool
     reason: str
+    withdrawals: tuple[dict[str, Any], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -67,6 +70,7 @@ class Promotion:
             "guarded": self.guarded,
             "dry_run": self.dry_run,
             "reason": self.reason,
+            "withdrawals": list(self.withdrawals),
             "rules": [outcome.to_dict() for outcome in self.outcomes],
         }
 
@@ -184,4 +188,5 @@ def _told(
         moved=moved,
         dry_run=dry_run,
         reason=reason,
+        withdrawals=tuple(told_of(case.session, [case.adapter])),
     )
