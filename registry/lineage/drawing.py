@@ -31,7 +31,7 @@ _STYLE = """
 .fl-fused{fill:#dbeafe;stroke:#1d4ed8}.fl-bundle{fill:#ede9fe;stroke:#6d28d9}.fl-alias{fill:#fce7f3;stroke:#9d174d}
 .fl-deployment{fill:#cffafe;stroke:#155e75}
 .fl-yanked{stroke:#b91c1c;stroke-width:2.4;stroke-dasharray:6 3}.fl-warn{fill:#b91c1c}
-.fl-told{stroke:#b45309;stroke-width:1.8;stroke-dasharray:6 3}.fl-note{fill:#b45309}.fl-root{stroke-width:2.8}
+.fl-told{stroke:#b45309;stroke-width:1.8;stroke-dasharray:6 3}.fl-note{fill:#7c2d12}.fl-root{stroke-width:2.8}
 .fl-over{opacity:.6}
 @media screen and (prefers-color-scheme:dark){
 .fl-line{stroke:#9ca3af}.fl-head{fill:#9ca3af}
