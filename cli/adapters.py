@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, combined, count, marked, number, share, size, times, told
+from .text import cell, count, marked, number, share, size, times, told
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -287,7 +287,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
     return (
         f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
         f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
-        + (f"  {combined(fused)}" if mixed else "")
+        + (f"  {cell(fused['combined'])}" if mixed else "")
         + (f"  {told(fused)}" if fused["withdrawals"] else "")
     )
 

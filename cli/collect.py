@@ -79,8 +79,8 @@ def list_(session: Session) -> None:
         )
         for entry in entries:
             table.add_row(
-                cell(entry["adapter"]),
-                cell(entry["precision"]),
+                cell(entry["combined"]),
+                cell(entry["format"]),
                 size(entry["bytes"]),
                 entry["last_used"],
                 cell(_stays(entry)),
@@ -178,7 +178,7 @@ def explain(session: Session, reference: str, **options: Any) -> None:
 
 
 def _explain(session: Session, model: dict[str, Any]) -> None:
-    session.print(f"{model['status']}: {cell(model['format'])} {model['key'][:12]}: {model['reason']}")
+    session.print(f"{model['status']}: {cell(model['label'])} {model['key'][:12]}: {model['reason']}")
     if inputs := model["inputs"]:
         rows = [("  base", _input(inputs["base"])), ("  adapter", _input(inputs["adapter"]))]
         rows += [("  with", f"{part['weight']} x {_input(part)}") for part in inputs["with"]]

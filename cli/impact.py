@@ -45,7 +45,7 @@ def impact_command(session: Session, subject: str) -> None:
 
 
 def _fused(row: dict[str, Any]) -> str:
-    return f"{row['adapter']} ({row['precision']}, {row['key'][:12]}){marked(row)}"
+    return f"{row['combined']} ({row['format']}, {row['key'][:12]}){marked(row)}"
 
 
 def _some(session: Session, what: str, names: Sequence[str]) -> None:

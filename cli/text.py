@@ -45,13 +45,6 @@ def times(value: float) -> str:
     return f"{value:.2f} x"
 
 
-def combined(view: dict[str, Any]) -> str:
-    """Return the adapters of a fused model with their weights, and a scale that is not the adapter's own."""
-    scale = "" if view["scale"] is None else f" (scale {number(view['scale'], 6)})"
-    extras = [f"{number(part['weight'], 6)} x {part['adapter']}" for part in view["with"]]
-    return " + ".join([view["adapter"] + scale, *extras])
-
-
 def told(view: Mapping[str, Any]) -> str:
     """Return what a thing is told of yanks, in words; empty if there is nothing."""
     return one_line("; ".join(each["told"] for each in view["withdrawals"]))

@@ -14,6 +14,7 @@ from fusery.storage.eviction import CacheEntry
 
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
+from .fused_label import label_view
 from .fused_records import aliased_keys, find_fused
 from .resolve import fused_from, resolve_any
 from .views import moment
@@ -158,6 +159,7 @@ def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
         "last_used": moment(datetime.fromtimestamp(entry.last_used, UTC)),
         "adapter": row.adapter.name if row else None,
         "precision": row.precision if row else None,
+        **(label_view(row) if row else dict.fromkeys(("scale", "combined", "format", "label"))),
         "digest": row.digest if row else None,
         "aliases": aliases_of(session, row) if row else [],
         "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())) if row else [],

@@ -30,8 +30,9 @@ from .errors import (
     RebuildDiffersError,
     UnknownReferenceError,
 )
-from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
+from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
+from .fused_label import describe
 from .fused_model import FusedModel, manifest_of
 from .fused_records import aliased_keys, find_fused, made_alike, record_fused
 from .fusion.recipe import Recipe, artifact_key
@@ -354,8 +355,7 @@ class _Job:
     def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
         """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
         return {
-            **fused_view(row),
-            "adapter": self.ingredients.adapter.name,
+            **fused_view(row, self.ingredients.adapter.name),
             "published": is_published(row),
             "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from . import tables
 from .batches import batches
 from .deployments import views
 from .errors import BadInputError, UnknownReferenceError
+from .fused_label import names as labels
+from .fusion.recipe import Recipe
 from .resolve import resolve_adapter, resolve_base
 from .withdrawals import Withdrawals, of_adapters, of_bundles, of_fused, own, shown
 
@@ -36,7 +39,7 @@ class Impact:
         kind: one of `KINDS`.
         name: of the thing.
         adapters: names of the adapters that were trained on it or with it, continued from one that was, or are it.
-        fused: each `key`, `digest`, `adapter` and `precision`, of the fused models that hold one of them.
+        fused: each `key`, `digest`, `adapter`, `precision` and `label`, of the fused models that hold one of them.
         bundles: each `target`, `path` and `digest`.
         aliases: each `alias`, such as `course_rec#prod`, and the `adapter` that it holds.
         deployments: what of all that runs somewhere, as `deploy list` has it.
@@ -156,15 +159,25 @@ def _among(session: Session, query: Query, column: Any, values: Collection[Any])
 def _fused(session: Session, digests: Collection[str]) -> dict[int, dict[str, Any]]:
     """Return the fused models that hold these bytes, alone or with others, by the numbers of their rows."""
     fused, extra, adapter = tables.Fused, tables.FusedExtra, tables.Adapter
-    query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision)
+    query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision, fused.recipe)
     query = query.join(adapter, adapter.id == fused.adapter_id)
     parts = select(extra.fused_id).join(adapter, adapter.id == extra.adapter_id)
     found = list(_among(session, query, adapter.digest, digests))
     alone = {row.id for row in found}
     added = {row.fused_id for row in _among(session, parts, adapter.digest, digests)} - alone
     found += _among(session, query, fused.id, added)
+    further: dict[int, list[tuple[str, float]]] = defaultdict(list)
+    names = select(extra.position, adapter.name, extra.weight).join(adapter, adapter.id == extra.adapter_id)
+    for _, name, weight, number in sorted(_among(session, names, extra.fused_id, {row.id for row in found})):
+        further[number].append((name, weight))
     return {
-        row[0]: {"key": row.key, "digest": row[2], "adapter": row.name, "precision": row.precision}
+        row[0]: {
+            "key": row.key,
+            "digest": row[2],
+            "adapter": row.name,
+            "precision": row.precision,
+            **labels(row.name, Recipe.from_dict(row.recipe), further[row[0]]),
+        }
         for row in found
     }
 

@@ -39,6 +39,7 @@ class Materialized:
         manifest: its files.
         adapters: names of the adapters in it.
         fused: digest of the fused model it was made from, None where nothing is fused.
+        label: what that is called.
         existed: the very same bundle was there already.
         layout: what its consumer finds in it.
         withdrawals: what the bundle is told of yanks, as `show` has it.
@@ -51,6 +52,7 @@ class Materialized:
     fused: str | None
     existed: bool
     layout: Layout
+    label: str | None = None
     withdrawals: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class Materialized:
             "digest": self.manifest.digest,
             "adapters": list(self.adapters),
             "fused": self.fused,
+            "label": self.label,
             "existed": self.existed,
             "withdrawals": list(self.withdrawals),
             "layout": self.layout.to_dict(),
@@ -132,7 +135,15 @@ def materialize(
     layout = written[-1].layout
     names, fused = gathered.adapters, gathered.fused
     return Materialized(
-        chosen.name, place.text, done.manifest, names, fused, done.existed, layout, tuple(told)
+        chosen.name,
+        place.text,
+        done.manifest,
+        names,
+        fused,
+        done.existed,
+        layout,
+        gathered.label,
+        tuple(told),
     )
 
 

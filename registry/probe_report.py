@@ -37,22 +37,24 @@ class Side:
         name: of the base or the adapter.
         digest: of the base, the adapter or the fused model.
         precision: of a fused model.
+        label: what a fused model is called.
     """
 
     kind: str
     name: str
     digest: str
     precision: str | None = None
+    label: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for `--json`."""
-        return {"kind": self.kind, "name": self.name, "digest": self.digest, "precision": self.precision}
+        return {name: getattr(self, name) for name in ("kind", "name", "digest", "precision", "label")}
 
     def __str__(self) -> str:
         words = {
             "base": self.name,
             "adapter": f"base + {self.name}",
-            "fused": f"{self.name} fused ({self.precision})",
+            "fused": f"fused {self.label}",
         }
         return words[self.kind]
 

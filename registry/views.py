@@ -132,22 +132,19 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         fused: the record.
         adapter: the name to call its adapter by; the same bytes may be registered under several.
     """
-    from .fuse_choice import describe
-    from .fusion.recipe import Recipe
+    from .fused_label import label_view
     from .rebuilding import rebuild_command
 
     size, name, recipe = weights_bytes(fused.manifest), adapter or fused.adapter.name, fused.recipe
     times = size / max(1, weights_bytes(fused.base.manifest))
     extras = [(extra.adapter.name, extra.weight) for extra in fused.extras]
-    shape = Recipe(fused.precision, quantization=recipe.get("quantization"), bits=recipe.get("bits", {}))
     return {
         "key": fused.key,
         "digest": fused.digest,
         "adapter": name,
-        "scale": recipe.get("scale"),
+        **label_view(fused, name),
         "with": [{"adapter": extra, "weight": weight} for extra, weight in extras],
         "precision": fused.precision,
-        "format": describe(shape),
         "quantization": fused.quantization,
         "bytes": fused.bytes,
         "weights_bytes": size,
@@ -186,12 +183,21 @@ def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
     }
 
 
-def fused_view(fused: tables.Fused) -> dict[str, Any]:
-    """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`)."""
+def fused_view(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
+    """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`).
+
+    Args:
+        fused: the record.
+        adapter: the name to call its adapter by, as for `fused_line`.
+    """
+    from .fused_label import label_view
+
+    name = adapter or fused.adapter.name
     return {
         "key": fused.key,
         "digest": fused.digest,
-        "adapter": fused.adapter.name,
+        "adapter": name,
+        **label_view(fused, name),
         "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],
         "base": fused.base.names[0].name,
         "precision": fused.precision,

@@ -162,7 +162,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Acco
     base = _base(workspace, row.base)
     return Account(
         "fused",
-        " + ".join(part.name for part in adapters),
+        str(line["combined"]),
         row.digest,
         _files(row.manifest),
         base,

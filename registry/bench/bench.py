@@ -208,7 +208,7 @@ def _subjects(
 def _fused(path: Path, view: Any) -> Subject:
     fidelity = {name: view["fidelity"][name] for name in ("verdict", "retained")}
     size = sum(file["size"] for file in view["files"] if file["path"].endswith(".safetensors"))
-    return Subject("fused", f"fused, {view['precision']}", path, size, (), view["precision"], fidelity)
+    return Subject("fused", f"fused, {view['format']}", path, size, (), view["precision"], fidelity)
 
 
 def _measured(

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..batches import batches
+from ..fused_label import label_view
 from ..withdrawals import of_adapters, of_bundles, of_fused, shown
 from .views import View
 
@@ -97,9 +98,10 @@ def _fused(session: Session, where: Any) -> Iterable[Owner]:
             "adapters": names,
             "base": row.base.names[0].name,
             "precision": row.precision,
+            **label_view(row),
             "quantization": row.quantization,
         }
-        yield Owner("fused", row.id, " + ".join(names), row.digest, row.manifest_id, facts)
+        yield Owner("fused", row.id, facts["combined"], row.digest, row.manifest_id, facts)
 
 
 def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:

@@ -13,6 +13,7 @@ from fusery.storage.digest import digest_bytes, digest_json
 
 from .. import tables
 from ..batches import batches
+from ..fused_label import label_of, label_view
 from ..withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 from .graph import Node
 
@@ -174,16 +175,16 @@ def _adapter(row: tables.Adapter, known: _Known) -> Node:
 
 
 def _fused(row: tables.Fused, known: _Known) -> Node:
-    names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
     facts = {
         "key": row.key,
         "precision": row.precision,
+        "format": label_view(row)["format"],
         "engine": row.engine,
         "seconds": row.seconds,
         "verdict": row.verdict,
         "retained": row.retained,
     }
-    name, told = f"{' + '.join(names)} ({row.precision})", known.fused.get(row.id, ())
+    name, told = label_of(row), known.fused.get(row.id, ())
     return Node(
         f"fused:{row.key[:16]}", "fused", name, row.digest, told, row.created_at, row.created_by, facts
     )

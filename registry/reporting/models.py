@@ -50,8 +50,7 @@ def fused_facts(session: Session, ids: Sequence[int], *, about: bool) -> dict[st
 def _line(row: tables.Fused) -> dict[str, Any]:
     line = fused_line(row)
     del line["rebuild"]
-    names = [line["adapter"], *(f"{part['weight']:g} x {part['adapter']}" for part in line["with"])]
-    return {**line, "name": " + ".join(names)}
+    return {**line, "name": line["combined"]}
 
 
 def _map(row: tables.Fused, line: dict[str, Any]) -> dict[str, Any]:
