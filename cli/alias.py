@@ -157,9 +157,20 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
     session.emit(view, names=[view["name"]], human=human)
 
 
+def _subject(entry: dict[str, Any]) -> str:
+    """Return what an entry is about: its name, with the beginning of its digest if that is what the log has."""
+    if entry["name"] == entry["subject"]:
+        return cell(entry["name"])
+    return cell(" ".join([*([entry["name"]] if entry["name"] else []), entry["subject"][:12]]))
+
+
 @command("events")
 @click.option(
-    "--ref", "reference", metavar="REF", help="Only about this adapter, base, fused model or alias."
+    "--ref",
+    "reference",
+    metavar="REF",
+    help="Only about this, by name or digest: an adapter and what it figures in, a base, a fused model, a bundle, an alias, "
+    "a place.",
 )
 @click.option("--since", metavar="DATE", help="Only from then on.")
 @click.option("--action", metavar="ACTION", help="Only of this action, such as adapter.registered.")
@@ -169,19 +180,15 @@ def events_command(session: Session, **filters: Any) -> None:
     entries = session.registry.events(**filters)
 
     def human() -> None:
-        table = session.table("", "at", "by", "what", "to what", "", right=("",))
+        table = session.table("entry", "at", "by", "what", "to what", "told", right=("entry",))
         for entry in entries:
             table.add_row(
                 str(entry["seq"]),
                 entry["at"][:19],
                 cell(entry["actor"]),
                 entry["action"],
-                cell(
-                    entry["subject"]
-                    if entry["kind"] in ("adapter", "alias", "deployment")
-                    else entry["subject"][:12]
-                ),
-                cell(entry["detail"].get("reason") or ""),
+                _subject(entry),
+                cell(entry["told"]) if entry["told"] else "",
             )
         session.console.print(table)
 

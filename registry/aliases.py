@@ -122,7 +122,7 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str
         query = query.where(tables.Task.name == task.casefold())
     with workspace.database.read() as session:
         rows = session.execute(query).all()
-        told = of_adapters(session, [alias.adapter_id for alias, _ in rows])
+        told = of_adapters(session, [alias.adapter_id or 0 for alias, _ in rows])
         return [
             {
                 "alias": f"{alias.task.name}#{alias.name}",
@@ -131,7 +131,7 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str
                 "since": move.at.isoformat(),
                 "by": move.by,
                 "reason": move.reason,
-                "withdrawals": shown(told.get(alias.adapter_id, ())),
+                "withdrawals": shown(told.get(alias.adapter_id or 0, ())),
             }
             for alias, move in rows
         ]

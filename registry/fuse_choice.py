@@ -18,7 +18,7 @@ from fusery.storage.digest import Digest, digest_json
 from . import events
 from .errors import FidelityError
 from .fuse_request import FuseRequest
-from .fused_label import describe
+from .fused_label import describe, label
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs
@@ -99,6 +99,9 @@ def record_refusal(
         subject=key,
         detail={
             "adapter": ingredients.adapter.name,
+            "label": label(
+                ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]
+            ),
             "precision": recipe.precision,
             "verdict": measured.verdict,
             "retained": measured.retained,

@@ -166,7 +166,7 @@ Where = Callable[[Any], ColumnElement[bool]]
 """From the column with a thing's number to the condition that it is one of those that are asked about."""
 
 
-def _parts(where: Where) -> Select[Any]:
+def _parts(where: Where) -> Select[*tuple[Any, ...]]:
     """Return the query for which adapters fused models hold: the first, and the further ones of a sum."""
     fused, extra = tables.Fused, tables.FusedExtra
     first = select(fused.id, fused.adapter_id).where(where(fused.id))
@@ -175,7 +175,7 @@ def _parts(where: Where) -> Select[Any]:
     return select(both.c[0], both.c[1])
 
 
-def _packed(where: Where) -> Select[Any]:
+def _packed(where: Where) -> Select[*tuple[Any, ...]]:
     """Return the query for which adapters bundles hold; of a sum, `BundleAdapter` has the first one only."""
     bundle, packed, fused, extra = tables.Bundle, tables.BundleAdapter, tables.Fused, tables.FusedExtra
     apart = select(bundle.id, packed.adapter_id).join(packed, packed.bundle_id == bundle.id)
@@ -189,7 +189,7 @@ def _packed(where: Where) -> Select[Any]:
 def _found(
     session: Session,
     ids: Collection[int],
-    parts_of: Callable[[Where], Select[Any]],
+    parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
     *,
     holding: bool = False,
     at: datetime | None = None,
@@ -216,7 +216,10 @@ def _found(
 
 
 def _rows(
-    session: Session, ids: Collection[int], parts_of: Callable[[Where], Select[Any]], at: datetime | None
+    session: Session,
+    ids: Collection[int],
+    parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
+    at: datetime | None,
 ) -> Iterator[Sequence[Any]]:
     """Yield each thing with what is yanked in it: of many things, one looks from what is yanked, since that is little."""
     if len(ids) > BATCH:
@@ -228,7 +231,7 @@ def _rows(
     yield from session.execute(_query(parts_of(lambda column: column.in_(list(ids))), at))
 
 
-def _query(parts: Select[Any], at: datetime | None) -> Select[Any]:
+def _query(parts: Select[*tuple[Any, ...]], at: datetime | None) -> Select[*tuple[Any, ...]]:
     part, record, yank = aliased(tables.Adapter), aliased(tables.Adapter), tables.Yank
     held = parts.subquery()
     thing, adapter = held.c

@@ -37,6 +37,11 @@ class Owner:
     manifest: int
     facts: dict[str, Any] = field(compare=False, hash=False)
 
+    @property
+    def title(self) -> str:
+        """What it is called where nothing else says how a fused model is written."""
+        return str(self.facts.get("label", self.name))
+
 
 def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Owner]]:
     """Return what has these manifests, by manifest."""

@@ -103,7 +103,7 @@ def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str
     assert {node["name"] for node in nodes if node["withdrawals"]} == {
         lineages.CONTINUED,
         f"{lineages.CONTINUED} (keep)",
-        f"other_v1_20260301 + {lineages.CONTINUED} + {lineages.DENSE} (keep)",
+        f"other_v1_20260301 + 0.5 x {lineages.CONTINUED} + -1 x {lineages.DENSE} (keep)",
         f"model {found['bundle']}",
         f"model {found['bundle of a sum']}",
         f"adapters {found['unfused bundle']}",
