@@ -175,7 +175,7 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
 
 
 def _condition(subjects: frozenset[str], prefix: str, figures: frozenset[str]) -> _About:
-    ways = [Event.subject.in_(sorted(subjects))]
+    ways: list[ColumnElement[bool]] = [Event.subject.in_(sorted(subjects))]
     if prefix:
         ways.append(begins_with(Event.subject, prefix))
     ways += [

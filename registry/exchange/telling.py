@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from .. import tables
 from ..withdrawals import of_adapters, of_fused, shown
 from ..workspace import Workspace
-from .finding import find
+from .finding import Row, find
 from .package import Item
 
 
 def told_of_yanks(places: Sequence[Workspace], package: Sequence[Item]) -> list[list[dict[str, Any]]]:
-    """Return for each thing of a package what it is told of yanks, as `show` has it, by the first place that has it.
+    """Return for each thing of a package what it is told of yanks, as `show` has it.
 
     Args:
-        places: where to look: where it goes to, if there is a registry, and where it comes from.
+        places: where to ask: where it goes to, if there is a registry, and where it comes from.
         package: the things.
     """
-    told: list[list[dict[str, Any]] | None] = [None] * len(package)
+    told: list[dict[tuple[str, str], dict[str, Any]]] = [{} for _ in package]
     for place in places:
         with place.database.read() as session:
-            rows = {at: find(session, item) for at, item in enumerate(package) if told[at] is None}
-            adapters = of_adapters(
-                session, [row.id for row in rows.values() if isinstance(row, tables.Adapter)]
-            )
-            fused = of_fused(session, [row.id for row in rows.values() if isinstance(row, tables.Fused)])
-            for at, row in rows.items():
-                if row is not None:
-                    known = adapters if isinstance(row, tables.Adapter) else fused
-                    kept = isinstance(row, tables.Adapter | tables.Fused)
-                    told[at] = shown(known.get(row.id, ())) if kept else []
-    return [each or [] for each in told]
+            rows = [find(session, item) for item in package]
+            for known, found in zip(told, _told(session, rows), strict=True):
+                for each in found:
+                    known.setdefault((each["adapter"], each["relation"]), each)
+    return [list(known.values()) for known in told]
+
+
+def _told(session: Session, rows: Sequence[Row | None]) -> Iterator[list[dict[str, Any]]]:
+    adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.Adapter)])
+    fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.Fused)])
+    for row in rows:
+        if isinstance(row, tables.Adapter):
+            yield shown(adapters.get(row.id, ()))
+        else:
+            yield shown(fused.get(row.id, ())) if isinstance(row, tables.Fused) else []
