@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, count, marked, number, share, size, times, told
+from .text import cell, count, marked, number, share, short_marks, size, times, told
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -191,7 +191,7 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
         "name", "base", "method", "rank", "layers", "trained", "val loss", "dataset", "", right=right
     )
     for adapter in adapters:
-        marks = [f"#{alias}" for alias in adapter["aliases"]] + _yanks(adapter)
+        marks = [f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter)
         table.add_row(
             cell(adapter["name"]),
             cell(adapter["base"]),
@@ -204,12 +204,6 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
             " ".join(marks),
         )
     session.console.print(table)
-
-
-def _yanks(view: dict[str, Any]) -> list[str]:
-    """Return the marks of a row: that the adapter is yanked, and as what else its bytes are."""
-    others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
-    return (["yanked"] if view["yanked"] else []) + [f"same bytes yanked as {cell(name)}" for name in others]
 
 
 @command("show")
@@ -254,7 +248,11 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
                 "dataset",
                 cell(view["dataset"]) + (f", {count(view['examples'])} examples" if view["examples"] else ""),
             ),
-            ("parent", cell(view["parent"]) + _yanked_parent(view)),
+            (
+                "parent",
+                cell(view["parent"])
+                + (f" (yanked: {cell(reason)})" if (reason := view["parent_yanked"]) else ""),
+            ),
             ("tags", cell(view["tags"])),
             ("note", cell(view["note"])),
             ("digest", view["digest"]),
@@ -275,10 +273,6 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
         what = f"{running['kind']}{marked(running)}"
         session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
     _print_findings(session, view["findings"])
-
-
-def _yanked_parent(view: dict[str, Any]) -> str:
-    return "" if view["parent_yanked"] is None else f" (yanked: {cell(view['parent_yanked'])})"
 
 
 def _fused_line(fused: dict[str, Any]) -> str:
@@ -314,7 +308,7 @@ def history_command(session: Session, task: str) -> None:
                 "-" if change is None else f"{change:+.4g}",
                 cell(view["dataset"]),
                 cell(view["created_by"]),
-                " ".join(_yanks(view)),
+                " ".join(short_marks(view)),
             )
         session.console.print(table)
 

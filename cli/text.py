@@ -56,6 +56,12 @@ def marked(view: Mapping[str, Any]) -> str:
     return f" ({words})" if words else ""
 
 
+def short_marks(view: Mapping[str, Any]) -> list[str]:
+    """Return the marks of an adapter in a table: that it is yanked, and as what else its bytes are."""
+    others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
+    return (["yanked"] if view["yanked"] else []) + [f"same bytes yanked as {name}" for name in others]
+
+
 def cell(value: Any) -> str:
     """Return any JSON value as the text of a table cell."""
     if value is None:
