@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, combined, count, number, share, size, times
+from .text import cell, count, marked, number, share, short_marks, size, times, told
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -90,6 +90,7 @@ def print_registered(session: Session, view: dict[str, Any]) -> None:
     """Print what was registered, and what was found about it."""
     session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
     session.print(_summary(view))
+    session.warn(view)
     print_findings(session, view["findings"])
 
 
@@ -191,7 +192,7 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
         "name", "base", "method", "rank", "layers", "trained", "val loss", "dataset", "", right=right
     )
     for adapter in adapters:
-        marks = [f"#{alias}" for alias in adapter["aliases"]] + (["yanked"] if adapter["yanked"] else [])
+        marks = [f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter)
         table.add_row(
             cell(adapter["name"]),
             cell(adapter["base"]),
@@ -226,7 +227,7 @@ def show_command(session: Session, reference: str, plot: Path | None, force: boo
 
 def _print_adapter(session: Session, view: dict[str, Any]) -> None:
     marks = "".join(f" #{alias}" for alias in view["aliases"])
-    marks += f" (yanked: {cell(view['yanked_reason'])})" if view["yanked"] else ""
+    marks += marked(view)
     alpha, scale = number(view["alpha"]), number(view["scale"])
     session.facts(
         [
@@ -248,7 +249,11 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
                 "dataset",
                 cell(view["dataset"]) + (f", {count(view['examples'])} examples" if view["examples"] else ""),
             ),
-            ("parent", cell(view["parent"])),
+            (
+                "parent",
+                cell(view["parent"])
+                + (f" (yanked: {cell(reason)})" if (reason := view["parent_yanked"]) else ""),
+            ),
             ("tags", cell(view["tags"])),
             ("note", cell(view["note"])),
             ("digest", view["digest"]),
@@ -263,8 +268,11 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
         session.print("fused")
     for fused in view["fused"]:
         session.print(_fused_line(fused))
+    for bundle in view["bundles"]:
+        session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{marked(bundle)}")
     for running in view["deployments"]:
-        session.print(f"runs at {cell(running['place'])} as {running['kind']}, since {running['at']}")
+        what = f"{running['kind']}{marked(running)}"
+        session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
     print_findings(session, view["findings"])
 
 
@@ -274,8 +282,8 @@ def _fused_line(fused: dict[str, Any]) -> str:
     return (
         f"  {fused['key'][:12]}  {size(fused['weights_bytes']):>12}  {times(fused['times_base'])} the base  "
         f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
-        + (f"  {combined(fused)}" if mixed else "")
-        + (f"  yanked: {cell(fused['yanked'])}" if fused["yanked"] is not None else "")
+        + (f"  {cell(fused['combined'])}" if mixed else "")
+        + (f"  {told(fused)}" if fused["withdrawals"] else "")
     )
 
 
@@ -288,7 +296,7 @@ def history_command(session: Session, task: str) -> None:
     def human() -> None:
         right = ("version", "rank", "val loss", "change")
         table = session.table(
-            "version", "name", "base", "rank", "val loss", "change", "dataset", "by", right=right
+            "version", "name", "base", "rank", "val loss", "change", "dataset", "by", "", right=right
         )
         for view in versions:
             change = view["val_loss_change"]
@@ -301,6 +309,7 @@ def history_command(session: Session, task: str) -> None:
                 "-" if change is None else f"{change:+.4g}",
                 cell(view["dataset"]),
                 cell(view["created_by"]),
+                " ".join(short_marks(view)),
             )
         session.console.print(table)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell
+from .text import cell, told
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -33,6 +33,7 @@ def _print_move(session: Session, move: dict[str, Any]) -> None:
 
 def _emit_move(session: Session, move: dict[str, Any]) -> None:
     session.emit(move, names=[move["to"] or ""], human=lambda: _print_move(session, move))
+    session.warn(move)
 
 
 @command("set")
@@ -69,9 +70,10 @@ def list_command(session: Session, task: str | None) -> None:
     aliases = session.registry.aliases(task)
 
     def human() -> None:
-        table = session.table("alias", "adapter", "since", "by", "reason")
+        fields = ("alias", "adapter", "since", "by", "reason")
+        table = session.table(*fields, "")
         for alias in aliases:
-            table.add_row(*(cell(alias[field]) for field in ("alias", "adapter", "since", "by", "reason")))
+            table.add_row(*(cell(alias[field]) for field in fields), told(alias))
         session.console.print(table)
         if not aliases:
             session.say("There is no alias. Hint: fusery alias set REF ALIAS")
@@ -93,6 +95,9 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
         session.print(f"{shown['alias']} {held} {shown['adapter'] or 'nothing'}{when}{since}.")
         if shown["yanked"]:
             session.print("  it is yanked" if shown["at"] is None else "  it was yanked at that time")
+        for each in shown["withdrawals"]:
+            if each["relation"] != "itself":
+                session.print(f"  {cell(each['told'])}")
 
     session.emit(shown, names=[shown["adapter"] or ""], human=human)
 
@@ -144,13 +149,28 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
             session.print(f"  it was shipped: {bundle['target']} bundle in {bundle['path']}")
         for running in view["deployments"]:
             session.print(f"  it runs at {cell(running['place'])}, since {running['at']}")
+        for name in view["same_bytes"]:
+            session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
+        for name in view["continued"]:
+            session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
 
     session.emit(view, names=[view["name"]], human=human)
 
 
+def _subject(entry: dict[str, Any]) -> str:
+    """Return what an entry is about: its name, with the beginning of its digest if that is what the log has."""
+    if entry["name"] == entry["subject"]:
+        return cell(entry["name"])
+    return cell(" ".join([*([entry["name"]] if entry["name"] else []), entry["subject"][:12]]))
+
+
 @command("events")
 @click.option(
-    "--ref", "reference", metavar="REF", help="Only about this adapter, base, fused model or alias."
+    "--ref",
+    "reference",
+    metavar="REF",
+    help="Only about this, by name or digest: an adapter and what it figures in, a base, a fused model, a bundle, an alias, "
+    "a place.",
 )
 @click.option("--since", metavar="DATE", help="Only from then on.")
 @click.option("--action", metavar="ACTION", help="Only of this action, such as adapter.registered.")
@@ -160,19 +180,15 @@ def events_command(session: Session, **filters: Any) -> None:
     entries = session.registry.events(**filters)
 
     def human() -> None:
-        table = session.table("", "at", "by", "what", "to what", "", right=("",))
+        table = session.table("entry", "at", "by", "what", "to what", "told", right=("entry",))
         for entry in entries:
             table.add_row(
                 str(entry["seq"]),
                 entry["at"][:19],
                 cell(entry["actor"]),
                 entry["action"],
-                cell(
-                    entry["subject"]
-                    if entry["kind"] in ("adapter", "alias", "deployment")
-                    else entry["subject"][:12]
-                ),
-                cell(entry["detail"].get("reason") or ""),
+                _subject(entry),
+                cell(entry["told"]) if entry["told"] else "",
             )
         session.console.print(table)
 

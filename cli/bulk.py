@@ -93,6 +93,7 @@ def report(session: Session, done: Done, *, verb: str, adapter: Callable[[dict[s
     def human() -> None:
         for document in good:
             session.print(f"{cell(adapter(document))}  {cell(document['path'])}")
+            session.warn(document)
         for document in done.failures:
             session.print(f"{cell(document['adapter'])}  failed: {cell(document['error']['message'])}")
             if document["error"]["hint"]:

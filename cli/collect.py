@@ -10,7 +10,7 @@ import click
 
 from .fuse import make_request, request_options
 from .session import Session, command
-from .text import cell, count, size
+from .text import cell, count, size, told
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
@@ -74,15 +74,18 @@ def list_(session: Session) -> None:
     entries = document["entries"]
 
     def human() -> None:
-        table = session.table("adapter", "precision", "size", "last used", "stays", "key", right=("size",))
+        table = session.table(
+            "adapter", "precision", "size", "last used", "stays", "key", "", right=("size",)
+        )
         for entry in entries:
             table.add_row(
-                cell(entry["adapter"]),
-                cell(entry["precision"]),
+                cell(entry["combined"]),
+                cell(entry["format"]),
                 size(entry["bytes"]),
                 entry["last_used"],
                 cell(_stays(entry)),
                 entry["key"][:12],
+                told(entry),
             )
         session.console.print(table)
         session.print(
@@ -94,7 +97,7 @@ def list_(session: Session) -> None:
 
 def _stays(entry: dict[str, Any]) -> list[str]:
     reasons = [name for name, field in (("pinned", "pinned"), ("in use", "in_use")) if entry[field]]
-    return [*reasons, *entry["aliases"], *(["yanked"] if entry["yanked"] is not None else [])]
+    return [*reasons, *entry["aliases"]]
 
 
 @command("prune")
@@ -175,7 +178,7 @@ def explain(session: Session, reference: str, **options: Any) -> None:
 
 
 def _explain(session: Session, model: dict[str, Any]) -> None:
-    session.print(f"{model['status']}: {cell(model['format'])} {model['key'][:12]}: {model['reason']}")
+    session.print(f"{model['status']}: {cell(model['label'])} {model['key'][:12]}: {model['reason']}")
     if inputs := model["inputs"]:
         rows = [("  base", _input(inputs["base"])), ("  adapter", _input(inputs["adapter"]))]
         rows += [("  with", f"{part['weight']} x {_input(part)}") for part in inputs["with"]]

@@ -42,6 +42,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
 
     def human() -> None:
         _print_fields(session, [difference["a"], difference["b"]], difference["changed"])
+        _warn(session, difference["withdrawals"])
         if weights:
             _print_weights(session, difference)
 
@@ -68,10 +69,17 @@ def compare_command(session: Session, references: tuple[str, ...], plot: Path | 
 
     def human() -> None:
         _print_fields(session, found["adapters"], found["differs"])
+        _warn(session, found["withdrawals"])
         if found["plot"]:
             session.print(f"Curves: {found['plot']}")
 
     session.emit(found, names=list(found["differs"]), human=human)
+
+
+def _warn(session: Session, withdrawals: dict[str, list[dict[str, Any]]]) -> None:
+    for name, found in withdrawals.items():
+        for each in found:
+            session.say(f"Note: {name}: {each['told']}")
 
 
 def _print_fields(session: Session, names: list[str], fields: dict[str, list[Any]]) -> None:

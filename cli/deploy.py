@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell
+from .text import cell, told
 
 _PLACES = click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 
@@ -35,8 +35,7 @@ def record_command(session: Session, reference: str, place: str, note: str, repl
         session.print(f"{cell(view['place'])} runs {_what(view)}{already}, since {view['at']}.")
         for ended in view["ended"]:
             session.print(f"  it no longer runs {_what(ended)}")
-        if view["yanked"] is not None:
-            session.say(f"That is yanked: {cell(view['yanked'])}")
+        session.warn(view)
 
     session.emit(view, names=[view["id"]], human=human)
 
@@ -72,7 +71,6 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
     def human() -> None:
         table = session.table("place", "runs", "digest", "since", "until", "by", "note", "")
         for row in rows:
-            withdrawn = "" if row["yanked"] is None else f"yanked: {cell(row['yanked'])}"
             table.add_row(
                 cell(row["place"]),
                 cell(_what(row)),
@@ -81,7 +79,7 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
                 cell(row["ended_at"]),
                 cell(row["by"]),
                 cell(row["note"] or None),
-                withdrawn,
+                told(row),
             )
         session.console.print(table)
         if not rows:

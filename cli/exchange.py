@@ -95,6 +95,9 @@ def _print(session: Session, document: dict[str, Any]) -> None:
             item["kind"], cell(name), item["digest"][:12], cell(state + reason), size(item["bytes"])
         )
     session.console.print(table)
+    for item in document["items"]:
+        for each in item["withdrawals"]:
+            session.say(f"Note: {item['there']}: {each['told']}")
     place = cell(document["to"]["place"])
     if not document["copied"]:
         session.print(f"Nothing to copy: {place} has it all.")

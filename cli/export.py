@@ -39,6 +39,7 @@ def export_command(
             f"  {document['format']}{' (rendered)' if exported.rendered else ''}, {len(document['files'])} files, "
             f"{size(total)}, adapter {document['digest'][:12]}"
         )
+        session.warn(document)
 
     session.emit(document, names=[document["path"]], human=human)
 
@@ -57,5 +58,6 @@ def import_command(session: Session, folder: Path, base: str | None) -> None:
     def human() -> None:
         session.print(f"{'Imported' if registered.created else 'Already there'}: {view['name']}")
         session.print(f"  on {view['base']}, adapter {view['digest'][:12]}")
+        session.warn(view)
 
     session.emit(view, names=[view["name"]], human=human)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import combined, number, share, size, times
+from .text import cell, number, share, size, times, told
 
 _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-fidelity"}
 
@@ -69,7 +69,7 @@ def _print_record(session: Session, view: dict[str, Any]) -> None:
     fidelity = view["fidelity"]
     session.facts(
         [
-            ("adapter", combined(view)),
+            ("adapter", cell(view["combined"])),
             ("base", view["base"]),
             ("precision", view["format"]),
             ("verdict", fidelity["verdict"]),
@@ -79,6 +79,7 @@ def _print_record(session: Session, view: dict[str, Any]) -> None:
             ("noise", share(fidelity["noise"])),
             ("weights", f"{size(view['weights_bytes'])}, {times(view['times_base'])} the base's"),
             ("key", view["key"]),
+            *([("note", told(view))] if view["withdrawals"] else []),
             *([("picture", view["plot"])] if view["plot"] else []),
         ]
     )

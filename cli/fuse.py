@@ -107,9 +107,9 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
         fidelity = document["fidelity"]
         session.facts(
             [
-                (_SOURCES[fused.source], document["adapter"]),
+                (_SOURCES[fused.source], document["combined"]),
                 ("path", document["path"]),
-                ("precision", document["precision"]),
+                ("precision", document["format"]),
                 ("fidelity", _fidelity(fidelity)),
                 ("size", size(document["bytes"])),
                 ("seconds", f"{document['seconds']:.2f}"),
@@ -118,6 +118,7 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
                 *([("published", "in the store")] if document["published"] else []),
             ]
         )
+        session.warn(document)
 
     session.emit(document, names=[document["path"]], human=human)
     return 0

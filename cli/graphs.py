@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _label(node: Node) -> str:
     over = " (over)" if node.over else ""
-    withdrawn = f" (yanked: {node.yanked})" if node.yanked is not None else ""
+    withdrawn = f" ({node.told})" if node.told else ""
     return one_line(f"{node.kind} {node.name}{over}{withdrawn}")
 
 
@@ -76,11 +76,13 @@ def mermaid(graph: Graph) -> str:
         )
         lines.append(f'    {ids[node.id]}["{text}"]')
     lines.extend(f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}" for edge in graph.edges)
-    if withdrawn := [ids[node.id] for node in graph.nodes.values() if node.yanked is not None]:
-        lines += [
-            "    classDef yanked stroke:#b91c1c,stroke-dasharray:6 3",
-            f"    class {','.join(withdrawn)} yanked",
-        ]
+    marks = {
+        node.id: "yanked" if node.yanked is not None else "told" for node in graph.nodes.values() if node.told
+    }
+    for mark, colour in (("yanked", "#b91c1c"), ("told", "#b45309")):
+        if marked := [ids[node_id] for node_id, own in marks.items() if own == mark]:
+            lines.append(f"    classDef {mark} stroke:{colour},stroke-dasharray:6 3")
+            lines.append(f"    class {','.join(marked)} {mark}")
     return "\n".join(lines)
 
 
@@ -88,7 +90,8 @@ def dot(graph: Graph) -> str:
     """Return the graph in Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
     lines = ["digraph lineage {", "    rankdir=BT;"]
     for node in graph.nodes.values():
-        withdrawn = ", color=red, style=dashed" if node.yanked is not None else ""
+        colour = "red" if node.yanked is not None else "orange"
+        withdrawn = f", color={colour}, style=dashed" if node.told else ""
         lines.append(f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];")
     lines.extend(
         f"    {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.relation)}];"

@@ -63,6 +63,8 @@ def _show(session: Session, found: dict[str, Any]) -> None:
         session.print(
             f"  by its {match['evidence']}, {match['confidence']:.0%}; digest {match['digest'][:12]}"
         )
+        for each in match.get("withdrawals", ()):
+            session.print(f"  {cell(each['told'])}")
         for key in ("changed", "missing", "extra"):
             names = [name for name in match["files"].get(key, ()) if name not in _OWN]
             if names and not _elsewhere(match, key):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell
+from .text import cell, marked
 
 _SHOWN = 20
 """Names of a kind that are shown to people; --json has all."""
@@ -27,28 +27,25 @@ def impact_command(session: Session, subject: str) -> None:
     def human() -> None:
         session.print(f"{found['kind']} {cell(found['name'])} has reached:")
         running = [
-            f"{row['place']} runs {row['kind']} {row['name']}{_mark(row)}" for row in found["deployments"]
+            f"{row['place']} runs {row['kind']} {row['name']}{marked(row)}" for row in found["deployments"]
         ]
         _some(session, "deployment", running)
         _some(
             session,
             "alias",
-            [f"{row['alias']} holds {row['adapter']}{_mark(row)}" for row in found["aliases"]],
+            [f"{row['alias']} holds {row['adapter']}{marked(row)}" for row in found["aliases"]],
         )
-        _some(session, "bundle", [f"{row['target']} {row['path']}{_mark(row)}" for row in found["bundles"]])
+        _some(session, "bundle", [f"{row['target']} {row['path']}{marked(row)}" for row in found["bundles"]])
         _some(session, "fused model", [_fused(row) for row in found["fused"]])
-        yanked = found["yanked"]
-        _some(session, "adapter", [name + _mark({"yanked": yanked.get(name)}) for name in found["adapters"]])
+        known = found["withdrawals"]
+        names = [name + marked({"withdrawals": known.get(name, [])}) for name in found["adapters"]]
+        _some(session, "adapter", names)
 
     session.emit(found, names=list(found["adapters"]), human=human)
 
 
 def _fused(row: dict[str, Any]) -> str:
-    return f"{row['adapter']} ({row['precision']}, {row['key'][:12]}){_mark(row)}"
-
-
-def _mark(row: dict[str, Any]) -> str:
-    return "" if row["yanked"] is None else f" (yanked: {row['yanked']})"
+    return f"{row['combined']} ({row['format']}, {row['key'][:12]}){marked(row)}"
 
 
 def _some(session: Session, what: str, names: Sequence[str]) -> None:

@@ -161,6 +161,9 @@ def materialize_command(
         number = f"{len(files)} files" if len(files) != 1 else "1 file"
         session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
         session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
+        if document["label"]:
+            session.print(f"  {document['label']}")
+        session.warn(document)
         if engine:
             session.print(f"  image {document['image']['name']}, in the store of {engine}")
         elif hint := _next_step(target, document["path"]):

@@ -75,5 +75,7 @@ def approve_command(session: Session, reference: str, alias: str, note: str, wit
             already = "" if view["changed"] else " already"
             session.print(f"{view['adapter']} is approved for {view['alias']}{already}.")
         session.print(f"  approved by {who}")
+        if not withdraw:
+            session.warn(view)
 
     session.emit(view, names=[view["adapter"]], human=human)

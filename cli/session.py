@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from types import TracebackType
@@ -71,6 +71,11 @@ class Session:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""
         if not self.quiet and not self.json:
             click.echo(one_line(text), err=True)
+
+    def warn(self, view: Mapping[str, Any]) -> None:
+        """Say what is to be known of yanks about what was just used."""
+        for each in view.get("withdrawals", ()):
+            self.say(f"Note: {each['told']}")
 
     def print(self, text: str = "") -> None:
         """Print one line of a result for people."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -44,11 +45,21 @@ def times(value: float) -> str:
     return f"{value:.2f} x"
 
 
-def combined(view: dict[str, Any]) -> str:
-    """Return the adapters of a fused model with their weights, and a scale that is not the adapter's own."""
-    scale = "" if view["scale"] is None else f" (scale {number(view['scale'], 6)})"
-    extras = [f"{number(part['weight'], 6)} x {part['adapter']}" for part in view["with"]]
-    return " + ".join([view["adapter"] + scale, *extras])
+def told(view: Mapping[str, Any]) -> str:
+    """Return what a thing is told of yanks, in words; empty if there is nothing."""
+    return one_line("; ".join(each["told"] for each in view["withdrawals"]))
+
+
+def marked(view: Mapping[str, Any]) -> str:
+    """Return the same in parentheses, to be put behind a name."""
+    words = told(view)
+    return f" ({words})" if words else ""
+
+
+def short_marks(view: Mapping[str, Any]) -> list[str]:
+    """Return the marks of an adapter in a table: that it is yanked, and as what else its bytes are."""
+    others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
+    return (["yanked"] if view["yanked"] else []) + [f"same bytes yanked as {name}" for name in others]
 
 
 def cell(value: Any) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, exists, or_, select
+from sqlalchemy import Select, select
 
 from . import tables
 from .aliases import alias_reference, no_alias
 from .moments import parse_moment
 from .names import Reference
+from .withdrawals import is_yanked, of_adapters, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -28,7 +29,7 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
 
     Returns:
         `alias`, `adapter` (null for none) and its `digest`, `yanked` (whether that adapter was withdrawn then, null for
-        none), `at` (null for now), `since`, `by` and `reason` (of the last move until then).
+        none), `withdrawals` (as `show` has it, of that moment), `at` (null for now), `since`, `by` and `reason` (of the last move until then).
 
     Raises:
         UnknownReferenceError: there is no such alias.
@@ -38,13 +39,15 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
     wanted = alias_reference(reference)
     with workspace.database.read() as session:
         row = session.execute(_held(wanted, moment)).first()
-    if row is None:
-        raise no_alias(reference)
+        if row is None:
+            raise no_alias(reference)
+        told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
     return {
         "alias": f"{row.task}#{row.alias}",
         "adapter": row.adapter,
         "digest": row.digest,
         "yanked": None if row.adapter is None else bool(row.yanked),
+        "withdrawals": shown(told.get(row.holder, ())),
         "at": moment.isoformat() if moment else None,
         "since": row.since.isoformat() if row.since else None,
         "by": row.by,
@@ -54,32 +57,24 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
 
 def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]]:
     """Return the query for an alias, its last move until a moment, and where that went."""
-    task, alias, moved, adapter, yank = (
-        tables.Task,
-        tables.Alias,
-        tables.AliasMove,
-        tables.Adapter,
-        tables.Yank,
-    )
+    task, alias, moved, adapter = tables.Task, tables.Alias, tables.AliasMove, tables.Adapter
     newest = select(moved.id).where(moved.alias_id == alias.id).correlate(alias).limit(1)
-    yanked = exists().where(yank.adapter_id == adapter.id)
     if moment is None:
         newest = newest.order_by(moved.id.desc())
-        yanked = yanked.where(yank.lifted_at.is_(None))
     else:
         # Of several moves in one moment the last one counts.
         newest = newest.where(moved.at <= moment).order_by(moved.at.desc(), moved.id.desc())
-        yanked = yanked.where(yank.at <= moment, or_(yank.lifted_at.is_(None), yank.lifted_at > moment))
     return (
         select(
             task.name.label("task"),
             alias.name.label("alias"),
             adapter.name.label("adapter"),
             adapter.digest,
+            adapter.id.label("holder"),
             moved.at.label("since"),
             moved.by,
             moved.reason,
-            yanked.label("yanked"),
+            is_yanked(adapter.id, moment).label("yanked"),
         )
         .select_from(alias)
         .join(task, task.id == alias.task_id)

@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session, joinedload
 from . import tables
 from .alias_moves import alias_row, move, text_of, view_of
 from .errors import BadInputError, UnknownReferenceError
-from .ingredients import refuse_yanked
 from .names import Reference, parse_alias
 from .promotion.guards import refuse_guarded
 from .resolve import resolve_adapter
+from .withdrawals import of_adapters, refuse_yanked, shown, told_of
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -27,8 +27,8 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
     """Let an alias of an adapter's task hold that adapter.
 
     Returns:
-        The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, and `moved`, which is false where it held it
-        already.
+        The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, `moved`, which is false where it held it already,
+        and `withdrawals`, what is to be known of the adapter, as `show` has it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -41,7 +41,8 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
         hint = f"fusery promote {reference} {name}"
         refuse_guarded(session, adapter.task.name, name, hint=hint)
         refuse_yanked(session, adapter)
-        return move(workspace, session, alias_row(session, adapter, name), adapter, reason)
+        moved = move(workspace, session, alias_row(session, adapter, name), adapter, reason)
+        return {**moved, "withdrawals": told_of(session, [adapter])}
 
 
 def remove_alias(
@@ -92,11 +93,15 @@ def roll_back(
             )
         adapter = session.get_one(tables.Adapter, holders[-2])
         refuse_yanked(session, adapter)
-        return move(workspace, session, alias, adapter, reason or "rolled back", told)
+        moved = move(workspace, session, alias, adapter, reason or "rolled back", told)
+        return {**moved, "withdrawals": told_of(session, [adapter])}
 
 
 def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str, Any]]:
-    """Return the aliases that hold an adapter, by task and name: `alias`, `task`, `adapter`, `since`, `by`, `reason`."""
+    """Return the aliases that hold an adapter, by task and name.
+
+    Each has `alias`, `task`, `adapter`, `since`, `by`, `reason`, and `withdrawals`, as `show` has it.
+    """
     latest = (
         select(tables.AliasMove.id)
         .where(tables.AliasMove.alias_id == tables.Alias.id)
@@ -116,6 +121,8 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str
     if task is not None:
         query = query.where(tables.Task.name == task.casefold())
     with workspace.database.read() as session:
+        rows = session.execute(query).all()
+        told = of_adapters(session, [alias.adapter_id or 0 for alias, _ in rows])
         return [
             {
                 "alias": f"{alias.task.name}#{alias.name}",
@@ -124,8 +131,9 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str
                 "since": move.at.isoformat(),
                 "by": move.by,
                 "reason": move.reason,
+                "withdrawals": shown(told.get(alias.adapter_id or 0, ())),
             }
-            for alias, move in session.execute(query)
+            for alias, move in rows
         ]
 
 

@@ -41,8 +41,8 @@ def record_bundle(
     adapters: Sequence[tables.Adapter],
     fused: tables.Fused | None = None,
     detail: Mapping[str, Any],
-) -> None:
-    """Record a bundle that was written, unless the very same is on record at its place.
+) -> int:
+    """Record a bundle that was written, unless the very same is on record at its place; return the number of its row.
 
     Args:
         session: writing.
@@ -61,21 +61,21 @@ def record_bundle(
     known = select(bundle.id).where(
         bundle.path == place, bundle.digest == manifest.digest, bundle.target == target
     )
-    if session.scalar(known) is not None:
-        return
+    if (number := session.scalar(known)) is not None:
+        return number
     now = workspace.database.utcnow(session)
-    session.add(
-        bundle(
-            target=target,
-            path=place,
-            digest=manifest.digest,
-            manifest_id=record_manifest(session, manifest).id,
-            fused_id=fused.id if fused else None,
-            created_at=now,
-            created_by=workspace.actor,
-            adapters=list(adapters),
-        )
+    row = bundle(
+        target=target,
+        path=place,
+        digest=manifest.digest,
+        manifest_id=record_manifest(session, manifest).id,
+        fused_id=fused.id if fused else None,
+        created_at=now,
+        created_by=workspace.actor,
+        adapters=list(adapters),
     )
+    session.add(row)
+    session.flush()
     events.record(
         session,
         action=action,
@@ -85,6 +85,7 @@ def record_bundle(
         actor=workspace.actor,
         at=now,
     )
+    return row.id
 
 
 def choices_of(session: Session, digest: str, place: str) -> set[str]:

@@ -42,12 +42,14 @@ class Gathered:
         adapters: full names of the adapters.
         key: of the fused model, None where nothing is fused.
         fused: digest of the fused model.
+        label: what the fused model is called.
     """
 
     source: BundleSource
     adapters: tuple[str, ...]
     key: str | None = None
     fused: str | None = None
+    label: str | None = None
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def fused_source(
         view = fused.view
         files = Files.within(fused.path, manifest_of(view))
         source = BundleSource(view["adapter"], _provenance(workspace, fused), files)
-        yield Gathered(source, (view["adapter"],), view["key"], view["digest"])
+        yield Gathered(source, (view["adapter"],), view["key"], view["digest"], view["label"])
 
 
 @contextmanager
@@ -138,7 +140,7 @@ def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
             "with": [_part(extra) for extra in row.extras],
             "recipe": row.recipe,
             "quantization": row.quantization,
-            **{key: line[key] for key in ("format", "weights_bytes", "times_base", "rebuild")},
+            **{key: line[key] for key in ("label", "format", "weights_bytes", "times_base", "rebuild")},
             "fidelity": {**line["fidelity"], "worst": _worst(row)},
             "created_at": moment(row.created_at),
             "tool": _tool(),

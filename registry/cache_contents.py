@@ -14,10 +14,11 @@ from fusery.storage.eviction import CacheEntry
 
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
+from .fused_label import label_view
 from .fused_records import aliased_keys, find_fused
 from .resolve import fused_from, resolve_any
 from .views import moment
-from .withdrawals import fused_reasons
+from .withdrawals import of_fused, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -158,9 +159,10 @@ def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
         "last_used": moment(datetime.fromtimestamp(entry.last_used, UTC)),
         "adapter": row.adapter.name if row else None,
         "precision": row.precision if row else None,
+        **(label_view(row) if row else dict.fromkeys(("scale", "combined", "format", "label"))),
         "digest": row.digest if row else None,
         "aliases": aliases_of(session, row) if row else [],
-        "yanked": fused_reasons(session, [row.id]).get(row.id) if row else None,
+        "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())) if row else [],
     }
 
 

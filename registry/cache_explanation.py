@@ -14,8 +14,9 @@ from fusery.storage.manifest import FileEntry, Manifest
 from . import tables
 from .cache_contents import aliases_of, entry_named
 from .errors import BadInputError, UnknownReferenceError
-from .fuse_choice import describe, known_measurement
+from .fuse_choice import known_measurement
 from .fuse_request import FuseRequest, candidates
+from .fused_label import label_view, names
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, gather
@@ -125,7 +126,7 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict
         "key": row.key,
         "status": status,
         "reason": reason,
-        "format": _format(row.recipe),
+        **label_view(row),
         "inputs": inputs,
         "asked": False,
         "differs": [],
@@ -163,7 +164,7 @@ def _never_made(
         "key": key,
         "status": status,
         "reason": reason,
-        "format": describe(recipe),
+        **names(ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]),
         "inputs": {
             "base": {"name": ingredients.base.names[0].name, "digest": ingredients.base_digest},
             "adapter": {"name": ingredients.adapter.name, "digest": ingredients.adapter.digest},
@@ -190,7 +191,10 @@ def _unrecorded(workspace: Workspace, reference: str) -> dict[str, Any]:
         "key": entry.key,
         "status": "miss",
         "reason": "in the cache, and on record nowhere in this registry: nothing looks it up",
+        "scale": None,
+        "combined": None,
         "format": None,
+        "label": None,
         "inputs": None,
         "asked": False,
         "differs": [],
@@ -227,9 +231,3 @@ def _missing(workspace: Workspace, session: Session, manifests: list[tables.Mani
             if found != file.size:
                 missing.append(file.path)
     return missing
-
-
-def _format(recipe: Mapping[str, Any]) -> str:
-    return describe(
-        Recipe(recipe["precision"], quantization=recipe.get("quantization"), bits=recipe.get("bits", {}))
-    )

@@ -16,7 +16,7 @@ from .paging import Page
 from .renderings.record import own_form
 from .resolve import fused_from, load_adapters, resolve_adapter, resolve_base
 from .views import adapter_view, adapter_views, files_view, fused_line
-from .withdrawals import adapter_reasons, bundle_reasons, fused_reasons
+from .withdrawals import of_adapters, of_bundles, of_fused, own, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -113,7 +113,7 @@ def show_adapter(
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
         fused = list(session.scalars(fused_from(adapter)))
-        reasons = fused_reasons(session, [artifact.id for artifact in fused])
+        told = of_fused(session, [artifact.id for artifact in fused])
         bundles = list(
             session.scalars(
                 select(tables.Bundle)
@@ -122,10 +122,12 @@ def show_adapter(
                 .order_by(tables.Bundle.id)
             )
         )
-        withdrawn = bundle_reasons(session, bundles)
+        packed = of_bundles(session, [bundle.id for bundle in bundles])
+        reasons = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])])
         return {
             **adapter_view(session, adapter),
-            "yanked_reason": adapter_reasons(session, [adapter.id]).get(adapter.id),
+            "yanked_reason": own(reasons.get(adapter.id, ())),
+            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
             "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
             "bytes": adapter.manifest.size,
             "base_bytes": adapter.base.bytes,
@@ -135,7 +137,10 @@ def show_adapter(
             "training": adapter.training,
             **training_view(session, adapter),
             "fused": [
-                {**fused_line(artifact, _name_in(artifact, adapter)), "yanked": reasons.get(artifact.id)}
+                {
+                    **fused_line(artifact, _name_in(artifact, adapter)),
+                    "withdrawals": shown(told.get(artifact.id, ())),
+                }
                 for artifact in fused
             ],
             "bundles": [
@@ -143,7 +148,7 @@ def show_adapter(
                     "target": bundle.target,
                     "path": bundle.path,
                     "digest": bundle.digest,
-                    "yanked": withdrawn.get(bundle.id),
+                    "withdrawals": shown(packed.get(bundle.id, ())),
                 }
                 for bundle in bundles
             ],

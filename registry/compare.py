@@ -40,7 +40,8 @@ def compare_adapters(
 
     Returns:
         `adapters`: their names; `differs`: a field to its values, one for each adapter, null where it has none;
-        `same`: the fields that all share, with their one value; `curves`; `plot`.  Fields of the training
+        `same`: the fields that all share, with their one value; `curves`; `withdrawals`, what each is told of yanks;
+        `plot`.  Fields of the training
         configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
 
     Raises:
@@ -77,6 +78,7 @@ def compare_adapters(
             field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
         },
         "curves": curves,
+        "withdrawals": {name: view["withdrawals"] for name, view in views.items()},
         "plot": None if place is None else str(place),
     }
 

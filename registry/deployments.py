@@ -22,6 +22,7 @@ from .lineage.nodes import key_of, nodes_of
 from .moments import parse_moment
 from .things import find_things, places_of, shippable
 from .views import moment
+from .withdrawals import shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -108,7 +109,10 @@ def list_deployments(
     place: str | None = None,
     reference: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what runs where, by place: `place`, `kind`, `name`, `digest`, `id`, `yanked`, `note`, `at`, `by`, `ended_at`, `ended_by`.
+    """Return what runs where, by place.
+
+    Each has `place`, `kind`, `name`, `digest`, `id`, `yanked` (why the adapter that runs there is, null if it is not),
+    `withdrawals` (as `show` has it), `note`, `at`, `by`, `ended_at`, `ended_by`.
 
     Args:
         workspace: the registry's parts.
@@ -170,6 +174,7 @@ def _view(row: tables.Deployment, subject: Node) -> dict[str, Any]:
         "digest": subject.digest,
         "id": subject.id,
         "yanked": subject.yanked,
+        "withdrawals": shown(subject.withdrawals),
         "note": row.note,
         "at": moment(row.at),
         "by": row.by,

@@ -52,7 +52,7 @@ def diff_adapters(
 ) -> dict[str, Any]:
     """Return what differs between two adapters: `changed` maps a field to its two values.
 
-    Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
+    `withdrawals` has what each is told of yanks, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
 
     Args:
         workspace: the registry's parts.
@@ -73,7 +73,9 @@ def diff_adapters(
     """
     kind = None if plot is None else picture_kind(plot)
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
-    found = {"a": left["name"], "b": right["name"], "changed": changed_fields(left, right)}
+    withdrawals = {view["name"]: view["withdrawals"] for view in (left, right)}
+    names = {"a": left["name"], "b": right["name"]}
+    found = {**names, "changed": changed_fields(left, right), "withdrawals": withdrawals}
     if not weights:
         return found
     changes = _changes(workspace, left["name"], right["name"])

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import canonical_json
 
+from .actions import ACTIONS
 from .database import Database
 from .database.log import FIRST_PREVIOUS, append, event_hash, last
 from .tables import Event
@@ -62,7 +63,7 @@ def record(
 
     Args:
         session: of a write transaction, which makes this the only writer.
-        action: what was done, such as `adapter.registered`.
+        action: what was done: one of `actions.ACTIONS`.
         kind: what it was done to: `adapter`, `base`, `alias` …
         subject: its name or digest.
         detail: more, as far as JSON can say it.
@@ -70,8 +71,10 @@ def record(
         at: when; the database's clock says it if it is not given.
 
     Raises:
-        ValueError: the detail holds a NaN or an infinity.
+        ValueError: the detail holds a NaN or an infinity, or there is no such action.
     """
+    if action not in ACTIONS:
+        raise ValueError(f"the action {action!r} is not declared in `fusery.registry.actions`")
     entry = Event(
         at=(at or Database.utcnow(session)).astimezone(UTC),
         actor=actor,

@@ -21,7 +21,6 @@ from .bundles.source import Files
 from .bundles.writing import BundleFolder
 from .delivery import Place, deliver, place_at
 from .errors import BadInputError
-from .ingredients import refuse_yanked
 from .renderings.documents import document_bytes
 from .renderings.fetching import fetch_form
 from .renderings.passport import passport
@@ -29,6 +28,7 @@ from .renderings.record import own_form, record_rendering, rendering_of
 from .renderings.render import FORMS, Form
 from .resolve import resolve_adapter
 from .views import adapter_view
+from .withdrawals import refuse_yanked
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -49,6 +49,7 @@ class Exported:
         path: where the folder lies.
         manifest: its files.
         existed: the very same folder was there already.
+        withdrawals: what is to be known of the adapter, as `show` has it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Exported:
     path: Path
     manifest: Manifest
     existed: bool
+    withdrawals: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -68,6 +70,7 @@ class Exported:
             "rendered": self.rendered,
             "path": str(self.path),
             "existed": self.existed,
+            "withdrawals": [dict(each) for each in self.withdrawals],
             "files": [entry.to_dict() for entry in self.manifest],
         }
 
@@ -125,8 +128,8 @@ def export_adapter(
         done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
     _record(workspace, facts, place, done.manifest, rendering)
     name, digest = facts.adapter.name, facts.adapter.digest
-    path = Path(place.text)
-    return Exported(name, digest, facts.form, facts.rendered, path, done.manifest, done.existed)
+    path, told = Path(place.text), tuple(facts.view["withdrawals"])
+    return Exported(name, digest, facts.form, facts.rendered, path, done.manifest, done.existed, told)
 
 
 def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:

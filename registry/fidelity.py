@@ -13,6 +13,7 @@ from .fidelity_map import HeatMap, heat_map, natural
 from .pictures import picture_kind, write_picture
 from .resolve import fused_from, resolve_any
 from .views import fused_line, module_view
+from .withdrawals import of_fused, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -30,7 +31,7 @@ def fidelity(
         force: replace the file.
 
     Returns:
-        what `show` says of a fused artifact, with `base`, `fidelity.modules` and `plot`.
+        what `show` says of a fused artifact, with `base`, `fidelity.modules`, `withdrawals` and `plot`.
 
     Raises:
         UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.
@@ -42,7 +43,7 @@ def fidelity(
     kind = None if plot is None else picture_kind(plot)
     with workspace.database.read() as session:
         fused, name = _recorded(session, reference)
-        view = _view(fused, name)
+        view = {**_view(fused, name), "withdrawals": shown(of_fused(session, [fused.id]).get(fused.id, ()))}
         blocks = list(fused.base.weights)
     if plot is None or kind is None:
         return {**view, "plot": None}

@@ -31,14 +31,16 @@ from .errors import (
     RebuildDiffersError,
     UnknownReferenceError,
 )
-from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
+from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
+from .fused_label import describe
 from .fused_model import FusedModel, manifest_of
 from .fused_records import aliased_keys, find_fused, made_alike, record_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather
 from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
 from .views import fused_view
+from .withdrawals import of_fused, shown, usable_record
 
 if TYPE_CHECKING:
     from .deposit import Deposit
@@ -161,14 +163,14 @@ def remake(
     Raises:
         RebuildDiffersError: it came out different from its record; nothing was published.
         FusionUnsupportedError: it was made by another engine than there is here.
-        BadInputError: an adapter of it is yanked.
+        BadInputError: an adapter of it is yanked, and so is every other with its bytes.
     """
     with workspace.database.read() as session:
         row = find_fused(session, key)
         if row is None:
             raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
-        adapter, recipe = row.adapter.name, Recipe.from_dict(row.recipe)
-        extras = tuple((extra.adapter.name, extra.weight) for extra in row.extras)
+        recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
+        extras = tuple((usable_record(session, extra.adapter).name, extra.weight) for extra in row.extras)
     ingredients = gather(workspace, adapter, extras)
     with ingredients.opened(progress) as inputs:
         request = FuseRequest(accept_loss=True, extras=extras)
@@ -231,7 +233,7 @@ class _Job:
     def _cached(self) -> FusedModel | None:
         with self.workspace.database.read() as session:
             row = find_fused(session, self.key)
-            view = self._view(row) if row else None
+            view = self._view(session, row) if row else None
         if view is None:
             return None
         path = self.workspace.cache.lookup(self.key, manifest_of(view))
@@ -241,7 +243,7 @@ class _Job:
         """Return the record if the files are in the store."""
         with self.workspace.database.read() as session:
             row = find_fused(session, self.key)
-            return self._view(row) if row is not None and is_published(row) else None
+            return self._view(session, row) if row is not None and is_published(row) else None
 
     def _build(self, *, compute: bool = True) -> FusedModel | None:
         lease = leases.wait(
@@ -316,7 +318,7 @@ class _Job:
                 record_published(self.workspace, session, self.key, made.manifest)
             row = find_fused(session, self.key)
             assert row is not None
-            view = self._view(row)
+            view = self._view(session, row)
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
         self._make_room()
@@ -359,12 +361,12 @@ class _Job:
                 self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
             )
 
-    def _view(self, row: tables.Fused) -> dict[str, Any]:
+    def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
         """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
         return {
-            **fused_view(row),
-            "adapter": self.ingredients.adapter.name,
+            **fused_view(row, self.ingredients.adapter.name),
             "published": is_published(row),
+            "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
         }
 
 

@@ -18,6 +18,7 @@ from fusery.storage.digest import Digest, digest_json
 from . import events
 from .errors import FidelityError
 from .fuse_request import FuseRequest
+from .fused_label import describe, label
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs
@@ -98,6 +99,9 @@ def record_refusal(
         subject=key,
         detail={
             "adapter": ingredients.adapter.name,
+            "label": label(
+                ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]
+            ),
             "precision": recipe.precision,
             "verdict": measured.verdict,
             "retained": measured.retained,
@@ -107,17 +111,6 @@ def record_refusal(
         actor=workspace.actor,
         at=workspace.database.utcnow(session),
     )
-
-
-def describe(recipe: Recipe) -> str:
-    """Return a recipe in a few words."""
-    if recipe.quantization:
-        shape = recipe.quantization
-        return f"{shape['bits']} bits, {shape['mode']}, groups of {shape['group_size']}"
-    if recipe.precision == "mixed":
-        bits = sorted(set(recipe.bits.values()))
-        return f"mixed, {'/'.join(map(str, bits))} bits where adapted"
-    return recipe.precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInputError, FusionUnsupportedError
-from .fuse_choice import Measured, describe, known_measurement
+from .fuse_choice import Measured, known_measurement
 from .fuse_request import FuseRequest, candidates
+from .fused_label import describe
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather

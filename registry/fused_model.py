@@ -18,7 +18,7 @@ class FusedModel:
     Attributes:
         path: its folder, which `mlx_lm.load` takes; read-only.
         source: it was in the `cache`, fetched from the `store`, or `computed`.
-        view: the record, as `views.fused_view` has it, and whether it is `published`.
+        view: the record, as `views.fused_view` has it, whether it is `published`, and `withdrawals`: what it is told of yanks.
     """
 
     path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from . import tables
 from .batches import batches
 from .deployments import views
 from .errors import BadInputError, UnknownReferenceError
+from .fused_label import names as labels
+from .fusion.recipe import Recipe
 from .resolve import resolve_adapter, resolve_base
-from .withdrawals import adapter_reasons, bundle_reasons, fused_reasons
+from .withdrawals import Withdrawals, of_adapters, of_bundles, of_fused, own, shown
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -36,11 +39,12 @@ class Impact:
         kind: one of `KINDS`.
         name: of the thing.
         adapters: names of the adapters that were trained on it or with it, continued from one that was, or are it.
-        fused: each `key`, `digest`, `adapter` and `precision`, of the fused models that hold one of them.
+        fused: each `key`, `digest`, `adapter`, `precision` and `label`, of the fused models that hold one of them.
         bundles: each `target`, `path` and `digest`.
         aliases: each `alias`, such as `course_rec#prod`, and the `adapter` that it holds.
         deployments: what of all that runs somewhere, as `deploy list` has it.
-        yanked: why adapters among these are withdrawn, by name.  Rows of what holds one say so under `yanked`.
+        yanked: why adapters among these are withdrawn, by name.
+        withdrawals: what adapters among these are told of yanks, by name; rows of the others have theirs.
     """
 
     kind: str
@@ -51,6 +55,7 @@ class Impact:
     aliases: Sequence[dict[str, Any]]
     deployments: Sequence[dict[str, Any]] = ()
     yanked: Mapping[str, str] = field(default_factory=dict)
+    withdrawals: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -63,6 +68,7 @@ class Impact:
             "aliases": list(self.aliases),
             "deployments": list(self.deployments),
             "yanked": dict(self.yanked),
+            "withdrawals": dict(self.withdrawals),
         }
 
 
@@ -87,24 +93,26 @@ def impact(workspace: Workspace, subject: str) -> Impact:
         adapters = {row.id: row for row in session.execute(_descendants(roots))}
         fused = _fused(session, {row.digest for row in adapters.values()})
         bundles = _bundles(session, adapters, fused)
-        withdrawn = _withdrawn(session, adapters, fused, bundles)
+        told = of_adapters(session, adapters)
+        held, packed = of_fused(session, fused), of_bundles(session, bundles)
         return Impact(
             kind,
             name,
             [row.name for row in adapters.values()],
-            [{**row, "yanked": withdrawn.fused.get(number)} for number, row in sorted(fused.items())],
+            [{**row, "withdrawals": shown(held.get(number, ()))} for number, row in sorted(fused.items())],
             [
                 {
                     "target": row.target,
                     "path": row.path,
                     "digest": row.digest,
-                    "yanked": withdrawn.bundles.get(number),
+                    "withdrawals": shown(packed.get(number, ())),
                 }
                 for number, row in sorted(bundles.items())
             ],
-            _aliases(session, adapters, withdrawn.adapters),
+            _aliases(session, adapters, told),
             _deployments(session, adapters, fused, bundles),
-            {adapters[number].name: reason for number, reason in sorted(withdrawn.adapters.items())},
+            {adapters[number].name: reason for number in sorted(told) if (reason := own(told[number]))},
+            {adapters[number].name: shown(told[number]) for number in sorted(told)},
         )
 
 
@@ -151,15 +159,25 @@ def _among(session: Session, query: Query, column: Any, values: Collection[Any])
 def _fused(session: Session, digests: Collection[str]) -> dict[int, dict[str, Any]]:
     """Return the fused models that hold these bytes, alone or with others, by the numbers of their rows."""
     fused, extra, adapter = tables.Fused, tables.FusedExtra, tables.Adapter
-    query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision)
+    query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision, fused.recipe)
     query = query.join(adapter, adapter.id == fused.adapter_id)
     parts = select(extra.fused_id).join(adapter, adapter.id == extra.adapter_id)
     found = list(_among(session, query, adapter.digest, digests))
     alone = {row.id for row in found}
     added = {row.fused_id for row in _among(session, parts, adapter.digest, digests)} - alone
     found += _among(session, query, fused.id, added)
+    further: dict[int, list[tuple[str, float]]] = defaultdict(list)
+    names = select(extra.position, adapter.name, extra.weight).join(adapter, adapter.id == extra.adapter_id)
+    for _, name, weight, number in sorted(_among(session, names, extra.fused_id, {row.id for row in found})):
+        further[number].append((name, weight))
     return {
-        row[0]: {"key": row.key, "digest": row[2], "adapter": row.name, "precision": row.precision}
+        row[0]: {
+            "key": row.key,
+            "digest": row[2],
+            "adapter": row.name,
+            "precision": row.precision,
+            **labels(row.name, Recipe.from_dict(row.recipe), further[row[0]]),
+        }
         for row in found
     }
 
@@ -175,39 +193,20 @@ def _bundles(session: Session, adapters: Collection[int], fused: Collection[int]
 
 
 def _aliases(
-    session: Session, adapters: Mapping[int, Any], reasons: Mapping[int, str]
+    session: Session, adapters: Mapping[int, Any], told: Mapping[int, Withdrawals]
 ) -> list[dict[str, Any]]:
     alias, task = tables.Alias, tables.Task
     query = select(task.name, alias.name).join(task, task.id == alias.task_id)
     found = sorted(tuple(row) for row in _among(session, query, alias.adapter_id, adapters))
     return [
-        {"alias": f"{of}#{name}", "adapter": adapters[number].name, "yanked": reasons.get(number)}
+        {
+            "alias": f"{of}#{name}",
+            "adapter": adapters[number].name,
+            "yanked": own(told.get(number, ())),
+            "withdrawals": shown(told.get(number, ())),
+        }
         for of, name, number in found
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Withdrawn:
-    """Why adapters, fused models and bundles are withdrawn, by the numbers of their rows."""
-
-    adapters: Mapping[int, str]
-    fused: Mapping[int, str]
-    bundles: Mapping[int, str]
-
-
-def _withdrawn(
-    session: Session,
-    adapters: Collection[int],
-    fused: Collection[int],
-    bundles: Mapping[int, tables.Bundle],
-) -> _Withdrawn:
-    """Look from what is yanked, since that is little."""
-    yank = tables.Yank
-    yanked = session.scalars(select(yank.adapter_id).where(yank.lifted_at.is_(None))).all()
-    if not yanked:
-        return _Withdrawn({}, {}, {})
-    own = adapter_reasons(session, [number for number in yanked if number in adapters])
-    return _Withdrawn(own, fused_reasons(session, fused), bundle_reasons(session, bundles.values()))
 
 
 def _deployments(

@@ -10,9 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from fusery.storage.digest import Digest
 from fusery.storage.errors import OutOfSpaceError
 from fusery.storage.jsonfile import read_object
@@ -30,6 +27,7 @@ from .renderings.record import recorded_digest
 from .renderings.render import render_mlx
 from .resolve import resolve_adapter
 from .tally import tally
+from .withdrawals import refuse_yanked
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
@@ -338,16 +336,3 @@ def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
     files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
     return AdapterPart(adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering)
-
-
-def refuse_yanked(session: Session, adapter: tables.Adapter) -> None:
-    """Refuse an adapter that was withdrawn.
-
-    Raises:
-        BadInputError: it is yanked.
-    """
-    yank = session.scalar(
-        select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
-    )
-    if yank is not None:
-        raise BadInputError(f"{adapter.name} was yanked by {yank.by} on {yank.at:%Y-%m-%d}: {yank.reason}")

@@ -20,6 +20,7 @@ from .delivery import Place, deliver, place_at
 from .errors import BadInputError
 from .fuse import FuseRequest
 from .resolve import resolve_adapter
+from .withdrawals import of_bundles, shown
 
 if TYPE_CHECKING:
     from .bundles.layout import Layout
@@ -38,8 +39,10 @@ class Materialized:
         manifest: its files.
         adapters: names of the adapters in it.
         fused: digest of the fused model it was made from, None where nothing is fused.
+        label: what that is called.
         existed: the very same bundle was there already.
         layout: what its consumer finds in it.
+        withdrawals: what the bundle is told of yanks, as `show` has it.
     """
 
     target: str
@@ -49,6 +52,8 @@ class Materialized:
     fused: str | None
     existed: bool
     layout: Layout
+    label: str | None = None
+    withdrawals: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as DESIGN section 9 prints it."""
@@ -58,7 +63,9 @@ class Materialized:
             "digest": self.manifest.digest,
             "adapters": list(self.adapters),
             "fused": self.fused,
+            "label": self.label,
             "existed": self.existed,
+            "withdrawals": list(self.withdrawals),
             "layout": self.layout.to_dict(),
             "files": [entry.to_dict() for entry in self.manifest],
         }
@@ -124,10 +131,19 @@ def materialize(
             giving_way=lambda: note_replaced(workspace, place.text),
             progress=progress,
         )
-    _record(workspace, gathered, chosen, place, done.manifest, options)
+    told = _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
+    names, fused = gathered.adapters, gathered.fused
     return Materialized(
-        chosen.name, place.text, done.manifest, gathered.adapters, gathered.fused, done.existed, layout
+        chosen.name,
+        place.text,
+        done.manifest,
+        names,
+        fused,
+        done.existed,
+        layout,
+        gathered.label,
+        tuple(told),
     )
 
 
@@ -176,7 +192,8 @@ def _record(
     place: Place,
     manifest: Manifest,
     choices: Choices,
-) -> None:
+) -> list[dict[str, Any]]:
+    """Record a bundle; return what it is told of yanks."""
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}
@@ -184,7 +201,7 @@ def _record(
         row = None
         if gathered.key is not None:
             row = session.scalars(select(tables.Fused).where(tables.Fused.key == gathered.key)).one()
-        record_bundle(
+        number = record_bundle(
             session,
             workspace,
             action=WRITTEN,
@@ -195,3 +212,4 @@ def _record(
             fused=row,
             detail=detail,
         )
+        return shown(of_bundles(session, [number]).get(number, ()))

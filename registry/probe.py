@@ -18,6 +18,7 @@ from .bases import blob_generations
 from .behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
 from .errors import BadInputError
 from .fuse_request import FuseRequest
+from .fused_label import label_view
 from .probe_report import ProbeReport, Row, Side, report
 from .renderings.render import form_of, render_mlx
 from .resolve import resolve_any
@@ -119,7 +120,8 @@ def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
             f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
             hint=f"fusery fuse {fused.adapter.name} --precision {fused.precision}",
         )
-    side = Side("fused", fused.adapter.name, fused.digest, fused.precision)
+    names = label_view(fused)
+    side = Side("fused", names["combined"], fused.digest, fused.precision, names["format"])
     return _Subject(side, Digest(fused.base.digest), fused=path)
 
 
@@ -174,7 +176,7 @@ def _own_fused(
             "a model is probed with its adapter as it is", hint="leave --with and --scale out"
         )
     made = fuse(workspace, reference, wanted, say=say, progress=progress)
-    side = Side("fused", a.side.name, made.view["digest"], made.view["precision"])
+    side = Side("fused", a.side.name, made.view["digest"], made.view["precision"], made.view["format"])
     return _Subject(side, a.base, fused=made.path)
 
 

@@ -34,25 +34,27 @@ class Side:
 
     Attributes:
         kind: `base`, `adapter` (the base with the adapter put on) or `fused`.
-        name: of the base or the adapter.
+        name: of the base or the adapter; of a sum, all of them with their weights.
         digest: of the base, the adapter or the fused model.
         precision: of a fused model.
+        format: how a fused model is written.
     """
 
     kind: str
     name: str
     digest: str
     precision: str | None = None
+    format: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for `--json`."""
-        return {"kind": self.kind, "name": self.name, "digest": self.digest, "precision": self.precision}
+        return {name: getattr(self, name) for name in ("kind", "name", "digest", "precision", "format")}
 
     def __str__(self) -> str:
         words = {
             "base": self.name,
             "adapter": f"base + {self.name}",
-            "fused": f"{self.name} fused ({self.precision})",
+            "fused": f"{self.name} fused ({self.format or self.precision})",
         }
         return words[self.kind]
 

@@ -213,6 +213,8 @@ def _fused_folder(
         manifest = manifest_of(fused.view)
         reading.enter_context(verified({entry.path: fused.path / entry.path for entry in manifest}, manifest))
         name = fused.view["adapter"]
+        for withdrawal in fused.view["withdrawals"]:
+            say(f"{name}: {withdrawal['told']}")
         base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.view["digest"])
         task = name.rpartition("_v")[0]
         routes: dict[str, Any] = {route: name for route in (reference, task) if route != name}
@@ -232,6 +234,7 @@ class Follower:
         self._folder, self._say = folder, say
         self._written: Document | None = None
         self._complaint = ""
+        self._told: tuple[str, ...] = ()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
@@ -252,6 +255,10 @@ class Follower:
 
     def follow(self, plan: ServingPlan) -> None:
         """Fetch what is new in a plan and write the document, if it is another."""
+        if plan.told != self._told:
+            self._told = plan.told
+            for sentence in plan.told:
+                self._say(sentence)
         document = plan.document(tenants=read_tenants(self._request.api_keys))
         if document == self._written:
             return

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from . import tables
 from .errors import BadInputError
-from .ingredients import refuse_yanked
 from .resolve import resolve_adapter
 from .serving.document import Adapter, Base, Document, Limits, Tenant, reason
+from .withdrawals import of_adapters, refuse_yanked
 
 _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 _HINT = "for example --model course_rec=v1:0.9,v2:0.1, or --model course_rec=#prod"
@@ -79,11 +79,13 @@ class ServingPlan:
         base: the base.
         adapters: each once, in the order of the references.
         routes: public name to a full name, or to full names with weights; full names need none.
+        told: sentences about yanks of the adapters' bytes under other names.
     """
 
     base: tables.BaseModel
     adapters: tuple[tables.Adapter, ...]
     routes: Mapping[str, str | dict[str, float]]
+    told: tuple[str, ...] = ()
 
     def document(
         self,
@@ -156,7 +158,11 @@ def plan_serving(session: Session, references: Sequence[str], splits: Sequence[S
             weights[name] = weights.get(name, 0.0) + weight
         routes[split.name] = weights if len(weights) > 1 else next(iter(weights))
     unique = {adapter.id: adapter for adapter in found.values()}
-    return ServingPlan(base, tuple(unique.values()), routes)
+    withdrawals = of_adapters(session, unique)
+    told = tuple(
+        f"{unique[number].name}: {each.words}" for number in unique for each in withdrawals.get(number, ())
+    )
+    return ServingPlan(base, tuple(unique.values()), routes, told)
 
 
 def _served(session: Session, reference: str, first: tables.Adapter | None) -> tables.Adapter:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from . import tables
 from .names import compact_date
+from .withdrawals import Withdrawals, of_adapters, own, shown
 
 
 def moment(value: datetime) -> str:
@@ -67,14 +68,8 @@ def adapter_views(session: Session, adapters: Sequence[tables.Adapter]) -> list[
         select(tables.Alias).where(tables.Alias.adapter_id.in_(ids)).order_by(tables.Alias.name)
     ):
         aliases[alias.adapter_id or 0].append(alias.name)
-    yanked = set(
-        session.scalars(
-            select(tables.Yank.adapter_id).where(
-                tables.Yank.adapter_id.in_(ids), tables.Yank.lifted_at.is_(None)
-            )
-        )
-    )
-    return [_adapter_view(adapter, aliases[adapter.id], adapter.id in yanked) for adapter in adapters]
+    told = of_adapters(session, ids)
+    return [_adapter_view(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
 def adapter_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def adapter_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     return adapter_views(session, [adapter])[0]
 
 
-def _adapter_view(adapter: tables.Adapter, aliases: list[str], yanked: bool) -> dict[str, Any]:
+def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
     dataset = adapter.dataset
     return {
         "name": adapter.name,
@@ -108,7 +103,8 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], yanked: bool) -> 
         "aliases": aliases,
         "tags": {tag.key: tag.value for tag in adapter.tags},
         "note": adapter.note,
-        "yanked": yanked,
+        "yanked": own(told) is not None,
+        "withdrawals": shown(told),
         "created_at": moment(adapter.created_at),
         "created_by": adapter.created_by,
         "findings": [
@@ -136,22 +132,19 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         fused: the record.
         adapter: the name to call its adapter by; the same bytes may be registered under several.
     """
-    from .fuse_choice import describe
-    from .fusion.recipe import Recipe
+    from .fused_label import label_view
     from .rebuilding import rebuild_command
 
     size, name, recipe = weights_bytes(fused.manifest), adapter or fused.adapter.name, fused.recipe
     times = size / max(1, weights_bytes(fused.base.manifest))
     extras = [(extra.adapter.name, extra.weight) for extra in fused.extras]
-    shape = Recipe(fused.precision, quantization=recipe.get("quantization"), bits=recipe.get("bits", {}))
     return {
         "key": fused.key,
         "digest": fused.digest,
         "adapter": name,
-        "scale": recipe.get("scale"),
+        **label_view(fused, name),
         "with": [{"adapter": extra, "weight": weight} for extra, weight in extras],
         "precision": fused.precision,
-        "format": describe(shape),
         "quantization": fused.quantization,
         "bytes": fused.bytes,
         "weights_bytes": size,
@@ -190,12 +183,21 @@ def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
     }
 
 
-def fused_view(fused: tables.Fused) -> dict[str, Any]:
-    """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`)."""
+def fused_view(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
+    """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`).
+
+    Args:
+        fused: the record.
+        adapter: the name to call its adapter by, as for `fused_line`.
+    """
+    from .fused_label import label_view
+
+    name = adapter or fused.adapter.name
     return {
         "key": fused.key,
         "digest": fused.digest,
-        "adapter": fused.adapter.name,
+        "adapter": name,
+        **label_view(fused, name),
         "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],
         "base": fused.base.names[0].name,
         "precision": fused.precision,

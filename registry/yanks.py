@@ -1,7 +1,8 @@
-"""Withdrawals: a yanked adapter stays on record, and is neither fused, shipped nor given an alias until that is lifted."""
+"""Yanking a record, and lifting that; what a yank means is in `withdrawals`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -11,6 +12,7 @@ from . import events, tables
 from .deployments import deployments_of
 from .errors import BadInputError
 from .resolve import fused_from, resolve_adapter
+from .withdrawals import standing_yank
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -21,7 +23,8 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
 
     Returns:
         `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what was made with it and is still about: `aliases`,
-        `fused` (keys), `bundles` (`target`, `path`, `digest`) and `deployments` (as `deploy list` has them).
+        `fused` (keys), `bundles` (`target`, `path`, `digest`), `deployments` (as `deploy list` has them), and names of
+        other adapters, which are not yanked by this: those with the `same_bytes`, and those `continued` from it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -31,7 +34,7 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
         raise BadInputError("a yank needs a reason", hint=f"fusery yank {reference} --reason TEXT")
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
-        standing = _standing(session, adapter)
+        standing = standing_yank(session, adapter)
         if standing is None:
             at = workspace.database.utcnow(session)
             standing = tables.Yank(adapter_id=adapter.id, reason=reason, at=at, by=workspace.actor)
@@ -63,15 +66,17 @@ def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str,
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         standing = _standing(session, adapter)
-        if standing is not None:
-            standing.lifted_at, standing.lifted_by = workspace.database.utcnow(session), workspace.actor
+        for each in standing:
+            each.lifted_at, each.lifted_by = workspace.database.utcnow(session), workspace.actor
+        if standing:
             _tell(workspace, session, adapter, "adapter.unyanked", reason)
-        return {"name": adapter.name, "yanked": False, "changed": standing is not None}
+        return {"name": adapter.name, "yanked": False, "changed": bool(standing)}
 
 
-def _standing(session: Session, adapter: tables.Adapter) -> tables.Yank | None:
+def _standing(session: Session, adapter: tables.Adapter) -> Sequence[tables.Yank]:
+    """Return all yanks that stand: one of them may have come from another registry."""
     query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
-    return session.scalar(query)
+    return session.scalars(query.order_by(tables.Yank.id)).all()
 
 
 def _tell(workspace: Workspace, session: Session, adapter: tables.Adapter, action: str, reason: str) -> None:
@@ -97,6 +102,8 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         bundle.fused_id.in_([made.id for made in fused]),  # of a sum, a bundle names the first adapter only
     )
     bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
+    names = select(tables.Adapter.name).order_by(tables.Adapter.id)
+    same = (tables.Adapter.digest == adapter.digest, tables.Adapter.id != adapter.id)
     return {
         "aliases": [f"{alias.task.name}#{alias.name}" for alias in aliases],
         "fused": [made.key for made in fused],
@@ -107,4 +114,6 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
             fused=[made.id for made in fused],
             bundles=[row.id for row in bundles],
         ),
+        "same_bytes": list(session.scalars(names.where(*same))),
+        "continued": list(session.scalars(names.where(tables.Adapter.parent_id == adapter.id))),
     }

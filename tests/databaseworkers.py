@@ -54,7 +54,12 @@ def hand_out_versions(url: str, rounds: int, barrier: Barrier, test: Connection)
             version = (session.scalar(select(func.max(tables.CurvePoint.iteration))) or 0) + 1
             session.add(tables.CurvePoint(adapter_id=1, iteration=version))
             events.record(
-                session, action="test", kind="task", subject=str(version), detail={}, actor="worker"
+                session,
+                action="records.changed",
+                kind="task",
+                subject=str(version),
+                detail={},
+                actor="worker",
             )
         taken.append(version)
     database.close()

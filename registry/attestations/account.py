@@ -15,7 +15,7 @@ from ..bundle_records import WRITTEN
 from ..bundles.record import without_places
 from ..licences import adapter_licence, base_licence
 from ..views import fused_line
-from ..withdrawals import adapter_reasons, bundle_reasons, fused_reasons
+from ..withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -90,7 +90,7 @@ class Account:
         asked: what was asked for.
         chosen: what was decided by the tool.
         fidelity: how much of the adapter a fused model holds.
-        yanked: why it is withdrawn, None if it is not.
+        withdrawals: what it is told of yanks.
     """
 
     kind: str
@@ -110,7 +110,7 @@ class Account:
     asked: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
     fidelity: Mapping[str, Any] | None = None
-    yanked: str | None = None
+    withdrawals: Withdrawals = ()
 
     @property
     def datasets(self) -> tuple[Data, ...]:
@@ -148,7 +148,7 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.Adapter) -> 
         entry=_entry(session, "adapter", row.name, "adapter.registered")[0],
         asked={"arguments": _shown(run.arguments) if run and run.arguments else {}},
         chosen={**own.facts, "versions": _shown(run.versions) if run and run.versions else {}},
-        yanked=adapter_reasons(session, [row.id]).get(row.id),
+        withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
     )
 
 
@@ -162,7 +162,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Acco
     base = _base(workspace, row.base)
     return Account(
         "fused",
-        " + ".join(part.name for part in adapters),
+        str(line["combined"]),
         row.digest,
         _files(row.manifest),
         base,
@@ -192,7 +192,7 @@ def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Acco
             "format": line["format"],
         },
         fidelity=line["fidelity"],
-        yanked=fused_reasons(session, [row.id]).get(row.id),
+        withdrawals=of_fused(session, [row.id]).get(row.id, ()),
     )
 
 
@@ -224,7 +224,7 @@ def _of_bundle(workspace: Workspace, session: Session, row: tables.Bundle) -> Ac
         },
         chosen={"choices": detail.get("choices"), "fuse": made.chosen if made else None},
         fidelity=made.fidelity if made else None,
-        yanked=bundle_reasons(session, [row]).get(row.id),
+        withdrawals=of_bundles(session, [row.id]).get(row.id, ()),
     )
 
 

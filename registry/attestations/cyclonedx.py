@@ -16,6 +16,7 @@ from uuid import UUID, uuid5
 from fusery.storage.digest import digest_json
 
 from ..errors import MissingExtraError
+from ..withdrawals import own
 from .account import Account, Data, File, Part
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _bom(account: Account) -> Bom:
         account.name,
         account.digest,
         account.files,
-        {"kind": account.kind, "by": account.by, "yanked": account.yanked},
+        {"kind": account.kind, "by": account.by, **_withdrawn(account)},
         pedigree=Pedigree(ancestors=_ancestors(parts)),
     )
     datasets = [_dataset(data) for data in account.datasets]
@@ -74,6 +75,11 @@ def _bom(account: Account) -> Bom:
     )
     bom.register_dependency(main, datasets)
     return bom
+
+
+def _withdrawn(account: Account) -> dict[str, Any]:
+    others = [each.words for each in account.withdrawals if each.relation != "itself"]
+    return {"yanked": own(account.withdrawals), "withdrawals": others or None}
 
 
 def _model(
@@ -215,7 +221,7 @@ def _metrics(account: Account) -> list[dict[str, str]]:
 
 
 def _limits(account: Account) -> list[str]:
-    limits = [] if account.yanked is None else [f"withdrawn: {account.yanked}"]
+    limits = [each.words for each in account.withdrawals]
     verdict = (account.fidelity or {}).get("verdict")
     if verdict in ("DEGRADED", "LOST"):
         limits.append(f"fidelity of the fuse: {verdict}")

@@ -8,6 +8,7 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
+from ..fused_label import label_with_key
 
 
 def of_blob(session: Session, digest: str) -> tuple[str, ...]:
@@ -29,10 +30,7 @@ def of_blob(session: Session, digest: str) -> tuple[str, ...]:
         *(f"base {row.names[0].name}" for row in _all(session, base, base.id.in_(bases))),
         *(f"calibration {row.digest[:12]}" for row in _all(session, made, made.manifest_id.in_(manifests))),
         *(f"adapter {row.name}" for row in _all(session, adapter, adapters)),
-        *(
-            f"fused {row.adapter.name} ({row.precision}, {row.key[:12]})"
-            for row in _all(session, fused, models)
-        ),
+        *(f"fused {label_with_key(row)}" for row in _all(session, fused, models)),
         *(f"bundle {row.path}" for row in _all(session, bundle, bundles)),
         *_aliases(session, numbers),
     )

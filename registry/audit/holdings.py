@@ -16,6 +16,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..database.sealing import Key
+from ..fused_label import label_with_key
 from ..resolve import resolve_any
 from .report import Report
 
@@ -127,7 +128,7 @@ def _holding(row: Any, workspace: Workspace) -> Holding:
     elif isinstance(row, tables.Adapter):
         kind, name = "adapter", row.name
     elif isinstance(row, tables.Fused):
-        kind, name, key = "fused", f"{row.adapter.name} ({row.precision}, {row.key[:12]})", Digest(row.key)
+        kind, name, key = "fused", label_with_key(row), Digest(row.key)
         entry = workspace.cache.entry(key)
         folder = entry if entry.exists() else None
     else:

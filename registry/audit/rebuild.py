@@ -23,6 +23,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..bases import blob_generations
+from ..fused_label import label_of
 from ..fused_records import find_fused
 from ..fusion.recipe import Recipe
 from ..ingredients import Ingredients, Inputs, gather
@@ -137,11 +138,10 @@ def _keys(session: Session, references: Sequence[str]) -> list[str]:
 def _record(session: Session, key: str) -> _Record:
     row = find_fused(session, Digest(key))
     assert row is not None
-    names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
     files = (FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files)
     return _Record(
         Digest(row.key),
-        f"{' + '.join(names)} ({row.precision})",
+        label_of(row),
         row.adapter.name,
         tuple((extra.adapter.name, extra.weight) for extra in row.extras),
         Recipe.from_dict(row.recipe),

@@ -22,11 +22,11 @@ from .. import events, tables
 from ..answers import base_folder
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..fuse import FuseRequest, fuse_to_read
-from ..ingredients import refuse_yanked
 from ..pictures import picture_kind, write_picture
 from ..renderings.fetching import fetch_form
 from ..resolve import resolve_adapter
 from ..views import moment, weights_bytes
+from ..withdrawals import refuse_yanked
 from .advice import advise
 from .subjects import Row, Subject
 
@@ -208,7 +208,7 @@ def _subjects(
 def _fused(path: Path, view: Any) -> Subject:
     fidelity = {name: view["fidelity"][name] for name in ("verdict", "retained")}
     size = sum(file["size"] for file in view["files"] if file["path"].endswith(".safetensors"))
-    return Subject("fused", f"fused, {view['precision']}", path, size, (), view["precision"], fidelity)
+    return Subject("fused", f"fused, {view['format']}", path, size, (), view["precision"], fidelity)
 
 
 def _measured(

@@ -77,6 +77,7 @@ def _lineage(
     provenance = record["provenance"]
     yield "model", record["digest"]
     yield "key", provenance.get("key")
+    yield "fused model", provenance.get("label")
     yield "base model", base.get("name")
     yield "base model, digest", base.get("digest")
     yield "adapter", adapter.get("name")

@@ -67,10 +67,8 @@ def guards_of(dialect: str) -> Mapping[str, Guard]:
 
 
 def log_guards(dialect: str) -> frozenset[str]:
-    """Return the names of what guards the log: triggers, and on PostgreSQL what they call."""
-    if dialect == "sqlite":
-        return frozenset(_LOG[dialect])
-    return frozenset(_LOG[dialect]) | {"event_no_forgery", *FUNCTIONS}
+    """Return the names of what migrations make to guard the log: triggers, and on PostgreSQL what they call."""
+    return frozenset(_LOG[dialect]) | ({"refuse_event_change"} if dialect == "postgresql" else set())
 
 
 def _spelling(table: Table) -> Iterator[Guard]:

@@ -7,7 +7,7 @@ at worst, bytes that nobody refers to; the next one goes on with what is still m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -21,6 +21,7 @@ from .finding import find, is_complete, missing_yanks
 from .package import Adapter, Fused, Item, read_package
 from .place import Place
 from .receiving import check, receive
+from .telling import told_of_yanks
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -38,6 +39,7 @@ class Moved:
         state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
         bytes: of files that were missing.
         reason: why it was left out.
+        withdrawals: what it is told of yanks, where it went to.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Moved:
     state: str
     bytes: int
     reason: str | None = None
+    withdrawals: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,10 @@ def _exchange(
     if not dry_run:
         total = sum(moved.bytes for moved in planned)
         done = _carry_out(origin, destination, here, package, planned, come_from, say, tally(progress, total))
-    return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(done))
+    places = [origin] if there is None else [destination, origin]
+    told = told_of_yanks(places, package)
+    items = (replace(moved, withdrawals=tuple(each)) for moved, each in zip(done, told, strict=True))
+    return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(items))
 
 
 def plan(destination: Workspace, package: list[Item], *, unmade: bool) -> list[Moved]:

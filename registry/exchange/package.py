@@ -19,6 +19,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import events, tables
 from ..errors import AmbiguousReferenceError, CheckFailedError
+from ..fused_label import label_with_key
 from ..resolve import fused_from, resolve_any
 
 Values = dict[str, Any]
@@ -218,9 +219,8 @@ class _Reader:
             return
         adapter = self.adapter(row.adapter)
         extras = [(values_of(extra), self.adapter(extra.adapter)) for extra in row.extras]
-        name = f"{row.adapter.name} ({row.precision}, {row.key[:12]})"
         self.items["fused", row.id] = Fused(
-            **self._common(row, name, "fused", row.key, None),
+            **self._common(row, label_with_key(row), "fused", row.key, None),
             base=self.base(row.base),
             adapter=adapter,
             extras=extras,

@@ -198,7 +198,9 @@ class TensorSearch:
 
     def _unread(self) -> dict[str, str]:
         missing = self._library.missing
-        return {owner.name: missing[owner.manifest] for owner in self._plausible if owner.manifest in missing}
+        return {
+            owner.title: missing[owner.manifest] for owner in self._plausible if owner.manifest in missing
+        }
 
 
 def _all(digests: Digests) -> list[str]:

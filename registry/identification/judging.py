@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select
 
 from .. import tables
+from ..fused_label import label_of
 from .claims import Claim
 from .found import Found
 from .match import Match
@@ -88,16 +89,12 @@ def _targets(session: Session, claim: Claim) -> set[tuple[str, str]]:
     if claim.kind == "fused":
         fused = tables.Fused
         rows = session.scalars(select(fused).where(or_(fused.key == digest, fused.digest == digest)))
-        return {(_fused_name(row), row.digest) for row in rows}
+        return {(label_of(row), row.digest) for row in rows}
     if claim.kind == "adapter":
         adapters = session.scalars(select(tables.Adapter).where(tables.Adapter.digest == digest))
         return {(row.name, row.digest) for row in adapters}
     bases = session.scalars(select(tables.BaseModel).where(tables.BaseModel.digest == digest))
     return {(row.names[0].name, row.digest) for row in bases}
-
-
-def _fused_name(row: tables.Fused) -> str:
-    return " + ".join([row.adapter.name, *(extra.adapter.name for extra in row.extras)])
 
 
 def _changed(claim: Claim, found: Found, digests: Mapping[str, str], truth: bool | None) -> str | None:

@@ -189,7 +189,7 @@ class Library:
     def _give_up(self, owner: Owner, why: str) -> bool:
         self._files.pop(owner.manifest, None)
         self.missing[owner.manifest] = why
-        self.say(f"{owner.name} cannot be compared with: {why}")
+        self.say(f"{owner.title} cannot be compared with: {why}")
         return False
 
 

@@ -77,7 +77,7 @@ class Match:
 def _what(owner: Owner) -> str:
     facts = owner.facts
     if owner.kind == "fused":
-        return f"{owner.name} fused onto {facts['base']} ({facts['precision']})"
+        return f"{owner.name} fused onto {facts['base']} ({facts['format']})"
     if owner.kind == "adapter":
         form = f", in {facts['form']}'s form" if facts.get("form") else ""
         return f"the adapter {owner.name} for {facts['base']}{form}"

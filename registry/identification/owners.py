@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..batches import batches
+from ..fused_label import label_view
+from ..withdrawals import of_adapters, of_bundles, of_fused, shown
 from .views import View
 
 
@@ -35,6 +37,11 @@ class Owner:
     manifest: int
     facts: dict[str, Any] = field(compare=False, hash=False)
 
+    @property
+    def title(self) -> str:
+        """What it is called where nothing else says how a fused model is written."""
+        return str(self.facts.get("label", self.name))
+
 
 def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Owner]]:
     """Return what has these manifests, by manifest."""
@@ -49,7 +56,16 @@ def owners_of(session: Session, manifests: Collection[int]) -> dict[int, list[Ow
             *_calibrations(session, some),
         ):
             found[owner.manifest].append(owner)
+    _tell_of_yanks(session, [owner for owners in found.values() for owner in owners])
     return found
+
+
+def _tell_of_yanks(session: Session, owners: Sequence[Owner]) -> None:
+    for kind, look in (("adapter", of_adapters), ("fused", of_fused), ("bundle", of_bundles)):
+        told = look(session, [owner.id for owner in owners if owner.kind == kind])
+        for owner in owners:
+            if owner.kind == kind:
+                owner.facts["withdrawals"] = shown(told.get(owner.id, ()))
 
 
 def _bases(session: Session, where: Any) -> Iterable[Owner]:
@@ -87,9 +103,10 @@ def _fused(session: Session, where: Any) -> Iterable[Owner]:
             "adapters": names,
             "base": row.base.names[0].name,
             "precision": row.precision,
+            **label_view(row),
             "quantization": row.quantization,
         }
-        yield Owner("fused", row.id, " + ".join(names), row.digest, row.manifest_id, facts)
+        yield Owner("fused", row.id, facts["combined"], row.digest, row.manifest_id, facts)
 
 
 def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:

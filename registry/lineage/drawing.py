@@ -22,6 +22,7 @@ _MARGIN = 16
 _LETTERS = 30
 """Of a name, at most: what fits into a box."""
 _SWEEPS = 4
+_NOTES = {"itself": "yanked", "same-bytes": "yanked twin", "contains": "yanked inside"}
 
 _STYLE = """
 .fl-line{fill:none;stroke:#6b7280;stroke-width:1.2}.fl-head{fill:#6b7280}
@@ -29,7 +30,8 @@ _STYLE = """
 .fl-base{fill:#e0e7ff;stroke:#4338ca}.fl-dataset{fill:#fef3c7;stroke:#92400e}.fl-adapter{fill:#dcfce7;stroke:#166534}
 .fl-fused{fill:#dbeafe;stroke:#1d4ed8}.fl-bundle{fill:#ede9fe;stroke:#6d28d9}.fl-alias{fill:#fce7f3;stroke:#9d174d}
 .fl-deployment{fill:#cffafe;stroke:#155e75}
-.fl-yanked{stroke:#b91c1c;stroke-width:2.4;stroke-dasharray:6 3}.fl-warn{fill:#b91c1c}.fl-root{stroke-width:2.8}
+.fl-yanked{stroke:#b91c1c;stroke-width:2.4;stroke-dasharray:6 3}.fl-warn{fill:#b91c1c}
+.fl-told{stroke:#b45309;stroke-width:1.8;stroke-dasharray:6 3}.fl-note{fill:#7c2d12}.fl-root{stroke-width:2.8}
 .fl-over{opacity:.6}
 @media screen and (prefers-color-scheme:dark){
 .fl-line{stroke:#9ca3af}.fl-head{fill:#9ca3af}
@@ -37,7 +39,7 @@ _STYLE = """
 .fl-base{fill:#1e1b4b;stroke:#a5b4fc}.fl-dataset{fill:#3b2506;stroke:#fcd34d}.fl-adapter{fill:#052e16;stroke:#86efac}
 .fl-fused{fill:#172554;stroke:#93c5fd}.fl-bundle{fill:#2e1065;stroke:#c4b5fd}.fl-alias{fill:#500724;stroke:#f9a8d4}
 .fl-deployment{fill:#083344;stroke:#67e8f9}
-.fl-yanked{stroke:#f87171}.fl-warn{fill:#fca5a5}}
+.fl-yanked{stroke:#f87171}.fl-warn{fill:#fca5a5}.fl-told{stroke:#fbbf24}.fl-note{fill:#fcd34d}}
 """
 
 
@@ -142,16 +144,17 @@ def _line(edge: Edge, graph: Graph, places: Mapping[str, tuple[int, int]]) -> It
 
 def _box(node: Node, place: tuple[int, int], root: bool) -> Iterator[str]:
     x, y = place
-    marks = " fl-yanked" if node.yanked is not None else ""
+    marks = " fl-yanked" if node.yanked is not None else " fl-told" if node.withdrawals else ""
     marks += " fl-root" if root else ""
     yield f'<g class="{"fl-over" if node.over else "fl-node"}"><title>{_text(_told(node))}</title>'
     yield f'<rect class="fl-box fl-{node.kind}{marks}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
     yield f'<text class="fl-kind" x="{x + 10}" y="{y + 18}" font-size="11">{_text(_short(_caption(node)))}</text>'
     yield f'<text class="fl-name" x="{x + 10}" y="{y + 35}">{_text(_short(node.name))}</text>'
-    if node.yanked is not None:
+    if node.withdrawals:
+        kind = "fl-warn" if node.yanked is not None else "fl-note"
         yield (
-            f'<text class="fl-warn" x="{x + _WIDTH - 10}" y="{y + 18}" text-anchor="end" font-size="11" '
-            f'font-weight="bold">yanked</text>'
+            f'<text class="{kind}" x="{x + _WIDTH - 10}" y="{y + 18}" text-anchor="end" font-size="11" '
+            f'font-weight="bold">{_NOTES[node.withdrawals[0].relation]}</text>'
         )
     yield "</g>"
 
@@ -162,7 +165,7 @@ def _caption(node: Node) -> str:
 
 
 def _told(node: Node) -> str:
-    withdrawn = f"; yanked: {node.yanked}" if node.yanked is not None else ""
+    withdrawn = f"; {node.told}" if node.told else ""
     return f"{_name(node)} {node.digest}".rstrip() + withdrawn
 
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from ..views import moment
+from ..withdrawals import Withdrawals, own
+from ..withdrawals import shown as withdrawals_shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Node:
         kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`.
         name: what people call it.
         digest: of its files, or of what an alias holds or a place runs; empty where there is none.
-        yanked: why it is withdrawn, or what it holds is; None if it is not.
+        withdrawals: what it is told of yanks; an alias and a place are told what the adapter that they hold or run is.
         at: when it was recorded, made, set or deployed.
         by: who did that.
         facts: more about it, by kind; for exports.
@@ -29,10 +31,20 @@ class Node:
     kind: str
     name: str
     digest: str
-    yanked: str | None = None
+    withdrawals: Withdrawals = ()
     at: datetime | None = None
     by: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def yanked(self) -> str | None:
+        """Why the adapter that it is, holds or runs is yanked itself; None if it is not."""
+        return own(self.withdrawals)
+
+    @property
+    def told(self) -> str:
+        """All that it is told of yanks, in words; empty if there is nothing."""
+        return "; ".join(each.words for each in self.withdrawals)
 
     @property
     def over(self) -> bool:
@@ -41,12 +53,13 @@ class Node:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the node as DESIGN section 9 prints it."""
-        shown = {
+        shown: dict[str, Any] = {
             "id": self.id,
             "kind": self.kind,
             "name": self.name,
             "digest": self.digest,
             "yanked": self.yanked,
+            "withdrawals": withdrawals_shown(self.withdrawals),
             "at": moment(self.at) if self.at else None,
             "by": self.by,
         }

@@ -13,7 +13,8 @@ from fusery.storage.digest import digest_bytes, digest_json
 
 from .. import tables
 from ..batches import batches
-from ..withdrawals import adapter_reasons, bundle_reasons, fused_reasons
+from ..fused_label import label_of, label_view
+from ..withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 from .graph import Node
 
 Made = (
@@ -49,15 +50,15 @@ class _Known:
     """What nodes need beyond the row itself.
 
     Attributes:
-        adapters, fused, bundles: why each is withdrawn, by the number of its row.
+        adapters, fused, bundles: what each is told of yanks, by the number of its row.
         runs: how an adapter was trained.
         moves: the last one of an alias.
         digests: of adapters, fused models and bundles that an alias holds or a place runs.
     """
 
-    adapters: Mapping[int, str] = field(default_factory=dict)
-    fused: Mapping[int, str] = field(default_factory=dict)
-    bundles: Mapping[int, str] = field(default_factory=dict)
+    adapters: Mapping[int, Withdrawals] = field(default_factory=dict)
+    fused: Mapping[int, Withdrawals] = field(default_factory=dict)
+    bundles: Mapping[int, Withdrawals] = field(default_factory=dict)
     runs: Mapping[int, tables.TrainingRun] = field(default_factory=dict)
     moves: Mapping[int, tables.AliasMove] = field(default_factory=dict)
     digests: Mapping[tuple[str, int], str] = field(default_factory=dict)
@@ -81,9 +82,9 @@ class _Known:
             **{("bundle", row.id): row.digest for row in bundles.values()},
         }
         return cls(
-            adapter_reasons(session, [*adapters, *held]),
-            fused_reasons(session, [*fused, *run_fused]),
-            bundle_reasons(session, bundles.values()),
+            of_adapters(session, [*adapters, *held]),
+            of_fused(session, [*fused, *run_fused]),
+            of_bundles(session, bundles),
             {row.adapter_id: row for row in _runs(session, adapters)},
             {row.alias_id: row for row in _last_moves(session, [row.id for row in aliases])},
             digests,
@@ -125,7 +126,7 @@ def _node(thing: Made, known: _Known) -> Node:
             "base",
             name,
             thing.digest,
-            None,
+            (),
             thing.created_at,
             thing.created_by,
             facts,
@@ -142,7 +143,7 @@ def _node(thing: Made, known: _Known) -> Node:
             "bundle",
             f"{thing.target} {thing.path}",
             thing.digest,
-            known.bundles.get(thing.id),
+            known.bundles.get(thing.id, ()),
             thing.created_at,
             thing.created_by,
             {"target": thing.target, "path": thing.path},
@@ -167,25 +168,25 @@ def _adapter(row: tables.Adapter, known: _Known) -> Node:
         "started_at": run.started_at if run else None,
         "seconds": run.seconds if run else None,
     }
-    reason = known.adapters.get(row.id)
+    told = known.adapters.get(row.id, ())
     return Node(
-        f"adapter:{row.name}", "adapter", row.name, row.digest, reason, row.created_at, row.created_by, facts
+        f"adapter:{row.name}", "adapter", row.name, row.digest, told, row.created_at, row.created_by, facts
     )
 
 
 def _fused(row: tables.Fused, known: _Known) -> Node:
-    names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
     facts = {
         "key": row.key,
         "precision": row.precision,
+        "format": label_view(row)["format"],
         "engine": row.engine,
         "seconds": row.seconds,
         "verdict": row.verdict,
         "retained": row.retained,
     }
-    name, reason = f"{' + '.join(names)} ({row.precision})", known.fused.get(row.id)
+    name, told = label_of(row), known.fused.get(row.id, ())
     return Node(
-        f"fused:{row.key[:16]}", "fused", name, row.digest, reason, row.created_at, row.created_by, facts
+        f"fused:{row.key[:16]}", "fused", name, row.digest, told, row.created_at, row.created_by, facts
     )
 
 
@@ -196,7 +197,7 @@ def _alias(row: tables.Alias, known: _Known) -> Node:
         "alias",
         name,
         known.digests.get(("adapter", held), ""),
-        known.adapters.get(held),
+        known.adapters.get(held, ()),
         move.at if move else None,
         move.by if move else None,
         {"reason": move.reason if move else ""},
@@ -205,12 +206,12 @@ def _alias(row: tables.Alias, known: _Known) -> Node:
 
 def _deployment(row: tables.Deployment, known: _Known) -> Node:
     if row.bundle_id is not None:
-        digest, reason = known.digests[("bundle", row.bundle_id)], known.bundles.get(row.bundle_id)
+        digest, told = known.digests[("bundle", row.bundle_id)], known.bundles.get(row.bundle_id, ())
     elif row.fused_id is not None:
-        digest, reason = known.digests[("fused", row.fused_id)], known.fused.get(row.fused_id)
+        digest, told = known.digests[("fused", row.fused_id)], known.fused.get(row.fused_id, ())
     else:
         held = row.adapter_id or 0
-        digest, reason = known.digests.get(("adapter", held), ""), known.adapters.get(held)
+        digest, told = known.digests.get(("adapter", held), ""), known.adapters.get(held, ())
     identity = digest_json([row.place, row.at.isoformat(), digest])
     facts = {"note": row.note, "ended_at": row.ended_at, "ended_by": row.ended_by}
-    return Node(f"deployment:{identity[:16]}", "deployment", row.place, digest, reason, row.at, row.by, facts)
+    return Node(f"deployment:{identity[:16]}", "deployment", row.place, digest, told, row.at, row.by, facts)

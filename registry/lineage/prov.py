@@ -85,9 +85,14 @@ def _entity(node: Node) -> dict[str, Any]:
         "prov:type": {"$": f"fusery:{node.kind}", "type": "prov:QUALIFIED_NAME"},
         "prov:label": _public(node),
         "fusery:digest": f"sha256:{node.digest}" if node.digest else None,
-        "fusery:yanked": node.yanked,
+        **_withdrawn(node),
         **_facts(node),
     }
+
+
+def _withdrawn(node: Node) -> dict[str, Any]:
+    others = [each.words for each in node.withdrawals if each.relation != "itself"]
+    return {"fusery:yanked": node.yanked, "fusery:withdrawals": others or None}
 
 
 def _public(node: Node) -> str:
@@ -120,11 +125,7 @@ def _activity(made: _Made, node: Node) -> None:
             "prov:type": {"$": f"fusery:{ACTIVITIES[node.kind]}", "type": "prov:QUALIFIED_NAME"},
             "prov:label": f"{ACTIVITIES[node.kind]} of {_public(node)}",
             **own,
-            **(
-                {"fusery:yanked": node.yanked}
-                if node.kind == "deployment" and node.yanked is not None
-                else {}
-            ),
+            **(_withdrawn(node) if node.kind == "deployment" else {}),
         },
     )
     agent = made.agent(node.by) if node.by else None

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from .. import events, tables
 from ..actors import person
 from ..errors import BadInputError
-from ..ingredients import refuse_yanked
 from ..names import parse_alias, parse_task
 from ..plaintext import is_keepable
 from ..resolve import resolve_adapter
+from ..withdrawals import refuse_yanked, told_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -27,7 +27,8 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
     """Approve of an alias holding an adapter; a second time changes nothing.
 
     Returns:
-        `adapter`, `alias`, `by`, `at`, `note`, `approved` (true), `changed`, and `approvals`: who has approved by now.
+        `adapter`, `alias`, `by`, `at`, `note`, `approved` (true), `changed`, `approvals` (who has approved by now), and
+        `withdrawals`, as `show` has it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -148,4 +149,5 @@ def _view(
         "approved": approved,
         "changed": changed,
         "approvals": approvers(session, adapter, alias),
+        "withdrawals": told_of(session, [adapter]),
     }

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import BadInputError
-from ..ingredients import refuse_yanked
 from ..resolve import fused_from
+from ..withdrawals import of_adapters, refuse_yanked
 from .chronicle import Moment
 
 
@@ -38,6 +38,13 @@ class Facts:
         rows = self.session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id))
         standing = (row for row in rows if self.moment.stands("yank", row.id, row.lifted_at))
         return next((f"{adapter.name} was yanked by {row.by}: {row.reason}" for row in standing), None)
+
+    def told(self, adapter: tables.Adapter) -> list[str]:
+        """Return what else there is to know of withdrawals: of the same bytes under other names; only of today's."""
+        if self.moment is not None:
+            return []
+        found = of_adapters(self.session, [adapter.id]).get(adapter.id, ())
+        return [each.words for each in found if each.relation != "itself"]
 
     def findings(self, adapter: tables.Adapter) -> Sequence[tables.AdapterFinding]:
         """Return what admission found."""

@@ -105,7 +105,9 @@ def _outcome(name: str, wanted: Any, said: Said) -> Outcome:
 
 def _not_yanked(case: Case) -> Said:
     why = case.facts.withdrawn(case.adapter)
-    return ("passed", "it is not withdrawn") if why is None else ("failed", why)
+    if why is not None:
+        return "failed", why
+    return "passed", "; ".join(["it is not withdrawn", *case.facts.told(case.adapter)])
 
 
 def _admission(case: Case, rules: Rules) -> Said:

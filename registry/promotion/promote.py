@@ -14,6 +14,7 @@ from ..alias_moves import alias_row, move, stated
 from ..errors import BadInputError
 from ..licences import base_licence
 from ..resolve import load_adapters, resolve_adapter
+from ..withdrawals import told_of
 from .approvals import alias_of
 from .facts import Facts
 from .guards import rule_for
@@ -41,6 +42,7 @@ class Promotion:
         moved: the alias moved; not where the adapter held it already.
         dry_run: nothing was to be changed.
         reason: as given.
+        withdrawals: what is to be known of the adapter, as `show` has it.
     """
 
     alias: str
@@ -52,6 +54,7 @@ class Promotion:
     moved: bool
     dry_run: bool
     reason: str
+    withdrawals: tuple[dict[str, Any], ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -69,6 +72,7 @@ class Promotion:
             "guarded": self.guarded,
             "dry_run": self.dry_run,
             "reason": self.reason,
+            "withdrawals": list(self.withdrawals),
             "rules": [outcome.to_dict() for outcome in self.outcomes],
         }
 
@@ -190,4 +194,5 @@ def _told(
         moved=moved,
         dry_run=dry_run,
         reason=reason,
+        withdrawals=tuple(told_of(case.facts.session, [case.adapter])),
     )

@@ -19,7 +19,7 @@ from ..errors import BadInputError, RegistryError, UnknownReferenceError
 from ..resolve import resolve_any
 from ..signing.trusted import list_keys
 from ..views import moment
-from ..withdrawals import adapter_reasons
+from ..withdrawals import of_adapters, own, shown
 from .task import Section, task_section
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _overview(session: Session) -> list[dict[str, Any]]:
         .limit(MOST_LISTED)
     ).all()
     aliases = _holders(session, [row[0].id for row in rows])
-    yanked = adapter_reasons(session, [row[1].id for row in rows])
+    told = of_adapters(session, [row[1].id for row in rows])
     return [
         {
             "task": found.name,
@@ -202,7 +202,8 @@ def _overview(session: Session) -> list[dict[str, Any]]:
                 "version": newest.version,
                 "created_at": moment(newest.created_at),
                 "val_loss": newest.val_loss,
-                "yanked": yanked.get(newest.id),
+                "yanked": own(told.get(newest.id, ())),
+                "withdrawals": shown(told.get(newest.id, ())),
             },
             "aliases": aliases.get(found.id, []),
         }

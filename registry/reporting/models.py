@@ -12,7 +12,7 @@ from .. import tables
 from ..errors import BadInputError
 from ..fidelity_map import heat_map, natural
 from ..views import fused_line, module_view
-from ..withdrawals import fused_reasons
+from ..withdrawals import of_fused, shown
 
 MOST_LINES = 30
 MOST_MAPS = 4
@@ -40,8 +40,8 @@ def fused_facts(session: Session, ids: Sequence[int], *, about: bool) -> dict[st
         .order_by(fused.id.desc())
     )
     rows = list(session.scalars(query))
-    reasons = fused_reasons(session, [row.id for row in rows])
-    lines = [{**_line(row), "yanked": reasons.get(row.id)} for row in rows]
+    told = of_fused(session, [row.id for row in rows])
+    lines = [{**_line(row), "withdrawals": shown(told.get(row.id, ()))} for row in rows]
     most = MOST_MAPS_OF_ONE if about else MOST_MAPS
     maps = [_map(row, line) for row, line in zip(rows[:most], lines, strict=False)]
     return {"lines": lines, "total": len(ids), "maps": maps}
@@ -50,8 +50,7 @@ def fused_facts(session: Session, ids: Sequence[int], *, about: bool) -> dict[st
 def _line(row: tables.Fused) -> dict[str, Any]:
     line = fused_line(row)
     del line["rebuild"]
-    names = [line["adapter"], *(f"{part['weight']:g} x {part['adapter']}" for part in line["with"])]
-    return {**line, "name": " + ".join(names)}
+    return {**line, "name": line["combined"]}
 
 
 def _map(row: tables.Fused, line: dict[str, Any]) -> dict[str, Any]:

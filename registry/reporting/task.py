@@ -18,7 +18,7 @@ from ..lineage import Graph, trace_things
 from ..resolve import load_adapters
 from ..training.facts import recorded_curve
 from ..views import adapter_views, moment
-from ..withdrawals import adapter_reasons, bundle_reasons
+from ..withdrawals import of_bundles, own_reason, shown
 from .models import fused_facts
 from .scope import Scope
 from .signed import signatures_over
@@ -113,10 +113,9 @@ def _versions(session: Session, task: tables.Task, adapter: tables.Adapter | Non
 
 
 def _views(session: Session, rows: Sequence[tables.Adapter]) -> list[dict[str, Any]]:
-    reasons = adapter_reasons(session, [row.id for row in rows])
     views = [
-        {**view, "yanked_reason": reasons.get(row.id), "val_loss_change": None}
-        for row, view in zip(rows, adapter_views(session, rows), strict=True)
+        {**view, "yanked_reason": own_reason(view), "val_loss_change": None}
+        for view in adapter_views(session, rows)
     ]
     for before, view in itertools.pairwise(views):
         now, then = finite(view["val_loss"]), finite(before["val_loss"])
@@ -188,14 +187,14 @@ def _aliases(session: Session, task: tables.Task, adapter: tables.Adapter | None
 def _bundles(session: Session, numbers: Sequence[int]) -> list[dict[str, Any]]:
     bundle = tables.Bundle
     rows = list(session.scalars(select(bundle).where(bundle.id.in_(numbers)).order_by(bundle.id.desc())))
-    reasons = bundle_reasons(session, rows)
+    told = of_bundles(session, [row.id for row in rows])
     return [
         {
             "target": row.target,
             "path": row.path,
             "digest": row.digest,
             "adapters": [adapter.name for adapter in row.adapters],
-            "yanked": reasons.get(row.id),
+            "withdrawals": shown(told.get(row.id, ())),
             "created_at": moment(row.created_at),
             "created_by": row.created_by,
         }

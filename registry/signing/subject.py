@@ -14,6 +14,7 @@ from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError, UnknownReferenceError
+from ..fused_label import label_of
 from ..resolve import begins_with, resolve_any
 from ..signatures import manifest_of
 from .found import Progress
@@ -102,9 +103,7 @@ def find_recorded(session: Session, text: str) -> Subject:
         return _recorded(session, "adapter", found.adapter.name, found.adapter.digest, found.adapter.name)
     if found.fused is not None:
         fused = found.fused
-        return _recorded(
-            session, "fused", f"{fused.adapter.name} ({fused.precision})", fused.digest, fused.key
-        )
+        return _recorded(session, "fused", label_of(fused), fused.digest, fused.key)
     raise BadInputError(
         f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
     )

@@ -12,6 +12,7 @@ from sqlalchemy.orm import aliased
 from .. import tables
 from ..errors import BadInputError
 from ..names import parse_slug
+from ..withdrawals import is_yanked
 
 Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag"]
 Condition = Callable[[Any], ColumnElement[bool]]
@@ -108,11 +109,7 @@ def _fields() -> dict[str, Field]:
     bases = select(base.name).where(base.base_id == adapter.base_id)
     aliases = select(tables.Alias.name).where(tables.Alias.adapter_id == adapter.id)
     findings = select(tables.AdapterFinding.code).where(tables.AdapterFinding.adapter_id == adapter.id)
-    yanked = exists(
-        select(tables.Yank.id)
-        .where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
-        .correlate(adapter)
-    )
+    yanked = is_yanked(adapter.id)
     methods = ("lora", "dora", "full")
     return {
         "name": Field("text", adapter.name, None, "the full name"),

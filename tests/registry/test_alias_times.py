@@ -105,7 +105,7 @@ def test_one_query_that_an_index_answers(stocked: Registry) -> None:
     for at in (None, "2026-03-01"):
         with queryplans.recorded() as queries:
             stocked.alias(PROD, at=at)
-        assert len(queries) == 1
+        assert len(queries) <= 2  # the other one: is anything yanked at all
         if (
             database.dialect == "sqlite" and at is not None
         ):  # PostgreSQL reads a table of this size as a whole

@@ -33,6 +33,7 @@ def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
             "since": moved["at"],
             "by": "tester",
             "reason": "better",
+            "withdrawals": [],
         }
     ]
     assert stocked.aliases("other") == []

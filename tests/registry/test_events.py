@@ -25,7 +25,7 @@ def fill(database: Database, count: int) -> None:
         for number in range(1, count + 1):
             events.record(
                 session,
-                action="adapter.registered" if number % 2 else "alias.set",
+                action="adapter.registered" if number % 2 else "alias.moved",
                 kind="adapter",
                 subject=f"course_rec_v{number}_20260115",
                 detail={"number": number},
@@ -50,7 +50,7 @@ def test_the_hash_is_what_the_documentation_says(database: Database) -> None:
     with database.read() as session:
         first, second = events.history(session)
     entry = (
-        '{"action":"alias.set","actor":"ann","at":"2026-01-17T14:02:03.000045+00:00",'
+        '{"action":"alias.moved","actor":"ann","at":"2026-01-17T14:02:03.000045+00:00",'
         '"detail":"{\\"number\\":2}","previous":"%s","seq":2,"subject":"course_rec_v2_20260115",'
         '"subject_kind":"adapter"}'
     )
@@ -121,24 +121,26 @@ def test_a_log_cut_off_at_its_end_shows_against_a_noted_hash(database: Database)
 def test_an_entry_of_a_transaction_that_failed_leaves_no_gap(database: Database) -> None:
     fill(database, 2)
     with pytest.raises(RuntimeError), database.write() as session:
-        events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
+        events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
         raise RuntimeError
     with database.write() as session:
-        event = events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
+        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
     assert event.seq == 3
     assert problems(database) == []
 
 
 def test_the_database_says_when_unless_told(database: Database) -> None:
     with database.write() as session:
-        event = events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
+        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
         assert abs((event.at - database.utcnow(session)).total_seconds()) < 60
 
 
 def test_the_same_moment_in_another_zone_is_the_same_entry(database: Database) -> None:
     east = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
     with database.write() as session:
-        event = events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann", at=east)
+        event = events.record(
+            session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann", at=east
+        )
         assert event.at == AT
     assert problems(database) == []
 
@@ -146,7 +148,9 @@ def test_the_same_moment_in_another_zone_is_the_same_entry(database: Database) -
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_json_cannot_say_is_refused(database: Database, value: float) -> None:
     with pytest.raises(ValueError, match="JSON"), database.write() as session:
-        events.record(session, action="a", kind="k", subject="s", detail={"loss": value}, actor="ann")
+        events.record(
+            session, action="alias.moved", kind="k", subject="s", detail={"loss": value}, actor="ann"
+        )
 
 
 def test_two_entries_cannot_have_one_number(database: Database) -> None:
@@ -167,7 +171,7 @@ def test_history_filters(database: Database) -> None:
             return [event.seq for event in events.history(session, **filters)]
 
         assert numbers() == [1, 2, 3, 4, 5, 6, 7]
-        assert numbers(action="alias.set") == [2, 4, 6]
+        assert numbers(action="alias.moved") == [2, 4, 6]
         assert numbers(subject="course_rec_v3_20260115") == [3]
         assert numbers(kind="base") == []
         assert numbers(since=AT + timedelta(days=6)) == [6, 7]
@@ -203,7 +207,7 @@ def test_whatever_is_recorded_is_read_back_and_verifies(
 ) -> None:
     with database.write() as session:
         recorded = events.record(
-            session, action="a", kind="k", subject=subject, detail=detail, actor=actor, at=at
+            session, action="alias.moved", kind="k", subject=subject, detail=detail, actor=actor, at=at
         )
     with database.read() as session:
         event = events.history(session)[-1]

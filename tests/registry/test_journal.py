@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from fusery.registry import Registry
+from fusery.registry.actions import ACTIONS
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.fuse import FuseRequest
+from fusery.storage.digest import Digest
+
+FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+
+
+def actions(registry: Registry, **filters: Any) -> list[str]:
+    return [event["action"] for event in registry.events(**filters)]
 
 
 def test_all_of_it_in_order(stocked: Registry) -> None:
@@ -23,7 +36,7 @@ def test_all_of_it_in_order(stocked: Registry) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "kind"),
-    [("course_rec@1", "adapter"), ("tiny", "base"), ("course_rec_v2_20260201", "adapter")],
+    [("course_rec@1", "adapter"), ("tiny", "base"), (SECOND, "adapter")],
 )
 def test_about_one_thing(reference: str, kind: str, stocked: Registry) -> None:
     (event,) = stocked.events(reference=reference)
@@ -32,7 +45,7 @@ def test_about_one_thing(reference: str, kind: str, stocked: Registry) -> None:
 
 def test_about_a_fused_model(stocked: Registry) -> None:
     key = stocked.fuse("course_rec@1").view["key"]
-    assert [event["action"] for event in stocked.events(reference=key[:12])] == ["fused.made"]
+    assert actions(stocked, reference=key[:12]) == ["fused.made"]
 
 
 def test_filters(stocked: Registry) -> None:
@@ -43,7 +56,125 @@ def test_filters(stocked: Registry) -> None:
 
 
 def test_what_there_is_not(stocked: Registry) -> None:
-    with pytest.raises(UnknownReferenceError):
-        stocked.events(reference="nothing@1")
+    for reference in ("nothing@1", "course_rec#prod", "abcdef0123", "no place"):
+        with pytest.raises(UnknownReferenceError):
+            stocked.events(reference=reference)
     with pytest.raises(BadInputError, match="date"):
         stocked.events(since="yesterday")
+
+
+def test_an_unknown_action_is_an_error_that_lists_the_known_ones(stocked: Registry) -> None:
+    with pytest.raises(BadInputError, match="no action 'adapter.yankd'") as refused:
+        stocked.events(action="adapter.yankd")
+    assert refused.value.hint is not None and "did you mean adapter.yanked?" in refused.value.hint
+    assert all(name in refused.value.hint for name in ACTIONS)
+    assert stocked.events(action="adapter.yanked") == []
+
+
+@pytest.fixture
+def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
+    """A registry where something of every kind happened, and what there is by what it is called in the tests."""
+    key = stocked.fuse("course_rec@1", KEEP, publish="full").view["key"]
+    bundle = stocked.materialize("course_rec@1", tmp_path / "out", request=KEEP)
+    stocked.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
+    stocked.promote("course_rec@2", "prod", reason="better")
+    stocked.set_alias("course_rec@1", "prod", reason="first")
+    stocked.set_alias("course_rec@2", "prod", reason="second")
+    stocked.record_deployment(str(tmp_path / "out"), "eu/ranker", note="rollout 7")
+    stocked.record_deployment("course_rec@2", "lab")
+    stocked.yank("course_rec@2", reason="leaks")
+    return stocked, {
+        "fused": key,
+        "bundle": str(bundle.manifest.digest),
+        "place": str(tmp_path / "out"),
+        "base": stocked.show("course_rec@1")["base"],
+    }
+
+
+def test_names_stand_beside_digests(eventful: tuple[Registry, dict[str, str]]) -> None:
+    registry, found = eventful
+    named = {(event["kind"], event["subject"]): event["name"] for event in registry.events()}
+    assert all(named.values())
+    assert named["fused", found["fused"]] == f"{FIRST} (keep)"
+    assert named["bundle", found["bundle"]] == f"model {found['place']}"
+    assert named["adapter", SECOND] == SECOND
+    assert named["deployment", "lab"] == "lab"
+    assert {name for (kind, _), name in named.items() if kind == "base"} == {"tiny"}
+
+
+def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> None:
+    (weights,) = [
+        file for file in stocked.show("course_rec@1")["files"] if file["path"].endswith(".safetensors")
+    ]
+    store = stocked.workspace.store
+    place = store.local_path(Digest(weights["sha256"]))
+    assert place is not None
+    place.chmod(0o600)
+    place.write_bytes(b"x" * weights["size"])
+    assert not stocked.audit(repair=True).ok
+    (event,) = stocked.events(reference=weights["sha256"][:10])
+    assert (event["action"], event["name"]) == (
+        "blob.quarantined",
+        f"{weights['path']} of {FIRST}",
+    )
+
+
+def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> None:
+    registry, _ = eventful
+    told = {event["action"]: event["told"] for event in registry.events()}
+    assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
+    assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
+    assert told["adapter.yanked"] == "leaks"
+    assert told["bundle.written"] == FIRST
+    assert told["fused.made"].startswith("PASS, ")
+    assert told["rules.set"] == "not guarded, approvals=1; four eyes"
+    assert told["deployment.recorded"] == f"adapter {SECOND}"
+    moves = [event["told"] for event in registry.events(action="alias.moved")]
+    assert moves[0] == f"nobody -> {FIRST}; first"
+
+
+def test_a_refused_fuse_says_why(stocked: Registry) -> None:
+    from fusery.registry.errors import FidelityError
+
+    with pytest.raises(FidelityError):
+        stocked.fuse("course_rec@1", FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001))
+    (event,) = stocked.events(action="fuse.refused")
+    assert event["name"] == f"{FIRST} (scale 0.001) (requantised to 2 bits, affine, groups of 32)"
+    assert event["told"].startswith("not published: ") and "% of the update retained" in event["told"]
+
+
+def test_an_adapter_has_what_it_figures_in(eventful: tuple[Registry, dict[str, str]]) -> None:
+    registry, _ = eventful
+    assert actions(registry, reference="course_rec@2") == [
+        "adapter.registered",
+        "alias.refused",
+        "alias.moved",
+        "deployment.recorded",
+        "adapter.yanked",
+    ]
+    assert actions(registry, reference="course_rec@1") == [
+        "adapter.registered",
+        "fused.made",
+        "bundle.written",
+        "alias.moved",
+        "alias.moved",
+    ]
+    assert actions(registry, reference="course_rec@2", limit=2) == ["deployment.recorded", "adapter.yanked"]
+    # What somebody wrote is no sign of it.
+    registry.yank("course_rec@1", reason=SECOND)
+    assert actions(registry, reference="course_rec@2")[-1] == "adapter.yanked"
+    assert len(registry.events(reference="course_rec@2", action="adapter.yanked")) == 1
+
+
+def test_digests_keys_and_places_are_found(eventful: tuple[Registry, dict[str, str]]) -> None:
+    registry, found = eventful
+    digest = registry.show("course_rec@2")["digest"]
+    assert actions(registry, reference=digest[:12]) == actions(registry, reference="course_rec@2")
+    for reference in (found["bundle"], found["bundle"][:12], found["place"], f"bundle:{found['place']}"):
+        assert actions(registry, reference=reference) == ["bundle.written", "deployment.recorded"]
+    assert "bundle.written" in actions(registry, reference=found["fused"][:10])
+    base = next(event["subject"] for event in registry.events(action="base.added"))
+    assert actions(registry, reference=base[:12]) == ["base.added"]
+    assert actions(registry, reference="eu/ranker") == ["deployment.recorded"]
+    assert actions(registry, reference="*#prod") == ["rules.set"]
+    assert actions(registry, reference="course_rec#prod") == ["alias.refused", "alias.moved", "alias.moved"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +116,21 @@ def test_what_exists_is_marked(stocked: Registry, make_adapter: Any, tmp_path: P
     assert [row["place"] for row in found["deployments"]] == ["eu/ranker", "lab"]
     shown = stocked.show("other@1")
     assert shown["yanked_reason"] is None and not shown["yanked"]
-    assert [row["yanked"] for row in shown["fused"]] == ["bad data"]
-    assert [row["yanked"] for row in shown["bundles"]] == ["bad data"]
-    assert [row["yanked"] for row in stocked.deployments()] == ["bad data", "bad data"]
-    assert [row["yanked"] for row in stocked.cache()["entries"]] == ["bad data"]
+    words = "contains the weights of course_rec_v1_20260115, which is yanked: bad data"
+    assert [_told(row) for row in (*shown["fused"], *shown["bundles"])] == [[words], [words]]
+    assert [(row["yanked"], _told(row)) for row in stocked.deployments()] == [
+        (None, [words]),
+        ("bad data", ["yanked: bad data"]),
+    ]
+    assert [_told(row) for row in stocked.cache()["entries"]] == [[words]]
     reached = stocked.impact("base:tiny")
     assert reached.yanked == {"course_rec_v1_20260115": "bad data"}
     for rows in (reached.fused, reached.bundles, reached.aliases, reached.deployments):
-        assert rows and {row["yanked"] for row in rows} == {"bad data"}
+        assert rows and all(_told(row) for row in rows)
     stocked.unyank("course_rec@1")
     assert stocked.impact("base:tiny").yanked == {}
-    assert [row["yanked"] for row in stocked.cache()["entries"]] == [None]
+    assert [_told(row) for row in stocked.cache()["entries"]] == [[]]
+
+
+def _told(row: Mapping[str, Any]) -> list[str]:
+    return [each["told"] for each in row["withdrawals"]]

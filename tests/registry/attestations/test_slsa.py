@@ -22,6 +22,7 @@ from fusery.registry.attestations.attest import document_bytes
 from fusery.registry.attestations.cyclonedx import bill
 from fusery.registry.attestations.slsa import BUILD_TYPES, statement
 from fusery.registry.errors import BadInputError
+from fusery.registry.withdrawals import Withdrawal
 from fusery.storage.digest import digest_bytes
 from fusery.storage.safetensors import read_header
 
@@ -129,6 +130,12 @@ data = st.builds(Data, texts, st.just("") | texts, st.just("") | digests, st.non
 
 
 @st.composite
+def yanks(draw: st.DrawFn) -> Withdrawal:
+    relation = draw(st.sampled_from(("itself", "same-bytes", "contains")))
+    return Withdrawal(draw(texts), relation, draw(texts), datetime(2026, 5, 1, tzinfo=UTC), draw(texts))
+
+
+@st.composite
 def accounts(draw: st.DrawFn) -> Account:
     """Any account whose records a registry could hold, and names that no sane person gives."""
     base = Part(
@@ -186,7 +193,7 @@ def accounts(draw: st.DrawFn) -> Account:
         asked={"command": draw(texts)},
         chosen=chosen,
         fidelity=draw(st.none() | st.just({"verdict": "DEGRADED", "retained": 0.5, "noise": None})),
-        yanked=draw(st.none() | texts),
+        withdrawals=tuple(draw(st.lists(yanks(), max_size=2))),
     )
 
 

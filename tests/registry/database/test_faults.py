@@ -225,6 +225,8 @@ class TestClocks:
         lease.check()
         assert isinstance(leases.acquire(database, "k", Owner.current()), leases.Busy)
         with database.write() as session:
-            event = events.record(session, action="test", kind="task", subject="a", detail={}, actor="worker")
+            event = events.record(
+                session, action="records.changed", kind="task", subject="a", detail={}, actor="worker"
+            )
             lease.publish(session)
         assert abs(event.at.timestamp() - right()) < 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html import escape
 from itertools import combinations
 from xml.etree import ElementTree
@@ -16,9 +17,20 @@ from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
 from fusery.registry.lineage import Edge, Graph, Node, svg
 from fusery.registry.lineage.drawing import MOST
+from fusery.registry.withdrawals import Withdrawal
 
 SVG = "{http://www.w3.org/2000/svg}"
 KINDS = ("base", "dataset", "adapter", "fused", "bundle", "alias", "deployment")
+
+
+YANKS = st.builds(
+    Withdrawal,
+    st.text(max_size=20),
+    st.sampled_from(["itself", "same-bytes", "contains"]),
+    st.text(max_size=20),
+    st.just(datetime(2026, 5, 1, tzinfo=UTC)),
+    st.just("tester"),
+)
 
 
 @st.composite
@@ -31,7 +43,7 @@ def any_graph(draw: st.DrawFn) -> Graph:
             draw(st.sampled_from(KINDS)),
             draw(st.text(max_size=60)),
             draw(st.sampled_from(["", "ab" * 32])),
-            draw(st.none() | st.text(max_size=20)),
+            tuple(draw(st.lists(YANKS, max_size=2))),
         )
         for number in range(count)
     }
@@ -68,7 +80,7 @@ def test_what_was_made_stands_to_the_right_of_what_it_was_made_from(
         box = group.find(f"{SVG}rect")
         title = group.find(f"{SVG}title")
         assert box is not None and title is not None and title.text is not None
-        titles[title.text.split("; yanked")[0].rstrip()] = int(box.get("x", "0"))
+        titles[re.split("; yanked|; contains", title.text)[0].rstrip()] = int(box.get("x", "0"))
     at = {
         node.id: next(
             x
@@ -105,7 +117,7 @@ def test_letters_are_told_from_what_is_behind_them() -> None:
     for style in (light, dark):
         rules = dict(re.findall(r"\.fl-(\w+)\{[^}]*?fill:(#[0-9a-f]{6})", style))
         for kind in (*KINDS, "box"):
-            for letters in ("name", "kind", "warn"):
+            for letters in ("name", "kind", "warn", "note"):
                 assert _contrast(rules[kind], rules[letters]) >= 4.5, (kind, letters)
 
 

@@ -46,7 +46,7 @@ def registry(database_url: str, tmp_path: Path) -> Iterator[Registry]:
 
 def say(registry: Registry, what: str) -> None:
     with registry.workspace.database.write() as session:
-        events.record(session, action="test.said", kind="test", subject=what, detail={}, actor="tester")
+        events.record(session, action="records.changed", kind="test", subject=what, detail={}, actor="tester")
 
 
 def anchored(registry: Registry, key: Pair | None, place: Path) -> Path:

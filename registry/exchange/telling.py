@@ -1,0 +1,41 @@
+"""What those who push and pull are told of yanks, here and there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..withdrawals import of_adapters, of_fused, shown
+from ..workspace import Workspace
+from .finding import Row, find
+from .package import Item
+
+
+def told_of_yanks(places: Sequence[Workspace], package: Sequence[Item]) -> list[list[dict[str, Any]]]:
+    """Return for each thing of a package what it is told of yanks, as `show` has it.
+
+    Args:
+        places: where to ask: where it goes to, if there is a registry, and where it comes from.
+        package: the things.
+    """
+    told: list[dict[tuple[str, str], dict[str, Any]]] = [{} for _ in package]
+    for place in places:
+        with place.database.read() as session:
+            rows = [find(session, item) for item in package]
+            for known, found in zip(told, _told(session, rows), strict=True):
+                for each in found:
+                    known.setdefault((each["adapter"], each["relation"]), each)
+    return [list(known.values()) for known in told]
+
+
+def _told(session: Session, rows: Sequence[Row | None]) -> Iterator[list[dict[str, Any]]]:
+    adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.Adapter)])
+    fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.Fused)])
+    for row in rows:
+        if isinstance(row, tables.Adapter):
+            yield shown(adapters.get(row.id, ()))
+        else:
+            yield shown(fused.get(row.id, ())) if isinstance(row, tables.Fused) else []

@@ -1,0 +1,124 @@
+"""What people are told of yanks and of fused models, on both streams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tinymodels
+from conftest_types import Fusery
+
+YANKED, TWIN = "course_rec_v1_20260115", "other_v1_20260301"
+SAME = f"the same bytes were yanked as {YANKED}: leaks"
+HOLDS = f"contains the weights of {YANKED}, which is yanked: leaks"
+
+
+@pytest.fixture
+def twins(stocked: Fusery, tiny_base: Path, tmp_path: Path) -> Fusery:
+    """Two names for the same bytes, of which one is yanked, and a sum with that one."""
+    known = ("--base", "tiny", "--date", "20260301")
+    assert stocked("register", tmp_path / "first", *known, "--task", "other").code == 0
+    child = tinymodels.make_adapter(tmp_path / "child", tiny_base, seed=3)
+    assert stocked("register", child, *known, "--task", "child", "--parent", "course_rec@1").code == 0
+    way = ("--precision", "keep", "--accept-loss")
+    assert stocked("fuse", "course_rec@2", *way, "--with", "course_rec@1:0.5").code == 0
+    ran = stocked("yank", "course_rec@1", "--reason", "leaks")
+    assert f"the same bytes are {TWIN}, which is not yanked by this" in ran.out
+    assert "it was continued to child_v1_20260301, which is not yanked by this" in ran.out
+    return stocked
+
+
+def test_a_twin_may_be_used_and_its_user_is_told(twins: Fusery, tmp_path: Path) -> None:
+    ways = {
+        ("fuse", "other@1"): HOLDS,
+        ("materialize", "other@1", tmp_path / "out"): HOLDS,
+        ("materialize", "other@1", tmp_path / "apart", "--target", "adapters"): HOLDS,
+        ("export", "other@1", tmp_path / "exported"): SAME,
+        ("alias", "set", "other@1", "prod"): SAME,
+        ("deploy", "record", "other@1", "lab"): SAME,
+        ("fuse", "--all", "--task", "other"): HOLDS,
+        ("push", "other@1", "--to", tmp_path / "there"): f"{TWIN}: {SAME}",
+        ("compare", "other@1", "course_rec@2"): f"{TWIN}: {SAME}",
+        ("diff", "other@1", "course_rec@2"): f"{TWIN}: {SAME}",
+    }
+    for words, said in ways.items():
+        ran = twins(*words)
+        assert (ran.code, f"Note: {said}" in ran.err) == (0, True), (words, ran.err)
+        assert "Note:" not in twins(*words, "--force" if words[0] == "materialize" else "-q").out
+    promoted = twins("promote", "other@1", "stable")
+    assert (promoted.code, f"not_yanked: it is not withdrawn; {SAME}" in promoted.out) == (0, True)
+    refused = twins("fuse", "course_rec@1")
+    assert (refused.code, f"{YANKED} was yanked by tester" in refused.err) == (2, True)
+
+
+def test_every_view_says_which(twins: Fusery, tmp_path: Path) -> None:
+    twins("fuse", "other@1")
+    twins("alias", "set", "other@1", "prod")
+    twins("deploy", "record", "other@1", "lab")
+    assert f"{TWIN} #prod ({SAME})" in twins("show", "other@1").out
+    assert HOLDS in twins("show", "other@1").out
+    assert f"parent {YANKED} (yanked: leaks)" in " ".join(twins("show", "child@1").out.split())
+    assert f"same bytes yanked as {YANKED}" in twins("list").out
+    assert f"same bytes yanked as {YANKED}" in twins("history", "other").out
+    assert "yanked" in twins("history", "course_rec").out
+    for words in (
+        ("lineage", "other@1"),
+        ("impact", "adapter:other@1"),
+        ("deploy", "list"),
+        ("alias", "list"),
+    ):
+        assert SAME in twins(*words).out, words
+    for words in (("cache", "list"), ("impact", "base:tiny"), ("lineage", "tiny")):
+        assert HOLDS in " ".join(twins(*words).out.split()), words
+    assert SAME in twins("alias", "show", "other#prod").out
+
+
+def test_a_fuse_says_what_was_made(stocked: Fusery, tmp_path: Path) -> None:
+    common = ("fuse", "course_rec@2", "--accept-loss")
+    ran = stocked(*common, "--quantize", "4", "--group-size", "32")
+    lines = dict(line.split(maxsplit=1) for line in ran.out.splitlines())
+    assert lines["precision"] == "requantised to 4 bits, affine, groups of 32"
+    ran = stocked(*common, "--precision", "keep", "--with", "course_rec@1:0.5", "--scale", "3")
+    assert f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}" in ran.out
+    shown = stocked("show", "course_rec@2").out
+    assert f"course_rec_v2_20260201 (scale 3) + 0.5 x {YANKED}" in shown
+    ran = stocked("materialize", "course_rec@2", tmp_path / "out", "--quantize", "4", "--group-size", "32")
+    assert "course_rec_v2_20260201 (requantised to 4 bits, affine, groups of 32)" in ran.out
+    listed = stocked("cache", "list").out
+    assert "requantised to 4 bits" in listed and "+ 0.5 x" in listed
+    explained = stocked("cache", "explain", "course_rec@2").out
+    assert f"(scale 3) + 0.5 x {YANKED} (keep)" in explained
+    document = stocked(*common, "--precision", "keep", "--json").json
+    for key in (
+        "precision",
+        "quantization",
+        "adapter",
+        "with",
+        "recipe",
+        "label",
+        "format",
+        "combined",
+        "scale",
+    ):
+        assert key in document
+
+
+def test_the_log_in_words(stocked: Fusery) -> None:
+    stocked("alias", "set", "course_rec@1", "prod", "--reason", "first")
+    stocked("rules", "set", "prod", "--approvals", "1", "--open")
+    stocked("promote", "course_rec@2", "prod")
+    out = " ".join(stocked("events").out.split())
+    assert f"course_rec#prod nobody -> {YANKED}; first" in out
+    assert "refused: approvals: 0 of 1 approved" in out
+    assert "tiny" in out
+    refused = stocked("events", "--action", "adapter.yankd")
+    assert (refused.code, refused.out) == (2, "")
+    assert "did you mean adapter.yanked?" in refused.err and "alias.moved" in refused.err
+    digest = stocked("show", "course_rec@1", "--json").json["digest"]
+    named = stocked("events", "--ref", digest[:12], "--json").json
+    assert [event["action"] for event in named] == [
+        "adapter.registered",
+        "alias.moved",
+        "alias.refused",
+    ]
+    assert stocked("events", "--ref", "tiny", "--json").json[0]["name"] == "tiny"
