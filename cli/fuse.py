@@ -59,6 +59,11 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Share of the update that must be retained; below it nothing is published.",
         ),
         click.option("--accept-loss", is_flag=True, help="Publish even when the adapter was lost."),
+        click.option(
+            "--accept-foreign",
+            is_flag=True,
+            help="Fetch what another registry says is the model, unproved, instead of making it.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -108,6 +113,7 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
         session.facts(
             [
                 (_SOURCES[fused.source], document["adapter"]),
+                *foreign_fact(document),
                 ("path", document["path"]),
                 ("precision", document["precision"]),
                 ("fidelity", _fidelity(fidelity)),
@@ -121,6 +127,15 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
 
     session.emit(document, names=[document["path"]], human=human)
     return 0
+
+
+def foreign_fact(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line that says that a fused model was not made here, if it was not."""
+    if document["foreign"] is None:
+        return []
+    from fusery.registry.foreign import in_words
+
+    return [("origin", str(in_words(document["foreign"])))]
 
 
 def _fidelity(fidelity: dict[str, Any]) -> str:

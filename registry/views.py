@@ -136,6 +136,7 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         fused: the record.
         adapter: the name to call its adapter by; the same bytes may be registered under several.
     """
+    from .foreign import foreign_view
     from .fuse_choice import describe
     from .fusion.recipe import Recipe
     from .rebuilding import rebuild_command
@@ -157,6 +158,7 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         "weights_bytes": size,
         "times_base": round(times, 4),
         "engine": fused.engine,
+        "foreign": foreign_view(fused),
         "fidelity": {
             "verdict": fused.verdict,
             "retained": fused.retained,
@@ -192,9 +194,12 @@ def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
 
 def fused_view(fused: tables.Fused) -> dict[str, Any]:
     """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`)."""
+    from .foreign import foreign_view
+
     return {
         "key": fused.key,
         "digest": fused.digest,
+        "foreign": foreign_view(fused),
         "adapter": fused.adapter.name,
         "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],
         "base": fused.base.names[0].name,
