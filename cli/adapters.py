@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, combined, count, number, share, size, times
+from .text import cell, combined, count, foreign_fact, number, share, size, times
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -275,6 +275,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
         f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
         + (f"  {combined(fused)}" if mixed else "")
         + (f"  yanked: {cell(fused['yanked'])}" if fused["yanked"] is not None else "")
+        + "".join(f"  {told}" for _, told in foreign_fact(fused))
     )
 
 

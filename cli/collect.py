@@ -94,7 +94,8 @@ def list_(session: Session) -> None:
 
 def _stays(entry: dict[str, Any]) -> list[str]:
     reasons = [name for name, field in (("pinned", "pinned"), ("in use", "in_use")) if entry[field]]
-    return [*reasons, *entry["aliases"], *(["yanked"] if entry["yanked"] is not None else [])]
+    told = [("yanked", entry["yanked"]), ("foreign", entry["foreign"])]
+    return [*reasons, *entry["aliases"], *(name for name, value in told if value is not None)]
 
 
 @command("prune")

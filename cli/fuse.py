@@ -9,7 +9,7 @@ import click
 
 from .bulk import bulk_options, choice, counting, report
 from .session import Session, command
-from .text import share, size
+from .text import foreign_fact, share, size
 
 PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
@@ -127,15 +127,6 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
 
     session.emit(document, names=[document["path"]], human=human)
     return 0
-
-
-def foreign_fact(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the line that says that a fused model was not made here, if it was not."""
-    if document["foreign"] is None:
-        return []
-    from fusery.registry.foreign import in_words
-
-    return [("origin", str(in_words(document["foreign"])))]
 
 
 def _fidelity(fidelity: dict[str, Any]) -> str:

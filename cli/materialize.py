@@ -10,7 +10,7 @@ import click
 from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
 from .session import Session, command
-from .text import size
+from .text import foreign_fact, size
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -161,6 +161,8 @@ def materialize_command(
         number = f"{len(files)} files" if len(files) != 1 else "1 file"
         session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
         session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
+        for _, told in foreign_fact(document):
+            session.print(f"  {told}")
         if engine:
             session.print(f"  image {document['image']['name']}, in the store of {engine}")
         elif hint := _next_step(target, document["path"]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,13 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
-from fusery.storage.safetensors import Header
 
 from . import events, tables
-from .architecture import WEIGHTS, Architecture, Weight, architecture_of, read_architecture
+from .architecture import WEIGHTS, Architecture, Weight
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
-from .errors import AlreadyExistsError, BadInputError, FusionUnsupportedError, MissingExtraError
-from .fusion.naming import taken_by_name
+from .derived import base_columns, describe_base
+from .errors import AlreadyExistsError, BadInputError
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched
@@ -69,16 +68,17 @@ def model_files(folder: Path) -> dict[str, Path]:
         MissingFileError: there is no such folder, or no `config.json` in it.
         UnsafePathError: a link leaves the folder, or something in it is not a plain file.
     """
-    files = {
-        file.path: file.real
-        for file in scan(folder)
-        if _COMPANIONS.fullmatch(file.path) or WEIGHTS.fullmatch(file.path)
-    }
+    files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
     if "config.json" not in files:
         raise MissingFileError(
             f"{folder} holds no config.json", hint="give the folder of a model in MLX or Hugging Face layout"
         )
     return files
+
+
+def is_model_file(path: str) -> bool:
+    """Tell whether a file within a model's folder is one of those that make up the model."""
+    return bool(_COMPANIONS.fullmatch(path) or WEIGHTS.fullmatch(path))
 
 
 def add_base(
@@ -116,7 +116,7 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
-        architecture = _by_modules(files, read_architecture(files))
+        architecture = describe_base(files)
         _refuse_taken(workspace, called, files, architecture)
         say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
@@ -124,24 +124,6 @@ def add_base(
         identity = identify_base(files, architecture.config, progress=told)
         learn_contents(workspace, identity, architecture, say)
         return _record(workspace, origin, called, files, architecture, identity, reference, told)
-
-
-def _by_modules(files: Mapping[str, Path], architecture: Architecture) -> Architecture:
-    """Return the architecture under the names of mlx-lm's modules, on which adapters are trained.
-
-    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
-    load, the names in the files have to do.
-    """
-    if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
-        return architecture
-    from .fusion.model_class import describe_by_class
-
-    try:
-        tensors = describe_by_class(files, architecture.config)
-    except (FusionUnsupportedError, MissingExtraError):
-        return architecture
-    header = Header(tensors, {}, 0, 0)
-    return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
 
 
 def _tidy(name: str) -> str:
@@ -258,21 +240,8 @@ def _new_base(
     now: Any,
 ) -> tables.BaseModel:
     return tables.BaseModel(
-        digest=identity.manifest.digest,
-        content=identity.content,
+        **base_columns(architecture, identity),
         manifest=row,
-        architecture=architecture.name,
-        model_type=architecture.model_type,
-        parameters=architecture.parameters,
-        dtype=architecture.dtype,
-        quantization=dict(architecture.quantization) if architecture.quantization else None,
-        bytes=identity.manifest.size,
-        config=dict(architecture.config),
-        weights={
-            module: [list(weight.shape), weight.dtype, weight.bits]
-            for module, weight in architecture.weights.items()
-        },
-        written_by_mlx=architecture.written_by_mlx,
         location=str(origin.folder.resolve()) if reference else None,
         created_at=now,
         created_by=workspace.actor,

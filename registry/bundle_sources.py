@@ -42,12 +42,14 @@ class Gathered:
         adapters: full names of the adapters.
         key: of the fused model, None where nothing is fused.
         fused: digest of the fused model.
+        foreign: where that comes from, if it was not made here.
     """
 
     source: BundleSource
     adapters: tuple[str, ...]
     key: str | None = None
     fused: str | None = None
+    foreign: dict[str, Any] | None = None
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def fused_source(
         # The cache has looked at it, hashed it unless its stamp vouches for it, and holds it until this is over.
         files = Files.within(fused.path, manifest_of(view), proven=True)
         source = BundleSource(view["adapter"], _provenance(workspace, fused), files)
-        yield Gathered(source, (view["adapter"],), view["key"], view["digest"])
+        yield Gathered(source, (view["adapter"],), view["key"], view["digest"], view["foreign"])
 
 
 @contextmanager
@@ -131,8 +133,11 @@ def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
         row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
         adapter, base = resolve_adapter(session, fused.view["adapter"]), row.base
         line = fused_line(row, adapter.name)
+        foreign = line["foreign"]
         return {
-            "key": row.key,
+            # The key that the files have in them, whoever has made them.
+            "key": foreign["key"] if foreign else row.key,
+            **({"foreign": foreign} if foreign else {}),
             "digest": row.digest,
             "base": base_facts(workspace, base),
             "adapter": adapter_facts(session, adapter),

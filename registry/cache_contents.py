@@ -14,6 +14,7 @@ from fusery.storage.eviction import CacheEntry
 
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
+from .foreign import foreign_view
 from .fused_records import aliased_keys, find_fused
 from .resolve import fused_from, resolve_any
 from .views import moment
@@ -159,6 +160,7 @@ def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
         "adapter": row.adapter.name if row else None,
         "precision": row.precision if row else None,
         "digest": row.digest if row else None,
+        "foreign": foreign_view(row) if row else None,
         "aliases": aliases_of(session, row) if row else [],
         "yanked": fused_reasons(session, [row.id]).get(row.id) if row else None,
     }

@@ -7,7 +7,7 @@ true takes nothing over, and one that is false takes nobody's place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -20,6 +20,7 @@ from . import events, tables
 from .errors import MissingExtraError
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
+from .published import is_published
 from .signatures import SCHEME, is_good, signed_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,17 @@ def foreign_key(origin: str, key: str) -> Digest:
 
 def recipe_key(row: tables.Fused) -> Digest:
     """Return the key that follows from an artifact's base, adapters and recipe: under which it is made here."""
-    return artifact_key(row.base.digest, row.adapter.digest, Recipe.from_dict(row.recipe))
+    return recipe_key_of(row.base.digest, row.adapter.digest, row.recipe)[0]
+
+
+def recipe_key_of(base: str, adapter: str, form: Mapping[str, Any]) -> tuple[Digest, Recipe]:
+    """Return the key that follows from the digests of a base and an adapter and the JSON form of a recipe, and that.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not the form of a recipe.
+    """
+    recipe = Recipe.from_dict(form)
+    return artifact_key(base, adapter, recipe), recipe
 
 
 def claims(session: Session, key: str) -> list[tables.Fused]:
@@ -61,6 +72,9 @@ def counts(session: Session, row: tables.Fused) -> bool:
 def usable(session: Session, key: str, *, accept: bool) -> tables.Fused | None:
     """Return the claim that may stand in for an artifact that was not made here, None if there is none.
 
+    Only one whose files are in the store: without them it would have to be made anyway, and then what is said of it is
+    of no use.
+
     Args:
         session: of any transaction.
         key: of the artifact.
@@ -68,7 +82,8 @@ def usable(session: Session, key: str, *, accept: bool) -> tables.Fused | None:
     """
     if find_fused(session, Digest(key)) is not None:
         return None
-    return next((row for row in claims(session, key) if accept or counts(session, row)), None)
+    there = (row for row in claims(session, key) if is_published(row))
+    return next((row for row in there if accept or counts(session, row)), None)
 
 
 def signers(session: Session, row: tables.Fused) -> list[str]:
@@ -112,20 +127,6 @@ def foreign_view(row: tables.Fused) -> dict[str, Any] | None:
     own = find_fused(session, key)
     rebuilt = None if own is None else "same" if own.digest == row.digest else "other"
     return {"registry": row.origin, "key": key, "signed_by": signers(session, row), "rebuilt": rebuilt}
-
-
-def in_words(foreign: dict[str, Any] | None) -> str | None:
-    """Return what people are told of an artifact that was not made here, None of one that was."""
-    if foreign is None:
-        return None
-    registry = str(foreign["registry"])[:8]
-    if foreign["rebuilt"] == "same":
-        return f"from registry {registry}; made again here, with the same bytes"
-    if foreign["rebuilt"] == "other":
-        return f"from registry {registry}, and FALSE: other bytes came out here"
-    if foreign["signed_by"]:
-        return f"from registry {registry}, signed by {', '.join(foreign['signed_by'])}"
-    return f"foreign: registry {registry} says so, and it was not made again here"
 
 
 def compare_claims(

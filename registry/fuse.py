@@ -30,10 +30,10 @@ from .errors import (
     RebuildDiffersError,
     UnknownReferenceError,
 )
-from .foreign import compare_claims, in_words, usable
+from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
-from .fused_model import FusedModel, manifest_of
+from .fused_model import FusedModel, in_words, manifest_of
 from .fused_records import aliased_keys, find_fused, made_alike, record_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather
@@ -236,11 +236,10 @@ class _Job:
         """Return what another registry says is this model, if it has its files and the user or a signature says so."""
         with self.workspace.database.read() as session:
             row = usable(session, self.key, accept=self.request.accept_foreign)
-            if row is None or not is_published(row):
+            if row is None:
                 return None
             view, key = self._view(row), Digest(row.key)
-            foreign = view["foreign"]
-        self.say(f"{self.ingredients.adapter.name}: {in_words(foreign)}")
+        self.say(f"{self.ingredients.adapter.name}: {in_words(view['foreign'])}")
         manifest = manifest_of(view)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
             return FusedModel(path, "cache", view)

@@ -40,6 +40,7 @@ class Materialized:
         fused: digest of the fused model it was made from, None where nothing is fused.
         existed: the very same bundle was there already.
         layout: what its consumer finds in it.
+        foreign: where the fused model comes from, if it was not made here.
     """
 
     target: str
@@ -49,6 +50,7 @@ class Materialized:
     fused: str | None
     existed: bool
     layout: Layout
+    foreign: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as DESIGN section 9 prints it."""
@@ -58,6 +60,7 @@ class Materialized:
             "digest": self.manifest.digest,
             "adapters": list(self.adapters),
             "fused": self.fused,
+            "foreign": self.foreign,
             "existed": self.existed,
             "layout": self.layout.to_dict(),
             "files": [entry.to_dict() for entry in self.manifest],
@@ -127,7 +130,14 @@ def materialize(
     _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
     return Materialized(
-        chosen.name, place.text, done.manifest, gathered.adapters, gathered.fused, done.existed, layout
+        chosen.name,
+        place.text,
+        done.manifest,
+        gathered.adapters,
+        gathered.fused,
+        done.existed,
+        layout,
+        gathered.foreign,
     )
 
 
@@ -180,6 +190,8 @@ def _record(
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}
+    if gathered.foreign is not None:
+        detail["foreign"] = gathered.foreign["registry"]
     with workspace.database.write() as session:
         row = None
         if gathered.key is not None:

@@ -18,7 +18,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import events, tables
-from ..errors import AmbiguousReferenceError, CheckFailedError
+from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
 from ..resolve import fused_from, resolve_any
 
 Values = dict[str, Any]
@@ -124,11 +124,18 @@ def read_package(session: Session, reference: str, *, fused: bool) -> list[Item]
     """
     reader = _Reader(session)
     adapters, base, made = _resolve(session, reference)
+    if any(row.origin is not None for row in made):
+        raise BadInputError(
+            f"{reference} is only what another registry says: it is passed on by that one, and not by hearsay",
+            hint="make it first: fusery fuse",
+        )
     if base is not None:
         reader.base(base)
     for adapter in adapters:
         reader.adapter(adapter)
-        made += list(session.scalars(fused_from(adapter))) if fused else []
+        if fused:
+            # What another registry says is passed on by that one, and not by hearsay.
+            made += [row for row in session.scalars(fused_from(adapter)) if row.origin is None]
     for row in made:
         reader.fused(row)
     return list(reader.items.values())

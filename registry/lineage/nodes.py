@@ -177,13 +177,15 @@ def _fused(row: tables.Fused, known: _Known) -> Node:
     names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
     facts = {
         "key": row.key,
+        "origin": row.origin,
         "precision": row.precision,
         "engine": row.engine,
         "seconds": row.seconds,
         "verdict": row.verdict,
         "retained": row.retained,
     }
-    name, reason = f"{' + '.join(names)} ({row.precision})", known.fused.get(row.id)
+    foreign = ", foreign" if row.origin is not None else ""
+    name, reason = f"{' + '.join(names)} ({row.precision}{foreign})", known.fused.get(row.id)
     return Node(
         f"fused:{row.key[:16]}", "fused", name, row.digest, reason, row.created_at, row.created_by, facts
     )

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
+from ..foreign import counts
 from ..ingredients import refuse_yanked
 from ..licences import adapter_licence
 from ..resolve import fused_from
@@ -124,13 +125,13 @@ def _admission(case: Case, rules: Rules) -> Said:
 
 
 def _fidelity(case: Case, rules: Rules) -> Said:
-    made = [fused for fused in case.session.scalars(fused_from(case.adapter)) if _is_its_own(fused, case)]
+    known = [fused for fused in case.session.scalars(fused_from(case.adapter)) if _is_its_own(fused, case)]
+    made = [fused for fused in known if counts(case.session, fused)]
     if not made:
-        return (
-            "unknown",
-            "nothing was fused from it yet, so its fidelity was not measured",
-            f"fusery fuse {case.adapter.name}",
-        )
+        why = "nothing was fused from it yet, so its fidelity was not measured"
+        if known:
+            why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
+        return "unknown", why, f"fusery fuse {case.adapter.name}"
     best = max(made, key=lambda fused: _VERDICTS.index(fused.verdict))
     enough = _VERDICTS.index(best.verdict) >= _VERDICTS.index(str(rules.fidelity))
     why = f"the best fuse of it on record, {best.key[:12]}, has {best.verdict}"

@@ -214,9 +214,7 @@ def _same(session: Session, row: tables.Signature, made: Signed) -> bool:
         old = parse_envelope(row.envelope.encode(), "the recorded signature")
     except BadSignatureError:
         return False
-    return old.certificates == new.certificates and is_good(
-        session, row, made.public, name=made.subject.said
-    )
+    return old.certificates == new.certificates and is_good(session, row, made.public, name=made.subject.said)
 
 
 def _require_signature_or_nothing(place: Path) -> None:

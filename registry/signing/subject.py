@@ -106,7 +106,9 @@ def find_recorded(session: Session, text: str) -> Subject:
         fused, name = found.fused, f"{found.fused.adapter.name} ({found.fused.precision})"
         subject = _recorded(session, "fused", name, fused.digest, fused.key)
         # Only for what was made here is it vouched that it is what its key says, and as faithful.
-        return replace(subject, said=signed_name(fused.key, fused.verdict)) if fused.origin is None else subject
+        return (
+            replace(subject, said=signed_name(fused.key, fused.verdict)) if fused.origin is None else subject
+        )
     raise BadInputError(
         f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
     )
