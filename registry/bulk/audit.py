@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..audit.checks import blob_states, check_events, check_folder, check_sealed, note_garbage, trouble_of
 from ..audit.holdings import Holding, holdings
+from ..audit.recomputing import check_again
 from ..audit.report import Damage, Report
 from .executor import Threads, Workers
 from .jobs import Say, Site, Told
@@ -93,6 +94,8 @@ def audit_all(
         tally = _Tally(journal, len(wanted) + len(folders), say, told)
         _read_blobs(workspace, _reader(workspace, store, number), wanted, report, tally)
         _read_folders(workspace, Threads(number), folders, report, tally)
+    for holding in found:
+        check_again(workspace, holding, report)
     if repair:
         from ..audit.repairing import repair_all
 

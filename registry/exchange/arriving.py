@@ -23,12 +23,13 @@ from ..base_identity import identify_base
 from ..bases import file_entry, is_model_file
 from ..derived import adapter_columns, alpha_of, base_columns, describe_base, differing
 from ..errors import BadInputError
-from ..renderings.render import FORM_FILES, Form, form_of, manifest_of, render_peft
-from ..training.checkpoint import Checkpoint, Choice, choice_findings
+from ..renderings.other_forms import other_forms
+from ..renderings.render import Form
+from ..training.checkpoint import Choice, choice_findings
 from ..training.codes import ALL as TRAINING_CODES
 from ..training.conflicts import conflicts
 from ..training.curve import Curve, Point
-from ..training.run_folder import Run
+from ..training.run_folder import Checkpoint, Run
 from .claims import submission_of
 from .package import Adapter, Base, Calibration, Fused, Item
 
@@ -201,35 +202,11 @@ def refusal(name: str, findings: Iterable[Finding]) -> AdmissionError:
     return AdmissionError(message, found, hint=errors[0].hint or _HINT)
 
 
-def other_forms(
-    files: Mapping[str, Path], base: Architecture, forms: Iterable[Form], scratch: Path
-) -> Iterator[tuple[Form, Manifest]]:
-    """Yield those forms of an adapter that can be computed from its files, with their manifests."""
-    own = form_of(files)
-    for form in forms:
-        if form == own:
-            continue
-        try:
-            if form == "mlx":
-                from ..renderings.render import render_mlx
-
-                rendered = render_mlx(files, scratch / form)
-            else:
-                rendered = render_peft(files, base, scratch / form)
-        except FuseryError:
-            continue  # it has no such form, whatever is claimed
-        yield form, manifest_of({name: rendered[name] for name in FORM_FILES[form]})
-
-
 def _forms(
     item: Adapter, folder: AdapterFolder, base: Architecture, scratch: Path
 ) -> Iterator[tuple[Form, Manifest]]:
-    wanted: set[Form] = {
-        form for form in FORM_FILES if any(values["form"] == form for values, _ in item.renderings)
-    }
-    if folder.form == "peft":
-        wanted.add("mlx")
-    yield from other_forms(folder.kept, base, sorted(wanted), scratch)
+    wanted = {values["form"] for values, _ in item.renderings} | ({"mlx"} if folder.form == "peft" else set())
+    yield from other_forms(folder.kept, base, wanted, scratch)
 
 
 def _folder(item: Adapter, paths: Mapping[str, Path]) -> AdapterFolder:

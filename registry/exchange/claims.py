@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, String
+from sqlalchemy import BigInteger, String
 
 from fusery.storage.digest import canonical_json
 
@@ -86,7 +86,7 @@ def _check_row(item: Item, model: type[tables.Record], row: Mapping[str, Any]) -
             raise BadInputError(f"{item.name} is on record with a value that is none: {what}", hint=_HINT)
 
 
-def _fits(column: Column[Any], value: Any) -> bool:
+def _fits(column: Any, value: Any) -> bool:
     """Tell whether a column may hold a value, on either database."""
     if value is None:
         return bool(column.nullable)

@@ -21,7 +21,7 @@ from .. import tables
 from ..bases import recorded_architecture
 from ..errors import BadInputError
 from ..renderings.fetching import fetch_originals
-from ..renderings.render import FORMS
+from ..renderings.other_forms import other_forms
 from ..tally import tally
 from .arriving import (
     Seen,
@@ -29,7 +29,6 @@ from .arriving import (
     look_at_base,
     look_at_calibration,
     look_at_fused,
-    other_forms,
     require_names,
 )
 from .carrying import Carrier
@@ -359,8 +358,7 @@ class _Receiver:
             base = recorded_architecture(row.base)
             assert row.manifest.files is not None
         files = fetch_originals(self.destination, row, scratch / "arrived")
-        forms = {values["form"] for values, _ in item.renderings}
-        wanted = [form for form in FORMS if form in forms]
+        wanted = [values["form"] for values, _ in item.renderings]
         return Seen(forms=tuple(other_forms(files, base, wanted, scratch)))
 
 
