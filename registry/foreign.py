@@ -40,6 +40,11 @@ def foreign_key(origin: str, key: str) -> Digest:
     return digest_json({"format": FORMAT, "registry": origin, "key": key})
 
 
+def disown(row: tables.Fused, origin: str) -> None:
+    """Make a claim of a record: another registry says so."""
+    row.key, row.origin = foreign_key(origin, row.key), origin
+
+
 def recipe_key(row: tables.Fused) -> Digest:
     """Return the key that follows from an artifact's base, adapters and recipe: under which it is made here."""
     return recipe_key_of(row.base.digest, row.adapter.digest, row.recipe)[0]

@@ -7,24 +7,24 @@ it and however the log agrees.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..adapter_folder import AdapterFolder, read_adapter_folder
-from ..admission import Finding, Policy, examine, unreadable
+from ..adapter_folder import read_adapter_folder
+from ..admission import Finding, unreadable
 from ..base_identity import identify_base
 from ..bases import recorded_architecture
 from ..derived import LEARNED, adapter_columns, base_columns, describe_base, differing
 from ..foreign import foreign_key, foreign_view, recipe_key
 from ..fused_model import in_words
-from ..names import compact_date
+from ..fusion.naming import taken_by_name
 from ..renderings.fetching import fetch_originals
 from ..renderings.other_forms import other_forms
-from ..submission import Submission
+from .admitting import submission_of, unfit
 from .holdings import Holding
 from .report import Report
 
@@ -99,12 +99,10 @@ def _base(workspace: Workspace, holding: Holding, number: int, notes: list[str])
         )
         yield Untrue("content_differs", holding.name, message, "base_model")
     wrong = [name for name in differing(said, derived) if name != "content"]
-    if wrong and set(wrong) <= LEARNED:
-        # As it is without mlx-lm, or with another version of it.
-        from ..architecture import read_architecture
-
-        plain = base_columns(read_architecture(paths), identity)
-        wrong = differing({name: said[name] for name in wrong}, plain)
+    by_name = taken_by_name(architecture.config, paths, written_by_mlx=architecture.written_by_mlx)
+    if not by_name and set(wrong) & LEARNED:
+        notes.append(f"what {holding.name} is made of depends on mlx-lm, and was not computed again")
+        wrong = [name for name in wrong if name not in LEARNED]
     yield from _facts(holding.name, wrong, "base_model")
 
 
@@ -128,7 +126,7 @@ def _adapter(workspace: Workspace, holding: Holding, number: int) -> Iterator[Un
         row = session.get_one(tables.Adapter, number)
         base, forms = recorded_architecture(row.base), {form.form: form.digest for form in row.renderings}
         known = {finding.code for finding in row.findings}
-        submission = _submission(row)
+        submission = submission_of(row)
         said = {column: getattr(row, column) for column in _ADAPTER}
         assert row.manifest.files is not None
     with workspace.cache.scratch() as scratch:
@@ -148,44 +146,6 @@ def _adapter(workspace: Workspace, holding: Holding, number: int) -> Iterator[Un
 
 
 _ADAPTER = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
-
-
-def _submission(row: tables.Adapter) -> Submission:
-    return Submission(
-        base=row.base.names[0].name,
-        task=row.task.name,
-        version=row.version,
-        date=compact_date(row.date),
-        val_loss=row.val_loss,
-        dataset=row.dataset.name if row.dataset else None,
-    )
-
-
-def unfit(
-    workspace: Workspace, folder: AdapterFolder, submission: Submission, known: set[str]
-) -> list[Finding]:
-    """Return the errors for which an adapter would not get in, and which nobody lets pass here.
-
-    Args:
-        workspace: the registry's parts.
-        folder: the adapter's files.
-        submission: what is on record of it.
-        known: codes of the findings that are on record.
-    """
-    from ..evidence import candidate_for, policy_of
-
-    declared = (folder.config.model, folder.metadata.base_model)
-    # On which base it is was decided when it was registered.
-    submission = replace(submission, base_known_as=tuple(name for name in declared if name))
-    candidate = replace(candidate_for(workspace, folder, submission), neighbours=lambda: ())
-    let_pass = {
-        finding.code for finding in examine(candidate, policy_of(workspace)) if finding.severity == "error"
-    }
-    return [
-        finding
-        for finding in examine(candidate, Policy())
-        if finding.severity == "error" and finding.code in let_pass - known
-    ]
 
 
 def _unfit(name: str, found: list[Finding]) -> Untrue:
