@@ -44,6 +44,7 @@ def fill(registry: Registry, tiny_base: Path, folder: Path) -> Registry:
     registry.set_alias("course_rec@2", "prod", reason="better")
     registry.yank("course_rec@1", reason="worse")
     registry.materialize("course_rec@2", folder / "bundle")
+    registry.export("course_rec@2", folder, form="peft")
     with registry.workspace.database.write() as session:
         for table in all_tables():
             if session.execute(select(table).limit(1)).first() is None:
