@@ -45,6 +45,7 @@ class ServeRequest:
         port: 0 for any.
         api_keys: TOML file of tenants; None lets everybody in.
         fused: serve the fused model of the one adapter instead of base and adapter.
+        accept_foreign: with `fused`, take what another registry says is the model; see `FuseRequest`.
     """
 
     references: Sequence[str]
@@ -53,6 +54,7 @@ class ServeRequest:
     port: int = 8080
     api_keys: Path | None = None
     fused: bool = False
+    accept_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,10 @@ def read_tenants(path: Path | None) -> list[Tenant]:
 @contextmanager
 def _folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iterator[tuple[Path, Follower | None]]:
     """Give a folder with `serving.json`, and who keeps it up to date."""
+    if request.accept_foreign and not request.fused:
+        raise BadInputError(
+            "nothing is fused, so nothing foreign is served", hint="leave --accept-foreign out"
+        )
     if request.fused:
         with _fused_folder(workspace, request, say) as folder:
             yield folder, None
@@ -199,7 +205,9 @@ def _fused_folder(workspace: Workspace, request: ServeRequest, say: Say) -> Iter
     (reference,) = request.references
     with (
         workspace.cache.scratch() as folder,
-        fuse_to_read(workspace, reference, FuseRequest(), say=say, progress=None) as fused,
+        fuse_to_read(
+            workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), say=say, progress=None
+        ) as fused,
     ):
         name = fused.view["adapter"]
         base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.view["digest"])

@@ -564,6 +564,27 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
     }
 
 
+def test_an_audit_that_makes_it_again_tells_what_is_true(
+    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
+) -> None:
+    key = str(liar.fuse(ADAPTER, KEEP, publish="full").view["key"])
+    bring(fused=True)
+    ours.set_rules("prod", {"fidelity": "DEGRADED"})
+    assert ours.promote(ADAPTER, "prod").verdict == "unknown"
+    report = ours.audit_rebuild()
+    assert [one.verdict for one in report.rebuilt] == ["bit-identical"]
+    assert [line["key"] for line in ours.show(ADAPTER)["fused"] if line["foreign"] is None] == [key]
+    assert ours.promote(ADAPTER, "prod").verdict == "passed"
+
+
+def test_an_audit_that_makes_a_forged_one_again_says_so(ours: Registry, forged: str) -> None:
+    report = ours.audit_rebuild()
+    assert [problem.code for problem in report.problems] == ["rebuild_differs"]
+    assert [line["foreign"]["rebuilt"] for line in ours.show(ADAPTER)["fused"] if line["foreign"]] == [
+        "other"
+    ]
+
+
 def test_a_claimed_loss_blocks_nothing(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
     forged_fused(liar, altering=False, verdict="LOST", retained=0.0)
     bring(fused=True)
