@@ -24,7 +24,6 @@ from fusery.storage.manifest import Manifest
 from . import tables
 from .database import leases
 from .errors import (
-    FidelityError,
     FusionUnsupportedError,
     MissingExtraError,
     RebuildDiffersError,
@@ -33,6 +32,7 @@ from .errors import (
 from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, describe, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
+from .fuse_words import claim_in_words, lost, waiting
 from .fused_model import FusedModel, in_words, manifest_of
 from .fused_records import aliased_keys, find_fused, made_alike, record_fused
 from .fusion.recipe import Recipe, artifact_key
@@ -221,7 +221,7 @@ class _Job:
         if self.strict:
             self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
             return False
-        raise _lost(self.ingredients, self.recipe, measured, self.request)
+        raise lost(self.ingredients, self.recipe, measured, self.request)
 
     def _cached(self) -> FusedModel | None:
         with self.workspace.database.read() as session:
@@ -270,7 +270,7 @@ class _Job:
     def _lease(self, key: Digest) -> leases.Lease:
         workspace = self.workspace
         return leases.wait(
-            workspace.database, key, workspace.owner(), told=lambda busy: self.say(_waiting(busy))
+            workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
         )
 
     def _fetched(self, lease: leases.Lease) -> FusedModel | None:
@@ -336,7 +336,7 @@ class _Job:
             assert row is not None
             view = self._view(row)
         for registry, true in told:
-            self.say(_claim_in_words(registry, true))
+            self.say(claim_in_words(registry, true))
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
         self._make_room(self.key)
@@ -391,36 +391,3 @@ class _Job:
             "adapter": self.ingredients.adapter.name,
             "published": is_published(row),
         }
-
-
-def _claim_in_words(registry: str, true: bool) -> str:
-    if true:
-        return f"what registry {registry[:8]} has under this key are the same bytes"
-    return f"WARNING: what registry {registry[:8]} has under this key is FALSE: other bytes came out here, and ours count"
-
-
-def _waiting(busy: leases.Busy) -> str:
-    who = busy.owner.description if busy.owner else "another process"
-    return f"being fused by {who}, waiting"
-
-
-def _lost(
-    ingredients: Ingredients, recipe: Recipe, measured: Measured, request: FuseRequest
-) -> FidelityError:
-    share, name = f"{100 * (measured.retained or 0.0):.1f} %", describe(recipe)
-    if request.min_fidelity is not None and (measured.retained or 0.0) < request.min_fidelity:
-        message = f"{name} retains {share} of the update, and at least {request.min_fidelity} was asked for"
-    else:
-        message = f"{name} would lose the adapter: {measured.in_words}"
-    larger = recipe.precision != "dequantize" and ingredients.quantized
-    if request.budget is not None:
-        hint = "allow more: --budget 1.5x, or leave it out"
-    elif recipe.precision == "keep" and larger:
-        hint = f"fusery fuse {ingredients.adapter.name} --precision auto"
-    else:
-        hint = (
-            f"fusery fuse {ingredients.adapter.name} --precision dequantize"
-            if larger
-            else "--accept-loss publishes it"
-        )
-    return FidelityError(message, hint=hint)

@@ -191,9 +191,14 @@ class _Reader:
 
     def adapter(self, row: tables.Adapter) -> Adapter:
         """Read an adapter after its parents; without recursion, since a chain of them may be long."""
-        chain = [row]
+        chain, met = [row], {row.id}
         while chain[-1].parent is not None and ("adapter", chain[-1].parent.id) not in self.items:
             chain.append(chain[-1].parent)
+            if chain[-1].id in met:
+                raise BadInputError(
+                    f"{row.name} is on record as its own ancestor", hint="fusery audit, where it is"
+                )
+            met.add(chain[-1].id)
         for each in reversed(chain):
             if ("adapter", each.id) not in self.items:
                 self.items["adapter", each.id] = self._adapter(each)

@@ -217,6 +217,16 @@ def _tag(liar: Registry, _: Path) -> None:
         session.add(tables.AdapterTag(adapter_id=adapter(session).id, key="team", value="x" * 5000))
 
 
+def _own_ancestor(liar: Registry, _: Path) -> None:
+    with liar.workspace.database.write() as session:
+        session.execute(text("UPDATE adapter SET parent_id = id"))
+
+
+def _no_name(liar: Registry, _: Path) -> None:
+    with liar.workspace.database.write() as session:
+        session.execute(text("DELETE FROM base_name"))
+
+
 def _garbage_moment(liar: Registry, _: Path) -> None:
     with liar.workspace.database.write() as session:
         session.execute(text("UPDATE adapter SET created_at = 'yesterday'"))
@@ -242,6 +252,42 @@ def _other_bytes(liar: Registry, _: Path) -> None:
     data[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
+
+
+def _calibration(folder: Path, base: str | None, **columns: Any) -> Forge:
+    """Put a calibration in, of another base if one is given."""
+
+    def forge(liar: Registry, _: Path) -> None:
+        import numpy as np
+
+        from fusery.registry.fusion.calibration import Directions, write_calibration
+
+        digest, prompts = liar.base("tiny")["digest"], digest_bytes(b"prompts")
+        inputs = {"x": Directions(np.zeros((1, 64), np.float32), np.ones(64, np.float32), 1.0)}
+        path = folder / "calibration.safetensors"
+        write_calibration(
+            path, inputs, {"model.layers.0.mlp.up_proj": "x"}, base=base or digest, tokens=17, prompts=prompts
+        )  # type: ignore[arg-type]
+
+        def record(session: Any, stored: tables.Manifest, manifest: Manifest) -> None:
+            row = session.scalars(select(tables.BaseModel)).one()
+            values = {"tokens": 17, "rank": 1, "prompts_digest": prompts, **columns}
+            session.add(
+                tables.Calibration(
+                    base_id=row.id,
+                    digest=manifest.digest,
+                    manifest_id=stored.id,
+                    prompts="prompts",
+                    engine="e",
+                    created_at=row.created_at,
+                    created_by="eve",
+                    **values,
+                )
+            )
+
+        put(liar, record, {"calibration.safetensors": path.read_bytes()})
+
+    return forge
 
 
 NOBODY_S = digest_bytes(b"another base")
@@ -274,6 +320,8 @@ REFUSED: dict[str, tuple[Forge, str]] = {
     "a curve before the beginning": (_curve((-5, 0.5)), "curve that is none"),
     "a curve with an infinity": (_curve((50, math.inf)), "curve point, val_loss"),
     "a moment that is none": (_garbage_moment, "moment"),
+    "an adapter that is its own ancestor": (_own_ancestor, "its own ancestor"),
+    "a base without a name": (_no_name, "cannot be read"),
 }
 
 
@@ -328,6 +376,26 @@ def test_a_base_that_claims_our_content_takes_nothing_over(
     added = ours.add_base(str(made / "other"), name="other")
     assert added.created
     assert added.same_as is None
+
+
+def test_a_calibration_of_another_base_is_refused(
+    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
+) -> None:
+    _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
+    with pytest.raises(BadInputError, match="made of another base"):
+        bring()
+    assert ours.base("tiny")["calibrations"] == []
+
+
+def test_how_many_tokens_a_calibration_saw_is_what_its_file_says(
+    liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
+) -> None:
+    _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
+    done = bring()
+    assert [one["tokens"] for one in ours.base("tiny")["calibrations"]] == [17]
+    assert [item.reason for item in done.items if item.kind == "calibration"] == [
+        "recorded is what its bytes say, not what was said there: tokens"
+    ]
 
 
 # What people may have got wrong is put right, and what only they could know is theirs.
