@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, count, marked, number, share, short_marks, size, times, told
+from .text import cell, count, foreign_fact, marked, number, share, short_marks, size, times, told
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -284,6 +284,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
         f"{fused['format']}  fidelity {fidelity['verdict']} ({share(fidelity['retained'])} retained)"
         + (f"  {cell(fused['combined'])}" if mixed else "")
         + (f"  {told(fused)}" if fused["withdrawals"] else "")
+        + "".join(f"  {said}" for _, said in foreign_fact(fused))
     )
 
 

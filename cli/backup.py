@@ -47,14 +47,18 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
 
 @command("restore")
 @click.argument("source", metavar="SRC")
-def restore_command(session: Session, source: str) -> None:
+@click.option("--own", is_flag=True, help="The backup is your own: all of it counts as it is.")
+def restore_command(session: Session, source: str, own: bool) -> None:
     """Make this empty registry the one that a backup is of.
 
     SRC is what `backup` wrote.  Names, digests and the log are the same, whatever database and store this registry has.
     Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.
+
+    Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing, approvals
+    in it are withdrawn, and admission looks at its adapters as if they were registered now.
     """
     with session.progress("copying") as progress:
-        restored = session.registry.restore(source, say=session.say, progress=progress)
+        restored = session.registry.restore(source, own=own, say=session.say, progress=progress)
     document = restored.to_dict()
 
     def human() -> None:
@@ -65,8 +69,14 @@ def restore_command(session: Session, source: str) -> None:
                 ("of", document["made_at"]),
                 ("blobs", f"{document['blobs']['count']}, {size(document['blobs']['bytes'])}"),
                 ("last event", _event(document["last_event"])),
+                *([("does not count", told)] if (told := _foreign(document["foreign"])) else []),
             ]
         )
+        for doubt in document["doubts"]:
+            codes = sorted({finding["code"] for finding in doubt["findings"]})
+            session.print(
+                f"{doubt['adapter']}: admission finds here {', '.join(codes)}, which was not on record"
+            )
         session.say("Next: fusery audit")
 
     session.emit(document, names=[document["source"]], human=human)
@@ -79,3 +89,9 @@ def _event(event: dict[str, Any]) -> str:
 def _count(rows: dict[str, int], table: str, what: str = "") -> str:
     number = rows.get(table, 0)
     return f"{number} {what or table}{'' if number == 1 else 's'}"
+
+
+def _foreign(counts: dict[str, int]) -> str:
+    """Return what of somebody else's backup does not count."""
+    words = {"fused": "fused models (foreign)", "trusted_keys": "trusted keys", "approvals": "approvals"}
+    return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key))

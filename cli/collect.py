@@ -97,7 +97,7 @@ def list_(session: Session) -> None:
 
 def _stays(entry: dict[str, Any]) -> list[str]:
     reasons = [name for name, field in (("pinned", "pinned"), ("in use", "in_use")) if entry[field]]
-    return [*reasons, *entry["aliases"]]
+    return [*reasons, *entry["aliases"], *(["foreign"] if entry["foreign"] is not None else [])]
 
 
 @command("prune")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, number, share, size, times, told
+from .text import cell, foreign_fact, number, share, size, times, told
 
 _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-fidelity"}
 
@@ -70,6 +70,7 @@ def _print_record(session: Session, view: dict[str, Any]) -> None:
     session.facts(
         [
             ("adapter", cell(view["combined"])),
+            *foreign_fact(view),
             ("base", view["base"]),
             ("precision", view["format"]),
             ("verdict", fidelity["verdict"]),

@@ -9,7 +9,7 @@ import click
 
 from .bulk import bulk_options, choice, counting, report
 from .session import Session, command
-from .text import share, size
+from .text import foreign_fact, share, size
 
 PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
@@ -59,6 +59,11 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Share of the update that must be retained; below it nothing is published.",
         ),
         click.option("--accept-loss", is_flag=True, help="Publish even when the adapter was lost."),
+        click.option(
+            "--accept-foreign",
+            is_flag=True,
+            help="Fetch what another registry says is the model, unproved, instead of making it.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -108,6 +113,7 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
         session.facts(
             [
                 (_SOURCES[fused.source], document["combined"]),
+                *foreign_fact(document),
                 ("path", document["path"]),
                 ("precision", document["format"]),
                 ("fidelity", _fidelity(fidelity)),

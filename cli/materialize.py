@@ -10,7 +10,7 @@ import click
 from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
 from .session import Session, command
-from .text import size
+from .text import foreign_fact, size
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -163,6 +163,8 @@ def materialize_command(
         session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
         if document["label"]:
             session.print(f"  {document['label']}")
+        for _, said in foreign_fact(document):
+            session.print(f"  {said}")
         session.warn(document)
         if engine:
             session.print(f"  image {document['image']['name']}, in the store of {engine}")

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     help="TOML file of tenants with digests of their keys; default: everybody may ask.",
 )
 @click.option("--fused", is_flag=True, help="Serve the fused model of one REF instead of base and adapter.")
+@click.option(
+    "--accept-foreign",
+    is_flag=True,
+    help="With --fused: fetch what another registry says is the model, unproved, instead of making it.",
+)
 def serve_command(
     session: Session,
     references: tuple[str, ...],
@@ -43,6 +48,7 @@ def serve_command(
     port: int,
     api_keys: Path | None,
     fused: bool,
+    accept_foreign: bool,
 ) -> int:
     """Serve adapters of one base with OpenAI's API; aliases are followed as they move.
 
@@ -51,7 +57,7 @@ def serve_command(
     """
     from fusery.registry.serve import ServeRequest
 
-    request = ServeRequest(references, models, host, port, api_keys, fused)
+    request = ServeRequest(references, models, host, port, api_keys, fused, accept_foreign)
 
     def ready(serving: Serving) -> None:
         document = serving.to_dict()

@@ -75,3 +75,12 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return one_line(", ".join(f"{key}={item}" for key, item in value.items())) or "-"
     return one_line(str(value))
+
+
+def foreign_fact(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line that says that a fused model was not made here, if it was not."""
+    if document["foreign"] is None:
+        return []
+    from fusery.registry.fused_model import in_words
+
+    return [("origin", str(in_words(document["foreign"])))]

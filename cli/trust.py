@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -94,16 +95,23 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
     "--for",
     "aliases",
     multiple=True,
-    required=True,
     metavar="TASK#ALIAS",
     help="For which aliases, with * and ?: 'course_rec#*', '*#prod'; may be given again.",
 )
-def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]) -> None:
-    """Let the signatures of a public key count for aliases; NAME is what the key is called here."""
-    added = session.registry.trust_key(name, key, aliases)
+@click.option(
+    "--fused",
+    is_flag=True,
+    help="For fused artifacts of other registries: those that it has signed count as if they were made here.",
+)
+def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...], fused: bool) -> None:
+    """Let the signatures of a public key count; NAME is what the key is called here.
+
+    What it counts for is said anew each time: --for for aliases, --fused for fused artifacts of other registries.
+    """
+    added = session.registry.trust_key(name, key, aliases, fused=fused)
 
     def human() -> None:
-        session.print(f"{added['name']} counts for {', '.join(added['aliases'])}.")
+        session.print(f"{added['name']} counts for {_purposes(added)}.")
 
     session.emit(added, names=[added["name"]], human=human)
 
@@ -119,7 +127,7 @@ def list_command(session: Session) -> None:
             table.add_row(
                 cell(key["name"]),
                 key["key_id"][:16],
-                ", ".join(key["aliases"]),
+                _purposes(key),
                 cell(key["signatures"]),
                 cell(key["created_at"]),
                 cell(key["revoked_at"]),
@@ -129,6 +137,10 @@ def list_command(session: Session) -> None:
             session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
 
     session.emit(keys, names=[key["name"] for key in keys], human=human)
+
+
+def _purposes(key: dict[str, Any]) -> str:
+    return ", ".join([*key["aliases"], *(["fused artifacts"] if key["fused"] else [])]) or "nothing"
 
 
 @command("revoke")

@@ -21,12 +21,12 @@ from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
 
 from . import events, tables
-from .architecture import WEIGHTS, Architecture, Weight, read_architecture
+from .architecture import WEIGHTS, Architecture, Weight
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
 from .base_templates import try_templates
+from .derived import base_columns, describe_base
 from .errors import AlreadyExistsError, BadInputError
-from .module_names import by_modules
 from .names import parse_base_name
 from .resolve import resolve_base
 from .sources.fetch import FetchedBase, fetched
@@ -72,16 +72,17 @@ def model_files(folder: Path) -> dict[str, Path]:
         MissingFileError: there is no such folder, or no `config.json` in it.
         UnsafePathError: a link leaves the folder, or something in it is not a plain file.
     """
-    files = {
-        file.path: file.real
-        for file in scan(folder)
-        if _COMPANIONS.fullmatch(file.path) or WEIGHTS.fullmatch(file.path)
-    }
+    files = {file.path: file.real for file in scan(folder) if is_model_file(file.path)}
     if "config.json" not in files:
         raise MissingFileError(
             f"{folder} holds no config.json", hint="give the folder of a model in MLX or Hugging Face layout"
         )
     return files
+
+
+def is_model_file(path: str) -> bool:
+    """Tell whether a file within a model's folder is one of those that make up the model."""
+    return bool(_COMPANIONS.fullmatch(path) or WEIGHTS.fullmatch(path))
 
 
 def add_base(
@@ -120,7 +121,7 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
-        architecture = by_modules(files, read_architecture(files))
+        architecture = describe_base(files)
         _refuse_taken(workspace, called, files, architecture)
         findings = try_templates(workspace, called, files)
         say("hashing and copying" if not reference else "hashing")
@@ -246,21 +247,8 @@ def _new_base(
     now: Any,
 ) -> tables.BaseModel:
     return tables.BaseModel(
-        digest=identity.manifest.digest,
-        content=identity.content,
+        **base_columns(architecture, identity),
         manifest=row,
-        architecture=architecture.name,
-        model_type=architecture.model_type,
-        parameters=architecture.parameters,
-        dtype=architecture.dtype,
-        quantization=dict(architecture.quantization) if architecture.quantization else None,
-        bytes=identity.manifest.size,
-        config=dict(architecture.config),
-        weights={
-            module: [list(weight.shape), weight.dtype, weight.bits]
-            for module, weight in architecture.weights.items()
-        },
-        written_by_mlx=architecture.written_by_mlx,
         location=str(origin.folder.resolve()) if reference else None,
         created_at=now,
         created_by=workspace.actor,

@@ -43,6 +43,7 @@ class Gathered:
         key: of the fused model, None where nothing is fused.
         fused: digest of the fused model.
         label: what the fused model is called.
+        foreign: where that comes from, if it was not made here.
     """
 
     source: BundleSource
@@ -50,6 +51,7 @@ class Gathered:
     key: str | None = None
     fused: str | None = None
     label: str | None = None
+    foreign: dict[str, Any] | None = None
 
 
 @contextmanager
@@ -70,7 +72,9 @@ def fused_source(
         view = fused.view
         files = Files.within(fused.path, manifest_of(view))
         source = BundleSource(view["adapter"], _provenance(workspace, fused), files)
-        yield Gathered(source, (view["adapter"],), view["key"], view["digest"], view["label"])
+        yield Gathered(
+            source, (view["adapter"],), view["key"], view["digest"], view["label"], view["foreign"]
+        )
 
 
 @contextmanager
@@ -132,8 +136,11 @@ def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
         row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
         adapter, base = resolve_adapter(session, fused.view["adapter"]), row.base
         line = fused_line(row, adapter.name)
+        foreign = line["foreign"]
         return {
-            "key": row.key,
+            # The key that the files have in them, whoever has made them.
+            "key": foreign["key"] if foreign else row.key,
+            **({"foreign": foreign} if foreign else {}),
             "digest": row.digest,
             "base": base_facts(workspace, base),
             "adapter": adapter_facts(session, adapter),

@@ -14,6 +14,7 @@ from fusery.storage.eviction import CacheEntry
 
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
+from .foreign import foreign_view
 from .fused_label import label_view
 from .fused_records import aliased_keys, find_fused
 from .resolve import fused_from, resolve_any
@@ -161,6 +162,7 @@ def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
         "precision": row.precision if row else None,
         **(label_view(row) if row else dict.fromkeys(("scale", "combined", "format", "label"))),
         "digest": row.digest if row else None,
+        "foreign": foreign_view(row) if row else None,
         "aliases": aliases_of(session, row) if row else [],
         "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())) if row else [],
     }

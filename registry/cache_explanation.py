@@ -14,9 +14,11 @@ from fusery.storage.manifest import FileEntry, Manifest
 from . import tables
 from .cache_contents import aliases_of, entry_named
 from .errors import BadInputError, UnknownReferenceError
+from .foreign import foreign_view
 from .fuse_choice import known_measurement
 from .fuse_request import FuseRequest, candidates
 from .fused_label import label_view, names
+from .fused_model import in_words
 from .fused_records import find_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, gather
@@ -141,6 +143,11 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict
 def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tuple[str, list[str]]:
     """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
     published, where = is_published(row), "made once, and not in this machine's cache"
+    if (foreign := foreign_view(row)) is not None and not foreign["signed_by"]:
+        return (
+            f"{in_words(foreign)}: it is fetched with --accept-foreign only, if its files are published",
+            [],
+        )
     if published and not _missing(workspace, session, [row.manifest]):
         return "published, and not in this machine's cache: it is fetched from the store", []
     if published:

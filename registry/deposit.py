@@ -15,7 +15,6 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -24,11 +23,9 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.copying import Progress, pump, reading
 from fusery.storage.digest import Digest, digest_bytes
-from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.transfer import transfer
 
 from . import tables
 from .database import Database
@@ -36,23 +33,7 @@ from .database.intents import TTL, Intents
 from .database.owner import Owner
 from .errors import DatabaseUnavailableError, DepositLostError
 
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """A blob of another store, which is only read if ours lacks it.
-
-    Attributes:
-        store: the other store.
-        generation: the blob's generation there.
-        scratch: a folder on this machine with room for it.
-    """
-
-    store: BlobStore
-    generation: int
-    scratch: Path
-
-
-Source = Path | bytes | Elsewhere
+Source = Path | bytes
 """Where bytes are."""
 
 
@@ -78,8 +59,7 @@ class Deposit:
 
         Args:
             files: path within the artifact, and where the bytes are.
-            manifest: of these files, if they have been hashed already; what is stored must still be that.  It must be
-                given where files are elsewhere.
+            manifest: of these files, if they have been hashed already; what is stored must still be that.
             progress: told the bytes of each piece that is stored.
 
         Raises:
@@ -172,26 +152,8 @@ class Deposit:
             return
         if isinstance(source, bytes):
             self._store.put_bytes(source, generation=generation)
-        elif isinstance(source, Elsewhere):
-            if not ready or not self._holds(entry, generation):
-                transfer(
-                    source.store,
-                    self._store,
-                    entry,
-                    source.scratch,
-                    from_generation=source.generation,
-                    to_generation=generation,
-                    progress=progress,
-                )
         else:
             self._store.put_file(source, expected=entry, generation=generation, progress=progress)
-
-    def _holds(self, entry: FileEntry, generation: int) -> bool:
-        try:
-            self._store.verify(entry.sha256, entry.size, generation=generation)
-        except (BlobMissingError, BlobCorruptError):
-            return False
-        return True
 
 
 def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
@@ -228,8 +190,6 @@ def _decide(session: Session, entry: FileEntry, now: datetime) -> tables.Blob | 
 
 
 def _entry(path: str, source: Source) -> FileEntry:
-    if isinstance(source, Elsewhere):
-        raise TypeError("what is elsewhere needs a manifest")
     if isinstance(source, bytes):
         return FileEntry(path, len(source), digest_bytes(source))
     with reading(source) as opened, os_failures(f"read {source}", near=source):

@@ -72,7 +72,8 @@ def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:
             hint=f"fusery fuse {adapter.name}, or without writing anything: "
             f"fusery fidelity {adapter.name} --formats",
         )
-    return made[-1], adapter.name
+    # What another registry says counts where there is nothing else.
+    return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
 
 def _view(fused: tables.Fused, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ the adapter learned.  A refused fuse leaves its measurement in the log, so that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,17 @@ from fusery.storage.manifest import Manifest
 from . import tables
 from .database import leases
 from .errors import (
-    FidelityError,
     FusionUnsupportedError,
     MissingExtraError,
     RebuildDiffersError,
     UnknownReferenceError,
 )
+from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
+from .fuse_words import claim_in_words, lost, waiting
 from .fused_label import describe
-from .fused_model import FusedModel, manifest_of
+from .fused_model import FusedModel, in_words, manifest_of
 from .fused_records import aliased_keys, find_fused, made_alike, record_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather
@@ -111,7 +112,7 @@ def _made_elsewhere(
     recipes = candidates(request, ingredients, engine="any")
     for recipe in recipes:
         with workspace.database.read() as session:
-            row = made_alike(session, ingredients, recipe)
+            row = made_alike(session, ingredients, recipe, accept=request.accept_foreign)
             made = Recipe.from_dict(row.recipe) if row is not None else None
         if made is not None and (model := job_of(made, recipe == recipes[-1]).at_hand()) is not None:
             return model
@@ -207,19 +208,22 @@ class _Job:
 
     def run(self) -> FusedModel | None:
         """Return the model, or None when it does not pass and there is another candidate."""
-        if (known := known_measurement(self.workspace, self.key)) is not None and not self._passes(known):
+        if (known := self._known()) is not None and not self._passes(known):
             return None
         if (model := self._cached()) is not None:
             return self._shared(model)
-        return self._build()
+        return self._claimed() or self._build()
 
     def at_hand(self) -> FusedModel | None:
         """Return the model if it need not be computed, None if it would have to be, or does not pass."""
-        if (known := known_measurement(self.workspace, self.key)) is not None and not self._passes(known):
+        if (known := self._known()) is not None and not self._passes(known):
             return None
         if (model := self._cached()) is not None:
             return model
-        return self._build(compute=False) if self._published() else None
+        return self._build(compute=False) if self._published() else self._claimed()
+
+    def _known(self) -> Measured | None:
+        return known_measurement(self.workspace, self.key, accept=self.request.accept_foreign)
 
     def _passes(self, measured: Measured) -> bool:
         """Return True to go on, False to try the next candidate; raise when there is none."""
@@ -228,7 +232,7 @@ class _Job:
         if self.strict:
             self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
             return False
-        raise _lost(self.ingredients, self.recipe, measured, self.request)
+        raise lost(self.ingredients, self.recipe, measured, self.request)
 
     def _cached(self) -> FusedModel | None:
         with self.workspace.database.read() as session:
@@ -239,6 +243,24 @@ class _Job:
         path = self.workspace.cache.lookup(self.key, manifest_of(view))
         return FusedModel(path, "cache", view) if path else None
 
+    def _claimed(self) -> FusedModel | None:
+        """Return what another registry says is this model, if it has its files and the user or a signature says so."""
+        with self.workspace.database.read() as session:
+            row = usable(session, self.key, accept=self.request.accept_foreign)
+            if row is None:
+                return None
+            view, key = self._view(session, row), Digest(row.key)
+        self.say(f"{self.ingredients.adapter.name}: {in_words(view['foreign'])}")
+        manifest = manifest_of(view)
+        if (path := self.workspace.cache.lookup(key, manifest)) is not None:
+            return FusedModel(path, "cache", view)
+        lease = self._lease(key)
+        with lease.keep():
+            path = self._fetch(lease, key, manifest)
+            with self.workspace.database.write() as session:
+                lease.release(session)
+        return FusedModel(path, "store", view) if path else None
+
     def _published(self) -> dict[str, Any] | None:
         """Return the record if the files are in the store."""
         with self.workspace.database.read() as session:
@@ -246,12 +268,7 @@ class _Job:
             return self._view(session, row) if row is not None and is_published(row) else None
 
     def _build(self, *, compute: bool = True) -> FusedModel | None:
-        lease = leases.wait(
-            self.workspace.database,
-            self.key,
-            self.workspace.owner(),
-            told=lambda busy: self.say(_waiting(busy)),
-        )
+        lease = self._lease(self.key)
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
             model = self._cached() or self._fetched(lease)
@@ -261,22 +278,32 @@ class _Job:
                 return model and self._shared(model)
             return self._compute(lease)
 
+    def _lease(self, key: Digest) -> leases.Lease:
+        workspace = self.workspace
+        return leases.wait(
+            workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
+        )
+
     def _fetched(self, lease: leases.Lease) -> FusedModel | None:
         """Return the model from the store, None if it is not published or cannot be had."""
-        view, cache = self._published(), self.workspace.cache
-        if view is None:
+        if (view := self._published()) is None:
             return None
-        manifest = manifest_of(view)
+        path = self._fetch(lease, self.key, manifest_of(view))
+        return FusedModel(path, "store", view) if path else None
+
+    def _fetch(self, lease: leases.Lease, key: Digest, manifest: Manifest) -> Path | None:
+        """Bring files from the store into the cache, under a key; None if they cannot be had."""
+        cache = self.workspace.cache
         self.say(f"fetching {self.ingredients.adapter.name} ({describe(self.recipe)}) from the store")
         try:
-            with cache.build(self.key, lease.fence) as folder:
+            with cache.build(key, lease.fence) as folder:
                 fetch_published(self.workspace, manifest, folder, check=lease.check, progress=self.progress)
-                path = cache.publish(self.key, folder, manifest, hashed=True)
+                path = cache.publish(key, folder, manifest, hashed=True)
         except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
-            self.say(f"what is published of {self.key[:12]} cannot be used: {error.message}")
+            self.say(f"what is published of {key[:12]} cannot be used: {error.message}")
             return None
-        self._make_room()
-        return FusedModel(path, "store", view)
+        self._make_room(key)
+        return path
 
     def _shared(self, model: FusedModel) -> FusedModel:
         """Return a model that is there already; its files go to the store if they are to and are not."""
@@ -312,16 +339,18 @@ class _Job:
         deposit, failure = self._deposit(made.manifest, path)
         with deposit.recording() if deposit else self.workspace.database.write() as session:
             lease.publish(session)
-            self._record(session, made.manifest, made.fidelity, seconds)
+            told = self._record(session, made.manifest, made.fidelity, seconds)
             if deposit:
                 deposit.commit(session)
                 record_published(self.workspace, session, self.key, made.manifest)
             row = find_fused(session, self.key)
             assert row is not None
             view = self._view(session, row)
+        for registry, true in told:
+            self.say(claim_in_words(registry, true))
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
-        self._make_room()
+        self._make_room(self.key)
         return FusedModel(path, "computed", view)
 
     def _deposit(self, manifest: Manifest, path: Path) -> tuple[Deposit | None, StorageError | None]:
@@ -334,9 +363,9 @@ class _Job:
         except StorageError as error:
             return None, error if self.publish == "full" else None
 
-    def _make_room(self) -> None:
+    def _make_room(self, key: Digest) -> None:
         with self.workspace.database.read() as session:
-            spared = {self.key, *aliased_keys(session)}
+            spared = {key, *aliased_keys(session)}
         self.workspace.cache.evict(self.workspace.settings.cache_limit, spared).execute()
 
     def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
@@ -355,11 +384,16 @@ class _Job:
                 hint="fusery audit",
             )
 
-    def _record(self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float) -> None:
-        if find_fused(session, self.key) is None:
-            record_fused(
-                self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
-            )
+    def _record(
+        self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
+    ) -> Sequence[tuple[str, bool]]:
+        """Record the model if it is not; return which registries had said what it is, and whether that was true."""
+        if find_fused(session, self.key) is not None:
+            return ()
+        record_fused(
+            self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
+        )
+        return compare_claims(self.workspace, session, self.key, manifest)
 
     def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
         """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
@@ -368,30 +402,3 @@ class _Job:
             "published": is_published(row),
             "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
         }
-
-
-def _waiting(busy: leases.Busy) -> str:
-    who = busy.owner.description if busy.owner else "another process"
-    return f"being fused by {who}, waiting"
-
-
-def _lost(
-    ingredients: Ingredients, recipe: Recipe, measured: Measured, request: FuseRequest
-) -> FidelityError:
-    share, name = f"{100 * (measured.retained or 0.0):.1f} %", describe(recipe)
-    if request.min_fidelity is not None and (measured.retained or 0.0) < request.min_fidelity:
-        message = f"{name} retains {share} of the update, and at least {request.min_fidelity} was asked for"
-    else:
-        message = f"{name} would lose the adapter: {measured.in_words}"
-    larger = recipe.precision != "dequantize" and ingredients.quantized
-    if request.budget is not None:
-        hint = "allow more: --budget 1.5x, or leave it out"
-    elif recipe.precision == "keep" and larger:
-        hint = f"fusery fuse {ingredients.adapter.name} --precision auto"
-    else:
-        hint = (
-            f"fusery fuse {ingredients.adapter.name} --precision dequantize"
-            if larger
-            else "--accept-loss publishes it"
-        )
-    return FidelityError(message, hint=hint)

@@ -17,6 +17,7 @@ from fusery.storage.digest import Digest, digest_json
 
 from . import events
 from .errors import FidelityError
+from .foreign import usable
 from .fuse_request import FuseRequest
 from .fused_label import describe, label
 from .fused_records import find_fused
@@ -68,10 +69,16 @@ class Measured:
         return self.verdict == "PASS" and (self.noise or 0.0) <= QUIET_TO
 
 
-def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
-    """Return what is on record about a key, or what the log says of a refused attempt."""
+def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False) -> Measured | None:
+    """Return what is on record about a key, or what the log says of a refused attempt.
+
+    Args:
+        workspace: the registry's parts.
+        key: of the fused artifact.
+        accept: also what another registry says, and nobody has proved.
+    """
     with workspace.database.read() as session:
-        row = find_fused(session, key)
+        row = find_fused(session, key) or usable(session, key, accept=accept)
         if row is not None:
             return Measured(row.verdict, row.retained, row.noise)
         refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
@@ -138,7 +145,8 @@ class Choice:
 
     def _passed_over(self, recipe: Recipe) -> bool:
         key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
-        if (measured := known_measurement(self.workspace, key)) is None:
+        measured = known_measurement(self.workspace, key, accept=self.request.accept_foreign)
+        if measured is None:
             measured = Measured.of(self.inputs.sample(recipe).fidelity)
             if not measured.passes(self.request, strict=True):
                 with self.workspace.database.write() as session:

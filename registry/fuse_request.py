@@ -42,6 +42,7 @@ class FuseRequest:
         seed: of random rounding.
         min_fidelity: share of the update that must be retained, 0 to 1; None for the verdict alone.
         accept_loss: publish even what is LOST or below `min_fidelity`.
+        accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
     """
 
     precision: str = "auto"
@@ -54,6 +55,7 @@ class FuseRequest:
     seed: int = 0
     min_fidelity: float | None = None
     accept_loss: bool = False
+    accept_foreign: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be meant.

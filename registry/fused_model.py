@@ -39,3 +39,17 @@ def manifest_of(view: Mapping[str, Any]) -> Manifest:
     """Return the manifest of a record."""
     files = view["files"]
     return Manifest.of(FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in files)
+
+
+def in_words(foreign: Mapping[str, Any] | None) -> str | None:
+    """Return what people are told of an artifact that was not made here, None of one that was."""
+    if foreign is None:
+        return None
+    registry = str(foreign["registry"])[:8]
+    if foreign["rebuilt"] == "same":
+        return f"from registry {registry}; made again here, with the same bytes"
+    if foreign["rebuilt"] == "other":
+        return f"from registry {registry}, and FALSE: other bytes came out here"
+    if foreign["signed_by"]:
+        return f"from registry {registry}, signed by {', '.join(foreign['signed_by'])}"
+    return f"foreign: registry {registry} says so, and it was not made again here"

@@ -26,8 +26,19 @@ def find_fused(session: Session, key: Digest) -> tables.Fused | None:
     return session.scalar(select(tables.Fused).where(tables.Fused.key == key))
 
 
-def made_alike(session: Session, ingredients: Ingredients, recipe: Recipe) -> tables.Fused | None:
-    """Return the newest record of this recipe whatever engine made it, None if there is none."""
+def made_alike(
+    session: Session, ingredients: Ingredients, recipe: Recipe, *, accept: bool
+) -> tables.Fused | None:
+    """Return the newest record of this recipe whatever engine made it, None if there is none.
+
+    Args:
+        session: of any transaction.
+        ingredients: of the model.
+        recipe: how it is to be made.
+        accept: also what another registry says, and nobody has proved.
+    """
+    from .foreign import counts
+
     wanted = {**recipe.to_dict(), "engine": ""}
     query = (
         select(tables.Fused)
@@ -37,7 +48,14 @@ def made_alike(session: Session, ingredients: Ingredients, recipe: Recipe) -> ta
         )
         .order_by(tables.Fused.id.desc())
     )
-    return next((row for row in session.scalars(query) if {**row.recipe, "engine": ""} == wanted), None)
+    return next(
+        (
+            row
+            for row in session.scalars(query)
+            if {**row.recipe, "engine": ""} == wanted and (accept or counts(session, row))
+        ),
+        None,
+    )
 
 
 def aliased_keys(session: Session) -> list[str]:

@@ -43,6 +43,7 @@ class Materialized:
         existed: the very same bundle was there already.
         layout: what its consumer finds in it.
         withdrawals: what the bundle is told of yanks, as `show` has it.
+        foreign: where the fused model comes from, if it was not made here.
     """
 
     target: str
@@ -54,6 +55,7 @@ class Materialized:
     layout: Layout
     label: str | None = None
     withdrawals: tuple[dict[str, Any], ...] = ()
+    foreign: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as DESIGN section 9 prints it."""
@@ -64,6 +66,7 @@ class Materialized:
             "adapters": list(self.adapters),
             "fused": self.fused,
             "label": self.label,
+            "foreign": self.foreign,
             "existed": self.existed,
             "withdrawals": list(self.withdrawals),
             "layout": self.layout.to_dict(),
@@ -144,6 +147,7 @@ def materialize(
         layout,
         gathered.label,
         tuple(told),
+        gathered.foreign,
     )
 
 
@@ -197,6 +201,8 @@ def _record(
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}
+    if gathered.foreign is not None:
+        detail["foreign"] = gathered.foreign["registry"]
     with workspace.database.write() as session:
         row = None
         if gathered.key is not None:

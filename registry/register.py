@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from .adapter_files import WEIGHTS
 from .adapter_folder import AdapterFolder, read_adapter_folder
 from .admission import AdmissionError, Finding, examine, unreadable, verdict
 from .bases import file_entry
+from .derived import adapter_columns, alpha_of
 from .errors import AlreadyExistsError, BadInputError
 from .names import AdapterName, compact_date, parse_date, parse_slug
 from .proposal import proposed_name
@@ -265,11 +265,7 @@ def _add(
 ) -> tables.Adapter:
     base = resolve_base(session, submission.base)
     metadata = folder.metadata
-    alpha = submission.alpha if submission.alpha is not None else metadata.lora_alpha
-    if alpha is None:
-        alpha = folder.alpha
-    if alpha is None and folder.scale is not None and folder.rank:
-        alpha = folder.scale * folder.rank
+    alpha = submission.alpha if submission.alpha is not None else alpha_of(folder)
     data = training.data
     examples = submission.examples if submission.examples is not None else metadata.training_examples
     if examples is None and data is not None:
@@ -283,20 +279,13 @@ def _add(
         name=str(name),
         base_id=base.id,
         manifest_id=stored.id,
-        digest=manifest.digest,
-        method=folder.config.method,
-        rank=folder.rank,
+        **adapter_columns(folder, manifest.digest),
         alpha=alpha,
-        scale=folder.scale,
-        layers=_layer_count(folder),
-        target_modules=_target_modules(folder),
-        trainable_parameters=folder.trainable_parameters,
         total_parameters=base.parameters,
         val_loss=val_loss,
         iterations=training.iterations(folder),
         dataset_id=_dataset(session, dataset, examples, data).id if dataset else None,
         examples=examples,
-        training=json.loads(json.dumps(folder.raw_config)),
         parent_id=_parent(session, submission, training),
         note=submission.note,
         created_at=workspace.database.utcnow(session),
@@ -329,17 +318,3 @@ def _dataset(session: Session, name: str, examples: int | None, data: RecordedDa
         session.add(dataset)
         session.flush()
     return dataset
-
-
-def _layer_count(folder: AdapterFolder) -> int:
-    numbers = {part for path in folder.modules for part in path.split(".") if part.isdigit()}
-    return len(numbers)
-
-
-def _target_modules(folder: AdapterFolder) -> list[str]:
-    def within_layer(path: str) -> str:
-        parts = path.split(".")
-        index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
-        return ".".join(parts[index + 1 :])
-
-    return sorted({within_layer(path) for path in folder.modules})

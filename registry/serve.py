@@ -46,6 +46,7 @@ class ServeRequest:
         port: 0 for any.
         api_keys: TOML file of tenants; None lets everybody in.
         fused: serve the fused model of the one adapter instead of base and adapter.
+        accept_foreign: with `fused`, take what another registry says is the model; see `FuseRequest`.
     """
 
     references: Sequence[str]
@@ -54,6 +55,7 @@ class ServeRequest:
     port: int = 8080
     api_keys: Path | None = None
     fused: bool = False
+    accept_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,10 @@ def _folder(
     workspace: Workspace, request: ServeRequest, reading: ExitStack, say: Say
 ) -> Iterator[tuple[Path, Follower | None]]:
     """Give a folder with `serving.json`, and who keeps it up to date; `reading` is to be closed when all is loaded."""
+    if request.accept_foreign and not request.fused:
+        raise BadInputError(
+            "nothing is fused, so nothing foreign is served", hint="leave --accept-foreign out"
+        )
     if request.fused:
         with _fused_folder(workspace, request, reading, say) as folder:
             yield folder, None
@@ -208,7 +214,9 @@ def _fused_folder(
     (reference,) = request.references
     with (
         workspace.cache.scratch() as folder,
-        fuse_to_read(workspace, reference, FuseRequest(), say=say, progress=None) as fused,
+        fuse_to_read(
+            workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), say=say, progress=None
+        ) as fused,
     ):
         manifest = manifest_of(fused.view)
         reading.enter_context(verified({entry.path: fused.path / entry.path for entry in manifest}, manifest))

@@ -74,8 +74,22 @@ def _matches(patterns: Sequence[str], alias: str) -> bool:
     return any(fnmatchcase(alias.casefold(), str(pattern).casefold()) for pattern in patterns)
 
 
-def is_good(session: Session, signature: tables.Signature, public_key: str) -> bool:
-    """Return whether a recorded signature was made by a key, over the list of files that its digest stands for."""
+def signed_name(key: str, verdict: str) -> str:
+    """Return how the name begins that a signature gives to a fused artifact: with what the files do not say."""
+    return f"fused {key} {verdict}: "
+
+
+def is_good(
+    session: Session, signature: tables.Signature, public_key: str, *, name: str | None = None
+) -> bool:
+    """Return whether a recorded signature was made by a key, over the list of files that its digest stands for.
+
+    Args:
+        session: of any transaction.
+        signature: the signature.
+        public_key: as PEM.
+        name: what the signer must have called it; the name is signed, too, and has to begin so.
+    """
     from .signing.envelope import parse_envelope
     from .signing.keys import key_id, parse_public_key
     from .signing.statement import read_statement
@@ -88,7 +102,8 @@ def is_good(session: Session, signature: tables.Signature, public_key: str) -> b
             manifest is not None
             and key_id(key) == signature.key_id
             and envelope.signed_by(key)
-            and read_statement(envelope).covers(manifest)
+            and (statement := read_statement(envelope)).covers(manifest)
+            and (name is None or statement.name.startswith(name))
         )
     except RegistryError as error:
         if error.code == "missing_extra":

@@ -132,11 +132,13 @@ class Trust:
 
         return verify_on_record(self.workspace, Path(path), **options)
 
-    def trust_key(self, name: str, key: str | Path, aliases: Sequence[str]) -> dict[str, Any]:
-        """Let the signatures of a key count for aliases; see `fusery.registry.signing.trusted.add_key`."""
+    def trust_key(
+        self, name: str, key: str | Path, aliases: Sequence[str] = (), *, fused: bool = False
+    ) -> dict[str, Any]:
+        """Let the signatures of a key count for aliases or fused artifacts; see `fusery.registry.signing.trusted.add_key`."""
         from .signing.trusted import add_key
 
-        return add_key(self.workspace, name, Path(key), aliases)
+        return add_key(self.workspace, name, Path(key), aliases, fused=fused)
 
     def revoke_key(self, name: str, *, reason: str = "") -> dict[str, Any]:
         """Let no signature of a key count any more; see `fusery.registry.signing.trusted.revoke_key`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
+from fusery.storage.digest import Digest
+
 from . import events
 from .audit.records import unsealed
 from .database import Database, log, schema
 from .database.guards import log_guards
 from .database.protection import damaged, mend
+from .database.sealing import KINDS, seal_rows
+from .foreign import disown
+from .fused_records import find_fused
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -24,6 +30,8 @@ SEALED_SINCE = "0008"
 
 GUARDED_SINCE = "0007"
 """The revision from which on the log is guarded by triggers."""
+CLAIMS_SINCE = "0010"
+"""The revision from which on what another registry says it has made is known as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ def upgrade(workspace: Workspace) -> Upgraded:
     """
     with closing(Database.open(workspace.settings.database)) as database:
         broken = _broken_guards(database, schema.state(database))
-        before = schema.upgrade(database, afterwards=partial(seal_older, actor=workspace.actor))
+        before = schema.upgrade(database, afterwards=partial(bring_up, actor=workspace.actor))
         if broken:
             _mend(database, broken, workspace.actor)
         return Upgraded(before.current, schema.state(database).current, tuple(broken))
@@ -86,6 +94,49 @@ def _mend(database: Database, broken: Sequence[str], actor: str) -> None:
                 actor=actor,
             )
             log.write(session, ())
+
+
+def bring_up(session: Session, since: str | None, *, actor: str) -> None:
+    """Do what a newer revision needs beyond its schema: seal records, and tell claims from what was made here.
+
+    Args:
+        session: of the only writer.
+        since: the revision that the database had; None for a new one.
+        actor: who upgrades.
+    """
+    seal_older(session, since, actor=actor)
+    disown_received(session, since, actor=actor)
+
+
+def disown_received(session: Session, since: str | None, *, actor: str) -> None:
+    """Make claims of the fused artifacts that the log says came from another registry, and of which it says nothing else.
+
+    Args:
+        session: of the only writer.
+        since: the revision that the database had; None for a new one.
+        actor: who upgrades.
+    """
+    if since is None or since >= CLAIMS_SINCE:
+        return
+    disowned = []
+    for event in events.history(session, kind="fused", action="fused.received"):
+        detail = json.loads(event.detail)
+        row = find_fused(session, Digest(event.subject))
+        if row is not None and "record" in detail["added"]:
+            disown(row, str(detail["origin"]["registry"]))
+            disowned.append(row.id)
+    if not disowned:
+        return
+    session.flush()
+    events.record(
+        session,
+        action="fused.disowned",
+        kind="registry",
+        subject="fused",
+        detail={"since": since, "fused": len(disowned)},
+        actor=actor,
+    )
+    log.write(session, seal_rows(session, KINDS["fused"], disowned))
 
 
 def seal_older(session: Session, since: str | None, *, actor: str) -> None:

@@ -41,13 +41,14 @@ class Upkeep:
         self,
         source: str | Path,
         *,
+        own: bool = False,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Restored:
         """Make this empty registry that of a backup; see `fusery.registry.backup.restore`."""
         from .backup import restore
 
-        return restore(self.workspace, str(source), say=say, progress=progress)
+        return restore(self.workspace, str(source), own=own, say=say, progress=progress)
 
     def fuse_all(self, request: FuseRequest | None = None, **choice: Any) -> Done:
         """Fuse many adapters; `choice` are the keywords of `fusery.registry.bulk.work.fuse_all`."""

@@ -132,6 +132,7 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         fused: the record.
         adapter: the name to call its adapter by; the same bytes may be registered under several.
     """
+    from .foreign import foreign_view
     from .fused_label import label_view
     from .rebuilding import rebuild_command
 
@@ -150,6 +151,7 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         "weights_bytes": size,
         "times_base": round(times, 4),
         "engine": fused.engine,
+        "foreign": foreign_view(fused),
         "fidelity": {
             "verdict": fused.verdict,
             "retained": fused.retained,
@@ -190,12 +192,14 @@ def fused_view(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         fused: the record.
         adapter: the name to call its adapter by, as for `fused_line`.
     """
+    from .foreign import foreign_view
     from .fused_label import label_view
 
     name = adapter or fused.adapter.name
     return {
         "key": fused.key,
         "digest": fused.digest,
+        "foreign": foreign_view(fused),
         "adapter": name,
         **label_view(fused, name),
         "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],

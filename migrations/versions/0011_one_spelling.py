@@ -1,7 +1,7 @@
 """Documents are kept in one spelling on SQLite, and the index of tensors starts anew: from now on it is sealed.
 
 Revision: 0011
-Revises: 0008
+Revises: 0010
 Created: 2026-11-26
 """
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "0011"
-down_revision: str | None = "0008"
+down_revision: str | None = "0010"
 branch_labels: str | None = None
 depends_on: str | None = None
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "info"]
 Verdict = Literal["pass", "warn", "fail"]
 _SHOWN = 4
-_ORDER = {"error": 0, "warning": 1, "info": 2}
+ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Return findings with errors first, otherwise in the order they were found."""
-    return sorted(findings, key=lambda finding: _ORDER[finding.severity])
+    return sorted(findings, key=lambda finding: ORDER[finding.severity])
 
 
 def some(items: Iterable[str]) -> str:

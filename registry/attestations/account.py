@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from .. import events, tables
 from ..bundle_records import WRITTEN
 from ..bundles.record import without_places
+from ..errors import BadInputError
 from ..licences import adapter_licence, base_licence
 from ..views import fused_line
 from ..withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
@@ -154,6 +155,11 @@ def _of_adapter(workspace: Workspace, session: Session, row: tables.Adapter) -> 
 
 def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Account:
     line = fused_line(row)
+    if line["foreign"] is not None:
+        raise BadInputError(
+            f"{row.digest[:12]} was not made here, and how it was made only registry {str(row.origin)[:8]} can attest",
+            hint=f"make it here: fusery fuse {row.adapter.name} --precision {row.precision}",
+        )
     entry, detail = _entry(session, "fused", row.key, "fused.made")
     adapters = (
         _adapter(row.adapter, 1.0),

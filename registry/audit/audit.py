@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..database.sealing import Key
 from .checks import check_blobs, check_definitions, check_events, check_folder, check_sealed, note_garbage
 from .holdings import holdings
+from .recomputing import check_again
 from .report import Report
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def audit(
     """Rehash and cross-check what is registered.
 
     Checked are: manifests against their digests, blobs against size and digest, bases kept by reference, fused models
-    in the cache, bundles that are still where they were written, records against their seals, and, without references,
+    in the cache, bundles that are still where they were written, what follows from the bytes of bases and adapters and from
+    the recipes of fused models, records against their seals, and, without references,
     the chain of events and what the store holds besides.
 
     Args:
@@ -52,6 +54,7 @@ def audit(
         check_blobs(workspace, holding, report, seen)
         if holding.folder is not None:
             check_folder(workspace, holding, report)
+        check_again(workspace, holding, report)
     if repair:
         from .repairing import repair_all
 

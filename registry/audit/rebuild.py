@@ -1,6 +1,6 @@
 """`audit --rebuild`: each fused model made again by its recipe, and held against what is on record.
 
-Nothing is published: the model is written into a scratch folder and goes away with it.  If an input is not what it was,
+What another registry says it has made is made here by that, and has a record of our own from then on.  Nothing is published: the model is written into a scratch folder and goes away with it.  If an input is not what it was,
 the model is made from it all the same, so that the answer can say what the change has led to.
 """
 
@@ -23,8 +23,9 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..bases import blob_generations
+from ..foreign import compare_claims, recipe_key
 from ..fused_label import label_of
-from ..fused_records import find_fused
+from ..fused_records import find_fused, record_fused
 from ..fusion.recipe import Recipe
 from ..ingredients import Ingredients, Inputs, gather
 from ..published import fetch_published, is_published
@@ -32,6 +33,7 @@ from ..resolve import fused_from, resolve_any
 from .differences import differences
 
 if TYPE_CHECKING:
+    from ..fusion.fidelity import Fidelity
     from ..workspace import Workspace
 
 Verdict = Literal["bit-identical", "identical-tensors", "within-tolerance", "different", "not-rebuilt"]
@@ -88,9 +90,10 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What is on record about a fused model."""
+    """What is on record about a fused model; `made_as` is the key that its recipe has, whoever says that it made it."""
 
     key: Digest
+    made_as: Digest
     name: str
     adapter: str
     extras: tuple[tuple[str, float], ...]
@@ -141,6 +144,7 @@ def _record(session: Session, key: str) -> _Record:
     files = (FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files)
     return _Record(
         Digest(row.key),
+        recipe_key(row),
         label_of(row),
         row.adapter.name,
         tuple((extra.adapter.name, extra.weight) for extra in row.extras),
@@ -177,8 +181,10 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
             inputs.append(f"engine {engine} (was {record.recipe.engine})")
         with workspace.cache.scratch() as scratch:
             folder = Path(tempfile.mkdtemp(prefix="rebuilt-", dir=scratch))
-            made, changed = _make(ingredients, record, folder)
+            made, fidelity, changed = _make(ingredients, record, folder)
             inputs += changed
+            if record.key != record.made_as and not inputs:
+                _record_own(workspace, ingredients, record, made, fidelity, time.monotonic() - started)
             if made.digest == record.manifest.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)
             with _recorded_bytes(workspace, record, scratch) as theirs:
@@ -187,22 +193,39 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
         return answer("not-rebuilt", error.message)
 
 
-def _make(ingredients: Ingredients, record: _Record, folder: Path) -> tuple[Manifest, list[str]]:
+def _record_own(
+    workspace: Workspace,
+    ingredients: Ingredients,
+    record: _Record,
+    made: Manifest,
+    fidelity: Fidelity,
+    seconds: float,
+) -> None:
+    """Record what came out here beside what another registry says."""
+    with workspace.database.write() as session:
+        if find_fused(session, record.made_as) is None:
+            record_fused(
+                workspace, session, ingredients, record.recipe, record.made_as, made, fidelity, seconds
+            )
+            compare_claims(workspace, session, record.made_as, made)
+
+
+def _make(ingredients: Ingredients, record: _Record, folder: Path) -> tuple[Manifest, Fidelity, list[str]]:
     """Make the model again; from inputs as they are, if they are not what they were, and name those."""
     try:
         with ingredients.opened() as inputs:
-            return _compute(inputs, record, folder), []
+            return *_compute(inputs, record, folder), []
     except (BlobCorruptError, BlobMissingError):
         for path in folder.iterdir():
             path.unlink()
         with ingredients.opened(verify=False) as inputs:
             changed = _changed_inputs(ingredients, inputs)
-            return _compute(inputs, record, folder), changed
+            return *_compute(inputs, record, folder), changed
 
 
-def _compute(inputs: Inputs, record: _Record, folder: Path) -> Manifest:
-    made = inputs.compute(record.recipe, record.key, folder, check=lambda: None, progress=None)
-    return made.manifest
+def _compute(inputs: Inputs, record: _Record, folder: Path) -> tuple[Manifest, Fidelity]:
+    made = inputs.compute(record.recipe, record.made_as, folder, check=lambda: None, progress=None)
+    return made.manifest, made.fidelity
 
 
 def _changed_inputs(ingredients: Ingredients, inputs: Inputs) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -17,7 +17,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import events, tables
 from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
-from ..upgrade import seal_older
+from ..upgrade import bring_up
 from .catalogue import BLOBS, File
 from .contents import all_tables
 from .errors import NotEmptyError
@@ -50,6 +50,7 @@ def fill(
     generations: Mapping[Digest, int],
     stored: AbstractSet[Digest],
     actor: str,
+    afterwards: Callable[[Session], None] = lambda _: None,
 ) -> None:
     """Insert all rows, at the revision that the backup is of, and go up to this program's.
 
@@ -60,6 +61,7 @@ def fill(
         generations: of each blob, in that store.
         stored: the blobs that are in it.
         actor: who restores.
+        afterwards: what else is to be done in that transaction.
 
     Raises:
         BackupError: the rows cannot be right; nothing may be committed.
@@ -84,7 +86,9 @@ def fill(
         _require_log(session, found)
         _require_lists(session, found)
         _require_blobs(session, found, stored)
-        seal_older(session, found.catalogue.schema, actor=actor)
+        bring_up(session, found.catalogue.schema, actor=actor)
+        afterwards(session)
+        session.flush()
 
 
 def _clear(connection: Connection) -> None:

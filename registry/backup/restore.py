@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError
@@ -19,6 +21,7 @@ from ..database import Database
 from ..database.schema import HEAD, require, state
 from ..errors import SchemaError
 from .errors import BackupError, NotEmptyError
+from .examining import adopt, examine_backup, rehearsal
 from .filling import fill, first_used
 from .places import carry, each, open_place
 from .reading import Backup
@@ -38,7 +41,11 @@ class Restored:
         made_at: when it was made.
         rows: how many each table has.
         blobs: how many there are, and their bytes.
-        last_event: number and hash of the newest entry of the log.
+        last_event: number and hash of the newest entry of the log of the backup.
+        own: it is the user's own, and counts as it is.
+        foreign: otherwise, how much does not count: of fused models, trusted keys, approvals, and adapters of which
+            admission finds more than is on record.
+        doubts: those adapters, each with what was found.
     """
 
     source: str
@@ -46,6 +53,9 @@ class Restored:
     rows: dict[str, int]
     blobs: tuple[int, int]
     last_event: tuple[int, str]
+    own: bool = False
+    foreign: dict[str, int] = field(default_factory=dict)
+    doubts: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
@@ -55,6 +65,9 @@ class Restored:
             "rows": self.rows,
             "blobs": {"count": self.blobs[0], "bytes": self.blobs[1]},
             "last_event": {"seq": self.last_event[0], "hash": self.last_event[1]},
+            "own": self.own,
+            "foreign": self.foreign,
+            "doubts": self.doubts,
         }
 
 
@@ -62,17 +75,23 @@ def restore(
     workspace: Workspace,
     source: str,
     *,
+    own: bool = False,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restored:
     """Make the registry that a backup is of, with the same names, digests and log, on whatever database and store.
 
-    Everything is verified: the files, the blobs, the lists of files, and the chain of the log.  After an interruption
-    the registry is still empty, and the same command goes on.
+    Everything is verified: the files, the blobs, the lists of files, the chain of the log, and what follows from the bytes:
+    what bases hold, what adapters are, which keys fused models have.  After an interruption the registry is still empty,
+    and the same command goes on.
+
+    A backup that is not the user's own is somebody's word: fused models in it are foreign, its keys are trusted for
+    nothing, approvals in it are withdrawn, and admission looks at its adapters.
 
     Args:
         workspace: the parts of the registry to be.
         source: where the backup is.
+        own: it is the user's own, made by people who are trusted here.
         say: told what is going on.
         progress: told bytes of blobs done and bytes in all.
 
@@ -99,17 +118,31 @@ def restore(
             generations = _generations(found, store)
             say(f"copying {len(blobs)} blobs")
             _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
+            adopted: dict[str, int] = {}
+
+            def write(target: Database, afterwards: Callable[[Session], None] = lambda _: None) -> None:
+                with target.schema_change() as connection:
+                    fill(
+                        connection,
+                        found,
+                        store_id=store_id,
+                        generations=generations,
+                        stored=set(blobs),
+                        actor=workspace.actor,
+                        afterwards=afterwards,
+                    )
+
+            say("holding it against its bytes")
+            with rehearsal(workspace, Path(folder), write) as rehearsed:
+                doubts = examine_backup(rehearsed, found, own=own, say=say)
             say("writing the database")
             database.make_folder()
-            with database.schema_change() as connection:
-                fill(
-                    connection,
-                    found,
-                    store_id=store_id,
-                    generations=generations,
-                    stored=set(blobs),
-                    actor=workspace.actor,
-                )
+
+            def finish(session: Session) -> None:
+                if not own:
+                    adopted.update(adopt(session, found, doubts, actor=workspace.actor))
+
+            write(database, finish)
     finally:
         database.close()
     _finish(workspace)
@@ -120,6 +153,9 @@ def restore(
         {file.table: file.rows for file in made.tables},
         made.blobs,
         made.last_event,
+        own,
+        adopted,
+        doubts.to_dict(),
     )
 
 

@@ -19,6 +19,7 @@ from ..audit.checks import (
     trouble_of,
 )
 from ..audit.holdings import Holding, holdings
+from ..audit.recomputing import check_again
 from ..audit.report import Damage, Report
 from .executor import Threads, Workers
 from .jobs import Say, Site, Told
@@ -97,6 +98,8 @@ def audit_all(
         tally = _Tally(journal, len(wanted) + len(folders), say, told)
         _read_blobs(workspace, _reader(workspace, store, number), wanted, report, tally)
         _read_folders(workspace, Threads(number), folders, report, tally)
+    for holding in found:
+        check_again(workspace, holding, report)
     if repair:
         from ..audit.repairing import repair_all
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
+from ..fused_model import in_words
 from .card_training import curve_values, hub_datasets, training_rows
 from .licence_card import licences
 from .record import provenance_part
@@ -78,6 +79,8 @@ def _lineage(
     yield "model", record["digest"]
     yield "key", provenance.get("key")
     yield "fused model", provenance.get("label")
+    if foreign := provenance_part(provenance, "foreign"):
+        yield "not made by who wrote this", in_words(dict(foreign))
     yield "base model", base.get("name")
     yield "base model, digest", base.get("digest")
     yield "adapter", adapter.get("name")

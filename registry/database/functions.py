@@ -63,6 +63,10 @@ BEGIN
         SELECT FROM fused JOIN adapter AS own ON own.id = fused.adapter_id
         WHERE own.digest = candidate.digest AND fused.base_id = candidate.base_id
           AND fused.recipe->>'scale' IS NULL
+          AND (fused.origin IS NULL OR EXISTS (
+            SELECT FROM signature JOIN trusted_key ON trusted_key.key_id = signature.key_id
+            WHERE signature.subject_kind = 'fused' AND signature.subject_digest = fused.digest
+              AND trusted_key.fused AND trusted_key.revoked_at IS NULL))
           AND NOT EXISTS (SELECT FROM fused_extra WHERE fused_id = fused.id)
           AND (fused.verdict = 'PASS' OR fused.verdict = wanted->>'fidelity')) THEN
       RAISE EXCEPTION 'no fuse of it on record has fidelity %', wanted->>'fidelity'

@@ -1,9 +1,11 @@
 """Moving between registries: one thing with all that it needs, copied as far as the other side lacks it.
 
-`place` opens the other registry, `package` reads what is to go, `plan` says what of it is missing there, `carrying` brings
-the bytes, `receiving` records them, and `exchange` does these one after the other.
+`place` opens the other registry, `package` reads what is to go, `claims` holds what people said to this registry's limits,
+`planning` says what of it is missing, `carrying` brings the bytes, `arriving` looks what they are, `receiving` records that,
+`taking` does these one after the other, and `exchange` all of it.
 """
 
-from .exchange import Exchanged, Moved, pull, push
+from .exchange import Exchanged, pull, push
+from .planning import Moved
 
 __all__ = ["Exchanged", "Moved", "pull", "push"]

@@ -1,15 +1,17 @@
-"""Bringing bytes from one store to another: only what is missing there, hashed on the way, one file at a time."""
+"""Bringing bytes from one store to another: first to where they can be looked at, and from there into the store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.storage.errors import MissingFileError
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, MissingFileError
 
 from ..bases import blob_generations
-from ..deposit import Deposit, Elsewhere, Source
+from ..deposit import Deposit
+from ..errors import BadInputError
 from .package import Files
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ class Carrier:
     Args:
         origin: where the bytes are.
         destination: where they go.
-        scratch: a folder on this machine for what has to lie here on its way.
+        here: which of the two is the user's own: the other one names no files of this machine.
         progress: told the bytes of each piece that is stored.
     """
 
@@ -30,34 +32,70 @@ class Carrier:
         self,
         origin: Workspace,
         destination: Workspace,
-        scratch: Path,
+        here: Workspace,
         progress: Callable[[int], None] | None,
     ) -> None:
-        self._origin, self._destination = origin, destination
-        self._scratch, self._progress = scratch, progress
+        self._origin, self._destination, self._here = origin, destination, here
+        self._progress = progress
 
-    def carry(self, files: Files) -> Deposit:
-        """Store the files; they count from the transaction that commits the deposit.
+    def bring(self, files: Files, folder: Path, *, copied: bool = False) -> dict[str, Path]:
+        """Return where files can be read on this machine, each as it was asked for.
+
+        Args:
+            files: which.
+            folder: for those that have to be fetched; there is none yet.
+            copied: all of them are to lie in the folder, under their own names.
 
         Raises:
+            BadInputError: they are in a folder that the other registry names.
             MissingFileError: the folder of a base that is kept by reference is not here.
             StorageError: a store failed, or the bytes are not what is recorded.
         """
-        there = self._destination
-        deposit = Deposit(there.database, there.store, there.owner())
-        deposit.put(self._sources(files), manifest=files.manifest, progress=self._progress)
-        return deposit
-
-    def _sources(self, files: Files) -> dict[str, Source]:
         if not files.stored:
             assert files.folder is not None
+            if self._origin is not self._here:
+                raise BadInputError(
+                    "the base model is kept by reference there, and what another registry says is a folder of this "
+                    "machine is not read",
+                    hint="fusery base add SOURCE here, or fusery push, there",
+                )
             return {entry.path: _referenced(files.folder / entry.path) for entry in files.manifest}
         store = self._origin.store
         generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])
-        return {
-            entry.path: Elsewhere(store, generations.get(entry.sha256, 0), self._scratch)
-            for entry in files.manifest
-        }
+        folder.mkdir()
+        found: dict[str, Path] = {}
+        for entry in files.manifest:
+            generation = generations.get(entry.sha256, 0)
+            _require_size(entry.sha256, entry.size, store.size(entry.sha256, generation=generation))
+            place = None if copied else store.local_path(entry.sha256, generation=generation)
+            if place is None:
+                place = folder / entry.path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                store.fetch(entry.sha256, place, generation=generation)
+            found[entry.path] = place
+        return found
+
+    def store(self, files: Files, paths: Mapping[str, Path]) -> Deposit:
+        """Store files; they count from the transaction that commits the deposit.
+
+        Raises:
+            StorageError: the store failed, or the bytes are not what is recorded.
+        """
+        there = self._destination
+        deposit = Deposit(there.database, there.store, there.owner())
+        deposit.put(paths, manifest=files.manifest, progress=self._progress)
+        return deposit
+
+
+def _require_size(digest: Digest, promised: int, found: int | None) -> None:
+    if found is None:
+        raise BlobMissingError(
+            f"blob {digest[:12]} is not in the store that has it on record", hint="fusery audit, there"
+        )
+    if found != promised:
+        raise BlobCorruptError(
+            f"blob {digest[:12]} has {found} bytes, and {promised} are on record", hint="fusery audit, there"
+        )
 
 
 def _referenced(path: Path) -> Path:

@@ -6,50 +6,31 @@ at worst, bytes that nobody refers to; the next one goes on with what is still m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from fusery.storage.errors import FuseryError
 
-from .. import tables
 from ..errors import BadInputError
 from ..tally import tally
+from .arriving import (
+    require_names,
+)
 from .carrying import Carrier
-from .finding import find, is_complete, missing_yanks
-from .package import Adapter, Fused, Item, read_package
+from .claims import check
+from .package import Item, read_package
 from .place import Place
-from .receiving import check, receive
+from .planning import Moved, plan
+from .taking import Receiver
 from .telling import told_of_yanks
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing of a package.
-
-    Attributes:
-        kind: `base`, `calibration`, `adapter` or `fused`.
-        name: what it is called where it comes from.
-        there: what it is called where it goes.
-        digest: of its manifest.
-        state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
-        bytes: of files that were missing.
-        reason: why it was left out.
-        withdrawals: what it is told of yanks, where it went to.
-    """
-
-    kind: str
-    name: str
-    there: str
-    digest: str
-    state: str
-    bytes: int
-    reason: str | None = None
-    withdrawals: tuple[dict[str, Any], ...] = ()
+_ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
+"""The id of a registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,115 +136,47 @@ def _exchange(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
 ) -> Exchanged:
-    come_from = origin.identity
-    with origin.database.read() as session:
-        package = read_package(session, reference, fused=fused)
+    come_from = _identity(origin)
+    package = _read(origin, reference, fused=fused)
     for item in package:
         check(item)
+        require_names(item)
     if not dry_run:
         destination.ensure()
     there = None if destination.is_unmade else destination.identity
     if there == come_from:
         raise BadInputError("the other registry is this one", hint="name another home, or another database")
-    planned = plan(destination, package, unmade=there is None)
+    planned = plan(destination, package, come_from, unmade=there is None)
     done = planned
     if not dry_run:
         total = sum(moved.bytes for moved in planned)
-        done = _carry_out(origin, destination, here, package, planned, come_from, say, tally(progress, total))
+        carrier = Carrier(origin, destination, here, tally(progress, total))
+        done = list(Receiver(destination, here, carrier, come_from, say).take(package))
     places = [origin] if there is None else [destination, origin]
-    told = told_of_yanks(places, package)
+    told = told_of_yanks(places, package, come_from)
     items = (replace(moved, withdrawals=tuple(each)) for moved, each in zip(done, told, strict=True))
     return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(items))
 
 
-def plan(destination: Workspace, package: list[Item], *, unmade: bool) -> list[Moved]:
-    """Say of each thing whether it is missing, and how many bytes would be copied.
-
-    Raises:
-        AlreadyExistsError: one cannot come in.
-    """
-    counted: set[str] = set()
-    if unmade:
-        return [_moved(item, item.name, "copied", _bytes(None, item, counted)) for item in package]
-    with destination.database.read() as session:
-        return [_planned(session, item, counted) for item in package]
+def _identity(origin: Workspace) -> str:
+    found = origin.identity
+    if not _ID.fullmatch(found):
+        raise BadInputError("the other registry has no id that is one", hint="fusery doctor, there")
+    return found
 
 
-def _planned(session: Session, item: Item, counted: set[str]) -> Moved:
-    row = find(session, item)
-    if row is None:
-        if (reason := _obstacle(session, item)) is not None:
-            return _moved(item, item.name, "left out", 0, reason)
-        return _moved(item, item.name, "copied", _bytes(session, item, counted))
-    name = item.name
-    if isinstance(row, tables.BaseModel):
-        name = row.names[0].name
-    elif isinstance(row, tables.Adapter):
-        name = row.name
-    complete = is_complete(row, item)
-    if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
-        complete = complete and not missing_yanks(session, row, item)
-    if complete:
-        return _moved(item, name, "present", 0)
-    return _moved(item, name, "completed", _bytes(session, item, counted))
-
-
-def _obstacle(session: Session, item: Item) -> str | None:
-    """Say what keeps a fused artifact from meaning anything there: its key is made from the digest of its base."""
-    if not isinstance(item, Fused):
-        return None
-    base = find(session, item.base)
-    if base is not None and base.digest != item.base.digest:
-        return "the base there holds the same in other files, from which other keys follow"
-    return None
-
-
-def _moved(item: Item, there: str, state: str, size: int, reason: str | None = None) -> Moved:
-    return Moved(item.kind, item.name, there, item.digest, state, size, reason)
-
-
-def _bytes(session: Session | None, item: Item, counted: set[str]) -> int:
-    """Return the bytes of an item's files that are neither there nor counted already."""
-    if not item.files.there:
-        return 0
-    sizes: dict[str, int] = {
-        entry.sha256: entry.size for entry in item.files.manifest if entry.sha256 not in counted
-    }
-    counted |= sizes.keys()
-    if session is not None:
-        blob = tables.Blob
-        ready = select(blob.digest).where(blob.digest.in_(sizes), blob.state == "ready")
-        for digest in session.scalars(ready):
-            del sizes[digest]
-    return sum(sizes.values())
-
-
-def _carry_out(
-    origin: Workspace,
-    destination: Workspace,
-    here: Workspace,
-    package: list[Item],
-    planned: list[Moved],
-    come_from: str,
-    say: Callable[[str], None],
-    progress: Callable[[int], None] | None,
-) -> list[Moved]:
-    done = []
-    here.cache.sweep()
-    with here.cache.scratch() as scratch:
-        carrier = Carrier(origin, destination, scratch, progress)
-        for item, moved in zip(package, planned, strict=True):
-            if moved.state not in ("copied", "completed"):
-                done.append(moved)
-                continue
-            say(f"copying {item.kind} {item.name}")
-            wanted = moved.state == "copied" or isinstance(item, Fused)
-            deposit = carrier.carry(item.files) if wanted and item.files.there else None
-            if receive(destination, item, deposit, come_from):
-                done.append(moved)
-            else:  # somebody else brought it meanwhile
-                done.append(_moved(item, moved.there, "present", 0))
-    return done
+def _read(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
+    """Read a package; a database of which nobody knows who wrote it may hold anything."""
+    try:
+        with origin.database.read() as session:
+            return read_package(session, reference, fused=fused)
+    except FuseryError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise BadInputError(
+            f"the other registry's record of {reference} cannot be read: {type(error).__name__}",
+            hint="fusery audit, there",
+        ) from error
 
 
 def _told(workspace: Workspace, identity: str | None) -> dict[str, Any]:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from .. import tables
+from .. import events, tables
 from ..errors import AlreadyExistsError
+from ..foreign import foreign_key
+from ..renderings.record import own_form
 from ..resolve import next_version
 from .package import Adapter, Base, Calibration, Fused, Item
+
+RECOGNISED = "base.recognised"
+"""The action of an entry of the log that says which base here holds what other files hold."""
 
 Row = tables.BaseModel | tables.Calibration | tables.Adapter | tables.Fused
 
 
-def find(session: Session, item: Item) -> Row | None:
+def find(session: Session, item: Item, origin: str) -> Row | None:
     """Return the record of the same thing, or None if it is missing.
+
+    Args:
+        session: of any transaction of the registry that receives.
+        item: the thing.
+        origin: the id of the registry it comes from.
 
     Raises:
         AlreadyExistsError: it cannot come in, because its name belongs to something else there.
@@ -25,22 +37,55 @@ def find(session: Session, item: Item) -> Row | None:
         return find_calibration(session, item)
     if isinstance(item, Adapter):
         return find_adapter(session, item)
-    return session.scalar(select(tables.Fused).where(tables.Fused.key == item.values["key"]))
+    return next((row for row in known_fused(session, item, origin) if row.digest == item.digest), None)
 
 
 def find_base(session: Session, item: Base) -> tables.BaseModel | None:
-    """Return the base with these files, or else one with the same content in other files."""
+    """Return the base with these files, or else one that was found to hold the same in other files.
+
+    What the item claims to hold is not asked: only the bytes tell, and the log remembers what they told.
+    """
     base = tables.BaseModel
     found = session.scalar(select(base).where(base.digest == item.digest))
-    content = item.values.get("content")
-    if found is None and content is not None:
-        found = session.scalars(select(base).where(base.content == content).order_by(base.id)).first()
-    if found is None and not free_names(session, item):
-        raise AlreadyExistsError(
-            f"the name {item.name!r} belongs to a base model with other bytes there",
-            hint=f"give it another name first: fusery base add SOURCE --name OTHER ({item.digest[:12]})",
-        )
-    return found
+    if found is not None:
+        return found
+    told = events.history(session, kind="base", subject=item.digest, action=RECOGNISED, limit=1)
+    return with_content(session, json.loads(told[0].detail)["content"]) if told else None
+
+
+def with_content(session: Session, content: str) -> tables.BaseModel | None:
+    """Return the first base that holds something."""
+    base = tables.BaseModel
+    return session.scalars(select(base).where(base.content == content).order_by(base.id)).first()
+
+
+def require_name(session: Session, item: Base, content: str | None) -> None:
+    """Refuse a base that can have none of its names.
+
+    Args:
+        session: of any transaction of the registry that receives.
+        item: the base.
+        content: what it holds, or claims to hold: one that holds the same is no obstacle.
+
+    Raises:
+        AlreadyExistsError: all of its names belong to bases that hold something else.
+    """
+    folded = [name["folded"] for name in item.names]
+    name = tables.BaseName
+    holders = session.scalars(select(name).where(name.folded.in_(folded))).all()
+    if len(holders) < len(folded) or any(holder.base.content in (content, None) for holder in holders):
+        return
+    raise AlreadyExistsError(
+        f"the name {item.name!r} belongs to a base model with other bytes there",
+        hint=f"give it another name first: fusery base add SOURCE --name OTHER ({item.digest[:12]})",
+    )
+
+
+def known_fused(session: Session, item: Fused, origin: str) -> list[tables.Fused]:
+    """Return what is there under a fused artifact's key: made there, or claimed by the registry it comes from."""
+    key, fused = str(item.values["key"]), tables.Fused
+    keys = (key, foreign_key(origin, key))
+    return list(session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)))
 
 
 def free_names(session: Session, item: Base) -> list[dict[str, object]]:
@@ -86,7 +131,7 @@ def is_complete(row: Row, item: Item) -> bool:
         return not item.files.stored or all(file.blob is not None for file in row.manifest.files)
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
         forms = {form.form for form in row.renderings}
-        return all(values["form"] in forms for values, _ in item.renderings)
+        return all(values["form"] in (*forms, own_form(row)) for values, _ in item.renderings)
     return True
 
 

@@ -18,7 +18,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import events, tables
-from ..errors import AmbiguousReferenceError, CheckFailedError
+from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
 from ..fused_label import label_with_key
 from ..resolve import fused_from, resolve_any
 
@@ -125,11 +125,18 @@ def read_package(session: Session, reference: str, *, fused: bool) -> list[Item]
     """
     reader = _Reader(session)
     adapters, base, made = _resolve(session, reference)
+    if any(row.origin is not None for row in made):
+        raise BadInputError(
+            f"{reference} is only what another registry says: it is passed on by that one, and not by hearsay",
+            hint="make it first: fusery fuse",
+        )
     if base is not None:
         reader.base(base)
     for adapter in adapters:
         reader.adapter(adapter)
-        made += list(session.scalars(fused_from(adapter))) if fused else []
+        if fused:
+            # What another registry says is passed on by that one, and not by hearsay.
+            made += [row for row in session.scalars(fused_from(adapter)) if row.origin is None]
     for row in made:
         reader.fused(row)
     return list(reader.items.values())
@@ -185,9 +192,14 @@ class _Reader:
 
     def adapter(self, row: tables.Adapter) -> Adapter:
         """Read an adapter after its parents; without recursion, since a chain of them may be long."""
-        chain = [row]
+        chain, met = [row], {row.id}
         while chain[-1].parent is not None and ("adapter", chain[-1].parent.id) not in self.items:
             chain.append(chain[-1].parent)
+            if chain[-1].id in met:
+                raise BadInputError(
+                    f"{row.name} is on record as its own ancestor", hint="fusery audit, where it is"
+                )
+            met.add(chain[-1].id)
         for each in reversed(chain):
             if ("adapter", each.id) not in self.items:
                 self.items["adapter", each.id] = self._adapter(each)

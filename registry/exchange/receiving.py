@@ -1,6 +1,6 @@
-"""Recording what has come from another registry, as it was recorded there; the log here says where it came from.
+"""Recording what has come from another registry: what its bytes say, and what people said of it there.
 
-Times and people stay those of the registry it came from.  Its entries of the log come along as they are, hashes and all,
+The log here says where it came from.  Times and people stay those of the registry it came from.  Its entries of the log come along as they are, hashes and all,
 within one entry of our own: a chain is never continued for somebody else.
 """
 
@@ -12,11 +12,26 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import events, tables
+from ..database import Database
 from ..deposit import record_manifest
 from ..errors import BadInputError
-from ..names import AdapterName, parse_base_name
-from .finding import Row, find, find_adapter, find_base, free_names, is_complete, missing_yanks
+from ..foreign import foreign_key
+from ..renderings.record import record_rendering, recorded_digest
+from .arriving import Seen
+from .finding import (
+    RECOGNISED,
+    Row,
+    find,
+    find_adapter,
+    find_base,
+    free_names,
+    is_complete,
+    missing_yanks,
+    require_name,
+    with_content,
+)
 from .package import Adapter, Base, Calibration, Fused, Item
+from .signed import take_signature
 
 if TYPE_CHECKING:
     from ..deposit import Deposit
@@ -26,83 +41,95 @@ RECEIVED = "received"
 """The second word of the actions: `adapter.received`."""
 
 
-def receive(workspace: Workspace, item: Item, deposit: Deposit | None, origin: str) -> bool:
-    """Record a thing, or what it lacks here; return whether anything was new.
+def receive(
+    workspace: Workspace, item: Item, seen: Seen, deposit: Deposit | None, origin: str
+) -> tuple[bool, str]:
+    """Record a thing, or what it lacks here; return whether anything was new, and what it is called here.
 
     Args:
         workspace: the registry that receives.
         item: what has come.
+        seen: what it is by its bytes.
         deposit: of its files, which are stored; None where they have no bytes, or are here already.
         origin: the id of the registry it came from.
 
     Raises:
         AlreadyExistsError: its name was taken meanwhile.
-        BadInputError: the record contradicts itself.
     """
-    check(item)
     with deposit.recording() if deposit else workspace.database.write() as session:
-        row = find(session, item)
+        row = find(session, item, origin)
+        if isinstance(item, Base) and row is None:
+            row = with_content(session, seen.values["content"])
+            if row is not None:
+                _recognise(workspace, session, item, seen, row, origin)
+        recognised = isinstance(item, Base) and row is not None
         added = ["record"] if row is None else []
         if row is not None and deposit is not None and not is_complete(row, item):
             added.append("files")
-        files = deposit.commit(session) if deposit else record_manifest(session, item.files.manifest)
+        if not recognised:
+            files = deposit.commit(session) if deposit else record_manifest(session, item.files.manifest)
         if row is None:
-            row = _insert(session, item, files)
+            row = _insert(session, item, seen, files, origin)
             session.flush()
-        added += _attach(session, row, item)
+        added += _attach(session, row, item, seen)
         if added:
-            _tell(workspace, session, item, row, origin, added)
-        return bool(added)
+            _tell(workspace, session, item, seen, row, origin, added)
+        name = row.names[0].name if isinstance(row, tables.BaseModel) else item.name
+    if recognised and deposit is not None:
+        deposit.abandon()  # somebody added it meanwhile
+    return bool(added), name
 
 
-def check(item: Item) -> None:
-    """Refuse a record whose parts do not fit together.
-
-    Raises:
-        BadInputError: its digest is not that of its files, its name not that of its task, version and date, or its
-            bytes are kept nowhere.
-    """
-    if not item.files.there and not isinstance(item, Fused):
-        raise BadInputError(f"the files of {item.name} are not in the store", hint="fusery audit, there")
-    if item.digest != item.files.manifest.digest:
-        raise BadInputError(
-            f"{item.name} is on record with a digest that its files do not have", hint="fusery audit, there"
-        )
-    if isinstance(item, Base):
-        for name in item.names:
-            parse_base_name(name["name"])
-    elif isinstance(item, Adapter):
-        told = str(AdapterName(item.task, item.values["version"], item.values["date"]))
-        if str(AdapterName.parse(item.name)) != told:
-            raise BadInputError(f"{item.name} is on record as {told}", hint="fusery audit, there")
+def _recognise(
+    workspace: Workspace, session: Session, item: Base, seen: Seen, row: tables.BaseModel, origin: str
+) -> None:
+    """Say in the log that a base here holds what other files hold: they need not be read again to know that."""
+    events.record(
+        session,
+        action=RECOGNISED,
+        kind="base",
+        subject=item.digest,
+        detail={
+            "name": item.name,
+            "content": seen.values["content"],
+            "same_as": row.digest,
+            "origin": {"registry": origin},
+        },
+        actor=workspace.actor,
+    )
 
 
-def _insert(session: Session, item: Item, files: tables.Manifest) -> Row:
+def _insert(session: Session, item: Item, seen: Seen, files: tables.Manifest, origin: str) -> Row:
     row: Row
+    values = {**item.values, **seen.values}
     if isinstance(item, Base):
-        row = tables.BaseModel(**{**item.values, "location": None}, manifest_id=files.id)
-        row.names = [tables.BaseName(**name) for name in free_names(session, item)]
+        names = free_names(session, item)
+        if not names:
+            require_name(session, item, "")
+        row = tables.BaseModel(**{**values, "location": None}, manifest_id=files.id)
+        row.names = [tables.BaseName(**name) for name in names]
         row.revisions = [tables.BaseRevision(**revision) for revision in item.revisions]
     elif isinstance(item, Calibration):
-        row = tables.Calibration(**item.values, manifest_id=files.id, base_id=_base(session, item.base).id)
+        row = tables.Calibration(**values, manifest_id=files.id, base_id=_base(session, item.base).id)
     elif isinstance(item, Adapter):
-        return _insert_adapter(session, item, files)
+        return _insert_adapter(session, item, seen, files)
     else:
-        row = _fused(session, item, files)
+        row = _fused(session, item, files, origin)
     session.add(row)
     return row
 
 
-def _insert_adapter(session: Session, item: Adapter, files: tables.Manifest) -> tables.Adapter:
+def _insert_adapter(session: Session, item: Adapter, seen: Seen, files: tables.Manifest) -> tables.Adapter:
+    base = _base(session, item.base)
     row = tables.Adapter(
-        **item.values,
+        **{**item.values, **seen.values, "name": item.name, "total_parameters": base.parameters},
         manifest_id=files.id,
         task_id=_task(session, item.task).id,
-        base_id=_base(session, item.base).id,
+        base_id=base.id,
         dataset_id=_dataset(session, item.dataset).id if item.dataset is not None else None,
         parent_id=_adapter(session, item.parent).id if item.parent is not None else None,
         tags=[tables.AdapterTag(**tag) for tag in item.tags],
-        findings=[tables.AdapterFinding(**finding) for finding in item.findings],
+        findings=[tables.AdapterFinding(**finding.to_dict()) for finding in seen.findings],
     )
     session.add(row)
     session.flush()
@@ -114,9 +141,10 @@ def _insert_adapter(session: Session, item: Adapter, files: tables.Manifest) -> 
     return row
 
 
-def _fused(session: Session, item: Fused, files: tables.Manifest) -> tables.Fused:
+def _fused(session: Session, item: Fused, files: tables.Manifest, origin: str) -> tables.Fused:
+    """Return the record of what another registry says it has made: a claim, under a key of its own."""
     return tables.Fused(
-        **item.values,
+        **{**item.values, "key": foreign_key(origin, item.values["key"]), "origin": origin},
         manifest_id=files.id,
         base_id=_base(session, item.base).id,
         adapter_id=_adapter(session, item.adapter).id,
@@ -128,35 +156,30 @@ def _fused(session: Session, item: Fused, files: tables.Manifest) -> tables.Fuse
     )
 
 
-def _attach(session: Session, row: Row, item: Item) -> list[str]:
+def _attach(session: Session, row: Row, item: Item, seen: Seen) -> list[str]:
     """Add what may have come later than the record; return what was added."""
     added = []
     if isinstance(item, Adapter) and isinstance(row, tables.Adapter):
-        forms = {form.form for form in row.renderings}
-        for values, manifest in item.renderings:
-            if values["form"] not in forms:
-                number = record_manifest(session, manifest).id
-                row.renderings.append(tables.AdapterRendering(**values, manifest_id=number))
-                added.append(f"form {values['form']}")
+        for form, manifest in seen.forms:
+            if recorded_digest(row, form) is None:
+                record_rendering(session, row, form, manifest, Database.utcnow(session))
+                added.append(f"form {form}")
         for values in missing_yanks(session, row, item):
             session.add(tables.Yank(**values, adapter_id=row.id))
             added.append("yank")
-    for values in item.signatures:
-        signature = tables.Signature
-        known = select(signature.id).where(
-            signature.subject_digest == values["subject_digest"],
-            signature.key_id == values["key_id"],
-            signature.scheme == values["scheme"],
-        )
-        if session.scalar(known) is None:
-            session.add(signature(**values))
-            added.append("signature")
+    added += ["signature" for values in item.signatures if take_signature(session, item, values)]
     session.flush()
     return added
 
 
 def _tell(
-    workspace: Workspace, session: Session, item: Item, row: Row, origin: str, added: list[str]
+    workspace: Workspace,
+    session: Session,
+    item: Item,
+    seen: Seen,
+    row: Row,
+    origin: str,
+    added: list[str],
 ) -> None:
     subject = row.digest
     if isinstance(row, tables.Adapter):
@@ -172,6 +195,8 @@ def _tell(
         detail={
             "digest": item.digest,
             "added": added,
+            # What it was said to be there, and is not.
+            **({"corrected": list(seen.corrected)} if seen.corrected else {}),
             "origin": {
                 "registry": origin,
                 "name": item.name,

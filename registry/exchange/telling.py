@@ -14,17 +14,20 @@ from .finding import Row, find
 from .package import Item
 
 
-def told_of_yanks(places: Sequence[Workspace], package: Sequence[Item]) -> list[list[dict[str, Any]]]:
+def told_of_yanks(
+    places: Sequence[Workspace], package: Sequence[Item], origin: str
+) -> list[list[dict[str, Any]]]:
     """Return for each thing of a package what it is told of yanks, as `show` has it.
 
     Args:
         places: where to ask: where it goes to, if there is a registry, and where it comes from.
         package: the things.
+        origin: the id of the registry they come from.
     """
     told: list[dict[tuple[str, str], dict[str, Any]]] = [{} for _ in package]
     for place in places:
         with place.database.read() as session:
-            rows = [find(session, item) for item in package]
+            rows = [find(session, item, origin) for item in package]
             for known, found in zip(told, _told(session, rows), strict=True):
                 for each in found:
                     known.setdefault((each["adapter"], each["relation"]), each)

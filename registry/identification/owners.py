@@ -100,6 +100,7 @@ def _fused(session: Session, where: Any) -> Iterable[Owner]:
         names = [row.adapter.name, *(extra.adapter.name for extra in row.extras)]
         facts = {
             "key": row.key,
+            "origin": row.origin,
             "adapters": names,
             "base": row.base.names[0].name,
             "precision": row.precision,

@@ -177,6 +177,7 @@ def _adapter(row: tables.Adapter, known: _Known) -> Node:
 def _fused(row: tables.Fused, known: _Known) -> Node:
     facts = {
         "key": row.key,
+        "origin": row.origin,
         "precision": row.precision,
         "format": label_view(row)["format"],
         "engine": row.engine,

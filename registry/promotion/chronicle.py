@@ -24,6 +24,7 @@ _DATED = frozenset({"alias_move", "yank", "approval", "signature", "fused"})
 
 RULES = ("rules.set", "rules.removed")
 KEYS = ("key.trusted", "key.revoked")
+DISOWNED = "fused.disowned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,15 @@ class Chronicle:
         rules: of each alias, `task#alias` or `*#alias`, the entries in which its rules changed.
         keys: of each key's id, the entries in which what it counts for changed.
         moves: the entries that tell of a move of an alias.
+        disowned: the entry by which an upgrade told what other registries had claimed from what was made here; until
+            then both counted.
     """
 
     written: dict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
     rules: dict[str, list[tuple[int, Told]]] = field(default_factory=lambda: defaultdict(list))
     keys: dict[str, list[tuple[int, Told]]] = field(default_factory=lambda: defaultdict(list))
     moves: dict[int, Told] = field(default_factory=dict)
+    disowned: int = 0
 
     def at(self, entry: int) -> Moment:
         """Return the moment in which an entry was written."""
@@ -93,6 +97,16 @@ class Moment:
                 return bool(told.detail.get("guarded")), dict(told.detail.get("rules") or {})
         return None
 
+    @property
+    def is_before_claims(self) -> bool:
+        """Whether what came from other registries still counted as made here."""
+        return self.entry < self.chronicle.disowned
+
+    def vouches(self, key_id: str) -> bool:
+        """Return whether a key counted for fused artifacts of other registries."""
+        told = _newest(self.chronicle.keys.get(key_id, ()), self.entry)
+        return told is not None and told.action == "key.trusted" and bool(told.detail.get("fused"))
+
     def patterns(self, key_id: str) -> list[str]:
         """Return for which aliases a key counted; none where it was not trusted, or revoked."""
         told = _newest(self.chronicle.keys.get(key_id, ()), self.entry)
@@ -107,6 +121,8 @@ def read_chronicle(session: Session) -> Chronicle:
     for row in _entries(session):
         for kind, number in _sealed(row.seals):
             found.written[kind, number].append(row.seq)
+        if row.action == DISOWNED:
+            found.disowned = row.seq
         if row.action not in (*RULES, *KEYS, "alias.moved"):
             continue
         told = Told(row.action, row.subject, _detail(row.detail))
@@ -128,7 +144,7 @@ def had_rules(session: Session) -> bool:
 
 def _entries(session: Session) -> Iterator[Any]:
     event, seq = tables.Event, 0
-    told = event.action.in_((*RULES, *KEYS, "alias.moved"))
+    told = event.action.in_((*RULES, *KEYS, DISOWNED, "alias.moved"))
     query = (
         select(event.seq, event.action, event.subject, event.detail, event.seals)
         .where(or_(event.seals.is_not(None), told))

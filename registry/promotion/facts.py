@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import BadInputError
+from ..foreign import counts
 from ..resolve import fused_from
 from ..withdrawals import of_adapters, refuse_yanked
 from .chronicle import Moment
@@ -51,7 +52,11 @@ class Facts:
         return adapter.findings
 
     def fused(self, adapter: tables.Adapter) -> list[tables.Fused]:
-        """Return what was fused from an adapter as it is: not a sum with others, nor at another scale."""
+        """Return what was fused from an adapter as it is, here or by somebody whose signature counts for that."""
+        return [row for row in self.claimed(adapter) if counts(self.session, row, self.moment)]
+
+    def claimed(self, adapter: tables.Adapter) -> list[tables.Fused]:
+        """Return the same with what other registries only say: of the adapter alone, and at its own scale."""
         return [
             fused
             for fused in self.session.scalars(fused_from(adapter))

@@ -119,13 +119,12 @@ def _admission(case: Case, rules: Rules) -> Said:
 
 
 def _fidelity(case: Case, rules: Rules) -> Said:
-    made = case.facts.fused(case.adapter)
+    made, known = case.facts.fused(case.adapter), case.facts.claimed(case.adapter)
     if not made:
-        return (
-            "unknown",
-            "nothing was fused from it yet, so its fidelity was not measured",
-            f"fusery fuse {case.adapter.name}",
-        )
+        why = "nothing was fused from it yet, so its fidelity was not measured"
+        if known:
+            why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
+        return "unknown", why, f"fusery fuse {case.adapter.name}"
     best = max(made, key=lambda fused: _VERDICTS.index(fused.verdict))
     enough = _VERDICTS.index(best.verdict) >= _VERDICTS.index(str(rules.fidelity))
     why = f"the best fuse of it on record, {best.key[:12]}, has {best.verdict}"

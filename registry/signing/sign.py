@@ -134,8 +134,9 @@ def sign(
 
 
 def _make(subject: Subject, chosen: SigningKey) -> Signed:
+    called = subject.said + subject.name
     if chosen.key is None:
-        data = sign_with_sigstore(subject.name, subject.files, chosen.token)
+        data = sign_with_sigstore(called, subject.files, chosen.token)
         return Signed(subject, sigstore_identity(data), SIGSTORE, data)
     secrets: list[bytes] = []
 
@@ -146,7 +147,7 @@ def _make(subject: Subject, chosen: SigningKey) -> Signed:
     private = read_private_key(chosen.key, remembered)
     public = public_pem(private.public_key())
     chain = _chain(chosen, public)
-    data = sign_with_key(subject.name, subject.files, chosen.key, secrets[0] if secrets else None)
+    data = sign_with_key(called, subject.files, chosen.key, secrets[0] if secrets else None)
     if chain:
         data = with_certificates(data, chain)
     return Signed(subject, key_id(private.public_key()), SCHEME, data, public=public)
@@ -213,7 +214,7 @@ def _same(session: Session, row: tables.Signature, made: Signed) -> bool:
         old = parse_envelope(row.envelope.encode(), "the recorded signature")
     except BadSignatureError:
         return False
-    return old.certificates == new.certificates and is_good(session, row, made.public)
+    return old.certificates == new.certificates and is_good(session, row, made.public, name=made.subject.said)
 
 
 def _require_signature_or_nothing(place: Path) -> None:

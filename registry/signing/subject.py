@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from .. import tables
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError, UnknownReferenceError
 from ..fused_label import label_of
 from ..resolve import begins_with, resolve_any
-from ..signatures import manifest_of
+from ..signatures import manifest_of, signed_name
 from .found import Progress
 from .statement import LONE
 from .verify import beside_of, examine, judge
@@ -36,6 +36,7 @@ class Subject:
         event: what the log calls it.
         files: path to SHA-256, as a signature lists them.
         path: where it lies, if a path was given.
+        said: what a signature says before the name, where it vouches for more than the files.
     """
 
     kind: str | None
@@ -44,6 +45,7 @@ class Subject:
     event: str
     files: dict[str, str]
     path: Path | None = None
+    said: str = ""
 
 
 def find_subject(
@@ -103,7 +105,11 @@ def find_recorded(session: Session, text: str) -> Subject:
         return _recorded(session, "adapter", found.adapter.name, found.adapter.digest, found.adapter.name)
     if found.fused is not None:
         fused = found.fused
-        return _recorded(session, "fused", label_of(fused), fused.digest, fused.key)
+        subject = _recorded(session, "fused", label_of(fused), fused.digest, fused.key)
+        # Only for what was made here is it vouched that it is what its key says, and as faithful.
+        return (
+            replace(subject, said=signed_name(fused.key, fused.verdict)) if fused.origin is None else subject
+        )
     raise BadInputError(
         f"{text} is a base model: what is signed are adapters, fused models and bundles", hint="fusery list"
     )

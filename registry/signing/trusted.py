@@ -23,7 +23,9 @@ _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
 _MOST = 100
 
 
-def add_key(workspace: Workspace, name: str, path: Path, aliases: Sequence[str]) -> dict[str, Any]:
+def add_key(
+    workspace: Workspace, name: str, path: Path, aliases: Sequence[str] = (), *, fused: bool = False
+) -> dict[str, Any]:
     """Let the signatures of a key count.
 
     Args:
@@ -31,13 +33,14 @@ def add_key(workspace: Workspace, name: str, path: Path, aliases: Sequence[str])
         name: what the key is called here, such as its owner's name.
         path: PEM file of the public key, or of a certificate of it.
         aliases: for which: patterns of `TASK#ALIAS` with `*` and `?`.  The same key under the same name again gets these.
+        fused: fused artifacts of other registries count as made here when this key has signed them.
 
     Raises:
         BadInputError: the name, the key or a pattern is none.
         AlreadyExistsError: the name is another key's, the key has another name, or it was revoked.
     """
     called = parse_slug(name, "key")
-    patterns = _patterns(aliases)
+    patterns = _patterns(aliases, may_be_none=fused)
     public = read_public_key(path)
     number = key_id(public)
     key = tables.TrustedKey
@@ -50,10 +53,10 @@ def add_key(workspace: Workspace, name: str, path: Path, aliases: Sequence[str])
             row = key(key_id=number, name=called, public_key=public_pem(public), created_at=now)
             row.created_by = workspace.actor
             session.add(row)
-        elif row.aliases == patterns:
+        elif (row.aliases, bool(row.fused)) == (patterns, fused):
             return _view(session, row)
-        row.aliases = patterns
-        _tell(workspace, session, "key.trusted", row, {"aliases": patterns}, now)
+        row.aliases, row.fused = patterns, fused or None
+        _tell(workspace, session, "key.trusted", row, {"aliases": patterns, "fused": fused}, now)
         return _view(session, row)
 
 
@@ -69,14 +72,14 @@ def _refuse(row: tables.TrustedKey | None, other: tables.TrustedKey | None, name
         raise AlreadyExistsError(f"{name} is the name of another key", hint="choose another name")
 
 
-def _patterns(aliases: Sequence[str]) -> list[str]:
+def _patterns(aliases: Sequence[str], *, may_be_none: bool) -> list[str]:
     folded = sorted({alias.strip().casefold() for alias in aliases})
     for alias in folded:
         if not _PATTERN.fullmatch(alias):
             raise BadInputError(
                 f"{alias[:60]!r} is no pattern for aliases", hint="--for 'course_rec#prod', or --for '*#prod'"
             )
-    if not folded or len(folded) > _MOST:
+    if not (folded or may_be_none) or len(folded) > _MOST:
         raise BadInputError(
             "a key is trusted for 1 to 100 patterns of aliases", hint="--for 'course_rec#prod'"
         )
@@ -155,6 +158,7 @@ def _view(session: Session, row: tables.TrustedKey) -> dict[str, Any]:
         "name": row.name,
         "key_id": row.key_id,
         "aliases": list(row.aliases),
+        "fused": bool(row.fused),
         "signatures": made or 0,
         "created_at": row.created_at.isoformat(),
         "created_by": row.created_by,

@@ -285,7 +285,11 @@ class TrainingRun(Record):
 
 
 class Fused(Record):
-    """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache."""
+    """A fused artifact: the standalone model computed from a base, an adapter and a recipe.  Its bytes are a cache.
+
+    `origin` is the id of the registry that says so, null where it was made here.  The `key` of what was not made here is
+    one of its own (`foreign.foreign_key`), so that nothing that looks for an artifact by its key finds a claim.
+    """
 
     __tablename__ = "fused"
     __table_args__ = (
@@ -304,6 +308,7 @@ class Fused(Record):
     manifest_id: Mapped[int] = mapped_column(ForeignKey("manifest.id"), index=True)
     digest: Mapped[str] = mapped_column(DIGEST, index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
+    origin: Mapped[str | None] = mapped_column(String(36))
     seconds: Mapped[float]
     verdict: Mapped[str] = mapped_column(String(8))
     retained: Mapped[float | None]

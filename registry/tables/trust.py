@@ -50,7 +50,10 @@ class Approval(Record):
 
 
 class TrustedKey(Record):
-    """A public key whose signatures count, and for which aliases: patterns such as `*#prod` and `course_rec#*`."""
+    """A public key whose signatures count, and for which aliases: patterns such as `*#prod` and `course_rec#*`.
+
+    `fused`: a fused artifact of another registry counts as if it had been made here when this key has signed it.
+    """
 
     __tablename__ = "trusted_key"
 
@@ -59,6 +62,7 @@ class TrustedKey(Record):
     name: Mapped[str] = mapped_column(String(200), unique=True)
     public_key: Mapped[str] = mapped_column(Text)
     aliases: Mapped[list[str]]
+    fused: Mapped[bool | None]
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(200))
     revoked_at: Mapped[datetime | None]

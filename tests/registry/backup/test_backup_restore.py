@@ -83,7 +83,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
     made = full.backup(tmp_path / "backup")
 
     with open_registry(tmp_path / "restored", other_url) as restored:
-        answer = restored.restore(tmp_path / "backup")
+        answer = restored.restore(tmp_path / "backup", own=True)
         again = restored.backup(tmp_path / "again")
 
         assert made.catalogue.files == again.catalogue.files

@@ -50,7 +50,7 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
     assert min(counts[-2:]) >= counts[0] + 20, "nobody wrote meanwhile"
     for number in range(2):
         with Registry(open_workspace(tmp_path / f"restored{number}")) as restored:
-            restored.restore(tmp_path / f"backup{number}")
+            restored.restore(tmp_path / f"backup{number}", own=True)
             report = restored.audit()
             assert report.ok, report.problems
             versions = [row["version"] for row in restored.history("course_rec")]

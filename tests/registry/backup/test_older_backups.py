@@ -90,7 +90,7 @@ def test_a_backup_of_every_older_revision_is_restored(
     registry, backup = made
     older = as_made_at(revision, backup, tmp_path)
     with Registry(open_workspace(tmp_path / "restored")) as restored:
-        restored.restore(older)
+        restored.restore(older, own=True)
         assert schema.check(restored.workspace.database) == []
         assert [row["digest"] for row in restored.list()] == [row["digest"] for row in registry.list()]
         assert restored.alias_history("course_rec#prod") == registry.alias_history("course_rec#prod")
@@ -105,7 +105,7 @@ def test_an_older_backup_goes_into_a_registry_that_is_made_already(
     older = as_made_at("0001", backup, tmp_path)
     with Registry(open_workspace(tmp_path / "restored", database_url)) as restored:
         restored.init()
-        restored.restore(older)
+        restored.restore(older, own=True)
         assert schema.check(restored.workspace.database) == []
         assert [row["digest"] for row in restored.list()] == [row["digest"] for row in registry.list()]
         assert restored.audit().ok

@@ -1,0 +1,88 @@
+"""Admission once more, of adapters that are on record: what its rules find today."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fusery.storage.errors import FuseryError
+
+from .. import tables
+from ..adapter_folder import AdapterFolder, read_adapter_folder
+from ..admission import Candidate, Finding, Policy, examine, unreadable
+from ..admission.finding import ORDER
+from ..names import compact_date
+from ..renderings.fetching import fetch_originals
+from ..submission import Submission
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def submission_of(row: tables.Adapter) -> Submission:
+    """Return what is on record of an adapter, as if somebody said it."""
+    return Submission(
+        base=row.base.names[0].name,
+        task=row.task.name,
+        version=row.version,
+        date=compact_date(row.date),
+        val_loss=row.val_loss,
+        dataset=row.dataset.name if row.dataset else None,
+    )
+
+
+def unfit(
+    workspace: Workspace, folder: AdapterFolder, submission: Submission, known: set[str]
+) -> list[Finding]:
+    """Return the errors for which an adapter would not get in, and which nobody lets pass here.
+
+    Args:
+        workspace: the registry's parts.
+        folder: the adapter's files.
+        submission: what is on record of it.
+        known: codes of the findings that are on record.
+    """
+    from ..evidence import policy_of
+
+    candidate = _candidate(workspace, folder, submission)
+    here = {one.code for one in examine(candidate, policy_of(workspace)) if one.severity == "error"}
+    return [
+        finding
+        for finding in examine(candidate, Policy())
+        if finding.severity == "error" and finding.code in here - known
+    ]
+
+
+def findings_today(workspace: Workspace, number: int) -> list[Finding]:
+    """Return what admission finds about an adapter here, and what its record does not have or has as less severe.
+
+    Raises:
+        FuseryError: its files cannot be read.
+    """
+    from ..evidence import policy_of
+
+    with workspace.database.read() as session:
+        row = session.get_one(tables.Adapter, number)
+        known: dict[str, int] = {}
+        for finding in row.findings:
+            known[finding.code] = min(ORDER[finding.severity], known.get(finding.code, len(ORDER)))
+        submission = submission_of(row)
+        assert row.manifest.files is not None
+    with workspace.cache.scratch() as scratch:
+        fetch_originals(workspace, row, scratch / "arrived")
+        try:
+            folder = read_adapter_folder(scratch / "arrived")
+        except FuseryError as error:
+            found = [unreadable(error)]
+        else:
+            found = examine(_candidate(workspace, folder, submission), policy_of(workspace))
+    return [one for one in found if ORDER[one.severity] < known.get(one.code, len(ORDER))]
+
+
+def _candidate(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Candidate:
+    from ..evidence import candidate_for
+
+    # On which base it is was decided when it was registered; and it is its own neighbour.
+    declared = (folder.config.model, folder.metadata.base_model)
+    said = replace(submission, base_known_as=tuple(name for name in declared if name))
+    return replace(candidate_for(workspace, folder, said), neighbours=lambda: ())

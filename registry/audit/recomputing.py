@@ -1,0 +1,195 @@
+"""What is on record, computed again from the bytes: what a base holds, what an adapter is, which key and forms follow.
+
+Seals and the chain of the log show what was changed after it was written.  This shows what was never true, whoever wrote
+it and however the log agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.errors import FuseryError
+
+from .. import tables
+from ..adapter_folder import read_adapter_folder
+from ..admission import Finding, unreadable
+from ..base_identity import identify_base
+from ..bases import recorded_architecture
+from ..derived import LEARNED, adapter_columns, base_columns, describe_base, differing
+from ..foreign import foreign_key, foreign_view, recipe_key
+from ..fused_model import in_words
+from ..fusion.naming import taken_by_name
+from ..renderings.fetching import fetch_originals
+from ..renderings.other_forms import other_forms
+from .admitting import submission_of, unfit
+from .holdings import Holding
+from .report import Report
+
+if TYPE_CHECKING:
+    from ..architecture import Architecture
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Untrue:
+    """Something on record that the bytes do not bear out.
+
+    Attributes:
+        code: its kind.
+        subject: the record.
+        message: what is the case.
+        table: in which it is written.
+    """
+
+    code: str
+    subject: str
+    message: str
+    table: str
+
+
+def check_again(workspace: Workspace, holding: Holding, report: Report) -> None:
+    """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at."""
+    if any(problem.subject.startswith(f"{holding.name}: ") for problem in report.problems):
+        return
+    for found in recompute(workspace, holding, report.notes):
+        report.add(found.code, found.subject, found.message)
+
+
+def recompute(workspace: Workspace, holding: Holding, notes: list[str]) -> Iterator[Untrue]:
+    """Yield what is on record of something and is not so.
+
+    Args:
+        workspace: the registry's parts.
+        holding: the base, adapter or fused artifact.
+        notes: told what is worth knowing, and what could not be computed.
+    """
+    number = next((number for kind, number in holding.records if kind == holding.kind), None)
+    if number is None:
+        return
+    try:
+        if holding.kind == "base":
+            yield from _base(workspace, holding, number, notes)
+        elif holding.kind == "adapter":
+            yield from _adapter(workspace, holding, number)
+        elif holding.kind == "fused":
+            yield from _fused(workspace, holding, number, notes)
+    except FuseryError as error:
+        notes.append(f"{holding.name} could not be computed again: {error.message}")
+
+
+def _base(workspace: Workspace, holding: Holding, number: int, notes: list[str]) -> Iterator[Untrue]:
+    paths = _paths(workspace, holding)
+    if paths is None:
+        notes.append(f"what {holding.name} holds was not computed again: its files are not on this machine")
+        return
+    architecture = describe_base(paths)
+    identity = identify_base(paths, architecture.config)
+    if identity.manifest.digest != holding.digest:
+        return  # the files were found to be others
+    derived = base_columns(architecture, identity)
+    with workspace.database.read() as session:
+        row = session.get_one(tables.BaseModel, number)
+        said = {name: getattr(row, name) for name in derived}
+    if said["content"] not in (None, derived["content"]):
+        message = (
+            f"the content on record is {said['content'][:12]}, and the bytes have {derived['content'][:12]}"
+        )
+        yield Untrue("content_differs", holding.name, message, "base_model")
+    wrong = [name for name in differing(said, derived) if name != "content"]
+    by_name = taken_by_name(architecture.config, paths, written_by_mlx=architecture.written_by_mlx)
+    if not by_name and set(wrong) & LEARNED:
+        notes.append(f"what {holding.name} is made of depends on mlx-lm, and was not computed again")
+        wrong = [name for name in wrong if name not in LEARNED]
+    yield from _facts(holding.name, wrong, "base_model")
+
+
+def _paths(workspace: Workspace, holding: Holding) -> dict[str, Path] | None:
+    """Return a base's files where they can be read in place, None where one cannot."""
+    if holding.folder is not None:
+        return {entry.path: holding.folder / entry.path for entry in holding.manifest}
+    from ..bases import blob_generations
+
+    generations = blob_generations(workspace, [entry.sha256 for entry in holding.manifest])
+    found = {
+        entry.path: workspace.store.local_path(entry.sha256, generation=generations.get(entry.sha256, 0))
+        for entry in holding.manifest
+    }
+    paths = {name: path for name, path in found.items() if path is not None}
+    return paths if len(paths) == len(found) else None
+
+
+def _adapter(workspace: Workspace, holding: Holding, number: int) -> Iterator[Untrue]:
+    with workspace.database.read() as session:
+        row = session.get_one(tables.Adapter, number)
+        base, forms = recorded_architecture(row.base), {form.form: form.digest for form in row.renderings}
+        known = {finding.code for finding in row.findings}
+        submission = submission_of(row)
+        said = {column: getattr(row, column) for column in _ADAPTER}
+        assert row.manifest.files is not None
+    with workspace.cache.scratch() as scratch:
+        files = fetch_originals(workspace, row, scratch / "arrived")
+        try:
+            folder = read_adapter_folder(scratch / "arrived")
+        except FuseryError as error:
+            yield _unfit(holding.name, [unreadable(error)])
+            return
+        found = unfit(workspace, folder, submission, known)
+        if found:
+            yield _unfit(holding.name, found)
+        if folder.problems:
+            return  # what cannot be read says nothing
+        yield from _facts(holding.name, differing(said, adapter_columns(folder, holding.digest)), "adapter")
+        yield from _forms(holding.name, files, base, forms, scratch)
+
+
+_ADAPTER = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
+
+
+def _unfit(name: str, found: list[Finding]) -> Untrue:
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    message = f"it would not get in: {found[0].code}: {found[0].message}{more}"
+    return Untrue("adapter_unfit", name, message, "adapter")
+
+
+def _forms(
+    name: str, files: Mapping[str, Path], base: Architecture, forms: Mapping[str, str], scratch: Path
+) -> Iterator[Untrue]:
+    made = {form: manifest.digest for form, manifest in other_forms(files, base, forms, scratch)}
+    for form, digest in sorted(forms.items()):
+        if made.get(form) != digest:  # type: ignore[call-overload]
+            message = f"its form {form} does not have the digest on record, {digest[:12]}"
+            yield Untrue("form_differs", name, message, "adapter_rendering")
+
+
+def _facts(name: str, wrong: list[str], table: str) -> Iterator[Untrue]:
+    if wrong:
+        yield Untrue(
+            "facts_differ", name, f"its bytes do not say what is on record: {', '.join(wrong)}", table
+        )
+
+
+def _fused(workspace: Workspace, holding: Holding, number: int, notes: list[str]) -> Iterator[Untrue]:
+    with workspace.database.read() as session:
+        row = session.get_one(tables.Fused, number)
+        try:
+            key: Any = recipe_key(row)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            key = None
+        if key is not None and row.origin is not None:
+            key = foreign_key(row.origin, key)
+        if key != row.key:
+            message = "its base, adapters and recipe do not have the key on record"
+            yield Untrue("key_differs", holding.name, message, "fused")
+        elif (foreign := foreign_view(row)) is not None:
+            notes.append(f"{holding.name} is {in_words(foreign)}")
+        total = sum(entry.size for entry in holding.manifest)
+        if row.bytes != total:
+            yield Untrue(
+                "facts_differ",
+                holding.name,
+                f"{row.bytes} bytes are on record, and its files have {total}",
+                "fused",
+            )

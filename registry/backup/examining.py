@@ -1,0 +1,181 @@
+"""A backup is data like any other: what it says is held against its bytes before anything of it is on record.
+
+It is filled into a database of its own first, which goes away again, and looked at there.  What cannot be is refused.  And
+what only a registry's own people can vouch for does not count unless the user says that the backup is their own: fused
+models, trusted keys, approvals, and what admission is said to have found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import events, tables
+from ..admission import Finding
+from ..audit.admitting import findings_today
+from ..audit.holdings import Holding, holdings
+from ..audit.recomputing import recompute
+from ..audit.report import Report
+from ..database import Database, log
+from ..database.sealing import KINDS, seal_rows
+from ..foreign import disown
+from .reading import Backup
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+Say = Callable[[str], None]
+
+ADOPTED = "registry.adopted"
+"""The action of an entry of the log that says what of a backup does not count."""
+
+_IDENTITIES = frozenset({"content_differs", "key_differs"})
+"""What is held against the bytes of one's own backup, too; how facts are derived may change with the version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """What is found about a backup that is not refused.
+
+    Attributes:
+        findings: by the number of an adapter's row, what admission finds here and the record does not have.
+        names: of those adapters.
+    """
+
+    findings: dict[int, list[Finding]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return it as plain JSON values."""
+        return [
+            {"adapter": self.names[number], "findings": [finding.to_dict() for finding in found]}
+            for number, found in sorted(self.findings.items())
+        ]
+
+
+@contextmanager
+def rehearsal(workspace: Workspace, folder: Path, fill: Callable[[Database], None]) -> Iterator[Workspace]:
+    """Yield a workspace on a database of its own, filled with a backup, and on the store that its blobs are in already.
+
+    Args:
+        workspace: the registry to be.
+        folder: for the database.
+        fill: fills it.
+    """
+    from ..workspace import Workspace as Parts
+
+    url = f"sqlite:///{folder / 'rehearsal.db'}"
+    with closing(Database.open(url)) as database:
+        fill(database)
+    parts = Parts(workspace.settings.model_copy(update={"database_url": url}))
+    try:
+        yield parts
+    finally:
+        parts.close()
+
+
+def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) -> Doubts:
+    """Hold a backup against its bytes; return what is to be said of it.
+
+    Args:
+        workspace: of the rehearsal.
+        found: the backup.
+        own: it is the user's own.
+        say: told what is going on.
+
+    Raises:
+        BackupError: it says something that its bytes do not bear out.
+    """
+    report, doubts = Report(), Doubts()
+    with workspace.database.read() as session:
+        held = list(holdings(session, workspace, (), report))
+    for problem in report.problems:
+        raise found.refuse("backup.json", f"has a record that cannot be read: {problem.message}")
+    for holding in held:
+        _require_true(workspace, found, holding, own=own)
+    if own:
+        return doubts
+    for holding in held:
+        if holding.kind == "adapter":
+            say(f"looking at {holding.name}")
+            number = _number(holding)
+            if new := findings_today(workspace, number):
+                doubts.findings[number], doubts.names[number] = new, holding.name
+                codes = ", ".join(sorted({finding.code for finding in new}))
+                say(f"{holding.name}: admission finds here what is not on record: {codes}")
+    return doubts
+
+
+def _require_true(workspace: Workspace, found: Backup, holding: Holding, *, own: bool) -> None:
+    table = {"base": "base_model"}.get(holding.kind, holding.kind)
+    if holding.manifest.digest != holding.digest:
+        raise found.refuse(
+            f"{table}.ndjson",
+            f"has the digest {holding.digest[:12]} of {holding.name}, which its files do not have",
+        )
+    if holding.kind == "base" and holding.folder is not None:
+        return  # kept by reference: its bytes are in no backup, and a folder that a backup names is not read
+    for untrue in recompute(workspace, holding, []):
+        if untrue.code != "adapter_unfit" and (not own or untrue.code in _IDENTITIES):
+            raise found.refuse(f"{untrue.table}.ndjson", f"is not true of {untrue.subject}: {untrue.message}")
+
+
+def _number(holding: Holding) -> int:
+    return next(number for kind, number in holding.records if kind == holding.kind)
+
+
+def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dict[str, int]:
+    """Let nothing of somebody else's backup count that only its own people can vouch for; return how much that was.
+
+    Args:
+        session: of the only writer, after the rows are there.
+        found: the backup.
+        doubts: what was found about it.
+        actor: who restores.
+    """
+    fused = list(session.scalars(select(tables.Fused).where(tables.Fused.origin.is_(None))))
+    for row in fused:
+        disown(row, found.catalogue.store)
+    key, approval = tables.TrustedKey, tables.Approval
+    keys = list(session.scalars(select(key).where(key.revoked_at.is_(None))))
+    for trusted in keys:
+        trusted.aliases, trusted.fused = [], None
+    approvals = list(session.scalars(select(approval).where(approval.withdrawn_at.is_(None))))
+    now = Database.utcnow(session)
+    for said in approvals:
+        said.withdrawn_at = now
+    for number, findings in doubts.findings.items():
+        session.add_all(tables.AdapterFinding(adapter_id=number, **finding.to_dict()) for finding in findings)
+    session.flush()
+    counts = {
+        "fused": len(fused),
+        "trusted_keys": len(keys),
+        "approvals": len(approvals),
+        "adapters": len(doubts.findings),
+    }
+    if any(counts.values()):
+        events.record(
+            session,
+            action=ADOPTED,
+            kind="registry",
+            subject=found.catalogue.store,
+            detail=counts,
+            actor=actor,
+        )
+        touched = {
+            "fused": [row.id for row in fused],
+            "trusted_key": [row.id for row in keys],
+            "approval": [row.id for row in approvals],
+            "adapter": list(doubts.findings),
+        }
+        seals = [
+            seal for kind, numbers in touched.items() for seal in seal_rows(session, KINDS[kind], numbers)
+        ]
+        log.write(session, seals)
+    return counts

@@ -1,0 +1,281 @@
+"""What has come is looked at as if it were made here: its bytes say what it is, and this registry's rules what is wrong with it.
+
+Everything here happens before anything is stored or recorded.  What comes out takes the place of what was claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.errors import BlobCorruptError, FuseryError
+from fusery.storage.manifest import Manifest
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
+
+from ..adapter_files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapter_folder import AdapterFolder, read_adapter_folder
+from ..admission import AdmissionError, Finding, examine, unreadable, verdict
+from ..architecture import WEIGHTS as WEIGHTS_OF_MODELS
+from ..base_contents import learn_contents
+from ..base_identity import identify_base
+from ..bases import file_entry, is_model_file
+from ..derived import adapter_columns, alpha_of, base_columns, describe_base, differing
+from ..errors import BadInputError
+from ..renderings.other_forms import other_forms
+from ..renderings.render import Form
+from ..training.checkpoint import Choice, choice_findings
+from ..training.codes import ALL as TRAINING_CODES
+from ..training.conflicts import conflicts
+from ..training.curve import Curve, Point
+from ..training.run_folder import Checkpoint, Run
+from .claims import submission_of
+from .package import Adapter, Base, Calibration, Fused, Item
+
+if TYPE_CHECKING:
+    from ..architecture import Architecture
+    from ..submission import Submission
+    from ..workspace import Workspace
+
+ADAPTER_FILES = (WEIGHTS, CONFIG, METADATA, PEFT_WEIGHTS)
+_HINT = "nothing of it was recorded; fusery audit, there"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a thing is by its bytes, and what was found about it.
+
+    Attributes:
+        values: columns, in the place of those that are claimed.
+        corrected: names of columns that said something else.
+        findings: about an adapter.
+        forms: its other forms, computed here.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    corrected: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    forms: tuple[tuple[Form, Manifest], ...] = ()
+
+
+def require_names(item: Item) -> None:
+    """Refuse files that would not be kept if the thing were made here, before any of them is fetched.
+
+    Raises:
+        BadInputError: there is one.
+    """
+    names = [entry.path for entry in item.files.manifest]
+    if isinstance(item, Base | Fused):
+        _require_kept(item, filter(is_model_file, names))
+    elif isinstance(item, Adapter):
+        _require_kept(item, ADAPTER_FILES)
+    elif isinstance(item, Calibration) and len(names) != 1:
+        raise BadInputError(f"{item.name} is {len(names)} files, and a calibration is one", hint=_HINT)
+
+
+def look_at_base(
+    workspace: Workspace, item: Base, paths: Mapping[str, Path], say: Callable[[str], None]
+) -> Seen:
+    """Return what a base is by its bytes.
+
+    Args:
+        workspace: the registry that receives it.
+        item: the base.
+        paths: its files.
+        say: told which bases of this registry are read to tell whether one of them is the same.
+
+    Raises:
+        BadInputError: it claims a digest or a content that its bytes do not have, or holds what is no part of a model.
+        FuseryError: it cannot be read as a model.
+    """
+    architecture = describe_base(paths)
+    identity = identify_base(paths, architecture.config)
+    _require_same(item, identity.manifest)
+    said = item.values.get("content")
+    if said is not None and said != identity.content:
+        raise BadInputError(
+            f"{item.name} is on record there with the content {said[:12]}, and its bytes have the content "
+            f"{identity.content[:12]}: it is not the model that it says it is",
+            hint=_HINT,
+        )
+    learn_contents(workspace, identity, architecture, say)
+    values = base_columns(architecture, identity)
+    return Seen(values, tuple(differing(item.values, values)))
+
+
+def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
+    """Return what a calibration is by its file.
+
+    Raises:
+        BadInputError: it is of another base, or not what it is said to be.
+        FormatError: it is no calibration.
+    """
+    from ..fusion.calibration import read_calibration
+
+    _require_same(item, _manifest(paths))
+    (path,) = paths.values()
+    found = read_calibration(path)
+    if found.base != item.base.digest:
+        raise BadInputError(f"{item.name} was made of another base: {found.base[:12]}", hint=_HINT)
+    values = {"tokens": found.tokens, "prompts_digest": found.prompts}
+    return Seen(values, tuple(differing(item.values, values)))
+
+
+def look_at_fused(item: Fused, paths: Mapping[str, Path]) -> Seen:
+    """See that the files of a fused artifact are those that are claimed, and say themselves that they are under its key.
+
+    Whether they are what comes out of its recipe is not known before it is made here.
+
+    Raises:
+        BadInputError: they are not.
+    """
+    _require_same(item, _manifest(paths))
+    for name, path in paths.items():
+        if not WEIGHTS_OF_MODELS.fullmatch(name):
+            continue
+        key = read_header(path, limit=BASE_HEADER_LIMIT).metadata.get("fusery.key")
+        if key != item.values["key"]:
+            raise BadInputError(
+                f"{name} of {item.name} says that it is of the fused artifact {str(key)[:12]}, and not of "
+                f"{item.values['key'][:12]}",
+                hint=_HINT,
+            )
+    return Seen()
+
+
+def look_at_adapter(
+    workspace: Workspace,
+    item: Adapter,
+    paths: Mapping[str, Path],
+    *,
+    base: str,
+    parent: str | None,
+    scratch: Path,
+) -> Seen:
+    """Return what an adapter is by its bytes, and what admission finds about it here.
+
+    Args:
+        workspace: the registry that receives it.
+        item: the adapter.
+        paths: its files, under their own names in a folder that is called nothing that means something.
+        base: the name of its base here.
+        parent: the name of its parent here.
+        scratch: an empty folder.
+
+    Raises:
+        AdmissionError: admission found an error, as it would if somebody registered it.
+        BadInputError: its files are not those that it claims.
+    """
+    from ..evidence import candidate_for, policy_of
+
+    _require_same(item, _manifest(paths))
+    folder = _folder(item, paths)
+    _require_kept(item, folder.kept)
+    values = {**adapter_columns(folder, item.digest), "alpha": alpha_of(folder)}
+    if item.run is None:
+        values["iterations"] = folder.config.iters
+    said = item.values["alpha"]
+    alpha = None if said is None or said == values["alpha"] else said
+    submission = submission_of(item, base=base, parent=parent, alpha=alpha)
+    candidate = candidate_for(workspace, folder, submission, training=_training(item, folder, submission))
+    findings = examine(candidate, policy_of(workspace))
+    if verdict(findings) == "fail":
+        raise refusal(item.name, findings)
+    if alpha is not None:
+        values["alpha"] = alpha  # as with --alpha: admission has said what it thinks of that
+    architecture = candidate.base.architecture
+    return Seen(
+        values,
+        tuple(differing(item.values, values)),
+        tuple(findings),
+        tuple(_forms(item, folder, architecture, scratch)),
+    )
+
+
+def refusal(name: str, findings: Iterable[Finding]) -> AdmissionError:
+    """Return the refusal of an adapter that did not get in."""
+    found = tuple(findings)
+    errors = [finding for finding in found if finding.severity == "error"]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    message = f"{name} was refused: {errors[0].code}: {errors[0].message}{more}"
+    return AdmissionError(message, found, hint=errors[0].hint or _HINT)
+
+
+def _forms(
+    item: Adapter, folder: AdapterFolder, base: Architecture, scratch: Path
+) -> Iterator[tuple[Form, Manifest]]:
+    wanted = {values["form"] for values, _ in item.renderings} | ({"mlx"} if folder.form == "peft" else set())
+    yield from other_forms(folder.kept, base, wanted, scratch)
+
+
+def _folder(item: Adapter, paths: Mapping[str, Path]) -> AdapterFolder:
+    try:
+        return read_adapter_folder(next(iter(paths.values())).parent)
+    except FuseryError as error:
+        raise refusal(item.name, [unreadable(error)]) from error
+
+
+def _training(item: Adapter, folder: AdapterFolder, submission: Submission) -> list[Finding]:
+    """Return what there is to say about a training run of which only the record is here.
+
+    What was found there is found here as well, in our words: it can only make matters worse for the adapter.
+    """
+    found = list(_contradictions(item, folder, submission)) if item.run is not None else []
+    known = {finding.code for finding in found}
+    there = {finding["code"] for finding in item.findings}
+    found += (
+        code.found("training", "this was found where it was registered, of files that are not kept")
+        for code in TRAINING_CODES
+        if code.name in there - known
+    )
+    return found
+
+
+def _contradictions(item: Adapter, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
+    assert item.run is not None
+    told, end = item.run, item.run["checkpoint"]
+    points = [
+        Point(point["iteration"], point["train_loss"], point["val_loss"], point["learning_rate"])
+        for point in item.curve
+    ]
+    measured = None if end is None else Curve.of(points).validations.get(end)
+    for name in ("best", "last"):
+        at, loss = told[f"{name}_iteration"], told[f"{name}_val_loss"]
+        if at is not None and loss is not None:
+            points.append(Point(at, val_loss=loss))
+    curve = Curve.of(points)
+    saved = sorted({*curve.validations, *({end} if end is not None else ())})
+    run = Run(
+        name=item.name,
+        checkpoints=tuple(Checkpoint(at, f"{at:07d}_adapters.safetensors") for at in saved),
+        curve=curve,
+        source=told["source"],
+        state=told["state"],
+        log="its training curve",
+    )
+    is_last = end is None or not saved or end == saved[-1]
+    choice = Choice(Checkpoint(end, folder.path.name), told["chosen"], measured, is_last)
+    yield from choice_findings(run, choice)
+    yield from conflicts(run, choice, folder, submission)
+
+
+def _manifest(paths: Mapping[str, Path]) -> Manifest:
+    return Manifest.of(file_entry(name, path) for name, path in paths.items())
+
+
+def _require_same(item: Item, found: Manifest) -> None:
+    if found != item.files.manifest:
+        there = {entry.path: entry for entry in item.files.manifest}
+        name = next((entry.path for entry in found if there.get(entry.path) != entry), "a file")
+        raise BlobCorruptError(
+            f"{name} of {item.name} has other bytes than its record says: the digest {item.digest[:12]} is not theirs",
+            hint=_HINT,
+        )
+
+
+def _require_kept(item: Item, kept: Iterable[str]) -> None:
+    if strange := sorted({entry.path for entry in item.files.manifest} - set(kept)):
+        raise BadInputError(
+            f"{item.name} has a file that is not kept with such a thing: {strange[0]}", hint=_HINT
+        )

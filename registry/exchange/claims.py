@@ -1,0 +1,186 @@
+"""What people said where a thing comes from: held to what this registry would let them say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, String
+
+from fusery.storage.digest import canonical_json
+
+from .. import tables
+from ..errors import BadInputError
+from ..foreign import recipe_key_of
+from ..names import AdapterName, parse_base_name
+from ..plaintext import is_keepable
+from ..submission import Submission
+from ..tables.values import kind_of
+from .package import Adapter, Base, Calibration, Fused, Item
+
+_HINT = "fusery audit, there"
+_LONGEST_TEXT = 1 << 20
+_LARGEST_DOCUMENT = 48 << 20
+"""Bytes of a document: the largest is that of a base model, with what is known of each of its modules."""
+_MOST_POINTS = 200_000
+"""Of a curve; as many as a run's record may have."""
+_WIDEST, _WIDEST_SMALL = 2**63, 2**31
+
+
+def check(item: Item) -> None:
+    """Refuse a record that cannot be one.
+
+    Raises:
+        BadInputError: its digest is not that of its files, its name not that of its task, version and date, its key not
+            that of its recipe, its bytes are kept nowhere, or it says something that nobody could record here.
+    """
+    if not item.files.there and not isinstance(item, Fused):
+        raise BadInputError(f"the files of {item.name} are not in the store", hint=_HINT)
+    if item.digest != item.files.manifest.digest:
+        raise BadInputError(
+            f"{item.name} is on record with the digest {item.digest[:12]}, which its files do not have",
+            hint=_HINT,
+        )
+    for table, rows in _rows(item):
+        for row in rows:
+            _check_row(item, table, row)
+    if isinstance(item, Base):
+        for name in item.names:
+            parse_base_name(name["name"])
+            if name["folded"] != name["name"].casefold():
+                raise BadInputError(f"{item.name} is on record under a name that is not one", hint=_HINT)
+    elif isinstance(item, Adapter):
+        _check_adapter(item)
+    elif isinstance(item, Fused):
+        _check_fused(item)
+
+
+def _rows(item: Item) -> Iterable[tuple[type[tables.Record], Iterable[Mapping[str, Any]]]]:
+    """Yield what goes into the database as it is told, by its table."""
+    yield tables.Signature, item.signatures
+    if isinstance(item, Base):
+        yield tables.BaseModel, [item.values]
+        yield tables.BaseName, item.names
+        yield tables.BaseRevision, item.revisions
+    elif isinstance(item, Calibration):
+        yield tables.Calibration, [item.values]
+    elif isinstance(item, Adapter):
+        yield tables.Adapter, [item.values]
+        yield tables.Dataset, [item.dataset] if item.dataset is not None else []
+        yield tables.AdapterTag, item.tags
+        yield tables.CurvePoint, item.curve
+        yield tables.TrainingRun, [item.run] if item.run is not None else []
+        yield tables.Yank, item.yanks
+    else:
+        yield tables.Fused, [item.values]
+        yield tables.FusedExtra, [values for values, _ in item.extras]
+        yield tables.ModuleFidelity, item.modules
+
+
+def _check_row(item: Item, model: type[tables.Record], row: Mapping[str, Any]) -> None:
+    for column in model.__table__.columns:
+        if column.name in row and not _fits(column, row[column.name]):
+            what = f"{model.__tablename__.replace('_', ' ')}, {column.name}"
+            raise BadInputError(f"{item.name} is on record with a value that is none: {what}", hint=_HINT)
+
+
+def _fits(column: Any, value: Any) -> bool:
+    """Tell whether a column may hold a value, on either database."""
+    if value is None:
+        return bool(column.nullable)
+    match kind_of(column):
+        case "text":
+            longest = column.type.length if isinstance(column.type, String) else None
+            return isinstance(value, str) and len(value) <= (longest or _LONGEST_TEXT) and is_keepable(value)
+        case "integer":
+            widest = _WIDEST if isinstance(column.type, BigInteger) else _WIDEST_SMALL
+            return isinstance(value, int) and not isinstance(value, bool) and -widest <= value < widest
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        case "boolean":
+            return isinstance(value, bool)
+        case "moment":
+            return isinstance(value, datetime) and value.tzinfo is not None
+        case "date":
+            return isinstance(value, date)
+        case _:
+            return is_keepable(value) and len(canonical_json(value)) <= _LARGEST_DOCUMENT
+
+
+def _check_adapter(item: Adapter) -> None:
+    told = str(AdapterName(item.task, item.values["version"], item.values["date"]))
+    if str(AdapterName.parse(item.name)) != told:
+        raise BadInputError(f"{item.name} is on record as {told}", hint=_HINT)
+    submission_of(item, base="")
+    _check_curve(item)
+
+
+def submission_of(
+    item: Adapter, *, base: str, parent: str | None = None, alpha: float | None = None
+) -> Submission:
+    """Return what was said of an adapter where it comes from, as if it were said here.
+
+    Args:
+        item: the adapter.
+        base: the name of its base here.
+        parent: the name of the adapter whose training it continues, here.
+        alpha: where another was said than the files have.
+
+    Raises:
+        BadInputError: nobody could say it here.
+    """
+    values = item.values
+    known_as = [name["name"] for name in item.base.names]
+    known_as += [revision["source"].partition(":")[2] for revision in item.base.revisions]
+    return Submission(
+        base=base,
+        task=item.task,
+        version=values["version"],
+        date=values["date"].isoformat(),
+        alpha=alpha,
+        val_loss=values["val_loss"],
+        dataset=item.dataset["name"] if item.dataset is not None else None,
+        examples=values["examples"],
+        parent=parent,
+        tags={tag["key"]: tag["value"] for tag in item.tags},
+        note=values["note"],
+        base_known_as=tuple(name for name in known_as if name),
+    )
+
+
+def _check_curve(item: Adapter) -> None:
+    numbers = [point["iteration"] for point in item.curve]
+    if len(numbers) > _MOST_POINTS or len(set(numbers)) < len(numbers) or min(numbers, default=0) < 0:
+        raise BadInputError(f"{item.name} is on record with a training curve that is none", hint=_HINT)
+    end = item.run["checkpoint"] if item.run is not None else None
+    if end is not None and max(numbers, default=0) > end:
+        raise BadInputError(
+            f"{item.name} is on record with {end} iterations behind it, and with a curve that goes on to {max(numbers)}",
+            hint=_HINT,
+        )
+
+
+def _check_fused(item: Fused) -> None:
+    values = item.values
+    weights = [(extra.digest, part["weight"]) for part, extra in item.extras]
+    try:
+        key, recipe = recipe_key_of(item.base.digest, item.adapter.digest, values["recipe"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(f"{item.name} is on record with a recipe that is none", hint=_HINT) from error
+    if key != values["key"] or list(recipe.extras) != weights:
+        raise BadInputError(
+            f"{item.name} is on record with the key {values['key'][:12]}, which its base, adapters and recipe do not have",
+            hint=_HINT,
+        )
+    if (recipe.precision, recipe.engine) != (values["precision"], values["engine"]):
+        raise BadInputError(
+            f"{item.name} is on record as {values['precision']}, and its recipe says {recipe.precision}",
+            hint=_HINT,
+        )
+    if values["bytes"] != item.files.manifest.size:
+        raise BadInputError(
+            f"{item.name} is on record with {values['bytes']} bytes, and its files have {item.files.manifest.size}",
+            hint=_HINT,
+        )

@@ -1,0 +1,110 @@
+"""What of a package is missing where it goes, and what keeps a thing of it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from .finding import find, find_base, is_complete, known_fused, missing_yanks, require_name
+from .package import Adapter, Base, Fused, Item
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One thing of a package.
+
+    Attributes:
+        kind: `base`, `calibration`, `adapter` or `fused`.
+        name: what it is called where it comes from.
+        there: what it is called where it goes.
+        digest: of its manifest.
+        state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
+        bytes: of files that were missing.
+        reason: why it was left out.
+        withdrawals: what it is told of yanks, where it went to.
+    """
+
+    kind: str
+    name: str
+    there: str
+    digest: str
+    state: str
+    bytes: int
+    reason: str | None = None
+    withdrawals: tuple[dict[str, Any], ...] = ()
+
+
+def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bool) -> list[Moved]:
+    """Say of each thing whether it is missing, and how many bytes would be copied.
+
+    Raises:
+        AlreadyExistsError: one cannot come in.
+    """
+    counted: set[str] = set()
+    if unmade:
+        return [moved_as(item, item.name, "copied", _bytes(None, item, counted)) for item in package]
+    with destination.database.read() as session:
+        return [_planned(session, item, origin, counted) for item in package]
+
+
+def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Moved:
+    row = find(session, item, origin)
+    if row is None:
+        if isinstance(item, Base):
+            require_name(session, item, item.values.get("content"))
+        if (reason := _obstacle(session, item, origin)) is not None:
+            return moved_as(item, item.name, "left out", 0, reason)
+        return moved_as(item, item.name, "copied", _bytes(session, item, counted))
+    name = item.name
+    if isinstance(row, tables.BaseModel):
+        name = row.names[0].name
+    elif isinstance(row, tables.Adapter):
+        name = row.name
+    complete = is_complete(row, item)
+    if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
+        complete = complete and not missing_yanks(session, row, item)
+    if complete:
+        return moved_as(item, name, "present", 0)
+    return moved_as(item, name, "completed", _bytes(session, item, counted))
+
+
+def _obstacle(session: Session, item: Item, origin: str) -> str | None:
+    """Say what keeps a fused artifact from meaning anything there: its key is made from the digest of its base."""
+    if not isinstance(item, Fused):
+        return None
+    base = find_base(session, item.base)
+    if base is not None and base.digest != item.base.digest:
+        return "the base there holds the same in other files, from which other keys follow"
+    for row in known_fused(session, item, origin):
+        if row.origin is None:
+            return "it was made there, and other bytes came out: what is claimed is false"
+        return "other bytes were claimed before"
+    return None
+
+
+def moved_as(item: Item, there: str, state: str, size: int, reason: str | None = None) -> Moved:
+    """Return what became of an item, or will."""
+    return Moved(item.kind, item.name, there, item.digest, state, size, reason)
+
+
+def _bytes(session: Session | None, item: Item, counted: set[str]) -> int:
+    """Return the bytes of an item's files that are neither there nor counted already."""
+    if not item.files.there:
+        return 0
+    sizes: dict[str, int] = {
+        entry.sha256: entry.size for entry in item.files.manifest if entry.sha256 not in counted
+    }
+    counted |= sizes.keys()
+    if session is not None:
+        blob = tables.Blob
+        ready = select(blob.digest).where(blob.digest.in_(sizes), blob.state == "ready")
+        for digest in session.scalars(ready):
+            del sizes[digest]
+    return sum(sizes.values())

@@ -1,0 +1,138 @@
+"""A registry on the other side that lies: made by honest commands, and changed afterwards by who has all rights to it.
+
+What is forged is forged well: digests, seals and the chain of the log agree with it, as far as its owner can make them.
+Import it as `from hostile.forgery import ...`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tinymodels
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.registry import Registry, tables
+from fusery.registry.deposit import Deposit
+from fusery.registry.fuse import FuseRequest
+from fusery.storage.digest import digest_json
+from fusery.storage.local import LocalStore
+from fusery.storage.manifest import Manifest
+
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+ADAPTER = "course_rec@1"
+
+
+@contextmanager
+def forging(registry: Registry) -> Iterator[Session]:
+    """Give a session of the registry; what it writes is sealed, as if fusery had written it."""
+    with registry.workspace.database.write() as session:
+        yield session
+
+
+def put(
+    registry: Registry,
+    session_of: Callable[[Session, tables.Manifest, Manifest], None],
+    files: Mapping[str, bytes],
+) -> None:
+    """Store files, and let a function make a record of their manifest."""
+    workspace = registry.workspace
+    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
+    manifest = deposit.put(files)
+    with deposit.recording() as session:
+        session_of(session, deposit.commit(session), manifest)
+
+
+def files_of(registry: Registry, manifest: tables.Manifest) -> dict[str, bytes]:
+    """Return the bytes of what is recorded."""
+    found = {}
+    for file in manifest.files:
+        path = registry.workspace.store.local_path(file.sha256)  # type: ignore[arg-type]
+        assert path is not None
+        found[file.path] = path.read_bytes()
+    return found
+
+
+def adapter(session: Session) -> tables.Adapter:
+    """Return the adapter that is forged."""
+    return session.scalars(select(tables.Adapter).order_by(tables.Adapter.id)).first()  # type: ignore[return-value]
+
+
+def with_weights(
+    registry: Registry, change: Callable[[dict[str, np.ndarray[Any, Any]]], None], folder: Path
+) -> None:
+    """Change an adapter's numbers, and all that is on record of its bytes with them."""
+    with registry.workspace.database.read() as session:
+        before = files_of(registry, adapter(session).manifest)
+    source, changed = folder / "before.safetensors", folder / "after.safetensors"
+    source.write_bytes(before["adapters.safetensors"])
+    tensors = {
+        name: np.frombuffer(data, np.float32).reshape(shape).copy()
+        for name, (_, shape, data) in tinymodels.read_tensors(source).items()
+    }
+    change(tensors)
+    tinymodels.write_tensors(changed, {name: ("F32", value) for name, value in tensors.items()}, None)
+    with_files(registry, {**before, "adapters.safetensors": changed.read_bytes()})
+
+
+def with_files(registry: Registry, files: Mapping[str, bytes]) -> None:
+    """Give an adapter other files, and the digest that goes with them."""
+
+    def record(session: Session, stored: tables.Manifest, manifest: Manifest) -> None:
+        row = adapter(session)
+        row.manifest_id, row.digest = stored.id, manifest.digest
+
+    put(registry, record, files)
+
+
+def altered(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
+    """Return files of which the last bytes of one, which are numbers, are others."""
+    data = bytearray(files[name])
+    data[-64:] = bytes(64)
+    return {**files, name: bytes(data)}
+
+
+def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -> str:
+    """Publish a fused artifact whose weights are others, under the right key; return the key."""
+    made = registry.fuse(ADAPTER, KEEP, publish="full")
+    key = str(made.view["key"])
+    with registry.workspace.database.read() as session:
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == key)).one()
+        files = files_of(registry, row.manifest)
+
+    def record(session: Session, stored: tables.Manifest, manifest: Manifest) -> None:
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == key)).one()
+        row.manifest_id, row.digest, row.bytes = stored.id, manifest.digest, manifest.size
+        for name, value in {"verdict": "PASS", "retained": 1.0, **columns}.items():
+            setattr(row, name, value)
+
+    put(registry, record, altered(files, "model.safetensors") if altering else files)
+    return key
+
+
+def resign(place: Path, changes: Mapping[str, Callable[[list[dict[str, Any]]], None]]) -> None:
+    """Change the rows of files of a backup, and put digests on everything anew."""
+    document = json.loads((place / "backup.json").read_bytes())
+    document.pop("sha256")
+    for file in document["files"]:
+        if file["name"] not in changes:
+            continue
+        path = place / "blobs" / "sha256" / file["sha256"][:2] / file["sha256"]
+        rows = [json.loads(line) for line in path.read_bytes().splitlines()]
+        changes[file["name"]](rows)
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        blob = LocalStore(place).put_bytes(data)
+        file.update(rows=len(rows), size=len(data), sha256=blob.digest)
+    (place / "backup.json").write_text(json.dumps({**document, "sha256": digest_json(document)}))
+
+
+def rows_of(registry: Registry) -> Sequence[int]:
+    """Return how many rows each table of things has."""
+    with registry.workspace.database.read() as session:
+        things = (tables.BaseModel, tables.Adapter, tables.Fused, tables.Calibration, tables.Signature)
+        return [len(session.scalars(select(thing.id)).all()) for thing in things]
