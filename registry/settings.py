@@ -36,7 +36,12 @@ def _keepable(value: str) -> str:
     return value
 
 
-def _expanded(path: Path) -> Path:
+def expanded(path: Path) -> Path:
+    """Return a path with `~` replaced by the folder that it means.
+
+    Raises:
+        BadInputError: it means none.
+    """
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -59,7 +64,7 @@ def _admission(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
     chosen = os.environ.get("FUSERY_HOME")
-    return _expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+    return expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
 
 
 class Settings(BaseSettings):
@@ -98,7 +103,7 @@ class Settings(BaseSettings):
             BadInputError: a value in the environment or in `config.toml` is not acceptable.
             StoreDeniedError: the home folder may not be read.
         """
-        folder = _expanded(home or default_home()).absolute()
+        folder = expanded(home or default_home()).absolute()
 
         class Layered(cls):  # type: ignore[misc, valid-type]
             model_config = SettingsConfigDict(toml_file=folder / CONFIG_NAME)
@@ -150,7 +155,7 @@ class Settings(BaseSettings):
     @property
     def cache(self) -> Path:
         """The local folder that holds whole fused models."""
-        return _expanded(self.cache_dir or self.home / "cache").absolute()
+        return expanded(self.cache_dir or self.home / "cache").absolute()
 
     @property
     def severities(self) -> dict[str, Any]:
@@ -183,7 +188,7 @@ def _user() -> str:
 
 
 def _anchored(path: Path, start: Path) -> Path:
-    return (start / _expanded(path)).absolute()
+    return (start / expanded(path)).absolute()
 
 
 def _anchored_store(url: str, start: Path) -> str:

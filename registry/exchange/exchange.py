@@ -117,11 +117,8 @@ def push(
         BadInputError: the other registry is this one, or is not told in full.
         StorageError, DatabaseUnavailableError: one of the two sides failed.
     """
-    other = place.open(workspace)
-    try:
+    with place.opened(workspace, reading=dry_run) as other:
         return _exchange(workspace, other, workspace, reference, fused, dry_run, say, progress)
-    finally:
-        other.close()
 
 
 def pull(
@@ -135,11 +132,8 @@ def pull(
     progress: Callable[[int, int], None] | None = None,
 ) -> Exchanged:
     """Copy from another registry to this one, which is only read there; as `push` otherwise."""
-    other = place.open(workspace)
-    try:
+    with place.opened(workspace, reading=True) as other:
         return _exchange(other, workspace, workspace, reference, fused, dry_run, say, progress)
-    finally:
-        other.close()
 
 
 def _exchange(
@@ -264,7 +258,7 @@ def _told(workspace: Workspace, identity: str | None) -> dict[str, Any]:
     from fusery.storage.locate import display_url
 
     settings = workspace.settings
-    place = str(settings.home)
-    if settings.database_url:
+    place = workspace.foreign or str(settings.home)
+    if settings.database_url and not workspace.foreign:
         place = workspace.database.display_url
     return {"registry": identity, "place": place, "store": display_url(settings.store)}

@@ -41,7 +41,10 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
             patch.delenv(name, raising=False)
         patch.setenv("FUSERY_USER", "tester")
-        for home, base, task, versions in (("home", "own", "own_task", 1), ("other", "tiny", "course_rec", 2)):
+        for home, base, task, versions in (
+            ("home", "own", "own_task", 1),
+            ("other", "tiny", "course_rec", 2),
+        ):
             folder = tinymodels.make_base(root / base, layers=2, hidden=64, intermediate=64, seed=versions)
             words = ["--home", str(root / home)]
             assert run([*words, "base", "add", str(folder), "--name", base, "-q"]) == 0

@@ -52,58 +52,74 @@ ELSEWHERE = r"says that its .* elsewhere"
 SETTINGS: Mapping[str, Case] = {
     "a proxy command": Case(
         configured(
-            lambda stage: f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-            f"store_options = {{ proxy_command = {json.dumps(_runs(stage))}, known_hosts = [] }}\n"
+            lambda stage: (
+                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
+                f"store_options = {{ proxy_command = {json.dumps(_runs(stage))}, known_hosts = [] }}\n"
+            )
         ),
         ELSEWHERE,
     ),
     "an ssh configuration": Case(
         configured(
-            lambda stage: f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-            f'store_options = {{ config = ["{_ssh_config(stage)}"] }}\n'
+            lambda stage: (
+                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
+                f'store_options = {{ config = ["{_ssh_config(stage)}"] }}\n'
+            )
         ),
         ELSEWHERE,
     ),
     "a PKCS11 library": Case(
         configured(
-            lambda stage: f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-            f'store_options = {{ pkcs11_provider = "{stage.other}/evil.so" }}\n'
+            lambda stage: (
+                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
+                f'store_options = {{ pkcs11_provider = "{stage.other}/evil.so" }}\n'
+            )
         ),
         ELSEWHERE,
     ),
     "an environment that is sent": Case(
         configured(
-            lambda stage: f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
-            'store_options = { send_env = ["AWS_SECRET_ACCESS_KEY", "PGPASSWORD"] }\n'
+            lambda stage: (
+                f'store_url = "sftp://127.0.0.1:{stage.listener.port}/x"\n'
+                'store_options = { send_env = ["AWS_SECRET_ACCESS_KEY", "PGPASSWORD"] }\n'
+            )
         ),
         ELSEWHERE,
     ),
     "an endpoint of S3": Case(
         configured(
-            lambda stage: 'store_url = "s3://bucket/x"\n'
-            f'store_options = {{ endpoint_url = "http://127.0.0.1:{stage.listener.port}" }}\n'
+            lambda stage: (
+                'store_url = "s3://bucket/x"\n'
+                f'store_options = {{ endpoint_url = "http://127.0.0.1:{stage.listener.port}" }}\n'
+            )
         ),
         ELSEWHERE,
     ),
     "an endpoint of S3 in client_kwargs": Case(
         configured(
-            lambda stage: 'store_url = "s3://bucket/x"\n[store_options.client_kwargs]\n'
-            f'endpoint_url = "http://127.0.0.1:{stage.listener.port}"\n'
+            lambda stage: (
+                'store_url = "s3://bucket/x"\n[store_options.client_kwargs]\n'
+                f'endpoint_url = "http://127.0.0.1:{stage.listener.port}"\n'
+            )
         ),
         ELSEWHERE,
     ),
     "an endpoint of Google's": Case(
         configured(
-            lambda stage: 'store_url = "gs://bucket/x"\n'
-            f'store_options = {{ endpoint_url = "http://127.0.0.1:{stage.listener.port}" }}\n'
+            lambda stage: (
+                'store_url = "gs://bucket/x"\n'
+                f'store_options = {{ endpoint_url = "http://127.0.0.1:{stage.listener.port}" }}\n'
+            )
         ),
         ELSEWHERE,
     ),
     "a connection string of Azure's": Case(
         configured(
-            lambda stage: 'store_url = "az://container/x"\n'
-            "store_options = { connection_string = "
-            f'"BlobEndpoint=http://127.0.0.1:{stage.listener.port}/a;AccountName=a;AccountKey=YQ==" }}\n'
+            lambda stage: (
+                'store_url = "az://container/x"\n'
+                "store_options = { connection_string = "
+                f'"BlobEndpoint=http://127.0.0.1:{stage.listener.port}/a;AccountName=a;AccountKey=YQ==" }}\n'
+            )
         ),
         ELSEWHERE,
     ),

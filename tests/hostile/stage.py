@@ -112,7 +112,17 @@ class Stage:
         log, calls = self.folder / "events.log", self.folder / "calls.log"
         for path in (log, calls):
             path.unlink(missing_ok=True)
-        tracing = [_STRACE, "-f", "-qq", "--seccomp-bpf", "-e", "trace=execve,execveat,connect", "-o", str(calls), "--"]
+        tracing = [
+            _STRACE,
+            "-f",
+            "-qq",
+            "--seccomp-bpf",
+            "-e",
+            "trace=execve,execveat,connect",
+            "-o",
+            str(calls),
+            "--",
+        ]
         arguments = ["--home", str(home or self.home), *map(str, words)]
         ran = subprocess.run(
             [
@@ -138,8 +148,15 @@ class Stage:
         )
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "_FUSERY"))}
-        own = {"FUSERY_USER": "tester", "COLUMNS": "200", "HOME": str(self.folder), "AWS_EC2_METADATA_DISABLED": "true"}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("FUSERY_", "_FUSERY"))
+        }
+        own = {
+            "FUSERY_USER": "tester",
+            "COLUMNS": "200",
+            "HOME": str(self.folder),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
         return {**kept, **own, **CREDENTIALS, **self.environment}
 
     def attempt(self, *words: str | Path, says: str, home: Path | None = None) -> Watched:
@@ -186,7 +203,8 @@ def recorded(home: Path) -> Mapping[str, Any]:
     with closing(Registry.open(home)) as registry, registry.workspace.database.read() as session:
         return {
             table.name: sorted(
-                tuple(map(str, row)) for row in session.execute(select(*(cast(c, Text) for c in table.columns)))
+                tuple(map(str, row))
+                for row in session.execute(select(*(cast(c, Text) for c in table.columns)))
             )
             for table in tables.metadata.sorted_tables
             if table.name not in _PASSING

@@ -1,0 +1,225 @@
+"""A database of another party: what its schema would do by itself, and whether its tables are ours.
+
+The schema of a database is a program that runs in whoever reads it: a view without end in the place of a table, a generated
+column, a trigger.  So nothing of such a database is read before its schema was looked at, and little is believed of it
+afterwards: `exchange` holds every value against what may be recorded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import CheckConstraint, Connection, text
+
+from fusery.storage.copying import pump, reading
+from fusery.storage.failures import os_failures
+
+from ..errors import DatabaseUnavailableError, SchemaError
+from . import statements
+from .guards import FUNCTIONS
+
+if TYPE_CHECKING:
+    from .connection import Database
+
+MOST_BYTES = 16 << 30
+"""Bytes of an SQLite file that is copied to be read."""
+
+_ATTEMPTS = 5
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+
+_KINDS = """
+SELECT c.relname, c.relkind::pg_catalog.text, c.relrowsecurity, c.relhasrules
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')
+"""
+_SHADOWS = """
+SELECT p.proname FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname = :schema AND p.proname <> ALL (:ours)
+    AND EXISTS (SELECT FROM pg_catalog.pg_proc AS q WHERE q.proname = p.proname
+                AND q.pronamespace = 'pg_catalog'::pg_catalog.regnamespace)
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+UNION ALL
+SELECT o.oprname FROM pg_catalog.pg_operator AS o JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+WHERE n.nspname = :schema
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d
+                    WHERE d.classid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND d.objid = o.oid AND d.deptype = 'e')
+"""
+"""Functions that would be called instead of PostgreSQL's own, since their types fit better, and operators."""
+
+
+def require_files(path: Path) -> None:
+    """Refuse an SQLite file that is none, or lies beside files that are none; nothing is opened.
+
+    Raises:
+        SchemaError: one is a link, a pipe, a folder; or the file was left in the middle of a write.
+    """
+    for name in (path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)):
+        with os_failures(f"look at {name}", near=name):
+            if not name.is_symlink() and not name.exists():
+                continue
+            if name.is_symlink() or not name.is_file():
+                raise SchemaError(
+                    f"{name} is not a regular file",
+                    hint="name the database itself: --database sqlite:///PATH",
+                )
+            # SQLite would undo that write by what the journal says, which may name any file to be removed.
+            if name.name.endswith("-journal") and name.stat().st_size:
+                raise SchemaError(
+                    f"{path} was left in the middle of a write", hint="let its owner run: fusery audit"
+                )
+
+
+def copy_aside(path: Path, folder: Path) -> Path:
+    """Copy an SQLite file, with what is not yet merged into it, to where nobody else can change it; return the copy.
+
+    Raises:
+        SchemaError: it is not one, or too large.
+        DatabaseUnavailableError: somebody is writing to it all the time.
+        StorageError: it cannot be read, or there is no room for it.
+    """
+    copy = folder / "fusery.db"
+    for _ in range(_ATTEMPTS):
+        require_files(path)
+        before = _stamps(path)
+        _require_room(path, sum(size for size, _ in before), folder)
+        for suffix in ("", "-wal"):
+            _copy(
+                path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
+            )
+        if _stamps(path) == before:
+            return copy
+    raise DatabaseUnavailableError(
+        f"the database {path} is being written to all the time", hint="run the command again"
+    )
+
+
+def _copy(source: Path, target: Path, *, optional: bool) -> None:
+    target.unlink(missing_ok=True)
+    if optional and not source.exists():
+        return
+    with reading(source) as opened, os_failures(f"copy {source}", near=target), target.open("x+b") as file:
+        pump(opened.fd, file.fileno())
+
+
+def _stamps(path: Path) -> list[tuple[int, int]]:
+    found = []
+    for name in (path, path.with_name(f"{path.name}-wal")):
+        with os_failures(f"look at {name}", near=name):
+            there = name.lstat() if name.exists() else None
+        found.append((there.st_size, there.st_mtime_ns) if there else (0, 0))
+    return found
+
+
+def _require_room(path: Path, size: int, folder: Path) -> None:
+    if size > min(MOST_BYTES, shutil.disk_usage(folder).free):
+        raise SchemaError(
+            f"{path} has {size:,} bytes, more than can be copied to be read",
+            hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
+        )
+
+
+def require_inert(database: Database) -> None:
+    """Refuse a schema that computes something by itself, before anything of it is read.
+
+    Raises:
+        SchemaError: it has a view, a rule, a trigger of its own ...
+        DatabaseUnavailableError: the database does not answer.
+    """
+    with database.read() as session:
+        connection = session.connection()
+        look = _sqlite_strangeness if database.dialect == "sqlite" else _postgresql_strangeness
+        if (found := look(connection)) is not None:
+            raise _refusal(database, found)
+
+
+def require_ours(database: Database) -> None:
+    """Refuse a database at our revision whose tables are not as our schema makes them, or whose pages are damaged.
+
+    Raises:
+        SchemaError: a table is missing, or has other columns or conditions.
+        DatabaseUnavailableError: the database is damaged or does not answer.
+    """
+    from sqlalchemy import inspect
+
+    from ..tables import metadata
+
+    with database.read() as session:
+        connection = session.connection()
+        found = inspect(connection)
+        for table in metadata.sorted_tables:
+            columns = (
+                {column["name"] for column in found.get_columns(table.name)}
+                if found.has_table(table.name)
+                else set()
+            )
+            if columns != set(table.columns.keys()):
+                raise _refusal(database, f"a table {table.name} with other columns")
+        if database.dialect == "sqlite":
+            _require_sqlite(connection, database)
+
+
+def _sqlite_strangeness(connection: Connection) -> str | None:
+    for name, statement in _statements(connection):
+        if (found := statements.strange_part(name, statement)) is not None:
+            return found
+    return None
+
+
+def _statements(connection: Connection) -> list[tuple[str, str]]:
+    query = text(
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite|_%' ESCAPE '|'"
+    )
+    return [(str(row.name), str(row.sql)) for row in connection.execute(query)]
+
+
+def _require_sqlite(connection: Connection, database: Database) -> None:
+    from ..tables import metadata
+
+    for name, statement in _statements(connection):
+        table = metadata.tables.get(name)
+        known = (
+            [] if table is None else [one for one in table.constraints if isinstance(one, CheckConstraint)]
+        )
+        ours = {tuple(statements.words(str(one.sqltext))) for one in known}
+        if table is not None and not set(statements.checks(statement)) <= ours:
+            raise _refusal(database, f"a condition of its own on the table {name}")
+    # Pages that lie in a circle, or are used many times over, would be read without end.
+    for question in ("quick_check(1)", "foreign_key_check"):
+        answer = connection.exec_driver_sql(f"PRAGMA {question}").first()
+        if answer is not None and answer[0] != "ok":
+            raise DatabaseUnavailableError(
+                f"the database {database.shown} is damaged: its rows do not fit together",
+                hint="let its owner run: fusery audit",
+            )
+
+
+def _postgresql_strangeness(connection: Connection) -> str | None:
+    from ..tables import metadata
+
+    schema = connection.scalar(text("SELECT pg_catalog.current_schema()"))
+    if schema is None:
+        return None
+    # From here on only PostgreSQL's own functions and operators are found.
+    before = connection.scalar(text("SELECT pg_catalog.current_setting('search_path')"))
+    connection.execute(text("SET LOCAL search_path = pg_catalog"))
+    ours = {*metadata.tables, "alembic_version"}
+    for name, kind, policies, rules in connection.execute(text(_KINDS), {"schema": schema}):
+        if name in ours and kind not in ("r", "p"):
+            return f"something else in the place of the table {name}"
+        if name in ours and (rules or policies):
+            return f"rules of its own on the table {name}"
+    shadow = connection.scalar(text(_SHADOWS), {"schema": schema, "ours": list(FUNCTIONS)})
+    if shadow is not None:
+        return f"{str(shadow)[:60]!r}, which would be called instead of PostgreSQL's own"
+    connection.execute(text("SELECT pg_catalog.set_config('search_path', :path, true)"), {"path": before})
+    return None
+
+
+def _refusal(database: Database, what: str) -> SchemaError:
+    return SchemaError(
+        f"{database.shown} is not a registry as fusery makes it: it holds {what}",
+        hint="ask its owner what that is for; nothing of it was read",
+    )
