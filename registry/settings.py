@@ -14,6 +14,7 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -25,6 +26,7 @@ from fusery.storage.errors import StoreDeniedError
 from .actors import actor_of
 from .errors import BadInputError
 from .plaintext import is_keepable
+from .reach import require_allowed
 
 CONFIG_NAME = "config.toml"
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
@@ -92,30 +94,35 @@ class Settings(BaseSettings):
     admission: Annotated[dict[str, dict[str, str]], AfterValidator(_admission)] = {}
 
     @classmethod
-    def load(cls, home: Path | None = None, *, environment: bool = True) -> Settings:
+    def load(cls, home: Path | None = None) -> Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
+
+        The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_HOME`
+        names, if nobody else can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
 
         Args:
             home: the home folder.
-            environment: whether `FUSERY_*` in the environment wins; not for a second registry beside one's own.
 
         Raises:
-            BadInputError: a value in the environment or in `config.toml` is not acceptable.
+            BadInputError: a value in the environment or in `config.toml` is not acceptable, or a setting leads out of the
+                folder and is not the user's.
             StoreDeniedError: the home folder may not be read.
         """
         folder = expanded(home or default_home()).absolute()
 
-        class Layered(cls):  # type: ignore[misc, valid-type]
-            model_config = SettingsConfigDict(toml_file=folder / CONFIG_NAME)
+        said: dict[str, Any] = {}
 
+        class Layered(cls):  # type: ignore[misc, valid-type]
             @classmethod
             def settings_customise_sources(
                 cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
             ) -> tuple[PydanticBaseSettingsSource, ...]:
-                toml = TomlConfigSettingsSource(settings_cls)
-                if not environment:
-                    return sources["init_settings"], toml
-                return sources["init_settings"], sources["env_settings"], toml
+                said.update(TomlConfigSettingsSource(settings_cls, folder / CONFIG_NAME)())
+                if _is_in_environment("store_options"):
+                    # Or the two are merged, and what the environment leaves out comes from the file.
+                    said.pop("store_options", None)
+                file = InitSettingsSource(settings_cls, init_kwargs=said)
+                return sources["init_settings"], sources["env_settings"], file
 
         try:
             values = Layered(home=folder).model_dump()
@@ -123,15 +130,20 @@ class Settings(BaseSettings):
             raise StoreDeniedError(
                 f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
             ) from error
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             raise BadInputError(
                 f"the settings of {folder} are not acceptable: {_first_problem(error)}",
                 hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
             ) from error
         for field, anchored in _PLACES.items():
             if values[field]:
-                here = environment and _is_in_environment(field)
+                here = _is_in_environment(field)
                 values[field] = anchored(values[field], Path() if here else folder)
+        from_file = {
+            field: values[field] for field in said if field in values and not _is_in_environment(field)
+        }
+        if from_file:
+            require_allowed(folder, from_file, own=_same(folder, default_home()))
         return cls.model_construct(**values)
 
     def elsewhere(self, database_url: str, store_url: str, store_options: dict[str, Any]) -> Settings:
@@ -151,6 +163,12 @@ class Settings(BaseSettings):
     def store(self) -> str:
         """The fsspec URL of the store: the one that was set, or a folder in the home."""
         return self.store_url or str(self.home / "store")
+
+    def options_at(self, url: str) -> dict[str, Any]:
+        """Return the options of the store for another place: all, if it is on the store's own server, and else none."""
+        from fusery.storage.locate import same_server
+
+        return dict(self.store_options) if same_server(url, self.store) else {}
 
     @property
     def cache(self) -> Path:
@@ -173,6 +191,10 @@ class Settings(BaseSettings):
             return "environment"
         default = type(self).model_fields[field].default
         return "default" if field == "home" or getattr(self, field) == default else CONFIG_NAME
+
+
+def _same(folder: Path, other: Path) -> bool:
+    return os.path.realpath(folder) == os.path.realpath(other)
 
 
 def _is_in_environment(field: str) -> bool:

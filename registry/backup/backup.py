@@ -85,6 +85,7 @@ def backup(
     destination: str,
     *,
     verify: bool = False,
+    store_options: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BackedUp:
@@ -97,6 +98,7 @@ def backup(
         workspace: the registry's parts.
         destination: a folder, or the URL of a place like a store.
         verify: read the blobs that are there already, and replace damaged ones.
+        store_options: for the file system there, as JSON; see `places.open_place`.
         say: told what is going on.
         progress: told bytes of blobs done and bytes in all.
 
@@ -105,7 +107,7 @@ def backup(
         BlobMissingError, BlobCorruptError: a blob of the registry is gone or damaged; the former backup still holds.
         StoreUnavailableError: one of the stores failed.
     """
-    place = open_place(workspace, destination)
+    place = open_place(workspace, destination, store_options)
     lease = leases.wait(
         workspace.database,
         LEASE,

@@ -62,6 +62,7 @@ def restore(
     workspace: Workspace,
     source: str,
     *,
+    store_options: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restored:
@@ -73,6 +74,7 @@ def restore(
     Args:
         workspace: the parts of the registry to be.
         source: where the backup is.
+        store_options: for the file system there, as JSON; see `places.open_place`.
         say: told what is going on.
         progress: told bytes of blobs done and bytes in all.
 
@@ -84,7 +86,7 @@ def restore(
     database = Database.open(workspace.settings.database)
     try:
         with tempfile.TemporaryDirectory(prefix="fusery-restore-") as folder:
-            found = Backup(open_place(workspace, source), Path(folder))
+            found = Backup(open_place(workspace, source, store_options), Path(folder))
             if found.catalogue.schema > HEAD:
                 raise SchemaError(
                     f"the backup is at {found.catalogue.schema}, this program knows up to {HEAD}",
