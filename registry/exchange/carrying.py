@@ -10,6 +10,7 @@ from fusery.storage.errors import MissingFileError
 
 from ..bases import blob_generations
 from ..deposit import Deposit, Elsewhere, Source
+from ..errors import BadInputError
 from .package import Files
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Carrier:
 
         Raises:
             MissingFileError: the folder of a base that is kept by reference is not here.
+            BadInputError: another party's registry names such a folder.
             StorageError: a store failed, or the bytes are not what is recorded.
         """
         there = self._destination
@@ -51,6 +53,12 @@ class Carrier:
     def _sources(self, files: Files) -> dict[str, Source]:
         if not files.stored:
             assert files.folder is not None
+            if self._origin.foreign is not None:
+                # What that registry says is a path of this machine: only the user says which of those are read.
+                raise BadInputError(
+                    "the base model is kept by reference there, in a folder that is not read on its word",
+                    hint="add it here first, and pull again: fusery base add FOLDER --name NAME",
+                )
             return {entry.path: _referenced(files.folder / entry.path) for entry in files.manifest}
         store = self._origin.store
         generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.room import require_room
+
 from .. import tables
 from ..errors import BadInputError
 from ..tally import tally
+from .bounds import require_sound
 from .carrying import Carrier
 from .finding import find, is_complete, missing_yanks
 from .package import Adapter, Fused, Item, read_package
@@ -150,6 +153,7 @@ def _exchange(
     with origin.database.read() as session:
         package = read_package(session, reference, fused=fused)
     for item in package:
+        require_sound(item)
         check(item)
     if not dry_run:
         destination.ensure()
@@ -160,6 +164,7 @@ def _exchange(
     done = planned
     if not dry_run:
         total = sum(moved.bytes for moved in planned)
+        require_room(destination.store, total)
         done = _carry_out(origin, destination, here, package, planned, come_from, say, tally(progress, total))
     return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(done))
 

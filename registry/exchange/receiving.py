@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import events, tables
@@ -40,6 +41,15 @@ def receive(workspace: Workspace, item: Item, deposit: Deposit | None, origin: s
         BadInputError: the record contradicts itself.
     """
     check(item)
+    try:
+        return _received(workspace, item, deposit, origin)
+    except IntegrityError as error:
+        raise BadInputError(
+            f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
+        ) from error
+
+
+def _received(workspace: Workspace, item: Item, deposit: Deposit | None, origin: str) -> bool:
     with deposit.recording() if deposit else workspace.database.write() as session:
         row = find(session, item)
         added = ["record"] if row is None else []
