@@ -81,9 +81,7 @@ class Workspace:
         with self.database.read() as session:
             row = session.get(tables.Registry, 1)
             if row is None:
-                raise SchemaError(
-                    f"there is no registry in {self.database.display_url} yet", hint="fusery init"
-                )
+                raise SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery init")
             return row.store_id
 
     @cached_property

@@ -53,9 +53,11 @@ def _parts(item: Item) -> Iterator[tuple[Table, Values]]:
                 _table(model),
                 {key: value for key, value in values.items() if model is not tables.Event or key != "at"},
             )
+    manifests = [item.files.manifest]
     if isinstance(item, Adapter):
-        for values, _ in item.renderings:
+        for values, manifest in item.renderings:
             yield _table(tables.AdapterRendering), values
+            manifests.append(manifest)
         if item.dataset is not None:
             yield _table(tables.Dataset), item.dataset
         if item.run is not None:
@@ -63,6 +65,8 @@ def _parts(item: Item) -> Iterator[tuple[Table, Values]]:
     elif isinstance(item, Fused):
         for values, _ in item.extras:
             yield _table(tables.FusedExtra), values
+    for entry in (entry for manifest in manifests for entry in manifest):
+        yield _table(tables.ManifestFile), entry.to_dict()
 
 
 def _table(model: type[tables.Record]) -> Table:

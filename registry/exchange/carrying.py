@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.errors import MissingFileError
+from fusery.storage.layout import MAX_GENERATION
 
 from ..bases import blob_generations
 from ..deposit import Deposit, Elsewhere, Source
@@ -62,6 +63,10 @@ class Carrier:
             return {entry.path: _referenced(files.folder / entry.path) for entry in files.manifest}
         store = self._origin.store
         generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])
+        if any(not 0 <= generation <= MAX_GENERATION for generation in generations.values()):
+            raise BadInputError(
+                "a blob is on record in a generation that there is none of", hint="fusery audit, there"
+            )
         return {
             entry.path: Elsewhere(store, generations.get(entry.sha256, 0), self._scratch)
             for entry in files.manifest

@@ -38,14 +38,10 @@ def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
             continue
         if value is None:
             if not column.nullable:
-                return f"no {_called(column)}"
+                return f"nothing in {table.name}.{name}"
         elif not _FITS[kind_of(column)](column, value):
-            return f"a {_called(column)} that is none"
+            return f"an unfit value in {table.name}.{name}"
     return None
-
-
-def _called(column: Column[Any]) -> str:
-    return f"{column.name.replace('_', ' ')} of a {column.table.name.replace('_', ' ')}"
 
 
 def _text(column: Column[Any], value: Any) -> bool:
@@ -67,7 +63,8 @@ def _is_digest(value: str) -> bool:
 
 def _integer(column: Column[Any], value: Any) -> bool:
     widest = 2**63 if isinstance(column.type, BigInteger) else 2**31
-    return isinstance(value, int) and not isinstance(value, bool) and -widest <= value < widest
+    least = 0 if column.name in ("size", "bytes") else -widest
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < widest
 
 
 def _number(column: Column[Any], value: Any) -> bool:

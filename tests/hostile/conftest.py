@@ -49,7 +49,9 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             words = ["--home", str(root / home)]
             assert run([*words, "base", "add", str(folder), "--name", base, "-q"]) == 0
             for version in range(1, versions + 1):
-                adapter = tinymodels.make_adapter(root / f"{task}-{version}", folder, seed=version)
+                adapter = tinymodels.make_adapter(
+                    root / f"{task}-{version}", folder, seed=10 * versions + version
+                )
                 more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]
                 assert run([*words, "register", str(adapter), *more]) == 0
     return root
