@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from .errors import OutOfSpaceError
 from .failures import os_failures
@@ -11,17 +12,25 @@ from .local import LocalStore
 
 
 def require_room(store: BlobStore, size: int) -> None:
-    """Refuse bytes that a store on this machine has no room for, before the first of them is copied.
+    """Refuse bytes that a store on this machine has no room for; of others nobody knows.
 
     Raises:
         OutOfSpaceError: there is not so much room.
     """
-    if not isinstance(store, LocalStore):
-        return
-    with os_failures(f"look at {store.root}", near=store.root):
-        free = shutil.disk_usage(store.root).free
+    if isinstance(store, LocalStore):
+        require_free(store.root, size)
+
+
+def require_free(folder: Path, size: int) -> None:
+    """Refuse bytes that a folder has no room for.
+
+    Raises:
+        OutOfSpaceError: there is not so much room.
+    """
+    with os_failures(f"look at {folder}", near=folder):
+        free = shutil.disk_usage(folder).free
     if size > free:
         raise OutOfSpaceError(
-            f"{size:,} bytes are to come into {store.root}, where {free:,} are free",
+            f"{size:,} bytes are to come into {folder}, where {free:,} are free",
             hint="free some space, or ask for less",
         )

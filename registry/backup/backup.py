@@ -137,7 +137,7 @@ def backup(
         )
         lease.check()
         made.write(place)
-        _drop_former(place, former, made, lease)
+        _drop_former(place, former, snapshot, lease)
         with workspace.database.write() as session:
             lease.release(session)
     return BackedUp(display_url(place.url), made, copied)
@@ -257,11 +257,14 @@ def _store_files(place: BlobStore, snapshot: _Snapshot) -> None:
         place.put_file(snapshot.paths[file.name], expected=FileEntry(file.name, file.size, file.sha256))
 
 
-def _drop_former(place: BlobStore, former: Catalogue | None, made: Catalogue, lease: leases.Lease) -> None:
+def _drop_former(
+    place: BlobStore, former: Catalogue | None, snapshot: _Snapshot, lease: leases.Lease
+) -> None:
     """Remove the rows of the backup before; its blobs stay, since nobody can tell who will want them."""
     if former is None:
         return
-    needed = {file.sha256 for file in made.files}
+    # Blobs, too: what the former one calls its rows is only what it says.
+    needed = {file.sha256 for file in snapshot.files} | {blob.digest for blob in snapshot.blobs}
     for file in former.files:
         if file.sha256 not in needed:
             lease.check()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from fusery.storage.errors import BlobCorruptError, FuseryError
 from fusery.storage.interface import Blob, BlobStore
-from fusery.storage.locate import display_url, open_store
+from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.manifest import FileEntry
 from fusery.storage.transfer import transfer
 
 from ..bulk.executor import Threads
 from ..errors import BadInputError
+from ..exchange.folder import require_folders
 from ..exchange.place import options_of
 from ..tally import tally
 
@@ -39,10 +40,12 @@ def open_place(workspace: Workspace, url: str, options: str | None = None) -> Bl
             the same server is asked, and nowhere else: there may be a password among them.
 
     Raises:
-        BadInputError: it is the registry's own store, or lies in it.
+        BadInputError: it is the registry's own store, or lies in it; or a part of it leads out of it.
         StoreUrlError: it is not the URL of a store.
     """
     settings = workspace.settings
+    if (path := local_path(url)) is not None:
+        require_folders(path.expanduser().resolve())
     given = options_of(options) if options else settings.options_at(url)
     place = open_store(url, options=given)
     own = open_store(settings.store, options=settings.store_options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
 from fusery.storage.locate import display_url, open_store
+from fusery.storage.room import require_room
 
 from .. import tables
 from ..database import Database
@@ -98,7 +99,8 @@ def restore(
             blobs = found.blobs()
             store = open_store(workspace.settings.store, options=workspace.settings.store_options)
             store_id = _take_over(store, present, found)
-            generations = _generations(found, store)
+            require_room(store, sum(blobs.values()))
+            generations = _generations(found, store, blobs)
             say(f"copying {len(blobs)} blobs")
             _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
             say("writing the database")
@@ -164,7 +166,7 @@ def _take_over(store: BlobStore, present: str | None, found: Backup) -> str:
     return known
 
 
-def _generations(found: Backup, store: BlobStore) -> dict[Digest, int]:
+def _generations(found: Backup, store: BlobStore, blobs: Mapping[Digest, int]) -> dict[Digest, int]:
     """Return the generation of every blob.
 
     It is the recorded one in a new store.  In the old one, whose database was lost, it is the newest that is there,
@@ -177,6 +179,8 @@ def _generations(found: Backup, store: BlobStore) -> dict[Digest, int]:
     for row in found.rows(found.file(tables.Blob.__tablename__)):
         generation = max(row["generation"], there.get(row["digest"], 0))
         generations[row["digest"]] = generation + (1 if there and row["state"] == "absent" else 0)
+    if not blobs.keys() <= generations.keys():
+        raise found.refuse("blob.ndjson", "has no row for some of the blobs")
     return generations
 
 

@@ -86,8 +86,8 @@ def require_folders(store: Path) -> None:
 def _require(path: Path, is_so: Any, what: str) -> None:
     if _exists(path) and not is_so(path.lstat().st_mode):
         raise BadInputError(
-            f"{path} is not {what} but leads elsewhere, which is not followed in another's registry",
-            hint="name the store itself: --database URL --store URL",
+            f"{path} is not {what} but leads elsewhere, which is not followed in a folder of others",
+            hint="name the place itself that it leads to",
         )
 
 
