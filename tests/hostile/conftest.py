@@ -35,7 +35,7 @@ def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
 
 @pytest.fixture(scope="session")
 def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the homes of two registries, `home` and `other`, and a base of each; to be copied."""
+    """A folder with the homes of two registries, `home` and `other`, and what `other` saved as a backup; to be copied."""
     root = tmp_path_factory.mktemp("homes")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
@@ -54,13 +54,14 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
                 more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]
                 assert run([*words, "register", str(adapter), *more]) == 0
+        assert run(["--home", str(root / "other"), "backup", str(root / "saved"), "-q"]) == 0
     return root
 
 
 @pytest.fixture
 def stage(both_homes: Path, tmp_path: Path) -> Iterator[Stage]:
     """A user's registry, another one beside it, and a listener that is told nothing."""
-    for name in ("home", "other"):
+    for name in ("home", "other", "saved"):
         shutil.copytree(both_homes / name, tmp_path / name, symlinks=True)
     with Listener() as listener:
         yield Stage(tmp_path, tmp_path / "home", tmp_path / "other", listener)

@@ -25,6 +25,7 @@ from hostile.listener import Listener
 from sqlalchemy import Text, cast, select
 
 from fusery.registry import Registry, tables
+from fusery.registry.database import Database, schema
 
 CANARY = "canary7f3a9d"
 """In every credential that the user has.  It may be in nothing that leaves the process."""
@@ -196,9 +197,15 @@ class Stage:
             assert self.listener.connections == 0, self.listener.heard
 
 
+def is_empty(home: Path) -> bool:
+    """Tell whether there is no registry in a folder, not even its tables."""
+    with closing(Database.open(f"sqlite:///{home / 'fusery.db'}")) as database:
+        return schema.state(database).status == "empty"
+
+
 def recorded(home: Path) -> Mapping[str, Any]:
     """Return everything that a registry in a folder believes."""
-    if not (home / "fusery.db").exists():
+    if is_empty(home):
         return {}
     with closing(Registry.open(home)) as registry, registry.workspace.database.read() as session:
         return {
@@ -213,7 +220,7 @@ def recorded(home: Path) -> Mapping[str, Any]:
 
 def require_whole(home: Path) -> None:
     """Fail if a registry's audit finds something, or a write was left half done."""
-    if not (home / "fusery.db").exists():
+    if is_empty(home):
         return
     with closing(Registry.open(home)) as registry:
         report = registry.audit()
