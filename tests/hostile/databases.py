@@ -338,7 +338,7 @@ def _store(name: str, make: Callable[[Path, Stage], object]) -> Make:
     return _file(f"store/{name}", make)
 
 
-def _weights(stage: Stage) -> Path:
+def weights(stage: Stage) -> Path:
     """Return the blob of the first adapter's weights."""
     with closing(sqlite3.connect(stage.other / "fusery.db")) as connection:
         query = (
@@ -353,7 +353,7 @@ def _blob(make: Callable[[Path, Stage], object]) -> Make:
     def spoil(stage: Stage) -> None:
         # What is sound comes in, and is whole; so that what is not is all that is left to come.
         assert stage.command("pull", "tiny", "--from", stage.other).code == 0
-        path = _weights(stage)
+        path = weights(stage)
         path.unlink()
         make(path, stage)
 
