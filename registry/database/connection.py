@@ -28,6 +28,7 @@ from ..errors import (
 )
 from . import clock
 from .engine import make_engine
+from .files import require_own_journal
 from .filesystems import network_file_system
 from .outages import explain, is_outage, is_transient
 
@@ -83,9 +84,11 @@ class Database:
         Raises:
             BadInputError: the URL is none, or names another kind of database.
             MissingExtraError: PostgreSQL's driver is not installed.
-            DatabaseUnavailableError: an SQLite file would lie on a network file system.
+            DatabaseUnavailableError: an SQLite file would lie on a network file system, or has a journal that is not ours.
         """
         parsed = _parse(url)
+        if parsed.get_backend_name() == "sqlite":
+            require_own_journal(Path(str(parsed.database)))
         local = parsed.get_backend_name() != "sqlite" or _is_local(parsed, allow_network_file_system)
         try:
             engine = make_engine(parsed, echo=echo, timeout=timeout, shared_memory=local, foreign=foreign)

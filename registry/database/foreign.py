@@ -7,14 +7,9 @@ afterwards: `exchange` holds every value against what may be recorded.
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import CheckConstraint, Connection, text
-
-from fusery.storage.copying import pump, reading
-from fusery.storage.failures import os_failures
 
 from ..errors import DatabaseUnavailableError, SchemaError
 from . import statements
@@ -22,12 +17,6 @@ from .guards import FUNCTIONS
 
 if TYPE_CHECKING:
     from .connection import Database
-
-MOST_BYTES = 16 << 30
-"""Bytes of an SQLite file that is copied to be read."""
-
-_ATTEMPTS = 5
-_SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _KINDS = """
 SELECT c.relname, c.relkind::pg_catalog.text, c.relrowsecurity, c.relhasrules
@@ -48,77 +37,6 @@ WHERE n.nspname = :schema
                     WHERE d.classid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND d.objid = o.oid AND d.deptype = 'e')
 """
 """Functions that would be called instead of PostgreSQL's own, since their types fit better, and operators."""
-
-
-def require_files(path: Path) -> None:
-    """Refuse an SQLite file that is none, or lies beside files that are none; nothing is opened.
-
-    Raises:
-        SchemaError: one is a link, a pipe, a folder; or the file was left in the middle of a write.
-    """
-    for name in (path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)):
-        with os_failures(f"look at {name}", near=name):
-            if not name.is_symlink() and not name.exists():
-                continue
-            if name.is_symlink() or not name.is_file():
-                raise SchemaError(
-                    f"{name} is not a regular file",
-                    hint="name the database itself: --database sqlite:///PATH",
-                )
-            # SQLite would undo that write by what the journal says, which may name any file to be removed.
-            if name.name.endswith("-journal") and name.stat().st_size:
-                raise SchemaError(
-                    f"{path} was left in the middle of a write", hint="let its owner run: fusery audit"
-                )
-
-
-def copy_aside(path: Path, folder: Path) -> Path:
-    """Copy an SQLite file, with what is not yet merged into it, to where nobody else can change it; return the copy.
-
-    Raises:
-        SchemaError: it is not one, or too large.
-        DatabaseUnavailableError: somebody is writing to it all the time.
-        StorageError: it cannot be read, or there is no room for it.
-    """
-    copy = folder / "fusery.db"
-    for _ in range(_ATTEMPTS):
-        require_files(path)
-        before = _stamps(path)
-        _require_room(path, sum(size for size, _ in before), folder)
-        for suffix in ("", "-wal"):
-            _copy(
-                path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
-            )
-        if _stamps(path) == before:
-            return copy
-    raise DatabaseUnavailableError(
-        f"the database {path} is being written to all the time", hint="run the command again"
-    )
-
-
-def _copy(source: Path, target: Path, *, optional: bool) -> None:
-    target.unlink(missing_ok=True)
-    if optional and not source.exists():
-        return
-    with reading(source) as opened, os_failures(f"copy {source}", near=target), target.open("x+b") as file:
-        pump(opened.fd, file.fileno())
-
-
-def _stamps(path: Path) -> list[tuple[int, int]]:
-    found = []
-    for name in (path, path.with_name(f"{path.name}-wal")):
-        with os_failures(f"look at {name}", near=name):
-            there = name.lstat() if name.exists() else None
-        found.append((there.st_size, there.st_mtime_ns) if there else (0, 0))
-    return found
-
-
-def _require_room(path: Path, size: int, folder: Path) -> None:
-    if size > min(MOST_BYTES, shutil.disk_usage(folder).free):
-        raise SchemaError(
-            f"{path} has {size:,} bytes, more than can be copied to be read",
-            hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
-        )
 
 
 def require_inert(database: Database) -> None:

@@ -14,7 +14,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.failures import os_failures
 from fusery.storage.layout import BLOBS, FORMAT_NAME, QUARANTINE, TMP
 
-from ..database.foreign import require_files
+from ..database.files import require_files
 from ..errors import BadInputError
 from ..settings import CONFIG_NAME
 

@@ -48,7 +48,7 @@ class Place:
             SchemaError: its database is no file that could be one.
         """
         from ..database import Database
-        from ..database.foreign import copy_aside, require_files
+        from ..database.files import copy_aside, require_files
         from ..workspace import Workspace
 
         settings = self._settings(ours.settings)

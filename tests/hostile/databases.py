@@ -303,35 +303,31 @@ FILES: Mapping[str, Case] = {
     "a pipe for the log": Case(_file("fusery.db-wal", lambda path, _: os.mkfifo(path)), NO_FILE),
     "shared memory of the user's": Case(_file("fusery.db-shm", _link("config.toml")), NO_FILE),
     "a journal that removes a file": Case(
-        _file(
-            "fusery.db-journal",
-            lambda path, stage: path.write_bytes(_journal(stage.home / "store" / "format.json")),
-        ),
+        lambda stage: leave_journal(stage.other, stage.home / "store" / "format.json"),
         "in the middle of a write",
     ),
 }
 
 
-def _journal(victim: Path) -> bytes:
-    """Return a journal whose transaction spanned several databases, by the file that would be removed after it is undone."""
+def leave_journal(home: Path, victim: Path) -> None:
+    """Leave a database in the middle of a write that it shared with others, as the end of its journal says.
+
+    Whoever opens it next undoes the write, and removes the file that is named there.
+    """
+    path, journal = home / "fusery.db", home / "fusery.db-journal"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("PRAGMA cache_size=2")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE adapter SET note = hex(randomblob(100000))")
+        connection.execute("CREATE TABLE more AS SELECT hex(randomblob(300000))")
+        files = [file.read_bytes() for file in (path, journal)]
+        connection.execute("ROLLBACK")
     name = str(victim).encode()
-    header = (
-        bytes.fromhex("d9d505f920a163d7")
-        + bytes(4)
-        + bytes(4)
-        + bytes(4)
-        + (512).to_bytes(4)
-        + (4096).to_bytes(4)
-    )
     checksum = sum(byte - 256 if byte > 127 else byte for byte in name) & 0xFFFFFFFF
-    end = (
-        (262145).to_bytes(4)
-        + name
-        + len(name).to_bytes(4)
-        + checksum.to_bytes(4)
-        + bytes.fromhex("d9d505f920a163d7")
-    )
-    return header.ljust(512, b"\0") + end
+    end = (262145).to_bytes(4) + name + len(name).to_bytes(4) + checksum.to_bytes(4)
+    path.write_bytes(files[0])
+    journal.write_bytes(files[1] + end + bytes.fromhex("d9d505f920a163d7"))
 
 
 def _store(name: str, make: Callable[[Path, Stage], object]) -> Make:
