@@ -22,6 +22,9 @@ MOST_BYTES = 16 << 30
 
 _ATTEMPTS = 5
 _SIDE_FILES = ("-wal", "-shm", "-journal")
+_STATE = ("-wal", "-journal")
+"""What holds a part of the database's state: writes that are not merged yet, and one that is to be undone."""
+
 _MAGIC = bytes.fromhex("d9d505f920a163d7")
 """What a journal begins with, and ends with if it names a file (sqlite.org/fileformat2.html, section 3)."""
 
@@ -59,7 +62,8 @@ def require_files(path: Path) -> None:
     """Refuse an SQLite file that is none, or lies beside files that are none; nothing is opened.
 
     Raises:
-        SchemaError: one is a link, a pipe, a folder; or the file was left in the middle of a write.
+        SchemaError: one is a link, a pipe, a folder.
+        DatabaseUnavailableError: the journal of a write that was not finished would have another file removed.
     """
     for name in (path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)):
         with os_failures(f"look at {name}", near=name):
@@ -70,19 +74,15 @@ def require_files(path: Path) -> None:
                     f"{name} is not a regular file",
                     hint="name the database itself: --database sqlite:///PATH",
                 )
-            # SQLite would undo that write by what the journal says, which may name any file to be removed.
-            if name.name.endswith("-journal") and name.stat().st_size:
-                raise SchemaError(
-                    f"{path} was left in the middle of a write", hint="let its owner run: fusery audit"
-                )
+    require_own_journal(path)
 
 
 def copy_aside(path: Path, folder: Path) -> Path:
-    """Copy an SQLite file, with what is not yet merged into it, to where nobody else can change it; return the copy.
+    """Copy an SQLite file, with what is not yet merged or undone, to where nobody else can change it; return the copy.
 
     Raises:
         SchemaError: it is not one, or too large.
-        DatabaseUnavailableError: somebody is writing to it all the time.
+        DatabaseUnavailableError: somebody is writing to it all the time, or its journal is not ours.
         StorageError: it cannot be read, or there is no room for it.
     """
     copy = folder / "fusery.db"
@@ -90,7 +90,7 @@ def copy_aside(path: Path, folder: Path) -> Path:
         require_files(path)
         before = _stamps(path)
         _require_room(path, sum(size for size, _ in before), folder)
-        for suffix in ("", "-wal"):
+        for suffix in ("", *_STATE):
             _copy(
                 path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
             )
@@ -111,7 +111,7 @@ def _copy(source: Path, target: Path, *, optional: bool) -> None:
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
     found = []
-    for name in (path, path.with_name(f"{path.name}-wal")):
+    for name in (path, *(path.with_name(path.name + suffix) for suffix in _STATE)):
         with os_failures(f"look at {name}", near=name):
             there = name.lstat() if name.exists() else None
         found.append((there.st_size, there.st_mtime_ns) if there else (0, 0))

@@ -304,7 +304,7 @@ FILES: Mapping[str, Case] = {
     "shared memory of the user's": Case(_file("fusery.db-shm", _link("config.toml")), NO_FILE),
     "a journal that removes a file": Case(
         lambda stage: leave_journal(stage.other, stage.home / "store" / "format.json"),
-        "in the middle of a write",
+        "not a journal of fusery's",
     ),
 }
 

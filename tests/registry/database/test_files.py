@@ -79,8 +79,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path, suffix: str) -> None:
         require_files(path)
 
 
-def test_a_journal_of_one_s_own_is_played_back(tmp_path: Path) -> None:
-    """What a killed process leaves is no stranger's: the write is undone, as ever."""
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """A database that a process which was killed has left in the middle of a write."""
     path = tmp_path / "fusery.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("CREATE TABLE t (a)")
@@ -92,9 +93,25 @@ def test_a_journal_of_one_s_own_is_played_back(tmp_path: Path) -> None:
         writer.execute("ROLLBACK")
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
+    return path
+
+
+def is_undone(path: Path) -> bool:
     with closing(Database.open(f"sqlite:///{path}")) as database, database.write() as session:
-        row = session.connection().exec_driver_sql("SELECT a = zeroblob(100000) FROM t").scalar()
-    assert row == 1
+        return bool(session.connection().exec_driver_sql("SELECT a = zeroblob(100000) FROM t").scalar())
+
+
+def test_a_write_that_was_interrupted_is_undone_in_the_copy(interrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    before = interrupted.read_bytes()
+    assert is_undone(copy_aside(interrupted, folder))
+    assert interrupted.read_bytes() == before
+    assert interrupted.with_name("fusery.db-journal").exists()
+
+
+def test_a_journal_of_one_s_own_is_played_back(interrupted: Path, tmp_path: Path) -> None:
+    assert is_undone(interrupted)
     os.mkfifo(tmp_path / "fusery.db-journal")
     with pytest.raises(DatabaseUnavailableError, match="not a journal of fusery's"):
-        Database.open(f"sqlite:///{path}")
+        Database.open(f"sqlite:///{interrupted}")
