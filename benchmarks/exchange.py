@@ -119,6 +119,8 @@ def moves(
     from s3_server import BUCKET
 
     from fusery.registry import Registry
+    from fusery.registry.settings import Settings
+    from fusery.registry.workspace import Workspace
 
     name, there, home, mine, files = (
         load.reference,
@@ -129,20 +131,26 @@ def moves(
     )
     names = [f"{BUCKET}/theirs/{name}/{path.parent.name}-{path.name}" for path in files]
     there.mkdir(parents=True)
-    (there / "config.toml").write_text(settings(f"s3://{BUCKET}/ours/{name}", server.options()))
-    with Registry.open(there) as far, Registry.open(home) as back:
+    database, store = f"sqlite:///{there}/fusery.db", f"s3://{BUCKET}/ours/{name}"
+    settings = Settings.load(there).elsewhere(database, store, server.options())
+    place = {"database": database, "store": store, "store_options": json.dumps(server.options())}
+    with Registry(Workspace(settings)) as far, Registry.open(home) as back:
         far.init()
         back.init()
         if load.needed:
-            here.push(load.needed, there)
-            back.pull(load.needed, there)
+            here.push(load.needed, **place)
+            back.pull(load.needed, **place)
         put = partial(file_system.put, [str(path) for path in files], names)
-        yield f"push {load.kind}", (partial(here.push, name, there), put), lambda: load.digests(far) == mine
+        yield f"push {load.kind}", (partial(here.push, name, **place), put), lambda: load.digests(far) == mine
         reports: list[Any] = []
         audit = partial(_audit, far, reports)
         yield f"audit {load.kind}", (audit, partial(file_system.cat, names)), lambda: reports[0].ok
         get = partial(file_system.get, names, [str(folder / path.rpartition("/")[2]) for path in names])
-        yield f"pull {load.kind}", (partial(back.pull, name, there), get), lambda: load.digests(back) == mine
+        yield (
+            f"pull {load.kind}",
+            (partial(back.pull, name, **place), get),
+            lambda: load.digests(back) == mine,
+        )
     for side in ("theirs", "ours"):
         file_system.rm(f"{BUCKET}/{side}/{name}", recursive=True)
 
@@ -191,13 +199,6 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"bytes": sizes, "seconds": times}, indent=1) + "\n")
     raise SystemExit(1 if report(times, sizes) else 0)
-
-
-def settings(url: str, options: dict[str, Any]) -> str:
-    """Return a `config.toml` with a store on the test server; JSON's strings and objects of one level are TOML's."""
-    inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in options["client_kwargs"].items())
-    plain = ", ".join(f"{key} = {json.dumps(options[key])}" for key in ("key", "secret"))
-    return f"store_url = {json.dumps(url)}\nstore_options = {{ {plain}, client_kwargs = {{ {inner} }} }}\n"
 
 
 def report(times: dict[str, list[tuple[float, float]]], sizes: dict[str, int]) -> bool:

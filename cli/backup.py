@@ -22,10 +22,13 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
 
     Others may work meanwhile: the copy is of one moment.  Blobs that are there already are not copied again.  An
     interrupted backup leaves the former one as it was.  Fused models in the cache are not part of it: `fuse` makes them
-    again.
+    again.  Options for the file system at DEST are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON; those of the registry's
+    own store go to no other server.
     """
     with session.progress("copying") as progress:
-        made = session.registry.backup(destination, verify=verify, say=session.say, progress=progress)
+        made = session.registry.backup(
+            destination, verify=verify, store_options=_options(), say=session.say, progress=progress
+        )
     document = made.to_dict()
 
     def human() -> None:
@@ -52,13 +55,16 @@ def restore_command(session: Session, source: str, own: bool) -> None:
     """Make this empty registry the one that a backup is of.
 
     SRC is what `backup` wrote.  Names, digests and the log are the same, whatever database and store this registry has.
-    Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.
+    Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.  Options for the
+    file system at SRC are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
 
     Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing, approvals
     in it are withdrawn, and admission looks at its adapters as if they were registered now.
     """
     with session.progress("copying") as progress:
-        restored = session.registry.restore(source, own=own, say=session.say, progress=progress)
+        restored = session.registry.restore(
+            source, own=own, store_options=_options(), say=session.say, progress=progress
+        )
     document = restored.to_dict()
 
     def human() -> None:
@@ -80,6 +86,12 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         session.say("Next: fusery audit")
 
     session.emit(document, names=[document["source"]], human=human)
+
+
+def _options() -> str | None:
+    import os
+
+    return os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
 
 
 def _event(event: dict[str, Any]) -> str:

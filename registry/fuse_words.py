@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from .errors import FidelityError
 from .fuse_choice import Measured
-from .fused_label import describe
 from .fuse_request import FuseRequest
+from .fused_label import describe
 from .fusion.recipe import Recipe
 from .ingredients import Ingredients
 

@@ -14,6 +14,7 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -25,6 +26,7 @@ from fusery.storage.errors import StoreDeniedError
 from .actors import actor_of
 from .errors import BadInputError
 from .plaintext import is_keepable
+from .reach import require_allowed
 
 CONFIG_NAME = "config.toml"
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
@@ -36,7 +38,12 @@ def _keepable(value: str) -> str:
     return value
 
 
-def _expanded(path: Path) -> Path:
+def expanded(path: Path) -> Path:
+    """Return a path with `~` replaced by the folder that it means.
+
+    Raises:
+        BadInputError: it means none.
+    """
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -59,7 +66,7 @@ def _admission(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
     chosen = os.environ.get("FUSERY_HOME")
-    return _expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+    return expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
 
 
 class Settings(BaseSettings):
@@ -87,30 +94,35 @@ class Settings(BaseSettings):
     admission: Annotated[dict[str, dict[str, str]], AfterValidator(_admission)] = {}
 
     @classmethod
-    def load(cls, home: Path | None = None, *, environment: bool = True) -> Settings:
+    def load(cls, home: Path | None = None) -> Settings:
         """Read the settings of the registry in `home` (default: `default_home()`).
+
+        The environment is the user's, and so is the `config.toml` of the default home, or of that which `FUSERY_HOME`
+        names, if nobody else can write it.  Of any other folder, settings that lead out of it are refused; see `reach`.
 
         Args:
             home: the home folder.
-            environment: whether `FUSERY_*` in the environment wins; not for a second registry beside one's own.
 
         Raises:
-            BadInputError: a value in the environment or in `config.toml` is not acceptable.
+            BadInputError: a value in the environment or in `config.toml` is not acceptable, or a setting leads out of the
+                folder and is not the user's.
             StoreDeniedError: the home folder may not be read.
         """
-        folder = _expanded(home or default_home()).absolute()
+        folder = expanded(home or default_home()).absolute()
+
+        said: dict[str, Any] = {}
 
         class Layered(cls):  # type: ignore[misc, valid-type]
-            model_config = SettingsConfigDict(toml_file=folder / CONFIG_NAME)
-
             @classmethod
             def settings_customise_sources(
                 cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
             ) -> tuple[PydanticBaseSettingsSource, ...]:
-                toml = TomlConfigSettingsSource(settings_cls)
-                if not environment:
-                    return sources["init_settings"], toml
-                return sources["init_settings"], sources["env_settings"], toml
+                said.update(TomlConfigSettingsSource(settings_cls, folder / CONFIG_NAME)())
+                if _is_in_environment("store_options"):
+                    # Or the two are merged, and what the environment leaves out comes from the file.
+                    said.pop("store_options", None)
+                file = InitSettingsSource(settings_cls, init_kwargs=said)
+                return sources["init_settings"], sources["env_settings"], file
 
         try:
             values = Layered(home=folder).model_dump()
@@ -118,15 +130,20 @@ class Settings(BaseSettings):
             raise StoreDeniedError(
                 f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
             ) from error
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             raise BadInputError(
                 f"the settings of {folder} are not acceptable: {_first_problem(error)}",
                 hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
             ) from error
         for field, anchored in _PLACES.items():
             if values[field]:
-                here = environment and _is_in_environment(field)
+                here = _is_in_environment(field)
                 values[field] = anchored(values[field], Path() if here else folder)
+        from_file = {
+            field: values[field] for field in said if field in values and not _is_in_environment(field)
+        }
+        if from_file:
+            require_allowed(folder, from_file, own=_same(folder, default_home()))
         return cls.model_construct(**values)
 
     def elsewhere(self, database_url: str, store_url: str, store_options: dict[str, Any]) -> Settings:
@@ -147,10 +164,16 @@ class Settings(BaseSettings):
         """The fsspec URL of the store: the one that was set, or a folder in the home."""
         return self.store_url or str(self.home / "store")
 
+    def options_at(self, url: str) -> dict[str, Any]:
+        """Return the options of the store for another place: all, if it is on the store's own server, and else none."""
+        from fusery.storage.locate import same_server
+
+        return dict(self.store_options) if same_server(url, self.store) else {}
+
     @property
     def cache(self) -> Path:
         """The local folder that holds whole fused models."""
-        return _expanded(self.cache_dir or self.home / "cache").absolute()
+        return expanded(self.cache_dir or self.home / "cache").absolute()
 
     @property
     def private(self) -> Path:
@@ -175,6 +198,10 @@ class Settings(BaseSettings):
         return "default" if field == "home" or getattr(self, field) == default else CONFIG_NAME
 
 
+def _same(folder: Path, other: Path) -> bool:
+    return os.path.realpath(folder) == os.path.realpath(other)
+
+
 def _is_in_environment(field: str) -> bool:
     # As pydantic-settings reads it: in upper or lower case, and not when it is empty.
     return any(value and name.upper() == f"FUSERY_{field.upper()}" for name, value in os.environ.items())
@@ -188,7 +215,7 @@ def _user() -> str:
 
 
 def _anchored(path: Path, start: Path) -> Path:
-    return (start / _expanded(path)).absolute()
+    return (start / expanded(path)).absolute()
 
 
 def _anchored_store(url: str, start: Path) -> str:

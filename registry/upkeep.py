@@ -29,26 +29,37 @@ class Upkeep:
         destination: str | Path,
         *,
         verify: bool = False,
+        store_options: str | None = None,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> BackedUp:
         """Make a backup of everything on record, with its bytes; see `fusery.registry.backup.backup`."""
         from .backup import backup
 
-        return backup(self.workspace, str(destination), verify=verify, say=say, progress=progress)
+        return backup(
+            self.workspace,
+            str(destination),
+            verify=verify,
+            store_options=store_options,
+            say=say,
+            progress=progress,
+        )
 
     def restore(
         self,
         source: str | Path,
         *,
         own: bool = False,
+        store_options: str | None = None,
         say: Callable[[str], None] = lambda _: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Restored:
         """Make this empty registry that of a backup; see `fusery.registry.backup.restore`."""
         from .backup import restore
 
-        return restore(self.workspace, str(source), own=own, say=say, progress=progress)
+        return restore(
+            self.workspace, str(source), own=own, store_options=store_options, say=say, progress=progress
+        )
 
     def fuse_all(self, request: FuseRequest | None = None, **choice: Any) -> Done:
         """Fuse many adapters; `choice` are the keywords of `fusery.registry.bulk.work.fuse_all`."""

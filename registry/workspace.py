@@ -30,10 +30,15 @@ class Workspace:
 
     Args:
         settings: where the parts live.
+        foreign: what another party's registry is called, whose database is looked at before it is read; None for the
+            user's own.
+        shown: the file that messages name, where the database is a copy of it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, foreign: str | None = None, shown: Path | None = None) -> None:
         self.settings = settings
+        self.foreign = foreign
+        self._shown = shown
 
     @property
     def actor(self) -> str:
@@ -47,25 +52,21 @@ class Workspace:
         Raises:
             SchemaError: there is no registry yet, or its schema is older or newer.
         """
-        from .database import Database
-        from .database.schema import require
-
-        path = self._embedded_path()
+        path = self.embedded_path
         if path is not None and not path.exists():
-            raise SchemaError(f"there is no registry in {self.settings.home} yet", hint="fusery init")
-        database = Database.open(self.settings.database)
+            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery init")
+        database = self._open_database()
         try:
-            require(database, may_create=False)
+            self._require(database, may_create=False)
         except BaseException:
             database.close()
             raise
-        database.actor = self.actor
         return database
 
     @property
     def is_unmade(self) -> bool:
         """There is no registry here yet, and the first command that writes would make it."""
-        path = self._embedded_path()
+        path = self.embedded_path
         return path is not None and not path.exists()
 
     @property
@@ -80,9 +81,7 @@ class Workspace:
         with self.database.read() as session:
             row = session.get(tables.Registry, 1)
             if row is None:
-                raise SchemaError(
-                    f"there is no registry in {self.database.display_url} yet", hint="fusery init"
-                )
+                raise SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery init")
             return row.store_id
 
     @cached_property
@@ -132,15 +131,13 @@ class Workspace:
         from fusery.storage.locate import open_store
 
         from . import tables
-        from .database import Database
-        from .database.schema import require, state, upgrade
+        from .database.schema import state, upgrade
 
         self._make_folders()
-        database = self.__dict__.setdefault("database", Database.open(self.settings.database))
-        database.actor = self.actor
+        database = self.__dict__.setdefault("database", self._open_database())
         if explicit and state(database).status == "empty":
             upgrade(database)
-        require(database, may_create=True)
+        self._require(database, may_create=True)
         with database.read() as session:
             row = session.get(tables.Registry, 1)
             store_id = row.store_id if row else None
@@ -176,7 +173,29 @@ class Workspace:
                 at=now,
             )
 
-    def _embedded_path(self) -> Path | None:
+    def _open_database(self) -> Database:
+        from .database import Database
+
+        database = Database.open(self.settings.database, foreign=self.foreign is not None, shown=self._shown)
+        database.actor = self.actor
+        return database
+
+    def _require(self, database: Database, *, may_create: bool) -> None:
+        from .database.schema import require
+
+        if self.foreign is None:
+            require(database, may_create=may_create)
+            return
+        from .database.foreign import require_inert, require_ours
+
+        if database.path is None or database.path.exists():
+            require_inert(database)
+        require(database, may_create=may_create)
+        require_ours(database)
+
+    @property
+    def embedded_path(self) -> Path | None:
+        """The file of an SQLite database, None where it is on a server."""
         prefix = "sqlite:///"
         url = self.settings.database
         return Path(url.removeprefix(prefix)) if url.startswith(prefix) and len(url) > len(prefix) else None
@@ -185,7 +204,7 @@ class Workspace:
         from fusery.storage.errors import StoreDeniedError
 
         folders = [self.settings.home, self.settings.cache]
-        if path := self._embedded_path():
+        if path := self.embedded_path:
             folders.append(path.parent)
         for folder in folders:
             try:

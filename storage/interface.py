@@ -372,6 +372,21 @@ class BlobStore(ABC):
         return found is not None
 
 
+def require_size(subject: Path, expected: FileEntry | None, size: int) -> None:
+    """Refuse a file whose size is not what was promised, before its bytes are read: there may be no end of them.
+
+    Raises:
+        DigestMismatchError: its size differs from `expected`.
+    """
+    if expected is not None and size != expected.size:
+        raise DigestMismatchError(
+            str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=_CHANGED
+        )
+
+
+_CHANGED = "the file changed since it was looked at; run the command again"
+
+
 def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, size: int) -> None:
     """Refuse a file that is not what was promised.
 
@@ -380,10 +395,6 @@ def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, 
     """
     if expected is None:
         return
-    hint = "the file changed since it was looked at; run the command again"
-    if size != expected.size:
-        raise DigestMismatchError(
-            str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=hint
-        )
+    require_size(subject, expected, size)
     if digest != expected.sha256:
-        raise DigestMismatchError(str(subject), expected.sha256, expected.sha256, digest, hint=hint)
+        raise DigestMismatchError(str(subject), expected.sha256, expected.sha256, digest, hint=_CHANGED)

@@ -20,7 +20,7 @@ from .copying import Progress, flushing, pump, reading
 from .digest import CHUNK, Digest
 from .errors import StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected
+from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected, require_size
 from .layout import (
     BLOBS,
     FORMAT_NAME,
@@ -35,6 +35,7 @@ from .layout import (
     quarantine_name,
 )
 from .manifest import FileEntry
+from .opening import opened
 from .publishing import (
     link_exclusive,
     make_folders,
@@ -77,6 +78,7 @@ class LocalStore(BlobStore):
     ) -> Blob:
         """Store the bytes of a file; see `BlobStore.put_file`."""
         with reading(path) as source, os_failures(f"store {path} in {self.root}", near=self.root):
+            require_size(path, expected, source.size)
             if expected is not None and self.size(expected.sha256, generation=generation) is not None:
                 digest, size = pump(source.fd, None)
                 require_expected(path, expected, digest, size)
@@ -234,14 +236,9 @@ class LocalStore(BlobStore):
 
     def read_document(self, name: str) -> bytes | None:
         """Return a document beside the blobs; see `BlobStore.read_document`."""
-        path = self.root / document_name(name)
-        with os_failures(f"read {path}", near=self.root):
-            try:
-                with path.open("rb") as file:
-                    data = file.read(MAX_DOCUMENT_BYTES + 1)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        self._require_small(name, len(data))
+        data = self._read_small(document_name(name), MAX_DOCUMENT_BYTES + 1)
+        if data is not None:
+            self._require_small(name, len(data))
         return data
 
     def write_document(self, name: str, data: bytes) -> None:
@@ -250,12 +247,18 @@ class LocalStore(BlobStore):
         write_atomically(self.root / document_name(name), data)
 
     def _read_format(self) -> bytes | None:
-        with os_failures(f"read {self.root / FORMAT_NAME}", near=self.root):
+        return self._read_small(FORMAT_NAME, MAX_FORMAT_BYTES)
+
+    def _read_small(self, name: str, limit: int) -> bytes | None:
+        """Return the beginning of a file beside the blobs, None if it is not there; a pipe is not waited for."""
+        path = self.root / name
+        with os_failures(f"read {path}", near=self.root):
             try:
-                with (self.root / FORMAT_NAME).open("rb") as file:
-                    return file.read(MAX_FORMAT_BYTES)
+                path.lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+        with opened(path) as file:
+            return file.read(limit)
 
     def _pour(self, blob: Blob, sink: Sink) -> None:
         buffer = memoryview(bytearray(CHUNK))

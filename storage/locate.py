@@ -137,6 +137,22 @@ def local_path(url: str) -> Path | None:
     return _file_path(url) if match["scheme"].lower() == "file" else None
 
 
+def same_server(url: str, other: str) -> bool:
+    """Tell whether the options of a store at one URL were meant for whoever is asked at another.
+
+    They are sent to one server: the host of the URL, with its port, or else the service that the protocol and the options
+    name, of which the URL's first part is only a bucket.  Places on this machine need none.
+    """
+    one, two = _SCHEME.fullmatch(url), _SCHEME.fullmatch(other)
+    if one is None or two is None:
+        return False
+    protocols = [PROTOCOLS.get(match["scheme"].lower()) for match in (one, two)]
+    if protocols[0] is None or protocols[0] is not protocols[1]:
+        return False
+    hosts = [match["rest"].partition("/")[0].casefold() for match in (one, two)]
+    return not protocols[0].has_host or hosts[0] == hosts[1]
+
+
 def display_url(url: str) -> str:
     """Return a store's URL for people: a local one as a path, any other without user, password, query or fragment."""
     match = _SCHEME.fullmatch(url)

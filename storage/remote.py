@@ -20,10 +20,11 @@ from .copying import Progress, Source, pump, reading
 from .digest import Digest
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected
+from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected, require_size
 from .layout import (
     BLOBS,
     FORMAT_NAME,
+    MAX_FORMAT_BYTES,
     QUARANTINE,
     TMP,
     blob_name,
@@ -120,6 +121,7 @@ class FsspecStore(BlobStore):
         all of them are what was hashed.  What an interrupted upload has brought there is not sent again.
         """
         with reading(path) as source:
+            require_size(path, expected, source.size)
             if source.size <= SMALL or not self._objects.in_parts:
                 return self._put_from_memory(source, expected, generation, progress)
             with os_failures(f"read {path}", near=path):
@@ -207,7 +209,7 @@ class FsspecStore(BlobStore):
             return None
         self._require_small(name, size)
         try:
-            return self._objects.read(name)
+            return self._objects.read(name, size)
         except RemoteError:
             return None
 
@@ -218,7 +220,7 @@ class FsspecStore(BlobStore):
 
     def _read_format(self) -> bytes | None:
         try:
-            return self._objects.read(FORMAT_NAME)
+            return self._objects.read(FORMAT_NAME, MAX_FORMAT_BYTES)
         except RemoteError:
             return None
 

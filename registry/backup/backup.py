@@ -85,6 +85,7 @@ def backup(
     destination: str,
     *,
     verify: bool = False,
+    store_options: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> BackedUp:
@@ -97,6 +98,7 @@ def backup(
         workspace: the registry's parts.
         destination: a folder, or the URL of a place like a store.
         verify: read the blobs that are there already, and replace damaged ones.
+        store_options: for the file system there, as JSON; see `places.open_place`.
         say: told what is going on.
         progress: told bytes of blobs done and bytes in all.
 
@@ -105,7 +107,7 @@ def backup(
         BlobMissingError, BlobCorruptError: a blob of the registry is gone or damaged; the former backup still holds.
         StoreUnavailableError: one of the stores failed.
     """
-    place = open_place(workspace, destination)
+    place = open_place(workspace, destination, store_options)
     lease = leases.wait(
         workspace.database,
         LEASE,
@@ -135,7 +137,7 @@ def backup(
         )
         lease.check()
         made.write(place)
-        _drop_former(place, former, made, lease)
+        _drop_former(place, former, snapshot, lease)
         with workspace.database.write() as session:
             lease.release(session)
     return BackedUp(display_url(place.url), made, copied)
@@ -255,11 +257,14 @@ def _store_files(place: BlobStore, snapshot: _Snapshot) -> None:
         place.put_file(snapshot.paths[file.name], expected=FileEntry(file.name, file.size, file.sha256))
 
 
-def _drop_former(place: BlobStore, former: Catalogue | None, made: Catalogue, lease: leases.Lease) -> None:
+def _drop_former(
+    place: BlobStore, former: Catalogue | None, snapshot: _Snapshot, lease: leases.Lease
+) -> None:
     """Remove the rows of the backup before; its blobs stay, since nobody can tell who will want them."""
     if former is None:
         return
-    needed = {file.sha256 for file in made.files}
+    # Blobs, too: what the former one calls its rows is only what it says.
+    needed = {file.sha256 for file in snapshot.files} | {blob.digest for blob in snapshot.blobs}
     for file in former.files:
         if file.sha256 not in needed:
             lease.check()

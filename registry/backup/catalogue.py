@@ -23,7 +23,12 @@ BLOBS = "blobs.ndjson"
 """The file that lists the blobs."""
 
 _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,59}")
-_REVISION = re.compile(r"[0-9]{4}")
+_REVISION = re.compile(r"(?!0000)[0-9]{4}")
+_STORE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+_WIDEST = 2**63
+
+MOST_BLOBS = 5_000_000
+"""Blobs of a backup that are kept in mind while it is restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +148,24 @@ def _catalogue(document: dict[str, Any]) -> Catalogue:
     names = [file.name for file in files]
     if len(set(names)) != len(names) or BLOBS not in names or not _REVISION.fullmatch(document["schema"]):
         raise ValueError("files are missing or named twice")
+    if not _STORE.fullmatch(document["store"]):
+        raise ValueError("not the id of a store")
     return Catalogue(
-        store=str(document["store"]),
+        store=document["store"],
         schema=document["schema"],
-        made_at=str(document["made_at"]),
-        made_by=str(document["made_by"]),
-        tool=str(document["tool"]),
-        last_event=(int(document["last_event"]["seq"]), str(document["last_event"]["hash"])),
-        blobs=(int(document["blobs"]["count"]), int(document["blobs"]["bytes"])),
+        made_at=str(document["made_at"])[:200],
+        made_by=str(document["made_by"])[:200],
+        tool=str(document["tool"])[:200],
+        last_event=(_whole(document["last_event"]["seq"]), str(document["last_event"]["hash"])),
+        blobs=(_whole(document["blobs"]["count"], MOST_BLOBS), _whole(document["blobs"]["bytes"])),
         files=files,
     )
+
+
+def _whole(value: Any, most: int = _WIDEST) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError("not a number of things")
+    return value
 
 
 def _file(entry: dict[str, Any]) -> File:
@@ -162,7 +175,7 @@ def _file(entry: dict[str, Any]) -> File:
     for column, kind in columns.items():
         if not _TABLE.fullmatch(column) or kind not in KINDS:
             raise ValueError("not a column")
-    return File(name, int(entry["rows"]), int(entry["size"]), parse_digest(entry["sha256"]), columns)
+    return File(name, _whole(entry["rows"]), _whole(entry["size"]), parse_digest(entry["sha256"]), columns)
 
 
 def line_of(row: Mapping[str, Any]) -> bytes:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from fusery.storage.errors import BlobCorruptError, FuseryError
 from fusery.storage.interface import Blob, BlobStore
-from fusery.storage.locate import display_url, open_store
+from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.manifest import FileEntry
 from fusery.storage.transfer import transfer
 
 from ..bulk.executor import Threads
 from ..errors import BadInputError
+from ..exchange.folder import require_folders
+from ..exchange.place import options_of
 from ..tally import tally
 
 if TYPE_CHECKING:
@@ -28,18 +30,24 @@ JOBS = 4
 """Blobs that are copied at a time."""
 
 
-def open_place(workspace: Workspace, url: str) -> BlobStore:
+def open_place(workspace: Workspace, url: str, options: str | None = None) -> BlobStore:
     """Open the store that a backup is in, or is to be in; nothing is read or written.
 
-    The options of the registry's own store are used where both speak the same protocol.
+    Args:
+        workspace: the registry's parts.
+        url: where the backup is.
+        options: for the file system there, as JSON; without them the options of the registry's own store are used where
+            the same server is asked, and nowhere else: there may be a password among them.
 
     Raises:
-        BadInputError: it is the registry's own store, or lies in it.
+        BadInputError: it is the registry's own store, or lies in it; or a part of it leads out of it.
         StoreUrlError: it is not the URL of a store.
     """
     settings = workspace.settings
-    alike = url.partition("://")[0] == settings.store.partition("://")[0] if "://" in url else False
-    place = open_store(url, options=settings.store_options if alike else None)
+    if (path := local_path(url)) is not None:
+        require_folders(path.expanduser().resolve())
+    given = options_of(options) if options else settings.options_at(url)
+    place = open_store(url, options=given)
     own = open_store(settings.store, options=settings.store_options)
     if f"{place.url}/".startswith(f"{own.url}/") or f"{own.url}/".startswith(f"{place.url}/"):
         raise BadInputError(

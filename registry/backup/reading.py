@@ -10,9 +10,12 @@ from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, FormatError, UnsafePathError
 from fusery.storage.interface import BlobStore
 from fusery.storage.jsonfile import parse_json
+from fusery.storage.layout import MAX_GENERATION
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import safe_relative_path
+from fusery.storage.room import require_free
 
+from ..tables import metadata
 from .catalogue import NAME, Catalogue, File
 from .errors import BackupError
 from .rows import Row, from_json
@@ -27,8 +30,21 @@ def _one_name(value: str) -> str:
     return safe_relative_path(value)
 
 
+def _require_told(file: File, row: Row) -> None:
+    """Refuse a row without a value where there must be one, or of a blob in a generation that no store has."""
+    table = metadata.tables.get(file.table)
+    for name, value in row.items():
+        if value is None and table is not None and name in table.columns and not table.columns[name].nullable:
+            raise ValueError("no value")
+    if file.table == "blob" and not 0 <= row["generation"] < MAX_GENERATION:
+        raise ValueError("not a generation")
+
+
 _CHECKS: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("adapter", "name"): _one_name,
+    ("adapter", "digest"): parse_digest,
+    ("base_model", "digest"): parse_digest,
+    ("base_name", "name"): safe_relative_path,
     ("blob", "digest"): parse_digest,
     ("fused", "key"): parse_digest,
     ("manifest", "digest"): parse_digest,
@@ -76,8 +92,13 @@ class Backup:
         Raises:
             BackupError: one is missing, truncated or changed; it says which.
         """
+        require_free(self._folder, sum(file.size for file in self.catalogue.files))
         for file in self.catalogue.files:
             try:
+                # Looked at before it is copied: what is there may be without end.
+                size = self.place.size(file.sha256)
+                if size is not None and size != file.size:
+                    raise self._broken(file, f"has {size} bytes, {file.size} are promised")
                 size = self.place.fetch(file.sha256, self._folder / file.name)
             except BlobMissingError as error:
                 raise self._broken(file, "is missing") from error
@@ -97,6 +118,7 @@ class Backup:
                 raise self._broken(file, f"has other columns in line {number} than it should")
             try:
                 row = {name: from_json(kind, document[name]) for name, kind in file.columns.items()}
+                _require_told(file, row)
                 for (table, name), check in _CHECKS.items():
                     if table == file.table:
                         check(row[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
 from fusery.storage.locate import display_url, open_store
+from fusery.storage.room import require_room
 
 from .. import tables
 from ..database import Database
@@ -76,6 +77,7 @@ def restore(
     source: str,
     *,
     own: bool = False,
+    store_options: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restored:
@@ -92,6 +94,7 @@ def restore(
         workspace: the parts of the registry to be.
         source: where the backup is.
         own: it is the user's own, made by people who are trusted here.
+        store_options: for the file system there, as JSON; see `places.open_place`.
         say: told what is going on.
         progress: told bytes of blobs done and bytes in all.
 
@@ -103,7 +106,7 @@ def restore(
     database = Database.open(workspace.settings.database)
     try:
         with tempfile.TemporaryDirectory(prefix="fusery-restore-") as folder:
-            found = Backup(open_place(workspace, source), Path(folder))
+            found = Backup(open_place(workspace, source, store_options), Path(folder))
             if found.catalogue.schema > HEAD:
                 raise SchemaError(
                     f"the backup is at {found.catalogue.schema}, this program knows up to {HEAD}",
@@ -115,7 +118,8 @@ def restore(
             blobs = found.blobs()
             store = open_store(workspace.settings.store, options=workspace.settings.store_options)
             store_id = _take_over(store, present, found)
-            generations = _generations(found, store)
+            require_room(store, sum(blobs.values()))
+            generations = _generations(found, store, blobs)
             say(f"copying {len(blobs)} blobs")
             _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
             adopted: dict[str, int] = {}
@@ -198,7 +202,7 @@ def _take_over(store: BlobStore, present: str | None, found: Backup) -> str:
     return known
 
 
-def _generations(found: Backup, store: BlobStore) -> dict[Digest, int]:
+def _generations(found: Backup, store: BlobStore, blobs: Mapping[Digest, int]) -> dict[Digest, int]:
     """Return the generation of every blob.
 
     It is the recorded one in a new store.  In the old one, whose database was lost, it is the newest that is there,
@@ -211,6 +215,8 @@ def _generations(found: Backup, store: BlobStore) -> dict[Digest, int]:
     for row in found.rows(found.file(tables.Blob.__tablename__)):
         generation = max(row["generation"], there.get(row["digest"], 0))
         generations[row["digest"]] = generation + (1 if there and row["state"] == "absent" else 0)
+    if not blobs.keys() <= generations.keys():
+        raise found.refuse("blob.ndjson", "has no row for some of the blobs")
     return generations
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -31,6 +31,9 @@ Row = dict[str, Any]
 
 _WIDEST = 2**63
 _BATCH = 1000
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+"""A day within what Python can say, so that every moment between has a time in UTC."""
+
 _MARKS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -77,7 +80,7 @@ def from_json(kind: str, value: Any) -> Any:
     match kind:
         case "moment" if isinstance(value, str):
             moment = datetime.fromisoformat(value)
-            if moment.tzinfo is not None:
+            if moment.tzinfo is not None and _EARLIEST < moment < _LATEST:
                 return moment
         case "date" if isinstance(value, str):
             return date.fromisoformat(value)

@@ -28,6 +28,7 @@ from ..errors import (
 )
 from . import clock
 from .engine import make_engine
+from .files import require_own_journal
 from .filesystems import network_file_system
 from .outages import explain, is_outage, is_transient
 
@@ -44,11 +45,12 @@ class Database:
 
     Attributes:
         path: the file of an SQLite database, else None.
+        shown: what messages call it: the file, or the URL with everything secret in it masked.
         dialect: `sqlite` or `postgresql`.
         actor: under whose name changes are logged that no use case tells of.
     """
 
-    def __init__(self, engine: Engine, *, timeout: float) -> None:
+    def __init__(self, engine: Engine, *, timeout: float, shown: Path | None = None) -> None:
         """Take an engine that `make_engine` made; use `open`."""
         self._engine = engine
         self._timeout = timeout
@@ -56,10 +58,18 @@ class Database:
         self.actor = "fusery"
         self.dialect = engine.dialect.name
         self.path = Path(engine.url.database or "") if self.dialect == "sqlite" else None
+        self.shown: Path | str = shown or self.path or self.display_url
 
     @classmethod
     def open(
-        cls, url: str, *, echo: bool = False, timeout: float = 30.0, allow_network_file_system: bool = False
+        cls,
+        url: str,
+        *,
+        echo: bool = False,
+        timeout: float = 30.0,
+        allow_network_file_system: bool = False,
+        foreign: bool = False,
+        shown: Path | None = None,
     ) -> Database:
         """Open the database that an SQLAlchemy URL names.
 
@@ -68,19 +78,23 @@ class Database:
             echo: log every statement with its parameters.
             timeout: seconds to wait for another writer.
             allow_network_file_system: accept an SQLite file on NFS and the like, for use by one machine only.
+            foreign: it is another party's: what it may make this process do is limited (see `foreign`).
+            shown: the file that messages name, where this is a copy of it.
 
         Raises:
             BadInputError: the URL is none, or names another kind of database.
             MissingExtraError: PostgreSQL's driver is not installed.
-            DatabaseUnavailableError: an SQLite file would lie on a network file system.
+            DatabaseUnavailableError: an SQLite file would lie on a network file system, or has a journal that is not ours.
         """
         parsed = _parse(url)
+        if parsed.get_backend_name() == "sqlite":
+            require_own_journal(Path(str(parsed.database)))
         local = parsed.get_backend_name() != "sqlite" or _is_local(parsed, allow_network_file_system)
         try:
-            engine = make_engine(parsed, echo=echo, timeout=timeout, shared_memory=local)
+            engine = make_engine(parsed, echo=echo, timeout=timeout, shared_memory=local, foreign=foreign)
         except ImportError as error:
             raise MissingExtraError("a PostgreSQL database", "postgres") from error
-        return cls(engine, timeout=timeout)
+        return cls(engine, timeout=timeout, shown=shown)
 
     @property
     def display_url(self) -> str:
@@ -259,7 +273,8 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            known = explain(error, self.display_url, self.path, self._timeout)
+            file = self.shown if isinstance(self.shown, Path) else None
+            known = explain(error, self.display_url, file, self._timeout)
             if known is None:
                 raise
             raise known from error

@@ -12,6 +12,8 @@ the execution option `purpose`:
 from __future__ import annotations
 
 import logging
+import sqlite3
+import time
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -35,7 +37,16 @@ KEEPALIVE = {
 """Seconds, and milliseconds at the end: a server that vanished without a word is noticed within 40 s."""
 
 
-def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = True) -> Engine:
+FOREIGN_SECONDS = 300
+"""What one transaction with an SQLite file of another party may take."""
+
+FOREIGN_LENGTH = 64 << 20
+"""Bytes of a value, or of a row, in such a file."""
+
+
+def make_engine(
+    url: URL, *, echo: bool, timeout: float, shared_memory: bool = True, foreign: bool = False
+) -> Engine:
     """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet.
 
     Args:
@@ -43,6 +54,7 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
         echo: log every statement with its parameters.
         timeout: seconds to wait for a lock that somebody else holds.
         shared_memory: use SQLite's write-ahead log, which needs memory shared by all who have the file open.
+        foreign: the database is another party's.
 
     Raises:
         ImportError: the driver is not installed.
@@ -52,6 +64,8 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, **common)
         _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
+        if foreign:
+            _limit_sqlite(engine)
         return engine
     # Server-side prepared statements and start-up options do not survive pgbouncer; SET LOCAL does.
     arguments = {
@@ -61,7 +75,7 @@ def make_engine(url: URL, *, echo: bool, timeout: float, shared_memory: bool = T
         **KEEPALIVE,
     }
     engine = create_engine(url, connect_args=arguments, pool_pre_ping=True, **common)
-    _prepare_postgresql(engine, timeout)
+    _prepare_postgresql(engine, timeout, foreign)
     return engine
 
 
@@ -110,6 +124,9 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={round(timeout * 1000)}")
         cursor.execute("PRAGMA synchronous=FULL")
+        # Whoever has written the file, its schema calls no function with side effects, and its pages are looked at.
+        cursor.execute("PRAGMA trusted_schema=OFF")
+        cursor.execute("PRAGMA cell_size_check=ON")
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -126,7 +143,14 @@ def _prepare_sqlite(engine: Engine, timeout: float, journal: str) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _prepare_postgresql(engine: Engine, timeout: float) -> None:
+_ONE_SCHEMA = (
+    "SELECT pg_catalog.set_config('search_path', "
+    "pg_catalog.quote_ident(pg_catalog.current_schema()::pg_catalog.text), true)"
+)
+"""Tables and functions are found in one schema only, whatever the owner of a database has set for those who connect."""
+
+
+def _prepare_postgresql(engine: Engine, timeout: float, foreign: bool) -> None:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         purpose = _purpose(connection)
@@ -137,7 +161,25 @@ def _prepare_postgresql(engine: Engine, timeout: float) -> None:
         ]
         if purpose == "read":
             statements.append("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        elif purpose != "scratch":
+        if foreign:
+            statements.append(_ONE_SCHEMA)
+        if purpose not in ("read", "scratch"):
             statements.append(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
         # One round trip: without parameters psycopg sends several statements at once.
         connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})
+
+
+def _limit_sqlite(engine: Engine) -> None:
+    """Let a hostile file take neither the memory nor the time of this process."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, FOREIGN_LENGTH)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 200)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        until = time.monotonic() + FOREIGN_SECONDS
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: time.monotonic() > until, 100_000)

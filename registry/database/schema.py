@@ -188,7 +188,7 @@ def _tables(connection: Connection) -> set[str]:
 
 
 def _refusal(found: SchemaState, database: Database) -> SchemaError:
-    name = database.path or database.display_url
+    name = database.shown
     match found.status:
         case "empty":
             hint = "fusery init" if database.path is not None else "fusery db upgrade"

@@ -25,7 +25,7 @@ def place_at(
     """Return the place that a path or a URL names; nothing is written or looked at yet.
 
     Args:
-        workspace: the registry's parts; a URL that speaks the store's protocol gets the store's options.
+        workspace: the registry's parts; a URL of the store's own server gets the store's options.
         destination: a path, or one of the URLs that a store can have.
         single: the bundle is one file.
         target: what the bundle is for; a registry of images and a hub of models take one kind each.

@@ -30,10 +30,8 @@ class RemoteFolder(Place):
 
     def __init__(self, workspace: Workspace, url: str) -> None:
         """Name the place; nothing is asked of the server yet."""
-        settings = workspace.settings
-        alike = url.partition("://")[0] == settings.store.partition("://")[0]
         self._cache = workspace.cache
-        self._tree = open_tree(self._folder_of(url), options=settings.store_options if alike else None)
+        self._tree = open_tree(self._folder_of(url), options=workspace.settings.options_at(url))
         self.text = display_url(url.rstrip("/"))
         self.name = self.text.rpartition("/")[2]
 

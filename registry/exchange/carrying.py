@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, MissingFileError
+from fusery.storage.layout import MAX_GENERATION
 
 from ..bases import blob_generations
 from ..deposit import Deposit
@@ -49,19 +50,24 @@ class Carrier:
         Raises:
             BadInputError: they are in a folder that the other registry names.
             MissingFileError: the folder of a base that is kept by reference is not here.
+            BadInputError: another party's registry names such a folder.
             StorageError: a store failed, or the bytes are not what is recorded.
         """
         if not files.stored:
             assert files.folder is not None
             if self._origin is not self._here:
+                # What that registry says is a path of this machine: only the user says which of those are read.
                 raise BadInputError(
-                    "the base model is kept by reference there, and what another registry says is a folder of this "
-                    "machine is not read",
-                    hint="fusery base add SOURCE here, or fusery push, there",
+                    "the base model is kept by reference there, in a folder that is not read on its word",
+                    hint="add it here first, and pull again: fusery base add FOLDER --name NAME",
                 )
             return {entry.path: _referenced(files.folder / entry.path) for entry in files.manifest}
         store = self._origin.store
         generations = blob_generations(self._origin, [entry.sha256 for entry in files.manifest])
+        if any(not 0 <= generation <= MAX_GENERATION for generation in generations.values()):
+            raise BadInputError(
+                "a blob is on record in a generation that there is none of", hint="fusery audit, there"
+            )
         folder.mkdir()
         found: dict[str, Path] = {}
         for entry in files.manifest:

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.room import require_room
 
 from ..errors import BadInputError
 from ..tally import tally
-from .arriving import (
-    require_names,
-)
+from .arriving import require_names
+from .bounds import require_sound
 from .carrying import Carrier
 from .claims import check
 from .package import Item, read_package
@@ -101,11 +101,8 @@ def push(
         BadInputError: the other registry is this one, or is not told in full.
         StorageError, DatabaseUnavailableError: one of the two sides failed.
     """
-    other = place.open(workspace)
-    try:
+    with place.opened(workspace, reading=dry_run) as other:
         return _exchange(workspace, other, workspace, reference, fused, dry_run, say, progress)
-    finally:
-        other.close()
 
 
 def pull(
@@ -119,11 +116,8 @@ def pull(
     progress: Callable[[int, int], None] | None = None,
 ) -> Exchanged:
     """Copy from another registry to this one, which is only read there; as `push` otherwise."""
-    other = place.open(workspace)
-    try:
+    with place.opened(workspace, reading=True) as other:
         return _exchange(other, workspace, workspace, reference, fused, dry_run, say, progress)
-    finally:
-        other.close()
 
 
 def _exchange(
@@ -139,6 +133,7 @@ def _exchange(
     come_from = _identity(origin)
     package = _read(origin, reference, fused=fused)
     for item in package:
+        require_sound(item)
         check(item)
         require_names(item)
     if not dry_run:
@@ -150,6 +145,7 @@ def _exchange(
     done = planned
     if not dry_run:
         total = sum(moved.bytes for moved in planned)
+        require_room(destination.store, total)
         carrier = Carrier(origin, destination, here, tally(progress, total))
         done = list(Receiver(destination, here, carrier, come_from, say).take(package))
     places = [origin] if there is None else [destination, origin]
@@ -183,7 +179,7 @@ def _told(workspace: Workspace, identity: str | None) -> dict[str, Any]:
     from fusery.storage.locate import display_url
 
     settings = workspace.settings
-    place = str(settings.home)
-    if settings.database_url:
+    place = workspace.foreign or str(settings.home)
+    if settings.database_url and not workspace.foreign:
         place = workspace.database.display_url
     return {"registry": identity, "place": place, "store": display_url(settings.store)}

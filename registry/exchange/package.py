@@ -21,6 +21,7 @@ from .. import events, tables
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
 from ..fused_label import label_with_key
 from ..resolve import fused_from, resolve_any
+from .counting import MOST_ADAPTERS, require_few, require_short_log
 
 Values = dict[str, Any]
 MOST_EVENTS = 200
@@ -152,8 +153,13 @@ def _resolve(
             .join(tables.Adapter.task)
             .where(tables.Task.name == folded)
             .order_by(tables.Adapter.version)
+            .limit(MOST_ADAPTERS + 1)
         )
     )
+    if len(versions) > MOST_ADAPTERS:
+        raise BadInputError(
+            f"{reference} has more than {MOST_ADAPTERS:,} versions", hint="name the one that is wanted"
+        )
     if versions:
         if session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded)) is not None:
             raise AmbiguousReferenceError(
@@ -177,6 +183,11 @@ class _Reader:
         known = self.items.get(("base", row.id))
         if isinstance(known, Base):
             return known
+        require_few(self._session, "base", row.id, row.manifest_id)
+        if not row.names:
+            raise CheckFailedError(
+                f"the base {row.digest[:12]} has no name there", hint="fusery audit, there"
+            )
         folder = Path(row.location) if row.location else None
         base = Base(
             **self._common(row, row.names[0].name, "base", row.digest, folder),
@@ -185,6 +196,7 @@ class _Reader:
         )
         self.items["base", row.id] = base
         for made in row.calibrations:
+            require_few(self._session, "calibration", made.id, made.manifest_id)
             name = f"{base.name} calibrated ({made.prompts})"
             common = self._common(made, name, "calibration", made.digest, None)
             self.items["calibration", made.id] = Calibration(**common, base=base)
@@ -192,14 +204,15 @@ class _Reader:
 
     def adapter(self, row: tables.Adapter) -> Adapter:
         """Read an adapter after its parents; without recursion, since a chain of them may be long."""
-        chain, met = [row], {row.id}
+        chain, seen = [row], {row.id}
         while chain[-1].parent is not None and ("adapter", chain[-1].parent.id) not in self.items:
             chain.append(chain[-1].parent)
-            if chain[-1].id in met:
-                raise BadInputError(
-                    f"{row.name} is on record as its own ancestor", hint="fusery audit, where it is"
+            if chain[-1].id in seen or len(chain) > MOST_ADAPTERS:
+                raise CheckFailedError(
+                    f"the parents of {row.name} lead in a circle, or on without end",
+                    hint="fusery audit, there",
                 )
-            met.add(chain[-1].id)
+            seen.add(chain[-1].id)
         for each in reversed(chain):
             if ("adapter", each.id) not in self.items:
                 self.items["adapter", each.id] = self._adapter(each)
@@ -208,6 +221,7 @@ class _Reader:
         return found
 
     def _adapter(self, row: tables.Adapter) -> Adapter:
+        require_few(self._session, "adapter", row.id, row.manifest_id)
         base = self.base(row.base)
         parent = self.items["adapter", row.parent_id] if row.parent_id is not None else None
         assert parent is None or isinstance(parent, Adapter)
@@ -229,6 +243,7 @@ class _Reader:
     def fused(self, row: tables.Fused) -> None:
         if ("fused", row.id) in self.items:
             return
+        require_few(self._session, "fused", row.id, row.manifest_id)
         adapter = self.adapter(row.adapter)
         extras = [(values_of(extra), self.adapter(extra.adapter)) for extra in row.extras]
         self.items["fused", row.id] = Fused(
@@ -272,6 +287,7 @@ def _manifest(row: tables.Manifest) -> Manifest:
 
 def _told(session: Session, kind: str, subject: str) -> Iterable[Mapping[str, Any]]:
     """Yield what the log says of a thing; who receives it can compute each hash again."""
+    require_short_log(session, kind, subject, MOST_EVENTS)
     for event in events.history(session, kind=kind, subject=subject, limit=MOST_EVENTS):
         if event.hash != events.event_hash(event):
             raise CheckFailedError(

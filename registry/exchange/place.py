@@ -1,14 +1,19 @@
-"""The other registry: a home folder, or a database and a store by their URLs."""
+"""The other registry: a home folder, or a database and a store by their URLs.  It is data, and never an instruction."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusery.storage.locate import local_path
+
 from ..errors import BadInputError
-from ..settings import Settings
+from ..settings import Settings, expanded
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -19,7 +24,7 @@ class Place:
     """Where another registry is: either `home`, or `database` and `store`.
 
     Attributes:
-        home: its home folder; the settings there count, and nothing of `FUSERY_*` in the environment.
+        home: its home folder, of which only the database file and the store count: no setting in it is obeyed.
         database: an SQLAlchemy URL, which may hold a password.
         store: the URL of its store.
         store_options: for the store's file system, as JSON; they may hold secrets.
@@ -30,50 +35,84 @@ class Place:
     store: str | None = None
     store_options: str | None = None
 
-    def open(self, ours: Workspace) -> Workspace:
-        """Return the other registry's parts; nothing is connected or made yet.
+    @contextmanager
+    def opened(self, ours: Workspace, *, reading: bool) -> Iterator[Workspace]:
+        """Yield the other registry's parts; nothing is connected or made yet, and what was opened is closed at the end.
 
         Args:
             ours: this registry, whose user acts there too.
+            reading: it is only read.  A database in a file is copied then, and the copy is read.
 
         Raises:
-            BadInputError: it is neither a home folder nor a database with a store.
+            BadInputError: it is neither a home folder nor a database with a store, or a home that leads elsewhere.
+            SchemaError: its database is no file that could be one.
         """
+        from ..database import Database
+        from ..database.files import copy_aside, require_files
         from ..workspace import Workspace
 
-        return Workspace(self._settings(ours.settings))
+        settings = self._settings(ours.settings)
+        name = str(self.home) if self.home else Database.open(settings.database).display_url
+        there = Workspace(settings, foreign=name)
+        path = there.embedded_path
+        if path is not None:
+            require_files(path)
+        with tempfile.TemporaryDirectory(prefix="fusery-other-") as folder:
+            if reading and path is not None and path.exists():
+                copied = {"database_url": f"sqlite:///{copy_aside(path, Path(folder))}"}
+                there = Workspace(settings.model_copy(update=copied), foreign=name, shown=path)
+            try:
+                yield there
+            finally:
+                there.close()
 
     def _settings(self, ours: Settings) -> Settings:
         if self.home is not None:
-            if self.database or self.store or self.store_options:
-                raise BadInputError(
-                    "the other registry is a home folder, or a database and a store, and not both",
-                    hint="leave out --database and --store, or the folder",
-                )
-            if "://" in str(self.home) or ":/" in str(self.home):
-                # Not repeated: there may be a password in it.
-                raise BadInputError(
-                    "the other registry is given as a URL where a home folder is expected",
-                    hint="--database URL --store URL",
-                )
-            settings = Settings.load(self.home, environment=False)
-            return settings.model_copy(update={"user": ours.actor})
-        if not self.database or not self.store:
+            database, store = self._folder(self.home)
+            there = ours.elsewhere(f"sqlite:///{database}", str(store), {})
+        elif self.database and self.store:
+            there = ours.elsewhere(self.database, self.store, options_of(self.store_options))
+            if (path := local_path(there.store)) is not None:
+                from .folder import require_folders
+
+                require_folders(path.resolve())
+        else:
             raise BadInputError(
                 "another registry has a database and a store",
                 hint="give a home folder, or --database and --store",
             )
-        options = self._options()
-        return ours.elsewhere(self.database, self.store, options).model_copy(update={"user": ours.actor})
+        return there.model_copy(update={"user": ours.actor})
 
-    def _options(self) -> dict[str, Any]:
-        try:
-            options = json.loads(self.store_options or "{}")
-        except ValueError:
-            options = None
-        if not isinstance(options, dict):
+    def _folder(self, home: Path) -> tuple[Path, Path]:
+        from .folder import plain_folder
+
+        if self.database or self.store or self.store_options:
             raise BadInputError(
-                "the options of the other store are not a JSON object",
-                hint='FUSERY_OTHER_STORE_OPTIONS=\'{"profile": "team"}\'',
+                "the other registry is a home folder, or a database and a store, and not both",
+                hint="leave out --database and --store, or the folder",
             )
-        return options
+        if "://" in str(home) or ":/" in str(home):
+            # Not repeated: there may be a password in it.
+            raise BadInputError(
+                "the other registry is given as a URL where a home folder is expected",
+                hint="--database URL --store URL",
+            )
+        return plain_folder(expanded(home).absolute())
+
+
+def options_of(text: str | None) -> dict[str, Any]:
+    """Return the options of a store elsewhere, which the user gave as JSON.
+
+    Raises:
+        BadInputError: they are not a JSON object.
+    """
+    try:
+        options = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise BadInputError(
+            "the options of the other store are not a JSON object",
+            hint='FUSERY_OTHER_STORE_OPTIONS=\'{"profile": "team"}\'',
+        )
+    return options

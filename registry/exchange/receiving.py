@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .. import events, tables
@@ -56,6 +57,17 @@ def receive(
     Raises:
         AlreadyExistsError: its name was taken meanwhile.
     """
+    try:
+        return _received(workspace, item, seen, deposit, origin)
+    except IntegrityError as error:
+        raise BadInputError(
+            f"{item.name} is on record with values that no registry takes", hint="fusery audit, there"
+        ) from error
+
+
+def _received(
+    workspace: Workspace, item: Item, seen: Seen, deposit: Deposit | None, origin: str
+) -> tuple[bool, str]:
     with deposit.recording() if deposit else workspace.database.write() as session:
         row = find(session, item, origin)
         if isinstance(item, Base) and row is None:

@@ -45,7 +45,7 @@ class _Parsed(TypeDecorator[T]):
         def parsed(value: Any) -> T | None:
             try:
                 return parse(value)
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise UnreadableValueError(
                     f"the database has {repr(value)[:80]} where a {self.meaning} belongs"
                 ) from error

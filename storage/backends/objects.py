@@ -101,16 +101,20 @@ class Objects:
             return None
         return int(info["size"]) if info["type"] == "file" else None
 
-    def read(self, name: str) -> bytes:
-        """Return a small object; raises RemoteError if it is not there."""
-        return bytes(self.calls.run("cat_file", self.key(name)))
+    def read(self, name: str, limit: int) -> bytes:
+        """Return a small object, or the first `limit` bytes of one that is not small; raises RemoteError if it is not there."""
+        size = self.size(name)
+        if size is None:
+            raise RemoteError(Kind.MISSING)
+        return b"".join(piece for _, piece in self.pieces(name, min(size, limit)))
 
     def pieces(self, name: str, size: int) -> Iterator[tuple[int, bytes]]:
         """Return an object's bytes with how many were asked for, some pieces ahead; raises RemoteError."""
-        spans = [(start, min(start + READ, size)) for start in range(0, size, READ)]
-        starts = (partial(self.start_read, name, start, end) for start, end in spans)
-        for (start, end), piece in zip(spans, self.calls.in_order(starts, AHEAD), strict=True):
-            yield end - start, piece
+        # A size that a server made up is no list of spans that fits into memory.
+        spans = range(0, size, READ)
+        starts = (partial(self.start_read, name, start, min(start + READ, size)) for start in spans)
+        for start, piece in zip(spans, self.calls.in_order(starts, AHEAD), strict=True):
+            yield min(READ, size - start), piece
 
     def start_read(self, name: str, start: int, end: int) -> Future[Any]:
         """Begin to read a range of an object."""

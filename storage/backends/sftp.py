@@ -25,6 +25,10 @@ _PIECE = 256 << 10
 """Bytes of one request of SFTP, of which asyncssh keeps many under way."""
 
 
+_DEEPEST = 12
+"""Folders within folders that a listing goes down to: more than a store has, or the files of a bundle."""
+
+
 def file_system(host: str, **options: Any) -> Any:
     """Return sshfs's file system, but connecting when it is used, and again when the connection is lost."""
     from sshfs.spec import SSHFileSystem
@@ -128,16 +132,18 @@ class SftpObjects(Objects):
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """List the files below a folder."""
-        waiting = [self.key(folder)]
+        waiting = [(self.key(folder), 0)]
         while waiting:
-            place = waiting.pop()
+            place, depth = waiting.pop()
             try:
                 found = self.calls.run(_scan, place)
             except RemoteError:
                 continue
             for path, size, modified in found:
                 if size is None:
-                    waiting.append(path)
+                    # Nothing of ours lies deeper, and a server may show folders within folders without end.
+                    if depth < _DEEPEST:
+                        waiting.append((path, depth + 1))
                 else:
                     yield Entry(path.removeprefix(self.key("")), size, age(modified))
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tinymodels
 
@@ -174,7 +174,19 @@ def require_sentence(said: dict[str, Any]) -> str:
     return str(said["code"])
 
 
-def require_plain(ran: Ran) -> None:
+class Printed(Protocol):
+    """What a command printed."""
+
+    @property
+    def out(self) -> str:
+        """On stdout."""
+
+    @property
+    def err(self) -> str:
+        """On stderr."""
+
+
+def require_plain(ran: Printed) -> None:
     """Fail if a command printed a traceback, or anything that a terminal would act on."""
     for text in (ran.out, ran.err):
         assert "Traceback" not in text, text

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tinymodels
 from hostile.arena import Arena
+from hostile.listener import Listener
+from hostile.stage import Stage
+
+from fusery.cli.main import run
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +30,38 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 @pytest.fixture
 def folder(arena: Arena, tmp_path: Path) -> Callable[[], Path]:
     """The folder of a good adapter, to be spoilt."""
-    import shutil
-
     return Path(shutil.copytree(arena.adapter, tmp_path / "adapters"))
+
+
+@pytest.fixture(scope="session")
+def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the homes of two registries, `home` and `other`, and what `other` saved as a backup; to be copied."""
+    root = tmp_path_factory.mktemp("homes")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FUSERY_DATABASE_URL", "FUSERY_STORE_URL", "FUSERY_CACHE_DIR"):
+            patch.delenv(name, raising=False)
+        patch.setenv("FUSERY_USER", "tester")
+        for home, base, task, versions in (
+            ("home", "own", "own_task", 1),
+            ("other", "tiny", "course_rec", 2),
+        ):
+            folder = tinymodels.make_base(root / base, layers=2, hidden=64, intermediate=64, seed=versions)
+            words = ["--home", str(root / home)]
+            assert run([*words, "base", "add", str(folder), "--name", base, "-q"]) == 0
+            for version in range(1, versions + 1):
+                adapter = tinymodels.make_adapter(
+                    root / f"{task}-{version}", folder, seed=10 * versions + version
+                )
+                more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]
+                assert run([*words, "register", str(adapter), *more]) == 0
+        assert run(["--home", str(root / "other"), "backup", str(root / "saved"), "-q"]) == 0
+    return root
+
+
+@pytest.fixture
+def stage(both_homes: Path, tmp_path: Path) -> Iterator[Stage]:
+    """A user's registry, another one beside it, and a listener that is told nothing."""
+    for name in ("home", "other", "saved"):
+        shutil.copytree(both_homes / name, tmp_path / name, symlinks=True)
+    with Listener() as listener:
+        yield Stage(tmp_path, tmp_path / "home", tmp_path / "other", listener)

@@ -65,6 +65,7 @@ def test_a_relative_path_of_the_file_starts_at_the_home(
     elsewhere.mkdir()
     text = 'store_url = "blobs"\ncache_dir = "../cache"\ndatabase_url = "sqlite:///sub/f.db?timeout=5"\n'
     (home / "config.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("FUSERY_HOME", str(home))
     monkeypatch.chdir(elsewhere)
     settings = Settings.load(home)
     assert settings.store == str(home / "blobs")
@@ -100,7 +101,10 @@ def test_a_relative_path_of_the_environment_starts_at_the_current_folder(
         ("database_url", "postgresql://host/fusery"),
     ],
 )
-def test_what_is_no_relative_path_is_kept(tmp_path: Path, field: str, value: str) -> None:
+def test_what_is_no_relative_path_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: str
+) -> None:
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path))
     (tmp_path / "config.toml").write_text(f'{field} = "{value}"', encoding="utf-8")
     assert getattr(Settings.load(tmp_path), field) == value
 

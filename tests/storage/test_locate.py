@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fusery.storage.errors import StorageError
 from fusery.storage.local import LocalStore
-from fusery.storage.locate import PROTOCOLS, StoreUrlError, display_url, open_store
+from fusery.storage.locate import PROTOCOLS, StoreUrlError, display_url, open_store, same_server
 from fusery.storage.remote import FsspecStore
 
 SECRET = "hunter2-AKIDEXAMPLE"
@@ -179,3 +179,24 @@ def test_a_local_store_loads_no_file_system_library() -> None:
     )
     shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("sftp://host/a", "sftp://host/b/c", True),
+        ("sftp://Host/a", "SFTP://host/b", True),
+        ("sftp://host/a", "sftp://other/a", False),
+        ("sftp://host/a", "sftp://host:2222/a", False),
+        ("sftp://host/a", "sftp://host.evil.example/a", False),
+        ("s3://bucket/a", "s3://other/a", True),
+        ("gs://bucket/a", "gcs://other/a", True),
+        ("s3://bucket/a", "gs://bucket/a", False),
+        ("/a", "/a", False),
+        ("/a", "s3://bucket/a", False),
+        ("ftp://host/a", "ftp://host/a", False),
+    ],
+)
+def test_options_are_for_one_server(one: str, other: str, same: bool) -> None:
+    assert same_server(one, other) is same
+    assert same_server(other, one) is same

@@ -1,0 +1,111 @@
+"""What a value from another party must be to be recorded: of its column's kind, no longer than it, and no trick of a terminal.
+
+PostgreSQL refuses most of the rest by itself, SQLite keeps whatever it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Table
+
+from fusery.storage.digest import parse_digest
+from fusery.storage.jsonfile import MAX_DEPTH
+
+from ..plaintext import is_keepable
+from .record import DIGEST
+from .values import kind_of
+
+LONGEST = 1 << 20
+"""Characters of a text whose column has no length."""
+
+LARGEST = 16 << 20
+"""Characters of a document in JSON."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What a terminal acts upon, and what changes the direction or the lines of a text."""
+
+
+def problem_of(table: Table, values: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with some columns of a row, in a few words; None where nothing is."""
+    for name, value in values.items():
+        column = table.columns.get(name)
+        if column is None:
+            continue
+        if value is None:
+            if not column.nullable:
+                return f"nothing in {table.name}.{name}"
+        elif not _FITS[kind_of(column)](column, value):
+            return f"an unfit value in {table.name}.{name}"
+    return None
+
+
+def _text(column: Column[Any], value: Any) -> bool:
+    if not isinstance(value, str) or not is_keepable(value):
+        return False
+    if column.type is DIGEST:
+        return _is_digest(value) or (value == "" and column.default is not None)
+    length = getattr(column.type, "length", None)
+    return len(value) <= LONGEST if length is None else len(value) <= length and not _CONTROL.search(value)
+
+
+def _is_digest(value: str) -> bool:
+    try:
+        parse_digest(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _integer(column: Column[Any], value: Any) -> bool:
+    widest = 2**63 if isinstance(column.type, BigInteger) else 2**31
+    least = 0 if column.name in ("size", "bytes") else -widest
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < widest
+
+
+def _number(column: Column[Any], value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _moment(column: Column[Any], value: Any) -> bool:
+    try:
+        return isinstance(value, datetime) and value.astimezone(UTC) is not None and value.tzinfo is not None
+    except OverflowError:
+        return False
+
+
+def _document(column: Column[Any], value: Any) -> bool:
+    if not is_keepable(value) or _depth(value) > MAX_DEPTH:
+        return False
+    try:
+        return len(json.dumps(value, allow_nan=False)) <= LARGEST
+    except (ValueError, RecursionError):
+        return False
+
+
+def _depth(value: Any) -> int:
+    level, layer = 0, [value]
+    while layer and level <= MAX_DEPTH:
+        layer = [
+            child
+            for node in layer
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        level += 1
+    return level if layer else 0
+
+
+_FITS: Mapping[str, Any] = {
+    "boolean": lambda _, value: isinstance(value, bool),
+    "date": lambda _, value: isinstance(value, date),
+    "document": _document,
+    "integer": _integer,
+    "moment": _moment,
+    "number": _number,
+    "text": _text,
+}

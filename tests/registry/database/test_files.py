@@ -1,0 +1,117 @@
+"""Copying an SQLite file aside while its owner works with it, and files beside it that are none of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fusery.registry.database import Database
+from fusery.registry.database.files import copy_aside, require_files
+from fusery.registry.errors import DatabaseUnavailableError, SchemaError
+
+
+def test_a_copy_has_what_is_not_merged_yet(tmp_path: Path) -> None:
+    path, folder = tmp_path / "fusery.db", tmp_path / "copy"
+    folder.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("CREATE TABLE t (a)")
+        writer.execute("INSERT INTO t VALUES (1)")
+        assert path.with_name("fusery.db-wal").stat().st_size
+        before = sorted(file.name for file in tmp_path.iterdir())
+        copy = copy_aside(path, folder)
+        assert sorted(file.name for file in tmp_path.iterdir()) == before
+    with closing(sqlite3.connect(copy)) as reader:
+        assert reader.execute("SELECT a FROM t").fetchall() == [(1,)]
+
+
+def test_each_copy_is_one_state_while_somebody_writes(tmp_path: Path) -> None:
+    path = tmp_path / "fusery.db"
+    done = threading.Event()
+    with closing(sqlite3.connect(path, isolation_level=None)) as first:
+        first.execute("PRAGMA journal_mode=WAL")
+        first.execute("CREATE TABLE t (a, b)")
+        first.execute("INSERT INTO t VALUES (0, zeroblob(20000)), (0, zeroblob(20000))")
+
+    def write() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("PRAGMA wal_autocheckpoint=20")
+            while not done.wait(0.01):
+                writer.execute("UPDATE t SET a = a + 1, b = randomblob(20000)")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    copied = 0
+    try:
+        for number in range(30):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            try:
+                copy = copy_aside(path, folder)
+            except DatabaseUnavailableError as error:
+                assert "all the time" in error.message
+                continue
+            copied += 1
+            with closing(sqlite3.connect(copy)) as reader:
+                assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                assert len(reader.execute("SELECT DISTINCT a FROM t").fetchall()) == 1
+    finally:
+        done.set()
+        thread.join()
+    assert copied
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_what_is_no_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "fusery.db"
+    require_files(path)
+    os.mkfifo(tmp_path / f"fusery.db{suffix}")
+    with pytest.raises(SchemaError, match="not a regular file"):
+        require_files(path)
+    (tmp_path / f"fusery.db{suffix}").unlink()
+    (tmp_path / f"fusery.db{suffix}").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(SchemaError, match="not a regular file"):
+        require_files(path)
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Path:
+    """A database that a process which was killed has left in the middle of a write."""
+    path = tmp_path / "fusery.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("CREATE TABLE t (a)")
+        writer.execute("INSERT INTO t VALUES (zeroblob(100000))")
+        writer.execute("PRAGMA cache_size=2")
+        writer.execute("BEGIN")
+        writer.execute("UPDATE t SET a = randomblob(100000)")
+        files = {name: (tmp_path / name).read_bytes() for name in ("fusery.db", "fusery.db-journal")}
+        writer.execute("ROLLBACK")
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    return path
+
+
+def is_undone(path: Path) -> bool:
+    with closing(Database.open(f"sqlite:///{path}")) as database, database.write() as session:
+        return bool(session.connection().exec_driver_sql("SELECT a = zeroblob(100000) FROM t").scalar())
+
+
+def test_a_write_that_was_interrupted_is_undone_in_the_copy(interrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    before = interrupted.read_bytes()
+    assert is_undone(copy_aside(interrupted, folder))
+    assert interrupted.read_bytes() == before
+    assert interrupted.with_name("fusery.db-journal").exists()
+
+
+def test_a_journal_of_one_s_own_is_played_back(interrupted: Path, tmp_path: Path) -> None:
+    assert is_undone(interrupted)
+    os.mkfifo(tmp_path / "fusery.db-journal")
+    with pytest.raises(DatabaseUnavailableError, match="not a journal of fusery's"):
+        Database.open(f"sqlite:///{interrupted}")

@@ -1,0 +1,73 @@
+"""What lies in a store that somebody else filled: read no further than it may go, and never waited for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import BlobCorruptError, MissingFileError, OutOfSpaceError, StorageError
+from fusery.storage.layout import FORMAT_NAME, MAX_FORMAT_BYTES
+from fusery.storage.local import LocalStore
+from fusery.storage.locate import open_store
+from fusery.storage.manifest import FileEntry
+from fusery.storage.remote import FsspecStore
+from fusery.storage.room import require_room
+
+
+@pytest.fixture
+def memory() -> FsspecStore:
+    """A store in memory."""
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    assert isinstance(store, FsspecStore)
+    return store
+
+
+@pytest.mark.parametrize("name", [FORMAT_NAME, "backup.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_a_document_that_is_no_file_is_not_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    store = LocalStore(tmp_path)
+    with pytest.raises(MissingFileError, match="not a file that can be read"):
+        store.identify() if name == FORMAT_NAME else store.read_document(name)
+
+
+def test_a_file_of_another_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "endless"
+    path.touch()
+    os.truncate(path, 1 << 42)
+    expected = FileEntry("x", 5, digest_bytes(b"12345"))
+    for store in (LocalStore(tmp_path / "store"), open_store(f"memory://{uuid.uuid4().hex}")):
+        with pytest.raises(BlobCorruptError, match="5 bytes"):
+            store.put_file(path, expected=expected)
+        assert list(store.blobs()) == []
+
+
+def test_a_marker_is_read_no_further_than_one_is_long(memory: FsspecStore) -> None:
+    memory._objects.write(FORMAT_NAME, b" " * 5_000_000, exclusive=False)
+    assert memory._read_format() == b" " * MAX_FORMAT_BYTES
+    with pytest.raises(StorageError, match="not JSON"):
+        memory.identify()
+
+
+def test_a_size_that_was_made_up_takes_no_memory(memory: FsspecStore) -> None:
+    memory._objects.write("x", b"12345", exclusive=False)
+    pieces = memory._objects.pieces("x", 1 << 62)
+    assert [len(piece) for _, piece in itertools.islice(pieces, 2)] == [5, 0]
+
+
+def test_more_than_there_is_room_for_is_refused(tmp_path: Path, memory: FsspecStore) -> None:
+    with pytest.raises(OutOfSpaceError, match="are free"):
+        require_room(LocalStore(tmp_path), 1 << 62)
+    require_room(LocalStore(tmp_path), 1)
+    require_room(memory, 1 << 62)
