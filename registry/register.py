@@ -19,6 +19,7 @@ from .adapter_files import WEIGHTS
 from .adapter_folder import AdapterFolder, read_adapter_folder
 from .admission import AdmissionError, Finding, examine, unreadable, verdict
 from .bases import file_entry
+from .datasets import dataset_row
 from .errors import AlreadyExistsError, BadInputError
 from .names import AdapterName, compact_date, parse_date, parse_slug
 from .proposal import proposed_name
@@ -30,7 +31,6 @@ from .training.selection import Training, select_run
 from .views import adapter_view
 
 if TYPE_CHECKING:
-    from .training.record import RecordedData
     from .workspace import Workspace
 
 
@@ -276,6 +276,8 @@ def _add(
         examples = data.examples
     dataset = submission.dataset or metadata.dataset or folder.config.data or (data.name if data else None)
     val_loss = submission.val_loss if submission.val_loss is not None else training.val_loss(folder)
+    digest = (data.digest if data else None) or ""
+    known = dataset_row(session, dataset, digest=digest, examples=examples) if dataset else None
     adapter = tables.Adapter(
         task_id=task.id,
         version=name.version,
@@ -294,7 +296,7 @@ def _add(
         total_parameters=base.parameters,
         val_loss=val_loss,
         iterations=training.iterations(folder),
-        dataset_id=_dataset(session, dataset, examples, data).id if dataset else None,
+        dataset_id=known.id if known else None,
         examples=examples,
         training=json.loads(json.dumps(folder.raw_config)),
         parent_id=_parent(session, submission, training),
@@ -318,17 +320,6 @@ def _parent(session: Session, submission: Submission, training: Training) -> int
         return resolve_adapter(session, submission.parent).id
     known = adapter_with_weights(session, training.continued) if training.continued else None
     return known.id if known else None
-
-
-def _dataset(session: Session, name: str, examples: int | None, data: RecordedData | None) -> tables.Dataset:
-    digest = (data.digest if data else None) or ""
-    query = select(tables.Dataset).where(tables.Dataset.name == name, tables.Dataset.revision == "")
-    dataset = session.scalar(query.where(tables.Dataset.digest == digest))
-    if dataset is None:
-        dataset = tables.Dataset(name=name, revision="", digest=digest, examples=examples)
-        session.add(dataset)
-        session.flush()
-    return dataset
 
 
 def _layer_count(folder: AdapterFolder) -> int:

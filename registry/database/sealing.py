@@ -123,6 +123,7 @@ KINDS: Mapping[str, Kind] = {
         _kind("alias_move", tables.AliasMove),
         _kind("bundle", tables.Bundle, tables.BundleAdapter, label="path"),
         _kind("yank", tables.Yank),
+        _kind("amendment", tables.Amendment),
         _kind("signature", tables.Signature, label="key_id"),
         _kind("alias_rule", tables.AliasRule, label="alias"),
         _kind("approval", tables.Approval),
