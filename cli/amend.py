@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from .adapters import TAGS
+from .amendments import change_of
 from .session import Session, command
-from .text import one_line
 
 
 @command("amend")
@@ -33,18 +33,8 @@ def amend_command(session: Session, reference: str, **correction: Any) -> None:
 
     def human() -> None:
         for change in view["amendments"]:
-            print_amendment(session, f"{view['name']}: ", change)
+            session.print(f"{view['name']}: {change_of(change)}")
         if not view["changed"]:
             session.print(f"{view['name']}: that is on record already.")
 
     session.emit(view, names=[view["name"]], human=human)
-
-
-def print_amendment(session: Session, before: str, change: dict[str, Any], after: str = "") -> None:
-    """Print one change of a field, between other words."""
-    reason = f" ({change['reason']})" if change["reason"] else ""
-    session.print(f"{before}{change['field']} {_shown(change['from'])} -> {_shown(change['to'])}{reason}{after}")
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else one_line(str(value))

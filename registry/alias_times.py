@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, exists, or_, select
+from sqlalchemy.orm import Session
 
 from . import tables
 from .aliases import alias_reference, no_alias
@@ -52,6 +53,12 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
     }
 
 
+def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:
+    """Return the number of the adapter that an alias held at a moment; None if it held none, or there is no such alias."""
+    row = session.execute(_held(wanted, moment)).first()
+    return None if row is None else row.adapter_id
+
+
 def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]]:
     """Return the query for an alias, its last move until a moment, and where that went."""
     task, alias, moved, adapter, yank = (
@@ -74,6 +81,7 @@ def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]
         select(
             task.name.label("task"),
             alias.name.label("alias"),
+            adapter.id.label("adapter_id"),
             adapter.name.label("adapter"),
             adapter.digest,
             moved.at.label("since"),
