@@ -16,6 +16,7 @@ from ..architecture import WEIGHTS
 from ..database.guards import missing_guards
 from ..database.sealing import Key
 from . import dependants
+from .amended import check_amendments
 from .holdings import Holding
 from .records import check_records, count_records
 from .report import Damage, Report
@@ -147,6 +148,8 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
     with workspace.database.read() as session:
         report.checked["record"] = count_records(session) if only is None else len(only)
         for found in check_records(session, only):
+            report.add(found.code, found.subject, found.message)
+        for found in check_amendments(session, only):
             report.add(found.code, found.subject, found.message)
 
 
