@@ -8,14 +8,16 @@ from typing import Any
 from .session import Session
 from .text import cell, one_line
 
-_MARK = "*"
+MARK = "*"
+"""Behind a value that was amended."""
+
 _LONGEST = 100
 """Characters of a value; a note may have thousands."""
 
 
 def marked(text: str, view: Mapping[str, Any], *fields: str) -> str:
     """Return the text of a value, marked where one of the fields that it shows was amended."""
-    return f"{text}{_MARK}" if is_amended(view, *fields) else text
+    return f"{text}{MARK}" if is_amended(view, *fields) else text
 
 
 def is_amended(view: Mapping[str, Any], *fields: str) -> bool:
@@ -24,9 +26,14 @@ def is_amended(view: Mapping[str, Any], *fields: str) -> bool:
 
 
 def explain_marks(session: Session, views: Iterable[Mapping[str, Any]], *fields: str) -> None:
+    """Say below a table of adapters what its marks mean, if it has any."""
+    explain_mark(session, any(is_amended(view, *fields) for view in views))
+
+
+def explain_mark(session: Session, has_any: bool) -> None:
     """Say below a table what its marks mean, if it has any."""
-    if any(is_amended(view, *fields) for view in views):
-        session.say(f"{_MARK} was amended; fusery show REF says what it was before")
+    if has_any:
+        session.say(f"{MARK} was amended; fusery show REF says what it was before")
 
 
 def print_amendments(session: Session, view: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from . import events, tables
-from .amendments import amend_row, amendment_views, changes, is_free, state_of
+from .amendments import amend_row, amendment_views, changes, is_free, state_of, text_of
 from .errors import BadInputError
 from .resolve import resolve_adapter
 
@@ -70,9 +70,19 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
                 f"another {facts[0]} needs a reason", hint="--reason TEXT; tags and notes need none"
             )
         at = time_of_amendment(workspace, session, adapter)
-        rows = amend_row(
-            session, adapter, changed, reason=correction.reason, at=at, since=at, by=workspace.actor
-        )
+        rows = [
+            tables.Amendment(
+                field=field,
+                before=text_of(was),
+                after=text_of(will),
+                reason=correction.reason,
+                at=at,
+                since=at,
+                by=workspace.actor,
+            )
+            for field, was, will in changed
+        ]
+        amend_row(session, adapter, rows)
         events.record(
             session,
             action=AMENDED,

@@ -78,26 +78,34 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[s
     return [(name, was, will) for name, was, will in pairs if was != will]
 
 
-def amend_row(
-    session: Session,
-    adapter: tables.Adapter,
-    changed: Iterable[tuple[str, Any, Any]],
-    *,
-    reason: str,
-    at: datetime,
-    since: datetime,
-    by: str,
-) -> list[tables.Amendment]:
-    """Give an adapter other values, with an amendment for each, in the caller's write transaction."""
-    rows = [
-        tables.Amendment(
-            field=field, before=text_of(was), after=text_of(will), reason=reason, at=at, since=since, by=by
-        )
-        for field, was, will in changed
-    ]
+def misfits(state: Mapping[str, Any], amendments: Iterable[tables.Amendment]) -> list[str]:
+    """Say of amendments, oldest first, which do not follow from one another or do not lead to a state."""
+    last: State = {}
+    found = []
+    for row in amendments:
+        if not is_amendable(row.field):
+            found.append(f"an amendment is of {row.field[:60]!r}, which is never amended")
+            continue
+        try:
+            was, will = json.loads(row.before), json.loads(row.after)
+        except ValueError:
+            found.append(f"an amendment of {row.field} is not readable")
+            continue
+        if row.field in last and last[row.field] != was:
+            before = text_of(last[row.field])[:100]
+            found.append(f"an amendment says that {row.field} was {row.before[:100]}, and it was {before}")
+        last[row.field] = will
+    for field, value in last.items():
+        if state.get(field) != value:
+            is_now, should = (text_of(each)[:100] for each in (state.get(field), value))
+            found.append(f"{field} is {is_now}, and was amended to {should}")
+    return found
+
+
+def amend_row(session: Session, adapter: tables.Adapter, rows: Sequence[tables.Amendment]) -> None:
+    """Give an adapter the values that new amendments say, in the caller's write transaction."""
     adapter.amendments.extend(rows)
     put(session, adapter, {row.field: json.loads(row.after) for row in rows})
-    return rows
 
 
 def put(session: Session, adapter: tables.Adapter, values: Mapping[str, Any]) -> None:
@@ -156,6 +164,6 @@ def amendment_views(amendments: Iterable[tables.Amendment]) -> list[dict[str, An
     ]
 
 
-def amended(amendments: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the fields that have another value than at first, given the views of amendments."""
-    return {each["field"] for each in amendments}
+def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
+    return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]

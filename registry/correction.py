@@ -86,6 +86,22 @@ class Correction:
         return {**said, **{f"{TAG}{key}": value for key, value in self.tags.items()}}
 
 
+def accepted(field: str, value: Any) -> Any:
+    """Return a value of a field in its one form, if it is one that a correction may have; null for none.
+
+    Raises:
+        BadInputError: it is not.
+    """
+    if value is None:
+        return None if field != "date" else compact_date(parse_date(""))
+    if field.startswith(TAG):
+        key = field.removeprefix(TAG)
+        return Correction(tags={key: value}).tags[key]
+    if not is_amendable(field):
+        raise BadInputError(f"{field[:40]!r} is never amended")
+    return getattr(Correction(**{field: value}), field)
+
+
 def _digest(said: Any) -> str | None:
     if said is None:
         return None

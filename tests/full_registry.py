@@ -52,7 +52,7 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
     registry.materialize("course_rec@2", folder / "bundle")
     registry.export("course_rec@2", folder / "exported", form="peft")
     if amended:
-        registry.amend("course_rec@2", val_loss=0.26, tags={"team": "ads"}, reason="typo")
+        registry.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
     with registry.workspace.database.write() as session:
         for table in all_tables():
             made_up = amended or table.name != tables.Amendment.__tablename__

@@ -11,7 +11,6 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
-from typing import Any
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -19,7 +18,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..amendments import DATASET, TAG, is_amendable, state_of
+from ..amendments import DATASET, TAG, misfits, state_of
 from ..database.sealing import KINDS, Content, Key, contents_of
 from ..names import parse_date
 from ..promotion.overtaken import overtaken
@@ -106,7 +105,8 @@ def _check(session: Session, number: int, log: _Log, datasets: _Datasets) -> Ite
     except (ValueError, TypeError, LookupError):
         return  # a value is none of its column's type: `records` says so
     if row is not None and content is not None:
-        yield from _unfit(row)
+        for message in misfits(state_of(row), row.amendments):
+            yield Discrepancy("amendment_unfit", f"adapter {row.name}", message)
         yield from _rewritten(row, content, log, datasets)
 
 
@@ -127,30 +127,6 @@ def _datasets(session: Session) -> _Datasets:
     data = tables.Dataset
     rows = session.execute(select(data.id, data.name, data.revision, data.digest))
     return {number: (name, revision, digest) for number, name, revision, digest in rows}
-
-
-def _unfit(row: tables.Adapter) -> Iterator[Discrepancy]:
-    """Yield amendments that do not follow from one another, or do not lead to what is on record."""
-    now, last = state_of(row), dict[str, Any]()
-    for each in row.amendments:
-        try:
-            was, will = json.loads(each.before), json.loads(each.after)
-        except ValueError:
-            was = will = None
-        said = f"amendment {each.id} says that {each.field} was {each.before[:100]} before"
-        if not is_amendable(each.field):
-            yield _unfitting(row, f"amendment {each.id} is of {each.field[:100]!r}, which is never amended")
-        elif each.field in last and last[each.field] != was:
-            yield _unfitting(row, f"{said}, and it was {json.dumps(last[each.field])[:100]}")
-        last[each.field] = will
-    for name, value in last.items():
-        if is_amendable(name) and now.get(name) != value:
-            found = json.dumps(now.get(name), default=str)[:100]
-            yield _unfitting(row, f"{name} is {found}, and was amended to {json.dumps(value)[:100]}")
-
-
-def _unfitting(row: tables.Adapter, message: str) -> Discrepancy:
-    return Discrepancy("amendment_unfit", f"adapter {row.name}", message)
 
 
 def _rewritten(
@@ -212,8 +188,13 @@ def _undone(
             None if name is None else next(key for key, value in datasets.items() if value == wanted)
         )
     kept = [tags[key] for key in sorted(tags) if tags[key]["value"] is not None]
-    before = {**content, "adapter": [{name: value for name, value in values.items() if value is not None}]}
-    return {name: of for name, of in {**before, _TAGS: kept}.items() if of}
+    row_before = {name: value for name, value in values.items() if value is not None}
+    return _with(content, {"adapter": [row_before], _TAGS: kept})
+
+
+def _with(content: Content, rows: Content) -> Content:
+    """Return what is hashed with other rows of some tables; a table without rows is not part of it."""
+    return {name: of for name, of in {**content, **rows}.items() if of}
 
 
 def _without_forms(content: Content) -> Iterator[Content]:
@@ -221,7 +202,7 @@ def _without_forms(content: Content) -> Iterator[Content]:
     forms = content.get(_FORMS, [])
     for kept in range(len(forms), -1, -1):
         for chosen in itertools.combinations(forms, kept):
-            yield {name: of for name, of in {**content, _FORMS: list(chosen)}.items() if of}
+            yield _with(content, {_FORMS: list(chosen)})
 
 
 def _overtaken(session: Session, log: _Log, wanted: Collection[int] | None) -> Iterator[Discrepancy]:

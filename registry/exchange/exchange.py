@@ -17,6 +17,7 @@ from .. import tables
 from ..errors import BadInputError
 from ..tally import tally
 from .carrying import Carrier
+from .corrections import missing_corrections, why_kept
 from .finding import find, is_complete, missing_yanks
 from .package import Adapter, Fused, Item, read_package
 from .place import Place
@@ -37,7 +38,7 @@ class Moved:
         digest: of its manifest.
         state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
         bytes: of files that were missing.
-        reason: why it was left out.
+        reason: why it was left out, or that it was amended otherwise there.
     """
 
     kind: str
@@ -194,12 +195,14 @@ def _planned(session: Session, item: Item, counted: set[str]) -> Moved:
         name = row.names[0].name
     elif isinstance(row, tables.Adapter):
         name = row.name
-    complete = is_complete(row, item)
+    complete, kept = is_complete(row, item), None
     if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
-        complete = complete and not missing_yanks(session, row, item)
+        corrections, fields = missing_corrections(row, item)
+        complete = complete and not missing_yanks(session, row, item) and not corrections
+        kept = why_kept(fields)
     if complete:
-        return _moved(item, name, "present", 0)
-    return _moved(item, name, "completed", _bytes(session, item, counted))
+        return _moved(item, name, "present", 0, kept)
+    return _moved(item, name, "completed", _bytes(session, item, counted), kept)
 
 
 def _obstacle(session: Session, item: Item) -> str | None:

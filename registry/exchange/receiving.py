@@ -12,9 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import events, tables
+from ..database import Database
 from ..deposit import record_manifest
 from ..errors import BadInputError
 from ..names import AdapterName, parse_base_name
+from .corrections import bring_corrections, first_date, require_fitting, rows_of
 from .finding import Row, find, find_adapter, find_base, free_names, is_complete, missing_yanks
 from .package import Adapter, Base, Calibration, Fused, Item
 
@@ -72,7 +74,8 @@ def check(item: Item) -> None:
         for name in item.names:
             parse_base_name(name["name"])
     elif isinstance(item, Adapter):
-        told = str(AdapterName(item.task, item.values["version"], item.values["date"]))
+        require_fitting(item)
+        told = str(AdapterName(item.task, item.values["version"], first_date(item)))
         if str(AdapterName.parse(item.name)) != told:
             raise BadInputError(f"{item.name} is on record as {told}", hint="fusery audit, there")
 
@@ -103,6 +106,7 @@ def _insert_adapter(session: Session, item: Adapter, files: tables.Manifest) -> 
         parent_id=_adapter(session, item.parent).id if item.parent is not None else None,
         tags=[tables.AdapterTag(**tag) for tag in item.tags],
         findings=[tables.AdapterFinding(**finding) for finding in item.findings],
+        amendments=rows_of(item, Database.utcnow(session)),
     )
     session.add(row)
     session.flush()
@@ -141,6 +145,8 @@ def _attach(session: Session, row: Row, item: Item) -> list[str]:
         for values in missing_yanks(session, row, item):
             session.add(tables.Yank(**values, adapter_id=row.id))
             added.append("yank")
+        if bring_corrections(session, row, item, Database.utcnow(session)):
+            added.append("amendment")
     for values in item.signatures:
         signature = tables.Signature
         known = select(signature.id).where(

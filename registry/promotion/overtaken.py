@@ -20,7 +20,7 @@ from ..alias_moves import ALIAS_MOVED, text_of
 ALIAS_CONFIRMED = "alias.confirmed"
 """The holder of an alias was judged once more, because of an amendment."""
 
-_JUDGED = {
+_JUDGED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "val_loss_within": {"to": ("val_loss",), "from": ("val_loss",)},
     "licences": {"to": ("tag.licence", "tag.license")},
 }

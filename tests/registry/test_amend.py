@@ -303,4 +303,4 @@ def test_the_document_of_an_exported_folder_says_so(stocked: Registry, tmp_path:
     assert document["final_val_loss"] == 0.061
     assert document["training_date"] == "2026-01-14"
     assert [each["from"] for each in document["fusery"]["facts"]["amendments"]] == [0.61, "20260115"]
-    assert "amended" in (folder / "README.md").read_text()
+    assert "Amended since it was registered" in (folder / "README.md").read_text()
