@@ -45,7 +45,8 @@ def sound(other: Registry) -> Iterator[Registry]:
 def test_a_new_adapter_brings_its_amendments(amended: Registry, sound: Registry, other_home: Path) -> None:
     assert states(amended.push("course_rec@1", other_home)) == [("adapter", "copied", None)]
     assert facts(sound) == facts(amended)
-    assert sound.show(ONE, at=amended.show(ONE)["created_at"].replace("+", ".999999+"))["val_loss"] == 0.61
+    registered = amended.events(reference=ONE)[0]["at"]
+    assert sound.show(ONE, at=registered)["val_loss"] == 0.61
     assert states(amended.push("course_rec@1", other_home)) == [("adapter", "present", None)]
 
 
@@ -174,3 +175,19 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
     again = sound.import_folder(folder)
     assert (again.created, again.view["date"]) == (False, "20260114")
     assert len(sound.show(ONE)["amendments"]) == 1
+
+
+def test_bytes_that_were_registered_anew_are_another_record_there_too(
+    stocked: Registry, sound: Registry, other_home: Path, tmp_path: Path
+) -> None:
+    stocked.push("course_rec", other_home)
+    stocked.yank(ONE, reason="wrong alpha")
+    new = stocked.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0).view
+    assert new["version"] == 3
+    stocked.push("course_rec", other_home)
+    assert [(view["version"], view["yanked"], view["alpha"]) for view in sound.history("course_rec")] == [
+        (1, True, 160.0),
+        (2, False, 80.0),
+        (3, False, 99.0),
+    ]
+    assert {item.state for item in stocked.push("course_rec", other_home).items} == {"present"}
