@@ -92,13 +92,13 @@ def accepted(field: str, value: Any) -> Any:
     Raises:
         BadInputError: it is not.
     """
+    if not isinstance(field, str) or not is_amendable(field) or (value is None and field == "date"):
+        raise BadInputError(f"{str(field)[:40]!r} is never amended, or not to nothing")
     if value is None:
-        return None if field != "date" else compact_date(parse_date(""))
+        return None
     if field.startswith(TAG):
         key = field.removeprefix(TAG)
-        return Correction(tags={key: value}).tags[key]
-    if not is_amendable(field):
-        raise BadInputError(f"{field[:40]!r} is never amended")
+        return Correction(tags={key: value}).tags[parse_slug(key, "tag")]
     return getattr(Correction(**{field: value}), field)
 
 

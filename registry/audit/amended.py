@@ -19,7 +19,9 @@ from fusery.storage.digest import digest_json
 
 from .. import tables
 from ..amendments import DATASET, TAG, misfits, state_of
+from ..correction import accepted
 from ..database.sealing import KINDS, Content, Key, contents_of
+from ..errors import BadInputError
 from ..names import parse_date
 from ..promotion.overtaken import overtaken
 from ..resolve import load_adapters
@@ -140,7 +142,7 @@ def _rewritten(
         rows = [each for each in row.amendments if log.amended.get(each.id) == seq]
         try:
             content = _undone(content, rows, row.id, datasets)
-        except (ValueError, LookupError, TypeError, StopIteration):
+        except (ValueError, TypeError, StopIteration, BadInputError):
             content = {}
         found = next((each for each in _without_forms(content) if digest_json(each) == before), None)
         if found is None:
@@ -162,14 +164,14 @@ def _undone(
     """Return what was hashed of an adapter before some amendments.
 
     Raises:
-        ValueError, LookupError, TypeError: what an amendment says was before cannot have been.
+        ValueError, TypeError, StopIteration, BadInputError: what an amendment says was before cannot have been.
     """
     [own] = content["adapter"]
     values = dict(own)
     tags = {tag["key"]: tag for tag in content.get(_TAGS, [])}
     data = dict(zip(DATASET, datasets.get(values.get("dataset_id", 0), (None, None, None)), strict=True))
     for row in reversed(rows):
-        value = json.loads(row.before)
+        value = accepted(row.field, json.loads(row.before))
         if row.field.startswith(TAG):
             key = row.field.removeprefix(TAG)
             tags[key] = {"adapter_id": adapter, "key": key, "value": value}
@@ -177,10 +179,8 @@ def _undone(
             data[row.field] = value
         elif row.field == "date":
             values["date"] = parse_date(value).isoformat()
-        elif row.field in ("val_loss", "note", "examples"):
-            values[row.field] = value
         else:
-            raise ValueError(row.field)
+            values[row.field] = value
     if any(row.field in DATASET for row in rows):
         name, revision, digest = (data[each] for each in DATASET)
         wanted = (name, revision or "", digest or "")

@@ -194,3 +194,19 @@ def test_a_move_by_hand_was_not_judged(stocked: Registry) -> None:
     stocked.set_alias(ONE, "staging")
     stocked.amend(ONE, val_loss=0.2, reason="typo")
     assert stocked.audit().ok
+
+
+@pytest.mark.parametrize("value", ["5", '"x"', "{", "[]", "1e999"])
+@pytest.mark.parametrize("field", ["val_loss", "date", "tag.a b", "rank"])
+def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry, field: str, value: str) -> None:
+    """Even where somebody seals what cannot be."""
+    with stocked.workspace.database.write() as session:
+        adapter, now = resolve_adapter(session, ONE), stocked.workspace.database.utcnow(session)
+        row = tables.Amendment(
+            field=field, before=value, after="null", reason="", at=now, since=now, by="eve"
+        )
+        adapter.amendments.append(row)
+        adapter.val_loss = 0.01
+    codes = {code for code, _ in found(stocked)}
+    assert codes <= {"record_rewritten", "amendment_unfit"}
+    assert "record_rewritten" in codes
