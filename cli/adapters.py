@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from .amendments import explain_marks, marked, print_amendments
 from .session import Session, command
-from .text import cell, count, foreign_fact, marked, number, share, short_marks, size, times, told
+from .text import aside, cell, count, foreign_fact, number, share, short_marks, size, times, told
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -95,7 +96,9 @@ def print_registered(session: Session, view: dict[str, Any]) -> None:
 
 
 def _summary(view: dict[str, Any]) -> str:
-    loss = f", validation loss {number(view['val_loss'])}" if view["val_loss"] is not None else ""
+    loss = ""
+    if view["val_loss"] is not None:
+        loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
     return (
         f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}: "
         f"{count(view['trainable_parameters'])} parameters ({view['trainable_percent']:.3f} %){loss}"
@@ -200,15 +203,17 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
             cell(adapter["rank"]),
             str(adapter["layers"]),
             count(adapter["trainable_parameters"]),
-            number(adapter["val_loss"]),
-            cell(adapter["dataset"]),
+            marked(number(adapter["val_loss"]), adapter, "val_loss"),
+            marked(cell(adapter["dataset"]), adapter, "dataset"),
             " ".join(marks),
         )
     session.console.print(table)
+    explain_marks(session, adapters, "val_loss", "dataset")
 
 
 @command("show")
 @click.argument("reference", metavar="REF")
+@click.option("--at", metavar="DATE", help="As it was on record then; a day means its end, in UTC.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
@@ -216,22 +221,26 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
     help="Draw its training curve to a .png or .svg file; needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
-def show_command(session: Session, reference: str, plot: Path | None, force: bool) -> None:
-    """Show one adapter in full, with the sizes people compare."""
+def show_command(session: Session, reference: str, at: str | None, plot: Path | None, force: bool) -> None:
+    """Show one adapter in full, with the sizes people compare.
+
+    With --at, what was amended later is as it was before, and what was made of it is left out.
+    """
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")
-    view = session.registry.show(reference, plot=plot, force=force)
+    view = session.registry.show(reference, at=at, plot=plot, force=force)
     names = [view["plot"] if plot else view["name"]]
     session.emit(view, names=names, human=lambda: _print_adapter(session, view))
 
 
 def _print_adapter(session: Session, view: dict[str, Any]) -> None:
     marks = "".join(f" #{alias}" for alias in view["aliases"])
-    marks += marked(view)
+    marks += aside(view)
     alpha, scale = number(view["alpha"]), number(view["scale"])
     session.facts(
         [
             ("name", view["name"] + marks),
+            *([("on record", f"at {view['at']}")] if "at" in view else []),
             ("base", cell(view["base"])),
             ("method", f"{view['method']}, rank {cell(view['rank'])}, alpha {alpha}, scale {scale}"),
             ("layers", f"{view['layers']}, each: {cell(view['target_modules'])}"),
@@ -240,40 +249,52 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
             ("share", f"{view['trainable_percent']:.3f} % ({view['reduction_factor']:.0f} times fewer)"),
             (
                 "format",
-                cell([view["format"], *(f"{each['format']} (rendered)" for each in view["renderings"])]),
+                cell(
+                    [view["format"], *(f"{each['format']} (rendered)" for each in view.get("renderings", []))]
+                ),
             ),
             ("size", f"{size(view['bytes'])} (base: {size(view['base_bytes'])})"),
-            ("validation loss", number(view["val_loss"], 6)),
+            ("date", marked(view["date"], view, "date")),
+            ("validation loss", marked(number(view["val_loss"], 6), view, "val_loss")),
             ("iterations", cell(view["iterations"])),
-            (
-                "dataset",
-                cell(view["dataset"]) + (f", {count(view['examples'])} examples" if view["examples"] else ""),
-            ),
+            ("dataset", _dataset(view)),
             (
                 "parent",
                 cell(view["parent"])
                 + (f" (yanked: {cell(reason)})" if (reason := view["parent_yanked"]) else ""),
             ),
-            ("tags", cell(view["tags"])),
-            ("note", cell(view["note"])),
+            ("tags", marked(cell(view["tags"]), view, *_tag_fields(view))),
+            ("note", marked(cell(view["note"]), view, "note")),
             ("digest", view["digest"]),
             ("registered", f"{view['created_at']} by {cell(view['created_by'])}"),
         ]
     )
+    print_amendments(session, view)
     print_training(session, view)
     session.print("files")
     for file in view["files"]:
         session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
-    if view["fused"]:
+    if view.get("fused"):
         session.print("fused")
-    for fused in view["fused"]:
+    for fused in view.get("fused", []):
         session.print(_fused_line(fused))
-    for bundle in view["bundles"]:
-        session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{marked(bundle)}")
-    for running in view["deployments"]:
-        what = f"{running['kind']}{marked(running)}"
+    for bundle in view.get("bundles", []):
+        session.print(f"bundle {bundle['target']} in {cell(bundle['path'])}{aside(bundle)}")
+    for running in view.get("deployments", []):
+        what = f"{running['kind']}{aside(running)}"
         session.print(f"runs at {cell(running['place'])} as {what}, since {running['at']}")
     print_findings(session, view["findings"])
+
+
+def _dataset(view: dict[str, Any]) -> str:
+    revision = f", revision {cell(view['dataset_revision'])}" if view["dataset_revision"] else ""
+    examples = f", {count(view['examples'])} examples" if view["examples"] else ""
+    text = f"{cell(view['dataset'])}{revision}{examples}"
+    return marked(text, view, "dataset", "dataset_revision", "dataset_digest", "examples")
+
+
+def _tag_fields(view: dict[str, Any]) -> list[str]:
+    return [each["field"] for each in view["amendments"] if each["field"].startswith("tag.")]
 
 
 def _fused_line(fused: dict[str, Any]) -> str:
@@ -306,12 +327,13 @@ def history_command(session: Session, task: str) -> None:
                 cell(view["name"]),
                 cell(view["base"]),
                 cell(view["rank"]),
-                number(view["val_loss"]),
+                marked(number(view["val_loss"]), view, "val_loss"),
                 "-" if change is None else f"{change:+.4g}",
-                cell(view["dataset"]),
+                marked(cell(view["dataset"]), view, "dataset"),
                 cell(view["created_by"]),
                 " ".join(short_marks(view)),
             )
         session.console.print(table)
+        explain_marks(session, versions, "val_loss", "dataset")
 
     session.emit(versions, names=[view["name"] for view in versions], human=human)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .amendments import MARK, explain_mark
 from .session import Session, command
 from .text import cell, count, number, share
 
@@ -41,7 +42,9 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     difference = session.registry.diff(a, b, weights=weights, plot=plot, force=force)
 
     def human() -> None:
-        _print_fields(session, [difference["a"], difference["b"]], difference["changed"])
+        _print_fields(
+            session, [difference["a"], difference["b"]], difference["changed"], difference["amended"]
+        )
         _warn(session, difference["withdrawals"])
         if weights:
             _print_weights(session, difference)
@@ -68,7 +71,7 @@ def compare_command(session: Session, references: tuple[str, ...], plot: Path | 
     found = session.registry.compare(references, plot=plot, force=force)
 
     def human() -> None:
-        _print_fields(session, found["adapters"], found["differs"])
+        _print_fields(session, found["adapters"], found["differs"], found["amended"])
         _warn(session, found["withdrawals"])
         if found["plot"]:
             session.print(f"Curves: {found['plot']}")
@@ -82,14 +85,19 @@ def _warn(session: Session, withdrawals: dict[str, list[dict[str, Any]]]) -> Non
             session.say(f"Note: {name}: {each['told']}")
 
 
-def _print_fields(session: Session, names: list[str], fields: dict[str, list[Any]]) -> None:
+def _print_fields(
+    session: Session, names: list[str], fields: dict[str, list[Any]], amended: dict[str, list[str]]
+) -> None:
     if not fields:
         session.print("Nothing differs.")
         return
     table = session.table("", *(cell(name) for name in names))
     for field, values in fields.items():
-        table.add_row(cell(field), *(_shown(field, value) for value in values))
+        marked = amended.get(field, [])
+        cells = zip(names, values, strict=True)
+        table.add_row(cell(field), *(_shown(field, value) + MARK * (name in marked) for name, value in cells))
     session.console.print(table)
+    explain_mark(session, any(field in amended for field in fields))
 
 
 def _shown(field: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .session import Session, command
-from .text import cell, marked
+from .text import aside, cell
 
 _SHOWN = 20
 """Names of a kind that are shown to people; --json has all."""
@@ -27,25 +27,25 @@ def impact_command(session: Session, subject: str) -> None:
     def human() -> None:
         session.print(f"{found['kind']} {cell(found['name'])} has reached:")
         running = [
-            f"{row['place']} runs {row['kind']} {row['name']}{marked(row)}" for row in found["deployments"]
+            f"{row['place']} runs {row['kind']} {row['name']}{aside(row)}" for row in found["deployments"]
         ]
         _some(session, "deployment", running)
         _some(
             session,
             "alias",
-            [f"{row['alias']} holds {row['adapter']}{marked(row)}" for row in found["aliases"]],
+            [f"{row['alias']} holds {row['adapter']}{aside(row)}" for row in found["aliases"]],
         )
-        _some(session, "bundle", [f"{row['target']} {row['path']}{marked(row)}" for row in found["bundles"]])
+        _some(session, "bundle", [f"{row['target']} {row['path']}{aside(row)}" for row in found["bundles"]])
         _some(session, "fused model", [_fused(row) for row in found["fused"]])
         known = found["withdrawals"]
-        names = [name + marked({"withdrawals": known.get(name, [])}) for name in found["adapters"]]
+        names = [name + aside({"withdrawals": known.get(name, [])}) for name in found["adapters"]]
         _some(session, "adapter", names)
 
     session.emit(found, names=list(found["adapters"]), human=human)
 
 
 def _fused(row: dict[str, Any]) -> str:
-    return f"{row['combined']} ({row['format']}, {row['key'][:12]}){marked(row)}"
+    return f"{row['combined']} ({row['format']}, {row['key'][:12]}){aside(row)}"
 
 
 def _some(session: Session, what: str, names: Sequence[str]) -> None:

@@ -34,6 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("adapters", "List adapters."),
     "show": ("adapters", "Show one adapter in full, with the sizes people compare."),
     "history": ("adapters", "Show the versions of a task, and how their validation loss moved."),
+    "amend": (
+        "amend",
+        "Correct what was said about an adapter; the log keeps what it was, who changed it and why.",
+    ),
     "diff": ("compare", "Show what differs between two adapters."),
     "compare": ("compare", "Show everything that differs between two or more adapters."),
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),

@@ -45,6 +45,8 @@ def _sentence(found: dict[str, Any]) -> str:
     if found["verdict"] != "passed":
         stays = f"{alias} stays with {holder}" if holder else f"{alias} stays with nobody"
         return f"{'Refused' if found['verdict'] == 'failed' else 'Undecided'}: {stays}."
+    if found["confirmed"]:
+        return f"{alias} holds {adapter} already, and was judged once more: what it was judged by had been amended."
     if holder == adapter:
         return f"{alias} holds {adapter} already."
     before = f", before that {holder}" if holder else ""

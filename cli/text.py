@@ -50,7 +50,7 @@ def told(view: Mapping[str, Any]) -> str:
     return one_line("; ".join(each["told"] for each in view["withdrawals"]))
 
 
-def marked(view: Mapping[str, Any]) -> str:
+def aside(view: Mapping[str, Any]) -> str:
     """Return the same in parentheses, to be put behind a name."""
     words = told(view)
     return f" ({words})" if words else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ACTIONS: Mapping[str, str] = {
+    "adapter.amended": "what was said about it was corrected",
     "adapter.approved": "somebody approved of an alias holding it",
     "adapter.benched": "its forms were timed on this machine",
     "adapter.exported": "it was written to a folder",
@@ -14,6 +15,7 @@ ACTIONS: Mapping[str, str] = {
     "adapter.unapproved": "an approval was taken back",
     "adapter.unyanked": "its withdrawal was lifted",
     "adapter.yanked": "it was withdrawn",
+    "alias.confirmed": "its holder was judged once more, because of an amendment",
     "alias.moved": "it moved from one adapter to another, or to none",
     "alias.refused": "it was not moved, because rules of it were not fulfilled",
     "base.added": "it was added, or given another name or source",

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
 
 from . import tables
 from .aliases import alias_reference, no_alias
@@ -53,6 +54,12 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
         "by": row.by,
         "reason": row.reason,
     }
+
+
+def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:
+    """Return the number of the adapter that an alias held at a moment; None if it held none, or there is no such alias."""
+    row = session.execute(_held(wanted, moment)).first()
+    return None if row is None else row.holder
 
 
 def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]]:

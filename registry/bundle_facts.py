@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
+from .amendments import amendment_views, without_people
 from .licences import adapter_licence, base_licence
 from .names import compact_date
 from .training.curve import point_view
@@ -70,6 +71,7 @@ def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         "parent": adapter.parent.name if adapter.parent else None,
         "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
         "note": adapter.note,
+        "amendments": without_people(amendment_views(adapter.amendments)),
         "training": _training(session, adapter),
         "curve": _curve(session, adapter),
     }

@@ -85,7 +85,12 @@ def _task_id(session: Session, name: str) -> int:
 
 
 def show_adapter(
-    workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
+    workspace: Workspace,
+    reference: str,
+    *,
+    at: str | None = None,
+    plot: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Return one adapter in full: what `list` has, the sizes people compare, its run, files, fused artifacts and bundles.
 
@@ -94,22 +99,27 @@ def show_adapter(
     Args:
         workspace: the registry's parts.
         reference: the adapter.
+        at: as it was on record at that moment; see `fusery.registry.past.show_then`.
         plot: draw its training curve to this file, `.png` or `.svg`.
         force: replace the file.
 
     Raises:
-        UnknownReferenceError: there is none.
-        BadInputError: there is no curve to draw, or the picture's ending is not known.
+        UnknownReferenceError: there is none, or was none then.
+        BadInputError: that is no moment; there is no curve to draw, or the picture's ending is not known.
         AlreadyExistsError: another file is there already.
         MissingExtraError: a picture needs matplotlib, which is not installed.
     """
     # A list, which is asked for most, needs neither.
     from .deployments import deployments_of
-    from .training.facts import draw_curve, training_view
+    from .training.facts import draw_curve
 
     if plot is not None:
-        view = show_adapter(workspace, reference)
+        view = show_adapter(workspace, reference, at=at)
         return {**view, "plot": draw_curve(view["name"], view["curve"], plot, force=force)}
+    if at is not None:
+        from .past import show_then
+
+        return show_then(workspace, reference, at)
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
         fused = list(session.scalars(fused_from(adapter)))
@@ -125,17 +135,10 @@ def show_adapter(
         packed = of_bundles(session, [bundle.id for bundle in bundles])
         reasons = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])])
         return {
-            **adapter_view(session, adapter),
+            **full_view(session, adapter),
             "yanked_reason": own(reasons.get(adapter.id, ())),
             "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
-            "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
-            "bytes": adapter.manifest.size,
-            "base_bytes": adapter.base.bytes,
-            "files": files_view(adapter.manifest),
-            "format": own_form(adapter),
             "renderings": [{"format": row.form, "digest": row.digest} for row in adapter.renderings],
-            "training": adapter.training,
-            **training_view(session, adapter),
             "fused": [
                 {
                     **fused_line(artifact, _name_in(artifact, adapter)),
@@ -159,6 +162,22 @@ def show_adapter(
                 bundles=[bundle.id for bundle in bundles],
             ),
         }
+
+
+def full_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
+    """Return what `list` has of an adapter, and what does not change about it: sizes, files, its training."""
+    from .training.facts import training_view
+
+    return {
+        **adapter_view(session, adapter),
+        "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
+        "bytes": adapter.manifest.size,
+        "base_bytes": adapter.base.bytes,
+        "files": files_view(adapter.manifest),
+        "format": own_form(adapter),
+        "training": adapter.training,
+        **training_view(session, adapter),
+    }
 
 
 def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:

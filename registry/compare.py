@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from . import tables
 from .catalog import show_adapter
-from .diff import fields
+from .diff import amended_in, fields
 from .errors import BadInputError
 from .pictures import picture_kind, write_picture
 
@@ -40,8 +40,8 @@ def compare_adapters(
 
     Returns:
         `adapters`: their names; `differs`: a field to its values, one for each adapter, null where it has none;
-        `same`: the fields that all share, with their one value; `curves`; `withdrawals`, what each is told of yanks;
-        `plot`.  Fields of the training
+        `same`: the fields that all share, with their one value; `amended`: a field to the adapters in which it was amended;
+        `curves`; `withdrawals`, what each is told of yanks; `plot`.  Fields of the training
         configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
 
     Raises:
@@ -77,6 +77,7 @@ def compare_adapters(
         "same": {
             field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
         },
+        "amended": {field: names for field in found if (names := amended_in(field, *views.values()))},
         "curves": curves,
         "withdrawals": {name: view["withdrawals"] for name, view in views.items()},
         "plot": None if place is None else str(place),

@@ -32,6 +32,7 @@ _RECORD = (
     "val_loss",
     "iterations",
     "dataset",
+    "dataset_revision",
     "examples",
     "parent",
     "tags",
@@ -50,7 +51,7 @@ def diff_adapters(
     plot: Path | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Return what differs between two adapters: `changed` maps a field to its two values.
+    """Return what differs between two adapters: `changed` maps a field to its two values, `amended` one to where it was.
 
     `withdrawals` has what each is told of yanks, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
 
@@ -74,8 +75,14 @@ def diff_adapters(
     kind = None if plot is None else picture_kind(plot)
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
     withdrawals = {view["name"]: view["withdrawals"] for view in (left, right)}
-    names = {"a": left["name"], "b": right["name"]}
-    found = {**names, "changed": changed_fields(left, right), "withdrawals": withdrawals}
+    changed = changed_fields(left, right)
+    found = {
+        "a": left["name"],
+        "b": right["name"],
+        "changed": changed,
+        "amended": {field: names for field in changed if (names := amended_in(field, left, right))},
+        "withdrawals": withdrawals,
+    }
     if not weights:
         return found
     changes = _changes(workspace, left["name"], right["name"])
@@ -98,6 +105,19 @@ def diff_adapters(
 def changed_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the fields of two records, as `show` has them, that differ, each with its two values."""
     return {field: values for field, values in fields(left, right).items() if values[0] != values[1]}
+
+
+def amended_in(field: str, *views: Mapping[str, Any]) -> list[str]:
+    """Return the names of the records in which a field was amended; `tags` are one field here."""
+    prefix = "tag." if field == "tags" else None
+    return [
+        view["name"]
+        for view in views
+        if any(
+            each["field"] == field or (prefix and each["field"].startswith(prefix))
+            for each in view["amendments"]
+        )
+    ]
 
 
 def fields(*views: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -18,12 +18,15 @@ from fusery.storage.manifest import Manifest
 from . import tables
 from .adapter_files import METADATA
 from .adapter_folder import read_adapter_folder
+from .amend import amend
+from .correction import Correction
 from .errors import BadInputError, UnknownReferenceError
+from .names import AdapterName, compact_date
 from .register import Registered, register
 from .renderings.passport import Passport, read_passport
 from .renderings.record import recorded_digest
 from .renderings.render import FORM_FILES, manifest_of
-from .resolve import load_adapters, resolve_base
+from .resolve import load_adapters, resolve_adapter, resolve_base
 from .submission import Submission
 from .views import adapter_view
 
@@ -64,7 +67,19 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
         if said.metadata is not None:
             (copied / METADATA).write_text(said.metadata, encoding="utf-8", newline="")
         _require_digest(copied, said)
-        return register(workspace, copied, _submission(workspace, said, copied, base))
+        done = register(workspace, copied, _submission(workspace, said, copied, base))
+    return _with_its_day(workspace, done, said)
+
+
+def _with_its_day(workspace: Workspace, done: Registered, said: Passport) -> Registered:
+    """Correct the day as it was corrected where the folder was exported: the name has the one that was said at first."""
+    told = next((each for each in reversed(said.facts.amendments) if each.field == "date"), None)
+    if told is None or done.view["date"] == said.facts.date:
+        return done
+    reason = f"as exported: {told.reason}"
+    amend(workspace, done.view["name"], Correction(date=said.facts.date, reason=reason))
+    with workspace.database.read() as session:
+        return Registered(adapter_view(session, resolve_adapter(session, done.view["name"])), done.created)
 
 
 def _own_files(found: Mapping[str, Path], said: Passport, folder: Path) -> dict[str, Path]:
@@ -121,7 +136,7 @@ def _submission(workspace: Workspace, said: Passport, copied: Path, base: str | 
         base=_base(workspace, said, base),
         task=facts.task,
         version=facts.version,
-        date=facts.date,
+        date=compact_date(AdapterName.parse(said.name).date),
         # What the files say already needs no saying.
         alpha=None if facts.alpha == from_files else facts.alpha,
         val_loss=facts.val_loss,

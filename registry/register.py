@@ -18,19 +18,20 @@ from .adapter_files import WEIGHTS
 from .adapter_folder import AdapterFolder, read_adapter_folder
 from .admission import AdmissionError, Finding, examine, unreadable, verdict
 from .bases import file_entry
+from .datasets import dataset_row
 from .derived import adapter_columns, alpha_of
 from .errors import AlreadyExistsError, BadInputError
-from .names import AdapterName, compact_date, parse_date, parse_slug
+from .known_bytes import known_adapter
+from .names import AdapterName, parse_slug
 from .proposal import proposed_name
 from .renderings.record import record_own_rendering
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
 from .submission import Submission
-from .training.facts import adapter_with_weights, record_run, recorded_curve
+from .training.facts import adapter_with_weights, record_run
 from .training.selection import Training, select_run
 from .views import adapter_view
 
 if TYPE_CHECKING:
-    from .training.record import RecordedData
     from .workspace import Workspace
 
 
@@ -108,7 +109,7 @@ def _examine(
 def register(workspace: Workspace, path: Path, submission: Submission, *, strict: bool = False) -> Registered:
     """Register an adapter folder as the next version of its task.
 
-    The same bytes under the same task a second time are the adapter that is already there.
+    The same bytes under the same task a second time are the adapter that is already there (`fusery.registry.known_bytes`).
 
     Args:
         workspace: the registry's parts.
@@ -146,9 +147,8 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
     with deposit.recording() as session:
         stored = deposit.commit(session)
         task = _task(session, name.task)
-        same = _same(session, task, manifest)
+        same = known_adapter(session, task, manifest.digest, submission)
         if same is not None:
-            _require_same_facts(session, same, submission)
             return Registered(adapter_view(session, same), created=False)
         version = _version(session, task, submission.version or name.version)
         final = AdapterName(task.name, version, name.date)
@@ -187,45 +187,8 @@ def _refuse_early(
         task = session.scalar(select(tables.Task).where(tables.Task.name == name.task))
         if task is None:
             return
-        if (same := _same(session, task, manifest)) is not None:
-            _require_same_facts(session, same, submission)
-        else:
+        if known_adapter(session, task, manifest.digest, submission) is None:
             _version(session, task, submission.version or name.version)
-
-
-def _require_same_facts(session: Session, known: tables.Adapter, submission: Submission) -> None:
-    """Refuse to answer "already registered" to somebody who says something else about the same bytes."""
-    view = adapter_view(session, known)
-    said: dict[str, Any] = {
-        "base": resolve_base(session, submission.base).names[0].name,
-        "version": submission.version,
-        "date": compact_date(parse_date(submission.date)) if submission.date else None,
-        "alpha": submission.alpha,
-        "val_loss": submission.val_loss,
-        "dataset": submission.dataset,
-        "examples": submission.examples,
-        "note": submission.note,
-        "parent": resolve_adapter(session, submission.parent).name if submission.parent else None,
-        "tags": dict(submission.tags) or None,
-    }
-    differs = [field for field, value in said.items() if value is not None and value != view[field]]
-    if differs:
-        field = differs[0]
-        raise AlreadyExistsError(
-            f"this adapter is already registered as {known.name}, with {field} {view[field]} and not {said[field]}; "
-            "a record is not changed",
-            hint=f"fusery show {known.name}",
-        )
-    if submission.log is not None and not recorded_curve(session, known).points:
-        raise AlreadyExistsError(
-            f"this adapter is already registered as {known.name}, without a training curve; a record is not changed",
-            hint=f"fusery show {known.name}",
-        )
-
-
-def _same(session: Session, task: tables.Task, manifest: Manifest) -> tables.Adapter | None:
-    query = load_adapters().where(tables.Adapter.task_id == task.id, tables.Adapter.digest == manifest.digest)
-    return session.scalar(query)
 
 
 def _task(session: Session, name: str) -> tables.Task:
@@ -272,6 +235,8 @@ def _add(
         examples = data.examples
     dataset = submission.dataset or metadata.dataset or folder.config.data or (data.name if data else None)
     val_loss = submission.val_loss if submission.val_loss is not None else training.val_loss(folder)
+    digest = (data.digest if data else None) or ""
+    known = dataset_row(session, dataset, digest=digest, examples=examples) if dataset else None
     adapter = tables.Adapter(
         task_id=task.id,
         version=name.version,
@@ -284,7 +249,7 @@ def _add(
         total_parameters=base.parameters,
         val_loss=val_loss,
         iterations=training.iterations(folder),
-        dataset_id=_dataset(session, dataset, examples, data).id if dataset else None,
+        dataset_id=known.id if known else None,
         examples=examples,
         parent_id=_parent(session, submission, training),
         note=submission.note,
@@ -307,14 +272,3 @@ def _parent(session: Session, submission: Submission, training: Training) -> int
         return resolve_adapter(session, submission.parent).id
     known = adapter_with_weights(session, training.continued) if training.continued else None
     return known.id if known else None
-
-
-def _dataset(session: Session, name: str, examples: int | None, data: RecordedData | None) -> tables.Dataset:
-    digest = (data.digest if data else None) or ""
-    query = select(tables.Dataset).where(tables.Dataset.name == name, tables.Dataset.revision == "")
-    dataset = session.scalar(query.where(tables.Dataset.digest == digest))
-    if dataset is None:
-        dataset = tables.Dataset(name=name, revision="", digest=digest, examples=examples)
-        session.add(dataset)
-        session.flush()
-    return dataset

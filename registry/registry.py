@@ -161,12 +161,19 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
 
         return list_adapters(self.workspace, **filters)
 
-    def show(self, reference: str, *, plot: str | Path | None = None, force: bool = False) -> dict[str, Any]:
-        """Return one adapter in full; draw its training curve if asked to."""
+    def show(
+        self,
+        reference: str,
+        *,
+        at: str | None = None,
+        plot: str | Path | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
         from .catalog import show_adapter
 
         place = Path(plot) if plot is not None else None
-        return show_adapter(self.workspace, reference, plot=place, force=force)
+        return show_adapter(self.workspace, reference, at=at, plot=place, force=force)
 
     def history(self, task: str) -> Rows:
         """Return the versions of a task, oldest first."""

@@ -1,10 +1,13 @@
-"""The part of the Python API about which version counts: aliases, yanks, and the log of both and of all else."""
+"""The part of the Python API about which version counts, and what is said of it: aliases, yanks, amendments, and the log."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .amend import Amended
 
 Rows = list[dict[str, Any]]
 """Plain values, as `--json` prints them.  Named here, because within `Registry` `list` is a method."""
@@ -54,6 +57,13 @@ class Releases:
         from .aliases import alias_history
 
         return alias_history(self.workspace, alias)
+
+    def amend(self, reference: str, **correction: Any) -> Amended:
+        """Correct what was said about an adapter; see `fusery.registry.correction.Correction` for the keywords."""
+        from .amend import amend
+        from .correction import Correction
+
+        return amend(self.workspace, reference, Correction(**correction))
 
     def yank(self, reference: str, *, reason: str) -> dict[str, Any]:
         """Withdraw an adapter; see `fusery.registry.yanks.yank`."""

@@ -33,6 +33,7 @@ def load_adapters() -> Select[tables.Adapter]:
         joinedload(tables.Adapter.parent),
         selectinload(tables.Adapter.tags),
         selectinload(tables.Adapter.findings),
+        selectinload(tables.Adapter.amendments),
     )
 
 

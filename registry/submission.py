@@ -15,7 +15,8 @@ from .plaintext import is_keepable
 
 MAX_VERSION = 999_999_999
 MAX_EXAMPLES = 2**31 - 1
-_LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "note": 10_000}
+LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "note": 10_000}
+"""The most characters of what a user says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +52,26 @@ class Submission:
         """Check every field, and bring numbers and tags into their one form."""
         if self.base is None:
             raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
-        for name, limit in _LIMITS.items():
-            _require_text(name, getattr(self, name), limit)
+        for name, limit in LIMITS.items():
+            require_text(name, getattr(self, name), limit)
         if self.task:
             parse_task(self.task)
         if self.date:
             parse_date(self.date)
         _require_whole(self.version, "version", 1, MAX_VERSION, "leave out --version to get the next one")
-        _require_whole(
-            self.examples, "number of examples", 0, MAX_EXAMPLES, "leave out --examples if unknown"
-        )
-        object.__setattr__(self, "alpha", _finite(self.alpha, "alpha"))
-        object.__setattr__(self, "val_loss", _finite(self.val_loss, "validation loss"))
-        object.__setattr__(self, "tags", _tags(self.tags))
+        require_examples(self.examples)
+        object.__setattr__(self, "alpha", finite(self.alpha, "alpha"))
+        object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
+        object.__setattr__(self, "tags", checked_tags(self.tags))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
 
 
-def _require_text(what: str, value: Any, limit: int) -> None:
+def require_text(what: str, value: Any, limit: int) -> None:
+    """Refuse what is no text that both databases can keep; None is fine.
+
+    Raises:
+        BadInputError: it is none, or too long.
+    """
     if value is None:
         return
     if not isinstance(value, str) or not is_keepable(value):
@@ -78,6 +82,15 @@ def _require_text(what: str, value: Any, limit: int) -> None:
         )
 
 
+def require_examples(value: Any) -> None:
+    """Refuse what is no number of training examples; None is fine.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    _require_whole(value, "number of examples", 0, MAX_EXAMPLES, "leave out --examples if unknown")
+
+
 def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> None:
     if value is None:
         return
@@ -85,7 +98,12 @@ def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> Non
         raise BadInputError(f"the {what} is not a whole number from {low} to {high}", hint=hint)
 
 
-def _finite(value: Any, what: str) -> float | None:
+def finite(value: Any, what: str) -> float | None:
+    """Return a number in its one form; None is fine.
+
+    Raises:
+        BadInputError: it is no finite number.
+    """
     if value is None:
         return None
     try:
@@ -110,16 +128,21 @@ def _checkpoint(said: Any) -> str | None:
     return text
 
 
-def _tags(said: Any) -> dict[str, str]:
+def checked_tags(said: Any) -> dict[str, str]:
+    """Return tags with their names in their one form.
+
+    Raises:
+        BadInputError: they are no tags, or one is given twice.
+    """
     if not isinstance(said, Mapping):
         raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
     tags: dict[str, str] = {}
     for name, value in said.items():
-        _require_text("name of a tag", name, _LIMITS["dataset"])
+        require_text("name of a tag", name, LIMITS["dataset"])
         key = parse_slug(name, "tag")
         if value is None:
             raise BadInputError(f"the tag {key} has no value", hint=f"write --tag {key}=VALUE")
-        _require_text(f"tag {key}", value, _LIMITS["dataset"])
+        require_text(f"tag {key}", value, LIMITS["dataset"])
         if key in tags:
             raise BadInputError(f"the tag {key} is given twice", hint="upper and lower case are the same tag")
         tags[key] = value

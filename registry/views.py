@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
+from .amendments import amendment_views
 from .names import compact_date
 from .withdrawals import Withdrawals, of_adapters, own, shown
 
@@ -98,11 +99,14 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals
         "val_loss": adapter.val_loss,
         "iterations": adapter.iterations,
         "dataset": dataset.name if dataset else None,
+        "dataset_revision": (dataset.revision or None) if dataset else None,
+        "dataset_digest": (dataset.digest or None) if dataset else None,
         "examples": adapter.examples,
         "parent": adapter.parent.name if adapter.parent else None,
         "aliases": aliases,
         "tags": {tag.key: tag.value for tag in adapter.tags},
         "note": adapter.note,
+        "amendments": amendment_views(adapter.amendments),
         "yanked": own(told) is not None,
         "withdrawals": shown(told),
         "created_at": moment(adapter.created_at),

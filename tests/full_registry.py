@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tinymodels
+from runfolders import plain_log
 from sqlalchemy import insert, select
 
 from fusery.registry import Registry, tables
@@ -26,11 +27,16 @@ _MADE_UP: dict[str, Any] = {
 }
 
 
-def fill(registry: Registry, tiny_base: Path, folder: Path) -> Registry:
-    """Do everything that can be done, and make up a row for tables that no command has filled."""
+def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = True) -> Registry:
+    """Do everything that can be done, and make up a row for tables that no command has filled.
+
+    Without `amended`, it is a registry of a time when nothing could be amended.
+    """
     registry.add_base(tiny_base, name="tiny")
     for number in (1, 2):
         adapter = tinymodels.make_adapter(folder / f"adapter{number}", tiny_base, seed=number)
+        # A curve that ends with another loss than is said: a run on record, and a finding.
+        (adapter / "train.log").write_text(plain_log({1: 2.0, 100: 1.0}, {50: 1.5}))
         registry.register(
             adapter,
             base="tiny",
@@ -47,10 +53,13 @@ def fill(registry: Registry, tiny_base: Path, folder: Path) -> Registry:
     registry.set_alias("course_rec@2", "prod", reason="better")
     registry.yank("course_rec@1", reason="worse")
     registry.materialize("course_rec@2", folder / "bundle")
-    registry.export("course_rec@2", folder, form="peft")
+    registry.export("course_rec@2", folder / "exported", form="peft")
+    if amended:
+        registry.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
     with registry.workspace.database.write() as session:
         for table in all_tables():
-            if session.execute(select(table).limit(1)).first() is None:
+            made_up = amended or table.name != tables.Amendment.__tablename__
+            if made_up and session.execute(select(table).limit(1)).first() is None:
                 _insert(session, table)
     return registry
 

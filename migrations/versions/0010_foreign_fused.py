@@ -1,8 +1,8 @@
 """Fused artifacts of other registries, and keys whose signatures over such artifacts count.
 
 Revision: 0010
-Revises: 0008
-Created: 2026-11-29
+Revises: 0009
+Created: 2026-11-26
 """
 
 # The rules of a migration are in script.py.mako.
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "0010"
-down_revision: str | None = "0008"
+down_revision: str | None = "0009"
 branch_labels: str | None = None
 depends_on: str | None = None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from .. import events, tables
+from ..amendments import amendment_views, without_people
 from ..bundle_records import WRITTEN
 from ..bundles.record import without_places
 from ..errors import BadInputError
@@ -271,6 +272,7 @@ def _adapter(row: tables.Adapter, weight: float | None = None) -> Part:
             "layers": row.layers,
             "target_modules": row.target_modules,
             "val_loss": row.val_loss,
+            "amended": without_people(amendment_views(row.amendments)) or None,
             "iterations": row.iterations,
         },
     )

@@ -19,6 +19,7 @@ from ..database.protection import weaknesses
 from ..database.sealing import Key
 from ..errors import DatabaseUnavailableError
 from . import dependants
+from .amended import check_amendments
 from .holdings import Holding
 from .records import check_records, count_records
 from .report import Damage, Report
@@ -164,6 +165,8 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
         for found in check_records(session, only):
             report.add(found.code, found.subject, found.message)
         for found in check_spellings(session, only):
+            report.add(found.code, found.subject, found.message)
+        for found in check_amendments(session, only):
             report.add(found.code, found.subject, found.message)
 
 

@@ -87,6 +87,8 @@ def _lineage(
     yield "adapter, digest", adapter.get("digest")
     for key in _ADAPTER:
         yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
+    for each in _objects(adapter.get("amendments")):
+        yield "adapter, amended", f"{each.get('field')}: {each.get('from')} -> {each.get('to')}"
     for key in ("recipe", "created_at", "tool"):
         yield _LABELS.get(key, key), provenance.get(key)
 

@@ -25,6 +25,9 @@ Aliases are moved by a function, which holds them against their rules and has it
 """
 
 UPDATED = {
+    # What somebody said, which `amend` corrects: the audit holds it against the amendments.
+    "adapter": ("date", "val_loss", "dataset_id", "examples", "note"),
+    "adapter_tag": ("value",),
     "approval": ("withdrawn_at",),
     "base_model": ("content", "location"),
     "blob": ("state", "generation", "created_at", "tomb_expires"),
@@ -34,14 +37,14 @@ UPDATED = {
     "manifest_file": ("blob",),
     "yank": ("lifted_at", "lifted_by"),
 }
-"""What a publisher may change: where things are and who works on them, never what an adapter is."""
+"""What a publisher may change: where things are, who works on them and what is said of them, never what an adapter is."""
 
-DELETED = ("intent",)
-"""Tables from which a publisher may delete: its own claims on blobs."""
+DELETED = ("adapter_tag", "intent")
+"""Tables from which a publisher may delete: tags that it takes off, and its own claims on blobs."""
 
 _ABOUT = {
     "reader": "list, show, history, lineage, audit",
-    "publisher": "what a reader may, and base add, register, fuse, materialize, alias, yank",
+    "publisher": "what a reader may, and base add, register, amend, fuse, materialize, alias, yank",
     "admin": "everything: db upgrade, gc, restore",
 }
 

@@ -28,6 +28,9 @@ Key = tuple[str, int]
 """Kind of a record, and the primary key of its row."""
 
 Row = Mapping[str, Any]
+Content = dict[str, list[Row]]
+"""The rows of a record by table: what its seal is the digest of."""
+
 _TOUCHED = "touched records"
 
 
@@ -123,6 +126,7 @@ KINDS: Mapping[str, Kind] = {
         _kind("alias_move", tables.AliasMove),
         _kind("bundle", tables.Bundle, tables.BundleAdapter, label="path"),
         _kind("yank", tables.Yank),
+        _kind("amendment", tables.Amendment),
         _kind("signature", tables.Signature, label="key_id"),
         _kind("alias_rule", tables.AliasRule, label="alias"),
         _kind("approval", tables.Approval),
@@ -171,14 +175,26 @@ def seal_rows(session: Session, kind: Kind, numbers: Sequence[int]) -> list[Seal
     Raises:
         ValueError: a value in the database is none of its column's type.
     """
+    found = []
+    for number, content in contents_of(session, kind, numbers).items():
+        [row] = content[kind.table.name]
+        found.append(Seal(kind.name, number, kind.label(row, content), digest_json(content)))
+    return found
+
+
+def contents_of(session: Session, kind: Kind, numbers: Sequence[int]) -> dict[int, Content]:
+    """Return what is hashed of records of a kind as they are now, by their numbers; of those that are there.
+
+    Raises:
+        ValueError: a value in the database is none of its column's type.
+    """
     rows = _rows(session, kind.table, "id", numbers)
     parts = {part.name: _rows(session, part, column, numbers) for part, column in kind.parts.items()}
-    found = []
+    found: dict[int, Content] = {}
     for number, own in rows.items():
         row = {name: value for name, value in own[0].items() if name not in kind.volatile}
         belonging = {name: of[number] for name, of in parts.items() if number in of}
-        content = {kind.table.name: [row], **belonging}
-        found.append(Seal(kind.name, number, kind.label(row, belonging), digest_json(content)))
+        found[number] = {kind.table.name: [row], **belonging}
     return found
 
 

@@ -85,6 +85,7 @@ _PARTS: dict[type, tuple[type[tables.Record], tuple[tuple[str, type[tables.Recor
             ("findings", tables.AdapterFinding),
             ("curve", tables.CurvePoint),
             ("yanks", tables.Yank),
+            ("amendments", tables.Amendment),
         ),
     ),
     Fused: (tables.Fused, (("modules", tables.ModuleFidelity),)),

@@ -18,6 +18,7 @@ from ..names import AdapterName, parse_base_name
 from ..plaintext import is_keepable
 from ..submission import Submission
 from ..tables.values import kind_of
+from .corrections import first_date, require_fitting
 from .package import Adapter, Base, Calibration, Fused, Item
 
 _HINT = "fusery audit, there"
@@ -73,6 +74,7 @@ def _rows(item: Item) -> Iterable[tuple[type[tables.Record], Iterable[Mapping[st
         yield tables.CurvePoint, item.curve
         yield tables.TrainingRun, [item.run] if item.run is not None else []
         yield tables.Yank, item.yanks
+        yield tables.Amendment, item.amendments
     else:
         yield tables.Fused, [item.values]
         yield tables.FusedExtra, [values for values, _ in item.extras]
@@ -110,7 +112,8 @@ def _fits(column: Any, value: Any) -> bool:
 
 
 def _check_adapter(item: Adapter) -> None:
-    told = str(AdapterName(item.task, item.values["version"], item.values["date"]))
+    require_fitting(item)
+    told = str(AdapterName(item.task, item.values["version"], first_date(item)))
     if str(AdapterName.parse(item.name)) != told:
         raise BadInputError(f"{item.name} is on record as {told}", hint=_HINT)
     submission_of(item, base="")

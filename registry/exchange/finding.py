@@ -105,15 +105,24 @@ def find_calibration(session: Session, item: Calibration) -> tables.Calibration 
 
 
 def find_adapter(session: Session, item: Adapter) -> tables.Adapter | None:
-    """Return the adapter with these bytes and this name, or with these bytes under this task."""
+    """Return the adapter with these bytes and this name, or with these bytes under this task.
+
+    Under another name it is another record where it is withdrawn and this is not, or where something else is said that is
+    never amended: withdrawn bytes may be registered anew.
+    """
     adapter, version = tables.Adapter, item.values["version"]
     named = session.scalar(select(adapter).where(adapter.name == item.name))
     if named is not None and named.digest == item.digest:
         return named
     of_task = select(adapter).join(adapter.task).where(tables.Task.name == item.task)
-    same = session.scalars(of_task.where(adapter.digest == item.digest).order_by(adapter.id)).first()
-    if same is not None:
-        return same
+    same = session.scalars(of_task.where(adapter.digest == item.digest).order_by(adapter.id)).all()
+    withdrawn = _withdrawn(session, [row.id for row in same])
+    if not any(yank["lifted_at"] is None for yank in item.yanks):
+        same = [row for row in same if row.id not in withdrawn]
+    base = find_base(session, item.base) if same else None
+    for row in same:
+        if row.alpha == item.values["alpha"] and (base is None or row.base_id == base.id):
+            return row
     taken = named or session.scalar(of_task.where(adapter.version == version))
     if taken is not None:
         again = next_version(session, taken.task)
@@ -123,6 +132,12 @@ def find_adapter(session: Session, item: Adapter) -> tables.Adapter | None:
             hint=f"export it, and register it there with --version {again}",
         )
     return None
+
+
+def _withdrawn(session: Session, numbers: list[int]) -> set[int]:
+    yank = tables.Yank
+    standing = select(yank.adapter_id).where(yank.adapter_id.in_(numbers), yank.lifted_at.is_(None))
+    return set(session.scalars(standing))
 
 
 def is_complete(row: Row, item: Item) -> bool:

@@ -94,6 +94,7 @@ class Adapter(Thing):
     run: Values | None
     renderings: list[tuple[Values, Manifest]]
     yanks: list[Values]
+    amendments: list[Values]
     kind: str = field(default="adapter", init=False)
 
 
@@ -238,6 +239,7 @@ class _Reader:
             run=values_of(run) if run is not None else None,
             renderings=[(values_of(form), _manifest(form.manifest)) for form in row.renderings],
             yanks=self._of_adapter(tables.Yank, row),
+            amendments=[values_of(each) for each in row.amendments],
         )
 
     def fused(self, row: tables.Fused) -> None:

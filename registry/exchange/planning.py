@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from .corrections import missing_corrections, why_kept
 from .finding import find, find_base, is_complete, known_fused, missing_yanks, require_name
 from .package import Adapter, Base, Fused, Item
 
@@ -27,7 +28,7 @@ class Moved:
         digest: of its manifest.
         state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
         bytes: of files that were missing.
-        reason: why it was left out.
+        reason: why it was left out, or that it was amended otherwise there.
         withdrawals: what it is told of yanks, where it went to.
     """
 
@@ -67,12 +68,14 @@ def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Mo
         name = row.names[0].name
     elif isinstance(row, tables.Adapter):
         name = row.name
-    complete = is_complete(row, item)
+    complete, kept = is_complete(row, item), None
     if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
-        complete = complete and not missing_yanks(session, row, item)
+        corrections, fields = missing_corrections(row, item)
+        complete = complete and not missing_yanks(session, row, item) and not corrections
+        kept = why_kept(fields)
     if complete:
-        return moved_as(item, name, "present", 0)
-    return moved_as(item, name, "completed", _bytes(session, item, counted))
+        return moved_as(item, name, "present", 0, kept)
+    return moved_as(item, name, "completed", _bytes(session, item, counted), kept)
 
 
 def _obstacle(session: Session, item: Item, origin: str) -> str | None:

@@ -19,6 +19,7 @@ from ..errors import BadInputError
 from ..foreign import foreign_key
 from ..renderings.record import record_rendering, recorded_digest
 from .arriving import Seen
+from .corrections import bring_corrections, rows_of
 from .finding import (
     RECOGNISED,
     Row,
@@ -142,6 +143,7 @@ def _insert_adapter(session: Session, item: Adapter, seen: Seen, files: tables.M
         parent_id=_adapter(session, item.parent).id if item.parent is not None else None,
         tags=[tables.AdapterTag(**tag) for tag in item.tags],
         findings=[tables.AdapterFinding(**finding.to_dict()) for finding in seen.findings],
+        amendments=rows_of(item, Database.utcnow(session)),
     )
     session.add(row)
     session.flush()
@@ -179,6 +181,8 @@ def _attach(session: Session, row: Row, item: Item, seen: Seen) -> list[str]:
         for values in missing_yanks(session, row, item):
             session.add(tables.Yank(**values, adapter_id=row.id))
             added.append("yank")
+        if bring_corrections(session, row, item, Database.utcnow(session)):
+            added.append("amendment")
     added += ["signature" for values in item.signatures if take_signature(session, item, values)]
     session.flush()
     return added

@@ -56,7 +56,7 @@ class Receiver:
         new, name = receive(self.destination, item, seen, deposit, self.origin)
         if not new:  # somebody else brought it meanwhile, or it is there in other files
             return moved_as(item, name if isinstance(item, Base) else moved.there, "present", 0)
-        reason = None
+        reason = moved.reason
         if seen.corrected:
             reason = f"recorded is what its bytes say, not what was said there: {', '.join(seen.corrected)}"
         return replace(moved, reason=reason)

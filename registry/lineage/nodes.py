@@ -54,6 +54,7 @@ class _Known:
         runs: how an adapter was trained.
         moves: the last one of an alias.
         digests: of adapters, fused models and bundles that an alias holds or a place runs.
+        amended: which fields of an adapter were amended.
     """
 
     adapters: Mapping[int, Withdrawals] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class _Known:
     runs: Mapping[int, tables.TrainingRun] = field(default_factory=dict)
     moves: Mapping[int, tables.AliasMove] = field(default_factory=dict)
     digests: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    amended: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def about(cls, session: Session, rows: list[Made]) -> _Known:
@@ -88,6 +90,7 @@ class _Known:
             {row.adapter_id: row for row in _runs(session, adapters)},
             {row.alias_id: row for row in _last_moves(session, [row.id for row in aliases])},
             digests,
+            _amended(session, adapters),
         )
 
 
@@ -108,6 +111,16 @@ def _runs(session: Session, ids: Iterable[int]) -> Iterable[tables.TrainingRun]:
     run = tables.TrainingRun
     for chosen in batches(ids):
         yield from session.scalars(select(run).where(run.adapter_id.in_(chosen)))
+
+
+def _amended(session: Session, ids: Iterable[int]) -> dict[int, str]:
+    row, found = tables.Amendment, dict[int, set[str]]()
+    for chosen in batches(ids):
+        for number, name in session.execute(
+            select(row.adapter_id, row.field).where(row.adapter_id.in_(chosen))
+        ):
+            found.setdefault(number, set()).add(name)
+    return {number: ", ".join(sorted(names)) for number, names in found.items()}
 
 
 def _last_moves(session: Session, ids: Iterable[int]) -> Iterable[tables.AliasMove]:
@@ -164,6 +177,7 @@ def _adapter(row: tables.Adapter, known: _Known) -> Node:
         "rank": row.rank,
         "scale": row.scale,
         "val_loss": row.val_loss,
+        "amended": known.amended.get(row.id),
         "iterations": row.iterations,
         "started_at": run.started_at if run else None,
         "seconds": run.seconds if run else None,

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 
 _BATCH = 500
-_DATED = frozenset({"alias_move", "yank", "approval", "signature", "fused"})
+_DATED = frozenset({"alias_move", "yank", "approval", "signature", "fused", "amendment"})
 """Kinds of records whose entries are noted: those that rules ask for, and the moves themselves."""
 
 RULES = ("rules.set", "rules.removed")

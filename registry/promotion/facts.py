@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..amendments import TAG, state_of, undone
 from ..errors import BadInputError
 from ..foreign import counts
 from ..resolve import fused_from
@@ -67,12 +69,20 @@ class Facts:
         ]
 
     def val_loss(self, adapter: tables.Adapter) -> float | None:
-        """Return the validation loss."""
-        return adapter.val_loss
+        """Return the validation loss, as it was amended by then."""
+        loss: float | None = self._state(adapter)["val_loss"]
+        return loss
 
     def tags(self, adapter: tables.Adapter) -> dict[str, str]:
-        """Return the tags."""
-        return {tag.key: tag.value for tag in adapter.tags}
+        """Return the tags, as they were amended by then."""
+        state = self._state(adapter)
+        return {field.removeprefix(TAG): value for field, value in state.items() if field.startswith(TAG)}
+
+    def _state(self, adapter: tables.Adapter) -> Mapping[str, Any]:
+        if self.moment is None:
+            return state_of(adapter)
+        later = [row for row in adapter.amendments if not self.moment.has("amendment", row.id)]
+        return undone(state_of(adapter), later)
 
     def signers(self, adapter: tables.Adapter, alias: str) -> list[str]:
         """Return whose signatures over an adapter count for an alias, `task#alias`.

@@ -19,6 +19,7 @@ from .approvals import alias_of
 from .facts import Facts
 from .guards import rule_for
 from .judging import Case, Outcome, State, judge, verdict_of
+from .overtaken import ALIAS_CONFIRMED, judged_against, overtaken
 from .rules import make_rules
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Promotion:
         verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
         guarded: only a promotion moves the alias.
         moved: the alias moved; not where the adapter held it already.
+        confirmed: it held it already, and was judged once more because of an amendment, against the holder before it.
         dry_run: nothing was to be changed.
         reason: as given.
         withdrawals: what is to be known of the adapter, as `show` has it.
@@ -52,6 +54,7 @@ class Promotion:
     verdict: State
     guarded: bool
     moved: bool
+    confirmed: bool
     dry_run: bool
     reason: str
     withdrawals: tuple[dict[str, Any], ...] = ()
@@ -69,6 +72,7 @@ class Promotion:
             "holder": self.holder,
             "verdict": self.verdict,
             "moved": self.moved,
+            "confirmed": self.confirmed,
             "guarded": self.guarded,
             "dry_run": self.dry_run,
             "reason": self.reason,
@@ -93,7 +97,8 @@ def promote(
     """Let an alias hold an adapter if it fulfils every rule of it; else record the refusal.
 
     The rules are evaluated in the transaction that moves the alias, and it is the only writer: whoever promotes at the
-    same time is held against the holder that there is by then.
+    same time is held against the holder that there is by then.  The holder itself is judged once more where what it was
+    judged by was amended since.
 
     Args:
         workspace: the registry's parts.
@@ -109,15 +114,19 @@ def promote(
     wanted = _look(workspace, reference, alias)
     if dry_run:
         with workspace.database.read() as session:
-            case, rule = _case(session, wanted)
-            return _told(case, judge(case, _recorded(rule)), rule, reason, dry_run=True)
+            case, rule, again = _case(session, wanted)
+            outcomes = judge(case, _recorded(rule))
+            return _told(case, outcomes, rule, reason, again=again, dry_run=True)
     with workspace.database.write() as session:
-        case, rule = _case(session, wanted)
+        case, rule, again = _case(session, wanted)
         outcomes = judge(case, _recorded(rule))
         told = [outcome.to_dict() for outcome in outcomes]
         if verdict_of(outcomes) != "passed":
             _refuse(workspace, case, outcomes, reason)
-            return _told(case, outcomes, rule, reason)
+            return _told(case, outcomes, rule, reason, again=again)
+        if again:
+            _record(workspace, case, ALIAS_CONFIRMED, reason or "promoted", {"rules": told})
+            return _told(case, outcomes, rule, reason, again=True, confirmed=True)
         row = alias_row(session, case.adapter, case.alias)
         done = move(workspace, session, row, case.adapter, reason or "promoted", {"rules": told})
         return _told(case, outcomes, rule, reason, moved=done["moved"])
@@ -140,16 +149,22 @@ def _asks_for_licence(rule: tables.AliasRule) -> bool:
         return False
 
 
-def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | None]:
+def _case(session: Session, wanted: _Wanted) -> tuple[Case, tables.AliasRule | None, bool]:
+    """Return what is to be judged, by which rules, and whether it is the holder that is judged once more.
+
+    A holder is held against the one before it, and that only where an amendment has overtaken its promotion.
+    """
     adapter = session.scalars(load_adapters().where(tables.Adapter.id == wanted.adapter_id)).one()
-    row, held = tables.Alias, tables.Adapter
-    holder = session.scalar(
-        select(held)
-        .join(row, row.adapter_id == held.id)
-        .where(row.task_id == adapter.task_id, row.name == wanted.alias)
+    query = select(tables.Alias).where(
+        tables.Alias.task_id == adapter.task_id, tables.Alias.name == wanted.alias
     )
+    row = session.scalar(query)
+    holder = row.adapter if row is not None else None
+    again = row is not None and holder is adapter and bool(overtaken(session, row))
+    if again and row is not None:
+        holder = judged_against(session, row)
     case = Case(Facts(session), adapter, wanted.alias, holder, wanted.licence, wanted.licence_read)
-    return case, rule_for(session, adapter.task.name, wanted.alias)
+    return case, rule_for(session, adapter.task.name, wanted.alias), again
 
 
 def _recorded(rule: tables.AliasRule | None) -> Mapping[str, Any] | None:
@@ -158,19 +173,21 @@ def _recorded(rule: tables.AliasRule | None) -> Mapping[str, Any] | None:
 
 def _refuse(workspace: Workspace, case: Case, outcomes: list[Outcome], reason: str) -> None:
     """Record that an alias was not moved, and why."""
+    told = {
+        "verdict": verdict_of(outcomes),
+        "reasons": [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"],
+        "rules": [found.to_dict() for found in outcomes],
+    }
+    _record(workspace, case, ALIAS_REFUSED, reason, told)
+
+
+def _record(workspace: Workspace, case: Case, action: str, reason: str, told: Mapping[str, Any]) -> None:
     events.record(
         case.facts.session,
-        action=ALIAS_REFUSED,
+        action=action,
         kind="alias",
         subject=case.reference,
-        detail={
-            "from": stated(case.holder),
-            "to": stated(case.adapter),
-            "reason": reason,
-            "verdict": verdict_of(outcomes),
-            "reasons": [f"{found.rule}: {found.why}" for found in outcomes if found.state != "passed"],
-            "rules": [found.to_dict() for found in outcomes],
-        },
+        detail={"from": stated(case.holder), "to": stated(case.adapter), "reason": reason, **told},
         actor=workspace.actor,
     )
 
@@ -181,17 +198,21 @@ def _told(
     rule: tables.AliasRule | None,
     reason: str,
     *,
+    again: bool = False,
     moved: bool = False,
+    confirmed: bool = False,
     dry_run: bool = False,
 ) -> Promotion:
+    holder = case.adapter if again else case.holder
     return Promotion(
         alias=case.reference,
         adapter=case.adapter.name,
-        holder=case.holder.name if case.holder else None,
+        holder=holder.name if holder else None,
         outcomes=tuple(outcomes),
         verdict=verdict_of(outcomes),
         guarded=rule is not None and rule.guarded,
         moved=moved,
+        confirmed=confirmed,
         dry_run=dry_run,
         reason=reason,
         withdrawals=tuple(told_of(case.facts.session, [case.adapter])),

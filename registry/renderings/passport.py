@@ -16,6 +16,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
 
 from ..adapter_files import METADATA
+from ..amendments import without_people
 from ..bundles.record import CHECKSUM
 from ..errors import BadInputError
 from ..names import parse_date
@@ -51,6 +52,8 @@ _ON_RECORD = (
     "val_loss",
     "iterations",
     "dataset",
+    "dataset_revision",
+    "dataset_digest",
     "examples",
     "tags",
     "note",
@@ -78,6 +81,13 @@ class PassportFile(BaseModel):
     sha256: _Digest
 
 
+class Corrected(BaseModel):
+    """One amendment, as far as it is read."""
+
+    field: _Name
+    reason: Annotated[str, Field(max_length=9_000)] = ""
+
+
 class Facts(BaseModel):
     """What was on record; what files can tell is not read from here."""
 
@@ -92,6 +102,7 @@ class Facts(BaseModel):
     examples: int | None = None
     tags: Annotated[dict[str, str], Field(max_length=1000)] = {}
     note: str | None = None
+    amendments: Annotated[list[Corrected], Field(max_length=10_000)] = []
 
 
 class Passport(BaseModel):
@@ -150,7 +161,10 @@ def passport(
         "files": [entry.to_dict() for entry in files],
         "base": dict(base),
         "parent": dict(parent) if parent else None,
-        "facts": {key: view[key] for key in _ON_RECORD},
+        "facts": {
+            **{key: view[key] for key in _ON_RECORD},
+            "amendments": without_people(view["amendments"]),
+        },
         "metadata": text,
         "contents": [entry.to_dict() for entry in Manifest.of([*files, *others])],
     }

@@ -73,6 +73,9 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
     yanks, yanks_total = _yanks(session, task, adapter)
     graph, complete = _lineage(session, rows, adapter)
     versions = _views(session, rows)
+    corrections = _amendments([view for view in versions if adapter is None or view["name"] == adapter.name])
+    for view in versions:
+        view["amended"] = sorted({each["field"] for each in view["amendments"]})
     facts = {
         "task": task.name,
         "adapter": adapter.name if adapter else None,
@@ -89,6 +92,7 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
         "deployments_total": len(scope.deployments),
         "yanks": yanks,
         "yanks_total": yanks_total,
+        **corrections,
         "signatures": signatures_over(session, digests, task.name),
         **_findings([view for view in versions if adapter is None or view["name"] == adapter.name]),
         "lineage": graph.to_dict(),
@@ -239,6 +243,13 @@ def _findings(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what admission found at the versions that are shown, the newest first."""
     found = [{"adapter": view["name"], **each} for view in reversed(views) for each in view["findings"]]
     return {"findings": found[:MOST_FINDINGS], "findings_total": len(found)}
+
+
+def _amendments(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was amended at the versions that are shown, the newest first."""
+    found = [{"adapter": view["name"], **each} for view in views for each in view["amendments"]]
+    found.sort(key=lambda each: each["since"], reverse=True)
+    return {"amendments": found[:MOST_ROWS], "amendments_total": len(found)}
 
 
 def _lineage(

@@ -24,7 +24,7 @@ from .models import (
     TrainingRun,
 )
 from .record import Record
-from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
+from .trail import Alias, AliasMove, Amendment, Bundle, BundleAdapter, Event, Registry, Signature, Yank
 from .trust import AliasRule, Approval, Deployment, TrustedKey
 
 metadata = Record.metadata
@@ -38,6 +38,7 @@ __all__ = [
     "Alias",
     "AliasMove",
     "AliasRule",
+    "Amendment",
     "Approval",
     "BaseModel",
     "BaseName",

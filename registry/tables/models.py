@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bytes import Manifest
 from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
+
+if TYPE_CHECKING:
+    from .trail import Amendment
 
 
 class BaseModel(Record):
@@ -147,7 +150,10 @@ SORTED = (
 
 
 class Adapter(Record):
-    """One trained LoRA or DoRA, one version of one task, immutable once registered."""
+    """One trained LoRA or DoRA, one version of one task, immutable once registered.
+
+    What somebody said about it (`fusery.registry.amendments`) has the value of today, and `amendments` what it was before.
+    """
 
     __tablename__ = "adapter"
     __table_args__ = (
@@ -193,6 +199,7 @@ class Adapter(Record):
     tags: Mapped[list[AdapterTag]] = relationship(order_by="AdapterTag.key")
     findings: Mapped[list[AdapterFinding]] = relationship(order_by="AdapterFinding.id")
     renderings: Mapped[list[AdapterRendering]] = relationship(order_by="AdapterRendering.form")
+    amendments: Mapped[list[Amendment]] = relationship(order_by="Amendment.id")
 
 
 class AdapterTag(Record):

@@ -72,10 +72,9 @@ def recorded_curve(session: Session, adapter: tables.Adapter) -> Curve:
 
 
 def training_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
-    """Return what `show` adds about an adapter's run: `training_run`, `curve` and `dataset_digest`."""
+    """Return what `show` adds about an adapter's run: `training_run` and `curve`."""
     run = session.get(tables.TrainingRun, adapter.id)
     return {
-        "dataset_digest": (adapter.dataset.digest or None) if adapter.dataset else None,
         "training_run": _run_view(run) if run else None,
         "curve": [point_view(point) for point in recorded_curve(session, adapter).points],
     }

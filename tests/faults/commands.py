@@ -24,6 +24,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "trust add": ("trust", "add", "anna", "anna.pub", "--for", "*#prod"),
     "rules set": ("rules", "set", "prod", "--val-loss-within", "0.5"),
     "identify": ("identify", "bundle"),
+    "amend": (
+        "amend",
+        "course_rec@2",
+        "--val-loss",
+        "0.5",
+        "--dataset",
+        "data",
+        "--tag",
+        "a=b",
+        "--reason",
+        "typo",
+    ),
     "approve": ("approve", "course_rec@2", "prod"),
     "promote": ("promote", "course_rec@2", "canary"),
 }

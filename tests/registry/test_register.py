@@ -166,8 +166,9 @@ def test_other_facts_about_the_same_bytes_are_refused(
     with_base.register(folder, base="tiny", task="one", val_loss=0.5)
     with_base.register(folder, base="tiny", task="one", val_loss=0.5)
     for facts in ({"val_loss": 0.1}, {"note": "hi"}, {"tags": {"a": "b"}}, {"date": "20200101"}):
-        with pytest.raises(AlreadyExistsError, match="a record is not changed"):
+        with pytest.raises(AlreadyExistsError, match="registering changes no record") as caught:
             with_base.register(folder, base="tiny", task="one", **facts)
+        assert str(caught.value.hint).startswith("fusery amend one_v1_")
     other = shutil.copytree(with_base_folder(with_base, tmp_path), tmp_path / "copy")
     (other / "generation_config.json").write_text('{"do_sample": true}')
     with_base.add_base(other, name="copy/tiny")

@@ -18,6 +18,11 @@ from fusery.registry.paging import SORTABLE
 MANY = 20_000
 """Adapters: enough for every planner to prefer an index to the table."""
 
+_AMENDED = """
+INSERT INTO amendment (adapter_id, field, before, after, reason, at, since, "by")
+SELECT id, 'note', 'null', 'null', '', created_at, created_at, created_by FROM adapter
+"""
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,10 +31,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
-    """A registry with many adapters."""
+    """A registry with many adapters, each of which was amended."""
     registry.add_base(base, name="tiny", reference=True)
     crowd.fill(registry, MANY)
     with registry.workspace.database.write() as session:
+        session.execute(text(_AMENDED))
         if registry.workspace.database.dialect == "postgresql":
             session.execute(text("ANALYZE"))  # as autovacuum does by itself
     yield registry
@@ -53,6 +59,8 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         "show name": lambda registry: registry.show(name),
         "show version": lambda registry: registry.show(f"{task}@7"),
         "show latest": lambda registry: registry.show(f"{task}@latest"),
+        "show --at": lambda registry: registry.show(name, at="2030-01-01"),
+        "show latest --at": lambda registry: registry.show(f"{task}@latest", at="2030-01-01"),
         "show digest": lambda registry: registry.show(crowd.digest_of(number)[:12]),
         "history": lambda registry: registry.history(task),
         "lineage": lambda registry: registry.lineage(f"{task}@7"),
@@ -73,6 +81,14 @@ def test_no_command_reads_a_whole_table(crowded: Registry, make_adapter: Any, ba
         crowded.register(folder, base="tiny", task=crowd.task_of(MANY // 2))
     if found := queryplans.whole_tables(crowded.workspace.database, queries):
         said["register"] = found
+    correction = {"val_loss": 0.125, "dataset": "another", "tags": {"team": "none"}, "reason": "typo"}
+    with queryplans.recorded() as queries:
+        crowded.amend(crowd.name_of(MANY // 2), **correction)
+    if found := queryplans.whole_tables(crowded.workspace.database, queries):
+        said["amend"] = found
+    assert [view["name"] for view in crowded.list(where="val_loss = 0.125 and tag.team = none")] == [
+        crowd.name_of(MANY // 2)
+    ]
     assert said == {}
 
 

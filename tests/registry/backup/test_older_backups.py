@@ -23,11 +23,11 @@ OLDER = [f"{number:04}" for number in range(1, int(schema.HEAD))]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[tuple[Registry, Path]]:
-    """A registry with rows in every table, and its backup by this version; neither is to be changed."""
+    """A registry with rows in every table that older versions had, and its backup by this one; neither is to be changed."""
     folder = tmp_path_factory.mktemp("full")
     with Registry(open_workspace(folder / "home")) as registry:
         registry.init()
-        fill(registry, tiny_base, folder)
+        fill(registry, tiny_base, folder, amended=False)
         registry.backup(folder / "backup")
         yield registry, folder / "backup"
 

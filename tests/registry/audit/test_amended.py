@@ -1,0 +1,212 @@
+"""The audit holds adapters against their amendments: nothing is changed without one, and a promotion is not overtaken in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from sqlalchemy import text
+
+from fusery.registry import Registry, events, tables
+from fusery.registry.audit.amended import check_amendments
+from fusery.registry.audit.records import check_records
+from fusery.registry.resolve import resolve_adapter
+
+MakeAdapter = Callable[..., Path]
+ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
+
+
+def found(registry: Registry) -> list[tuple[str, str]]:
+    with registry.workspace.database.read() as session:
+        return [(each.code, each.subject) for each in (*check_records(session), *check_amendments(session))]
+
+
+@pytest.fixture
+def amended(stocked: Registry) -> Registry:
+    """A registry in which everything that may be was amended, and some of it twice."""
+    stocked.amend(ONE, val_loss=0.061, tags={"team": "ads", "run": "1"}, note="first", reason="typo")
+    stocked.amend(
+        ONE, dataset="catalogue", dataset_revision="v2", examples=7, date="20260114", reason="sheet"
+    )
+    stocked.amend(ONE, val_loss=0.6, clear=["tag.run", "dataset"], reason="again")
+    stocked.amend(TWO, clear=["val_loss", "tag.team"], note="second", reason="wrong split")
+    return stocked
+
+
+def test_nothing_is_found_where_amend_did_it(amended: Registry) -> None:
+    assert found(amended) == []
+    assert amended.audit().ok
+    assert amended.audit((ONE,)).ok
+
+
+def test_nothing_is_found_where_a_form_was_computed_meanwhile(amended: Registry, tmp_path: Any) -> None:
+    amended.export(ONE, tmp_path / "out", form="peft")
+    amended.amend(ONE, val_loss=0.5, reason="again")
+    assert amended.show(ONE)["renderings"]
+    assert found(amended) == []
+
+
+EDITS = {
+    "val_loss": "UPDATE adapter SET val_loss = 0.001 WHERE id = 1",
+    "val_loss away": "UPDATE adapter SET val_loss = NULL WHERE id = 1",
+    "note": "UPDATE adapter SET note = 'better than it was' WHERE id = 1",
+    "date": "UPDATE adapter SET date = '2026-03-01' WHERE id = 1",
+    "examples": "UPDATE adapter SET examples = 1000000 WHERE id = 1",
+    "dataset": "UPDATE adapter SET dataset_id = (SELECT min(id) FROM dataset) WHERE id = 1",
+    "tag": "UPDATE adapter_tag SET value = 'search' WHERE adapter_id = 1",
+    "tag away": "DELETE FROM adapter_tag WHERE adapter_id = 1",
+    "tag again": "INSERT INTO adapter_tag (adapter_id, key, value) VALUES (2, 'team', 'search')",
+    "from": "UPDATE amendment SET before = '0.7' WHERE id = 1",
+    "to": "UPDATE amendment SET after = '0.7' WHERE id = 1",
+    "by": "UPDATE amendment SET \"by\" = 'somebody' WHERE id = 1",
+    "since": "UPDATE amendment SET since = '2020-01-01 00:00:00.000000' WHERE id = 1",
+    "amendment away": "DELETE FROM amendment WHERE id = 1",
+    "of another": "UPDATE amendment SET adapter_id = 2 WHERE id = 1",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_sql_changed_is_found(amended: Registry, edit: str) -> None:
+    with amended.workspace.database.write() as session:
+        session.execute(text(EDITS[edit]))
+    codes = {code for code, _ in found(amended)}
+    assert codes & {"record_changed", "record_missing"}
+    assert {problem.code for problem in amended.audit((ONE,)).problems} or "(2," in EDITS[edit]
+
+
+def write_anew(registry: Registry, reference: str, *, told: bool = False, **values: Any) -> None:
+    """Change an adapter as a program does that knows how to seal, and leaves amendments out or makes them up."""
+    with registry.workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        if told:
+            now = registry.workspace.database.utcnow(session)
+            row = tables.Amendment(
+                field="val_loss", before="0.99", after="0.01", reason="", at=now, since=now, by="eve"
+            )
+            adapter.amendments.append(row)
+        for name, value in values.items():
+            setattr(adapter, name, value)
+        events.record(
+            session, action="adapter.amended", kind="adapter", subject=adapter.name, detail={}, actor="eve"
+        )
+
+
+def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> None:
+    write_anew(stocked, ONE, val_loss=0.01)
+    assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
+    assert "entry" in stocked.audit((ONE,)).problems[0].message
+    stocked.amend(ONE, val_loss=0.02, reason="covered up")
+    assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
+
+
+@pytest.mark.parametrize("column", ["rank", "alpha", "iterations", "training", "note"])
+def test_whatever_was_written_anew(stocked: Registry, column: str) -> None:
+    write_anew(stocked, ONE, **{column: {"a": 1} if column == "training" else "x" if column == "note" else 7})
+    assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
+
+
+def test_a_sealed_amendment_that_does_not_fit_is_found(stocked: Registry) -> None:
+    write_anew(stocked, ONE, told=True, val_loss=0.01)
+    assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
+    stocked.amend(TWO, val_loss=0.5, reason="typo")
+    write_anew(stocked, TWO, told=True, val_loss=0.01)
+    assert ("amendment_unfit", f"adapter {TWO}") in found(stocked)
+    write_anew(stocked, ONE, told=True, val_loss=0.3)
+    assert ("amendment_unfit", f"adapter {ONE}") in found(stocked)
+
+
+@pytest.fixture
+def guarded(stocked: Registry) -> Registry:
+    """A registry in which `prod` went from the first version to the second by its rules."""
+    stocked.set_rules("prod", {"val_loss_within": 0.0, "admission": "no_errors"})
+    assert stocked.promote(ONE, "prod").moved
+    assert stocked.promote(TWO, "prod").moved
+    return stocked
+
+
+def test_a_promotion_judges_by_what_is_right(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"val_loss_within": 0.0})
+    stocked.promote(ONE, "prod")
+    stocked.amend(TWO, val_loss=0.9, reason="typo")
+    assert stocked.promote(TWO, "prod").verdict == "failed"
+    stocked.amend(TWO, val_loss=0.5, reason="typo")
+    assert stocked.promote(TWO, "prod").moved
+    assert stocked.audit().ok
+
+
+@pytest.mark.parametrize("reference", [ONE, TWO])
+def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, reference: str) -> None:
+    assert guarded.audit().ok
+    guarded.amend(reference, val_loss=0.55, reason="typo")
+    report = guarded.audit()
+    [problem] = report.problems
+    assert (problem.code, problem.subject) == ("amended_after_promotion", "alias course_rec#prod")
+    assert f"val_loss of {reference} was amended from" in problem.message
+    assert guarded.audit((TWO,)).problems == [problem]
+    with guarded.workspace.database.read() as session:
+        assert list(events.verify_chain(session)) == []
+
+
+def test_what_no_rule_judges_by_is_none(guarded: Registry) -> None:
+    guarded.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
+    assert guarded.audit().ok
+
+
+def test_nor_is_it_once_the_alias_has_moved_on(guarded: Registry) -> None:
+    guarded.amend(TWO, val_loss=0.55, reason="typo")
+    assert not guarded.audit().ok
+    guarded.roll_back("course_rec#prod", reason="worse than it was said", emergency=True)
+    assert guarded.audit().ok
+
+
+def test_the_holder_is_judged_once_more(guarded: Registry) -> None:
+    log = len(guarded.events())
+    assert not guarded.promote(TWO, "prod").confirmed
+    assert len(guarded.events()) == log, "there was nothing to judge once more"
+    guarded.amend(TWO, val_loss=0.7, reason="typo")
+    refused = guarded.promote(TWO, "prod")
+    assert (refused.verdict, refused.holder, refused.moved) == ("failed", TWO, False)
+    assert not guarded.audit().ok
+    guarded.amend(TWO, val_loss=0.55, reason="typo")
+    assert not guarded.promote(TWO, "prod", dry_run=True).confirmed
+    assert not guarded.audit().ok
+    done = guarded.promote(TWO, "prod")
+    assert (done.verdict, done.holder, done.moved, done.confirmed) == ("passed", TWO, False, True)
+    assert guarded.events()[-1]["action"] == "alias.confirmed"
+    assert guarded.audit().ok
+
+
+def test_a_licence_is_judged_by_too(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
+    base = tinymodels.make_base(tmp_path / "licensed", layers=2)
+    (base / "LICENSE").write_text("MIT License")
+    registry.add_base(base, name="licensed")
+    registry.register(make_adapter("one", base=base), base="licensed", task="t", tags={"license": "mit"})
+    registry.set_rules("prod", {"licences": ["mit"]})
+    assert registry.promote("t@1", "prod").moved
+    registry.amend("t@1", tags={"license": "cc-by-nc-4.0"})
+    assert [problem.code for problem in registry.audit().problems] == ["amended_after_promotion"]
+
+
+def test_a_move_by_hand_was_not_judged(stocked: Registry) -> None:
+    stocked.set_alias(ONE, "staging")
+    stocked.amend(ONE, val_loss=0.2, reason="typo")
+    assert stocked.audit().ok
+
+
+@pytest.mark.parametrize("value", ["5", '"x"', "{", "[]", "1e999"])
+@pytest.mark.parametrize("field", ["val_loss", "date", "tag.a b", "rank"])
+def test_no_value_of_an_amendment_stops_the_audit(stocked: Registry, field: str, value: str) -> None:
+    """Even where somebody seals what cannot be."""
+    with stocked.workspace.database.write() as session:
+        adapter, now = resolve_adapter(session, ONE), stocked.workspace.database.utcnow(session)
+        row = tables.Amendment(
+            field=field, before=value, after="null", reason="", at=now, since=now, by="eve"
+        )
+        adapter.amendments.append(row)
+        adapter.val_loss = 0.01
+    codes = {code for code, _ in found(stocked)}
+    assert codes <= {"record_rewritten", "amendment_unfit"}
+    assert "record_rewritten" in codes

@@ -1,0 +1,115 @@
+"""Any sequence of amendments against a model: what is on record now and was at any moment, and that nothing else may change it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from fusery.registry import Registry
+from fusery.registry.audit.amended import check_amendments
+from fusery.registry.audit.records import check_records
+
+ONE = "course_rec_v1_20260115"
+DATASET = ("dataset", "dataset_revision", "dataset_digest")
+FIELDS = ("val_loss", "note", *DATASET, "examples", "date")
+_WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12)
+_KEYS = st.sampled_from(["team", "run", "license"])
+_SAID = st.fixed_dictionaries(
+    {},
+    optional={
+        "val_loss": st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0),
+        "note": _WORDS,
+        "dataset": _WORDS,
+        "dataset_revision": _WORDS,
+        "dataset_digest": st.sampled_from(["ab" * 32, "cd" * 32]),
+        "examples": st.integers(0, 2**31 - 1),
+        "date": st.dates().map(lambda day: day.isoformat().replace("-", "")),
+        "tags": st.dictionaries(_KEYS, _WORDS, max_size=3),
+    },
+)
+_CLEARED = st.sets(
+    st.sampled_from(["val_loss", "note", *DATASET, "examples", "tag.team", "tag.run"]), max_size=3
+)
+
+EDITS = {
+    "val_loss": "UPDATE adapter SET val_loss = coalesce(val_loss / 2, 0) + 1 WHERE id = 1",
+    "note": "UPDATE adapter SET note = coalesce(note, '') || 'x' WHERE id = 1",
+    "dataset": "UPDATE adapter SET dataset_id = NULL WHERE id = 1 AND dataset_id IS NOT NULL",
+    "examples": "UPDATE adapter SET examples = coalesce(examples / 2, 0) + 1 WHERE id = 1",
+    "date": "UPDATE adapter SET date = '2026-03-04' WHERE id = 1",
+    "tag": "UPDATE adapter_tag SET value = value || 'x' WHERE adapter_id = 1",
+    "before": "UPDATE amendment SET before = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
+    "after": "UPDATE amendment SET after = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
+}
+
+
+class _UndoError(Exception):
+    """Raised to take an edit back."""
+
+
+def said_of(view: dict[str, Any]) -> dict[str, Any]:
+    return {**{field: view[field] for field in FIELDS}, "tags": view["tags"]}
+
+
+def model_of(state: dict[str, Any], said: dict[str, Any], clear: set[str]) -> dict[str, Any] | None:
+    """Return what a correction should make of a state, None where it has to be refused."""
+    after = {**state, "tags": dict(state["tags"])}
+    for field in clear:
+        if field.startswith("tag."):
+            after["tags"].pop(field.removeprefix("tag."), None)
+        else:
+            after[field] = None
+    if "dataset" in clear:
+        after.update(dict.fromkeys(DATASET))
+    after.update({field: value for field, value in said.items() if field != "tags"})
+    after["tags"].update(said.get("tags", {}))
+    return None if after["dataset"] is None and any(after[field] for field in DATASET) else after
+
+
+def problems(registry: Registry, edit: str | None = None) -> list[str]:
+    """Return what an audit of the records finds, after an edit that is taken back."""
+    found: list[str] = []
+    with contextlib.suppress(_UndoError), registry.workspace.database.write() as session:
+        if edit is not None and session.execute(text(edit)).rowcount == 0:  # type: ignore[attr-defined]
+            found.append("nothing was there to edit")
+        found += [one.code for one in (*check_records(session), *check_amendments(session))]
+        raise _UndoError
+    return found
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    steps=st.lists(st.tuples(_SAID, _CLEARED), min_size=1, max_size=5), edit=st.sampled_from(sorted(EDITS))
+)
+def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set[str]]], edit: str) -> None:
+    state, moments = (
+        said_of(stocked.show(ONE)),
+        [(stocked.events(limit=1)[0]["at"], said_of(stocked.show(ONE)))],
+    )
+    for said, chosen in steps:
+        clear = {
+            field
+            for field in chosen
+            if field not in said and field.removeprefix("tag.") not in said.get("tags", {})
+        }
+        after = model_of(state, said, clear)
+        if after is None or not (said.keys() - {"tags"} or said.get("tags") or clear):
+            continue
+        done = stocked.amend(ONE, **said, clear=clear, reason="because")
+        assert bool(done.amendments) == (after != state)
+        state = after
+        assert said_of(stocked.show(ONE)) == state
+        moments.append((stocked.events(limit=1)[0]["at"], state))
+    last = dict(moments)
+    for at, expected in last.items():
+        assert said_of(stocked.show(ONE, at=at)) == expected, at
+    assert problems(stocked) == []
+    assert problems(stocked, EDITS[edit]) != []
