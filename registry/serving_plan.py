@@ -19,7 +19,7 @@ from . import tables
 from .errors import BadInputError
 from .ingredients import refuse_yanked
 from .resolve import resolve_adapter
-from .serving.document import Adapter, Base, Document, Limits, Tenant, reason
+from .serving.document import Adapter, Base, Document, Limits, reason
 
 _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 _HINT = "for example --model course_rec=v1:0.9,v2:0.1, or --model course_rec=#prod"
@@ -90,7 +90,6 @@ class ServingPlan:
         *,
         base: str = "base",
         adapters: str = "adapters",
-        tenants: Sequence[Tenant] = (),
         limits: Limits | None = None,
     ) -> Document:
         """Return what the server reads.
@@ -98,11 +97,10 @@ class ServingPlan:
         Args:
             base: folder of the base, from the document's own folder.
             adapters: folder with a folder for each adapter, by its full name.
-            tenants: who may ask; none for everybody.
             limits: what a request may use.
 
         Raises:
-            BadInputError: a public name is the name of something else, or a tenant may use what is not there.
+            BadInputError: a public name is the name of something else.
         """
         try:
             return Document(
@@ -113,7 +111,6 @@ class ServingPlan:
                     for adapter in self.adapters
                 ],
                 routes=dict(self.routes),
-                tenants=list(tenants),
                 limits=limits or Limits(),
             )
         except ValidationError as error:

@@ -48,7 +48,7 @@ class Engine:
         self.tokenizer: Any = None
         self._base, self._post, self._width = base, post, width
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lanes: dict[Resident | None, Lane] = {}
+        self._lanes: dict[Resident | None, Lane] = {}  # whose step is longest ago comes first
         self._board: Switchboard | None = None
         self._lane_class: type[BatchLane | SoloLane] = BatchLane
         self._stream: Any = None
@@ -120,7 +120,7 @@ class Engine:
         else:
             self._loaded.set_result(None)
             while self._serve_inbox():
-                for resident in list(self._lanes):
+                for resident in self._due():
                     self._step(resident)
         finally:
             self._leave()
@@ -191,8 +191,16 @@ class Engine:
             lane.remove(job)
             self._close_if_done(job.resident)
 
+    def _due(self) -> list[Resident | None]:
+        """Return what is stepped next: of each owner the lane that has waited longest, however many it has."""
+        due: dict[str, Resident | None] = {}
+        for resident, lane in self._lanes.items():
+            for owner in lane.owners():
+                due.setdefault(owner, resident)
+        return list(dict.fromkeys(due.values()))
+
     def _step(self, resident: Resident | None) -> None:
-        lane = self._lanes[resident]
+        lane = self._lanes[resident] = self._lanes.pop(resident)  # which now has waited least
         try:
             self._require_board().use(resident)
             pieces = lane.step()

@@ -1,21 +1,24 @@
-"""Answers in progress on one adapter, some tokens further at every step."""
+"""Answers in progress on one adapter, some tokens further at every step.
+
+Who has a place in a lane and who waits for one is up to `places`.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from .places import PREFILL_ANSWERS, Places
 from .sampling import Sampling, make_processors, make_sampler
 from .stopping import StopWords
 from .switching import Resident
 
 PREFILL_TOKENS = 512
-"""How much of its prompts a lane reads at a step: short enough that the other lanes' answers do not falter."""
+"""How much of its prompts a lane reads at a step, of all together: short enough that other answers do not falter."""
 
-PREFILL_ANSWERS = 8
-"""How many prompts it reads at once."""
+PREFILL_LEAST = 32
+"""How much of each at least."""
 
 Finish = Literal["stop", "length"]
 
@@ -31,6 +34,7 @@ class Job:
         sampling: how tokens are chosen.
         stop: strings that end the answer.
         receiver: whatever the engine's `post` needs to hand the text on.
+        owner: whose share it uses.
         cancelled: nobody wants the answer any more.
     """
 
@@ -40,6 +44,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     receiver: Any = None
+    owner: str = ""
     cancelled: bool = False
 
 
@@ -64,10 +69,11 @@ class Writing:
     Attributes:
         job: whose answer it is.
         tokens: how many there were.
+        reading: the prompt is still being read.
     """
 
     def __init__(self, job: Job, tokenizer: Any) -> None:
-        self.job, self.tokens = job, 0
+        self.job, self.tokens, self.reading = job, 0, True
         self._detokenizer = tokenizer.detokenizer
         self._stop = StopWords(job.stop)
 
@@ -99,54 +105,58 @@ class Lane(Protocol):
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
 
+    def owners(self) -> set[str]:
+        """Return whose jobs these are."""
+
     def close(self) -> None:
         """Give back what the lane holds."""
 
 
 class BatchLane:
-    """Continuous batching by mlx-lm's `BatchGenerator`."""
+    """Continuous batching by mlx-lm's `BatchGenerator`, which gets what can begin at once and never has a queue."""
 
     def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any) -> None:
         from mlx_lm.generate import BatchGenerator, make_stop_sequences
 
         self._tokenizer = tokenizer
         self._ends = make_stop_sequences(tokenizer)
+        self._places = Places(width)
         self._writings: dict[int, Writing] = {}
         self._generator = BatchGenerator(
             model,
-            completion_batch_size=width,
-            prefill_batch_size=min(width, PREFILL_ANSWERS),
+            completion_batch_size=2 * width,
+            prefill_batch_size=2 * min(width, PREFILL_ANSWERS),
             prefill_step_size=PREFILL_TOKENS,
             stream=stream,
         )
 
     def insert(self, job: Job) -> None:
-        """Take a job in; beyond the width it waits in the generator."""
-        (uid,) = self._generator.insert(
-            [list(job.tokens)],
-            max_tokens=[job.max_tokens],
-            samplers=[make_sampler(job.sampling)],
-            logits_processors=[make_processors(job.sampling)],
-            stop_sequences=[self._ends],
-        )
-        self._writings[uid] = Writing(job, self._tokenizer)
+        """Take a job in."""
+        self._places.wait(job)
 
     def remove(self, job: Job) -> None:
         """Drop a job at whatever stage it is."""
+        if self._places.leave(job):
+            return
         for uid, writing in list(self._writings.items()):
             if writing.job is job:
-                del self._writings[uid]
+                self._end(uid)
                 self._generator.remove([uid])
 
     def step(self) -> list[tuple[Job, Piece]]:
         """Read a part of the prompts, and write a token of each answer."""
+        for job in self._places.begin():
+            self._begin(job)
+        share = PREFILL_TOKENS // max(1, self._places.readers)
+        self._generator.prefill_step_size = max(PREFILL_LEAST, share)
         _, answers = self._generator.next()
         pieces, over = [], []
         for answer in answers:
             writing = self._writings[answer.uid]
+            self._places.read(writing)
             piece = writing.add(answer.token, answer.finish_reason)
             if piece.finish is not None:
-                del self._writings[answer.uid]
+                self._end(answer.uid)
                 if answer.finish_reason is None:
                     over.append(answer.uid)
             pieces.append((writing.job, piece))
@@ -156,40 +166,61 @@ class BatchLane:
 
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
-        return [writing.job for writing in self._writings.values()]
+        return [*(writing.job for writing in self._writings.values()), *self._places.waiting()]
+
+    def owners(self) -> set[str]:
+        """Return whose jobs these are."""
+        return {job.owner for job in self.jobs()}
 
     def close(self) -> None:
         """Close the generator."""
         self._generator.close()
+
+    def _begin(self, job: Job) -> None:
+        (uid,) = self._generator.insert(
+            [list(job.tokens)],
+            max_tokens=[job.max_tokens],
+            samplers=[make_sampler(job.sampling)],
+            logits_processors=[make_processors(job.sampling)],
+            stop_sequences=[self._ends],
+        )
+        self._writings[uid] = Writing(job, self._tokenizer)
+
+    def _end(self, uid: int) -> None:
+        self._places.end(self._writings.pop(uid))
 
 
 class SoloLane:
     """One answer beside the other, a token each in turn: for models whose caches do not make a batch."""
 
     def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._width, self._stream = width, stream
-        self._waiting: deque[Job] = deque()
-        self._running: dict[Job, tuple[Writing, Iterator[tuple[Any, Any]]]] = {}
+        self._model, self._tokenizer, self._stream = model, tokenizer, stream
+        self._places = Places(width)
+        self._running: dict[Job, tuple[Writing, Iterator[int | None]]] = {}
 
     def insert(self, job: Job) -> None:
-        """Take a job in; beyond the width it waits."""
-        self._waiting.append(job)
+        """Take a job in."""
+        self._places.wait(job)
 
     def remove(self, job: Job) -> None:
         """Drop a job."""
-        self._running.pop(job, None)
-        if job in self._waiting:
-            self._waiting.remove(job)
+        if not self._places.leave(job) and job in self._running:
+            self._places.end(self._running.pop(job)[0])
 
     def step(self) -> list[tuple[Job, Piece]]:
-        """Write a token of each answer; the prompt of a new one is read whole."""
-        while self._waiting and len(self._running) < self._width:
-            job = self._waiting.popleft()
-            self._running[job] = Writing(job, self._tokenizer), self._begin(job)
+        """Write a token of each answer, and read a part of the prompt of one."""
+        for job in self._places.begin():
+            self._running[job] = Writing(job, self._tokenizer), self._tokens(job)
         pieces = []
-        for job, (writing, tokens) in self._running.items():
-            token, _ = next(tokens)
+        reading = next((job for job, (writing, _) in self._running.items() if writing.reading), None)
+        for job, (writing, tokens) in list(self._running.items()):
+            if writing.reading and job is not reading:
+                continue
+            token = next(tokens)
+            if token is None:
+                self._running[job] = self._running.pop(job)  # the next part is another's
+                continue
+            self._places.read(writing)
             ended = token in self._tokenizer.eos_token_ids
             full = writing.tokens + 1 >= job.max_tokens
             pieces.append((job, writing.add(token, "stop" if ended else "length" if full else None)))
@@ -200,24 +231,49 @@ class SoloLane:
 
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
-        return [*self._running, *self._waiting]
+        return [*self._running, *self._places.waiting()]
+
+    def owners(self) -> set[str]:
+        """Return whose jobs these are."""
+        return {job.owner for job in self.jobs()}
 
     def close(self) -> None:
         """Forget everything."""
         self._running.clear()
-        self._waiting.clear()
 
-    def _begin(self, job: Job) -> Iterator[tuple[Any, Any]]:
+    def _tokens(self, job: Job) -> Iterator[int | None]:
+        """Yield None for each part of the prompt but the last that has been read, and then the tokens."""
         import mlx.core as mx
         from mlx_lm.generate import generate_step
+        from mlx_lm.models.cache import make_prompt_cache
 
-        tokens: Iterator[tuple[Any, Any]] = generate_step(
-            mx.array(job.tokens),
+        cache = make_prompt_cache(self._model)
+        rest = mx.array(job.tokens)
+        read: list[Any] = []
+        while len(rest) > PREFILL_TOKENS:
+            part, rest = rest[:PREFILL_TOKENS], rest[PREFILL_TOKENS:]
+            with mx.stream(self._stream):
+                self._model(part[None], cache=cache)
+                mx.eval([layer.state for layer in cache])
+            read.append(part)
+            mx.clear_cache()
+            yield None
+        processors = [_after(read, processor) for processor in make_processors(job.sampling)]
+        for token, _ in generate_step(
+            rest,
             self._model,
             self._stream,
             max_tokens=job.max_tokens,
             sampler=make_sampler(job.sampling),
-            logits_processors=make_processors(job.sampling),
+            logits_processors=processors,
+            prompt_cache=cache,
             prefill_step_size=PREFILL_TOKENS,
-        )
-        return tokens
+        ):
+            yield int(token)
+
+
+def _after(read: list[Any], processor: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Let a processor of logits see the parts of the prompt that were read before, too."""
+    import mlx.core as mx
+
+    return lambda tokens, logits: processor(mx.concatenate([*read, tokens]), logits)

@@ -1,10 +1,8 @@
-"""From messages or text to tokens, in a thread of its own: neither the network nor generation waits for a long prompt."""
+"""From messages or text to tokens; what cannot be short enough is refused before it is tokenised."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .bodies import Message
@@ -12,7 +10,7 @@ from .errors import Refusal, sentence
 
 
 class Prompts:
-    """Makes tokens of prompts.  One thread: a tokenizer is not made for several."""
+    """Makes tokens of prompts; to be used by one thread."""
 
     def __init__(self, tokenizer: Any, *, context: int, vocabulary: int) -> None:
         """Prepare.
@@ -23,9 +21,10 @@ class Prompts:
             vocabulary: token ids are below it.
         """
         self._tokenizer, self._context, self._vocabulary = tokenizer, context, vocabulary
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        # A vocabulary spells a token with a character for each byte or each character of the text.
+        self._longest = max(map(len, tokenizer.get_vocab()), default=1)
 
-    async def chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
+    def chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
         """Return the tokens of a chat, by the base's chat template and its options.
 
         Raises:
@@ -33,48 +32,58 @@ class Prompts:
         """
         if not self._tokenizer.has_chat_template:
             raise Refusal(400, "the base has no chat template; use /v1/completions", param="messages")
-        given = [message.model_dump(exclude_none=True) for message in messages]
-        return await self._run(
-            lambda: self._tokenizer.apply_chat_template(
-                given, add_generation_prompt=True, tokenize=True, **options
-            ),
-            "messages",
-        )
+        self._bounded(sum(len(message.content) for message in messages), "messages")
+        text = self._given("messages", lambda: self._render(messages, options))
+        self._bounded(len(text), "messages")
+        return self._encoded("messages", lambda: self._tokenizer.encode(text, add_special_tokens=False))
 
-    async def text(self, prompt: str | list[int]) -> list[int]:
+    def text(self, prompt: str | list[int]) -> list[int]:
         """Return the tokens of a prompt.
 
         Raises:
             Refusal: a token is not in the vocabulary, or there are too many or none.
         """
         if isinstance(prompt, str):
-            return await self._run(lambda: self._tokenizer.encode(prompt), "prompt")
+            self._bounded(len(prompt), "prompt")
+            return self._encoded("prompt", lambda: self._tokenizer.encode(prompt))
         if not all(0 <= token < self._vocabulary for token in prompt):
             raise Refusal(400, f"prompt must have tokens from 0 to {self._vocabulary - 1}", param="prompt")
         return self._checked(prompt, "prompt")
 
-    def close(self) -> None:
-        """End the thread."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def _render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
+        given = [message.model_dump(exclude_none=True) for message in messages]
+        return str(
+            self._tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=False, **options)
+        )
 
-    async def _run(self, encode: Callable[[], Any], field: str) -> list[int]:
+    def _encoded(self, field: str, encode: Callable[[], Any]) -> list[int]:
+        return self._checked(self._given(field, lambda: [int(token) for token in encode()]), field)
+
+    def _given(self, field: str, make: Callable[[], Any]) -> Any:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._pool, encode)
+            return make()
         except Exception as error:
             raise Refusal(
                 400, f"the model's tokenizer refuses the {field}: {sentence(error)}", param=field
             ) from error
-        return self._checked([int(token) for token in found], field)
+
+    def _bounded(self, characters: int, field: str) -> None:
+        """Refuse a text that is too long even if each of its tokens were the longest there is."""
+        if characters > self._context * self._longest:
+            raise self._too_long(field, f"{characters} characters")
 
     def _checked(self, tokens: list[int], field: str) -> list[int]:
         if not tokens:
             raise Refusal(400, f"{field}: no tokens", param=field)
         if len(tokens) >= self._context:
-            raise Refusal(
-                400,
-                f"{field}: {len(tokens)} tokens; this model's maximum context length is {self._context}"
-                f" tokens, of which the answer needs at least one",
-                param=field,
-                code="context_length_exceeded",
-            )
+            raise self._too_long(field, f"{len(tokens)} tokens")
         return tokens
+
+    def _too_long(self, field: str, length: str) -> Refusal:
+        return Refusal(
+            400,
+            f"{field}: {length}; this model's maximum context length is {self._context}"
+            f" tokens, of which the answer needs at least one",
+            param=field,
+            code="context_length_exceeded",
+        )

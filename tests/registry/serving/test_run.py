@@ -13,7 +13,7 @@ import pytest
 from ports import free_port
 from serving_server import served
 
-from fusery.registry.serving import run
+from fusery.registry.serving import listening, run
 from fusery.registry.serving.errors import ServingError
 
 MAIN = """
@@ -56,12 +56,12 @@ def test_health(echo_base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 0), ("no such host", 0), ("127.0.0.1", 70_000)])
 def test_an_address_that_cannot_be_had(host: str, port: int) -> None:
     with pytest.raises(ServingError, match="cannot listen on"):
-        run.bind(host, port)
+        listening.bind(host, port)
 
 
 def test_ipv6() -> None:
     try:
-        with run.bind("::1", 0) as listener:
+        with listening.bind("::1", 0) as listener:
             assert listener.family == socket.AF_INET6
     except ServingError:
         pytest.skip("this machine has no IPv6")

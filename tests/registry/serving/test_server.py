@@ -20,7 +20,7 @@ from openai_contract import HELLO, Endpoint, OpenAIContract
 from serving_clients import Caesar, crowd
 from serving_server import Served, served
 
-from fusery.registry.serving import app
+from fusery.registry.serving import completing
 
 SHIFTS = (1, 3, 5, 7, 9, 11, 15, 17)
 RANKS = (27, 8, 40, 4)
@@ -138,7 +138,7 @@ def test_a_crowd_gets_no_mixed_up_answer(server: Served) -> None:
 def wait_until_idle(server: Served) -> None:
     """What clients hung up on is dropped: no answer of 500 tokens is written for nobody."""
     for _ in range(200):
-        if not server.service.engine._lanes and not server.service._active.total():
+        if not server.service.engine._lanes and not server.service.admission.total:
             return
         time.sleep(0.02)
     pytest.fail("answers that nobody wants are still being written")
@@ -164,7 +164,7 @@ HOSTILE: dict[str, tuple[str, str, bytes | None, dict[str, str], int]] = {
         413,
     ),
     "no JSON": ("POST", "/v1/completions", b"\xff", {"Content_Type": "application/json"}, 400),
-    "deep": ("POST", "/v1/completions", b"[" * 200_000, {"Content_Type": "application/json"}, 400),
+    "deep": ("POST", "/v1/completions", b"[" * 100_000, {"Content_Type": "application/json"}, 400),
     "a lone surrogate": (
         "POST",
         "/v1/completions",
@@ -294,7 +294,7 @@ def test_too_many_at_once(strict: Served) -> None:
 
 
 def test_a_body_that_does_not_come(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(completing, "BODY_SECONDS", 0.2)
     connection = http.client.HTTPConnection(strict.root.removeprefix("http://"), timeout=60)
     connection.putrequest("POST", "/v1/completions")
     for name, value in {

@@ -1,0 +1,84 @@
+"""Where requests are made ready: read, checked and made into tokens, in a thread of its own and in turns by tenant.
+
+None of that can be interrupted, and it takes what a client makes it take.  So it goes round: a tenant with many requests waits for
+its own, and while there are others, it rests after each for some times as long as that took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from .fairness import Turns
+
+REST = 4
+"""A tenant gets a fifth of the thread at most while there are others."""
+
+POLL_SECONDS = 0.01
+"""Between two looks whether somebody who rested has rested enough."""
+
+T = TypeVar("T")
+
+
+class Desk:
+    """One thread: a tokenizer is not made for several, and Python would not compute faster in them."""
+
+    def __init__(self, crowded: Callable[[], bool]) -> None:
+        """Begin.
+
+        Args:
+            crowded: whether there is more than one tenant with requests.
+        """
+        self._crowded = crowded
+        self._turns: Turns[tuple[Future[Any], Callable[[], Any]]] = Turns()
+        self._rested: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._ended = False
+        # A daemon: the end of the process does not wait for it, whatever it is at.
+        threading.Thread(target=self._run, name="desk", daemon=True).start()
+
+    async def do(self, owner: str, work: Callable[[], T]) -> T:
+        """Return what a function returns; who is cancelled while waiting is dropped."""
+        future: Future[T] = Future()
+        entry = (future, work)
+        with self._changed:
+            self._turns.push(owner, entry)
+            self._changed.notify()
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            with self._changed:
+                self._turns.remove(owner, entry)
+
+    def close(self) -> None:
+        """End the thread when it has done what it is at."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (found := self._next()) is not None:
+            owner, (future, work) = found
+            if not future.set_running_or_notify_cancel():
+                continue
+            began = time.thread_time()
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+                future.set_exception(error)
+            self._rested[owner] = time.monotonic() + REST * (time.thread_time() - began)
+
+    def _next(self) -> tuple[str, tuple[Future[Any], Callable[[], Any]]] | None:
+        with self._changed:
+            while not self._ended:
+                now = time.monotonic()
+                self._rested = {owner: until for owner, until in self._rested.items() if until > now}
+                rested = self._rested if self._crowded() else {}
+                if (found := self._turns.pop(may=lambda owner: owner not in rested)) is not None:  # noqa: B023
+                    return found
+                self._changed.wait(POLL_SECONDS if len(self._turns) else None)
+        return None

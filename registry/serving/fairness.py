@@ -1,0 +1,108 @@
+"""Sharing between tenants: whoever fills a room first keeps nobody out, and turns go round."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Shares:
+    """Who holds how much of something that there is a limited room for: answers, bytes, places in a batch."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """Return how many owners hold something."""
+        return len(self._held)
+
+    @property
+    def total(self) -> int:
+        """What all hold together."""
+        return sum(self._held.values())
+
+    def of(self, owner: str) -> int:
+        """Return what one owner holds."""
+        return self._held.get(owner, 0)
+
+    def take(self, owner: str, count: int = 1) -> None:
+        """Let an owner hold more, whether there is room or not."""
+        self._held[owner] = self.of(owner) + count
+
+    def give(self, owner: str, count: int = 1) -> None:
+        """Let an owner hold less."""
+        left = self.of(owner) - count
+        if left:
+            self._held[owner] = left
+        else:
+            self._held.pop(owner, None)
+
+    def has_room(self, owner: str, room: int, count: int = 1) -> bool:
+        """Return whether an owner may take more.
+
+        As long as there is room, anybody may.  When it is full, who holds less than an equal share still may, up to twice
+        the room in all: who came first is not driven out, and shuts nobody out.
+        """
+        if self.total + count <= room:
+            return True
+        owners = len(self._held) + (owner not in self._held)
+        share = max(room // owners, count if owner not in self._held else 1)
+        return self.of(owner) + count <= share and self.total + count <= 2 * room
+
+
+class Turns(Generic[T]):
+    """A queue for each owner."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[T]] = {}  # in the order of turns
+
+    def __len__(self) -> int:
+        """Return how many wait, of all owners."""
+        return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield all that wait."""
+        for queue in self._queues.values():
+            yield from queue
+
+    def owners(self) -> Iterator[str]:
+        """Yield those for whom something waits."""
+        yield from self._queues
+
+    def push(self, owner: str, item: T) -> None:
+        """Put something at the end of an owner's queue."""
+        self._queues.setdefault(owner, deque()).append(item)
+
+    def pop(
+        self, held: Shares | None = None, may: Callable[[str], bool] | None = None
+    ) -> tuple[str, T] | None:
+        """Return what is next with its owner: of who holds least, and of equals whose turn is longest ago.
+
+        Args:
+            held: what the owners hold; None where that does not count.
+            may: whose turn it can be; None for anybody's.
+        """
+        owners = list(self._queues)
+        if held is not None:
+            owners.sort(key=held.of)
+        for owner in owners:
+            if may is None or may(owner):
+                queue = self._queues.pop(owner)
+                item = queue.popleft()
+                if queue:
+                    self._queues[owner] = queue
+                return owner, item
+        return None
+
+    def remove(self, owner: str, item: T) -> bool:
+        """Drop something; return whether it was there."""
+        queue = self._queues.get(owner)
+        if queue is None or item not in queue:
+            return False
+        queue.remove(item)
+        if not queue:
+            del self._queues[owner]
+        return True
