@@ -21,6 +21,7 @@ from .listening import DRAIN_SECONDS, Ready, bind, http_server
 
 if TYPE_CHECKING:
     from .keys import Keys
+    from .service import Service
 
 LOG = logging.getLogger(__name__)
 
@@ -90,10 +91,13 @@ def serve(
     Raises:
         ServingError: the document, the keys, the base or an adapter is not good, or the address is taken.
     """
+    from .service import Service
+
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
-        keys = follow_keys(document, api_keys)
-        return _serve(document, keys, host, port, drain, [host, *hosts], ready)
+        found = read_document(document)
+        service = Service(found, document.parent, follow_keys(document, api_keys))
+        return _serve(service, document, host, port, drain, [host, *hosts], ready)
     except Stopped:
         return 0
     finally:
@@ -118,13 +122,15 @@ def follow_keys(document: Path, api_keys: Path | None) -> Keys:
 
 
 def _serve(
-    document: Path, keys: Keys, host: str, port: int, drain: int, hosts: Sequence[str], ready: Ready | None
+    service: Service,
+    document: Path,
+    host: str,
+    port: int,
+    drain: int,
+    hosts: Sequence[str],
+    ready: Ready | None,
 ) -> int:
-    from .service import Service
-
-    found = read_document(document)
     listener = bind(host, port)
-    service = Service(found, document.parent, keys)
     outcome = [0]
     last = threading.Timer(drain + LAST_SECONDS, _leave, [outcome])
     last.daemon = True
