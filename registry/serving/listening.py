@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -29,12 +30,17 @@ CHECK_SECONDS = 0.25
 Ready = Callable[[str], None]
 
 
+FILES = 4096
+"""Open files, of which each connection is one; some systems allow 256 unless asked."""
+
+
 def bind(host: str, port: int) -> socket.socket:
     """Take an address, which is done before the model is loaded, since that takes a while.
 
     Raises:
         ServingError: somebody else has it, or there is no such address.
     """
+    _allow_files()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,6 +50,14 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise ServingError(f"cannot listen on {host} port {port}: {error}") from error
     return listener
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # then it has to do with what it has
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def http_server(
