@@ -137,7 +137,7 @@ class Service:
         }
         if new := missing - self._missing:
             told = ", ".join(f"{tenant} may use {model}" for tenant, model in sorted(new)[:10])
-            LOG.warning("%d models that tenants may use are not served: %s", len(new), told)
+            LOG.warning("tenants may use what is not served (%d names): %s", len(new), told)
         self._missing = missing
 
     @property

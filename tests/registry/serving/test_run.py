@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,3 +67,49 @@ def test_ipv6() -> None:
             assert listener.family == socket.AF_INET6
     except ServingError:
         pytest.skip("this machine has no IPv6")
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_whatever_it_is_at(echo_base: Path, tmp_path: Path) -> None:
+    """A template without end, a stream that nobody reads, a body that does not come and half a head."""
+    base = shutil.copytree(echo_base, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(ENDLESS)
+    folder = caesar.make_bundle(tmp_path / "served", (1,), base=base)
+    port = free_port()
+    words = [sys.executable, "-c", MAIN, str(folder), "--port", str(port), "--drain", "1"]
+    clients = []
+
+    def send(path: str, body: str, length: int = 0) -> None:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client = socket.create_connection(("127.0.0.1", port), timeout=60)
+        clients.append(client)
+        client.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n{body}".encode())
+
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            seen = ""
+            while "listening on" not in seen:
+                line = process.stderr.readline()
+                assert line, seen
+                seen += line
+            whole = {"model": "caesar_v1", "prompt": "a", "max_tokens": 1900, "n": 8, "stream": True}
+            for _ in range(3):
+                send("/v1/completions", json.dumps(whole))
+            chat = {"model": "caesar_v1", "messages": [{"role": "user", "content": "a"}]}
+            send("/v1/chat/completions", json.dumps(chat))
+            send("/v1/completions", "{", 1000)
+            clients[-1].sendall(b"x")
+            send("/v1/completions HTTP/1.1\r\nX: ", "")
+            clients[0].recv(1)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            for client in clients:
+                client.close()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
