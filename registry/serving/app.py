@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
 from typing import Any
@@ -20,6 +21,12 @@ from .keys import Access
 from .metrics import CONTENT_TYPE
 from .service import Service
 
+SLOW_SECONDS = 0.1
+"""Until who was refused is told so."""
+
+SLOWED = 256
+"""How many are made to wait for that at most."""
+
 
 def create_app(
     service: Service, lifespan: Lifespan[FastAPI] | None = None, *, hosts: Collection[str] = ()
@@ -34,6 +41,7 @@ def create_app(
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(HostCheck, hosts=hosts)
     created = int(time.time())
+    slow = Slowing()
 
     def access(request: Request) -> Access:
         return service.keys.authenticate(request.headers.get("authorization"))
@@ -72,6 +80,7 @@ def create_app(
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
         service.metrics.refused.labels(error.status).inc()
+        await slow.wait(error)
         return JSONResponse(error.document, error.status, headers=error.headers)
 
     @app.exception_handler(HTTPException)
@@ -85,6 +94,23 @@ def create_app(
         return JSONResponse(Refusal(500, "internal error").document, 500)
 
     return app
+
+
+class Slowing:
+    """Lets who is refused for asking too much, or without a key, wait a little: at once again costs more than it is worth."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+
+    async def wait(self, error: Refusal) -> None:
+        """Wait, unless many do."""
+        if error.status not in (401, 413, 429) or self._waiting >= SLOWED:
+            return
+        self._waiting += 1
+        try:
+            await asyncio.sleep(SLOW_SECONDS)
+        finally:
+            self._waiting -= 1
 
 
 def _model(service: Service, name: str, created: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
@@ -12,6 +13,9 @@ HEAD_SECONDS = 10.0
 
 STALL_SECONDS = 30.0
 """For a client that does not read what it asked for."""
+
+UNREAD_BYTES = 64 << 10
+"""Of the body of a request that was refused: of more, what still comes is thrown away and the connection then closed."""
 
 IDLE_CONNECTIONS = 256
 """Connections without a request; of more, the one that waits longest is closed."""
@@ -32,6 +36,7 @@ class Connection(H11Protocol):
         super().__init__(**options)
         self._idle = idle
         self._begun: Any = None  # the request before or at present
+        self._unread: int | None = None  # bytes that are still to be thrown away
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -48,12 +53,24 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Note when the head of a request is there."""
+        if self._unread is not None:
+            self._unread -= len(data)
+            if self._unread <= 0:
+                self.transport.close()
+            return
         super().data_received(data)
         self._note_request()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; what may still come of the last one's body counts as waiting."""
+        """Wait for the next request; what may still come of the last one's body counts as waiting.
+
+        A client that is still sending would not see the answer if the connection were closed at once.
+        """
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            length = dict(self.headers).get(b"content-length")
+            unread = UNREAD_BYTES + 1 if length is None else int(length) - len(self.cycle.body)
+            self._unread = unread if unread > UNREAD_BYTES else None
         if not self._note_request() and not self.transport.is_closing():
             self._await_head()
 

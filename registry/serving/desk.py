@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from .fairness import Turns
+from .fairness import Rests, Turns
 
 REST = 4
 """A tenant gets a fifth of the thread at most while there are others."""
@@ -33,9 +33,8 @@ class Desk:
         Args:
             crowded: whether there is more than one tenant with requests.
         """
-        self._crowded = crowded
+        self._rests = Rests(REST, crowded)
         self._turns: Turns[tuple[Future[Any], Callable[[], Any]]] = Turns()
-        self._rested: dict[str, float] = {}
         self._changed = threading.Condition()
         self._ended = False
         # A daemon: the end of the process does not wait for it, whatever it is at.
@@ -70,15 +69,12 @@ class Desk:
                 future.set_result(work())
             except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
                 future.set_exception(error)
-            self._rested[owner] = time.monotonic() + REST * (time.thread_time() - began)
+            self._rests.charge(owner, time.thread_time() - began)
 
     def _next(self) -> tuple[str, tuple[Future[Any], Callable[[], Any]]] | None:
         with self._changed:
             while not self._ended:
-                now = time.monotonic()
-                self._rested = {owner: until for owner, until in self._rested.items() if until > now}
-                rested = self._rested if self._crowded() else {}
-                if (found := self._turns.pop(may=lambda owner: owner not in rested)) is not None:  # noqa: B023
+                if (found := self._turns.pop(may=lambda owner: not self._rests.resting(owner))) is not None:
                     return found
                 self._changed.wait(POLL_SECONDS if len(self._turns) else None)
         return None

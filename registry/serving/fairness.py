@@ -1,10 +1,14 @@
-"""Sharing between tenants: whoever fills a room first keeps nobody out, and turns go round."""
+"""Sharing between tenants: whoever fills a room first keeps nobody out, turns go round, and who takes time rests."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+
+SPARE_SECONDS = 1.0
+"""Of rest that an owner can be ahead."""
 
 T = TypeVar("T")
 
@@ -23,6 +27,10 @@ class Shares:
     def total(self) -> int:
         """What all hold together."""
         return sum(self._held.values())
+
+    def each(self) -> list[str]:
+        """Return the owners, each as often as it holds one."""
+        return [owner for owner, count in self._held.items() for _ in range(count)]
 
     def of(self, owner: str) -> int:
         """Return what one owner holds."""
@@ -106,3 +114,40 @@ class Turns(Generic[T]):
         if not queue:
             del self._queues[owner]
         return True
+
+
+class Rests:
+    """Who has taken time from all, and rests before taking more, as long as there are others.
+
+    Each owner may take one part in `factor` + 1 of the time; who has taken less for a while has some of it to spare.
+    """
+
+    def __init__(self, factor: float, crowded: Callable[[], bool]) -> None:
+        """Prepare.
+
+        Args:
+            factor: how much longer than what was taken a rest is.
+            crowded: whether there are others.
+        """
+        self._factor, self._crowded = factor, crowded
+        self._until: dict[str, float] = {}
+
+    def charge(self, owner: str, seconds: float) -> None:
+        """Let an owner rest for what it took."""
+        begin = max(self._until.get(owner, 0.0), time.monotonic() - SPARE_SECONDS)
+        self._until[owner] = begin + self._factor * seconds
+
+    def resting(self, owner: str) -> bool:
+        """Return whether an owner must rest at the moment."""
+        until = self._until.get(owner)
+        if until is None or not self._crowded():
+            return False
+        if until > time.monotonic():
+            return True
+        if until < time.monotonic() - SPARE_SECONDS:
+            del self._until[owner]  # as if it had never taken anything
+        return False
+
+    def forgive(self) -> None:
+        """Let nobody rest: there is nothing else to do."""
+        self._until.clear()

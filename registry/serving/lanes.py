@@ -5,10 +5,12 @@ Who has a place in a lane and who waits for one is up to `places`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from .fairness import Rests
 from .places import PREFILL_ANSWERS, Places
 from .sampling import Sampling, make_processors, make_sampler
 from .stopping import StopWords
@@ -18,7 +20,7 @@ PREFILL_TOKENS = 512
 """How much of its prompts a lane reads at a step, of all together: short enough that other answers do not falter."""
 
 PREFILL_LEAST = 32
-"""How much of each at least."""
+"""How much of each at least; no more when somebody of them should rest."""
 
 Finish = Literal["stop", "length"]
 
@@ -91,7 +93,13 @@ class Writing:
 
 
 class Lane(Protocol):
-    """The jobs of one adapter, which must be on the base while `step` runs."""
+    """The jobs of one adapter, which must be on the base while `step` runs.
+
+    Attributes:
+        idle: the last step did nothing, since those who could read rest.
+    """
+
+    idle: bool
 
     def insert(self, job: Job) -> None:
         """Take a job in; it may have to wait within the lane."""
@@ -115,13 +123,15 @@ class Lane(Protocol):
 class BatchLane:
     """Continuous batching by mlx-lm's `BatchGenerator`, which gets what can begin at once and never has a queue."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests) -> None:
         from mlx_lm.generate import BatchGenerator, make_stop_sequences
 
         self._tokenizer = tokenizer
         self._ends = make_stop_sequences(tokenizer)
-        self._places = Places(width)
+        self._places, self._rests = Places(width, rests), rests
         self._writings: dict[int, Writing] = {}
+        self._plain = 0.0  # seconds of a step that only writes
+        self.idle = False
         self._generator = BatchGenerator(
             model,
             completion_batch_size=2 * width,
@@ -147,9 +157,23 @@ class BatchLane:
         """Read a part of the prompts, and write a token of each answer."""
         for job in self._places.begin():
             self._begin(job)
-        share = PREFILL_TOKENS // max(1, self._places.readers)
-        self._generator.prefill_step_size = max(PREFILL_LEAST, share)
-        _, answers = self._generator.next()
+        readers = self._places.readers()
+        rested = [owner for owner in readers if not self._rests.resting(owner)]
+        size = 0
+        if rested:
+            size = max(PREFILL_LEAST, PREFILL_TOKENS // len(readers))
+            if len(rested) < len(readers):
+                size = PREFILL_LEAST
+        self._generator.prefill_step_size = size
+        began = time.perf_counter()
+        progress, answers = self._generator.next()
+        seconds = time.perf_counter() - began
+        if size:
+            for owner in readers:
+                self._rests.charge(owner, max(0.0, seconds - self._plain) / len(readers))
+        elif answers:
+            self._plain = seconds
+        self.idle = not (size or answers or any(part.end_of_prompt for part in progress))
         pieces, over = [], []
         for answer in answers:
             writing = self._writings[answer.uid]
@@ -193,9 +217,10 @@ class BatchLane:
 class SoloLane:
     """One answer beside the other, a token each in turn: for models whose caches do not make a batch."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests) -> None:
         self._model, self._tokenizer, self._stream = model, tokenizer, stream
-        self._places = Places(width)
+        self._places, self._rests = Places(width, rests), rests
+        self.idle = False
         self._running: dict[Job, tuple[Writing, Iterator[int | None]]] = {}
 
     def insert(self, job: Job) -> None:
@@ -212,11 +237,23 @@ class SoloLane:
         for job in self._places.begin():
             self._running[job] = Writing(job, self._tokenizer), self._tokens(job)
         pieces = []
-        reading = next((job for job, (writing, _) in self._running.items() if writing.reading), None)
+        reading = next(
+            (
+                job
+                for job, (writing, _) in self._running.items()
+                if writing.reading and not self._rests.resting(job.owner)
+            ),
+            None,
+        )
+        self.idle = reading is None
         for job, (writing, tokens) in list(self._running.items()):
             if writing.reading and job is not reading:
                 continue
+            self.idle = False
+            began = time.perf_counter()
             token = next(tokens)
+            if writing.reading:
+                self._rests.charge(job.owner, time.perf_counter() - began)
             if token is None:
                 self._running[job] = self._running.pop(job)  # the next part is another's
                 continue

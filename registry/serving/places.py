@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .fairness import Shares, Turns
+from .fairness import Rests, Shares, Turns
 
 if TYPE_CHECKING:
     from .lanes import Job, Writing
@@ -17,7 +17,8 @@ PREFILL_ANSWERS = 8
 class Places:
     """Who has how many places in a lane, and who waits for one."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, rests: Rests) -> None:
+        self._rests = rests
         self._width, self._readers = width, min(width, PREFILL_ANSWERS)
         self._waiting: Turns[Job] = Turns()
         self._running, self._reading = Shares(), Shares()
@@ -49,14 +50,17 @@ class Places:
         self.read(writing)
         self._running.give(writing.job.owner)
 
-    @property
-    def readers(self) -> int:
-        """How many prompts are being read."""
-        return self._reading.total
+    def readers(self) -> list[str]:
+        """Return whose prompts are being read, each owner as often as it has some."""
+        return self._reading.each()
 
     def waiting(self) -> list[Job]:
         """Return the jobs without a place."""
         return list(self._waiting)
 
     def _may_begin(self, owner: str) -> bool:
-        return self._running.has_room(owner, self._width) and self._reading.has_room(owner, self._readers)
+        return (
+            not self._rests.resting(owner)
+            and self._running.has_room(owner, self._width)
+            and self._reading.has_room(owner, self._readers)
+        )

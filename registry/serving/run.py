@@ -28,6 +28,9 @@ LOG = logging.getLogger(__name__)
 LAST_SECONDS = 5
 """After the draining: whatever the process is at then, it ends."""
 
+SWITCH_SECONDS = 0.0005
+"""Until the thread that writes answers gets its turn when others compute: it asks for it several times a token."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -146,6 +149,7 @@ def _serve(
     try:
         for number in SIGNALS:
             signal.signal(number, stop)
+        sys.setswitchinterval(SWITCH_SECONDS)
         service.start()
         server = http_server(
             service, document, listener, drain=drain, hosts=hosts, ready=ready, outcome=outcome

@@ -12,6 +12,7 @@ import tinymodels
 from mlx_lm import load
 
 from fusery.registry.serving.engine import Engine
+from fusery.registry.serving.fairness import Rests
 from fusery.registry.serving.lanes import PREFILL_TOKENS, BatchLane, Job, Piece, SoloLane
 from fusery.registry.serving.sampling import Sampling
 from fusery.registry.serving.switching import Resident, Switchboard
@@ -34,7 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def lane(request: pytest.FixtureRequest, made: Made) -> Iterator[BatchLane | SoloLane]:
     import mlx.core as mx
 
-    found = request.param(*made, width=WIDTH, stream=mx.default_stream(mx.default_device()))
+    stream = mx.default_stream(mx.default_device())
+    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, lambda: False))
     yield found
     found.close()
 
