@@ -47,6 +47,9 @@ ACTIVE = 8
 """Answers that the first tenant has in progress, without and with its flood."""
 
 HALF_OPEN = 1200
+NICE = 19
+"""The flood is not to be felt as another program on this machine: in life it comes from another machine."""
+
 LIMIT = 1.5
 SECONDS = 2.0
 
@@ -139,7 +142,14 @@ def flood(scratch: Path, rounds: int) -> None:
     import tinymodels
 
     base = tinymodels.make_base(
-        scratch / "base", kind="qwen2", layers=8, hidden=512, intermediate=1408, vocab=1024, tied=True
+        scratch / "base",
+        kind="qwen2",
+        dtype="float32",
+        layers=4,
+        hidden=256,
+        intermediate=704,
+        vocab=1024,
+        tied=True,
     )
     (scratch / "keys.toml").write_text(keys_of("flood", "other", flood=f"concurrent = {ACTIVE + 4}"))
     document = {"format": 1, "base": {"name": "base", "folder": str(base)}}
@@ -211,10 +221,13 @@ def flooding(port: int, spent: Counter[str]) -> Iterator[None]:
 
 
 def _flood(port: int, ended: Any, counted: Any) -> None:
-    os.nice(19)
+    os.nice(int(os.environ.get("FLOOD_NICE", NICE)))
+    named = os.environ.get("FLOOD_KINDS", "").split("+")
     _allow_files()
     spent: Counter[str] = Counter()
-    kinds = [half_open, *[large] * 2, *[brackets] * 2, *[long_prompts] * 3, *[cancels] * 3, refused]
+    kinds = [
+        kind for kind, times in KINDS.items() if named == [""] or kind.__name__ in named for _ in range(times)
+    ]
     stop = time.monotonic() + 120
 
     def run(kind: Callable[[int, random.Random], None], number: int) -> None:
@@ -283,6 +296,10 @@ def refused(port: int, chance: random.Random) -> None:
     connection = post(port, "nobody", prompt="a")
     connection.getresponse().read()
     connection.close()
+
+
+KINDS = {half_open: 1, large: 2, brackets: 2, long_prompts: 3, cancels: 3, refused: 1}
+"""What a flood is made of, and by how many threads."""
 
 
 def raw(port: int, body: bytes) -> None:

@@ -32,10 +32,9 @@ class Admission:
         """Answers in progress or waiting."""
         return self._answers.total
 
-    @property
-    def crowded(self) -> bool:
-        """More than one tenant is being answered."""
-        return len(self._answers) > 1
+    def owners(self) -> list[str]:
+        """Return the tenants with requests in progress."""
+        return self._answers.owners()
 
     @contextmanager
     def answers(self, tenant: Tenant | None, count: int, *, beside: int = 0) -> Iterator[None]:

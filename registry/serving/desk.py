@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -27,13 +27,13 @@ T = TypeVar("T")
 class Desk:
     """One thread: a tokenizer is not made for several, and Python would not compute faster in them."""
 
-    def __init__(self, crowded: Callable[[], bool]) -> None:
+    def __init__(self, present: Callable[[], Iterable[str]]) -> None:
         """Begin.
 
         Args:
-            crowded: whether there is more than one tenant with requests.
+            present: returns the tenants with requests in progress.
         """
-        self._rests = Rests(REST, crowded)
+        self._rests = Rests(REST, present)
         self._turns: Turns[tuple[Future[Any], Callable[[], Any]]] = Turns()
         self._changed = threading.Condition()
         self._ended = False

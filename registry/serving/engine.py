@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from .errors import EngineError, sentence
 from .fairness import Rests
-from .lanes import BatchLane, Job, Lane, Piece, SoloLane
+from .lanes import BatchLane, Job, Lane, Piece
+from .solo import SoloLane
 from .switching import Resident, Switchboard
 
 LOG = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lanes: dict[Resident | None, Lane] = {}  # whose step is longest ago comes first
         self._board: Switchboard | None = None
-        self._crowded = False
-        self._rests = Rests(REST, lambda: self._crowded)
+        self._owners: frozenset[str] = frozenset()
+        self._rests = Rests(REST, lambda: self._owners)
         self._lane_class: type[BatchLane | SoloLane] = BatchLane
         self._stream: Any = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -210,7 +211,7 @@ class Engine:
         for resident, lane in self._lanes.items():
             for owner in lane.owners():
                 due.setdefault(owner, resident)
-        self._crowded = len(due) > 1
+        self._owners = frozenset(due)
         return list(dict.fromkeys(due.values()))
 
     def _step(self, resident: Resident | None) -> None:

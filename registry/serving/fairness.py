@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 SPARE_SECONDS = 1.0
 """Of rest that an owner can be ahead."""
+
+AWAY_SECONDS = 2.0
+"""For which somebody still counts as being there."""
 
 T = TypeVar("T")
 
@@ -22,6 +25,10 @@ class Shares:
     def __len__(self) -> int:
         """Return how many owners hold something."""
         return len(self._held)
+
+    def owners(self) -> list[str]:
+        """Return who holds something."""
+        return list(self._held)
 
     @property
     def total(self) -> int:
@@ -122,15 +129,17 @@ class Rests:
     Each owner may take one part in `factor` + 1 of the time; who has taken less for a while has some of it to spare.
     """
 
-    def __init__(self, factor: float, crowded: Callable[[], bool]) -> None:
+    def __init__(self, factor: float, present: Callable[[], Iterable[str]]) -> None:
         """Prepare.
 
         Args:
             factor: how much longer than what was taken a rest is.
-            crowded: whether there are others.
+            present: returns who is there at the moment; they count for a while longer, since who asks one thing after the
+                other is away in between.
         """
-        self._factor, self._crowded = factor, crowded
+        self._factor, self._present = factor, present
         self._until: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
 
     def charge(self, owner: str, seconds: float) -> None:
         """Let an owner rest for what it took."""
@@ -139,14 +148,13 @@ class Rests:
 
     def resting(self, owner: str) -> bool:
         """Return whether an owner must rest at the moment."""
-        until = self._until.get(owner)
-        if until is None or not self._crowded():
-            return False
-        if until > time.monotonic():
-            return True
-        if until < time.monotonic() - SPARE_SECONDS:
-            del self._until[owner]  # as if it had never taken anything
-        return False
+        return self._until.get(owner, 0.0) > time.monotonic() and self.has_others(owner)
+
+    def has_others(self, owner: str) -> bool:
+        """Return whether others are there, or were a moment ago."""
+        now = time.monotonic()
+        self._seen |= dict.fromkeys(self._present(), now)
+        return any(other != owner and seen > now - AWAY_SECONDS for other, seen in self._seen.items())
 
     def forgive(self) -> None:
         """Let nobody rest: there is nothing else to do."""

@@ -1,4 +1,4 @@
-"""Who has a place in a lane: by turns of the owners, and whoever fills a lane first shuts nobody out."""
+"""Who has a place in a lane, by turns of the owners, and how much of their prompts is read at a step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,41 @@ from .fairness import Rests, Shares, Turns
 if TYPE_CHECKING:
     from .lanes import Job, Writing
 
+PREFILL_TOKENS = 512
+"""How much of its prompts a lane reads at a step, of all together."""
+
+PREFILL_LEAST = 8
+"""How much of each at least."""
+
+PREFILL_SECONDS = 0.02
+"""How long a step may read while there are others: a computer that reads slowly reads less at a step."""
+
 PREFILL_ANSWERS = 8
 """How many prompts a lane reads at once."""
+
+
+class Pace:
+    """How fast prompts are read, beside the answers that are being written."""
+
+    def __init__(self) -> None:
+        self._plain = 0.0  # seconds of a step that only writes
+        self._token = 0.0  # seconds to read a token
+
+    def share(self, readers: int, *, others: bool) -> int:
+        """Return how many tokens of each prompt a step reads; while there are others, no more than takes a moment."""
+        most = PREFILL_TOKENS // readers
+        if others and self._token:
+            most = min(most, int(max(PREFILL_SECONDS, self._plain) / self._token / readers))
+        return max(PREFILL_LEAST, most)
+
+    def note(self, seconds: float, tokens: int) -> float:
+        """Take in how long a step took that read so many tokens; return how much of that was for reading."""
+        if not tokens:
+            self._plain = seconds
+            return 0.0
+        reading = max(0.0, seconds - self._plain)
+        self._token = reading / tokens
+        return reading
 
 
 class Places:

@@ -77,7 +77,7 @@ class Service:
         self.engine = Engine(folder / document.base.folder, self._post, width=document.limits.batch)
         self.admission = Admission(lambda: self.table.document.limits, self.metrics)
         self.calls = Calls(keys)
-        self.desk = Desk(lambda: self.admission.crowded)
+        self.desk = Desk(self.admission.owners)
         self._document = document
         self._missing: set[tuple[str, str]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from fusery.registry.serving import desk as module
+from fusery.registry.serving import fairness
 from fusery.registry.serving.desk import Desk
 
 
@@ -28,7 +29,7 @@ def test_turns_go_round_by_tenant() -> None:
         assert go_on.wait(60)
 
     async def run() -> None:
-        desk = Desk(lambda: False)
+        desk = Desk(lambda: ())
         tasks = [asyncio.create_task(desk.do("flood", first))]
         await asyncio.to_thread(began.wait, 60)
         for number in range(20):
@@ -54,7 +55,7 @@ def test_who_takes_long_rests_while_there_are_others(monkeypatch: pytest.MonkeyP
 
     async def run() -> None:
         nonlocal crowded
-        desk = Desk(lambda: crowded)
+        desk = Desk(lambda: ("flood", "a") if crowded else ())
         flood = [
             asyncio.create_task(desk.do("flood", lambda: done.append("flood") or burn(0.002)))  # type: ignore[func-returns-value]
             for _ in range(3)
@@ -63,6 +64,7 @@ def test_who_takes_long_rests_while_there_are_others(monkeypatch: pytest.MonkeyP
             await desk.do(owner, lambda: done.append("other"))
         assert done.count("flood") == 1
         crowded = False
+        monkeypatch.setattr(fairness, "AWAY_SECONDS", 0.0)
         await asyncio.gather(*flood)
         desk.close()
 
@@ -79,7 +81,7 @@ def test_who_is_gone_is_dropped() -> None:
         assert go_on.wait(60)
 
     async def run() -> None:
-        desk = Desk(lambda: True)
+        desk = Desk(lambda: "ab")
         busy = asyncio.create_task(desk.do("a", first))
         await asyncio.to_thread(began.wait, 60)
         waiting = [asyncio.create_task(desk.do("a", lambda n=n: done.append(n))) for n in range(50)]  # type: ignore[misc]
@@ -99,7 +101,7 @@ def test_who_is_gone_is_dropped() -> None:
 
 def test_what_goes_wrong_is_told_and_the_desk_goes_on() -> None:
     async def run() -> int:
-        desk = Desk(lambda: False)
+        desk = Desk(lambda: ())
         with pytest.raises(RecursionError):
             await desk.do("a", _too_deep)
         found = await desk.do("a", lambda: 7)

@@ -14,8 +14,10 @@ from mlx_lm import generate, load
 from fusery.registry.serving import engine as module
 from fusery.registry.serving.engine import Engine
 from fusery.registry.serving.errors import AdapterError, EngineError
-from fusery.registry.serving.lanes import PREFILL_TOKENS, BatchLane, Job, Piece, SoloLane
+from fusery.registry.serving.lanes import BatchLane, Job, Piece
+from fusery.registry.serving.places import PREFILL_TOKENS
 from fusery.registry.serving.sampling import Sampling, make_processors
+from fusery.registry.serving.solo import SoloLane
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = ["hello", "boats and soldering", "a", "one two three four five six seven", "Grüße", "0123456789"]

@@ -13,8 +13,10 @@ from mlx_lm import load
 
 from fusery.registry.serving.engine import Engine
 from fusery.registry.serving.fairness import Rests
-from fusery.registry.serving.lanes import PREFILL_TOKENS, BatchLane, Job, Piece, SoloLane
+from fusery.registry.serving.lanes import BatchLane, Job, Piece
+from fusery.registry.serving.places import PREFILL_TOKENS
 from fusery.registry.serving.sampling import Sampling
+from fusery.registry.serving.solo import SoloLane
 from fusery.registry.serving.switching import Resident, Switchboard
 
 WIDTH = 4
@@ -36,7 +38,7 @@ def lane(request: pytest.FixtureRequest, made: Made) -> Iterator[BatchLane | Sol
     import mlx.core as mx
 
     stream = mx.default_stream(mx.default_device())
-    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, lambda: False))
+    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, tuple))
     yield found
     found.close()
 

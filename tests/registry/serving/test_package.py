@@ -10,7 +10,7 @@ import pytest
 from fusery.registry.bundles.rendering import package_files
 
 FILES = package_files("serving")
-ALLOWED = {"fastapi", "mlx", "mlx_lm", "prometheus_client", "pydantic", "starlette", "uvicorn"}
+ALLOWED = {"fastapi", "h11", "mlx", "mlx_lm", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 
 @pytest.mark.parametrize("name", FILES)
