@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     "--api-keys",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="TOML file of tenants with digests of their keys; default: everybody may ask.",
+    help="TOML file of tenants with digests of their keys, followed as it changes; default: everybody may ask.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Name that requests may be for, besides addresses, localhost and --host; * for all.  May be given again.",
 )
 @click.option("--fused", is_flag=True, help="Serve the fused model of one REF instead of base and adapter.")
 @click.option(
@@ -47,6 +54,7 @@ def serve_command(
     host: str,
     port: int,
     api_keys: Path | None,
+    hosts: tuple[str, ...],
     fused: bool,
     accept_foreign: bool,
 ) -> int:
@@ -57,7 +65,7 @@ def serve_command(
     """
     from fusery.registry.serve import ServeRequest
 
-    request = ServeRequest(references, models, host, port, api_keys, fused, accept_foreign)
+    request = ServeRequest(references, models, host, port, api_keys, fused, accept_foreign, hosts)
 
     def ready(serving: Serving) -> None:
         document = serving.to_dict()

@@ -6,14 +6,11 @@ import importlib.util
 import os
 import shutil
 import threading
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from fusery.storage.errors import FuseryError
 
@@ -22,7 +19,7 @@ from .base_files import proven_files
 from .errors import BadInputError, MissingExtraError, ModelUnusableError
 from .fused_model import manifest_of
 from .renderings.fetching import fetch_form
-from .serving.document import Adapter, Base, Document, Tenant, read_document, reason
+from .serving.document import Adapter, Base, Document, read_document
 from .serving.errors import DocumentError, ServingError
 from .serving_plan import ServingPlan, Split, document_bytes, plan_serving
 
@@ -31,6 +28,12 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 3.0
 """Between two looks at the registry: how long a moved alias takes at most, but for loading the adapter."""
+
+TOUCH_SECONDS = 600.0
+"""Between two signs of life of the folder that is served from."""
+
+STOP_SECONDS = 5.0
+"""For the last look to end."""
 
 Say = Callable[[str], None]
 
@@ -44,9 +47,10 @@ class ServeRequest:
         models: further names, as `Split.parse` takes them.
         host: address to listen on.
         port: 0 for any.
-        api_keys: TOML file of tenants; None lets everybody in.
+        api_keys: TOML file of tenants, which the server follows by itself; None lets everybody in.
         fused: serve the fused model of the one adapter instead of base and adapter.
         accept_foreign: with `fused`, take what another registry says is the model; see `FuseRequest`.
+        hosts: names that requests may be for, besides addresses, localhost and `host`; `*` for all.
     """
 
     references: Sequence[str]
@@ -56,6 +60,7 @@ class ServeRequest:
     api_keys: Path | None = None
     fused: bool = False
     accept_foreign: bool = False
+    hosts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
     require_extras()
     from .serving import run
 
+    _require_keys(request.api_keys)
     if request.api_keys is None and request.host not in ("127.0.0.1", "::1", "localhost"):
         say(f"whoever reaches {request.host} may ask: there is no --api-keys")
 
@@ -121,7 +127,15 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
                 follower.start()
 
         try:
-            return run.serve(path, host=request.host, port=request.port, loaded=reading.close, ready=tell)
+            return run.serve(
+                path,
+                host=request.host,
+                port=request.port,
+                api_keys=request.api_keys,
+                hosts=request.hosts,
+                loaded=reading.close,
+                ready=tell,
+            )
         except DocumentError as error:
             raise BadInputError(str(error)) from error
         except ServingError as error:
@@ -142,28 +156,15 @@ def require_extras() -> None:
             raise MissingExtraError("serving", extra)
 
 
-def read_tenants(path: Path | None) -> list[Tenant]:
-    """Return the tenants of a TOML file: a table for each, with `key_sha256`, and perhaps `models`, `concurrent`, `metrics`.
+def _require_keys(path: Path | None) -> None:
+    """Refuse a file of keys that is none, before anything is fetched."""
+    from .serving.keys import HINT, Keys
 
-    Raises:
-        BadInputError: it cannot be read, or is not as it must be.
-    """
-    if path is None:
-        return []
-    hint = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
-    try:
-        tables_ = tomllib.loads(path.read_text(encoding="utf-8"))
-        named = [{"name": name, **table} for name, table in tables_.items()]
-        tenants = TypeAdapter(list[Tenant]).validate_python(named)
-    except OSError as error:
-        raise BadInputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except ValidationError as error:
-        raise BadInputError(f"{path} is no file of tenants: {reason(error)}", hint=hint) from error
-    except (ValueError, TypeError) as error:
-        raise BadInputError(f"{path} is no file of tenants: {error}", hint=hint) from error
-    if not tenants:
-        raise BadInputError(f"{path} names no tenant, so that nobody could ask", hint=hint)
-    return tenants
+    if path is not None:
+        try:
+            Keys.of_file(path)
+        except DocumentError as error:
+            raise BadInputError(str(error), hint=HINT) from error
 
 
 @contextmanager
@@ -180,13 +181,33 @@ def _folder(
             yield folder, None
         return
     splits = [Split.parse(text) for text in request.models]
-    with workspace.cache.scratch() as folder:
+    with _kept_folder(workspace) as folder:
         follower = Follower(workspace, request, splits, folder, say)
         plan = follower.plan()
         say(f"fetching {plan.base.names[0].name}")
         _link_base(workspace, plan.base, folder, reading)
         follower.follow(plan)
         yield folder, follower
+
+
+@contextmanager
+def _kept_folder(workspace: Workspace) -> Iterator[Path]:
+    """Give a folder in the cache, from which is swept what nobody has touched for a day."""
+    ended = threading.Event()
+
+    def touch(folder: Path) -> None:
+        while not ended.wait(TOUCH_SECONDS):
+            with suppress(OSError):  # a full disk, for a while
+                os.utime(folder)
+
+    with workspace.cache.scratch() as folder:
+        thread = threading.Thread(target=touch, args=(folder,), name="kept", daemon=True)
+        thread.start()
+        try:
+            yield folder
+        finally:
+            ended.set()
+            thread.join()
 
 
 def _link_base(workspace: Workspace, base: tables.BaseModel, folder: Path, reading: ExitStack) -> None:
@@ -213,7 +234,7 @@ def _fused_folder(
         )
     (reference,) = request.references
     with (
-        workspace.cache.scratch() as folder,
+        _kept_folder(workspace) as folder,
         fuse_to_read(
             workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), say=say, progress=None
         ) as fused,
@@ -226,8 +247,7 @@ def _fused_folder(
         base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.view["digest"])
         task = name.rpartition("_v")[0]
         routes: dict[str, Any] = {route: name for route in (reference, task) if route != name}
-        tenants = read_tenants(request.api_keys)
-        _write(folder, Document(format=1, base=base, routes=routes, tenants=tenants))
+        _write(folder, Document(format=1, base=base, routes=routes))
         yield folder
 
 
@@ -251,10 +271,10 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more; what it is at may take longer than anybody waits, a database that does not answer for one."""
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def plan(self) -> ServingPlan:
         """Return what is to be served now."""
@@ -267,7 +287,7 @@ class Follower:
             self._told = plan.told
             for sentence in plan.told:
                 self._say(sentence)
-        document = plan.document(tenants=read_tenants(self._request.api_keys))
+        document = plan.document()
         if document == self._written:
             return
         for adapter, entry in zip(plan.adapters, document.adapters, strict=True):
@@ -276,6 +296,12 @@ class Follower:
             self._say(f"now serving {', '.join(entry.name for entry in document.adapters)}")
         _write(self._folder, document)
         self._written = document
+
+    def _served(self) -> str:
+        """Return what is served, in words."""
+        if self._written is None:
+            return "nothing"
+        return ", ".join(entry.name for entry in self._written.adapters)
 
     def _fetch(self, adapter: tables.Adapter, entry: Adapter) -> None:
         target = self._folder / entry.folder
@@ -295,16 +321,13 @@ class Follower:
     def _run(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
             try:
-                os.utime(
-                    self._folder
-                )  # what a living process has not touched for a day is swept from the cache
                 self.follow(self.plan())
                 self._complaint = ""
             except (FuseryError, OSError) as error:
                 # What runs goes on: an alias that moved to something yanked, a database that is away for a while.
                 if str(error) != self._complaint:
                     self._complaint = str(error)
-                    self._say(f"still serving what was: {error}")
+                    self._say(f"still serving {self._served()}: {error}")
 
 
 def _write(folder: Path, document: Document) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from . import tables
 from .errors import BadInputError
 from .resolve import resolve_adapter
-from .serving.document import Adapter, Base, Document, Limits, Tenant, reason
+from .serving.document import Adapter, Base, Document, Limits, reason
 from .withdrawals import of_adapters, refuse_yanked
 
 _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
@@ -92,7 +92,6 @@ class ServingPlan:
         *,
         base: str = "base",
         adapters: str = "adapters",
-        tenants: Sequence[Tenant] = (),
         limits: Limits | None = None,
     ) -> Document:
         """Return what the server reads.
@@ -100,11 +99,10 @@ class ServingPlan:
         Args:
             base: folder of the base, from the document's own folder.
             adapters: folder with a folder for each adapter, by its full name.
-            tenants: who may ask; none for everybody.
             limits: what a request may use.
 
         Raises:
-            BadInputError: a public name is the name of something else, or a tenant may use what is not there.
+            BadInputError: a public name is the name of something else.
         """
         try:
             return Document(
@@ -115,7 +113,6 @@ class ServingPlan:
                     for adapter in self.adapters
                 ],
                 routes=dict(self.routes),
-                tenants=list(tenants),
                 limits=limits or Limits(),
             )
         except ValidationError as error:

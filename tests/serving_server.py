@@ -11,7 +11,8 @@ from pathlib import Path
 import openai
 
 from fusery.registry.serving.document import read_document
-from fusery.registry.serving.run import bind, http_server
+from fusery.registry.serving.keys import Keys
+from fusery.registry.serving.listening import bind, http_server
 from fusery.registry.serving.service import Service
 
 
@@ -41,10 +42,10 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
+def served(folder: Path, keys: Keys | None = None) -> Iterator[Served]:
     """Serve the `serving.json` of a folder until the block ends, and drain."""
     document = folder / "serving.json"
-    service = Service(read_document(document), folder)
+    service = Service(read_document(document), folder, keys or Keys.of_document(document))
     service.start()
     listener, ready, urls = bind("127.0.0.1", 0), threading.Event(), []
     clients: dict[str, openai.OpenAI] = {}

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from .engine import Engine
 from .errors import Refusal
 from .lanes import Job, Piece
-from .replies import DONE, Choice, Reply, event
+from .replies import DONE, Choice, Reply
 
-Receive = Callable[[], Awaitable[Any]]
-_Entry = tuple[int, Piece] | None
-
-
-class ClientGoneError(Exception):
-    """Nobody is there to read the answer."""
+_Entry = tuple[int, Piece]
 
 
 class Receiver:
@@ -48,65 +43,51 @@ class Answer:
         self.first: float | None = None
         self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
 
-    async def whole(self, receive: Receive, prompt_tokens: int) -> dict[str, Any]:
-        """Wait for the answers.
-
-        Args:
-            receive: the connection's, to learn that the client has gone.
-            prompt_tokens: for `usage`.
+    async def whole(self, prompt_tokens: int) -> dict[str, Any]:
+        """Wait for the answers; `prompt_tokens` is for `usage`.
 
         Raises:
-            ClientGoneError: nobody waits any more.
             Refusal: generation failed.
         """
-        async with aclosing(self.pieces(receive)) as pieces:
+        async with aclosing(self.pieces()) as pieces:
             async for _ in pieces:
                 pass
         return self.reply.whole(self.choices, prompt_tokens)
 
-    async def events(
-        self, receive: Receive, prompt_tokens: int, *, include_usage: bool
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the events of a stream; one without choices tells a failure after the first."""
-        async with aclosing(self.pieces(receive)) as pieces:
-            try:
-                begun = False
-                async for number, piece in pieces:
-                    if not begun:
-                        begun = True
-                        for opening in self.reply.opening(len(self.choices)):
-                            yield opening
-                    if piece.text or piece.finish:
-                        yield self.reply.piece(number, piece.text, piece.finish)
-            except Refusal as refusal:
+    async def events(self, prompt_tokens: int, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Yield the events of a stream, the first of them when there is a first token.
+
+        Raises:
+            Refusal: generation failed.
+        """
+        async with aclosing(self.pieces()) as pieces:
+            begun = False
+            async for number, piece in pieces:
                 if not begun:
-                    raise
-                yield event(refusal.document)
-                return
+                    begun = True
+                    for opening in self.reply.opening(len(self.choices)):
+                        yield opening
+                if piece.text or piece.finish:
+                    yield self.reply.piece(number, piece.text, piece.finish)
         if include_usage:
             yield self.reply.closing(self.choices, prompt_tokens)
         yield DONE
 
-    async def pieces(self, receive: Receive) -> AsyncGenerator[tuple[int, Piece], None]:
+    async def pieces(self) -> AsyncGenerator[_Entry, None]:
         """Begin the jobs and yield their pieces, each with the number of its answer, until all have ended.
 
         However it is left, the engine drops what has not ended.
 
         Raises:
-            ClientGoneError: the client has closed the connection.
             Refusal: generation failed.
         """
-        watch = asyncio.create_task(self._watch(receive))
         try:
             for number, job in enumerate(self._jobs):
                 job.receiver = Receiver(self._queue, number)
                 self._engine.submit(job)
             left = len(self._jobs)
             while left:
-                entry = await self._queue.get()
-                if entry is None:
-                    raise ClientGoneError
-                number, piece = entry
+                number, piece = await self._queue.get()
                 choice = self.choices[number]
                 if self.first is None and piece.tokens:
                     self.first = time.perf_counter()
@@ -119,12 +100,6 @@ class Answer:
                     left -= 1
                 yield number, piece
         finally:
-            watch.cancel()
             for job, choice in zip(self._jobs, self.choices, strict=True):
                 if choice.finish is None:
                     self._engine.cancel(job)
-
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._queue.put_nowait(None)

@@ -15,7 +15,7 @@
   "tenants": [
     {"name": "acme", "key_sha256": ["..."], "models": ["course_rec"], "concurrent": 16, "metrics": false}
   ],
-  "limits": {"context": 8192, "max_tokens": 4096, "waiting": 256, "batch": 32, "body_bytes": 4194304}
+  "limits": {"context": 8192, "max_tokens": 4096, "waiting": 256, "batch": 32, "body_bytes": 327680}
 }
 ```
 
@@ -23,7 +23,8 @@ Folders are relative to the document's own.  An adapter's folder is in mlx-lm's 
 `adapter_config.json`).  Each adapter and the base can be asked for under their own names, and under the names in
 `routes`: a name leads to one adapter, to the base, or to several with weights.  Without `tenants` everybody may ask;
 with them, a request needs one of their keys, of which the document has SHA-256 digests only (`printf %s KEY | sha256sum`), and
-sees the models that its tenant is allowed: null for all.
+sees the models that its tenant is allowed: null for all.  Tenants are followed on their own (`keys`): what becomes of the rest of the
+document, or of this part of it, lets nobody in who is not to be.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Tenant(_Part):
     Attributes:
         name: for metrics; no secret.
         key_sha256: digests of the keys.
-        models: the public names that may be asked for; None for all.
+        models: the public names that may be asked for, whether they are served at the moment or not; None for all.
         concurrent: how many answers at once, waiting ones included; None for no limit of its own.
         metrics: may read `/metrics`, which names all models.
     """
@@ -97,18 +98,21 @@ class Limits(_Part):
         max_tokens: tokens of an answer.
         waiting: answers at once, in progress or waiting; more are told to come back.
         batch: answers that one adapter works on at a time.
-        body_bytes: bytes of a request.
+        body_bytes: bytes of a request; None for what the context can hold.
     """
 
     context: Count | None = None
     max_tokens: Count = 4096
     waiting: Count = 256
     batch: Annotated[int, Field(ge=1, le=1024)] = 32
-    body_bytes: Count = 4 << 20
+    body_bytes: Count | None = None
 
 
 class Document(_Part):
-    """`serving.json`, checked: names are unique, routes lead somewhere, tenants ask for what there is."""
+    """`serving.json`, checked: names are unique and routes lead somewhere.
+
+    A tenant may be allowed what is not there: what one may use must not keep the others from what is new.
+    """
 
     format: Literal[1]
     base: Base
@@ -130,19 +134,25 @@ class Document(_Part):
     def _consistent(self) -> Document:
         own = [self.base.name, *(adapter.name for adapter in self.adapters)]
         _require_unique(own, "name")
-        _require_unique([tenant.name for tenant in self.tenants], "tenant")
-        _require_unique([key for tenant in self.tenants for key in tenant.key_sha256], "key")
+        check_tenants(self.tenants)
         for name, target in self.routes.items():
             if name in own and target != name:
                 raise ValueError(f"the route {name!r} has the name of something else")
             for part in [target] if isinstance(target, str) else target:
                 if part not in own:
                     raise ValueError(f"the route {name!r} leads to {part!r}, which is not there")
-        known = {*own, *self.routes}
-        for tenant in self.tenants:
-            if strangers := set(tenant.models or ()) - known:
-                raise ValueError(f"the tenant {tenant.name!r} may use {min(strangers)!r}, which is not there")
         return self
+
+
+def check_tenants(tenants: list[Tenant]) -> list[Tenant]:
+    """Return tenants whose names and keys are unique.
+
+    Raises:
+        ValueError: they are not.
+    """
+    _require_unique([tenant.name for tenant in tenants], "tenant")
+    _require_unique([key for tenant in tenants for key in tenant.key_sha256], "key")
+    return tenants
 
 
 def read_document(path: Path) -> Document:

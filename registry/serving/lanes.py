@@ -1,21 +1,19 @@
-"""Answers in progress on one adapter, some tokens further at every step."""
+"""Answers in progress on one adapter, some tokens further at every step.
+
+Who has a place in a lane and who waits for one is up to `places`.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from .fairness import Rests
+from .places import PREFILL_ANSWERS, PREFILL_TOKENS, Pace, Places
 from .sampling import Sampling, make_processors, make_sampler
 from .stopping import StopWords
 from .switching import Resident
-
-PREFILL_TOKENS = 512
-"""How much of its prompts a lane reads at a step: short enough that the other lanes' answers do not falter."""
-
-PREFILL_ANSWERS = 8
-"""How many prompts it reads at once."""
 
 Finish = Literal["stop", "length"]
 
@@ -31,6 +29,7 @@ class Job:
         sampling: how tokens are chosen.
         stop: strings that end the answer.
         receiver: whatever the engine's `post` needs to hand the text on.
+        owner: whose share it uses.
         cancelled: nobody wants the answer any more.
     """
 
@@ -40,6 +39,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     receiver: Any = None
+    owner: str = ""
     cancelled: bool = False
 
 
@@ -64,10 +64,11 @@ class Writing:
     Attributes:
         job: whose answer it is.
         tokens: how many there were.
+        reading: the prompt is still being read.
     """
 
     def __init__(self, job: Job, tokenizer: Any) -> None:
-        self.job, self.tokens = job, 0
+        self.job, self.tokens, self.reading = job, 0, True
         self._detokenizer = tokenizer.detokenizer
         self._stop = StopWords(job.stop)
 
@@ -85,7 +86,13 @@ class Writing:
 
 
 class Lane(Protocol):
-    """The jobs of one adapter, which must be on the base while `step` runs."""
+    """The jobs of one adapter, which must be on the base while `step` runs.
+
+    Attributes:
+        idle: the last step did nothing, since those who could read rest.
+    """
+
+    idle: bool
 
     def insert(self, job: Job) -> None:
         """Take a job in; it may have to wait within the lane."""
@@ -99,54 +106,70 @@ class Lane(Protocol):
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
 
+    def owners(self) -> set[str]:
+        """Return whose jobs these are."""
+
     def close(self) -> None:
         """Give back what the lane holds."""
 
 
 class BatchLane:
-    """Continuous batching by mlx-lm's `BatchGenerator`."""
+    """Continuous batching by mlx-lm's `BatchGenerator`, which gets what can begin at once and never has a queue."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests) -> None:
         from mlx_lm.generate import BatchGenerator, make_stop_sequences
 
         self._tokenizer = tokenizer
         self._ends = make_stop_sequences(tokenizer)
+        self._places, self._rests = Places(width, rests), rests
         self._writings: dict[int, Writing] = {}
+        self._pace = Pace()
+        self.idle = False
         self._generator = BatchGenerator(
             model,
-            completion_batch_size=width,
-            prefill_batch_size=min(width, PREFILL_ANSWERS),
+            completion_batch_size=2 * width,
+            prefill_batch_size=2 * min(width, PREFILL_ANSWERS),
             prefill_step_size=PREFILL_TOKENS,
             stream=stream,
         )
 
     def insert(self, job: Job) -> None:
-        """Take a job in; beyond the width it waits in the generator."""
-        (uid,) = self._generator.insert(
-            [list(job.tokens)],
-            max_tokens=[job.max_tokens],
-            samplers=[make_sampler(job.sampling)],
-            logits_processors=[make_processors(job.sampling)],
-            stop_sequences=[self._ends],
-        )
-        self._writings[uid] = Writing(job, self._tokenizer)
+        """Take a job in."""
+        self._places.wait(job)
 
     def remove(self, job: Job) -> None:
         """Drop a job at whatever stage it is."""
+        if self._places.leave(job):
+            return
         for uid, writing in list(self._writings.items()):
             if writing.job is job:
-                del self._writings[uid]
+                self._end(uid)
                 self._generator.remove([uid])
 
     def step(self) -> list[tuple[Job, Piece]]:
         """Read a part of the prompts, and write a token of each answer."""
-        _, answers = self._generator.next()
+        for job in self._places.begin():
+            self._begin(job)
+        readers = self._places.readers()
+        size = 0
+        if any(not self._rests.resting(owner) for owner in readers):
+            others = any(self._rests.has_others(owner) for owner in readers)
+            size = self._pace.share(len(readers), others=others)
+        self._generator.prefill_step_size = size
+        began = time.perf_counter()
+        with self._generator.stats() as stats:
+            progress, answers = self._generator.next()
+        took = self._pace.note(time.perf_counter() - began, stats.prompt_tokens)
+        for owner in readers:
+            self._rests.charge(owner, took / len(readers))
+        self.idle = not (size or answers or any(part.end_of_prompt for part in progress))
         pieces, over = [], []
         for answer in answers:
             writing = self._writings[answer.uid]
+            self._places.read(writing)
             piece = writing.add(answer.token, answer.finish_reason)
             if piece.finish is not None:
-                del self._writings[answer.uid]
+                self._end(answer.uid)
                 if answer.finish_reason is None:
                     over.append(answer.uid)
             pieces.append((writing.job, piece))
@@ -156,68 +179,25 @@ class BatchLane:
 
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
-        return [writing.job for writing in self._writings.values()]
+        return [*(writing.job for writing in self._writings.values()), *self._places.waiting()]
+
+    def owners(self) -> set[str]:
+        """Return whose jobs these are."""
+        return {job.owner for job in self.jobs()}
 
     def close(self) -> None:
         """Close the generator."""
         self._generator.close()
 
-
-class SoloLane:
-    """One answer beside the other, a token each in turn: for models whose caches do not make a batch."""
-
-    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any) -> None:
-        self._model, self._tokenizer = model, tokenizer
-        self._width, self._stream = width, stream
-        self._waiting: deque[Job] = deque()
-        self._running: dict[Job, tuple[Writing, Iterator[tuple[Any, Any]]]] = {}
-
-    def insert(self, job: Job) -> None:
-        """Take a job in; beyond the width it waits."""
-        self._waiting.append(job)
-
-    def remove(self, job: Job) -> None:
-        """Drop a job."""
-        self._running.pop(job, None)
-        if job in self._waiting:
-            self._waiting.remove(job)
-
-    def step(self) -> list[tuple[Job, Piece]]:
-        """Write a token of each answer; the prompt of a new one is read whole."""
-        while self._waiting and len(self._running) < self._width:
-            job = self._waiting.popleft()
-            self._running[job] = Writing(job, self._tokenizer), self._begin(job)
-        pieces = []
-        for job, (writing, tokens) in self._running.items():
-            token, _ = next(tokens)
-            ended = token in self._tokenizer.eos_token_ids
-            full = writing.tokens + 1 >= job.max_tokens
-            pieces.append((job, writing.add(token, "stop" if ended else "length" if full else None)))
-        for job, piece in pieces:
-            if piece.finish is not None:
-                self.remove(job)
-        return pieces
-
-    def jobs(self) -> list[Job]:
-        """Return the jobs that have not ended."""
-        return [*self._running, *self._waiting]
-
-    def close(self) -> None:
-        """Forget everything."""
-        self._running.clear()
-        self._waiting.clear()
-
-    def _begin(self, job: Job) -> Iterator[tuple[Any, Any]]:
-        import mlx.core as mx
-        from mlx_lm.generate import generate_step
-
-        tokens: Iterator[tuple[Any, Any]] = generate_step(
-            mx.array(job.tokens),
-            self._model,
-            self._stream,
-            max_tokens=job.max_tokens,
-            sampler=make_sampler(job.sampling),
-            logits_processors=make_processors(job.sampling),
-            prefill_step_size=PREFILL_TOKENS,
+    def _begin(self, job: Job) -> None:
+        (uid,) = self._generator.insert(
+            [list(job.tokens)],
+            max_tokens=[job.max_tokens],
+            samplers=[make_sampler(job.sampling)],
+            logits_processors=[make_processors(job.sampling)],
+            stop_sequences=[self._ends],
         )
-        return tokens
+        self._writings[uid] = Writing(job, self._tokenizer)
+
+    def _end(self, uid: int) -> None:
+        self._places.end(self._writings.pop(uid))

@@ -46,6 +46,18 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self.refused = Counter(
+            "fusery_refused", "Requests that got no answer, by HTTP status.", ("status",), registry=registry
+        )
+        self.key_changes = Counter(
+            "fusery_key_changes",
+            "Changes of the keys that were followed or not.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._keys_usable = Gauge(
+            "fusery_keys_usable", "1 if the keys are known, 0 if nobody is let in.", registry=registry
+        )
         self._switches = Gauge(
             "fusery_adapter_switches", "How often another adapter was put on the base.", registry=registry
         )
@@ -53,6 +65,10 @@ class Metrics:
     def count_switches(self, read: Callable[[], int]) -> None:
         """Ask for the number of switches whenever the metrics are read."""
         self._switches.set_function(read)
+
+    def tell_keys(self, usable: Callable[[], bool]) -> None:
+        """Ask whether the keys are known whenever the metrics are read."""
+        self._keys_usable.set_function(usable)
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""

@@ -1,11 +1,8 @@
-"""From messages or text to tokens, in threads of their own: neither the network nor generation waits for a long prompt."""
+"""From messages or text to tokens; what cannot be short enough is refused before it is tokenised."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from .bodies import Message
@@ -20,10 +17,11 @@ T = TypeVar("T")
 
 
 class Prompts:
-    """Makes tokens of prompts.  One thread for that: a tokenizer is not made for several.
+    """Makes tokens of prompts; to be used by one thread, but for `render`.
 
     Attributes:
         templates: render the base's chat template.
+        renders_apart: chats are rendered in processes of their own, so that `render` may be called by other threads.
     """
 
     def __init__(self, tokenizer: Any, *, context: int, vocabulary: int) -> None:
@@ -35,10 +33,11 @@ class Prompts:
             vocabulary: token ids are below it.
         """
         self._tokenizer, self._context, self._vocabulary = tokenizer, context, vocabulary
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._rendering = ThreadPoolExecutor(WIDTH, thread_name_prefix="templates")
+        # A vocabulary spells a token with a character for each byte or each character of the text.
+        self._longest = max(map(len, tokenizer.get_vocab()), default=1)
         self.templates = ChatTemplates(width=WIDTH)
-        self._bound = self.templates.bind(tokenizer, context=context) and tokenizer.has_chat_template
+        bound = self.templates.bind(tokenizer, context=context)
+        self.renders_apart = bound and tokenizer.has_chat_template
 
     def start(self) -> None:
         """See that chats can be rendered.
@@ -47,55 +46,63 @@ class Prompts:
             EngineError: they cannot.
         """
         try:
-            if self._bound:
+            if self.renders_apart:
                 self.templates.start()
         except NoProcess as error:
             raise EngineError(str(error)) from error
 
-    async def chat(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
-        """Return the tokens of a chat, by the base's chat template and its options.
+    def render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
+        """Return the text of a chat, by the base's chat template and its options.
 
         Raises:
-            Refusal: the base has no template, the template refuses the messages or needs too much for them, or there are
-                too many tokens.
+            Refusal: the base has no template, or it refuses the messages or needs too much for them, or they are too long.
         """
         if not self._tokenizer.has_chat_template:
             raise Refusal(400, "the base has no chat template; use /v1/completions", param="messages")
+        self._bounded(sum(len(message.content) for message in messages), "messages")
         given = [message.model_dump(exclude_none=True) for message in messages]
-        asked = partial(self._tokenizer.apply_chat_template, given, add_generation_prompt=True, **options)
-        if not self._bound:
-            return self._checked(await self._run(partial(asked, tokenize=True), "messages"), "messages")
-        text = await self._run(partial(asked, tokenize=False), "messages", self._rendering)
-        return self._checked(await self._run(partial(encoded, self._tokenizer, text), "messages"), "messages")
+        text = self._given(
+            "messages",
+            lambda: self._tokenizer.apply_chat_template(
+                given, add_generation_prompt=True, tokenize=False, **options
+            ),
+        )
+        return str(text)
 
-    async def text(self, prompt: str | list[int]) -> list[int]:
+    def chat(self, text: str) -> list[int]:
+        """Return the tokens of a chat that is rendered.
+
+        Raises:
+            Refusal: there are too many tokens or none.
+        """
+        self._bounded(len(text), "messages")
+        return self._encoded("messages", lambda: encoded(self._tokenizer, text))
+
+    def text(self, prompt: str | list[int]) -> list[int]:
         """Return the tokens of a prompt.
 
         Raises:
             Refusal: a token is not in the vocabulary, or there are too many or none.
         """
         if isinstance(prompt, str):
-            return self._checked(await self._run(partial(self._tokenizer.encode, prompt), "prompt"), "prompt")
+            self._bounded(len(prompt), "prompt")
+            return self._encoded("prompt", lambda: self._tokenizer.encode(prompt))
         if not all(0 <= token < self._vocabulary for token in prompt):
             raise Refusal(400, f"prompt must have tokens from 0 to {self._vocabulary - 1}", param="prompt")
         return self._checked(prompt, "prompt")
 
     def close(self) -> None:
-        """End the threads, and what they wait for."""
+        """Kill what renders."""
         self.templates.close()
-        for pool in (self._rendering, self._pool):
-            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, made: Callable[[], T], field: str, pool: ThreadPoolExecutor | None = None) -> T:
+    def _encoded(self, field: str, encode: Callable[[], Any]) -> list[int]:
+        return self._checked(self._given(field, lambda: [int(token) for token in encode()]), field)
+
+    def _given(self, field: str, make: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool or self._pool, made)
+            return make()
         except TemplateTooLong as error:
-            raise Refusal(
-                400,
-                f"{sentence(error)}; this model's maximum context length is {self._context} tokens",
-                param=field,
-                code="context_length_exceeded",
-            ) from error
+            raise self._too_long(field, sentence(error)) from error
         except TemplateError as error:
             raise Refusal(503 if error.temporary else 400, sentence(error), param=field) from error
         except Exception as error:
@@ -103,16 +110,23 @@ class Prompts:
                 400, f"the model's tokenizer refuses the {field}: {sentence(error)}", param=field
             ) from error
 
-    def _checked(self, found: Sequence[int], field: str) -> list[int]:
-        tokens = [int(token) for token in found]
+    def _bounded(self, characters: int, field: str) -> None:
+        """Refuse a text that is too long even if each of its tokens were the longest there is."""
+        if characters > self._context * self._longest:
+            raise self._too_long(field, f"{characters} characters")
+
+    def _checked(self, tokens: list[int], field: str) -> list[int]:
         if not tokens:
             raise Refusal(400, f"{field}: no tokens", param=field)
         if len(tokens) >= self._context:
-            raise Refusal(
-                400,
-                f"{field}: {len(tokens)} tokens; this model's maximum context length is {self._context}"
-                f" tokens, of which the answer needs at least one",
-                param=field,
-                code="context_length_exceeded",
-            )
+            raise self._too_long(field, f"{len(tokens)} tokens")
         return tokens
+
+    def _too_long(self, field: str, length: str) -> Refusal:
+        return Refusal(
+            400,
+            f"{field}: {length}; this model's maximum context length is {self._context}"
+            f" tokens, of which the answer needs at least one",
+            param=field,
+            code="context_length_exceeded",
+        )

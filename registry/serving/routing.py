@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 import secrets
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ class Target:
 
 
 class Table:
-    """The names, the tenants and the adapters of one document; it is replaced as a whole, never changed."""
+    """The names and the adapters of one document; it is replaced as a whole, never changed."""
 
     def __init__(self, document: Document, residents: Mapping[str, Resident]) -> None:
         """Make the table.
@@ -51,34 +50,6 @@ class Table:
     def residents(self) -> list[Resident]:
         """The adapters in memory."""
         return [target.resident for target in self._targets.values() if target.resident is not None]
-
-    def authenticate(self, header: str | None) -> Tenant | None:
-        """Return the tenant whose key an `Authorization` header has; None where there are no tenants.
-
-        All keys are compared, each in constant time, so that the time tells nothing.
-
-        Raises:
-            Refusal: the key is nobody's.
-        """
-        if not self.document.tenants:
-            return None
-        scheme, _, key = (header or "").partition(" ")
-        digest = hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest()
-        found = None
-        for tenant in self.document.tenants:
-            for known in tenant.key_sha256:
-                if hmac.compare_digest(known, digest):
-                    found = tenant
-        if found is None or scheme.lower() != "bearer":
-            raise Refusal(
-                401,
-                "incorrect API key provided"
-                if key
-                else "no API key provided: send Authorization: Bearer KEY",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return found
 
     def names(self, tenant: Tenant | None) -> list[str]:
         """Return the names that may be asked for."""

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import signal
-import socket
 import sys
+import threading
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .document import read_document
-from .errors import ServingError
+from .errors import DocumentError, ServingError
+from .listening import DRAIN_SECONDS, Ready, bind, http_server
 
 if TYPE_CHECKING:
-    import uvicorn
-
+    from .keys import Keys
     from .service import Service
 
 LOG = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 25
-"""Time to finish what is being answered; Kubernetes kills after 30 s, `docker stop` after 10 s unless told (-t)."""
+LAST_SECONDS = 5
+"""After the draining: whatever the process is at then, it ends."""
 
-Ready = Callable[[str], None]
+SWITCH_SECONDS = 0.0005
+"""Until the thread that writes answers gets its turn when others compute: it asks for it several times a token."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,7 +54,14 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
-        return serve(bundle / "serving.json", host=options.host, port=options.port, drain=options.drain)
+        return serve(
+            bundle / "serving.json",
+            host=options.host,
+            port=options.port,
+            drain=options.drain,
+            api_keys=options.api_keys,
+            hosts=options.allow_host,
+        )
     except ServingError as error:
         sys.stderr.write(f"server.py: {error}\n")
         return 2
@@ -66,6 +73,8 @@ def serve(
     host: str,
     port: int,
     drain: int = DRAIN_SECONDS,
+    api_keys: Path | None = None,
+    hosts: Sequence[str] = (),
     loaded: Callable[[], None] = lambda: None,
     ready: Ready | None = None,
 ) -> int:
@@ -76,6 +85,8 @@ def serve(
         host: address to listen on.
         port: 0 for any.
         drain: seconds to finish what is being answered.
+        api_keys: TOML file of tenants; None for those of the document.
+        hosts: names that requests may be for, besides addresses, localhost and `host`; `*` for all.
         loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
         ready: told the server's URL once it answers.
 
@@ -83,11 +94,15 @@ def serve(
         0 after a signal, 1 when generation died.
 
     Raises:
-        ServingError: the document, the base or an adapter is not good, or the address is taken.
+        ServingError: the document, the keys, the base or an adapter is not good, or the address is taken.
     """
+    from .service import Service
+
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
-        return _serve(document, host, port, drain, loaded, ready)
+        found = read_document(document)
+        service = Service(found, document.parent, follow_keys(document, api_keys))
+        return _serve(service, document, host, port, drain, [host, *hosts], loaded, ready)
     except Stopped:
         return 0
     finally:
@@ -95,108 +110,76 @@ def serve(
             signal.signal(number, handler)
 
 
-def _serve(
-    document: Path, host: str, port: int, drain: int, loaded: Callable[[], None], ready: Ready | None
-) -> int:
-    from .service import Service
+def follow_keys(document: Path, api_keys: Path | None) -> Keys:
+    """Return the keys of a file of tenants, or of the document.
 
-    found = read_document(document)
+    Raises:
+        DocumentError: they are not good, or in both.
+    """
+    from .keys import Keys
+
+    own = Keys.of_document(document)
+    if api_keys is None:
+        return own
+    if own.tenants:
+        raise DocumentError(f"there are tenants in {document} and in {api_keys}: it has to be one of the two")
+    return Keys.of_file(api_keys)
+
+
+def _serve(
+    service: Service,
+    document: Path,
+    host: str,
+    port: int,
+    drain: int,
+    hosts: Sequence[str],
+    loaded: Callable[[], None],
+    ready: Ready | None,
+) -> int:
     listener = bind(host, port)
-    service = Service(found, document.parent)
-    service.start()
     outcome = [0]
-    server = http_server(service, document, listener, drain=drain, ready=ready, outcome=outcome)
+    last = threading.Timer(drain + LAST_SECONDS, _leave, [outcome])
+    last.daemon = True
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        _start(last)
+        raise Stopped
 
     def end(number: int, frame: Any) -> None:
+        _start(last)
         server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
 
-    for number in SIGNALS:
-        signal.signal(number, end)
     try:
-        loaded()
-        server.run(sockets=[listener])
+        for number in SIGNALS:
+            signal.signal(number, stop)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        service.start()
+        try:
+            loaded()
+            server = http_server(
+                service, document, listener, drain=drain, hosts=hosts, ready=ready, outcome=outcome
+            )
+            for number in SIGNALS:
+                signal.signal(number, end)
+            server.run(sockets=[listener])
+        finally:
+            service.stop()
     finally:
-        service.stop()
+        last.cancel()
         listener.close()
     return outcome[0]
 
 
-def http_server(
-    service: Service,
-    document: Path,
-    listener: socket.socket,
-    *,
-    outcome: list[int],
-    drain: int = DRAIN_SECONDS,
-    ready: Ready | None = None,
-) -> uvicorn.Server:
-    """Return uvicorn's server for a service that has been started; its `run` takes the listener.
-
-    Args:
-        service: what is served.
-        document: the file that is followed.
-        listener: a bound socket.
-        outcome: gets the exit code when generation dies.
-        drain: seconds to finish what is being answered.
-        ready: told the server's URL once it answers.
-    """
-    import uvicorn
-
-    from .app import create_app
-    from .reload import Reloader
-
-    host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def announce() -> None:
-        while not server.started:  # uvicorn listens when the lifespan has begun
-            await asyncio.sleep(0.01)
-        LOG.info("listening on %s", address)
-        if ready is not None:
-            ready(address)
-
-    @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncGenerator[None, None]:
-        service.listen(asyncio.get_running_loop())
-        tasks = [
-            asyncio.create_task(Reloader(service, document).run()),
-            asyncio.create_task(_watch(service, server, outcome)),
-            asyncio.create_task(_render_no_more(service, server)),
-            asyncio.create_task(announce()),
-        ]
-        yield
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(service, lifespan),
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=drain,
-        )
-    )
-    return server
+def _start(last: threading.Timer) -> None:
+    with suppress(RuntimeError):  # at the second signal
+        last.start()
 
 
-async def _render_no_more(service: Service, server: uvicorn.Server) -> None:
-    """When the server is to end, wait for no chat template: what generates drains, and nothing new begins."""
-    while not server.should_exit:
-        await asyncio.sleep(0.1)
-    service.prompts.templates.close()
-
-
-async def _watch(service: Service, server: uvicorn.Server, outcome: list[int]) -> None:
-    """End the server when generation has died: a server that answers nothing has to be started anew."""
-    while service.engine.alive:
-        await asyncio.sleep(1)
-    LOG.critical("generation has died")
-    outcome[0] = 1
-    server.should_exit = True
+def _leave(outcome: list[int]) -> NoReturn:
+    """End the process whatever it is at: a thread in the middle of something cannot be ended otherwise."""
+    LOG.critical("what is in progress does not come to an end: it is given up")
+    logging.shutdown()
+    os._exit(outcome[0])
 
 
 def health(port: int) -> int:
@@ -208,23 +191,6 @@ def health(port: int) -> int:
             return 0 if json.load(reply)["status"] == "ok" else 1
     except (OSError, ValueError, KeyError, TypeError):
         return 1
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address, which is done before the model is loaded, since that takes a while.
-
-    Raises:
-        ServingError: somebody else has it, or there is no such address.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ServingError(f"cannot listen on {host} port {port}: {error}") from error
-    return listener
 
 
 def _stop(number: int, frame: Any) -> NoReturn:
@@ -240,6 +206,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     built.add_argument("--host", default=variables.get("HOST", "127.0.0.1"), help="address ($HOST)")
     built.add_argument("--port", type=int, default=variables.get("PORT", "8080"), help="port ($PORT)")
+    built.add_argument(
+        "--api-keys",
+        type=Path,
+        metavar="FILE",
+        help="TOML file of tenants with digests of their keys; without, those in serving.json",
+    )
+    built.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        default=[name for name in variables.get("ALLOW_HOST", "").split(",") if name],
+        help="name that requests may be for, besides addresses and localhost; * for all; may be given again"
+        " ($ALLOW_HOST, comma-separated)",
+    )
     built.add_argument(
         "--drain", type=int, default=DRAIN_SECONDS, help="seconds to finish answers after SIGTERM"
     )

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from postgresserver import RestartedServer
+
+from fusery.registry.serve import POLL_SECONDS
 
 from .conftest import Fusery
 
@@ -23,9 +33,9 @@ V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
 MAIN = "from fusery.cli.main import main; main()"
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str, form: tuple[str, ...] = ("--json",)) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", MAIN, "serve", *words, "--port", "0", "--json"],
+        [sys.executable, "-c", MAIN, "serve", *words, "--port", "0", *form],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,3 +109,152 @@ def test_an_address_that_is_taken(stocked: Fusery) -> None:
     assert ran.code == 2
     assert "Error: cannot listen on 127.0.0.1 port" in ran.err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def keys_of(*tenants: str, **models: str) -> str:
+    """Return a file of keys, `sk-NAME` each."""
+    return "\n".join(
+        f'[{name}]\nkey_sha256 = ["{hashlib.sha256(f"sk-{name}".encode()).hexdigest()}"]\n'
+        + (f'models = ["{models[name]}"]\n' if name in models else "")
+        for name in tenants
+    )
+
+
+class Asking:
+    """Somebody who asks a server with each of some keys."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def status(self, name: str) -> int:
+        """Return the status of a reply to `sk-NAME`."""
+        request = urllib.request.Request(
+            f"{self._url}/models", headers={"Authorization": f"Bearer sk-{name}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def wait_for(self, **expected: int) -> None:
+        """Wait until the replies have these statuses."""
+        for _ in range(600):
+            found = {name: self.status(name) for name in expected}
+            if found == expected:
+                return
+            time.sleep(0.05)
+        pytest.fail(f"{found} instead of {expected}")
+
+
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[list[str]]:
+    """End a process after the block; what it said on stderr is in the list as it comes."""
+    said: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda stream: said.extend(stream), args=(process.stderr,))
+    reader.start()
+    try:
+        yield said
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stderr.close()
+
+
+def wait_until_said(said: list[str], text: str) -> None:
+    for _ in range(600):
+        if any(text in line for line in said):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{text!r} was not said: {said}")
+
+
+@pytest.mark.slow
+def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: Path) -> None:
+    """A tenant for a version that is gone, a plan that fails, a file that is none."""
+    keys = tmp_path / "keys.toml"
+    tenants = [f"t{number}" for number in range(6)]
+    keys.write_text(keys_of(*tenants, t5=V1))
+    assert stocked("alias", "set", "course_rec@1", "prod").code == 0
+    process = start("course_rec#prod", "--api-keys", str(keys), form=())
+    assert process.stdout is not None
+    asking = Asking(process.stdout.readline().split()[-1])
+    with ended(process) as said:
+        asking.wait_for(t0=200, t5=200, nobody=401)
+        assert stocked("alias", "set", "course_rec@2", "prod").code == 0
+        wait_until_said(said, f"t5 may use {V1}")  # and V2 is served all the same
+        wait_until_said(said, f"now serving {V2}")
+        keys.write_text(keys_of(*tenants[1:], t5=V1))
+        asking.wait_for(t0=401, t1=200)
+
+        assert stocked("yank", "course_rec@2", "--reason", "bad data").code == 0
+        wait_until_said(said, f"still serving {V2}: ")
+        keys.write_text(keys_of(*tenants[2:], t5=V1))
+        asking.wait_for(t1=401, t2=200)
+
+        for text in ("", "[t3", keys_of("t3") * 2, None):
+            keys.unlink() if text is None else keys.write_text(text)
+            asking.wait_for(t3=503, t4=503, nobody=503)
+            keys.write_text(keys_of("t4"))
+            asking.wait_for(t3=401, t4=200)
+    assert len([line for line in said if "nobody is let in" in line]) == 4
+
+
+@pytest.mark.slow
+def test_a_key_is_taken_back_while_the_database_is_away(
+    fusery: Fusery, stocked_home: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(keys_of("t0", "t1"))
+    server = RestartedServer()
+    try:
+        monkeypatch.setenv("FUSERY_DATABASE_URL", server.url)
+        assert fusery("init").code == 0
+        assert fusery("base", "add", tiny_base, "--name", "tiny").code == 0
+        words = ("--base", "tiny", "--task", "course_rec", "--date", "20260115")
+        assert fusery("register", stocked_home / "first", *words).code == 0
+        process = start("course_rec@1", "--api-keys", str(keys))
+        asking = Asking(document(process)["url"])
+        with ended(process):  # which does not wait for the database either
+            asking.wait_for(t0=200, t1=200)
+            server.crash()
+            time.sleep(POLL_SECONDS)  # until the registry has been asked in vain
+            keys.write_text(keys_of("t1"))
+            asking.wait_for(t0=401, t1=200)
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
+def test_keys_of_a_fused_model_are_followed(stocked: Fusery, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(keys_of("t0", "t1"))
+    process = start("course_rec@1", "--fused", "--api-keys", str(keys))
+    asking = Asking(document(process)["url"])
+    with ended(process):
+        asking.wait_for(t0=200, t1=200)
+        keys.write_text(keys_of("t1"))
+        asking.wait_for(t0=401, t1=200)
+        keys.write_text("")
+        asking.wait_for(t0=503, t1=503)
+
+
+@pytest.mark.slow
+def test_names_that_a_request_may_be_for(stocked: Fusery) -> None:
+    process = start("course_rec@1", "--allow-host", "box.internal")
+    url = document(process)["url"]
+
+    def status(host: str) -> int:
+        connection = http.client.HTTPConnection(url.split("/")[2], timeout=60)
+        connection.request("GET", "/v1/models", headers={"Host": host})
+        found = connection.getresponse().status
+        connection.close()
+        return found
+
+    with ended(process):
+        assert [status(host) for host in ("localhost", "box.internal:80", "evil.example")] == [200, 200, 403]

@@ -14,7 +14,7 @@ import pytest
 from fusery.registry import Registry
 from fusery.registry import serve as module
 from fusery.registry.errors import BadInputError, MissingExtraError
-from fusery.registry.serve import Follower, ServeRequest, read_tenants
+from fusery.registry.serve import Follower, ServeRequest
 from fusery.registry.serving.document import read_document
 
 V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -59,7 +59,7 @@ def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: py
         stocked.yank("course_rec@2", reason="bad data")
         wait_until(lambda: any("yanked" in text for text in heard))
         time.sleep(0.2)
-        assert len([text for text in heard if text.startswith("still serving what was")]) == 1
+        assert len([text for text in heard if text.startswith(f"still serving {V2}: ")]) == 1
         assert read_document(folder / "serving.json").routes["course_rec#prod"] == V2
         stocked.roll_back("course_rec#prod", reason="bad data")
         wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V1)
@@ -67,40 +67,20 @@ def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: py
         following.stop()
 
 
-def test_keys_are_followed(stocked: Registry, tmp_path: Path) -> None:
-    keys, folder = tmp_path / "keys.toml", tmp_path / "served"
-    keys.write_text(f'[acme]\nkey_sha256 = ["{"0" * 64}"]\nmodels = ["course_rec"]\nconcurrent = 2\n')
-    following = follower(stocked, folder, [], "course_rec@1", api_keys=keys)
-    (tenant,) = read_document(folder / "serving.json").tenants
-    assert (tenant.name, tenant.models, tenant.concurrent) == ("acme", ["course_rec"], 2)
-    keys.write_text(f'[other]\nkey_sha256 = ["{"1" * 64}"]\n')
-    following.follow(following.plan())
-    assert [tenant.name for tenant in read_document(folder / "serving.json").tenants] == ["other"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "acme = 5",
-        "[acme]",
-        '[acme]\nkey_sha256 = ["secret"]',
-        f'[acme]\nkey_sha256 = ["{"0" * 64}"]\nadmin = true',
-        "[acme",
-        "\ud800",
-    ],
-)
-def test_files_of_keys_that_are_none(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "keys.toml"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(BadInputError) as caught:
-        read_tenants(path)
-    assert "secret" not in caught.value.message
-
-
-def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="cannot read"):
-        read_tenants(tmp_path / "keys.toml")
+def test_keys_that_are_none_are_told_before_anything_is_fetched(stocked: Registry, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    for text, said in (
+        (None, "cannot read"),
+        ("", "names no tenant"),
+        ('[acme]\nkey_sha256 = ["x"]', "key_sha256"),
+    ):
+        if text is not None:
+            keys.write_text(text)
+        heard: list[str] = []
+        with pytest.raises(BadInputError, match=said) as caught:
+            stocked.serve(ServeRequest(["course_rec@1"], api_keys=keys), ready=print, say=heard.append)
+        assert heard == []
+        assert "key_sha256" in caught.value.hint
 
 
 @pytest.mark.parametrize(("package", "extra"), [("uvicorn", "serve"), ("mlx_lm", "mlx")])

@@ -11,7 +11,7 @@ import tinymodels
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
-from fusery.registry.serving.document import Document, Limits, Tenant
+from fusery.registry.serving.document import Document, Limits
 from fusery.registry.serving_plan import (
     ServingPlan,
     Split,
@@ -108,8 +108,7 @@ def test_refusals(stocked: Registry, tmp_path: Path) -> None:
 
 
 def test_the_document(stocked: Registry) -> None:
-    tenant = Tenant(name="acme", key_sha256=["0" * 64], models=["course_rec"])
-    document = plan(stocked, "course_rec@1").document(tenants=[tenant], limits=Limits(waiting=9))
+    document = plan(stocked, "course_rec@1").document(limits=Limits(waiting=9))
     data = document_bytes(document)
     assert data == document_bytes(document)
     assert Document.model_validate(json.loads(data)) == document

@@ -10,19 +10,26 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
 from .checks import Refusal, check_request, known_fields
+from .pages import require_json, require_ours
 
 LOG = logging.getLogger(__name__)
 
 MAX_BODY = 4 << 20
 """Bytes of a request."""
+
+REQUEST_SECONDS = 30.0
+"""Time for a client to send its request."""
+
+MOST_WAITING = 256
+"""Connections whose request has not come; of more, the one that waits longest is closed."""
 
 POSTS = {"/v1/chat/completions": "messages", "/chat/completions": "messages", "/v1/completions": "prompt"}
 """The paths that mlx-lm answers, with the field that each cannot do without."""
@@ -87,6 +94,8 @@ class Server(ThreadingHTTPServer):
     Attributes:
         served: the model.
         templates: render its chat template.
+        hosts: names that requests may be for, besides addresses and localhost; `*` for all.
+        origins: web pages that may ask; `*` for all.
         generator: mlx-lm's `ResponseGenerator`, set once it has been started.
     """
 
@@ -99,10 +108,15 @@ class Server(ThreadingHTTPServer):
         handler: type[BaseHTTPRequestHandler],
         served: Served,
         templates: Templates,
+        *,
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ) -> None:
         """Listen at once; nothing is answered before `serve_forever`."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.served, self.templates = served, templates
+        self.hosts, self.origins = frozenset(name.lower() for name in (host, *hosts)), frozenset(origins)
+        self._waiting: dict[socket.socket, float] = {}  # until when, in the order of time
         self.known = known_fields(served.context, served.vocabulary)
         self.generator: Any = None
         self._active = 0
@@ -120,8 +134,34 @@ class Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a thread for a connection, which has some time to send its request."""
+        with self._changed:
+            self._waiting[request] = time.monotonic() + REQUEST_SECONDS
+            if len(self._waiting) > MOST_WAITING:
+                self._hang_up(next(iter(self._waiting)))
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection."""
+        self.come(request)
+        super().shutdown_request(request)
+
+    def come(self, request: Any) -> None:
+        """Note that the request of a connection is there."""
+        with self._changed:
+            self._waiting.pop(request, None)
+
+    def _hang_up(self, request: socket.socket) -> None:
+        del self._waiting[request]
+        with suppress(OSError):  # the client was faster
+            request.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+
     def service_actions(self) -> None:
-        """End the server when generation has died: mlx-lm would go on and refuse every request."""
+        """Hang up on who sends no request, and end the server when generation has died: mlx-lm would refuse everybody."""
+        with self._changed:
+            for request in [each for each, until in self._waiting.items() if until < time.monotonic()]:
+                self._hang_up(request)
         if self.generator is not None and not self.generator.is_healthy:
             raise RuntimeError("the model could not be loaded or text generation died; see the log above")
 
@@ -167,6 +207,12 @@ class Gate(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer `/health`, `/v1/models` and `/v1/models/NAME`."""
+        try:
+            if self.path != "/health":
+                self.require_ours()
+        except Refusal as refusal:
+            self.refuse(refusal)
+            return
         name = self.server.served.name
         entry = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "fusery"}
         if self.path == "/health":
@@ -199,19 +245,34 @@ class Gate(BaseHTTPRequestHandler):
             except Refusal as refusal:
                 self.refuse(refusal)
 
+    def require_ours(self) -> None:
+        """Refuse a request that is not for this server, or asked by a page of another origin.
+
+        Raises:
+            Refusal: it is.
+        """
+        host, origin = self.headers.get("Host"), self.headers.get("Origin")
+        require_ours(host, origin, hosts=self.server.hosts, origins=self.server.origins)
+
     def document(self) -> Mapping[str, Any]:
         """Read the request's JSON.
 
         Raises:
-            Refusal: the path is unknown, the size not given or too large, or the body no JSON object.
+            Refusal: the size is not given or too large, it is for another server, the path is unknown, or the body is no
+                JSON object.
         """
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(411, "the Content-Length header is required")
         if len(length) > 9 or int(length) > MAX_BODY:
             raise Refusal(413, f"the request is larger than {MAX_BODY} bytes")
-        # Read even if the path is wrong: a client that is still sending would not see the reply.
+        # Read even if it is refused then: a client that is still sending would not see the reply.
         data = self.rfile.read(int(length))
+        self.server.come(self.connection)
+        if len(data) < int(length):
+            raise ConnectionAbortedError("the client has gone in the middle of its request")
+        self.require_ours()
+        require_json(self.headers.get("Content-Type"))
         if self.path not in POSTS:
             raise Refusal(404, "no such path")
         try:

@@ -118,7 +118,10 @@ def main(bundle: Path, templates: Templates, arguments: Sequence[str] | None = N
     server_module = import_server()
     handler = type("Handler", (Gate, server_module.APIHandler), {})
     try:
-        httpd = Server(options.host, options.port, handler, served, templates)
+        origins = [origin for origin in options.allowed_origins.split(",") if origin]
+        httpd = Server(
+            options.host, options.port, handler, served, templates, hosts=options.allow_host, origins=origins
+        )
     except (OSError, OverflowError) as error:
         fail(f"cannot listen on {options.host} port {options.port}: {error}")
     # mlx-lm has no other way to its own defaults than its main, and its run ignores the handler class it is given.
@@ -150,6 +153,14 @@ def parser() -> argparse.ArgumentParser:
         "--allowed-origins",
         default=variables.get("ALLOWED_ORIGINS", ""),
         help="web pages that may call, comma-separated, * for all ($ALLOWED_ORIGINS; default: none)",
+    )
+    built.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        default=[name for name in variables.get("ALLOW_HOST", "").split(",") if name],
+        help="name that requests may be for, besides addresses and localhost; * for all; may be given again"
+        " ($ALLOW_HOST, comma-separated)",
     )
     built.add_argument(
         "--health", action="store_true", help="ask the server on this port for its health, and exit"

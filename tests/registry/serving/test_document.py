@@ -38,7 +38,7 @@ BAD: dict[str, tuple[list[Any], Any, str]] = {
     "an empty split": (["routes", "a"], {}, "not all 0"),
     "a plain key": (["tenants", 0, "key_sha256"], ["secret"], "key_sha256"),
     "a tenant without keys": (["tenants", 0, "key_sha256"], [], "key_sha256"),
-    "a tenant for nothing": (["tenants", 0, "models"], ["b"], "may use 'b', which is not there"),
+    "a tenant's key twice": (["tenants", 0, "key_sha256"], ["0" * 64] * 2, "key '000"),
     "an unknown field": (["bse"], {}, "bse"),
     "text for a number": (["limits"], {"waiting": "9"}, "limits.waiting"),
     "no room": (["limits"], {"batch": 0}, "limits.batch"),
@@ -52,7 +52,7 @@ def test_the_example_in_the_docstring_is_one(tmp_path: Path) -> None:
     for part in (document["base"], *document["adapters"]):
         part["digest"] = "0" * 64
     document["tenants"][0]["key_sha256"] = ["0" * 64]
-    assert Document.model_validate(document).limits == module.Limits(context=8192)
+    assert Document.model_validate(document).limits == module.Limits(context=8192, body_bytes=327680)
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -82,6 +82,13 @@ def test_what_is_no_document(text: str, tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="cannot be read: no such file"):
         read_document(tmp_path / "serving.json")
+
+
+def test_a_tenant_for_what_is_gone_is_no_reason_to_refuse_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "serving.json"
+    tenants = [{"name": "acme", "key_sha256": ["0" * 64], "models": ["a_v0_20250101"]}]
+    path.write_text(json.dumps(GOOD | {"tenants": tenants}))
+    assert read_document(path).tenants[0].models == ["a_v0_20250101"]
 
 
 def test_a_good_one(tmp_path: Path) -> None:

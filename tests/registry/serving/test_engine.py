@@ -14,8 +14,10 @@ from mlx_lm import generate, load
 from fusery.registry.serving import engine as module
 from fusery.registry.serving.engine import Engine
 from fusery.registry.serving.errors import AdapterError, EngineError
-from fusery.registry.serving.lanes import BatchLane, Job, Piece, SoloLane
-from fusery.registry.serving.sampling import Sampling
+from fusery.registry.serving.lanes import BatchLane, Job, Piece
+from fusery.registry.serving.places import PREFILL_TOKENS
+from fusery.registry.serving.sampling import Sampling, make_processors
+from fusery.registry.serving.solo import SoloLane
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = ["hello", "boats and soldering", "a", "one two three four five six seven", "Grüße", "0123456789"]
@@ -99,6 +101,24 @@ def test_answers_are_those_of_mlx_lm(host: Host, base: Path, adapter: Path) -> N
             expected.append(generate(model, tokenizer, prompt=prompt, max_tokens=12))
     assert host.say(*jobs) == expected
     assert expected[: len(PROMPTS)] != expected[len(PROMPTS) :]
+
+
+@pytest.mark.usefixtures("lanes")
+def test_a_long_prompt_is_read_in_parts_and_counts_as_one(host: Host, base: Path) -> None:
+    """Penalties look back on all of it, and its parts are those of mlx-lm."""
+    model, tokenizer = load(str(base))
+    tokens = [97 + number * 7 % 26 for number in range(3 * PREFILL_TOKENS + 7)]
+    options = Sampling(temperature=0, presence_penalty=1.5, repetition_penalty=1.3)
+    expected = generate(
+        model,
+        tokenizer,
+        prompt=tokens,
+        max_tokens=12,
+        logits_processors=make_processors(options),
+        prefill_step_size=PREFILL_TOKENS,
+    )
+    assert host.say(Job(None, tokens, 12, options)) == [expected]
+    assert expected != host.say(Job(None, tokens, 12, GREEDY))[0]
 
 
 @pytest.mark.usefixtures("lanes")

@@ -12,6 +12,7 @@ from fusery.registry.bundles.rendering import package_files
 FILES = package_files("serving")
 ALLOWED = {
     "fastapi",
+    "h11",
     "jinja2",
     "mlx",
     "mlx_lm",

@@ -101,6 +101,7 @@ def test_the_same_name_with_other_files(server: Served, echo_base: Path) -> None
 def test_keys_come_and_go(server: Served) -> None:
     change(server, tenants=[{"name": "acme", "key_sha256": ["0" * 64]}])
     wait_for(server, done=1)
+    server.service.keys.look()
     with pytest.raises(openai.AuthenticationError):
         said(server, "caesar_v1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from ports import free_port
 from serving_server import served
 
-from fusery.registry.serving import run
+from fusery.registry.serving import listening, run
 from fusery.registry.serving.errors import ServingError
 from fusery.storage.errors import StorageError
 
@@ -59,12 +60,12 @@ def test_health(echo_base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("host", "port"), [("203.0.113.1", 0), ("no such host", 0), ("127.0.0.1", 70_000)])
 def test_an_address_that_cannot_be_had(host: str, port: int) -> None:
     with pytest.raises(ServingError, match="cannot listen on"):
-        run.bind(host, port)
+        listening.bind(host, port)
 
 
 def test_ipv6() -> None:
     try:
-        with run.bind("::1", 0) as listener:
+        with listening.bind("::1", 0) as listener:
             assert listener.family == socket.AF_INET6
     except ServingError:
         pytest.skip("this machine has no IPv6")
@@ -89,3 +90,49 @@ def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
         )
     assert signal.getsignal(signal.SIGTERM) is before
     assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_whatever_it_is_at(echo_base: Path, tmp_path: Path) -> None:
+    """A template without end, a stream that nobody reads, a body that does not come and half a head."""
+    base = shutil.copytree(echo_base, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(ENDLESS)
+    folder = caesar.make_bundle(tmp_path / "served", (1,), base=base)
+    port = free_port()
+    words = [sys.executable, "-c", MAIN, str(folder), "--port", str(port), "--drain", "1"]
+    clients = []
+
+    def send(path: str, body: str, length: int = 0) -> None:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client = socket.create_connection(("127.0.0.1", port), timeout=60)
+        clients.append(client)
+        client.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n{body}".encode())
+
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            seen = ""
+            while "listening on" not in seen:
+                line = process.stderr.readline()
+                assert line, seen
+                seen += line
+            whole = {"model": "caesar_v1", "prompt": "a", "max_tokens": 1900, "n": 8, "stream": True}
+            for _ in range(3):
+                send("/v1/completions", json.dumps(whole))
+            chat = {"model": "caesar_v1", "messages": [{"role": "user", "content": "a"}]}
+            send("/v1/chat/completions", json.dumps(chat))
+            send("/v1/completions", "{", 1000)
+            clients[-1].sendall(b"x")
+            send("/v1/completions HTTP/1.1\r\nX: ", "")
+            clients[0].recv(1)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            for client in clients:
+                client.close()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said

@@ -20,7 +20,7 @@ from openai_contract import HELLO, Endpoint, OpenAIContract
 from serving_clients import Caesar, crowd
 from serving_server import Served, served
 
-from fusery.registry.serving import app
+from fusery.registry.serving import completing
 
 SHIFTS = (1, 3, 5, 7, 9, 11, 15, 17)
 RANKS = (27, 8, 40, 4)
@@ -138,7 +138,7 @@ def test_a_crowd_gets_no_mixed_up_answer(server: Served) -> None:
 def wait_until_idle(server: Served) -> None:
     """What clients hung up on is dropped: no answer of 500 tokens is written for nobody."""
     for _ in range(200):
-        if not server.service.engine._lanes and not server.service._active.total():
+        if not server.service.engine._lanes and not server.service.admission.total:
             return
         time.sleep(0.02)
     pytest.fail("answers that nobody wants are still being written")
@@ -164,7 +164,7 @@ HOSTILE: dict[str, tuple[str, str, bytes | None, dict[str, str], int]] = {
         413,
     ),
     "no JSON": ("POST", "/v1/completions", b"\xff", {"Content_Type": "application/json"}, 400),
-    "deep": ("POST", "/v1/completions", b"[" * 200_000, {"Content_Type": "application/json"}, 400),
+    "deep": ("POST", "/v1/completions", b"[" * 100_000, {"Content_Type": "application/json"}, 400),
     "a lone surrogate": (
         "POST",
         "/v1/completions",
@@ -293,8 +293,84 @@ def test_too_many_at_once(strict: Served) -> None:
     assert acme.completions.create(model="caesar_v1", prompt="a", max_tokens=1).choices
 
 
+HEADS: dict[str, tuple[dict[str, str], int]] = {
+    "no key": ({"Authorization": ""}, 401),
+    "a key of nobody": ({"Authorization": "Bearer sk-nobody"}, 401),
+    "another type": ({"Content-Type": "text/plain"}, 415),
+    "a form": ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    "too long": ({"Content-Length": "2001"}, 413),
+    "far too long": ({"Content-Length": "9" * 15}, 413),
+    "another host": ({"Host": "evil.example"}, 403),
+    "a page of others": ({"Origin": "http://evil.example"}, 403),
+    "more than one at a time": ({"Authorization": f"Bearer {KEYS['acme']}"}, 429),
+}
+
+
+@pytest.mark.parametrize("what", HEADS)
+def test_refused_by_the_head_alone(strict: Served, what: str) -> None:
+    """Nothing of a body is sent here, and yet there is an answer."""
+    more, status = HEADS[what]
+    given = {
+        "Host": "localhost",
+        "Content-Type": "application/json",
+        "Content-Length": "100",
+        "Authorization": f"Bearer {KEYS['other']}",
+    }
+    acme = client(strict, KEYS["acme"])
+    held = [
+        acme.completions.create(model="caesar_v1", prompt="a", max_tokens=300, stream=True)
+        for _ in range(2 if status == 429 else 0)
+    ]
+    connection = http.client.HTTPConnection(strict.root.removeprefix("http://"), timeout=60)
+    connection.putrequest("POST", "/v1/completions", skip_host=True)
+    for name, value in (given | more).items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    reply = connection.getresponse()
+    assert reply.status == status
+    assert json.load(reply)["error"]["message"]
+    if status == 429:
+        assert reply.headers["Retry-After"] == "1"
+    connection.close()
+    for stream in held:
+        stream.close()
+    wait_until_idle(strict)
+
+
+def test_more_answers_than_there_can_be(strict: Served) -> None:
+    with pytest.raises(openai.BadRequestError, match="up to 2 answers"):
+        client(strict, KEYS["acme"]).completions.create(model="caesar_v1", prompt="a", n=3)
+    reply = client(strict, KEYS["acme"]).completions.create(model="caesar_v1", prompt="a", n=2, max_tokens=1)
+    assert [choice.text for choice in reply.choices] == ["b", "b"]
+
+
+def test_who_fills_the_server_first_keeps_nobody_out(strict: Served) -> None:
+    other, ops = client(strict, KEYS["other"]), client(strict, KEYS["acme"])
+    options: dict[str, Any] = {"model": "caesar_v1", "prompt": "a", "max_tokens": 300, "stream": True}
+    held = [other.completions.create(**options) for _ in range(4)]
+    with pytest.raises(openai.RateLimitError):
+        other.completions.create(**options)
+    assert ops.completions.create(model="caesar_v1", prompt="a", max_tokens=1).choices[0].text == "b"
+    for stream in held:
+        stream.close()
+    wait_until_idle(strict)
+
+
+def test_a_body_is_as_long_as_the_context_can_hold(server: Served, strict: Served) -> None:
+    assert strict.service.body_bytes == 2000
+    assert server.service.body_bytes == (64 << 10) + 2048 * 32
+    status, _ = ask(
+        server,
+        "POST",
+        "/v1/completions",
+        b" " * (server.service.body_bytes + 1),
+        Content_Type="application/json",
+    )
+    assert status == 413
+
+
 def test_a_body_that_does_not_come(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(completing, "BODY_SECONDS", 0.2)
     connection = http.client.HTTPConnection(strict.root.removeprefix("http://"), timeout=60)
     connection.putrequest("POST", "/v1/completions")
     for name, value in {

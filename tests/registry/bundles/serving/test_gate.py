@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fusery.registry.bundles.serving import gate
 from fusery.registry.bundles.serving.gate import MAX_BODY, Gate, Served, Server
 from fusery.registry.serving.templates.chat import ChatTemplates
 
@@ -74,7 +77,7 @@ def ask(
 ) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    connection.request(method, path, data, headers or {})
+    connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
     reply = connection.getresponse()
     text = reply.read()
     connection.close()
@@ -163,6 +166,7 @@ def test_broken_bodies_get_an_answer(server: Server, data: bytes, status: int | 
 def test_lengths_are_checked_before_anything_is_read(server: Server, length: str, status: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     connection.putrequest("POST", CHAT)
+    connection.putheader("Content-Type", "application/json")
     if length:
         connection.putheader("Content-Length", length.encode())
     connection.endheaders()
@@ -230,3 +234,84 @@ def test_served_is_read_from_the_bundle(tmp_path: Path, config: Any, context: in
 def test_a_damaged_bundle_is_told(tmp_path: Path, config: Any, record: Any) -> None:
     with pytest.raises(ValueError, match=r"damaged|invalid literal"):
         Served.read(write_bundle(tmp_path, config, record))
+
+
+PAGES: dict[str, tuple[dict[str, str], int]] = {
+    "a form": ({"Content-Type": "text/plain"}, 415),
+    "a type of its own": ({"Content-Type": "application/jsonx"}, 415),
+    "no type": ({"Content-Type": ""}, 415),
+    "another page": ({"Origin": "http://evil.example"}, 403),
+    "a page without origin": ({"Origin": "null"}, 403),
+    "another port of this machine": ({"Origin": "http://127.0.0.1:1"}, 403),
+    "a name that leads here": ({"Host": "evil.example"}, 403),
+    "a name with an address in it": ({"Host": "127.0.0.1.evil.example"}, 403),
+    "its own page": ({"Host": "localhost:8080", "Origin": "http://localhost:8080"}, 200),
+    "a page that may": ({"Origin": "https://chat.example"}, 200),
+    "a name that may": ({"Host": "Box.internal:80"}, 200),
+    "an address": ({"Host": "[::1]:80"}, 200),
+    "JSON in some encoding": ({"Content-Type": "Application/JSON; charset=utf-8"}, 200),
+}
+
+
+@pytest.mark.parametrize("what", PAGES)
+def test_what_a_web_page_may(server: Server, what: str) -> None:
+    headers, status = PAGES[what]
+    server.hosts, server.origins = frozenset({"box.internal"}), frozenset({"https://chat.example"})
+    assert ask(server, "POST", CHAT, HELLO, headers)[0] == status
+    if status == 403:
+        assert ask(server, "GET", "/v1/models", headers=headers)[0] == 403
+        assert ask(server, "GET", "/health", headers=headers)[0] == 200
+
+
+def test_whoever_says_so_lets_everybody_in(server: Server) -> None:
+    server.hosts, server.origins = frozenset({"*"}), frozenset({"*"})
+    headers = {"Host": "evil.example", "Origin": "http://evil.example"}
+    assert ask(server, "POST", CHAT, HELLO, headers)[0] == 200
+
+
+def closed(client: socket.socket) -> bool:
+    client.settimeout(60)
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /v1/c",
+        b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    ],
+)
+def test_who_sends_half_a_request_is_hung_up_on(
+    server: Server, sent: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "REQUEST_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as client:
+        client.sendall(sent)
+        assert closed(client)
+    assert ask(server, "POST", CHAT, HELLO)[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_many_who_send_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "MOST_WAITING", 20)
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=60))
+            for _ in range(60)
+        ]
+        assert ask(server, "POST", CHAT, HELLO)[0] == 200
+        assert all(closed(client) for client in clients[:40])
+
+
+def test_who_goes_in_the_middle_of_a_request(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as client:
+            client.sendall(head)
+            client.shutdown(socket.SHUT_WR)
+            assert closed(client)
+    assert "Traceback" not in capfd.readouterr().err

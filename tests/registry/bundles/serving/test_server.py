@@ -25,6 +25,9 @@ CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 @dataclass
 class Running:
     folder: Path
@@ -35,7 +38,7 @@ class Running:
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body).encode())
+            connection.request(method, path, None if body is None else json.dumps(body).encode(), JSON)
             reply = connection.getresponse()
             return reply.status, reply.read()
         finally:
@@ -236,7 +239,7 @@ def test_a_signal_ends_it_after_the_answer(
         running.wait_until_ready()
         body = {"prompt": "a", "max_tokens": 600, "stream": True, "logit_bias": {"258": -100, "256": -100}}
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
-        connection.request("POST", "/v1/completions", json.dumps(body).encode())
+        connection.request("POST", "/v1/completions", json.dumps(body).encode(), JSON)
         reply = connection.getresponse()
         reply.read(1)
         running.process.send_signal(number)

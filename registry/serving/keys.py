@@ -1,0 +1,243 @@
+"""Who may ask: the tenants of a file, which is followed on its own, whatever becomes of the models.
+
+The file is read again and again by a thread that does nothing else, and compared by its content.  Once it has named tenants, what
+cannot be read, is not as it must be or names nobody lets nobody in until it is right again.  A key that is taken back ends the
+answers that are being written for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import stat
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from .document import MAX_BYTES, Tenant, check_tenants, reason
+from .errors import DocumentError, Refusal
+
+LOG = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+"""Between two looks at the file."""
+
+STALE_SECONDS = 10.0
+"""After so long without a look, as when a network's file system hangs, the file counts as unreadable."""
+
+HINT = 'a table for each tenant: [acme]  key_sha256 = ["..."]  models = ["course_rec#prod"]'
+
+Parse = Callable[[bytes], list[Tenant]]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a request's key opens.
+
+    Attributes:
+        tenant: whose key it is; None where everybody may ask.
+        mark: by which the key is known in this process.
+    """
+
+    tenant: Tenant | None
+    mark: bytes = field(default=b"", repr=False)
+
+    @property
+    def owner(self) -> str:
+        """Whose share of the server it uses."""
+        return self.tenant.name if self.tenant else ""
+
+
+class Keys:
+    """The keys of one file, as they are now.
+
+    Attributes:
+        complaint: why nobody is let in; empty when the file is good.
+        tenants: who may ask; none for everybody.
+        count: is told of each change, with "done" or "refused".
+    """
+
+    def __init__(self, path: Path, parse: Parse) -> None:
+        """Read the file; `start` follows it.
+
+        Raises:
+            DocumentError: it cannot be read, or is not as it must be.
+        """
+        self._path, self._parse = path, parse
+        self._secret = secrets.token_bytes(32)
+        self._marks: Mapping[bytes, Tenant] = {}
+        self.complaint, self.tenants = "", tuple[Tenant, ...]()
+        self.count: Callable[[str], None] = lambda outcome: None
+        self._data = _read(path)
+        self._take(self._parsed(self._data))
+        self._looked = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keys", daemon=True)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Keys:
+        """Follow a TOML file with a table for each tenant."""
+        return cls(path, _tenants_of_toml)
+
+    @classmethod
+    def of_document(cls, path: Path) -> Keys:
+        """Follow `tenants` of a `serving.json`, whatever else is in it."""
+        return cls(path, _tenants_of_document)
+
+    def start(self) -> None:
+        """Look at the file from now on."""
+        self._looked = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    @property
+    def usable(self) -> bool:
+        """Somebody may be let in."""
+        running = self._thread.is_alive()
+        return not self.complaint and not (running and time.monotonic() - self._looked > STALE_SECONDS)
+
+    def authenticate(self, header: str | None) -> Access:
+        """Return what the key of an `Authorization` header opens.
+
+        A key is looked up by a mark that nobody outside of this process can compute, so that the time tells nothing.
+
+        Raises:
+            Refusal: the key is nobody's, or the keys are not known at the moment.
+        """
+        if not self.usable:
+            raise _unusable()
+        if not self.tenants:
+            return Access(None)
+        scheme, _, key = (header or "").partition(" ")
+        mark = self._mark(hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest())
+        tenant = self._marks.get(mark)
+        if tenant is None or scheme.lower() != "bearer":
+            raise _unknown(given=bool(key))
+        return Access(tenant, mark)
+
+    def objection(self, access: Access, model: str | None) -> Refusal | None:
+        """Return why an answer cannot go on for whom it was begun; None if it can.
+
+        Args:
+            access: that it was begun with.
+            model: the public name that was asked for; None if that is not known yet.
+        """
+        if not self.usable:
+            return _unusable()
+        if access.tenant is None and not self.tenants:
+            return None
+        tenant = self._marks.get(access.mark)
+        if tenant is None or access.tenant is None or tenant.name != access.tenant.name:
+            return _unknown(given=True)
+        if model is not None and tenant.models is not None and model not in tenant.models:
+            return Refusal(403, f"the model {model[:100]!r} was taken from this key", code="forbidden")
+        return None
+
+    def look(self) -> None:
+        """Read the file and do what it says."""
+        try:
+            data = _read(self._path)
+            if data != self._data or self.complaint:
+                tenants = self._parsed(data)
+                if self.tenants and not tenants:
+                    raise DocumentError(
+                        f"{self._path} names no tenant any more; to let everybody in, start anew"
+                    )
+                self._take(tenants)
+                LOG.log(
+                    logging.WARNING if self.complaint else logging.INFO,
+                    "the keys of %s are followed: %d tenants",
+                    self._path,
+                    len(tenants),
+                )
+                self._data, self.complaint = data, ""
+                self.count("done")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not let anybody in
+            why = str(error) if isinstance(error, DocumentError) else type(error).__name__
+            if self.tenants and why != self.complaint:
+                self.complaint = why
+                LOG.error("nobody is let in: the keys cannot be used: %s", why)
+                self.count("refused")
+        self._looked = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            self.look()
+
+    def _parsed(self, data: bytes) -> list[Tenant]:
+        try:
+            return self._parse(data)
+        except ValidationError as error:
+            raise DocumentError(f"{self._path} is no file of tenants: {reason(error)}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DocumentError(f"{self._path} is no file of tenants: {error}") from error
+
+    def _take(self, tenants: list[Tenant]) -> None:
+        self._marks = {self._mark(key): tenant for tenant in tenants for key in tenant.key_sha256}
+        self.tenants = tuple(tenants)
+
+    def _mark(self, digest: str) -> bytes:
+        return hmac.digest(self._secret, digest.encode(), "sha256")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # Not to wait for the other end of a pipe; a pipe cannot be read again anyway.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DocumentError(f"{path} is no regular file, which could be read again")
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DocumentError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    if len(data) > MAX_BYTES:
+        raise DocumentError(f"{path} is longer than {MAX_BYTES >> 20} MiB")
+    return data
+
+
+def _tenants_of_toml(data: bytes) -> list[Tenant]:
+    named = [{"name": name, **table} for name, table in tomllib.loads(data.decode()).items()]
+    if not named:
+        raise ValueError("it names no tenant, so that nobody could ask")
+    return _tenants(named)
+
+
+def _tenants_of_document(data: bytes) -> list[Tenant]:
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise TypeError("it is not a JSON object")
+    return _tenants(document.get("tenants", []))
+
+
+def _tenants(values: Any) -> list[Tenant]:
+    return check_tenants(TypeAdapter(list[Tenant]).validate_python(values))
+
+
+def _unusable() -> Refusal:
+    return Refusal(
+        503,
+        "the server cannot read its keys and lets nobody in until it can; its log says why",
+        code="keys_unavailable",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _unknown(*, given: bool) -> Refusal:
+    return Refusal(
+        401,
+        "incorrect API key provided" if given else "no API key provided: send Authorization: Bearer KEY",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

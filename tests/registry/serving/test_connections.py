@@ -1,0 +1,214 @@
+"""Connections that send nothing, too little or too slowly, and those that are served meanwhile."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import resource
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import caesar
+import pytest
+from serving_server import Served, served
+
+from fusery.registry.serving import connections
+
+BODY = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 2})
+
+
+@pytest.fixture(scope="module")
+def server(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(caesar.make_bundle(tmp_path_factory.mktemp("served"), (1,), base=echo_base)) as running:
+        yield running
+
+
+def connect(server: Served) -> socket.socket:
+    host, _, port = server.root.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Tell whether the server has closed a connection, without waiting."""
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def wait_until_closed(*clients: socket.socket) -> None:
+    left = list(clients)
+    for _ in range(1500):
+        left = [client for client in left if not is_closed(client)]
+        if not left:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"{len(left)} connections are still there")
+
+
+def answers(server: Served) -> bool:
+    return (
+        server.client().completions.create(model="caesar_v1", prompt="a", max_tokens=1).choices[0].text == "b"
+    )
+
+
+HALF = {
+    "nothing": b"",
+    "half a line": b"POST /v1/comp",
+    "half a head": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX: ",
+}
+
+
+@pytest.mark.parametrize("what", HALF)
+def test_who_sends_half_a_head_is_hung_up_on(
+    server: Served, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with connect(server) as client:
+        client.sendall(HALF[what])
+        wait_until_closed(client)
+    assert answers(server)
+
+
+def test_a_byte_now_and_then_is_no_request(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    with connect(server) as client:
+        for byte in b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"x" * 10_000:
+            try:
+                client.sendall(bytes([byte]))
+            except ConnectionError:
+                break
+            if is_closed(client):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("the head could be sent for ever")
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_after_an_answer_there_is_no_more_time(
+    server: Served, monkeypatch: pytest.MonkeyPatch, *, refused: bool
+) -> None:
+    """Neither for the rest of a body that is not wanted, nor for another request that does not come."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    with connect(server) as client:
+        if refused:
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: x.localhost\r\nContent-Length: 100000\r\n\r\n"
+            )
+        else:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
+        assert client.recv(4096).startswith(b"HTTP/1.1 415" if refused else b"HTTP/1.1 200")
+        for _ in range(1500):
+            try:
+                client.sendall(b"x")
+            except ConnectionError:
+                break
+            if is_closed(client):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("it could be sent for ever")
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Client and server are one process here, with both ends of each connection."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(before[1], 8192)), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_twelve_hundred_half_open_connections(server: Served) -> None:
+    with ExitStack() as stack:
+        clients = []
+        for number in range(1200):
+            client = stack.enter_context(connect(server))
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: loc")
+            clients.append(client)
+            if number % 100 == 0:
+                assert answers(server)
+        assert answers(server)
+        wait_until_closed(*clients[: 1200 - connections.IDLE_CONNECTIONS])
+        kept = [client for client in clients if not is_closed(client)]
+        assert len(kept) <= connections.IDLE_CONNECTIONS
+        last = kept[-1]  # who is slow, and not too slow, is served
+        last.sendall(b"alhost\r\nContent-Type: application/json\r\n")
+        last.sendall(f"Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode())
+        assert last.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_on_one_connection(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE_CONNECTIONS", 1)
+    connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
+    for _ in range(3):
+        connection.request("POST", "/v1/completions", BODY, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        assert reply.status == 200
+        assert json.load(reply)["choices"][0]["text"] == "bc"
+    connection.close()
+    # Two of them at once, in one go.
+    with connect(server) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+        seen = b""
+        while seen.count(b'{"status":"ok"}') < 2:
+            seen += client.recv(4096)
+
+
+def test_what_is_being_answered_is_not_idle(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE_CONNECTIONS", 2)
+    stream = server.client().completions.create(model="caesar_v1", prompt="z", max_tokens=60, stream=True)
+    rest = iter(stream)
+    text = next(rest).choices[0].text
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(server))
+        text += "".join(chunk.choices[0].text for chunk in rest)
+    assert text == caesar.answer("z", 1, 60)
+
+
+def test_who_does_not_read_is_hung_up_on(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
+    with connect(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for _ in range(2000):  # answers enough to fill what the system keeps for it
+            try:
+                client.sendall(request)
+            except ConnectionError:
+                break
+        for _ in range(1500):
+            if not server.service.admission.total and _gone(client):
+                return
+            time.sleep(0.02)
+    pytest.fail("it is still there")
+
+
+def _gone(client: socket.socket) -> bool:
+    try:
+        client.sendall(b"\r\n")
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("size", [70_000, 10_000_000])
+def test_a_head_without_end(server: Served, size: int) -> None:
+    with connect(server) as client:
+        try:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * size)
+            assert client.recv(4096)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
+        except ConnectionError:
+            pass
+        wait_until_closed(client)
+    assert answers(server)
