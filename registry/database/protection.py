@@ -10,6 +10,10 @@ from sqlalchemy import Connection, text
 from .. import tables
 from .guards import FUNCTIONS, guards_of
 
+_LOG = "which keeps the log append-only"
+_SPELLING = "which refuses values that are misspelled"
+_MENDING = "`fusery db upgrade` makes it anew"
+
 _SQLITE = "SELECT name, tbl_name AS on_table, sql AS definition FROM sqlite_master WHERE type = 'trigger'"
 
 _POSTGRESQL = """
@@ -78,11 +82,13 @@ def weaknesses(connection: Connection) -> Iterator[Weakness]:
     broken = dict(_broken(connection, found))
     for name, what in broken.items():
         if name in FUNCTIONS:
-            yield Weakness("log_unprotected", f"function {name}", f"the function {name}, {_LOG}, {what}")
+            yield Weakness(
+                "log_unprotected", f"function {name}", f"the function {name}, {_LOG}, {what}: {_MENDING}"
+            )
             continue
         guard = guards_of(connection.dialect.name)[name]
         code, why = ("log_unprotected", _LOG) if guard.table == "event" else ("table_unprotected", _SPELLING)
-        yield Weakness(code, f"trigger {name}", f"the trigger {name}, {why}, {what}")
+        yield Weakness(code, f"trigger {name}", f"the trigger {name}, {why}, {what}: {_MENDING}")
     yield from _others(connection, found)
     if connection.dialect.name == "postgresql":
         for role in connection.scalars(text(_ROLES)):
@@ -91,10 +97,6 @@ def weaknesses(connection: Connection) -> Iterator[Weakness]:
                 f"session_replication_role of {role}",
                 f"session_replication_role is set for {role}: no trigger guards the log from it",
             )
-
-
-_LOG = "which keeps the log append-only"
-_SPELLING = "which refuses values that are misspelled"
 
 
 def damaged(connection: Connection) -> list[str]:
