@@ -11,6 +11,11 @@ from .. import tables
 from .functions import FUNCTIONS, signature, statement
 from .guards import guards_of
 
+_LOG = "which keeps the log append-only"
+_ALIASES = "which holds moves of aliases against their rules"
+_SPELLING = "which refuses values that are misspelled"
+_MENDING = "`fusery db upgrade` makes it anew"
+
 _SQLITE = "SELECT name, tbl_name AS on_table, sql AS definition FROM sqlite_master WHERE type = 'trigger'"
 
 _POSTGRESQL = """
@@ -83,11 +88,13 @@ def weaknesses(connection: Connection) -> Iterator[Weakness]:
     for name, what in broken.items():
         if name in FUNCTIONS:
             why = _ALIASES if FUNCTIONS[name].definer else _LOG
-            yield Weakness("log_unprotected", f"function {name}", f"the function {name}, {why}, {what}")
+            yield Weakness(
+                "log_unprotected", f"function {name}", f"the function {name}, {why}, {what}: {_MENDING}"
+            )
             continue
         guard = guards_of(connection.dialect.name)[name]
         code, why = ("log_unprotected", _LOG) if guard.table == "event" else ("table_unprotected", _SPELLING)
-        yield Weakness(code, f"trigger {name}", f"the trigger {name}, {why}, {what}")
+        yield Weakness(code, f"trigger {name}", f"the trigger {name}, {why}, {what}: {_MENDING}")
     yield from _others(connection, found)
     if connection.dialect.name == "postgresql":
         for role in connection.scalars(text(_ROLES)):
@@ -96,11 +103,6 @@ def weaknesses(connection: Connection) -> Iterator[Weakness]:
                 f"session_replication_role of {role}",
                 f"session_replication_role is set for {role}: no trigger guards the log from it",
             )
-
-
-_LOG = "which keeps the log append-only"
-_ALIASES = "which holds moves of aliases against their rules"
-_SPELLING = "which refuses values that are misspelled"
 
 
 def damaged(connection: Connection) -> list[str]:

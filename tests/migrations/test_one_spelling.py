@@ -1,0 +1,102 @@
+"""0008 to 0011 and back: documents are respelled, seals hold, and the index of tensors starts anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from databasefacts import all_rows, migrate_to, snapshot
+from sqlalchemy import text
+
+from fusery.registry import events
+from fusery.registry.audit.records import check_records
+from fusery.registry.audit.spellings import check_spellings
+from fusery.registry.database import Database, schema
+from fusery.registry.database.protection import damaged
+from fusery.registry.upgrade import seal_older
+
+WRITTEN = {
+    "course_rec#prod": '{"val_loss_within": 0.5, "approvals": 1}',
+    "mail#prod": '{"far": 1e16, "none": -0.0, "much": 10000000000000000000, "l\\u00e4nger": ["a", 1.5]}',
+    "prod": "{}",
+}
+"""Rules as the release before wrote them: in the order in which somebody gave them."""
+
+
+@pytest.fixture
+def older(empty_url: str) -> Iterator[Database]:
+    """A database of the revision before, with sealed documents and tensors."""
+    database = Database.open(empty_url)
+    migrate_to(database, "0007")
+    schema.upgrade(database, afterwards=partial(seal_older, actor="ann"))
+    schema.downgrade(database, "0008")
+    with database.write() as session:
+        session.execute(text("INSERT INTO manifest (id, digest, size) VALUES (1, 'm', 0)"))
+        session.execute(text("INSERT INTO tensor (manifest_id, name, digest) VALUES (1, 'a', 'd')"))
+        for number, (target, rules) in enumerate(WRITTEN.items(), 1):
+            task, _, alias = target.rpartition("#")
+            values = {"id": number, "task": task, "alias": alias, "rules": rules}
+            session.execute(
+                text(
+                    "INSERT INTO alias_rule (id, task, alias, guarded, rules, created_at, created_by)"
+                    f" VALUES (:id, :task, :alias, true, {_document(database)}, '2026-01-15 00:00:00.000000', 'ann')"
+                ),
+                values,
+            )
+    yield database
+    database.close()
+
+
+def _document(database: Database) -> str:
+    return ":rules" if database.dialect == "sqlite" else "CAST(:rules AS JSONB)"
+
+
+def test_documents_have_one_spelling_afterwards(older: Database) -> None:
+    with older.read() as session:
+        found = {one.subject.split(" ")[0] for one in check_spellings(session)}
+    assert found == ({"alias_rule.rules"} if older.dialect == "sqlite" else set())
+    migrate_to(older, "0011")
+    with older.read() as session:
+        assert list(check_spellings(session)) == []
+        assert damaged(session.connection()) == []
+        assert session.scalar(text("SELECT count(*) FROM tensor")) == 0
+
+
+def test_seals_of_before_hold(older: Database) -> None:
+    from fusery.registry.audit.records import unsealed
+    from fusery.registry.database import log
+
+    with older.write() as session:
+        session.execute(text("DELETE FROM tensor"))
+        for seals in unsealed(session):
+            events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
+            log.write(session, seals)
+    migrate_to(older, "0011")
+    with older.read() as session:
+        assert list(check_records(session)) == []
+        assert list(events.verify_chain(session)) == []
+
+
+def test_up_and_down_keep_every_row(older: Database) -> None:
+    before, tables_before = all_rows(older), snapshot(older)
+    migrate_to(older, "0011")
+    schema.downgrade(older, "0008")
+    after = all_rows(older)
+    assert snapshot(older) == tables_before
+    if older.dialect == "sqlite":
+        with older.read() as session:
+            query = "SELECT count(*) FROM sqlite_master WHERE name LIKE '%spelling%'"
+            assert session.scalar(text(query)) == 0
+    kept = before.keys() - {"alias_rule", "tensor"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+
+def test_what_is_no_document_is_left_for_an_audit(older: Database) -> None:
+    if older.dialect != "sqlite":
+        return
+    with older.write() as session:
+        session.execute(text("UPDATE alias_rule SET rules = '{' WHERE id = 3"))
+    migrate_to(older, "0011")
+    with older.read() as session:
+        assert [one.subject for one in check_spellings(session)] == ["alias_rule.rules 3"]
