@@ -36,7 +36,16 @@ def test_pull_gives_names_and_documents(stocked: Fusery, tmp_path: Path) -> None
     assert document.keys() == {"reference", "from", "to", "dry_run", "copied", "bytes", "items"}
     assert (document["copied"], document["bytes"], document["dry_run"]) == (0, 0, False)
     assert {item["state"] for item in document["items"]} == {"present"}
-    assert document["items"][0].keys() == {"kind", "name", "there", "digest", "state", "bytes", "reason"}
+    assert document["items"][0].keys() == {
+        "kind",
+        "name",
+        "there",
+        "digest",
+        "state",
+        "bytes",
+        "reason",
+        "withdrawals",
+    }
     shown = [stocked("--home", place, "list", "--json").json for place in (home, tmp_path / "home")]
     assert shown[0] == shown[1]
 

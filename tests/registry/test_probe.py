@@ -61,10 +61,10 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
     fused = stocked.fuse("course_rec@1")
     assert fused.cached
     assert document["a"] == {
-        "kind": "adapter", "name": adapter["name"], "digest": adapter["digest"], "precision": None,
+        "kind": "adapter", "name": adapter["name"], "digest": adapter["digest"], "precision": None, "format": None,
     }  # fmt: skip
     assert document["b"] == {
-        "kind": "fused", "name": adapter["name"], "digest": fused.view["digest"], "precision": "keep",
+        "kind": "fused", "name": adapter["name"], "digest": fused.view["digest"], "precision": "keep", "format": "keep",
     }  # fmt: skip
     assert (found.prompts, len(found.rows)) == (2, 2)
     assert found.tokens == sum(row.tokens for row in found.rows)

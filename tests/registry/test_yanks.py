@@ -57,8 +57,13 @@ def test_taken_back(stocked: Registry) -> None:
     assert not stocked.show("course_rec@1")["yanked"]
     assert stocked.fuse("course_rec@1").view["fidelity"]["verdict"] == "PASS"
     told = stocked.events(reference="course_rec@1")
-    assert [event["action"] for event in told] == ["adapter.registered", "adapter.yanked", "adapter.unyanked"]
-    assert told[-1]["detail"]["reason"] == "cleared"
+    assert [event["action"] for event in told] == [
+        "adapter.registered",
+        "adapter.yanked",
+        "adapter.unyanked",
+        "fused.made",
+    ]
+    assert told[-2]["detail"]["reason"] == "cleared"
 
 
 def test_a_reason_is_needed(stocked: Registry) -> None:

@@ -142,7 +142,7 @@ def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
     assert (base.owner.kind, base.identical) == ("base", False)
     assert (guess.owner.kind, guess.evidence, guess.identical) == ("fused", "modules", False)
     assert guess.confidence <= 0.5
-    assert found.unread == {guess.owner.name: "its files are no longer in the cache"}
+    assert found.unread == {guess.owner.title: "its files are no longer in the cache"}
     stocked.fuse("course_rec@2", KEEP)
     assert [match.owner.kind for match in stocked.identify(copy).matches] == ["fused"]
 
@@ -163,7 +163,7 @@ def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, t
     data[-1] ^= 1
     file.write_bytes(data)
     found = stocked.identify(copy)
-    assert found.unread == {"course_rec_v2_20260201": "its files are damaged"}
+    assert found.unread == {"course_rec_v2_20260201 (keep)": "its files are damaged"}
     assert found.matches[0].owner.kind == "base"
 
 
