@@ -240,7 +240,8 @@ def _fused_folder(
         ) as fused,
     ):
         manifest = manifest_of(fused.view)
-        reading.enter_context(verified({entry.path: fused.path / entry.path for entry in manifest}, manifest))
+        files = {entry.path: fused.path / entry.path for entry in manifest}
+        reading.enter_context(verified(files, manifest, near=workspace.vouchers.root))
         name = fused.view["adapter"]
         for withdrawal in fused.view["withdrawals"]:
             say(f"{name}: {withdrawal['told']}")

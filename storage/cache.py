@@ -336,7 +336,7 @@ class FusedCache:
         # Written by this process, in a folder that only it could enter, and nobody has one of them open.
         ours = (made := self._made.get(folder)) is not None and made == _identity(folder)
         untouched = hashed and ours and all(map(is_unopened, paths))
-        certain = self._vouchers is not None and settle(paths)
+        certain = self._vouchers is not None and settle(paths, near=self.root / "tmp")
         for entry in manifest:
             size = state[entry.path][0]
             subject = f"{entry.path} of {folder}"

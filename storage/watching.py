@@ -9,13 +9,16 @@ File systems on which that is not so, such as tmpfs, are found by trying it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from .copying import pump, reading
 from .digest import Digest
@@ -41,7 +44,7 @@ class Watch:
 
         Args:
             paths: the files, by names of the caller's choice; links are followed.
-            near: a folder to try a file system in whose own folders may not be written.
+            near: a folder of ours, to try the file system in where that cannot be done beside the files.
 
         Raises:
             OSError: a file is not there, or may not be read.
@@ -92,9 +95,9 @@ def watched(paths: Mapping[str, Path], manifest: Manifest, *, near: Path | None 
 
 
 @contextmanager
-def verified(paths: Mapping[str, Path], manifest: Manifest) -> Iterator[None]:
-    """Hash files, and refuse them if they change before the block ends; raises as `watched`."""
-    with watched(paths, manifest):
+def verified(paths: Mapping[str, Path], manifest: Manifest, *, near: Path | None = None) -> Iterator[None]:
+    """Hash files, and refuse them if they change before the block ends; arguments and errors as for `watched`."""
+    with watched(paths, manifest, near=near):
         require_digests(paths, manifest)
         yield
 
@@ -167,33 +170,43 @@ def is_unopened(path: Path) -> bool:
 def shows_mapped_writes(path: Path, near: Path | None = None) -> bool:
     """Tell whether a write through a mapping, after a flush, shows in a file's times on the file system of a file.
 
-    It is tried with a file without a name in the file's folder, or else in `near`, if that is on the same one.
+    It is tried with a file that has no name in the file's own folder, where nobody is to find it; or else in `near`, if
+    that is on the same file system.  Where it cannot be tried, the answer is False.
     """
     device = path.stat().st_dev
     if device not in _SHOWN:
-        _SHOWN[device] = False
-        for folder in (path.resolve().parent, near):
-            if folder is not None and folder.is_dir() and folder.stat().st_dev == device:
-                try:
-                    _SHOWN[device] = _try_mapping(folder)
-                except OSError:
-                    continue  # it may not be written to
+        trials = (partial(_nameless, path.resolve().parent), partial(_beside, near, device))
+        for trial in trials:
+            with suppress(OSError), trial() as file:
+                _SHOWN[device] = _shows(file)
                 break
-    return _SHOWN[device]
+    return _SHOWN.get(device, False)
 
 
-def _try_mapping(folder: Path) -> bool:
+def _nameless(folder: Path) -> IO[bytes]:
+    if not hasattr(os, "O_TMPFILE"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(folder))
+    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return os.fdopen(fd, "w+b", buffering=0)
+
+
+def _beside(near: Path | None, device: int) -> IO[bytes]:
     import tempfile
 
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        file.write(bytes(mmap.PAGESIZE))
-        with mmap.mmap(file.fileno(), mmap.PAGESIZE) as memory:
-            memory[0] += 1
-            _flush(file.fileno())
-            before = state_of(os.fstat(file.fileno()))
-            wait_a_tick({"": before})
-            memory[0] += 1
-            return state_of(os.fstat(file.fileno())) != before
+    if near is None or near.stat().st_dev != device:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(near))
+    return tempfile.TemporaryFile(dir=near, buffering=0)
+
+
+def _shows(file: IO[bytes]) -> bool:
+    file.write(bytes(mmap.PAGESIZE))
+    with mmap.mmap(file.fileno(), mmap.PAGESIZE) as memory:
+        memory[0] += 1
+        _flush(file.fileno())
+        before = state_of(os.fstat(file.fileno()))
+        wait_a_tick({"": before})
+        memory[0] += 1
+        return state_of(os.fstat(file.fileno())) != before
 
 
 def _flushed(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from fusery.storage import watching
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError
 from fusery.storage.failures import DigestMismatchError
@@ -85,6 +88,25 @@ def test_a_file_system_that_shows_mapped_writes_is_told_from_one_that_does_not(
         assert Watch({"f": file}).certain
     assert os.listdir(in_memory.parent) == ["f"]
     assert os.listdir(file.parent) == ["f"]
+
+
+def test_a_folder_of_ours_will_do_to_try_a_file_system(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file cannot be without a name: nobody is to come upon one beside the files."""
+    shows = shows_mapped_writes(file)
+    monkeypatch.setattr(watching, "_SHOWN", {})
+
+    def refuse(folder: Path) -> NoReturn:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(folder))
+
+    monkeypatch.setattr(watching, "_nameless", refuse)
+    assert not shows_mapped_writes(file)
+    assert not shows_mapped_writes(file, Path("/proc"))
+    assert not shows_mapped_writes(file, tmp_path / "nothing")
+    (tmp_path / "ours").mkdir()
+    assert shows_mapped_writes(file, tmp_path / "ours") is shows
+    assert os.listdir(tmp_path / "ours") == []
 
 
 def test_a_write_through_a_page_that_was_dirty_before_shows_in_the_times(file: Path) -> None:
