@@ -51,19 +51,23 @@ def conditions(table: Table, dialect: str) -> Mapping[str, str]:
         if isinstance(column.type, DigestText):
             parts.append(_DIGEST[dialect])
         if parts:
-            found[column.name] = _unless_null(column, " AND ".join(parts), "")
+            said = " AND ".join(parts)
+            found[column.name] = (
+                _or_null(column, said) if column.nullable else said.format(f'"{column.name}"')
+            )
     return found
 
 
 def forms(table: Table) -> Sequence[str]:
     """Return the SQL that is true of what SQLite is to take for the columns of a new row."""
     columns = [column for column in table.columns if kind_of(column) in _FORMS and not _is_row_number(column)]
-    return [_unless_null(column, _FORMS[kind_of(column)], "NEW.") for column in columns]
+    # What is missing and must not be is refused by the column itself, which says so.
+    return [_or_null(column, _FORMS[kind_of(column)], "NEW.") for column in columns]
 
 
-def _unless_null(column: Column[Any], said: str, prefix: str) -> str:
+def _or_null(column: Column[Any], said: str, prefix: str = "") -> str:
     value = f'{prefix}"{column.name}"'
-    return f"({value} IS NULL OR {said.format(value)})" if column.nullable else f"({said.format(value)})"
+    return f"({value} IS NULL OR {said.format(value)})"
 
 
 def _is_row_number(column: Column[Any]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest_types import Fusery
+from tampering import forced
 
 from fusery.cli.main import COMMANDS, cli
 
@@ -262,10 +263,8 @@ def test_a_database_that_was_edited_is_no_traceback(
     sentence: str,
 ) -> None:
     """SQLite keeps whatever it is given, and what nobody thought of becomes a sentence, too."""
-    with closing(sqlite3.connect(tmp_path / "home" / "fusery.db")) as connection:
-        connection.execute("PRAGMA ignore_check_constraints = ON")
+    with forced(tmp_path / "home" / "fusery.db") as connection:
         connection.execute(statement)
-        connection.commit()
     monkeypatch.delenv("_FUSERY_RAISES")
     ran = stocked(*words)
     assert ran.code == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import showcase
 from full_registry import fill
+from tampering import forced
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
@@ -200,8 +201,7 @@ def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path)
     ],
 )
 def test_values_that_are_none_are_told_of_in_a_sentence(edit: str, copied: Registry, tmp_path: Path) -> None:
-    with sqlite3.connect(copied.workspace.settings.home / "fusery.db") as database:
-        database.execute("PRAGMA ignore_check_constraints = ON")
+    with forced(copied.workspace.settings.home / "fusery.db") as database:
         database.execute(edit)
     try:
         written = copied.report(html=tmp_path / "a.html")
