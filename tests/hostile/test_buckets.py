@@ -19,6 +19,8 @@ from hostile.databases import weights
 from hostile.stage import Stage
 from s3_server import BUCKET, S3Server, find_server, running_server
 
+pytestmark = pytest.mark.slow
+
 PULL, PUSH = ("pull", "course_rec@1"), ("push", "own_task@1")
 BOTH = (PULL, PUSH)
 
