@@ -304,3 +304,42 @@ def test_the_document_of_an_exported_folder_says_so(stocked: Registry, tmp_path:
     assert document["training_date"] == "2026-01-14"
     assert [each["from"] for each in document["fusery"]["facts"]["amendments"]] == [0.61, "20260115"]
     assert "Amended since it was registered" in (folder / "README.md").read_text()
+
+
+def test_whatever_leaves_the_registry_says_so_and_names_nobody(stocked: Registry, tmp_path: Path) -> None:
+    stocked.amend(ONE, val_loss=0.061, reason="typo")
+    stocked.materialize(ONE, tmp_path / "model")
+    stocked.materialize(ONE, tmp_path / "adapters", target="vllm")
+    record = json.loads((tmp_path / "model" / "fusery.json").read_text())
+    told = record["provenance"]["adapter"]
+    assert told["val_loss"] == 0.061
+    [each] = told["amendments"]
+    assert {key: each[key] for key in ("field", "from", "to", "reason")} == {
+        "field": "val_loss",
+        "from": 0.61,
+        "to": 0.061,
+        "reason": "typo",
+    }
+    assert "by" not in each
+    assert (
+        "| adapter, amended | val_loss: 0.61 -&gt; 0.061 |" in (tmp_path / "model" / "README.md").read_text()
+    )
+    packed = json.loads((tmp_path / "adapters" / "fusery.json").read_text())["adapters"][0]["facts"]
+    assert packed["amendments"] == [each]
+
+
+def test_documents_for_auditors_say_so(stocked: Registry, tmp_path: Path) -> None:
+    from fusery.registry.lineage.prov import prov
+
+    stocked.amend(ONE, val_loss=0.061, clear=["examples"], reason="<typo>")
+    page = stocked.report("course_rec", html=tmp_path / "report.html")
+    [told] = [section["amendments"] for section in page.facts["tasks"]]
+    assert [(each["adapter"], each["field"]) for each in told] == [(ONE, "val_loss"), (ONE, "examples")]
+    text = (tmp_path / "report.html").read_text()
+    assert "Amendments" in text
+    assert "&lt;typo&gt;" in text
+    assert "<typo>" not in text
+    document = json.dumps(prov(stocked.lineage(ONE, complete=True)))
+    assert '"fusery:amended": "examples, val_loss"' in document
+    attested = json.dumps(stocked.attest(ONE).document)
+    assert '"amended": [{"field": "val_loss", "from": 0.61, "to": 0.061' in attested
