@@ -15,6 +15,6 @@ as a folder beside `server.py`.  What goes where:
     routing     which adapter a request gets                prompts     from messages to tokens
     bodies      what a request may say                      replies     what is said in return
     app         HTTP                                        metrics     what Prometheus gets to see
-    reload      following the document                      run         starting and ending
-    templates/  chat templates, rendered within limits
+    reload      following the document                      listening   the HTTP server
+    run         starting and ending                         templates/  chat templates, rendered within limits
 """
