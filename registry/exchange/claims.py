@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from datetime import date, datetime
-from typing import Any
-
-from sqlalchemy import BigInteger, String
-
-from fusery.storage.digest import canonical_json
-
-from .. import tables
 from ..errors import BadInputError
 from ..foreign import recipe_key_of
-from ..names import AdapterName, parse_base_name
-from ..plaintext import is_keepable
+from ..names import AdapterName
 from ..submission import Submission
-from ..tables.values import kind_of
 from .corrections import first_date, require_fitting
-from .package import Adapter, Base, Calibration, Fused, Item
+from .package import Adapter, Fused, Item
 
 _HINT = "fusery audit, there"
-_LONGEST_TEXT = 1 << 20
-_LARGEST_DOCUMENT = 48 << 20
-"""Bytes of a document: the largest is that of a base model, with what is known of each of its modules."""
 _MOST_POINTS = 200_000
 """Of a curve; as many as a run's record may have."""
-_WIDEST, _WIDEST_SMALL = 2**63, 2**31
 
 
 def check(item: Item) -> None:
@@ -44,71 +28,10 @@ def check(item: Item) -> None:
             f"{item.name} is on record with the digest {item.digest[:12]}, which its files do not have",
             hint=_HINT,
         )
-    for table, rows in _rows(item):
-        for row in rows:
-            _check_row(item, table, row)
-    if isinstance(item, Base):
-        for name in item.names:
-            parse_base_name(name["name"])
-            if name["folded"] != name["name"].casefold():
-                raise BadInputError(f"{item.name} is on record under a name that is not one", hint=_HINT)
-    elif isinstance(item, Adapter):
+    if isinstance(item, Adapter):
         _check_adapter(item)
     elif isinstance(item, Fused):
         _check_fused(item)
-
-
-def _rows(item: Item) -> Iterable[tuple[type[tables.Record], Iterable[Mapping[str, Any]]]]:
-    """Yield what goes into the database as it is told, by its table."""
-    yield tables.Signature, item.signatures
-    if isinstance(item, Base):
-        yield tables.BaseModel, [item.values]
-        yield tables.BaseName, item.names
-        yield tables.BaseRevision, item.revisions
-    elif isinstance(item, Calibration):
-        yield tables.Calibration, [item.values]
-    elif isinstance(item, Adapter):
-        yield tables.Adapter, [item.values]
-        yield tables.Dataset, [item.dataset] if item.dataset is not None else []
-        yield tables.AdapterTag, item.tags
-        yield tables.CurvePoint, item.curve
-        yield tables.TrainingRun, [item.run] if item.run is not None else []
-        yield tables.Yank, item.yanks
-        yield tables.Amendment, item.amendments
-    else:
-        yield tables.Fused, [item.values]
-        yield tables.FusedExtra, [values for values, _ in item.extras]
-        yield tables.ModuleFidelity, item.modules
-
-
-def _check_row(item: Item, model: type[tables.Record], row: Mapping[str, Any]) -> None:
-    for column in model.__table__.columns:
-        if column.name in row and not _fits(column, row[column.name]):
-            what = f"{model.__tablename__.replace('_', ' ')}, {column.name}"
-            raise BadInputError(f"{item.name} is on record with a value that is none: {what}", hint=_HINT)
-
-
-def _fits(column: Any, value: Any) -> bool:
-    """Tell whether a column may hold a value, on either database."""
-    if value is None:
-        return bool(column.nullable)
-    match kind_of(column):
-        case "text":
-            longest = column.type.length if isinstance(column.type, String) else None
-            return isinstance(value, str) and len(value) <= (longest or _LONGEST_TEXT) and is_keepable(value)
-        case "integer":
-            widest = _WIDEST if isinstance(column.type, BigInteger) else _WIDEST_SMALL
-            return isinstance(value, int) and not isinstance(value, bool) and -widest <= value < widest
-        case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        case "boolean":
-            return isinstance(value, bool)
-        case "moment":
-            return isinstance(value, datetime) and value.tzinfo is not None
-        case "date":
-            return isinstance(value, date)
-        case _:
-            return is_keepable(value) and len(canonical_json(value)) <= _LARGEST_DOCUMENT
 
 
 def _check_adapter(item: Adapter) -> None:

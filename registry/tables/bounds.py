@@ -6,6 +6,7 @@ PostgreSQL refuses most of the rest by itself, SQLite keeps whatever it is given
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -68,7 +69,7 @@ def _integer(column: Column[Any], value: Any) -> bool:
 
 
 def _number(column: Column[Any], value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _moment(column: Column[Any], value: Any) -> bool:
