@@ -44,6 +44,7 @@ ACTIONS: Mapping[str, str] = {
     "key.trusted": "its signatures count for some aliases",
     "records.changed": "records changed, and nothing else tells of it",
     "records.sealed": "records from before the log had seals were sealed",
+    "registry.adopted": "it was restored from a backup of others, whose word counts for nothing",
     "registry.made": "the registry was made",
     "rules.removed": "an alias has its rules no more",
     "rules.set": "an alias has these rules",

@@ -311,17 +311,17 @@ REFUSED: dict[str, tuple[Forge, str]] = {
     "an adapter of modules that the base lacks": (_numbers(_strangers), "refused"),
     "an adapter on another base": (_on_another_base, "refused"),
     "a note of a book's length": (_adapter(_set(note="x" * 20_000)), "note"),
-    "a note with NUL in it": (_adapter(_set(note="a\0b")), "adapter, note"),
+    "a note with NUL in it": (_adapter(_set(note="a\0b")), "adapter.note"),
     "an author of a page's length": (_adapter(_set(created_by="x" * 2000)), "created_by"),
     "a loss that is infinite": (_adapter(_set(val_loss=math.inf)), "val_loss"),
     "a version that the name does not have": (_adapter(_set(version=7)), "on record as course_rec_v7"),
-    "a tag without end": (_tag, "adapter tag, value"),
+    "a tag without end": (_tag, "adapter_tag.value"),
     "a curve beyond the checkpoint": (_curve((50, 0.5), (5000, 0.01)), "goes on to 5000"),
     "a curve before the beginning": (_curve((-5, 0.5)), "curve that is none"),
-    "a curve with an infinity": (_curve((50, math.inf)), "curve point, val_loss"),
+    "a curve with an infinity": (_curve((50, math.inf)), "curve_point.val_loss"),
     "a moment that is none": (_garbage_moment, "moment"),
-    "an adapter that is its own ancestor": (_own_ancestor, "its own ancestor"),
-    "a base without a name": (_no_name, "cannot be read"),
+    "an adapter that is its own ancestor": (_own_ancestor, "lead in a circle"),
+    "a base without a name": (_no_name, "has no name"),
 }
 
 

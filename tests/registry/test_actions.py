@@ -41,7 +41,7 @@ def recorded() -> Iterator[str]:
                         yield str(each.value)
             elif isinstance(node, ast.Assign):
                 for each in ast.walk(node.value):
-                    if isinstance(each, ast.Constant) and each.value in ACTIONS:
+                    if isinstance(each, ast.Constant) and _looks_so(each.value, kinds):
                         yield str(each.value)
 
 
