@@ -16,6 +16,7 @@ was written anew as a whole, shows up only against a hash that was noted down el
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from fusery.storage.digest import canonical_json
 
 from .actions import ACTIONS
 from .database import Database
-from .database.log import FIRST_PREVIOUS, append, event_hash, last
+from .database.log import FIRST_PREVIOUS, append, event_hash, last, parse_seals
 from .tables import Event
 
 __all__ = ["FIRST_PREVIOUS", "Problem", "event_hash", "history", "last", "record", "verify_chain"]
@@ -100,6 +101,8 @@ def verify_chain(session: Session) -> Iterator[Problem]:
             yield Problem(event.seq, f"entry {event.seq} does not follow from entry {seq}")
         if not _is_as_written(event):
             yield Problem(event.seq, f"entry {event.seq} was changed after it was written")
+        elif not _is_well_spelled(event):
+            yield Problem(event.seq, f"entry {event.seq} has details or seals that fusery does not write so")
         seq, previous = event.seq, event.hash
 
 
@@ -107,6 +110,15 @@ def _is_as_written(event: Event) -> bool:
     try:
         return event.hash == event_hash(event)
     except TypeError:  # SQLite keeps bytes where somebody put them instead of a text
+        return False
+
+
+def _is_well_spelled(event: Event) -> bool:
+    try:
+        if event.seals is not None:
+            parse_seals(event.seals)
+        return canonical_json(json.loads(event.detail)).decode("ascii") == event.detail
+    except (ValueError, RecursionError):
         return False
 
 

@@ -72,7 +72,7 @@ def claims(session: Session, key: str) -> list[tables.Fused]:
 
 def counts(session: Session, row: tables.Fused, moment: Moment | None = None) -> bool:
     """Tell whether an artifact is as good as one that was made here: now, or at a moment of the past."""
-    if row.origin is None or (moment is not None and moment.is_before_claims):
+    if row.origin is None or (moment is not None and moment.is_before_claim(row.id)):
         return True
     return bool(signers(session, row, moment))
 

@@ -20,6 +20,7 @@ from fusery.storage.digest import digest_json
 from .. import tables
 from ..amendments import DATASET, TAG, misfits, state_of
 from ..correction import accepted
+from ..database.log import parse_seals
 from ..database.sealing import KINDS, Content, Key, contents_of
 from ..errors import BadInputError
 from ..names import parse_date
@@ -60,14 +61,16 @@ class _Log:
     def note(self, seq: int, text: str) -> None:
         """Take in the seals of an entry."""
         try:
-            seals = [(str(kind), int(number), digest) for kind, number, _, digest in json.loads(text)]
-        except (ValueError, TypeError):
+            seals = parse_seals(text)
+        except ValueError:
             return  # the chain's matter
-        for kind, number, digest in seals:
-            if kind == "amendment":
-                self.amended.setdefault(number, seq)
-            elif kind == _ADAPTER.name:
-                self._scratch.execute("INSERT OR REPLACE INTO seal VALUES (?, ?, ?)", [number, seq, digest])
+        for seal in seals:
+            if seal.kind == "amendment" and seal.digest is not None:
+                self.amended.setdefault(seal.number, seq)
+            elif seal.kind == _ADAPTER.name:
+                self._scratch.execute(
+                    "INSERT OR REPLACE INTO seal VALUES (?, ?, ?)", [seal.number, seq, seal.digest]
+                )
 
     def several(self) -> set[int]:
         """Return the adapters that were sealed as one thing and then as another."""

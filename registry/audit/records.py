@@ -6,7 +6,6 @@ that memory does not grow with the registry.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ from sqlalchemy import Table, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..database.log import parse_seals
 from ..database.sealing import KINDS, Key, Kind, Seal, seal_rows
 
 _BATCH = 500
@@ -84,7 +84,7 @@ def _gather(session: Session, scratch: sqlite3.Connection, only: Collection[Key]
     seq, event = 0, tables.Event
     chosen = select(event.seq, event.seals).order_by(event.seq).limit(_BATCH)
     if only is not None:
-        # The beginning of a seal as it stands in the text, which is canonical JSON.
+        # The beginning of a seal as it stands in the text; one that stands there otherwise is the chain's matter.
         starts = [f'["{kind}",{number},' for kind, number in only]
         chosen = chosen.where(or_(*(event.seals.contains(start, autoescape=True) for start in starts)))
     while True:
@@ -99,11 +99,9 @@ def _gather(session: Session, scratch: sqlite3.Connection, only: Collection[Key]
 
 def _parsed(text: str) -> list[tuple[str, int, str, str | None]]:
     try:
-        return [
-            (str(kind), int(number), str(name), digest) for kind, number, name, digest in json.loads(text)
-        ]
-    except (ValueError, TypeError):
-        return []
+        return [(seal.kind, seal.number, seal.name, seal.digest) for seal in parse_seals(text)]
+    except ValueError:
+        return []  # the chain's matter
 
 
 def _numbers(session: Session, table: Table) -> Iterator[Sequence[int]]:

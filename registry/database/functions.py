@@ -15,7 +15,7 @@ _REFUSE = f" BEGIN RAISE EXCEPTION '{REFUSAL}' USING ERRCODE = 'restrict_violati
 # What replays of the log believe of rules and keys has to come from somebody who may set them.
 _REFUSE_FORGED = """
 BEGIN
-  IF NEW.action IN ('rules.set', 'rules.removed', 'key.trusted', 'key.revoked')
+  IF NEW.action IN ('rules.set', 'rules.removed', 'key.trusted', 'key.revoked', 'fused.disowned', 'registry.adopted')
       AND NOT has_table_privilege('alias_rule', 'INSERT') THEN
     RAISE EXCEPTION 'only an admin logs changes of rules and keys' USING ERRCODE = 'insufficient_privilege';
   END IF;
@@ -113,6 +113,7 @@ class Function:
         types: the types alone, as PostgreSQL writes them.
         returns: what it returns.
         definer: it has its owner's rights, and only those call it who were given that right.
+        pinned: it looks for names in the registry's schema first, and in what a session made for itself last.
     """
 
     body: str
@@ -120,17 +121,19 @@ class Function:
     types: str = ""
     returns: str = "trigger"
     definer: bool = False
+    pinned: bool = False
 
 
 FUNCTIONS: Mapping[str, Function] = {
     "refuse_event_change": Function(_REFUSE),
-    "refuse_forged_event": Function(_REFUSE_FORGED),
+    "refuse_forged_event": Function(_REFUSE_FORGED, pinned=True),
     "move_alias": Function(
         _MOVE,
         parameters="of_task integer, called text, holder integer, why text, who text, emergency boolean, moment timestamptz",
         types="integer, text, integer, text, text, boolean, timestamp with time zone",
         returns="integer",
         definer=True,
+        pinned=True,
     ),
 }
 """By name; who alters tables has to own them, too."""
@@ -149,7 +152,8 @@ def statement(name: str, schema: str) -> str:
         schema: that holds the tables, quoted where it has to be: a function with its owner's rights looks nowhere else.
     """
     made = FUNCTIONS[name]
-    rights = f"SECURITY DEFINER SET search_path = {schema}, pg_temp " if made.definer else ""
+    rights = "SECURITY DEFINER " if made.definer else ""
+    rights += f"SET search_path = {schema}, pg_temp " if made.pinned else ""
     return (
         f"CREATE OR REPLACE FUNCTION {name}({made.parameters}) RETURNS {made.returns} LANGUAGE plpgsql "
         f"{rights}AS $body${made.body}$body$"

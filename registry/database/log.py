@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
@@ -13,13 +15,14 @@ from fusery.storage.digest import canonical_json, digest_json
 
 from ..tables import Event
 from .clock import utcnow
-from .sealing import Seal, seals_of
+from .sealing import KINDS, Seal, seals_of
 
 FIRST_PREVIOUS = "0" * 64
 CHANGED = "records.changed"
 """The action of an entry that only says which records changed."""
 
 _WAITING = "entries of the log"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def append(session: Session, entry: Event) -> None:
@@ -82,6 +85,37 @@ def event_hash(event: Event) -> str:
     if event.seals is not None:
         content["seals"] = event.seals
     return digest_json(content)
+
+
+def parse_seals(text: str) -> list[Seal]:
+    """Return the seals of an entry from its text.
+
+    Raises:
+        ValueError: it is not what `seals_text` writes, or seals something twice: whoever reads it otherwise could be made
+            to read something else than the others do.
+    """
+    try:
+        found = [Seal(*each) for each in json.loads(text)]
+        good = all(_is_seal(seal) for seal in found) and len({seal.key for seal in found}) == len(found)
+        if good and seals_text(found) == text:
+            return found
+    except (TypeError, RecursionError) as error:
+        raise ValueError("seals that are none") from error
+    raise ValueError("seals that fusery does not write")
+
+
+def _is_seal(seal: Seal) -> bool:
+    return (
+        isinstance(seal.kind, str)
+        and seal.kind in KINDS
+        and type(seal.number) is int
+        and seal.number > 0
+        and isinstance(seal.name, str)
+        and (
+            seal.digest is None
+            or (isinstance(seal.digest, str) and _DIGEST.fullmatch(seal.digest) is not None)
+        )
+    )
 
 
 def seals_text(seals: Sequence[Seal]) -> str:

@@ -27,9 +27,9 @@ WHERE c.relnamespace = current_schema()::regnamespace ORDER BY t.tgname
 
 _FUNCTIONS = """
 SELECT p.proname AS name, oidvectortypes(p.proargtypes) AS types, p.prosrc AS body, p.prosecdef AS definer,
-    l.lanname = 'plpgsql' AND CASE WHEN p.prosecdef THEN NOT has_function_privilege('public', p.oid, 'EXECUTE')
-        AND p.proconfig = ARRAY['search_path=' || quote_ident(current_schema()) || ', pg_temp']
-        ELSE p.proconfig IS NULL END AS plain,
+    l.lanname = 'plpgsql' AND NOT (p.prosecdef AND has_function_privilege('public', p.oid, 'EXECUTE')) AS plain,
+    coalesce(p.proconfig = ARRAY['search_path=' || quote_ident(current_schema()) || ', pg_temp'], false) AS pinned,
+    p.proconfig IS NULL AS free,
     p.proowner = c.relowner OR r.rolsuper AS owned, r.rolname AS owner
 FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang JOIN pg_roles r ON r.oid = p.proowner
 JOIN pg_class c ON c.relnamespace = p.pronamespace AND c.relname = 'event'
@@ -161,7 +161,11 @@ def _broken_functions(connection: Connection) -> Iterator[tuple[str, str]]:
         row = found.get((name, ours.types))
         if row is None:
             yield name, "is gone"
-        elif row.body != ours.body or row.definer != ours.definer or not row.plain:
+        elif (
+            (row.body, row.definer) != (ours.body, ours.definer)
+            or not row.plain
+            or not (row.pinned if ours.pinned else row.free)
+        ):
             yield name, "does something else"
         elif not row.owned:
             yield name, f"belongs to {row.owner}, who does not own the log"

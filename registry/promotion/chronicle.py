@@ -17,14 +17,31 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..database.log import parse_seals
+from ..database.sealing import Seal
 
 _BATCH = 500
-_DATED = frozenset({"alias_move", "yank", "approval", "signature", "fused", "amendment"})
-"""Kinds of records whose entries are noted: those that rules ask for, and the moves themselves."""
+_KEPT = frozenset(
+    {
+        "alias",
+        "alias_move",
+        "alias_rule",
+        "amendment",
+        "approval",
+        "fused",
+        "signature",
+        "task",
+        "trusted_key",
+        "yank",
+    }
+)
+"""Kinds of records whose seals are noted: those that rules ask for, and aliases and their moves."""
 
 RULES = ("rules.set", "rules.removed")
 KEYS = ("key.trusted", "key.revoked")
-DISOWNED = "fused.disowned"
+MOVED, CONFIRMED = "alias.moved", "alias.confirmed"
+DISOWNED, ADOPTED = "fused.disowned", "registry.adopted"
+_TOLD = (*RULES, *KEYS, MOVED, CONFIRMED, DISOWNED, ADOPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +50,19 @@ class Told:
 
     Attributes:
         action: what was done.
-        subject: to what.
+        kind: to what kind of thing.
+        subject: to which.
         detail: more.
+        at: when, as it says.
+        seals: the records that its transaction wrote, if it is the transaction's last one.
     """
 
     action: str
+    kind: str
     subject: str
     detail: Mapping[str, Any]
+    at: datetime
+    seals: frozenset[tuple[str, int]]
 
 
 @dataclass(slots=True)
@@ -47,23 +70,37 @@ class Chronicle:
     """The log, read once from its beginning.
 
     Attributes:
-        written: of each record, by kind and row number, the entries with a seal of it, in order.
+        written: of each record, by kind and row number, the entries with a seal of it and its digest, in order.
         rules: of each alias, `task#alias` or `*#alias`, the entries in which its rules changed.
         keys: of each key's id, the entries in which what it counts for changed.
         moves: the entries that tell of a move of an alias.
-        disowned: the entry by which an upgrade told what other registries had claimed from what was made here; until
-            then both counted.
+        confirmed: the entries that say that an alias's holder was judged once more.
+        removed: records of which an entry says that they are gone, by kind and row number; rules of aliases aside.
+        claims: the entries by which an upgrade or a restore told what others had claimed from what was made here.
     """
 
-    written: dict[tuple[str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    written: dict[tuple[str, int], list[tuple[int, str | None]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     rules: dict[str, list[tuple[int, Told]]] = field(default_factory=lambda: defaultdict(list))
     keys: dict[str, list[tuple[int, Told]]] = field(default_factory=lambda: defaultdict(list))
     moves: dict[int, Told] = field(default_factory=dict)
-    disowned: int = 0
+    confirmed: dict[int, Told] = field(default_factory=dict)
+    removed: dict[tuple[str, int], int] = field(default_factory=dict)
+    claims: set[int] = field(default_factory=set)
 
     def at(self, entry: int) -> Moment:
         """Return the moment in which an entry was written."""
         return Moment(self, entry)
+
+    def first(self, kind: str, number: int) -> int | None:
+        """Return the entry in which a record was first written, None where the log knows none."""
+        return next((seq for seq, digest in self.written.get((kind, number), ()) if digest is not None), None)
+
+    def last_change(self, kind: str, number: int) -> int:
+        """Return the entry since which a record is what it is now: sealed once more, it has not changed."""
+        seals = self.written[kind, number]
+        return next(seq for seq, digest in seals if digest == seals[-1][1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +117,14 @@ class Moment:
 
     def has(self, kind: str, number: int) -> bool:
         """Return whether a record was there by then."""
-        written = self.chronicle.written.get((kind, number))
-        return bool(written) and written[0] <= self.entry  # type: ignore[index]
+        first = self.chronicle.first(kind, number)
+        return first is not None and first <= self.entry
 
     def stands(self, kind: str, number: int, ended: datetime | None) -> bool:
-        """Return whether a record was there by then and had not been taken back: its last entry is of that."""
+        """Return whether a record was there by then and had not been taken back, which is its last change."""
         if not self.has(kind, number):
             return False
-        return ended is None or self.chronicle.written[kind, number][-1] > self.entry
+        return ended is None or self.chronicle.last_change(kind, number) > self.entry
 
     def rule(self, task: str, alias: str) -> tuple[bool, Mapping[str, Any]] | None:
         """Return whether an alias was guarded and by which rules, None where it had none."""
@@ -97,10 +134,10 @@ class Moment:
                 return bool(told.detail.get("guarded")), dict(told.detail.get("rules") or {})
         return None
 
-    @property
-    def is_before_claims(self) -> bool:
-        """Whether what came from other registries still counted as made here."""
-        return self.entry < self.chronicle.disowned
+    def is_before_claim(self, fused: int) -> bool:
+        """Return whether a fused artifact of others still counted as made here: it became a claim later."""
+        change = self.chronicle.last_change("fused", fused) if self.has("fused", fused) else 0
+        return change > self.entry and change in self.chronicle.claims
 
     def vouches(self, key_id: str) -> bool:
         """Return whether a key counted for fused artifacts of other registries."""
@@ -119,35 +156,43 @@ def read_chronicle(session: Session) -> Chronicle:
     """Read the log.  What cannot be parsed is left out: the audit of the chain names it."""
     found = Chronicle()
     for row in _entries(session):
-        for kind, number in _sealed(row.seals):
-            found.written[kind, number].append(row.seq)
-        if row.action == DISOWNED:
-            found.disowned = row.seq
-        if row.action not in (*RULES, *KEYS, "alias.moved"):
-            continue
-        told = Told(row.action, row.subject, _detail(row.detail))
-        if row.action in RULES:
-            found.rules[row.subject].append((row.seq, told))
-        elif row.action in KEYS:
-            found.keys[str(told.detail.get("key_id"))].append((row.seq, told))
-        else:
-            found.moves[row.seq] = told
+        seals = _sealed(row.seals)
+        for seal in seals:
+            if seal.digest is None and seal.kind != "alias_rule":
+                found.removed.setdefault(seal.key, row.seq)
+            if seal.kind in _KEPT:
+                found.written[seal.key].append((row.seq, seal.digest))
+        if row.action in _TOLD:
+            keys = frozenset(seal.key for seal in seals)
+            told = Told(row.action, row.subject_kind, row.subject, _detail(row.detail), row.at, keys)
+            _note(found, row.seq, told)
     return found
 
 
-def had_rules(session: Session) -> bool:
-    """Return whether any alias ever had rules."""
-    event = tables.Event
-    query = select(event.seq).where(event.subject_kind == "alias", event.action == RULES[0]).limit(1)
-    return session.scalar(query) is not None
+def _note(found: Chronicle, seq: int, told: Told) -> None:
+    match told.action, told.kind:
+        case (("rules.set" | "rules.removed"), "alias"):
+            found.rules[told.subject].append((seq, told))
+        case (("key.trusted" | "key.revoked"), "key"):
+            found.keys[str(told.detail.get("key_id"))].append((seq, told))
+        case "alias.moved", "alias":
+            found.moves[seq] = told
+        case "alias.confirmed", "alias":
+            found.confirmed[seq] = told
+        case (("fused.disowned" | "registry.adopted"), _):
+            found.claims.add(seq)
+            if told.action == ADOPTED:  # from here on no key counts that is not trusted anew
+                for entries in found.keys.values():
+                    entries.append((seq, told))
 
 
 def _entries(session: Session) -> Iterator[Any]:
     event, seq = tables.Event, 0
-    told = event.action.in_((*RULES, *KEYS, DISOWNED, "alias.moved"))
     query = (
-        select(event.seq, event.action, event.subject, event.detail, event.seals)
-        .where(or_(event.seals.is_not(None), told))
+        select(
+            event.seq, event.action, event.subject_kind, event.subject, event.detail, event.at, event.seals
+        )
+        .where(or_(event.seals.is_not(None), event.action.in_(_TOLD)))
         .order_by(event.seq)
         .limit(_BATCH)
     )
@@ -156,12 +201,11 @@ def _entries(session: Session) -> Iterator[Any]:
         seq = rows[-1].seq
 
 
-def _sealed(text: str | None) -> Iterator[tuple[str, int]]:
+def _sealed(text: str | None) -> list[Seal]:
     try:
-        seals = json.loads(text or "[]")
-        yield from ((str(kind), int(number)) for kind, number, *_ in seals if kind in _DATED)
-    except (ValueError, TypeError):
-        return
+        return parse_seals(text) if text is not None else []
+    except ValueError:
+        return []
 
 
 def _detail(text: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..alias_moves import ALIAS_MOVED, text_of
+from ..database.log import parse_seals
+from .chronicle import RULES
+from .guards import EVERY_TASK
 
 ALIAS_CONFIRMED = "alias.confirmed"
 """The holder of an alias was judged once more, because of an amendment."""
@@ -73,7 +77,7 @@ def overtaken(
         return []
     detail = _detail(judged.detail)
     found = []
-    for rule in _rules(detail):
+    for rule in _rules_then(session, alias, judged.seq):
         for side, fields in _JUDGED.get(rule, {}).items():
             adapter = _named(session, detail.get(side))
             if adapter is None:
@@ -108,7 +112,8 @@ def _entries(session: Session, adapter: tables.Adapter, since: int) -> dict[int,
 
 
 def _amendments(text: str) -> Iterator[int]:
-    yield from (int(number) for kind, number, *_ in json.loads(text) if kind == "amendment")
+    with suppress(ValueError):  # the chain's matter
+        yield from (seal.number for seal in parse_seals(text) if seal.kind == "amendment")
 
 
 def _detail(text: str) -> Mapping[str, Any]:
@@ -119,11 +124,19 @@ def _detail(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _rules(detail: Mapping[str, Any]) -> Iterator[str]:
-    told = detail.get("rules")
-    yield from (
-        str(each.get("rule")) for each in (told if isinstance(told, list) else []) if isinstance(each, dict)
-    )
+def _rules_then(session: Session, alias: tables.Alias, entry: int) -> Iterator[str]:
+    """Yield the rules that an alias had at an entry, by the log: what an entry says of rules is its client's word."""
+    event = tables.Event
+    for subject in (text_of(alias), f"{EVERY_TASK}#{alias.name}"):
+        query = select(event).where(
+            event.subject_kind == "alias", event.subject == subject, event.seq < entry
+        )
+        query = query.where(event.action.in_(RULES)).order_by(event.seq.desc()).limit(1)
+        told = session.scalars(query).first()
+        if told is not None and told.action == "rules.set":
+            rules = _detail(told.detail).get("rules")
+            yield from rules if isinstance(rules, dict) else ()
+            return
 
 
 def _named(session: Session, stated: Any) -> tables.Adapter | None:
