@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..amendments import TAG
 from ..errors import BadInputError
 from ..foreign import recipe_key_of
 from ..names import AdapterName
 from ..submission import Submission
-from .corrections import first_date, require_fitting
+from .corrections import first_date, first_said, require_fitting
 from .package import Adapter, Fused, Item
 
 _HINT = "fusery audit, there"
@@ -46,7 +47,9 @@ def _check_adapter(item: Adapter) -> None:
 def submission_of(
     item: Adapter, *, base: str, parent: str | None = None, alpha: float | None = None
 ) -> Submission:
-    """Return what was said of an adapter where it comes from, as if it were said here.
+    """Return what was said of an adapter when it was registered where it comes from, as if it were said here.
+
+    What was amended since is no statement beside the files: who amends says that what was said with them is wrong.
 
     Args:
         item: the adapter.
@@ -57,21 +60,21 @@ def submission_of(
     Raises:
         BadInputError: nobody could say it here.
     """
-    values = item.values
+    said = first_said(item)
     known_as = [name["name"] for name in item.base.names]
     known_as += [revision["source"].partition(":")[2] for revision in item.base.revisions]
     return Submission(
         base=base,
         task=item.task,
-        version=values["version"],
-        date=values["date"].isoformat(),
+        version=item.values["version"],
+        date=said["date"],
         alpha=alpha,
-        val_loss=values["val_loss"],
-        dataset=item.dataset["name"] if item.dataset is not None else None,
-        examples=values["examples"],
+        val_loss=said["val_loss"],
+        dataset=said["dataset"],
+        examples=said["examples"],
         parent=parent,
-        tags={tag["key"]: tag["value"] for tag in item.tags},
-        note=values["note"],
+        tags={field.removeprefix(TAG): value for field, value in said.items() if field.startswith(TAG)},
+        note=said["note"],
         base_known_as=tuple(name for name in known_as if name),
     )
 

@@ -52,9 +52,14 @@ def require_fitting(item: Adapter) -> None:
         raise BadInputError(f"{item.name}: {found}", hint="fusery audit, there")
 
 
+def first_said(item: Adapter) -> State:
+    """Return what was said of an adapter when it was registered, before anything of it was amended."""
+    return undone(_state(item), _rows(item))
+
+
 def first_date(item: Adapter) -> date:
     """Return the day that an adapter was registered with, which its name has."""
-    return parse_date(undone(_state(item), _rows(item))["date"])
+    return parse_date(first_said(item)["date"])
 
 
 def rows_of(item: Adapter, now: datetime) -> list[tables.Amendment]:

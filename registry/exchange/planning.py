@@ -12,6 +12,7 @@ from .. import tables
 from .corrections import missing_corrections, why_kept
 from .finding import find, find_base, is_complete, known_fused, missing_yanks, require_name
 from .package import Adapter, Base, Fused, Item
+from .signed import is_missing
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -68,7 +69,8 @@ def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Mo
         name = row.names[0].name
     elif isinstance(row, tables.Adapter):
         name = row.name
-    complete, kept = is_complete(row, item), None
+    signed = any(is_missing(session, item, values) for values in item.signatures)
+    complete, kept = is_complete(row, item) and not signed, None
     if isinstance(row, tables.Adapter) and isinstance(item, Adapter):
         corrections, fields = missing_corrections(row, item)
         complete = complete and not missing_yanks(session, row, item) and not corrections

@@ -17,27 +17,38 @@ def take_signature(session: Session, item: Item, values: Values) -> bool:
     What a trusted key is said to have signed is held against that key at once.  Of others it is only known that they
     are about these files; whether they count is asked when somebody trusts their key.
     """
+    if not is_missing(session, item, values):
+        return False
+    known = _known(session, values)
+    if known is None:
+        session.add(tables.Signature(**values))
+        return True
+    for name, value in values.items():
+        setattr(known, name, value)
+    return True
+
+
+def is_missing(session: Session, item: Item, values: Values) -> bool:
+    """Tell whether a signature over an item may be one, and has no good one in its place on record."""
     if values["subject_digest"] != item.digest or values["subject_kind"] != item.kind:
         return False
-    signature, key = tables.Signature, tables.TrustedKey
-    known = session.scalar(
+    key = tables.TrustedKey
+    public = session.scalar(select(key.public_key).where(key.key_id == values["key_id"]))
+    if not _may_be(session, tables.Signature(**values), public):
+        return False
+    known = _known(session, values)
+    return known is None or (public is not None and not _is(session, known, public))
+
+
+def _known(session: Session, values: Values) -> tables.Signature | None:
+    signature = tables.Signature
+    return session.scalar(
         select(signature).where(
             signature.subject_digest == values["subject_digest"],
             signature.key_id == values["key_id"],
             signature.scheme == values["scheme"],
         )
     )
-    public = session.scalar(select(key.public_key).where(key.key_id == values["key_id"]))
-    if not _may_be(session, signature(**values), public):
-        return False
-    if known is None:
-        session.add(signature(**values))
-        return True
-    if public is None or _is(session, known, public):
-        return False
-    for name, value in values.items():
-        setattr(known, name, value)
-    return True
 
 
 def _may_be(session: Session, found: tables.Signature, public: str | None) -> bool:

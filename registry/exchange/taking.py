@@ -12,7 +12,7 @@ from ..renderings.fetching import fetch_originals
 from ..renderings.other_forms import other_forms
 from .arriving import Seen, look_at_adapter, look_at_base, look_at_calibration, look_at_fused
 from .carrying import Carrier
-from .finding import find_adapter, find_base, is_complete, with_content
+from .finding import find, find_adapter, find_base, is_complete, with_content
 from .package import Adapter, Base, Calibration, Fused, Item
 from .planning import Moved, moved_as, plan
 from .receiving import receive
@@ -45,8 +45,7 @@ class Receiver:
     def _take(self, item: Item, moved: Moved, scratch: Path) -> Moved:
         self.say(f"copying {item.kind} {item.name}")
         seen, deposit = Seen(), None
-        wanted = moved.state == "copied" or isinstance(item, Fused)
-        if wanted and item.files.there:
+        if item.files.there and (moved.state == "copied" or not self._has_files(item)):
             paths = self.carrier.bring(item.files, scratch / "arrived", copied=isinstance(item, Adapter))
             seen = self._look(item, paths, scratch)
             if not self._is_there(item, seen):
@@ -60,6 +59,14 @@ class Receiver:
         if seen.corrected:
             reason = f"recorded is what its bytes say, not what was said there: {', '.join(seen.corrected)}"
         return replace(moved, reason=reason)
+
+    def _has_files(self, item: Item) -> bool:
+        """Tell whether the files of a fused artifact that is on record are there; those of all else are."""
+        if not isinstance(item, Fused):
+            return True
+        with self.destination.database.read() as session:
+            row = find(session, item, self.origin)
+            return row is not None and is_complete(row, item)
 
     def _look(self, item: Item, paths: dict[str, Path], scratch: Path) -> Seen:
         if isinstance(item, Base):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,19 @@ def test_a_new_adapter_brings_its_amendments(amended: Registry, sound: Registry,
     registered = amended.events(reference=ONE)[0]["at"]
     assert sound.show(ONE, at=registered)["val_loss"] == 0.61
     assert states(amended.push("course_rec@1", other_home)) == [("adapter", "present", None)]
+
+
+def test_what_is_held_against_the_files_is_what_was_said_with_them(
+    stocked: Registry, sound: Registry, other_home: Path, make_adapter: Callable[..., Path]
+) -> None:
+    folder = make_adapter("told", metadata={"final_val_loss": 0.5}, seed=9)
+    name = stocked.register(folder, base="tiny", task="told", date="20260115").view["name"]
+    stocked.amend(name, val_loss=0.33, reason="typo")
+    before = [finding["code"] for finding in stocked.show(name)["findings"]]
+    stocked.push(name, other_home)
+    shown = sound.show(name)
+    assert shown["val_loss"] == 0.33
+    assert [finding["code"] for finding in shown["findings"]] == before
 
 
 def test_later_ones_come_later(stocked: Registry, sound: Registry, other_home: Path) -> None:
