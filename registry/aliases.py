@@ -6,14 +6,17 @@ that "which version was in production in March" has an answer.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from . import tables
-from .alias_moves import alias_row, move, text_of, view_of
+from .alias_moves import ALIAS_MOVED, alias_row, move, text_of, view_of
 from .errors import BadInputError, UnknownReferenceError
+from .events import history
 from .names import Reference, parse_alias
 from .promotion.guards import refuse_guarded
 from .resolve import resolve_adapter
@@ -21,6 +24,9 @@ from .withdrawals import of_adapters, refuse_yanked, shown, told_of
 
 if TYPE_CHECKING:
     from .workspace import Workspace
+
+_ROLLBACK = "rollback"
+"""What the log says of a move that is one."""
 
 
 def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
@@ -85,8 +91,9 @@ def roll_back(
     """
     with workspace.database.write() as session:
         alias = _find(session, reference)
-        told = _allow(session, alias, "rollback", reason, emergency)
-        holders = _holders(_moves(session, alias))
+        told = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
+        moves = _moves(session, alias)
+        holders = holders_of(moves, _rollbacks(session, alias, len(moves)))
         if len(holders) < 2:
             raise BadInputError(
                 f"no other adapter held {reference} before", hint=f"fusery alias history {reference}"
@@ -173,17 +180,29 @@ def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emerge
     return {"emergency": True}
 
 
-def _holders(moves: list[tables.AliasMove]) -> list[int]:
-    """Return who held an alias, the last one last; a move back to the one before takes the later one away."""
+def holders_of(moves: Sequence[tables.AliasMove], rollbacks: Sequence[bool]) -> list[int]:
+    """Return who held an alias, the last one last; a rollback takes away the one that it was made from.
+
+    Args:
+        moves: of the alias, oldest first.
+        rollbacks: which of them are ones; another move to the one before is a move like all else.
+    """
     holders: list[int] = []
-    for each in moves:
+    for each, back in zip(moves, rollbacks, strict=True):
         if each.to_adapter_id is None:
             continue
-        if len(holders) > 1 and holders[-2] == each.to_adapter_id:
+        if back and holders[-2:-1] == [each.to_adapter_id]:
             holders.pop()
-        elif not holders or holders[-1] != each.to_adapter_id:
+        elif holders[-1:] != [each.to_adapter_id]:
             holders.append(each.to_adapter_id)
     return holders
+
+
+def _rollbacks(session: Session, alias: tables.Alias, count: int) -> list[bool]:
+    """Return which of the moves of an alias, of which the log has one entry each, are rollbacks."""
+    told = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=count)
+    found = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in told]
+    return [False] * (count - len(found)) + found
 
 
 def _find(session: Session, text: str) -> tables.Alias:

@@ -63,13 +63,13 @@ class Held:
         """Who holds it."""
         return self.moves[-1][0] if self.moves else None
 
-    def go(self, at: datetime, to: str | None, reason: str) -> None:
+    def go(self, at: datetime, to: str | None, reason: str, *, back: bool = False) -> None:
         """Write a move down."""
         self.moments.append(at)
         self.moves.append((to, reason))
         if to is None:
             return
-        if self.holders[-2:-1] == [to]:
+        if back and self.holders[-2:-1] == [to]:
             self.holders.pop()
         elif self.holders[-1:] != [to]:
             self.holders.append(to)
@@ -216,7 +216,7 @@ class Year:
             return
         done = self._registry.roll_back(alias, reason=reason)
         assert (done["to"], done["moved"]) == (held.holders[-2], True)
-        self._went(alias, held.holders[-2], reason)
+        self._went(alias, held.holders[-2], reason, back=True)
 
     def _remove(self, alias: str, reason: str) -> None:
         if self.aliases[alias].now is None:
@@ -238,8 +238,8 @@ class Year:
             self._withdrawn[adapter][-1][1] = self._clock.now
             self.boundaries.append((self._clock.now, alias))
 
-    def _went(self, alias: str, to: str | None, reason: str) -> None:
-        self.aliases[alias].go(self._clock.now, to, reason)
+    def _went(self, alias: str, to: str | None, reason: str, *, back: bool = False) -> None:
+        self.aliases[alias].go(self._clock.now, to, reason, back=back)
         self.boundaries.append((self._clock.now, alias))
 
     def _is_withdrawn(self, adapter: str, at: datetime) -> bool:

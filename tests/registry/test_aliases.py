@@ -82,6 +82,15 @@ def test_rolled_back(stocked: Registry) -> None:
     assert stocked.alias_history(PROD)[-1]["reason"] == "rolled back"
 
 
+def test_a_move_back_is_no_rollback(stocked: Registry) -> None:
+    for reference in ("course_rec@2", "course_rec@1", "course_rec@2"):
+        stocked.set_alias(reference, "prod")
+    assert stocked.roll_back(PROD)["to"] == FIRST
+    assert stocked.roll_back(PROD)["to"] == SECOND
+    with pytest.raises(BadInputError, match="no other adapter"):
+        stocked.roll_back(PROD)
+
+
 def test_what_it_held_at_a_date(stocked: Registry) -> None:
     """The question of an auditor; the moves are dated back by hand."""
     stocked.set_alias("course_rec@1", "prod", reason="launch")
