@@ -49,19 +49,29 @@ def label_of(row: tables.Fused) -> str:
 
 def label_with_key(row: tables.Fused) -> str:
     """Return the same with the beginning of its key, which finds it."""
-    view = label_view(row)
-    return f"{view['combined']} ({view['format']}, {row.key[:12]})"
+    return f"{label_of(row).removesuffix(')')}, {row.key[:12]})"
+
+
+def label_by_key(row: tables.Fused) -> str:
+    """Return what an artifact is called by its columns and its key alone: its recipe may be none."""
+    extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
+    return f"{combined(row.adapter.name, None, extras)} ({row.precision}, {row.key[:12]})"
 
 
 def label_view(row: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
     """Return what views say of the name of a fused artifact: `scale`, `combined`, `format` and `label`.
+
+    Another registry's claim is called foreign: one's own of the same recipe is another thing.
 
     Args:
         row: the record.
         adapter: the name to call its adapter by; the same bytes may be registered under several.
     """
     extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
-    return names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
+    view = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
+    if row.origin is not None:
+        view["label"] = f"{view['label'].removesuffix(')')}, foreign)"
+    return view
 
 
 def names(adapter: str, recipe: Recipe, extras: Sequence[tuple[str, float]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import events, tables
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
-from ..fused_label import label_with_key
+from ..fused_label import label_by_key
 from ..resolve import fused_from, resolve_any
 from .counting import MOST_ADAPTERS, require_few, require_short_log
 
@@ -249,7 +249,7 @@ class _Reader:
         adapter = self.adapter(row.adapter)
         extras = [(values_of(extra), self.adapter(extra.adapter)) for extra in row.extras]
         self.items["fused", row.id] = Fused(
-            **self._common(row, label_with_key(row), "fused", row.key, None),
+            **self._common(row, label_by_key(row), "fused", row.key, None),
             base=self.base(row.base),
             adapter=adapter,
             extras=extras,
