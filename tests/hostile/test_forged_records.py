@@ -26,6 +26,7 @@ from hostile.forgery import (
 )
 from signingkeys import write_pair
 from sqlalchemy import delete, select, text
+from tampering import forced
 
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
@@ -228,8 +229,8 @@ def _no_name(liar: Registry, _: Path) -> None:
 
 
 def _garbage_moment(liar: Registry, _: Path) -> None:
-    with liar.workspace.database.write() as session:
-        session.execute(text("UPDATE adapter SET created_at = 'yesterday'"))
+    with forced(liar.workspace.settings.home / "fusery.db") as connection:
+        connection.execute("UPDATE adapter SET created_at = 'yesterday'")
 
 
 def _by_reference(liar: Registry, folder: Path) -> None:
@@ -698,7 +699,7 @@ IMPOSSIBLE: dict[str, tuple[Forge, str]] = {
     "a recipe of another precision": (_fused(_set(precision="dequantize")), "its recipe says keep"),
     "a recipe that is none": (_fused(_set(recipe={"x": 1})), "recipe that is none"),
     "a size that is none of its files'": (_fused(_set(bytes=1)), "bytes"),
-    "a share that is not a number": (_fused(_set(retained=math.inf)), "fused, retained"),
+    "a share that is not a number": (_fused(_set(retained=math.inf)), r"fused\.retained"),
     "the files of another artifact": (_files_of_another, "says that it is of the fused artifact"),
 }
 
