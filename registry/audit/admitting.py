@@ -11,7 +11,7 @@ from .. import tables
 from ..adapter_folder import AdapterFolder, read_adapter_folder
 from ..admission import Candidate, Finding, Policy, examine, unreadable
 from ..admission.finding import ORDER
-from ..names import compact_date
+from ..amendments import state_of, undone
 from ..renderings.fetching import fetch_originals
 from ..submission import Submission
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 
 def submission_of(row: tables.Adapter) -> Submission:
-    """Return what is on record of an adapter, as if somebody said it."""
+    """Return what was said of an adapter when it was registered: what was amended since is in no file."""
+    said = undone(state_of(row), row.amendments)
     return Submission(
         base=row.base.names[0].name,
         task=row.task.name,
         version=row.version,
-        date=compact_date(row.date),
-        val_loss=row.val_loss,
-        dataset=row.dataset.name if row.dataset else None,
+        date=said["date"],
+        val_loss=said["val_loss"],
+        dataset=said["dataset"],
     )
 
 

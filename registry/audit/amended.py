@@ -24,6 +24,7 @@ from ..database.log import parse_seals
 from ..database.sealing import KINDS, Content, Key, contents_of
 from ..errors import BadInputError
 from ..names import parse_date
+from ..promotion.chronicle import ADOPTED
 from ..promotion.overtaken import overtaken
 from ..resolve import load_adapters
 from .records import Discrepancy
@@ -32,6 +33,7 @@ _BATCH = 500
 _ADAPTER = KINDS["adapter"]
 _TAGS = tables.AdapterTag.__tablename__
 _FORMS = tables.AdapterRendering.__tablename__
+_FINDINGS = tables.AdapterFinding.__tablename__
 _SCHEMA = """
 CREATE TABLE seal (number INTEGER, seq INTEGER, digest TEXT, PRIMARY KEY (number, seq)) WITHOUT ROWID;
 PRAGMA journal_mode = OFF;
@@ -47,10 +49,12 @@ class _Log:
 
     Attributes:
         amended: the entry of each amendment.
+        adopted: the entries that tell of a restore from a backup of others.
     """
 
     def __init__(self) -> None:
         self.amended: dict[int, int] = {}
+        self.adopted: set[int] = set()
         self._scratch = sqlite3.connect("")
         self._scratch.executescript(_SCHEMA)
 
@@ -95,6 +99,7 @@ def check_amendments(session: Session, only: Collection[Key] | None = None) -> I
         return
     with closing(_Log()) as log:
         _read(session, log, wanted)
+        log.adopted.update(session.scalars(select(tables.Event.seq).where(tables.Event.action == ADOPTED)))
         numbers = set(session.scalars(select(tables.Amendment.adapter_id).distinct())) | log.several()
         datasets = _datasets(session) if numbers else {}
         for number in sorted(numbers if wanted is None else numbers & wanted):
@@ -147,7 +152,10 @@ def _rewritten(
             content = _undone(content, rows, row.id, datasets)
         except (ValueError, TypeError, StopIteration, BadInputError):
             content = {}
-        found = next((each for each in _without_forms(content) if digest_json(each) == before), None)
+        found = next(
+            (each for each in _without_later(content, seq in log.adopted) if digest_json(each) == before),
+            None,
+        )
         if found is None:
             yield Discrepancy(
                 "record_rewritten",
@@ -206,6 +214,18 @@ def _without_forms(content: Content) -> Iterator[Content]:
     for kept in range(len(forms), -1, -1):
         for chosen in itertools.combinations(forms, kept):
             yield _with(content, {_FORMS: list(chosen)})
+
+
+def _without_later(content: Content, adopted: bool) -> Iterator[Content]:
+    """Yield a record as it is, and without what may have been added: renderings, and findings by a restore.
+
+    Args:
+        content: the record.
+        adopted: its registry was restored from a backup of others then, and admission looked at it.
+    """
+    findings = content.get(_FINDINGS, [])
+    for kept in range(len(findings), -1, -1) if adopted else [len(findings)]:
+        yield from _without_forms(_with(content, {_FINDINGS: findings[:kept]}))
 
 
 def _overtaken(session: Session, log: _Log, wanted: Collection[int] | None) -> Iterator[Discrepancy]:

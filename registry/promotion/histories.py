@@ -109,13 +109,14 @@ def _rules(session: Session, chronicle: Chronicle) -> Iterator[Found]:
 
 
 def _keys(session: Session, chronicle: Chronicle) -> Iterator[Found]:
-    for row in session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.id)):
-        entries = chronicle.keys.get(row.key_id, [])
+    for entries in chronicle.keys.values():
         yield from (
-            (f"key {row.name}", f"entry {seq} of the log tells of a key that was not written then")
+            (f"key {told.subject}", f"entry {seq} of the log tells of a key that was not written then")
             for seq, told in entries
             if not _wrote(told, "trusted_key")
         )
+    for row in session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.id)):
+        entries = chronicle.keys.get(row.key_id, [])
         if _counts_for(row) != (_told(entries[-1][1]) if entries else None):
             yield f"key {row.name}", "it does not count for what the newest entry of the log about it has"
 

@@ -14,6 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, events, tables
+from fusery.registry.database import log
+from fusery.registry.database.sealing import touch
 from fusery.registry.errors import AliasGuardedError
 from fusery.registry.fuse import FuseRequest
 from fusery.registry.signing.keys import make_pair
@@ -253,6 +255,98 @@ def test_what_cannot_be_judged_here_is_a_note(registry: Registry, tmp_path: Path
     report = registry.audit()
     assert [one.code for one in report.problems if one.code.startswith("move")] == []
     assert [note for note in report.notes if "cannot be judged here: licences" in note]
+
+
+def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
+    stocked: Registry, tmp_path: Path
+) -> None:
+    """What a restore takes back is taken back then: promotions before it rested on it, and those after it cannot."""
+    ann, bert = make_pair(tmp_path / "ann.pem", None), as_user(stocked, "bert")
+    stocked.trust_key("ann", ann.public, ["*#*"])
+    stocked.sign("course_rec@1", SigningKey(ann.private))
+    stocked.fuse("course_rec@1")
+    stocked.amend("course_rec@1", val_loss=0.061, reason="typo")
+    bert.approve("course_rec@1", "prod")
+    bert.close()
+    rules = {"fidelity": "PASS", "signed": True, "approvals": 1}
+    stocked.set_rules("prod", rules)
+    assert stocked.promote("course_rec@1", "prod").moved
+    stocked.backup(tmp_path / "saved")
+    settings = stocked.workspace.settings.model_copy(update={"home": tmp_path / "other", "database_url": ""})
+    with Registry(Workspace(settings)) as restored:
+        restored.restore(tmp_path / "saved")
+        assert restored.events(action="registry.adopted")
+        assert accused(restored) == rewritten(restored) == []
+        force(restored, SECOND)
+        restored.sign("course_rec@2", SigningKey(ann.private))
+        [said] = accused(restored)
+        for each in ("signed: no key that counts", "approvals: 0 of 1", "fidelity:"):
+            assert each in said
+
+
+TOUCHED: dict[str, Callable[[Session], None]] = {
+    "a junk seal": lambda session: None,
+    "a yank that is gone": lambda session: session.delete(session.scalars(select(tables.Yank)).one()),
+    "a task of another name": lambda session: setattr(
+        session.scalars(select(tables.Task)).one(), "name", "other"
+    ),
+    "a move to another": lambda session: setattr(session.get_one(tables.AliasMove, 1), "to_adapter_id", 2),
+    "an approval of another": lambda session: setattr(session.get_one(tables.Approval, 1), "adapter_id", 2),
+    "a key for more": lambda session: setattr(session.get_one(tables.TrustedKey, 1), "aliases", ["*#*"]),
+    "rules that are open": lambda session: setattr(session.get_one(tables.AliasRule, 1), "guarded", False),
+    "seals of what is to come": lambda session: touch(session, "approval", range(5, 9)),
+}
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_what_is_written_through_the_program_and_never_by_it(
+    what: str, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Well sealed, and named all the same: records do not change but in the ways that there are commands for."""
+    ann = as_user(stocked, "ann")
+    ann.approve("course_rec@1", "prod")
+    ann.close()
+    stocked.yank("course_rec@2", reason="bad")
+    stocked.trust_key("ann", make_pair(tmp_path / "ann.pem", None).public, ["other#*"])
+    stocked.set_alias("course_rec@1", "canary")
+    stocked.set_rules("prod", {"approvals": 1})
+    assert stocked.audit().ok
+    if what == "a junk seal":
+        text = log.seals_text
+        monkeypatch.setattr(log, "seals_text", lambda seals: '[[[],0,"",null],' + text(seals)[1:])
+    with stocked.workspace.database.write() as session:
+        TOUCHED[what](session)
+        events.record(
+            session, action="adapter.approved", kind="adapter", subject=FIRST, detail={}, actor="eve"
+        )
+        touch(session, "task", [1])
+    assert {one.code for one in stocked.audit().problems} & {"record_rewritten", "event_chain"}
+
+
+@pytest.mark.parametrize("action", ["rules.set", "key.trusted"])
+def test_an_entry_that_tells_of_nothing_that_was_written(action: str, stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    with stocked.workspace.database.write() as session:
+        kind = "alias" if action == "rules.set" else "key"
+        detail = {"guarded": False, "rules": {}, "key_id": "x", "aliases": ["*#*"]}
+        events.record(session, action=action, kind=kind, subject=PROD, detail=detail, actor="eve")
+    assert rewritten(stocked) == ([f"rules of {PROD}"] * 2 if action == "rules.set" else [f"key {PROD}"])
+
+
+def test_a_confirmation_is_judged_too(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    stocked.set_rules("prod", {"val_loss_within": 0.0})
+    assert stocked.promote("course_rec@2", "prod").moved
+    stocked.amend("course_rec@2", val_loss=9.9, reason="it was in per cent")
+    assert [one.code for one in stocked.audit().problems] == ["amended_after_promotion"]
+    with stocked.workspace.database.write() as session:
+        detail = {"from": {"name": FIRST}, "to": {"name": SECOND}, "reason": "", "rules": []}
+        events.record(
+            session, action="alias.confirmed", kind="alias", subject=PROD, detail=detail, actor="eve"
+        )
+    [said] = accused(stocked)
+    assert "the confirmation in entry" in said
+    assert "val_loss_within: 9.9 against 0.61" in said
 
 
 @pytest.mark.parametrize("seed", range(6))
