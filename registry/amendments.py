@@ -162,8 +162,3 @@ def amendment_views(amendments: Iterable[tables.Amendment]) -> list[dict[str, An
         }
         for row in amendments
     ]
-
-
-def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
-    return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]

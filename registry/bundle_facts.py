@@ -8,7 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
-from .amendments import amendment_views, without_people
+from .amendments import amendment_views
+from .bundles.record import without_people
 from .licences import adapter_licence, base_licence
 from .names import compact_date
 from .training.curve import point_view

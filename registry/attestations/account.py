@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from .. import events, tables
-from ..amendments import amendment_views, without_people
+from ..amendments import amendment_views
 from ..bundle_records import WRITTEN
-from ..bundles.record import without_places
+from ..bundles.record import without_people, without_places
 from ..errors import BadInputError
 from ..licences import adapter_licence, base_licence
 from ..views import fused_line

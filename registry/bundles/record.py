@@ -118,3 +118,8 @@ def without_places(value: Any) -> Any:
     if url := _URL.fullmatch(value):
         return url["scheme"] + url["rest"]
     return value
+
+
+def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
+    return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]

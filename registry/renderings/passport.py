@@ -16,8 +16,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
 
 from ..adapter_files import METADATA
-from ..amendments import without_people
-from ..bundles.record import CHECKSUM
+from ..bundles.record import CHECKSUM, without_people
 from ..errors import BadInputError
 from ..names import parse_date
 from .documents import document_bytes
