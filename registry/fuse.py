@@ -24,16 +24,11 @@ from fusery.storage.manifest import Manifest
 
 from . import tables
 from .database import leases
-from .errors import (
-    FusionUnsupportedError,
-    MissingExtraError,
-    RebuildDiffersError,
-    UnknownReferenceError,
-)
+from .errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
 from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
-from .fuse_words import claim_in_words, lost, waiting
+from .fuse_words import claim_in_words, differing, lost, waiting
 from .fused_label import describe
 from .fused_model import FusedModel, in_words, manifest_of
 from .fused_records import aliased_keys, find_fused, made_alike, record_fused
@@ -378,11 +373,7 @@ class _Job:
         with self.workspace.database.read() as session:
             row = find_fused(session, self.key)
         if row is not None and row.digest != manifest.digest:
-            raise RebuildDiffersError(
-                f"rebuilding {self.key[:12]} gave other bytes than are recorded: {manifest.digest[:12]}, "
-                f"recorded is {row.digest[:12]}",
-                hint="fusery audit",
-            )
+            raise differing(self.key, manifest.digest, row.digest)
 
     def _record(
         self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float

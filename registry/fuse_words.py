@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import FidelityError
+from .errors import FidelityError, RebuildDiffersError
 from .fuse_choice import Measured
 from .fuse_request import FuseRequest
 from .fused_label import describe
@@ -26,6 +26,14 @@ def waiting(busy: Busy) -> str:
     """Return who makes the model at the moment."""
     who = busy.owner.description if busy.owner else "another process"
     return f"being fused by {who}, waiting"
+
+
+def differing(key: str, made: str, recorded: str) -> RebuildDiffersError:
+    """Return the refusal of a model that came out with another digest than is on record."""
+    return RebuildDiffersError(
+        f"rebuilding {key[:12]} gave other bytes than are recorded: {made[:12]}, recorded is {recorded[:12]}",
+        hint="fusery audit",
+    )
 
 
 def lost(ingredients: Ingredients, recipe: Recipe, measured: Measured, request: FuseRequest) -> FidelityError:
