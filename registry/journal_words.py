@@ -31,7 +31,9 @@ def names_of(session: Session, events: Sequence[tables.Event]) -> dict[int, str 
         name = known.get(event.subject_kind, {}).get(event.subject)
         if name is None and event.subject_kind in _NAMED:
             name = event.subject
-        found[event.seq] = name or _from_detail(event.subject_kind, json.loads(event.detail))
+        said = _from_detail(event.subject_kind, json.loads(event.detail))
+        # The same bundle may be in several places: which of them an entry is about, only that tells.
+        found[event.seq] = (said or name) if event.subject_kind == "bundle" else (name or said)
     return found
 
 

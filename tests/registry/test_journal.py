@@ -71,6 +71,14 @@ def test_an_unknown_action_is_an_error_that_lists_the_known_ones(stocked: Regist
     assert stocked.events(action="adapter.yanked") == []
 
 
+def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registry, tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        stocked.materialize("course_rec@1", tmp_path / place, request=KEEP)
+    told = stocked.events(action="bundle.written")
+    assert len({event["subject"] for event in told}) == 1
+    assert [event["name"] for event in told] == [f"model {tmp_path / place}" for place in ("one", "two")]
+
+
 @pytest.fixture
 def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
     """A registry where something of every kind happened, and what there is by what it is called in the tests."""
