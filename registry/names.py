@@ -31,7 +31,7 @@ def parse_slug(text: str, what: str) -> str:
     folded = unicodedata.normalize("NFC", text).casefold()
     if not _SLUG.fullmatch(folded) or folded.split(".")[0] in _DEVICES or ".." in folded:
         raise BadInputError(
-            f"{text[:60]!r} is not a {what} name",
+            f"{text[:60]!r} is not {'an' if what[0] in 'aeiou' else 'a'} {what} name",
             hint="use letters, digits, '.', '_' and '-', beginning and ending with a letter or digit",
         )
     return folded

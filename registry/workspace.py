@@ -54,7 +54,7 @@ class Workspace:
         """
         path = self.embedded_path
         if path is not None and not path.exists():
-            raise SchemaError(f"there is no registry in {path.parent} yet", hint="fusery init")
+            raise SchemaError(f"there is no registry in {path.parent} yet", hint=self._hint)
         database = self._open_database()
         try:
             self._require(database, may_create=False)
@@ -81,8 +81,12 @@ class Workspace:
         with self.database.read() as session:
             row = session.get(tables.Registry, 1)
             if row is None:
-                raise SchemaError(f"there is no registry in {self.database.shown} yet", hint="fusery init")
+                raise SchemaError(f"there is no registry in {self.database.shown} yet", hint=self._hint)
             return row.store_id
+
+    @property
+    def _hint(self) -> str:
+        return "fusery init" if self.foreign is None else "is that where the other registry is?"
 
     @cached_property
     def store(self) -> BlobStore:

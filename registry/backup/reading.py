@@ -72,7 +72,10 @@ class Backup:
         self._folder = folder
         catalogue = Catalogue.read(place)
         if catalogue is None:
-            raise BackupError(f"there is no backup in {self.where}", hint=f"fusery backup {self.where}")
+            raise BackupError(
+                f"there is no backup in {self.where}",
+                hint="give the folder or URL that fusery backup wrote to",
+            )
         self.catalogue = catalogue
 
     def file(self, table: str) -> File:

@@ -81,7 +81,8 @@ def _patterns(aliases: Sequence[str], *, may_be_none: bool) -> list[str]:
             )
     if not (folded or may_be_none) or len(folded) > _MOST:
         raise BadInputError(
-            "a key is trusted for 1 to 100 patterns of aliases", hint="--for 'course_rec#prod'"
+            "a key is trusted for 1 to 100 patterns of aliases, or for fused artifacts of other registries",
+            hint="--for 'course_rec#prod', or --fused",
         )
     return folded
 

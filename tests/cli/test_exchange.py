@@ -50,6 +50,15 @@ def test_pull_gives_names_and_documents(stocked: Fusery, tmp_path: Path) -> None
     assert shown[0] == shown[1]
 
 
+def test_a_place_without_a_registry_is_not_to_be_made_one(stocked: Fusery, tmp_path: Path) -> None:
+    done = stocked("pull", "course_rec", "--from", tmp_path / "nowhere")
+    assert done.code == 2
+    assert done.err.splitlines()[-2:] == [
+        f"Error: there is no registry in {tmp_path / 'nowhere'} yet",
+        "Hint: is that where the other registry is?",
+    ]
+
+
 def test_a_refusal_is_one_sentence(stocked: Fusery, tmp_path: Path) -> None:
     for words in (
         ("push", "course_rec"),

@@ -56,6 +56,12 @@ def test_what_is_no_slug_is_refused(text: str) -> None:
         parse_slug(text, "task")
 
 
+@pytest.mark.parametrize(("what", "said"), [("alias", "not an alias name"), ("task", "not a task name")])
+def test_a_refusal_has_the_right_article(what: str, said: str) -> None:
+    with pytest.raises(BadInputError, match=said):
+        parse_slug("course_rec#prod", what)
+
+
 def test_a_slug_is_folded() -> None:
     assert parse_slug("Course_Rec", "task") == "course_rec"
 

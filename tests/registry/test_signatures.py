@@ -125,8 +125,9 @@ def test_names_keys_and_patterns_are_checked(stocked: Registry, anna: Pair, bert
     for pattern in ("prod", "", "a#b#c", "[a]#b", "a b#c"):
         with pytest.raises(BadInputError, match="no pattern"):
             stocked.trust_key("bert", bert.public, [pattern])
-    with pytest.raises(BadInputError, match="1 to 100"):
+    with pytest.raises(BadInputError, match="1 to 100") as caught:
         stocked.trust_key("bert", bert.public, [])
+    assert "--fused" in str(caught.value.hint)
     with pytest.raises(BadInputError, match="private key"):
         stocked.trust_key("bert", bert.private, ["*#*"])
     with pytest.raises(BadInputError, match="not a key name"):

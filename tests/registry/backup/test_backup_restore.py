@@ -376,9 +376,11 @@ def test_the_registry_s_own_store_is_no_place_for_a_backup(small: Registry, tmp_
             small.backup(place)
 
 
-def test_no_backup_there_is_said_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    with open_registry(tmp_path / "new") as new, pytest.raises(BackupError, match="there is no backup in"):
-        new.restore(tmp_path / "nothing")
+def test_no_backup_there_is_said_with_what_to_give_instead(tmp_path: Path) -> None:
+    with open_registry(tmp_path / "new") as new:
+        with pytest.raises(BackupError, match="there is no backup in") as caught:
+            new.restore(tmp_path / "nothing")
+        assert caught.value.hint == "give the folder or URL that fusery backup wrote to"
 
 
 def test_a_backup_in_memory(small: Registry, tmp_path: Path) -> None:
