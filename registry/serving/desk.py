@@ -34,7 +34,7 @@ class Desk:
 
         Args:
             present: returns the tenants with requests in progress.
-            threads: how many; of several, no tenant has the last one to itself.
+            threads: how many; of several, no tenant has the last one to itself while there are others.
             waits: the work waits for other processes, so that what it takes is told by the clock and not by the processor.
         """
         self._rests = Rests(REST, present)
@@ -90,5 +90,7 @@ class Desk:
         return None
 
     def _may(self, owner: str) -> bool:
+        if self._rests.resting(owner):
+            return False
         full = self._threads > 1 and self._busy.of(owner) >= self._threads - 1
-        return not full and not self._rests.resting(owner)
+        return not (full and self._rests.has_others(owner))

@@ -111,5 +111,30 @@ def test_what_goes_wrong_is_told_and_the_desk_goes_on() -> None:
     assert asyncio.run(run()) == 7
 
 
+@pytest.mark.parametrize(("owners", "together"), [(("a",), 2), (("a", "b"), 1)])
+def test_nobody_has_all_threads_while_there_are_others(owners: tuple[str, ...], together: int) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+    both = threading.Event()
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+            if running == together:
+                both.set()
+        assert both.wait(60)
+        with lock:
+            running -= 1
+
+    async def run() -> None:
+        desk = Desk(lambda: owners, threads=2)
+        await asyncio.gather(*(desk.do("a", work) for _ in range(4)))
+        desk.close()
+
+    asyncio.run(run())
+    assert most == together
+
+
 def _too_deep() -> int:
     return _too_deep()
