@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .errors import Refusal, ServingError
+from .templates.errors import NoProcess
 
 if TYPE_CHECKING:
     import uvicorn
@@ -26,6 +27,9 @@ DRAIN_SECONDS = 25
 
 CHECK_SECONDS = 0.25
 """Between two looks whether keys are still good, and whether the server is to end."""
+
+RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
+"""Until a process for chat templates is tried again after none could be started; twice as long each time, up to the second."""
 
 Ready = Callable[[str], None]
 
@@ -106,6 +110,7 @@ def http_server(
             asyncio.create_task(_check(service)),
             asyncio.create_task(_end_calls(service, server, drain)),
             asyncio.create_task(_render_no_more(service, server)),
+            asyncio.create_task(_render_again(service, server)),
             asyncio.create_task(announce()),
         ]
         yield
@@ -148,6 +153,19 @@ async def _render_no_more(service: Service, server: uvicorn.Server) -> None:
     while not server.should_exit:
         await asyncio.sleep(CHECK_SECONDS)
     service.prompts.templates.close()
+
+
+async def _render_again(service: Service, server: uvicorn.Server) -> None:
+    """When no process for chat templates could be started, try again: who looks at `/health` may send no chat until it is good."""
+    pause = RETRY_SECONDS
+    while not server.should_exit:
+        await asyncio.sleep(pause)
+        if service.prompts.templates.able:
+            pause = RETRY_SECONDS
+            continue
+        with suppress(NoProcess):
+            await service.rendering.do("", service.prompts.templates.start)
+        pause = min(2 * pause, MOST_RETRY_SECONDS)
 
 
 async def _watch(service: Service, server: uvicorn.Server, outcome: list[int]) -> None:

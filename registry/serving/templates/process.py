@@ -203,7 +203,7 @@ class Processes:
 
     @property
     def able(self) -> bool:
-        """Whether something can be rendered: they are not closed, and the last start went well."""
+        """Whether something can be rendered: they are not closed, and when one was needed last, it was there or could be started."""
         return self._startable and not self._closed
 
     def start(self) -> None:
@@ -273,12 +273,16 @@ class Processes:
 
     def _living(self, process: Process | None) -> Process:
         if process is not None and process.alive and not self._closed:
+            self._startable = True  # there is one, whatever became of another
             return process
         self._drop(process)
         if self._closed:
             raise _stopped()
-        self._startable = False
-        made = Process(self._command, self.limits)
+        try:
+            made = Process(self._command, self.limits)
+        except NoProcess:
+            self._startable = False
+            raise
         with self._lock:
             self._all.add(made)
             self._startable = True

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import pytest
 from ports import free_port
 from serving_server import Served, served
 
+from fusery.registry.serving import listening
 from fusery.registry.serving.templates import process
 
 MAIN = """
@@ -103,7 +105,7 @@ def test_many_of_them_end_each_with_a_refusal(server: Served) -> None:
 
 
 def test_a_chat_that_the_context_cannot_hold_is_not_even_made(server: Served) -> None:
-    status, document = chat(port_of(server), [{"role": "user", "content": "x" * 900_000}])
+    status, document = chat(port_of(server), [{"role": "user", "content": "x" * 100_000}])
     assert status == 400
     assert document["error"]["code"] == "context_length_exceeded"
     assert "this model's maximum context length is 2048 tokens" in document["error"]["message"]
@@ -113,18 +115,25 @@ def test_health_says_when_no_template_can_be_rendered(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = server.service
-    for child in psutil.Process().children():
-        if "program.py" in " ".join(child.cmdline()):
-            child.kill()
+    killed = [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
+    for child in killed:
+        child.kill()
+    psutil.wait_procs(killed)
     monkeypatch.setattr(process.sys, "executable", "/nowhere/python")
     monkeypatch.setattr(service.prompts.templates._processes, "_command", process.chat_program())
     status, document = chat(port_of(server), HELLO)
     assert status == 503
     assert "cannot be rendered" in document["error"]["message"]
     assert ask(port_of(server), "/health")[0] == 503
+    time.sleep(2 * listening.RETRY_SECONDS)  # until it has been tried again in vain
+    assert ask(port_of(server), "/health")[0] == 503
     monkeypatch.undo()
-    assert chat(port_of(server), HELLO)[0] == 200
+    for _ in range(600):  # and nobody sends a chat, since it is not healthy
+        if ask(port_of(server), "/health")[0] == 200:
+            break
+        time.sleep(0.1)
     assert ask(port_of(server), "/health")[0] == 200
+    assert chat(port_of(server), HELLO)[0] == 200
 
 
 def busy(parent: psutil.Process) -> bool:

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import chattemplates
 import psutil
 import pytest
 
+from fusery.registry.serving.templates import process as module
 from fusery.registry.serving.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
 from fusery.registry.serving.templates.process import Limits, Processes
 
@@ -174,6 +175,37 @@ def test_many_threads_get_each_its_own_answer() -> None:
         texts = [str(number) * (number % 7 * 1000 + 1) for number in range(200)]
         assert list(pool.map(lambda text: processes.render(asked("{{ a }}", a=text)), texts)) == texts
         assert len(children()) <= 3
+
+
+def test_it_is_able_while_a_killed_one_is_replaced(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.start()
+    (child,) = children()
+    child.kill()
+    child.wait()
+    able = []
+
+    class Noted(module.Process):
+        def __init__(self, command: Sequence[str], limits: Limits) -> None:
+            able.append(processes.able)
+            super().__init__(command, limits)
+
+    monkeypatch.setattr(module, "Process", Noted)
+    assert processes.render(asked("a")) == "a"
+    assert able == [True]
+
+
+def test_a_start_that_fails_is_forgotten_after_one_that_does_not(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "_command", ["/nowhere/python"])
+        with pytest.raises(NoProcess):
+            processes.start()
+        assert not processes.able
+    processes.start()
+    assert processes.able
 
 
 @pytest.mark.parametrize(
