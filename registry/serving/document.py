@@ -31,6 +31,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,19 +157,38 @@ def check_tenants(tenants: list[Tenant]) -> list[Tenant]:
     return tenants
 
 
+def read_file(path: Path) -> bytes:
+    """Return the content of a file that may be anything by now; nothing is waited for.
+
+    Raises:
+        DocumentError: it cannot be read, is none that could be read again, or is too long.
+    """
+    try:
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )  # a pipe's other end may never come
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DocumentError(f"{path} is no regular file, which could be read again")
+            data = bytearray()
+            while len(data) <= MAX_BYTES and (piece := os.read(descriptor, MAX_BYTES + 1 - len(data))):
+                data += piece
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if len(data) > MAX_BYTES:
+        raise DocumentError(f"{path} is longer than {MAX_BYTES >> 20} MiB")
+    return bytes(data)
+
+
 def read_document(path: Path) -> Document:
     """Read and check a document.
 
     Raises:
         DocumentError: it cannot be read, or is not as it must be.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DocumentError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if len(data) > MAX_BYTES:
-        raise DocumentError(f"{path} is longer than {MAX_BYTES >> 20} MiB")
+    data = read_file(path)
     try:
         return Document.model_validate(json.loads(data))
     except ValidationError as error:

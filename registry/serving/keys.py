@@ -11,9 +11,7 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
-import stat
 import threading
 import time
 import tomllib
@@ -24,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from .document import MAX_BYTES, Tenant, check_tenants, reason
+from .document import Tenant, check_tenants, read_file, reason
 from .errors import DocumentError, Refusal
 
 LOG = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class Keys:
         self._marks: Mapping[bytes, Tenant] = {}
         self.complaint, self.tenants = "", tuple[Tenant, ...]()
         self.count: Callable[[str], None] = lambda outcome: None
-        self._data = _read(path)
+        self._data = read_file(path)
         self._take(self._parsed(self._data))
         self._looked = time.monotonic()
         self._ended = threading.Event()
@@ -149,7 +147,7 @@ class Keys:
     def look(self) -> None:
         """Read the file and do what it says."""
         try:
-            data = _read(self._path)
+            data = read_file(self._path)
             if data != self._data or self.complaint:
                 tenants = self._parsed(data)
                 if self.tenants and not tenants:
@@ -191,20 +189,6 @@ class Keys:
 
     def _mark(self, digest: str) -> bytes:
         return hmac.digest(self._secret, digest.encode(), "sha256")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        # Not to wait for the other end of a pipe; a pipe cannot be read again anyway.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DocumentError(f"{path} is no regular file, which could be read again")
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DocumentError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    if len(data) > MAX_BYTES:
-        raise DocumentError(f"{path} is longer than {MAX_BYTES >> 20} MiB")
-    return data
 
 
 def _tenants_of_toml(data: bytes) -> list[Tenant]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,21 @@ def test_what_is_no_document(text: str, tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="cannot be read: no such file"):
         read_document(tmp_path / "serving.json")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path, told = tmp_path / "serving.json", list[str]()
+    os.mkfifo(path)
+
+    def read() -> None:
+        with pytest.raises(DocumentError) as caught:
+            read_document(path)
+        told.append(str(caught.value))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert told == [f"{path} is no regular file, which could be read again"]
 
 
 def test_a_tenant_for_what_is_gone_is_no_reason_to_refuse_the_rest(tmp_path: Path) -> None:

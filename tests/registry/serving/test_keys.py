@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry.serving import keys as module
+from fusery.registry.serving.document import MAX_BYTES
 from fusery.registry.serving.errors import DocumentError, Refusal
 from fusery.registry.serving.keys import Access, Keys
 
@@ -106,7 +107,7 @@ SPOILT = {
     "a plain key": b'[acme]\nkey_sha256 = ["secret"]',
     "an unknown word": GOOD.replace("[all]", "[all]\nadmin = true").encode(),
     "a key of two": GOOD.replace(digest("three"), digest("two")).encode(),
-    "too long": GOOD.encode() + b"#" * module.MAX_BYTES,
+    "too long": GOOD.encode() + b"#" * MAX_BYTES,
 }
 WAYS = [*SPOILT, "removed", "a folder", "a pipe", "a link to nothing"]
 
@@ -148,6 +149,23 @@ def test_what_becomes_no_file_of_keys_lets_nobody_in_until_it_is_one(
     assert (status(keys, "one"), status(keys, "four")) == (200, 401)
     assert keys.objection(access, "a") is None
     assert counted == ["refused", "done"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_looking_keeps_nothing_open(keys: Keys, path: Path, way: str) -> None:
+    spoil_by(way)(path)
+    keys.look()
+    before = free_descriptor()
+    for _ in range(20):
+        keys.look()
+    assert free_descriptor() == before
+
+
+def free_descriptor() -> int:
+    """Return the lowest number that no open file has."""
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
 
 
 def test_a_key_that_is_taken_back(keys: Keys, path: Path) -> None:
