@@ -51,7 +51,7 @@ class Completions:
         try:
             with service.admission.answers(access.tenant, 1), call:
                 with service.admission.bytes(access.owner, length):
-                    data = await _read(receive, service.body_bytes)
+                    data = await _read(receive, length)
                     call.watch(receive)
                     prepared = await service.prepare(data, self._kind, access)
                 call.model = prepared.body.model
@@ -117,12 +117,16 @@ def _length(headers: Headers, limit: int) -> int:
     """Return how many bytes a body can have, by its head.
 
     Raises:
-        Refusal: it is too long, or no JSON by its type, which keeps web pages from posting here unasked.
+        Refusal: it is too long, has two lengths, or is no JSON by its type, which keeps web pages from posting here unasked.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
     given = headers.get("content-length")
+    if given is not None and "transfer-encoding" in headers:
+        # Its bytes were counted by the one and come by the other, and what stands before this server may believe either.
+        closing = {"Connection": "close"}
+        raise Refusal(400, "a request has a Content-Length or a Transfer-Encoding, not both", headers=closing)
     length = limit if given is None else int(given)
     if length > limit:
         raise _too_long(limit)

@@ -17,6 +17,9 @@ STALL_SECONDS = 30.0
 UNREAD_BYTES = 64 << 10
 """Of the body of a request that was refused: of more, what still comes is thrown away and the connection then closed."""
 
+AHEAD_BYTES = 128 << 10
+"""Of requests that are sent before the one before them is answered; who sends more is hung up on."""
+
 IDLE_CONNECTIONS = 256
 """Connections without a request; of more, the one that waits longest is closed."""
 
@@ -37,6 +40,7 @@ class Connection(H11Protocol):
         self._idle = idle
         self._begun: Any = None  # the request before or at present
         self._unread: int | None = None  # bytes that are still to be thrown away
+        self._ahead = bytearray()  # of the next requests
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
 
@@ -58,8 +62,16 @@ class Connection(H11Protocol):
             if self._unread <= 0:
                 self.transport.close()
             return
+        if self._is_answering():
+            self._ahead += data
+            if len(self._ahead) > AHEAD_BYTES:
+                self.transport.abort()
+            return
         super().data_received(data)
         self._note_request()
+        if self._is_answering():
+            # uvicorn does not read while there is more than the request, and would not see that the client goes.
+            self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         """Wait for the next request; what may still come of the last one's body counts as waiting.
@@ -68,11 +80,22 @@ class Connection(H11Protocol):
         """
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
-            length = dict(self.headers).get(b"content-length")
+            headers = dict(self.headers)
+            length = None if b"transfer-encoding" in headers else headers.get(b"content-length")
             unread = UNREAD_BYTES + 1 if length is None else int(length) - len(self.cycle.body)
             self._unread = unread if unread > UNREAD_BYTES else None
         if not self._note_request() and not self.transport.is_closing():
             self._await_head()
+        if self._ahead and not self.transport.is_closing():
+            ahead = bytes(self._ahead)
+            self._ahead.clear()
+            self.data_received(ahead)
+        elif self._is_answering():  # a request that came with the one before, and perhaps with another
+            self.flow.resume_reading()
+
+    def _is_answering(self) -> bool:
+        """Tell whether a request is there as a whole and its answer is not."""
+        return self.conn.their_state is h11.DONE and not self.cycle.response_complete
 
     def pause_writing(self) -> None:
         """Wait for the client to read."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import resource
 import select
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import caesar
 import pytest
 from serving_server import Served, served
 
-from fusery.registry.serving import connections
+from fusery.registry.serving import completing, connections
+from fusery.registry.serving.errors import Refusal
 
 BODY = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 2})
 
@@ -181,8 +183,9 @@ def test_who_does_not_read_is_hung_up_on(server: Served, monkeypatch: pytest.Mon
     monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
     with connect(server) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        monkeypatch.setattr(server.service.metrics, "text", lambda: b"x" * 100_000)
         request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        for _ in range(2000):  # answers enough to fill what the system keeps for it
+        for _ in range(200):  # answers enough to fill what the system keeps for it
             try:
                 client.sendall(request)
             except ConnectionError:
@@ -192,6 +195,71 @@ def test_who_does_not_read_is_hung_up_on(server: Served, monkeypatch: pytest.Mon
                 return
             time.sleep(0.02)
     pytest.fail("it is still there")
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_who_goes_is_noticed_behind_what_was_sent_ahead(server: Served, *, later: bool) -> None:
+    body = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 1900, "n": 8})
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    before = _count(server, "cancelled")
+    with connect(server) as client:
+        client.sendall(request if later else request + b"\r\n")
+        _wait_until(lambda: server.service.admission.total == 8)
+        if later:
+            client.sendall(b"\r\n")
+            client.sendall(b"GET ")
+    _wait_until(lambda: server.service.admission.total == 0)
+    assert _count(server, "cancelled") == before + 1
+    assert answers(server)
+
+
+def test_who_sends_much_ahead_is_hung_up_on(server: Served) -> None:
+    body = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 1900, "n": 8})
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connect(server) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        _wait_until(lambda: server.service.admission.total == 8)
+        with suppress(ConnectionError):
+            client.sendall(b"x" * (connections.AHEAD_BYTES + 1))
+        wait_until_closed(client)
+    _wait_until(lambda: server.service.admission.total == 0)
+
+
+def test_a_body_has_one_length(server: Served) -> None:
+    """Its bytes are let in by the one, and would come by the other."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunk = f"{len(BODY):x}\r\n{BODY}\r\n0\r\n\r\n".encode()
+    with connect(server) as client:
+        client.sendall(head + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
+        assert client.recv(4096).startswith(b"HTTP/1.1 400")
+        wait_until_closed(client)
+    with connect(server) as client:
+        client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_no_more_is_read_than_was_let_in() -> None:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"1234", "more_body": True}
+
+    with pytest.raises(Refusal) as caught:
+        asyncio.run(completing._read(receive, 10))
+    assert caught.value.status == 413
+
+
+def _count(server: Served, outcome: str) -> float:
+    lines = server.service.metrics.text().decode().splitlines()
+    found = [line for line in lines if line.startswith("fusery_requests_total") and outcome in line]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("it does not come to that")
 
 
 def _gone(client: socket.socket) -> bool:
