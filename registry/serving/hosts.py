@@ -7,8 +7,8 @@ So a request has to name an address, which no name server can give away, this ma
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -17,6 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .errors import Refusal
 
 ANY = "*"
+
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE
+)
+"""What a browser sends: a name or an address, and perhaps a port; no user, path or zone."""
 
 
 class HostCheck:
@@ -53,11 +58,19 @@ def objection(headers: Headers, hosts: Collection[str]) -> Refusal | None:
 
 
 def _is_ours(host: str, hosts: Collection[str]) -> bool:
+    if ANY in hosts:
+        return True
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = (found["name"] or "").lower()
+    if name in hosts or name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        if ANY in hosts or name in hosts or name == "localhost" or name.endswith(".localhost"):
-            return True
-        ipaddress.ip_address(name)
+        if found["v6"]:
+            ipaddress.IPv6Address(found["v6"])
+        else:
+            ipaddress.IPv4Address(name)
     except ValueError:
         return False
     return True
