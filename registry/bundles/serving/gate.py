@@ -25,6 +25,9 @@ LOG = logging.getLogger(__name__)
 MAX_BODY = 4 << 20
 """Bytes of a request."""
 
+BODIES_BYTES = 32 << 20
+"""Of all requests that are being read and answered."""
+
 REQUEST_SECONDS = 30.0
 """Time for a client to send its request."""
 
@@ -119,7 +122,7 @@ class Server(ThreadingHTTPServer):
         self._waiting: dict[socket.socket, float] = {}  # until when, in the order of time
         self.known = known_fields(served.context, served.vocabulary)
         self.generator: Any = None
-        self._active = 0
+        self._active = self._bytes = 0
         self._changed = threading.Condition()
         super().__init__((host, port), handler)
 
@@ -193,6 +196,24 @@ class Server(ThreadingHTTPServer):
                 self._active -= 1
                 self._changed.notify_all()
 
+    @contextmanager
+    def room(self, length: int) -> Iterator[None]:
+        """Count the bytes of a request's body while the block runs.
+
+        Raises:
+            Refusal: there are too many of other requests.
+        """
+        with self._changed:
+            if self._bytes + length > BODIES_BYTES:
+                message = "too many requests at once; try again in a moment"
+                raise Refusal(429, message, code="rate_limit_exceeded")
+            self._bytes += length
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bytes -= length
+
     def drain(self, seconds: float) -> bool:
         """Wait until no request is being answered, for at most some seconds; return whether it came to that."""
         with self._changed:
@@ -227,13 +248,22 @@ class Gate(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Rebuild the request from what is known and checked, and pass it on."""
+        unread = 0
         try:
-            data = json.dumps(self.checked(self.document())).encode()
-            self.rfile = io.BufferedReader(io.BytesIO(data))
-            self.headers.replace_header("Content-Length", str(len(data)))
-            self.answer()
+            unread = length = self.length()
+            self.require_ours()
+            require_json(self.headers.get("Content-Type"))
+            if self.path not in POSTS:
+                raise Refusal(404, "no such path")
+            with self.server.room(length):
+                received, unread = self.received(length), 0
+                data = json.dumps(self.checked(document_of(received))).encode()
+                self.rfile = io.BufferedReader(io.BytesIO(data))
+                self.headers.replace_header("Content-Length", str(len(data)))
+                self.answer()
         except Refusal as refusal:
             self.refuse(refusal)
+            self.throw_away(unread)
         except RecursionError:
             self.refuse(Refusal(400, "the request is nested too deeply"))
 
@@ -254,34 +284,35 @@ class Gate(BaseHTTPRequestHandler):
         host, origin = self.headers.get("Host"), self.headers.get("Origin")
         require_ours(host, origin, hosts=self.server.hosts, origins=self.server.origins)
 
-    def document(self) -> Mapping[str, Any]:
-        """Read the request's JSON.
+    def length(self) -> int:
+        """Return how many bytes the body has, by its head.
 
         Raises:
-            Refusal: the size is not given or too large, it is for another server, the path is unknown, or the body is no
-                JSON object.
+            Refusal: that is not given, or too large.
         """
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(411, "the Content-Length header is required")
         if len(length) > 9 or int(length) > MAX_BODY:
             raise Refusal(413, f"the request is larger than {MAX_BODY} bytes")
-        # Read even if it is refused then: a client that is still sending would not see the reply.
-        data = self.rfile.read(int(length))
+        return int(length)
+
+    def throw_away(self, length: int) -> None:
+        """Read what is still being sent, and keep nothing of it: the client would not see the reply otherwise."""
+        while length > 0 and (data := self.rfile.read(min(length, 1 << 16))):
+            length -= len(data)
+
+    def received(self, length: int) -> bytes:
+        """Return the body.
+
+        Raises:
+            ConnectionAbortedError: it does not come to an end.
+        """
+        data = self.rfile.read(length)
         self.server.come(self.connection)
-        if len(data) < int(length):
+        if len(data) < length:
             raise ConnectionAbortedError("the client has gone in the middle of its request")
-        self.require_ours()
-        require_json(self.headers.get("Content-Type"))
-        if self.path not in POSTS:
-            raise Refusal(404, "no such path")
-        try:
-            body = json.loads(data.decode())
-        except ValueError as error:
-            raise Refusal(400, "the request is not JSON in UTF-8") from error
-        if not isinstance(body, dict):
-            raise Refusal(400, "the request is not a JSON object")
-        return body
+        return data
 
     def checked(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request as mlx-lm gets it.
@@ -320,3 +351,22 @@ class Gate(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def document_of(data: bytes) -> Mapping[str, Any]:
+    """Return the JSON object that a request's body is.
+
+    Raises:
+        Refusal: it is none, or has what is no text.
+    """
+    try:
+        body = json.loads(data.decode())
+        # Half a character, as "\ud800", ends the thread that generates when it is encoded there.
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Refusal(400, "the request has half a character, which is no text") from error
+    except ValueError as error:
+        raise Refusal(400, "the request is not JSON in UTF-8") from error
+    if not isinstance(body, dict):
+        raise Refusal(400, "the request is not a JSON object")
+    return body

@@ -4,7 +4,8 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -150,6 +151,11 @@ BROKEN = {
     "deep nesting": (b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
     "deep nesting in tools": (b'{"prompt": "a", "tools": [{"a": ' + b"[" * 900 + b"]" * 900 + b"}]}", None),
     "nothing": (b"", 400),
+    "half a character": (b'{"prompt": "\\ud800"}', 400),
+    "half a character in a list": (b'{"prompt": "a", "stop": ["\\udc00\\ud800"]}', 400),
+    "half a character in a name": (b'{"prompt": "a", "logit_bias": {"\\ud800": 1}}', 400),
+    "half a character in what is left out": (b'{"prompt": "a", "x": [{"y": "\\ud800"}]}', 400),
+    "a character of two halves": (b'{"prompt": "\\ud83d\\ude80"}', 200),
 }
 
 
@@ -172,6 +178,45 @@ def test_lengths_are_checked_before_anything_is_read(server: Server, length: str
     connection.endheaders()
     assert connection.getresponse().status == status
     connection.close()
+
+
+HEADS = {
+    "another path": ("/v1/embeddings", "Host: localhost\r\nContent-Type: application/json", 404),
+    "another host": (CHAT, "Host: evil.example\r\nContent-Type: application/json", 403),
+    "another page": (CHAT, "Host: a.localhost\r\nOrigin: http://x\r\nContent-Type: application/json", 403),
+    "a form": (CHAT, "Host: localhost\r\nContent-Type: text/plain", 415),
+}
+
+
+@pytest.mark.parametrize("what", HEADS)
+@pytest.mark.parametrize("sent", [b"", b" " * MAX_BODY], ids=["no body", "a whole body"])
+def test_a_body_is_not_waited_for_to_be_refused_by_its_head(server: Server, what: str, sent: bytes) -> None:
+    path, head, status = HEADS[what]
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+        client.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {MAX_BODY}\r\n\r\n".encode())
+        client.sendall(sent)  # of which nothing is kept
+        assert int(client.recv(4096).split()[1]) == status
+
+
+def test_bodies_have_room_together(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "BODIES_BYTES", 1000)
+    head = b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 990\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as client:
+        client.sendall(head)
+        wait_until(lambda: server._bytes == 990)
+        status, document = ask(server, "POST", CHAT, HELLO)
+        assert (status, document["error"]["code"]) == (429, "rate_limit_exceeded")
+    wait_until(lambda: server._bytes == 0)
+    assert ask(server, "POST", CHAT, HELLO)[0] == 200
+    assert server._bytes == 0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("it does not come to that")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/embeddings", "/v1/chat/completions/", "/v1/models/../../etc"])
@@ -245,6 +290,10 @@ PAGES: dict[str, tuple[dict[str, str], int]] = {
     "another port of this machine": ({"Origin": "http://127.0.0.1:1"}, 403),
     "a name that leads here": ({"Host": "evil.example"}, 403),
     "a name with an address in it": ({"Host": "127.0.0.1.evil.example"}, 403),
+    "a name before an address": ({"Host": "evil.example@127.0.0.1"}, 403),
+    "an address before a path": ({"Host": "127.0.0.1/evil"}, 403),
+    "a port that is none": ({"Host": "127.0.0.1:x"}, 403),
+    "an address with a zone": ({"Host": "[::1%25x]"}, 403),
     "its own page": ({"Host": "localhost:8080", "Origin": "http://localhost:8080"}, 200),
     "a page that may": ({"Origin": "https://chat.example"}, 200),
     "a name that may": ({"Host": "Box.internal:80"}, 200),
