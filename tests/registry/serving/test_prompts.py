@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +17,90 @@ from fusery.registry.serving.prompts import Prompts
 CONTEXT = 100
 
 
-class Counted:
-    """A tokenizer that notes how much it is given."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.encoded: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def encode(self, text: str, **options: Any) -> Any:
-        self.encoded.append(len(text))
-        return self._tokenizer.encode(text, **options)
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Any:
+    return load_tokenizer(tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64))
 
 
 @pytest.fixture
-def tokenizer(tmp_path: Path) -> Counted:
-    return Counted(
-        load_tokenizer(tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64))
-    )
+def encoded(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Get the lengths of what the tokenizer is given; both ways to it lead through one method."""
+    seen: list[int] = []
+    inner = type(tokenizer._tokenizer)
+    encode = inner._encode_plus
+
+    def noted(self: Any, text: str, *rest: Any, **options: Any) -> Any:
+        seen.append(len(text))
+        return encode(self, text, *rest, **options)
+
+    monkeypatch.setattr(inner, "_encode_plus", noted)
+    return seen
 
 
 @pytest.fixture
-def prompts(tokenizer: Counted) -> Prompts:
-    return Prompts(tokenizer, context=CONTEXT, vocabulary=320)
+def prompts(tokenizer: Any) -> Iterator[Prompts]:
+    made = Prompts(tokenizer, context=CONTEXT, vocabulary=320)
+    yield made
+    made.close()
 
 
-def longest(tokenizer: Counted) -> int:
+def longest(tokenizer: Any) -> int:
     return max(map(len, tokenizer.get_vocab()))
 
 
-def test_a_chat_is_what_the_tokenizer_makes_of_it(prompts: Prompts, tokenizer: Counted) -> None:
+def chat(prompts: Prompts, messages: list[Message]) -> list[int]:
+    return prompts.chat(prompts.render(messages, {}))
+
+
+def test_a_chat_is_what_the_tokenizer_makes_of_it(tokenizer: Any) -> None:
     given = [{"role": "user", "content": "hello"}]
-    expected = tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=True)
-    assert prompts.chat([Message(role="user", content="hello")], {}) == list(expected)
+    expected = list(tokenizer.apply_chat_template(given, add_generation_prompt=True, tokenize=True))
+    prompts = Prompts(
+        tokenizer, context=CONTEXT, vocabulary=320
+    )  # which renders for the tokenizer from now on
+    assert prompts.renders_apart
+    assert chat(prompts, [Message(role="user", content="hello")]) == expected
+    prompts.close()
 
 
-def test_text_is_what_the_tokenizer_makes_of_it(prompts: Prompts, tokenizer: Counted) -> None:
+def test_text_is_what_the_tokenizer_makes_of_it(prompts: Prompts, tokenizer: Any) -> None:
     assert prompts.text("Grüße 🚀") == list(tokenizer.encode("Grüße 🚀"))
     assert prompts.text([1, 2, 3]) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("over", [1, 10_000_000])
 def test_what_is_too_long_in_any_case_is_not_tokenised(
-    prompts: Prompts, tokenizer: Counted, over: int
+    prompts: Prompts, tokenizer: Any, encoded: list[int], over: int
 ) -> None:
     text = "a" * (CONTEXT * longest(tokenizer) + over)
     for ask in (
         lambda: prompts.text(text),
-        lambda: prompts.chat([Message(role="user", content=text)], {}),
-        lambda: prompts.chat([Message(role="user", content=text[: len(text) // 4])] * 5, {}),
+        lambda: chat(prompts, [Message(role="user", content=text)]),
+        lambda: chat(prompts, [Message(role="user", content=text[: len(text) // 4])] * 5),
+        lambda: prompts.chat(text),
     ):
         with pytest.raises(Refusal, match="maximum context length is 100") as caught:
             ask()
         assert caught.value.document["error"]["code"] == "context_length_exceeded"
-    assert tokenizer.encoded == []
+    assert encoded == []
 
 
-def test_what_a_template_makes_too_long_is_not_tokenised(prompts: Prompts, tokenizer: Counted) -> None:
-    tokenizer._tokenizer._tokenizer.chat_template = "{{ messages[0].content * 5000 }}"
+def test_what_a_template_makes_too_long_is_not_tokenised(
+    prompts: Prompts, tokenizer: Any, encoded: list[int]
+) -> None:
+    tokenizer._tokenizer.chat_template = "{{ messages[0].content * 5000 }}"
     with pytest.raises(Refusal, match="context length"):
-        prompts.chat([Message(role="user", content="ab")], {})
-    assert tokenizer.encoded == []
+        chat(prompts, [Message(role="user", content="ab")])
+    assert encoded == []
 
 
-def test_what_could_be_short_enough_is_tokenised(prompts: Prompts, tokenizer: Counted) -> None:
+def test_what_could_be_short_enough_is_tokenised(
+    prompts: Prompts, tokenizer: Any, encoded: list[int]
+) -> None:
     length = CONTEXT * longest(tokenizer)
     with pytest.raises(Refusal, match=f"{length} tokens"):
         prompts.text("a" * length)
-    assert tokenizer.encoded == [length]
+    assert encoded == [length]
 
 
 @pytest.mark.parametrize("prompt", [[320], [-1], [10**30], [True + 319]])
