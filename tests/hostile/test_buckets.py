@@ -94,9 +94,9 @@ STORES: Mapping[str, tuple[Spoil, str, tuple[tuple[str, ...], ...]]] = {
         lambda b: b.put(b.weights, bytes(weights(b.stage).stat().st_size)), "is damaged", (PULL,)
     ),
     "weights that go on": (
-        lambda b: b.put(b.weights, weights(b.stage).read_bytes() + bytes(5_000_000)), "is damaged", (PULL,)
+        lambda b: b.put(b.weights, weights(b.stage).read_bytes() + bytes(5_000_000)), "are on record", (PULL,)
     ),
-    "weights that are nothing": (lambda b: b.put(b.weights, b""), "is damaged", (PULL,)),
+    "weights that are nothing": (lambda b: b.put(b.weights, b""), "are on record", (PULL,)),
 }  # fmt: skip
 
 
