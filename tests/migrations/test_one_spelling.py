@@ -1,4 +1,4 @@
-"""0008 to 0011 and back: documents are respelled, seals hold, and the index of tensors starts anew."""
+"""0010 to 0011 and back: documents are respelled, seals hold, and the index of tensors starts anew."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def older(empty_url: str) -> Iterator[Database]:
     database = Database.open(empty_url)
     migrate_to(database, "0007")
     schema.upgrade(database, afterwards=partial(seal_older, actor="ann"))
-    schema.downgrade(database, "0008")
+    schema.downgrade(database, "0010")
     with database.write() as session:
         session.execute(text("INSERT INTO manifest (id, digest, size) VALUES (1, 'm', 0)"))
         session.execute(text("INSERT INTO tensor (manifest_id, name, digest) VALUES (1, 'a', 'd')"))
@@ -70,7 +70,7 @@ def test_seals_of_before_hold(older: Database) -> None:
     with older.write() as session:
         session.execute(text("DELETE FROM tensor"))
         for seals in unsealed(session):
-            events.record(session, action="a", kind="k", subject="s", detail={}, actor="ann")
+            events.record(session, action="records.sealed", kind="registry", subject="records", detail={}, actor="ann")
             log.write(session, seals)
     migrate_to(older, "0011")
     with older.read() as session:
@@ -81,7 +81,7 @@ def test_seals_of_before_hold(older: Database) -> None:
 def test_up_and_down_keep_every_row(older: Database) -> None:
     before, tables_before = all_rows(older), snapshot(older)
     migrate_to(older, "0011")
-    schema.downgrade(older, "0008")
+    schema.downgrade(older, "0010")
     after = all_rows(older)
     assert snapshot(older) == tables_before
     if older.dialect == "sqlite":
