@@ -90,7 +90,7 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What is on record about a fused model; `made_as` is the key that its recipe has, whoever says that it made it."""
+    """What is on record about a fused model; `made_as` is the key under which it is made here, if others claim it."""
 
     key: Digest
     made_as: Digest
@@ -100,6 +100,7 @@ class _Record:
     recipe: Recipe
     manifest: Manifest
     published: bool
+    fidelity: str
 
 
 def rebuild(
@@ -144,13 +145,14 @@ def _record(session: Session, key: str) -> _Record:
     files = (FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files)
     return _Record(
         Digest(row.key),
-        recipe_key(row),
+        recipe_key(row) if row.origin is not None else Digest(row.key),
         label_of(row),
         row.adapter.name,
         tuple((extra.adapter.name, extra.weight) for extra in row.extras),
         Recipe.from_dict(row.recipe),
         Manifest.of(files),
         is_published(row),
+        row.verdict,
     )
 
 
@@ -185,6 +187,9 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
             inputs += changed
             if record.key != record.made_as and not inputs:
                 _record_own(workspace, ingredients, record, made, fidelity, time.monotonic() - started)
+            if not inputs and fidelity.verdict != record.fidelity:
+                why = f"its fidelity is {fidelity.verdict}, and {record.fidelity} is on record"
+                return answer("different", why, made)
             if made.digest == record.manifest.digest:
                 return answer("bit-identical", "every file has the recorded digest", made)
             with _recorded_bytes(workspace, record, scratch) as theirs:

@@ -68,6 +68,14 @@ class TestProven:
         report = stocked.audit_rebuild()
         assert (report.ok, report.inconclusive, report.checked["fused"]) == (True, False, 1)
 
+    def test_a_verdict_that_it_does_not_have(self, stocked: Registry) -> None:
+        stocked.fuse("course_rec@2", KEEP)
+        with stocked.workspace.database.write() as session:
+            session.scalars(select(tables.Fused)).one().verdict = "DEGRADED"
+        found = answer(stocked)
+        assert found.verdict == "different"
+        assert "its fidelity is PASS, and DEGRADED is on record" in found.message
+
     @pytest.mark.parametrize("reference", ["course_rec@2", "tiny"])
     def test_what_references_lead_to(self, stocked: Registry, reference: str) -> None:
         stocked.fuse("course_rec@2", KEEP)

@@ -221,7 +221,7 @@ class TestLogs:
         (tmp_path / "out.txt").write_text(plain_log(VAL))
         folder = run()
         register(with_base, folder)
-        with pytest.raises(AlreadyExistsError, match="without a training curve"):
+        with pytest.raises(AlreadyExistsError, match="without training curve"):
             register(with_base, folder, log=tmp_path / "out.txt")
 
     def test_too_large(self, with_base: Registry, run: MakeRun, tmp_path: Path) -> None:
