@@ -23,7 +23,7 @@ import tinymodels
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, aliases, yanks
-from fusery.registry.database import Database, clock
+from fusery.registry.database import Database, clock, log
 from fusery.registry.errors import BadInputError
 from fusery.registry.resolve import load_adapters
 
@@ -95,6 +95,7 @@ def shared(kind: str, registry: Registry) -> Iterator[None]:
         def same(database: Database) -> Iterator[Session]:
             yield session
             session.flush()
+            log.write(session, ())  # what happens next may ask the log
 
         patch.setattr(Database, kind, same)
         # Adapters are looked up by their names: half of the time would go into what their views need.

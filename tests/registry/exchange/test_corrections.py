@@ -119,7 +119,9 @@ def test_a_promotion_is_overtaken_by_what_comes(stocked: Registry, other: Regist
     stocked.amend("course_rec@2", val_loss=0.9, reason="typo")
     with stocked.workspace.database.write() as session:
         session.execute(
-            text("UPDATE amendment SET at = '2026-01-01 00:00:00', since = '2026-01-01 00:00:00'")
+            text(
+                "UPDATE amendment SET at = '2026-01-01 00:00:00.000000', since = '2026-01-01 00:00:00.000000'"
+            )
         )
     stocked.push("course_rec@2", other_home)
     assert [problem.code for problem in other.audit().problems] == ["amended_after_promotion"]
@@ -163,7 +165,9 @@ def test_nothing_of_the_time_to_come_is_believed(
     stocked.amend(ONE, val_loss=0.061, reason="typo")
     with stocked.workspace.database.write() as session:
         session.execute(
-            text("UPDATE amendment SET since = '2999-01-01 00:00:00', at = '2999-01-01 00:00:00'")
+            text(
+                "UPDATE amendment SET since = '2999-01-01 00:00:00.000000', at = '2999-01-01 00:00:00.000000'"
+            )
         )
     stocked.push("course_rec@1", other_home)
     now = datetime.now(UTC).isoformat()
