@@ -96,7 +96,8 @@ def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) 
     with workspace.database.read() as session:
         held = list(holdings(session, workspace, (), report))
     for problem in report.problems:
-        raise found.refuse("backup.json", f"has a record that cannot be read: {problem.message}")
+        if problem.code != "manifest_changed":  # which file says so is known below
+            raise found.refuse("backup.json", f"has a record that cannot be read: {problem.message}")
     for holding in held:
         _require_true(workspace, found, holding, own=own)
     if own:

@@ -70,7 +70,9 @@ def test_seals_of_before_hold(older: Database) -> None:
     with older.write() as session:
         session.execute(text("DELETE FROM tensor"))
         for seals in unsealed(session):
-            events.record(session, action="records.sealed", kind="registry", subject="records", detail={}, actor="ann")
+            events.record(
+                session, action="records.sealed", kind="registry", subject="records", detail={}, actor="ann"
+            )
             log.write(session, seals)
     migrate_to(older, "0011")
     with older.read() as session:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from registry.conftest import open_registry
+from sqlalchemy import select
 
-from fusery.registry import Registry
+from fusery.registry import Registry, tables
 from fusery.registry.audit.rebuild import Rebuilt
 from fusery.registry.fuse import FuseRequest
 from fusery.registry.fused_records import find_fused
