@@ -40,6 +40,7 @@ OWN = {
         "serving/__init__.py",
         "serving/checks.py",
         "serving/gate.py",
+        "serving/pages.py",
         "serving/run.py",
         "serving/templates/__init__.py",
         "serving/templates/chat.py",
