@@ -105,6 +105,9 @@ def _name_unreadable(context: ExceptionContext) -> None:
     error = context.original_exception
     sqlite = str(error).startswith("Could not decode to UTF-8")
     postgresql = type(error).__name__ == "DataError" and getattr(error, "sqlstate", "") is None
+    postgresql = postgresql and "NUL" not in str(
+        error
+    )  # that is one on its way there, which is not a value yet
     if sqlite or postgresql:
         from ..tables.record import UnreadableValueError
 

@@ -225,7 +225,8 @@ def test_the_database_itself_holds_a_promotion_against_the_rules(
                 move("course_rec@3", "prod")
             assert caught.value.exit_code == 2
         assert registry.alias("course_rec#prod")["adapter"].startswith("course_rec_v2_")
-        assert registry.audit().ok
+        # The finding was put in by hand, which an audit names.
+        assert {one.code for one in registry.audit().problems} <= {"record_rewritten"}
 
 
 def test_the_database_knows_emergencies_and_withdrawals(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
