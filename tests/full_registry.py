@@ -13,10 +13,15 @@ from sqlalchemy import insert, select
 from fusery.registry import Registry, tables
 from fusery.registry.backup.contents import all_tables
 from fusery.registry.database import sealing
+from fusery.registry.fuse import FuseRequest
+from fusery.registry.signing.keys import make_pair
 from fusery.registry.tables.values import kind_of
 
 _LATER = {("trusted_key", "fused")}
 """Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
+
+_TOLD = {"alias_rule", "amendment", "tensor", "trusted_key"}
+"""Tables whose rows the log has to tell of, or to seal otherwise than it once did: commands fill them."""
 
 _MADE_UP: dict[str, Any] = {
     "moment": datetime(2026, 1, 15, 12, 30, 59, 123456, UTC),
@@ -30,7 +35,7 @@ _MADE_UP: dict[str, Any] = {
 def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = True) -> Registry:
     """Do everything that can be done, and make up a row for tables that no command has filled.
 
-    Without `amended`, it is a registry of a time when nothing could be amended.
+    Without `amended`, it is a registry of a time when nothing could be amended, and there were neither rules nor keys.
     """
     registry.add_base(tiny_base, name="tiny")
     for number in (1, 2):
@@ -51,15 +56,19 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
         )
     registry.set_alias("course_rec@1", "prod", reason="first")
     registry.set_alias("course_rec@2", "prod", reason="better")
+    registry.fuse("course_rec@2", FuseRequest(extras=(("course_rec@1", 0.5),)))
     registry.yank("course_rec@1", reason="worse")
     registry.materialize("course_rec@2", folder / "bundle")
     registry.export("course_rec@2", folder / "exported", form="peft")
     if amended:
         registry.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
+        registry.set_rules("canary", {"admission": "no_errors"})
+        registry.trust_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
     with registry.workspace.database.write() as session:
         for table in all_tables():
-            made_up = amended or table.name != tables.Amendment.__tablename__
-            if made_up and session.execute(select(table).limit(1)).first() is None:
+            if (amended or table.name not in _TOLD) and session.execute(
+                select(table).limit(1)
+            ).first() is None:
                 _insert(session, table)
     return registry
 

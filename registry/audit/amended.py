@@ -102,6 +102,8 @@ def check_amendments(session: Session, only: Collection[Key] | None = None) -> I
         log.adopted.update(session.scalars(select(tables.Event.seq).where(tables.Event.action == ADOPTED)))
         numbers = set(session.scalars(select(tables.Amendment.adapter_id).distinct())) | log.several()
         datasets = _datasets(session) if numbers else {}
+        # SQLite keeps whatever somebody puts into a column: `records` and `spellings` name what is no number.
+        numbers = {number for number in numbers if isinstance(number, int)}
         for number in sorted(numbers if wanted is None else numbers & wanted):
             yield from _check(session, number, log, datasets)
         yield from _overtaken(session, log, wanted)

@@ -95,7 +95,7 @@ def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None
         report.checked["file"] += 1
         try:
             digest, size = digest_file(path)
-        except (OSError, StorageError):
+        except (OSError, StorageError, ValueError):  # ValueError: a path with a NUL in it
             found.append((f"{kind}_missing", entry.path, f"{path} is gone or unreadable"))
             continue
         if (digest, size) != (entry.sha256, entry.size):
@@ -166,8 +166,12 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
             report.add(found.code, found.subject, found.message)
         for found in check_spellings(session, only):
             report.add(found.code, found.subject, found.message)
-        for found in check_amendments(session, only):
-            report.add(found.code, found.subject, found.message)
+        try:
+            for found in check_amendments(session, only):
+                report.add(found.code, found.subject, found.message)
+        except (AttributeError, ValueError, TypeError, LookupError):
+            # A value that is none: the two above have named it.
+            report.notes.append("amendments cannot be followed before the records are in order")
 
 
 def note_garbage(workspace: Workspace, report: Report) -> None:

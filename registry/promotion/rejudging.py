@@ -50,7 +50,7 @@ def check_moves(workspace: Workspace, report: Report) -> None:
             rows = session.scalars(select(tables.Alias).options(joinedload(tables.Alias.task)))
             for alias in sorted(rows.all(), key=lambda row: row.id):
                 _check_alias(workspace, session, alias, chronicle, report)
-        except (ValueError, TypeError, LookupError, InvalidRequestError):
+        except (AttributeError, ValueError, TypeError, LookupError, InvalidRequestError):
             # Values that are none, or rows that point at nothing: what looks at records and spellings names them.
             report.notes.append("moves of aliases cannot be judged before the records are in order")
 
