@@ -22,7 +22,7 @@ from . import dependants
 from .amended import check_amendments
 from .holdings import Holding
 from .records import check_records, count_records
-from .report import Damage, Report
+from .report import Damage, Report, in_order
 from .spellings import check_spellings, check_table
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None
     A bundle that was moved, or a fused model that was evicted, has no folder any more and is no problem; one that is
     there and differs is.
     """
+    with in_order(report, holding.name):
+        _check_folder(workspace, holding, report)
+
+
+def _check_folder(workspace: Workspace, holding: Holding, report: Report) -> None:
     assert holding.folder is not None
     kind = _FOLDER_CODES[holding.kind]
     found: list[tuple[str, str, str]] = []
@@ -95,7 +100,7 @@ def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None
         report.checked["file"] += 1
         try:
             digest, size = digest_file(path)
-        except (OSError, StorageError, ValueError):  # ValueError: a path with a NUL in it
+        except (OSError, StorageError):
             found.append((f"{kind}_missing", entry.path, f"{path} is gone or unreadable"))
             continue
         if (digest, size) != (entry.sha256, entry.size):
@@ -166,12 +171,9 @@ def check_sealed(workspace: Workspace, report: Report, only: Collection[Key] | N
             report.add(found.code, found.subject, found.message)
         for found in check_spellings(session, only):
             report.add(found.code, found.subject, found.message)
-        try:
+        with in_order(report, "amendments"):
             for found in check_amendments(session, only):
                 report.add(found.code, found.subject, found.message)
-        except (AttributeError, ValueError, TypeError, LookupError):
-            # A value that is none: the two above have named it.
-            report.notes.append("amendments cannot be followed before the records are in order")
 
 
 def note_garbage(workspace: Workspace, report: Report) -> None:

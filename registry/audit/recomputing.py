@@ -26,7 +26,7 @@ from ..renderings.fetching import fetch_originals
 from ..renderings.other_forms import other_forms
 from .admitting import submission_of, unfit
 from .holdings import Holding
-from .report import Report
+from .report import Report, in_order
 
 if TYPE_CHECKING:
     from ..architecture import Architecture
@@ -54,12 +54,9 @@ def check_again(workspace: Workspace, holding: Holding, report: Report) -> None:
     """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at."""
     if any(problem.subject.startswith(f"{holding.name}: ") for problem in report.problems):
         return
-    try:
+    with in_order(report, holding.name):
         for found in recompute(workspace, holding, report.notes):
             report.add(found.code, found.subject, found.message)
-    except (AttributeError, ValueError, TypeError, LookupError):
-        # A value that is none, or rows that point at nothing: what looks at records and spellings names them.
-        report.notes.append(f"{holding.name} cannot be computed again before its record is in order")
 
 
 def recompute(workspace: Workspace, holding: Holding, notes: list[str]) -> Iterator[Untrue]:

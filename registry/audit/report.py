@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import InvalidRequestError
 
 from fusery.storage.digest import Digest
 
@@ -130,3 +134,15 @@ class Report:
             "notes": self.notes,
             "rebuilt": [one.to_dict() for one in self.rebuilt],
         }
+
+
+@contextmanager
+def in_order(report: Report, subject: str) -> Iterator[None]:
+    """Look at something that follows from records; where a value of theirs is none, or leads to nothing, say so in a note.
+
+    Such a value is named by what looks at records and at spellings: every audit does both.
+    """
+    try:
+        yield
+    except (AttributeError, ValueError, TypeError, LookupError, InvalidRequestError):
+        report.notes.append(f"{subject} cannot be looked at before the records are in order")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, joinedload
 
 from .. import tables
@@ -42,17 +41,15 @@ def check_moves(workspace: Workspace, report: Report) -> None:
         workspace: the registry's parts.
         report: gets a problem for what could not have passed, and a note for what cannot be judged here.
     """
-    with workspace.database.read() as session:
-        try:
-            chronicle = read_chronicle(session)
-            for subject, message in check_histories(session, chronicle):
-                report.add(REWRITTEN, subject, message)
-            rows = session.scalars(select(tables.Alias).options(joinedload(tables.Alias.task)))
-            for alias in sorted(rows.all(), key=lambda row: row.id):
-                _check_alias(workspace, session, alias, chronicle, report)
-        except (AttributeError, ValueError, TypeError, LookupError, InvalidRequestError):
-            # Values that are none, or rows that point at nothing: what looks at records and spellings names them.
-            report.notes.append("moves of aliases cannot be judged before the records are in order")
+    from ..audit.report import in_order
+
+    with workspace.database.read() as session, in_order(report, "moves of aliases"):
+        chronicle = read_chronicle(session)
+        for subject, message in check_histories(session, chronicle):
+            report.add(REWRITTEN, subject, message)
+        rows = session.scalars(select(tables.Alias).options(joinedload(tables.Alias.task)))
+        for alias in sorted(rows.all(), key=lambda row: row.id):
+            _check_alias(workspace, session, alias, chronicle, report)
 
 
 def _check_alias(
