@@ -35,6 +35,12 @@ _CONFIG = hashlib.sha256(b"config").hexdigest()
 
 Rows = dict[Any, list[dict[str, Any]]]
 
+AMENDED = """
+INSERT INTO amendment (adapter_id, field, before, after, reason, at, since, "by")
+SELECT id, 'note', 'null', 'null', '', created_at, created_at, created_by FROM adapter
+"""
+"""A statement by which each adapter was amended."""
+
 
 def fill(registry: Registry, count: int, *, base: str = "tiny", start: int = 0) -> None:
     """Add so many adapters, a hundred versions a task; the first has the number `start`."""

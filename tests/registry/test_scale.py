@@ -18,11 +18,6 @@ from fusery.registry.paging import SORTABLE
 MANY = 20_000
 """Adapters: enough for every planner to prefer an index to the table."""
 
-_AMENDED = """
-INSERT INTO amendment (adapter_id, field, before, after, reason, at, since, "by")
-SELECT id, 'note', 'null', 'null', '', created_at, created_at, created_by FROM adapter
-"""
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +30,7 @@ def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
     registry.add_base(base, name="tiny", reference=True)
     crowd.fill(registry, MANY)
     with registry.workspace.database.write() as session:
-        session.execute(text(_AMENDED))
+        session.execute(text(crowd.AMENDED))
         if registry.workspace.database.dialect == "postgresql":
             session.execute(text("ANALYZE"))  # as autovacuum does by itself
     yield registry
