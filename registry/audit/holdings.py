@@ -88,7 +88,7 @@ def _all(
     try:
         rows = session.scalars(select(table).where(table.id.in_(numbers)).order_by(table.id))
         found = [(holding, holding.manifest.digest) for holding in (_holding(row, workspace) for row in rows)]
-    except (ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
         if len(numbers) == 1:
             session.expunge_all()
             name = f"row {numbers[0]} of {table.__tablename__}"

@@ -144,5 +144,5 @@ def in_order(report: Report, subject: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, ValueError, TypeError, LookupError, InvalidRequestError):
+    except (AttributeError, OSError, ValueError, TypeError, LookupError, InvalidRequestError):
         report.notes.append(f"{subject} cannot be looked at before the records are in order")
