@@ -62,7 +62,7 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
     registry.export("course_rec@2", folder / "exported", form="peft")
     if amended:
         registry.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
-        registry.set_rules("canary", {"admission": "no_errors"})
+        registry.set_rules("release", {"admission": "no_errors"})
         registry.trust_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
     with registry.workspace.database.write() as session:
         for table in all_tables():
