@@ -26,16 +26,19 @@ def sql(*statements: str, unguarded: bool = False) -> Make:
     def make(stage: Stage) -> None:
         with closing(sqlite3.connect(stage.other / "fusery.db", isolation_level=None)) as connection:
             guards = connection.execute(
-                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+                "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"
             ).fetchall()
-            for name, _ in guards:
+            for name, _, _ in guards:
                 connection.execute(f"DROP TRIGGER {name}")
             connection.execute("PRAGMA writable_schema=ON")
             connection.execute("PRAGMA ignore_check_constraints=ON")
             for statement in statements:
                 connection.execute(statement)
-            for _, text in [] if unguarded else guards:
-                connection.execute(text)
+            # What a statement made a view, or took away, can hold no guard.
+            tables = {name for (name,) in connection.execute("SELECT name FROM pragma_table_list WHERE type = 'table'")}
+            for _, table, text in [] if unguarded else guards:
+                if table in tables:
+                    connection.execute(text)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     return make

@@ -70,7 +70,7 @@ def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: py
 def test_keys_that_are_none_are_told_before_anything_is_fetched(stocked: Registry, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     for text, said in (
-        (None, "cannot read"),
+        (None, "cannot be read"),
         ("", "names no tenant"),
         ('[acme]\nkey_sha256 = ["x"]', "key_sha256"),
     ):
