@@ -161,7 +161,7 @@ class BatchLane:
             progress, answers = self._generator.next()
         took = self._pace.note(time.perf_counter() - began, stats.prompt_tokens)
         for owner in readers:
-            self._rests.charge(owner, took / len(readers))
+            self._places.charge(owner, took / len(readers))
         self.idle = not (size or answers or any(part.end_of_prompt for part in progress))
         pieces, over = [], []
         for answer in answers:

@@ -20,7 +20,7 @@ PREFILL_SECONDS = 0.02
 """How long a step may read while there are others: a computer that reads slowly reads less at a step."""
 
 PREFILL_ANSWERS = 8
-"""How many prompts a lane reads at once."""
+"""How many prompts a lane reads at once, one of each owner while there are several."""
 
 
 class Pace:
@@ -87,13 +87,26 @@ class Places:
         """Return whose prompts are being read, each owner as often as it has some."""
         return self._reading.each()
 
+    def charge(self, owner: str, seconds: float) -> None:
+        """Let an owner rest for what reading took: longer by its part of the places, up to twice as long for all of them.
+
+        Who has none of the others' answers to wait for reads soon; who has most of the places already gets them filled slowly.
+        """
+        part = self._running.of(owner) / max(1, self._running.total)
+        self._rests.charge(owner, seconds * (1 + part))
+
     def waiting(self) -> list[Job]:
         """Return the jobs without a place."""
         return list(self._waiting)
 
     def _may_begin(self, owner: str) -> bool:
+        """Return whether a prompt of an owner can be begun; while there are others, one at a time.
+
+        What is begun is read together, so an owner that rests is not waited for: it reads whenever another does.
+        """
         return (
             not self._rests.resting(owner)
             and self._running.has_room(owner, self._width)
             and self._reading.has_room(owner, self._readers)
+            and not (self._reading.of(owner) and self._rests.has_others(owner))
         )

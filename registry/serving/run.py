@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -154,6 +155,7 @@ def _serve(
             signal.signal(number, stop)
         sys.setswitchinterval(SWITCH_SECONDS)
         service.start()
+        gc.freeze()
         try:
             loaded()
             server = http_server(

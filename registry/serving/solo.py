@@ -55,7 +55,7 @@ class SoloLane:
             token = next(tokens)
             if writing.reading:
                 took = self._pace.note(time.perf_counter() - began, self._size)
-                self._rests.charge(job.owner, took)
+                self._places.charge(job.owner, took)
             if token is None:
                 self._running[job] = self._running.pop(job)  # the next part is another's
                 continue

@@ -35,7 +35,10 @@ def sql(*statements: str, unguarded: bool = False) -> Make:
             for statement in statements:
                 connection.execute(statement)
             # What a statement made a view, or took away, can hold no guard.
-            tables = {name for (name,) in connection.execute("SELECT name FROM pragma_table_list WHERE type = 'table'")}
+            tables = {
+                name
+                for (name,) in connection.execute("SELECT name FROM pragma_table_list WHERE type = 'table'")
+            }
             for _, table, text in [] if unguarded else guards:
                 if table in tables:
                     connection.execute(text)
