@@ -187,6 +187,9 @@ CASES: dict[str, Case] = {
     "config_invalid": Case(edit_config(rank=0), edit_config(seed=7)),
     "metadata_invalid": Case(metadata(version=0), metadata(version=1)),
     "no_tensors": Case(edit_tensors(lambda _: {"model.norm.weight": np.ones(4, np.float32)})),
+    "other_kind": Case(
+        edit_tensors(lambda t: {f"lora_unet_{n}.lora_up.weight": v for n, v in enumerate(t.values())})
+    ),
     "unknown_tensor": Case(renamed(".lora_a", ".lora_A.weight")),
     "dtype_unsupported": Case(stored_as("I32", "layers.3.mlp.up_proj")),
     "dtype_mixed": Case(halved("layers.3."), halved("")),

@@ -9,6 +9,10 @@ importing torch takes long, so it is done once.
     ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
     ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
     ["fields"]                                 the names of the fields of LoraConfig
+    ["methods"]                                the names of PEFT's methods
+    ["follow", OUT, METHOD, FIELDS, BASE]      a tiny model and an adapter on it, made with these fields (JSON), in the folder OUT;
+                                               whether PEFT merges it (`same`: with the same answers, `other`, `refused`), and
+                                               whether it can save it as a LoRA (`lora`)
 
 TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
 """
@@ -23,8 +27,9 @@ import warnings
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 
 def load(base: str, adapter: str) -> PeftModel:
@@ -44,6 +49,35 @@ def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
         np.save(out, model(input_ids=torch.from_numpy(np.load(tokens))).logits.float().numpy())
 
 
+def follow(out: str, method: str, fields: str, base: str) -> list[str]:
+    """Make an adapter, and see whether it can be merged."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    plain, tokens = f"{out}/base", torch.randint(1, 128, (2, 12))
+    LlamaForCausalLM(LlamaConfig(**size, **heads, **json.loads(base))).save_pretrained(plain)
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)](task_type="CAUSAL_LM", **json.loads(fields))
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32), config)
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    made.save_pretrained(f"{out}/adapter")
+    model = load(plain, f"{out}/adapter")
+    with torch.no_grad():
+        told = model(input_ids=tokens).logits
+    lora = ["lora"] if model.supports_lora_conversion() else []
+    try:
+        model.merge_and_unload().save_pretrained(f"{out}/merged")
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return ["refused", *lora]
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(f"{out}/merged", dtype=torch.float32)(
+            input_ids=tokens
+        ).logits
+    return ["same" if torch.allclose(told, found, atol=1e-4) else "other", *lora]
+
+
 def answer(request: list[str]) -> list[str]:
     """Do what is asked."""
     match request:
@@ -60,6 +94,10 @@ def answer(request: list[str]) -> list[str]:
             load(base, adapter).merge_and_unload().save_pretrained(out)
         case ["tensors", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=False)
+        case ["methods"]:
+            return [method.value for method in PeftType]
+        case ["follow", out, method, fields, base]:
+            return follow(out, method, fields, base)
         case ["fields"]:
             return [field.name for field in dataclasses.fields(LoraConfig)]
         case _:

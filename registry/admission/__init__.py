@@ -42,6 +42,9 @@ def examine(candidate: Candidate, policy: Policy | None = None) -> list[Finding]
         candidate: the adapter.
         policy: how severe each finding is here; by default as its code says.
     """
+    from .kind_rules import kind_is_known
     from .rules import RULES
 
-    return (policy or Policy()).apply(finding for rule in RULES for finding in rule(candidate))
+    # What is no adapter at all is said, and not what it lacks to be one.
+    found = list(kind_is_known(candidate)) or [finding for rule in RULES for finding in rule(candidate)]
+    return (policy or Policy()).apply(found)

@@ -8,20 +8,19 @@ from typing import Any
 from ..adapter_files import CONFIG, PEFT_WEIGHTS
 from ..architecture import Weight
 from ..renderings.patterns import PatternError
-from ..renderings.peft_config import PeftConfig, targets
+from ..renderings.peft_config import CONVERT, TIED, PeftConfig, targets
 from ..renderings.peft_form import is_tied
+from ..renderings.peft_methods import MERGE
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some
-
-_MERGE = "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
 
 PEFT_METHOD = Code(
     "peft_method",
     "error",
     "the adapter was made by another method of PEFT than LoRA",
     "its numbers are not two factors of an update",
-    _MERGE,
+    MERGE,
     fixed=True,
 )
 PEFT_BASE_CHANGED = Code(
@@ -29,7 +28,7 @@ PEFT_BASE_CHANGED = Code(
     "error",
     "training began by changing the base's weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, KaSA, repeated layers)",
     "on the base itself the adapter gives another model than the one that was trained",
-    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base",
+    CONVERT,
     fixed=True,
 )
 PEFT_FULL_MODULES = Code(
@@ -37,7 +36,7 @@ PEFT_FULL_MODULES = Code(
     "error",
     "the adapter holds whole weights beside the factors (modules_to_save, embeddings, trained tokens)",
     "mlx-lm adds low-rank updates and replaces nothing",
-    _MERGE,
+    MERGE,
     fixed=True,
 )
 PEFT_BIAS = Code(
@@ -45,7 +44,7 @@ PEFT_BIAS = Code(
     "error",
     "the adapter changes or adds biases",
     "mlx-lm's LoRA has none, so a part of what was learned would be lost",
-    _MERGE,
+    MERGE,
     fixed=True,
 )
 PEFT_VARIANT = Code(
@@ -53,7 +52,7 @@ PEFT_VARIANT = Code(
     "error",
     "the adapter is a variant of LoRA that mlx-lm does not have",
     "it would be loaded as a plain LoRA and answer differently",
-    _MERGE,
+    MERGE,
     fixed=True,
 )
 PEFT_UNKNOWN_FIELD = Code(
@@ -100,7 +99,7 @@ PEFT_TIED_EMBEDDING = Code(
     "error",
     "the adapter changes an embedding that is also the base's head",
     "PEFT changes one end of it, mlx-lm both",
-    _MERGE,
+    TIED,
     fixed=True,
 )
 PEFT_RANK_PADDED = Code(

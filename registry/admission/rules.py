@@ -12,6 +12,7 @@ from . import (
     base_rules,
     file_rules,
     folder_rules,
+    kind_rules,
     layer_rules,
     method_rules,
     neighbour_rules,
@@ -26,6 +27,7 @@ from . import (
 from .code import Code, Rule
 
 RULES: tuple[Rule, ...] = (
+    kind_rules.kind_is_known,
     file_rules.readable_files,
     peft_rules.carried_over_from_peft,
     folder_rules.nothing_runs,

@@ -12,7 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from . import peft_methods
 from .patterns import Budget, PatternError, full_match
+from .peft_methods import MERGE, TRAIN
 from .remark import Remark
 
 CONFIG = "adapter_config.json"
@@ -86,11 +88,13 @@ class FieldRule:
         becomes: what it is in mlx-lm's form, in a few words; the documentation shows it.
         code: the remark's code when the value cannot be carried over.
         refuse: the reason why a value cannot be carried over, or None if it can.
+        advice: what the adapter's owner can do then.
     """
 
     becomes: str
     code: str = ""
     refuse: Callable[[Any], str | None] = lambda _: None
+    advice: str = MERGE
 
 
 def _unless_empty(reason: str) -> Callable[[Any], str | None]:
@@ -105,6 +109,13 @@ def _initialisation(value: Any) -> str | None:
     return None if known else "is not an initialisation that is known to leave the base as it is"
 
 
+CONVERT = (
+    "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base"
+)
+TIED = (
+    "train it without the embedding and the head among its modules: merging changes both ends of the tied matrix, so that"
+    " the merged model answers otherwise"
+)
 _NO_VARIANT = "computes something that a sum of low-rank updates cannot express"
 _IGNORED = "nothing: the numbers do not depend on it"
 _RANK = "`lora_parameters.rank`: the largest; smaller ranks are padded with zeros"
@@ -115,7 +126,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "peft_type": FieldRule(
         "must be LORA",
         "peft_method",
-        lambda value: None if value == "LORA" else "is not LoRA, and mlx-lm has no such method",
+        peft_methods.reason,
     ),
     "r": FieldRule(_RANK),
     "rank_pattern": FieldRule(_RANK),
@@ -138,7 +149,10 @@ FIELDS: Mapping[str, FieldRule] = {
         ),
     ),
     "lora_bias": FieldRule(
-        "refused", "peft_bias", _unless_empty("adds a bias to the update, which mlx-lm does not have")
+        "refused",
+        "peft_bias",
+        _unless_empty("adds a bias to the update, which mlx-lm does not have"),
+        f"where the base's layers have biases, {MERGE}; otherwise train it without lora_bias: PEFT cannot merge it either",
     ),
     "modules_to_save": FieldRule(
         "refused",
@@ -152,18 +166,25 @@ FIELDS: Mapping[str, FieldRule] = {
         "refused where it changes the base: pissa, olora, corda, loftq, lora_ga",
         "peft_base_changed",
         _initialisation,
+        CONVERT,
     ),
     "layer_replication": FieldRule(
-        "refused", "peft_base_changed", _unless_empty("repeats layers, which makes another model of the base")
+        "refused",
+        "peft_base_changed",
+        _unless_empty("repeats layers, which makes another model of the base"),
+        "train it on a model that has these layers: PEFT saves no merged model whose layers share their weights",
     ),
     "kasa_config": FieldRule(
-        "refused", "peft_base_changed", _unless_empty("truncates the base's weights before training")
+        "refused", "peft_base_changed", _unless_empty("truncates the base's weights before training"), CONVERT
     ),
     "target_parameters": FieldRule(
         "refused", "peft_variant", _unless_empty("adapts parameters that are no modules of mlx-lm")
     ),
     "alora_invocation_tokens": FieldRule(
-        "refused", "peft_variant", _unless_empty("switches the adapter on by certain tokens only")
+        "refused",
+        "peft_variant",
+        _unless_empty("switches the adapter on by certain tokens only"),
+        f"{TRAIN}: what acts on some tokens only cannot be merged",
     ),
     "use_qalora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
     "use_bdlora": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
@@ -171,7 +192,10 @@ FIELDS: Mapping[str, FieldRule] = {
     "monteclora_config": FieldRule("refused", "peft_variant", _unless_empty(_NO_VARIANT)),
     "megatron_config": FieldRule("refused", "peft_variant", _unless_empty("names layers of another library")),
     "ensure_weight_tying": FieldRule(
-        "refused", "peft_variant", _unless_empty("ties an adapter of the head to that of the embedding")
+        "refused",
+        "peft_variant",
+        _unless_empty("ties an adapter of the head to that of the embedding"),
+        TIED,
     ),
     **dict.fromkeys(
         (
@@ -196,7 +220,14 @@ FIELDS: Mapping[str, FieldRule] = {
 
 
 def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
-    """Yield a remark for each field whose value cannot be carried over, and for each that is not known."""
+    """Yield a remark for each field whose value cannot be carried over, and for each that is not known.
+
+    Of another method than LoRA only that is said: what its own fields mean is not what keeps it out.
+    """
+    method = raw.get("peft_type")
+    if (why := peft_methods.reason(method)) is not None:
+        yield _refused("peft_method", "peft_type", method, why, peft_methods.advice(method))
+        return
     for name, value in raw.items():
         rule = FIELDS.get(name)
         if rule is None:
@@ -204,15 +235,13 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
                 message = f"PEFT's {name[:60]!r} is not known here, and what it does to the weights neither"
                 hint = "if it does nothing to them, remove it from adapter_config.json"
                 yield Remark("peft_unknown_field", "error", CONFIG, message, hint)
-        elif reason := rule.refuse(value):
-            shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
-            yield Remark(rule.code, "error", CONFIG, f"PEFT's {name} ({shown}) {reason}", _hint(rule.code))
+        elif why := rule.refuse(value):
+            yield _refused(rule.code, name, value, why, rule.advice)
 
 
-def _hint(code: str) -> str:
-    if code == "peft_base_changed":
-        return "save it with path_initial_model_for_weight_conversion, or merge it with PEFT and add that as a base"
-    return "merge it with PEFT's merge_and_unload, and add the result as a base: fusery base add"
+def _refused(code: str, name: str, value: Any, why: str, advice: str) -> Remark:
+    shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
+    return Remark(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
 
 
 def targets(config: PeftConfig, module: str) -> bool:

@@ -18,7 +18,7 @@ from fusery.storage.safetensors import Header, Tensor
 
 from ..adapter_files import PEFT_WEIGHTS
 from .patterns import PatternError
-from .peft_config import CONFIG, PeftConfig
+from .peft_config import CONFIG, FIELDS, PeftConfig
 from .remark import Remark
 
 PREFIX = "base_model.model."
@@ -93,7 +93,8 @@ def _on_strangers(names: list[str]) -> Iterator[Remark]:
         yield Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
     if biases:
         message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
-        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message)
+        added = any(name.endswith(".lora_B.bias") for name in biases)
+        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, FIELDS["lora_bias"].advice if added else "")
     if others:
         message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
         yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)

@@ -16,6 +16,7 @@ from fusery.storage.secrets import without_credentials
 
 from ..adapter_files import CONFIG, JSON_LIMIT, PEFT_WEIGHTS
 from ..plaintext import is_keepable
+from . import peft_methods
 from .peft_config import PeftConfig, refused_fields
 from .peft_folder import PeftModule, check_ranks, sort_tensors
 from .remark import Remark
@@ -48,6 +49,9 @@ def read_peft(files: Mapping[str, Path]) -> PeftReading:
     """Read the two files of a PEFT adapter; what cannot be read becomes a problem, not an exception."""
     problems: list[tuple[str, str, bool]] = []
     raw = _raw_config(files, problems)
+    if raw is not None and peft_methods.reason(raw.get("peft_type")) is not None:
+        # What another method's fields and tensors are is not what keeps it out.
+        return PeftReading(raw, None, None, {}, tuple(refused_fields(raw)), ())
     config = _config(raw, problems) if raw is not None else None
     header = _header(files, problems)
     modules, remarks = sort_tensors(header) if header else ({}, [])

@@ -1,0 +1,140 @@
+"""What a folder is when it holds no adapter in a form that is read here: said by name, before anything else.
+
+Recognised by the names of files and tensors alone.  Sources: kohya's sd-scripts (`lora_unet_….lora_down.weight`), diffusers
+(`pytorch_lora_weights.safetensors`), the older layers of mlx-vlm (`.A` and `.B`, rank and alpha at the top of the
+configuration), the older files of mlx-lm (`adapters.npz`) and of PEFT (`adapter_model.bin`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.storage.errors import FuseryError
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
+
+from ..adapter_files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from .candidate import Candidate
+from .code import Code, rule
+from .finding import Finding, some
+
+OTHER_KIND = Code(
+    "other_kind",
+    "error",
+    "the folder holds something else than the LoRA adapter of a language model in mlx-lm's or PEFT's form",
+    "it cannot be put on a base here",
+    "give the folder that mlx_lm.lora or PEFT's save_pretrained wrote",
+    fixed=True,
+)
+
+_MOST_HEADERS = 4
+"""Files whose tensors' names are looked at."""
+
+_IMAGES = "fusery keeps adapters of language models: use it with the program that it was trained for"
+_KOHYA = re.compile(r"(lora_(unet|te[0-9]?|transformer|prior|prior_te)_|lycoris_)\w+\.")
+_DIFFUSERS = re.compile(
+    r"(unet|transformer|text_encoder(_[0-9])?|diffusion_model|prior)\.(?=.*lora)", re.IGNORECASE
+)
+_VLM = re.compile(r"(?!base_model\.).+\.([AB]|lora_[AB]\.\w+\.weight)")
+_MODEL = re.compile(r"(pytorch_)?model(-[0-9]+-of-[0-9]+)?\.(safetensors|bin)")
+_FACTORS = re.compile(r"(?:.*/)?(?:adapters|adapter_model)\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a folder is, and what its owner can do.
+
+    Attributes:
+        file: the one that tells.
+        what: with its article.
+        hint: what to do.
+    """
+
+    file: str
+    what: str
+    hint: str
+
+
+def other_kind(candidate: Candidate) -> Kind | None:
+    """Return what a folder is that holds no adapter as it is read here; None if it does, or if nobody knows."""
+    if candidate.folder.modules:
+        return None
+    top = {entry.path for entry in candidate.surroundings.entries if "/" not in entry.path}
+    return _by_tensors(candidate.surroundings.root, top) or (
+        None if _weights(top) else _by_names(candidate, top)
+    )
+
+
+def _weights(top: Collection[str]) -> set[str]:
+    return {WEIGHTS, PEFT_WEIGHTS}.intersection(top)
+
+
+def _by_tensors(root: Path, top: Collection[str]) -> Kind | None:
+    for name in sorted(name for name in top if name.endswith(".safetensors"))[:_MOST_HEADERS]:
+        try:
+            names = list(read_header(root / name, limit=BASE_HEADER_LIMIT).tensors)
+        except FuseryError:
+            continue  # whether it can be read is for another rule to say
+        if any(map(_KOHYA.match, names)):
+            return Kind(name, "a LoRA of an image or video model in kohya's form", _IMAGES)
+        if any(map(_DIFFUSERS.match, names)):
+            return Kind(name, "a LoRA of an image or video model in diffusers' form", _IMAGES)
+        if names and all(map(_VLM.fullmatch, names)):
+            hint = "train it with today's mlx-vlm, which writes mlx-lm's form: alpha is there what scale is in mlx-lm"
+            return Kind(name, "an adapter in the form that mlx-vlm wrote before it took mlx-lm's", hint)
+    return None
+
+
+def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
+    for name in ("adapter_model.bin", "adapter_model.pt"):
+        if name in top:
+            what = "a PEFT adapter in a pickle, which runs code when it is loaded and is never opened here"
+            hint = (
+                "where you trust its origin, load it with PEFT and save it again:"
+                " PeftModel.from_pretrained(model, FOLDER).save_pretrained(NEW)"
+            )
+            return Kind(name, what, hint)
+    for name in sorted(top):
+        if re.fullmatch(r"(?:[0-9]+_)?adapters?\.npz", name):
+            hint = (
+                f'write it anew, and register the folder: python -c "import mlx.core as mx;'
+                f" mx.save_safetensors('{WEIGHTS}', mx.load('{name}'))\""
+            )
+            return Kind(
+                name, "an adapter in the .npz form that mlx-lm wrote before it took safetensors", hint
+            )
+        if name.endswith(".fmadapter"):
+            what = "an adapter of Apple's foundation models, which is bound to one version of a system"
+            return Kind(name, what, "use Apple's adapter toolkit")
+        if name.endswith(".gguf"):
+            hint = "register the adapter that it was made from; fusery identify says which one that is, if it is on record"
+            return Kind(name, "a file for llama.cpp", hint)
+    below = sorted(
+        {
+            entry.path.rpartition("/")[0]
+            for entry in candidate.surroundings.entries
+            if _FACTORS.fullmatch(entry.path)
+        }
+    )
+    if below:
+        return Kind(
+            ".",
+            f"a folder of adapters: {some(below)}",
+            f"give one of them: {candidate.surroundings.root.name}/{below[-1]}",
+        )
+    models = sorted(filter(_MODEL.fullmatch, top))
+    if models and CONFIG not in top:
+        return Kind(models[0], "a whole model", "add it as a base: fusery base add")
+    return None
+
+
+@rule(OTHER_KIND)
+def kind_is_known(candidate: Candidate) -> Iterator[Finding]:
+    """The folder holds an adapter in a form that is read here."""
+    kind = other_kind(candidate)
+    if kind is not None:
+        yield OTHER_KIND.found(
+            kind.file, f"{'this' if kind.file == '.' else kind.file} is {kind.what}", kind.hint
+        )

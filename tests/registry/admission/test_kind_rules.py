@@ -1,0 +1,171 @@
+"""What a folder is that holds no adapter is said first, and what it lacks to be one is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tinymodels
+from spoiling import look
+
+Make = Callable[[Path], None]
+
+
+def tensors(file: str, *names: str, metadata: dict[str, str] | None = None) -> Make:
+    """Return a function that writes a safetensors file with small tensors of these names."""
+
+    def make(folder: Path) -> None:
+        raw = {name: ("F32", np.ones((4, 4), np.float32)) for name in names}
+        tinymodels.write_tensors(folder / file, raw, metadata)
+
+    return make
+
+
+def files(**contents: bytes) -> Make:
+    def make(folder: Path) -> None:
+        for name, content in contents.items():
+            path = folder / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    return make
+
+
+def both(*makes: Make) -> Make:
+    def make(folder: Path) -> None:
+        for each in makes:
+            each(folder)
+
+    return make
+
+
+def npz(folder: Path) -> None:
+    import mlx.core as mx
+
+    mx.savez(str(folder / "adapters.npz"), **{"model.layers.0.self_attn.q_proj.lora_a": mx.ones((4, 4))})
+
+
+PEFT = json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}).encode()
+VLM = json.dumps({"rank": 8, "alpha": 16, "dropout": 0.0}).encode()
+MODULE = "language_model.model.layers.0.self_attn.q_proj"
+KINDS: dict[str, tuple[Make, str, str]] = {
+    "kohya": (
+        tensors(
+            "style.safetensors",
+            "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
+            "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight",
+            "lora_unet_down_blocks_0_attentions_0_proj_in.alpha",
+            metadata={"ss_network_dim": "4"},
+        ),
+        "a LoRA of an image or video model in kohya's form",
+        "the program that it was trained for",
+    ),
+    "diffusers": (
+        tensors(
+            "pytorch_lora_weights.safetensors",
+            "unet.down_blocks.1.attentions.0.proj_in.lora_A.weight",
+            "unet.down_blocks.1.attentions.0.proj_in.lora_B.weight",
+        ),
+        "a LoRA of an image or video model in diffusers' form",
+        "the program that it was trained for",
+    ),
+    "diffusers under PEFT's name": (
+        both(
+            tensors(
+                "adapter_model.safetensors",
+                "transformer.blocks.0.attn.to_q.lora_A.weight",
+                "transformer.blocks.0.attn.to_q.lora_B.weight",
+            ),
+            files(**{"adapter_config.json": PEFT}),
+        ),
+        "in diffusers' form",
+        "the program that it was trained for",
+    ),
+    "mlx-vlm's layers": (
+        both(
+            tensors("adapters.safetensors", f"{MODULE}.A", f"{MODULE}.B"),
+            files(**{"adapter_config.json": VLM}),
+        ),
+        "in the form that mlx-vlm wrote before",
+        "today's mlx-vlm",
+    ),
+    "mlx-vlm's layers with names": (
+        tensors(
+            "adapter_model.safetensors", f"{MODULE}.lora_A.default.weight", f"{MODULE}.lora_B.default.weight"
+        ),
+        "in the form that mlx-vlm wrote before",
+        "today's mlx-vlm",
+    ),
+    "PEFT's pickle": (
+        files(**{"adapter_config.json": PEFT, "adapter_model.bin": b"\x80\x02}q\0."}),
+        "adapter_model.bin is a PEFT adapter in a pickle",
+        "save_pretrained",
+    ),
+    "mlx-lm's npz": (
+        both(npz, files(**{"adapter_config.json": b"{}"})),
+        "adapters.npz is an adapter in the .npz form",
+        "mx.save_safetensors('adapters.safetensors', mx.load('adapters.npz'))",
+    ),
+    "GGUF": (files(**{"adapter.gguf": b"GGUF\3\0\0\0"}), "a file for llama.cpp", "fusery identify"),
+    "Apple's": (files(**{"poems.fmadapter": b"x"}), "Apple's foundation models", "toolkit"),
+    "a whole model": (
+        both(tensors("model.safetensors", "model.norm.weight"), files(**{"config.json": b"{}"})),
+        "a whole model",
+        "fusery base add",
+    ),
+    "checkpoints": (
+        files(
+            **{"checkpoint-5__adapter_model.safetensors": b"", "checkpoint-9__adapter_model.safetensors": b""}
+        ),
+        "this is a folder of adapters: checkpoint-5, checkpoint-9",
+        "folder/checkpoint-9",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_said_what_it_is(kind: str, tiny_base: Path, tmp_path: Path) -> None:
+    make, what, hint = KINDS[kind]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    make(folder)
+    (found,) = look(folder, tiny_base)
+    assert (found.code, found.severity) == ("other_kind", "error")
+    assert what in found.message
+    assert hint in found.hint
+
+
+def test_the_hint_for_npz_makes_an_adapter_of_it(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+    import sys
+
+    import mlx.core as mx
+
+    folder = tinymodels.make_adapter(tmp_path / "folder", tiny_base)
+    before = dict(mx.load(str(folder / "adapters.safetensors")))
+    mx.savez(str(folder / "adapters.npz"), **before)
+    (folder / "adapters.safetensors").unlink()
+    (found,) = look(folder, tiny_base)
+    code = found.hint.partition('python -c "')[2].rstrip('"')
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    assert not [finding for finding in look(folder, tiny_base) if finding.severity == "error"]
+    after = mx.load(str(folder / "adapters.safetensors"))
+    assert all(mx.array_equal(after[name], value) for name, value in before.items())
+
+
+def test_what_lies_beside_an_adapter_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tinymodels.make_adapter(tmp_path / "folder", tiny_base)
+    for kind in ("kohya", "PEFT's pickle", "GGUF", "checkpoints"):
+        KINDS[kind][0](folder) if kind != "PEFT's pickle" else files(**{"adapter_model.bin": b"\x80\x02."})(
+            folder
+        )
+    assert "other_kind" not in {finding.code for finding in look(folder, tiny_base)}
+
+
+def test_an_empty_folder_lacks_what_an_adapter_has(tiny_base: Path, tmp_path: Path) -> None:
+    assert {finding.code for finding in look(tmp_path, tiny_base)} >= {"file_missing"}
