@@ -13,7 +13,9 @@ from .text import cell
 _OWN = ("README.md", "fusery.json", "curve.svg")
 """Files that bundles have beside a model."""
 
-CODES = {"known": 0, "unknown": 1, "inconclusive": 3}
+_EVIDENCE = {"nearest": "rounded numbers"}
+
+CODES = {"known": 0, "unknown": 1, "inconclusive": 3, "near": 3}
 
 
 @command("identify")
@@ -32,7 +34,8 @@ def identify_command(session: Session, path: str, strict: bool, fresh: bool) -> 
     First by what it says of itself, and whether that is so; then by digests of files, then by those of tensors, so that it
     may be renamed, cut into other files, stripped of its metadata or converted.  What is on record is read once for that,
     when it could be what was found.  Exit codes: 0 it is known, 1 it is unknown, 3 unknown, but something on record that
-    it could be is not here to be compared with.
+    it could be is not here to be compared with, or its numbers were rounded elsewhere, as quantising does, and it is said
+    what they are nearest to.
     """
     from fusery.registry.identification import Begun
 
@@ -61,7 +64,8 @@ def _show(session: Session, found: dict[str, Any]) -> None:
         place = "" if match["path"] == "." else f"{cell(match['path'])}: "
         session.print(f"{place}{cell(match['sentence'])}")
         session.print(
-            f"  by its {match['evidence']}, {match['confidence']:.0%}; digest {match['digest'][:12]}"
+            f"  by its {_EVIDENCE.get(match['evidence'], match['evidence'])}, {match['confidence']:.0%};"
+            f" digest {match['digest'][:12]}"
         )
         for each in match.get("withdrawals", ()):
             session.print(f"  {cell(each['told'])}")

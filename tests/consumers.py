@@ -119,6 +119,12 @@ def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = T
     return found
 
 
+def llama_quantize(model: Path, kind: str, out: Path) -> Path:
+    """Return a GGUF file in another type, as llama-quantize writes it."""
+    _ask("quantize", str(model), kind, str(out))
+    return out
+
+
 def _ask(*request: Any) -> Any:
     """Ask the real llama.cpp, through `llamacpp_peer.py`; skip where there is none, fail where `make test` brings one."""
     given = os.environ.get("PEFT_PYTHON")

@@ -4,6 +4,7 @@ It takes one request a line on stdin, a JSON list, and answers each with one JSO
 
     ["logits", MODEL, ADAPTERS, TOKENS, OUT]    logits (float32) of a model with adapters for token numbers
     ["tokens", MODEL, TEXTS]                    the token numbers of texts, as llama.cpp cuts them
+    ["quantize", MODEL, KIND, OUT]              the model in another type, as llama-quantize writes it: a name of `FTYPES`
 
 TOKENS and OUT are .npy files, TOKENS one row of numbers.
 """
@@ -20,6 +21,8 @@ import numpy as np
 from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
 FFI, LIB = get_ffi(), get_lib()
+FTYPES = {"Q4_0": 2, "Q5_0": 8, "Q2_K": 10, "Q4_K_M": 15, "Q6_K": 18}
+"""llama.h, `llama_ftype`."""
 
 
 @contextmanager
@@ -91,6 +94,15 @@ def answer(request: list[Any]) -> Any:
             return None
         case ["tokens", model, texts]:
             return tokenize(model, texts)
+        case ["quantize", model, kind, out]:
+            settings = LIB.llama_model_quantize_default_params()
+            settings.ftype, settings.nthread, settings.allow_requantize = FTYPES[kind], 1, True
+            code = LIB.llama_model_quantize(
+                model.encode(), out.encode(), FFI.new("llama_model_quantize_params *", settings)
+            )
+            if code:
+                raise ValueError(f"llama_model_quantize returned {code}")
+            return None
     raise ValueError(f"no such request: {request}")
 
 

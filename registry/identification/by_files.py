@@ -22,6 +22,8 @@ from .owners import Owner, owners_in, owners_of
 from .views import View
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from ..workspace import Workspace
 
 SMALL = 8 << 20
@@ -52,10 +54,16 @@ def begin(workspace: Workspace, index: Index, hasher: Hasher, found: Found) -> F
     large = [file for file in found.files if file.size > SMALL]
     result.pending = {file.path: hasher.file(file.file) for file in found.files if file.size <= SMALL}
     sizes = _of_size(workspace, {file.size for file in large})
+    sources = {weights.path for weights in found.weights if weights.form == "gguf"}
+    if sources:
+        with workspace.database.read() as session:
+            sources = sources if _converted(session) else set()
     headers = {weights.path: str(weights.header) for weights in found.weights if weights.header}
     parts = index.files_with({headers[file.path] for file in large if file.path in headers})
     for file in large:
-        if file.size not in sizes:
+        if file.path in sources:
+            result.pending[file.path] = hasher.file(file.file)
+        if file.size not in sizes or file.path in sources:
             continue
         same = parts.get(headers.get(file.path, ""), set())
         candidates = [
@@ -97,6 +105,20 @@ def _of_size(workspace: Workspace, sizes: Collection[int]) -> dict[int, list[tup
     return found
 
 
+def _converted(session: Session) -> dict[str, list[int]]:
+    """Return the manifests of bases that were converted from GGUF files, by the digests of these."""
+    base, revision = tables.BaseModel, tables.BaseRevision
+    query = (
+        select(revision.revision, base.manifest_id)
+        .join(base, revision.base_id == base.id)
+        .where(revision.source.startswith("gguf:", autoescape=True), revision.revision != "")
+    )
+    found: dict[str, list[int]] = defaultdict(list)
+    for digest, manifest in session.execute(query):
+        found[digest].append(manifest)
+    return found
+
+
 def on_record(workspace: Workspace, digest: str) -> bool:
     """Tell whether a file with this digest belongs to anything."""
     with workspace.database.read() as session:
@@ -127,12 +149,28 @@ def matches(
             for manifest, path, digest in session.execute(query):
                 recorded[manifest][path] = digest
         owners = owners_of(session, hits)
+        sources = [
+            Match(owner, "source", 1.0, found.place_of([path]), held=frozenset({digests[path]}))
+            for path, manifests in _sources(session, digests, principal)
+            for several in owners_of(session, manifests).values()
+            for owner in several
+            if owner.kind == "base"
+        ]
     answers = [
         _match(owner, recorded[manifest], digests, found, principal)
         for manifest in sorted(owners)
         for owner in owners[manifest]
     ]
-    return _best(answers)
+    return _best([*answers, *sources])
+
+
+def _sources(
+    session: Session, digests: Mapping[str, Digest], principal: Collection[str]
+) -> list[tuple[str, list[int]]]:
+    """Return which files bases were converted from, with these bases' manifests."""
+    asked = {path: digests[path] for path in principal if path in digests}
+    known = _converted(session) if asked else {}
+    return [(path, known[digest]) for path, digest in asked.items() if digest in known]
 
 
 def contents(workspace: Workspace, bundles: Sequence[Match]) -> list[Match]:

@@ -85,6 +85,8 @@ class TensorSearch:
         if self._share(best) < _CLOSE:
             best = self._by_casting() or best
         named = self._matches(best)
+        if self._share(best) < 1 and not self._unit.is_adapter:
+            named = self._nearest_instead(best, named)
         if self._share(best) < 1:
             named = self._unread_instead(named)
         return Answer(named, self._unread())
@@ -184,6 +186,21 @@ class TensorSearch:
             for owner in owners[manifest]
             if owner.kind != "bundle"
         ]
+
+    def _nearest_instead(self, best: Mapping[int, Comparison], named: list[Match]) -> list[Match]:
+        """Where little is the same, say what the rest is nearest to; of a base with changed tensors, what changed them."""
+        kinds = {match.owner.kind for match in named}
+        few = self._share(best) < _CLOSE
+        if not few and kinds != {"base"}:
+            return named
+        from .nearness import Nearest
+
+        paired = {view for one in best.values() for view in one.pairs}
+        rest = [view for view in self._unit.views if view not in paired]
+        near = Nearest(self._workspace, self._library, self._unit.path).find(rest, self._distinct())
+        if few:
+            return near or named
+        return [*(match for match in near if match.owner.kind != "base"), *named]
 
     def _unread_instead(self, named: list[Match]) -> list[Match]:
         """Where a base was found with some tensors changed, add what could have changed them and is not here any more."""

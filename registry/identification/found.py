@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
+_PICKLED = 1 << 10
+"""Bytes from which a pickle may hold weights."""
+
+
 @dataclass(slots=True)
 class Weights:
     """A file of tensors.
@@ -184,8 +188,11 @@ def _folder(real: Path) -> Found:
     found = Found("folder", [FoundFile(file.path, file.real, file.size) for file in scan(real)])
     for file in found.files:
         try:
-            if (weights := _weights(file)) is not None:
+            weights = _weights(file)
+            if weights is not None:
                 found.weights.append(weights)
+            else:
+                found.problems += _unread(file)
         except StorageError as error:
             # The rest of the folder can still be told.
             found.problems.append(error.message)
@@ -195,7 +202,7 @@ def _folder(real: Path) -> Found:
 def _file(file: FoundFile) -> Found:
     weights = _weights(file)
     if weights is None:
-        return Found("file", [file])
+        return Found("file", [file], problems=list(_unread(file)))
     return Found(weights.form, [file], [weights])
 
 
@@ -223,6 +230,15 @@ def _weights(file: FoundFile) -> Weights | None:
     with os_failures(f"read {file.path}", near=file.file):
         digest = header_digest(file.file, header.data_start)
     return Weights(file.path, file.file, views, digest, texts, "safetensors")
+
+
+def _unread(file: FoundFile) -> Iterator[str]:
+    """Yield why a file of weights is not read: a pickle runs code when it is loaded, and is never opened here."""
+    if file.size > _PICKLED and file.path.endswith((".bin", ".pt", ".pth", ".ckpt")):
+        with os_failures(f"read {file.path}", near=file.file), file.file.open("rb") as opened:
+            start = opened.read(4)
+        if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+            yield f"{file.path} is a pickle, which runs code when it is loaded: save it as safetensors where you trust its origin"
 
 
 def _refuse_hollow(file: FoundFile, found: os.stat_result) -> None:

@@ -52,9 +52,18 @@ class Identified:
 
     @property
     def verdict(self) -> str:
-        """`known`, `unknown`, or `inconclusive`: unknown, but there is something that it could not be compared with."""
-        if any(match.evidence != "modules" for match in self.matches):
+        """`known`, `unknown`, or what is neither.
+
+        `near`: its numbers were rounded elsewhere, and are nearest to something.  `inconclusive`: unknown, but something of it
+        could not be read, or there is something that it could not be compared with.
+        """
+        found = {match.evidence for match in self.matches}
+        if found - {"modules", "nearest"}:
             return "known"
+        if "nearest" in found:
+            return "near"
+        if self.problems:
+            return "inconclusive"
         return "inconclusive" if self.unread else "unknown"
 
     @property

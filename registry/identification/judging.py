@@ -56,8 +56,15 @@ def _judged(
     own = [match for match in matches if _is(match, claim, targets)]
     best = max(own, key=lambda match: (match.identical, match.confidence), default=None)
     if best is not None and best.identical:
-        how = {"files": "its files are", "tensors": "its tensors are", "numbers": "its numbers are"}
+        how = {
+            "files": "its files are",
+            "source": "its source's bytes are",
+            "tensors": "its tensors are",
+            "numbers": "its numbers are",
+        }
         return True, f"{how[best.evidence]} those on record"
+    if best is not None and best.evidence == "nearest":
+        return None, f"it is {best.sentence}"
     if best is not None and best.evidence != "modules":
         return False, f"it is {best.sentence}"
     if not targets:

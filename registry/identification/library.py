@@ -29,9 +29,13 @@ from .views import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..fusion.base import Base
     from ..gguf_writing.numbers import Numbers
     from ..workspace import Workspace
+
+    Array = np.ndarray[Any, Any]
 
 CASTS = {"F32": "F32", "F16": "F16", "BF16": "BF16", "ggml:8": "Q8_0"}
 """Formats that numbers on record can be turned into, to see whether that is what was found; by the dtype of a view."""
@@ -143,6 +147,32 @@ class Library:
                 return None
             return _digest(dtype, view.shape, _turned(view, kind))
         except (FuseryError, OSError, ImportError):
+            return None
+
+    def numbers(self, owner: Owner, name: str, rows: int) -> Array | None:
+        """Return the first rows of a tensor, unpacked, as float32; None where there is no such tensor, or it cannot be read."""
+        import numpy as np
+
+        if self.files(owner) is None:
+            return None
+        try:
+            view = self._tensors(owner).get(name)
+            if view is None or not view.is_matrix:
+                return None
+            packed = self._numbers(owner, name)
+            if packed is None and view.dtype not in NUMBERS:
+                return None
+            width = (packed.shape if packed is not None else view.shape)[-1]
+            found, wanted = [], rows * width
+            for block in _plain(packed) if packed is not None else values(view):
+                found.append(np.asarray(block, np.float32).reshape(-1))
+                wanted -= found[-1].size
+                if wanted <= 0:
+                    break
+            whole = np.concatenate(found)
+            return whole[: len(whole) // width * width].reshape(-1, width)[:rows]
+        except (FuseryError, OSError, ImportError) as error:
+            self._give_up(owner, str(error))
             return None
 
     def _tensors(self, owner: Owner) -> dict[str, View]:

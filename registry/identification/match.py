@@ -12,19 +12,35 @@ from .owners import Owner
 _NAMED = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How near numbers are that were rounded elsewhere.
+
+    Attributes:
+        distance: root mean square of the differences, relative to the numbers.
+        from_base: the same, from the base's numbers.
+        base: its name.
+    """
+
+    distance: float
+    from_base: float
+    base: str
+
+
 @dataclass(slots=True)
 class Match:
     """Something on record that was found again.
 
     Attributes:
         owner: what it is.
-        evidence: `files` (digests of whole files), `tensors` (digests of tensors), `numbers` (the same numbers in another
-            format), `modules` (only that the changed tensors are those that it touches).
+        evidence: `files` (digests of whole files), `source` (that of the file that it was converted from), `tensors` (digests of tensors), `numbers` (the same numbers in another
+            format), `nearest` (numbers that were rounded elsewhere, and lie around these), `modules` (only that the changed tensors are those that it touches).
         confidence: 1 where every byte of the weights is the same, else the share of the tensors that are.
         place: of the file or the folder, relative to what was asked about; `.` if there is only one that it can be.
         comparison: tensor by tensor, None where whole files were enough.
         files: paths on record that are the `same`, `changed` or `missing`, and those that are `extra`.
         held: digests of all of its files, where all of its weights were found by whole files.
+        nearness: how near the numbers are, where that is all there is to say.
     """
 
     owner: Owner
@@ -34,11 +50,12 @@ class Match:
     comparison: Comparison | None = None
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
+    nearness: Nearness | None = None
 
     @property
     def identical(self) -> bool:
         """Nothing in it that counts was changed, is missing or was added."""
-        if self.evidence == "modules":
+        if self.evidence in ("modules", "nearest"):
             return False
         if self.comparison is not None:
             return not self.comparison.altered
@@ -47,6 +64,10 @@ class Match:
     @property
     def sentence(self) -> str:
         """Say it in one sentence."""
+        if self.nearness is not None:
+            return _nearest(self.owner, self.nearness)
+        if self.evidence == "source":
+            return f"the file that {_what(self.owner)} was converted from"
         return f"{_what(self.owner)}{_but(self)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +90,8 @@ class Match:
             "missing": list(tensors.missing) if tensors else [],
             "extra": list(tensors.extra) if tensors else [],
             "layers": layers_of(altered),
+            "distance": self.nearness.distance if self.nearness else None,
+            "from_base": self.nearness.from_base if self.nearness else None,
             "files": {key: list(paths) for key, paths in self.files.items()},
             **self.owner.facts,
         }
@@ -86,6 +109,12 @@ def _what(owner: Owner) -> str:
     if owner.kind == "calibration":
         return f"a calibration of {facts['base']}"
     return f"the base model {owner.name}"
+
+
+def _nearest(owner: Owner, near: Nearness) -> str:
+    what = f"{owner.name} put onto {near.base}" if owner.kind == "adapter" else _what(owner)
+    base = "" if owner.kind == "base" else f", and from the base by {near.from_base:.2%}"
+    return f"nearest to {what}: its numbers differ from that by {near.distance:.2%}{base}"
 
 
 def _but(match: Match) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from .. import tables
 from ..batches import batches
@@ -164,6 +164,21 @@ def plausible(session: Session, views: Sequence[View], *, adapter: bool) -> list
     found += _fused(session, tables.Fused.base_id.in_(bases))
     full = tables.Adapter.base_id.in_(bases) & (tables.Adapter.method == "full")
     return [*found, *_adapters(session, full)]
+
+
+def adapters_on(session: Session, base: int, most: int) -> list[tuple[tables.Adapter, Owner]]:
+    """Return the newest adapters on a base whose update is a product of factors, with their manifests."""
+    adapter = tables.Adapter
+    query = (
+        select(adapter)
+        .where(adapter.base_id == base, adapter.method != "full", adapter.scale.is_not(None))
+        .options(selectinload(adapter.manifest).selectinload(tables.Manifest.files))
+        .order_by(adapter.id.desc())
+        .limit(most)
+    )
+    found = [(row, _adapter(row, row.digest, row.manifest_id, None)) for row in session.scalars(query)]
+    _tell_of_yanks(session, [owner for _, owner in found])
+    return found
 
 
 def _is_grid(name: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 from ..errors import BadInputError, MissingExtraError
@@ -23,7 +24,7 @@ class FetchedBase:
     Attributes:
         folder: where they lie.
         source: where they came from, as it is recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`.
-        revision: the hub's commit, or empty.
+        revision: the hub's commit, the SHA-256 of a GGUF file, or empty.
         name: the name to give it if the user gave none.
         durable: the folder belongs to the user and stays; else it is ours and temporary.
     """
@@ -86,7 +87,9 @@ def _from_gguf(path: Path, scratch: Path, say: Callable[[str], None]) -> Iterato
         say(f"converting {path.name}")
         convert_gguf(path, Path(folder))
         stem = re.sub(r"\.(Q\d[\w]*|F16|F32|BF16|gguf)$", "", path.stem, flags=re.IGNORECASE)
-        yield FetchedBase(Path(folder), f"gguf:{path.name}", "", stem, durable=False)
+        # By which the file is known again: it is the base's source, though none of its bytes are kept.
+        digest, _ = digest_file(path)
+        yield FetchedBase(Path(folder), f"gguf:{path.name}", digest, stem, durable=False)
 
 
 def _installed(package: str) -> bool:

@@ -68,7 +68,7 @@ class BaseName(Record):
 
 
 class BaseRevision(Record):
-    """Where a base model's bytes came from: a folder, a hub id with its revision, or a GGUF file."""
+    """Where a base model's bytes came from: a folder, a hub id with its revision, or a GGUF file with its SHA-256."""
 
     __tablename__ = "base_revision"
     __table_args__ = (UniqueConstraint("base_id", "source", "revision"),)

