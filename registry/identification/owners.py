@@ -151,9 +151,7 @@ def plausible(session: Session, views: Sequence[View], *, adapter: bool) -> list
         adapter: they are the factors of an adapter.
     """
     if adapter:
-        ranks = {min(view.shape) for view in views if view.is_matrix}
-        of_rank = tables.Adapter.rank.in_(sorted(rank for rank in ranks if rank < 1 << 31))
-        return list(_adapters(session, of_rank | tables.Adapter.rank.is_(None)))
+        return _of_ranks(session, views)
     rows = Counter(view.shape[0] for view in views if view.is_matrix and not _is_grid(view.name))
     bases = [
         base.id
@@ -163,7 +161,14 @@ def plausible(session: Session, views: Sequence[View], *, adapter: bool) -> list
     found = list(_bases(session, tables.BaseModel.id.in_(bases)))
     found += _fused(session, tables.Fused.base_id.in_(bases))
     full = tables.Adapter.base_id.in_(bases) & (tables.Adapter.method == "full")
-    return [*found, *_adapters(session, full)]
+    # Whose tensors have lost their names may be an adapter as well.
+    return [*found, *_adapters(session, full)] or _of_ranks(session, views)
+
+
+def _of_ranks(session: Session, views: Sequence[View]) -> list[Owner]:
+    ranks = {min(view.shape) for view in views if view.is_matrix}
+    of_rank = tables.Adapter.rank.in_(sorted(rank for rank in ranks if rank < 1 << 31))
+    return list(_adapters(session, of_rank | tables.Adapter.rank.is_(None)))
 
 
 def adapters_on(session: Session, base: int, most: int) -> list[tuple[tables.Adapter, Owner]]:

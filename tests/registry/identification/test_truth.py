@@ -138,7 +138,8 @@ def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
     copy = altering.saved_anew(fused, tmp_path / "x")
     stocked.workspace.cache.remove(fused.name)
     found = stocked.identify(copy)
-    base, guess = found.matches
+    near, base, guess = found.matches
+    assert (near.owner.kind, near.owner.name, near.evidence) == ("adapter", SECOND, "nearest")
     assert (base.owner.kind, base.identical) == ("base", False)
     assert (guess.owner.kind, guess.evidence, guess.identical) == ("fused", "modules", False)
     assert guess.confidence <= 0.5
@@ -164,7 +165,9 @@ def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, t
     file.write_bytes(data)
     found = stocked.identify(copy)
     assert found.unread == {"course_rec_v2_20260201 (keep)": "its files are damaged"}
-    assert found.matches[0].owner.kind == "base"
+    near, base, guess = found.matches
+    assert guess.evidence == "modules"
+    assert (near.owner.name, near.evidence, base.owner.kind) == (SECOND, "nearest", "base")
 
 
 def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
