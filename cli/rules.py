@@ -59,7 +59,7 @@ def rules_command() -> None:
     "--guarded/--open",
     "guarded",
     default=None,
-    help="Whether promote alone moves the alias (so at first), or alias set as well.",
+    help="Whether promote alone moves the alias (so if nothing is said), or alias set as well; alone, it keeps the rules.",
 )
 @_REASON
 @_DRY
@@ -74,7 +74,8 @@ def set_command(
 ) -> None:
     """Give an alias these rules instead of those that it had.
 
-    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for.
+    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for, and an
+    alias that was open is guarded again without --open.
     """
     rules: dict[str, Any] = {}
     if file is not None:
@@ -87,7 +88,8 @@ def set_command(
         rules["licences"] = list(rules["licences"])
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery rules set prod --approvals 1")
-    shown = session.registry.set_rules(target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
+    wanted = rules if rules or file is not None else None
+    shown = session.registry.set_rules(target, wanted, guarded=guarded, reason=reason, dry_run=dry_run)
 
     def human() -> None:
         _print(session, shown)
