@@ -203,7 +203,6 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
         "name", "base", "method", "rank", "layers", "trained", "val loss", "dataset", "", right=right
     )
     for adapter in adapters:
-        marks = [f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter)
         table.add_row(
             cell(adapter["name"]),
             cell(adapter["base"]),
@@ -213,10 +212,14 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
             count(adapter["trainable_parameters"]),
             marked(number(adapter["val_loss"]), adapter, "val_loss"),
             marked(cell(adapter["dataset"]), adapter, "dataset"),
-            " ".join(marks),
+            _marks(adapter),
         )
     session.console.print(table)
     explain_marks(session, adapters, "val_loss", "dataset")
+
+
+def _marks(adapter: dict[str, Any]) -> str:
+    return " ".join([f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter))
 
 
 @command("show")
@@ -321,7 +324,10 @@ def _fused_line(fused: dict[str, Any]) -> str:
 @command("history")
 @click.argument("task")
 def history_command(session: Session, task: str) -> None:
-    """Show the versions of a task, and how their validation loss moved."""
+    """Show the versions of a task, and how their validation loss moved.
+
+    What is yanked is marked, and so is what an alias holds.
+    """
     versions = session.registry.history(task)
 
     def human() -> None:
@@ -340,7 +346,7 @@ def history_command(session: Session, task: str) -> None:
                 "-" if change is None else f"{change:+.4g}",
                 marked(cell(view["dataset"]), view, "dataset"),
                 cell(view["created_by"]),
-                " ".join(short_marks(view)),
+                _marks(view),
             )
         session.console.print(table)
         explain_marks(session, versions, "val_loss", "dataset")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .groups import Group
 from .session import Session, command
 from .text import cell
 
@@ -16,7 +17,7 @@ _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for th
 _DRY = click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
 
 
-@click.group("rules")
+@click.group("rules", cls=Group)
 def rules_command() -> None:
     """Say what an adapter has to fulfil before an alias such as prod may hold it; `promote` asks for it."""
 
