@@ -128,7 +128,11 @@ def _difference(base: Architecture, other: Architecture) -> tuple[str, object, o
             )
     # What only one has outside of its layers (a vision tower, say) is no matter of an adapter that fits.
     for module in sorted(base.weights.keys() & other.weights.keys()):
-        shapes = base.weights[module].shape, other.weights[module].shape
-        if shapes[0] != shapes[1]:
-            return f"the shape of {module} is", *(" x ".join(map(str, shape)) for shape in shapes)
+        here_shape, there_shape = base.weights[module].shape, other.weights[module].shape
+        if here_shape != there_shape:
+            return f"the shape of {module} is", _sides(here_shape), _sides(there_shape)
     return None
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

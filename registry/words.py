@@ -95,7 +95,7 @@ def _from_postgresql(url: str, prefix: str, kinds: Sequence[Kind]) -> Iterator[s
         with psycopg.connect(url, connect_timeout=_SECONDS, options=options) as connection:
             for kind in kinds:
                 rows: list[tuple[Any, ...]] = connection.execute(
-                    _query(kind, "%s"),  # type: ignore[arg-type]  # of fixed parts only
+                    _query(kind, "%s"),
                     (len(prefix), prefix.lower()),
                 ).fetchall()
                 yield from (str(word) for (word,) in rows)
