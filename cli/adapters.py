@@ -107,8 +107,9 @@ def _summary(view: dict[str, Any]) -> str:
     loss = ""
     if view["val_loss"] is not None:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
+    other = f", trained on {cell(view['trained_on'])}" if view["trained_on"] else ""
     return (
-        f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}: "
+        f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}{other}: "
         f"{count(view['trainable_parameters'])} parameters ({view['trainable_percent']:.3f} %){loss}"
     )
 

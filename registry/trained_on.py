@@ -72,6 +72,12 @@ def named_by_files(session: Session, folder: AdapterFolder) -> str:
     file, name = CONFIG, folder.config.model
     if not name:
         file, name = METADATA, folder.metadata.base_model
+    if not name and folder.problems:
+        problem = folder.problems[0]
+        raise BadInputError(
+            f"it is not known which base {folder.path.name or folder.path} is on: {problem.message}",
+            hint=f"fusery check {folder.path} --base NAME  lists all that is wrong with it",
+        )
     bases = session.scalars(select(tables.BaseModel).options(defer(tables.BaseModel.weights)))
     known = [(base.names[0].name, known_as(base)) for base in bases]
     if not name:

@@ -78,7 +78,8 @@ def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[F
         yield BASE_UNVERIFIED.found(file, message)
     else:
         message = f"{file} says the adapter was trained on {name!r}, and the base given is {meant!r}"
-        yield BASE_MISMATCH.found(file, message, _same_model(file, name))
+        twin = "; if it is the same at another precision, add it as a base of its own, and give --trained-on"
+        yield BASE_MISMATCH.found(file, message, _same_model(file, name) + ("" if trained else twin))
 
 
 def _same_model(file: str, name: str) -> str:
