@@ -14,13 +14,21 @@ from .text import aside, cell, count, foreign_fact, number, share, short_marks, 
 from .training import print_training
 
 _MOST = 2**31 - 1
+TRAINED_ON = click.option(
+    "--trained-on",
+    metavar="BASE",
+    help="The base it was trained on, if that is --base at another precision (QLoRA).",
+)
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
 def _facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a user can say about an adapter; a flag wins over what the files say."""
     options = [
-        click.option("--base", required=True, metavar="NAME", help="Base model it was trained on."),
+        click.option(
+            "--base", metavar="NAME", help="Base model it is for; default: the known one that its files name."
+        ),
+        TRAINED_ON,
         click.option("--task", metavar="TASK", help="What it is for; default: what its files say."),
         click.option("--version", type=int, metavar="N", help="Version; default: its files', or the next."),
         click.option("--date", metavar="YYYYMMDD", help="Day of training; default: its files', or today."),
@@ -99,8 +107,9 @@ def _summary(view: dict[str, Any]) -> str:
     loss = ""
     if view["val_loss"] is not None:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
+    other = f", trained on {cell(view['trained_on'])}" if view["trained_on"] else ""
     return (
-        f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}: "
+        f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}{other}: "
         f"{count(view['trainable_parameters'])} parameters ({view['trainable_percent']:.3f} %){loss}"
     )
 
@@ -195,7 +204,6 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
         "name", "base", "method", "rank", "layers", "trained", "val loss", "dataset", "", right=right
     )
     for adapter in adapters:
-        marks = [f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter)
         table.add_row(
             cell(adapter["name"]),
             cell(adapter["base"]),
@@ -205,10 +213,14 @@ def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
             count(adapter["trainable_parameters"]),
             marked(number(adapter["val_loss"]), adapter, "val_loss"),
             marked(cell(adapter["dataset"]), adapter, "dataset"),
-            " ".join(marks),
+            _marks(adapter),
         )
     session.console.print(table)
     explain_marks(session, adapters, "val_loss", "dataset")
+
+
+def _marks(adapter: dict[str, Any]) -> str:
+    return " ".join([f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter))
 
 
 @command("show")
@@ -242,6 +254,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
             ("name", view["name"] + marks),
             *([("on record", f"at {view['at']}")] if "at" in view else []),
             ("base", cell(view["base"])),
+            *([("trained on", cell(view["trained_on"]))] if view["trained_on"] else []),
             ("method", f"{view['method']}, rank {cell(view['rank'])}, alpha {alpha}, scale {scale}"),
             ("layers", f"{view['layers']}, each: {cell(view['target_modules'])}"),
             ("trainable parameters", count(view["trainable_parameters"])),
@@ -312,7 +325,10 @@ def _fused_line(fused: dict[str, Any]) -> str:
 @command("history")
 @click.argument("task")
 def history_command(session: Session, task: str) -> None:
-    """Show the versions of a task, and how their validation loss moved."""
+    """Show the versions of a task, and how their validation loss moved.
+
+    What is yanked is marked, and so is what an alias holds.
+    """
     versions = session.registry.history(task)
 
     def human() -> None:
@@ -331,7 +347,7 @@ def history_command(session: Session, task: str) -> None:
                 "-" if change is None else f"{change:+.4g}",
                 marked(cell(view["dataset"]), view, "dataset"),
                 cell(view["created_by"]),
-                " ".join(short_marks(view)),
+                _marks(view),
             )
         session.console.print(table)
         explain_marks(session, versions, "val_loss", "dataset")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .groups import Group
 from .session import Session, command
 from .text import cell, told
 
@@ -16,7 +17,7 @@ _EMERGENCY = click.option(
 )
 
 
-@click.group("alias")
+@click.group("alias", cls=Group)
 def alias_command() -> None:
     """Move names such as `course_rec#prod` from one version to the next, and see who held them when."""
 

@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from .adapters import print_findings
+from .groups import Group
 from .session import Session, command
 from .text import cell, count, size
 
 
-@click.group("base")
+@click.group("base", cls=Group)
 def base_command() -> None:
     """Add, list and show base models."""
 

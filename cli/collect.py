@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .fuse import make_request, request_options
+from .groups import Group
 from .session import Session, command
 from .text import cell, count, size, told
 
@@ -62,7 +63,7 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
     session.emit(document, names=[item.name for item in done.items], human=human)
 
 
-@click.group("cache")
+@click.group("cache", cls=Group)
 def cache_command() -> None:
     """List, prune and pin this machine's fused models, and explain hits and misses."""
 

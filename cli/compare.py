@@ -53,7 +53,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
 
 
 @command("compare")
-@click.argument("references", metavar="REF REF...", nargs=-1, required=True)
+@click.argument("references", metavar="TASK|REF...", nargs=-1, required=True)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
@@ -62,7 +62,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def compare_command(session: Session, references: tuple[str, ...], plot: Path | None, force: bool) -> None:
-    """Show everything that differs between two or more adapters.
+    """Show everything that differs between two or more adapters, or all versions of a TASK.
 
     Compared are the records, the training configuration, and the newest model fused from each.
     """

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from .groups import Group
 from .session import Session, command
 from .text import cell, told
 
 _PLACES = click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 
 
-@click.group("deploy")
+@click.group("deploy", cls=Group)
 def deploy_command() -> None:
     """Record where something runs, and see what ran where at any date."""
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import click
 
+from .groups import Group
 from .session import Session, command
 
 
@@ -48,7 +49,7 @@ def doctor_command(session: Session) -> int:
     return 1 if failed else 0
 
 
-@click.group("db")
+@click.group("db", cls=Group)
 def db_command() -> None:
     """Upgrade, show and check the database's schema; who may do what in it."""
 

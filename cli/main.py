@@ -39,7 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Correct what was said about an adapter; the log keeps what it was, who changed it and why.",
     ),
     "diff": ("compare", "Show what differs between two adapters."),
-    "compare": ("compare", "Show everything that differs between two or more adapters."),
+    "compare": (
+        "compare",
+        "Show everything that differs between two or more adapters, or all versions of a TASK.",
+    ),
     "fuse": ("fuse", "Fuse an adapter into its base; a second time it comes from the cache."),
     "fidelity": ("fidelity", "Show how much of an adapter a fused model holds, or what to ship it as."),
     "probe": ("probe", "Compare what two models answer to prompts."),
@@ -156,13 +159,11 @@ class CommandTable(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command, or name the nearest one."""
+        """Find a command, or name the one that may be meant."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            from .groups import MEANT, unknown
 
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean 'fusery {close[0]}'?" if close else "fusery --help"
-            raise click.UsageError(f"There is no command {args[0]!r}.\nHint: {hint}", ctx)
+            raise unknown(ctx, args[0], COMMANDS, MEANT.get(args[0].casefold()))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

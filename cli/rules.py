@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .groups import Group
 from .session import Session, command
 from .text import cell
 
@@ -16,7 +17,7 @@ _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for th
 _DRY = click.option("--dry-run", is_flag=True, help="Show it only; nothing is written.")
 
 
-@click.group("rules")
+@click.group("rules", cls=Group)
 def rules_command() -> None:
     """Say what an adapter has to fulfil before an alias such as prod may hold it; `promote` asks for it."""
 
@@ -59,7 +60,7 @@ def rules_command() -> None:
     "--guarded/--open",
     "guarded",
     default=None,
-    help="Whether promote alone moves the alias (so at first), or alias set as well.",
+    help="Whether promote alone moves the alias (so if nothing is said), or alias set as well; alone, it keeps the rules.",
 )
 @_REASON
 @_DRY
@@ -74,7 +75,8 @@ def set_command(
 ) -> None:
     """Give an alias these rules instead of those that it had.
 
-    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for.
+    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for, and an
+    alias that was open is guarded again without --open.
     """
     rules: dict[str, Any] = {}
     if file is not None:
@@ -87,7 +89,8 @@ def set_command(
         rules["licences"] = list(rules["licences"])
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery rules set prod --approvals 1")
-    shown = session.registry.set_rules(target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
+    wanted = rules if rules or file is not None else None
+    shown = session.registry.set_rules(target, wanted, guarded=guarded, reason=reason, dry_run=dry_run)
 
     def human() -> None:
         _print(session, shown)

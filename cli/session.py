@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from .completing import Recorded
 from .text import one_line
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             return function(session, *args, **options)
 
         made: click.Command = click.command(name)(run)
+        for parameter in made.params:
+            if type(parameter.type) is click.types.StringParamType:
+                parameter.type = Recorded()
         made.params.append(_flag("--json", "as_json", "Print one JSON document."))
         made.params.append(_flag("-q", "--quiet", "Print names or paths only."))
         return made

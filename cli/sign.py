@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .groups import Group
 from .session import Session, command
 from .text import cell
 from .trust import passphrase_from, passphrase_option
@@ -84,7 +85,7 @@ def sign_command(
     session.emit(document, names=[str(made.output or made.key_id)], human=human)
 
 
-@click.group("signature")
+@click.group("signature", cls=Group)
 def signature_command() -> None:
     """List the signatures on record, and write them to files."""
 

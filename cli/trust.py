@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .groups import Group
 from .session import Session, command
 from .text import cell
 
@@ -50,7 +51,7 @@ def _given(file: Path | None) -> bytes | None:
     return os.fsencode(value) if value else None
 
 
-@click.group("trust")
+@click.group("trust", cls=Group)
 def trust_command() -> None:
     """Make keys, and say whose signatures count for which aliases."""
 

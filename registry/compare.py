@@ -34,7 +34,7 @@ def compare_adapters(
 
     Args:
         workspace: the registry's parts.
-        references: two or more different ones.
+        references: two or more different ones; a task means all its versions.
         plot: draw the training curves over one another to this file, `.png` or `.svg`.
         force: replace the file.
 
@@ -51,13 +51,17 @@ def compare_adapters(
         MissingExtraError: a picture needs matplotlib, which is not installed.
     """
     kind = None if plot is None else picture_kind(plot)
-    if len(references) > MOST:
-        raise BadInputError(f"{len(references)} adapters are too many for one table", hint=f"at most {MOST}")
-    views = {view["name"]: view for view in (show_adapter(workspace, text) for text in references)}
+    wanted = _with_versions(workspace, references)
+    if len(wanted) > MOST:
+        raise BadInputError(
+            f"{len(wanted)} adapters are too many for one table",
+            hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery history TASK lists all",
+        )
+    views = {view["name"]: view for view in (show_adapter(workspace, text) for text in wanted)}
     if len(views) < 2:
         raise BadInputError(
             "comparing takes two different adapters or more",
-            hint="fusery compare REF REF..., or: fusery show REF",
+            hint="fusery compare REF REF..., or TASK for all its versions; of one: fusery show REF",
         )
     names = list(views)
     found = fields(*views.values())
@@ -82,6 +86,22 @@ def compare_adapters(
         "withdrawals": {name: view["withdrawals"] for name, view in views.items()},
         "plot": None if place is None else str(place),
     }
+
+
+def _with_versions(workspace: Workspace, references: Sequence[str]) -> list[str]:
+    """Return references with a task's versions in its place."""
+    adapter, task = tables.Adapter, tables.Task
+    found: list[str] = []
+    with workspace.database.read() as session:
+        for text in references:
+            versions = (
+                select(adapter.name)
+                .join(task, task.id == adapter.task_id)
+                .where(task.name == text.strip().casefold())
+                .order_by(adapter.version)
+            )
+            found += list(session.scalars(versions)) or [text]
+    return found
 
 
 def _alike(values: Sequence[Any]) -> bool:

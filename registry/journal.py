@@ -18,6 +18,7 @@ from .errors import BadInputError, UnknownReferenceError
 from .journal_words import names_of, told_of
 from .moments import parse_moment
 from .names import Reference
+from .promotion.guards import EVERY_TASK
 from .resolve import begins_with
 from .things import Thing, find_things, places_of
 
@@ -29,6 +30,7 @@ _SAID = frozenset({"reason", "reasons", "note", "path"})
 """What people wrote: a name in it is not the thing itself."""
 
 _SHORTEST = 8
+_APPROVALS = ("adapter.approved", "adapter.unapproved")
 
 
 def journal(
@@ -47,8 +49,8 @@ def journal(
 
     Args:
         workspace: the registry's parts.
-        reference: only about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`), place, key or
-            blob, by its name or the beginning of its digest; what an adapter, a fused artifact or a bundle figures in, such
+        reference: only about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`, with its rules and
+            approvals), place, key or blob, by its name or the beginning of its digest; what an adapter, a fused artifact or a bundle figures in, such
             as the moves of an alias, belongs to it.
         since: only from this moment on.
         action: only of this action, such as `adapter.registered`.
@@ -118,12 +120,14 @@ class _About:
         condition: for the database; None for all.
         subject: the same of entries whose subject it is.
         figures: names and digests that it is told by in the details of others.
+        approves: the name of the alias that approvals, of adapters of its task, have to be for.
     """
 
     condition: ColumnElement[bool] | None = None
     subjects: frozenset[str] = frozenset()
     prefix: str = ""
     figures: frozenset[str] = frozenset()
+    approves: str = ""
 
     def holds(self, event: tables.Event) -> bool:
         """Tell whether an entry that the database found is about it: of a detail it sees the text only."""
@@ -131,6 +135,8 @@ class _About:
             return True
         if self.prefix and event.subject.startswith(self.prefix):
             return True
+        if self.approves and event.action in _APPROVALS:
+            return bool(json.loads(event.detail).get("alias") == self.approves)
         return _figures(json.loads(event.detail), self.figures)
 
 
@@ -156,7 +162,7 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
     prefix = prefix if _SHORTEST <= len(prefix) <= 64 and not prefix.strip("0123456789abcdef") else ""
     unknown: UnknownReferenceError | None = None
     if _is_alias(wanted):
-        subjects = {_alias(wanted)}
+        found = _about_alias(session, Reference.parse(wanted))
         unknown = UnknownReferenceError(f"there is no alias {text!r}", hint="fusery alias list")
     else:
         try:
@@ -166,12 +172,28 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
                 figures |= others
         except (UnknownReferenceError, BadInputError) as error:
             unknown = UnknownReferenceError(error.message, hint=error.hint)
-    found = _condition(frozenset(subjects), prefix, frozenset(figures))
+        found = _condition(frozenset(subjects), prefix, frozenset(figures))
     if unknown is not None:
         assert found.condition is not None
         if session.scalar(select(Event.seq).where(found.condition).limit(1)) is None:
             raise unknown
     return found
+
+
+def _about_alias(session: Session, alias: Reference) -> _About:
+    """Return what is about an alias: its moves, its rules and those of every task, and approvals of it holding something."""
+    subjects = {f"{alias.task}#{alias.value}"}
+    adapter, task = tables.Adapter, tables.Task
+    if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
+        subjects.add(f"{EVERY_TASK}#{alias.value}")
+    names = select(adapter.name).join(task, task.id == adapter.task_id).where(task.name == alias.task)
+    approved = and_(
+        Event.action.in_(_APPROVALS),
+        Event.subject.in_(names),
+        Event.detail.contains(json.dumps(alias.value), autoescape=True),
+    )
+    condition = or_(Event.subject.in_(sorted(subjects)), approved)
+    return _About(condition, frozenset(subjects), approves=alias.value)
 
 
 def _condition(subjects: frozenset[str], prefix: str, figures: frozenset[str]) -> _About:
@@ -201,8 +223,3 @@ def _is_alias(text: str) -> bool:
         return Reference.parse(text).kind == "alias"
     except BadInputError:
         return False
-
-
-def _alias(text: str) -> str:
-    reference = Reference.parse(text)
-    return f"{reference.task}#{reference.value}"

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from . import tables
+from .actions import ACTIONS
 from .batches import batches
 from .fused_label import label_of
 
@@ -100,17 +101,80 @@ _LOOKS: Mapping[str, Callable[[Session, set[str]], dict[str, str]]] = {
 
 
 def told_of(action: str, detail: Detail) -> str:
-    """Return what an entry tells, in words; empty where its action says it all."""
+    """Return what an entry tells, in words: its own, or else what its action means."""
     tell = _TELLS.get(action)
     first = tell(detail) if tell is not None else ""
     said = detail.get("reason") or detail.get("note") or ""
-    return "; ".join(str(part) for part in (first, said) if part)
+    return "; ".join(str(part) for part in (first, said) if part) or ACTIONS.get(action, "")
+
+
+def _registered(detail: Detail) -> str:
+    other, loss = detail.get("trained_on") or {}, detail.get("val_loss")
+    told = [f"trained on {other['name']}"] if "name" in other else []
+    return ", ".join(told + ([] if loss is None else [f"validation loss {loss:.4g}"]))
 
 
 def _moved(detail: Detail) -> str:
     before, after = (_name(detail.get(key)) for key in ("from", "to"))
     emergency = " (emergency)" if detail.get("emergency") else ""
     return f"{before} -> {after}{emergency}"
+
+
+def _amended(detail: Detail) -> str:
+    changes = detail.get("changes") or ()
+    return ", ".join(
+        f"{each.get('field')} {json.dumps(each.get('from'))} -> {json.dumps(each.get('to'))}"
+        for each in changes
+    )
+
+
+def _signed(detail: Detail) -> str:
+    return f"with the key {_short(detail.get('key_id'))}"
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:12]
+
+
+def _confirmed(detail: Detail) -> str:
+    return f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
+
+
+def _recognised(detail: Detail) -> str:
+    return f"{detail.get('name')} holds the same as the base {_short(detail.get('same_as'))}"
+
+
+def _repaired(detail: Detail) -> str:
+    source, moved = detail.get("source"), detail.get("moved_to")
+    told = [f"from {source}"] if source else ["made again by its recipe"]
+    return ", ".join(told + ([f"what was damaged is in {moved}"] if moved else []))
+
+
+def _proved(detail: Detail) -> str:
+    claimed, made = _short(detail.get("claimed")), _short(detail.get("made"))
+    same = "the same came out here" if claimed == made else f"{made} came out here"
+    return f"registry {str(detail.get('registry'))[:8]} claimed {claimed}, and {same}"
+
+
+def _trusted(detail: Detail) -> str:
+    aliases = ", ".join(detail.get("aliases", ()))
+    counts = ([aliases] if aliases else []) + (
+        ["fused models of other registries"] if detail.get("fused") else []
+    )
+    return f"for {' and '.join(counts)}" if counts else ""
+
+
+def _adopted(detail: Detail) -> str:
+    counts = (f"{detail[name]} {words}" for name, words in _DOUBTED.items() if detail.get(name))
+    return f"taken at nobody's word: {', '.join(counts)}"
+
+
+_DOUBTED = {
+    "fused": "fused models",
+    "trusted_keys": "keys",
+    "approvals": "approvals",
+    "adapters": "adapters with new findings",
+}
 
 
 def _not_moved(detail: Detail) -> str:
@@ -162,24 +226,41 @@ def _collected(detail: Detail) -> str:
 
 
 _TELLS: Mapping[str, Callable[[Detail], str]] = {
+    "adapter.amended": _amended,
     "adapter.approved": _approved,
+    "adapter.exported": lambda detail: f"{detail.get('target')} to {detail.get('path')}",
     "adapter.received": _received,
+    "adapter.registered": _registered,
     "adapter.unapproved": _approved,
+    "adapter.signed": _signed,
+    "alias.confirmed": _confirmed,
     "alias.moved": _moved,
     "alias.refused": _not_moved,
     "base.added": lambda detail: f"{detail.get('name')} from {detail.get('source')}",
     "base.calibrated": lambda detail: f"{detail.get('prompts')}, {detail.get('tokens')} tokens",
     "base.received": _received,
+    "base.recognised": _recognised,
     "blob.quarantined": lambda detail: f"moved to {detail.get('moved_to')}",
+    "blob.repaired": _repaired,
+    "bundle.signed": _signed,
     "bundle.written": _shipped,
     "calibration.received": _received,
     "deployment.ended": _runs,
     "deployment.recorded": _runs,
     "fuse.fitted": lambda detail: f"into {detail.get('budget')} times the base's size",
     "fuse.refused": _not_made,
+    "fused.confirmed": _proved,
+    "fused.disowned": lambda detail: f"{detail.get('fused')} that came from other registries are claims now",
     "fused.made": _measured,
+    "fused.published": lambda detail: f"{detail.get('bytes')} bytes to the store",
     "fused.received": _received,
-    "key.trusted": lambda detail: f"for {', '.join(detail.get('aliases', ()))}",
+    "fused.refuted": _proved,
+    "fused.repaired": _repaired,
+    "fused.signed": _signed,
+    "guards.mended": lambda detail: f"made anew: {', '.join(detail.get('mended', ()))}",
+    "key.trusted": _trusted,
+    "registry.adopted": _adopted,
+    "registry.made": lambda detail: f"its files are in {detail.get('store')}",
     "rules.removed": _ruled,
     "rules.set": _ruled,
     "store.collected": _collected,

@@ -31,10 +31,15 @@ def parse_slug(text: str, what: str) -> str:
     folded = unicodedata.normalize("NFC", text).casefold()
     if not _SLUG.fullmatch(folded) or folded.split(".")[0] in _DEVICES or ".." in folded:
         raise BadInputError(
-            f"{text[:60]!r} is not {'an' if what[0] in 'aeiou' else 'a'} {what} name",
+            f"{text[:60]!r} is not {an(what)} name",
             hint="use letters, digits, '.', '_' and '-', beginning and ending with a letter or digit",
         )
     return folded
+
+
+def an(word: str) -> str:
+    """Return what a thing is called with its article, by its first letter."""
+    return f"{'an' if word[:1].casefold() in set('aeiou') else 'a'} {word}"
 
 
 def parse_task(text: str) -> str:

@@ -19,6 +19,7 @@ from .behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, to
 from .errors import BadInputError
 from .fuse_request import FuseRequest
 from .fused_label import label_view
+from .names import an
 from .probe_report import ProbeReport, Row, Side, report
 from .renderings.render import form_of, render_mlx
 from .resolve import resolve_any
@@ -142,7 +143,7 @@ def _other(
     if against is None:
         if a.side.kind != "adapter":
             raise BadInputError(
-                f"{reference} is a {a.side.kind} model: say what to compare it with",
+                f"{reference} is {an(a.side.kind)} model: say what to compare it with",
                 hint=f"fusery probe {reference} --against REF",
             )
         return _own_fused(workspace, a, reference, request, say, progress)

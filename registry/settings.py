@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -25,10 +24,10 @@ from fusery.storage.errors import StoreDeniedError
 
 from .actors import actor_of
 from .errors import BadInputError
+from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded
 from .plaintext import is_keepable
 from .reach import require_allowed
 
-CONFIG_NAME = "config.toml"
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
 
 
@@ -36,20 +35,6 @@ def _keepable(value: str) -> str:
     if not is_keepable(value):
         raise ValueError("it is not UTF-8 text")
     return value
-
-
-def expanded(path: Path) -> Path:
-    """Return a path with `~` replaced by the folder that it means.
-
-    Raises:
-        BadInputError: it means none.
-    """
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise BadInputError(
-            f"{path} names a user without a home folder", hint="write the whole path"
-        ) from error
 
 
 def _admission(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -61,12 +46,6 @@ def _admission(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
         check_severities(severities)
     return value
-
-
-def default_home() -> Path:
-    """Return `FUSERY_HOME`, or the platform's user data folder."""
-    chosen = os.environ.get("FUSERY_HOME")
-    return expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
 
 
 class Settings(BaseSettings):
@@ -157,7 +136,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The SQLAlchemy URL: the one that was set, or the embedded SQLite file."""
-        return self.database_url or f"sqlite:///{self.home / 'fusery.db'}"
+        return self.database_url or f"sqlite:///{self.home / EMBEDDED}"
 
     @property
     def store(self) -> str:

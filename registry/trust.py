@@ -27,7 +27,7 @@ class Trust:
 
     workspace: Workspace
 
-    def set_rules(self, target: str, rules: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    def set_rules(self, target: str, rules: Mapping[str, Any] | None, **options: Any) -> dict[str, Any]:
         """Give an alias rules; see `fusery.registry.promotion.keeping.set_rules`, which has the options."""
         from .promotion.keeping import set_rules
 

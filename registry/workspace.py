@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from fusery.storage.errors import StoreMismatchError
 
 from .errors import SchemaError
-from .settings import CONFIG_NAME, Settings
+from .homes import CONFIG_NAME
+from .settings import Settings
 
 if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache

@@ -157,7 +157,7 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
     """
     bits = prod(shape) * item_bits(dtype)
     if bits % 8:
-        raise FormatError(f"a {dtype} tensor of {bits} bits does not end on a byte")
+        raise FormatError(f"the {bits} bits of a tensor in {dtype} do not end on a byte")
     return bits // 8
 
 

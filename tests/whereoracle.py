@@ -90,6 +90,7 @@ def facts(draw: st.DrawFn) -> Facts:
         "version": draw(st.integers(1, 5)),
         "date": draw(st.sampled_from(DAYS)),
         "base": draw(st.sampled_from([frozenset({"tiny", "Tiny-Alias"}), frozenset({"other"})])),
+        "trained_on": draw(maybe(TEXTS)),
         "digest": draw(st.sampled_from(["ab" * 32, "cd" * 32])),
         "method": draw(st.sampled_from(["lora", "dora", "full"])),
         "rank": draw(maybe(WHOLES)),
@@ -150,6 +151,7 @@ def fill(session: Session, found: list[Facts]) -> None:
                 tables.AdapterFinding(code=code, severity="info", subject="", message="", hint="")
                 for code in sorted(values["finding"])
             ],
+            trained_on_name=values["trained_on"],
             **{name: values[name] for name in plain},
         )
         session.add(adapter)

@@ -85,7 +85,7 @@ def _require_adaptable(served: Served, base: Architecture) -> None:
     ends = [path for path in served.plain.modules if path in ("lm_head", "model.embed_tokens")]
     if ends and base.model_type not in WITH_ENDS:
         raise BadInputError(
-            f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in a {base.model_type}",
+            f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
             hint="--fused",
         )
 

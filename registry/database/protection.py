@@ -193,7 +193,7 @@ def _others(connection: Connection, found: Mapping[tuple[str, str], _Trigger]) -
 
 def _intercepted(table: str, what: str) -> Weakness:
     return Weakness(
-        "table_intercepted", f"table {table}", f"{table} has a {what}, which is not of fusery's making"
+        "table_intercepted", f"table {table}", f"{table} has what is not of fusery's making: {what}"
     )
 
 

@@ -16,7 +16,7 @@ from fusery.storage.layout import BLOBS, FORMAT_NAME, QUARANTINE, TMP
 
 from ..database.files import require_files
 from ..errors import BadInputError
-from ..settings import CONFIG_NAME
+from ..homes import CONFIG_NAME
 
 _ELSEWHERE = ("database_url", "store_url", "store_options")
 _LARGEST = 1 << 20

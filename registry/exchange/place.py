@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.locate import local_path
 
 from ..errors import BadInputError
-from ..settings import Settings, expanded
+from ..homes import expanded
+from ..settings import Settings
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

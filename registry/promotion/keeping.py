@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def set_rules(
     workspace: Workspace,
     target: str,
-    rules: Mapping[str, Any],
+    rules: Mapping[str, Any] | None,
     *,
     guarded: bool | None = None,
     reason: str = "",
@@ -32,8 +32,9 @@ def set_rules(
     Args:
         workspace: the registry's parts.
         target: `prod` for the alias of every task, `course_rec#prod` for that of one, whose rules come first.
-        rules: by name, as `fusery.registry.promotion.rules.Rules` has them.
-        guarded: whether only a promotion moves the alias; as it was where nothing is said, and at first it is.
+        rules: by name, as `fusery.registry.promotion.rules.Rules` has them; None for those that it has.
+        guarded: whether only a promotion moves the alias; it does where nothing is said, whatever it was before: the same
+            words, or the same file, have the same effect every time.
         reason: for the log.
         dry_run: check and show them only.
 
@@ -44,12 +45,13 @@ def set_rules(
         BadInputError: that is no alias, or these are no rules.
     """
     task, alias = _target(target)
-    values = make_rules(rules).to_dict()
+    values = None if rules is None else make_rules(rules).to_dict()
     with workspace.database.read() if dry_run else workspace.database.write() as session:
         row = _own(session, task, alias)
         before = _stated(row)
-        keeps = row.guarded if row is not None else True
-        after = {"guarded": keeps if guarded is None else guarded, "rules": values}
+        if values is None:
+            values = row.rules if row is not None else {}
+        after = {"guarded": guarded is not False, "rules": values}
         changed = before != after
         if changed and not dry_run:
             row = _written(workspace, session, row or tables.AliasRule(task=task, alias=alias), after)

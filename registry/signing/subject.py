@@ -15,6 +15,7 @@ from fusery.storage.manifest import Manifest
 from .. import tables
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError, UnknownReferenceError
 from ..fused_label import label_of
+from ..names import an
 from ..resolve import begins_with, resolve_any
 from ..signatures import manifest_of, signed_name
 from .found import Progress
@@ -75,7 +76,7 @@ def find_subject(
             known = None
     if known is not None and there and str(path) != str(path.absolute()):
         raise AmbiguousReferenceError(
-            f"{text} is a {known.kind} on record, and there is something of that name here",
+            f"{text} is the name of {an(str(known.kind))} on record, and of something that lies here",
             hint=f"for what lies here: ./{text}",
         )
     return known if known is not None and not there else _at(workspace, path, progress)

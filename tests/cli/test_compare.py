@@ -120,3 +120,33 @@ def test_nothing_of_an_expression_reaches_the_terminal_unescaped(stocked: Fusery
     assert ran.code == 2
     assert "\x1b" not in ran.err
     assert all(len(line) < 300 for line in ran.err.splitlines())
+
+
+def test_a_task_means_all_its_versions(stocked: Fusery) -> None:
+    whole = stocked("compare", "course_rec", "--json").json
+    assert whole["adapters"] == ["course_rec_v1_20260115", "course_rec_v2_20260201"]
+    assert whole == stocked("compare", "course_rec@1", "course_rec@2", "--json").json
+    assert stocked("compare", "Course_Rec", "course_rec@1", "--json").json["adapters"] == whole["adapters"]
+    unknown = stocked("compare", "course_rek")
+    assert (unknown.code, "did you mean" in unknown.err) == (2, True)
+
+
+def test_a_task_with_one_version_has_nothing_to_compare(stocked: Fusery, tmp_path: Path) -> None:
+    words = ("register", tmp_path / "first", "--base", "tiny", "--task", "alone")
+    assert stocked(*words).code == 0
+    ran = stocked("compare", "alone")
+    assert (ran.code, "fusery show REF" in ran.err) == (2, True)
+
+
+def test_too_many_versions_are_said(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusery.registry.compare.MOST", 1)
+    ran = stocked("compare", "course_rec")
+    assert (ran.code, "2 adapters are too many" in ran.err, "TASK@1 TASK@2" in ran.err) == (2, True, True)
+
+
+def test_history_marks_what_is_yanked_and_what_aliases_hold(stocked: Fusery) -> None:
+    stocked("yank", "course_rec@1", "--reason", "leaks")
+    stocked("alias", "set", "course_rec@2", "prod")
+    first, second = stocked("history", "course_rec").out.splitlines()[2:4]
+    assert first.rstrip().endswith("yanked")
+    assert second.rstrip().endswith("#prod")

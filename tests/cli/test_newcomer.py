@@ -52,6 +52,18 @@ STEPS: dict[str, Step] = {
         ("did you mean tiny?",),
     ),
     "register: wrong base": (("register", "adapters", "--base", "other", "--task", "t"), ("base_mismatch",)),
+    "register: an empty folder and no base": (
+        ("register", "empty", "--task", "t"),
+        ("there is no adapter_config.json", "fusery check empty --base NAME"),
+    ),
+    "register: trained on an unknown base": (
+        ("register", "adapters", "--base", "tiny", "--trained-on", "tini", "--task", "t"),
+        ("did you mean tiny?",),
+    ),
+    "register: trained on a base, and on which it stands is not said": (
+        ("register", "adapters", "--trained-on", "tiny", "--task", "t"),
+        ("which base it is to stand on", "--base NAME"),
+    ),
     "register: no task": (("register", "adapters", "--base", "tiny"), ("--task",)),
     "register: bad task": (("register", "adapters", "--base", "tiny", "--task", "a/b"), ("not a task name",)),
     "register: bad date": (

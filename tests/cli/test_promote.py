@@ -78,7 +78,7 @@ def test_a_guarded_alias_and_the_ways_out(stocked: Fusery) -> None:
     assert stocked("rules", "list").code == 0
 
 
-def test_rules_are_listed(stocked: Fusery) -> None:
+def test_rules_are_listed(stocked: Fusery, tmp_path: Path) -> None:
     stocked(
         "rules", "set", "course_rec#prod", "--signed", "--licence", "mit", "--licence", "Apache-2.0", "--open"
     )
@@ -88,6 +88,12 @@ def test_rules_are_listed(stocked: Fusery) -> None:
     assert "licences=" in stocked("rules", "list").out
     again = stocked("rules", "set", "course_rec#prod", "--licence", "mit", "--dry-run")
     assert "Nothing was written." in again.out
+    assert "only promote moves it" in again.out, "what was open is guarded, unless it is said again"
+    shut = stocked("rules", "set", "course_rec#prod", "--guarded", "--json").json
+    assert (shut["guarded"], shut["rules"]) == (True, {"signed": True, "licences": ["mit", "apache-2.0"]})
+    (tmp_path / "none.toml").write_text("guarded = false\n", encoding="utf-8")
+    bare = stocked("rules", "set", "course_rec#prod", "--file", tmp_path / "none.toml", "--json").json
+    assert (bare["guarded"], bare["rules"]) == (False, {}), "a file says all that is to hold"
 
 
 def test_what_is_refused(stocked: Fusery, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from fusery.registry import Registry
 from fusery.registry.actions import ACTIONS
 from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.events import record
 from fusery.registry.fuse import FuseRequest
+from fusery.registry.journal_words import told_of
 from fusery.storage.digest import Digest
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -185,4 +187,72 @@ def test_digests_keys_and_places_are_found(eventful: tuple[Registry, dict[str, s
     assert actions(registry, reference=base[:12]) == ["base.added"]
     assert actions(registry, reference="eu/ranker") == ["deployment.recorded"]
     assert actions(registry, reference="*#prod") == ["rules.set"]
-    assert actions(registry, reference="course_rec#prod") == ["alias.refused", "alias.moved", "alias.moved"]
+    assert actions(registry, reference="course_rec#prod")[0] == "rules.set"
+
+
+def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str, str]]) -> None:
+    registry, _ = eventful
+    with_rules = ["rules.set", "alias.refused", "alias.moved", "alias.moved"]
+    assert actions(registry, reference="course_rec#prod") == with_rules
+    with registry.workspace.database.write() as session:
+        for alias, action in (("prod", "adapter.approved"), ("canary", "adapter.approved")):
+            detail = {"digest": "d", "alias": alias, "reason": "prod"}
+            record(session, action=action, kind="adapter", subject=FIRST, detail=detail, actor="eve")
+    registry.set_rules("course_rec#prod", {"approvals": 2})
+    registry.remove_rules("course_rec#prod")
+    assert actions(registry, reference="course_rec#prod") == [
+        *with_rules,
+        "adapter.approved",
+        "rules.set",
+        "rules.removed",
+    ]
+    assert actions(registry, reference="course_rec#canary") == ["adapter.approved"]
+    for reference in ("other#prod", "course_rec#none"):
+        with pytest.raises(UnknownReferenceError):
+            registry.events(reference=reference)
+
+
+def test_no_entry_is_without_a_word(eventful: tuple[Registry, dict[str, str]]) -> None:
+    registry, _ = eventful
+    assert all(event["told"] for event in registry.events())
+    assert all(told_of(action, {}) for action in ACTIONS), "even of another version's details"
+
+
+@pytest.mark.parametrize(
+    ("action", "detail", "words"),
+    [
+        ("key.trusted", {"aliases": [], "fused": True}, "for fused models of other registries"),
+        (
+            "key.trusted",
+            {"aliases": ["*#prod"], "fused": True},
+            "for *#prod and fused models of other registries",
+        ),
+        ("key.trusted", {"aliases": ["a#b", "*#c"]}, "for a#b, *#c"),
+        (
+            "alias.confirmed",
+            {"from": None, "to": {"name": FIRST}, "reason": "typo"},
+            f"{FIRST} holds it still, and was judged once more by what is amended; typo",
+        ),
+        (
+            "fused.confirmed",
+            {"registry": "1" * 36, "claimed": "a" * 64, "made": "a" * 64},
+            "registry 11111111 claimed aaaaaaaaaaaa, and the same came out here",
+        ),
+        (
+            "fused.refuted",
+            {"registry": "1" * 36, "claimed": "a" * 64, "made": "b" * 64},
+            "registry 11111111 claimed aaaaaaaaaaaa, and bbbbbbbbbbbb came out here",
+        ),
+        ("guards.mended", {"mended": ["event_append"]}, "made anew: event_append"),
+        (
+            "adapter.amended",
+            {"changes": [{"field": "val_loss", "from": 0.5, "to": None}], "reason": "typo"},
+            "val_loss 0.5 -> null; typo",
+        ),
+        ("adapter.signed", {"key_id": "c" * 64}, "with the key cccccccccccc"),
+        ("key.revoked", {"reason": ""}, "its signatures count no more"),
+        ("registry.adopted", {"fused": 0, "approvals": 2}, "taken at nobody's word: 2 approvals"),
+    ],
+)
+def test_what_is_told_of_each(action: str, detail: dict[str, object], words: str) -> None:
+    assert told_of(action, detail) == words

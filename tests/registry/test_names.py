@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import ast
+import itertools
+import re
+from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.names import AdapterName, Reference, parse_alias, parse_base_name, parse_slug, parse_task
+from fusery.registry.names import (
+    AdapterName,
+    Reference,
+    an,
+    parse_alias,
+    parse_base_name,
+    parse_slug,
+    parse_task,
+)
 
 SLUGS = st.from_regex(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?", fullmatch=True).filter(
     lambda text: text not in {"con", "prn", "aux", "nul"} and not text.startswith(("com", "lpt"))
@@ -116,3 +129,36 @@ def test_any_text_is_a_reference_or_bad_input(text: str) -> None:
         Reference.parse(text)
     except BadInputError as error:
         assert error.message
+
+
+def articles() -> Iterator[tuple[str, str]]:
+    """Yield each value that the source puts behind an article of its own, with its file."""
+    root = Path(__file__).parents[2]
+    for path in sorted(
+        each for name in ("registry", "cli", "storage") for each in (root / name).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for before, value in itertools.pairwise(parts):
+                if (
+                    isinstance(before, ast.Constant)
+                    and isinstance(value, ast.FormattedValue)
+                    and re.search(r"(?:^|[\s(])[Aa]n? $", str(before.value))
+                ):
+                    yield path.relative_to(root).as_posix(), ast.unparse(value.value)
+
+
+def test_no_article_stands_before_what_nobody_knows_the_sound_of() -> None:
+    assert set(articles()) == {
+        ("registry/admission/number_rules.py", "round(1 / _NEGLIGIBLE)"),  # a thousandth
+        ("registry/fusion/adapter.py", "_NAMES[kind]"),  # LoRA, DoRA, full fine-tuning
+        ("registry/tables/record.py", "self.meaning"),  # document, moment, date
+        ("cli/probe.py", "number(found.loss_a)"),  # the model called a
+    }
+
+
+@pytest.mark.parametrize("word", ["alias", "adapter", "Artifact"])
+def test_words_have_their_article(word: str) -> None:
+    assert (an(word), an("base")) == (f"an {word}", "a base")
+    with pytest.raises(BadInputError, match=f"is not an {word} name"):
+        parse_slug("a b", word)

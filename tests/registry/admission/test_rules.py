@@ -364,7 +364,9 @@ def test_another_registered_base_is_named(tiny_base: Path, make_adapter: Callabl
     finding = next(
         f for f in look(folder, tiny_base, others={"other-model": "other-model"}) if f.code == "base_mismatch"
     )
-    assert finding.hint == "give --base other-model"
+    assert finding.hint == (
+        "give --base other-model; or --trained-on other-model, where tiny is the same at another precision"
+    )
 
 
 @pytest.mark.parametrize("spelling", ["tiny", "org/Tiny", "./models/tiny/", "TINY"])

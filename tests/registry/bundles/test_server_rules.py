@@ -110,7 +110,7 @@ def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, tmp_path: Path)
 def test_vllm_does_not_adapt_the_head_of_every_architecture(tmp_path: Path) -> None:
     base = tinymodels.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
     adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=["lm_head"])
-    with pytest.raises(BadInputError, match="lm_head, which vLLM does not adapt in a qwen2"):
+    with pytest.raises(BadInputError, match="lm_head, which vLLM does not adapt in qwen2"):
         bundle(base, "vllm", tmp_path, adapter)
 
 

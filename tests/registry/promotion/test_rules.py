@@ -143,7 +143,7 @@ def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> N
     stocked.set_rules("prod", {"approvals": 1}, reason="after the incident")
     assert not stocked.set_rules("prod", {"approvals": 1})["changed"]
     assert stocked.set_rules("prod", {"approvals": 2}, guarded=False)["changed"]
-    kept = stocked.set_rules("prod", {"admission": "clean"})
+    kept = stocked.set_rules("prod", {"admission": "clean"}, guarded=False)
     assert (kept["guarded"], kept["rules"]) == (False, {"admission": "clean"})
     stocked.remove_rules("prod", reason="for a test")
     told = [event for event in stocked.events() if event["action"].startswith("rules.")]
@@ -162,6 +162,16 @@ def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> N
     assert told[1]["detail"]["before"] == {"guarded": True, "rules": {"approvals": 1}}
     assert told[3]["detail"]["before"] == {"guarded": False, "rules": {"admission": "clean"}}
     assert stocked.audit().ok
+
+
+def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1}, guarded=False)
+    again = stocked.set_rules("prod", {"approvals": 1})
+    assert (again["changed"], again["guarded"]) == (True, True)
+    opened = stocked.set_rules("prod", None, guarded=False)
+    assert (opened["guarded"], opened["rules"]) == (False, {"approvals": 1})
+    assert stocked.set_rules("canary", None, guarded=True)["rules"] == {}
+    assert stocked.set_rules("prod", {})["rules"] == {}
 
 
 def test_a_dry_run_writes_nothing(stocked: Registry) -> None:

@@ -1,0 +1,97 @@
+"""Completion in the shell of what is on record: tasks, adapters, aliases and bases, by what a parameter takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from fusery.registry.words import Kind
+
+_ADAPTERS: tuple[Kind, ...] = ("adapter", "latest", "alias")
+_ANYTHING: tuple[Kind, ...] = (*_ADAPTERS, "base")
+
+_BY_PLACE: dict[tuple[str, str], tuple[Kind, ...]] = {
+    ("base show", "name"): ("base",),
+    ("compare", "references"): (*_ADAPTERS, "task"),
+    ("diff", "a"): _ADAPTERS,
+    ("diff", "b"): _ADAPTERS,
+    ("events", "reference"): _ANYTHING,
+    ("history", "task"): ("task",),
+    ("lineage", "reference"): _ANYTHING,
+    ("audit", "references"): _ANYTHING,
+    ("materialize", "words"): _ADAPTERS,
+    ("push", "reference"): (*_ANYTHING, "task"),
+    ("pull", "reference"): (*_ANYTHING, "task"),
+    ("report", "subject"): (*_ADAPTERS, "task"),
+}
+"""Where a parameter takes more than its metavar says, by command and parameter."""
+
+_BY_NAME: dict[str, tuple[Kind, ...]] = {
+    "base": ("base",),
+    "trained_on": ("base",),
+    "task": ("task",),
+    "parent": _ADAPTERS,
+    "extras": _ADAPTERS,
+}
+_BY_METAVAR: dict[str, tuple[Kind, ...]] = {
+    "ALIAS": ("alias_name",),
+    "ALIAS|TASK#ALIAS": ("alias_name", "alias"),
+    "TASK#ALIAS": ("alias",),
+}
+_FILES = ("DEST", "BUNDLE", "PATH")
+"""What in a metavar says that a file or a folder may be meant as well."""
+
+_IMPACT = "impact"
+
+
+class Recorded(click.types.StringParamType):
+    """A text that may be a name on record."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the names that begin so; where there are none, a path may be meant."""
+        place = ctx.command_path.partition(" ")[2]
+        found = (
+            _prefixed(ctx, incomplete)
+            if place == _IMPACT
+            else _names(ctx, incomplete, kinds_of(place, param))
+        )
+        if not found and any(word in (param.metavar or "") for word in _FILES):
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(name) for name in found]
+
+
+def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
+    """Return which names on record a parameter takes; none where it takes others.
+
+    Args:
+        place: the command, such as `alias set`.
+        param: the parameter.
+    """
+    name, metavar = str(param.name), param.metavar or ""
+    if (place, name) in _BY_PLACE:
+        return _BY_PLACE[place, name]
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    return _BY_METAVAR.get(metavar, _ADAPTERS if "REF" in metavar else ())
+
+
+def _names(ctx: click.Context, prefix: str, kinds: tuple[Kind, ...]) -> list[str]:
+    from fusery.registry.words import names_beginning
+
+    home = ctx.find_root().params.get("home")
+    return names_beginning(prefix, kinds, home=Path(home) if home else None)
+
+
+def _prefixed(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return what `impact` takes: a kind, a colon and a name."""
+    kind, colon, prefix = incomplete.partition(":")
+    if not colon:
+        return [word for word in ("base:", "dataset:", "adapter:") if word.startswith(kind)]
+    kinds: dict[str, tuple[Kind, ...]] = {"base": ("base",), "adapter": _ADAPTERS}
+    return [f"{kind}:{name}" for name in _names(ctx, prefix, kinds.get(kind, ()))]

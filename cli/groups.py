@@ -1,0 +1,93 @@
+"""Groups of commands, and what is meant by a command that there is not: the words of other tools, or a slip."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import click
+
+MEANT: Mapping[str, str] = {
+    **dict.fromkeys(("edit", "correct", "fix", "set", "update", "rename", "tag", "label", "note"), "amend"),
+    **dict.fromkeys(
+        ("rm", "remove", "delete", "del", "drop", "withdraw", "deprecate", "retire", "archive", "revoke"),
+        "yank",
+    ),
+    **dict.fromkeys(("unyank", "undelete", "undo"), "yank --undo"),
+    **dict.fromkeys(("ls", "dir", "adapters", "models", "search", "find", "query", "ps"), "list"),
+    **dict.fromkeys(("info", "get", "describe", "view", "cat", "inspect"), "show"),
+    **dict.fromkeys(("log", "logs", "changelog"), "events"),
+    **dict.fromkeys(("versions", "tasks"), "history"),
+    **dict.fromkeys(("add", "create", "new", "save", "submit", "log-model", "log_model"), "register"),
+    **dict.fromkeys(("upload", "publish", "sync"), "push"),
+    **dict.fromkeys(("download", "clone", "fetch"), "pull"),
+    **dict.fromkeys(("validate", "lint"), "check"),
+    **dict.fromkeys(("merge", "bake", "quantize"), "fuse"),
+    **dict.fromkeys(("package", "pack", "bundle", "build", "ship"), "materialize"),
+    **dict.fromkeys(("run", "chat", "generate"), "serve"),
+    **dict.fromkeys(("stage", "transition", "release"), "promote"),
+    **dict.fromkeys(("rollback", "revert"), "alias rollback"),
+    **dict.fromkeys(("eval", "evaluate", "test"), "probe"),
+    **dict.fromkeys(("benchmark", "perf"), "bench"),
+    **dict.fromkeys(("provenance", "graph", "trace"), "lineage"),
+    **dict.fromkeys(("sbom", "bom", "slsa"), "attest"),
+    **dict.fromkeys(("dependents", "uses"), "impact"),
+    **dict.fromkeys(("fsck", "scan"), "audit"),
+    **dict.fromkeys(("clean", "prune"), "gc"),
+    **dict.fromkeys(("migrate", "upgrade"), "db upgrade"),
+    **dict.fromkeys(("status", "config", "settings", "env"), "doctor"),
+    **dict.fromkeys(("setup", "start"), "init"),
+    **dict.fromkeys(("finetune", "fine-tune", "fit"), "train"),
+    **dict.fromkeys(("which", "whatis"), "identify"),
+    "bases": "base list",
+    "aliases": "alias list",
+    "keygen": "trust keygen",
+    "unapprove": "approve --withdraw",
+    "help": "--help",
+    "version": "--version",
+}
+"""What people type, and the command that does it."""
+
+_WITHIN: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("rm", "delete", "del", "drop", "unset"), ("remove", "revoke", "end", "prune", "unpin")),
+    **dict.fromkeys(("ls", "dir"), ("list",)),
+    **dict.fromkeys(("get", "info", "describe", "view", "cat", "inspect"), ("show", "list", "explain")),
+    **dict.fromkeys(("create", "new", "move", "put"), ("set", "add", "record", "keygen")),
+    **dict.fromkeys(("log", "events"), ("history",)),
+    **dict.fromkeys(("revert", "undo", "back"), ("rollback",)),
+    **dict.fromkeys(("clean", "clear"), ("prune",)),
+    **dict.fromkeys(("stop", "remove"), ("end", "revoke", "unpin", "prune")),
+    **dict.fromkeys(("migrate",), ("upgrade",)),
+    **dict.fromkeys(("status", "version"), ("current",)),
+}
+"""The same within a group: what may be meant, of which the first is taken that the group has."""
+
+
+def unknown(ctx: click.Context, word: str, known: Collection[str], meant: str | None) -> click.UsageError:
+    """Return the error about a command that there is not.
+
+    Args:
+        ctx: of the group.
+        word: what was typed.
+        known: the group's commands.
+        meant: what people mean by the word, if that is known.
+    """
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1)
+    found = meant or (close[0] if close else None)
+    hint = f"did you mean '{ctx.command_path} {found}'?" if found else f"{ctx.command_path} --help"
+    return click.UsageError(f"There is no command {word[:80]!r}.\nHint: {hint}", ctx)
+
+
+class Group(click.Group):
+    """A group that answers an unknown command as `fusery` itself does."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or name the one that may be meant."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            word = args[0]
+            meant = next((name for name in _WITHIN.get(word, ()) if name in self.commands), None)
+            raise unknown(ctx, word, self.commands, meant)
+        return super().resolve_command(ctx, args)
