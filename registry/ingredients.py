@@ -22,7 +22,7 @@ from .base_files import base_manifest, unproven, vouch
 from .bases import blob_generations, locate_files
 from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
-from .fusion.recipe import ENGINE, Recipe, seed_of
+from .fusion.recipe import ENGINE, SEEING, Recipe, seed_of
 from .renderings.record import recorded_digest
 from .renderings.render import render_mlx
 from .resolve import resolve_adapter
@@ -119,7 +119,7 @@ class Ingredients:
 
         names = [file.path for file in self.base.manifest.files]
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
-            return ENGINE
+            return SEEING if self.base.config.get("vision_config") else ENGINE
         from .fusion.fingerprint import fingerprint
 
         return f"{ENGINE}; {fingerprint()}"

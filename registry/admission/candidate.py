@@ -118,14 +118,21 @@ class Candidate:
     def promised_layers(self) -> dict[int, dict[str, Weight]]:
         """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below.
 
+        Where it does not say, they are those from the first that has tensors on.
+
         Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (FUSION 1.2).
         """
         layers = self.base.architecture.layers()
         wanted = self.folder.config.num_layers
         if wanted is None:
-            return {}
+            stem = self.base.architecture.layer_stem()
+            ours = [index for index in layers if self._adapts(f"{stem}.{index}.")]
+            return {index: layers[index] for index in sorted(layers) if ours and index >= min(ours)}
         first = 0 if wanted <= 0 else max(0, len(layers) - wanted)
         return {index: layers[index] for index in sorted(layers)[first:]}
+
+    def _adapts(self, prefix: str) -> bool:
+        return any(path.startswith(prefix) for path in self.folder.modules)
 
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""

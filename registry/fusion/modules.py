@@ -163,12 +163,8 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.known:
         raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} cannot be told from its name")
-    if missing and adapter.kind == DORA:
-        raise FusionUnsupportedError(
-            f"the adapter has no tensors for {missing[0]}, which its configuration adapts",
-            hint="was the file cut short, or the configuration changed?",
-        )
-    return wrapped
+    # DoRA starts as the identity: mlx-lm would write W / |W| * |W|, in float32.
+    return wrapped - set(missing) if adapter.kind == DORA else wrapped
 
 
 def _wrapped(base: Base, adapter: Adapter) -> set[str]:
