@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 
-from ..adapter_files import WEIGHTS
+from ..adapter_files import PEFT_WEIGHTS, WEIGHTS
 from ..adapter_folder import AdapterFolder
 from ..architecture import Architecture, Weight
 from .finding import Finding
@@ -41,6 +42,8 @@ class BaseFacts:
         others: names of other base models to their first names.
         aliases: further names that people gave to it.
         tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
+        likeness: tells of tensors in an adapter's file, by their names there, whether they are copies of the base's, in the
+            words of `base_copies`; the base's files are fetched for it.
         weight_sizes: root mean square of the numbers of some of its weights, given the paths of their modules;
             those that can be read without fetching them.
     """
@@ -52,6 +55,7 @@ class BaseFacts:
     aliases: frozenset[str] = frozenset()
     tokenizer: Callable[[str], bytes | None] = lambda _: None
     weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
+    likeness: Callable[[Path, Sequence[str]], Mapping[str, str]] = lambda _, __: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,15 @@ class Candidate:
         if folder.header is None or WEIGHTS not in folder.files:
             return Values()
         return measure(folder.files[WEIGHTS], folder.header, folder.modules)
+
+    @cached_property
+    def likeness(self) -> Mapping[str, str]:
+        """What tensors of a PEFT file that are no factors are to the base, by name; looked at once, where there are any."""
+        folder = self.folder
+        names = [name for remark in folder.remarks for name in remark.tensors]
+        if not names or folder.originals is None:
+            return {}
+        return self.base.likeness(folder.originals[PEFT_WEIGHTS], names)
 
     @property
     def keys(self) -> list[str] | None:

@@ -206,7 +206,8 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
                 yield Remark("peft_unknown_field", "error", CONFIG, message, hint)
         elif reason := rule.refuse(value):
             shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
-            yield Remark(rule.code, "error", CONFIG, f"PEFT's {name} ({shown}) {reason}", _hint(rule.code))
+            message = f"PEFT's {name} ({shown}) {reason}"
+            yield Remark(rule.code, "error", CONFIG, message, _hint(rule.code), field=name)
 
 
 def _hint(code: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import badadapters
+import fusing
 import numpy as np
 import peftfolders
 import pytest
@@ -166,6 +167,20 @@ PEFT: dict[str, dict[str, Any]] = {
 }
 
 
+CASES = [
+    fusing.Case("llama", "bf16", "full"),
+    fusing.Case("llama", "bf16", "dora-embedding"),
+    fusing.Case("qwen2", "4bit", "embedding"),
+    fusing.Case("qwen2", "mxfp4", "lora"),
+    fusing.Case("qwen3_moe", "bf16", "experts"),
+    fusing.Case("qwen3_moe", "4bit", "lora"),
+    fusing.Case("mixtral", "bf16", "experts", layout="hf"),
+    fusing.Case("gemma3_text", "bf16", "dora"),
+    fusing.Case("gpt_oss", "mxfp4", "lora"),
+    fusing.Case("phi3", "bf16", "partial"),
+]
+
+
 @pytest.fixture(scope="module")
 def registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     home = tmp_path_factory.mktemp("home")
@@ -224,7 +239,7 @@ def test_what_is_admitted_of_peft_can_be_used(
     place = base()
     folder = peftfolders.make_peft(tmp_path / "adapter", place, **PEFT[name])
     reference = admitted(registry, folder, place)
-    assert reference is not None or name in REFUSED_PEFT
+    assert (reference is None) == (name in REFUSED_PEFT)
     if reference is not None:
         used_in_every_way(registry, reference, place, tmp_path, targets(name))
 
@@ -232,7 +247,7 @@ def test_what_is_admitted_of_peft_can_be_used(
 EVERYWHERE = {"as it is", "no num_layers", "dora of old", "embedding", "bf16", "rslora", "dora"}
 """What every target is asked to take."""
 
-REFUSED = {"lora, use_dora", "a stranger module less", "zero"}
+REFUSED = {"one layer", "a stranger module less", "zero"}
 REFUSED_PEFT = {"alpha 0", "dropout null"}
 
 
@@ -242,6 +257,22 @@ def admitted(registry: Registry, folder: Path, base: Path) -> str | None:
     if verdict(registry.check(folder, base=base.name, task=task)) == "fail":
         return None
     return registry.register(folder, base=base.name, task=task, date="20260115").view["name"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_admitted_on_other_classes_can_be_used(
+    case: fusing.Case, registry: Registry, tmp_path: Path
+) -> None:
+    place = fusing.make_base(tmp_path / f"base{next(_NUMBERS)}", case)
+    folder = fusing.make_adapter(tmp_path / "adapter", place, case)
+    tinymodels.make_tokenizer(place)
+    registry.add_base(place, name=place.name)
+    reference = admitted(registry, folder, place)
+    assert reference is not None
+    if case.adapter == "full":
+        with pytest.raises(BadInputError, match="full fine-tuning"):
+            registry.materialize(reference, tmp_path / "out", target="adapters")
+    used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
 
 
 def targets(name: str) -> Iterator[tuple[str, str]]:
