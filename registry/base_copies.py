@@ -18,7 +18,7 @@ from fusery.storage.errors import FormatError, FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from .fusion.affine import BITS, GROUP_SIZES, Grid, pack_rows
-from .fusion.arithmetic import FORMATS, Array, decode
+from .fusion.arithmetic import FORMATS, Array, decode, encode
 from .fusion.config import weight_names
 from .renderings.peft_folder import COPY, OTHER, QUANTISED_COPY, UNKNOWN, own_name
 
@@ -101,9 +101,11 @@ def _quantised(
     if not affine or biases is None or form is None or len(shape) != 2 or shape[1] % size:
         return UNKNOWN
     grid = Grid(bits, size, form)
-    if (*shape[:1], shape[1] // size) != scales.tensor.shape or FORMATS[copy.tensor.dtype] is not form:
+    if (*shape[:1], shape[1] // size) != scales.tensor.shape:
         return UNKNOWN
     for first, values in zip(range(0, shape[0], _rows(copy.tensor)), _blocks(copy), strict=True):
+        if not np.array_equal(decode(encode(values, form), form), values):
+            return UNKNOWN  # the base was quantised from other numbers than these, which have more bits
         packed = pack_rows(values.reshape(-1, size), grid)
         count = len(values)
         for place, made in ((words, packed.words), (scales, packed.scales), (biases, packed.biases)):

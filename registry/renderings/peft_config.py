@@ -141,7 +141,7 @@ FIELDS: Mapping[str, FieldRule] = {
         "refused", "peft_bias", _unless_empty("adds a bias to the update, which mlx-lm does not have")
     ),
     "modules_to_save": FieldRule(
-        "refused",
+        "nothing, where all that was saved are copies of the base's tensors",
         "peft_full_modules",
         _unless_empty("replaces whole modules, which is not a low-rank update"),
     ),

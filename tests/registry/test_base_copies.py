@@ -140,7 +140,9 @@ def test_a_quantised_base_knows_what_it_was_quantised_from(bits: int, tmp_path: 
     copy = stored(dense, EMBEDDING)
     assert ask(packed, tmp_path, EMBEDDING, copy) == QUANTISED_COPY
     assert ask(packed, tmp_path, EMBEDDING, ("BF16", copy[1][::-1].copy())) == OTHER
-    assert ask(packed, tmp_path, EMBEDDING, widened(copy)) == UNKNOWN  # quantised from other numbers
+    assert ask(packed, tmp_path, EMBEDDING, widened(copy)) == QUANTISED_COPY
+    finer = widened(copy)[1] * np.float32(1.0001)
+    assert ask(packed, tmp_path, EMBEDDING, ("F32", finer)) == UNKNOWN  # quantised from other numbers
     assert ask(packed, tmp_path, EMBEDDING, ("BF16", copy[1][:-1])) == UNKNOWN
     assert ask(packed, tmp_path, NORM, stored(dense, NORM)) == COPY
 
@@ -170,3 +172,19 @@ def ask(base: Path, scratch: Path, name: str, tensor: Any) -> str:
 def test_wrappers_are_taken_off() -> None:
     assert own_name("base_model.model.model.embed_tokens.modules_to_save.default.weight") == EMBEDDING
     assert own_name("base_model.model.lm_head.base_layer.bias") == "lm_head.bias"
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_what_peft_adds_by_itself_is_a_copy(
+    bits: int | None, sqlite_registry: Registry, tiny_base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Trained on the dense base, and registered on it or on its 4-bit twin."""
+    peftfolders.real_peft("copied", tiny_base, adapter, tmp_path / "copied")
+    base = tiny_base if bits is None else tinymodels.make_base(tmp_path / "4", bits=bits)
+    peftfolders.edit_config(tmp_path / "copied", base_model_name_or_path="b")
+    sqlite_registry.add_base(base, name="b")
+    found = sqlite_registry.check(tmp_path / "copied", base="b", task="copies", dataset="none")
+    assert {finding.severity for finding in found} == {"info"}
+    (copies,) = [finding for finding in found if finding.code == "peft_copies"]
+    assert EMBEDDING in copies.message
+    assert ("quantised from" in copies.message) is (bits is not None)

@@ -288,7 +288,8 @@ def used_in_every_way(
 ) -> dict[str, Any]:
     """Use an adapter in every way there is, and return the tensors that it was fused to."""
     fused = registry.fuse(reference, KEEP)
-    loaded(registry, reference, base, scratch)
+    whole = registry.show(reference)["method"] == "full"
+    loaded(registry, reference, base, whole=whole)
     registry.export(reference, scratch / "exported")
     for target, content in wanted:
         out = scratch / f"{target}-{content}{'.tar' if TARGETS[target].single else ''}"
@@ -303,16 +304,16 @@ def used_in_every_way(
     return tinymodels.read_tensors(fused.path)
 
 
-def loaded(registry: Registry, reference: str, base: Path, scratch: Path) -> None:
+def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> None:
     """Put an adapter on its base as `probe` and `serve` do."""
     from fusery.registry.probe import _source, _subject
 
     with _source(registry.workspace, _subject(registry.workspace, reference)) as source:
         assert source.adapter is not None
-        put_on(base, source.adapter)
+        put_on(base, source.adapter, serve=not whole)
 
 
-def put_on(base: Path, adapter: Path) -> None:
+def put_on(base: Path, adapter: Path, *, serve: bool = True) -> None:
     """Let the probe and the server load an adapter."""
     from mlx_lm.utils import load_model
 
@@ -320,6 +321,8 @@ def put_on(base: Path, adapter: Path) -> None:
     from fusery.registry.serving.switching import Switchboard
 
     Model.load(base).put_on(adapter)
+    if not serve:
+        return
     board = Switchboard(load_model(base, lazy=True)[0])
     board.use(board.load("a", adapter))
 
