@@ -17,10 +17,11 @@ import numpy as np
 from fusery.storage.errors import FormatError, FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
-from .fusion.affine import BITS, GROUP_SIZES, Grid, pack_rows
+from .fusion.affine import pack_rows
 from .fusion.arithmetic import FORMATS, Array, decode, encode
 from .fusion.config import weight_names
 from .renderings.peft_folder import COPY, OTHER, QUANTISED_COPY, UNKNOWN, own_name
+from .weight_sizes import affine_grid
 
 _BLOCK = 1 << 22
 """Numbers that are compared at a time."""
@@ -91,17 +92,13 @@ def _quantised(
     copy: _Place, words: _Place, scales: _Place, biases: _Place | None, name: str, config: Mapping[str, Any]
 ) -> str:
     """Quantise a copy as the base's weight is, and compare what comes out."""
-    settings = config.get("quantization")
-    settings = settings if isinstance(settings, Mapping) else {}
-    own = settings.get(name.removesuffix(".weight"))
-    settings = {**settings, **(own if isinstance(own, Mapping) else {})}
-    bits, size, form = settings.get("bits"), settings.get("group_size"), FORMATS.get(scales.tensor.dtype)
-    shape = copy.tensor.shape
-    affine = settings.get("mode", "affine") == "affine" and bits in BITS and size in GROUP_SIZES
-    if not affine or biases is None or form is None or len(shape) != 2 or shape[1] % size:
+    said, shape = config.get("quantization"), copy.tensor.shape
+    module, dtype = name.removesuffix(".weight"), scales.tensor.dtype
+    grid = affine_grid(said, module, dtype) if isinstance(said, Mapping) else None
+    if grid is None or biases is None or len(shape) != 2 or shape[1] % grid.group_size:
         return UNKNOWN
-    grid = Grid(bits, size, form)
-    if (*shape[:1], shape[1] // size) != scales.tensor.shape:
+    size, form = grid.group_size, grid.form
+    if (shape[0], shape[1] // size) != scales.tensor.shape:
         return UNKNOWN
     for first, values in zip(range(0, shape[0], _rows(copy.tensor)), _blocks(copy), strict=True):
         if not np.array_equal(decode(encode(values, form), form), values):

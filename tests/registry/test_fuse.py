@@ -313,3 +313,16 @@ def test_a_rounding_is_one_that_there_is(stocked: Registry) -> None:
 def test_of_lora_the_rounding_says_nothing(stocked: Registry) -> None:
     plain = stocked.fuse("course_rec@1", FuseRequest(precision="keep"))
     assert stocked.fuse("course_rec@1", FuseRequest(rounding="once")).view["key"] == plain.view["key"]
+
+
+def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path) -> None:
+    """Its `vision_config` used to be lost, so what is recorded under the old key are other bytes."""
+    keys = []
+    for name, more in (("blind", {}), ("seeing", {"vision_config": {"depth": 1}})):
+        base = tinymodels.make_base(tmp_path / name)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps({**config, **more}))
+        registry.add_base(base, name=name)
+        registry.register(tinymodels.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name)
+        keys.append(registry.fuse(f"{name}@1").view["engine"])
+    assert keys == ["canonical-1", "canonical-2"]
