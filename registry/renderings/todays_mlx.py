@@ -56,8 +56,8 @@ def for_todays_mlx(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
 def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> dict[str, Any]:
     """Return `adapter_config.json` as today's mlx-lm reads it; nothing else is changed, and nothing if it is malformed.
 
-    Where it does not say how many layers were adapted, the modules that have tensors are named instead, by their paths
-    from the root.
+    Where it does not say which layers were adapted, the modules that have tensors are named instead, by their paths from
+    the root.
 
     Args:
         raw: what the file says.
@@ -82,9 +82,12 @@ def todays_config(raw: Mapping[str, Any], modules: Mapping[str, LoraModule]) -> 
         found = {key: value for key, value in found.items() if key != "use_dora"}
         found["fine_tune_type"] = config.method
     if raw.get("num_layers") is None:
-        found["num_layers"], parameters["keys"] = -1, sorted(modules)
+        found["num_layers"] = -1
     else:
         _put(found, "num_layers", config.num_layers, (int,))
+    # Without keys mlx-lm of old adapted some layers only; today's takes all, and stops where DoRA meets experts.
+    if raw.get("num_layers") is None or (config.method == "dora" and said.keys is None):
+        parameters["keys"] = sorted(modules)
     return found
 
 
