@@ -13,6 +13,7 @@ from .text import foreign_fact, share, size
 
 PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
+_ROUNDINGS = ("once", "mlx-lm")
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
 
 
@@ -51,6 +52,12 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--seed", type=click.IntRange(0), default=0, help="With dither: of the random rounding."
+        ),
+        click.option(
+            "--rounding",
+            type=click.Choice(_ROUNDINGS),
+            help="Of DoRA: once: in float32 to the end, nearest to base + adapter; mlx-lm: after each step, as "
+            "mlx_lm.fuse does; default: once with auto, else mlx-lm.",
         ),
         click.option(
             "--min-fidelity",

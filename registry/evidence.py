@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,23 @@ class _Files:
         except FuseryError:
             return None  # a store that is away is said where bytes are stored
 
+    @contextmanager
+    def fetched(self) -> Iterator[dict[str, Path]]:
+        """Yield every file for as long as it is needed, fetched where it is not here; nothing if that fails."""
+        if (found := self.all()) or self._location is not None:
+            yield found
+            return
+        store, digests = self._workspace.store, self._digests
+        generations = blob_generations(self._workspace, list(digests.values()))
+        with self._workspace.cache.scratch() as scratch:
+            places = {name: scratch / digest for name, digest in digests.items()}
+            try:
+                for digest in sorted(set(digests.values())):
+                    store.fetch(Digest(digest), scratch / digest, generation=generations.get(digest, 0))
+            except FuseryError:
+                places = {}  # a store that is away is said where bytes are stored
+            yield places
+
     def all(self) -> dict[str, Path]:
         """Return every file, or nothing when one of them is not here."""
         found = self(list(self._digests))
@@ -128,6 +146,7 @@ def _base_facts(session: Session, base: tables.BaseModel, files: _Files) -> Base
         aliases=frozenset(names[1:]),
         tokenizer=lambda name: _read(files([name]).get(name)),
         weight_sizes=_sizes(files, base.config),
+        likeness=_likeness(files, base.config),
     )
 
 
@@ -139,6 +158,18 @@ def _sizes(files: _Files, config: Mapping[str, object]) -> Callable[[Sequence[st
         return weight_sizes(here, config, modules) if here else {}
 
     return sizes
+
+
+def _likeness(
+    files: _Files, config: Mapping[str, object]
+) -> Callable[[Path, Sequence[str]], Mapping[str, str]]:
+    def likeness(weights: Path, names: Sequence[str]) -> Mapping[str, str]:
+        from .base_copies import likeness
+
+        with files.fetched() as here:
+            return likeness(here, config, weights, names)
+
+    return likeness
 
 
 def _read(path: Path | None) -> bytes | None:

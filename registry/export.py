@@ -22,7 +22,7 @@ from .bundles.writing import BundleFolder
 from .delivery import Place, deliver, place_at
 from .errors import BadInputError
 from .renderings.documents import document_bytes
-from .renderings.fetching import fetch_form
+from .renderings.fetching import fetch_form, fetch_originals
 from .renderings.passport import passport
 from .renderings.record import own_form, record_rendering, rendering_of
 from .renderings.render import FORMS, Form
@@ -118,7 +118,12 @@ def export_adapter(
     place.refuse_ours(workspace)
     place.require_free(force=True)  # what is there may be the very same, and is compared
     with workspace.cache.scratch() as scratch:
-        files = fetch_form(workspace, facts.adapter, facts.form, scratch / "adapter")
+        fetched = scratch / "adapter"
+        files = (
+            fetch_form(workspace, facts.adapter, facts.form, fetched)
+            if facts.rendered
+            else fetch_originals(workspace, facts.adapter, fetched)
+        )
         rendering = rendering_of(files, facts.form)
 
         def fill(folder: Path) -> Manifest:

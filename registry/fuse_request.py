@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import BadInputError
-from .fusion.recipe import Recipe
+from .fusion.recipe import ONCE, Recipe
 from .ingredients import Ingredients
 
 PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
+ROUNDINGS = ("once", "mlx-lm")
 MODES: Mapping[str, tuple[int, int]] = {
     "affine": (4, 64),
     "mxfp4": (4, 32),
@@ -40,6 +41,8 @@ class FuseRequest:
         extras: further adapters to add, each with its weight.
         budget: how large the weights may become at most, as a multiple of the base's; None for any size.
         seed: of random rounding.
+        rounding: of DoRA: `once`, in float32 to the end, or `mlx-lm`, after each step as `mlx_lm.fuse` does; None for
+            `once` with `auto`, which promises nobody's bits, and `mlx-lm` otherwise.
         min_fidelity: share of the update that must be retained, 0 to 1; None for the verdict alone.
         accept_loss: publish even what is LOST or below `min_fidelity`.
         accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
@@ -53,6 +56,7 @@ class FuseRequest:
     extras: tuple[tuple[str, float], ...] = ()
     budget: float | None = None
     seed: int = 0
+    rounding: str | None = None
     min_fidelity: float | None = None
     accept_loss: bool = False
     accept_foreign: bool = False
@@ -66,6 +70,10 @@ class FuseRequest:
         if self.precision not in PRECISIONS:
             raise BadInputError(
                 f"there is no precision {self.precision[:40]!r}", hint=f"--precision {'|'.join(PRECISIONS)}"
+            )
+        if self.rounding not in (None, *ROUNDINGS):
+            raise BadInputError(
+                f"there is no rounding {self.rounding[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
             )
         if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
             raise BadInputError(
@@ -98,6 +106,12 @@ class FuseRequest:
             raise BadInputError("--quantize and --budget exclude each other", hint="leave one of them out")
         if self.mode is not None and self.mode not in MODES:
             raise BadInputError(f"there is no mode {self.mode[:40]!r}", hint=f"--mode {'|'.join(MODES)}")
+
+    @property
+    def rounds_once(self) -> bool:
+        """Whether DoRA is rounded at its end only."""
+        by_default = self.precision == "auto" and self.quantize is None
+        return by_default if self.rounding is None else self.rounding == "once"
 
     @property
     def quantization(self) -> dict[str, Any] | None:
@@ -154,22 +168,24 @@ def candidates(
         "scale": request.scale,
         "extras": tuple((part.digest, part.weight) for part in ingredients.extras),
     }
+    once = ONCE if request.rounds_once and ingredients.adapter.method == "dora" else None
     if request.quantize is not None:
-        return (Recipe("dequantize", quantization=request.quantization, **common),)
+        return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
     if not ingredients.quantized and request.precision in ("dither", "mixed"):
         raise BadInputError(
             f"{request.precision} is for quantised bases, {ingredients.base.names[0].name} is not",
             hint="--precision keep",
         )
-    keep = Recipe("keep", **common)
+    keep = Recipe("keep", rounding=once, **common)
+    # Always computed in float32 to the end.
     dither = Recipe("dither", seed=request.seed, calibration=ingredients.calibration, **common)
     least = int((ingredients.quantization or {}).get("bits", 8))
     mixed = tuple(
-        Recipe("mixed", bits={"": bits}, calibration=ingredients.calibration, **common)
+        Recipe("mixed", bits={"": bits}, calibration=ingredients.calibration, rounding=once, **common)
         for bits in WIDER
         if bits > least
     )
-    dequantize = Recipe("dequantize", **common)
+    dequantize = Recipe("dequantize", rounding=once, **common)
     ways = {
         "auto": (keep, dither, *mixed, dequantize) if ingredients.quantized else (keep,),
         "keep": (keep,),

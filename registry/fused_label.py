@@ -95,6 +95,8 @@ def _words(recipe: Recipe) -> Iterator[str]:
         yield recipe.precision
     if recipe.bits:
         yield _bits(recipe.bits)
+    if recipe.rounding is not None:
+        yield f"rounded {recipe.rounding}"
     if recipe.seed:
         yield f"seed {recipe.seed}"
     if recipe.calibration is not None:

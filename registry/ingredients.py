@@ -22,7 +22,7 @@ from .base_files import base_manifest, unproven, vouch
 from .bases import blob_generations, locate_files
 from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
-from .fusion.recipe import ENGINE, Recipe, seed_of
+from .fusion.recipe import ENGINE, SEEING, Recipe, seed_of
 from .renderings.record import recorded_digest
 from .renderings.render import render_mlx
 from .resolve import resolve_adapter
@@ -50,7 +50,10 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPart:
-    """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's."""
+    """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
+
+    `method` is `lora`, `dora` or `full`.
+    """
 
     id: int
     name: str
@@ -58,6 +61,7 @@ class AdapterPart:
     files: tuple[FileEntry, ...]
     weight: float
     rendering: Digest | None = None
+    method: str = "lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class Ingredients:
 
         names = [file.path for file in self.base.manifest.files]
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
-            return ENGINE
+            return SEEING if self.base.config.get("vision_config") else ENGINE
         from .fusion.fingerprint import fingerprint
 
         return f"{ENGINE}; {fingerprint()}"
@@ -280,7 +284,7 @@ def policy_of(recipe: Recipe, seed: int) -> Policy:
     from .fusion.policy import Policy, Quantize
 
     quantize = Quantize(**recipe.quantization) if recipe.quantization else None
-    return Policy(recipe.precision, recipe.bits, quantize, seed)
+    return Policy(recipe.precision, recipe.bits, quantize, seed, rounding=recipe.rounding)
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -335,4 +339,6 @@ def gather(
 def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
     files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
-    return AdapterPart(adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering)
+    return AdapterPart(
+        adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering, adapter.method
+    )

@@ -13,6 +13,7 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from . import tables
+from .adapter_files import WEIGHTS
 from .answers import base_folder
 from .bases import blob_generations
 from .behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
@@ -21,7 +22,7 @@ from .fuse_request import FuseRequest
 from .fused_label import label_view
 from .names import an
 from .probe_report import ProbeReport, Row, Side, report
-from .renderings.render import form_of, render_mlx
+from .renderings.render import render_mlx
 from .resolve import resolve_any
 
 if TYPE_CHECKING:
@@ -200,9 +201,8 @@ def _source(workspace: Workspace, subject: _Subject) -> Iterator[Source]:
         adapter = folder.parent / "adapter" if subject.adapter else None
         if adapter is not None:
             _fetch(workspace, subject.adapter, adapter)
-            if form_of(entry.path for entry in subject.adapter) == "peft":
-                own, adapter = adapter, folder.parent / "rendered"
-                render_mlx({entry.path: own / entry.path for entry in subject.adapter}, adapter)
+            own = {entry.path: adapter / entry.path for entry in subject.adapter}
+            adapter = render_mlx(own, folder.parent / "rendered")[WEIGHTS].parent
         yield Source(folder, adapter)
 
 

@@ -49,6 +49,8 @@ def rebuild_command(
         words += ["--scale", repr(float(recipe["scale"]))]
     for name, weight in extras:
         words += ["--with", f"{name}:{weight!r}"]
+    if recipe.get("rounding") is not None:
+        words += ["--rounding", str(recipe["rounding"])]
     if recipe.get("seed"):
         words += ["--seed", str(recipe["seed"])]
     if verdict == "LOST":

@@ -171,6 +171,12 @@ def _served(session: Session, reference: str, first: tables.Adapter | None) -> t
             f" {first.base.names[0].name}: they cannot share one base",
             hint="one server for each base",
         )
+    if adapter.method == "full":
+        raise BadInputError(
+            f"{adapter.name} is the result of full fine-tuning, which replaces the base's weights and cannot stand beside"
+            " them",
+            hint=f"fusery fuse {adapter.name}, and fusery serve {adapter.name} --fused",
+        )
     assert adapter.manifest.files is not None  # loaded, for use after the session
     assert adapter.base.manifest.files is not None
     return adapter

@@ -71,14 +71,23 @@ def _size(base: Base, module: str) -> float | None:
 def _grid(base: Base, module: str) -> Grid | None:
     """Return how a module's weight is packed; None for a dense one, or one that is packed in another way."""
     scales = base.tensors.get(f"{module}.scales")
-    if scales is None or scales.tensor.dtype not in FORMATS:
-        return None
-    own = base.quantization.get(module)
-    settings = {**base.quantization, **(own if isinstance(own, Mapping) else {})}
+    return None if scales is None else affine_grid(base.quantization, module, scales.tensor.dtype)
+
+
+def affine_grid(quantization: Mapping[str, Any], module: str, dtype: str) -> Grid | None:
+    """Return how a module's weight is packed in MLX's affine format, from the configuration; None in any other.
+
+    Args:
+        quantization: MLX's entry of the base.
+        module: its path.
+        dtype: of its scales.
+    """
+    own = quantization.get(module)
+    settings = {**quantization, **(own if isinstance(own, Mapping) else {})}
     bits, group_size = settings.get("bits"), settings.get("group_size")
-    if bits not in BITS or group_size not in GROUP_SIZES:
+    if bits not in BITS or group_size not in GROUP_SIZES or dtype not in FORMATS:
         return None
-    return Grid(bits, group_size, FORMATS[scales.tensor.dtype])
+    return Grid(bits, group_size, FORMATS[dtype])
 
 
 def _rows(base: Base, name: str, rows: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

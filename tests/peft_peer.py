@@ -6,6 +6,7 @@ importing torch takes long, so it is done once.
     ["logits", BASE, ADAPTER, TOKENS, OUT]     logits (float32) of base + adapter for token numbers
     ["merge", BASE, ADAPTER, OUT]              the merged model, as a folder
     ["tensors", BASE, ADAPTER, OUT]            the adapter loaded by PEFT and saved again
+    ["copied", BASE, ADAPTER, OUT]             the same with the base's embeddings, as PEFT adds them where it thinks fit
     ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
     ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
     ["fields"]                                 the names of the fields of LoraConfig
@@ -98,6 +99,8 @@ def answer(request: list[str]) -> list[str]:
             return [method.value for method in PeftType]
         case ["follow", out, method, fields, base]:
             return follow(out, method, fields, base)
+        case ["copied", base, adapter, out]:
+            load(base, adapter).save_pretrained(out, save_embedding_layers=True)
         case ["fields"]:
             return [field.name for field in dataclasses.fields(LoraConfig)]
         case _:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 
-from ..adapter_files import WEIGHTS
+from ..adapter_files import PEFT_WEIGHTS, WEIGHTS
 from ..adapter_folder import AdapterFolder
 from ..architecture import Architecture, Weight
 from .finding import Finding
@@ -41,6 +42,8 @@ class BaseFacts:
         others: names of other base models to their first names.
         aliases: further names that people gave to it.
         tokenizer: its tokenizer's files as text, by name; those that can be read without fetching them.
+        likeness: tells of tensors in an adapter's file, by their names there, whether they are copies of the base's, in the
+            words of `base_copies`; the base's files are fetched for it.
         weight_sizes: root mean square of the numbers of some of its weights, given the paths of their modules;
             those that can be read without fetching them.
     """
@@ -52,6 +55,7 @@ class BaseFacts:
     aliases: frozenset[str] = frozenset()
     tokenizer: Callable[[str], bytes | None] = lambda _: None
     weight_sizes: Callable[[Sequence[str]], Mapping[str, float]] = lambda _: {}
+    likeness: Callable[[Path, Sequence[str]], Mapping[str, str]] = lambda _, __: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,15 @@ class Candidate:
             return Values()
         return measure(folder.files[WEIGHTS], folder.header, folder.modules)
 
+    @cached_property
+    def likeness(self) -> Mapping[str, str]:
+        """What tensors of a PEFT file that are no factors are to the base, by name; looked at once, where there are any."""
+        folder = self.folder
+        names = [name for remark in folder.remarks for name in remark.tensors]
+        if not names or folder.originals is None:
+            return {}
+        return self.base.likeness(folder.originals[PEFT_WEIGHTS], names)
+
     @property
     def keys(self) -> list[str] | None:
         """The configured paths of adapted modules; None for every linear layer."""
@@ -128,14 +141,21 @@ class Candidate:
     def promised_layers(self) -> dict[int, dict[str, Weight]]:
         """Return the layers that the configuration says are adapted: the last `num_layers`, all for 0 and below.
 
+        Where it does not say, they are those from the first that has tensors on.
+
         Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (FUSION 1.2).
         """
         layers = self.base.architecture.layers()
         wanted = self.folder.config.num_layers
         if wanted is None:
-            return {}
+            stem = self.base.architecture.layer_stem()
+            ours = [index for index in layers if self._adapts(f"{stem}.{index}.")]
+            return {index: layers[index] for index in sorted(layers) if ours and index >= min(ours)}
         first = 0 if wanted <= 0 else max(0, len(layers) - wanted)
         return {index: layers[index] for index in sorted(layers)[first:]}
+
+    def _adapts(self, prefix: str) -> bool:
+        return any(path.startswith(prefix) for path in self.folder.modules)
 
     def promised_modules(self) -> set[str]:
         """Return the paths of all modules that the configuration allows to be adapted."""

@@ -68,6 +68,13 @@ LAYERS_BEYOND_BASE = Code(
     "mlx-lm refuses to train so: the configuration is of another base, or was edited",
     "take the adapter_config.json of the same run",
 )
+LAYERS_UNSAID = Code(
+    "layers_unsaid",
+    "info",
+    "the configuration has no num_layers",
+    "mlx-lm does not load such an adapter; fusery takes the layers from the tensors, whatever it makes of it",
+    "nothing has to be done; mlx_lm itself wants num_layers in adapter_config.json",
+)
 FULL_INCOMPLETE = Code(
     "full_incomplete",
     "warning",
@@ -110,14 +117,19 @@ def keys_are_paths(candidate: Candidate) -> Iterator[Finding]:
                 yield UNMATCHED_KEY.found(CONFIG, message)
 
 
-@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE)
+@rule(LAYERS_MISSING, LAYERS_UNPROMISED, LAYERS_BEYOND_BASE, LAYERS_UNSAID)
 def promised_layers(candidate: Candidate) -> Iterator[Finding]:
     """What the configuration promises is in the file, and nothing else."""
     folder = candidate.folder
-    if not folder.modules or folder.config.method == "full" or folder.config.num_layers is None:
+    if not folder.modules or folder.config.method == "full":
         return
     wanted, there = folder.config.num_layers, len(candidate.base.architecture.layers())
-    if wanted > there > 0:
+    if folder.form == "mlx" and folder.raw_config and folder.raw_config.get("num_layers") is None:
+        message = (
+            "the configuration has no num_layers, as today's mlx-lm asks for; the tensors say which layers"
+        )
+        yield LAYERS_UNSAID.found(CONFIG, message)
+    if wanted is not None and wanted > there > 0:
         message = f"the configuration says {wanted} layers, and {candidate.base.name} has {there}"
         yield LAYERS_BEYOND_BASE.found(CONFIG, message)
     missing = candidate.missing_modules()

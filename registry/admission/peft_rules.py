@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..adapter_files import CONFIG, PEFT_WEIGHTS
 from ..architecture import Weight
 from ..renderings.patterns import PatternError
 from ..renderings.peft_config import CONVERT, TIED, PeftConfig, targets
+from ..renderings.peft_folder import COPY, OTHER, QUANTISED_COPY, own_name
 from ..renderings.peft_form import is_tied
 from ..renderings.peft_methods import MERGE
 from .candidate import Candidate
@@ -38,6 +39,13 @@ PEFT_FULL_MODULES = Code(
     "mlx-lm adds low-rank updates and replaces nothing",
     MERGE,
     fixed=True,
+)
+PEFT_COPIES = Code(
+    "peft_copies",
+    "info",
+    "the adapter holds whole tensors that are copies of the base's",
+    "they change nothing: PEFT adds an embedding by itself, and mergekit what it did not decompose",
+    "nothing has to be done: they are left out wherever mlx-lm's form is used",
 )
 PEFT_BIAS = Code(
     "peft_bias",
@@ -137,11 +145,47 @@ _CARRIED = (
 _BY_NAME = {code.name: code for code in _CARRIED}
 
 
-@rule(*_CARRIED)
+@rule(*_CARRIED, PEFT_COPIES)
 def carried_over_from_peft(candidate: Candidate) -> Iterator[Finding]:
-    """All that a PEFT adapter does can be said in mlx-lm's form."""
+    """All that a PEFT adapter does can be said in mlx-lm's form; copies of the base's tensors do nothing."""
+    likeness = candidate.likeness
+    copies = {name for name, found in likeness.items() if found in (COPY, QUANTISED_COPY)}
+    if copies:
+        names = some(own_name(name) for name in copies)
+        yield PEFT_COPIES.found(PEFT_WEIGHTS, _dropped(names, QUANTISED_COPY in likeness.values()))
     for remark in candidate.folder.remarks:
-        yield _BY_NAME[remark.code].found(remark.subject, remark.message, remark.hint or None)
+        left = [name for name in remark.tensors if name not in copies]
+        if remark.tensors and not left:
+            continue
+        if remark.field == "modules_to_save" and _all_copied(candidate, copies):
+            continue
+        message, hint = remark.message, remark.hint or None
+        if remark.code == PEFT_FULL_MODULES.name and left:
+            differ = [own_name(name) for name in left if likeness.get(name) == OTHER]
+            message = f"{message}; {_why(differ, candidate.base.name)}"
+            hint = None if differ else hint
+        yield _BY_NAME[remark.code].found(remark.subject, message, hint)
+
+
+def _dropped(names: str, quantised: bool) -> str:
+    message = f"whole tensors are copies of the base's, change nothing and are left out: {names}"
+    return f"{message} (of a quantised base: what its weights were quantised from)" if quantised else message
+
+
+def _why(differ: Sequence[str], base: str) -> str:
+    if differ:
+        return f"not copies of those of {base}: {some(differ)}"
+    return f"whether they are copies of those of {base} cannot be told"
+
+
+def _all_copied(candidate: Candidate, copies: Collection[str]) -> bool:
+    """Tell whether each module that was to be saved whole is in the file, and is the base's."""
+    saved = candidate.folder.raw_config.get("modules_to_save")
+    modules = {own_name(name).rpartition(".")[0] for name in copies}
+    wanted = [saved] if isinstance(saved, str) else saved if isinstance(saved, list) else []
+    return bool(wanted) and all(
+        any(path == name or path.endswith(f".{name}") for path in modules) for name in wanted
+    )
 
 
 @rule(PEFT_MODULES_MISSING, PEFT_TIED_EMBEDDING)

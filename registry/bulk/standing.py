@@ -41,7 +41,7 @@ def standing_bundle(
         )
         for row in rows:
             named = name in {adapter.name for adapter in row.adapters}
-            if not named or row.fused is None or not _answers(request, Recipe.from_dict(row.fused.recipe)):
+            if not named or row.fused is None or not _answers(request, row.fused):
                 continue
             manifest = Manifest.of(
                 FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files
@@ -65,11 +65,15 @@ def standing_bundle(
     }
 
 
-def _answers(request: FuseRequest, recipe: Recipe) -> bool:
-    """Tell whether a recipe is certainly one that a request may lead to."""
+def _answers(request: FuseRequest, fused: tables.Fused) -> bool:
+    """Tell whether a fused model is certainly one that a request may lead to."""
+    recipe = Recipe.from_dict(fused.recipe)
     if request.extras or request.budget is not None or request.min_fidelity is not None or recipe.extras:
         return False
     if request.scale != recipe.scale or request.quantization != recipe.quantization:
+        return False
+    matters = fused.adapter.method == "dora" and recipe.precision != "dither"
+    if matters and (recipe.rounding is not None) != request.rounds_once:
         return False
     if request.quantize is not None:
         return True

@@ -82,6 +82,8 @@ def check(folder: Path) -> Layout:
         found, remarks = sort_tensors(read_header(folder / PEFT_WEIGHTS))
     except StorageError as error:
         raise LayoutError(f"the bundle's adapter cannot be read: {error.message}") from error
-    if not found or remarks or read_object(folder / CONFIG).get("peft_type") != "LORA":
+    # Whole tensors got in as copies of the base's: PEFT puts them where they were.
+    wrong = [remark for remark in remarks if remark.code != "peft_full_modules"]
+    if not found or wrong or read_object(folder / CONFIG).get("peft_type") != "LORA":
         raise LayoutError("PEFT would not find in the bundle's adapter what is in it")
     return Layout(modules=len(found), adapters=1)

@@ -71,6 +71,7 @@ class Kind:
         plain: format of the sum's.
         grid: how the base's are quantised, None for plain numbers.
         target: what is written.
+        once: DoRA's rescaling is rounded at its end only.
     """
 
     columns: int
@@ -78,6 +79,7 @@ class Kind:
     plain: Format
     grid: AnyGrid | None
     target: Target
+    once: bool = False
 
     @property
     def group(self) -> int | None:
@@ -243,7 +245,7 @@ def _added(
 
 
 def _rescaled(rows: Rows, kind: Kind, change: Change, first: int, block: _Block, work: Workspace) -> None:
-    """Fill a block with what DoRA makes of the rows: `new = m / |W + D| * (W + D)`."""
+    """Fill a block with what DoRA makes of the rows: `new = m / |W + D| * (W + D)`, rounded as `kind` says."""
     assert change.magnitudes is not None
     count, form = len(rows.weight), kind.form
     if kind.group is None:
@@ -266,10 +268,13 @@ def _rescaled(rows: Rows, kind: Kind, change: Change, first: int, block: _Block,
             raise NotFiniteError  # a row of zeros has no direction; mlx-lm writes NaN
         return np.repeat(found, per_row) if per_row else found[:, None]
 
-    result = kind.plain
-    rescale(block.new, factors(block.new, form, result), result, block.scratch, block.new, exact=True)
+    if not kind.once:
+        found = factors(block.new, form, kind.plain)
+        rescale(block.new, found, kind.plain, block.scratch, block.new, exact=True)
     np.add(block.base, block.delta, out=block.scratch)
     at_run_time = factors(block.scratch, F32, F32)
+    if kind.once:
+        rescale(block.scratch, at_run_time, kind.plain, block.scratch, block.new, exact=True)
     intended_change(block.base, block.delta, at_run_time, block.scratch)
     np.copyto(block.delta, block.scratch)
 

@@ -25,12 +25,25 @@ _COPIED = re.compile(
     r"|merges\.txt"
     r"|(LICENSE|LICENCE|NOTICE)[\w.-]*"
 )
+_VISION = re.compile(
+    r"vision|visual|image|multi_?modal|^(vpm|vit|vqmodel|resampler|connector|aligner|mm_projector|patch_merge_mlp)$"
+)
 _CODE = re.compile(r".*\.(py|pyc|so|sh)", re.IGNORECASE)
 
 
 def copied_names(names: Iterable[str]) -> list[str]:
     """Return which of a base's files belong into a fused model unchanged, sorted; never code."""
     return sorted(name for name in names if _COPIED.fullmatch(name) and not _CODE.fullmatch(name))
+
+
+def has_vision(tensors: Iterable[str]) -> bool:
+    """Tell from the names of a model's tensors whether it sees: then its `vision_config` belongs to its weights.
+
+    transformers and mlx-vlm call a tower vision_tower, vision_model, visual, vision_encoder, vision_embed_tokens or vpm,
+    what leads from it into the text a projector, connector, aligner, resampler or embed_vision.  A name that is not known
+    here costs the model its eyes, one too many only an entry of `config.json`.
+    """
+    return any(_VISION.search(part) for name in tensors for part in name.split("."))
 
 
 def weight_names(names: Iterable[str]) -> list[str]:
@@ -53,7 +66,7 @@ def fused_config(
         generation: its `generation_config.json`, whose `eos_token_id` goes before that of `config`.
         quantization: how the weights are quantised, None if they are not, and never were.
         dequantized: they are not any more.
-        keep_vision: keep `vision_config`, for models that keep their vision tower.
+        keep_vision: keep `vision_config`, for models that keep their vision tower (`has_vision`).
     """
     result = {key: _with_floats(value) for key, value in config.items()}
     if eos := generation.get("eos_token_id"):

@@ -23,6 +23,7 @@ from .grids import AFFINE, AnyGrid, grid_of
 from .magnitude import result_form
 from .naming import NeedsModelClassError, quantised_alike
 from .policy import Policy, Quantize, Target, quantized_target
+from .recipe import ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Module:
         columns: of the weight, unpacked.
         experts: how many parts of equal size the rows are in, each with factors of its own; 1 of other layers.
         form: format of the weight's numbers.
-        plain: format of the sum's, which is another one with DoRA.
+        plain: format of the sum's, which is another one with DoRA unless it is rounded once.
         grid: how the base's weight is quantised, None if it is dense.
         target: what is written.
         weight: the base's tensor.
@@ -61,6 +62,7 @@ class Module:
         touched: an adapter changes it.
         parts: the updates; none if mlx-lm takes it to be zero.
         embedding: the updates are those of an embedding.
+        once: DoRA's rescaling is rounded at its end only.
     """
 
     path: str
@@ -77,6 +79,7 @@ class Module:
     touched: bool
     parts: tuple[Part, ...]
     embedding: bool
+    once: bool = False
 
     @property
     def rank(self) -> int:
@@ -160,12 +163,8 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
     missing = sorted(wrapped - adapter.factors.keys())
     if missing and adapter.keys is None and not base.known:
         raise NeedsModelClassError(f"whether mlx-lm adapts {missing[0]} cannot be told from its name")
-    if missing and adapter.kind == DORA:
-        raise FusionUnsupportedError(
-            f"the adapter has no tensors for {missing[0]}, which its configuration adapts",
-            hint="was the file cut short, or the configuration changed?",
-        )
-    return wrapped
+    # DoRA starts as the identity: mlx-lm would write W / |W| * |W|, in float32.
+    return wrapped - set(missing) if adapter.kind == DORA else wrapped
 
 
 def _wrapped(base: Base, adapter: Adapter) -> set[str]:
@@ -256,11 +255,12 @@ def _module(
     columns = scales.shape[-1] * grid.group_size if grid and scales else weight.shape[-1]
     quantize = None if policy.quantize is None else _quantize(base, path, policy.quantize)
     m = parts[0].factors.m if parts else None
-    plain = form if m is None else result_form(FORMATS[m.dtype], form)
+    once = m is not None and policy.rounding == ONCE
+    plain = form if m is None or once else result_form(FORMATS[m.dtype], form)
     if policy.quantize is not None:
         target = quantized_target(quantize, _declared(base) or plain, plain, columns, policy.quantize)
     else:
-        target = policy.target(path, grid, plain, columns, adapted=bool(parts))
+        target = policy.target(path, grid, plain, columns, adapted=bool(parts), rescaled=m is not None)
     rows = prod(weight.shape[:-1])
     return Module(
         path,
@@ -277,6 +277,7 @@ def _module(
         touched,
         parts,
         embedding,
+        once,
     )
 
 

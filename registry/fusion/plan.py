@@ -15,7 +15,7 @@ from fusery.storage.safetensors import build_header, tensor_bytes
 from ..errors import FusionUnsupportedError, MissingExtraError
 from .adapter import DORA, FULL, Adapter, read_adapter
 from .base import Base, Source, read_base
-from .config import INDEX, copied_names, fused_config, weight_index
+from .config import INDEX, copied_names, fused_config, has_vision, weight_index
 from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
 from .naming import NeedsModelClassError
@@ -218,7 +218,7 @@ def _plan(
             _generation(base.files),
             quantization=_quantization(base, policy, modules),
             dequantized=policy.precision == DEQUANTIZE and policy.quantize is None,
-            keep_vision=any(name.startswith("model.vision_tower.") for name in base.tensors),
+            keep_vision=has_vision(base.tensors),
         ),
         INDEX: weight_index(layout.where(), size, _count(layout, modules)),
     }

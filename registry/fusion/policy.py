@@ -5,6 +5,9 @@
 - `mixed` writes the touched modules with more bits and leaves the others as they are;
 - `dequantize` writes plain numbers, as `mlx_lm.fuse --dequantize` does;
 - with `quantize` every layer is quantised anew, as `mlx_lm.convert -q` does afterwards.
+
+DoRA's rescaling has two ways.  `mlx_lm.fuse` rounds the sum, each square, the norm and the quotient to the weight's format,
+and writes float32.  Rounded `once`, all of it runs in float32, as at run time, and the result has the weight's format.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from .arithmetic import Format
 from .calibration import Calibration
 from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
+from .recipe import ONCE
 
 KEEP, DITHER, MIXED, DEQUANTIZE = "keep", "dither", "mixed", "dequantize"
 PRECISIONS = (KEEP, DITHER, MIXED, DEQUANTIZE)
@@ -90,9 +94,10 @@ class Policy:
         quantize: quantise everything so.
         seed: with `dither`, of the thresholds.
         calibration: with `dither` and `mixed`, what is known of the inputs.
+        rounding: of DoRA: `once`, or None as `mlx_lm.fuse` does.
 
     Raises:
-        FusionUnsupportedError: there is no such precision, or no such width.
+        FusionUnsupportedError: there is no such precision, no such width, or no such rounding.
     """
 
     precision: str
@@ -100,12 +105,15 @@ class Policy:
     quantize: Quantize | None = None
     seed: int = 0
     calibration: Calibration | None = None
+    rounding: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise FusionUnsupportedError(
                 f"the precision {self.precision[:40]!r} is not known to this version"
             )
+        if self.rounding not in (None, ONCE):
+            raise FusionUnsupportedError(f"the rounding {self.rounding[:40]!r} is not known to this version")
         for bits in self.bits.values():
             Quantize(bits, _LEAST)  # raises where mlx has no such width
 
@@ -115,7 +123,14 @@ class Policy:
         return self.precision == DEQUANTIZE or self.quantize is not None
 
     def target(
-        self, path: str, grid: AnyGrid | None, plain: Format, columns: int, *, adapted: bool
+        self,
+        path: str,
+        grid: AnyGrid | None,
+        plain: Format,
+        columns: int,
+        *,
+        adapted: bool,
+        rescaled: bool = False,
     ) -> Target:
         """Return what is written of a module; with `quantize`, `quantized_target` does.
 
@@ -125,6 +140,7 @@ class Policy:
             plain: format of the sum's numbers.
             columns: of its weight.
             adapted: an adapter has tensors for it.
+            rescaled: by DoRA, which no calibration shapes.
 
         Raises:
             FusionUnsupportedError: with `mixed`, the columns cannot be cut into groups.
@@ -132,7 +148,7 @@ class Policy:
         if grid is None or self.precision == DEQUANTIZE:
             return Target(None, plain)
         known = self.calibration is not None and path in self.calibration.modules
-        shaped = known and adapted and plain is grid.form and isinstance(grid, Grid)
+        shaped = known and adapted and not rescaled and plain is grid.form and isinstance(grid, Grid)
         if self.precision == DITHER:
             return Target(grid, grid.form, dither=True, shaped=shaped)
         if self.precision == MIXED and adapted:

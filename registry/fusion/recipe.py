@@ -11,7 +11,13 @@ from fusery.storage.digest import Digest, digest_json
 ENGINE = "canonical-1"
 """The arithmetic of this package; the number goes up when the same inputs would give other bytes."""
 
+SEEING = "canonical-2"
+"""The same on a base with a `vision_config`: it used to be lost beside most towers, so the bytes are others now."""
+
 FORMAT = "fusery.key.v1"
+
+ONCE = "once"
+"""The rounding of DoRA that is not `mlx_lm.fuse`'s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class Recipe:
         seed: of random rounding, None where nothing is random.
         bits: with `mixed`, of each touched module by path; under "" of all others.
         calibration: digest of the statistics that shape the rounding of `dither`; None for rounding at random.
+        rounding: of DoRA: `once`, at the end; None as `mlx_lm.fuse` does, after each step (and of all else).
         extras: further adapters of a linear combination: digest and weight of each, in order.
     """
 
@@ -36,6 +43,7 @@ class Recipe:
     seed: int | None = None
     bits: Mapping[str, int] = field(default_factory=dict)
     calibration: str | None = None
+    rounding: str | None = None
     extras: tuple[tuple[str, float], ...] = ()
 
     @classmethod
@@ -49,6 +57,7 @@ class Recipe:
             seed=form["seed"],
             bits=form.get("bits", {}),
             calibration=form.get("calibration"),
+            rounding=form.get("rounding"),
             extras=tuple((part["adapter"], part["weight"]) for part in form.get("with", ())),
         )
 
@@ -65,6 +74,8 @@ class Recipe:
             form["bits"] = dict(self.bits)
         if self.calibration is not None:
             form["calibration"] = self.calibration
+        if self.rounding is not None:
+            form["rounding"] = self.rounding
         if self.extras:
             form["with"] = [{"adapter": digest, "weight": weight} for digest, weight in self.extras]
         return form

@@ -97,7 +97,7 @@ def cost(step: Step) -> float:
 
 
 def _kind(module: Module) -> Kind:
-    return Kind(module.columns, module.form, module.plain, module.grid, module.target)
+    return Kind(module.columns, module.form, module.plain, module.grid, module.target, module.once)
 
 
 def _block_rows(module: Module) -> int:

@@ -32,7 +32,9 @@ def fetch_originals(workspace: Workspace, adapter: tables.Adapter, folder: Path)
 
 
 def fetch_form(workspace: Workspace, adapter: tables.Adapter, form: Form, folder: Path) -> dict[str, Path]:
-    """Fetch an adapter's files in one form, by name; what is not its own form is computed.
+    """Fetch an adapter's files in one form, by name, to be run or shipped; what is not its own form is computed.
+
+    Its own are `fetch_originals`: in mlx-lm's form, a configuration of other years is put into the words of today.
 
     Args:
         workspace: the registry's parts.

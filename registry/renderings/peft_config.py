@@ -155,7 +155,7 @@ FIELDS: Mapping[str, FieldRule] = {
         f"where the base's layers have biases, {MERGE}; otherwise train it without lora_bias: PEFT cannot merge it either",
     ),
     "modules_to_save": FieldRule(
-        "refused",
+        "nothing, where all that was saved are copies of the base's tensors",
         "peft_full_modules",
         _unless_empty("replaces whole modules, which is not a low-rank update"),
     ),
@@ -241,7 +241,7 @@ def refused_fields(raw: Mapping[str, Any]) -> Iterator[Remark]:
 
 def _refused(code: str, name: str, value: Any, why: str, advice: str) -> Remark:
     shown = str(value) if len(str(value)) <= 60 else f"{str(value)[:59]}…"
-    return Remark(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice)
+    return Remark(code, "error", CONFIG, f"PEFT's {name} ({shown}) {why}", advice, field=name)
 
 
 def targets(config: PeftConfig, module: str) -> bool:

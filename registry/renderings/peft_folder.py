@@ -26,6 +26,10 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|(?P<m>lora_magnitude_vector)(?:\.weight)?)"
 )
 _SHOWN = 3
+_WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module)(?=\.)")
+
+COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
+"""What a whole tensor is to the base: its numbers; what its were quantised from; other numbers; none that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +94,15 @@ def _on_strangers(names: list[str]) -> Iterator[Remark]:
     if whole:
         message = f"{_count(whole)} of whole modules, which is not a low-rank update: {some(whole)}"
         hint = "if they are only copies of the base's, save it again with save_embedding_layers=False"
-        yield Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint)
+        yield Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint, tuple(whole))
     if biases:
         message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
         added = any(name.endswith(".lora_B.bias") for name in biases)
-        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, FIELDS["lora_bias"].advice if added else "")
+        hint = FIELDS["lora_bias"].advice if added else ""
+        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, hint, tensors=tuple(biases))
     if others:
         message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
-        yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message)
+        yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message, tensors=tuple(others))
 
 
 def _count(names: list[str]) -> str:
@@ -109,6 +114,11 @@ def some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return ", ".join(ordered[:_SHOWN]) + more
+
+
+def own_name(name: str) -> str:
+    """Return what the base calls a tensor that PEFT wrote: without its prefix and the wrappers of its modules."""
+    return _WRAPPERS.sub("", name.removeprefix(PREFIX))
 
 
 def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterator[Remark]:

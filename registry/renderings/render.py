@@ -41,7 +41,10 @@ class Scratch:
 
 
 def render_mlx(files: Mapping[str, Path], folder: Path, *, expected: Digest | None = None) -> dict[str, Path]:
-    """Return the files of an adapter in mlx-lm's form: as they are, or computed from PEFT's into a folder.
+    """Return the files of an adapter in mlx-lm's form, as today's mlx-lm reads it.
+
+    They are the adapter's own, or computed into a folder: from PEFT's form, or where only the configuration is of other
+    years.
 
     Args:
         files: the adapter's files by name.
@@ -52,7 +55,9 @@ def render_mlx(files: Mapping[str, Path], folder: Path, *, expected: Digest | No
         FormatError: the files are not those of an adapter that was admitted, or the rendering is another than recorded.
     """
     if form_of(files) == "mlx":
-        return dict(files)
+        from .todays_mlx import for_todays_mlx
+
+        return for_todays_mlx(files, folder)
     from .mlx_form import plan_mlx, write_mlx
     from .patterns import PatternError
     from .reading import read_peft

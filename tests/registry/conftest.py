@@ -132,6 +132,14 @@ def registry(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) 
 
 
 @pytest.fixture
+def sqlite_registry(sqlite_url: str, tmp_path: Path) -> Iterator[Registry]:
+    """An initialised registry, where the database has no part in what is asked."""
+    with open_registry(tmp_path / "home", sqlite_url) as found:
+        found.init()
+        yield found
+
+
+@pytest.fixture
 def stocked(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
     """A registry with the base `tiny` and two versions of the task `course_rec`."""
     if not registry.bases():

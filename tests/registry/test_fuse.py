@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,42 @@ def test_what_has_an_alias_is_spared(stocked: Registry) -> None:
     stocked.fuse("course_rec#prod")
     stocked.fuse("course_rec@2")
     assert len(stocked.workspace.cache.entries()) == 2
+
+
+def test_auto_rounds_dora_once_and_keep_as_mlx_lm_does(
+    registry: Registry, tiny_base: Path, make_adapter: Callable[..., Path]
+) -> None:
+    registry.add_base(tiny_base, name="tiny")
+    registry.register(make_adapter(fine_tune_type="dora"), base="tiny", task="dora")
+    best, theirs = registry.fuse("dora@1"), registry.fuse("dora@1", FuseRequest(precision="keep"))
+    assert best.view["format"] == "keep, rounded once"
+    assert theirs.view["format"] == "keep"
+    assert best.view["fidelity"]["relative_error"] < theirs.view["fidelity"]["relative_error"]
+    assert {tensor[0] for tensor in tensors(best.path).values()} == {"BF16"}
+    assert "F32" in {tensor[0] for tensor in tensors(theirs.path).values()}  # so does `mlx_lm.fuse`
+    asked = FuseRequest(precision="keep", rounding="once")
+    assert registry.fuse("dora@1", asked).view["key"] == best.view["key"]
+    assert registry.fuse("dora@1", FuseRequest(rounding="mlx-lm")).view["key"] == theirs.view["key"]
+
+
+def test_a_rounding_is_one_that_there_is(stocked: Registry) -> None:
+    with pytest.raises(BadInputError, match="there is no rounding 'twice'"):
+        stocked.fuse("course_rec@1", FuseRequest(rounding="twice"))
+
+
+def test_of_lora_the_rounding_says_nothing(stocked: Registry) -> None:
+    plain = stocked.fuse("course_rec@1", FuseRequest(precision="keep"))
+    assert stocked.fuse("course_rec@1", FuseRequest(rounding="once")).view["key"] == plain.view["key"]
+
+
+def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path) -> None:
+    """Its `vision_config` used to be lost, so what is recorded under the old key are other bytes."""
+    keys = []
+    for name, more in (("blind", {}), ("seeing", {"vision_config": {"depth": 1}})):
+        base = tinymodels.make_base(tmp_path / name)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps({**config, **more}))
+        registry.add_base(base, name=name)
+        registry.register(tinymodels.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name)
+        keys.append(registry.fuse(f"{name}@1").view["engine"])
+    assert keys == ["canonical-1", "canonical-2"]

@@ -93,6 +93,7 @@ def test_one_choice_is_enough_to_be_called_otherwise(recipe: Recipe, data: st.Da
         (Recipe("dither", seed=0), "dither"),
         (Recipe("dither", seed=3, calibration="1a2b3c4d" * 8), "dither, seed 3, calibration 1a2b3c4d"),
         (Recipe("mixed", bits={"": 6}), "mixed, 6 bits where adapted"),
+        (Recipe("keep", rounding="once"), "keep, rounded once"),
         (Recipe("keep", engine=f"{ENGINE}; mlx-lm 0.28.1, mlx 0.30.0"), "keep, by mlx-lm 0.28.1, mlx 0.30.0"),
     ],
     ids=str,

@@ -23,6 +23,7 @@ def command(recipe: Recipe, *extras: tuple[str, float], **facts: Any) -> str:
     [
         (Recipe("keep"), "--precision keep"),
         (Recipe("keep", scale=-2.0), "--precision keep --scale -2.0"),
+        (Recipe("keep", rounding="once"), "--precision keep --rounding once"),
         (Recipe("dither", seed=0), "--precision dither"),
         (Recipe("dither", seed=7), "--precision dither --seed 7"),
         (Recipe("mixed", bits={"": 5}), "--precision mixed"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fusery.registry.fusion.config import copied_names, fused_config, weight_index, weight_names
+from fusery.registry.fusion.config import copied_names, fused_config, has_vision, weight_index, weight_names
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,48 @@ def test_the_index() -> None:
         "metadata": {"total_size": 10, "total_parameters": 5},
         "weight_map": {"a": "one", "b": "two"},
     }
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        # transformers 5 in memory, and as it and mlx-vlm save them: llava, paligemma, gemma3, mistral3, internvl, lfm2_vl
+        "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
+        "vision_tower.encoder.layer.0.attention.q_proj.weight",
+        "model.multi_modal_projector.linear_1.weight",
+        "multi_modal_projector.mm_input_projection_weight",
+        # qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v
+        "visual.blocks.0.attn.qkv.weight",
+        "model.visual.merger.mlp.0.weight",
+        # mllama, llama4, idefics3, smolvlm, janus, ovis2
+        "vision_model.patch_embedding.weight",
+        "model.vision_model.embeddings.patch_embedding.weight",
+        "model.connector.modality_projection.proj.weight",
+        "model.aligner.fc1.weight",
+        "model.visual_embeddings_table.weight",
+        # phi3_v, gemma3n, mistral's own, minicpm-v
+        "model.vision_embed_tokens.img_processor.vision_model.embeddings.class_embedding",
+        "embed_vision.embedding_projection.weight",
+        "vision_encoder.transformer.layers.0.attention.wq.weight",
+        "vpm.encoder.layers.0.mlp.fc1.weight",
+        "resampler.kv_proj.weight",
+    ],
+)
+def test_a_tower_is_known_by_its_name(tensor: str) -> None:
+    text = ["language_model.model.layers.0.self_attn.q_proj.weight", "language_model.lm_head.weight"]
+    assert has_vision([*text, tensor])
+    assert not has_vision(text)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "model.layers.0.mlp.switch_mlp.gate_proj.weight",
+        "model.layers.0.block_sparse_moe.experts.0.w1.weight",
+        "backbone.layers.0.mixer.conv1d.weight",
+        "transformer.h.0.attn.c_attn.weight",
+        "audio_tower.conv1.weight",
+    ],
+)
+def test_other_tensors_are_no_tower(tensor: str) -> None:
+    assert not has_vision([tensor])

@@ -23,6 +23,7 @@ def test_the_key_is_stable() -> None:
         {"quantization": {"bits": 4}},
         {"scale": 1.0},
         {"seed": 1},
+        {"rounding": "once"},
     ],
     ids=str,
 )

@@ -1,0 +1,341 @@
+"""What `check` passes can be used: fused, probed, served, exported, and bundled for every target that does not refuse it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import badadapters
+import fusing
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+from spoiling import Spoil, edit_config, edit_tensors, without
+
+from fusery.registry import Registry
+from fusery.registry.admission.finding import verdict
+from fusery.registry.bundles.target import TARGETS
+from fusery.registry.errors import BadInputError
+from fusery.registry.fuse import FuseRequest
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
+
+pytest.importorskip("mlx_lm")
+pytest.importorskip("gguf")
+
+_NUMBERS = count()
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+
+
+def drop(*names: str) -> Spoil:
+    """Remove settings from a configuration, wherever they are."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text())
+        for name in names:
+            config.pop(name, None)
+            config["lora_parameters"].pop(name, None)
+        path.write_text(json.dumps(config))
+
+    return spoil
+
+
+def both(*spoils: Spoil) -> Spoil:
+    """Do one after the other."""
+    return badadapters.both(*spoils)
+
+
+def in_bf16(folder: Path) -> None:
+    """Store every tensor as bfloat16."""
+    path = folder / "adapters.safetensors"
+    tensors = {
+        name: ("BF16", tinymodels.encode(np.frombuffer(data, np.float32).reshape(shape), "bfloat16"))
+        for name, (_, shape, data) in tinymodels.read_tensors(path).items()
+    }
+    tinymodels.write_tensors(path, tensors, None)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An adapter that is written in another way.
+
+    Attributes:
+        spoil: changes its folder.
+        make: how it is made.
+        like: the tensors of its fuse are those of the adapter as it is made.
+        base: keywords of the base.
+    """
+
+    spoil: Spoil = badadapters.nothing
+    make: dict[str, Any] = field(default_factory=dict)
+    like: bool = True
+    base: dict[str, Any] = field(default_factory=dict)
+
+
+_DORA: dict[str, Any] = {"fine_tune_type": "dora"}
+_QV = ["self_attn.q_proj", "self_attn.v_proj"]
+_ALL = {"num_layers": -1}
+
+VARIANTS: dict[str, Variant] = {
+    "as it is": Variant(),
+    "lora_layers": Variant(both(drop("num_layers"), edit_config(lora_layers=2))),
+    "num_layers null": Variant(edit_config(num_layers=None)),
+    "num_layers null, lora_layers": Variant(edit_config(num_layers=None, lora_layers=2)),
+    "no num_layers": Variant(drop("num_layers")),
+    "no num_layers, of all": Variant(drop("num_layers"), _ALL),
+    "no num_layers, 4 bits": Variant(drop("num_layers"), base={"bits": 4}),
+    "no num_layers, no keys, query and value": Variant(
+        both(drop("num_layers", "keys")), {"keys": _QV, "num_layers": 2}, base={"bits": 4}
+    ),
+    "num_layers as text": Variant(edit_config(num_layers="2")),
+    "num_layers 2.0": Variant(edit_config(num_layers=2.0)),
+    "num_layers -1": Variant(make=_ALL),
+    "num_layers 0": Variant(edit_config(num_layers=0), _ALL),
+    "num_layers -7": Variant(edit_config(num_layers=-7), _ALL),
+    "more layers than the base": Variant(edit_config(num_layers=16), _ALL),
+    "keys null": Variant(edit_config(keys=None)),
+    "keys": Variant(make={"keys": _QV}),
+    "keys from the root": Variant(make={"keys": ["model.layers.3.self_attn.q_proj", "lm_head"]}),
+    "key twice": Variant(edit_config(keys=[*_QV, _QV[0]]), {"keys": _QV}),
+    "no keys, query and value": Variant(drop("keys"), {"keys": _QV}),
+    "embedding": Variant(make={"keys": ["model.embed_tokens", *_QV]}),
+    "no rank": Variant(drop("rank")),
+    "rank as text": Variant(edit_config(rank="8")),
+    "rank 8.0": Variant(edit_config(rank=8.0)),
+    "scale as text": Variant(edit_config(scale="20")),
+    "scale 20": Variant(edit_config(scale=20)),
+    "scale true": Variant(edit_config(scale=True), {"scale": 1.0}),
+    "alpha beside scale": Variant(edit_config(alpha=16)),
+    "negative scale": Variant(edit_config(scale=-20.0), like=False),
+    "no dropout": Variant(drop("dropout")),
+    "dropout null": Variant(edit_config(dropout=None)),
+    "dropout 1": Variant(edit_config(dropout=1.0)),
+    "no kind": Variant(drop("fine_tune_type")),
+    "kind null": Variant(edit_config(fine_tune_type=None)),
+    "bf16": Variant(in_bf16, like=False),
+    "rank too large": Variant(make={"rank": 65}),
+    "dora": Variant(make=_DORA),
+    "dora of old": Variant(
+        both(drop("fine_tune_type", "num_layers"), edit_config(use_dora=True, lora_layers=2)), _DORA
+    ),
+    "dora, no num_layers, no keys, query and value": Variant(
+        drop("num_layers", "keys"), {**_DORA, "keys": _QV}
+    ),
+    "dora, no keys, query and value": Variant(drop("keys"), {**_DORA, "keys": _QV}),
+    "dora, kind and use_dora": Variant(edit_config(use_dora=True), _DORA),
+    "dora in bf16": Variant(in_bf16, _DORA, like=False),
+    "lora, use_dora": Variant(edit_config(use_dora=True, fine_tune_type="lora")),
+    "a stranger module less": Variant(without("layers.3.mlp.up_proj"), like=False),
+    "one layer": Variant(without("layers.2."), like=False),
+    "zero": Variant(edit_tensors(lambda t: {k: v * 0 for k, v in t.items()}), like=False),
+    **{
+        f"finding: {code}": Variant(case.bad, case.make, like=False)
+        for code, case in badadapters.CASES.items()
+        if code not in badadapters.UNREADABLE
+        and set(case.make) <= {"keys", "rank", "num_layers", "fine_tune_type"}
+        and code not in ("full_incomplete", "chat_template_exceeds")
+    },
+}
+
+PEFT: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "alpha as text": {"lora_alpha": "8"},
+    "alpha 8.0": {"lora_alpha": 8.0},
+    "alpha 0": {"lora_alpha": 0},
+    "rslora": {"use_rslora": True},
+    "some layers": {"layers": [1, 3]},
+    "one layer by number": {"layers": [2], "layers_to_transform": 2},
+    "ranks": {"ranks": {"model.layers.1.self_attn.q_proj": 2}},
+    "alphas": {"alpha_pattern": {"v_proj": 3}},
+    "expression": {"target_modules": r".*\.(q|v)_proj"},
+    "all-linear": {
+        "modules": [name.rpartition(".")[2] for name in tinymodels.LINEAR],
+        "target_modules": "all-linear",
+    },
+    "bf16": {"dtype": "bfloat16"},
+    "dora": {"dora": True},
+    "rank as text": {"r": "4"},
+    "dropout null": {"lora_dropout": None},
+    "no name": {"base_model_name_or_path": None},
+}
+
+
+CASES = [
+    fusing.Case("llama", "bf16", "full"),
+    fusing.Case("llama", "bf16", "dora-embedding"),
+    fusing.Case("qwen2", "4bit", "embedding"),
+    fusing.Case("qwen2", "mxfp4", "lora"),
+    fusing.Case("qwen3_moe", "bf16", "experts"),
+    fusing.Case("qwen3_moe", "4bit", "lora"),
+    fusing.Case("mixtral", "bf16", "experts", layout="hf"),
+    fusing.Case("gemma3_text", "bf16", "dora"),
+    fusing.Case("gpt_oss", "mxfp4", "lora"),
+    fusing.Case("phi3", "bf16", "partial"),
+]
+
+
+@pytest.fixture(scope="module")
+def registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    home = tmp_path_factory.mktemp("home")
+    shutil.copyfile(sqlite_template, home / "fusery.db")
+    settings = Settings.model_construct(
+        home=home,
+        database_url="",
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    with Registry(Workspace(settings)) as found:
+        found.init()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that makes a base of a kind, adds it by its own name, and returns its folder."""
+    made: dict[str, Path] = {}
+
+    def make(**options: Any) -> Path:
+        name = "tiny" + "".join(f"-{value}{key}" for key, value in options.items())
+        if name not in made:
+            made[name] = tinymodels.make_base(tmp_path_factory.mktemp("bases") / name, **options)
+            registry.add_base(made[name], name=name)
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_admitted_can_be_used(
+    name: str, registry: Registry, base: Callable[..., Path], tmp_path: Path
+) -> None:
+    variant = VARIANTS[name]
+    place = base(**variant.base)
+    folder = tinymodels.make_adapter(tmp_path / "adapter", place, **{"num_layers": 2, **variant.make})
+    plain = shutil.copytree(folder, tmp_path / "plain")
+    variant.spoil(folder)
+    if (reference := admitted(registry, folder, place)) is None:
+        assert name.startswith("finding: ") or name in REFUSED
+        return
+    assert name not in REFUSED
+    fused = used_in_every_way(registry, reference, place, tmp_path, targets(name))
+    if variant.like:
+        assert fused == fused_by_engine(place, plain, tmp_path)
+
+
+@pytest.mark.parametrize("name", PEFT)
+def test_what_is_admitted_of_peft_can_be_used(
+    name: str, registry: Registry, base: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = base()
+    folder = peftfolders.make_peft(tmp_path / "adapter", place, **PEFT[name])
+    reference = admitted(registry, folder, place)
+    assert (reference is None) == (name in REFUSED_PEFT)
+    if reference is not None:
+        used_in_every_way(registry, reference, place, tmp_path, targets(name))
+
+
+EVERYWHERE = {"as it is", "no num_layers", "dora of old", "embedding", "bf16", "rslora", "dora"}
+"""What every target is asked to take."""
+
+REFUSED = {"one layer", "a stranger module less", "zero"}
+REFUSED_PEFT = {"alpha 0", "dropout null"}
+
+
+def admitted(registry: Registry, folder: Path, base: Path) -> str | None:
+    """Register a folder if `check` passes it, and return its name."""
+    task = f"t{next(_NUMBERS)}"
+    if verdict(registry.check(folder, base=base.name, task=task)) == "fail":
+        return None
+    return registry.register(folder, base=base.name, task=task, date="20260115").view["name"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_admitted_on_other_classes_can_be_used(
+    case: fusing.Case, registry: Registry, tmp_path: Path
+) -> None:
+    place = fusing.make_base(tmp_path / f"base{next(_NUMBERS)}", case)
+    folder = fusing.make_adapter(tmp_path / "adapter", place, case)
+    tinymodels.make_tokenizer(place)
+    registry.add_base(place, name=place.name)
+    reference = admitted(registry, folder, place)
+    assert reference is not None
+    if case.adapter == "full":
+        with pytest.raises(BadInputError, match="full fine-tuning"):
+            registry.materialize(reference, tmp_path / "out", target="adapters")
+    used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
+
+
+def targets(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the targets to try, with what they hold: of most adapters one for each form that a target takes."""
+    for target, kind in TARGETS.items():
+        for content in kind.contents:
+            if name in EVERYWHERE or (target, content) in (("adapters", "adapters"), ("vllm", "adapters")):
+                yield target, content
+
+
+def used_in_every_way(
+    registry: Registry, reference: str, base: Path, scratch: Path, wanted: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
+    """Use an adapter in every way there is, and return the tensors that it was fused to."""
+    fused = registry.fuse(reference, KEEP)
+    whole = registry.show(reference)["method"] == "full"
+    loaded(registry, reference, base, whole=whole)
+    registry.export(reference, scratch / "exported")
+    for target, content in wanted:
+        out = scratch / f"{target}-{content}{'.tar' if TARGETS[target].single else ''}"
+        request = {"request": KEEP} if content == "fused" else {}
+        try:
+            registry.materialize(reference, out, target=target, content=content, **request)
+        except BadInputError as error:
+            assert error.hint  # a reason, and a way on
+            continue
+        if target == "adapters" and content == "adapters":
+            put_on(base, next((out / "adapters").iterdir()))
+    return tinymodels.read_tensors(fused.path)
+
+
+def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> None:
+    """Put an adapter on its base as `probe` and `serve` do."""
+    from fusery.registry.probe import _source, _subject
+
+    with _source(registry.workspace, _subject(registry.workspace, reference)) as source:
+        assert source.adapter is not None
+        put_on(base, source.adapter, serve=not whole)
+
+
+def put_on(base: Path, adapter: Path, *, serve: bool = True) -> None:
+    """Let the probe and the server load an adapter."""
+    from mlx_lm.utils import load_model
+
+    from fusery.registry.behaviour.models import Model
+    from fusery.registry.serving.switching import Switchboard
+
+    Model.load(base).put_on(adapter)
+    if not serve:
+        return
+    board = Switchboard(load_model(base, lazy=True)[0])
+    board.use(board.load("a", adapter))
+
+
+def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
+    """Return the tensors that the engine makes of an adapter as mlx-lm's trainer writes it today."""
+    from fusery.registry.fusion.engine import fuse
+    from fusery.registry.fusion.plan import make_plan
+
+    config, settings = (
+        json.loads(path.read_text()) for path in (base / "config.json", adapter / "adapter_config.json")
+    )
+    files = {path.name: path for path in base.iterdir()}
+    (scratch / "engine").mkdir()
+    fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), scratch / "engine")
+    return tinymodels.read_tensors(scratch / "engine")
