@@ -9,6 +9,10 @@ importing torch takes long, so it is done once.
     ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
     ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
     ["fields"]                                 the names of the fields of LoraConfig
+    ["kinds"]                                  every `model_type` that transformers has
+    ["tiny", KIND, SCALING, OUT]               a tiny random model of a `model_type`, as a folder
+    ["answers", MODEL, TOKENS, OUT]            logits (float32) of such a folder, whatever is in it beside the text
+    ["rotary", MODEL]                          its rotary embeddings, as transformers reads them
 
 TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
 """
@@ -22,6 +26,7 @@ import sys
 import warnings
 
 import numpy as np
+import tinytransformers
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
@@ -60,6 +65,14 @@ def answer(request: list[str]) -> list[str]:
             load(base, adapter).merge_and_unload().save_pretrained(out)
         case ["tensors", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=False)
+        case ["kinds"]:
+            return tinytransformers.kinds()
+        case ["tiny", kind, scaling, out]:
+            tinytransformers.make_model(kind, out, json.loads(scaling))
+        case ["answers", folder, tokens, out]:
+            np.save(out, tinytransformers.logits(folder, np.load(tokens)))
+        case ["rotary", folder]:
+            return [json.dumps(tinytransformers.rotary(folder), sort_keys=True)]
         case ["fields"]:
             return [field.name for field in dataclasses.fields(LoraConfig)]
         case _:

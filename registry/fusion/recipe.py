@@ -11,6 +11,9 @@ from fusery.storage.digest import Digest, digest_json
 ENGINE = "canonical-1"
 """The arithmetic of this package; the number goes up when the same inputs would give other bytes."""
 
+KEYS = "mlx-keys-1"
+"""Follows the engine where the configuration got keys that mlx-lm needs; the number goes up when they would be others."""
+
 FORMAT = "fusery.key.v1"
 
 
