@@ -23,10 +23,10 @@ from .bases import blob_generations, locate_files
 from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
 from .fusion.recipe import ENGINE, KEYS, Recipe, seed_of
-from .serving.mlx_keys import mlx_keys
 from .renderings.record import recorded_digest
 from .renderings.render import render_mlx
 from .resolve import resolve_adapter
+from .serving.mlx_keys import mlx_keys
 from .tally import tally
 from .withdrawals import refuse_yanked
 

@@ -101,6 +101,7 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": _LATENT
     | {
         "topk_method": "greedy",
+        "num_experts_per_tok": 2,
         "n_group": 1,
         "topk_group": 1,
         "rope_parameters": {
@@ -134,13 +135,12 @@ OWN: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": {"rotary_dim": 8},
     "mistral3": {"tie_word_embeddings": False},
     "mistral4": _LATENT,
-    "nemotron": {"head_dim": 16},
+    "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "olmo_hybrid": _LINEAR,
     "phimoe": {"attention_bias": True, "lm_head_bias": True},
     "qwen3_5_moe_text": _LINEAR,
     "qwen3_5_text": _LINEAR,
     "qwen3_next": _LINEAR,
-    "qwen3_vl_moe_text": {"tie_word_embeddings": False},
     "recurrent_gemma": {
         "block_types": ["recurrent", "recurrent", "attention"],
         "num_hidden_layers": 3,
@@ -211,10 +211,7 @@ def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) ->
     """Save a tiny random model in float32."""
     config = small_config(kind, scaling)
     torch.manual_seed(0)
-    made = (
-        AutoModelForImageTextToText if hasattr(config, "text_config") else AutoModelForCausalLM
-    ).from_config
-    model = made(config).float()
+    model = _auto(config).from_config(config).float()
     numbers = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -222,7 +219,9 @@ def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) ->
                 continue
             if value.ndim >= 2:
                 value.copy_(torch.randn(value.shape, generator=numbers) * (1.5 / value.shape[-1] ** 0.5))
-            elif name.endswith("bias") or "norm" in name:
+            elif name.endswith("bias"):
+                value.copy_(torch.randn(value.shape, generator=numbers) * 0.1)
+            elif "norm" in name:
                 value.add_(torch.randn(value.shape, generator=numbers) * 0.1)
     model.save_pretrained(folder)
 
@@ -230,18 +229,26 @@ def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) ->
 def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return what a model answers, in float32."""
     torch.set_num_threads(1)
-    whole = hasattr(AutoConfig.from_pretrained(folder), "text_config")
-    loader = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+    loader = _auto(AutoConfig.from_pretrained(folder))
     model = loader.from_pretrained(folder, dtype=torch.float32).eval()
     model = getattr(model, "language_model", model)
     with torch.no_grad():
         return model(input_ids=torch.from_numpy(tokens)).logits.float().numpy()  # type: ignore[no-any-return]
 
 
+def _auto(config: Any) -> Any:
+    """Return the class of transformers that makes the model of a configuration."""
+    text = not hasattr(config, "text_config") and type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if text else AutoModelForImageTextToText
+
+
 def rotary(folder: str) -> dict[str, Any]:
     """Return what transformers makes of a configuration: rotary embeddings, of the text where it has one."""
     config = AutoConfig.from_pretrained(folder)
-    return dict(getattr(config, "text_config", config).rope_parameters or {})
+    found = getattr(getattr(config, "text_config", config), "rope_parameters", None) or {}
+    # `type` is the older name of `rope_type`, and a factor of 1 is the default.
+    plain = {"type": found.get("rope_type"), "partial_rotary_factor": 1.0}
+    return {key: value for key, value in found.items() if key not in plain or value != plain[key]}
 
 
 def kinds() -> list[str]:

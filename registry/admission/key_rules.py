@@ -153,5 +153,5 @@ def _arguments(config: Mapping[str, Any]) -> Any:
         from mlx_lm.utils import _get_classes
 
         return _get_classes(dict(config))[1]
-    except (ImportError, ValueError, KeyError, TypeError, AttributeError):
+    except (ImportError, SystemExit, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -117,7 +117,7 @@ def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, 
 
 def _rotary(name: str, rope: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `rope_parameters` say, under the names of before; of layers that see everything where they differ."""
-    if name in READ_ALL:
+    if name in READ_ALL or name in _NAMED_OTHERWISE:
         return {}
     kinds = {key: value for key, value in rope.items() if isinstance(value, Mapping)}
     whole = kinds.get("full_attention", next(iter(kinds.values()), rope))
@@ -195,6 +195,9 @@ def _sparse(config: Config) -> list[bool] | None:
     kinds = config.get("mlp_layer_types")
     return [kind == "sparse" for kind in kinds] if isinstance(kinds, list) else None
 
+
+_NAMED_OTHERWISE: Final = frozenset(("gpt_neox",))
+"""Classes that have other names for all of it, which are among the rest."""
 
 _LOCAL: Final = frozenset(("gemma3_text", "gemma3n_text"))
 """Classes that take another theta for layers with a window."""
