@@ -52,7 +52,7 @@ TRAINED_ON_DEFAULTS = Code(
 def trained_on_what_the_base_says(candidate: Candidate) -> Iterator[Finding]:
     """An adapter that mlx-lm trained was trained on the base with all that its configuration says."""
     config = candidate.base.architecture.config
-    changing = {key: value for key, value in added_keys(config).items() if _changes(config, key)}
+    changing = {key: value for key, value in added_keys(config).items() if _changes(key)}
     if candidate.folder.form == "mlx" and changing:
         message = f"mlx-lm by itself does not see {_list(changing)} of {candidate.base.name}"
         yield TRAINED_ON_DEFAULTS.found(ADAPTER_CONFIG, message)
@@ -99,7 +99,7 @@ def _value(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _changes(config: Mapping[str, Any], key: str) -> bool:
+def _changes(key: str) -> bool:
     """Tell whether a key changes what is computed, rather than whether the class can be made."""
     return key.rpartition(".")[2] in (
         "rope_theta",
@@ -114,7 +114,7 @@ def _matters(key: str, value: Any) -> bool:
     name = key.rpartition(".")[2]
     if name == "partial_rotary_factor":
         return value != 1.0
-    return name == "rope_scaling" and value is not None and value.get("rope_type") != "default"
+    return name == "rope_scaling" and isinstance(value, Mapping) and value.get("rope_type") != "default"
 
 
 def _takes(known: Mapping[str, Any], key: str) -> bool:

@@ -159,8 +159,7 @@ def _of_text(key: str, default: object) -> Callable[[Config], Any]:
 
 def _head_dim(config: Config) -> int | None:
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    sound = type(width) is int and type(heads) is int and heads > 0
-    return width // heads if sound else None
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads > 0 else None
 
 
 def _rotary_dim(config: Config) -> int | None:

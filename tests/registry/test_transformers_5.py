@@ -15,12 +15,15 @@ from typing import Any
 import adapters_by_class
 import numpy as np
 import pytest
+import tinymodels
 from peftfolders import real_peft
 
 from fusery.registry import Registry
 from fusery.registry.answers import base_folder
 from fusery.registry.fuse import FuseRequest
 from fusery.registry.fusion.naming import taken_by_name
+from fusery.registry.gguf_writing.family import FAMILIES, dimensions_of
+from fusery.registry.serving.mlx_keys import mlx_keys
 from fusery.registry.settings import Settings
 from fusery.registry.workspace import Workspace
 from fusery.storage.jsonfile import read_object
@@ -76,7 +79,6 @@ COMPUTED = dict.fromkeys(
         "mistral4",
         "mixtral",
         "nemotron",
-        "nemotron_h",
         "olmo2",
         "olmo3",
         "olmoe",
@@ -122,7 +124,7 @@ TOLD: Mapping[str, str] = {
     "qwen3_vl_moe": "base_not_loaded",
 }
 """What `base add` finds of those that mlx-lm cannot load, or has no place for what they say."""
-UNLIKE = ("jamba", "minimax_m3_vl", "recurrent_gemma")
+UNLIKE = ("jamba", "minimax_m3_vl", "nemotron_h", "recurrent_gemma")
 """mlx-lm's classes compute something else than transformers of these random ones, whatever the keys."""
 UNMADE = [
     "bailing_hybrid",
@@ -213,7 +215,12 @@ def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tm
     shared.register(adapter, base=kind, task=kind.replace("_", "-"))
     fused = shared.fuse(f"{kind.replace('_', '-')}@1", FuseRequest("keep", accept_loss=True))
     assert apart(of_mlx(fused.path, tmp_path), expected) < 1e-4
-    assert real_peft("rotary", fused.path) == real_peft("rotary", base)
+    rotary = real_peft("rotary", base)
+    assert real_peft("rotary", fused.path) == rotary
+    assert ("mlx-keys-1" in fused.view["engine"]) is bool(mlx_keys(read_object(base / "config.json")))
+    if kind in FAMILIES:
+        dimensions = dimensions_of(read_object(fused.path / "config.json"))
+        assert dimensions.theta == json.loads(rotary[0])["rope_theta"]
     if taken_by_name(read_object(base / "config.json"), [], written_by_mlx=False):
         assert apart(of_transformers(fused.path, tmp_path), expected) < COMPUTED[kind]
 
@@ -224,3 +231,43 @@ def test_what_mlx_cannot_compute_is_told_when_it_comes_in(
 ) -> None:
     added = shared.add_base(make(kind, tmp_path / kind), name=kind)
     assert TOLD[kind] in {finding.code for finding in added.findings}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mixtral"])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)  # fmt: skip
+def test_scaled_rotary_embeddings(
+    kind: str, scaling: dict[str, Any], shared: Registry, tmp_path: Path
+) -> None:
+    name = f"{kind}-{scaling['rope_type']}"
+    base = make(kind, tmp_path / name, scaling)
+    shared.add_base(base, name=name)
+    expected = of_transformers(base, tmp_path)
+    with base_folder(shared.workspace, name) as folder:
+        assert apart(of_mlx(folder, tmp_path), expected) < 1e-4
+    assert apart(of_mlx(base, tmp_path), expected) > 1e-3, "mlx-lm by itself"
+
+
+def test_what_is_said_of_a_base(shared: Registry, tmp_path: Path) -> None:
+    added = shared.add_base(make("llama", tmp_path / "said"), name="said")
+    (finding,) = added.findings
+    assert (finding.code, finding.severity, finding.subject) == ("base_keys_added", "warning", "config.json")
+    assert finding.message == "config.json lacks keys that mlx-lm reads: rope_theta (787.0 instead of 10000)"
+    told = shared.check(tinymodels.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said")
+    assert "trained_on_defaults" in {finding.code for finding in told}
+
+
+def test_a_base_that_mlx_lm_reads_has_nothing_said_of_it_and_keeps_its_engine(
+    shared: Registry, tmp_path: Path
+) -> None:
+    base = tinymodels.make_base(tmp_path / "base", layers=2)
+    assert shared.add_base(base, name="of-old").findings == ()
+    shared.register(tinymodels.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old")
+    assert shared.fuse("of-old@1", FuseRequest("keep", accept_loss=True)).view["engine"] == "canonical-1"
