@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +18,7 @@ from .finding import Finding
 
 FILE = "config.json"
 _SHOWN = 60
+_SCALING = "rope_scaling"
 
 BASE_KEYS_ADDED = Code(
     "base_keys_added",
@@ -113,7 +116,7 @@ def _matters(key: str, value: Any) -> bool:
     """Tell whether it matters that a class has no place for a key."""
     name = key.rpartition(".")[2]
     if name == "partial_rotary_factor":
-        return value != 1.0
+        return bool(value != 1.0)
     return name == "rope_scaling" and isinstance(value, Mapping) and value.get("rope_type") != "default"
 
 
@@ -144,7 +147,11 @@ def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _defaults(arguments: Any) -> dict[str, Any]:
-    return {field.name: field.default for field in dataclasses.fields(arguments)}
+    found = {field.name: field.default for field in dataclasses.fields(arguments)}
+    source = inspect.getsource(sys.modules[arguments.__module__])
+    if source.count(_SCALING) == 1:
+        found.pop(_SCALING, None)  # declared, and never read
+    return found
 
 
 def _arguments(config: Mapping[str, Any]) -> Any:

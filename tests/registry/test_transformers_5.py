@@ -233,7 +233,7 @@ def test_what_mlx_cannot_compute_is_told_when_it_comes_in(
     assert TOLD[kind] in {finding.code for finding in added.findings}
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "mixtral"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     "scaling",
     [
@@ -253,6 +253,13 @@ def test_scaled_rotary_embeddings(
     with base_folder(shared.workspace, name) as folder:
         assert apart(of_mlx(folder, tmp_path), expected) < 1e-4
     assert apart(of_mlx(base, tmp_path), expected) > 1e-3, "mlx-lm by itself"
+
+
+def test_a_scaling_that_the_class_has_no_place_for(shared: Registry, tmp_path: Path) -> None:
+    base = make("mixtral", tmp_path / "scaled", {"rope_type": "linear", "factor": 4.0})
+    findings = {finding.code: finding for finding in shared.add_base(base, name="scaled").findings}
+    assert "rope_scaling" in findings["base_keys_lost"].message
+    assert "rope_theta (1777.0 instead of 1000000.0)" in findings["base_keys_added"].message
 
 
 def test_what_is_said_of_a_base(shared: Registry, tmp_path: Path) -> None:
