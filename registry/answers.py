@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base_files import proven_files
+from .base_files import lay_out, proven_files
 from .errors import MissingExtraError, ModelUnusableError
 from .resolve import resolve_base
 
@@ -48,7 +48,7 @@ def answer(model: Path, question: str, *, adapter: Path | None = None, limit: in
 
 @contextmanager
 def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
-    """Yield a folder of links to a base model's files under their own names, for as long as it is needed.
+    """Yield a folder of links to a base model's files, as mlx-lm takes it, for as long as it is needed.
 
     Raises:
         UnknownReferenceError: there is no such base.
@@ -63,8 +63,5 @@ def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
             assert base.names is not None
             assert base.manifest.files is not None
         with proven_files(workspace, base, scratch) as files:
-            for path, real in files.items():
-                link = model / path
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(real.absolute())
+            lay_out(files, model)
             yield model

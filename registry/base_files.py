@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
+from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.watching import require_digests, watched
 
 from .bases import locate_files
+from .serving.mlx_keys import mlx_keys, with_mlx_keys
 
 if TYPE_CHECKING:
     from fusery.storage.watching import Watch
@@ -43,6 +46,36 @@ def proven_files(
         require_digests(files, left)
         vouch(workspace, watch, left)
         yield files
+
+
+def lay_out(files: Mapping[str, Path], folder: Path) -> None:
+    """Make a folder of links to a model's files under their own names, for mlx-lm to load.
+
+    Where its `config.json` lacks keys that mlx-lm needs, the folder gets one that has them.
+
+    Args:
+        files: where each file is, by its name.
+        folder: need not be there yet.
+    """
+    for path, real in files.items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        completed = completed_config(real) if path == "config.json" else None
+        if completed is None:
+            place.symlink_to(real.absolute())
+        else:
+            place.write_bytes(completed)
+
+
+def completed_config(file: Path) -> bytes | None:
+    """Return a `config.json` with the keys beside its own that mlx-lm needs, None where it needs none.
+
+    Raises:
+        FormatError: it is not a JSON object.
+        MissingFileError: it cannot be read.
+    """
+    config = read_object(file)
+    return json.dumps(with_mlx_keys(config), indent=2).encode() + b"\n" if mlx_keys(config) else None
 
 
 def base_manifest(base: tables.BaseModel) -> Manifest:

@@ -23,8 +23,8 @@ from fusery.storage.manifest import FileEntry
 from . import events, tables
 from .architecture import WEIGHTS, Architecture, Weight
 from .base_contents import learn_contents, may_be
+from .base_findings import look_at_base
 from .base_identity import Identity, identify_base
-from .base_templates import try_templates
 from .derived import base_columns, describe_base
 from .errors import AlreadyExistsError, BadInputError
 from .names import parse_base_name
@@ -54,7 +54,7 @@ class AddedBase:
         view: the base as `base show` prints it.
         created: it was not registered before.
         same_as: the first name of the base that was there already, in other files; else None.
-        findings: what is wrong with its chat template.
+        findings: what is wrong with its chat template, and what mlx-lm does not read of its configuration.
     """
 
     view: dict[str, Any]
@@ -108,7 +108,7 @@ def add_base(
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.
-        AdmissionError: something is wrong with its chat template that is set to be an error here.
+        AdmissionError: something is found that is set to be an error here.
         FuseryError: as the source, the format and the store have it.
     """
     if name is not None:
@@ -121,9 +121,10 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
-        architecture = describe_base(files)
+        failures: list[str] = []
+        architecture = describe_base(files, failures.append)
         _refuse_taken(workspace, called, files, architecture)
-        findings = try_templates(workspace, called, files)
+        findings = look_at_base(workspace, called, files, architecture.config, failures)
         say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
         told = tally(progress, size if reference else 2 * size)

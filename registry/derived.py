@@ -6,7 +6,7 @@ The same code fills them in when something is made here, when it comes from else
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
 """Columns of a base that mlx-lm's class of the model has a say in, where that is needed and installed."""
 
 
-def describe_base(files: Mapping[str, Path]) -> Architecture:
+def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lambda _: None) -> Architecture:
     """Return the architecture of a model under the names of mlx-lm's modules, on which adapters are trained.
 
     Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
     load, the names in the files have to do.
+
+    Args:
+        files: its files by name.
+        failed: told why mlx-lm's class cannot load it.
 
     Raises:
         MissingFileError: there is no `config.json`, or some of the shards are not there.
@@ -41,7 +45,10 @@ def describe_base(files: Mapping[str, Path]) -> Architecture:
 
     try:
         tensors = describe_by_class(files, architecture.config)
-    except (FusionUnsupportedError, MissingExtraError):
+    except FusionUnsupportedError as error:
+        failed(error.message)
+        return architecture
+    except MissingExtraError:
         return architecture
     header = Header(tensors, {}, 0, 0)
     return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)

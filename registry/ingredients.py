@@ -22,10 +22,11 @@ from .base_files import base_manifest, unproven, vouch
 from .bases import blob_generations, locate_files
 from .calibrations import fetch_calibration, latest_calibration
 from .errors import BadInputError
-from .fusion.recipe import ENGINE, SEEING, Recipe, seed_of
+from .fusion.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
 from .renderings.record import recorded_digest
 from .renderings.render import render_mlx
 from .resolve import resolve_adapter
+from .serving.mlx_keys import mlx_keys
 from .tally import tally
 from .withdrawals import refuse_yanked
 
@@ -118,11 +119,13 @@ class Ingredients:
         from .fusion.naming import taken_by_name
 
         names = [file.path for file in self.base.manifest.files]
+        keys = f"; {KEYS}" if mlx_keys(self.base.config) else ""
         if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
-            return SEEING if self.base.config.get("vision_config") else ENGINE
+            engine = SEEING if self.base.config.get("vision_config") else ENGINE
+            return f"{engine}{keys}"
         from .fusion.fingerprint import fingerprint
 
-        return f"{ENGINE}; {fingerprint()}"
+        return f"{ENGINE}{keys}; {fingerprint()}"
 
     @contextmanager
     def opened(

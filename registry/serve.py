@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.errors import FuseryError
 
 from . import tables
-from .base_files import proven_files
+from .base_files import lay_out, proven_files
 from .errors import BadInputError, MissingExtraError, ModelUnusableError
 from .fused_model import manifest_of
 from .renderings.fetching import fetch_form
@@ -211,13 +211,10 @@ def _kept_folder(workspace: Workspace) -> Iterator[Path]:
 
 
 def _link_base(workspace: Workspace, base: tables.BaseModel, folder: Path, reading: ExitStack) -> None:
-    """Make a folder of links to a base's files under their own names."""
+    """Make a folder of links to a base's files, as mlx-lm takes it."""
     (folder / "blobs").mkdir()
     files = reading.enter_context(proven_files(workspace, base, folder / "blobs", anew=True))
-    for path, real in files.items():
-        link = folder / "base" / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(real.absolute())
+    lay_out(files, folder / "base")
 
 
 @contextmanager

@@ -275,6 +275,11 @@ CASES: dict[str, Case] = {
     "chat_template_fails": Case(template("{% if %}"), template(CHATML)),
     "chat_template_exceeds": Case(template(ENDLESS), template(SLOW_IF_ASKED)),
     "chat_template_deaf": Case(template("{{ messages | length }}"), template("{{ messages }}")),
+    "trained_on_defaults": Case(
+        nothing,
+        look={"config": {"rope_theta": None, "rope_parameters": {"rope_theta": 777.0}}},
+        good_look={"config": {"rope_theta": 777.0, "rope_parameters": {"rope_theta": 777.0}}},
+    ),
     "metadata_conflict": Case(metadata(lora_rank=64), metadata(lora_rank=8)),
     "folder_name_conflict": Case(
         nothing,

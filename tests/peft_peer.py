@@ -14,6 +14,10 @@ importing torch takes long, so it is done once.
     ["follow", OUT, METHOD, FIELDS, BASE]      a tiny model and an adapter on it, made with these fields (JSON), in the folder OUT;
                                                whether PEFT merges it (`same`: with the same answers, `other`, `refused`), and
                                                whether it can save it as a LoRA (`lora`)
+    ["kinds"]                                  every `model_type` that transformers has
+    ["tiny", KIND, SCALING, OUT]               a tiny random model of a `model_type`, as a folder
+    ["answers", MODEL, TOKENS, OUT]            logits (float32) of such a folder, whatever is in it beside the text
+    ["rotary", MODEL]                          its rotary embeddings, as transformers reads them
 
 TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
 """
@@ -27,6 +31,7 @@ import sys
 import warnings
 
 import numpy as np
+import tinytransformers
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -101,6 +106,14 @@ def answer(request: list[str]) -> list[str]:
             return follow(out, method, fields, base)
         case ["copied", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=True)
+        case ["kinds"]:
+            return tinytransformers.kinds()
+        case ["tiny", kind, scaling, out]:
+            tinytransformers.make_model(kind, out, json.loads(scaling))
+        case ["answers", folder, tokens, out]:
+            np.save(out, tinytransformers.logits(folder, np.load(tokens)))
+        case ["rotary", folder]:
+            return [json.dumps(tinytransformers.rotary(folder), sort_keys=True)]
         case ["fields"]:
             return [field.name for field in dataclasses.fields(LoraConfig)]
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ def look(
     facts: dict[str, Any] | None = None,
     today: date | None = None,
     neighbours: Sequence[Neighbour] = (),
+    config: dict[str, Any] | None = None,
     **declared: Any,
 ) -> list[Finding]:
-    """Return what admission finds in a folder for a base that is called `tiny`."""
-    known = BaseFacts("tiny", read_architecture(base), frozenset(known_as), others or {}, **(facts or {}))
+    """Return what admission finds in a folder for a base that is called `tiny`; `config` changes its configuration."""
+    architecture = read_architecture(base)
+    architecture = replace(architecture, config={**architecture.config, **(config or {})})
+    known = BaseFacts("tiny", architecture, frozenset(known_as), others or {}, **(facts or {}))
     candidate = Candidate(
         read_adapter_folder(folder),
         known,

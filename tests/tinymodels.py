@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,23 @@ def make_base(
     _write_json(folder / "config.json", config)
     make_tokenizer(folder)
     return folder
+
+
+def respell(folder: Path, base: Path, theta: float = 777.0) -> tuple[Path, Path]:
+    """Return two copies of a base with another theta: one as of old, one whose configuration transformers 5 saved.
+
+    Args:
+        folder: where to put them.
+        base: a folder of `make_base`.
+        theta: of its rotary embeddings; nobody's default.
+    """
+    old, new = (shutil.copytree(base, folder / name) for name in ("old", "new"))
+    config = json.loads((base / "config.json").read_text()) | {"rope_theta": theta}
+    _write_json(old / "config.json", config)
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}
+    config["dtype"] = config.pop("torch_dtype")
+    _write_json(new / "config.json", config | {"transformers_version": "5.24.0"})
+    return old, new
 
 
 def make_adapter(

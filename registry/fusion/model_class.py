@@ -25,6 +25,7 @@ from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
 
 from ..errors import FusionUnsupportedError, MissingExtraError
+from ..serving.mlx_keys import with_mlx_keys
 from .base import Source
 from .computed import Computed, dtype_of, write_computed
 from .config import weight_names
@@ -130,9 +131,9 @@ def describe_by_class(files: Mapping[str, Path], config: Mapping[str, Any]) -> d
         FormatError: a weight file is malformed, or there is none.
         MissingFileError: a file cannot be read.
     """
+    _, mx, model, _, watch = _opened(files, config)
     from mlx.utils import tree_flatten
 
-    _, mx, model, _, watch = _opened(files, config)
     found = {
         name: Tensor(name, dtype, tuple(array.shape), 0, array.nbytes)
         for name, array in tree_flatten(model.parameters())
@@ -151,7 +152,7 @@ def _opened(
     sources = _sources(files)
     mx = _mlx()
     with tempfile.TemporaryDirectory(prefix="fusery-class-") as folder:
-        _lay_out(Path(folder), files, config)
+        _lay_out(Path(folder), files, with_mlx_keys(config))
         try:
             model, result, watch = _load(mx, Path(folder))
         except _REFUSALS as error:

@@ -13,6 +13,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, tensor_bytes
 
 from ..errors import FusionUnsupportedError, MissingExtraError
+from ..serving.mlx_keys import with_mlx_keys
 from .adapter import DORA, FULL, Adapter, read_adapter
 from .base import Base, Source, read_base
 from .config import INDEX, copied_names, fused_config, has_vision, weight_index
@@ -139,7 +140,7 @@ def make_plan(
 
     Args:
         base_files: every file of the base: its name to where it lies.
-        config: the base's parsed `config.json`.
+        config: the base's parsed `config.json`; the result has the keys that mlx-lm needs beside its own.
         adapter_file: `adapters.safetensors`.
         adapter_config: the parsed `adapter_config.json`.
         precision: what to write.
@@ -157,6 +158,7 @@ def make_plan(
         MissingFileError: a file cannot be read.
     """
     policy = precision if isinstance(precision, Policy) else Policy(precision)
+    config = with_mlx_keys(config)
     adapters = [(read_adapter(adapter_file, adapter_config, scale), weight)]
     adapters += [(read_adapter(extra.file, extra.config), extra.weight) for extra in extras]
     _require_linear(adapters)

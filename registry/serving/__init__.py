@@ -17,4 +17,5 @@ as a folder beside `server.py`.  What goes where:
     app         HTTP                                        metrics     what Prometheus gets to see
     reload      following the document                      listening   the HTTP server
     run         starting and ending                         templates/  chat templates, rendered within limits
+    mlx_keys    what mlx-lm reads of a configuration
 """

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from .errors import EngineError, sentence
 from .fairness import Rests
 from .lanes import BatchLane, Job, Lane, Piece
+from .mlx_keys import mlx_keys
 from .solo import SoloLane
 from .switching import Resident, Switchboard
 
@@ -162,11 +163,13 @@ class Engine:
         # Each generator sets this limit and puts back what it found: the last to close must find the same.
         maybe_set_recommended_wired_limit()
         self._stream = mx.default_stream(mx.default_device())
-        model, self.tokenizer = load(str(self._base), tokenizer_config={"trust_remote_code": False})
+        config = json.loads((self._base / "config.json").read_text(encoding="utf-8"))
+        model, self.tokenizer = load(
+            str(self._base), tokenizer_config={"trust_remote_code": False}, model_config=mlx_keys(config)
+        )
         self._board = Switchboard(model)
         if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
             self._lane_class = SoloLane
-        config = json.loads((self._base / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         self.context = int(text.get("max_position_embeddings") or CONTEXT)
         self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))

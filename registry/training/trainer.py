@@ -1,8 +1,8 @@
 """Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
 
-mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So three of its functions
+mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So four of its functions
 are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
-configuration file over defaults), `load_dataset`, so that the base's chat template is rendered within limits, and
+configuration file over defaults), `load`, which gets the keys that the base's configuration lacks, `load_dataset`, so that the base's chat template is rendered within limits, and
 `train_model`, to put the record in front of whatever callback there is.
 """
 
@@ -17,8 +17,10 @@ from types import ModuleType
 from typing import Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.jsonfile import read_object
 
 from ..errors import MissingExtraError, TrainingFailedError
+from ..serving.mlx_keys import mlx_keys
 from ..serving.templates.chat import ChatTemplates
 from .callback import RecordRun
 
@@ -77,11 +79,17 @@ def _lora() -> ModuleType:
 def _recorded(
     lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates
 ) -> Iterator[None]:
-    run, load_dataset, train_model = lora.run, lora.load_dataset, lora.train_model
+    before = lora.run, lora.load, lora.load_dataset, lora.train_model
+    run, load, load_dataset, train_model = before
 
     def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
         ready(args)
         return run(args, *rest, **named)
+
+    def complete_and_load(model: str, *rest: Any, **named: Any) -> Any:
+        config = _model_folder(model) / "config.json"
+        keys = mlx_keys(read_object(config)) if config.is_file() else {}
+        return load(model, *rest, **named, **({"model_config": keys} if keys else {}))
 
     def bind_and_load(args: Any, tokenizer: Any) -> Any:
         chats.bind(tokenizer)
@@ -101,11 +109,20 @@ def _recorded(
         with record:
             train_model(args, model, train_set, valid_set, record)
 
-    lora.run, lora.load_dataset, lora.train_model = ready_then_run, bind_and_load, record_and_train
+    lora.run, lora.load = ready_then_run, complete_and_load
+    lora.load_dataset, lora.train_model = bind_and_load, record_and_train
     try:
         yield
     finally:
-        lora.run, lora.load_dataset, lora.train_model = run, load_dataset, train_model
+        lora.run, lora.load, lora.load_dataset, lora.train_model = before
+
+
+def _model_folder(model: str) -> Path:
+    """Return the folder of a model that the trainer was given, fetched from a hub if it is no folder here."""
+    from mlx_lm.utils import _download
+
+    folder: Path = _download(model)
+    return folder
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import chattemplates
 import pytest
+import tinymodels
 
 from fusery.registry.training.record import RECORD, read_record
 from fusery.storage.digest import digest_file
@@ -248,3 +249,15 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
     view: dict[str, Any] = ready("show", "t@1", "--json").json
     assert (view["iterations"], view["val_loss"]) == (8, record.learned().validations[8])
     assert view["training_run"]["state"] == ("stopped" if state == "stopped" else "unknown")
+
+
+def test_a_base_that_transformers_5_saved_is_trained_as_it_is(
+    ready: Fusery, folder: Path, tiny_base: Path
+) -> None:
+    old, new = tinymodels.respell(folder, tiny_base)
+    trained = []
+    for base in (old, new):
+        words = [*TRAIN, "--model", str(base), "--iters", "2", "--adapter-path", base.name + "-run"]
+        assert ready("train", "--", *words).code == 0
+        trained.append(digest_file(folder / f"{base.name}-run" / "adapters.safetensors"))
+    assert trained[0] == trained[1]

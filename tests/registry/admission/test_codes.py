@@ -16,8 +16,8 @@ from spoiling import (
 
 from fusery.registry.admission.rules import CODES, RULES
 
-NOT_OURS = ("peft_",)
-"""Codes of adapters in PEFT's form, whose cases are in a test of their own."""
+NOT_OURS = ("peft_", "base_keys_", "base_not_loaded")
+"""Codes of adapters in PEFT's form and of bases, whose cases are in tests of their own."""
 
 
 def found(folder: Path, base: Path, **look: Any) -> dict[str, str]:

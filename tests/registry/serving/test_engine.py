@@ -103,6 +103,21 @@ def test_answers_are_those_of_mlx_lm(host: Host, base: Path, adapter: Path) -> N
     assert expected[: len(PROMPTS)] != expected[len(PROMPTS) :]
 
 
+def test_a_base_that_transformers_5_saved(base: Path, tmp_path: Path) -> None:
+    old, new = tinymodels.respell(tmp_path, base)
+    host = Host(new)
+    try:
+        said = host.say(*(Job(None, host.tokens(prompt), 12, GREEDY) for prompt in PROMPTS))
+    finally:
+        host.engine.stop()
+    expected = [
+        [generate(*load(str(each)), prompt=prompt, max_tokens=12) for prompt in PROMPTS]
+        for each in (old, new)
+    ]
+    assert said == expected[0]
+    assert said != expected[1], "mlx-lm by itself takes another theta"
+
+
 @pytest.mark.usefixtures("lanes")
 def test_a_long_prompt_is_read_in_parts_and_counts_as_one(host: Host, base: Path) -> None:
     """Penalties look back on all of it, and its parts are those of mlx-lm."""

@@ -1,0 +1,280 @@
+"""Bases that transformers 5 saved: what mlx computes of them, fused or not, is what transformers computes.
+
+Every architecture of the table that transformers has is made small and random by transformers itself, with rotary
+embeddings that are nobody's default.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import adapters_by_class
+import numpy as np
+import pytest
+import tinymodels
+from peftfolders import real_peft
+
+from fusery.registry import Registry
+from fusery.registry.answers import base_folder
+from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.naming import taken_by_name
+from fusery.registry.gguf_writing.family import FAMILIES, dimensions_of
+from fusery.registry.serving.mlx_keys import mlx_keys
+from fusery.registry.settings import Settings
+from fusery.registry.workspace import Workspace
+from fusery.storage.jsonfile import read_object
+
+pytest.importorskip("mlx_lm")
+
+TABLE = Path(__file__).parents[2] / "docs/reference/architectures.md"
+GELU = 1e-3
+"""These classes of mlx-lm compute the exact GELU where transformers computes its approximation by tanh."""
+COMPUTED = dict.fromkeys(
+    [
+        "afmoe",
+        "apertus",
+        "cohere",
+        "cohere2",
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "ernie4_5",
+        "ernie4_5_moe",
+        "exaone4",
+        "exaone_moe",
+        "falcon_h1",
+        "falcon_mamba",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gemma4",
+        "gemma4_text",
+        "glm4",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
+        "gptj",
+        "granite",
+        "granitemoe",
+        "helium",
+        "hunyuan_v1_dense",
+        "internlm3",
+        "iquestcoder",
+        "laguna",
+        "lfm2",
+        "lfm2_moe",
+        "llama",
+        "llava",
+        "mamba",
+        "mamba2",
+        "mellum",
+        "minimax_m2",
+        "ministral3",
+        "mistral",
+        "mistral3",
+        "mistral4",
+        "mixtral",
+        "nemotron",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "phi",
+        "phi3",
+        "phimoe",
+        "qwen2",
+        "qwen2_5_vl",
+        "qwen2_moe",
+        "qwen2_vl",
+        "qwen3",
+        "qwen3_5",
+        "qwen3_moe",
+        "qwen3_next",
+        "qwen3_vl",
+        "seed_oss",
+        "smollm3",
+        "solar_open",
+        "stablelm",
+    ],
+    1e-4,
+) | {"gemma": GELU, "gpt_bigcode": GELU, "gpt_neox": GELU, "starcoder2": GELU}
+"""How far apart mlx and transformers may be, relative to the largest logit, by `model_type`."""
+TOLD: Mapping[str, str] = {
+    "bitnet": "base_not_loaded",
+    "exaone": "base_not_loaded",
+    "gemma4_unified": "base_not_loaded",
+    "glm": "base_keys_lost",
+    "gpt2": "base_not_loaded",
+    "gpt_oss": "base_not_loaded",
+    "granitemoehybrid": "base_not_loaded",
+    "kimi_k25": "base_not_loaded",
+    "kimi_linear": "base_not_loaded",
+    "llama4_text": "base_not_loaded",
+    "mimo_v2_flash": "base_not_loaded",
+    "minicpm3": "base_not_loaded",
+    "minimax": "base_not_loaded",
+    "muse_glimmer": "base_not_loaded",
+    "nanochat": "base_not_loaded",
+    "olmo": "base_not_loaded",
+    "olmo_hybrid": "base_not_loaded",
+    "qwen3_5_moe": "base_not_loaded",
+    "qwen3_vl_moe": "base_not_loaded",
+}
+"""What `base add` finds of those that mlx-lm cannot load, or has no place for what they say."""
+UNLIKE = ("jamba", "minimax_m3_vl", "nemotron_h", "recurrent_gemma")
+"""mlx-lm's classes compute something else than transformers of these random ones, whatever the keys."""
+UNMADE = [
+    "bailing_hybrid",
+    "dbrx",
+    "dots1",
+    "gemma3n",
+    "llama4",
+    "longcat_flash",
+    "muse_spark",
+    "pixtral",
+    "step3p5",
+]
+"""transformers makes no small one, or cannot run it without pictures."""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that all architectures go into."""
+    settings = Settings.model_construct(
+        home=tmp_path_factory.mktemp("shared") / "home",
+        database_url="",
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    with Registry(Workspace(settings)) as opened:
+        opened.init()
+        yield opened
+
+
+def some_tokens(folder: Path) -> tuple[np.ndarray[Any, Any], Path]:
+    """Return a few token ids, and a file of them."""
+    folder.mkdir(exist_ok=True, parents=True)
+    tokens = np.random.default_rng(1).integers(3, 300, (1, 24))
+    np.save(folder / "tokens.npy", tokens)
+    return tokens, folder / "tokens.npy"
+
+
+def of_transformers(model: Path, scratch: Path) -> np.ndarray[Any, Any]:
+    """Return the logits that transformers computes."""
+    real_peft("answers", model, some_tokens(scratch)[1], scratch / "logits.npy")
+    found: np.ndarray[Any, Any] = np.load(scratch / "logits.npy")
+    return found[0]
+
+
+def of_mlx(model: Path, scratch: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
+    """Return the logits that mlx-lm's class computes in float32, as a probe does."""
+    from fusery.registry.behaviour.models import Model
+
+    loaded = Model.load(model, numpy=False)
+    if adapter is not None:
+        loaded.put_on(adapter)
+    return loaded.run(some_tokens(scratch)[0].astype(np.int32))
+
+
+def apart(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    """Return the largest difference, relative to the largest logit."""
+    return float(np.abs(one[:, : other.shape[1]] - other).max() / np.abs(other).max())
+
+
+def make(kind: str, folder: Path, scaling: dict[str, Any] | None = None) -> Path:
+    """Let transformers save a small random model."""
+    real_peft("tiny", kind, json.dumps(scaling), folder)
+    return folder
+
+
+def test_every_architecture_of_the_table_is_here() -> None:
+    table = set(re.findall(r"^\| `([^`]+)` \|", TABLE.read_text(encoding="utf-8"), re.MULTILINE)) - {
+        "model_type"
+    }
+    listed = [*COMPUTED, *TOLD, *UNLIKE, *UNMADE]
+    assert sorted(listed) == sorted(table & set(real_peft("kinds")))
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tmp_path: Path) -> None:
+    base = make(kind, tmp_path / kind)
+    before = (base / "config.json").read_bytes()
+    added = shared.add_base(base, name=kind)
+    assert (base / "config.json").read_bytes() == before
+    assert not {finding.code for finding in added.findings} & {"base_not_loaded", "base_keys_lost"}
+    with base_folder(shared.workspace, kind) as folder:
+        assert apart(of_mlx(folder, tmp_path), of_transformers(base, tmp_path)) < COMPUTED[kind]
+        adapter = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, scale=2.0, update=0.3)
+        expected = of_mlx(folder, tmp_path, adapter)
+    shared.register(adapter, base=kind, task=kind.replace("_", "-"))
+    fused = shared.fuse(f"{kind.replace('_', '-')}@1", FuseRequest("keep", accept_loss=True))
+    assert apart(of_mlx(fused.path, tmp_path), expected) < 1e-4
+    rotary = real_peft("rotary", base)
+    assert real_peft("rotary", fused.path) == rotary
+    assert ("mlx-keys-1" in fused.view["engine"]) is bool(mlx_keys(read_object(base / "config.json")))
+    if kind in FAMILIES:
+        dimensions = dimensions_of(read_object(fused.path / "config.json"))
+        assert dimensions.theta == json.loads(rotary[0])["rope_theta"]
+    if taken_by_name(read_object(base / "config.json"), [], written_by_mlx=False):
+        assert apart(of_transformers(fused.path, tmp_path), expected) < COMPUTED[kind]
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_what_mlx_cannot_compute_is_told_when_it_comes_in(
+    kind: str, shared: Registry, tmp_path: Path
+) -> None:
+    added = shared.add_base(make(kind, tmp_path / kind), name=kind)
+    assert TOLD[kind] in {finding.code for finding in added.findings}
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)  # fmt: skip
+def test_scaled_rotary_embeddings(
+    kind: str, scaling: dict[str, Any], shared: Registry, tmp_path: Path
+) -> None:
+    name = f"{kind}-{scaling['rope_type']}"
+    base = make(kind, tmp_path / name, scaling)
+    shared.add_base(base, name=name)
+    expected = of_transformers(base, tmp_path)
+    with base_folder(shared.workspace, name) as folder:
+        assert apart(of_mlx(folder, tmp_path), expected) < 1e-4
+    assert apart(of_mlx(base, tmp_path), expected) > 1e-3, "mlx-lm by itself"
+
+
+def test_a_scaling_that_the_class_has_no_place_for(shared: Registry, tmp_path: Path) -> None:
+    base = make("mixtral", tmp_path / "scaled", {"rope_type": "linear", "factor": 4.0})
+    findings = {finding.code: finding for finding in shared.add_base(base, name="scaled").findings}
+    assert "rope_scaling" in findings["base_keys_lost"].message
+    assert "rope_theta (1777.0 instead of 1000000.0)" in findings["base_keys_added"].message
+
+
+def test_what_is_said_of_a_base(shared: Registry, tmp_path: Path) -> None:
+    added = shared.add_base(make("llama", tmp_path / "said"), name="said")
+    (finding,) = added.findings
+    assert (finding.code, finding.severity, finding.subject) == ("base_keys_added", "warning", "config.json")
+    assert finding.message == "config.json lacks keys that mlx-lm reads: rope_theta (787.0 instead of 10000)"
+    told = shared.check(tinymodels.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said")
+    assert "trained_on_defaults" in {finding.code for finding in told}
+
+
+def test_a_base_that_mlx_lm_reads_has_nothing_said_of_it_and_keeps_its_engine(
+    shared: Registry, tmp_path: Path
+) -> None:
+    base = tinymodels.make_base(tmp_path / "base", layers=2)
+    assert shared.add_base(base, name="of-old").findings == ()
+    shared.register(tinymodels.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old")
+    assert shared.fuse("of-old@1", FuseRequest("keep", accept_loss=True)).view["engine"] == "canonical-1"

@@ -1,0 +1,256 @@
+"""Tiny random models of whatever architecture transformers has, saved by transformers itself.
+
+Runs where torch and transformers are; `peft_peer.py` imports it.  Every rotary embedding gets a theta that no library has
+as its default.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+SMALL: dict[str, Any] = {
+    "attention_chunk_size": 64,
+    "attention_window_size": 64,
+    "block_dim": 64,
+    "block_ff_dim": 128,
+    "bos_token_id": 1,
+    "dense_intermediate_size": 128,
+    "eos_token_id": 2,
+    "expert_ffn_hidden_size": 32,
+    "ffn_hidden_size": 64,
+    "first_k_dense_replace": 1,
+    "global_head_dim": 16,
+    "head_dim": 16,
+    "hidden_size": 64,
+    "hidden_size_per_layer_input": 8,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+    "index_topk": 64,
+    "intermediate_size": 128,
+    "intermediate_size_mlp": 128,
+    "kv_lora_rank": 32,
+    "linear_key_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 16,
+    "lru_width": 64,
+    "mamba_d_head": 16,
+    "mamba_d_ssm": 64,
+    "mamba_d_state": 16,
+    "mamba_dt_rank": 8,
+    "mamba_expand": 2,
+    "mamba_head_dim": 16,
+    "mamba_n_groups": 1,
+    "mamba_n_heads": 8,
+    "mamba_num_heads": 4,
+    "max_position_embeddings": 512,
+    "moe_intermediate_size": 32,
+    "moe_k": 2,
+    "moe_num_experts": 4,
+    "moe_num_shared_experts": 1,
+    "moe_topk": 2,
+    "n_embd": 64,
+    "n_group": 1,
+    "n_groups": 1,
+    "n_head": 4,
+    "n_inner": 128,
+    "n_layer": 2,
+    "n_positions": 512,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_attention_heads": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_experts_per_token": 2,
+    "num_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "num_kv_shared_layers": 0,
+    "num_layers": 2,
+    "num_local_experts": 4,
+    "num_shared_experts": 1,
+    "original_max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "q_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "rotary_dim": 8,
+    "shared_expert_intermediate_size": 64,
+    "shared_intermediate_size": 64,
+    "sliding_window": 64,
+    "ssm_state_size": 16,
+    "state_size": 16,
+    "time_step_rank": 8,
+    "topk_group": 1,
+    "v_head_dim": 16,
+    "vocab_size": 320,
+    "vocab_size_per_layer_input": 320,
+    "zero_expert_num": 0,
+}
+"""Values of keys that an architecture has."""
+
+_LATENT = {"num_key_value_heads": 4}
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+_CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
+OWN: dict[str, dict[str, Any]] = {
+    "deepseek_v2": _LATENT
+    | {
+        "topk_method": "greedy",
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 777.0,
+            "factor": 40.0,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "deepseek_v3": _LATENT,
+    "deepseek_v32": _LATENT,
+    "ernie4_5_moe": {"moe_layer_start_index": 1, "moe_layer_end_index": 1},
+    "exaone4": {"sliding_window_pattern": "LG"},
+    "falcon_h1": {"mamba_n_heads": 4},
+    "glm4_moe_lite": _LATENT,
+    "glm_moe_dsa": _LATENT,
+    "gpt_bigcode": {"n_inner": 256},
+    "gpt_neox": {"intermediate_size": 256},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
+    "kimi_linear": _LATENT,
+    "lfm2": _CONVOLUTION,
+    "lfm2_moe": _CONVOLUTION | {"num_dense_layers": 1},
+    "longcat_flash": _LATENT,
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "minicpm3": _LATENT,
+    "minimax_m3_vl_text": {"rotary_dim": 8},
+    "mistral3": {"tie_word_embeddings": False},
+    "mistral4": _LATENT,
+    "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
+    "olmo_hybrid": _LINEAR,
+    "phimoe": {"attention_bias": True, "lm_head_bias": True},
+    "qwen3_5_moe_text": _LINEAR,
+    "qwen3_5_text": _LINEAR,
+    "qwen3_next": _LINEAR,
+    "recurrent_gemma": {
+        "block_types": ["recurrent", "recurrent", "attention"],
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 1,
+    },
+}
+"""What an architecture needs beside, or instead, to be small."""
+
+TOWER = {
+    "depth": 1,
+    "embed_dim": 32,
+    "hidden_size": 32,
+    "image_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_channels": 3,
+    "num_heads": 2,
+    "num_hidden_layers": 1,
+    "out_hidden_size": 64,
+    "patch_size": 16,
+}
+_KEPT = ("A_log", "dt_bias", "e_score_correction", "recurrent_param")
+
+
+def small_config(kind: str | type, scaling: dict[str, Any] | None = None) -> Any:
+    """Return a small configuration of an architecture, with rotary embeddings that are nobody's default.
+
+    Args:
+        kind: its `model_type`, or the class of its configuration.
+        scaling: put into its `rope_parameters`.
+    """
+    chosen: Any = CONFIG_MAPPING[kind] if isinstance(kind, str) else kind
+    usual = chosen()
+    known = usual.to_dict()
+    values = {key: value for key, value in SMALL.items() if known.get(key) is not None}
+    if "head_dim" in known:
+        values["head_dim"] = 16
+    if "qk_rope_head_dim" in known:
+        values.pop("head_dim", None)
+    own = OWN.get(chosen.model_type, {})
+    if (layers := known.get("layer_types")) and "layer_types" not in own:
+        kinds = list(dict.fromkeys(layers))
+        values["layer_types"] = (kinds * 2)[: max(2, len(kinds))]
+    if isinstance(known.get("rope_parameters"), dict):
+        values["rope_parameters"] = _odd(known["rope_parameters"], chosen.model_type, scaling or {})
+    for tower in ("vision_config", "audio_config"):
+        if isinstance(known.get(tower), dict):
+            values[tower] = {key: value for key, value in TOWER.items() if key in known[tower]}
+            values[tower]["model_type"] = known[tower].get("model_type")
+    if isinstance(known.get("text_config"), dict):
+        values["text_config"] = small_config(type(usual.text_config), scaling).to_dict()
+    values |= own
+    if "layer_types" in values:
+        values["num_hidden_layers"] = len(values["layer_types"])
+    return chosen(**values)
+
+
+def _odd(given: dict[str, Any], kind: str, scaling: dict[str, Any]) -> dict[str, Any]:
+    if any(isinstance(value, dict) for value in given.values()):
+        return {key: _odd(value, kind, {}) for key, value in given.items() if isinstance(value, dict)}
+    odd = {**given, "rope_theta": 777.0 + float(given.get("rope_theta") or 0) / 1000, **scaling}
+    if "mrope_section" in given or kind.startswith(("qwen2_vl", "qwen2_5_vl")):
+        odd["mrope_section"] = [2, 3, 3]
+    return odd
+
+
+def make_model(kind: str, folder: str, scaling: dict[str, Any] | None = None) -> None:
+    """Save a tiny random model in float32."""
+    config = small_config(kind, scaling)
+    torch.manual_seed(0)
+    model = _auto(config).from_config(config).float()
+    numbers = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if any(part in name for part in _KEPT):
+                continue
+            if value.ndim >= 2:
+                value.copy_(torch.randn(value.shape, generator=numbers) * (1.5 / value.shape[-1] ** 0.5))
+            elif name.endswith("bias"):
+                value.copy_(torch.randn(value.shape, generator=numbers) * 0.1)
+            elif "norm" in name:
+                value.add_(torch.randn(value.shape, generator=numbers) * 0.1)
+    model.save_pretrained(folder)
+
+
+def logits(folder: str, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return what a model answers, in float32."""
+    torch.set_num_threads(1)
+    loader = _auto(AutoConfig.from_pretrained(folder))
+    model = loader.from_pretrained(folder, dtype=torch.float32).eval()
+    model = getattr(model, "language_model", model)
+    with torch.no_grad():
+        return model(input_ids=torch.from_numpy(tokens)).logits.float().numpy()  # type: ignore[no-any-return]
+
+
+def _auto(config: Any) -> Any:
+    """Return the class of transformers that makes the model of a configuration."""
+    text = not hasattr(config, "text_config") and type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if text else AutoModelForImageTextToText
+
+
+def rotary(folder: str) -> dict[str, Any]:
+    """Return what transformers makes of a configuration: rotary embeddings, of the text where it has one."""
+    config = AutoConfig.from_pretrained(folder)
+    found = getattr(getattr(config, "text_config", config), "rope_parameters", None) or {}
+    # `type` is the older name of `rope_type`, and a factor of 1 is the default.
+    plain = {"type": found.get("rope_type"), "partial_rotary_factor": 1.0}
+    return {key: value for key, value in found.items() if key not in plain or value != plain[key]}
+
+
+def kinds() -> list[str]:
+    """Return every `model_type` that transformers has."""
+    return list(CONFIG_MAPPING)
