@@ -219,26 +219,25 @@ def test_sending_the_same_bytes_again_is_no_progress() -> None:
         await asyncio.sleep(0.4)
         raise TimeoutError
 
-    began = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="did not answer"):
         calls.run(fail)
-    assert time.monotonic() - began < 1.5
     assert 1 <= tries[0] <= 2
 
 
 def test_only_what_no_try_had_reached_is_progress() -> None:
     calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
     reached = calls.mark()
+    tries = [0]
 
     async def stop_half_way(_file_system: Hanging) -> None:
+        tries[0] += 1
         await asyncio.sleep(0.4)
         reached(3)
         raise ConnectionResetError
 
-    began = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="did not answer"):
         calls.run(stop_half_way)
-    assert time.monotonic() - began < 2
+    assert 1 <= tries[0] <= 3  # of eight
 
 
 def test_calls_come_back_in_order_and_no_more_are_begun_than_there_is_room_for() -> None:
