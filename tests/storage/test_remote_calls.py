@@ -64,6 +64,9 @@ def of_module(module: str, name: str, *arguments: Any, **options: Any) -> Callab
     return lambda: getattr(pytest.importorskip(module), name)(*arguments, **options)
 
 
+SOME_TIME = 2.0
+"""Seconds: long enough for a busy machine to get round to a call in a fifth of it."""
+
 TRANSIENT: dict[str, Callable[[], BaseException]] = {
     "busy (503)": lambda: OSError(errno.EBUSY, "slow down"),
     "remote (500)": lambda: OSError(
@@ -135,7 +138,7 @@ def test_what_never_passes_is_given_up() -> None:
     failures = [OSError(errno.EBUSY, SECRET) for _ in range(100)]
     file_system = Failing(*failures)
     with pytest.raises(StoreUnavailableError, match=r"did not answer: OSError \(EBUSY\)") as caught:
-        RemoteCalls(file_system, WHERE, deadline=0.5).run("cat_file", "x")
+        RemoteCalls(file_system, WHERE, deadline=SOME_TIME).run("cat_file", "x")
     assert 1 < file_system.calls <= ATTEMPTS
     assert isinstance(caught.value.__cause__, OSError)
     assert SECRET not in caught.value.message
@@ -183,11 +186,11 @@ def test_a_call_that_takes_its_time_is_waited_for() -> None:
 
 
 def test_progress_moves_the_deadline() -> None:
-    calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    calls = RemoteCalls(Hanging(), WHERE, deadline=SOME_TIME)
 
     async def slowly(_file_system: Hanging) -> str:
         for _ in range(6):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(SOME_TIME / 5)
             calls.progressed()
         return "done"
 
@@ -195,13 +198,13 @@ def test_progress_moves_the_deadline() -> None:
 
 
 def test_bytes_that_are_taken_are_progress() -> None:
-    calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    calls = RemoteCalls(Hanging(), WHERE, deadline=SOME_TIME)
     body = Body(b"abcdef", calls)
 
     async def send(_file_system: Hanging) -> bytes:
         file, sent = body.open(), b""
         while piece := file.read(1):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(SOME_TIME / 5)
             sent += piece
         return sent
 
