@@ -50,10 +50,11 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/impact.py
 	$(BIN)/python benchmarks/identify.py
 
-soak: $(VENV)/.dev  ## Try a million damaged headers, a thousand faults of commands and a team at work, other ones each time
+soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob and a team at work, other ones each time
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py tests/registry/audit/test_respellings.py
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/storage -k beside_killed_and_slow_ones
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist

@@ -9,10 +9,11 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import sys
 
 try:
-    from typing import Any
+    from typing import Any, NoReturn
 
     import click
 
@@ -126,6 +127,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name to module of `fusery.cli` and one line of help, in the order of use."""
 
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 
 OTHER_ERRORS: dict[str, tuple[int, str]] = {
     "usage": (2, "An option or argument is missing, unknown or not one of its values."),
@@ -193,7 +195,7 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
     """Keep, compare, fuse and ship LoRA adapters.
 
     Data goes to stdout, talk to stderr.  Every command takes --json; -q prints names or paths only.
-    Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted.
+    Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted, 143 ended by SIGTERM.
     """
     from .session import Session
 
@@ -205,10 +207,23 @@ def main(arguments: list[str] | None = None) -> None:
     # A command lives for seconds: collecting garbage while modules are imported is a tenth of its start-up.
     gc.set_threshold(50_000, 20, 20)
     words = sys.argv[1:] if arguments is None else arguments
+    # Python sees to Ctrl-C, unless whoever started this ignores it, as shells do for what they start in the background.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
     code = run(words)
     # Or Python looks through everything for garbage before it ends, which takes a sixth of a short command.
     gc.freeze()
     sys.exit(code)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what is to be tidied up, and how, is what it is for Ctrl-C."""
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    # `timeout` sends it twice, which is not to end the tidying up.
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated
 
 
 def run(words: list[str]) -> int:
@@ -218,9 +233,8 @@ def run(words: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as stop:
+        return _interrupted(stop)
     except click.ClickException as error:
         return _usage(words, error)
     except BrokenPipeError:
@@ -239,11 +253,18 @@ def run(words: list[str]) -> int:
     except Exception as error:
         # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
         if isinstance(error.__cause__, KeyboardInterrupt):
-            click.echo("Interrupted.", err=True)
-            return INTERRUPTED
+            return _interrupted(error)
         if "--debug" in words or _RAISES in os.environ:
             raise
         return _failure(words, "unexpected", *_unexpected(error), 2, error)
+
+
+def _interrupted(stop: BaseException) -> int:
+    if isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated):
+        click.echo("Terminated.", err=True)
+        return TERMINATED
+    click.echo("Interrupted.", err=True)
+    return INTERRUPTED
 
 
 def _unexpected(error: Exception) -> tuple[str, str]:

@@ -129,7 +129,9 @@ class FsspecStore(BlobStore):
             source.require_unchanged()
             require_expected(path, expected, digest, size)
             blob = Blob(digest, size, generation)
-            self._publish(blob, lambda exclusive: self._upload(source, blob, exclusive, progress))
+            arrived = _Arrived(progress)
+            self._publish(blob, lambda exclusive: self._upload(source, blob, exclusive, arrived.once_more()))
+            arrived.tell(size)
         return blob
 
     def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
@@ -251,21 +253,10 @@ class FsspecStore(BlobStore):
             progress(len(data))
         return blob
 
-    def _upload(self, source: Source, blob: Blob, exclusive: bool, progress: Progress | None) -> bool:
-        told = 0
-
-        def tell(count: int) -> None:
-            nonlocal told
-            told += count
-            if progress:
-                progress(count)
-
+    def _upload(self, source: Source, blob: Blob, exclusive: bool, progress: Progress) -> bool:
         parts = read_parts(source, blob.digest, self._objects.part_size(blob.size))
         name = blob_name(blob.digest, blob.generation)
-        is_new = self._objects.upload(name, parts, blob.size, exclusive=exclusive, progress=tell)
-        if progress and told < blob.size:
-            progress(blob.size - told)
-        return is_new
+        return self._objects.upload(name, parts, blob.size, exclusive=exclusive, progress=progress)
 
     def _publish(self, blob: Blob, upload: Callable[[bool], bool]) -> None:
         """Write a blob unless it is there, and see that it is there; `upload` tells whether the name was free.
@@ -274,17 +265,63 @@ class FsspecStore(BlobStore):
         have written over it since, so it is read back.
         """
         exclusive = self._exclusive
+        aborted = False
         for _ in range(ATTEMPTS):
             found = self.size(blob.digest, generation=blob.generation)
-            if found is None and upload(exclusive):
-                found = self.size(blob.digest, generation=blob.generation)
-                if found == blob.size and exclusive:
-                    return
+            try:
+                aborted = False
+                if found is None and upload(exclusive):
+                    found = self.size(blob.digest, generation=blob.generation)
+                    if found == blob.size and exclusive:
+                        return
+            except RemoteError:
+                # Another writer of the same bytes has completed the upload that both took up; or somebody aborted it.
+                aborted = True
             # There already, or written meanwhile: by somebody else, or by a request of ours whose reply was lost.
             if self._holds(blob):
                 return
             self.quarantine(blob.digest, generation=blob.generation)
-        raise StoreUnavailableError(f"the store {self.url} does not keep what is written to it")
+        raise not_kept(f"the store {self.url}", aborted=aborted)
+
+
+class _Arrived:
+    """How much of a file has arrived: an upload that begins anew tells nothing until it is further than the last."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._told = 0
+
+    def once_more(self) -> Progress:
+        """Return whom an upload from the beginning is to tell."""
+        reached = 0
+
+        def add(count: int) -> None:
+            nonlocal reached
+            reached += count
+            self.tell(reached)
+
+        return add
+
+    def tell(self, reached: int) -> None:
+        """Tell that so many bytes have arrived."""
+        if self._progress and reached > self._told:
+            count, self._told = reached - self._told, reached
+            self._progress(count)
+
+
+def not_kept(where: str, *, aborted: bool) -> StoreUnavailableError:
+    """Return the error for what could not be written, however often it was tried.
+
+    Args:
+        where: what was written to.
+        aborted: the last upload was gone before it was complete.
+    """
+    if not aborted:
+        return StoreUnavailableError(f"{where} does not keep what is written to it")
+    return StoreUnavailableError(
+        f"uploads to {where} are aborted before they are complete",
+        hint="find out who aborts them, such as a rule of the bucket, then run the command again",
+    )
 
 
 def read_parts(source: Source, digest: Digest, size: int) -> Iterator[bytes]:

@@ -39,6 +39,21 @@ class RemoteError(Exception):
         self.kind = kind
 
 
+class NoPlaceError(StoreUnavailableError):
+    """What a store is to be in, such as its bucket, is not there."""
+
+    def __init__(self, where: str, place: str, code: str = "") -> None:
+        """Build the sentence.
+
+        Args:
+            where: the store's URL.
+            place: what the backend calls it.
+            code: the server's word for the failure.
+        """
+        text = f"the store {where} has no such {place}"
+        super().__init__(f"{text}: {code}" if code else text, hint=f"make the {place}, or correct the URL")
+
+
 # What the libraries below fsspec let through beside OSError.  They are looked up by name among the modules that are
 # loaded: one that is not loaded cannot have raised anything, and loading it would take a second.  The first that
 # fits counts: subclasses stand before their bases.
@@ -97,13 +112,13 @@ _TRANSIENT_ERRNO = frozenset(
 # S3 says PreconditionFailed, Azure ConditionNotMet and BlobAlreadyExists.  s3fs makes it a FileExistsError only for
 # servers that name the condition, which SeaweedFS does not.
 _EXISTS_CODES = frozenset({"PreconditionFailed", "ConditionNotMet", "BlobAlreadyExists"})
-# An upload that somebody else completed, aborted or wrote a part of: to be begun anew.
-_GONE_CODES = frozenset({"NoSuchUpload", "InvalidPart"})
+# An upload that somebody else completed, aborted or wrote a part of, or whose blocks were dropped: to be begun anew.
+_GONE_CODES = frozenset({"NoSuchUpload", "InvalidPart", "InvalidBlockList"})
+_PLACES = {"NoSuchBucket": "bucket", "ContainerNotFound": "container"}
 # s3fs makes an input error of every code that it does not know, and that would be tried again.
 _BROKEN_CODES = frozenset(
     {
-        "NoSuchBucket",
-        "ContainerNotFound",
+        *_PLACES,
         "NotImplemented",
         "InvalidArgument",
         "InvalidRequest",
@@ -153,6 +168,9 @@ def failure(kind: Kind, error: BaseException, where: str) -> StorageError:
             f"the store {where} refused permission: {describe(error)}",
             hint="check the credentials in the environment, and what they allow",
         )
+    code = _code(error)
+    if code in _PLACES:
+        return NoPlaceError(where, _PLACES[code], code)
     text = f"the store {where} failed: {describe(error)}"
     if kind is Kind.FULL:
         return OutOfSpaceError(text, hint="free some space in the store")
@@ -184,7 +202,8 @@ def _by_status(error: BaseException) -> Kind:
         return Kind.TRANSIENT
     if status in (409, 412):
         return Kind.EXISTS
-    return Kind.MISSING if status == 404 else Kind.BROKEN
+    # Google's word for a session that has ended is 410.
+    return Kind.MISSING if status in (404, 410) else Kind.BROKEN
 
 
 def _status(error: BaseException | None) -> int:

@@ -12,11 +12,10 @@ from pathlib import Path
 from fsspec.spec import AbstractFileSystem
 
 from .backends.objects import objects_for
-from .copying import Progress, reading
+from .copying import Progress, Source, reading
 from .digest import Digest
-from .errors import StoreUnavailableError
 from .manifest import FileEntry
-from .remote import SMALL, read_parts
+from .remote import ATTEMPTS, SMALL, not_kept, read_parts
 from .remote_calls import DEADLINE, RemoteCalls
 from .remote_errors import RemoteError
 
@@ -56,16 +55,30 @@ class RemoteTree:
             StoreUnavailableError: what arrived is not what was sent.
         """
         with reading(path) as source:
-            if entry.size <= SMALL:
-                parts = read_parts(source, entry.sha256, SMALL)
-                self._objects.write(entry.path, b"".join(parts), exclusive=False)
-                if progress:
-                    progress(entry.size)
-            else:
-                parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
-                self._objects.upload(entry.path, parts, entry.size, exclusive=False, progress=progress)
+            if entry.size > SMALL:
+                self._upload(source, entry, progress)
+                return
+            parts = read_parts(source, entry.sha256, SMALL)
+            self._objects.write(entry.path, b"".join(parts), exclusive=False)
+            if progress:
+                progress(entry.size)
         if not self.holds(entry):
-            raise StoreUnavailableError(f"{self.url} does not keep what is written to it")
+            raise not_kept(self.url, aborted=False)
+
+    def _upload(self, source: Source, entry: FileEntry, progress: Progress | None) -> None:
+        for _ in range(ATTEMPTS):
+            parts = read_parts(source, entry.sha256, self._objects.part_size(entry.size))
+            try:
+                self._objects.upload(entry.path, parts, entry.size, exclusive=False, progress=progress)
+                aborted = False
+            except RemoteError:
+                # Somebody else who writes this file has completed the upload that both took up; or it was aborted.
+                aborted = True
+            if self.holds(entry):
+                return
+            if not aborted:
+                break
+        raise not_kept(self.url, aborted=aborted)
 
     def holds(self, entry: FileEntry) -> bool:
         """Tell whether a file is there and has the bytes that an entry says; it is read to its end."""

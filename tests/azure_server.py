@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -56,7 +58,9 @@ def running_server(command: list[str], folder: Path) -> Iterator[AzureServer]:
     options += ["--skipApiVersionCheck", "--silent", "--disableTelemetry"]
     with (
         (folder / "log").open("wb") as log,
-        subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=folder) as process,
+        subprocess.Popen(
+            [*command, *options], stdout=log, stderr=log, cwd=folder, start_new_session=True
+        ) as process,
     ):
         try:
             server = AzureServer(f"http://127.0.0.1:{port}")
@@ -74,4 +78,5 @@ def running_server(command: list[str], folder: Path) -> Iterator[AzureServer]:
                         time.sleep(0.1)
             yield server
         finally:
-            process.kill()
+            # `node` may be a program that runs the real one, which would go on.
+            os.killpg(process.pid, signal.SIGKILL)

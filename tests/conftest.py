@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from postgresserver import PostgresDatabases, postgres_server
 
 from fusery.registry.database import Database, schema
@@ -19,6 +20,10 @@ from fusery.registry.database import Database, schema
 os.environ["_FUSERY_RAISES"] = ""  # a test that looks for no traceback finds one
 
 BACKENDS = ("sqlite", "postgresql")
+
+# What an example takes says how busy the machine is, and no more.
+settings.register_profile("fusery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fusery")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,14 +68,6 @@ def cluster(folder: Path, **environment: str) -> Iterator[RunningCluster]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def wait_until(condition: object, seconds: float = 60) -> None:
-    """Wait until a function returns something true."""
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def _start(folder: Path, environment: Mapping[str, str], *words: str) -> subprocess.Popen[bytes]:

@@ -20,6 +20,8 @@ class Fault(Enum):
     ERROR_503 = "503"
     ERROR_403 = "403"
     NO_BUCKET = "404"
+    GONE_404 = "404 without a code"
+    GONE_410 = "410"
     DROP = "the connection is closed before the request is passed on"
     HANG = "no answer"
     LOST = "the request is passed on and its answer lost"
@@ -58,6 +60,9 @@ class FaultProxy:
     over: threading.Event = field(default_factory=threading.Event)
 
 
+_CODES = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket", 410: "Gone"}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxy: FaultProxy
@@ -71,8 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.over.wait(60)
         if fault in (Fault.HANG, Fault.DROP):
             self.hang_up()
-        elif fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.ERROR_403, Fault.NO_BUCKET):
+        elif fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.ERROR_403, Fault.NO_BUCKET, Fault.GONE_410):
             self.refuse(int(fault.value))
+        elif fault is Fault.GONE_404:
+            self.refuse(404, "Not Found")
         else:
             self.pass_on(body, fault)
 
@@ -111,8 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(data)
 
-    def refuse(self, status: int) -> None:
-        code = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied", 404: "NoSuchBucket"}[status]
+    def refuse(self, status: int, code: str = "") -> None:
+        code = code or _CODES[status]
         data = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")

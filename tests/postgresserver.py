@@ -77,7 +77,7 @@ def stop(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         pid = int(note.read_text().splitlines()[0])
         os.kill(pid, signal.SIGQUIT)  # "immediate shutdown": nothing in it is worth a checkpoint
-        for _ in range(200):
+        for _ in range(1200):
             os.kill(pid, 0)
             if not note.exists():  # the process itself may stay as a zombie, where nobody reaps it
                 break
@@ -98,7 +98,7 @@ class RestartedServer:
         """End it at once, as a crash or `pg_ctl stop -m immediate` does; it recovers when it starts."""
         note = self._folder / "postmaster.pid"
         os.kill(int(note.read_text().splitlines()[0]), signal.SIGQUIT)
-        for _ in range(400):
+        for _ in range(2400):
             if not note.exists():
                 return
             time.sleep(0.05)

@@ -40,6 +40,11 @@ class S3Backend(Backend):
         keys = [str(item["Key"]) for page in pages for item in page.get("Contents", [])]
         return {key.removeprefix(f"{self.prefix}/") for key in keys}
 
+    def abort_uploads(self) -> None:
+        listed = self.client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{self.prefix}/")
+        for item in listed.get("Uploads", []):
+            self.client.abort_multipart_upload(Bucket=BUCKET, Key=item["Key"], UploadId=item["UploadId"])
+
     def reopen(self) -> BlobStore:
         return open_store(self.url, options=self.server.options())
 

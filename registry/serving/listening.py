@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -86,6 +87,7 @@ def http_server(
         ready: told the server's URL once it answers.
     """
     import uvicorn
+    from uvicorn.server import HANDLED_SIGNALS
 
     from .app import create_app
     from .connections import Connection
@@ -119,7 +121,15 @@ def http_server(
             with suppress(asyncio.CancelledError):
                 await task
 
-    server = uvicorn.Server(
+    ignored = {number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            # uvicorn sets its handler also for what this process was started to ignore.
+            if sig not in ignored:
+                super().handle_exit(sig, frame)
+
+    server = Server(
         uvicorn.Config(
             create_app(service, lifespan, hosts=hosts),
             http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more

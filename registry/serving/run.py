@@ -99,7 +99,7 @@ def serve(
     """
     from .service import Service
 
-    before = {number: signal.signal(number, _stop) for number in SIGNALS}
+    before = {number: signal.signal(number, _stop) for number in _wanted()}
     try:
         found = read_document(document)
         service = Service(found, document.parent, follow_keys(document, api_keys))
@@ -151,7 +151,7 @@ def _serve(
         server.should_exit = True  # from here on uvicorn drains, and then raises the signal once more
 
     try:
-        for number in SIGNALS:
+        for number in _wanted():
             signal.signal(number, stop)
         sys.setswitchinterval(SWITCH_SECONDS)
         service.start()
@@ -161,7 +161,7 @@ def _serve(
             server = http_server(
                 service, document, listener, drain=drain, hosts=hosts, ready=ready, outcome=outcome
             )
-            for number in SIGNALS:
+            for number in _wanted():
                 signal.signal(number, end)
             server.run(sockets=[listener])
         finally:
@@ -193,6 +193,11 @@ def health(port: int) -> int:
             return 0 if json.load(reply)["status"] == "ok" else 1
     except (OSError, ValueError, KeyError, TypeError):
         return 1
+
+
+def _wanted() -> list[signal.Signals]:
+    """Return the signals that end the server: SIGINT is ignored by what a shell has started in the background."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _stop(number: int, frame: Any) -> NoReturn:

@@ -65,16 +65,20 @@ class AzureObjects(Objects):
     ) -> bool:
         """Write a blob in blocks; those of an interrupted upload that hold the same bytes are not sent again.
 
-        Azure drops blocks that nobody commits after a week.
+        Azure drops blocks that nobody commits after a week, and those of all writers when one of them commits his.
         """
         key = self._start + name
-        ids: list[str] = []
         there = self._uncommitted(key)
-        for block_id, count in self.calls.in_order(self._sending(key, parts, there), AHEAD):
-            ids.append(block_id)
-            if progress:
-                progress(count)
-        return self.done(lambda: self.calls.run(self._commit, key, ids, exclusive))
+
+        def rest() -> None:
+            ids: list[str] = []
+            for block_id, count in self.calls.in_order(self._sending(key, parts, there), AHEAD):
+                ids.append(block_id)
+                if progress:
+                    progress(count)
+            self.calls.run(self._commit, key, ids, exclusive)
+
+        return self.went_on(rest)
 
     def move(self, name: str, target: str) -> None:
         """Give a blob another name: read and written again, since a copy by the server may take its time."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..copying import Progress
 from ..remote_calls import RemoteCalls, age
-from ..remote_errors import Kind, RemoteError
+from ..remote_errors import RemoteError
 from .objects import Entry, Objects, below
 
 _TYPE = "application/octet-stream"
@@ -46,6 +46,8 @@ class GcsObjects(Objects):
         try:
             return int(self.calls.run(_describe, self._bucket, self._start + name)["size"])
         except RemoteError:
+            # gcsfs has one word for an object and a bucket that are not there.
+            self.see_place(_look_for_bucket, self._bucket)
             return None
 
     def entries(self, folder: str) -> Iterator[Entry]:
@@ -70,12 +72,14 @@ class GcsObjects(Objects):
 
         An interrupted session is nothing anybody sees; Google forgets it after a week.
         """
-        return self.done(lambda: self._upload(name, parts, size, exclusive, progress))
+        begun: list[str] = []
+        if not self.done(
+            lambda: begun.append(self.calls.run(_begin, self._bucket, self._start + name, exclusive))
+        ):
+            return False
+        return self.went_on(lambda: self._send_all(begun[0], parts, size, progress))
 
-    def _upload(
-        self, name: str, parts: Iterable[bytes], size: int, exclusive: bool, progress: Progress | None
-    ) -> None:
-        session = self.calls.run(_begin, self._bucket, self._start + name, exclusive)
+    def _send_all(self, session: str, parts: Iterable[bytes], size: int, progress: Progress | None) -> None:
         offset = 0
         try:
             for data in parts:
@@ -84,13 +88,18 @@ class GcsObjects(Objects):
                 if progress:
                     progress(len(data))
         except BaseException as error:
-            if not isinstance(error, RemoteError) or error.kind is not Kind.EXISTS:
+            # A session whose object exists, or which is gone, has ended.
+            if not isinstance(error, RemoteError):
                 self.calls.tidy(_end, session)
             raise
 
 
 async def _describe(file_system: Any, bucket: str, key: str) -> Any:
     return await file_system._call("GET", "b/{}/o/{}", bucket, key, json_out=True)
+
+
+async def _look_for_bucket(file_system: Any, bucket: str) -> None:
+    await file_system._call("GET", "b/{}", bucket, json_out=True)
 
 
 async def _page(file_system: Any, bucket: str, options: dict[str, str]) -> Any:

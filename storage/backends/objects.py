@@ -18,9 +18,9 @@ from typing import Any
 from fsspec.spec import AbstractFileSystem
 
 from ..copying import Progress
-from ..errors import StoreUnavailableError
-from ..remote_calls import RemoteCalls, age
-from ..remote_errors import Kind, RemoteError
+from ..errors import StorageError
+from ..remote_calls import Call, RemoteCalls, StoreSilentError, age
+from ..remote_errors import Kind, NoPlaceError, RemoteError
 
 PART = 16 << 20
 """Bytes of a part of an upload."""
@@ -83,6 +83,7 @@ class Objects:
         self.prefix = prefix
         self.calls = calls
         self.durable = calls.file_system.protocol != "memory"
+        self._place_seen = False
 
     @property
     def in_parts(self) -> bool:
@@ -136,6 +137,9 @@ class Objects:
             size: how many bytes there will be.
             exclusive: refuse a name that is taken.
             progress: told about bytes that have arrived.
+
+        Raises:
+            RemoteError: the upload was begun, and is not there any more: somebody else completed or aborted it.
         """
         is_new = self.write(name, b"".join(parts), exclusive=exclusive)
         if progress:
@@ -194,19 +198,47 @@ class Objects:
             StoreUnavailableError: the place to write to is not there.
         """
         try:
+            return self.went_on(write)
+        except RemoteError as error:
+            raise self.no_place() from error
+
+    def went_on(self, write: Callable[[], Any]) -> bool:
+        """Go on with an upload that was begun; return False if the name was taken.
+
+        Raises:
+            RemoteError: the upload is not there any more.
+        """
+        try:
             write()
         except RemoteError as error:
             if error.kind is Kind.EXISTS:
                 return False
-            raise self.no_place() from error
+            raise
         return True
 
-    def no_place(self) -> StoreUnavailableError:
+    def no_place(self) -> NoPlaceError:
         """Return the error for a store whose place, such as its bucket, is not there."""
-        return StoreUnavailableError(
-            f"the store {self.calls.where} has no such {self.place}",
-            hint=f"make the {self.place}, or correct the URL",
-        )
+        return NoPlaceError(self.calls.where, self.place)
+
+    def see_place(self, call: Call, *arguments: Any) -> None:
+        """Look once, by `call`, whether the place is there: an object that is missing says nothing about that.
+
+        Raises:
+            NoPlaceError: it is not there.
+            StoreSilentError: there was no answer.
+        """
+        if self._place_seen:
+            return
+        try:
+            self.calls.run(call, *arguments)
+        except RemoteError as error:
+            raise self.no_place() from error
+        except (NoPlaceError, StoreSilentError):
+            raise
+        except StorageError:
+            # Who may read and write objects may perhaps not ask for this; then it is taken to be there.
+            pass
+        self._place_seen = True
 
 
 UPLOAD_NAME = re.compile(r"upload:(?P<name>blobs/sha256/[0-9a-f]{2}/[0-9a-f.g]{64,80}):(?P<id>[^\s]{1,1024})")

@@ -12,7 +12,7 @@ from typing import Any
 from ..copying import Progress
 from ..layout import parse_blob_name
 from ..remote_calls import Body, RemoteCalls, age
-from ..remote_errors import Kind, RemoteError
+from ..remote_errors import RemoteError
 from .objects import AHEAD, PART, Entry, Objects, Upload, below
 
 MAX_PARTS = 9_000
@@ -52,6 +52,7 @@ class S3Objects(Objects):
         calls.file_system.retries = 1
         self._bucket, _, folder = prefix.partition("/")
         self._start = f"{folder}/" if folder else ""
+        self._gone: set[str] = set()
 
     @property
     def in_parts(self) -> bool:
@@ -67,6 +68,8 @@ class S3Objects(Objects):
         try:
             return int(self._ask("head_object", Bucket=self._bucket, Key=self._start + name)["ContentLength"])
         except RemoteError:
+            # The reply to this request has no body to say what is missing.
+            self.see_place(_look_for_bucket, self._bucket)
             return None
 
     def read(self, name: str, limit: int) -> bytes:
@@ -86,27 +89,38 @@ class S3Objects(Objects):
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
     ) -> bool:
-        """Write an object in parts; those of an interrupted upload that match are not sent again."""
+        """Write an object in parts; those of an interrupted upload that match are not sent again.
+
+        Whether its writer was killed or is at work cannot be told, so that several may send the parts of one upload, which
+        are the same bytes.  One of them completes it; to the others it is gone, and the object there.  Nobody aborts an
+        upload here: somebody else may be completing it.
+        """
         key = self._start + name
         upload_id, there = self._unfinished(key) or (self._begin(key), {})
-        tags: list[str] = []
-        try:
+
+        def rest() -> None:
+            tags: list[str] = []
             for tag, count in self.calls.in_order(self._sending(key, upload_id, parts, there), AHEAD):
                 tags.append(tag)
                 if progress:
                     progress(count)
-            return self.done(lambda: self._complete(key, upload_id, tags, exclusive))
-        except RemoteError as error:
-            # Somebody else completed or aborted it meanwhile: the caller looks again.
-            if error.kind is Kind.MISSING:
-                return False
+            self._complete(key, upload_id, tags, exclusive)
+
+        try:
+            return self.went_on(rest)
+        except RemoteError:
+            # Some servers go on listing it.
+            self._gone.add(upload_id)
             raise
 
     def entries(self, folder: str) -> Iterator[Entry]:
         """List page by page, so that a million names need no memory and one lost reply costs one page."""
         options: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._start + below(folder)}
         while True:
-            page = self._ask("list_objects_v2", **options)
+            try:
+                page = self._ask("list_objects_v2", **options)
+            except RemoteError as error:
+                raise self.no_place() from error
             for item in page.get("Contents", []):
                 name = str(item["Key"]).removeprefix(self._start)
                 yield Entry(name, int(item["Size"]), age(item["LastModified"]))
@@ -206,8 +220,8 @@ class S3Objects(Objects):
     def _unfinished(self, key: str) -> tuple[str, dict[int, str]] | None:
         """Return an upload of this object that was interrupted, with the tags of the parts that arrived."""
         for item in self._listed(key):
-            if item["Key"] == key and age(item["Initiated"]) < RESUME_WITHIN:
-                upload_id = str(item["UploadId"])
+            upload_id = str(item["UploadId"])
+            if item["Key"] == key and upload_id not in self._gone and age(item["Initiated"]) < RESUME_WITHIN:
                 try:
                     return upload_id, dict(self._parts(key, upload_id))
                 except RemoteError:
@@ -238,6 +252,10 @@ class S3Objects(Objects):
                 "KeyMarker": page["NextKeyMarker"],
                 "UploadIdMarker": page.get("NextUploadIdMarker", ""),
             }
+
+
+async def _look_for_bucket(file_system: Any, bucket: str) -> None:
+    await file_system._call_s3("head_bucket", Bucket=bucket)
 
 
 def _at_once(result: Any) -> Future[Any]:

@@ -113,7 +113,10 @@ class SftpObjects(Objects):
 
     def write(self, name: str, data: bytes, *, exclusive: bool) -> bool:
         """Write a file: part file, fsync, name."""
-        return self.upload(name, iter([data]), len(data), exclusive=exclusive, progress=None)
+        try:
+            return self.upload(name, iter([data]), len(data), exclusive=exclusive, progress=None)
+        except RemoteError as error:
+            raise self.no_place() from error
 
     def upload(
         self, name: str, parts: Iterable[bytes], size: int, *, exclusive: bool, progress: Progress | None
@@ -123,7 +126,12 @@ class SftpObjects(Objects):
         final = self.key(name)
         self._make_folders(part)
         self._make_folders(final)
-        return self.done(lambda: self._written(part, final, parts, exclusive, progress))
+        try:
+            return self.went_on(lambda: self._written(part, final, parts, exclusive, progress))
+        except RemoteError:
+            # The part file was swept, or a folder: all are looked for again.
+            self._folders.clear()
+            raise
 
     def move(self, name: str, target: str) -> None:
         """Rename a file."""
@@ -151,7 +159,7 @@ class SftpObjects(Objects):
         self, part: str, final: str, parts: Iterable[bytes], exclusive: bool, progress: Progress | None
     ) -> None:
         try:
-            self.calls.run(_create, part)
+            self.done(lambda: self.calls.run(_create, part))
             for count in self.calls.in_order(self._sending(part, parts), AHEAD):
                 if progress:
                     progress(count)

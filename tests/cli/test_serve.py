@@ -22,6 +22,7 @@ from typing import Any
 import openai
 import pytest
 from postgresserver import RestartedServer
+from waiting import wait_until
 
 from fusery.registry.serve import POLL_SECONDS
 
@@ -68,11 +69,7 @@ def test_serving_and_following(stocked: Fusery) -> None:
 
         assert version() == V1
         assert stocked("alias", "set", "course_rec@2", "prod").code == 0
-        for _ in range(200):
-            if version() == V2:
-                break
-            time.sleep(0.1)
-        assert version() == V2
+        wait_until(lambda: version() == V2)
         stream = client.completions.create(model=V1, prompt="a", max_tokens=300, stream=True)
         next(iter(stream))
         process.send_signal(signal.SIGTERM)
@@ -141,12 +138,13 @@ class Asking:
 
     def wait_for(self, **expected: int) -> None:
         """Wait until the replies have these statuses."""
-        for _ in range(600):
-            found = {name: self.status(name) for name in expected}
-            if found == expected:
-                return
-            time.sleep(0.05)
-        pytest.fail(f"{found} instead of {expected}")
+        found: dict[str, int] = {}
+
+        def asked() -> bool:
+            found.update({name: self.status(name) for name in expected})
+            return found == expected
+
+        wait_until(asked, lambda: f"{found} instead of {expected}")
 
 
 @contextmanager
@@ -168,11 +166,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[list[str]]:
 
 
 def wait_until_said(said: list[str], text: str) -> None:
-    for _ in range(600):
-        if any(text in line for line in said):
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{text!r} was not said: {said}")
+    wait_until(lambda: any(text in line for line in said), lambda: f"{text!r} was not said: {said}")
 
 
 @pytest.mark.slow

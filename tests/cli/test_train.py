@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import chattemplates
 import pytest
 import tinymodels
+from interrupts import interrupts
+from waiting import wait_until
 
 from fusery.registry.training.record import RECORD, read_record
 from fusery.storage.digest import digest_file
@@ -219,28 +220,28 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str], number: int) -> None:
-    deadline = time.monotonic() + 120
-    while not (folder / "run" / f"{number + 4:07d}_adapters.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wanted = folder / "run" / f"{number + 4:07d}_adapters.safetensors"
+    wait_until(lambda: wanted.exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "state", "code"), [(signal.SIGINT, "stopped", 130), (signal.SIGKILL, "running", -9)]
+    ("how", "state", "code"),
+    [(signal.SIGINT, "stopped", 130), (signal.SIGTERM, "stopped", 143), (signal.SIGKILL, "running", -9)],
 )
 def test_a_run_that_is_ended_from_outside_can_be_registered(
     ready: Fusery, folder: Path, how: signal.Signals, state: str, code: int
 ) -> None:
     words = ("train", "--base", "tiny", "--task", "t", "--", *TRAIN, "--iters", "100000")
-    process = start(folder, *words)
+    with interrupts():
+        process = start(folder, *words)
     wait_for_checkpoint(folder, process, 8)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert "Traceback" not in said
-    assert ("What was saved can be registered: fusery register run" in said) == (how == signal.SIGINT)
+    assert ("What was saved can be registered: fusery register run" in said) == (how != signal.SIGKILL)
     record = read_record(folder / "run" / RECORD)
     assert (record.state, record.learned().validations.keys() >= {4, 8}) == (state, True)
     assert ready("list", "--json").json == []
@@ -261,3 +262,20 @@ def test_a_base_that_transformers_5_saved_is_trained_as_it_is(
         assert ready("train", "--", *words).code == 0
         trained.append(digest_file(folder / f"{base.name}-run" / "adapters.safetensors"))
     assert trained[0] == trained[1]
+
+
+@pytest.mark.slow
+def test_a_run_in_the_background_goes_on_after_ctrl_c_and_ends_at_sigterm(
+    ready: Fusery, folder: Path
+) -> None:
+    with interrupts(signal.SIG_IGN):
+        process = start(folder, "train", "--", *TRAIN, "--iters", "100000")
+    wait_for_checkpoint(folder, process, 8)
+    process.send_signal(signal.SIGINT)
+    wait_for_checkpoint(folder, process, 24)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert said.endswith("Terminated.\n")
+    assert "Traceback" not in said
+    assert read_record(folder / "run" / RECORD).state == "stopped"

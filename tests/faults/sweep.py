@@ -22,6 +22,7 @@ from faults.points import CTRL_C, Point, Result
 from faults.sites import DISK, Site, Stack
 from faults.tracing import Call, calls, injection, traced, was_hit
 from installation import PROGRAM
+from interrupts import interrupts
 
 EVERY = 10
 """After so many points the command is done again by the installed program instead of by a fork."""
@@ -127,7 +128,9 @@ class Sweep:
                 started = time.monotonic()
                 self._do(timed, point.command, by_program=True)
                 self._start_up = max(0.1, time.monotonic() - started - seconds)
-        with self._program(site, point.command) as process:
+        with interrupts():
+            interrupted = self._program(site, point.command)
+        with interrupted as process:
             time.sleep((self._start_up + seconds) * point.share)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=PATIENCE)

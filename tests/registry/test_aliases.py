@@ -159,7 +159,11 @@ def test_moves_at_once_leave_one_history(stocked: Registry) -> None:
     assert stocked.audit().ok
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(moves=st.lists(st.sampled_from(["course_rec@1", "course_rec@2", "remove"]), max_size=7))
 def test_any_moves_are_told_as_they_were(moves: list[str], stocked: Registry) -> None:
     name = f"a{uuid.uuid4().hex}"  # the registry outlives an example

@@ -283,7 +283,7 @@ class TestCollector:
                 time.sleep(0.02)
 
         store.before_put = look
-        deposit = Deposit(database, store, Owner.current(), ttl=3)
+        deposit = Deposit(database, store, Owner.current(), ttl=6)
         deposit.put({"a": DATA})
         assert ends == sorted(ends)
 

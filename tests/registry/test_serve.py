@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from fusery.registry import Registry
 from fusery.registry import serve as module
@@ -31,14 +32,6 @@ def follower(registry: Registry, folder: Path, heard: list[str], *references: st
     made = Follower(registry.workspace, ServeRequest(references, **more), [], folder, heard.append)
     made.follow(made.plan())
     return made
-
-
-def wait_until(condition: Any) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it did not come")
 
 
 def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from azure_backend import AzureBackend
 from azure_server import KEY, AzureServer, find_server, running_server
+from contending import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
 from store_contract import HELLO, StoreContract, file_with, name_of
 from tree_contract import check_tree
 
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import digest_bytes
-from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
+from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
 
@@ -87,6 +88,32 @@ def test_two_writers_of_one_large_blob_both_succeed(backend: AzureBackend, tmp_p
     assert backend.read(name_of(digest_bytes(LARGE))) == LARGE
 
 
+def test_writers_of_one_large_blob_succeed_beside_killed_and_slow_ones(
+    backend: AzureBackend, tmp_path: Path
+) -> None:
+    contend(backend, backend.url, backend.server.options(), tmp_path, rounds=ROUNDS, seed=SEED)
+
+
+def test_blocks_that_somebody_dropped_are_sent_again(backend: AzureBackend, tmp_path: Path) -> None:
+    # Committing a blob drops all blocks that are not in it, and deleting it those that are.
+    source = file_with(tmp_path, os.urandom(1 << 20) * ((PART >> 20) + 3))
+    other = backend.reopen()
+    with fault_proxy(backend.server.endpoint) as proxy:
+
+        def overtake(method: str, path: str) -> None:
+            if method == "PUT" and "comp=blocklist" in path:
+                proxy.rule = lambda _method, _path: None
+                other.delete(other.put_file(source).digest)
+
+        store = backend.at(proxy.endpoint)
+        assert store.capabilities.create_exclusive
+        proxy.rule = overtake
+        steps: list[int] = []
+        blob = store.put_file(source, progress=steps.append)
+    assert sum(steps) == blob.size
+    assert backend.read(name_of(blob.digest)) == source.read_bytes()
+
+
 UPLOADER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -139,10 +166,17 @@ def test_a_wrong_key_is_denied_without_repeating_it(backend: AzureBackend) -> No
     assert wrong not in f"{caught.value} {caught.value.hint}"
 
 
-def test_a_container_that_is_not_there_is_an_error(backend: AzureBackend) -> None:
+def test_a_container_that_is_not_there_is_an_error(backend: AzureBackend, tmp_path: Path) -> None:
     store = open_store("az://no-such-container/x", options=backend.server.options())
-    for attempt in (lambda: store.put_bytes(HELLO), store.identify):
-        with pytest.raises(StorageError, match="ContainerNotFound"):
+    source = file_with(tmp_path, bytes(PART + 1))
+    for attempt in (
+        lambda: store.put_bytes(HELLO),
+        lambda: store.put_file(source),
+        lambda: store.size(digest_bytes(HELLO)),
+        lambda: list(store.blobs()),
+        store.identify,
+    ):
+        with pytest.raises(StoreUnavailableError, match="has no such container"):
             attempt()
 
 

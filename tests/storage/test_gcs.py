@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from contending import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
 from gcs_backend import GcsBackend
 from gcs_server import GcsServer, find_server, running_server
@@ -17,7 +18,7 @@ from tree_contract import check_tree
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
-from fusery.storage.locate import open_tree
+from fusery.storage.locate import open_store, open_tree
 from fusery.storage.remote import SMALL
 
 BINARY = find_server()
@@ -66,6 +67,46 @@ def test_a_large_file_goes_up_in_chunks_and_comes_back(backend: GcsBackend, tmp_
     assert backend.store.fetch(blob.digest, tmp_path / "out.bin") == len(LARGE)
     assert (tmp_path / "out.bin").read_bytes() == LARGE
     assert backend.names() == {name_of(blob.digest)}
+
+
+def test_writers_of_one_large_blob_succeed_beside_killed_and_slow_ones(
+    backend: GcsBackend, tmp_path: Path
+) -> None:
+    contend(backend, backend.url, backend.server.options(), tmp_path, rounds=ROUNDS, seed=SEED)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_session_that_has_ended_is_begun_anew(backend: GcsBackend, tmp_path: Path, status: int) -> None:
+    source = file_with(tmp_path, LARGE)
+    with fault_proxy(backend.server.endpoint) as proxy:
+        store = backend.at(proxy.endpoint, 20.0)
+        assert store.capabilities.create_exclusive
+        sent: list[str] = []
+
+        def end(method: str, path: str) -> Fault | None:
+            if method != "POST" or "upload_id=" not in path:
+                return None
+            sent.append(path)
+            return Fault[f"GONE_{status}"] if len(sent) == 2 else None
+
+        proxy.rule = end
+        steps: list[int] = []
+        blob = store.put_file(source, progress=steps.append)
+    assert sum(steps) == len(LARGE) and len(sent) > 3
+    assert backend.read(name_of(blob.digest)) == LARGE
+
+
+def test_a_bucket_that_is_not_there_is_an_error(backend: GcsBackend, tmp_path: Path) -> None:
+    store = open_store("gs://no-such-bucket/x", options=backend.server.options())
+    for attempt in (
+        lambda: store.put_bytes(HELLO),
+        lambda: store.put_file(file_with(tmp_path, LARGE)),
+        lambda: store.size(digest_bytes(HELLO)),
+        lambda: list(store.blobs()),
+    ):
+        with pytest.raises(StoreUnavailableError, match="has no such bucket"):
+            attempt()
+    assert backend.store.size(digest_bytes(HELLO)) is None
 
 
 @pytest.mark.parametrize("fault", [Fault.ERROR_500, Fault.ERROR_503, Fault.DROP, Fault.LOST, Fault.LOST_500])

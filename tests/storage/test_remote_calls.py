@@ -25,7 +25,7 @@ from fusery.storage.errors import (
 )
 from fusery.storage.remote import FsspecStore
 from fusery.storage.remote_calls import ATTEMPTS, Body, RemoteCalls, age
-from fusery.storage.remote_errors import Kind, RemoteError, classify
+from fusery.storage.remote_errors import Kind, NoPlaceError, RemoteError, classify
 
 WHERE = "s3://bucket/prefix"
 SECRET = "hunter2"
@@ -63,6 +63,9 @@ def caused_by(error: BaseException, cause: BaseException) -> BaseException:
 def of_module(module: str, name: str, *arguments: Any, **options: Any) -> Callable[[], BaseException]:
     return lambda: getattr(pytest.importorskip(module), name)(*arguments, **options)
 
+
+SOME_TIME = 2.0
+"""Seconds: long enough for a busy machine to get round to a call in a fifth of it."""
 
 TRANSIENT: dict[str, Callable[[], BaseException]] = {
     "busy (503)": lambda: OSError(errno.EBUSY, "slow down"),
@@ -124,7 +127,7 @@ def test_what_does_not_pass_is_not_tried_again(name: str) -> None:
         Kind.FULL: OutOfSpaceError,
         Kind.BROKEN: StoreUnavailableError,
     }
-    assert type(caught.value) is wanted[kind]
+    assert type(caught.value) is (NoPlaceError if name == "no bucket" else wanted[kind])
     assert file_system.calls == 1
     if isinstance(caught.value, FuseryError):
         assert WHERE in caught.value.message
@@ -135,7 +138,7 @@ def test_what_never_passes_is_given_up() -> None:
     failures = [OSError(errno.EBUSY, SECRET) for _ in range(100)]
     file_system = Failing(*failures)
     with pytest.raises(StoreUnavailableError, match=r"did not answer: OSError \(EBUSY\)") as caught:
-        RemoteCalls(file_system, WHERE, deadline=0.5).run("cat_file", "x")
+        RemoteCalls(file_system, WHERE, deadline=SOME_TIME).run("cat_file", "x")
     assert 1 < file_system.calls <= ATTEMPTS
     assert isinstance(caught.value.__cause__, OSError)
     assert SECRET not in caught.value.message
@@ -183,11 +186,11 @@ def test_a_call_that_takes_its_time_is_waited_for() -> None:
 
 
 def test_progress_moves_the_deadline() -> None:
-    calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    calls = RemoteCalls(Hanging(), WHERE, deadline=SOME_TIME)
 
     async def slowly(_file_system: Hanging) -> str:
         for _ in range(6):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(SOME_TIME / 5)
             calls.progressed()
         return "done"
 
@@ -195,13 +198,13 @@ def test_progress_moves_the_deadline() -> None:
 
 
 def test_bytes_that_are_taken_are_progress() -> None:
-    calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
+    calls = RemoteCalls(Hanging(), WHERE, deadline=SOME_TIME)
     body = Body(b"abcdef", calls)
 
     async def send(_file_system: Hanging) -> bytes:
         file, sent = body.open(), b""
         while piece := file.read(1):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(SOME_TIME / 5)
             sent += piece
         return sent
 
@@ -219,26 +222,25 @@ def test_sending_the_same_bytes_again_is_no_progress() -> None:
         await asyncio.sleep(0.4)
         raise TimeoutError
 
-    began = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="did not answer"):
         calls.run(fail)
-    assert time.monotonic() - began < 1.5
     assert 1 <= tries[0] <= 2
 
 
 def test_only_what_no_try_had_reached_is_progress() -> None:
     calls = RemoteCalls(Hanging(), WHERE, deadline=0.6)
     reached = calls.mark()
+    tries = [0]
 
     async def stop_half_way(_file_system: Hanging) -> None:
+        tries[0] += 1
         await asyncio.sleep(0.4)
         reached(3)
         raise ConnectionResetError
 
-    began = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="did not answer"):
         calls.run(stop_half_way)
-    assert time.monotonic() - began < 2
+    assert 1 <= tries[0] <= 3  # of eight
 
 
 def test_calls_come_back_in_order_and_no_more_are_begun_than_there_is_room_for() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contending import ROUNDS, SEED, contend
 from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
 from s3_backend import S3Backend, file_system_of
 from s3_server import BUCKET, S3Server, find_server, running_server
@@ -24,9 +25,10 @@ from tree_contract import check_tree
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
-from fusery.storage.failures import DigestMismatchError
+from fusery.storage.failures import AbsentBlobError, DigestMismatchError
 from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
+from fusery.storage.manifest import FileEntry
 from fusery.storage.remote import SMALL, FsspecStore
 
 WEED = find_server()
@@ -193,6 +195,65 @@ def test_two_writers_of_one_large_blob_both_succeed(backend: S3Backend, tmp_path
     assert [name for name in backend.names() if name.startswith("quarantine/")] == []
 
 
+def test_writers_of_one_large_blob_succeed_beside_killed_and_slow_ones(
+    backend: S3Backend, tmp_path: Path
+) -> None:
+    contend(backend, backend.url, backend.server.options(), tmp_path, rounds=ROUNDS, seed=SEED)
+
+
+def test_an_upload_that_another_writer_completes_is_success(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    # The other one takes the upload up when all parts but the last have arrived, and is quicker.
+    source = file_with(tmp_path, MULTIPART)
+
+    def overtake(method: str, path: str) -> None:
+        if method == "POST" and "uploadId=" in path:
+            proxy.rule = lambda _method, _path: None
+            other.put_file(source)
+
+    other = backend.reopen()
+    proxy.rule = overtake
+    steps: list[int] = []
+    assert backend.behind(proxy).put_file(source, progress=steps.append).digest == MULTIPART_DIGEST
+    assert sum(steps) == len(MULTIPART)
+    assert backend.read(name_of(MULTIPART_DIGEST)) == MULTIPART
+    assert list(backend.store.leftovers()) == []
+
+
+@pytest.mark.parametrize("before", ["partNumber=2", "uploadId="])
+def test_an_upload_that_is_aborted_begins_anew(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path, before: str
+) -> None:
+    method = "PUT" if before.startswith("part") else "POST"
+
+    def abort(seen: str, path: str) -> None:
+        if seen == method and before in path:
+            proxy.rule = lambda _method, _path: None
+            backend.abort_uploads()
+
+    proxy.rule = abort
+    assert backend.behind(proxy).put_file(file_with(tmp_path, MULTIPART)).digest == MULTIPART_DIGEST
+    assert backend.read(name_of(MULTIPART_DIGEST)) == MULTIPART
+
+
+def test_uploads_that_are_always_aborted_are_said_so(
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    def abort(method: str, path: str) -> None:
+        if method == "POST" and "uploadId=" in path:
+            backend.abort_uploads()
+
+    proxy.rule = abort
+    with pytest.raises(StoreUnavailableError, match="are aborted before they are complete"):
+        backend.behind(proxy).put_file(file_with(tmp_path, MULTIPART))
+    tree = open_tree(
+        f"{backend.url}/tree", options=replace(backend.server, endpoint=proxy.endpoint).options()
+    )
+    with pytest.raises(StoreUnavailableError, match="are aborted before they are complete"):
+        tree.put(tmp_path / "source.bin", FileEntry("file.bin", len(MULTIPART), MULTIPART_DIGEST))
+
+
 MEMORY = """
 import json, resource, sys
 from pathlib import Path
@@ -303,14 +364,37 @@ def test_wrong_credentials_are_said_so_without_repeating_them(backend: S3Backend
 
 
 def test_a_bucket_that_is_not_there_is_an_error_not_an_empty_store(
-    backend: S3Backend, proxy: FaultProxy
+    backend: S3Backend, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     # SeaweedFS makes a bucket that is missing; this is what AWS answers.
+    blob = backend.store.put_bytes(HELLO)
     proxy.rule = lambda _method, _path: Fault.NO_BUCKET
     store = backend.behind(proxy)
-    for attempt in (lambda: store.put_bytes(HELLO), lambda: list(store.blobs()), store.identify):
-        with pytest.raises(StoreUnavailableError, match="NoSuchBucket"):
+    for attempt in (
+        lambda: store.put_bytes(HELLO),
+        lambda: store.put_file(file_with(tmp_path, MULTIPART)),
+        lambda: list(store.blobs()),
+        store.identify,
+        lambda: store.size(blob.digest),
+        lambda: store.read_bytes(blob.digest, limit=100),
+    ):
+        with pytest.raises(StoreUnavailableError, match="has no such bucket") as caught:
             attempt()
+        assert caught.value.hint == "make the bucket, or correct the URL"
+
+
+def test_a_key_that_is_not_there_is_no_missing_bucket(backend: S3Backend, proxy: FaultProxy) -> None:
+    store = backend.behind(proxy)
+    for _ in range(2):
+        with pytest.raises(AbsentBlobError, match="is not in"):
+            store.read_bytes(Digest("0" * 64), limit=100)
+    # The bucket is looked for once.
+    assert [method for method, path in proxy.seen if "/blobs/" not in path] == ["HEAD"]
+
+
+def test_who_may_not_ask_for_the_bucket_may_still_ask_for_keys(backend: S3Backend, proxy: FaultProxy) -> None:
+    proxy.rule = lambda _method, path: None if "/blobs/" in path else Fault.ERROR_403
+    assert backend.behind(proxy).size(Digest("0" * 64)) is None
 
 
 def test_a_server_that_is_not_there_is_an_error(backend: S3Backend) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from contending import ROUNDS, SEED, contend
 from sftp_backend import SftpBackend
 from sftp_server import SftpServer, running_server
 from store_contract import HELLO, StoreContract, file_with, name_of
@@ -21,6 +22,7 @@ from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
 from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
+from fusery.storage.manifest import FileEntry
 from fusery.storage.remote import SMALL
 
 LARGE = os.urandom(1 << 20) * ((SMALL + 2 * PART >> 20) + 3)
@@ -88,6 +90,40 @@ def test_an_upload_that_is_killed_leaves_a_part_file_and_no_blob(
     assert leftover.name.startswith("tmp/") and leftover.size > 0
     assert backend.store.remove_leftover(leftover.name) == leftover.size
     assert backend.names() == set()
+
+
+def test_writers_of_one_large_blob_succeed_beside_killed_and_slow_ones(
+    backend: SftpBackend, tmp_path: Path
+) -> None:
+    contend(backend, backend.url, backend.server.options(), tmp_path, rounds=ROUNDS, seed=SEED)
+
+
+def test_a_part_file_that_was_swept_is_written_anew(backend: SftpBackend, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def sweep(count: int) -> None:
+        if not steps:
+            for path in (backend.root / "tmp").iterdir():
+                path.unlink()
+            (backend.root / "tmp").rmdir()
+        steps.append(count)
+
+    blob = backend.store.put_file(file_with(tmp_path, LARGE), progress=sweep)
+    assert sum(steps) == len(LARGE)
+    assert backend.names() == {name_of(blob.digest)}
+    assert backend.read(name_of(blob.digest)) == LARGE
+
+
+def test_part_files_that_are_always_swept_are_said_so(backend: SftpBackend, tmp_path: Path) -> None:
+    gone = open_tree(f"{backend.url}/tree", options=backend.server.options())
+    entry = FileEntry("file.bin", len(LARGE), digest_bytes(LARGE))
+
+    def sweep(_count: int) -> None:
+        for path in backend.root.rglob("*.part"):
+            path.unlink()
+
+    with pytest.raises(StoreUnavailableError, match="are aborted before they are complete"):
+        gone.put(file_with(tmp_path, LARGE), entry, progress=sweep)
 
 
 def test_a_connection_that_was_lost_is_made_again(server: SftpServer, tmp_path: Path) -> None:

@@ -226,8 +226,10 @@ def serve(module: Any, httpd: Server, outcome: list[int], host: str, port: int, 
     """
     bounds = {"context": httpd.served.context}
     generator = type("Generator", (Bounded, module.ResponseGenerator), bounds)
+    # SIGINT is ignored by what a shell has started in the background.
     for number in SIGNALS:
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     httpd.generator = generator(provider, module.LRUPromptCache(provider.cli_args.prompt_cache_size))
     try:
         LOG.info("%s: listening on %s port %d", httpd.served.name, *httpd.server_address[:2])
@@ -246,7 +248,8 @@ def serve(module: Any, httpd: Server, outcome: list[int], host: str, port: int, 
 def interrupt(number: int, frame: Any) -> NoReturn:
     """End in order at the first signal, at once at the second; process 1 of a container ignores what it has not set."""
     for other in SIGNALS:
-        signal.signal(other, signal.SIG_DFL)
+        if signal.getsignal(other) is not signal.SIG_IGN:
+            signal.signal(other, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 

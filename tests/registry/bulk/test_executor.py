@@ -17,7 +17,7 @@ KINDS = [Serial(), Threads(3)]
 
 
 @pytest.mark.parametrize("workers", KINDS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(items=st.lists(st.integers(0, 50), max_size=30))
 def test_every_item_has_one_outcome(workers: Workers, items: list[int]) -> None:
     outcomes = list(workers.run(double, items))

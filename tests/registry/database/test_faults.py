@@ -119,12 +119,15 @@ class TestLostConnections:
             lease.publish(session)
         database.close()
 
-    def test_a_server_that_never_answered_is_named_at_once(self, tmp_path: Path) -> None:
+    def test_a_server_that_never_answered_is_named_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         database = Database.open(f"postgresql://nobody@/none?host={tmp_path}")
-        started = time.monotonic()
+        slept: list[float] = []
+        monkeypatch.setattr(time, "sleep", slept.append)
         with pytest.raises(DatabaseUnavailableError, match="cannot use"), database.read():
             pytest.fail("there is no server")
-        assert time.monotonic() - started < 5
+        assert slept == []
 
     def test_a_pooled_connection_has_no_state(self, postgres_url: str) -> None:
         """What pgbouncer needs to give each transaction another connection of the server's."""
@@ -174,7 +177,10 @@ class TestRestart:
             ended = threading.Event()
 
             def crash() -> None:
-                while not ended.wait(0.7):
+                # Not for ever: a busy machine registers nothing in the time between two crashes.
+                for _ in range(20):
+                    if ended.wait(0.7):
+                        return
                     server.crash()
                     server.start()
 

@@ -108,7 +108,7 @@ class TestLease:
         assert row(database).expires > before
 
     def test_keeping_renews_in_the_background(self, database: Database) -> None:
-        lease = take(database, ttl=3)
+        lease = take(database, ttl=6)
         first = row(database).expires
         with lease.keep():
             until(lambda: row(database).expires > first)

@@ -74,7 +74,11 @@ paths = st.text(min_size=1, max_size=60).filter(lambda text: text.isprintable())
     data=st.data(),
     tokens=st.integers(1, 10**15 - 1),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_every_file_comes_back(
     tmp_path_factory: pytest.TempPathFactory, given: dict[str, Directions], data: st.DataObject, tokens: int
 ) -> None:

@@ -86,10 +86,10 @@ def test_expressions_that_people_write(pattern: str, text: str, found: bool) -> 
     ],
 )
 def test_expressions_that_hang_python_do_not_hang_this(pattern: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()  # which does not go on while others have their turn
     with contextlib.suppress(PatternError):
         assert not full_match(pattern, "a" * 29 + "!")
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import json
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ import caesar
 import openai
 import pytest
 from serving_server import Served, served
+from waiting import wait_until
 
 from fusery.registry.serving import prompts
 from fusery.registry.serving.errors import Refusal
@@ -48,14 +48,6 @@ def server(echo_base: Path, tmp_path: Path, path: Path) -> Iterator[Served]:
     folder = caesar.make_bundle(tmp_path / "served", (1, 3), base=echo_base, routes={"caesar": "caesar_v1"})
     with served(folder, Keys.of_file(path)) as running:
         yield running
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail(what)
 
 
 def post(server: Served, key: str = "sk-acme", **body: Any) -> http.client.HTTPConnection:

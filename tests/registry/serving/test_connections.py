@@ -9,13 +9,14 @@ import resource
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import caesar
 import pytest
 from serving_server import Served, served
+from waiting import wait_until
 
 from fusery.registry.serving import completing, connections
 from fusery.registry.serving.errors import Refusal
@@ -47,13 +48,7 @@ def is_closed(client: socket.socket) -> bool:
 
 
 def wait_until_closed(*clients: socket.socket) -> None:
-    left = list(clients)
-    for _ in range(1500):
-        left = [client for client in left if not is_closed(client)]
-        if not left:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"{len(left)} connections are still there")
+    wait_until(lambda: all(is_closed(client) for client in clients), "connections are still there")
 
 
 def answers(server: Served) -> bool:
@@ -190,11 +185,7 @@ def test_who_does_not_read_is_hung_up_on(server: Served, monkeypatch: pytest.Mon
                 client.sendall(request)
             except ConnectionError:
                 break
-        for _ in range(1500):
-            if not server.service.admission.total and _gone(client):
-                return
-            time.sleep(0.02)
-    pytest.fail("it is still there")
+        wait_until(lambda: not server.service.admission.total and _gone(client), "it is still there")
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -205,11 +196,11 @@ def test_who_goes_is_noticed_behind_what_was_sent_ahead(server: Served, *, later
     before = _count(server, "cancelled")
     with connect(server) as client:
         client.sendall(request if later else request + b"\r\n")
-        _wait_until(lambda: server.service.admission.total == 8)
+        wait_until(lambda: server.service.admission.total == 8)
         if later:
             client.sendall(b"\r\n")
             client.sendall(b"GET ")
-    _wait_until(lambda: server.service.admission.total == 0)
+    wait_until(lambda: server.service.admission.total == 0)
     assert _count(server, "cancelled") == before + 1
     assert answers(server)
 
@@ -219,11 +210,11 @@ def test_who_sends_much_ahead_is_hung_up_on(server: Served) -> None:
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with connect(server) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        _wait_until(lambda: server.service.admission.total == 8)
+        wait_until(lambda: server.service.admission.total == 8)
         with suppress(ConnectionError):
             client.sendall(b"x" * (connections.AHEAD_BYTES + 1))
         wait_until_closed(client)
-    _wait_until(lambda: server.service.admission.total == 0)
+    wait_until(lambda: server.service.admission.total == 0)
 
 
 def test_a_body_has_one_length(server: Served) -> None:
@@ -252,14 +243,6 @@ def _count(server: Served, outcome: str) -> float:
     lines = server.service.metrics.text().decode().splitlines()
     found = [line for line in lines if line.startswith("fusery_requests_total") and outcome in line]
     return sum(float(line.split()[-1]) for line in found)
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(1500):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it does not come to that")
 
 
 def _gone(client: socket.socket) -> bool:

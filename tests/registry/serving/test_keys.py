@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from fusery.registry.serving import keys as module
 from fusery.registry.serving.document import MAX_BYTES
@@ -253,11 +253,7 @@ def test_a_thread_follows(keys: Keys, path: Path, monkeypatch: pytest.MonkeyPatc
     keys.start()
     try:
         path.write_text(WITHOUT_ONE)
-        for _ in range(500):
-            if status(keys, "one") == 401:
-                break
-            time.sleep(0.02)
-        assert status(keys, "one") == 401
+        wait_until(lambda: status(keys, "one") == 401)
     finally:
         keys.stop()
 
@@ -283,11 +279,7 @@ def test_a_file_that_cannot_be_looked_at_any_more(path: Path, monkeypatch: pytes
         assert status(keys, "three") == 503
         monkeypatch.setattr(module, "STALE_SECONDS", 60.0)
         go_on.set()
-        for _ in range(500):
-            if status(keys, "one") == 401:
-                break
-            time.sleep(0.02)
-        assert status(keys, "one") == 401
+        wait_until(lambda: status(keys, "one") == 401)
     finally:
         go_on.set()
         keys.stop()

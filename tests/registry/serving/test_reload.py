@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import caesar
 import openai
 import pytest
 from serving_server import Served, served
+from waiting import wait_until
 
 from fusery.registry.serving import reload
 
@@ -47,11 +47,7 @@ def outcomes(server: Served) -> dict[str, float]:
 
 
 def wait_for(server: Served, **expected: float) -> None:
-    for _ in range(400):
-        if outcomes(server) == expected:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"{outcomes(server)} instead of {expected}")
+    wait_until(lambda: outcomes(server) == expected, lambda: f"{outcomes(server)} instead of {expected}")
 
 
 def said(server: Served, model: str) -> tuple[str, str]:

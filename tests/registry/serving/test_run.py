@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import caesar
 import pytest
+from interrupts import interrupts
 from ports import free_port
 from serving_server import served
 
@@ -90,6 +92,33 @@ def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
         )
     assert signal.getsignal(signal.SIGTERM) is before
     assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_ends_it_unless_a_shell_has_it_ignored(
+    echo_base: Path, tmp_path: Path, *, ignored: bool
+) -> None:
+    folder = caesar.make_bundle(tmp_path / "served", (1,), base=echo_base)
+    port = free_port()
+    words = [sys.executable, "-c", MAIN, str(folder), "--port", str(port)]
+    with interrupts(signal.SIG_IGN if ignored else signal.default_int_handler):
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stderr is not None
+            if ignored:
+                process.send_signal(signal.SIGINT)
+            seen = next(line for line in process.stderr if "listening on" in line)
+            process.send_signal(signal.SIGINT)
+            if ignored:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as reply:
+                    assert reply.status == 200
+                process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, seen + said
 
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

@@ -19,6 +19,7 @@ import pytest
 from openai_contract import HELLO, Endpoint, OpenAIContract
 from serving_clients import Caesar, crowd
 from serving_server import Served, served
+from waiting import wait_until
 
 from fusery.registry.serving import completing
 
@@ -137,11 +138,11 @@ def test_a_crowd_gets_no_mixed_up_answer(server: Served) -> None:
 
 def wait_until_idle(server: Served) -> None:
     """What clients hung up on is dropped: no answer of 500 tokens is written for nobody."""
-    for _ in range(200):
-        if not server.service.engine._lanes and not server.service.admission.total:
-            return
-        time.sleep(0.02)
-    pytest.fail("answers that nobody wants are still being written")
+    service = server.service
+    wait_until(
+        lambda: not service.engine._lanes and not service.admission.total,
+        "answers that nobody wants are still being written",
+    )
 
 
 def test_who_hangs_up_before_the_first_word(server: Served) -> None:

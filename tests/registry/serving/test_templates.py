@@ -23,6 +23,7 @@ import psutil
 import pytest
 from ports import free_port
 from serving_server import Served, served
+from waiting import wait_until
 
 from fusery.registry.serving import listening
 from fusery.registry.serving.templates import process
@@ -128,11 +129,8 @@ def test_health_says_when_no_template_can_be_rendered(
     time.sleep(2 * listening.RETRY_SECONDS)  # until it has been tried again in vain
     assert ask(port_of(server), "/health")[0] == 503
     monkeypatch.undo()
-    for _ in range(600):  # and nobody sends a chat, since it is not healthy
-        if ask(port_of(server), "/health")[0] == 200:
-            break
-        time.sleep(0.1)
-    assert ask(port_of(server), "/health")[0] == 200
+    # Nobody sends a chat, since it is not healthy.
+    wait_until(lambda: ask(port_of(server), "/health")[0] == 200)
     assert chat(port_of(server), HELLO)[0] == 200
 
 

@@ -171,10 +171,10 @@ def test_a_terabyte_of_nothing_is_refused_at_once(with_base: Registry, run: Make
     for name in ("adapters.safetensors", "0000200_adapters.safetensors"):
         with (folder / name).open("wb") as file:
             file.truncate(1 << 40)
-    begun = time.monotonic()
+    begun = time.process_time()  # to read it all would take minutes of it, on an idle machine too
     with pytest.raises(AdmissionError):
         register(with_base, folder)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
 
 
 def test_a_run_that_made_it_worse(with_base: Registry, run: MakeRun) -> None:

@@ -4,8 +4,7 @@ import http.client
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from fusery.registry.bundles.serving import gate
 from fusery.registry.bundles.serving.gate import MAX_BODY, Gate, Served, Server
@@ -76,7 +76,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def ask(
     server: Server, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
     reply = connection.getresponse()
@@ -170,7 +170,7 @@ def test_broken_bodies_get_an_answer(server: Server, data: bytes, status: int | 
     [("", 411), ("-1", 411), ("1_0", 411), ("²", 411), (str(MAX_BODY + 1), 413), ("9" * 5000, 413)],
 )
 def test_lengths_are_checked_before_anything_is_read(server: Server, length: str, status: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.putrequest("POST", CHAT)
     connection.putheader("Content-Type", "application/json")
     if length:
@@ -192,7 +192,7 @@ HEADS = {
 @pytest.mark.parametrize("sent", [b"", b" " * MAX_BODY], ids=["no body", "a whole body"])
 def test_a_body_is_not_waited_for_to_be_refused_by_its_head(server: Server, what: str, sent: bytes) -> None:
     path, head, status = HEADS[what]
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as client:
         client.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {MAX_BODY}\r\n\r\n".encode())
         client.sendall(sent)  # of which nothing is kept
         assert int(client.recv(4096).split()[1]) == status
@@ -209,14 +209,6 @@ def test_bodies_have_room_together(server: Server, monkeypatch: pytest.MonkeyPat
     wait_until(lambda: server._bytes == 0)
     assert ask(server, "POST", CHAT, HELLO)[0] == 200
     assert server._bytes == 0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(1500):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it does not come to that")
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/embeddings", "/v1/chat/completions/", "/v1/models/../../etc"])

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from bundling import make_bundle, model_folder
+from interrupts import interrupts
 
 from fusery.registry.bundles import BundleSource
 
@@ -234,9 +235,13 @@ def test_a_signal_ends_it_after_the_answer(
 ) -> None:
     (tmp_path / "bundle").mkdir()
     make_bundle(plain_source, "docker", tmp_path / "bundle")
-    running = start(tmp_path / "bundle", tmp_path / "log")
+    # What a shell has started in the background ignores SIGINT, and so does the server; SIGTERM it does not.
+    with interrupts(signal.SIG_IGN if number == signal.SIGTERM else signal.default_int_handler):
+        running = start(tmp_path / "bundle", tmp_path / "log")
     try:
         running.wait_until_ready()
+        if number == signal.SIGTERM:
+            running.process.send_signal(signal.SIGINT)
         body = {"prompt": "a", "max_tokens": 600, "stream": True, "logit_bias": {"258": -100, "256": -100}}
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
         connection.request("POST", "/v1/completions", json.dumps(body).encode(), JSON)

@@ -85,7 +85,11 @@ def outcome(tokenizer: Any, messages: Any, given: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("family", chattemplates.FAMILIES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(messages=st.lists(message, min_size=1, max_size=5), given_options=options)
 def test_texts_and_tokens_are_those_of_mlx_lm(
     pair: tuple[Any, Any], family: str, messages: list[dict[str, Any]], given_options: dict[str, Any]

@@ -1,0 +1,118 @@
+"""Writers of one large blob at the same time: some killed before or beside the others, some slow."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from store_contract import Backend, name_of
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import FuseryError
+from fusery.storage.interface import Blob, BlobStore
+from fusery.storage.locate import open_store
+from fusery.storage.remote import SMALL
+from fusery.storage.remote_errors import RemoteError
+
+SOAK = bool(os.environ.get("FUSERY_SOAK"))
+ROUNDS = 300 if SOAK else 3
+SEED = random.randrange(1 << 32) if SOAK else 12
+
+# A child of it has what a store imports: to start one takes a twentieth of a second instead of two.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["contending", "s3fs", "adlfs", "gcsfs.core", "sshfs.spec"])
+
+
+def contend(
+    backend: Backend,
+    url: str,
+    options: dict[str, Any],
+    folder: Path,
+    *,
+    rounds: int,
+    seed: int,
+    size: int = SMALL,
+) -> Counter[str]:
+    """Let two live writers and often a third, which is killed, put one blob in each round; both must succeed.
+
+    Args:
+        backend: the store, and the way past it.
+        url: of the store, for the one that is killed.
+        options: for the same.
+        folder: for the files that are put.
+        rounds: each with other bytes.
+        seed: of all that is left to chance.
+        size: bytes of a blob at least.
+
+    Returns:
+        How often what was seen: `"pairs"`, `"killed"`, `"killed first"`, `"slowed"`.
+    """
+    chance = random.Random(seed)
+    stores = [backend.reopen() for _ in range(2)]
+    seen: Counter[str] = Counter()
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(rounds):
+            data = chance.randbytes(1 << 16) + bytes(size + chance.randrange(size))
+            path = folder / f"contended-{number}"
+            path.write_bytes(data)
+            wanted = Blob(digest_bytes(data), len(data))
+            killed = _killed(url, options, path, chance, seen) if chance.random() < 0.4 else None
+            paces = [_pace(chance, seen) for _ in stores]
+            done = list(pool.map(_put, stores, [path] * len(stores), paces))
+            if killed is not None:
+                killed()
+            assert done == [wanted, wanted], f"seed {seed}, round {number}: {done}"
+            assert backend.read(name_of(wanted.digest)) == data, f"seed {seed}, round {number}: other bytes"
+            assert not [name for name in backend.names() if name.startswith("quarantine/")]
+            seen["pairs"] += 1
+            path.unlink()
+            stores[0].delete(wanted.digest)
+    return seen
+
+
+def _put(store: BlobStore, path: Path, pace: Callable[[int], None]) -> Blob | str:
+    pace(0)
+    try:
+        return store.put_file(path, progress=pace)
+    except (FuseryError, RemoteError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _pace(chance: random.Random, seen: Counter[str]) -> Callable[[int], None]:
+    """Return how a writer waits before it begins and after each part: not at all, or for a while."""
+    longest = chance.choice([0.0, 0.02, 0.3])
+    seen["slowed"] += longest > 0.1
+    waits = iter([chance.random() * longest for _ in range(20)])
+    return lambda _count: time.sleep(next(waits, 0.0))
+
+
+def _killed(
+    url: str, options: dict[str, Any], path: Path, chance: random.Random, seen: Counter[str]
+) -> Callable[[], None]:
+    """Start a writer that is killed, already or in a while; return what is to be called at the end."""
+    process = CONTEXT.Process(target=_victim, args=(url, options, path, chance.random() * 0.5), daemon=True)
+    process.start()
+    seen["killed"] += 1
+    if chance.random() < 0.5:
+        seen["killed first"] += 1
+        process.join()
+    return process.join
+
+
+def _victim(url: str, options: dict[str, Any], path: Path, pause: float) -> None:
+    """Put a file; the system kills this process some time after a part has arrived, or else at the end."""
+
+    def wait(_count: int) -> None:
+        time.sleep(pause)
+        if pause < 0.25:
+            os.kill(os.getpid(), 9)
+
+    open_store(url, options=options).put_file(path, progress=wait)
+    os.kill(os.getpid(), 9)
