@@ -152,17 +152,44 @@ def test_bars_are_as_long_as_an_alias_held_something() -> None:
 
 
 def test_a_map_shows_lost_and_degraded_cells_without_colour() -> None:
-    layers = list(range(20))
+    layers = list(range(30))
     view = {
         "name": "a",
         "format": "keep",
         "fidelity": {"retained": 0.5},
         "layers": layers,
-        "rows": [{"label": "q_proj", "cells": [None, 0.1, 0.5, 0.9, *([1.2] * 15), -0.2]}],
+        "rows": [
+            {"label": "q_proj", "cells": [None, 0.1, 0.5, 0.9, *([1.2] * 25), -0.2]},
+            {"label": "k_proj", "cells": [None, None, *([1.0] * 28)]},
+        ],
         "outside": [{"label": "lm_head", "cells": [0.25]}],
     }
     made = heat_map_picture("k", view)
     assert made is not None
     assert (made.count(">×<"), made.count(">–<")) == (2, 1)
-    assert made.count('class="nothing"') == 1
+    assert made.count('class="nothing"') == 1  # in a layer that was adapted; others are not drawn
     assert ">25<" in made
+
+
+@given(st.integers(1, 130), st.integers(0, 129), st.sampled_from([356, 860]))
+def test_a_map_fits_and_has_every_adapted_layer_and_no_other(count: int, first: int, width: int) -> None:
+    cells = [None if layer < first else 0.5 for layer in range(count)]
+    view = {
+        "name": "a",
+        "format": "keep",
+        "fidelity": {"retained": 0.5},
+        "layers": list(range(count)),
+        "rows": [{"label": "q_proj", "cells": cells}],
+        "outside": [],
+    }
+    made = heat_map_picture("k", view, width)
+    adapted = max(0, count - first)
+    if not adapted:
+        assert made is None
+        return
+    assert made is not None
+    assert 'class="nothing"' not in made
+    assert len(re.findall(r"<rect [^>]*rx=", made)) == adapted
+    assert int(re.findall(r'width="(\d+)" height', made)[0]) <= width
+    boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', made)
+    assert all(float(x) + float(wide) <= width for x, wide in boxes)
