@@ -175,12 +175,12 @@ def fill_with_long_names(registry: Registry, folder: Path) -> None:
             date="20260901",
             val_loss=0.4321987,
             dataset="recommendations-of-courses/questions_and_answers_of_the_autumn_of_2026_without_duplicates",
-            note="x" * 200,
+            note="e" * 200,
             tags={"of-the-team": "y" * 60},
         )
         other.set_alias("course_rec@8", alias, reason="because " + "z" * 80)
         other.fuse("course_rec@8", FuseRequest(precision="keep", accept_loss=True))
-        other.record_deployment("course_rec@8", LONG_PATH, note="w" * 70)
+        other.record_deployment("course_rec@8", LONG_PATH, note="n" * 70)
         other.set_rules(f"course_rec#{alias}", {"licences": ["apache-2.0", "mit", "v" * 60], "approvals": 3})
         other.promote("course_rec@7", alias, reason="u" * 60)
         registry.approve("course_rec@8", alias, note="t" * 60)

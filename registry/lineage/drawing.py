@@ -92,7 +92,7 @@ def svg(graph: Graph, *, width: int | None = None) -> str:
             hint="ask about one adapter, or take --format dot",
         )
     layout = _laid_out(_ordered(graph, _layers(graph)), width)
-    return "".join(f"{line}\n" for line in _document(graph, layout, width))
+    return "".join(f"{line}\n" for line in _document(graph, layout))
 
 
 def _laid_out(layers: Sequence[Sequence[str]], width: int | None) -> _Layout:
@@ -166,11 +166,10 @@ def _middle(
     return (sum(beside) / len(beside) if beside else place[node_id]), place[node_id]
 
 
-def _document(graph: Graph, layout: _Layout, most: int | None) -> Iterator[str]:
+def _document(graph: Graph, layout: _Layout) -> Iterator[str]:
     margin = 2 if layout.column else _MARGIN
     width = max(x for x, _ in layout.places.values()) + layout.wide + margin
     height = max(y for _, y in layout.places.values()) + layout.high + margin
-    assert most is None or width <= most
     label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {len(graph.nodes)} things")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

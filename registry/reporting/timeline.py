@@ -69,7 +69,7 @@ def _bars(
     withdrawn: set[str],
 ) -> Iterator[Markup]:
     left = run.start
-    yield svg.text(left - 14, y + 22, f"#{short(alias['alias'], int(left) // 9)}", "label strong", "end")
+    yield svg.text(left - 14, y + 22, f"#{short(alias['alias'], int(left) // 10)}", "label strong", "end")
     moves = alias["moves"]
     for at, move in enumerate(moves):
         begun = moment(move["at"])

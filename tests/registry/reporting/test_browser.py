@@ -132,7 +132,7 @@ BROKEN = """() => {
 }"""
 """Every word that stands on two lines."""
 
-SIZES = (320, 390, 768, 1280)
+SIZES = (320, 390, 768, 1090, 1280)
 
 
 def _require_whole(page: Any) -> None:
