@@ -37,7 +37,8 @@ def rules_of(session: Session, task: tables.Task) -> list[dict[str, Any]]:
 def approvals_of(session: Session, adapters: Sequence[int]) -> dict[str, Any]:
     """Return who approved of an alias holding one of these adapters, the newest first."""
     approval, adapter = tables.Approval, tables.Adapter
-    rows, total = [], 0
+    rows: list[Any] = []
+    total = 0
     for chosen in batches(adapters):
         about = approval.adapter_id.in_(chosen)
         query = select(approval, adapter.name).join(adapter, adapter.id == approval.adapter_id).where(about)

@@ -54,7 +54,8 @@ def heat_map_picture(key: str, view: Mapping[str, Any], width: int = WIDTH) -> M
     most = max(1, room // wide)
     bands = max(1, math.ceil(len(layers) / most))
     each = max(1, math.ceil(len(layers) / bands))
-    parts, bottom = [], 10.0
+    parts: list[Markup] = []
+    bottom = 10.0
     for start in range(0, len(layers), each):
         part = slice(start, start + each)
         parts += _cells([{**row, "cells": row["cells"][part]} for row in rows], left, wide, bottom)
