@@ -132,6 +132,9 @@ BROKEN = """() => {
 }"""
 """Every word that stands on two lines."""
 
+PAPER = {"width": 688, "height": 1000}
+"""A4 without its margins."""
+
 SIZES = (320, 390, 768, 1090, 1280)
 
 
@@ -141,6 +144,9 @@ def _require_whole(page: Any) -> None:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate(CUT)[:8] == [], width
         assert page.evaluate(BROKEN)[:8] == [], width
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    assert page.evaluate(CUT)[:8] == []
 
 
 def test_nothing_is_cut_off_and_no_word_is_broken(page: Any) -> None:

@@ -48,6 +48,10 @@ def test_the_sentence_stands_above_everything_else(pages: dict[str | None, Path]
         assert held(shown, "course_rec", "prod")["says"] in header.text
     tree = htmltree.parse(pages[None].read_text(encoding="utf-8"))
     assert held(shown, "course_rec", "prod")["says"] in tree.all("main")[0].text
+    (header,) = tree.all("header")
+    for task in ("course_rec", "mail"):
+        assert f"{task}{held(shown, task, 'prod')['says'][:30]}" in header.text
+    assert "staging" not in header.text
 
 
 def test_prod_stands_before_all_others(copied: Registry) -> None:
