@@ -12,7 +12,7 @@ from .session import Session, command
 from .text import count, number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.probe_report import Prompts
+    from fusery.registry.probe_prompts import Prompts
 
 _PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _WORST = 3

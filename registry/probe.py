@@ -20,7 +20,8 @@ from .errors import BadInputError
 from .fuse_request import FuseRequest
 from .fused_label import label_view
 from .held_out import held_out
-from .probe_report import ProbeReport, Prompts, Row, Side, report
+from .probe_prompts import Prompts
+from .probe_report import ProbeReport, Row, Side, report
 from .renderings.render import form_of, render_mlx
 from .resolve import resolve_any
 

@@ -13,7 +13,7 @@ import pytest
 from fusery.registry import Registry
 from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.fuse_request import FuseRequest
-from fusery.registry.probe_report import Prompts
+from fusery.registry.probe_prompts import Prompts
 from fusery.registry.training import RecordRun
 from fusery.storage.errors import FuseryError
 
