@@ -74,9 +74,17 @@ def counting(session: Session, label: str) -> Iterator[Callable[[int, int], None
         console=Console(stderr=True),
         transient=True,
     )
-    with bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    task = bar.add_task(label, total=None)
+
+    def told(done: int, total: int) -> None:
+        bar.start()  # not before: another bar may be drawn first
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield told
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def report(session: Session, done: Done, *, verb: str, adapter: Callable[[dict[str, Any]], str]) -> int:

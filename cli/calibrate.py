@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .bulk import counting
 from .session import Session, command
 from .text import cell, count, size
 
@@ -26,7 +27,8 @@ def calibrate_command(session: Session, base: str, prompts: Path | None) -> None
     the store.  It serves all adapters on the base, and takes some minutes for a large one.  Prompts like those
     that the model will answer are best; a few thousand tokens are enough.
     """
-    found = session.registry.calibrate(base, prompts=prompts, say=session.say)
+    with counting(session, "reading") as told:
+        found = session.registry.calibrate(base, prompts=prompts, say=session.say, progress=told)
 
     def human() -> None:
         session.print(f"{'Calibrated' if found.created else 'Already there'}: {cell(found.base)}")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from .bulk import counting
 from .session import Session, command
 from .text import count, number, share
+
+if TYPE_CHECKING:
+    from fusery.registry.probe_prompts import Prompts
 
 _PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _WORST = 3
@@ -29,7 +34,8 @@ _WORST = 3
     "--prompts",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: a built-in set.",
+    help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: what the adapter's run kept out of "
+    "training, test.jsonl or valid.jsonl, where it was recorded and still lies there, or else a built-in set.",
 )
 @click.option(
     "--limit",
@@ -51,10 +57,13 @@ def probe_command(
 
     REF alone: base + adapter against its fused model, so that one sees what fusing lost.  With --against base:
     whether the adapter changed anything.  With --against REF2: how two versions differ.
+
+    What is measured is about the prompts.  Where the adapter makes them no more likely than its base does, they are
+    unlike what it was trained on, and the answer says so.
     """
     from fusery.registry.fuse_request import FuseRequest
 
-    with session.progress("fusing") as progress:
+    with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
         found = session.registry.probe(
             reference,
             against=against,
@@ -63,6 +72,7 @@ def probe_command(
             limit=limit,
             say=session.say,
             progress=progress,
+            answering=answering,
         )
 
     def human() -> None:
@@ -72,7 +82,10 @@ def probe_command(
             [
                 ("a", f"{found.a}  {found.a.digest[:12]}"),
                 ("b", f"{found.b}  {found.b.digest[:12]}"),
-                ("prompts", f"{count(found.prompts)}, {count(found.tokens)} tokens scored"),
+                (
+                    "prompts",
+                    f"{count(found.prompts)}, {count(found.tokens)} tokens scored{_from(found.about)}",
+                ),
                 ("KL(a || b)", f"{number(found.kl)} nats a token, 99 % below {number(found.kl_p99)}"),
                 ("same next token", share(found.top1_agreement)),
                 (
@@ -89,3 +102,13 @@ def probe_command(
         session.console.print(table)
 
     session.emit(found.to_dict(), names=[found.a.name, found.b.name], human=human)
+    if found.about.of_task is False:
+        session.say(
+            "Hint: give prompts of its task that it was not trained on: --prompts FILE, such as its test.jsonl"
+        )
+
+
+def _from(about: Prompts) -> str:
+    """Return where prompts come from, in words; nothing for the user's own file."""
+    words = {"file": "", "built-in": "; built-in ones", "held-out": f"; {about.file} of its run"}
+    return words[about.origin]

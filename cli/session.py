@@ -121,6 +121,8 @@ class Session:
         def told(done: int, total: int) -> None:
             bar.start()  # not before: until then another library may draw bars of its own
             bar.update(task, completed=done, total=total)
+            if done >= total:
+                bar.stop()  # so that what comes next can draw its own
 
         try:
             yield told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from .base_files import lay_out, proven_files
 from .errors import MissingExtraError, ModelUnusableError
 from .resolve import resolve_base
+from .scratch import scratch_folder
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -55,8 +55,8 @@ def base_folder(workspace: Workspace, name: str) -> Iterator[Path]:
         BlobCorruptError: a file is not what is recorded.
         StorageError: one was written to meanwhile.
     """
-    with tempfile.TemporaryDirectory(prefix="fusery-base-") as folder:
-        scratch, model = Path(folder) / "blobs", Path(folder) / "model"
+    with scratch_folder(workspace) as folder:
+        scratch, model = folder / "blobs", folder / "model"
         scratch.mkdir()
         with workspace.database.read() as session:
             base = resolve_base(session, name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -15,6 +13,7 @@ from fusery.storage.errors import StorageError
 from . import tables
 from .architecture import Architecture
 from .base_identity import Identity, identify_base, lasting
+from .scratch import scratch_folder
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -41,11 +40,9 @@ def learn_contents(
     for base in _unknown(workspace, identity, architecture):
         name = base.names[0].name
         say(f"reading {name}, to tell whether it is the same model")
-        scratch = workspace.settings.cache / "tmp"
-        scratch.mkdir(parents=True, exist_ok=True)
         try:
-            with tempfile.TemporaryDirectory(prefix="base-", dir=scratch) as folder:
-                found = identify_base(locate_files(workspace, base, Path(folder)), base.config)
+            with scratch_folder(workspace) as folder:
+                found = identify_base(locate_files(workspace, base, folder), base.config)
         except StorageError as error:
             say(f"{name} cannot be read, and is taken for another model: {error.message}")
             continue

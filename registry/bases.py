@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from .derived import base_columns, describe_base
 from .errors import AlreadyExistsError, BadInputError
 from .names import parse_base_name
 from .resolve import resolve_base
+from .scratch import scratch_folder
 from .sources.fetch import FetchedBase, fetched
 from .tally import tally
 from .views import base_view
@@ -114,7 +116,7 @@ def add_base(
     if name is not None:
         parse_base_name(name)
     workspace.ensure()
-    with fetched(source, revision=revision, scratch=workspace.settings.cache / "tmp", say=say) as origin:
+    with fetched(source, revision=revision, scratch=partial(scratch_folder, workspace), say=say) as origin:
         if reference and not origin.durable:
             raise BadInputError(
                 "a GGUF file is converted and cannot be kept by reference", hint="leave out --reference"

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from fusery.storage.digest import Digest
 from fusery.storage.eviction import CacheEntry
+from fusery.storage.temporary import sweep_temporary
 
 from . import tables
 from .errors import BadInputError, UnknownReferenceError
@@ -100,7 +101,7 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
     if dry_run:
         return Pruned(True, limit, plan.remove, plan.keep, 0, plan.fits)
     gone = {entry.key for entry in plan.carry_out()}
-    swept = cache.sweep()
+    swept = cache.sweep() + sweep_temporary()
     removed = tuple(entry for entry in plan.remove if entry.key in gone)
     kept = (*plan.keep, *(entry for entry in plan.remove if entry.key not in gone))
     return Pruned(False, limit, removed, kept, swept, sum(entry.size for entry in kept) <= limit)

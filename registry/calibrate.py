@@ -6,7 +6,6 @@ with the digest of its manifest, so that whatever is fused with it can say which
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from .errors import BadInputError
 from .fusion.calibration import MAX_DIRECTIONS, Directions, rounded, write_calibration
 from .fusion.fingerprint import fingerprint
 from .resolve import resolve_base
+from .scratch import scratch_folder
 
 if TYPE_CHECKING:
     from .behaviour.moments import Moment
@@ -130,8 +130,8 @@ def calibrate(
     if (known := _known(workspace, base_reference, texts, rank)) is not None:
         return known
     engine = fingerprint()
-    with tempfile.TemporaryDirectory(prefix="fusery-calibrate-") as scratch:
-        file = Path(scratch) / FILE
+    with scratch_folder(workspace) as scratch:
+        file = scratch / FILE
         digest, tokens = _write(workspace, base_reference, texts, rank, file, say, progress)
         say("storing")
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from .behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, to
 from .errors import BadInputError
 from .fuse_request import FuseRequest
 from .fused_label import label_view
+from .held_out import held_out
 from .names import an
+from .probe_prompts import Prompts
 from .probe_report import ProbeReport, Row, Side, report
 from .renderings.render import render_mlx
 from .resolve import resolve_any
@@ -42,12 +44,14 @@ class _Subject:
     Attributes:
         side: what the report says of it.
         base: digest of its base.
+        task_of: the row of the adapter whose task it does; None for a base.
         adapter: the files of the adapter to put on the base; empty for a base and a fused model.
         fused: the folder of a fused model.
     """
 
     side: Side
     base: Digest
+    task_of: int | None = None
     adapter: tuple[FileEntry, ...] = ()
     fused: Path | None = None
 
@@ -62,6 +66,7 @@ def probe(
     limit: int = LIMIT,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
+    answering: Callable[[int, int], None] | None = None,
 ) -> ProbeReport:
     """Measure how far two models' answers are apart.
 
@@ -72,10 +77,12 @@ def probe(
             adapter with its fused model, which is fused if it is not in the cache; whatever it lost, since it is
             only measured.
         request: how that model is fused; not with `against`.
-        prompts: a file of prompts; None for the built-in ones.
+        prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
+            here, or else for the built-in ones.
         limit: at most so many prompts of the file.
         say: told what is going on.
         progress: told bytes done and bytes in all while fusing.
+        answering: told tokens run and tokens in all while the models answer.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
@@ -85,17 +92,51 @@ def probe(
     """
     if limit < 1:
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
-    asked = read_prompts(prompts, limit) if prompts is not None else built_in()[:limit]
+    asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
     a = _subject(workspace, reference)
     b = _other(workspace, a, reference, against, request, say, progress)
+    about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
+    if asked is None:
+        asked, about = _own_prompts(workspace, a, b, limit, say)
+    about = replace(about, val_loss=_val_loss(workspace, a, b))
     started = time.monotonic()
     with _sources(workspace, a, b) as (first, second):
-        samples = _samples(first, second, asked, a, b, strict=prompts is not None)
+        samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
         from .behaviour.measure import measure
 
         with_base = bool(a.adapter) and b.side.kind != "base"
-        measured = measure(first, second, samples, with_base=with_base, say=say)
-    return report(a.side, b.side, samples, measured, time.monotonic() - started)
+        measured = measure(first, second, samples, with_base=with_base, say=say, progress=answering)
+    seconds = time.monotonic() - started
+    return report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
+
+
+def _own_prompts(
+    workspace: Workspace, a: _Subject, b: _Subject, limit: int, say: Callable[[str], None]
+) -> tuple[list[Prompt], Prompts]:
+    """Return prompts where nobody gave any: held-out data of the run, or else the built-in ones."""
+    adapter = _task_of(a, b)
+    with workspace.database.read() as session:
+        found = held_out(session, adapter) if adapter is not None else None
+    if found is not None and found.path is not None:
+        say(f"asking what {found.name} of its run has")
+        return read_prompts(found.path, limit), Prompts("held-out", found.name)
+    if found is not None:
+        say(
+            f"{found.name} of its run is not in {found.folder} any more, or has changed: "
+            "asking the built-in prompts, which are not of its task"
+        )
+    return built_in()[:limit], Prompts("built-in")
+
+
+def _task_of(a: _Subject, b: _Subject) -> int | None:
+    return a.task_of if a.task_of is not None else b.task_of
+
+
+def _val_loss(workspace: Workspace, a: _Subject, b: _Subject) -> float | None:
+    """Return the validation loss on record of the adapter that the comparison is about."""
+    adapter = _task_of(a, b)
+    with workspace.database.read() as session:
+        return session.get_one(tables.Adapter, adapter).val_loss if adapter is not None else None
 
 
 def _subject(workspace: Workspace, reference: str) -> _Subject:
@@ -106,7 +147,7 @@ def _subject(workspace: Workspace, reference: str) -> _Subject:
         if found.adapter is not None:
             adapter = found.adapter
             side = Side("adapter", adapter.name, adapter.digest)
-            return _Subject(side, Digest(adapter.base.digest), adapter=_entries(adapter.manifest))
+            return _Subject(side, Digest(adapter.base.digest), adapter.id, _entries(adapter.manifest))
         assert found.base is not None
         return _base_subject(found.base)
 
@@ -124,7 +165,7 @@ def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
         )
     names = label_view(fused)
     side = Side("fused", names["combined"], fused.digest, fused.precision, names["format"])
-    return _Subject(side, Digest(fused.base.digest), fused=path)
+    return _Subject(side, Digest(fused.base.digest), fused.adapter_id, fused=path)
 
 
 def _entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
@@ -167,8 +208,6 @@ def _own_fused(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
 ) -> _Subject:
-    from dataclasses import replace
-
     from .fuse import fuse
 
     # Refusing a loss would leave nothing to measure it on.
@@ -179,7 +218,7 @@ def _own_fused(
         )
     made = fuse(workspace, reference, wanted, say=say, progress=progress)
     side = Side("fused", a.side.name, made.view["digest"], made.view["precision"], made.view["format"])
-    return _Subject(side, a.base, fused=made.path)
+    return _Subject(side, a.base, a.task_of, fused=made.path)
 
 
 @contextmanager

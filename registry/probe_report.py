@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .behaviour.compare import TokenScores
+from .probe_prompts import GAIN, Prompts, about_prompts, short
 
 if TYPE_CHECKING:
     from .behaviour.measure import Measured
@@ -23,8 +24,6 @@ NEAR = 0.1
 """The same for models that answer nearly alike."""
 NOTHING = 1e-6
 """A divergence below which a difference is that of rounding in float32."""
-GAIN = 0.02
-"""An adapter's gain in loss, in nats, from which on it makes sense to say what share of it is kept."""
 _LABEL = 80
 
 
@@ -93,6 +92,7 @@ class ProbeReport:
         gain_kept: what share of the fall in loss from the base to a is in b; None where that has no meaning.
         seconds: the measuring took, without fusing.
         rows: each prompt.
+        about: what the prompts are to the adapter.
     """
 
     a: Side
@@ -108,23 +108,32 @@ class ProbeReport:
     gain_kept: float | None
     seconds: float
     rows: tuple[Row, ...]
+    about: Prompts = field(default_factory=Prompts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for `--json`."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("a", "b", "rows")}
+        plain = {
+            name: getattr(self, name) for name in self.__slots__ if name not in ("a", "b", "rows", "about")
+        }
         return {
             "a": self.a.to_dict(),
             "b": self.b.to_dict(),
             **plain,
             "seconds": round(self.seconds, 3),
             "conclusion": self.conclusion,
+            "about_prompts": self.about.to_dict(),
             "rows": [row.to_dict() for row in self.rows],
         }
 
     @property
     def conclusion(self) -> str:
-        """What it means, in a sentence or two."""
-        numbers = f"KL {_short(self.kl)}, {100 * self.top1_agreement:.1f} % of next tokens the same"
+        """What it means, in a sentence or two, and what has to be known of the prompts."""
+        note = f" {self.about.note}" if self.about.note else ""
+        return f"{self._found}{note}"
+
+    @property
+    def _found(self) -> str:
+        numbers = f"KL {short(self.kl)}, {100 * self.top1_agreement:.1f} % of next tokens the same"
         if self.b.kind == "base" and self.a.kind == "adapter":
             return f"The adapter {self._change}: {numbers}.{self._losses}"
         who, whom = str(self.b), str(self.a)
@@ -151,17 +160,22 @@ class ProbeReport:
 
     @property
     def _losses(self) -> str:
-        base = f", of the base {_short(self.loss_base)}" if self.loss_base is not None else ""
+        base = f", of the base {short(self.loss_base)}" if self.loss_base is not None else ""
         if self.b.kind == "base" and self.a.kind == "adapter":
-            return f" The loss is {_short(self.loss_a)}{base}."
-        return f" The loss is {_short(self.loss_b)} against {_short(self.loss_a)}{base}."
+            return f" The loss is {short(self.loss_a)}{base}."
+        return f" The loss is {short(self.loss_b)} against {short(self.loss_a)}{base}."
 
 
-def _short(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"
-
-
-def report(a: Side, b: Side, samples: Sequence[Sample], measured: Measured, seconds: float) -> ProbeReport:
+def report(
+    a: Side,
+    b: Side,
+    samples: Sequence[Sample],
+    measured: Measured,
+    seconds: float,
+    *,
+    about: Prompts | None = None,
+    one_base: bool = True,
+) -> ProbeReport:
     """Sum up what was measured.
 
     Args:
@@ -170,6 +184,8 @@ def report(a: Side, b: Side, samples: Sequence[Sample], measured: Measured, seco
         samples: what both predicted.
         measured: their scores.
         seconds: how long it took.
+        about: where the prompts come from, and the validation loss on record.
+        one_base: both stand on the same base.
     """
     whole = TokenScores.joined(measured.scores)
     loss_a, loss_b = float(whole.loss_a.mean()), float(whole.loss_b.mean())
@@ -191,6 +207,7 @@ def report(a: Side, b: Side, samples: Sequence[Sample], measured: Measured, seco
         loss_base=loss_base,
         gain_kept=(loss_base - loss_b) / gain if loss_base is not None and gain >= GAIN else None,
         seconds=seconds,
+        about=about_prompts(about or Prompts(), kinds, measured, one_base=one_base),
         rows=tuple(_row(sample, scores) for sample, scores in zip(samples, measured.scores, strict=True)),
     )
 

@@ -249,6 +249,7 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
         limit: int = 32,
         say: Callable[[str], None] = _silent,
         progress: Callable[[int, int], None] | None = None,
+        answering: Callable[[int, int], None] | None = None,
     ) -> ProbeReport:
         """Compare what two models answer to prompts; see `fusery.registry.probe.probe`."""
         from .probe import probe
@@ -262,6 +263,7 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
             limit=limit,
             say=say,
             progress=progress,
+            answering=answering,
         )
 
     def materialize(

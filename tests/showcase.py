@@ -18,6 +18,7 @@ from runfolders import plain_log
 
 from fusery.registry import Registry
 from fusery.registry.fuse import FuseRequest
+from fusery.registry.workspace import Workspace
 
 BEGIN = datetime(2026, 1, 12, 9, 30, tzinfo=UTC)
 VERSIONS = 7
@@ -101,6 +102,13 @@ def _course_rec(show: Show) -> None:
             told=number == 2,
         )
         show.wait(19)
+        if number == 6:
+            registry.set_rules(
+                "course_rec#staging", {"admission": "no_errors", "fidelity": "PASS"}, guarded=False
+            )
+            registry.promote(
+                "course_rec@6", "staging", reason="try version 6"
+            )  # refused: nothing was fused from it
         if number in (1, 3, 5, 6):
             registry.set_alias(f"course_rec@{number}", "staging", reason=f"try version {number}")
             show.wait(4)
@@ -112,7 +120,8 @@ def _course_rec(show: Show) -> None:
         if number == 5:
             registry.roll_back("course_rec#prod", reason="answers were too long")
             show.wait(3)
-            registry.set_alias("course_rec@5", "prod", reason="with a shorter prompt")
+            _promote(show)
+    registry.promote("course_rec@7", "prod", reason="the lowest loss")  # refused: nobody approved of it
     registry.yank("course_rec@4", reason="trained on the test set")
     registry.fuse("course_rec@3", keep)
     registry.fuse("course_rec@5")
@@ -127,6 +136,54 @@ def _course_rec(show: Show) -> None:
     show.wait(5)
     registry.record_deployment(str(show.folder / "bundle"), "prod-eu/ranker", replace=True)
     registry.record_deployment("course_rec@4", "lab", note="by mistake")
+
+
+def _promote(show: Show) -> None:
+    """Give prod rules, have somebody else approve of version 5, and let the rules decide."""
+    registry = show.registry
+    registry.set_rules("course_rec#prod", {"admission": "no_errors", "val_loss_within": 0.02, "approvals": 1})
+    with open_as(registry, "ben") as other:
+        other.approve("course_rec@5", "prod", note="read 40 answers")
+        other.approve("course_rec@4", "prod")
+        other.withdraw_approval("course_rec@4", "prod", note="the test set is in it")
+    registry.promote("course_rec@5", "prod", reason="with a shorter prompt")
+
+
+def open_as(registry: Registry, user: str) -> Registry:
+    """Open a registry once more, as somebody else."""
+    return Registry(Workspace(registry.workspace.settings.model_copy(update={"user": user})))
+
+
+LONG_ACTOR = "continuous.integration.of.the-team-of-recommendations@example.org"
+LONG_PATH = (
+    "/srv/clusters/europe-west-4/recommendations/production/rankers-of-courses/ranker-17/models/current"
+)
+
+
+def fill_with_long_names(registry: Registry, folder: Path) -> None:
+    """Add a version, and what else there is, with names as long as names get."""
+    with open_as(registry, LONG_ACTOR) as other:
+        base = tinymodels.make_base(folder / "long-base", layers=4, bits=4, seed=9)
+        name = "SmolLM2-135M-Instruct-quantised-to-four-bits-for-recommendations-of-courses"
+        other.add_base(base, name=name)
+        adapter = tinymodels.make_adapter(folder / "long", base, seed=5, rank=4, num_layers=2)
+        alias = "production-of-the-whole-team-in-europe"
+        other.register(
+            adapter,
+            base=name,
+            task="course_rec",
+            date="20260901",
+            val_loss=0.4321987,
+            dataset="recommendations-of-courses/questions_and_answers_of_the_autumn_of_2026_without_duplicates",
+            note="e" * 200,
+            tags={"of-the-team": "y" * 60},
+        )
+        other.set_alias("course_rec@8", alias, reason="because " + "z" * 80)
+        other.fuse("course_rec@8", FuseRequest(precision="keep", accept_loss=True))
+        other.record_deployment("course_rec@8", LONG_PATH, note="n" * 70)
+        other.set_rules(f"course_rec#{alias}", {"licences": ["apache-2.0", "mit", "v" * 60], "approvals": 3})
+        other.promote("course_rec@7", alias, reason="u" * 60)
+        registry.approve("course_rec@8", alias, note="t" * 60)
 
 
 def _mail(show: Show) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import FileEntry
+from fusery.storage.temporary import temporary_folder
 
 from .. import events, tables
 from ..database import Database, leases
@@ -116,12 +116,12 @@ def backup(
             f"being backed up by {busy.owner.description if busy.owner else 'another process'}, waiting"
         ),
     )
-    with lease.keep(), tempfile.TemporaryDirectory(prefix="fusery-backup-") as folder:
+    with lease.keep(), temporary_folder("backup") as folder:
         store_id = workspace.store.identify()
         place.initialise(f"backup.{store_id}")
         former = _former(place, say)
         there = {blob.digest: blob.size for blob in place.blobs()}
-        with _protected(workspace, Path(folder), there, verify, say) as (snapshot, missing):
+        with _protected(workspace, folder, there, verify, say) as (snapshot, missing):
             say(f"copying {len(missing)} of {len(snapshot.blobs)} blobs")
             copied = _copy(workspace.store, place, missing, progress)
         _store_files(place, snapshot)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from fusery.storage.errors import BlobCorruptError, FuseryError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.manifest import FileEntry
+from fusery.storage.temporary import temporary_folder
 from fusery.storage.transfer import transfer
 
 from ..bulk.executor import Threads
@@ -95,12 +94,12 @@ def carry(
     """
     entry = FileEntry(blob.digest, blob.size, blob.digest)
     try:
-        with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
+        with temporary_folder("carried") as folder:
             transfer(
                 source,
                 target,
                 entry,
-                Path(folder),
+                folder,
                 from_generation=blob.generation,
                 to_generation=generation,
                 progress=progress,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
@@ -16,6 +14,7 @@ from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
 from fusery.storage.locate import display_url, open_store
 from fusery.storage.room import require_room
+from fusery.storage.temporary import temporary_folder
 
 from .. import tables
 from ..database import Database
@@ -105,8 +104,8 @@ def restore(
     """
     database = Database.open(workspace.settings.database)
     try:
-        with tempfile.TemporaryDirectory(prefix="fusery-restore-") as folder:
-            found = Backup(open_place(workspace, source, store_options), Path(folder))
+        with temporary_folder("restore") as folder:
+            found = Backup(open_place(workspace, source, store_options), folder)
             if found.catalogue.schema > HEAD:
                 raise SchemaError(
                     f"the backup is at {found.catalogue.schema}, this program knows up to {HEAD}",
@@ -137,7 +136,7 @@ def restore(
                     )
 
             say("holding it against its bytes")
-            with rehearsal(workspace, Path(folder), write) as rehearsed:
+            with rehearsal(workspace, folder, write) as rehearsed:
                 doubts = examine_backup(rehearsed, found, own=own, say=say)
             say("writing the database")
             database.make_folder()

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..tally import tally
 from .compare import Floats, TokenScores, compare, losses
 from .models import Logits, Model
 from .prompts import Sample
@@ -48,6 +49,7 @@ def measure(
     *,
     with_base: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Run both models over the samples and compare their predictions.
 
@@ -59,27 +61,37 @@ def measure(
         samples: what both are to predict.
         with_base: measure the loss of `a` without its adapter, too.
         say: told what is going on.
+        progress: told tokens run and tokens in all, those of every model.
 
     Raises:
         MissingExtraError: mlx-lm is not installed.
         ModelUnusableError: a model cannot be loaded or run, or the two have vocabularies of different sizes.
     """
     base_losses: dict[int, Floats] = {}
+    passes = 3 if with_base else 2
+    told = tally(progress, passes * sum(len(sample.tokens) for sample in samples))
+
+    def answers(model: Model) -> Iterator[tuple[int, Logits]]:
+        for at, rows in model.answers(samples):
+            yield at, rows
+            if told is not None:
+                told(len(samples[at].tokens))
+
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
         model = Model.load(a.model)
         if with_base:
             say("the base answers")
-            base_losses = {at: losses(rows, samples[at].targets) for at, rows in model.answers(samples)}
+            base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model)}
         if a.adapter is not None:
             model.put_on(a.adapter)
         say("the first model answers")
-        kept = _Kept.write(file, model.answers(samples))
+        kept = _Kept.write(file, answers(model))
         del model
         model = Model.load(b.model)
         if b.adapter is not None:
             model.put_on(b.adapter)
         say("the second model answers")
-        scores = {at: _compared(kept.rows(at), rows, samples[at]) for at, rows in model.answers(samples)}
+        scores = {at: _compared(kept.rows(at), rows, samples[at]) for at, rows in answers(model)}
     order = range(len(samples))
     return Measured(
         tuple(scores[at] for at in order), tuple(base_losses[at] for at in order) if with_base else ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
+from fusery.storage.temporary import temporary_folder
 
 from ..adapter_files import CONFIG, WEIGHTS
 from ..errors import MissingExtraError, ModelUnusableError
@@ -87,8 +87,8 @@ class Model:
 
         from .layers import use_float32
 
-        with tempfile.TemporaryDirectory(prefix="fusery-adapter-") as scratch:
-            folder = adapter if scale is None else _rescaled(adapter, scale, Path(scratch))
+        with temporary_folder("adapter") as scratch:
+            folder = adapter if scale is None else _rescaled(adapter, scale, scratch)
             with _reported("the adapter cannot be put on the model"):
                 load_adapters(self.network, str(folder))
         self.network.eval()

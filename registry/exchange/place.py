@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.locate import local_path
+from fusery.storage.temporary import temporary_folder
 
 from ..errors import BadInputError
 from ..homes import expanded
@@ -58,9 +58,9 @@ class Place:
         path = there.embedded_path
         if path is not None:
             require_files(path)
-        with tempfile.TemporaryDirectory(prefix="fusery-other-") as folder:
+        with temporary_folder("other") as folder:
             if reading and path is not None and path.exists():
-                copied = {"database_url": f"sqlite:///{copy_aside(path, Path(folder))}"}
+                copied = {"database_url": f"sqlite:///{copy_aside(path, folder)}"}
                 there = Workspace(settings.model_copy(update=copied), foreign=name, shown=path)
             try:
                 yield there

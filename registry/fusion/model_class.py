@@ -14,7 +14,6 @@ import contextlib
 import io
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from fusery.storage.errors import FormatError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
+from fusery.storage.temporary import temporary_folder
 
 from ..errors import FusionUnsupportedError, MissingExtraError
 from ..serving.mlx_keys import with_mlx_keys
@@ -151,10 +151,10 @@ def _opened(
     _require_harmless(config)
     sources = _sources(files)
     mx = _mlx()
-    with tempfile.TemporaryDirectory(prefix="fusery-class-") as folder:
-        _lay_out(Path(folder), files, with_mlx_keys(config))
+    with temporary_folder("class") as folder:
+        _lay_out(folder, files, with_mlx_keys(config))
         try:
-            model, result, watch = _load(mx, Path(folder))
+            model, result, watch = _load(mx, folder)
         except _REFUSALS as error:
             raise FusionUnsupportedError(f"mlx-lm cannot load this base: {_reason(error)}") from error
     return sources, mx, model, result, watch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +13,13 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import (
     MissingFileError,
     StorageError,
-    StoreDeniedError,
     UnsafePathError,
 )
 from fusery.storage.failures import os_failures
 from fusery.storage.folder import scan
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, HOLLOW, read_header
 
+from ..scratch import scratch_folder
 from ..sources.gguf_header import MAGIC
 from ..sources.gguf_header import read_header as read_gguf_header
 from .unpacking import archive_kind, unpack
@@ -166,22 +165,6 @@ def unpacked(workspace: Workspace, archive: Found) -> Iterator[Found]:
         unpack(own.file, archive_kind(own.file) or "tar", folder)
         inside = _folder(folder)
         yield Found("archive", [own, *inside.files], inside.weights, inside.problems)
-
-
-@contextmanager
-def scratch_folder(workspace: Workspace) -> Iterator[Path]:
-    """Give a folder that goes away: in the cache, where there is room, or where the system has its own."""
-    try:
-        held = workspace.cache.scratch()
-        folder = held.__enter__()
-    except (StoreDeniedError, OSError):
-        with tempfile.TemporaryDirectory(prefix="fusery-") as other:
-            yield Path(other).resolve()
-        return
-    try:
-        yield folder
-    finally:
-        held.__exit__(None, None, None)
 
 
 def _folder(real: Path) -> Found:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
 
+from ..scratch import scratch_folder
 from ..tally import tally
 from .claims import Claim, claims_of
-from .found import Found, Unit, look_at, scratch_folder, unpacked
+from .found import Found, Unit, look_at, unpacked
 from .hashing import Hasher
 from .views import View
 

@@ -7,7 +7,8 @@ colours for light and for dark.  The same graph gives the same bytes.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from ..errors import BadInputError
@@ -19,8 +20,15 @@ MOST = 2_000
 _WIDTH, _HEIGHT = 232, 46
 _ACROSS, _DOWN = 76, 14
 _MARGIN = 16
-_LETTERS = 30
-"""Of a name, at most: what fits into a box."""
+_LETTER = 7
+"""Width of a letter, about."""
+_PADDING = 10
+_NARROWEST = 132
+"""Width of a box in which a name still can be told."""
+_CLOSER = 40
+"""Between columns that have to fit into a width."""
+_GUTTER = 64
+"""Room for the lines where all stands in one column."""
 _SWEEPS = 4
 _NOTES = {"itself": "yanked", "same-bytes": "yanked twin", "contains": "yanked inside"}
 
@@ -43,8 +51,37 @@ _STYLE = """
 """
 
 
-def svg(graph: Graph) -> str:
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things stand.
+
+    Attributes:
+        places: left upper corner of each box, by its node.
+        wide: width of a box.
+        high: height of a box.
+        lines: of a name, at most.
+        column: all boxes are in one column, and the lines run beside it.
+    """
+
+    places: Mapping[str, tuple[int, int]]
+    wide: int = _WIDTH
+    high: int = _HEIGHT
+    lines: int = 1
+    column: bool = False
+
+    @property
+    def letters(self) -> int:
+        """Letters that fit into one line of a box."""
+        return (self.wide - 2 * _PADDING) // _LETTER
+
+
+def svg(graph: Graph, *, width: int | None = None) -> str:
     """Return the picture of a graph.
+
+    Args:
+        graph: what is drawn.
+        width: pixels that it has to fit into, at least 300: boxes get narrower, or stand one below the other.  None for as
+            many as it takes.
 
     Raises:
         BadInputError: it has more nodes than anybody could look at.
@@ -54,13 +91,29 @@ def svg(graph: Graph) -> str:
             f"a picture of {len(graph.nodes):,} things shows nothing",
             hint="ask about one adapter, or take --format dot",
         )
-    layers = _ordered(graph, _layers(graph))
-    places = {
-        node_id: (_MARGIN + number * (_WIDTH + _ACROSS), _MARGIN + row * (_HEIGHT + _DOWN))
+    layout = _laid_out(_ordered(graph, _layers(graph)), width)
+    return "".join(f"{line}\n" for line in _document(graph, layout))
+
+
+def _laid_out(layers: Sequence[Sequence[str]], width: int | None) -> _Layout:
+    """Return where everything stands: origins on the left, or above where there is no room for that."""
+    if width is None:
+        return _Layout(_columns(layers, _WIDTH + _ACROSS, _HEIGHT + _DOWN))
+    room = width - 2 * _MARGIN - (len(layers) - 1) * _CLOSER
+    if (wide := min(_WIDTH, room // len(layers))) >= _NARROWEST:
+        high = _HEIGHT + 14
+        return _Layout(_columns(layers, wide + _CLOSER, high + _DOWN), wide, high, lines=2)
+    order = [node_id for layer in layers for node_id in layer]
+    places = {node_id: (_GUTTER, _DOWN // 2 + row * (_HEIGHT + _DOWN)) for row, node_id in enumerate(order)}
+    return _Layout(places, min(width - _GUTTER - 2, 2 * _WIDTH), column=True)
+
+
+def _columns(layers: Sequence[Sequence[str]], across: int, down: int) -> dict[str, tuple[int, int]]:
+    return {
+        node_id: (_MARGIN + number * across, _MARGIN + row * down)
         for number, layer in enumerate(layers)
         for row, node_id in enumerate(layer)
     }
-    return "".join(f"{line}\n" for line in _document(graph, places))
 
 
 def _layers(graph: Graph) -> dict[str, int]:
@@ -113,9 +166,10 @@ def _middle(
     return (sum(beside) / len(beside) if beside else place[node_id]), place[node_id]
 
 
-def _document(graph: Graph, places: Mapping[str, tuple[int, int]]) -> Iterator[str]:
-    width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
-    height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN
+def _document(graph: Graph, layout: _Layout) -> Iterator[str]:
+    margin = 2 if layout.column else _MARGIN
+    width = max(x for x, _ in layout.places.values()) + layout.wide + margin
+    height = max(y for _, y in layout.places.values()) + layout.high + margin
     label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {len(graph.nodes)} things")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -123,40 +177,73 @@ def _document(graph: Graph, places: Mapping[str, tuple[int, int]]) -> Iterator[s
     )
     yield f"<style>{_STYLE}</style>"
     for edge in graph.edges:
-        yield from _line(edge, graph, places)
+        yield from _line(edge, graph, layout)
     roots = graph.roots or (graph.root,)
     for node_id, node in graph.nodes.items():
-        yield from _box(node, places[node_id], node_id in roots)
+        yield from _box(node, layout, node_id in roots)
     yield "</svg>"
 
 
-def _line(edge: Edge, graph: Graph, places: Mapping[str, tuple[int, int]]) -> Iterator[str]:
-    (from_x, from_y), (to_x, to_y) = places[edge.target], places[edge.source]
-    start, end = (from_x + _WIDTH, from_y + _HEIGHT // 2), (to_x, to_y + _HEIGHT // 2)
-    bend = max((end[0] - start[0]) // 2, 24)
+def _line(edge: Edge, graph: Graph, layout: _Layout) -> Iterator[str]:
+    (from_x, from_y), (to_x, to_y) = layout.places[edge.target], layout.places[edge.source]
     names = (_name(graph.nodes[edge.source]), edge.relation, _name(graph.nodes[edge.target]))
+    if layout.column:
+        # Out of the lower half of one, into the upper half of the other: which is which shows beside every box.
+        start, end = (from_x, from_y + layout.high // 2 + 9), (to_x, to_y + layout.high // 2 - 9)
+        rows = abs(to_y - from_y) // (layout.high + _DOWN)
+        bend = -min(_GUTTER + 12, 20 + 7 * rows)
+        curve = f"{start[0] + bend} {start[1]} {end[0] + bend} {end[1]}"
+    else:
+        start, end = (
+            (from_x + layout.wide, from_y + layout.high // 2),
+            (to_x, to_y + layout.high // 2),
+        )
+        bend = max((end[0] - start[0]) // 2, 24)
+        curve = f"{start[0] + bend} {start[1]} {end[0] - bend} {end[1]}"
     yield (
-        f'<path class="fl-line" d="M{start[0]} {start[1]}C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} '
+        f'<path class="fl-line" d="M{start[0]} {start[1]}C{curve} '
         f'{end[0] - 6} {end[1]}"><title>{_text(" ".join(names))}</title></path>'
     )
     yield f'<path class="fl-head" d="M{end[0]} {end[1]}l-8 -4v8z"/>'
 
 
-def _box(node: Node, place: tuple[int, int], root: bool) -> Iterator[str]:
-    x, y = place
+def _box(node: Node, layout: _Layout, root: bool) -> Iterator[str]:
+    (x, y), wide = layout.places[node.id], layout.wide
     marks = " fl-yanked" if node.yanked is not None else " fl-told" if node.withdrawals else ""
     marks += " fl-root" if root else ""
+    note = _note(node, layout)
+    caption = _short(_caption(node), layout.letters - (len(note) + 1 if note else 0))
     yield f'<g class="{"fl-over" if node.over else "fl-node"}"><title>{_text(_told(node))}</title>'
-    yield f'<rect class="fl-box fl-{node.kind}{marks}" x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
-    yield f'<text class="fl-kind" x="{x + 10}" y="{y + 18}" font-size="11">{_text(_short(_caption(node)))}</text>'
-    yield f'<text class="fl-name" x="{x + 10}" y="{y + 35}">{_text(_short(node.name))}</text>'
-    if node.withdrawals:
+    yield f'<rect class="fl-box fl-{node.kind}{marks}" x="{x}" y="{y}" width="{wide}" height="{layout.high}" rx="6"/>'
+    yield f'<text class="fl-kind" x="{x + _PADDING}" y="{y + 18}" font-size="11">{_text(caption)}</text>'
+    for number, line in enumerate(_lines(node.name, layout)):
+        yield f'<text class="fl-name" x="{x + _PADDING}" y="{y + 35 + 15 * number}">{_text(line)}</text>'
+    if note:
         kind = "fl-warn" if node.yanked is not None else "fl-note"
         yield (
-            f'<text class="{kind}" x="{x + _WIDTH - 10}" y="{y + 18}" text-anchor="end" font-size="11" '
-            f'font-weight="bold">{_NOTES[node.withdrawals[0].relation]}</text>'
+            f'<text class="{kind}" x="{x + wide - _PADDING}" y="{y + 18}" text-anchor="end" font-size="11" '
+            f'font-weight="bold">{note}</text>'
         )
     yield "</g>"
+
+
+def _note(node: Node, layout: _Layout) -> str:
+    """Return what is said of yanks in a box: all of it where there is room."""
+    if not node.withdrawals:
+        return ""
+    words = _NOTES[node.withdrawals[0].relation]
+    return words if layout.letters >= 2 * len(words) or node.yanked is not None else "note"
+
+
+def _lines(name: str, layout: _Layout) -> list[str]:
+    """Return a name in as many lines as a box has, cut where a word ends if there is such a place."""
+    if len(name) <= layout.letters or layout.lines == 1:
+        return [_short(name, layout.letters)]
+    first = name[: layout.letters]
+    # A task's name holds together: `course_rec#` is a better line than `course_`.
+    ends = (max(first.rfind(mark) for mark in marks) + 1 for marks in ("# /", "_-.:,"))
+    end = next((end for end in ends if end > layout.letters // 3), layout.letters)
+    return [name[:end].rstrip(), _short(name[end:].lstrip(), layout.letters)]
 
 
 def _caption(node: Node) -> str:
@@ -173,12 +260,12 @@ def _name(node: Node) -> str:
     return f"{node.kind} {node.name}"
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int) -> str:
     """Return a text cut to what fits; of a name the end tells more than the middle."""
-    if len(text) <= _LETTERS:
+    if len(text) <= most:
         return text
-    tail = _LETTERS // 2
-    return f"{text[: _LETTERS - tail - 1]}…{text[-tail:]}"
+    tail = most // 2
+    return f"{text[: most - tail - 1]}…{text[-tail:]}"
 
 
 def _text(text: str) -> str:

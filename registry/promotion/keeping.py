@@ -58,7 +58,7 @@ def set_rules(
             _tell(workspace, session, row, "rules.set", {"before": before, **after, "reason": reason})
         shown = row or tables.AliasRule(task=task, alias=alias)
         return {
-            **_view(shown),
+            **rule_view(shown),
             **after,
             "changed": changed,
             "applies_to": _aliases_under(session, task, alias),
@@ -80,14 +80,14 @@ def show_rules(workspace: Workspace, target: str) -> dict[str, Any]:
         row = rule_for(session, task, alias)
         if row is None:
             raise _none(target)
-        return _view(row)
+        return rule_view(row)
 
 
 def list_rules(workspace: Workspace) -> list[dict[str, Any]]:
     """Return all rules, as `show_rules` does, those of every task first."""
     rule = tables.AliasRule
     with workspace.database.read() as session:
-        return [_view(row) for row in session.scalars(select(rule).order_by(rule.task, rule.alias))]
+        return [rule_view(row) for row in session.scalars(select(rule).order_by(rule.task, rule.alias))]
 
 
 def remove_rules(
@@ -107,7 +107,7 @@ def remove_rules(
         row = _own(session, task, alias)
         if row is None:
             raise _none(target)
-        view = _view(row)
+        view = rule_view(row)
         if not dry_run:
             detail = {"before": _stated(row), "guarded": False, "rules": {}, "reason": reason}
             session.delete(row)
@@ -160,7 +160,8 @@ def _stated(row: tables.AliasRule | None) -> dict[str, Any] | None:
     return None if row is None else {"guarded": row.guarded, "rules": row.rules}
 
 
-def _view(row: tables.AliasRule) -> dict[str, Any]:
+def rule_view(row: tables.AliasRule) -> dict[str, Any]:
+    """Return rules as `show_rules` has them."""
     return {
         "alias": text_of(row),
         "task": row.task or None,

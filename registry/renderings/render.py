@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FormatError
 from fusery.storage.manifest import Manifest
+from fusery.storage.temporary import make_temporary
 
 from ..adapter_files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 
@@ -36,7 +36,7 @@ class Scratch:
     """A temporary folder that lasts as long as somebody holds this."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="fusery-"))
+        self.path = make_temporary("form")
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

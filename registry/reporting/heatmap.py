@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,39 +26,63 @@ _VIRIDIS = (
 )
 """The colours of matplotlib's viridis: told apart by the colour-blind, and by their brightness on paper."""
 
-_LEFT = 124
+WIDTH = 860
 _WIDE, _NARROW, _HIGH = 40, 20, 26
-_MOST_WIDE = 14
-"""Layers up to which there is room for a number in each cell."""
+"""Of a cell with a number in it, and of one with a mark at most."""
 
 _LEAST = 420
 
 
-def heat_map_picture(key: str, view: Mapping[str, Any]) -> Markup | None:
-    """Return the map of one fused model; None where nothing is known of its modules."""
-    rows, outside = view["rows"], view["outside"]
+def heat_map_picture(key: str, view: Mapping[str, Any], width: int = WIDTH) -> Markup | None:
+    """Return the map of one fused model; None where nothing is known of its modules.
+
+    Layers without a module that was adapted are left out, and where there are more than the width has room for, they stand
+    in bands below each other.
+
+    Args:
+        key: unique on the page.
+        view: a map of the facts.
+        width: pixels that it fits into, at least 320.
+    """
+    layers, rows = touched(view)
+    outside = view["outside"]
     if not rows and not outside:
         return None
-    columns = max(1, len(view["layers"]))
-    wide = _WIDE if columns <= _MOST_WIDE else _NARROW
-    width = max(_LEAST, _LEFT + wide * columns + 16)
-    parts = list(_cells(rows, wide, 10))
-    bottom = 10 + _HIGH * len(rows)
-    if rows:
-        parts += _layer_numbers(view["layers"], wide, bottom)
+    left = 124 if width > _LEAST else 104
+    room = width - left - 16
+    wide = _WIDE if len(layers) * _WIDE <= room else _NARROW
+    most = max(1, room // wide)
+    bands = max(1, math.ceil(len(layers) / most))
+    each = max(1, math.ceil(len(layers) / bands))
+    parts: list[Markup] = []
+    bottom = 10.0
+    for start in range(0, len(layers), each):
+        part = slice(start, start + each)
+        parts += _cells([{**row, "cells": row["cells"][part]} for row in rows], left, wide, bottom)
+        bottom += _HIGH * len(rows)
+        parts += _layer_numbers(layers[part], left, wide, bottom)
         bottom += 40
-    parts += _cells(outside, _WIDE, bottom)
+    parts += _cells(outside, left, _WIDE, bottom)
     bottom += _HIGH * len(outside) + 14
-    parts += _legend(bottom)
+    parts += _legend(left, bottom, min(6.0, (width - left - 24) / _STEPS))
     return svg.picture(
         key,
         f"Fidelity of {view['name']}, {view['format']}",
         _told(view),
-        width,
-        bottom + 44,
+        max(min(_LEAST, width), left + wide * each + 16),
+        int(bottom + 44),
         parts,
         kind="fixed",
     )
+
+
+def touched(view: Mapping[str, Any]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Return the layers in which some module was adapted, and the rows of a map with the cells of those alone."""
+    kept = [
+        at for at in range(len(view["layers"])) if any(row["cells"][at] is not None for row in view["rows"])
+    ]
+    rows = [{**row, "cells": [row["cells"][at] for at in kept]} for row in view["rows"]] if kept else []
+    return [view["layers"][at] for at in kept], rows
 
 
 def _told(view: Mapping[str, Any]) -> str:
@@ -70,12 +95,12 @@ def _told(view: Mapping[str, Any]) -> str:
     )
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], wide: int, top: float) -> Iterator[Markup]:
+def _cells(rows: Sequence[Mapping[str, Any]], left: int, wide: int, top: float) -> Iterator[Markup]:
     for down, row in enumerate(rows):
         y = top + _HIGH * down
-        yield svg.text(_LEFT - 10, y + 17, short(row["label"], 17), anchor="end")
+        yield svg.text(left - 10, y + 17, short(row["label"], left // 7 - 1), anchor="end")
         for across, cell in enumerate(row["cells"]):
-            yield from _cell(finite(cell), _LEFT + wide * across, y, wide)
+            yield from _cell(finite(cell), left + wide * across, y, wide)
 
 
 def _cell(value: float | None, x: float, y: float, wide: int) -> Iterator[Markup]:
@@ -120,31 +145,31 @@ def _brightness(colour: tuple[int, int, int]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _layer_numbers(layers: Sequence[int], wide: int, bottom: float) -> Iterator[Markup]:
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if len(layers) / step <= 40)
-    if wide == _NARROW:
-        step = max(2, step)
+def _layer_numbers(layers: Sequence[int], left: int, wide: int, bottom: float) -> Iterator[Markup]:
+    every = 1 if wide == _WIDE else 2
     for at, layer in enumerate(layers):
-        if layer % step == 0:
-            yield svg.text(_LEFT + wide * (at + 0.5), bottom + 16, str(layer), anchor="middle")
-    yield svg.text(_LEFT - 10, bottom + 16, "layer", anchor="end")
+        if at % every == 0:
+            yield svg.text(left + wide * (at + 0.5), bottom + 16, str(layer), anchor="middle")
+    yield svg.text(left - 10, bottom + 16, "layer", anchor="end")
 
 
-def _legend(top: float) -> Iterator[Markup]:
+_STEPS = 40
+
+
+def _legend(left: int, top: float, wide: float) -> Iterator[Markup]:
     """Yield the scale of colours, with the shares where a verdict changes."""
-    steps, wide = 40, 6
-    for at in range(steps):
-        colour = _colour((at + 0.5) / steps)
+    for at in range(_STEPS):
+        colour = _colour((at + 0.5) / _STEPS)
         yield svg.element(
             "rect",
-            x=_LEFT + wide * at,
+            x=left + wide * at,
             y=top,
             width=wide + 0.5,
             height=10,
             fill=f"#{bytes(colour).hex()}",
         )
     for value in (0.0, DEGRADED_FROM, PASS_FROM, 1.0):
-        x = _LEFT + steps * wide * value
+        x = left + _STEPS * wide * value
         yield svg.line(x, top, x, top + 14, "axis")
         yield svg.text(x, top + 28, f"{100 * value:.0f} %", anchor="middle")
-    yield svg.text(_LEFT - 10, top + 9, "retained", anchor="end")
+    yield svg.text(left - 10, top + 9, "retained", anchor="end")

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from . import svg
 from .text import finite, number, plural
 
-_WIDTH = 720
+WIDTH = 720
 _LEFT, _RIGHT = 60, 26
 _ROW = 18
 _MOST_FLAGS = 5
@@ -18,7 +18,7 @@ _APART = 78
 """Pixels between labels of versions, at least: a date is as long."""
 
 
-def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
+def versions_chart(key: str, section: Mapping[str, Any], width: int = WIDTH) -> Markup | None:
     """Return validation loss by version, with the aliases that hold one; None where no loss is known."""
     versions = section["versions"]
     losses = [finite(version["val_loss"]) for version in versions]
@@ -29,12 +29,12 @@ def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
     top, height = 16 + _ROW * len(flags), 250 + _ROW * len(flags)
     bottom = height - 46
     rise, ticks = svg.axis(known, bottom, top + 8)
-    step = (_WIDTH - _LEFT - _RIGHT - 28) / max(1, len(versions) - 1)
+    step = (width - _LEFT - _RIGHT - 28) / max(1, len(versions) - 1)
     places = [_LEFT + 14 + step * at for at in range(len(versions))]
     if len(versions) == 1:
-        places = [(_LEFT + _WIDTH - _RIGHT) / 2]
-    parts = [*_grid(rise, ticks), *_version_labels(versions, places, step, bottom)]
-    parts += _flagged(flags, versions, places, [bottom if loss is None else rise(loss) for loss in losses])
+        places = [(_LEFT + width - _RIGHT) / 2]
+    parts = [*_grid(rise, ticks, width), *_version_labels(versions, places, step, bottom)]
+    parts += _flagged(flags, width, places, [bottom if loss is None else rise(loss) for loss in losses])
     measured = [(at, rise(loss)) for at, loss in zip(places, losses, strict=True) if loss is not None]
     parts.append(svg.path(measured, "curve s0"))
     for version, at, loss in zip(versions, places, losses, strict=True):
@@ -43,7 +43,7 @@ def versions_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
         key,
         f"Validation loss of {section['task']} by version",
         _told(versions, losses),
-        _WIDTH,
+        width,
         height,
         parts,
     )
@@ -61,9 +61,9 @@ def _told(versions: Sequence[Mapping[str, Any]], losses: Sequence[float | None])
     )
 
 
-def _grid(rise: svg.Scale, ticks: Sequence[float]) -> Iterator[Markup]:
+def _grid(rise: svg.Scale, ticks: Sequence[float], width: int) -> Iterator[Markup]:
     for value in ticks:
-        yield svg.line(_LEFT, rise(value), _WIDTH - _RIGHT, rise(value), "grid")
+        yield svg.line(_LEFT, rise(value), width - _RIGHT, rise(value), "grid")
         yield svg.text(_LEFT - 10, rise(value) + 4, number(value), anchor="end")
 
 
@@ -86,7 +86,7 @@ def _flags(versions: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 
 def _flagged(
     flags: Sequence[tuple[str, int]],
-    versions: Sequence[Mapping[str, Any]],
+    width: int,
     places: Sequence[float],
     heights: Sequence[float],
 ) -> Iterator[Markup]:
@@ -94,7 +94,7 @@ def _flagged(
 
     for row, (alias, at) in enumerate(flags):
         x, y = places[at], 14.0 + _ROW * row
-        left = x < _WIDTH / 2
+        left = x < width / 2
         yield svg.line(x, y - 9, x, heights[at] - 8, "flag")
         yield svg.text(
             x + (7 if left else -7), y, f"#{short(alias, 24)}", "flagged", "start" if left else "end"
@@ -117,7 +117,7 @@ def _point(
         yield svg.element("circle", cx=x, cy=y, r=9, class_="wanted")
 
 
-def curves_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
+def curves_chart(key: str, section: Mapping[str, Any], width: int = WIDTH) -> Markup | None:
     """Return training curves: validation loss with marks, training loss as a thin line; None where there are none."""
     curves = [_curve(each) for each in section["curves"]]
     losses = [loss for curve in curves for points in curve for _, loss in points]
@@ -125,11 +125,11 @@ def curves_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
         return None
     steps = [float(step) for curve in curves for points in curve for step, _ in points]
     rise, ticks = svg.axis(losses, 244, 20)
-    run, marks = svg.axis([0.0, *steps], _LEFT, _WIDTH - _RIGHT, about=6)
-    parts = [*_grid(rise, ticks)]
+    run, marks = svg.axis([0.0, *steps], _LEFT, width - _RIGHT, about=6 if width >= WIDTH else 3)
+    parts = [*_grid(rise, ticks, width)]
     for value in marks:
         parts.append(svg.text(run(value), 266, f"{value:,.0f}", anchor="middle"))
-    parts.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, 286, "iteration", anchor="middle"))
+    parts.append(svg.text((_LEFT + width - _RIGHT) / 2, 286, "iteration", anchor="middle"))
     for at, (validated, trained) in enumerate(curves):
         for points, kind in ((trained, "thin"), (validated, "curve")):
             if len(points) > 1:
@@ -143,7 +143,7 @@ def curves_chart(key: str, section: Mapping[str, Any]) -> Markup | None:
         f"Learning curves of {section['task']}: {names}",
         "Loss by iteration; validation loss with marks, training loss as a thin line. "
         "The tables below have the numbers.",
-        _WIDTH,
+        width,
         296,
         parts,
     )

@@ -6,6 +6,7 @@ text are shown as escapes, and the page's own policy forbids scripts and request
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from markupsafe import Markup
 
 from ..lineage import svg as lineage_svg
 from . import text
+from .cells import cells
 from .facts import Facts
-from .heatmap import heat_map_picture
+from .heatmap import heat_map_picture, touched
 from .losses import curves_chart, swatch, versions_chart
-from .timeline import timeline, version_of
+from .timeline import timeline
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -55,15 +57,32 @@ def _pictures(key: str, section: dict[str, Any], facts: Facts) -> dict[str, Any]
     graph = facts.graphs[section["task"]]
     alone = len(graph.nodes) < 2 or len(graph.nodes) > _MOST_DRAWN
     return {
-        "versions": versions_chart(f"{key}-versions-picture", section),
-        "curves": curves_chart(f"{key}-curves-picture", section),
-        "aliases": timeline(f"{key}-aliases-picture", section),
+        "versions": _twice(versions_chart, f"{key}-versions-picture", section),
+        "curves": _twice(curves_chart, f"{key}-curves-picture", section),
+        "aliases": _twice(timeline, f"{key}-aliases-picture", section),
         "maps": [
-            heat_map_picture(f"{key}-map{at}-picture", view) for at, view in enumerate(section["maps"], 1)
+            _twice(heat_map_picture, f"{key}-map{at}-picture", view)
+            for at, view in enumerate(section["maps"], 1)
         ],
         # It escapes what it draws itself.
-        "lineage": None if alone else Markup(lineage_svg(graph)),
+        "lineage": None
+        if alone
+        else tuple(Markup(lineage_svg(graph, width=width)) for width in (_LINEAGE, _PHONE)),
     }
+
+
+def _twice(
+    draw: Callable[..., Markup | None], key: str, facts: Mapping[str, Any]
+) -> tuple[Markup, Markup] | None:
+    """Return a picture for a desktop and for paper, and the same for a phone: one that is scaled down has letters too small."""
+    wide, narrow = draw(key, facts), draw(f"{key}-phone", facts, _PHONE)
+    return None if wide is None or narrow is None else (wide, narrow)
+
+
+_PHONE = 356
+"""Pixels across that a phone has for a picture."""
+
+_LINEAGE = 1060
 
 
 _MOST_DRAWN = 120
@@ -88,7 +107,8 @@ def _environment() -> Environment:
     )
     names = ("change", "number", "plural", "share", "short", "size", "when")
     environment.filters |= {name: getattr(text, name) for name in names}
-    environment.filters |= {"version": lambda name, task: f"v{version_of(task, name)}"}
+    environment.filters |= {"cells": cells, "touched": touched}
+    environment.filters |= {"version": lambda name, task: f"v{text.version_of(task, name)}"}
     environment.globals |= {
         "states": _STATES,
         "verdicts": _VERDICTS,

@@ -127,11 +127,18 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
+_NOTHING = 1e-300
+"""What is smaller is drawn as 0: a step between round numbers has no digits left there."""
+
+
 def axis(values: Sequence[float], start: float, end: float, *, about: int = 5) -> tuple[Scale, list[float]]:
     """Return a scale that has room for values, and round numbers along it."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = (low - abs(low or 1.0) / 10, high + abs(high or 1.0) / 10)
+    largest = max(abs(low), abs(high))
+    if largest < _NOTHING:
+        low, high = -0.1, 0.1
+    elif high - low <= 1e-9 * largest:
+        low, high = low - largest / 10, high + largest / 10
     step = _step(high / about - low / about)
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = [number * step for number in range(first, last + 1)]

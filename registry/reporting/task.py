@@ -19,6 +19,8 @@ from ..resolve import load_adapters
 from ..training.facts import recorded_curve
 from ..views import adapter_views, moment
 from ..withdrawals import of_bundles, own_reason, shown
+from .decisions import approvals_of, decisions_of, rules_of
+from .holders import holders
 from .models import fused_facts
 from .scope import Scope
 from .signed import signatures_over
@@ -71,6 +73,8 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
     }
     deployments = _deployments(session, scope.deployments)
     yanks, yanks_total = _yanks(session, task, adapter)
+    aliases, rules = _aliases(session, task, adapter), rules_of(session, task)
+    named = {each["alias"] for each in aliases} | {rule["alias"].partition("#")[2] for rule in rules}
     graph, complete = _lineage(session, rows, adapter)
     versions = _views(session, rows)
     corrections = _amendments([view for view in versions if adapter is None or view["name"] == adapter.name])
@@ -82,7 +86,11 @@ def task_section(session: Session, task: tables.Task, adapter: tables.Adapter | 
         "versions_total": _count(session, select(tables.Adapter.id).where(tables.Adapter.task_id == task.id)),
         "versions": versions,
         **_curves(session, list(shown.values())),
-        "aliases": _aliases(session, task, adapter),
+        "holders": holders(session, task.name, aliases, yanks),
+        "aliases": aliases,
+        "rules": rules,
+        **approvals_of(session, list(shown)),
+        **decisions_of(session, task, named, adapter),
         "fused": models["lines"],
         "fused_total": models["total"],
         "maps": models["maps"],

@@ -83,6 +83,13 @@ def when(value: str | None) -> str:
     return "–" if found is None else f"{found:%Y-%m-%d %H:%M}"
 
 
+def version_of(task: str, name: str) -> str:
+    """Return the version in an adapter's name, or the name where it has none."""
+    return (
+        name.removeprefix(f"{task}_v").partition("_")[0] if name.startswith(f"{task}_v") else short(name, 10)
+    )
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     """Return a count with its noun: `1 version`, `1,204 versions`."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"

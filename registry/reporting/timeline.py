@@ -9,10 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from . import svg
-from .text import moment, plural, short
+from .text import moment, plural, short, version_of
 
-_WIDTH = 720
-_LEFT, _RIGHT = 128, 26
+WIDTH = 720
+_RIGHT = 26
 _ROW, _BAR = 40, 24
 _TOP = 8
 _LETTER = 7.2
@@ -27,10 +27,9 @@ _STEPS = (
     *(timedelta(days=count) for count in (1, 2, 7, 14)),
 )
 _MONTHS = (1, 2, 3, 6, 12, 24, 60, 120, 600)
-_MOST_TICKS = 6
 
 
-def timeline(key: str, section: Mapping[str, Any]) -> Markup | None:
+def timeline(key: str, section: Mapping[str, Any], width: int = WIDTH) -> Markup | None:
     """Return which adapter each alias of a task held when, until the registry last changed; None without aliases."""
     aliases = [alias for alias in section["aliases"] if alias["moves"]]
     moments = [at for alias in aliases for move in alias["moves"] if (at := moment(move["at"])) is not None]
@@ -40,7 +39,8 @@ def timeline(key: str, section: Mapping[str, Any]) -> Markup | None:
     end = max([*moments, moment(section["until"]) or start])
     if end <= start:
         end = start + timedelta(seconds=1)
-    run = svg.Scale(start.timestamp(), end.timestamp(), _LEFT, _WIDTH - _RIGHT)
+    left = 128 if width >= WIDTH else 96
+    run = svg.Scale(start.timestamp(), end.timestamp(), left, width - _RIGHT)
     bottom = _TOP + _ROW * len(aliases)
     parts = list(_time_axis(start, end, run, bottom))
     withdrawn = {yank["adapter"] for yank in section["yanks"] if yank["lifted_at"] is None}
@@ -53,7 +53,7 @@ def timeline(key: str, section: Mapping[str, Any]) -> Markup | None:
         f"Who held the aliases of {section['task']} when",
         f"{plural(len(aliases), 'alias', 'aliases')}, from {start:%Y-%m-%d} to {end:%Y-%m-%d}. "
         "The tables below have every move.",
-        _WIDTH,
+        width,
         bottom + 34,
         parts,
     )
@@ -68,7 +68,8 @@ def _bars(
     tints: Mapping[str, int],
     withdrawn: set[str],
 ) -> Iterator[Markup]:
-    yield svg.text(_LEFT - 14, y + 22, f"#{short(alias['alias'], 14)}", "label strong", "end")
+    left = run.start
+    yield svg.text(left - 14, y + 22, f"#{short(alias['alias'], int(left) // 10)}", "label strong", "end")
     moves = alias["moves"]
     for at, move in enumerate(moves):
         begun = moment(move["at"])
@@ -97,33 +98,26 @@ def _bars(
             yield svg.text(x + width / 2, y + 22.5, label, "inside", "middle")
 
 
-def version_of(task: str, name: str) -> str:
-    """Return the version in an adapter's name, or the name where it has none."""
-    return (
-        name.removeprefix(f"{task}_v").partition("_")[0] if name.startswith(f"{task}_v") else short(name, 10)
-    )
-
-
 def _time_axis(start: datetime, end: datetime, run: svg.Scale, bottom: float) -> Iterator[Markup]:
-    yield svg.line(_LEFT, bottom + 4, _WIDTH - _RIGHT, bottom + 4, "axis")
-    ticks, form = _ticks(start, end)
+    yield svg.line(run.start, bottom + 4, run.end, bottom + 4, "axis")
+    ticks, form = _ticks(start, end, int(run.end - run.start) // 90)
     for tick in ticks:
         x = run(tick.timestamp())
         yield svg.line(x, _TOP, x, bottom + 4, "grid")
-        anchor = "start" if x < _LEFT + 30 else "end" if x > _WIDTH - _RIGHT - 30 else "middle"
+        anchor = "start" if x < run.start + 30 else "end" if x > run.end - 30 else "middle"
         yield svg.text(x, bottom + 24, tick.strftime(form), anchor=anchor)
 
 
-def _ticks(start: datetime, end: datetime) -> tuple[Sequence[datetime], str]:
-    """Return moments between two that people think in, and how they are written."""
+def _ticks(start: datetime, end: datetime, most: int = 6) -> tuple[Sequence[datetime], str]:
+    """Return moments between two that people think in, about as many as there is room for, and how they are written."""
     span = end - start
     if span < 2 * _STEPS[0]:
         return [start, end], "%H:%M:%S"
     for step in _STEPS:
-        if span / step <= _MOST_TICKS:
+        if span / step <= most:
             form = "%Y-%m-%d" if step >= timedelta(days=1) else "%d %b %H:%M"
             return _every(start, end, step), form
-    months = next((count for count in _MONTHS if span.days / 30.4 / count <= _MOST_TICKS), _MONTHS[-1])
+    months = next((count for count in _MONTHS if span.days / 30.4 / count <= most), _MONTHS[-1])
     return _months(start, end, months), "%Y" if months % 12 == 0 else "%b %Y"
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from fusery.storage.temporary import temporary_folder
 
 from ..errors import BadInputError, CheckFailedError, MissingExtraError
 from .envelope import BadSignatureError, parse_envelope
@@ -90,9 +91,9 @@ def sign_with_sigstore(name: str, files: Mapping[str, str], token: str | None) -
 
 
 def _signed(config: Any, name: str, files: Mapping[str, str]) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="fusery-sign-") as folder:
-        place = Path(folder) / "signature"
-        config.set_hashing_config(_hashing(name, files)).sign(Path(folder) / "model", place)
+    with temporary_folder("sign") as folder:
+        place = folder / "signature"
+        config.set_hashing_config(_hashing(name, files)).sign(folder / "model", place)
         data = place.read_bytes()
     statement = read_statement(parse_envelope(data, "the new signature"))
     if statement.ignored or dict(statement.files) != dict(files):
@@ -146,14 +147,14 @@ def _check(configure: Any, signature: bytes) -> None:
     statement = read_statement(parse_envelope(signature, "the signature"))
     if statement.ignored:
         raise BadSignatureError("the signature leaves paths out, and cannot be checked this way")
-    with tempfile.TemporaryDirectory(prefix="fusery-verify-") as folder:
-        place = Path(folder) / "signature"
+    with temporary_folder("verify") as folder:
+        place = folder / "signature"
         place.write_bytes(signature)
         try:
             known = _hashing(statement.name, statement.files)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                configure().set_hashing_config(known).verify(Path(folder) / "model", place)
+                configure().set_hashing_config(known).verify(folder / "model", place)
         except Exception as error:  # of four libraries, each with its own
             why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise BadSignatureError(f"the signature does not hold: {why}") from error

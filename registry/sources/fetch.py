@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 from ..errors import BadInputError, MissingExtraError
+
+Scratch = Callable[[], AbstractContextManager[Path]]
+"""What gives a folder for a while."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -38,14 +41,14 @@ class FetchedBase:
 
 @contextmanager
 def fetched(
-    source: str, *, revision: str | None, scratch: Path, say: Callable[[str], None]
+    source: str, *, revision: str | None, scratch: Scratch, say: Callable[[str], None]
 ) -> Iterator[FetchedBase]:
     """Yield a source's files as a local folder; what was made for it is removed afterwards.
 
     Args:
         source: a folder, a GGUF file, or a hub id `org/name`.
         revision: the hub's branch, tag or commit; only for hub ids.
-        scratch: a folder for temporary files, on a disk with room for the model.
+        scratch: gives a folder for temporary files, on a disk with room for the model.
         say: told what is going on, one sentence at a time.
 
     Raises:
@@ -71,9 +74,7 @@ def fetched(
         )
 
 
-def _from_gguf(path: Path, scratch: Path, say: Callable[[str], None]) -> Iterator[FetchedBase]:
-    import tempfile
-
+def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iterator[FetchedBase]:
     from .gguf import convert_gguf, is_gguf
 
     if not is_gguf(path):
@@ -82,14 +83,13 @@ def _from_gguf(path: Path, scratch: Path, say: Callable[[str], None]) -> Iterato
         # Said before minutes of reading, and before anything about the file itself.
         if not _installed(package):
             raise MissingExtraError("reading a GGUF file", "gguf")
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gguf-", dir=scratch) as folder:
+    with scratch() as folder:
         say(f"converting {path.name}")
-        convert_gguf(path, Path(folder))
+        convert_gguf(path, folder)
         stem = re.sub(r"\.(Q\d[\w]*|F16|F32|BF16|gguf)$", "", path.stem, flags=re.IGNORECASE)
         # By which the file is known again: it is the base's source, though none of its bytes are kept.
         digest, _ = digest_file(path)
-        yield FetchedBase(Path(folder), f"gguf:{path.name}", digest, stem, durable=False)
+        yield FetchedBase(folder, f"gguf:{path.name}", digest, stem, durable=False)
 
 
 def _installed(package: str) -> bool:

@@ -36,6 +36,15 @@ def test_as_json(stocked: Fusery, prompts: Path) -> None:
     assert ran.json["conclusion"].startswith("The adapter changed ")
 
 
+def test_prompts_that_are_not_of_the_task_are_told_of(stocked: Fusery, prompts: Path) -> None:
+    ran = stocked("probe", "course_rec@1", "--against", "base", "--prompts", prompts)
+    assert ran.code == 0
+    assert "These prompts are unlike what the adapter was trained on" in ran.out
+    assert "Hint: give prompts of its task" in ran.err
+    built_in = stocked("probe", "course_rec@1", "--against", "base", "--limit", "2")
+    assert "tokens scored; built-in ones" in built_in.out
+
+
 def test_names_only(stocked: Fusery, prompts: Path) -> None:
     ran = stocked("probe", "course_rec@1", "--against", "course_rec@2", "--prompts", prompts, "-q")
     assert ran.out == "course_rec_v1_20260115\ncourse_rec_v2_20260201\n"

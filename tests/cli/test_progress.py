@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_commands_that_move_bytes_show_a_bar(
     monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "empty"))
     said = shown("fuse", "course_rec@1")
     assert "from the store" in said and SHARE in said
+
+
+def test_commands_that_run_models_show_what_is_left(stocked: Fusery, shown: Shown) -> None:
+    said = shown("probe", "course_rec@1", "--limit", "4")
+    assert "answering, in tokens" in said
+    assert re.search(r"\d+/\d+", said)
+    assert re.search(r"\d:\d\d:\d\d", said)  # the time that is left
+    assert "reading" in shown("calibrate", "tiny")
 
 
 def test_a_script_sees_no_bar(fusery: Fusery, tiny_base: Path) -> None:

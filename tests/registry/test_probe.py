@@ -19,7 +19,7 @@ from fusery.storage.errors import FuseryError
 
 DOCUMENTED = {
     "a", "b", "prompts", "tokens", "kl", "kl_p99", "top1_agreement", "loss_a", "loss_b", "loss_base", "gain_kept",
-    "seconds", "conclusion", "rows",
+    "seconds", "conclusion", "about_prompts", "rows",
 }  # fmt: skip
 
 

@@ -52,10 +52,10 @@ def any_graph(draw: st.DrawFn) -> Graph:
     return Graph("n0", nodes, list(dict.fromkeys(edges)))
 
 
-@given(any_graph())
-@settings(max_examples=150, deadline=None)
-def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph) -> None:
-    text = svg(graph)
+@given(any_graph(), st.sampled_from([None, 300, 356, 700, 1060]))
+@settings(max_examples=250, deadline=None)
+def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph, most: int | None) -> None:
+    text = svg(graph, width=most)
     root = ElementTree.fromstring(text)
     boxes = [
         tuple(int(box.get(key, "0")) for key in ("x", "y", "width", "height"))
@@ -67,7 +67,8 @@ def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph) -> None
     for (ax, ay, aw, ah), (bx, by, bw, bh) in combinations(boxes, 2):
         assert ax + aw <= bx or bx + bw <= ax or ay + ah <= by or by + bh <= ay
     assert len(list(root.iter(f"{SVG}path"))) == 2 * len(graph.edges)
-    assert svg(graph) == text
+    assert most is None or width <= most
+    assert svg(graph, width=most) == text
 
 
 def test_what_was_made_stands_to_the_right_of_what_it_was_made_from(

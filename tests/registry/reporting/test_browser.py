@@ -9,12 +9,15 @@ from typing import Any
 
 import browser
 import pytest
+import showcase
+
+from fusery.registry import Registry
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not browser.is_complete(), reason=browser.MISSING),
 ]
-WIDE, PHONE = {"width": 1100, "height": 900}, {"width": 375, "height": 740}
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 LOOKS: dict[str, tuple[dict[str, int], dict[str, str]]] = {
     "light": (WIDE, {"media": "screen", "color_scheme": "light"}),
     "dark": (WIDE, {"media": "screen", "color_scheme": "dark"}),
@@ -79,15 +82,117 @@ def test_it_is_quiet_and_alone(chromium: Any, place: Path) -> None:
 @pytest.mark.parametrize("name", LOOKS)
 def test_all_pictures_are_there_and_nothing_sticks_out(page: Any, name: str) -> None:
     look(page, name)
-    sizes = page.eval_on_selector_all(
-        "svg", "all => all.map(one => one.getBoundingClientRect()).map(box => [box.width, box.height])"
+    pairs = page.eval_on_selector_all(
+        ".picture",
+        "all => all.map(one => [...one.children].map(each => each.firstElementChild.clientHeight > 40))",
     )
-    assert len(sizes) >= 6
-    assert all(width > 0 and height > 0 for width, height in sizes)
+    assert len(pairs) >= 5
+    # Each is there once for desktops and paper, and once for phones, and one of them is shown.
+    assert all(sorted(pair) == [False, True] for pair in pairs)
+    assert all(pair[0] != name.endswith("phone") for pair in pairs)
     assert page.eval_on_selector_all("img", "all => all.every(one => one.complete && one.naturalWidth)")
     assert _width(page) <= page.viewport_size["width"]
     page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
     assert _width(page) <= page.viewport_size["width"]
+
+
+CUT = """() => {
+  const found = [], width = document.documentElement.clientWidth;
+  for (const one of document.querySelectorAll('body *')) {
+    if (!one.checkVisibility() || one.matches('.skip, thead, thead *, title, desc, style')) continue;
+    const name = `${one.tagName} ${one.getAttribute('class') || ''} ${(one.textContent || '').trim().slice(0, 60)}`;
+    const inside = getComputedStyle(one).overflowX !== 'visible' && one.clientWidth > 0;
+    if (inside && one.scrollWidth > one.clientWidth) found.push(`${name}: ${one.scrollWidth} in ${one.clientWidth}`);
+    const box = one.getBoundingClientRect();
+    if (box.width && (box.left < -0.5 || box.right > width + 0.5)) found.push(`${name}: ${box.left} to ${box.right}`);
+    const svg = one.closest('svg');
+    if (one.matches('svg text')) {
+      const all = svg.getBoundingClientRect();
+      if (box.left < all.left - 1 || box.right > all.right + 1) found.push(`${name}: out of its picture`);
+    }
+  }
+  return found;
+}"""
+"""Everything that is wider than what it stands in, or not whole on the screen."""
+
+BROKEN = """() => {
+  const found = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (!node.parentElement.checkVisibility() || node.parentElement.closest('svg, style, .skip')) continue;
+    for (const word of node.data.matchAll(/\\w+/g)) {
+      if (word[0].length > 16) continue;
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].filter(box => box.width).map(box => Math.round(box.top)));
+      if (lines.size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+"""Every word that stands on two lines."""
+
+PAPER = {"width": 688, "height": 1000}
+"""A4 without its margins."""
+
+SIZES = (320, 390, 768, 1090, 1280)
+
+
+def _require_whole(page: Any) -> None:
+    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    for width in SIZES:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(CUT)[:8] == [], width
+        assert page.evaluate(BROKEN)[:8] == [], width
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    assert page.evaluate(CUT)[:8] == []
+
+
+def test_nothing_is_cut_off_and_no_word_is_broken(page: Any) -> None:
+    _require_whole(page)
+
+
+def test_neither_with_long_names_of_everything(chromium: Any, copied: Registry, tmp_path: Path) -> None:
+    showcase.fill_with_long_names(copied, tmp_path)
+    copied.report("course_rec", html=tmp_path / "long.html")
+    opened = chromium.new_page(offline=True)
+    opened.goto((tmp_path / "long.html").as_uri())
+    assert "the-team-of-recommendations" in opened.text_content("body")
+    _require_whole(opened)
+    opened.close()
+
+
+def test_a_phone_shows_verdicts_and_adapted_layers(page: Any, place: Path) -> None:
+    look(page, "phone")
+    for verdict in page.locator(".state", has_text=re.compile("PASS|LOST")).all():
+        box = verdict.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE["width"]
+    maps = page.locator(".phone svg.fixed")
+    assert maps.count() >= 1
+    for number in range(maps.count()):
+        picture = maps.nth(number)
+        assert picture.locator("rect title").count() > 0
+        assert picture.locator("rect.nothing").count() == 0
+    # What a column is called stands beside each value, where the head of the table is not shown.
+    names = page.eval_on_selector_all(
+        "table:not(.narrow) td",
+        "all => all.filter(one => one.checkVisibility()).map(one => getComputedStyle(one, '::before').content)",
+    )
+    assert len(names) > 50
+    assert all(len(name) > 3 for name in names)
+
+
+def test_every_section_is_there_and_says_something(page: Any) -> None:
+    for name in ("light", "phone"):
+        look(page, name)
+        heights = page.eval_on_selector_all(
+            "main section", "all => all.map(one => [one.textContent.trim().slice(0, 30), one.clientHeight])"
+        )
+        assert len(heights) >= 12
+        assert all(height > 40 for _, height in heights), heights
 
 
 def _width(page: Any) -> int:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusery.registry.reporting import svg, text, timeline
 from fusery.registry.reporting.heatmap import heat_map_picture
 from fusery.registry.reporting.losses import curves_chart, versions_chart
 
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
+_PLAIN = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
+_POWERS = st.builds(
+    lambda digits, power: digits * 10.0**power, st.floats(-9.99, 9.99), st.integers(-324, 298)
+)
+_EDGES = st.sampled_from((0.0, 5e-324, -5e-324, sys.float_info.min, -sys.float_info.min, 1e299, -1e299))
+NUMBERS = _PLAIN | _POWERS | _EDGES
+"""What a loss may be, with all that a number can be: denormal, of any size, the same again, as far apart as can be."""
 
 
-@given(st.lists(NUMBERS, min_size=1, max_size=20))
+@given(
+    st.lists(NUMBERS, min_size=1, max_size=20)
+    | st.builds(lambda one, count: [one] * count, NUMBERS, st.integers(1, 3))
+)
+@example([5e-324])
+@example([0.0, 5e-324])
+@example([1e-300, 2e-300])
+@example([-1e299, 1e299])
 def test_an_axis_has_room_for_all_values_and_few_round_numbers(values: list[float]) -> None:
     scale, ticks = svg.axis(values, 200.0, 0.0)
     assert 2 <= len(ticks) <= 9
@@ -61,6 +75,7 @@ def version(number: int, loss: Any, **more: Any) -> dict[str, Any]:
     return {**view, "aliases": [], "yanked": False, **more}
 
 
+@example([5e-324])
 @given(st.lists(st.none() | NUMBERS | st.just(float("inf")) | st.just("low"), min_size=1, max_size=40))
 def test_versions_are_marked_as_what_they_are(losses: list[Any]) -> None:
     section = {
@@ -137,17 +152,44 @@ def test_bars_are_as_long_as_an_alias_held_something() -> None:
 
 
 def test_a_map_shows_lost_and_degraded_cells_without_colour() -> None:
-    layers = list(range(20))
+    layers = list(range(30))
     view = {
         "name": "a",
         "format": "keep",
         "fidelity": {"retained": 0.5},
         "layers": layers,
-        "rows": [{"label": "q_proj", "cells": [None, 0.1, 0.5, 0.9, *([1.2] * 15), -0.2]}],
+        "rows": [
+            {"label": "q_proj", "cells": [None, 0.1, 0.5, 0.9, *([1.2] * 25), -0.2]},
+            {"label": "k_proj", "cells": [None, None, *([1.0] * 28)]},
+        ],
         "outside": [{"label": "lm_head", "cells": [0.25]}],
     }
     made = heat_map_picture("k", view)
     assert made is not None
     assert (made.count(">×<"), made.count(">–<")) == (2, 1)
-    assert made.count('class="nothing"') == 1
+    assert made.count('class="nothing"') == 1  # in a layer that was adapted; others are not drawn
     assert ">25<" in made
+
+
+@given(st.integers(1, 130), st.integers(0, 129), st.sampled_from([356, 860]))
+def test_a_map_fits_and_has_every_adapted_layer_and_no_other(count: int, first: int, width: int) -> None:
+    cells = [None if layer < first else 0.5 for layer in range(count)]
+    view = {
+        "name": "a",
+        "format": "keep",
+        "fidelity": {"retained": 0.5},
+        "layers": list(range(count)),
+        "rows": [{"label": "q_proj", "cells": cells}],
+        "outside": [],
+    }
+    made = heat_map_picture("k", view, width)
+    adapted = max(0, count - first)
+    if not adapted:
+        assert made is None
+        return
+    assert made is not None
+    assert 'class="nothing"' not in made
+    assert len(re.findall(r"<rect [^>]*rx=", made)) == adapted
+    assert int(re.findall(r'width="(\d+)" height', made)[0]) <= width
+    boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', made)
+    assert all(float(x) + float(wide) <= width for x, wide in boxes)

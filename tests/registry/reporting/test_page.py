@@ -18,6 +18,7 @@ SECTIONS = (
     "Versions",
     "Learning curves",
     "Who held which alias when",
+    "Rules and promotions",
     "Lineage",
     "Fidelity of fused models",
     "Signatures",

@@ -1,0 +1,179 @@
+"""Which version holds an alias and why, in a sentence; and what rules, approvals and refusals led to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import htmltree
+import pytest
+import showcase
+
+from fusery.registry import Registry
+
+
+def held(registry: Registry, subject: str, alias: str) -> dict[str, Any]:
+    """Return what a report says of an alias."""
+    (section,) = registry.report(subject).facts["tasks"]
+    (found,) = [each for each in section["holders"] if each["alias"] == alias]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_who_moved_it_when_and_what_the_rules_said(shown: Registry) -> None:
+    prod = held(shown, "course_rec", "prod")
+    assert (prod["version"], prod["from"], prod["by"]) == ("5", "course_rec_v3_20260225", "anna")
+    assert [(rule["rule"], rule["state"]) for rule in prod["rules"]] == [
+        ("not_yanked", "passed"),
+        ("admission", "passed"),
+        ("val_loss_within", "passed"),
+        ("approvals", "passed"),
+    ]
+    assert prod["says"] == (
+        "#prod holds v5 since 2026-05-08 21:30: anna moved it from v3 (“with a shorter prompt”); all 4 rules were passed "
+        "(not_yanked: it is not withdrawn; admission: admission found no error; val_loss_within: 0.556 against 0.65 of "
+        "course_rec_v3_20260225, at most 0.02 more wanted; approvals: 1 of 1 approved: ben)."
+    )
+    staging = held(shown, "course_rec", "staging")
+    assert staging["says"].endswith("anna moved it from v5 (“try version 6”); no rule was asked.")
+    (section,) = shown.report("course_rec").facts["tasks"]
+    assert [each["alias"] for each in section["holders"]] == ["prod", "staging"]
+
+
+def test_the_sentence_stands_above_everything_else(pages: dict[str | None, Path], shown: Registry) -> None:
+    for subject in ("course_rec", "course_rec#prod"):
+        tree = htmltree.parse(pages[subject].read_text(encoding="utf-8"))
+        (header,) = tree.all("header")
+        assert held(shown, "course_rec", "prod")["says"] in header.text
+    tree = htmltree.parse(pages[None].read_text(encoding="utf-8"))
+    assert held(shown, "course_rec", "prod")["says"] in tree.all("main")[0].text
+    (header,) = tree.all("header")
+    for task in ("course_rec", "mail"):
+        assert f"{task}{held(shown, task, 'prod')['says'][:30]}" in header.text
+    assert "staging" not in header.text
+
+
+def test_prod_stands_before_all_others(copied: Registry) -> None:
+    copied.set_alias("course_rec@1", "canary")
+    (section,) = copied.report("course_rec").facts["tasks"]
+    assert [each["alias"] for each in section["holders"]] == ["prod", "canary", "staging"]
+
+
+def test_an_emergency_a_withdrawal_and_nothing_held(copied: Registry) -> None:
+    copied.roll_back("course_rec#prod", reason="answers in the wrong language", emergency=True)
+    prod = held(copied, "course_rec", "prod")
+    assert prod["emergency"]
+    assert "from v5 (“answers in the wrong language”); in an emergency, past its rules." in prod["says"]
+    copied.yank("course_rec@3", reason="licence of the data")
+    assert held(copied, "course_rec", "prod")["says"].endswith(
+        "that version is withdrawn now (“licence of the data”)."
+    )
+    copied.remove_alias("course_rec#prod", reason="none is fit", emergency=True)
+    prod = held(copied, "course_rec", "prod")
+    assert (prod["version"], prod["withdrawn"]) == (None, None)
+    assert prod["says"].startswith("#prod holds nothing since ")
+    assert "anna took it from v3 (“none is fit”); in an emergency" in prod["says"]
+
+
+def test_a_holder_that_was_judged_once_more(copied: Registry) -> None:
+    copied.amend("course_rec@5", val_loss=0.55, reason="the mean of three seeds")
+    copied.promote("course_rec@5", "prod")
+    prod = held(copied, "course_rec", "prod")
+    assert "; anna had it judged once more on 20" in prod["says"]
+    (section,) = copied.report("course_rec@5").facts["tasks"]
+    assert section["decisions"][0]["outcome"] == "confirmed"
+    # Another move, and that is over.
+    copied.roll_back("course_rec#prod", reason="slow", emergency=True)
+    assert held(copied, "course_rec", "prod")["confirmed_at"] is None
+
+
+def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str | None, Path]) -> None:
+    (section,) = shown.report("course_rec").facts["tasks"]
+    assert section["rules"] == shown.all_rules()
+    assert [
+        (line["adapter"][:13], line["alias"], line["outcome"], line["verdict"])
+        for line in section["decisions"]
+    ] == [
+        ("course_rec_v7", "prod", "refused", "failed"),
+        ("course_rec_v6", "staging", "refused", "unknown"),
+        ("course_rec_v5", "prod", "promoted", "passed"),
+    ]
+    refused = section["decisions"][0]
+    assert (refused["by"], refused["reason"]) == ("anna", "the lowest loss")
+    assert refused["rules"][-1]["why"] == "0 of 1 approved"
+    assert [
+        (line["adapter"][:13], line["by"], line["withdrawn_at"] is None) for line in section["approvals"]
+    ] == [
+        ("course_rec_v4", "ben", False),
+        ("course_rec_v5", "ben", True),
+    ]
+    assert (section["decisions_total"], section["approvals_total"]) == (3, 2)
+    text = htmltree.parse(pages["course_rec"].read_text(encoding="utf-8")).text
+    for words in (
+        "0 of 1 approved",
+        "read 40 answers",
+        "a promotion only",
+        "val_loss_within: 0.02",
+        "taken back",
+    ):
+        assert words in text
+
+
+def test_an_adapter_has_what_was_decided_about_it(shown: Registry) -> None:
+    for number, outcomes in ((5, ["promoted"]), (6, ["refused"]), (2, [])):
+        (section,) = shown.report(f"course_rec@{number}").facts["tasks"]
+        assert [line["outcome"] for line in section["decisions"]] == outcomes
+        assert section["decisions_total"] == len(outcomes)
+
+
+def test_rules_of_every_task_count_where_a_task_has_none(copied: Registry) -> None:
+    copied.set_rules("prod", {"admission": "clean"})
+    copied.set_rules("live", {"approvals": 2})
+    found = {
+        subject: [(rule["alias"], rule["task"]) for rule in copied.report(subject).facts["tasks"][0]["rules"]]
+        for subject in ("course_rec", "mail")
+    }
+    assert found == {
+        "course_rec": [
+            ("*#live", None),
+            ("course_rec#prod", "course_rec"),
+            ("course_rec#staging", "course_rec"),
+        ],
+        "mail": [("*#live", None), ("*#prod", None)],
+    }
+
+
+def test_a_reason_that_looks_like_a_judgement_is_none(copied: Registry) -> None:
+    copied.set_alias("course_rec@1", "canary", reason='{"rules":[{"rule":"signed","state":"passed"}]}')
+    (section,) = copied.report("course_rec").facts["tasks"]
+    assert [line["alias"] for line in section["decisions"]] == ["prod", "staging", "prod"]
+    assert held(copied, "course_rec", "canary")["rules"] == []
+
+
+@pytest.mark.parametrize("detail", ["{}", '{"rules":"x"}', '{"rules":[1]}', '{"to":7}', "[]", "no JSON"])
+def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path) -> None:
+    from tampering import forced
+
+    from fusery.registry.reporting.facts import RecordsDamagedError
+
+    with forced(copied.workspace.settings.home / "fusery.db") as database:
+        database.execute("UPDATE event SET detail = ? WHERE subject = 'course_rec#prod'", (detail,))
+    try:
+        written = copied.report("course_rec", html=tmp_path / "a.html")
+    except RecordsDamagedError:
+        return
+    assert not written.ok
+    json.dumps(written.to_dict(), allow_nan=False)
+
+
+def test_rows_without_end_stay_a_page(copied: Registry) -> None:
+    with showcase.open_as(copied, "ben") as other:
+        for _ in range(30):
+            other.approve("course_rec@6", "prod")
+            other.withdraw_approval("course_rec@6", "prod")
+            copied.promote("course_rec@7", "prod")
+            copied.promote("course_rec@6", "staging")
+    (section,) = copied.report("course_rec").facts["tasks"]
+    assert (len(section["decisions"]), section["decisions_total"]) == (50, 63)
+    assert (len(section["approvals"]), section["approvals_total"]) == (32, 32)

@@ -1,0 +1,117 @@
+"""Temporary folders: they go away, and those of killed processes with the next one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusery.storage.stamps import process_tag
+from fusery.storage.temporary import make_temporary, sweep_temporary, temporary_folder
+
+HOLDER = """
+import sys
+from fusery.storage.temporary import temporary_folder
+with temporary_folder("base") as folder:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "weights").write_bytes(bytes(12345))
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of the system's that is empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def holder() -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that holds a folder with a file in it, and that folder."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_it_is_there_for_a_while(place: Path) -> None:
+    with temporary_folder("adapter") as folder:
+        assert folder.parent == place
+        assert folder.name.startswith("fusery-adapter-")
+        assert folder.stat().st_mode & 0o077 == 0
+    assert list(place.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one(
+    place: Path, holder: tuple[subprocess.Popen[str], Path]
+) -> None:
+    process, left = holder
+    with temporary_folder("base"):
+        assert (left / "deep" / "weights").exists()  # it runs, and keeps what it has
+    process.kill()  # SIGKILL
+    process.wait()
+    assert left.is_dir()
+    with temporary_folder("adapter"):
+        assert not left.exists()
+
+
+def test_sweeping_says_what_it_freed(holder: tuple[subprocess.Popen[str], Path]) -> None:
+    process, left = holder
+    assert sweep_temporary() == 0
+    process.kill()
+    process.wait()
+    assert sweep_temporary() == 12345
+    assert not left.exists()
+    assert sweep_temporary() == 0
+
+
+def test_nothing_else_goes(place: Path, holder: tuple[subprocess.Popen[str], Path], tmp_path: Path) -> None:
+    process, left = holder
+    process.kill()
+    process.wait()
+    dead = "-".join(left.name.split("-")[-3:-1])
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "mine").write_text("mine")
+    stays = [
+        place / "fusery-notes",
+        place / f"fusery-base-{process_tag()}-abcdefgh",
+        place
+        / "fusery-base-99999999-0123456789ab-abcdefgh",  # of another machine, or of another run of this one
+        place / f"other-base-{dead}-abcdefgh",
+    ]
+    for folder in stays:
+        folder.mkdir()
+    (place / f"fusery-link-{dead}-abcdefgh").symlink_to(kept)
+    (place / f"fusery-file-{dead}-abcdefgh").write_text("a file")
+    sweep_temporary()
+    assert all(folder.is_dir() for folder in stays)
+    assert (kept / "mine").read_text() == "mine"
+    assert len(list(place.iterdir())) == len(stays) + 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="whoever may do anything is refused nothing")
+def test_a_folder_that_cannot_be_listed_is_no_failure(place: Path) -> None:
+    place.chmod(0o300)
+    try:
+        assert sweep_temporary() == 0
+    finally:
+        place.chmod(0o700)
+
+
+def test_one_that_its_user_removes(place: Path) -> None:
+    folder = make_temporary("form")
+    assert list(place.iterdir()) == [folder]
+    assert sweep_temporary() == 0
