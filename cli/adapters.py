@@ -149,7 +149,7 @@ def print_findings(session: Session, findings: Iterable[Any]) -> None:
     for finding in findings:
         session.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}")
         if finding["hint"]:
-            session.print(f"    Hint: {finding['hint']}")
+            session.hint(finding["hint"], "    ")
 
 
 @command("list")

@@ -97,7 +97,7 @@ def _print(session: Session, document: dict[str, Any]) -> None:
     session.console.print(table)
     for item in document["items"]:
         for each in item["withdrawals"]:
-            session.say(f"Note: {item['there']}: {each['told']}")
+            session.note(f"{item['there']}: {each['told']}")
     place = cell(document["to"]["place"])
     if not document["copied"]:
         session.print(f"Nothing to copy: {place} has it all.")
