@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .amendments import explain_marks, marked, print_amendments
 from .session import Session, command
 from .text import aside, cell, count, foreign_fact, number, share, short_marks, size, times, told
@@ -100,8 +102,8 @@ def _summary(view: dict[str, Any]) -> str:
     if view["val_loss"] is not None:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
     return (
-        f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}: "
-        f"{count(view['trainable_parameters'])} parameters ({view['trainable_percent']:.3f} %){loss}"
+        f"{view['method']} rank {cell(view['rank'])} on {plural(view['layers'], 'layer')} of {view['base']}: "
+        f"{plural(view['trainable_parameters'], 'parameter')} ({view['trainable_percent']:.3f} %){loss}"
     )
 
 
@@ -288,7 +290,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
 
 def _dataset(view: dict[str, Any]) -> str:
     revision = f", revision {cell(view['dataset_revision'])}" if view["dataset_revision"] else ""
-    examples = f", {count(view['examples'])} examples" if view["examples"] else ""
+    examples = f", {plural(view['examples'], 'example')}" if view["examples"] else ""
     text = f"{cell(view['dataset'])}{revision}{examples}"
     return marked(text, view, "dataset", "dataset_revision", "dataset_digest", "examples")
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .installed import as_installed
 from .main import COMMANDS
 
 _COMMAND = re.compile(
@@ -29,17 +30,18 @@ class Hints:
 
     def spelled(self, text: str) -> str:
         """Return a text with its commands as they work here."""
+        text = as_installed(text)
         if "fusery " not in text:
             return text
         return _COMMAND.sub(lambda found: f"{program() if found['home'] else self.call} ", text)
 
     def in_document(self, document: Any) -> Any:
         """Return a JSON document with its hints as they work here."""
-        if self.call == "fusery":
-            return document
         if isinstance(document, dict):
             return {
-                key: self.spelled(value) if key == "hint" and isinstance(value, str) else self.in_document(value)
+                key: self.spelled(value)
+                if key == "hint" and isinstance(value, str)
+                else self.in_document(value)
                 for key, value in document.items()
             }
         if isinstance(document, list | tuple):

@@ -6,6 +6,8 @@ from contextlib import closing
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .session import Session, command
 
 
@@ -106,7 +108,9 @@ def check(session: Session) -> int:
         for difference in differences:
             session.print(difference)
         session.print(
-            "The schema is as it should be." if not differences else f"{len(differences)} differences."
+            "The schema is as it should be."
+            if not differences
+            else f"{plural(len(differences), 'difference')}."
         )
 
     session.emit({"ok": not differences, "differences": differences}, names=differences, human=human)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .session import Session, command
 from .text import count, number, share
 
@@ -72,7 +74,7 @@ def probe_command(
             [
                 ("a", f"{found.a}  {found.a.digest[:12]}"),
                 ("b", f"{found.b}  {found.b.digest[:12]}"),
-                ("prompts", f"{count(found.prompts)}, {count(found.tokens)} tokens scored"),
+                ("prompts", f"{count(found.prompts)}, {plural(found.tokens, 'token')} scored"),
                 ("KL(a || b)", f"{number(found.kl)} nats a token, 99 % below {number(found.kl_p99)}"),
                 ("same next token", share(found.top1_agreement)),
                 (

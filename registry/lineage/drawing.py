@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from xml.sax.saxutils import escape
 
 from ..errors import BadInputError
+from ..quantities import plural
 from .graph import Edge, Graph, Node
 
 MOST = 2_000
@@ -116,7 +117,7 @@ def _middle(
 def _document(graph: Graph, places: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
     height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN
-    label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {len(graph.nodes)} things")
+    label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {plural(len(graph.nodes), 'thing')}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{label}" font-family="system-ui, sans-serif" font-size="12">'

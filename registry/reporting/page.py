@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ..lineage import svg as lineage_svg
+from ..quantities import plural
 from . import text
 from .facts import Facts
 from .heatmap import heat_map_picture
@@ -86,9 +87,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("change", "number", "plural", "share", "short", "size", "when")
+    names = ("change", "number", "share", "short", "size", "when")
     environment.filters |= {name: getattr(text, name) for name in names}
-    environment.filters |= {"version": lambda name, task: f"v{version_of(task, name)}"}
+    environment.filters |= {"plural": plural, "version": lambda name, task: f"v{version_of(task, name)}"}
     environment.globals |= {
         "states": _STATES,
         "verdicts": _VERDICTS,

@@ -81,8 +81,3 @@ def when(value: str | None) -> str:
     """Return a moment of the facts for people: UTC, to the minute."""
     found = moment(value)
     return "–" if found is None else f"{found:%Y-%m-%d %H:%M}"
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return a count with its noun: `1 version`, `1,204 versions`."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..quantities import plural
 from . import svg
-from .text import moment, plural, short
+from .text import moment, short
 
 _WIDTH = 720
 _LEFT, _RIGHT = 128, 26

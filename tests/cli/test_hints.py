@@ -64,7 +64,9 @@ def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
     hints = Hints()
     hints.home = "here"
     assert hints.spelled("fusery audit, there") == "fusery audit, there"
-    assert hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
+    assert (
+        hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
+    )
     assert hints.spelled("--debug shows where: fusery --debug train ...") == (
         "--debug shows where: fusery --home here --debug train ..."
     )
@@ -93,7 +95,12 @@ def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path
 
 
 def test_completion_works_by_whatever_path_the_program_was_started(tmp_path: Path) -> None:
-    environment = {**os.environ, "_FUSERY_COMPLETE": "bash_complete", "COMP_WORDS": "fusery mater", "COMP_CWORD": "1"}
+    environment = {
+        **os.environ,
+        "_FUSERY_COMPLETE": "bash_complete",
+        "COMP_WORDS": "fusery mater",
+        "COMP_CWORD": "1",
+    }
     for name in (str(PROGRAM), str(tmp_path / "fusery")):
         if not Path(name).exists():
             Path(name).symlink_to(PROGRAM)
