@@ -16,13 +16,21 @@ from .text import aside, cell, count, foreign_fact, number, share, short_marks, 
 from .training import print_training
 
 _MOST = 2**31 - 1
+TRAINED_ON = click.option(
+    "--trained-on",
+    metavar="BASE",
+    help="The base it was trained on, if that is --base at another precision (QLoRA).",
+)
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 
 def _facts_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What a user can say about an adapter; a flag wins over what the files say."""
     options = [
-        click.option("--base", required=True, metavar="NAME", help="Base model it was trained on."),
+        click.option(
+            "--base", metavar="NAME", help="Base model it is for; default: the known one that its files name."
+        ),
+        TRAINED_ON,
         click.option("--task", metavar="TASK", help="What it is for; default: what its files say."),
         click.option("--version", type=int, metavar="N", help="Version; default: its files', or the next."),
         click.option("--date", metavar="YYYYMMDD", help="Day of training; default: its files', or today."),
@@ -244,6 +252,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
             ("name", view["name"] + marks),
             *([("on record", f"at {view['at']}")] if "at" in view else []),
             ("base", cell(view["base"])),
+            *([("trained on", cell(view["trained_on"]))] if view["trained_on"] else []),
             ("method", f"{view['method']}, rank {cell(view['rank'])}, alpha {alpha}, scale {scale}"),
             ("layers", f"{view['layers']}, each: {cell(view['target_modules'])}"),
             ("trainable parameters", count(view["trainable_parameters"])),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .adapters import TAGS, print_registered
+from .adapters import TAGS, TRAINED_ON, print_registered
 from .session import Session, command
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @command("train")
 @click.option("--base", metavar="NAME", help="Register the result on this base model.")
+@TRAINED_ON
 @click.option("--task", metavar="TASK", help="What it is for; default: what the adapter folder's name says.")
 @click.option("--version", type=int, metavar="N", help="Version; default: the folder's, or the next.")
 @click.option(
@@ -72,7 +73,7 @@ def train_command(
 def _require_base_for(**facts: Any) -> None:
     for name, value in facts.items():
         if value:
-            option = {"tags": "tag"}.get(name, name)
+            option = {"tags": "tag"}.get(name, name).replace("_", "-")
             raise click.UsageError(f"--{option} is about registering: give --base too.")
 
 

@@ -56,6 +56,8 @@ def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         "task": adapter.task.name,
         "version": adapter.version,
         "date": compact_date(adapter.date),
+        "trained_on": adapter.trained_on_name,
+        "trained_on_digest": adapter.trained_on,
         "method": adapter.method,
         "rank": adapter.rank,
         "alpha": adapter.alpha,

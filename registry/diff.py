@@ -21,6 +21,7 @@ _RECORD = (
     "version",
     "date",
     "base",
+    "trained_on",
     "digest",
     "method",
     "rank",

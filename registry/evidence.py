@@ -16,11 +16,12 @@ from fusery.storage.errors import FuseryError
 
 from . import tables
 from .adapter_folder import AdapterFolder
-from .admission import BaseFacts, Candidate, Declared, Finding, Neighbour, Policy, look_around
+from .admission import BaseFacts, Candidate, Declared, Finding, Neighbour, Policy, Trained, look_around
 from .bases import blob_generations, recorded_architecture
 from .names import parse_date, parse_task
 from .resolve import resolve_adapter, resolve_base
 from .submission import Submission
+from .trained_on import known_as, trained_on
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -45,13 +46,15 @@ def candidate_for(
 
     Raises:
         UnknownReferenceError: there is no such base or parent.
+        BadInputError: the base that it was said to be trained on is none that goes with its base.
     """
     with workspace.database.read() as session:
-        base = resolve_base(session, submission.base)
+        base = resolve_base(session, submission.base_name)
         files = {file.path: file.sha256 for file in base.manifest.files}
         facts = _base_facts(session, base, _Files(workspace, base.location, files))
         facts = replace(facts, known_as=facts.known_as | set(submission.base_known_as))
         parent = resolve_adapter(session, submission.parent).digest if submission.parent else None
+        other = trained_on(session, base, submission.trained_on)
     declared = Declared(
         task=parse_task(submission.task) if submission.task else None,
         version=submission.version,
@@ -68,7 +71,9 @@ def candidate_for(
         return neighbours(workspace, folder, base=base, task=declared.task, parent=parent, digest=weights)
 
     today = dt.datetime.now(dt.UTC).date()
-    return Candidate(folder, facts, declared, look_around(folder.path), registered, today, tuple(training))
+    trained = Trained(other.name, other.known_as | {other.name}) if other is not None else None
+    around = look_around(folder.path)
+    return Candidate(folder, facts, declared, around, registered, today, tuple(training), trained)
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> Policy:
@@ -111,18 +116,14 @@ class _Files:
 
 def _base_facts(session: Session, base: tables.BaseModel, files: _Files) -> BaseFacts:
     names = [name.name for name in base.names]
-    known = {*names} | {revision.source.partition(":")[2] for revision in base.revisions}
-    declared = base.config.get("_name_or_path")
     others = {
         row.name: row.base.names[0].name
         for row in session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
     }
-    if isinstance(declared, str) and declared:
-        known.add(declared)
     return BaseFacts(
         names[0],
         recorded_architecture(base),
-        frozenset(known),
+        known_as(base),
         others,
         aliases=frozenset(names[1:]),
         tokenizer=lambda name: _read(files([name]).get(name)),

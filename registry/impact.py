@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from . import tables
@@ -121,7 +121,8 @@ def _roots(session: Session, kind: str, reference: str) -> tuple[str, Select[int
     adapter = tables.Adapter
     if kind == "base":
         base = resolve_base(session, reference)
-        return base.names[0].name, select(adapter.id).where(adapter.base_id == base.id)
+        stands = or_(adapter.base_id == base.id, adapter.trained_on == base.digest)
+        return base.names[0].name, select(adapter.id).where(stands)
     if kind == "adapter":
         found = resolve_adapter(session, reference)
         # The same bytes may be registered under two tasks.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from .renderings.passport import Passport, read_passport
 from .renderings.record import recorded_digest
 from .renderings.render import FORM_FILES, manifest_of
 from .resolve import load_adapters, resolve_adapter, resolve_base
-from .submission import Submission
+from .submission import Submission, TrainedOn
 from .views import adapter_view
 
 if TYPE_CHECKING:
@@ -147,7 +147,16 @@ def _submission(workspace: Workspace, said: Passport, copied: Path, base: str | 
         note=facts.note,
         # The digest proves what the names can only claim.
         base_known_as=() if base else tuple(name for name in declared if name),
+        trained_on=_trained_on(said, declared),
     )
+
+
+def _trained_on(said: Passport, declared: Iterable[str | None]) -> TrainedOn | None:
+    """Return the base that it was said to be trained on where it was exported; this registry need not have it."""
+    if said.trained_on is None:
+        return None
+    known_as = frozenset(name for name in declared if name)
+    return TrainedOn(said.trained_on.name, said.trained_on.digest, known_as)
 
 
 def _base(workspace: Workspace, said: Passport, asked: str | None) -> str:

@@ -107,6 +107,12 @@ def told_of(action: str, detail: Detail) -> str:
     return "; ".join(str(part) for part in (first, said) if part)
 
 
+def _registered(detail: Detail) -> str:
+    other, loss = detail.get("trained_on") or {}, detail.get("val_loss")
+    told = [f"trained on {other['name']}"] if "name" in other else []
+    return ", ".join(told + ([] if loss is None else [f"validation loss {loss:.4g}"]))
+
+
 def _moved(detail: Detail) -> str:
     before, after = (_name(detail.get(key)) for key in ("from", "to"))
     emergency = " (emergency)" if detail.get("emergency") else ""
@@ -164,6 +170,7 @@ def _collected(detail: Detail) -> str:
 _TELLS: Mapping[str, Callable[[Detail], str]] = {
     "adapter.approved": _approved,
     "adapter.received": _received,
+    "adapter.registered": _registered,
     "adapter.unapproved": _approved,
     "alias.moved": _moved,
     "alias.refused": _not_moved,

@@ -18,6 +18,7 @@ from .errors import AlreadyExistsError
 from .names import compact_date, parse_date
 from .resolve import load_adapters, resolve_adapter, resolve_base
 from .submission import Submission
+from .trained_on import trained_on
 from .training.facts import recorded_curve
 from .withdrawals import of_adapters, own
 
@@ -85,13 +86,18 @@ def _differences(session: Session, row: tables.Adapter, submission: Submission) 
 
     What was on record once counts as well: who registers again what was amended since says nothing new.
     """
-    base = resolve_base(session, submission.base)
+    base = resolve_base(session, submission.base_name)
     parent = resolve_adapter(session, submission.parent) if submission.parent else None
+    other = trained_on(session, base, submission.trained_on)
     fixed: dict[str, tuple[Any, Any]] = {
         "base": (row.base.names[0].name, base.names[0].name if base.id != row.base_id else None),
         "version": (row.version, submission.version),
         "alpha": (row.alpha, submission.alpha),
         "parent": (row.parent.name if row.parent else None, parent.name if parent else None),
+        "trained_on": (
+            row.trained_on_name,
+            other.name if other is not None and other.digest != row.trained_on else None,
+        ),
     }
     differs = {field: both for field, both in fixed.items() if both[1] is not None and both[0] != both[1]}
     if submission.log is not None and not recorded_curve(session, row).points:

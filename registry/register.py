@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ from .proposal import proposed_name
 from .renderings.record import record_own_rendering
 from .resolve import load_adapters, next_version, resolve_adapter, resolve_base
 from .submission import Submission
+from .trained_on import named_by_files, trained_on
 from .training.facts import adapter_with_weights, record_run
 from .training.selection import Training, select_run
-from .views import adapter_view
+from .views import adapter_view, trained_on_view
 
 if TYPE_CHECKING:
     from .workspace import Workspace
@@ -70,6 +71,7 @@ def check(
             found = _read(folder, training.weights)
     except AdmissionError as error:
         return list(error.findings)
+    submission = _with_base(workspace, found, submission)
     said = training.findings(found, submission)
     return _examine(workspace, found, submission, strict=strict, training=said)
 
@@ -82,6 +84,18 @@ def _read(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
         if not path.is_dir():
             raise
         raise _refusal(path, [unreadable(error)], error.hint or "") from error
+
+
+def _with_base(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Submission:
+    """Return what the user said; where that is no base, with the one that the files name."""
+    if submission.base is not None:
+        return submission
+    if submission.trained_on is not None:
+        raise BadInputError(
+            "it is said what it was trained on, and not which base it is to stand on", hint="give --base NAME"
+        )
+    with workspace.database.read() as session:
+        return replace(submission, base=named_by_files(session, folder))
 
 
 def _refusal(path: Path, findings: Sequence[Finding], hint: str) -> AdmissionError:
@@ -130,6 +144,7 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
     training = select_run(folder, submission)
     hashed = _hashed(folder if training.weights == WEIGHTS else _read(path, training.weights))
     folder = _read(path, training.weights)
+    submission = _with_base(workspace, folder, submission)
     name = proposed_name(folder, submission, training.day)
     weights = next((entry.sha256 for entry in hashed if entry.path == WEIGHTS), None)
     said = training.findings(folder, submission)
@@ -163,7 +178,12 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
             action="adapter.registered",
             kind="adapter",
             subject=adapter.name,
-            detail={"digest": adapter.digest, "base": adapter.base.digest, "val_loss": adapter.val_loss},
+            detail={
+                "digest": adapter.digest,
+                "base": adapter.base.digest,
+                **({"trained_on": trained_on_view(adapter)} if adapter.trained_on else {}),
+                "val_loss": adapter.val_loss,
+            },
             actor=workspace.actor,
             at=adapter.created_at,
         )
@@ -226,7 +246,8 @@ def _add(
     manifest: Manifest,
     stored: tables.Manifest,
 ) -> tables.Adapter:
-    base = resolve_base(session, submission.base)
+    base = resolve_base(session, submission.base_name)
+    other = trained_on(session, base, submission.trained_on)
     metadata = folder.metadata
     alpha = submission.alpha if submission.alpha is not None else alpha_of(folder)
     data = training.data
@@ -252,6 +273,8 @@ def _add(
         dataset_id=known.id if known else None,
         examples=examples,
         parent_id=_parent(session, submission, training),
+        trained_on=other.digest if other else None,
+        trained_on_name=other.name if other else None,
         note=submission.note,
         created_at=workspace.database.utcnow(session),
         created_by=workspace.actor,

@@ -136,10 +136,12 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
         place = Path(prompts) if prompts is not None else None
         return calibrate(self.workspace, base, prompts=place, say=say, progress=progress)
 
-    def register(self, folder: str | Path, *, base: str, strict: bool = False, **facts: Any) -> Registered:
+    def register(
+        self, folder: str | Path, *, base: str | None = None, strict: bool = False, **facts: Any
+    ) -> Registered:
         """Register an adapter folder; `facts` are the fields of `fusery.registry.submission.Submission`.
 
-        With `strict`, warnings keep it out as errors do.
+        Without `base`, it is the one that the adapter's files name.  With `strict`, warnings keep it out as errors do.
         """
         from .register import register
         from .submission import Submission
@@ -147,7 +149,7 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
         return register(self.workspace, Path(folder), Submission(base=base, **facts), strict=strict)
 
     def check(
-        self, folder: str | Path, *, base: str, strict: bool = False, **facts: Any
+        self, folder: str | Path, *, base: str | None = None, strict: bool = False, **facts: Any
     ) -> Sequence[Finding]:
         """Return what admission finds in a folder; nothing is written.  With `strict`, warnings are errors."""
         from .register import check

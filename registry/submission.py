@@ -20,9 +20,26 @@ LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """The base that an adapter was trained on, where that is another one than it is registered for.
+
+    Attributes:
+        name: what it is called where that was said.
+        digest: of its files.
+        known_as: every name that an adapter's files may call it by.
+    """
+
+    name: str
+    digest: str
+    known_as: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """What a user says about an adapter folder; None where nothing was said.
 
+    Without `base`, it is the one that the adapter's files name.  `trained_on` is the base that it was trained on, if that is
+    another one: a name or a digest of this registry's, or what was said where the adapter comes from.
     `checkpoint` is `best`, `last` or an iteration; `log` is the file that the trainer's output is in.
     `base_known_as`: what the base is called where the adapter comes from.
 
@@ -33,7 +50,7 @@ class Submission:
         BadInputError: a value is not acceptable.
     """
 
-    base: str
+    base: str | None = None
     task: str | None = None
     version: int | None = None
     date: str | None = None
@@ -47,13 +64,14 @@ class Submission:
     checkpoint: str | None = None
     log: str | Path | None = None
     base_known_as: tuple[str, ...] = ()
+    trained_on: str | TrainedOn | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and bring numbers and tags into their one form."""
-        if self.base is None:
-            raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
         for name, limit in LIMITS.items():
             require_text(name, getattr(self, name), limit)
+        if not isinstance(self.trained_on, TrainedOn):
+            require_text("base it was trained on", self.trained_on, LIMITS["base"])
         if self.task:
             parse_task(self.task)
         if self.date:
@@ -64,6 +82,17 @@ class Submission:
         object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
         object.__setattr__(self, "tags", checked_tags(self.tags))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
+
+    @property
+    def base_name(self) -> str:
+        """The base that was said.
+
+        Raises:
+            BadInputError: none was.
+        """
+        if self.base is None:
+            raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
+        return self.base
 
 
 def require_text(what: str, value: Any, limit: int) -> None:

@@ -86,6 +86,8 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals
         "version": adapter.version,
         "date": compact_date(adapter.date),
         "base": adapter.base.names[0].name,
+        "trained_on": adapter.trained_on_name,
+        "trained_on_digest": adapter.trained_on,
         "digest": adapter.digest,
         "method": adapter.method,
         "rank": adapter.rank,
@@ -122,6 +124,15 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals
             for finding in adapter.findings
         ],
     }
+
+
+def trained_on_view(adapter: tables.Adapter) -> dict[str, Any] | None:
+    """Return name and digest of the base that it was said to be trained on; None where that is its own."""
+    return (
+        None
+        if adapter.trained_on is None
+        else {"name": adapter.trained_on_name, "digest": adapter.trained_on}
+    )
 
 
 def weights_bytes(manifest: tables.Manifest) -> int:

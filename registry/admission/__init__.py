@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fusery.storage.errors import FuseryError
 
-from .candidate import BaseFacts, Candidate, Declared, Neighbour
+from .candidate import BaseFacts, Candidate, Declared, Neighbour, Trained
 from .finding import Finding, Severity, Verdict, by_severity, verdict
 from .policy import Policy
 from .refusal import AdmissionError
@@ -19,6 +19,7 @@ __all__ = [
     "Neighbour",
     "Policy",
     "Severity",
+    "Trained",
     "Verdict",
     "by_severity",
     "examine",

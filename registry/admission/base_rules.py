@@ -18,7 +18,7 @@ BASE_MISMATCH = Code(
     "error",
     "the adapter's files name another base than the one given",
     "an adapter on a model that it was not trained on gives nonsense that looks like an answer",
-    "give the base that it was trained on",
+    "give the base that it was trained on; or say it with --trained-on, where the one given is its twin at another precision",
 )
 BASE_UNVERIFIED = Code(
     "base_unverified",
@@ -56,19 +56,29 @@ def declared_base(candidate: Candidate) -> Iterator[Finding]:
 
 def _one_declared_base(candidate: Candidate, file: str, name: str) -> Iterator[Finding]:
     base, end = candidate.base, tail(name)
+    trained = candidate.trained_on
+    if trained is not None and end in {tail(known) for known in trained.known_as} - {""}:
+        return
     if end and end in {tail(known) for known in base.known_as}:
+        # Who writes a metadata file by hand names the base that the adapter is for; a trainer the one that it had.
+        if trained is not None and file == CONFIG:
+            message = f"{file} says the adapter was trained on {name!r}, which is the base given, and not on {trained.name!r}"
+            yield BASE_MISMATCH.found(file, message, "leave out --trained-on")
+            return
         if end != tail(base.name) and (alias := next((a for a in base.aliases if tail(a) == end), None)):
             yield BASE_ALIAS.found(file, f"{file} calls the base {alias}, which is {base.name} here")
         return
+    meant = base.name if trained is None else trained.name
     other = next((first for known, first in base.others.items() if end and tail(known) == end), None)
     if other is not None:
-        message = f"{file} says the adapter was trained on {name!r}, which is registered as {other!r}, not {base.name!r}"
-        yield BASE_MISMATCH.found(file, message, f"give --base {other}")
+        message = f"{file} says the adapter was trained on {name!r}, which is registered as {other!r}, not {meant!r}"
+        twin = f"give --base {other}; or --trained-on {other}, where {base.name} is the same at another precision"
+        yield BASE_MISMATCH.found(file, message, twin if trained is None else f"give --trained-on {other}")
     elif _is_local_path(name):
-        message = f"{file} names the base by the path {name!r}, which cannot be compared with {base.name!r}"
+        message = f"{file} names the base by the path {name!r}, which cannot be compared with {meant!r}"
         yield BASE_UNVERIFIED.found(file, message)
     else:
-        message = f"{file} says the adapter was trained on {name!r}, and the base given is {base.name!r}"
+        message = f"{file} says the adapter was trained on {name!r}, and the base given is {meant!r}"
         yield BASE_MISMATCH.found(file, message, _same_model(file, name))
 
 

@@ -55,6 +55,14 @@ class BaseFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Trained:
+    """The other base that the adapter was said to be trained on: what it is called, and every name it is known by."""
+
+    name: str
+    known_as: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbour:
     """A registered adapter that is the same, or nearly.
 
@@ -89,6 +97,7 @@ class Candidate:
         neighbours: looks for registered adapters that are the same or nearly so; asked only when all else is sound.
         today: the day it is, in UTC.
         training: what was found about its training run.
+        trained_on: the base that it was trained on, if that was said to be another one.
     """
 
     folder: AdapterFolder
@@ -98,6 +107,7 @@ class Candidate:
     neighbours: Callable[[], Sequence[Neighbour]] = _nobody
     today: date | None = None
     training: tuple[Finding, ...] = ()
+    trained_on: Trained | None = None
 
     @cached_property
     def values(self) -> Values:

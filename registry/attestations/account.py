@@ -16,7 +16,7 @@ from ..bundle_records import WRITTEN
 from ..bundles.record import without_people, without_places
 from ..errors import BadInputError
 from ..licences import adapter_licence, base_licence
-from ..views import fused_line
+from ..views import fused_line, trained_on_view
 from ..withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ def _adapter(row: tables.Adapter, weight: float | None = None) -> Part:
         data=_data(row),
         facts={
             "task": row.task.name,
+            "trained_on": trained_on_view(row),
             "method": row.method,
             "rank": row.rank,
             "alpha": row.alpha,

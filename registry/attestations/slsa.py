@@ -94,10 +94,13 @@ def _dependencies(account: Account) -> Iterator[dict[str, Any]]:
 
 
 def _file(part: Part, file: File) -> dict[str, Any]:
+    annotations = {"of": part.name, "role": _role(part, file.path), "size": file.size}
+    if part.facts.get("trained_on") is not None:
+        annotations["trained_on"] = part.facts["trained_on"]
     described = {
         "name": f"{part.kind}/{part.name}/{file.path}",
         "digest": {"sha256": file.sha256},
-        "annotations": {"of": part.name, "role": _role(part, file.path), "size": file.size},
+        "annotations": annotations,
     }
     if part.hub is not None:
         name, revision = part.hub

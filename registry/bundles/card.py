@@ -85,6 +85,8 @@ def _lineage(
     yield "base model, digest", base.get("digest")
     yield "adapter", adapter.get("name")
     yield "adapter, digest", adapter.get("digest")
+    yield "adapter, trained on", adapter.get("trained_on")
+    yield "adapter, trained on, digest", adapter.get("trained_on_digest")
     for key in _ADAPTER:
         yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
     for each in _objects(adapter.get("amendments")):

@@ -19,7 +19,7 @@ from .connection import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest revision in `fusery.migrations.versions`; a test compares."""
 
 VERSION_TABLE = "alembic_version"

@@ -6,7 +6,7 @@ Everything here happens before anything is stored or recorded.  What comes out t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from ..derived import adapter_columns, alpha_of, base_columns, describe_base, di
 from ..errors import BadInputError
 from ..renderings.other_forms import other_forms
 from ..renderings.render import Form
+from ..submission import TrainedOn
 from ..training.checkpoint import Choice, choice_findings
 from ..training.codes import ALL as TRAINING_CODES
 from ..training.conflicts import conflicts
@@ -177,7 +178,7 @@ def look_at_adapter(
         values["iterations"] = folder.config.iters
     said = item.values["alpha"]
     alpha = None if said is None or said == values["alpha"] else said
-    submission = submission_of(item, base=base, parent=parent, alpha=alpha)
+    submission = _said(item, folder, submission_of(item, base=base, parent=parent, alpha=alpha))
     candidate = candidate_for(workspace, folder, submission, training=_training(item, folder, submission))
     findings = examine(candidate, policy_of(workspace))
     if verdict(findings) == "fail":
@@ -191,6 +192,15 @@ def look_at_adapter(
         tuple(findings),
         tuple(_forms(item, folder, architecture, scratch)),
     )
+
+
+def _said(item: Adapter, folder: AdapterFolder, submission: Submission) -> Submission:
+    """Return what was said; where nobody knows the base it was trained on any more, its files may call it what they do."""
+    told = submission.trained_on
+    if not isinstance(told, TrainedOn) or item.trained_on:
+        return submission
+    declared = (folder.config.model, folder.metadata.base_model)
+    return replace(submission, trained_on=replace(told, known_as=frozenset(filter(None, declared))))
 
 
 def refusal(name: str, findings: Iterable[Finding]) -> AdmissionError:

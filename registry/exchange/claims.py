@@ -6,7 +6,7 @@ from ..amendments import TAG
 from ..errors import BadInputError
 from ..foreign import recipe_key_of
 from ..names import AdapterName
-from ..submission import Submission
+from ..submission import Submission, TrainedOn
 from .corrections import first_date, first_said, require_fitting
 from .package import Adapter, Fused, Item
 
@@ -76,7 +76,20 @@ def submission_of(
         tags={field.removeprefix(TAG): value for field, value in said.items() if field.startswith(TAG)},
         note=said["note"],
         base_known_as=tuple(name for name in known_as if name),
+        trained_on=_trained_on(item),
     )
+
+
+def _trained_on(item: Adapter) -> TrainedOn | None:
+    """Return the base that it was said to be trained on; this registry need not have it.
+
+    Raises:
+        BadInputError: it has a name without a digest, or a digest without a name.
+    """
+    name, digest = item.values["trained_on_name"], item.values["trained_on"]
+    if (name is None) != (digest is None):
+        raise BadInputError(f"{item.name} is on record with half of what it was trained on", hint=_HINT)
+    return None if name is None else TrainedOn(name, digest, item.trained_on)
 
 
 def _check_curve(item: Adapter) -> None:

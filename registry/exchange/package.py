@@ -21,6 +21,7 @@ from .. import events, tables
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
 from ..fused_label import label_by_key
 from ..resolve import fused_from, resolve_any
+from ..trained_on import known_as, with_digest
 from .counting import MOST_ADAPTERS, require_few, require_short_log
 
 Values = dict[str, Any]
@@ -82,7 +83,10 @@ class Calibration(Thing):
 
 @dataclass(frozen=True, slots=True)
 class Adapter(Thing):
-    """An adapter with all that was recorded when it was registered."""
+    """An adapter with all that was recorded when it was registered.
+
+    `trained_on` is what the base that it was said to be trained on is called there; the base itself does not travel with it.
+    """
 
     task: str
     base: Base
@@ -95,6 +99,7 @@ class Adapter(Thing):
     renderings: list[tuple[Values, Manifest]]
     yanks: list[Values]
     amendments: list[Values]
+    trained_on: frozenset[str]
     kind: str = field(default="adapter", init=False)
 
 
@@ -240,7 +245,12 @@ class _Reader:
             renderings=[(values_of(form), _manifest(form.manifest)) for form in row.renderings],
             yanks=self._of_adapter(tables.Yank, row),
             amendments=[values_of(each) for each in row.amendments],
+            trained_on=self._trained_on(row),
         )
+
+    def _trained_on(self, row: tables.Adapter) -> frozenset[str]:
+        base = with_digest(self._session, row.trained_on)
+        return known_as(base) if base is not None else frozenset()
 
     def fused(self, row: tables.Fused) -> None:
         if ("fused", row.id) in self.items:

@@ -11,6 +11,10 @@ from ..views import moment
 from ..withdrawals import Withdrawals, own
 from ..withdrawals import shown as withdrawals_shown
 
+TRAINED_ON = "trained-on-base"
+REGISTERED_FOR = "registered-for-base"
+"""The relation of an adapter to its base, where it was said to be trained on another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -173,6 +173,7 @@ def _node(thing: Made, known: _Known) -> Node:
 def _adapter(row: tables.Adapter, known: _Known) -> Node:
     run = known.runs.get(row.id)
     facts = {
+        "trained_on": row.trained_on_name,
         "method": row.method,
         "rank": row.rank,
         "scale": row.scale,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid5
 
-from .graph import Graph, Node
+from .graph import REGISTERED_FOR, Graph, Node
 from .prov import ACTIVITIES, NAMESPACE, times
 
 SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -30,7 +30,8 @@ def openlineage(graph: Graph) -> list[dict[str, Any]]:
     datasets = _datasets(graph)
     origins: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for edge in graph.edges:
-        origins[edge.source].append(datasets[edge.target])
+        if edge.relation != REGISTERED_FOR:  # which no run has read
+            origins[edge.source].append(datasets[edge.target])
     found = (event for node in runs for event in _events(node, origins[node.id], datasets[node.id]))
     return sorted(found, key=_order)
 

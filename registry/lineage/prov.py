@@ -13,7 +13,7 @@ from typing import Any
 from fusery.storage.digest import digest_bytes
 
 from ..bundles.record import without_places
-from .graph import Graph, Node
+from .graph import REGISTERED_FOR, Graph, Node
 
 NAMESPACE = "urn:fusery:"
 """Of everything that is ours; `docs/guides/lineage.md` says what is in it."""
@@ -38,6 +38,11 @@ def prov(graph: Graph) -> dict[str, Any]:
             _activity(made, node)
     for edge in graph.edges:
         source, target = graph.nodes[edge.source], graph.nodes[edge.target]
+        if edge.relation == REGISTERED_FOR:
+            # Its training used another base.
+            told = {"prov:influencee": _name(source), "prov:influencer": _name(target)}
+            made.relate("wasInfluencedBy", {**told, "fusery:relation": edge.relation})
+            continue
         made.relate("used", {"prov:activity": _activity_name(source), "prov:entity": _name(target)})
         if source.kind == "deployment":
             continue

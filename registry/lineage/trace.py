@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, defer, joinedload, selectinload
 from .. import tables
 from ..batches import batches
 from ..things import find_things
-from .graph import Edge, Graph
+from .graph import REGISTERED_FOR, TRAINED_ON, Edge, Graph
 from .nodes import Made, key_of, nodes_of
 
 if TYPE_CHECKING:
@@ -156,16 +156,24 @@ def _parents(session: Session, things: Sequence[Made]) -> Iterator[Link]:
 
 def _adapter_parents(session: Session, rows: Sequence[tables.Adapter]) -> Iterator[Link]:
     bases = _by("id", _load(session, _BASES, tables.BaseModel.id, (row.base_id for row in rows)))
+    said = _load(session, _BASES, tables.BaseModel.digest, {row.trained_on for row in rows})
+    others = _by("digest", said)
     data = _load(session, select(tables.Dataset), tables.Dataset.id, (row.dataset_id for row in rows))
     datasets = _by("id", data)
     parents = _by("id", _load(session, _ADAPTERS, tables.Adapter.id, (row.parent_id for row in rows)))
     for row in rows:
-        for others, relation in (
-            (bases[row.base_id], "trained-on-base"),
+        for found, relation in (
+            (bases[row.base_id], _of_base(row)),
+            (others.get(row.trained_on, ()), TRAINED_ON),
             (datasets.get(row.dataset_id, ()), "trained-on-data"),
             (parents.get(row.parent_id, ()), "continued-from"),
         ):
-            yield from ((row, other, relation) for other in others)
+            yield from ((row, other, relation) for other in found)
+
+
+def _of_base(row: tables.Adapter) -> str:
+    """Return what the base that an adapter is registered for is to it: as a rule, the one that it was trained on."""
+    return TRAINED_ON if row.trained_on is None else REGISTERED_FOR
 
 
 def _fused_parents(session: Session, rows: Sequence[tables.Fused]) -> Iterator[Link]:
@@ -209,13 +217,15 @@ def _holder_parents(session: Session, rows: Sequence[tables.Alias | tables.Deplo
 
 
 def _children(session: Session, things: Sequence[Made]) -> Iterator[Link]:
-    for kind, column, attribute, relation in (
-        (tables.BaseModel, tables.Adapter.base_id, "base_id", "trained-on-base"),
-        (tables.Dataset, tables.Adapter.dataset_id, "dataset_id", "trained-on-data"),
-    ):
-        by_id = {row.id: row for row in _only(kind, things)}
-        for row in _load(session, _ADAPTERS, column, by_id):
-            yield by_id[getattr(row, attribute)], row, relation
+    bases = {row.id: row for row in _only(tables.BaseModel, things)}
+    for row in _load(session, _ADAPTERS, tables.Adapter.base_id, bases):
+        yield bases[row.base_id], row, _of_base(row)
+    by_digest = {row.digest: row for row in bases.values()}
+    for row in _load(session, _ADAPTERS, tables.Adapter.trained_on, by_digest):
+        yield by_digest[row.trained_on], row, TRAINED_ON
+    data = {row.id: row for row in _only(tables.Dataset, things)}
+    for row in _load(session, _ADAPTERS, tables.Adapter.dataset_id, data):
+        yield data[row.dataset_id], row, "trained-on-data"
     adapters = {row.id: row for row in _only(tables.Adapter, things)}
     for row in _load(session, _ADAPTERS, tables.Adapter.parent_id, adapters):
         yield adapters[row.parent_id], row, "continued-from"

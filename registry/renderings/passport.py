@@ -121,6 +121,7 @@ class Passport(BaseModel):
     files: Annotated[list[PassportFile], Field(min_length=2, max_length=2)]
     base: NamedBase
     parent: Named | None = None
+    trained_on: Named | None = None
     facts: Facts
     metadata: str | None = None
 
@@ -160,6 +161,7 @@ def passport(
         "files": [entry.to_dict() for entry in files],
         "base": dict(base),
         "parent": dict(parent) if parent else None,
+        "trained_on": _trained_on(view),
         "facts": {
             **{key: view[key] for key in _ON_RECORD},
             "amendments": without_people(view["amendments"]),
@@ -170,6 +172,12 @@ def passport(
     document = {**written, **said, KEY: inner}
     inner[CHECKSUM] = checksum_of_passport(document)
     return document
+
+
+def _trained_on(view: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return name and digest of the base that it was said to be trained on; None where that is its own."""
+    digest = view["trained_on_digest"]
+    return None if digest is None else {"name": view["trained_on"], "digest": digest}
 
 
 def checksum_of_passport(document: Mapping[str, Any]) -> str:

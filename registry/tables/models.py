@@ -153,6 +153,8 @@ class Adapter(Record):
     """One trained LoRA or DoRA, one version of one task, immutable once registered.
 
     What somebody said about it (`fusery.registry.amendments`) has the value of today, and `amendments` what it was before.
+    `trained_on` is the digest of the base that it was trained on, and `trained_on_name` what that is called, where it was said to
+    be another than the one it is registered for; the registry need not have it.
     """
 
     __tablename__ = "adapter"
@@ -187,6 +189,8 @@ class Adapter(Record):
     examples: Mapped[int | None] = mapped_column(BigInteger)
     training: Mapped[dict[str, Any]]
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapter.id"), index=True)
+    trained_on: Mapped[str | None] = mapped_column(DIGEST, index=True)
+    trained_on_name: Mapped[str | None] = mapped_column(String(200))
     note: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(sorted_text(200))

@@ -148,11 +148,13 @@ class RecordRun:
             self.record.state = "stopped" if stopped else "finished"
             self._write()
 
-    def register(self, *, base: str, registry: Registry | None = None, **facts: Any) -> Registered:
+    def register(
+        self, *, base: str | None = None, registry: Registry | None = None, **facts: Any
+    ) -> Registered:
         """Register what the run left, its best checkpoint unless `checkpoint` says otherwise.
 
         Args:
-            base: the base model.
+            base: the base model; without, the one that the run's configuration names.
             registry: default: the one of the environment.
             facts: the fields of `fusery.registry.submission.Submission`.
 

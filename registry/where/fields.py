@@ -117,6 +117,12 @@ def _fields() -> dict[str, Field]:
         "version": Field("whole", adapter.version, None, "the version within the task"),
         "date": Field("day", adapter.date, None, "the day of training"),
         "base": Field("text", None, bases, "any name of its base model"),
+        "trained_on": Field(
+            "text",
+            adapter.trained_on_name,
+            None,
+            "the base it was said to be trained on, where that is another",
+        ),
         "digest": Field("text", adapter.digest, None, "the SHA-256 of its files"),
         "method": Field("choice", adapter.method, None, "lora, dora or full", methods),
         "rank": Field("whole", adapter.rank, None, "the rank"),

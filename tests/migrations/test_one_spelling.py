@@ -53,10 +53,10 @@ def _document(database: Database) -> str:
 
 
 def test_documents_have_one_spelling_afterwards(older: Database) -> None:
-    with older.read() as session:
-        found = {one.subject.split(" ")[0] for one in check_spellings(session)}
-    assert found == ({"alias_rule.rules"} if older.dialect == "sqlite" else set())
-    migrate_to(older, "0011")
+    if older.dialect == "sqlite":  # which lets an audit ask for columns of later revisions
+        with older.read() as session:
+            assert {one.subject.split(" ")[0] for one in check_spellings(session)} == {"alias_rule.rules"}
+    schema.upgrade(older)
     with older.read() as session:
         assert list(check_spellings(session)) == []
         assert damaged(session.connection()) == []

@@ -18,7 +18,8 @@ HALF = "\ud800"
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("base", None),
+        ("trained_on", "a\0b"),
+        ("trained_on", "b" * 501),
         ("base", "a\0b"),
         ("base", HALF),
         ("task", "a task"),
@@ -84,3 +85,9 @@ def test_the_python_interface_is_covered(registry: Registry, tmp_path: Path, fac
     for use in (registry.register, registry.check):
         with pytest.raises(BadInputError):
             use(tmp_path, base="tiny", **fact)
+
+
+def test_a_base_that_nobody_said_is_asked_for() -> None:
+    with pytest.raises(BadInputError) as caught:
+        _ = Submission().base_name
+    assert caught.value.hint == "give --base NAME"
