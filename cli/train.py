@@ -37,8 +37,8 @@ def train_command(
 
     ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code.  The run is recorded in
     fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
-    With --base that model is trained, unless ARGUMENTS name another, and the result registered at the end; what would be
-    refused then is refused before training.
+    With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result registered
+    at the end; what would be refused then is refused before training.
     """
     from fusery.registry.submission import Submission
     from fusery.registry.training.readiness import require_data, require_registrable
@@ -47,7 +47,8 @@ def train_command(
     if base is None:
         _require_base_for(strict=strict, **facts)
     submission = Submission(base=base, **facts) if base is not None else None
-    model = known_base(session.registry.workspace, base) if base is not None else None
+    trained_on = facts.get("trained_on") or base
+    model = known_base(session.registry.workspace, trained_on) if trained_on is not None else None
     folders: list[str] = []
 
     def ready(args: Any) -> None:
