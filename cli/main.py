@@ -298,7 +298,8 @@ def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
     message, mark, hint = error.format_message().partition("\nHint: ")
     if "--json" not in words:
         if mark:
-            error.message = f"{message}{mark}{hints.spelled(hint)}"
+            ctx = error.ctx if isinstance(error, click.UsageError) else None
+            error = click.UsageError(f"{message}{mark}{hints.spelled(hint)}", ctx)
         error.show()
         return 2
     return _failure(words, hints, "usage", message, hint or None, 2, error)
