@@ -87,7 +87,7 @@ def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path
     python = re.search(r"^```python\n(.*?)^```", minutes, re.DOTALL | re.MULTILINE)
     assert python is not None
     (tmp_path / "script.py").write_text(python[1], encoding="utf-8")
-    shell("\n".join(["set -e", *begin, *commands, "python -P ../script.py", "fusery show courses@1"]))
+    shell("\n".join(["set -e", *begin, *commands, "python -P ../script.py", "fusery show courses@latest"]))
 
 
 def test_what_no_demo_made_is_left_alone(installation: Installation) -> None:
