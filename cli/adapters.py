@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .amendments import explain_marks, marked, print_amendments
 from .session import Session, command
 from .text import aside, cell, count, foreign_fact, number, share, short_marks, size, times, told
@@ -109,8 +111,8 @@ def _summary(view: dict[str, Any]) -> str:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
     other = f", trained on {cell(view['trained_on'])}" if view["trained_on"] else ""
     return (
-        f"{view['method']} rank {cell(view['rank'])} on {view['layers']} layers of {view['base']}{other}: "
-        f"{count(view['trainable_parameters'])} parameters ({view['trainable_percent']:.3f} %){loss}"
+        f"{view['method']} rank {cell(view['rank'])} on {plural(view['layers'], 'layer')} of {view['base']}{other}: "
+        f"{plural(view['trainable_parameters'], 'parameter')} ({view['trainable_percent']:.3f} %){loss}"
     )
 
 
@@ -158,7 +160,7 @@ def print_findings(session: Session, findings: Iterable[Any]) -> None:
     for finding in findings:
         session.print(f"  {finding['severity']}: {finding['code']}: {finding['message']}")
         if finding["hint"]:
-            session.print(f"    Hint: {finding['hint']}")
+            session.hint(finding["hint"], "    ")
 
 
 @command("list")
@@ -301,7 +303,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
 
 def _dataset(view: dict[str, Any]) -> str:
     revision = f", revision {cell(view['dataset_revision'])}" if view["dataset_revision"] else ""
-    examples = f", {count(view['examples'])} examples" if view["examples"] else ""
+    examples = f", {plural(view['examples'], 'example')}" if view["examples"] else ""
     text = f"{cell(view['dataset'])}{revision}{examples}"
     return marked(text, view, "dataset", "dataset_revision", "dataset_digest", "examples")
 

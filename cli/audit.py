@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .bulk import counting, jobs_option
 from .session import Session, command
 
 if TYPE_CHECKING:
     from fusery.registry.audit import Report
+
+_NAMES = {"fused": "fused model"}
+_ALONE = {
+    "--chain": "--chain follows the log alone",
+    "--rebuild": "--rebuild makes fused models again, one after the other, and checks nothing else",
+}
 
 _SHOWN = 8
 """Names that are shown to people in one line."""
@@ -86,7 +94,11 @@ def audit_command(
         raise click.UsageError("--anchor goes with --chain, and --key with --anchor.")
     alone = {"--chain": chain, "--rebuild": again}
     _check_options(
-        references, repair=repair, copies=copies, whole=every or anew or jobs is not None, alone=alone
+        references,
+        repair=repair,
+        copies=copies,
+        whole={"--all": every, "--jobs": jobs is not None, "--anew": anew},
+        alone=alone,
     )
     if chain:
         report = session.registry.audit_chain(anchors=anchors, keys=keys)
@@ -114,22 +126,26 @@ def _check_options(
     *,
     repair: bool,
     copies: Sequence[Path],
-    whole: bool,
+    whole: Mapping[str, bool],
     alone: Mapping[str, bool],
 ) -> None:
     if copies and not repair:
         raise click.UsageError("--from goes with --repair.")
-    if references and whole:
-        raise click.UsageError("--all, --jobs and --anew are for an audit of everything, without REF.")
     chosen = [name for name, given in alone.items() if given]
-    if len(chosen) > 1 or (chosen and (repair or whole)):
-        raise click.UsageError(f"{chosen[0]} is an audit of its own, and no other option goes with it.")
+    wide = [name for name, given in whole.items() if given]
+    others = [*chosen[1:], *(["--repair"] if repair else []), *wide]
+    if chosen and others:
+        raise click.UsageError(f"{_ALONE[chosen[0]]}: {others[0]} does not go with it.")
+    if references and wide:
+        raise click.UsageError(f"{wide[0]} is for an audit of everything, without REF.")
     if alone["--chain"] and references:
         raise click.UsageError("--chain follows the log, and nothing goes with it.")
 
 
 def _tell(session: Session, report: Report, *, hint: bool) -> None:
-    counts = ", ".join(f"{count} {_plural(kind, count)}" for kind, count in report.checked.items() if count)
+    counts = ", ".join(
+        plural(count, _NAMES.get(kind, kind)) for kind, count in report.checked.items() if count
+    )
     session.print(f"Checked {counts or 'nothing'}.")
     for one in report.rebuilt:
         session.print(f"  {one.verdict}: {one.name}: {one.message}")
@@ -152,19 +168,13 @@ def _tell(session: Session, report: Report, *, hint: bool) -> None:
 
 def _verdict(left: int, repaired: int) -> str:
     if repaired:
-        return f"{repaired} repaired, {left or 'no'} {'problem' if left == 1 else 'problems'} left."
+        return f"{repaired} repaired, {plural(left, 'problem') if left else 'no problem'} left."
     if left == 0:
         return "No problem found."
-    return "1 problem." if left == 1 else f"{left} problems."
+    return f"{plural(left, 'problem')}."
 
 
 def _some(names: Sequence[str]) -> str:
     """Return the first few names; --json has all."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _plural(kind: str, count: int) -> str:
-    return {"fused": "fused models" if count > 1 else "fused model"}.get(
-        kind, kind if count == 1 else f"{kind}s"
-    )

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .adapters import print_findings
 from .groups import Group
 from .session import Session, command
@@ -84,7 +86,7 @@ def show(session: Session, name: str) -> None:
         _facts(session, view)
         for made in view["calibrations"]:
             session.print(
-                f"  calibrated {made['digest'][:12]} on {cell(made['prompts'])}, {count(made['tokens'])} tokens"
+                f"  calibrated {made['digest'][:12]} on {cell(made['prompts'])}, {plural(made['tokens'], 'token')}"
             )
         for file in view["files"]:
             session.print(f"  {file['sha256'][:12]}  {size(file['size']):>12}  {file['path']}")
@@ -104,7 +106,7 @@ def _facts(session: Session, view: dict[str, Any]) -> None:
         ("parameters", count(view["parameters"])),
         ("dtype", cell(view["dtype"])),
         ("quantization", _quantization(view["quantization"])),
-        ("size", f"{size(view['bytes'])} in {len(view['files'])} files"),
+        ("size", f"{size(view['bytes'])} in {plural(len(view['files']), 'file')}"),
         ("source", cell(sources)),
     ]
     if view["reference"]:
@@ -119,7 +121,9 @@ def _quantization(value: dict[str, Any] | None) -> str:
         return "none"
     own = sum(isinstance(item, dict) for item in value.values())
     text = f"{value.get('mode', 'affine')} {value.get('bits')} bits, group {value.get('group_size')}"
-    return text + (f", {own} modules their own way" if own else "")
+    return text + (
+        f", {plural(own, 'module')} in a way of {'its' if own == 1 else 'their'} own" if own else ""
+    )
 
 
 base_command.add_command(add)

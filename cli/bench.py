@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .fuse import PRECISIONS
 from .session import Session, command
 from .text import number, share, size
@@ -84,8 +86,8 @@ def _print(session: Session, view: dict[str, Any]) -> None:
     session.console.print(table)
     machine = view["machine"]
     session.print(
-        f"{view['adapter']} on {view['base']}; {machine['processor']}, {machine['cores']} cores, mlx {machine['mlx']}; "
-        f"{view['prompt_tokens']} + {view['tokens']} tokens, {view['runs']} rounds"
+        f"{view['adapter']} on {view['base']}; {machine['processor']}, {plural(machine['cores'], 'core')}, mlx {machine['mlx']}; "
+        f"{view['prompt_tokens']} + {plural(view['tokens'], 'token')}, {plural(view['runs'], 'round')}"
     )
     session.print(f"Ship: {view['choice'] or 'nothing of this'}")
     for reason in view["reasons"]:

@@ -105,7 +105,7 @@ def report(session: Session, done: Done, *, verb: str, adapter: Callable[[dict[s
         for document in done.failures:
             session.print(f"{cell(document['adapter'])}  failed: {cell(document['error']['message'])}")
             if document["error"]["hint"]:
-                session.print(f"  Hint: {cell(document['error']['hint'])}")
+                session.hint(cell(document["error"]["hint"]), "  ")
         session.print(f"{len(good)} {verb}, {len(done.failures) or 'none'} failed.")
 
     if session.quiet:

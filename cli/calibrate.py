@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .bulk import counting
 from .session import Session, command
 from .text import cell, count, size
@@ -35,7 +37,7 @@ def calibrate_command(session: Session, base: str, prompts: Path | None) -> None
         session.facts(
             [
                 ("digest", found.digest),
-                ("prompts", f"{cell(found.prompts)}, {count(found.tokens)} tokens"),
+                ("prompts", f"{cell(found.prompts)}, {plural(found.tokens, 'token')}"),
                 ("directions", f"{count(found.rank)} of each input"),
                 ("size", size(found.bytes)),
                 ("engine", found.engine),

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .fuse import make_request, request_options
 from .groups import Group
 from .session import Session, command
@@ -55,7 +57,7 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
         _summary(session, document, f"{size(document['live_bytes'])} are in use")
         if done.quarantined:
             session.print(
-                f"  in quarantine: {count(done.quarantined)} damaged blobs, {size(done.quarantined_bytes)}"
+                f"  in quarantine: {plural(done.quarantined, 'damaged blob')}, {size(done.quarantined_bytes)}"
             )
         for note in done.notes:
             session.print(f"  note: {note}")

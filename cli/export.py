@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .session import Session, command
 from .text import size
 
@@ -36,7 +38,7 @@ def export_command(
         total = sum(file["size"] for file in document["files"])
         session.print(f"{'Already there' if exported.existed else 'Wrote'}: {document['path']}")
         session.print(
-            f"  {document['format']}{' (rendered)' if exported.rendered else ''}, {len(document['files'])} files, "
+            f"  {document['format']}{' (rendered)' if exported.rendered else ''}, {plural(len(document['files']), 'file')}, "
             f"{size(total)}, adapter {document['digest'][:12]}"
         )
         session.warn(document)

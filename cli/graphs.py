@@ -6,6 +6,8 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from fusery.registry.quantities import plural
+
 from .text import one_line
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def tree(graph: Graph) -> Tree:
                 branch.children.append(below)
     if len(top) == 1:
         return top[0]
-    whole = Tree(Text(f"{len(top)} revisions of {_label(graph.nodes[graph.root])}"))
+    whole = Tree(Text(f"{plural(len(top), 'revision')} of {_label(graph.nodes[graph.root])}"))
     whole.children.extend(top)
     return whole
 

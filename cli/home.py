@@ -6,6 +6,8 @@ from contextlib import closing
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .groups import Group
 from .session import Session, command
 
@@ -43,7 +45,7 @@ def doctor_command(session: Session) -> int:
         for check in checks:
             session.print(f"{check.status:<8} {check.name:<22} {check.detail}")
             if check.hint:
-                session.print(f"{'':<31} Hint: {check.hint}")
+                session.hint(check.hint, f"{'':<32}")
 
     session.emit(document, names=[check.name for check in checks if check.status == "problem"], human=human)
     return 1 if failed else 0
@@ -70,6 +72,8 @@ def upgrade(session: Session) -> None:
         )
         for name in done.mended:
             session.print(f"Made anew: {name}, which guards the database")
+        if done.before is None:
+            session.say("Next: fusery init, which makes the store that belongs to it")
 
     session.emit(done.to_dict(), names=[str(done.after)], human=human)
 
@@ -105,7 +109,9 @@ def check(session: Session) -> int:
         for difference in differences:
             session.print(difference)
         session.print(
-            "The schema is as it should be." if not differences else f"{len(differences)} differences."
+            "The schema is as it should be."
+            if not differences
+            else f"{plural(len(differences), 'difference')}."
         )
 
     session.emit({"ok": not differences, "differences": differences}, names=differences, human=human)

@@ -13,7 +13,7 @@ import signal
 import sys
 
 try:
-    from typing import Any, NoReturn
+    from typing import TYPE_CHECKING, Any, NoReturn
 
     import click
 
@@ -22,6 +22,9 @@ except KeyboardInterrupt:
     # Most of the start-up is these imports, and who interrupts them is owed no traceback.
     sys.stderr.write("Interrupted.\n")
     raise SystemExit(130) from None
+
+if TYPE_CHECKING:
+    from .hints import Hints
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("home", "Make a registry: home folder, database and store."),
@@ -182,9 +185,20 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         ctx.exit()
 
 
+def _home(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    # Here already, so that it is known where a command's name is wrong.
+    if ctx.obj is not None:
+        ctx.obj.home = value
+    return value
+
+
 @click.command(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--home", type=click.Path(), metavar="DIR", help="Home folder of the registry; default: FUSERY_HOME."
+    "--home",
+    type=click.Path(),
+    metavar="DIR",
+    callback=_home,
+    help="Home folder of the registry; default: FUSERY_HOME.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(
@@ -199,7 +213,7 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
     """
     from .session import Session
 
-    ctx.obj = ctx.with_resource(Session(home=home, debug=debug))
+    ctx.obj = ctx.with_resource(Session(home=home, debug=debug, hints=ctx.obj))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -228,15 +242,24 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 def run(words: list[str]) -> int:
     """Run the command line; return its exit code.  Every known error becomes one sentence here, and nowhere else."""
+    from .hints import Hints, program
+
+    hints = Hints()
     try:
-        result: Any = cli.main(args=words, prog_name="fusery", standalone_mode=False)
+        result: Any = cli.main(
+            args=words,
+            prog_name=program(),
+            complete_var="_FUSERY_COMPLETE",
+            standalone_mode=False,
+            obj=hints,
+        )
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt) as stop:
         return _interrupted(stop)
     except click.ClickException as error:
-        return _usage(words, error)
+        return _usage(words, error, hints)
     except BrokenPipeError:
         # The reader of a pipe went away: not an error of ours, and not to be reported again at shutdown.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -244,19 +267,19 @@ def run(words: list[str]) -> int:
     except FuseryError as error:
         if "--debug" in words:
             raise
-        return _failure(words, error.code, error.message, error.hint, error.exit_code, error)
+        return _failure(words, hints, error.code, error.message, error.hint, error.exit_code, error)
     except OSError as error:
         # The last resort, for a place that the code which looked there did not expect to fail.
         if "--debug" in words:
             raise
-        return _failure(words, "os_error", *_os_error(error), 2, error)
+        return _failure(words, hints, "os_error", *_os_error(error), 2, error)
     except Exception as error:
         # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
         if isinstance(error.__cause__, KeyboardInterrupt):
             return _interrupted(error)
         if "--debug" in words or _RAISES in os.environ:
             raise
-        return _failure(words, "unexpected", *_unexpected(error), 2, error)
+        return _failure(words, hints, "unexpected", *_unexpected(error), 2, error)
 
 
 def _interrupted(stop: BaseException) -> int:
@@ -293,19 +316,29 @@ def _os_error(error: OSError) -> tuple[str, str]:
     return f"cannot use {name[:200]}: {reason}", "check the path, and who may read and write it"
 
 
-def _usage(words: list[str], error: click.ClickException) -> int:
+def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
+    message, mark, hint = error.format_message().partition("\nHint: ")
     if "--json" not in words:
+        if mark:
+            ctx = error.ctx if isinstance(error, click.UsageError) else None
+            error = click.UsageError(f"{message}{mark}{hints.spelled(hint)}", ctx)
         error.show()
         return 2
-    message, _, hint = error.format_message().partition("\nHint: ")
-    return _failure(words, "usage", message, hint or None, 2, error)
+    return _failure(words, hints, "usage", message, hint or None, 2, error)
 
 
 def _failure(
-    words: list[str], code: str, message: str, hint: str | None, exit_code: int, error: Exception
+    words: list[str],
+    hints: Hints,
+    code: str,
+    message: str,
+    hint: str | None,
+    exit_code: int,
+    error: Exception,
 ) -> int:
     from .text import one_line
 
+    hint = hints.spelled(hint) if hint else hint
     if "--json" in words:
         import json
 
@@ -315,7 +348,7 @@ def _failure(
             document["findings"] = [finding.to_dict() for finding in findings]
         if hasattr(error, "position"):
             document["position"] = error.position
-        click.echo(json.dumps({"error": document}, indent=2))
+        click.echo(json.dumps({"error": hints.in_document(document)}, indent=2))
         return exit_code
     click.echo(f"Error: {one_line(message)}", err=True)
     for line in getattr(error, "excerpt", ()):

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
 from .session import Session, command
@@ -91,7 +93,7 @@ def materialize_command(
     card: Path | None,
     **options: Any,
 ) -> int:
-    r"""Write a deployable bundle of an adapter, or of several that stand on one base.
+    """Write a deployable bundle of an adapter, or of several that stand on one base.
 
     DEST is a folder that does not exist yet, the file of an archive (.tar.zst or .tar.gz), or a URL as a store can have.
     With --all it has {name} in it, which becomes each adapter's name; bundles that stand there already, as recorded, are
@@ -109,7 +111,7 @@ def materialize_command(
     gguf     a fused model as one GGUF file
     oci      a fused model as an OCI image layout; DEST oci://REGISTRY/REPOSITORY:TAG pushes it
     hub      a fused model, or an adapter in PEFT's form, as a repository; DEST hf://OWNER/NAME uploads it
-    """
+    """  # noqa: D301 (click wants the character, not a backslash)
     from fusery.registry.bundles import Choices
 
     *references, destination = words
@@ -158,7 +160,7 @@ def materialize_command(
     def human() -> None:
         files = document["files"]
         total = sum(file["size"] for file in files)
-        number = f"{len(files)} files" if len(files) != 1 else "1 file"
+        number = plural(len(files), "file")
         session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
         session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
         if document["label"]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .bulk import counting
 from .session import Session, command
 from .text import count, number, share
@@ -84,7 +86,7 @@ def probe_command(
                 ("b", f"{found.b}  {found.b.digest[:12]}"),
                 (
                     "prompts",
-                    f"{count(found.prompts)}, {count(found.tokens)} tokens scored{_from(found.about)}",
+                    f"{count(found.prompts)}, {plural(found.tokens, 'token')} scored{_from(found.about)}",
                 ),
                 ("KL(a || b)", f"{number(found.kl)} nats a token, 99 % below {number(found.kl_p99)}"),
                 ("same next token", share(found.top1_agreement)),

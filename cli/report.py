@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .session import Session, command
 from .text import size
 
@@ -48,7 +50,5 @@ def _tell(session: Session, written: Written) -> None:
     session.print(f"Wrote {written.path}: {size(written.bytes or 0)}.")
     if not written.ok:
         count = written.facts["audit"]["problems_total"]
-        session.say(
-            f"The audit found {'1 problem' if count == 1 else f'{count} problems'}, and the page says so."
-        )
+        session.say(f"The audit found {plural(count, 'problem')}, and the page says so.")
         session.say("Next: fusery audit")

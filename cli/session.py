@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
     from fusery.registry import Registry
 
+    from .hints import Hints
+
 
 class Session:
     """One run of the command line."""
 
-    def __init__(self, *, home: str | None, debug: bool) -> None:
+    def __init__(self, *, home: str | None, debug: bool, hints: Hints) -> None:
         self._home = home
+        self.hints = hints
         self.debug = debug
         self.json = False
         self.quiet = False
@@ -66,21 +69,33 @@ class Session:
 
     def document(self, document: Any) -> None:
         """Print one JSON document."""
+        document = self.hints.in_document(document)
         click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
 
     def say(self, text: str) -> None:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""
+        self._tell(self.hints.spelled(text))
+
+    def note(self, text: str) -> None:
+        """Tell what people said, who may have named commands too: their words stay as they are."""
+        self._tell(f"Note: {text}")
+
+    def _tell(self, text: str) -> None:
         if not self.quiet and not self.json:
             click.echo(one_line(text), err=True)
 
     def warn(self, view: Mapping[str, Any]) -> None:
         """Say what is to be known of yanks about what was just used."""
         for each in view.get("withdrawals", ()):
-            self.say(f"Note: {each['told']}")
+            self.note(each["told"])
 
     def print(self, text: str = "") -> None:
         """Print one line of a result for people."""
         click.echo(one_line(text))
+
+    def hint(self, text: str, margin: str = "") -> None:
+        """Print a hint that belongs to a result, behind a margin."""
+        self.print(f"{margin}Hint: {self.hints.spelled(text)}")
 
     def table(self, *columns: str, right: Iterable[str] = ()) -> Table:
         """Return an empty table with these columns; those in `right` are aligned to the right."""

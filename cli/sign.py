@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .groups import Group
 from .session import Session, command
 from .text import cell
@@ -76,7 +78,9 @@ def sign_command(
     def human() -> None:
         what = f"{made.subject.kind} {made.subject.name}" if made.subject.kind else made.subject.name
         again = "was signed" if made.existed else "signed"
-        session.print(f"{what}: {again} with the key {made.key_id[:64]}, {document['files']} files.")
+        session.print(
+            f"{what}: {again} with the key {made.key_id[:64]}, {plural(document['files'], 'file')}."
+        )
         if made.output:
             session.print(f"The signature is in {made.output}.")
         if not made.recorded:

@@ -37,15 +37,18 @@ def train_command(
 
     ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code.  The run is recorded in
     fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
-    With --base it is registered at the end; what would be refused then is refused before training.
+    With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result registered
+    at the end; what would be refused then is refused before training.
     """
     from fusery.registry.submission import Submission
     from fusery.registry.training.readiness import require_data, require_registrable
-    from fusery.registry.training.trainer import train
+    from fusery.registry.training.trainer import known_base, train
 
     if base is None:
         _require_base_for(strict=strict, **facts)
     submission = Submission(base=base, **facts) if base is not None else None
+    trained_on = facts.get("trained_on") or base
+    model = known_base(session.registry.workspace, trained_on) if trained_on is not None else None
     folders: list[str] = []
 
     def ready(args: Any) -> None:
@@ -56,7 +59,7 @@ def train_command(
 
     with contextlib.redirect_stdout(sys.stderr if session.json or session.quiet else sys.stdout):
         try:
-            trained = train(arguments, ready=ready)
+            trained = train(arguments, ready=ready, base=model)
         except KeyboardInterrupt:
             for folder in filter(_has_weights, folders):
                 session.say(

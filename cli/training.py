@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusery.registry.quantities import plural
+
 from .session import Session
-from .text import cell, count, number, size
+from .text import cell, number, size
 
 
 def print_training(session: Session, view: dict[str, Any]) -> None:
@@ -49,7 +51,7 @@ def _run(run: dict[str, Any]) -> str:
     if run["seconds"] is not None:
         parts.append(f"{run['seconds']:,.1f} s")
     if run["trained_tokens"] is not None:
-        parts.append(f"{count(run['trained_tokens'])} tokens")
+        parts.append(f"{plural(run['trained_tokens'], 'token')}")
     if run["peak_memory"] is not None:
         parts.append(f"peak memory {size(run['peak_memory'])}")
     return ", ".join(parts)
@@ -57,6 +59,6 @@ def _run(run: dict[str, Any]) -> str:
 
 def _machine(machine: dict[str, Any]) -> str:
     memory = size(machine["memory"]) if machine["memory"] is not None else None
-    cpus = f"{machine['cpus']} cores" if machine["cpus"] is not None else None
+    cpus = plural(machine["cpus"], "core") if machine["cpus"] is not None else None
     known = (machine["processor"], cpus, memory, machine["platform"])
     return cell(", ".join(str(part) for part in known if part))

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .groups import Group
 from .session import Session, command
 from .text import cell
@@ -152,7 +154,9 @@ def revoke_command(session: Session, name: str, reason: str) -> None:
     revoked = session.registry.revoke_key(name, reason=reason)
 
     def human() -> None:
-        session.print(f"{revoked['name']} is revoked: its {revoked['signatures']} signatures count no more.")
+        session.print(
+            f"{revoked['name']} is revoked: {plural(revoked['signatures'], 'signature')} by it count no more."
+        )
 
     session.emit(revoked, names=[revoked["name"]], human=human)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.quantities import plural
+
 from .session import Session, command
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def _print(session: Session, result: Verification) -> None:
     for problem in result.problems:
         session.print(f"  {problem.code}: {problem.message}")
     count = len(result.found.files)
-    files = "1 file" if count == 1 else f"{count} files"
+    files = plural(count, "file")
     if result.unsigned:
         shown = ", ".join(result.unsigned[:5]) + (" …" if len(result.unsigned) > 5 else "")
         session.print(
@@ -99,6 +101,6 @@ def _print(session: Session, result: Verification) -> None:
         session.print(f"Verified: {files}, signed with {result.signer}.")
     elif result.verdict == "differs":
         problems = len(result.problems)
-        session.print(f"Not verified: {'1 problem' if problems == 1 else f'{problems} problems'}.")
+        session.print(f"Not verified: {plural(problems, 'problem')}.")
     else:
         session.print(f"Nothing wrong was found in {files}, and nothing proves who made all of them.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fusery.registry.quantities import plural
+
 from .session import Session
 
 
@@ -24,5 +26,5 @@ def write_document(session: Session, place: Path, text: str, *, form: str, force
     session.emit(
         {"path": str(place), "format": form, "bytes": len(data)},
         names=[str(place)],
-        human=lambda: session.print(f"Wrote {place}: {form}, {len(data):,} bytes."),
+        human=lambda: session.print(f"Wrote {place}: {form}, {plural(len(data), 'byte')}."),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from . import events, tables
-from .amendments import amend_row, amendment_views, changes, is_free, state_of, text_of
+from .amendments import TAG, State, amend_row, amendment_views, changes, is_free, state_of, text_of
 from .errors import BadInputError
 from .resolve import resolve_adapter
 
@@ -54,13 +54,14 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: nothing is said, or no reason is given for another fact.
+        BadInputError: nothing is said, no reason is given for another fact, or a tag is to go that is not there.
     """
     if correction.is_empty:
         raise BadInputError("it is not said what to amend", hint="fusery amend --help")
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
         before = state_of(adapter)
+        _require_tags(adapter.name, before, correction)
         changed = changes(before, correction.applied(before))
         if not changed:
             return Amended(adapter.name, adapter.digest, [])
@@ -97,6 +98,15 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             at=at,
         )
         return Amended(adapter.name, adapter.digest, amendment_views(rows))
+
+
+def _require_tags(name: str, before: State, correction: Correction) -> None:
+    """Refuse to take off a tag that is not there: its key is most likely another one."""
+    tags = [field.removeprefix(TAG) for field in before if field.startswith(TAG)]
+    for field in sorted(correction.clear):
+        if field.startswith(TAG) and field not in before:
+            there = f"its tags are {', '.join(tags)}" if tags else "it has none"
+            raise BadInputError(f"{name} has no tag {field.removeprefix(TAG)!r}", hint=there)
 
 
 def time_of_amendment(workspace: Workspace, session: Session, adapter: tables.Adapter) -> datetime:

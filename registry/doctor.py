@@ -5,28 +5,45 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.private import others_may_write
 
+from .extras import extras
+from .quantities import plural, shown_size
+
 if TYPE_CHECKING:
     from .workspace import Workspace
 
 Status = Literal["ok", "note", "problem"]
-_EXTRAS = {
-    "mlx": ("mlx_lm", "running and serving models"),
-    "postgres": ("psycopg", "a PostgreSQL database"),
-    "s3": ("s3fs", "a store on S3"),
-    "gcs": ("gcsfs", "a store on Google Cloud Storage"),
-    "azure": ("adlfs", "a store on Azure Blob Storage"),
-    "sftp": ("sshfs", "a store on an SFTP server"),
-    "gguf": ("gguf", "reading GGUF files"),
-    "hub": ("huggingface_hub", "fetching bases from a hub"),
+USES = {
+    "mlx": "running, training and serving models",
+    "mlx-cuda13": "the same on NVIDIA cards, instead of mlx",
+    "postgres": "a PostgreSQL database",
+    "s3": "a store on S3",
+    "gcs": "a store on Google Cloud Storage",
+    "azure": "a store on Azure Blob Storage",
+    "sftp": "a store on an SFTP server",
+    "dask": "bulk work on several machines",
+    "hub": "fetching bases from a hub, and uploading to it",
+    "gguf": "reading and writing GGUF files",
+    "oci": "pushing images to a registry",
+    "plot": "pictures of fidelity and training curves",
+    "serve": "serving adapters over HTTP",
+    "sign": "signing, and verifying signatures",
+    "bom": "bills of materials as CycloneDX",
+    "demo": "what the demo needs beside its model",
+    "dev": "the tests, and what checks the code",
 }
+"""What each extra is for; which there are is in the metadata of the installation."""
+
+_INSTEAD = {"mlx": "mlx-cuda13", "mlx-cuda13": "mlx"}
+"""Extras that exclude each other."""
+
+_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ def _settings(workspace: Workspace) -> Iterator[Check]:
 
     settings = workspace.settings
     shown = {"home": str(settings.home), "cache_dir": str(settings.cache), "user": settings.actor}
-    shown["cache_limit"] = str(settings.cache_limit)
+    shown["cache_limit"] = shown_size(settings.cache_limit)
     shown["publish"] = settings.publish
     shown["card"] = str(settings.card or "the package's own")
     yield Check("setting.home", "ok", f"{shown.pop('home')} ({settings.origin('home')})")
@@ -104,12 +121,12 @@ def _database(workspace: Workspace) -> str:
         counts = [
             (name, session.scalar(select(func.count()).select_from(table)))
             for name, table in (
-                ("base models", tables.BaseModel),
-                ("adapters", tables.Adapter),
-                ("fused", tables.Fused),
+                ("base model", tables.BaseModel),
+                ("adapter", tables.Adapter),
+                ("fused model", tables.Fused),
             )
         ]
-    return ", ".join(f"{count} {name}" for name, count in counts)
+    return ", ".join(plural(count or 0, name) for name, count in counts)
 
 
 def _store(workspace: Workspace) -> str:
@@ -128,27 +145,34 @@ def _cache(workspace: Workspace) -> str:
     writable = "" if os.access(folder, os.W_OK) else ", not writable by this user"
     shared = cache.root.exists() and others_may_write(cache.root)
     theirs = ", writable by other users, who could swap what you load from it" if shared else ""
-    return f"{len(entries)} fused models, {free >> 30} GiB free{writable}{theirs}"
+    return f"{plural(len(entries), 'fused model')}, {shown_size(free)} free{writable}{theirs}"
 
 
 def _engine() -> Check:
     if importlib.util.find_spec("fusery.registry.fusion._kernel") is None:
-        hint = "install a C compiler, then fusery once more: pip install --force-reinstall --no-deps fusery"
+        # Without these options pip takes the wheel that it has kept from the time without a compiler.
+        again = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary fusery fusery"
+        hint = f"install a C compiler, then fusery once more: {again}"
         return Check("engine", "note", "canonical, in NumPy: the same result in five times the time", hint)
     return Check("engine", "ok", "canonical, compiled")
 
 
 def _extras() -> Iterator[Check]:
-    for extra, (module, use) in _EXTRAS.items():
-        if importlib.util.find_spec(module) is None:
-            yield Check(f"extra.{extra}", "note", f"not installed: {use}", f"pip install 'fusery[{extra}]'")
+    known = {extra.name: extra for extra in extras()}
+    for extra in known.values():
+        name = f"extra.{extra.name}"
+        use = f": {USES[extra.name]}" if extra.name in USES else ""
+        if not extra.fits:
+            yield Check(name, "note", f"not for this platform{use}")
+        elif not extra.missing:
+            yield Check(name, "ok", f"{_some(extra.present)}{use}")
+        elif (other := known.get(_INSTEAD.get(extra.name, ""))) is not None and not other.missing:
+            yield Check(name, "note", f"not installed, {other.name} is in its place{use}")
         else:
-            yield Check(f"extra.{extra}", "ok", f"{_version(module)}: {use}")
+            lacking = f", lacks {_some(extra.missing)}" if extra.present else ""
+            yield Check(name, "note", f"not installed{lacking}{use}", f"pip install 'fusery[{extra.name}]'")
 
 
-def _version(module: str) -> str:
-    distribution = {"mlx_lm": "mlx-lm", "huggingface_hub": "huggingface-hub"}.get(module, module)
-    try:
-        return f"{distribution} {version(distribution)}"
-    except PackageNotFoundError:
-        return distribution
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

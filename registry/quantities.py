@@ -6,6 +6,7 @@ import re
 
 from .errors import BadInputError
 
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _NUMBER = r"(?P<number>\d{1,15}(\.\d{1,9})?)"
 _DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>s|m|h|d|w)?", re.IGNORECASE | re.ASCII)
 _SIZE = re.compile(rf"{_NUMBER}\s*(?P<unit>[kmgt]i?b?|b)?", re.IGNORECASE | re.ASCII)
@@ -38,3 +39,18 @@ def parse_size(text: str) -> int:
     power = " kmgt".index(unit[0]) if unit[0] != "b" else 0
     factor = (1024 if "i" in unit else 1000) ** power
     return min(round(float(match["number"]) * float(factor)), _LARGEST)
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun: `1 version`, `1,204 versions`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def shown_size(count: int) -> str:
+    """Return bytes as people write them, in units that `parse_size` takes: `0 B`, `1.5 MiB`, `100 GiB`."""
+    value, unit = float(count), _UNITS[0]
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.2f}".rstrip("0").rstrip(".") + f" {unit}"

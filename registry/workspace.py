@@ -82,8 +82,11 @@ class Workspace:
         with self.database.read() as session:
             row = session.get(tables.Registry, 1)
             if row is None:
-                raise SchemaError(f"there is no registry in {self.database.shown} yet", hint=self._hint)
+                raise self._no_registry()
             return row.store_id
+
+    def _no_registry(self) -> SchemaError:
+        return SchemaError(f"there is no registry in {self.database.shown} yet", hint=self._hint)
 
     @property
     def _hint(self) -> str:
@@ -94,6 +97,7 @@ class Workspace:
         """The store that belongs to the database.
 
         Raises:
+            SchemaError: the database has tables and nothing in them, as after `fusery db upgrade`: no registry yet.
             StoreMismatchError: the store was made for another registry.
         """
         from fusery.storage.locate import open_store
@@ -103,8 +107,9 @@ class Workspace:
         store = open_store(self.settings.store, options=self.settings.store_options)
         with self.database.read() as session:
             row = session.get(tables.Registry, 1)
-            expected = row.store_id if row else None
-        if expected is None or store.identify() != expected:
+        if row is None:
+            raise self._no_registry()
+        if store.identify() != row.store_id:
             raise _foreign(store)
         return store
 
@@ -195,7 +200,12 @@ class Workspace:
 
         if database.path is None or database.path.exists():
             require_inert(database)
-        require(database, may_create=may_create)
+        try:
+            require(database, may_create=may_create)
+        except SchemaError as error:
+            if error.hint and error.hint.startswith("fusery "):
+                error.hint += ", there"  # it is the other registry's database
+            raise
         require_ours(database)
 
     @property
@@ -237,7 +247,7 @@ class Workspace:
 def _foreign(store: BlobStore) -> StoreMismatchError:
     return StoreMismatchError(
         f"the store at {store.url} is not the one of this database",
-        hint="fusery doctor shows which settings name the two",
+        hint="FUSERY_DATABASE_URL and FUSERY_STORE_URL name the two; setting.* in fusery doctor shows what they are",
     )
 
 

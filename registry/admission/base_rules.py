@@ -8,6 +8,7 @@ from pathlib import Path
 from ..adapter_files import CONFIG, METADATA, WEIGHTS
 from ..errors import BadInputError
 from ..names import parse_base_name
+from ..quantities import plural
 from .candidate import Candidate, tail
 from .code import Code, rule
 from .finding import Finding, some
@@ -107,5 +108,5 @@ def modules_of_base(candidate: Candidate) -> Iterator[Finding]:
     weights = candidate.base.architecture.weights
     unknown = {path for path in candidate.folder.modules if path not in weights}
     if unknown:
-        message = f"{len(unknown)} adapted modules are not in {candidate.base.name}: {some(unknown)}"
+        message = f"{plural(len(unknown), 'adapted module')} not in {candidate.base.name}: {some(unknown)}"
         yield UNKNOWN_MODULE.found(WEIGHTS, message)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..adapter_files import METADATA, WEIGHTS
 from ..adapter_folder import Problem
+from ..quantities import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some
@@ -145,9 +146,7 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
     if not folder.modules:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
     if folder.strangers:
-        message = (
-            f"{len(folder.strangers)} tensors are not part of a LoRA adapter: {some(list(folder.strangers))}"
-        )
+        message = f"{plural(len(folder.strangers), 'tensor')} that no LoRA adapter has: {some(list(folder.strangers))}"
         peft = any(".lora_A." in name or ".lora_B." in name for name in folder.strangers)
         hint = (
             "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
@@ -163,9 +162,7 @@ def float_tensors(candidate: Candidate) -> Iterator[Finding]:
     odd = [tensor for tensor in tensors if tensor.dtype not in _FLOATS]
     if odd:
         kinds = some({tensor.dtype for tensor in odd})
-        message = (
-            f"{len(odd)} tensors are {kinds}, not {', '.join(_FLOATS)}: {some(tensor.name for tensor in odd)}"
-        )
+        message = f"{plural(len(odd), 'tensor')} in {kinds}, not {', '.join(_FLOATS)}: {some(tensor.name for tensor in odd)}"
         yield DTYPE_UNSUPPORTED.found(WEIGHTS, message)
         return
     factors = {tensor.dtype for tensor in tensors if tensor.name.rpartition(".")[2] in ("lora_a", "lora_b")}
@@ -179,4 +176,4 @@ def tensors_hold_numbers(candidate: Candidate) -> Iterator[Finding]:
     header = candidate.folder.header
     empty = [tensor.name for tensor in header.tensors.values() if not tensor.size] if header else []
     if empty:
-        yield EMPTY_TENSOR.found(WEIGHTS, f"{len(empty)} tensors are empty: {some(empty)}")
+        yield EMPTY_TENSOR.found(WEIGHTS, f"{plural(len(empty), 'tensor')} without a number: {some(empty)}")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ..adapter_files import CONFIG, WEIGHTS
+from ..quantities import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some
@@ -134,11 +135,13 @@ def promised_layers(candidate: Candidate) -> Iterator[Finding]:
         yield LAYERS_BEYOND_BASE.found(CONFIG, message)
     missing = candidate.missing_modules()
     if missing:
-        message = f"{len(missing)} modules that the configuration promises have no tensors: {some(missing)}"
+        message = (
+            f"no tensors of {plural(len(missing), 'module')} that the configuration promises: {some(missing)}"
+        )
         yield LAYERS_MISSING.found(WEIGHTS, message)
     promised = candidate.promised_modules()
     if extra := set(folder.modules) & set(candidate.base.architecture.weights) - promised:
-        message = f"{len(extra)} adapted modules are not promised by the configuration: {some(extra)}"
+        message = f"{plural(len(extra), 'adapted module')} not promised by the configuration: {some(extra)}"
         yield LAYERS_UNPROMISED.found(CONFIG, message)
 
 
@@ -158,5 +161,5 @@ def full_layers(candidate: Candidate) -> Iterator[Finding]:
         if f"{layer[key]}.weight" not in names
     }
     if missing:
-        message = f"{len(missing)} weights that other layers have are missing: {some(missing)}"
+        message = f"{plural(len(missing), 'weight')} missing that other layers have: {some(missing)}"
         yield FULL_INCOMPLETE.found(WEIGHTS, message)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 
 from ..adapter_files import CONFIG, WEIGHTS
+from ..quantities import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some
@@ -84,7 +85,7 @@ MAGNITUDE_NOT_POSITIVE = Code(
 def numbers_finite(candidate: Candidate) -> Iterator[Finding]:
     """No number is NaN or infinite."""
     if broken := [values.name for values in candidate.values.tensors.values() if not values.finite]:
-        message = f"{len(broken)} tensors hold NaN or infinity: {some(broken)}"
+        message = f"{plural(len(broken), 'tensor')} with NaN or infinity: {some(broken)}"
         yield NOT_FINITE.found(WEIGHTS, message)
 
 
@@ -105,7 +106,9 @@ def numbers_do_something(candidate: Candidate) -> Iterator[Finding]:
     if folder.modules and dead >= set(folder.modules):
         yield ALL_ZERO.found(WEIGHTS, "every module's update is zero: the adapter does nothing")
     elif dead:
-        message = f"{len(dead)} of {len(folder.modules)} modules have a zero update: {some(dead)}"
+        message = (
+            f"the update of {len(dead)} of {plural(len(folder.modules), 'module')} is zero: {some(dead)}"
+        )
         yield MODULE_ZERO.found(WEIGHTS, message)
 
 
@@ -126,7 +129,7 @@ def numbers_not_clipped(candidate: Candidate) -> Iterator[Finding]:
         and values.name.rpartition(".")[2] in ("lora_a", "lora_b")
     ]
     if clipped:
-        message = f"the numbers of {len(clipped)} tensors pile up at their limits: {some(clipped)}"
+        message = f"the numbers of {plural(len(clipped), 'tensor')} pile up at their limits: {some(clipped)}"
         yield CLIPPED.found(WEIGHTS, message)
 
 
@@ -174,7 +177,7 @@ def magnitudes_positive(candidate: Candidate) -> Iterator[Finding]:
         return
     low = [values.name for values in _magnitudes(candidate) if values.finite and values.low <= 0]
     if low:
-        message = f"{len(low)} modules have magnitudes of zero or less: {some(low)}"
+        message = f"{plural(len(low), 'module')} with magnitudes of zero or less: {some(low)}"
         yield MAGNITUDE_NOT_POSITIVE.found(WEIGHTS, message)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..adapter_files import CONFIG, PEFT_WEIGHTS
 from ..architecture import Weight
+from ..quantities import plural
 from ..renderings.patterns import PatternError
 from ..renderings.peft_config import CONVERT, TIED, PeftConfig, targets
 from ..renderings.peft_folder import COPY, OTHER, QUANTISED_COPY, own_name
@@ -196,7 +197,9 @@ def whole_peft_adapter(candidate: Candidate) -> Iterator[Finding]:
         return
     missing = _promised(folder.raw_config, base.weights) - set(folder.modules)
     if missing:
-        message = f"{len(missing)} modules that target_modules promises have no tensors: {some(missing)}"
+        message = (
+            f"no tensors of {plural(len(missing), 'module')} that target_modules promises: {some(missing)}"
+        )
         yield PEFT_MODULES_MISSING.found(PEFT_WEIGHTS, message)
     tied = [path for path in folder.modules if "embed" in path.rpartition(".")[2]] if is_tied(base) else []
     if tied:

@@ -11,6 +11,7 @@ from fusery.storage.safetensors import Tensor
 from ..adapter_files import CONFIG, WEIGHTS
 from ..adapter_folder import LoraModule
 from ..architecture import Weight
+from ..quantities import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
@@ -128,7 +129,7 @@ def full_weights(candidate: Candidate) -> Iterator[Finding]:
         elif weight is None and module not in containers:  # else it may have numbers that are not on record
             unknown.append(tensor.name)
     if unknown:
-        message = f"{len(unknown)} tensors are not in {candidate.base.name}: {some(unknown)}"
+        message = f"{plural(len(unknown), 'tensor')} not in {candidate.base.name}: {some(unknown)}"
         yield UNKNOWN_TENSOR.found(WEIGHTS, message, "the fine-tune belongs to another base model")
 
 

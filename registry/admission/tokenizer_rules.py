@@ -9,6 +9,7 @@ from typing import Any
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import parse_json
 
+from ..quantities import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding
@@ -69,7 +70,7 @@ def same_tokenizer(candidate: Candidate) -> Iterator[Finding]:
     if here is None or there is None or here == there:
         return
     odd = sorted(token for token in here.keys() | there.keys() if here.get(token) != there.get(token))
-    message = f"{TOKENIZER} differs from that of {candidate.base.name} in {len(odd)} tokens, such as {odd[0][:40]!r}"
+    message = f"{TOKENIZER} differs from that of {candidate.base.name} in {plural(len(odd), 'token')}, such as {odd[0][:40]!r}"
     yield TOKENIZER_DIFFERS.found(TOKENIZER, message)
 
 

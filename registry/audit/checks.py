@@ -18,6 +18,7 @@ from ..database.definitions import differences
 from ..database.protection import weaknesses
 from ..database.sealing import Key
 from ..errors import DatabaseUnavailableError
+from ..quantities import plural, shown_size
 from . import dependants
 from .amended import check_amendments
 from .holdings import Holding
@@ -195,8 +196,8 @@ def note_garbage(workspace: Workspace, report: Report) -> None:
     ]
     if unused:
         total = sum(blob.size for blob in unused)
-        report.notes.append(f"{len(unused)} blobs, {total} bytes, belong to nothing")
+        report.notes.append(f"{plural(len(unused), 'blob')}, {shown_size(total)}, belong to nothing")
     leftovers = list(store.leftovers())
     if leftovers:
-        report.notes.append(f"{len(leftovers)} part files of interrupted writes are in the store")
+        report.notes.append(f"in the store: {plural(len(leftovers), 'part file')} of interrupted writes")
     report.quarantined = sorted(found.name for found in store.quarantined())

@@ -26,6 +26,7 @@ from ..database.intents import Intents
 from ..database.schema import HEAD
 from ..errors import DatabaseUnavailableError
 from ..events import FIRST_PREVIOUS
+from ..quantities import plural
 from ..tables.values import kind_of
 from .catalogue import BLOBS, Catalogue, File, line_of
 from .contents import LEASE, all_tables, needed_blobs, table_rows
@@ -122,7 +123,7 @@ def backup(
         former = _former(place, say)
         there = {blob.digest: blob.size for blob in place.blobs()}
         with _protected(workspace, folder, there, verify, say) as (snapshot, missing):
-            say(f"copying {len(missing)} of {len(snapshot.blobs)} blobs")
+            say(f"copying {len(missing)} of {plural(len(snapshot.blobs), 'blob')}")
             copied = _copy(workspace.store, place, missing, progress)
         _store_files(place, snapshot)
         made = Catalogue(

@@ -20,6 +20,7 @@ from .. import tables
 from ..database import Database
 from ..database.schema import HEAD, require, state
 from ..errors import SchemaError
+from ..quantities import plural
 from .errors import BackupError, NotEmptyError
 from .examining import adopt, examine_backup, rehearsal
 from .filling import fill, first_used
@@ -119,7 +120,7 @@ def restore(
             store_id = _take_over(store, present, found)
             require_room(store, sum(blobs.values()))
             generations = _generations(found, store, blobs)
-            say(f"copying {len(blobs)} blobs")
+            say(f"copying {plural(len(blobs), 'blob')}")
             _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
             adopted: dict[str, int] = {}
 

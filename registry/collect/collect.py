@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import events, tables
 from ..errors import BadInputError
+from ..quantities import plural
 from .collection import Collection, Removed
 from .liveness import count_live, drop_orphans, end_claims
 from .marking import Marking
@@ -81,8 +82,8 @@ def collect(
 def _refuse_foreign(workspace: Workspace, listing: Listing, live: int, force: bool) -> None:
     if listing.unknown and live == 0 and not force:
         raise BadInputError(
-            f"the database refers to nothing, and {len(listing.unknown)} blobs in {workspace.store.url} are unknown "
-            "to it: it may be the wrong one, or one that was restored",
+            f"the database refers to nothing and does not know {plural(len(listing.unknown), 'blob')} in "
+            f"{workspace.store.url}: it may be the wrong one, or one that was restored",
             hint="if they are to go: fusery gc --force",
         )
 
@@ -90,11 +91,11 @@ def _refuse_foreign(workspace: Workspace, listing: Listing, live: int, force: bo
 def _note(done: Collection, listing: Listing, force: bool) -> None:
     if listing.unknown and not force:
         done.notes.append(
-            f"{len(listing.unknown)} blobs were unknown to the database and stay until the next collection"
+            f"{plural(len(listing.unknown), 'blob')} that the database did not know: kept until the next collection"
         )
     if listing.ahead:
         done.notes.append(
-            f"{len(listing.ahead)} blobs are newer than the database; run: fusery audit --repair"
+            f"{plural(len(listing.ahead), 'blob')} newer than the database; run: fusery audit --repair"
         )
 
 

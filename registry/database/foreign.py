@@ -110,7 +110,7 @@ def _require_sqlite(connection: Connection, database: Database) -> None:
         if answer is not None and answer[0] != "ok":
             raise DatabaseUnavailableError(
                 f"the database {database.shown} is damaged: its rows do not fit together",
-                hint="let its owner run: fusery audit",
+                hint="let its owner run: fusery audit, there",
             )
 
 

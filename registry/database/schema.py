@@ -191,8 +191,7 @@ def _refusal(found: SchemaState, database: Database) -> SchemaError:
     name = database.shown
     match found.status:
         case "empty":
-            hint = "fusery init" if database.path is not None else "fusery db upgrade"
-            return SchemaError(f"there is no registry in {name} yet", hint=hint)
+            return SchemaError(f"there is no registry in {name} yet", hint="fusery init")
         case "older":
             return SchemaError(
                 f"the database is at {found.current}, this version of fusery needs {found.head}",

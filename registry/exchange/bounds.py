@@ -23,14 +23,14 @@ def require_sound(item: Item) -> None:
         if (problem := problem_of(table, values)) is not None:
             raise BadInputError(
                 f"{item.name[:200]} is on record with {problem}",
-                hint="ask the owner of that registry: fusery audit",
+                hint="let its owner run: fusery audit, there",
             )
     if isinstance(item, Base):
         for name in item.names:
             if parse_base_name(name["name"]).casefold() != name["folded"]:
                 raise BadInputError(
                     f"{item.name[:200]} is on record under two names that are said to be one",
-                    hint="ask the owner of that registry: fusery audit",
+                    hint="let its owner run: fusery audit, there",
                 )
     elif isinstance(item, Adapter):
         parse_task(item.task)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..quantities import plural
 from .compare import Comparison, layers_of
 from .owners import Owner
 
@@ -121,7 +122,7 @@ def _but(match: Match) -> str:
     tensors = match.comparison
     if match.evidence == "modules" and tensors is not None:
         return (
-            f", possibly: the {len(tensors.changed)} tensors that differ from its base are among those that it touches, "
+            f", possibly: what differs from its base, {plural(len(tensors.changed), 'tensor')}, is among what it touches, "
             "and it is not here to be compared with"
         )
     if tensors is None:
@@ -129,9 +130,11 @@ def _but(match: Match) -> str:
         return f", but {_some(changed)} changed or missing" if changed and match.confidence < 1 else ""
     parts = []
     if tensors.converted:
-        parts.append(f"{tensors.converted} tensors in another format, the numbers the same")
+        parts.append(f"{plural(tensors.converted, 'tensor')} in another format, the numbers the same")
     if tensors.renamed:
-        parts.append(f"{tensors.renamed} tensors under other names")
+        parts.append(
+            f"{plural(tensors.renamed, 'tensor')} under {'another name' if tensors.renamed == 1 else 'other names'}"
+        )
     if not tensors.altered:
         return f" ({'; '.join(parts)})" if parts else ""
     told = []

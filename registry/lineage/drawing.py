@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from ..errors import BadInputError
+from ..quantities import plural
 from .graph import Edge, Graph, Node
 
 MOST = 2_000
@@ -170,7 +171,7 @@ def _document(graph: Graph, layout: _Layout) -> Iterator[str]:
     margin = 2 if layout.column else _MARGIN
     width = max(x for x, _ in layout.places.values()) + layout.wide + margin
     height = max(y for _, y in layout.places.values()) + layout.high + margin
-    label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {len(graph.nodes)} things")
+    label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {plural(len(graph.nodes), 'thing')}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{label}" font-family="system-ui, sans-serif" font-size="12">'

@@ -16,6 +16,7 @@ from typing import Any
 from fusery.storage.errors import FormatError
 
 from ..adapter_files import CONFIG, WEIGHTS
+from ..quantities import plural
 from .documents import write_document
 from .peft_config import PeftConfig
 from .peft_folder import PeftModule, some
@@ -127,17 +128,15 @@ def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple
 def _remarks(plan: MlxPlan, rounded: list[str]) -> Iterator[Remark]:
     small = [path for path, module in plan.modules.items() if module.rank and module.rank < plan.rank]
     if small:
-        message = (
-            f"{len(small)} modules of a smaller rank are padded with zeros to rank {plan.rank}: {some(small)}"
-        )
+        message = f"{plural(len(small), 'module')} of a smaller rank, padded with zeros to rank {plan.rank}: {some(small)}"
         yield Remark("peft_rank_padded", "info", WEIGHTS, message)
     folded = [path for path, factor in plan.factors.items() if factor != 1 and path not in rounded]
     if folded:
-        message = f"{len(folded)} modules have another scale, which is multiplied into lora_b exactly: {some(folded)}"
+        message = f"{plural(len(folded), 'module')} with another scale, which is multiplied into lora_b exactly: {some(folded)}"
         yield Remark("peft_scale_folded", "info", WEIGHTS, message)
     if rounded:
         message = (
-            f"{len(rounded)} modules have another scale, which is multiplied into lora_b in float32, "
+            f"{plural(len(rounded), 'module')} with another scale, which is multiplied into lora_b in float32, "
             f"rounded once: {some(rounded)}"
         )
         yield Remark("peft_scale_rounded", "info", WEIGHTS, message)

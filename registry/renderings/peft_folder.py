@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fusery.storage.safetensors import Header, Tensor
 
 from ..adapter_files import PEFT_WEIGHTS
+from ..quantities import plural
 from .patterns import PatternError
 from .peft_config import CONFIG, FIELDS, PeftConfig
 from .remark import Remark
@@ -106,7 +107,7 @@ def _on_strangers(names: list[str]) -> Iterator[Remark]:
 
 
 def _count(names: list[str]) -> str:
-    return f"{PEFT_WEIGHTS} holds {len(names)} {'tensor' if len(names) == 1 else 'tensors'}"
+    return f"{PEFT_WEIGHTS} holds {plural(len(names), 'tensor')}"
 
 
 def some(names: Iterable[str]) -> str:
@@ -135,7 +136,7 @@ def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterat
         return
     if wrong:
         message = (
-            f"{len(wrong)} modules do not have the rank that the configuration gives them: {some(wrong)}"
+            f"{plural(len(wrong), 'module')} without the rank that the configuration gives: {some(wrong)}"
         )
         yield Remark(
             "peft_rank_mismatch", "error", CONFIG, message, "restore adapter_config.json as PEFT saved it"

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..alias_moves import ALIAS_MOVED
 from ..promotion.overtaken import ALIAS_CONFIRMED
+from ..quantities import plural
 from ..views import moment
-from .text import plural, short, version_of, when
+from .text import short, version_of, when
 
 _FIRST = ("prod", "production")
 """What a reader asks about first."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..quantities import plural
 from . import svg
-from .text import finite, number, plural
+from .text import finite, number
 
 WIDTH = 720
 _LEFT, _RIGHT = 60, 26

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ..lineage import svg as lineage_svg
+from ..quantities import plural
 from . import text
 from .cells import cells
 from .facts import Facts
@@ -105,9 +106,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("change", "number", "plural", "share", "short", "size", "when")
+    names = ("change", "number", "share", "short", "size", "when")
     environment.filters |= {name: getattr(text, name) for name in names}
-    environment.filters |= {"cells": cells, "touched": touched}
+    environment.filters |= {"cells": cells, "plural": plural, "touched": touched}
     environment.filters |= {"version": lambda name, task: f"v{text.version_of(task, name)}"}
     environment.globals |= {
         "states": _STATES,

@@ -88,8 +88,3 @@ def version_of(task: str, name: str) -> str:
     return (
         name.removeprefix(f"{task}_v").partition("_")[0] if name.startswith(f"{task}_v") else short(name, 10)
     )
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return a count with its noun: `1 version`, `1,204 versions`."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

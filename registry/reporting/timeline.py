@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..quantities import plural
 from . import svg
-from .text import moment, plural, short, version_of
+from .text import moment, short, version_of
 
 WIDTH = 720
 _RIGHT = 26

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..adapter_files import WEIGHTS
 from ..errors import BadInputError
+from ..quantities import plural
 from ..views import moment
 from .checkpoint import Choice
 from .curve import Curve, Point, curve_from, point_view, sparkline
@@ -135,4 +136,6 @@ def curve_line(rows: list[dict[str, Any]]) -> str:
     losses, kind = (validated, "validation") if len(validated) > 1 else (trained, "training")
     if len(losses) < 2:
         return ""
-    return f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {len(losses)} points)"
+    return (
+        f"{sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f} ({kind}, {plural(len(losses), 'point')})"
+    )

@@ -2,8 +2,9 @@
 
 mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So four of its functions
 are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
-configuration file over defaults), `load`, which gets the keys that the base's configuration lacks, `load_dataset`, so that the base's chat template is rendered within limits, and
-`train_model`, to put the record in front of whatever callback there is.
+configuration file over defaults), `load`, so that a base is found by its name here and gets the keys that its configuration
+lacks, `load_dataset`, so that the base's chat template is rendered within limits, and `train_model`, to put the record in
+front of whatever callback there is.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 
+from ..answers import base_folder
 from ..errors import MissingExtraError, TrainingFailedError
+from ..resolve import resolve_base
 from ..serving.mlx_keys import mlx_keys
 from ..serving.templates.chat import ChatTemplates
 from .callback import RecordRun
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +45,39 @@ class Trained:
     run: RecordRun | None
 
 
-def train(words: Sequence[str], *, ready: Callable[[Any], None]) -> Trained:
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base of the registry, as a model to train.
+
+    Attributes:
+        name: its first name, which the adapter's configuration gives as its model.
+        names: all its names.
+        folder: makes a folder with its files for as long as they are read.
+    """
+
+    name: str
+    names: frozenset[str]
+    folder: Callable[[], AbstractContextManager[Path]]
+
+
+def known_base(workspace: Workspace, reference: str) -> KnownBase:
+    """Return a base of the registry as a model to train.
+
+    Raises:
+        UnknownReferenceError: there is no such base.
+    """
+    with workspace.database.read() as session:
+        names = [row.name for row in resolve_base(session, reference).names]
+    return KnownBase(names[0], frozenset(names), lambda: base_folder(workspace, names[0]))
+
+
+def train(words: Sequence[str], *, ready: Callable[[Any], None], base: KnownBase | None = None) -> Trained:
     """Run the trainer.
 
     Args:
         words: its command line.
         ready: told its complete arguments before anything is loaded; what it raises ends the run.
+        base: what is trained unless the arguments name another model.
 
     Raises:
         MissingExtraError: mlx-lm is not installed.
@@ -52,7 +86,12 @@ def train(words: Sequence[str], *, ready: Callable[[Any], None]) -> Trained:
     lora = _lora()
     runs: list[RecordRun] = []
     chats = ChatTemplates()
-    with contextlib.closing(chats), _recorded(lora, ready, runs, chats), _command_line(words):
+    with (
+        contextlib.closing(chats),
+        _recorded(lora, ready, runs, chats),
+        _based(lora, base),
+        _command_line(words),
+    ):
         try:
             lora.main()
         except SystemExit as stop:
@@ -123,6 +162,27 @@ def _model_folder(model: str) -> Path:
 
     folder: Path = _download(model)
     return folder
+
+
+@contextlib.contextmanager
+def _based(lora: Any, base: KnownBase | None) -> Iterator[None]:
+    """Let the trainer train a base of the registry: as its default, and where that is named."""
+    if base is None:
+        yield
+        return
+    load, defaults = lora.load, lora.CONFIG_DEFAULTS
+
+    def load_base(model: str, *rest: Any, **named: Any) -> Any:
+        if model not in base.names or Path(model).exists():
+            return load(model, *rest, **named)
+        with base.folder() as folder:
+            return load(str(folder), *rest, **named)
+
+    lora.load, lora.CONFIG_DEFAULTS = load_base, {**defaults, "model": base.name}
+    try:
+        yield
+    finally:
+        lora.load, lora.CONFIG_DEFAULTS = load, defaults
 
 
 @contextlib.contextmanager

@@ -60,6 +60,8 @@ def test_refusals_are_a_sentence_and_a_hint(stocked: Fusery) -> None:
         ((ONE, "--clear", "digest", "--reason", "x"), "never amended"),
         ((ONE, "--val-loss", "nan", "--reason", "x"), "not a finite number"),
         (("course_rec@9", "--note", "x"), "there is no adapter"),
+        ((ONE, "--clear", "tag.nope"), f"{ONE} has no tag 'nope'"),
+        ((ONE, "--clear", "tag.nope", "--note", "y"), "Hint: it has none"),
     ):
         ran = stocked("amend", *words)
         assert (ran.code, ran.out) == (2, ""), words
@@ -72,3 +74,13 @@ def test_a_long_note_is_cut_and_control_characters_are_shown(stocked: Fusery) ->
     done = stocked("amend", ONE, "--note", "a\x1b[31m" + "b" * 5000)
     assert len(done.out) < 300
     assert "\x1b" not in done.out
+
+
+def test_a_tag_that_is_not_there_names_those_that_are(stocked: Fusery) -> None:
+    stocked("amend", ONE, "--tag", "team=search", "--tag", "stage=trial")
+    ran = stocked("amend", ONE, "--clear", "tag.teem", "--clear", "tag.stage")
+    assert (ran.code, ran.out) == (2, "")
+    assert "has no tag 'teem'" in ran.err
+    assert "Hint: its tags are stage, team" in ran.err
+    assert stocked("amend", ONE, "--clear", "tag.stage").code == 0
+    assert stocked("show", ONE, "--json").json["tags"] == {"team": "search"}

@@ -126,3 +126,35 @@ def test_after_the_upgrade_everything_works(stocked: Fusery, tmp_path: Path) -> 
     assert other.code == 0
     assert not other.json["cached"]
     assert stocked("show", "course_rec@1").code == 0
+
+
+def test_hints_lead_from_an_empty_database_to_a_registry(
+    fusery: Fusery, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of an empty PostgreSQL database is followed to the letter until nothing is wrong any more."""
+    monkeypatch.setenv("FUSERY_DATABASE_URL", empty_url)
+    typed = []
+    for words in (["list"], ["audit"], ["doctor"]):
+        while (ran := fusery(*words)).code:
+            said = ran.out if words == ["doctor"] else ran.err
+            hint = next(line for line in said.splitlines() if "Hint: fusery " in line).partition("Hint: ")[2]
+            typed.append(hint)
+            assert fusery(*hint.split()[1:]).code == 0
+            assert len(typed) < 5, typed
+    assert typed == ["fusery init"]
+
+
+def test_a_schema_without_a_registry_is_one_that_init_makes(
+    fusery: Fusery, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_DATABASE_URL", empty_url)
+    ran = fusery("db", "upgrade")
+    assert (ran.code, "Next: fusery init" in ran.err) == (0, True)
+    for words in (["audit"], ["doctor"]):
+        ran = fusery(*words)
+        assert "there is no registry in" in ran.out + ran.err
+        assert "Hint: fusery init" in ran.out + ran.err
+    assert fusery("init").code == 0
+    assert fusery("audit").code == 0
+    again = fusery("db", "upgrade")
+    assert (again.out.startswith("Already at"), again.err) == (True, "")

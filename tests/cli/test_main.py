@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import subprocess
 import sys
@@ -79,6 +80,21 @@ def test_every_command_has_help_and_both_ways_of_printing(name: str) -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_is_printed_as_it_is_meant(name: str, fusery: Fusery) -> None:
+    """No markup of click's shows, and what is laid out in lines stays in lines."""
+    ran = fusery(*name.split(), "--help")
+    assert ran.code == 0
+    assert "\\" not in ran.out
+    assert "\b" not in ran.out
+    command = ALL[name]
+    laid_out = [
+        part for part in inspect.cleandoc(command.help or "").split("\n\n") if part.startswith("\b\n")
+    ]
+    for line in "\n".join(laid_out).replace("\b\n", "").splitlines():
+        assert f"  {line}\n" in ran.out
 
 
 def test_an_unknown_command_names_the_nearest(fusery: Fusery) -> None:

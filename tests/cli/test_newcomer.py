@@ -213,8 +213,8 @@ def another_user_at_the_destination(folder: Path) -> Iterator[None]:
 
 
 MISSING: dict[str, tuple[str, Callable[[Path], str], str]] = {
-    "gguf": ("gguf", lambda folder: str(folder / "model.gguf"), "fusery[gguf]"),
-    "hub": ("huggingface_hub", lambda _: "some-org/some-model", "fusery[hub]"),
+    "gguf": ("gguf", lambda folder: str(folder / "model.gguf"), "[gguf]"),
+    "hub": ("huggingface_hub", lambda _: "some-org/some-model", "[hub]"),
 }
 
 
@@ -229,7 +229,7 @@ def test_a_missing_extra(extra: str, fusery: Fusery, tmp_path: Path, monkeypatch
 def test_a_missing_driver(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     monkeypatch.setenv("FUSERY_DATABASE_URL", "postgresql://localhost/none")
-    assert_said(fusery("list"), "fusery[postgres]")
+    assert_said(fusery("list"), "[postgres]")
 
 
 def test_the_demo_without_its_model(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:

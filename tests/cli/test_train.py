@@ -155,6 +155,30 @@ def test_what_would_be_refused_afterwards_is_refused_before(
     assert not (folder / "run").exists()
 
 
+def without_model(words: list[str]) -> list[str]:
+    return words[: words.index("--model")] + words[words.index("--model") + 2 :]
+
+
+def test_the_base_is_the_model_unless_another_is_named(ready: Fusery, folder: Path) -> None:
+    """mlx-lm's own default is a model that nobody named; the base's bytes are in the store, and no folder is needed."""
+    assert ready("base", "add", "tiny", "--name", "cats-base").code == 0
+    (folder / "tiny").unlink()
+    words = ("--task", "cats", "-q", "--", *without_model(TRAIN), "--iters", "4")
+    for number, name in enumerate(("tiny", "cats-base", "TINY"), 1):
+        ran = ready("train", "--base", name, *words, "--seed", str(number), "--adapter-path", f"run{number}")
+        assert (ran.code, ran.out[:8]) == (0, f"cats_v{number}_"), ran.err
+        view = ready("show", f"cats@{number}", "--json").json
+        assert (view["base"], view["findings"]) == ("tiny", [])
+        assert json.loads((folder / f"run{number}" / "adapter_config.json").read_text())["model"] == "tiny"
+    named = ready(
+        "train", "--base", "tiny", *words, "--model", "cats-base", "--seed", "9", "--adapter-path", "run9"
+    )
+    assert (named.code, named.out[:8]) == (0, "cats_v4_"), named.err
+    digest = ready("base", "show", "tiny", "--json").json["digest"]
+    tested = ready("train", "--base", digest[:12], "--", "--test", "--data", "data", "--adapter-path", "run1")
+    assert (tested.code, "Test set not found" in tested.err) == (1, True)  # the model was found and loaded
+
+
 def test_a_taken_version_is_refused_before(ready: Fusery, folder: Path) -> None:
     words = ("--base", "tiny", "--task", "t", "--version", "3", "--")
     assert ready("train", *words, *TRAIN, "--iters", "2").code == 0
@@ -200,9 +224,11 @@ def test_a_chat_template_that_never_ends_ends_the_training(
 def test_nothing_of_mlx_lm_stays_replaced(ready: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm import lora
 
-    before, words = (lora.run, lora.load_dataset, lora.train_model), list(sys.argv)
-    assert ready("train", "--", *TRAIN, "--data", "nowhere").code == 2
-    assert (lora.run, lora.load_dataset, lora.train_model) == before
+    names = ("run", "load", "load_dataset", "train_model", "CONFIG_DEFAULTS")
+    before, words = [getattr(lora, name) for name in names], list(sys.argv)
+    for base in ([], ["--base", "tiny", "--task", "t"]):
+        assert ready("train", *base, "--", *TRAIN, "--data", "nowhere").code == 2
+        assert [getattr(lora, name) for name in names] == before
     assert sys.argv == words
 
 

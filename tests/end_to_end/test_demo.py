@@ -1,11 +1,17 @@
-"""The demo, on the real language model and the trained adapters that come with fusery."""
+"""The demo, on the real language model and the trained adapters that come with fusery, and the README's steps after it."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
-from installation import Installation
+from installation import PROGRAM, Installation
+
+README = Path(__file__).parents[2] / "README.md"
 
 pytestmark = [
     pytest.mark.slow,
@@ -15,7 +21,9 @@ pytestmark = [
 ]
 
 
-def test_one_sees_that_the_fused_model_learned_it(installation: Installation) -> None:
+def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
+    installation: Installation,
+) -> None:
     done = installation.json("demo", "--folder", "demo")
     expected = {answer["expected"] for answer in done["answers"]}
     answers = {answer["model"]: answer["answer"] for answer in done["answers"]}
@@ -23,10 +31,63 @@ def test_one_sees_that_the_fused_model_learned_it(installation: Installation) ->
     assert answers["base"] not in expected
     codes = [step["exit_code"] for step in done["steps"]]
     assert codes.count(0) == len(codes) - 2  # the damaged adapter: checked, and refused
+    keep, auto = done["four_bits"]
+    assert keep["precision"] == "keep"
+    assert 0.5 < keep["retained"] < 0.9
+    assert keep["times_base"] == 1
+    assert auto["precision"] != "keep"
+    assert (auto["verdict"], auto["retained"] > 0.98) == ("PASS", True)
+    assert 1 <= auto["times_base"] < 1.5
     for name in ("home/fusery.db", "model/model.safetensors", "bundle/Dockerfile"):
         assert (installation.folder / "demo" / name).is_file()
     again = installation.json("--home", installation.folder / "demo" / "home", "fuse", "course_rec@2")
     assert again["cached"]
+    shown = installation.json("--home", installation.folder / "demo" / "home", "show", "course_rec_4bit@2")
+    assert (shown["base"], shown["trained_on"]) == ("SmolLM2-135M-Instruct-4bit", "SmolLM2-135M-Instruct")
+
+
+def test_what_is_printed_and_what_the_readme_says_next_works_when_typed(tmp_path: Path) -> None:
+    """As a newcomer: first without fusery on the PATH, in an environment that names another registry."""
+    (tmp_path / "bin").symlink_to(PROGRAM.parent)
+    elsewhere = f"sqlite:///{tmp_path}/precious.db"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FUSERY_")}
+    environment = {**kept, "PATH": "/usr/bin:/bin", "FUSERY_DATABASE_URL": elsewhere, "HOME": str(tmp_path)}
+
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    demo = shell("bin/fusery demo --folder demo-home")
+    assert not (tmp_path / "precious.db").exists()
+    [made] = re.findall(r"keep drops (\S+) % and says nothing; what auto ships lacks (\S+) %", demo.stdout)
+    assert float(made[0]) > 10
+    assert float(made[1]) < 2
+    [*_, last] = demo.stderr.splitlines()
+    look = last.removeprefix("Look around: ")
+    assert look == "bin/fusery --home demo-home/home list"
+    del environment["FUSERY_DATABASE_URL"]
+    assert "course_rec_v2_20261124" in shell(look).stdout
+    typed = [line.removeprefix("$ ") for line in demo.stdout.splitlines() if line.startswith("$ ")]
+    assert typed[0] == "unset FUSERY_DATABASE_URL"
+    lists = next(line for line in typed if line.endswith(" list"))
+    assert "course_rec_v2_20261124" in shell(f"{typed[1]}; {lists}").stdout
+
+    # What the README's `. .venv/bin/activate` does.
+    environment["PATH"] = f"{PROGRAM.parent}:/usr/bin:/bin"
+    page = README.read_text(encoding="utf-8")
+    minutes = page[page.index("## Five minutes") : page.index("## What it promises")]
+    setup = re.search(r"^```sh\n(.*?)^```", minutes, re.DOTALL | re.MULTILINE)
+    assert setup is not None
+    begin = [line for line in setup[1].splitlines() if not line.startswith(("make ", ". .venv"))]
+    commands = re.findall(r"^\$ (.*)$", minutes, re.MULTILINE)
+    assert len(commands) > 10
+    python = re.search(r"^```python\n(.*?)^```", minutes, re.DOTALL | re.MULTILINE)
+    assert python is not None
+    (tmp_path / "script.py").write_text(python[1], encoding="utf-8")
+    shell("\n".join(["set -e", *begin, *commands, "python -P ../script.py", "fusery show courses@latest"]))
 
 
 def test_what_no_demo_made_is_left_alone(installation: Installation) -> None:

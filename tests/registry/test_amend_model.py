@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -12,6 +13,7 @@ from sqlalchemy import text
 from fusery.registry import Registry
 from fusery.registry.audit.amended import check_amendments
 from fusery.registry.audit.records import check_records
+from fusery.registry.errors import BadInputError
 
 ONE = "course_rec_v1_20260115"
 DATASET = ("dataset", "dataset_revision", "dataset_digest")
@@ -36,10 +38,10 @@ _CLEARED = st.sets(
 )
 
 EDITS = {
-    "val_loss": "UPDATE adapter SET val_loss = coalesce(val_loss / 2, 0) + 1 WHERE id = 1",
+    "val_loss": "UPDATE adapter SET val_loss = CASE WHEN val_loss = 0 THEN 1 ELSE 0 END WHERE id = 1",
     "note": "UPDATE adapter SET note = coalesce(note, '') || 'x' WHERE id = 1",
     "dataset": "UPDATE adapter SET dataset_id = NULL WHERE id = 1 AND dataset_id IS NOT NULL",
-    "examples": "UPDATE adapter SET examples = coalesce(examples / 2, 0) + 1 WHERE id = 1",
+    "examples": "UPDATE adapter SET examples = CASE WHEN examples = 0 THEN 1 ELSE 0 END WHERE id = 1",
     "date": "UPDATE adapter SET date = '2026-03-04' WHERE id = 1",
     "tag": "UPDATE adapter_tag SET value = value || 'x' WHERE adapter_id = 1",
     "before": "UPDATE amendment SET before = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
@@ -100,6 +102,10 @@ def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set
             for field in chosen
             if field not in said and field.removeprefix("tag.") not in said.get("tags", {})
         }
+        if {field.removeprefix("tag.") for field in clear if field.startswith("tag.")} - state["tags"].keys():
+            with pytest.raises(BadInputError, match="has no tag"):
+                stocked.amend(ONE, **said, clear=clear, reason="because")
+            continue
         after = model_of(state, said, clear)
         if after is None or not (said.keys() - {"tags"} or said.get("tags") or clear):
             continue

@@ -1,0 +1,66 @@
+"""Hints, written so that their commands work where they are read: with the program and the home that the user typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .installed import as_installed
+from .main import COMMANDS
+
+_COMMAND = re.compile(
+    rf"(?<![\w./-])fusery (?=(?P<home>--home )|(?:--debug )?(?:{'|'.join(COMMANDS)})(?![\w-]))(?![^;:]*, there\b)"
+)
+"""A command of this program; not one that is to be run at another registry, `fusery audit, there`."""
+
+
+class Hints:
+    """How the commands in hints are to be typed.
+
+    Attributes:
+        home: what `--home` was given; None where it was not.
+    """
+
+    def __init__(self) -> None:
+        self.home: str | None = None
+
+    def spelled(self, text: str) -> str:
+        """Return a text with its commands as they work here."""
+        text = as_installed(text)
+        if "fusery " not in text:
+            return text
+        return _COMMAND.sub(lambda found: f"{program() if found['home'] else self.call} ", text)
+
+    def in_document(self, document: Any) -> Any:
+        """Return a JSON document with its hints as they work here."""
+        if isinstance(document, dict):
+            return {
+                key: self.spelled(value)
+                if key == "hint" and isinstance(value, str)
+                else self.in_document(value)
+                for key, value in document.items()
+            }
+        if isinstance(document, list | tuple):
+            return [self.in_document(value) for value in document]
+        return document
+
+    @cached_property
+    def call(self) -> str:
+        """What to type before the name of a command."""
+        home = () if self.home is None else ("--home", self.home)
+        return shlex.join([program(), *home])
+
+
+def program() -> str:
+    """Return what to type for this program: `fusery` where that is found, else the path that it was started by."""
+    import shutil
+
+    started = Path(sys.argv[0])
+    if started.stem != "fusery" or not started.is_file():
+        return "fusery"  # a test, or a program that uses the command line as a library
+    found = shutil.which("fusery")
+    return "fusery" if found is not None and started.samefile(found) else sys.argv[0]

@@ -1,0 +1,114 @@
+"""Hints are commands that work where they are read: for the registry that was named, by the program that was started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest_types import Fusery
+from installation import PROGRAM
+
+from fusery.cli.hints import Hints
+
+
+def hint_of(said: str) -> str:
+    """The command in the last line that has one."""
+    line = next(line for line in reversed(said.splitlines()) if line.startswith(("Hint: ", "Next: ")))
+    return line.partition(": ")[2]
+
+
+def test_a_hint_names_the_home_that_was_given(fusery: Fusery, tmp_path: Path) -> None:
+    home = tmp_path / "my home"
+    ran = fusery("--home", home, "list")
+    assert (ran.code, hint_of(ran.err)) == (2, f"fusery --home '{home}' init")
+    made = fusery(*shlex.split(hint_of(ran.err))[1:])
+    assert (made.code, (home / "fusery.db").is_file()) == (0, True)
+    assert hint_of(made.err) == f"fusery --home '{home}' base add SOURCE"
+    assert not (tmp_path / "home").exists()
+
+
+def test_every_way_of_saying_it_names_the_home(stocked: Fusery, tmp_path: Path) -> None:
+    here = ("--home", "home")
+    call = "fusery --home home"
+    assert f"'{call} list'" in stocked(*here, "lits").err  # a usage error
+    assert hint_of(stocked(*here, "rules", "set", "prod").err) == f"{call} rules set prod --approvals 1"
+    assert stocked(*here, "show", "nope@1", "--json").json["error"]["hint"] == f"{call} list"
+    assert f"Hint: {call} alias set REF ALIAS" in stocked(*here, "alias", "list").err
+    words = ("check", tmp_path / "first", "--base", "tiny", "--task", "other")
+    findings = stocked(*here, *words, "--json").json["findings"]
+    hints = [finding["hint"] for finding in findings if "fusery" in finding["hint"]]
+    assert hints
+    assert all(f"{call} show" in hint for hint in hints)
+    assert hints[0] in stocked(*here, *words).out
+    backed_up = stocked(*here, "backup", tmp_path / "copy")
+    assert hint_of(backed_up.err) == f"fusery --home NEW_HOME restore {tmp_path / 'copy'}"
+    restored = stocked("--home", "new", "restore", tmp_path / "copy")
+    assert (restored.code, hint_of(restored.err)) == (0, "fusery --home new audit")
+    assert stocked(*shlex.split(hint_of(restored.err))[1:]).code == 0
+
+
+def test_words_of_people_stay_as_they_are(stocked: Fusery) -> None:
+    stocked("--home", "home", "amend", "course_rec@1", "--note", "made by fusery fuse, as fusery list says")
+    assert "made by fusery fuse, as fusery list says" in stocked("--home", "home", "show", "course_rec@1").out
+    stocked("--home", "home", "yank", "course_rec@1", "--reason", "see fusery list")
+    assert "see fusery list" in stocked("--home", "home", "diff", "course_rec@1", "course_rec@2").err
+
+
+def test_a_hint_about_another_registry_does_not_name_this_home() -> None:
+    hints = Hints()
+    hints.home = "here"
+    assert hints.spelled("fusery audit, there") == "fusery audit, there"
+    assert (
+        hints.spelled("fusery is not fusery-list, .fusery list") == "fusery is not fusery-list, .fusery list"
+    )
+    assert hints.spelled("--debug shows where: fusery --debug train ...") == (
+        "--debug shows where: fusery --home here --debug train ..."
+    )
+
+
+@pytest.mark.parametrize("on_the_path", [True, False])
+def test_a_hint_names_a_program_that_the_shell_finds(tmp_path: Path, on_the_path: bool) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "fusery").symlink_to(PROGRAM)
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin" if on_the_path else "/usr/bin:/bin"
+    assert shutil.which("fusery", path="/usr/bin:/bin") is None
+    environment = {**os.environ, "PATH": path, "FUSERY_HOME": str(tmp_path / "home")}
+    typed = "fusery" if on_the_path else "bin/fusery"
+
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    ran = shell(f"{typed} list")
+    assert (ran.returncode, hint_of(ran.stderr)) == (2, f"{typed} init")
+    assert shell(hint_of(ran.stderr)).returncode == 0
+    used = shell(f"{typed} show")
+    assert f"Try '{typed} show --help'" in used.stderr
+    assert shell(f"{typed} show --help").returncode == 0
+
+
+def test_completion_works_by_whatever_path_the_program_was_started(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "_FUSERY_COMPLETE": "bash_complete",
+        "COMP_WORDS": "fusery mater",
+        "COMP_CWORD": "1",
+    }
+    for name in (str(PROGRAM), str(tmp_path / "fusery")):
+        if not Path(name).exists():
+            Path(name).symlink_to(PROGRAM)
+        ran = subprocess.run([name], env=environment, capture_output=True, text=True, check=False)
+        assert "plain,materialize" in ran.stdout
+
+
+def test_hints_of_a_long_document_are_left_alone_where_nothing_is_to_be_said(fusery: Fusery) -> None:
+    document = json.loads('{"error": {"hint": "fusery init"}}')
+    assert Hints().in_document(document) is document
+    assert Path(sys.argv[0]).stem != "fusery"  # or this would be another program's
