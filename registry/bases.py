@@ -19,6 +19,7 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
+from fusery.storage.room import needs_of, require_rooms
 
 from . import events, tables
 from .architecture import WEIGHTS, Architecture, Weight
@@ -182,6 +183,8 @@ def _record(
         # What is there in other files is not stored again.
         stores = not reference and (known is None or known.digest == manifest.digest)
     if stores:
+        new = [entry.size for entry in manifest] if known is None else []
+        require_rooms([*needs_of(workspace.store, new), *workspace.notes])
         deposit.put(files, manifest=manifest, progress=progress)
     # Bases are never removed, so what was known is still there.
     with deposit.recording() as session:

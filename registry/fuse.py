@@ -321,7 +321,12 @@ class _Job:
         with cache.build(self.key, lease.fence) as folder:
             self.say(f"fusing {self.ingredients.adapter.name} ({describe(self.recipe)})")
             made = self.inputs.compute(
-                self.recipe, self.key, folder, check=lease.check, progress=self.progress
+                self.recipe,
+                self.key,
+                folder,
+                check=lease.check,
+                progress=self.progress,
+                publish=self.publish == "full",
             )
             measured = Measured.of(made.fidelity)
             if not measured.passes(self.request, strict=self.strict):

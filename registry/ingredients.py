@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import OutOfSpaceError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.watching import watched
 
 from . import tables
@@ -186,6 +186,7 @@ class Inputs:
         *,
         check: Callable[[], None],
         progress: Callable[[int, int], None] | None,
+        publish: bool = False,
     ) -> Made:
         """Write the fused model into an empty folder, verifying every byte that is read.
 
@@ -195,6 +196,7 @@ class Inputs:
             folder: where to.
             check: called again and again; raises when the work is to stop.
             progress: told bytes done and bytes in all.
+            publish: the files go to the store afterwards, for which there must be room, too.
 
         Raises:
             FusionUnsupportedError: the engine cannot do this; nothing was written.
@@ -205,7 +207,7 @@ class Inputs:
 
         policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
-        _require_space(folder, plan.size)
+        self._require_room(folder, plan, publish=publish)
         told = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=told)
@@ -235,6 +237,23 @@ class Inputs:
                 self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
             ]
         return self._adapters
+
+    def _require_room(self, folder: Path, plan: Plan, *, publish: bool) -> None:
+        """Refuse what there is no room for: in the cache, beside the database and, where it goes there, in the store.
+
+        The files that were fetched for it lie in the cache until the end, and are gone when this is refused.
+        """
+        workspace, held = self._workspace, self._workspace.cache.in_use_here()
+        needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
+        if publish:
+            # What is copied from a base whose files are in the store is there already.
+            stored = self._ingredients.base.location is None
+            copied = [self.base[name].stat().st_size for name in plan.copies] if stored else []
+            sizes = plan.sizes
+            for size in copied:
+                sizes.remove(size)
+            needs += needs_of(workspace.store, sizes)
+        require_rooms(needs, hint="fusery cache prune, or set FUSERY_CACHE_DIR to a folder on another disk")
 
     def _calibration(self, recipe: Recipe) -> Calibration | None:
         if recipe.calibration is None:
@@ -281,15 +300,6 @@ def policy_of(recipe: Recipe, seed: int) -> Policy:
 
     quantize = Quantize(**recipe.quantization) if recipe.quantization else None
     return Policy(recipe.precision, recipe.bits, quantize, seed)
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + (64 << 20):
-        raise OutOfSpaceError(
-            f"the fused model needs {needed >> 20} MiB in {folder.parent}, and {free >> 20} MiB are free",
-            hint="set FUSERY_CACHE_DIR to a folder on another disk",
-        )
 
 
 def gather(

@@ -29,6 +29,7 @@ from .failures import DigestMismatchError, os_failures
 from .manifest import Manifest
 from .publishing import remove_tree
 from .reading_locks import alone, shared
+from .room import on_disk
 from .stamps import NOT_A_FILE, FileState, folder_state, this_process, wait_a_tick
 from .sweeping import bytes_in, children, owner_file, sweep
 from .vouchers import Vouchers
@@ -262,6 +263,10 @@ class FusedCache:
             self._use_path(key).unlink(missing_ok=True)
             remove_tree(trash)
         return size
+
+    def in_use_here(self) -> int:
+        """Return the bytes on disk of what is being built through this object, and of what was fetched for that."""
+        return sum(on_disk(folder) + on_disk(owner_file(folder)) for folder in self._made)
 
     def pin(self, key: str) -> bool:
         """Keep an entry from being evicted, now or once it is here; return whether that is new."""

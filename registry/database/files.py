@@ -14,6 +14,7 @@ from fusery.storage.copying import pump, reading
 from fusery.storage.errors import MissingFileError
 from fusery.storage.failures import os_failures
 from fusery.storage.opening import opened
+from fusery.storage.room import NOTES, Need, on_disk
 
 from ..errors import DatabaseUnavailableError, SchemaError
 
@@ -124,3 +125,11 @@ def _require_room(path: Path, size: int, folder: Path) -> None:
             f"{path} has {size:,} bytes, more than can be copied to be read",
             hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
         )
+
+
+def notes_of(path: Path | None) -> list[Need]:
+    """Return the room that a command's records need beside an SQLite file; its log is removed when it is closed."""
+    if path is None:
+        return []
+    taken = sum(on_disk(path.with_name(path.name + suffix)) for suffix in ("-wal", "-shm"))
+    return [Need(path.parent, [NOTES], taken=taken)]
