@@ -158,3 +158,12 @@ def made(fusery: Fusery, disk: Path, tmp_path: Path) -> bool:
     """Tell whether there is a backup that can be restored."""
     words = ("--home", tmp_path / "other", "restore", disk / "copy", "--own", "-q")
     return bool(fusery(*words).code == 0)
+
+
+@pytest.mark.parametrize("target", ["model", "docker", "gguf", "oci", "adapters"])
+def test_a_bundle_on_a_small_disk(big: Fusery, disk: Path, tmp_path: Path, target: str) -> None:
+    if target != "adapters":
+        assert big("fuse", "course_rec@1", "-q").code == 0
+    weights = next((tmp_path / "base").glob("*.safetensors")).stat().st_size
+    words = ["materialize", "course_rec@1", str(disk / "bundle"), "--target", target, "-q"]
+    require_true_need(big, disk, words, weights - (1 << 20), lambda: (disk / "bundle").exists())
