@@ -24,7 +24,7 @@ from fusery.storage.manifest import Manifest
 
 from . import tables
 from .database import leases
-from .errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
+from .errors import DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError, UnknownReferenceError
 from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
@@ -249,11 +249,15 @@ class _Job:
         manifest = manifest_of(view)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
             return FusedModel(path, "cache", view)
-        lease = self._lease(key)
-        with lease.keep():
-            path = self._fetch(lease, key, manifest)
-            with self.workspace.database.write() as session:
-                lease.release(session)
+        try:
+            lease = self._lease(key)
+        except DatabaseReadOnlyError:
+            path = self._fetch(None, key, manifest)
+        else:
+            with lease.keep():
+                path = self._fetch(lease, key, manifest)
+                with self.workspace.database.write() as session:
+                    lease.release(session)
         return FusedModel(path, "store", view) if path else None
 
     def _published(self) -> dict[str, Any] | None:
@@ -263,7 +267,10 @@ class _Job:
             return self._view(session, row) if row is not None and is_published(row) else None
 
     def _build(self, *, compute: bool = True) -> FusedModel | None:
-        lease = self._lease(self.key)
+        try:
+            lease = self._lease(self.key)
+        except DatabaseReadOnlyError as error:
+            return self._read_only(error, compute=compute)
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
             model = self._cached() or self._fetched(lease)
@@ -273,26 +280,42 @@ class _Job:
                 return model and self._shared(model)
             return self._compute(lease)
 
+    def _read_only(self, error: DatabaseReadOnlyError, *, compute: bool) -> FusedModel | None:
+        """Return what is published: two who fetch it at a time do no harm, and what is computed cannot be recorded.
+
+        Raises:
+            DatabaseReadOnlyError: it is not, and would have to be computed.
+        """
+        model = self._fetched(None)
+        if model is None and compute:
+            raise DatabaseReadOnlyError(
+                f"{self.ingredients.adapter.name} ({describe(self.recipe)}) is not published, and to fuse it needs the "
+                f"right to write: {error.message}",
+                hint=f"have somebody who may write run: fusery fuse {self.ingredients.adapter.name} --publish full",
+            ) from error
+        return model
+
     def _lease(self, key: Digest) -> leases.Lease:
         workspace = self.workspace
         return leases.wait(
             workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
         )
 
-    def _fetched(self, lease: leases.Lease) -> FusedModel | None:
+    def _fetched(self, lease: leases.Lease | None) -> FusedModel | None:
         """Return the model from the store, None if it is not published or cannot be had."""
         if (view := self._published()) is None:
             return None
         path = self._fetch(lease, self.key, manifest_of(view))
         return FusedModel(path, "store", view) if path else None
 
-    def _fetch(self, lease: leases.Lease, key: Digest, manifest: Manifest) -> Path | None:
+    def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
         """Bring files from the store into the cache, under a key; None if they cannot be had."""
         cache = self.workspace.cache
         self.say(f"fetching {self.ingredients.adapter.name} ({describe(self.recipe)}) from the store")
         try:
-            with cache.build(key, lease.fence) as folder:
-                fetch_published(self.workspace, manifest, folder, check=lease.check, progress=self.progress)
+            with cache.build(key, lease.fence if lease else 0) as folder:
+                check = lease.check if lease else lambda: None
+                fetch_published(self.workspace, manifest, folder, check=check, progress=self.progress)
                 path = cache.publish(key, folder, manifest, hashed=True)
         except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
             self.say(f"what is published of {key[:12]} cannot be used: {error.message}")

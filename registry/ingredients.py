@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,22 +131,28 @@ class Ingredients:
             progress: told bytes fetched and bytes in all, where the base comes from a store that is not local.
             verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
         """
-        self.workspace.cache.sweep()
-        with self.workspace.cache.scratch() as folder:
-            yield Inputs(self, folder, tally(progress, self.base.bytes), verify=verify)
+        with ExitStack() as stack:
+            yield Inputs(self, stack, tally(progress, self.base.bytes), verify=verify)
 
 
 class Inputs:
     """The files of a base and of adapters, at hand."""
 
     def __init__(
-        self, ingredients: Ingredients, scratch: Path, arrived: Progress | None, *, verify: bool = True
+        self, ingredients: Ingredients, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
     ) -> None:
-        self._ingredients, self._scratch, self._arrived = ingredients, scratch, arrived
+        self._ingredients, self._stack, self._arrived = ingredients, stack, arrived
         self._verify = verify
         self._workspace = ingredients.workspace
         self._base: dict[str, Path] | None = None
         self._adapters: list[dict[str, Path]] = []
+
+    @cached_property
+    def _scratch(self) -> Path:
+        """Where fetched files go; made when the first one is, since a model that is at hand needs none."""
+        cache = self._workspace.cache
+        cache.sweep()
+        return self._stack.enter_context(cache.scratch())
 
     def plan(self, policy: Policy, recipe: Recipe, metadata: Mapping[str, str] | None = None) -> Plan:
         """Plan a fuse.

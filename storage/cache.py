@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .copying import pump, reading
 from .digest import Digest, parse_digest
-from .errors import MissingFileError, StorageError, StoreUnavailableError
+from .errors import MissingFileError, StorageError, StoreDeniedError, StoreUnavailableError
 from .eviction import CacheEntry, Eviction, plan_eviction
 from .failures import DigestMismatchError, os_failures
 from .manifest import Manifest
@@ -98,7 +98,7 @@ class FusedCache:
         """Give a folder under tmp/ with its owner's name beside it, so that a killed process's can be removed."""
         folder = self.root / "tmp" / name
         owner = owner_file(folder)
-        with os_failures(f"write to the cache {self.root}", near=self.root):
+        with self._writing():
             for part in ("fused", "used", "tmp", "quarantine"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
             owner.write_text(this_process())
@@ -114,6 +114,15 @@ class FusedCache:
             with os_failures(f"clean up {folder}", near=self.root):
                 remove_tree(folder)
                 owner.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with os_failures(f"write to the cache {self.root}", near=self.root):
+                yield
+        except StoreDeniedError as error:
+            error.hint = "set FUSERY_CACHE_DIR to a folder that you may write"
+            raise
 
     def publish(self, key: str, folder: Path, manifest: Manifest, *, hashed: bool = False) -> Path:
         """Make a finished folder the entry of its key, in one step, and return the entry's path.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,15 +28,20 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@contextmanager
-def read_only(folder: Path) -> Iterator[Path]:
+def read_only(folder: Path) -> AbstractContextManager[Path]:
     """Let a folder be read only, whoever asks, for as long as the block lasts."""
-    _mount("--bind", folder, folder)
+    return mounted_read_only(folder, folder)
+
+
+@contextmanager
+def mounted_read_only(folder: Path, there: Path) -> Iterator[Path]:
+    """Let a folder have another name by which it may only be read, for as long as the block lasts."""
+    _mount("--bind", folder, there)
     try:
-        _mount("-o", "remount,bind,ro", folder)
-        yield folder
+        _mount("-o", "remount,bind,ro", there)
+        yield there
     finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(there)], check=True)
 
 
 def leave_free(disk: Path, size: int) -> None:
