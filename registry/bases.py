@@ -26,7 +26,7 @@ from .architecture import WEIGHTS, Architecture, Weight
 from .base_contents import learn_contents, may_be
 from .base_identity import Identity, identify_base
 from .base_templates import try_templates
-from .derived import base_columns, describe_base
+from .derived import base_columns, describe_base, require_sensible
 from .errors import AlreadyExistsError, BadInputError
 from .names import parse_base_name
 from .resolve import resolve_base
@@ -122,6 +122,7 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
+        require_sensible(files)
         architecture = describe_base(files)
         _refuse_taken(workspace, called, files, architecture)
         findings = try_templates(workspace, called, files)

@@ -100,6 +100,8 @@ class Database:
             engine = make_engine(
                 parsed, echo=echo, timeout=timeout, shared_memory=local, foreign=foreign, aside=aside
             )
+        except ArgumentError as error:
+            raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error
         except ImportError as error:
             raise MissingExtraError("a PostgreSQL database", "postgres") from error
         return cls(engine, timeout=timeout, shown=shown, aside=aside)
@@ -328,6 +330,12 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise BadInputError("the database URL is not one", hint=_URL_HINT) from error
+    except (
+        ValueError
+    ) as error:  # SQLAlchemy reads the port by int(); the URL is not repeated, for its password
+        raise BadInputError("the port in the database URL is not a number", hint=_URL_HINT) from error
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise BadInputError("the port in the database URL is not one: there are 1 to 65535", hint=_URL_HINT)
     if parsed.drivername in _POSTGRESQL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in _SQLITE:
