@@ -269,9 +269,12 @@ def _os_error(error: OSError) -> tuple[str, str]:
 
 
 def _usage(words: list[str], error: click.ClickException) -> int:
-    error.message = _without_secrets(words, error.message, error)
     if "--json" not in words:
-        error.show()
+        import io
+
+        told = io.StringIO()
+        error.show(told)
+        click.echo(_without_secrets(words, told.getvalue(), error), err=True, nl=False)
         return 2
     message, _, hint = error.format_message().partition("\nHint: ")
     return _failure(words, "usage", message, hint or None, 2, error)
