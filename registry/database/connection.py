@@ -98,7 +98,12 @@ class Database:
         aside = Aside(file) if parsed.get_backend_name() == "sqlite" and may_only_be_read(file) else None
         try:
             engine = make_engine(
-                parsed, echo=echo, timeout=timeout, shared_memory=local, foreign=foreign, aside=aside
+                parsed,
+                echo=echo,
+                timeout=timeout,
+                shared_memory=local,
+                foreign=foreign,
+                connect=aside.connect if aside else None,
             )
         except ArgumentError as error:
             raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error

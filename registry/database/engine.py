@@ -14,14 +14,12 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
-
-if TYPE_CHECKING:
-    from .aside import Aside
 
 WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
@@ -54,7 +52,7 @@ def make_engine(
     timeout: float,
     shared_memory: bool = True,
     foreign: bool = False,
-    aside: Aside | None = None,
+    connect: Callable[[], sqlite3.Connection] | None = None,
 ) -> Engine:
     """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet.
 
@@ -64,7 +62,7 @@ def make_engine(
         timeout: seconds to wait for a lock that somebody else holds.
         shared_memory: use SQLite's write-ahead log, which needs memory shared by all who have the file open.
         foreign: the database is another party's.
-        aside: gives the connections to an SQLite file that may only be read.
+        connect: gives the connections to an SQLite file that may only be read.
 
     Raises:
         ImportError: the driver is not installed.
@@ -72,9 +70,9 @@ def make_engine(
     _leave_no_last_resort()
     common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": _document_text}
     if url.get_backend_name() == "sqlite":
-        if aside is not None:
+        if connect is not None:
             # A transaction each: the next one may read another copy.
-            common |= {"creator": aside.connect, "poolclass": NullPool}
+            common |= {"creator": connect, "poolclass": NullPool}
         engine = create_engine(url, **common)
         _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
         if foreign:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
-
-from fusery.storage.secrets import without_credentials
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bytes import Manifest
 from .models import Adapter, Fused, Task
@@ -54,10 +52,6 @@ class AliasMove(Record):
     at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(200))
 
-    @validates("reason")
-    def _without_credentials(self, _: str, said: str) -> str:
-        return str(without_credentials(said))
-
 
 class Bundle(Record):
     """Something deployable that `materialize` wrote: what, where, when and with which digest."""
@@ -99,10 +93,6 @@ class Yank(Record):
     by: Mapped[str] = mapped_column(String(200))
     lifted_at: Mapped[datetime | None]
     lifted_by: Mapped[str | None] = mapped_column(String(200))
-
-    @validates("reason")
-    def _without_credentials(self, _: str, said: str) -> str:
-        return str(without_credentials(said))
 
 
 class Amendment(Record):

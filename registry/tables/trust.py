@@ -6,9 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
-from sqlalchemy.orm import Mapped, mapped_column, relationship, validates
-
-from fusery.storage.secrets import without_credentials
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .models import Adapter, Fused
 from .record import Record
@@ -49,10 +47,6 @@ class Approval(Record):
     withdrawn_at: Mapped[datetime | None]
 
     adapter: Mapped[Adapter] = relationship()
-
-    @validates("note")
-    def _without_credentials(self, _: str, said: str) -> str:
-        return str(without_credentials(said))
 
 
 class TrustedKey(Record):
