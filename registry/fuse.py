@@ -28,10 +28,10 @@ from .errors import DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraE
 from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
-from .fuse_words import claim_in_words, differing, lost, waiting
+from .fuse_words import claim_in_words, differing, lost, unpublished, waiting
 from .fused_label import describe
 from .fused_model import FusedModel, in_words, manifest_of
-from .fused_records import aliased_keys, find_fused, made_alike, record_fused
+from .fused_records import find_fused, made_alike, make_room, record_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather
 from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
@@ -253,11 +253,11 @@ class _Job:
             lease = self._lease(key)
         except DatabaseReadOnlyError:
             path = self._fetch(None, key, manifest)
-        else:
-            with lease.keep():
-                path = self._fetch(lease, key, manifest)
-                with self.workspace.database.write() as session:
-                    lease.release(session)
+            return FusedModel(path, "store", view) if path else None
+        with lease.keep():
+            path = self._fetch(lease, key, manifest)
+            with self.workspace.database.write() as session:
+                lease.release(session)
         return FusedModel(path, "store", view) if path else None
 
     def _published(self) -> dict[str, Any] | None:
@@ -270,7 +270,10 @@ class _Job:
         try:
             lease = self._lease(self.key)
         except DatabaseReadOnlyError as error:
-            return self._read_only(error, compute=compute)
+            # What is published may be fetched by two at a time; what is computed could not be recorded.
+            if (model := self._fetched(None)) is None and compute:
+                raise unpublished(self.ingredients, self.recipe, error) from error
+            return model
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
             model = self._cached() or self._fetched(lease)
@@ -279,21 +282,6 @@ class _Job:
                     lease.release(session)
                 return model and self._shared(model)
             return self._compute(lease)
-
-    def _read_only(self, error: DatabaseReadOnlyError, *, compute: bool) -> FusedModel | None:
-        """Return what is published: two who fetch it at a time do no harm, and what is computed cannot be recorded.
-
-        Raises:
-            DatabaseReadOnlyError: it is not, and would have to be computed.
-        """
-        model = self._fetched(None)
-        if model is None and compute:
-            raise DatabaseReadOnlyError(
-                f"{self.ingredients.adapter.name} ({describe(self.recipe)}) is not published, and to fuse it needs the "
-                f"right to write: {error.message}",
-                hint=f"have somebody who may write run: fusery fuse {self.ingredients.adapter.name} --publish full",
-            ) from error
-        return model
 
     def _lease(self, key: Digest) -> leases.Lease:
         workspace = self.workspace
@@ -320,7 +308,7 @@ class _Job:
         except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
             self.say(f"what is published of {key[:12]} cannot be used: {error.message}")
             return None
-        self._make_room(key)
+        make_room(self.workspace, key)
         return path
 
     def _shared(self, model: FusedModel) -> FusedModel:
@@ -343,14 +331,8 @@ class _Job:
         cache = self.workspace.cache
         with cache.build(self.key, lease.fence) as folder:
             self.say(f"fusing {self.ingredients.adapter.name} ({describe(self.recipe)})")
-            made = self.inputs.compute(
-                self.recipe,
-                self.key,
-                folder,
-                check=lease.check,
-                progress=self.progress,
-                publish=self.publish == "full",
-            )
+            full, tell = self.publish == "full", self.progress
+            made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
             measured = Measured.of(made.fidelity)
             if not measured.passes(self.request, strict=self.strict):
                 self._refuse(lease, measured)
@@ -373,7 +355,7 @@ class _Job:
             self.say(claim_in_words(registry, true))
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
-        self._make_room(self.key)
+        make_room(self.workspace, self.key)
         return FusedModel(path, "computed", view)
 
     def _deposit(self, manifest: Manifest, path: Path) -> tuple[Deposit | None, StorageError | None]:
@@ -385,11 +367,6 @@ class _Job:
             return deposit_files(self.workspace, manifest, path, self.progress), None
         except StorageError as error:
             return None, error if self.publish == "full" else None
-
-    def _make_room(self, key: Digest) -> None:
-        with self.workspace.database.read() as session:
-            spared = {key, *aliased_keys(session)}
-        self.workspace.cache.evict(self.workspace.settings.cache_limit, spared).execute()
 
     def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
         with self.workspace.database.write() as session:

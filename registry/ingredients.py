@@ -190,9 +190,9 @@ class Inputs:
         recipe: Recipe,
         key: Digest,
         folder: Path,
-        *,
         check: Callable[[], None],
         progress: Callable[[int, int], None] | None,
+        *,
         publish: bool = False,
     ) -> Made:
         """Write the fused model into an empty folder, verifying every byte that is read.
