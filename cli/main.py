@@ -6,6 +6,7 @@ A command's module is imported when the command runs.  The help of the group com
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -265,19 +266,15 @@ def run(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except FuseryError as error:
-        if "--debug" in words:
-            raise
         return _failure(words, hints, error.code, error.message, error.hint, error.exit_code, error)
     except OSError as error:
         # The last resort, for a place that the code which looked there did not expect to fail.
-        if "--debug" in words:
-            raise
         return _failure(words, hints, "os_error", *_os_error(error), 2, error)
     except Exception as error:
         # Python 3.11 wraps whatever is raised while a class is being made, the user's Ctrl-C too.
         if isinstance(error.__cause__, KeyboardInterrupt):
             return _interrupted(error)
-        if "--debug" in words or _RAISES in os.environ:
+        if _RAISES in os.environ and "--debug" not in words:
             raise
         return _failure(words, hints, "unexpected", *_unexpected(error), 2, error)
 
@@ -319,12 +316,39 @@ def _os_error(error: OSError) -> tuple[str, str]:
 def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
     message, mark, hint = error.format_message().partition("\nHint: ")
     if "--json" not in words:
+        import io
+
         if mark:
             ctx = error.ctx if isinstance(error, click.UsageError) else None
             error = click.UsageError(f"{message}{mark}{hints.spelled(hint)}", ctx)
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        click.echo(_without_secrets(words, told.getvalue(), error), err=True, nl=False)
         return 2
     return _failure(words, hints, "usage", message, hint or None, 2, error)
+
+
+def _without_secrets(words: list[str], text: str, error: Exception) -> str:
+    """Return what is told of a failure without any secret that this run was given, whoever repeats it."""
+    from fusery.storage.secrets import redact, remember_given
+
+    settings: dict[str, Any] = {}
+    if not isinstance(error, click.ClickException):  # which is raised before any settings are read
+        from fusery.registry.settings import said_in_file
+
+        with contextlib.suppress(FuseryError):  # there is no such home, which is told elsewhere
+            settings = said_in_file(_home_of(words))
+    remember_given(words, os.environ, settings)
+    return redact(text)
+
+
+def _home_of(words: list[str]) -> str | None:
+    for number, word in enumerate(words):
+        if word == "--home":
+            return "".join(words[number + 1 : number + 2]) or None
+        if word.startswith("--home="):
+            return word.partition("=")[2]
+    return None
 
 
 def _failure(
@@ -339,6 +363,12 @@ def _failure(
     from .text import one_line
 
     hint = hints.spelled(hint) if hint else hint
+    if "--debug" in words and not isinstance(error, click.ClickException):
+        import traceback
+
+        click.echo(
+            _without_secrets(words, "".join(traceback.format_exception(error)), error), err=True, nl=False
+        )
     if "--json" in words:
         import json
 
@@ -348,11 +378,11 @@ def _failure(
             document["findings"] = [finding.to_dict() for finding in findings]
         if hasattr(error, "position"):
             document["position"] = error.position
-        click.echo(json.dumps({"error": hints.in_document(document)}, indent=2))
+        text = json.dumps({"error": hints.in_document(document)}, indent=2)
+        click.echo(_without_secrets(words, text, error))
         return exit_code
-    click.echo(f"Error: {one_line(message)}", err=True)
-    for line in getattr(error, "excerpt", ()):
-        click.echo(f"  {one_line(line)}", err=True)
+    told = [f"Error: {one_line(message)}", *(f"  {one_line(line)}" for line in getattr(error, "excerpt", ()))]
     if hint:
-        click.echo(f"Hint: {one_line(hint)}", err=True)
+        told.append(f"Hint: {one_line(hint)}")
+    click.echo(_without_secrets(words, "\n".join(told), error), err=True)
     return exit_code

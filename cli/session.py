@@ -68,9 +68,13 @@ class Session:
             human()
 
     def document(self, document: Any) -> None:
-        """Print one JSON document."""
-        document = self.hints.in_document(document)
-        click.echo(json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False))
+        """Print one JSON document, without passwords and tokens in its URLs."""
+        text = json.dumps(self.hints.in_document(document), indent=2, ensure_ascii=True, allow_nan=False)
+        if ":/" in text:
+            from fusery.storage.secrets import masked
+
+            text = masked(text)
+        click.echo(text)
 
     def say(self, text: str) -> None:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""

@@ -9,10 +9,15 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, with control and direction characters shown as escapes."""
-    return "".join(
+    """Return text on one line: control and direction characters as escapes, passwords and tokens in URLs as stars."""
+    line = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
     )
+    if ":/" not in line:
+        return line
+    from fusery.storage.secrets import masked
+
+    return masked(line)
 
 
 def size(count: int) -> str:

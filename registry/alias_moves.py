@@ -10,6 +10,8 @@ from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from fusery.storage.secrets import without_credentials
+
 from . import events, tables
 from .database.sealing import touch
 from .errors import AliasGuardedError
@@ -52,7 +54,7 @@ def move(
         alias_id=alias.id,
         from_adapter_id=before.id if before else None,
         to_adapter_id=to.id if to else None,
-        reason=reason,
+        reason=str(without_credentials(reason)),
         at=at,
         by=workspace.actor,
     )

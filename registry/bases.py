@@ -20,13 +20,14 @@ from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
 from fusery.storage.folder import scan
 from fusery.storage.manifest import FileEntry
+from fusery.storage.room import needs_of, require_rooms
 
 from . import events, tables
 from .architecture import WEIGHTS, Architecture, Weight
 from .base_contents import learn_contents, may_be
 from .base_findings import look_at_base
 from .base_identity import Identity, identify_base
-from .derived import base_columns, describe_base
+from .derived import base_columns, describe_base, require_sensible
 from .errors import AlreadyExistsError, BadInputError
 from .names import parse_base_name
 from .resolve import resolve_base
@@ -123,6 +124,7 @@ def add_base(
             )
         called = parse_base_name(name or _tidy(origin.name))
         files = model_files(origin.folder)
+        require_sensible(files)
         failures: list[str] = []
         architecture = describe_base(files, failures.append)
         _refuse_taken(workspace, called, files, architecture)
@@ -185,6 +187,8 @@ def _record(
         # What is there in other files is not stored again.
         stores = not reference and (known is None or known.digest == manifest.digest)
     if stores:
+        new = [entry.size for entry in manifest] if known is None else []
+        require_rooms([*needs_of(workspace.store, new), *workspace.notes])
         deposit.put(files, manifest=manifest, progress=progress)
     # Bases are never removed, so what was known is still there.
     with deposit.recording() as session:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fusery.storage.secrets import without_credentials
+
 from .amendments import DATASET, TAG, State, is_amendable
 from .errors import BadInputError
 from .names import compact_date, parse_date, parse_slug
@@ -56,6 +58,8 @@ class Correction:
         object.__setattr__(self, "dataset_digest", _digest(self.dataset_digest))
         object.__setattr__(self, "date", None if self.date is None else compact_date(parse_date(self.date)))
         object.__setattr__(self, "tags", checked_tags(self.tags))
+        for name in ("dataset", "dataset_revision", "note", "reason"):
+            object.__setattr__(self, name, without_credentials(getattr(self, name)))
         object.__setattr__(self, "clear", frozenset(_cleared(name) for name in self.clear))
         if twice := sorted(self.clear & self._said().keys()):
             raise BadInputError(f"{twice[0]} is both given and cleared", hint="give it, or clear it")

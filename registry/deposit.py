@@ -26,6 +26,7 @@ from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.room import require_room
 
 from . import tables
 from .database import Database
@@ -65,6 +66,7 @@ class Deposit:
         Raises:
             UnsafePathError: a path leaves the artifact's folder.
             StorageError: a file could not be read, changed meanwhile, or could not be stored.
+            OutOfSpaceError: there is no room for all of them.
             DatabaseUnavailableError: the database did not answer.
         """
         if manifest is None:
@@ -72,6 +74,8 @@ class Deposit:
         contents = {entry.sha256: entry for entry in manifest}
         try:
             ready = self._announce(contents)
+            missing = [one.size for digest, one in contents.items() if digest not in ready]
+            require_room(self._store, missing)
             with self._intents.kept():
                 for digest, entry in contents.items():
                     self._store_one(entry, files[entry.path], digest in ready, progress)

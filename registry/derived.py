@@ -11,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import Header
 
 from .adapter_folder import AdapterFolder
 from .architecture import Architecture, architecture_of, read_architecture
 from .base_identity import Identity
-from .errors import FusionUnsupportedError, MissingExtraError
+from .errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from .fusion.naming import taken_by_name
+from .fusion.sizes import absurdity
 from .tables.values import to_json
 
 LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
@@ -52,6 +54,21 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
         return architecture
     header = Header(tensors, {}, 0, 0)
     return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
+
+
+def require_sensible(files: Mapping[str, Path]) -> None:
+    """Refuse a model whose configuration says sizes that no model has.
+
+    Raises:
+        BadInputError: it does.
+        FormatError: the configuration cannot be read.
+    """
+    found = absurdity(read_object(files["config.json"])) if "config.json" in files else None
+    if found is not None:
+        raise BadInputError(
+            f"config.json cannot be that of a model: {found}",
+            hint="is this the config.json that came with the model?",
+        )
 
 
 def base_columns(architecture: Architecture, identity: Identity) -> dict[str, Any]:

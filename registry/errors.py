@@ -101,6 +101,12 @@ class DatabaseUnavailableError(RegistryError):
     code = "database_unavailable"
 
 
+class DatabaseReadOnlyError(DatabaseUnavailableError):
+    """The database may be read by this user here, and not written."""
+
+    code = "database_read_only"
+
+
 class LeaseLostError(RegistryError):
     """Another process took over while this one was too slow; nothing was published."""
 

@@ -26,6 +26,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import canonical_json
+from fusery.storage.secrets import without_credentials
 
 from .actions import ACTIONS
 from .database import Database
@@ -67,7 +68,7 @@ def record(
         action: what was done: one of `actions.ACTIONS`.
         kind: what it was done to: `adapter`, `base`, `alias` …
         subject: its name or digest.
-        detail: more, as far as JSON can say it.
+        detail: more, as far as JSON can say it; credentials in its URLs are left out.
         actor: who did it.
         at: when; the database's clock says it if it is not given.
 
@@ -82,7 +83,7 @@ def record(
         action=action,
         subject_kind=kind,
         subject=subject,
-        detail=canonical_json(dict(detail)).decode("ascii"),
+        detail=canonical_json(without_credentials(detail)).decode("ascii"),
     )
     append(session, entry)
     return entry

@@ -116,6 +116,7 @@ def export_adapter(
     facts = _facts(workspace, reference, form)
     place = place_at(workspace, destination / FOLDER.format(facts.adapter.name))
     place.refuse_ours(workspace)
+    workspace.database.require_writable()
     place.require_free(force=True)  # what is there may be the very same, and is compared
     with workspace.cache.scratch() as scratch:
         fetched = scratch / "adapter"

@@ -24,14 +24,14 @@ from fusery.storage.manifest import Manifest
 
 from . import tables
 from .database import leases
-from .errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
+from .errors import DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError, UnknownReferenceError
 from .foreign import compare_claims, usable
 from .fuse_choice import Choice, Measured, known_measurement, record_refusal
 from .fuse_request import FuseRequest, candidates
-from .fuse_words import claim_in_words, differing, lost, waiting
+from .fuse_words import claim_in_words, differing, lost, unpublished, waiting
 from .fused_label import describe
 from .fused_model import FusedModel, in_words, manifest_of
-from .fused_records import aliased_keys, find_fused, made_alike, record_fused
+from .fused_records import find_fused, made_alike, make_room, record_fused
 from .fusion.recipe import Recipe, artifact_key
 from .ingredients import Ingredients, Inputs, gather
 from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
@@ -249,7 +249,11 @@ class _Job:
         manifest = manifest_of(view)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
             return FusedModel(path, "cache", view)
-        lease = self._lease(key)
+        try:
+            lease = self._lease(key)
+        except DatabaseReadOnlyError:
+            path = self._fetch(None, key, manifest)
+            return FusedModel(path, "store", view) if path else None
         with lease.keep():
             path = self._fetch(lease, key, manifest)
             with self.workspace.database.write() as session:
@@ -263,7 +267,13 @@ class _Job:
             return self._view(session, row) if row is not None and is_published(row) else None
 
     def _build(self, *, compute: bool = True) -> FusedModel | None:
-        lease = self._lease(self.key)
+        try:
+            lease = self._lease(self.key)
+        except DatabaseReadOnlyError as error:
+            # What is published may be fetched by two at a time; what is computed could not be recorded.
+            if (model := self._fetched(None)) is None and compute:
+                raise unpublished(self.ingredients, self.recipe, error) from error
+            return model
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
             model = self._cached() or self._fetched(lease)
@@ -279,25 +289,26 @@ class _Job:
             workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
         )
 
-    def _fetched(self, lease: leases.Lease) -> FusedModel | None:
+    def _fetched(self, lease: leases.Lease | None) -> FusedModel | None:
         """Return the model from the store, None if it is not published or cannot be had."""
         if (view := self._published()) is None:
             return None
         path = self._fetch(lease, self.key, manifest_of(view))
         return FusedModel(path, "store", view) if path else None
 
-    def _fetch(self, lease: leases.Lease, key: Digest, manifest: Manifest) -> Path | None:
+    def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
         """Bring files from the store into the cache, under a key; None if they cannot be had."""
         cache = self.workspace.cache
         self.say(f"fetching {self.ingredients.adapter.name} ({describe(self.recipe)}) from the store")
         try:
-            with cache.build(key, lease.fence) as folder:
-                fetch_published(self.workspace, manifest, folder, check=lease.check, progress=self.progress)
+            with cache.build(key, lease.fence if lease else 0) as folder:
+                check = lease.check if lease else lambda: None
+                fetch_published(self.workspace, manifest, folder, check=check, progress=self.progress)
                 path = cache.publish(key, folder, manifest, hashed=True)
         except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
             self.say(f"what is published of {key[:12]} cannot be used: {error.message}")
             return None
-        self._make_room(key)
+        make_room(self.workspace, key)
         return path
 
     def _shared(self, model: FusedModel) -> FusedModel:
@@ -320,9 +331,8 @@ class _Job:
         cache = self.workspace.cache
         with cache.build(self.key, lease.fence) as folder:
             self.say(f"fusing {self.ingredients.adapter.name} ({describe(self.recipe)})")
-            made = self.inputs.compute(
-                self.recipe, self.key, folder, check=lease.check, progress=self.progress
-            )
+            full, tell = self.publish == "full", self.progress
+            made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
             measured = Measured.of(made.fidelity)
             if not measured.passes(self.request, strict=self.strict):
                 self._refuse(lease, measured)
@@ -345,7 +355,7 @@ class _Job:
             self.say(claim_in_words(registry, true))
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
-        self._make_room(self.key)
+        make_room(self.workspace, self.key)
         return FusedModel(path, "computed", view)
 
     def _deposit(self, manifest: Manifest, path: Path) -> tuple[Deposit | None, StorageError | None]:
@@ -357,11 +367,6 @@ class _Job:
             return deposit_files(self.workspace, manifest, path, self.progress), None
         except StorageError as error:
             return None, error if self.publish == "full" else None
-
-    def _make_room(self, key: Digest) -> None:
-        with self.workspace.database.read() as session:
-            spared = {key, *aliased_keys(session)}
-        self.workspace.cache.evict(self.workspace.settings.cache_limit, spared).execute()
 
     def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
         with self.workspace.database.write() as session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import FidelityError, RebuildDiffersError
+from .errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from .fuse_choice import Measured
 from .fuse_request import FuseRequest
 from .fused_label import describe
@@ -55,3 +55,14 @@ def lost(ingredients: Ingredients, recipe: Recipe, measured: Measured, request: 
             else "--accept-loss publishes it"
         )
     return FidelityError(message, hint=hint)
+
+
+def unpublished(
+    ingredients: Ingredients, recipe: Recipe, error: DatabaseReadOnlyError
+) -> DatabaseReadOnlyError:
+    """Return the error that a model would have to be computed where nothing can be recorded."""
+    name = ingredients.adapter.name
+    return DatabaseReadOnlyError(
+        f"{name} ({describe(recipe)}) is not published, and to fuse it needs the right to write: {error.message}",
+        hint=f"have somebody who may write run: fusery fuse {name} --publish full",
+    )

@@ -147,3 +147,10 @@ def _quantization(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any] | 
     if recipe.precision != "mixed":
         return ingredients.quantization
     return {**plain, "touched_bits": recipe.bits.get("", dict(recipe.bits))}
+
+
+def make_room(workspace: Workspace, key: Digest) -> None:
+    """Evict from the cache what is over its limit; the model of a key stays, and so does what an alias holds."""
+    with workspace.database.read() as session:
+        spared = {key, *aliased_keys(session)}
+    workspace.cache.evict(workspace.settings.cache_limit, spared).execute()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import OutOfSpaceError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.room import Need, needs_of, require_rooms
 from fusery.storage.watching import watched
 
 from . import tables
@@ -137,22 +138,28 @@ class Ingredients:
             progress: told bytes fetched and bytes in all, where the base comes from a store that is not local.
             verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
         """
-        self.workspace.cache.sweep()
-        with self.workspace.cache.scratch() as folder:
-            yield Inputs(self, folder, tally(progress, self.base.bytes), verify=verify)
+        with ExitStack() as stack:
+            yield Inputs(self, stack, tally(progress, self.base.bytes), verify=verify)
 
 
 class Inputs:
     """The files of a base and of adapters, at hand."""
 
     def __init__(
-        self, ingredients: Ingredients, scratch: Path, arrived: Progress | None, *, verify: bool = True
+        self, ingredients: Ingredients, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
     ) -> None:
-        self._ingredients, self._scratch, self._arrived = ingredients, scratch, arrived
+        self._ingredients, self._stack, self._arrived = ingredients, stack, arrived
         self._verify = verify
         self._workspace = ingredients.workspace
         self._base: dict[str, Path] | None = None
         self._adapters: list[dict[str, Path]] = []
+
+    @cached_property
+    def _scratch(self) -> Path:
+        """Where fetched files go; made when the first one is, since a model that is at hand needs none."""
+        cache = self._workspace.cache
+        cache.sweep()
+        return self._stack.enter_context(cache.scratch())
 
     def plan(self, policy: Policy, recipe: Recipe, metadata: Mapping[str, str] | None = None) -> Plan:
         """Plan a fuse.
@@ -190,9 +197,10 @@ class Inputs:
         recipe: Recipe,
         key: Digest,
         folder: Path,
-        *,
         check: Callable[[], None],
         progress: Callable[[int, int], None] | None,
+        *,
+        publish: bool = False,
     ) -> Made:
         """Write the fused model into an empty folder, verifying every byte that is read.
 
@@ -202,6 +210,7 @@ class Inputs:
             folder: where to.
             check: called again and again; raises when the work is to stop.
             progress: told bytes done and bytes in all.
+            publish: the files go to the store afterwards, for which there must be room, too.
 
         Raises:
             FusionUnsupportedError: the engine cannot do this; nothing was written.
@@ -212,7 +221,7 @@ class Inputs:
 
         policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
         plan = self.plan(policy, recipe, {"fusery.key": key})
-        _require_space(folder, plan.size)
+        self._require_room(folder, plan, publish=publish)
         told = None if progress is None else lambda done: progress(done, plan.size)
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=told)
@@ -242,6 +251,23 @@ class Inputs:
                 self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
             ]
         return self._adapters
+
+    def _require_room(self, folder: Path, plan: Plan, *, publish: bool) -> None:
+        """Refuse what there is no room for: in the cache, beside the database and, where it goes there, in the store.
+
+        The files that were fetched for it lie in the cache until the end, and are gone when this is refused.
+        """
+        workspace, held = self._workspace, self._workspace.cache.in_use_here()
+        needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
+        if publish:
+            # What is copied from a base whose files are in the store is there already.
+            stored = self._ingredients.base.location is None
+            copied = [self.base[name].stat().st_size for name in plan.copies] if stored else []
+            sizes = plan.sizes
+            for size in copied:
+                sizes.remove(size)
+            needs += needs_of(workspace.store, sizes)
+        require_rooms(needs, hint="fusery cache prune, or set FUSERY_CACHE_DIR to a folder on another disk")
 
     def _calibration(self, recipe: Recipe) -> Calibration | None:
         if recipe.calibration is None:
@@ -288,15 +314,6 @@ def policy_of(recipe: Recipe, seed: int) -> Policy:
 
     quantize = Quantize(**recipe.quantization) if recipe.quantization else None
     return Policy(recipe.precision, recipe.bits, quantize, seed, rounding=recipe.rounding)
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + (64 << 20):
-        raise OutOfSpaceError(
-            f"the fused model needs {needed >> 20} MiB in {folder.parent}, and {free >> 20} MiB are free",
-            hint="set FUSERY_CACHE_DIR to a folder on another disk",
-        )
 
 
 def gather(

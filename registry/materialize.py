@@ -119,6 +119,7 @@ def materialize(
     place = place_at(workspace, destination, single=chosen.single, target=chosen.name)
     place.refuse_ours(workspace)
     place.require_free(force)
+    workspace.database.require_writable()
     written: list[Written] = []
     with _gathered(workspace, references, chosen, holding, request, options, say, progress) as gathered:
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, StorageError
 from fusery.storage.manifest import Manifest
+from fusery.storage.room import Need, require_rooms
 
 from . import events, tables
 from .bases import blob_generations
@@ -101,6 +102,9 @@ def fetch_published(
         OutOfSpaceError: there is no room for the files.
     """
     told = tally(progress, manifest.size)
+    held = workspace.cache.in_use_here()
+    need = Need(folder.parent, [held, *(entry.size for entry in manifest)], taken=held)
+    require_rooms([need, *workspace.notes], hint="fusery cache prune")
 
     def arrived(number: int) -> None:
         check()

@@ -9,6 +9,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from fusery.storage.secrets import without_credentials
+
 from .errors import BadInputError
 from .names import parse_date, parse_slug, parse_task
 from .plaintext import is_keepable
@@ -44,7 +46,7 @@ class Submission:
     `base_known_as`: what the base is called where the adapter comes from.
 
     Everything is checked when it is made, so that both databases get the same, and only what they can keep: text
-    without NUL, finite numbers, tags in their one form.
+    without NUL, finite numbers, tags in their one form, no credentials in URLs.
 
     Raises:
         BadInputError: a value is not acceptable.
@@ -81,6 +83,8 @@ class Submission:
         object.__setattr__(self, "alpha", finite(self.alpha, "alpha"))
         object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
         object.__setattr__(self, "tags", checked_tags(self.tags))
+        for name in ("dataset", "note"):
+            object.__setattr__(self, name, without_credentials(getattr(self, name)))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
 
     @property
@@ -158,7 +162,7 @@ def _checkpoint(said: Any) -> str | None:
 
 
 def checked_tags(said: Any) -> dict[str, str]:
-    """Return tags with their names in their one form.
+    """Return tags with their names in their one form, and without credentials in their URLs.
 
     Raises:
         BadInputError: they are no tags, or one is given twice.
@@ -174,5 +178,5 @@ def checked_tags(said: Any) -> dict[str, str]:
         require_text(f"tag {key}", value, LIMITS["dataset"])
         if key in tags:
             raise BadInputError(f"the tag {key} is given twice", hint="upper and lower case are the same tag")
-        tags[key] = value
+        tags[key] = without_credentials(value)
     return tags

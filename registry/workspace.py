@@ -17,6 +17,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache
     from fusery.storage.interface import BlobStore
+    from fusery.storage.room import Need
     from fusery.storage.vouchers import Vouchers
 
     from .database import Database
@@ -214,6 +215,13 @@ class Workspace:
         prefix = "sqlite:///"
         url = self.settings.database
         return Path(url.removeprefix(prefix)) if url.startswith(prefix) and len(url) > len(prefix) else None
+
+    @property
+    def notes(self) -> list[Need]:
+        """The room that the records of a command need, where the database is a file."""
+        from .database.files import notes_of
+
+        return notes_of(self.embedded_path)
 
     def _make_folders(self) -> None:
         from fusery.storage.errors import StoreDeniedError

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from fusery.storage.secrets import without_credentials
+
 from . import events, tables
 from .deployments import deployments_of
 from .errors import BadInputError
@@ -37,7 +39,9 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
         standing = standing_yank(session, adapter)
         if standing is None:
             at = workspace.database.utcnow(session)
-            standing = tables.Yank(adapter_id=adapter.id, reason=reason, at=at, by=workspace.actor)
+            standing = tables.Yank(
+                adapter_id=adapter.id, reason=str(without_credentials(reason)), at=at, by=workspace.actor
+            )
             session.add(standing)
             _tell(workspace, session, adapter, "adapter.yanked", reason)
             changed = True

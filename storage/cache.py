@@ -23,12 +23,13 @@ from pathlib import Path
 
 from .copying import pump, reading
 from .digest import Digest, parse_digest
-from .errors import MissingFileError, StorageError, StoreUnavailableError
+from .errors import MissingFileError, StorageError, StoreDeniedError, StoreUnavailableError
 from .eviction import CacheEntry, Eviction, plan_eviction
 from .failures import DigestMismatchError, os_failures
 from .manifest import Manifest
 from .publishing import remove_tree
 from .reading_locks import alone, shared
+from .room import on_disk
 from .stamps import NOT_A_FILE, FileState, folder_state, this_process, wait_a_tick
 from .sweeping import bytes_in, children, owner_file, sweep
 from .vouchers import Vouchers
@@ -97,7 +98,7 @@ class FusedCache:
         """Give a folder under tmp/ with its owner's name beside it, so that a killed process's can be removed."""
         folder = self.root / "tmp" / name
         owner = owner_file(folder)
-        with os_failures(f"write to the cache {self.root}", near=self.root):
+        with self._writing():
             for part in ("fused", "used", "tmp", "quarantine"):
                 (self.root / part).mkdir(parents=True, exist_ok=True)
             owner.write_text(this_process())
@@ -113,6 +114,15 @@ class FusedCache:
             with os_failures(f"clean up {folder}", near=self.root):
                 remove_tree(folder)
                 owner.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with os_failures(f"write to the cache {self.root}", near=self.root):
+                yield
+        except StoreDeniedError as error:
+            error.hint = "set FUSERY_CACHE_DIR to a folder that you may write"
+            raise
 
     def publish(self, key: str, folder: Path, manifest: Manifest, *, hashed: bool = False) -> Path:
         """Make a finished folder the entry of its key, in one step, and return the entry's path.
@@ -262,6 +272,10 @@ class FusedCache:
             self._use_path(key).unlink(missing_ok=True)
             remove_tree(trash)
         return size
+
+    def in_use_here(self) -> int:
+        """Return the bytes on disk of what is being built through this object, and of what was fetched for that."""
+        return sum(on_disk(folder) + on_disk(owner_file(folder)) for folder in self._made)
 
     def pin(self, key: str) -> bool:
         """Keep an entry from being evicted, now or once it is here; return whether that is new."""

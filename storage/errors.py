@@ -22,9 +22,19 @@ class FuseryError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = _masked(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint if hint is None else _masked(hint)
+
+
+def _masked(text: str) -> str:
+    """Return a sentence without what URLs in it have of passwords and tokens; the user gave them, and knows them."""
+    if ":/" not in text:
+        return text
+    from .secrets import masked  # it costs a short command a tenth of its time
+
+    return masked(text)
 
 
 class StorageError(FuseryError):

@@ -201,7 +201,7 @@ def _bucket_and_prefix(scheme: str, protocol: Protocol, rest: str) -> str:
         or rest.startswith("/")
         and protocol.needs_bucket
         or protocol.has_host
-        and len(parts) == 1
+        and (len(parts) == 1 or not 0 < int(first["port"] or 1) < 65536)
         or not all(_PART.fullmatch(part) for part in parts[1:])
     ):
         form = "HOST/FOLDER" if protocol.has_host else "NAME/PREFIX"
@@ -218,6 +218,7 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str]:
 
     scheme, protocol, place = _parse(url)
     remember(options)
+    _require_endpoint(options)
     try:
         from .remote_errors import describe, foreign_errors
 
@@ -239,6 +240,24 @@ def _open_remote(url: str, options: Mapping[str, Any]) -> tuple[Any, str, str]:
         ) from without_secrets(error)
     prefix = place.partition("/")[2] if protocol.has_host else place
     return file_system, prefix, f"{scheme}://{place}"
+
+
+def _require_endpoint(options: Mapping[str, Any]) -> None:
+    """Refuse an endpoint that is no URL, which libraries tell of in many ways; it may have a password in it."""
+    inner = options.get("client_kwargs")
+    for found in (options, inner if isinstance(inner, Mapping) else {}):
+        if (endpoint := found.get("endpoint_url")) is None:
+            continue
+        try:
+            parts = urlsplit(endpoint)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except (ValueError, TypeError, AttributeError):  # a port that is none, half of an address, no text
+            good = False
+        if not good:
+            raise StoreUrlError(
+                "the endpoint_url in the options of the store is not the URL of a server",
+                hint="write it as https://HOST or http://HOST:PORT, with a port from 1 to 65535",
+            )
 
 
 def _parse(url: str) -> tuple[str, Protocol, str]:

@@ -1,16 +1,22 @@
-"""Secrets of a store: what was given to open it, and how to keep it out of every text.
+"""Secrets that a user gave, and how to keep them out of every text.
 
 fusery's own messages name the class or code of a failure of another library, never its text.  The text remains in the
 cause of the error, which `--debug` shows: there, an exception whose text holds a secret gives way to a stand-in.
+
+Texts leave the program in few places, and each is guarded here: every error of fusery masks what its sentence repeats of
+a URL (`masked`), the command line masks that in all it prints and, in the report of a failure, also every secret that it
+was given in its arguments, the environment or the settings (`redact` after `remember_given`); what is recorded has no
+credentials in its URLs (`without_credentials`).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -37,9 +43,21 @@ _LOGGERS = (
 
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _PARAMETER = re.compile(
-    r"([?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|credential)[\w.-]{0,40})=[^&#\s]*",
+    r"([?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|credential)[\w.-]{0,40})=[^&#\s\"]*",
     re.IGNORECASE,
 )
+
+# One slash is what is left of two in a path.
+_PASSWORD = re.compile(r"(:/{1,2}[^\s:/?#@'\"]*):[^\s/'\"@]*@")
+_TOKEN = re.compile(r"(https?:/{1,2})[^\s:/?#@'\"]+@", re.IGNORECASE)
+_INPUT = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
+"""What pydantic repeats of a value, cut to a length at which it cannot be found any more."""
+
+_SECRET_NAME = re.compile(
+    r"(?!.*(?:file|path|dir|folder)\Z).*(?:token|secret|passw|passphrase|(?:api|access|account|private)_?key|_sas|connection_string)",
+    re.IGNORECASE,
+)
+"""Names of variables of the environment whose values are secrets, and not the paths of such."""
 
 _known: set[str] = set()
 _lock = threading.Lock()
@@ -52,17 +70,41 @@ def remember(options: Mapping[str, Any]) -> None:
         found.update(_texts({name: os.environ.get(name, "")}))
     with _lock:
         for text in found:
-            _known.update(one for one in (text, *_parts(text)) if len(one) >= _SHORTEST)
+            _known.update(one for one in _forms(text) if len(one) >= _SHORTEST)
     _quieten()
 
 
+def remember_given(words: Iterable[str], environment: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    """Note every secret that the user gave this run, for `redact`.
+
+    Args:
+        words: arguments of the command line, of which the credentials in URLs count.
+        environment: variables, of which those with telling names count, store options, and the credentials in URLs.
+        settings: of the registry, as its file has them.
+    """
+    found: dict[str, Any] = {}
+    for name, value in {**settings, **environment}.items():
+        if "store_options" in name.casefold():
+            found[name] = _options(value)
+        elif isinstance(value, str):
+            found[name] = [value] if _SECRET_NAME.match(name) else _of_url(value)
+    remember({"words": [part for word in words for part in _of_url(word)], **found})
+
+
+def masked(text: str) -> str:
+    """Return a text without passwords, tokens and keys in its URLs; users that are told apart from them stay."""
+    if ":/" not in text:
+        return text
+    return _PARAMETER.sub(r"\1=***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
+
+
 def redact(text: str) -> str:
-    """Return a text with every known secret in it replaced."""
+    """Return a text with every known secret in it replaced, and what URLs and pydantic repeat of others."""
     with _lock:
         secrets = sorted(_known, key=len, reverse=True)
     for secret in secrets:
         text = text.replace(secret, "***")
-    return text
+    return masked(_INPUT.sub("input_value=***", text))
 
 
 def without_secrets(error: BaseException) -> BaseException:
@@ -87,6 +129,40 @@ def without_credentials(value: Any) -> Any:
     if not isinstance(value, str) or "://" not in value:
         return value
     return _PARAMETER.sub(r"\1=***", _USER.sub("", value))
+
+
+def _options(value: Any) -> Any:
+    """Return options of a store, which the environment has as JSON; of what is none, every text between quotes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return [value, *re.findall(r"[^\s\"'{}\[\],:]+", value)]
+
+
+def _of_url(text: str) -> list[str]:
+    """Return the credentials in a URL, or in the first of a text: password or token, and what its query calls a key."""
+    before, found, rest = text.partition("://")
+    if not found:
+        return []
+    secrets = [match[0].partition("=")[2] for match in _PARAMETER.finditer(rest)]
+    # A password may have slashes in it that ought to be spelled otherwise: everything up to the last @ is looked at.
+    user = rest.partition("?")[0].rpartition("@")[0]
+    name, colon, password = user.partition(":")
+    if colon and not password.partition("/")[0].isdigit():
+        secrets.append(password)
+    elif not colon and before.casefold() in ("http", "https"):
+        secrets.append(name)
+    return secrets
+
+
+def _forms(text: str) -> Iterator[str]:
+    """Return a secret in every spelling that a message may have: encoded, as JSON, line by line."""
+    yield from (text, quote(text, safe=""), unquote(text), json.dumps(text)[1:-1], repr(text)[1:-1])
+    if "\n" in text:
+        yield from (line.strip() for line in text.splitlines())
+    yield from _parts(text)
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import FileEntry
+from fusery.storage.room import require_room
 from fusery.storage.temporary import temporary_folder
 
 from .. import events, tables
@@ -123,6 +124,8 @@ def backup(
         former = _former(place, say)
         there = {blob.digest: blob.size for blob in place.blobs()}
         with _protected(workspace, folder, there, verify, say) as (snapshot, missing):
+            coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
+            require_room(place, [*coming, *(file.size for file in snapshot.files)])
             say(f"copying {len(missing)} of {plural(len(snapshot.blobs), 'blob')}")
             copied = _copy(workspace.store, place, missing, progress)
         _store_files(place, snapshot)

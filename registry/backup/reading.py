@@ -13,7 +13,7 @@ from fusery.storage.jsonfile import parse_json
 from fusery.storage.layout import MAX_GENERATION
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import safe_relative_path
-from fusery.storage.room import require_free
+from fusery.storage.room import Need, require_rooms
 
 from ..tables import metadata
 from .catalogue import NAME, Catalogue, File
@@ -95,7 +95,7 @@ class Backup:
         Raises:
             BackupError: one is missing, truncated or changed; it says which.
         """
-        require_free(self._folder, sum(file.size for file in self.catalogue.files))
+        require_rooms([Need(self._folder, [file.size for file in self.catalogue.files])])
         for file in self.catalogue.files:
             try:
                 # Looked at before it is copied: what is there may be without end.

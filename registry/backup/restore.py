@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
@@ -13,7 +14,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
 from fusery.storage.locate import display_url, open_store
-from fusery.storage.room import require_room
+from fusery.storage.room import Need, needs_of, on_disk, require_rooms
 from fusery.storage.temporary import temporary_folder
 
 from .. import tables
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
     from ..workspace import Workspace
+
+
+_EMPTY, _TIMES = 4 << 20, 4
+"""Bytes of a database without rows, and of one with rows in bytes of theirs as text; with its log, which holds it twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,8 @@ def restore(
             blobs = found.blobs()
             store = open_store(workspace.settings.store, options=workspace.settings.store_options)
             store_id = _take_over(store, present, found)
-            require_room(store, sum(blobs.values()))
             generations = _generations(found, store, blobs)
+            _require_room(found, store, blobs, generations, folder, database.path)
             say(f"copying {plural(len(blobs), 'blob')}")
             _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
             adopted: dict[str, int] = {}
@@ -161,6 +166,27 @@ def restore(
         adopted,
         doubts.to_dict(),
     )
+
+
+def _require_room(
+    found: Backup,
+    store: BlobStore,
+    blobs: Mapping[Digest, int],
+    generations: Mapping[Digest, int],
+    folder: Path,
+    database: Path | None,
+) -> None:
+    """Refuse what there is no room for: blobs that are not in the store yet, and two databases, one for the rehearsal."""
+    missing: list[int] = []
+    if store.capabilities.local:
+        missing = [
+            size for one, size in blobs.items() if store.size(one, generation=generations[one]) is None
+        ]
+    size = _EMPTY + _TIMES * sum(file.size for file in found.catalogue.files)
+    needs = [Need(folder, [size], taken=on_disk(folder))]
+    if database is not None:
+        needs.append(Need(database, [size]))
+    require_rooms([*needs_of(store, missing), *needs], hint="free some space")
 
 
 def _require_empty(database: Database) -> str | None:

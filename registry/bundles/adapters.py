@@ -28,6 +28,9 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `base/`, `adapters/`, the server with its pinned requirements and `serving.json`, and how to use them."""
     record = bundle_record(source, "adapters", BASE)
     assert source.model is not None
+    if not choices.link:
+        copied = [source.model, *(adapter.files for adapter in source.adapters)]
+        bundle.require_room(*(entry.size for files in copied for entry in files.manifest))
     bundle.copy(source.model, under=f"{BASE}/", link=choices.link)
     for adapter in source.adapters:
         bundle.copy(adapter.files, under=f"adapters/{adapter.name}/", link=choices.link)

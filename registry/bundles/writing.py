@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 from fusery.storage.copying import Method, copy_file
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.room import NOTES, Need, on_disk, require_rooms
 
 from ..errors import BadInputError
 from .source import Files
@@ -32,9 +33,18 @@ class Sink(Protocol):
 class HashedFile:
     """A file that is written from its beginning to its end, and hashed on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        """Take an empty file."""
+    def __init__(self, file: BinaryIO, require_room: Callable[[int], None] = lambda _: None) -> None:
+        """Take an empty file, and what refuses bytes that there is no room for."""
         self._file, self._running, self.size = file, hashlib.sha256(), 0
+        self._require_room = require_room
+
+    def announce(self, size: int) -> None:
+        """Say how many bytes are still to come.
+
+        Raises:
+            OutOfSpaceError: there is no room for them.
+        """
+        self._require_room(size)
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes."""
@@ -69,6 +79,7 @@ class BundleFolder:
         root.chmod(FOLDER_MODE)
         self.root = root
         self._entries: list[FileEntry] = []
+        self._has_room = False
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file that was made in memory."""
@@ -89,7 +100,10 @@ class BundleFolder:
         Raises:
             DigestMismatchError: a file is not what the manifest says.
             MissingFileError: a file is not there.
+            OutOfSpaceError: there is no room for them.
         """
+        if not link and not self._has_room:
+            self.require_room(*(entry.size for entry in files.manifest))
         for entry in files.manifest:
             path = under + entry.path
             destination = self._prepare(path)
@@ -104,7 +118,7 @@ class BundleFolder:
         """Let a file be written that is too large for memory; it is on the manifest when the body is done."""
         target = self._prepare(path)
         with target.open("xb") as file:
-            hashed = HashedFile(file)
+            hashed = HashedFile(file, self.require_room)
             yield hashed
         target.chmod(FILE_MODE)
         self._entries.append(FileEntry(path, hashed.size, hashed.digest()))
@@ -112,6 +126,17 @@ class BundleFolder:
     def manifest(self) -> Manifest:
         """Return what has been written."""
         return Manifest.of(self._entries)
+
+    def require_room(self, *sizes: int) -> None:
+        """Refuse files that there is no room for, and small ones beside them; `copy` does so with the first ones.
+
+        Raises:
+            OutOfSpaceError: there is no room.
+        """
+        self._has_room = True
+        held = on_disk(self.root)
+        need = Need(self.root.parents[1], [*sizes, held + NOTES], taken=held)
+        require_rooms([need], hint="give a place on another disk")
 
     def _prepare(self, path: str) -> Path:
         target = self.root / path

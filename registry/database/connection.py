@@ -14,19 +14,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy import URL, Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from ..errors import (
     BadInputError,
+    DatabaseReadOnlyError,
     DatabaseUnavailableError,
     MissingExtraError,
     SchemaError,
     UnreadableRecordError,
 )
 from . import clock
+from .aside import Aside, may_only_be_read
 from .engine import make_engine
 from .files import require_own_journal
 from .filesystems import network_file_system
@@ -50,9 +52,11 @@ class Database:
         actor: under whose name changes are logged that no use case tells of.
     """
 
-    def __init__(self, engine: Engine, *, timeout: float, shown: Path | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, timeout: float, shown: Path | None = None, aside: Aside | None = None
+    ) -> None:
         """Take an engine that `make_engine` made; use `open`."""
-        self._engine = engine
+        self._engine, self._aside = engine, aside
         self._timeout = timeout
         self._answered = False
         self.actor = "fusery"
@@ -90,11 +94,22 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             require_own_journal(Path(str(parsed.database)))
         local = parsed.get_backend_name() != "sqlite" or _is_local(parsed, allow_network_file_system)
+        file = Path(str(parsed.database))
+        aside = Aside(file) if parsed.get_backend_name() == "sqlite" and may_only_be_read(file) else None
         try:
-            engine = make_engine(parsed, echo=echo, timeout=timeout, shared_memory=local, foreign=foreign)
+            engine = make_engine(
+                parsed,
+                echo=echo,
+                timeout=timeout,
+                shared_memory=local,
+                foreign=foreign,
+                connect=aside.connect if aside else None,
+            )
+        except ArgumentError as error:
+            raise BadInputError("an option in the database URL is not acceptable", hint=_URL_HINT) from error
         except ImportError as error:
             raise MissingExtraError("a PostgreSQL database", "postgres") from error
-        return cls(engine, timeout=timeout, shown=shown)
+        return cls(engine, timeout=timeout, shown=shown, aside=aside)
 
     @property
     def display_url(self) -> str:
@@ -140,6 +155,21 @@ class Database:
         with self._session("write") as session:
             yield session
 
+    def require_writable(self) -> None:
+        """Refuse to begin what ends with a record that cannot be written.
+
+        Raises:
+            DatabaseReadOnlyError: this user may only read the database, or it lies where nobody can write.
+        """
+        self._require_allowed("write")
+        if self.dialect == "postgresql":
+            query = text("SELECT has_table_privilege('event', 'INSERT') AND NOT pg_is_in_recovery()")
+            with self.read() as session:
+                if not session.scalar(query):
+                    raise DatabaseReadOnlyError(
+                        f"the database {self.shown} may only be read by this user", hint="ask its owner"
+                    )
+
     def repeat(self, work: Callable[[Session], T]) -> T:
         """Run work in a write transaction; again as a whole if the connection is lost in it, or the server asks for it.
 
@@ -148,6 +178,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: as for `write`.
         """
+        self._require_allowed("write")
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._start(lambda: self._begun("write")) as session:
@@ -169,6 +200,7 @@ class Database:
             SchemaError: rows would point at nothing; nothing was changed.
             DatabaseUnavailableError: as for `write`.
         """
+        self._require_allowed("schema")
         with self._explained(), self._start(lambda: self._connection("schema")) as connection:
             yield connection
             if self.dialect == "sqlite":
@@ -184,6 +216,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: the database did not answer, or refused.
         """
+        self._require_allowed("scratch")
         with self._explained(), self._start(lambda: self._connection("scratch")) as connection:
             yield connection
             connection.rollback()
@@ -201,15 +234,26 @@ class Database:
     def close(self) -> None:
         """Close all connections.  The database may be used again afterwards."""
         self._engine.dispose()
+        if self._aside is not None:
+            self._aside.close()
 
     @contextlib.contextmanager
     def _session(self, purpose: str) -> Iterator[Session]:
+        self._require_allowed(purpose)
         with self._explained(), self._start(lambda: self._begun(purpose)) as session:
             yield session
             if purpose == "write":
                 self._commit(session)
             else:
                 session.commit()
+
+    def _require_allowed(self, purpose: str) -> None:
+        """Refuse to write what may only be read, before SQLite writes to a copy."""
+        if self._aside is not None and purpose != "read":
+            raise DatabaseReadOnlyError(
+                f"the database {self.shown} may only be read here: {self._aside.path.parent} cannot be written",
+                hint="run it where the registry may be written; list, show, diff and audit work here",
+            )
 
     def _commit(self, session: Session) -> None:
         from .log import conclude  # the tables: who only looks at the schema needs none
@@ -291,6 +335,12 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise BadInputError("the database URL is not one", hint=_URL_HINT) from error
+    except (
+        ValueError
+    ) as error:  # SQLAlchemy reads the port by int(); the URL is not repeated, for its password
+        raise BadInputError("the port in the database URL is not a number", hint=_URL_HINT) from error
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise BadInputError("the port in the database URL is not one: there are 1 to 65535", hint=_URL_HINT)
     if parsed.drivername in _POSTGRESQL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in _SQLITE:

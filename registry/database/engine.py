@@ -14,11 +14,12 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 WRITE_LOCK = int.from_bytes(b"fusery\x00\x01")
 """Key of the PostgreSQL advisory lock that makes write transactions exclusive, as BEGIN IMMEDIATE does on SQLite."""
@@ -45,7 +46,13 @@ FOREIGN_LENGTH = 64 << 20
 
 
 def make_engine(
-    url: URL, *, echo: bool, timeout: float, shared_memory: bool = True, foreign: bool = False
+    url: URL,
+    *,
+    echo: bool,
+    timeout: float,
+    shared_memory: bool = True,
+    foreign: bool = False,
+    connect: Callable[[], sqlite3.Connection] | None = None,
 ) -> Engine:
     """Return an engine for an SQLite file or a PostgreSQL database; nothing is connected yet.
 
@@ -55,6 +62,7 @@ def make_engine(
         timeout: seconds to wait for a lock that somebody else holds.
         shared_memory: use SQLite's write-ahead log, which needs memory shared by all who have the file open.
         foreign: the database is another party's.
+        connect: gives the connections to an SQLite file that may only be read.
 
     Raises:
         ImportError: the driver is not installed.
@@ -62,6 +70,9 @@ def make_engine(
     _leave_no_last_resort()
     common: dict[str, Any] = {"echo": echo, "hide_parameters": not echo, "json_serializer": _document_text}
     if url.get_backend_name() == "sqlite":
+        if connect is not None:
+            # A transaction each: the next one may read another copy.
+            common |= {"creator": connect, "poolclass": NullPool}
         engine = create_engine(url, **common)
         _prepare_sqlite(engine, timeout, "WAL" if shared_memory else "DELETE")
         if foreign:

@@ -14,6 +14,7 @@ from fusery.storage.copying import pump, reading
 from fusery.storage.errors import MissingFileError
 from fusery.storage.failures import os_failures
 from fusery.storage.opening import opened
+from fusery.storage.room import NOTES, Need, on_disk
 
 from ..errors import DatabaseUnavailableError, SchemaError
 
@@ -88,13 +89,13 @@ def copy_aside(path: Path, folder: Path) -> Path:
     copy = folder / "fusery.db"
     for _ in range(_ATTEMPTS):
         require_files(path)
-        before = _stamps(path)
+        before = stamps(path)
         _require_room(path, sum(size for size, _ in before), folder)
         for suffix in ("", *_STATE):
             _copy(
                 path.with_name(path.name + suffix), copy.with_name(copy.name + suffix), optional=bool(suffix)
             )
-        if _stamps(path) == before:
+        if stamps(path) == before:
             return copy
     raise DatabaseUnavailableError(
         f"the database {path} is being written to all the time", hint="run the command again"
@@ -109,7 +110,8 @@ def _copy(source: Path, target: Path, *, optional: bool) -> None:
         pump(opened.fd, file.fileno())
 
 
-def _stamps(path: Path) -> list[tuple[int, int]]:
+def stamps(path: Path) -> list[tuple[int, int]]:
+    """Return size and time of the last change of an SQLite file, and of what beside it is a part of its state."""
     found = []
     for name in (path, *(path.with_name(path.name + suffix) for suffix in _STATE)):
         with os_failures(f"look at {name}", near=name):
@@ -124,3 +126,11 @@ def _require_room(path: Path, size: int, folder: Path) -> None:
             f"{path} has {size:,} bytes, more than can be copied to be read",
             hint="make room in the folder for temporary files, or let its owner move to PostgreSQL",
         )
+
+
+def notes_of(path: Path | None) -> list[Need]:
+    """Return the room that a command's records need beside an SQLite file; its log is removed when it is closed."""
+    if path is None:
+        return []
+    taken = sum(on_disk(path.with_name(path.name + suffix)) for suffix in ("-wal", "-shm"))
+    return [Need(path.parent, [NOTES], taken=taken)]

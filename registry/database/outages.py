@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
-from ..errors import BadInputError, DatabaseUnavailableError, RegistryError
+from ..errors import BadInputError, DatabaseReadOnlyError, DatabaseUnavailableError, RegistryError
 
 # Primary result codes, https://www.sqlite.org/rescode.html
 _BUSY, _LOCKED, _PERM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _AUTH, _NOTADB, _STOPPED, _TOOBIG = (
@@ -141,7 +141,7 @@ def _explain_postgresql(error: DBAPIError, name: str, timeout: float) -> Databas
     if state == _LOCK_NOT_AVAILABLE:
         return _locked(name, timeout)
     if state in (_DENIED, _READ_ONLY):
-        return DatabaseUnavailableError(
+        return DatabaseReadOnlyError(
             f"the database {name} refuses: {_first_line(error)}", hint="ask its owner"
         )
     if state == _TOO_LONG:

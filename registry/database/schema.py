@@ -155,7 +155,9 @@ def _inspect(connection: Connection) -> SchemaState:
     tables = _tables(connection)
     versions: list[str] = []
     if VERSION_TABLE in tables:
-        versions = list(connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}")))
+        # SQLite keeps bytes, numbers and nothing as well, where somebody put them instead of a text.
+        found = connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        versions = [one if isinstance(one, str) else repr(one)[:40] for one in found]
     current = versions[0] if len(versions) == 1 else None
     return SchemaState(current, HEAD, _status(current, tables - {VERSION_TABLE}))
 

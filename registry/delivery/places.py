@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from .place import Place
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+
+_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A path swallows one of the two slashes."""
 
 _SERVICES = {"oci": ("oci", ".oci", "RegistryPlace"), "hf": ("hub", ".hub", "HubPlace")}
 """Schemes of services that take one kind of bundle: the target, the module here and its class."""
@@ -31,7 +35,7 @@ def place_at(
         target: what the bundle is for; a registry of images and a hub of models take one kind each.
 
     Raises:
-        BadInputError: the URL is that of a registry or a hub, and the bundle is not for it.
+        BadInputError: the URL is that of a registry or a hub, and the bundle is not for it; or it came as a path.
         StoreUrlError: it is a URL that nothing can be at.
     """
     if isinstance(destination, str) and (found := _SERVICES.get(destination.partition("://")[0].lower())):
@@ -43,6 +47,12 @@ def place_at(
             )
         service: type[Place] = getattr(import_module(module, __package__), name)
         return service(workspace, destination)  # type: ignore[call-arg]
+    if isinstance(destination, Path) and (scheme := _URL_AS_PATH.match(str(destination))):
+        # Of a folder by that name nobody would find the files, and a password in it would stay on the disk.
+        raise BadInputError(
+            f"{scheme[0]} is the beginning of a URL, where a folder is expected",
+            hint="give a folder of this machine",
+        )
     path = destination if isinstance(destination, Path) else local_path(destination)
     if path is not None:
         return LocalFile(path) if single else LocalFolder(path)

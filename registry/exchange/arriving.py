@@ -21,7 +21,7 @@ from ..architecture import WEIGHTS as WEIGHTS_OF_MODELS
 from ..base_contents import learn_contents
 from ..base_identity import identify_base
 from ..bases import file_entry, is_model_file
-from ..derived import adapter_columns, alpha_of, base_columns, describe_base, differing
+from ..derived import adapter_columns, alpha_of, base_columns, describe_base, differing, require_sensible
 from ..errors import BadInputError
 from ..renderings.other_forms import other_forms
 from ..renderings.render import Form
@@ -90,6 +90,7 @@ def look_at_base(
         BadInputError: it claims a digest or a content that its bytes do not have, or holds what is no part of a model.
         FuseryError: it cannot be read as a model.
     """
+    require_sensible(paths)
     architecture = describe_base(paths)
     identity = identify_base(paths, architecture.config)
     _require_same(item, identity.manifest)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.room import require_room
+from fusery.storage.room import needs_of, require_rooms
 
 from ..errors import BadInputError
 from ..tally import tally
@@ -22,7 +22,7 @@ from .carrying import Carrier
 from .claims import check
 from .package import Item, read_package
 from .place import Place
-from .planning import Moved, plan
+from .planning import Moved, files_to_copy, plan
 from .taking import Receiver
 from .telling import told_of_yanks
 
@@ -145,7 +145,8 @@ def _exchange(
     done = planned
     if not dry_run:
         total = sum(moved.bytes for moved in planned)
-        require_room(destination.store, total)
+        sizes = files_to_copy(destination, package, planned, unmade=there is None)
+        require_rooms([*needs_of(destination.store, sizes), *destination.notes])
         carrier = Carrier(origin, destination, here, tally(progress, total))
         done = list(Receiver(destination, here, carrier, come_from, say).take(package))
     places = [origin] if there is None else [destination, origin]

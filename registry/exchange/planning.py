@@ -99,10 +99,26 @@ def moved_as(item: Item, there: str, state: str, size: int, reason: str | None =
     return Moved(item.kind, item.name, there, item.digest, state, size, reason)
 
 
+def files_to_copy(
+    destination: Workspace, package: list[Item], planned: list[Moved], *, unmade: bool
+) -> list[int]:
+    """Return the sizes of the files that what was planned copies."""
+    counted: set[str] = set()
+    coming = [item for item, moved in zip(package, planned, strict=True) if moved.bytes]
+    if unmade:
+        return [size for item in coming for size in _missing(None, item, counted)]
+    with destination.database.read() as session:
+        return [size for item in coming for size in _missing(session, item, counted)]
+
+
 def _bytes(session: Session | None, item: Item, counted: set[str]) -> int:
-    """Return the bytes of an item's files that are neither there nor counted already."""
+    return sum(_missing(session, item, counted))
+
+
+def _missing(session: Session | None, item: Item, counted: set[str]) -> list[int]:
+    """Return the sizes of an item's files that are neither there nor counted already."""
     if not item.files.there:
-        return 0
+        return []
     sizes: dict[str, int] = {
         entry.sha256: entry.size for entry in item.files.manifest if entry.sha256 not in counted
     }
@@ -112,4 +128,4 @@ def _bytes(session: Session | None, item: Item, counted: set[str]) -> int:
         ready = select(blob.digest).where(blob.digest.in_(sizes), blob.state == "ready")
         for digest in session.scalars(ready):
             del sizes[digest]
-    return sum(sizes.values())
+    return list(sizes.values())

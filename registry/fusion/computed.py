@@ -9,11 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from fusery.storage.room import Need, require_rooms
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, build_header, read_header, tensor_bytes
 
 from ..errors import FusionUnsupportedError
 from .base import Source
-from .files import create_output, open_input, read_all, require_room, told_plainly, write_all
+from .files import create_output, open_input, read_all, told_plainly, write_all
 
 COMPUTED: Final = "mlx-lm:computed"
 """What the scratch file is called among the base's files; no file has such a name."""
@@ -70,7 +71,7 @@ def write_computed(
     header = build_header(entries, {"format": "mlx"})
     size = len(header) + sum(tensor_bytes(dtype, shape) for _, dtype, shape in entries)
     path = scratch / "computed.safetensors"
-    require_room(scratch, size)
+    require_rooms([Need(scratch, [size])], hint="fusery cache prune")
     with told_plainly(scratch):
         output = create_output(path, header, size)
         try:

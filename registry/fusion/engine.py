@@ -20,10 +20,11 @@ import numpy as np
 from fusery.storage.digest import Digest, digest_bytes, digest_file
 from fusery.storage.errors import BlobCorruptError
 from fusery.storage.manifest import FileEntry
+from fusery.storage.room import Need, require_rooms
 
 from .config import weight_names
 from .fidelity import Fidelity, Sums
-from .files import create_output, open_input, read_all, require_room, told_plainly
+from .files import create_output, open_input, read_all, told_plainly
 from .plan import Compute, Plan
 from .schedule import CHUNK, Chain, Hash, Schedule
 from .work import Block, Worker
@@ -77,7 +78,7 @@ def fuse(
     """
     started = time.monotonic()
     expected = expected or {}
-    require_room(folder, plan.size)
+    require_rooms([Need(folder, plan.sizes)], hint="fusery cache prune")
     with told_plainly(folder):
         files, fidelity = _write_weights(plan, folder, threads, expected, _Watch(progress, check))
         files += [_write_document(folder / name, data) for name, data in plan.documents.items()]

@@ -106,24 +106,6 @@ def copy_range(source: int, target: int, offset: int, place: int, size: int) -> 
     return True
 
 
-def require_room(folder: Path, size: int) -> None:
-    """Refuse at once what would fail after minutes.
-
-    Raises:
-        OutOfSpaceError: the file system has less than `size` bytes left.
-    """
-    try:
-        system = os.statvfs(folder)
-    except OSError:
-        return  # not every file system tells; writing will
-    free = system.f_bavail * system.f_frsize
-    if free < size:
-        raise OutOfSpaceError(
-            f"{size / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free",
-            hint="fusery cache prune",
-        )
-
-
 @contextmanager
 def told_plainly(folder: Path) -> Iterator[None]:
     """Turn a failure of the system while writing to `folder` into one sentence.

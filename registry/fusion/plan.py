@@ -117,6 +117,12 @@ class Plan:
         return sum(output.size for output in self.outputs)
 
     @property
+    def sizes(self) -> list[int]:
+        """Bytes of every file that is written."""
+        copied = [self.base.files[name].stat().st_size for name in self.copies]
+        return [*(output.size for output in self.outputs), *map(len, self.documents.values()), *copied]
+
+    @property
     def modules(self) -> tuple[Module, ...]:
         """The modules that the adapter changes, in order."""
         return tuple(step.module for step in self.steps if isinstance(step, Compute) and step.module.touched)

@@ -30,6 +30,9 @@ class Output(Protocol):
     def flush(self) -> None:
         """Pass on what is buffered."""
 
+    def announce(self, size: int) -> None:
+        """Take note of how many bytes are still to come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -94,6 +97,7 @@ def write_container(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    file.announce(sum(byte_size(tensor.shape, tensor.kind) + ALIGNMENT for tensor in tensors))
     for tensor in tensors:
         file.write(bytes(-file.size % ALIGNMENT))
         begin, size = file.size, byte_size(tensor.shape, tensor.kind)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.secrets import without_credentials
+
 from .. import events, tables
 from ..actors import person
 from ..errors import BadInputError
@@ -48,7 +50,13 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
         given = _given_by(session, adapter, name, workspace.actor)
         if not given:
             at = workspace.database.utcnow(session)
-            made = tables.Approval(adapter_id=adapter.id, alias=name, note=note, at=at, by=workspace.actor)
+            made = tables.Approval(
+                adapter_id=adapter.id,
+                alias=name,
+                note=str(without_credentials(note)),
+                at=at,
+                by=workspace.actor,
+            )
             session.add(made)
             _tell(workspace, session, adapter, "adapter.approved", name, note)
         standing = given[0] if given else made

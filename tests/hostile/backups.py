@@ -144,7 +144,7 @@ BACKUPS: Mapping[str, Case] = {
     "rows that are a text": Case(catalogue(lambda d: d["files"][0].update(rows="1")), DAMAGED, RESTORE),
     "sizes below nothing": Case(catalogue(lambda d: d["files"][0].update(size=-1)), DAMAGED, RESTORE),
     "a file of an exabyte": Case(
-        catalogue(lambda d: d["files"][0].update(size=1 << 60)), "are free", RESTORE
+        catalogue(lambda d: d["files"][0].update(size=1 << 60)), "must be free", RESTORE
     ),
     "blobs without number": Case(catalogue(lambda d: d["blobs"].update(count=1 << 50)), DAMAGED, RESTORE),
     "a file whose name climbs": Case(
@@ -212,7 +212,7 @@ BACKUPS: Mapping[str, Case] = {
     "a log that was changed": Case(rows("event", each("actor", "somebody")), "breaks the chain", RESTORE),
     "a log without its end": Case(rows("event", lambda lines: lines.pop()), "does not end", RESTORE),
     "other files of a digest": Case(rows("manifest_file", each("size", 7)), "other files", RESTORE),
-    "blobs of an exabyte": Case(lambda stage: _exabyte(stage), "are free|bytes", RESTORE),
+    "blobs of an exabyte": Case(lambda stage: _exabyte(stage), "must be free|bytes", RESTORE),
     "blobs that nobody refers to": Case(
         rows("manifest_file", each("blob", None)), "does not name the blobs", RESTORE
     ),

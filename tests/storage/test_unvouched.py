@@ -67,7 +67,7 @@ def test_a_size_that_was_made_up_takes_no_memory(memory: FsspecStore) -> None:
 
 
 def test_more_than_there_is_room_for_is_refused(tmp_path: Path, memory: FsspecStore) -> None:
-    with pytest.raises(OutOfSpaceError, match="are free"):
-        require_room(LocalStore(tmp_path), 1 << 62)
-    require_room(LocalStore(tmp_path), 1)
-    require_room(memory, 1 << 62)
+    with pytest.raises(OutOfSpaceError, match="must be free"):
+        require_room(LocalStore(tmp_path), [1 << 62])
+    require_room(LocalStore(tmp_path), [1])
+    require_room(memory, [1 << 62])

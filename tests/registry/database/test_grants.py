@@ -17,7 +17,13 @@ from sqlalchemy.exc import ProgrammingError
 from fusery.registry import Registry, events, tables
 from fusery.registry.database import Database, schema
 from fusery.registry.database.grants import DELETED, ROLES, UPDATED, Role, grants_for, quoted
-from fusery.registry.errors import AliasGuardedError, BadInputError, DatabaseUnavailableError
+from fusery.registry.errors import (
+    AliasGuardedError,
+    BadInputError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+)
+from fusery.registry.fuse import FuseRequest
 from fusery.registry.settings import Settings
 from fusery.registry.workspace import Workspace
 
@@ -129,7 +135,12 @@ WRITES: dict[str, Callable[[Registry, Path], Any]] = {
 
 @pytest.mark.parametrize("name", WRITES)
 def test_a_reader_is_refused_in_a_sentence(name: str, team: Team) -> None:
-    with team.as_role("reader") as registry, pytest.raises(DatabaseUnavailableError, match="refuses"):
+    with (
+        team.as_role("reader") as registry,
+        pytest.raises(
+            DatabaseReadOnlyError, match="refuses|needs the right to write|may only be read by this user"
+        ),
+    ):
         WRITES[name](registry, team.folders[1])
     with opened(team.home, team.url) as registry:
         assert [view["name"] for view in registry.list()] == ["course_rec_v1_20260115"]
@@ -315,3 +326,26 @@ def test_a_name_cannot_end_the_statement(postgres_url: str) -> None:
     with pytest.raises(BadInputError):
         grants_for(database, None, "ann")
     database.close()
+
+
+def test_a_reader_has_a_published_model_and_computes_none(team: Team, tmp_path: Path) -> None:
+    with opened(team.home, team.url) as registry:
+        registry.register(team.folders[1], base="tiny", task="course_rec", date="20260201")
+        published = registry.fuse("course_rec@1", FuseRequest(), publish="full")
+    reader = team.login("reader")
+    with opened(team.home, reader) as registry:
+        registry.workspace.settings = registry.workspace.settings.model_copy(
+            update={"cache_dir": tmp_path / "mine"}
+        )
+        for source in ("store", "cache"):
+            model = registry.fuse("course_rec@1", FuseRequest())
+            assert (model.source, model.view["digest"]) == (source, published.view["digest"])
+            assert model.path.is_relative_to(tmp_path / "mine")
+        with pytest.raises(
+            DatabaseReadOnlyError, match="is not published, and to fuse it needs the right to write"
+        ):
+            registry.fuse("course_rec@2", FuseRequest())
+        with pytest.raises(DatabaseReadOnlyError, match="may only be read by this user"):
+            registry.materialize("course_rec@1", tmp_path / "bundle")
+        assert not (tmp_path / "bundle").exists()
+    assert team.refuses("reader", "INSERT INTO lease (key, owner, fence, expires) VALUES ('x', 'x', 1, 1)")

@@ -204,7 +204,7 @@ def test_too_little_room_is_noticed_before_anything_is_written(
         f_bavail, f_frsize = 1, 4096
 
     monkeypatch.setattr(os, "statvfs", lambda _: Small)
-    with pytest.raises(OutOfSpaceError, match="MB are free"):
+    with pytest.raises(OutOfSpaceError, match="bytes must be free"):
         fuse(planned(base, adapter), folder)
     assert list(folder.iterdir()) == []
 

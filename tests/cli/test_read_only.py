@@ -1,0 +1,129 @@
+"""A registry on a file system that may only be read, whoever asks: what reads works, and what writes says so at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest_types import Fusery
+from mounts import mounted_read_only, read_only
+
+from fusery.registry import Registry
+
+READS: tuple[list[str], ...] = (
+    ["list"],
+    ["list", "--json"],
+    ["show", "course_rec@1"],
+    ["history", "course_rec"],
+    ["lineage", "course_rec@1"],
+    ["diff", "course_rec@1", "course_rec@2"],
+    ["compare", "course_rec@1", "course_rec@2"],
+    ["events"],
+    ["base", "list"],
+    ["base", "show", "tiny"],
+    ["alias", "list"],
+    ["alias", "history", "course_rec#prod"],
+    ["rules", "list"],
+    ["trust", "list"],
+    ["deploy", "list"],
+    ["impact", "base:tiny"],
+    ["fidelity", "course_rec@1"],
+    ["cache", "list"],
+    ["check", "first", "--base", "tiny"],
+    ["identify", "first"],
+    ["attest", "course_rec@1"],
+    ["db", "check"],
+    ["audit"],
+    ["gc", "--dry-run"],
+    ["doctor"],
+)
+
+WRITES: tuple[list[str], ...] = (
+    ["init"],
+    ["register", "first", "--base", "tiny", "--task", "other"],
+    ["base", "add", "first", "--name", "other"],
+    ["amend", "course_rec@1", "--note", "x"],
+    ["alias", "set", "course_rec@2", "prod"],
+    ["yank", "course_rec@1", "--reason", "x"],
+    ["materialize", "course_rec@1", "bundle"],
+    ["export", "course_rec@1", "exported"],
+    ["backup", "copy"],
+    ["deploy", "record", "course_rec@1", "there"],
+)
+
+
+@pytest.fixture
+def disk(stocked: Fusery, tmp_path: Path) -> Iterator[Path]:
+    """A home of two adapters, one of them published, that nobody can write."""
+    assert stocked("fuse", "course_rec@1", "--publish", "full", "-q").code == 0
+    assert stocked("alias", "set", "course_rec@1", "prod", "-q").code == 0
+    with read_only(tmp_path / "home") as folder:
+        with pytest.raises(OSError):
+            (folder / "probe").touch()
+        yield folder
+
+
+@pytest.mark.usefixtures("disk")
+def test_what_reads_works(stocked: Fusery, tmp_path: Path) -> None:
+    before = snapshot(tmp_path / "home")
+    for words in READS:
+        ran = stocked(*words)
+        assert ran.code == 0, (words, ran.out, ran.err)
+    assert "course_rec_v2_20260201" in stocked("list").out
+    assert snapshot(tmp_path / "home") == before
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.parametrize("words", WRITES, ids=" ".join)
+def test_what_writes_says_what_is_the_case(stocked: Fusery, tmp_path: Path, words: list[str]) -> None:
+    ran = stocked(*words)
+    assert ran.code == 2, ran.out
+    assert ran.err.splitlines()[-2].startswith("Error: ")
+    assert "may only be read" in ran.err or "read-only" in ran.err or "holds no config.json" in ran.err, (
+        ran.err
+    )
+    assert "permission denied" not in ran.err
+    assert not any((tmp_path / name).exists() for name in ("bundle", "exported"))
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_model_that_is_at_hand_is_fused_and_another_is_not(
+    stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = stocked("fuse", "course_rec@1", "--json")
+    assert (ran.code, ran.json["source"]) == (0, "cache")
+    monkeypatch.setenv("FUSERY_CACHE_DIR", str(tmp_path / "cache"))
+    ran = stocked("fuse", "course_rec@1", "--json")
+    assert (ran.code, ran.json["source"]) == (0, "store")
+    assert Path(ran.json["path"]).parent.parent == tmp_path / "cache"
+    ran = stocked("fuse", "course_rec@2")
+    assert ran.code == 2
+    assert "course_rec_v2_20260201 (keep) is not published" in ran.err
+    assert (
+        "Hint: have somebody who may write run: fusery fuse course_rec_v2_20260201 --publish full" in ran.err
+    )
+    assert list((tmp_path / "cache" / "tmp").iterdir()) == []
+
+
+def test_what_somebody_else_writes_meanwhile_is_seen(stocked: Fusery, tmp_path: Path) -> None:
+    """One who has a registry open where it may only be read sees what is written to it through another name of it."""
+    there = tmp_path / "mounted"
+    there.mkdir()
+    with mounted_read_only(tmp_path / "home", there), Registry.open(there) as registry:
+        assert len(registry.list()) == 2
+        assert stocked("yank", "course_rec@1", "--reason", "worse", "-q").code == 0
+        assert registry.show("course_rec@1")["yanked"]
+        copies = list(Path(tempfile.gettempdir()).glob("fusery-read-*/fusery.db"))
+        assert copies
+    assert not any(copy.exists() for copy in copies)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of everything in a folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        state = path.lstat()
+        found[str(path)] = (state.st_size, state.st_mtime_ns)
+    return found

@@ -1,0 +1,279 @@
+"""No secret leaves the program: a canary is put wherever a user can put one, and looked for in everything written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest_types import Fusery
+
+from fusery.storage import secrets
+from fusery.storage.errors import FuseryError
+
+CANARY = "c4n4ryS3cr3tVa1u"
+ENCODED = "c4n4ry%2FS3cr3t%40Va1u"
+URL = f"https://ann:{CANARY}@models.example/team/tiny"
+DATABASE = f"postgresql://ann:{CANARY}@127.0.0.1:9/fusery?connect_timeout=1"
+SIGNED = f"https://models.example/tiny?rev=2&X-Amz-Signature={CANARY}"
+TOKEN = f"https://{CANARY}@models.example/team/tiny"
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each case stands alone: what another one gave away is not known here."""
+    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.delenv("_FUSERY_RAISES", raising=False)
+
+
+def told_nothing(text: str) -> bool:
+    return not any(part in text for part in (CANARY, ENCODED, CANARY[:10], "S3cr3t@Va1u"))
+
+
+WORDS: dict[str, list[str]] = {
+    "base add": ["base", "add", URL],
+    "base add, a token": ["base", "add", TOKEN],
+    "base add, signed": ["base", "add", SIGNED],
+    "base add, encoded": ["base", "add", f"https://ann:{ENCODED}@models.example/tiny"],
+    "base add, a slash": ["base", "add", f"https://ann:x/{CANARY}@models.example/tiny"],
+    "base add, a name": ["base", "add", "first", "--name", URL],
+    "base add, revision": ["base", "add", "first", "--revision", URL],
+    "base show": ["base", "show", URL],
+    "register": ["register", URL, "--base", "tiny"],
+    "register, base": ["register", "first", "--base", URL],
+    "register, task": ["register", "first", "--base", "tiny", "--task", URL],
+    "register, parent": ["register", "first", "--base", "tiny", "--parent", URL],
+    "register, log": ["register", "first", "--base", "tiny", "--log", URL],
+    "register, alpha": ["register", "first", "--base", "tiny", "--alpha", URL],
+    "check": ["check", URL, "--base", "tiny"],
+    "show": ["show", URL],
+    "list": ["list", "--base", URL],
+    "list, where": ["list", "--where", f"note = {URL}"],
+    "list, sort": ["list", "--sort", URL],
+    "diff": ["diff", URL, "course_rec@1"],
+    "fuse": ["fuse", URL],
+    "fuse, add": ["fuse", "course_rec@1", "--with", f"{URL}:0.5"],
+    "probe": ["probe", "course_rec@1", "--prompts", URL],
+    "materialize": ["materialize", "course_rec@1", f"s3://ann:{CANARY}@bucket/bundle"],
+    "materialize, unknown": ["materialize", "course_rec@1", f"ftp://ann:{CANARY}@host/bundle"],
+    "materialize, oci": ["materialize", "course_rec@1", f"oci://ann:{CANARY}@127.0.0.1:9/bundle"],
+    "materialize, hub": ["materialize", "course_rec@1", f"hf://ann:{CANARY}@team/tiny"],
+    "export": ["export", "course_rec@1", URL],
+    "import": ["import", URL],
+    "push, home": ["push", "course_rec@1", "--to", URL],
+    "push": ["push", "course_rec@1", "--database", DATABASE, "--store", f"s3://ann:{CANARY}@bucket/x"],
+    "push, port": ["push", "course_rec@1", "--database", DATABASE.replace(":9/", ":nine/"), "--store", "s3://bucket/x"],
+    "pull": ["pull", "course_rec@1", "--database", DATABASE, "--store", f"s3://bucket/x?sig={CANARY}"],
+    "backup": ["backup", f"s3://ann:{CANARY}@bucket/x"],
+    "restore": ["restore", f"sftp://ann:{CANARY}@127.0.0.1/x"],
+    "alias set": ["alias", "set", URL, "prod"],
+    "promote": ["promote", "course_rec@1", URL],
+    "rules": ["rules", "set", URL, "--approvals", "1"],
+    "identify": ["identify", URL],
+    "verify": ["verify", URL],
+    "report": ["report", URL],
+    "lineage": ["lineage", URL],
+    "serve": ["serve", URL],
+    "bench": ["bench", URL],
+    "no such command": [URL],
+    "no such option": ["list", f"--{URL}"],
+    "home": ["--home", URL, "list"],
+    "calibrate": ["calibrate", URL],
+    "impact": ["impact", URL],
+    "audit": ["audit", URL],
+    "deploy": ["deploy", "record", URL, "there"],
+    "cache": ["cache", "explain", URL],
+    "trust": ["trust", "add", URL, "ann.pub"],
+    "db": ["db", "check", URL],
+}  # fmt: skip
+"""A secret among the arguments, in commands that fail."""
+
+S3 = {"FUSERY_STORE_URL": "s3://bucket/prefix"}
+OPTIONS = json.dumps(
+    {"key": CANARY, "secret": CANARY, "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+)
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "options that are no JSON": {"FUSERY_STORE_OPTIONS": OPTIONS[:-1]},
+    "options that are a list": {"FUSERY_STORE_OPTIONS": f'["key", "{CANARY}"]'},
+    "options that are a text": {"FUSERY_STORE_OPTIONS": f'"{CANARY}"'},
+    "options that are long": {"FUSERY_STORE_OPTIONS": f'["{"x" * 40}{CANARY}{"y" * 400}"]'},
+    "options that s3 refuses": S3 | {"FUSERY_STORE_OPTIONS": json.dumps({"config_kwargs": {CANARY: CANARY}})},
+    "an endpoint with a password": S3
+    | {"FUSERY_STORE_OPTIONS": json.dumps({"client_kwargs": {"endpoint_url": f"http://ann:{CANARY}@[bad"}})},
+    "a store with a password": {"FUSERY_STORE_URL": f"s3://ann:{CANARY}@bucket/x"},
+    "a store of an unknown kind": {"FUSERY_STORE_URL": f"ftp://ann:{CANARY}@host/x"},
+    "a store with a token": {"FUSERY_STORE_URL": f"s3://bucket/x?token={CANARY}"},
+    "a database that is not there": {"FUSERY_DATABASE_URL": DATABASE},
+    "a database with a bad port": {"FUSERY_DATABASE_URL": DATABASE.replace(":9/", ":nine/")},
+    "a database with a port too large": {"FUSERY_DATABASE_URL": DATABASE.replace(":9/", ":99999/")},
+    "a database of another kind": {"FUSERY_DATABASE_URL": DATABASE.replace("postgresql", "mysql")},
+    "a database with an unknown option": {"FUSERY_DATABASE_URL": f"{DATABASE}&secret_thing={CANARY}"},
+    "a database with a password option": {
+        "FUSERY_DATABASE_URL": f"postgresql://ann@127.0.0.1:9/x?password={CANARY}&connect_timeout=1"
+    },
+    "a database with an encoded password": {"FUSERY_DATABASE_URL": DATABASE.replace(CANARY, ENCODED)},
+    "a database that is no URL": {"FUSERY_DATABASE_URL": f"ann:{CANARY}@host"},
+    "a limit that is a secret": {"FUSERY_CACHE_LIMIT": URL},
+    "a way of publishing": {"FUSERY_PUBLISH": URL},
+    "severities": {"FUSERY_ADMISSION": f'{{"severity": {{"a": "{URL}"}}}}'},
+    "a template": {"FUSERY_CARD": URL},
+    "a cache": {"FUSERY_CACHE_DIR": f"/dev/null/https://ann:{CANARY}@host"},
+    "the other store": {
+        "FUSERY_OTHER_DATABASE_URL": DATABASE,
+        "FUSERY_OTHER_STORE_URL": "s3://bucket/x",
+        "FUSERY_OTHER_STORE_OPTIONS": OPTIONS[:-1],
+    },
+    "the image registry": {"FUSERY_OCI_USERNAME": "ann", "FUSERY_OCI_PASSWORD": CANARY},
+}
+"""A secret in the environment, of a command that fails or does not."""
+
+FILES: dict[str, str] = {
+    "options": f'[store_options]\nsecret = "{CANARY}"\n',
+    "options that are a text": f'store_options = "{CANARY}"\n',
+    "options that are a list": f'store_options = ["{CANARY}"]\n',
+    "a database": f'database_url = "{DATABASE}"\n',
+    "a store": f'store_url = "s3://ann:{CANARY}@bucket/x"\n',
+    "a key that is unknown": f'[store_optionz]\nsecret = "{CANARY}"\n',
+    "no TOML": f'store_options = {{secret = "{CANARY}"\n',
+    "a key twice": f'store_options = {{secret = "{CANARY}"}}\nstore_options = {{secret = "{CANARY}"}}\n',
+}
+"""A secret in `config.toml`."""
+
+COMMANDS = (["init"], ["list"], ["doctor"], ["base", "add", "nothing"], ["audit"], ["pull", "course_rec@1"],
+            ["materialize", "course_rec@1", "oci://127.0.0.1:9/team/tiny:1"])  # fmt: skip
+HOW = ([], ["--debug"], ["--json"], ["--debug", "--json"])
+
+
+def spelled(words: list[str], how: list[str]) -> list[str]:
+    """Return words with `--debug` before them and `--json` behind them."""
+    return [*(["--debug"] if "--debug" in how else []), *words, *(["--json"] if "--json" in how else [])]
+
+
+def kept(folder: Path) -> list[str]:
+    """Return which files below a folder have the canary in them, or in their names."""
+    return [
+        str(path)
+        for path in sorted(folder.rglob("*"))
+        if CANARY in path.name or path.is_file() and CANARY.encode() in path.read_bytes()
+    ]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nobody: nothing listens where these commands ask."""
+    from fusery.storage import remote, remote_calls
+
+    monkeypatch.setattr(remote_calls.RemoteCalls.__init__, "__defaults__", (0.2,))
+    monkeypatch.setitem(remote.FsspecStore.__init__.__kwdefaults__, "deadline", 0.2)
+
+
+@pytest.mark.parametrize("case", sorted(WORDS))
+def test_no_argument_is_repeated_with_its_secret(
+    case: str, stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for how in HOW:
+        ran = stocked(*spelled(WORDS[case], how))
+        assert ran.code == 2, ran.out + ran.err
+        assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
+        misspelled = ran.err.startswith("Usage: ") or '"code": "usage"' in ran.out
+        assert ("Traceback" in ran.err) == ("--debug" in how and not misspelled)
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", sorted(ENVIRONMENTS))
+def test_no_variable_of_the_environment_is_repeated(
+    case: str,
+    stocked: Fusery,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in ENVIRONMENTS[case].items():
+        monkeypatch.setenv(name, value)
+    failed = 0
+    for words in COMMANDS:
+        for how in HOW[1:3]:
+            ran = stocked(*spelled(words, how))
+            failed += ran.code == 2
+            assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
+            assert "--debug" in how or "Traceback" not in ran.err
+    assert failed
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", sorted(FILES))
+def test_nothing_in_the_settings_is_repeated(
+    case: str, stocked: Fusery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "home" / "config.toml"
+    config.write_text(FILES[case])
+    for words in COMMANDS:
+        for how in HOW[1:3]:
+            ran = stocked(*spelled(words, how))
+            assert told_nothing(ran.out + ran.err + caplog.text), ran.out + ran.err
+    assert kept(tmp_path) == [str(config)]
+
+
+def test_what_people_say_is_recorded_without_credentials(stocked: Fusery, tmp_path: Path) -> None:
+    said = f"see {URL} and {SIGNED}"
+    key = tmp_path / "ann.pem"
+    done = [
+        stocked("register", "second", "--base", "tiny", "--task", "other", "--note", said, "--dataset", URL, "--tag", f"from={URL}"),
+        stocked("amend", "course_rec@1", "--note", said, "--dataset", SIGNED, "--tag", f"where={URL}", "--reason", said),
+        stocked("alias", "set", "course_rec@1", "prod", "--reason", said),
+        stocked("alias", "remove", "course_rec#prod", "--reason", said),
+        stocked("yank", "course_rec@2", "--reason", said),
+        stocked("yank", "course_rec@2", "--undo"),
+        stocked("rules", "set", "canary", "--approvals", "1", "--reason", said),
+        stocked("deploy", "record", "course_rec@1", f"https://ann:{CANARY}@api.example/v1", "--note", said),
+        stocked("trust", "keygen", key),
+        stocked("trust", "add", "ann", tmp_path / "ann.pub"),
+        stocked("show", "course_rec@1", "--json"),
+        stocked("events", "--json"),
+        stocked("audit"),
+    ]  # fmt: skip
+    assert told_nothing("".join(ran.out + ran.err for ran in done))
+    assert "models.example/team/tiny" in done[-3].out
+    assert "models.example/team/tiny" in done[-2].out
+    assert done[-1].code == 0, done[-1].out
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["base", "add", URL], ["list"]])
+def test_a_program_of_its_own_shows_none(words: list[str], tmp_path: Path) -> None:
+    """The true streams, with whatever Python itself writes to them."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("_FUSERY")}
+    environment |= {
+        "FUSERY_HOME": str(tmp_path),
+        "FUSERY_DATABASE_URL": DATABASE,
+        "FUSERY_STORE_OPTIONS": OPTIONS,
+    }
+    for how in HOW:
+        ran = subprocess.run(
+            [sys.executable, "-P", "-m", "fusery.cli.main", *spelled(words, how)],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert told_nothing(ran.stdout + ran.stderr), ran.stdout + ran.stderr
+
+
+def test_an_error_of_the_library_has_no_password_in_its_sentence() -> None:
+    error = FuseryError(f"there is nothing at {URL}", hint=f"look at {SIGNED}")
+    assert told_nothing(f"{error} {error!r} {error.message} {error.hint}")
+    assert "ann:***@models.example/team/tiny" in error.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://ann@host:5432/fusery",
+        "http://127.0.0.1:8000/v1/models/course_rec@2",
+        "sftp://ann@host/folder and course_rec@2",
+        "https://host/a?page=2",
+        "s3://bucket/prefix",
+    ],
+)
+def test_a_url_without_a_secret_is_shown_as_it_is(text: str) -> None:
+    assert secrets.redact(text) == text
