@@ -16,6 +16,7 @@ from . import tables
 from .bundle_records import WRITTEN, note_replaced, record_bundle
 from .bundle_sources import Gathered, adapters_source, fused_source
 from .bundles import Choices, Content, Target, Written, find_target, write_bundle
+from .bundles.servers import unfound_base
 from .delivery import Place, deliver, place_at
 from .errors import BadInputError
 from .fuse import FuseRequest
@@ -44,6 +45,7 @@ class Materialized:
         layout: what its consumer finds in it.
         withdrawals: what the bundle is told of yanks, as `show` has it.
         foreign: where the fused model comes from, if it was not made here.
+        unfound_base: name of the base, where whoever starts the bundle's server has to say where that is.
     """
 
     target: str
@@ -56,6 +58,7 @@ class Materialized:
     label: str | None = None
     withdrawals: tuple[dict[str, Any], ...] = ()
     foreign: dict[str, Any] | None = None
+    unfound_base: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as DESIGN section 9 prints it."""
@@ -67,6 +70,7 @@ class Materialized:
             "fused": self.fused,
             "label": self.label,
             "foreign": self.foreign,
+            "unfound_base": self.unfound_base,
             "existed": self.existed,
             "withdrawals": list(self.withdrawals),
             "layout": self.layout.to_dict(),
@@ -134,6 +138,7 @@ def materialize(
             giving_way=lambda: note_replaced(workspace, place.text),
             progress=progress,
         )
+    unfound = unfound_base(gathered.source, options.base_name) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
     names, fused = gathered.adapters, gathered.fused
@@ -148,6 +153,7 @@ def materialize(
         gathered.label,
         tuple(told),
         gathered.foreign,
+        unfound,
     )
 
 
