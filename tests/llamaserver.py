@@ -33,7 +33,9 @@ def llama_server_folder() -> str:
     """Return the folder of the real llama-server; skip where there is none, fail where `make test` brings one."""
     given = os.environ.get("PEFT_PYTHON")
     python = ROOT / (given or ".venv-peft/bin/python")
-    found = sorted(python.parent.parent.glob("lib/python3*/site-packages/skulk_llama_server_*/bin/llama-server"))
+    found = sorted(
+        python.parent.parent.glob("lib/python3*/site-packages/skulk_llama_server_*/bin/llama-server")
+    )
     path = str(found[0]) if found else shutil.which("llama-server")
     if path is None:
         message = "needs llama-server: run make .venv-peft/.peers (Linux x86-64), or put it on the PATH"

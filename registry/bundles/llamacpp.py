@@ -37,7 +37,9 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write(MODELS, models_ini(base, names))
     values = {"name": source.name, "file": BASE, "base": base, "names": names}
     bundle.write("serve.sh", render("llamacpp_serve.sh.j2", models=MODELS, **values))
-    bundle.write("README.md", render("llamacpp_readme.md.j2", adapters=facts_of(record), lineage=[], **values))
+    bundle.write(
+        "README.md", render("llamacpp_readme.md.j2", adapters=facts_of(record), lineage=[], **values)
+    )
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 

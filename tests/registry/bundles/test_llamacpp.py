@@ -120,7 +120,9 @@ def test_what_cannot_be_served_is_said_in_a_sentence(bundle: Path, tmp_path: Pat
     assert f"there is no model caesar here; there are: {BASE} {' '.join(SHIFTS)}" in done.stderr
     done = run(bundle, "caesar_v2_20260201", "--port", "8081", path=f"{tmp_path}:/usr/bin:/bin")
     assert done.returncode == 0
-    assert "--lora\nadapters/caesar_v2_20260201.gguf\n--alias\ncaesar_v2_20260201\n--port\n8081\n" in done.stdout
+    assert (
+        "--lora\nadapters/caesar_v2_20260201.gguf\n--alias\ncaesar_v2_20260201\n--port\n8081\n" in done.stdout
+    )
 
 
 @pytest.mark.parametrize(
