@@ -12,13 +12,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import openai
 import pytest
@@ -53,21 +54,21 @@ def started(*command: str | Path, cwd: Path | None = None) -> Iterator[openai.Op
     # What it computes on is for the machine to say; a test's is the processor.
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "GGML_VK_VISIBLE_DEVICES": ""}
     words = [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--threads", "2", "--offline"]
-    server = subprocess.Popen(
-        words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        _await(server, port)
-        with openai.OpenAI(
-            base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=STARTING
-        ) as client:
-            yield client
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill, and the server wait
+        server = subprocess.Popen(words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _await(server, port, log)
+            # A plain client asks again where a connection breaks, as the router's do now and then when it is busy.
+            with openai.OpenAI(
+                base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=STARTING
+            ) as client:
+                yield client
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
 
 
-def _await(server: subprocess.Popen[str], port: int) -> None:
+def _await(server: subprocess.Popen[bytes], port: int, log: TextIO) -> None:
     end = time.monotonic() + STARTING
     while time.monotonic() < end:
         try:
@@ -77,7 +78,8 @@ def _await(server: subprocess.Popen[str], port: int) -> None:
         except (urllib.error.URLError, OSError):
             pass
         if server.poll() is not None:
-            pytest.fail(f"llama-server ended with {server.returncode}: {server.communicate()[0][-2000:]}")
+            log.seek(0)
+            pytest.fail(f"llama-server ended with {server.returncode}: {log.read()[-2000:]}")
         time.sleep(0.1)
     pytest.fail(f"llama-server did not answer within {STARTING} s")
 

@@ -8,6 +8,7 @@ importing torch takes long, so it is done once.
     ["tensors", BASE, ADAPTER, OUT]            the adapter loaded by PEFT and saved again
     ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
     ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
+    ["answers", MODEL, ADAPTER, QUESTIONS]     answers to a JSON list of questions, greedy and in float32; ADAPTER may be empty
     ["fields"]                                 the names of the fields of LoraConfig
 
 TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
@@ -24,7 +25,7 @@ import warnings
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def load(base: str, adapter: str) -> PeftModel:
@@ -44,6 +45,28 @@ def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
         np.save(out, model(input_ids=torch.from_numpy(np.load(tokens))).logits.float().numpy())
 
 
+def answers(folder: str, adapter: str, questions: list[str]) -> list[str]:
+    """Return what a model says to each question, at most 24 tokens of it, without the space around it."""
+    torch.set_num_threads(1)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if not adapter else None
+    model = plain or load(folder, adapter)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
+        for question in questions
+    ]
+    given = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        found = model.generate(
+            **given, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+    said = found[:, given["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
 def answer(request: list[str]) -> list[str]:
     """Do what is asked."""
     match request:
@@ -60,6 +83,8 @@ def answer(request: list[str]) -> list[str]:
             load(base, adapter).merge_and_unload().save_pretrained(out)
         case ["tensors", base, adapter, out]:
             load(base, adapter).save_pretrained(out, save_embedding_layers=False)
+        case ["answers", folder, adapter, questions]:
+            return answers(folder, adapter, json.loads(questions))
         case ["fields"]:
             return [field.name for field in dataclasses.fields(LoraConfig)]
         case _:

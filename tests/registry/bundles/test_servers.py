@@ -20,7 +20,6 @@ from consumers import (
     llama_cpp_logits,
     mlx_logits,
     peft_logits,
-    transformers_logits,
 )
 from peftfolders import make_peft
 
@@ -255,16 +254,6 @@ def test_a_quantised_base_goes_to_llama_cpp_as_mlx_dequantises_it(tmp_path: Path
     found = llama_cpp_logits(files["base.gguf"], [files["adapters/some_v1_20260115.gguf"]], tmp_path)
     ours = mlx_logits(base, adapter)
     assert np.abs(found - ours).max() < 1e-5 * np.abs(ours).max()
-
-
-@pytest.mark.slow
-def test_transformers_loads_the_model_for_vllm(
-    fused_source: BundleSource, base: Path, tmp_path: Path
-) -> None:
-    write(fused_source, "vllm", tmp_path / "bundle")
-    ours = mlx_logits(base)
-    theirs = transformers_logits(tmp_path / "bundle" / "model", tmp_path)
-    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
 
 
 @pytest.mark.parametrize("target", ["ollama", "llamacpp"])
