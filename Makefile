@@ -94,10 +94,11 @@ $(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
 	$(BIN)/uv pip install --quiet --python $(VENV)-peft/bin/python --require-hashes -r requirements/peft.txt
 	@touch $@
 
-# vLLM's build for a CPU, for Python 3.11 on Linux x86-64.  By pip, which knows where this machine has PyTorch's builds for a CPU.
+# vLLM's build for a CPU, for Python 3.11 on Linux x86-64; PyTorch's is where pip is told to look, if it is.
 $(VENV)-vllm/.server: $(VENV)/.uv requirements/vllm.txt requirements/vllm_named.py
 	$(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements/vllm.txt
+	links="$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)"; \
+	$(BIN)/uv pip install --quiet --python $(VENV)-vllm/bin/python --no-deps --require-hashes --only-binary :all: $${links:+--find-links "$$links"} -r requirements/vllm.txt
 	$(VENV)-vllm/bin/python requirements/vllm_named.py
 	@touch $@
 

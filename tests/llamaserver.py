@@ -53,7 +53,8 @@ def started(*command: str | Path, cwd: Path | None = None) -> Iterator[openai.Op
     folder = llama_server_folder()
     # What it computes on is for the machine to say; a test's is the processor.
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "GGML_VK_VISIBLE_DEVICES": ""}
-    words = [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--threads", "2", "--offline"]
+    # More threads wait for each other in a loop, and for long where other tests have the processors.
+    words = [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--offline"]
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill, and the server wait
         server = subprocess.Popen(words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -19,7 +19,7 @@ def main() -> None:
     settings.model.path = model
     settings.port = 0
     settings.n_ctx = 2048
-    settings.cpuparams.n_threads = 2
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     # Else the base is answered for from what an adapter has made of the same prompt.
     settings.cache_prompt = False
     settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(adapter, 0.0) for adapter in adapters]
