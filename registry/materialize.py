@@ -16,7 +16,6 @@ from . import tables
 from .bundle_records import WRITTEN, note_replaced, record_bundle
 from .bundle_sources import Gathered, adapters_source, fused_source
 from .bundles import Choices, Content, Target, Written, find_target, write_bundle
-from .bundles.servers import unfound_base
 from .delivery import Place, deliver, place_at
 from .errors import BadInputError
 from .fuse import FuseRequest
@@ -138,7 +137,7 @@ def materialize(
             giving_way=lambda: note_replaced(workspace, place.text),
             progress=progress,
         )
-    unfound = unfound_base(gathered.source, options.base_name) if chosen.names_base else None
+    unfound = _unfound_base(gathered, options) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
     names, fused = gathered.adapters, gathered.fused
@@ -183,6 +182,12 @@ def _gathered(
             hint="leave --precision and the like out",
         )
     return adapters_source(workspace, references, target.form, with_base=target.base, models=choices.models)
+
+
+def _unfound_base(gathered: Gathered, choices: Choices) -> str | None:
+    from .bundles.servers import unfound_base
+
+    return unfound_base(gathered.source, choices.base_name)
 
 
 def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:
