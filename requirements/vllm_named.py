@@ -19,7 +19,9 @@ def main() -> None:
     shutil.copytree(record, copy, dirs_exist_ok=True)
     lines = (copy / "METADATA").read_text(encoding="utf-8").splitlines()
     changed = {"Name": "vllm", "Version": version}
-    head = [f"{key}: {changed[key]}" if (key := line.partition(":")[0]) in changed else line for line in lines]
+    head = [
+        f"{key}: {changed[key]}" if (key := line.partition(":")[0]) in changed else line for line in lines
+    ]
     (copy / "METADATA").write_text("\n".join(head) + "\n", encoding="utf-8")
 
 
