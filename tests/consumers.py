@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from peftfolders import ROOT, _end, real_peft
+from peftfolders import _end, peers_python, real_peft
 
 from fusery.registry.architecture import read_architecture
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
@@ -125,16 +123,14 @@ def llama_quantize(model: Path, kind: str, out: Path) -> Path:
     return out
 
 
+def transformers_answers(model: Path, questions: list[str], adapter: Path | None = None) -> list[str]:
+    """Return what transformers answers to questions with a model's folder, and PEFT with an adapter on it."""
+    return real_peft("answers", model, adapter or "", json.dumps(questions))
+
+
 def _ask(*request: Any) -> Any:
     """Ask the real llama.cpp, through `llamacpp_peer.py`; skip where there is none, fail where `make test` brings one."""
-    given = os.environ.get("PEFT_PYTHON")
-    python = ROOT / (given or ".venv-peft/bin/python")
-    if not python.exists():
-        message = f"needs llama.cpp: there is no {python}; run: make .venv-peft/.peers"
-        if given:
-            pytest.fail(message)
-        pytest.skip(message)
-    peer = _peer(python)
+    peer = _peer(peers_python())
     assert peer.stdin is not None
     assert peer.stdout is not None
     peer.stdin.write(json.dumps(request) + "\n")

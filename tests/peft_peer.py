@@ -9,6 +9,7 @@ importing torch takes long, so it is done once.
     ["copied", BASE, ADAPTER, OUT]             the same with the base's embeddings, as PEFT adds them where it thinks fit
     ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
     ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
+    ["answers", MODEL, ADAPTER, QUESTIONS]     answers to a JSON list of questions, greedy and in float32; ADAPTER may be empty
     ["fields"]                                 the names of the fields of LoraConfig
     ["methods"]                                the names of PEFT's methods
     ["follow", OUT, METHOD, FIELDS, BASE]      a tiny model and an adapter on it, made with these fields (JSON), in the folder OUT;
@@ -16,7 +17,7 @@ importing torch takes long, so it is done once.
                                                whether it can save it as a LoRA (`lora`)
     ["kinds"]                                  every `model_type` that transformers has
     ["tiny", KIND, SCALING, OUT]               a tiny random model of a `model_type`, as a folder
-    ["answers", MODEL, TOKENS, OUT]            logits (float32) of such a folder, whatever is in it beside the text
+    ["scores", MODEL, TOKENS, OUT]             logits (float32) of such a folder, whatever is in it beside the text
     ["rotary", MODEL]                          its rotary embeddings, as transformers reads them
 
 TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
@@ -35,7 +36,7 @@ import tinytransformers
 import torch
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 
 def load(base: str, adapter: str) -> PeftModel:
@@ -84,6 +85,28 @@ def follow(out: str, method: str, fields: str, base: str) -> list[str]:
     return ["same" if torch.allclose(told, found, atol=1e-4) else "other", *lora]
 
 
+def answers(folder: str, adapter: str, questions: list[str]) -> list[str]:
+    """Return what a model says to each question, at most 24 tokens of it, without the space around it."""
+    torch.set_num_threads(1)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if not adapter else None
+    model = plain or load(folder, adapter)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
+        for question in questions
+    ]
+    given = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        found = model.generate(
+            **given, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+    said = found[:, given["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
 def answer(request: list[str]) -> list[str]:
     """Do what is asked."""
     match request:
@@ -110,10 +133,12 @@ def answer(request: list[str]) -> list[str]:
             return tinytransformers.kinds()
         case ["tiny", kind, scaling, out]:
             tinytransformers.make_model(kind, out, json.loads(scaling))
-        case ["answers", folder, tokens, out]:
+        case ["scores", folder, tokens, out]:
             np.save(out, tinytransformers.logits(folder, np.load(tokens)))
         case ["rotary", folder]:
             return [json.dumps(tinytransformers.rotary(folder), sort_keys=True)]
+        case ["answers", folder, adapter, questions]:
+            return answers(folder, adapter, json.loads(questions))
         case ["fields"]:
             return [field.name for field in dataclasses.fields(LoraConfig)]
         case _:

@@ -114,19 +114,24 @@ def numbers(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def real_peft(*request: str | Path) -> list[str]:
-    """Ask the real PEFT, through `peft_peer.py`, and return its answer; skip where there is none.
+def peers_python() -> Path:
+    """Return the interpreter with other libraries in it; skip where there is none.
 
     `make test` brings one, and there its absence is a failure.
     """
     given = os.environ.get("PEFT_PYTHON")
     python = ROOT / (given or ".venv-peft/bin/python")
     if not python.exists():
-        message = f"needs PEFT: there is no {python}; run: make .venv-peft/.peers"
+        message = f"needs PEFT and llama.cpp: there is no {python}; run: make .venv-peft/.peers"
         if given:
             pytest.fail(message)
         pytest.skip(message)
-    peer = _peer(python)
+    return python
+
+
+def real_peft(*request: str | Path) -> list[str]:
+    """Ask the real PEFT, through `peft_peer.py`, and return its answer; skip where there is none."""
+    peer = _peer(peers_python())
     assert peer.stdin is not None
     assert peer.stdout is not None
     peer.stdin.write(json.dumps([str(word) for word in request]) + "\n")

@@ -23,9 +23,8 @@ from .rendering import render
 from .servers import (
     Served,
     base_architecture,
-    base_name,
     facts_of,
-    harmless,
+    named_base,
     peft_layout,
     require_shared_names,
     served_adapters,
@@ -47,15 +46,14 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     """Write `adapters/`, README.md and fusery.json."""
     base = base_architecture(source)
     _require_known(base)
-    name = base_name(source, base, choices.base_name, _SERVER)
+    named = named_base(source, base, choices.base_name, _SERVER)
     served = [_everywhere(each, base) for each in served_adapters(source, base)]
     for each in served:
-        write_peft(bundle, each, name)
+        write_peft(bundle, each, named.name)
     record = written_adapters(bundle_record(source, "lorax", None), bundle)
     values = {
         "name": source.name,
-        "base": name,
-        "base_word": harmless(name),
+        "base": named,
         "adapters": facts_of(record),
         "first": served[0].adapter.name,
     }

@@ -97,7 +97,32 @@ def require_shared_names(base: Architecture, server: str) -> None:
         )
 
 
-def base_name(source: BundleSource, base: Architecture, given: str | None, server: str) -> str:
+@dataclass(frozen=True, slots=True)
+class NamedBase:
+    """What adapters' base is called where they are served without it.
+
+    Attributes:
+        name: any text; a hub id, if it came from a hub.
+        found: a server that is started with the name finds the model: the hub has it, or the user says so.
+        revision: the hub's commit, if it is known.
+    """
+
+    name: str
+    found: bool
+    revision: str | None = None
+
+    @property
+    def word(self) -> str | None:
+        """The name, if a command may have it in it."""
+        return harmless(self.name) if self.found else None
+
+    @property
+    def known_as(self) -> str | None:
+        """The name, if requests and sentences in a script may have it in them."""
+        return harmless(self.name)
+
+
+def named_base(source: BundleSource, base: Architecture, given: str | None, server: str) -> NamedBase:
     """Return what the base is called where adapters are served without it.
 
     Args:
@@ -110,13 +135,31 @@ def base_name(source: BundleSource, base: Architecture, given: str | None, serve
         BadInputError: the base is one that only MLX reads, and nobody said which one it was made from.
     """
     if given:
-        return given
+        return NamedBase(given, found=True)
     if any(weight.bits is not None for weight in base.weights.values()):
         raise BadInputError(
             f"the adapters' base is quantised in MLX's way, which {server} does not read",
             hint="--base-name NAME: the model that it was quantised from, as the server is started with it",
         )
-    return str(provenance_part(source.provenance, "base").get("name") or "base")
+    known = provenance_part(source.provenance, "base")
+    hub, revision = known.get("hub_id"), known.get("revision")
+    if isinstance(hub, str) and harmless(hub):
+        commit = harmless(revision) if isinstance(revision, str) else None
+        return NamedBase(hub, found=True, revision=commit)
+    return NamedBase(str(known.get("name") or "base"), found=False)
+
+
+def unfound_base(source: BundleSource, given: str | None) -> str | None:
+    """Return the name of the base that adapters were written for, if no server finds a model by it; else None.
+
+    Args:
+        source: the bundle's, which `named_base` takes.
+        given: what the user says.
+    """
+    if not source.adapters:
+        return None
+    named = named_base(source, base_architecture(source), given, "a server")
+    return None if named.found else named.name
 
 
 def harmless(text: str) -> str | None:

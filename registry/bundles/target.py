@@ -42,6 +42,7 @@ class Target:
         form: of the adapters that are not fused.
         base: adapters bring their base along.
         single: it is one file.
+        names_base: what serves its adapters is told, when it starts, where their base is.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Target:
     form: Form = "mlx"
     base: bool = True
     single: bool = False
+    names_base: bool = False
 
     def content(self, wanted: Content | None, adapters: int) -> Content:
         """Return what a bundle will hold.
@@ -89,8 +91,8 @@ _ALL = (
     Target("archive", "archive", single=True),
     Target("docker", "docker"),
     Target("adapters", "adapters", ("adapters",)),
-    Target("vllm", "vllm", ("adapters", "fused"), form="peft", base=False),
-    Target("lorax", "lorax", ("adapters",), form="peft", base=False),
+    Target("vllm", "vllm", ("adapters", "fused"), form="peft", base=False, names_base=True),
+    Target("lorax", "lorax", ("adapters",), form="peft", base=False, names_base=True),
     Target("ollama", "ollama", ("fused", "adapters"), form="peft"),
     Target("llamacpp", "llamacpp", ("adapters", "fused"), form="peft"),
     Target("gguf", "gguf"),

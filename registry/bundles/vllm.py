@@ -6,7 +6,6 @@ server was started with), vllm/lora/peft_helper.py and lora_model.py (what is ac
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from .model import write_model
 from .record import bundle_record, sealed_bytes
 from .rendering import render, resource
 from .servers import (
+    NamedBase,
     Served,
     base_architecture,
-    base_name,
     facts_of,
-    harmless,
+    named_base,
     peft_layout,
     require_dense,
     require_shared_names,
@@ -50,7 +49,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     base = base_architecture(source)
     if source.adapters:
         require_shared_names(base, _SERVER)
-        _write_adapters(source, bundle, base_name(source, base, choices.base_name, _SERVER))
+        _write_adapters(source, bundle, named_base(source, base, choices.base_name, _SERVER))
         return
     require_dense(source, base, _SERVER)
     record = bundle_record(source, "vllm", "model")
@@ -60,21 +59,18 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
 
 
-def _write_adapters(source: BundleSource, bundle: BundleFolder, base: str) -> None:
+def _write_adapters(source: BundleSource, bundle: BundleFolder, base: NamedBase) -> None:
     architecture = base_architecture(source)
     served = served_adapters(source, architecture)
     for each in served:
         _require_adaptable(each, architecture)
     rank = max_rank(max(each.plain.rank for each in served))
     for each in served:
-        write_peft(bundle, each, base)
+        write_peft(bundle, each, base.name)
     names = [each.adapter.name for each in served]
     record = written_adapters(bundle_record(source, "vllm", None), bundle)
-    # A name that could be anything else in a shell is not written into one.
-    plain = harmless(base)
-    quoted = shlex.quote(plain) if plain else None
     bundle.write(
-        "serve.sh", render("vllm_serve.sh.j2", name=source.name, base=quoted, adapters=names, rank=rank)
+        "serve.sh", render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank)
     )
     bundle.write("vllm.env", resource("vllm.env.txt"))
     bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, base, rank)))
@@ -114,12 +110,11 @@ def check(folder: Path) -> Layout:
     return layout
 
 
-def _readme(record: dict[str, Any], base: str | None, rank: int | None) -> dict[str, Any]:
+def _readme(record: dict[str, Any], base: NamedBase | None, rank: int | None) -> dict[str, Any]:
     facts = facts_of(record)
     return {
         "name": record["name"],
         "base": base,
-        "base_word": harmless(base) if base else None,
         "adapters": facts,
         "first": record["adapters"][0]["name"] if facts else record["name"],
         "rank": rank,

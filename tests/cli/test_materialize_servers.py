@@ -38,6 +38,24 @@ def test_options_arrive_and_modules_are_counted(stocked: Fusery, tmp_path: Path)
     assert larger.json["layout"]["tensors"] == 39
 
 
+def test_a_base_that_servers_do_not_find_is_told_of(stocked: Fusery) -> None:
+    """The registry's name of a base means nothing to a hub."""
+    done = stocked("materialize", "course_rec@1", "served", "--target", "vllm")
+    assert done.code == 0
+    assert "the base model tiny is not in the bundle, and a server does not find it by that name" in done.err
+    assert "--base-name" in done.err
+    assert "Next: BASE_MODEL=FOLDER sh " in done.err
+    assert (
+        stocked("materialize", "course_rec@1", "served", "--target", "vllm", "--json").json["unfound_base"]
+        == "tiny"
+    )
+    for words in (("vllm", "--base-name", "org/Tiny"), ("vllm", "--fused"), ("llamacpp",), ("adapters",)):
+        done = stocked("materialize", "course_rec@1", f"{words[0]}{len(words)}", "--target", *words)
+        assert done.code == 0
+        assert "is not in the bundle" not in done.err
+        assert "BASE_MODEL" not in done.err
+
+
 def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
     fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,7 @@ def some_tokens(folder: Path) -> tuple[np.ndarray[Any, Any], Path]:
 
 def of_transformers(model: Path, scratch: Path) -> np.ndarray[Any, Any]:
     """Return the logits that transformers computes."""
-    real_peft("answers", model, some_tokens(scratch)[1], scratch / "logits.npy")
+    real_peft("scores", model, some_tokens(scratch)[1], scratch / "logits.npy")
     found: np.ndarray[Any, Any] = np.load(scratch / "logits.npy")
     return found[0]
 

