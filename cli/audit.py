@@ -168,7 +168,7 @@ def _tell(session: Session, report: Report, *, hint: bool) -> None:
 
 def _verdict(left: int, repaired: int) -> str:
     if repaired:
-        return f"{repaired} repaired, {plural(left, 'problem') if left else 'no problem'} left."
+        return f"{repaired} repaired, {plural(left, 'problem') if left else 'no problems'} left."
     if left == 0:
         return "No problem found."
     return f"{plural(left, 'problem')}."

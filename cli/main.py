@@ -334,7 +334,7 @@ def _without_secrets(words: list[str], text: str, error: Exception) -> str:
 
     settings: dict[str, Any] = {}
     if not isinstance(error, click.ClickException):  # which is raised before any settings are read
-        from fusery.registry.settings import said_in_file
+        from fusery.registry.homes import said_in_file
 
         with contextlib.suppress(FuseryError):  # there is no such home, which is told elsewhere
             settings = said_in_file(_home_of(words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -32,3 +33,22 @@ def default_home() -> Path:
     """Return `FUSERY_HOME`, or the platform's user data folder."""
     chosen = os.environ.get("FUSERY_HOME")
     return expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+
+
+def said_in_file(home: str | None) -> dict[str, Any]:
+    """Return what the `config.toml` of a home says, acceptable or not; of what is no TOML, every text between quotes.
+
+    Args:
+        home: the home folder, None for the default one.
+    """
+    import re
+    import tomllib
+
+    try:
+        text = (expanded(Path(home) if home else default_home()) / CONFIG_NAME).read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return {"store_options": re.findall(r"[\"']([^\"'\n]+)", text)}

@@ -177,22 +177,6 @@ class Settings(BaseSettings):
         return "default" if field == "home" or getattr(self, field) == default else CONFIG_NAME
 
 
-def said_in_file(home: str | None) -> dict[str, Any]:
-    """Return what the `config.toml` of a home says, acceptable or not; of what is no TOML, every text between quotes.
-
-    Args:
-        home: the home folder, None for the default one.
-    """
-    try:
-        text = (expanded(Path(home) if home else default_home()) / CONFIG_NAME).read_text("utf-8", "replace")
-    except OSError:
-        return {}
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return {"store_options": re.findall(r"[\"']([^\"'\n]+)", text)}
-
-
 def _same(folder: Path, other: Path) -> bool:
     return os.path.realpath(folder) == os.path.realpath(other)
 

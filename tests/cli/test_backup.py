@@ -31,7 +31,7 @@ def test_for_people(stocked: Fusery) -> None:
     assert "fusery --home NEW_HOME restore" in made.err
     restored = stocked("--home", "new", "restore", "saved")
     assert "2 adapters on 1 base\n" in restored.out
-    assert "fusery audit" in restored.err
+    assert "fusery --home new audit" in restored.err
 
 
 def test_a_registry_that_is_not_empty_is_refused(stocked: Fusery) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -274,7 +275,7 @@ def test_a_base_that_is_not_there_is_asked_for(stocked: Fusery, exported: Path, 
     assert stocked(*home, "init").code == 0
     refused = stocked(*home, "import", exported, "--json")
     assert (refused.code, refused.json["error"]["code"]) == (2, "unknown_reference")
-    assert refused.json["error"]["hint"] == "fusery base add SOURCE --name tiny"
+    assert refused.json["error"]["hint"] == f"fusery {shlex.join(home)} base add SOURCE --name tiny"
 
 
 def test_another_base_of_that_name_is_taken_only_if_asked_for(

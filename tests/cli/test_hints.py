@@ -110,5 +110,5 @@ def test_completion_works_by_whatever_path_the_program_was_started(tmp_path: Pat
 
 def test_hints_of_a_long_document_are_left_alone_where_nothing_is_to_be_said(fusery: Fusery) -> None:
     document = json.loads('{"error": {"hint": "fusery init"}}')
-    assert Hints().in_document(document) is document
+    assert Hints().in_document(document) == document
     assert Path(sys.argv[0]).stem != "fusery"  # or this would be another program's

@@ -100,7 +100,8 @@ def test_refusals_are_logged_with_reasons(stocked: Registry) -> None:
         "fidelity": "unknown",
         "approvals": "failed",
     }
-    [event] = stocked.events(reference=PROD)
+    rules, event = stocked.events(reference=PROD)
+    assert rules["action"] == "rules.set"
     assert (event["action"], event["actor"], event["subject"]) == ("alias.refused", "tester", PROD)
     detail = event["detail"]
     assert (detail["from"], detail["to"]["name"]) == (None, SECOND)
@@ -185,7 +186,8 @@ def test_fidelity(stocked: Registry) -> None:
     unknown = stocked.promote("course_rec@1", "prod")
     assert (unknown.verdict, unknown.exit_code) == ("unknown", 3)
     assert unknown.outcomes[-1].hint == f"fusery fuse {FIRST}"
-    assert [event["detail"]["verdict"] for event in stocked.events(reference=PROD)] == ["unknown"]
+    refused = stocked.events(reference=PROD, action="alias.refused")
+    assert [event["detail"]["verdict"] for event in refused] == ["unknown"]
     stocked.fuse("course_rec@1", FuseRequest(scale=5.0))
     stocked.fuse("course_rec@1", FuseRequest(extras=(("course_rec@2", 0.5),)))
     assert stocked.promote("course_rec@1", "prod").exit_code == 3, "neither is the adapter itself"
