@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 _INSTALL = re.compile(
     r"\bpip install (?P<options>(?:--\S+ |fusery (?=\S))*)(?:'fusery(?P<extras>\[[\w,-]+\])'|fusery(?![\w-]))"
@@ -29,6 +26,7 @@ def as_installed(text: str) -> str:
 
 def _origin() -> dict[str, Any]:
     """Return what the installer wrote down: empty for an index, or if nobody installed it."""
+    import json
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -41,6 +39,9 @@ def _origin() -> dict[str, Any]:
 def _source(said: dict[str, Any], extras: str) -> str:
     url = str(said.get("url", ""))
     if "dir_info" in said and url.startswith("file:"):
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname
+
         folder = Path(url2pathname(urlsplit(url).path))
         if folder.is_dir():
             place = "." if folder == Path.cwd() else str(folder)

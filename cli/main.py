@@ -243,8 +243,10 @@ def _terminate(number: int, _frame: object) -> NoReturn:
 
 def run(words: list[str]) -> int:
     """Run the command line; return its exit code.  Every known error becomes one sentence here, and nowhere else."""
-    from .hints import Hints, program
-
+    try:
+        from .hints import Hints, program
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop)
     hints = Hints()
     try:
         result: Any = cli.main(

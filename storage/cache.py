@@ -328,7 +328,7 @@ class FusedCache:
         Args:
             older_than: seconds since the last write; what a process left that has ended since goes in any case.
         """
-        freed = self._vouchers.sweep() if self._vouchers is not None else 0
+        freed = self._vouchers.sweep(older_than) if self._vouchers is not None else 0
         return freed + sweep(self.root, older_than)
 
     def _require(

@@ -80,13 +80,18 @@ class Vouchers:
         with suppress(OSError):
             self._place(name).unlink()
 
-    def sweep(self) -> int:
-        """Remove vouchers that hold no longer, and halves of one; return the bytes freed."""
+    def sweep(self, older_than: float) -> int:
+        """Remove vouchers that hold no longer, and halves of one; return the bytes freed.
+
+        Args:
+            older_than: seconds since the last write of a half.
+        """
         freed = 0
         with suppress(OSError, StorageError), private_folder(self.root) as folder:
             for name in os.listdir(folder):
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if time.time() - found.st_mtime > self._max_age:
+                age = self._max_age if name.endswith(".json") else min(older_than, self._max_age)
+                if time.time() - found.st_mtime > age:
                     os.unlink(name, dir_fd=folder)
                     freed += found.st_size
         return freed

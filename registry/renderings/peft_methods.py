@@ -80,6 +80,8 @@ def reason(method: Any) -> str | None:
     """Return why an adapter of a method is refused, as the rest of a sentence about its `peft_type`; None for LoRA."""
     if method == "LORA":
         return None
+    if not isinstance(method, str):
+        return "is not LoRA, and no name of a method"
     if method in PROMPTS:
         return f"is {PROMPTS[method]}: it puts something before the input and changes no weight, so there is nothing to fuse"
     if method in UNMERGED:
@@ -89,6 +91,8 @@ def reason(method: Any) -> str | None:
 
 def advice(method: Any) -> str:
     """Return what the owner of an adapter of another method than LoRA can do."""
+    if not isinstance(method, str):
+        return "restore adapter_config.json as PEFT saved it"
     if method in PROMPTS or method in UNMERGED:
         return TRAIN
     if method in LIKE_LORA:

@@ -128,9 +128,7 @@ class Sweep:
                 started = time.monotonic()
                 self._do(timed, point.command, by_program=True)
                 self._start_up = max(0.1, time.monotonic() - started - seconds)
-        with interrupts():
-            interrupted = self._program(site, point.command)
-        with interrupted as process:
+        with self._program(site, point.command) as process:
             time.sleep((self._start_up + seconds) * point.share)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=PATIENCE)
@@ -231,7 +229,8 @@ def try_all(sweeps: Sequence[Sweep], points: Sequence[Point]) -> Iterator[Result
         except BaseException as error:  # noqa: BLE001  raised again where the results are taken
             results.put(error)
 
-    with ThreadPoolExecutor(len(sweeps)) as pool:
+    # Only this thread may say what is ignored in what the others start.
+    with interrupts(), ThreadPoolExecutor(len(sweeps)) as pool:
         for sweep in sweeps:
             pool.submit(work, sweep)
         try:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sqlalchemy import func, select, update
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError, FidelityError, RebuildDiffersError, UnknownReferenceError
 from fusery.registry.fuse import FuseRequest
+from fusery.storage import room
 from fusery.storage.errors import BlobCorruptError, MissingFileError, OutOfSpaceError
 
 DOCUMENTED = {
@@ -265,8 +267,10 @@ def test_two_versions_give_two_models(stocked: Registry) -> None:
 def test_no_room_is_said_before_anything_is_written(
     stocked: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    # That the number is the true need is shown on a small disk: tests/cli/test_small_disk.py.
+    found = os.statvfs("/")
+    full = SimpleNamespace(f_frsize=found.f_frsize, f_bavail=1)
+    monkeypatch.setattr(room, "os", SimpleNamespace(statvfs=lambda _: full))
     with pytest.raises(OutOfSpaceError) as caught:
         stocked.fuse("course_rec@1")
     assert "FUSERY_CACHE_DIR" in str(caught.value.hint)

@@ -73,9 +73,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     runs: list[str] = []
     honest = Inputs.compute
 
-    def counting(self: Inputs, recipe: Any, key: Digest, folder: Path, **options: Any) -> Any:
+    def counting(self: Inputs, recipe: Any, key: Digest, *rest: Any, **options: Any) -> Any:
         runs.append(key)
-        return honest(self, recipe, key, folder, **options)
+        return honest(self, recipe, key, *rest, **options)
 
     monkeypatch.setattr(Inputs, "compute", counting)
     return runs
