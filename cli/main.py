@@ -223,7 +223,8 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(50_000, 20, 20)
     words = sys.argv[1:] if arguments is None else arguments
     # Python sees to Ctrl-C, unless whoever started this ignores it, as shells do for what they start in the background.
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    # A shell that completes a word wants no tidying up, and is not to wait for it.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and "_FUSERY_COMPLETE" not in os.environ:
         signal.signal(signal.SIGTERM, _terminate)
     code = run(words)
     # Or Python looks through everything for garbage before it ends, which takes a sixth of a short command.

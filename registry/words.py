@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -45,7 +46,9 @@ def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = N
         home: the home folder; default: as everywhere.
     """
     try:
-        return list(dict.fromkeys(_read(_database(home), prefix, list(kinds))))
+        found = dict.fromkeys(_read(_database(home), prefix, list(kinds)))
+        # A database may be anybody's, and shells take lines and escapes for what they are.
+        return [word for word in found if word.isprintable() and not any(map(str.isspace, word))]
     except (FuseryError, OSError, ValueError, ImportError, sqlite3.Error):
         return []
 
@@ -78,10 +81,14 @@ def _query(kind: Kind, mark: str) -> str:
 def _from_sqlite(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
     # As it lies there, a connection makes no files beside it.  Where another process writes, its journal is there already, and
     # has what is newest.
-    busy = path.with_name(f"{path.name}-wal")
-    way = "mode=ro" if busy.is_file() and busy.stat().st_size else "mode=ro&immutable=1"
+    busy, index = (path.with_name(f"{path.name}-{part}") for part in ("wal", "shm"))
+    journal = busy.is_file() and busy.stat().st_size and index.is_file()
+    way = "mode=ro" if journal else "mode=ro&immutable=1"
     place = f"file:{quote(str(path))}?{way}"
     with closing(sqlite3.connect(place, uri=True, timeout=_SECONDS)) as connection:
+        # Signals are not heard inside SQLite, where a view may be without end.
+        until = time.monotonic() + _SECONDS
+        connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
         for kind in kinds:
             rows = connection.execute(_query(kind, "?"), (len(prefix), prefix.lower()))
             yield from (str(word) for (word,) in rows)

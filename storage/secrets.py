@@ -43,12 +43,12 @@ _LOGGERS = (
 
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _PARAMETER = re.compile(
-    r"([?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|credential)[\w.-]{0,40})=[^&#\s\"]*",
+    r"([?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|credential)[\w.-]{0,40})=[^&#\s\"\\]*",
     re.IGNORECASE,
 )
 
 # One slash is what is left of two in a path.
-_PASSWORD = re.compile(r"(:/{1,2}[^\s:/?#@'\"]*):[^\s/'\"@]*@")
+_PASSWORD = re.compile(r"(:/{1,2}[^\s:/?#@'\"]*):[^\s/'\"]*@")
 _TOKEN = re.compile(r"(https?:/{1,2})[^\s:/?#@'\"]+@", re.IGNORECASE)
 _INPUT = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 """What pydantic repeats of a value, cut to a length at which it cannot be found any more."""
@@ -150,8 +150,9 @@ def _of_url(text: str) -> list[str]:
     # A password may have slashes in it that ought to be spelled otherwise: everything up to the last @ is looked at.
     user = rest.partition("?")[0].rpartition("@")[0]
     name, colon, password = user.partition(":")
-    if colon and not password.partition("/")[0].isdigit():
-        secrets.append(password)
+    if colon:
+        # What follows an @ in it is shown by drivers as a part of the host.
+        secrets += [password, *password.split("@")]
     elif not colon and before.casefold() in ("http", "https"):
         secrets.append(name)
     return secrets

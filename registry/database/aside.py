@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from pathlib import Path
+
+from fusery.storage.publishing import remove_tree
+from fusery.storage.temporary import make_temporary
 
 from .files import copy_aside, stamps
 
@@ -29,7 +31,7 @@ class Aside:
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is copied yet."""
         self.path = path
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._copied: list[tuple[int, int]] = []
 
     def connect(self) -> sqlite3.Connection:
@@ -41,13 +43,13 @@ class Aside:
         """
         if self._folder is None or stamps(self.path) != self._copied:
             self.close()
-            self._folder = tempfile.TemporaryDirectory(prefix="fusery-read-", ignore_cleanup_errors=True)
+            self._folder = make_temporary("read")
             self._copied = stamps(self.path)
-            copy_aside(self.path, Path(self._folder.name))
-        return sqlite3.connect(Path(self._folder.name) / "fusery.db", check_same_thread=False)
+            copy_aside(self.path, self._folder)
+        return sqlite3.connect(self._folder / "fusery.db", check_same_thread=False)
 
     def close(self) -> None:
         """Remove the copy."""
         if self._folder is not None:
-            self._folder.cleanup()
+            remove_tree(self._folder)
             self._folder = None

@@ -90,21 +90,16 @@ class Nearest:
             views: the tensors whose bytes are not on record.
             plausible: bases and fused models with tensors of these shapes.
         """
-        found = {view.name: view for view in views if view.is_matrix and _readable(view)}
-        trials = []
+        found = {view.name: view for view in views if view.is_matrix and _readable(view) and all(view.shape)}
+        near: list[list[Match]] = []
+        quantised = _is_quantised(found.values())
         with ExitStack() as stack:
             for base in (owner for owner in plausible if owner.kind == "base"):
                 trial = self._trial(base, plausible, stack)
                 for name in _probes(found, trial.candidates):
                     self._compare(trial, found[name])
-                trials.append(trial)
-        near = [
-            match
-            for trial in trials
-            for match in self._judged(trial, quantised=_is_quantised(found.values()))
-        ]
-        best = min((match.nearness.distance for match in near if match.nearness), default=0.0)
-        return [match for match in near if match.nearness and match.nearness.distance <= best]
+                near.append(list(self._judged(trial, quantised=quantised)))
+        return min(filter(None, near), key=_distance, default=[])
 
     def _trial(self, base: Owner, plausible: Sequence[Owner], stack: ExitStack) -> _Trial:
         trial = _Trial(base, [_Candidate(base)])
@@ -127,8 +122,10 @@ class Nearest:
     def _compare(self, trial: _Trial, view: View) -> None:
         rows = max(1, SAMPLE // max(1, view.shape[-1]))
         base = self._library.numbers(trial.base, view.name, rows)
+        if base is None or base.shape[1] != view.shape[-1]:
+            return
         told = _numbers(view, rows)
-        if base is None or told is None or base.shape != told.shape:
+        if told is None or base.shape != told.shape:
             return
         trial.count += base.size
         trial.size += _squares(base)
@@ -158,7 +155,7 @@ class Nearest:
             return None  # an embedding's factors stand the other way round
         numbers = base + np.float32(low.scale) * (low.b[:, : len(base)].T @ low.a.T)
         if (magnitudes := candidate.opened.magnitudes(module)) is not None:
-            lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
+            lengths = np.maximum(np.linalg.norm(numbers, axis=1, keepdims=True), np.float32(1e-30))
             numbers = numbers * (magnitudes[: len(base), None].astype(np.float32) / lengths)
         return numbers
 
@@ -195,6 +192,10 @@ class Nearest:
 def _doubt(noise: float, one: _Candidate, other: _Candidate) -> float:
     """Return the difference of two sums of squares that says nothing yet."""
     return SURE * 2 * noise * (math.sqrt(one.update) + math.sqrt(other.update)) if one is not other else 0.0
+
+
+def _distance(matches: Sequence[Match]) -> float:
+    return min(match.nearness.distance for match in matches if match.nearness is not None)
 
 
 def _squares(numbers: Array) -> float:

@@ -11,6 +11,7 @@ its digest.  A test compares the tables with the installed mlx-lm, and every cla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -95,7 +96,7 @@ def class_of(model_type: object) -> str:
 
 def _written_by_transformers_5(config: Config) -> bool:
     version = str(config.get("transformers_version", "")).partition(".")[0]
-    return version.isdigit() and int(version) >= 5
+    return re.fullmatch(r"[0-9]{1,4}", version) is not None and int(version) >= 5
 
 
 def _keys(config: Config, new: bool, parent: Config | None = None) -> dict[str, Any]:
@@ -164,7 +165,9 @@ def _head_dim(config: Config) -> int | None:
 
 def _rotary_dim(config: Config) -> int | None:
     head, part = config.get("head_dim") or _head_dim(config), _rope(config, "partial_rotary_factor", 1.0)
-    return int(head * part) if isinstance(head, int) and isinstance(part, int | float) else None
+    if not isinstance(head, int) or not isinstance(part, int | float) or not 0 < head < 1 << 20:
+        return None
+    return int(head * part) if 0 < part <= 1 else None
 
 
 def _inner_size(config: Config) -> int | None:

@@ -277,3 +277,22 @@ def test_an_error_of_the_library_has_no_password_in_its_sentence() -> None:
 )
 def test_a_url_without_a_secret_is_shown_as_it_is(text: str) -> None:
     assert secrets.redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://u:2024/s3cretpw@h/x", "https://u:hunter@s3cretpw@h/x", "postgresql://u:hunter@s3cretpw@h/x"],
+)
+@pytest.mark.parametrize("command", [("show",), ("base", "add")])
+def test_a_password_that_ought_to_be_spelled_otherwise_is_not_repeated(
+    fusery: Fusery, command: tuple[str, ...], url: str
+) -> None:
+    ran = fusery(*command, url)
+    assert ran.code == 2
+    assert "s3cretpw" not in ran.out + ran.err
+
+
+def test_an_error_without_its_secrets_is_still_json(fusery: Fusery) -> None:
+    ran = fusery("show", 'https://x/?token=a"b', "--json")
+    assert ran.code == 2
+    assert ran.json["error"]["message"]

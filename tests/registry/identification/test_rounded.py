@@ -141,3 +141,13 @@ def test_a_pickle_is_said_not_to_be_read(shop: Shop, tmp_path: Path) -> None:
     assert found.verdict == "inconclusive"
     assert found.problems[0].startswith("pytorch_model.bin is a pickle, which runs code")
     assert shop.registry.identify(folder / "pytorch_model.bin").verdict == "inconclusive"
+
+
+def test_a_matrix_without_rows_is_passed_over(shop: Shop, tmp_path: Path) -> None:
+    def changed(tensors: altering.Tensors) -> altering.Tensors:
+        rounded = altering.converted("BF16")(tensors)
+        noisy = {name: (dtype, bits ^ 1) for name, (dtype, bits) in rounded.items()}
+        return {**noisy, "model.layers.0.none.weight": ("BF16", np.zeros((0, 8), np.uint16))}
+
+    found = shop.registry.identify(altering.saved_anew(shop.first, tmp_path / "x", changed))
+    assert ("fused", FIRST) in {(match.owner.kind, match.owner.name) for match in found.matches}

@@ -119,3 +119,20 @@ def test_model_types_that_mlx_lm_renames() -> None:
         if name in MODEL_REMAPPING:
             assert MODEL_REMAPPING[name] == target
     assert class_of("llama") == "llama"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"transformers_version": "²"},
+        {"transformers_version": "9" * 5000},
+        {"transformers_version": "5.0", "model_type": "minimax", "head_dim": 10**400},
+        {
+            "transformers_version": "5.0",
+            "model_type": "minimax",
+            "rope_parameters": {"partial_rotary_factor": 1e999},
+        },
+    ],
+)
+def test_absurd_values_are_no_failure(config: dict[str, Any]) -> None:
+    mlx_keys({"hidden_size": 64, "num_attention_heads": 4} | config)
