@@ -230,6 +230,12 @@ def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
         )
     keep, auto = script.kept[0], script.kept[-1]
     script.say("")
+    script.say(
+        "   Four bits hold a weight in 16 steps, and much of what was learned is smaller than a step: keep rounds it"
+    )
+    script.say(
+        "   away, or up to a whole one.  This adapter learned a lot; of a fainter one keep leaves less, or nothing."
+    )
     script.say("   Of what the adapter learned there is in the weights")
     for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto['format']}", auto)):
         script.say(f"   {label:<36} {share(row['retained']):>7}   {times(row['times_base'])} the base's size")
@@ -257,7 +263,7 @@ def _where(session: Session, folder: Path) -> None:
             ("base, adapters", f"{folder / BASE}, {folder / _ADAPTERS}"),
         ]
     )
-    session.say(f"Remove it all: rm -r {shlex.quote(str(folder))}")
+    session.say(f"To remove it all afterwards: rm -rf {shlex.quote(str(folder))}")
     session.say(f"Look around: fusery --home {shlex.quote(str(folder / 'home'))} list")
 
 

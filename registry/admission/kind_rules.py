@@ -126,7 +126,7 @@ def _by_names(candidate: Candidate, top: Collection[str]) -> Kind | None:
         )
     models = sorted(filter(_MODEL.fullmatch, top))
     if models and CONFIG not in top:
-        return Kind(models[0], "a whole model", "add it as a base: fusery base add")
+        return Kind(models[0], "a whole model", "add it as a base: fusery base add FOLDER")
     return None
 
 
