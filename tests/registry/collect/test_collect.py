@@ -235,7 +235,7 @@ class TestWhatNoRowStandsFor:
         shelf.keep(b"live")
         shelf.store.put_bytes(b"nobody's")
         assert (done := gc(shelf))["removed"] == 0
-        assert "unknown" in str(done["notes"])
+        assert "did not know" in str(done["notes"])
         assert gc(shelf)["removed"] == 1
         assert shelf.stored() == {b"live"}
 
