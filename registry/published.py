@@ -102,6 +102,7 @@ def fetch_published(
         OutOfSpaceError: there is no room for the files.
     """
     told = tally(progress, manifest.size)
+    workspace.cache.sweep()  # what a killed fetch left may be as large as what is coming
     held = workspace.cache.in_use_here()
     need = Need(folder.parent, [held, *(entry.size for entry in manifest)], taken=held)
     require_rooms([need, *workspace.notes], hint="fusery cache prune")
