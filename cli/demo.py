@@ -110,6 +110,7 @@ def demo_command(session: Session, folder: Path) -> None:
     _fresh(folder)
     for adapter in examples.glob(_ADAPTERS):
         shutil.copytree(adapter, folder / adapter.name)
+    shutil.copy(examples / "data" / "valid.jsonl", folder / "questions.jsonl")
     script = Script(session, folder.absolute() / "home")
     with _alone(script):
         _take_in(script, model, folder)

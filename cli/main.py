@@ -318,6 +318,11 @@ def _os_error(error: OSError) -> tuple[str, str]:
 
 def _usage(words: list[str], error: click.ClickException, hints: Hints) -> int:
     message, mark, hint = error.format_message().partition("\nHint: ")
+    if isinstance(error, click.NoSuchOption) and error.option_name in ("--home", "--debug") and error.ctx:
+        value = " DIR" if error.option_name == "--home" else ""
+        command = error.ctx.command_path.partition(" ")[2]
+        mark, hint = "\nHint: ", f"it stands before the command: fusery {error.option_name}{value} {command}"
+        message = f"No such option here: {error.option_name}"
     if "--json" not in words:
         import io
 

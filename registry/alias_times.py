@@ -9,9 +9,10 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from . import tables
-from .aliases import alias_reference, no_alias
+from .aliases import alias_reference
 from .moments import parse_moment
 from .names import Reference
+from .resolve import no_alias
 from .withdrawals import is_yanked, of_adapters, shown
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
     with workspace.database.read() as session:
         row = session.execute(_held(wanted, moment)).first()
         if row is None:
-            raise no_alias(reference)
+            raise no_alias(session, reference)
         told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
     return {
         "alias": f"{row.task}#{row.alias}",

@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session, joinedload
 
 from . import tables
 from .alias_moves import ALIAS_MOVED, alias_row, move, text_of, view_of
-from .errors import BadInputError, UnknownReferenceError
+from .errors import BadInputError
 from .events import history
 from .names import Reference, parse_alias
 from .promotion.guards import refuse_guarded
-from .resolve import resolve_adapter
+from .resolve import no_alias, resolve_adapter
 from .withdrawals import of_adapters, refuse_yanked, shown, told_of
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _find(session: Session, text: str) -> tables.Alias:
     )
     found = session.scalar(query)
     if found is None:
-        raise no_alias(text)
+        raise no_alias(session, text)
     return found
 
 
@@ -230,11 +230,6 @@ def alias_reference(text: str) -> Reference:
             f"{text[:60]!r} is not an alias", hint="write TASK#ALIAS, for example course_rec#prod"
         )
     return reference
-
-
-def no_alias(text: str) -> UnknownReferenceError:
-    """Return the error for an alias that there is not."""
-    return UnknownReferenceError(f"there is no alias {text!r}", hint="fusery alias list")
 
 
 def _moves(session: Session, alias: tables.Alias) -> list[tables.AliasMove]:

@@ -19,7 +19,7 @@ from .journal_words import names_of, told_of
 from .moments import parse_moment
 from .names import Reference
 from .promotion.guards import EVERY_TASK
-from .resolve import begins_with
+from .resolve import begins_with, no_alias
 from .things import Thing, find_things, places_of
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
     unknown: UnknownReferenceError | None = None
     if _is_alias(wanted):
         found = _about_alias(session, Reference.parse(wanted))
-        unknown = UnknownReferenceError(f"there is no alias {text!r}", hint="fusery alias list")
+        unknown = no_alias(session, text)
     else:
         try:
             for thing in find_things(session, wanted, places):

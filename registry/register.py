@@ -100,7 +100,11 @@ def _with_base(workspace: Workspace, folder: AdapterFolder, submission: Submissi
 
 def _refusal(path: Path, findings: Sequence[Finding], hint: str) -> AdmissionError:
     errors = [finding for finding in findings if finding.severity == "error"]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = (
+        f"; besides: {', '.join(dict.fromkeys(error.code for error in errors[1:]))}"
+        if len(errors) > 1
+        else ""
+    )
     message = f"{path.name or path} was refused: {errors[0].code}: {errors[0].message}{more}"
     return AdmissionError(message, findings, hint=errors[0].hint or hint)
 

@@ -56,7 +56,8 @@ def resolve_adapter(session: Session, text: str) -> tables.Adapter:
             f"the digest {text} fits more than one adapter: {names}", hint="give more digits"
         )
     if not found:
-        raise _unknown(session, text, "fusery list")
+        alias = reference.kind == "alias"
+        raise no_alias(session, text) if alias else _unknown(session, text, "fusery list")
     return found[0]
 
 
@@ -74,6 +75,17 @@ def _query(reference: Reference) -> Select[tables.Adapter]:
         return query.order_by(adapter.version.desc())
     alias = tables.Alias
     return query.join(alias, alias.adapter_id == adapter.id).where(alias.name == reference.value)
+
+
+def no_alias(session: Session, text: str) -> UnknownReferenceError:
+    """Return the error for an alias that there is not, with those that may be meant."""
+    task, _, wanted = text.strip().partition("#")
+    alias = tables.Alias
+    there = select(tables.Task.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
+    own = [f"{task}#{name}" for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
+    known = own or [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
+    hint = _nearest(f"{task}#{wanted}", known) or (f"there are: {', '.join(own[:5])}" if own else None)
+    return UnknownReferenceError(f"there is no alias {text!r}", hint=hint or "fusery alias list")
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:

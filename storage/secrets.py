@@ -41,14 +41,17 @@ _LOGGERS = (
     "fsspec", "s3fs", "aiobotocore", "botocore", "gcsfs", "google.auth", "adlfs", "azure", "sshfs", "asyncssh",
 )  # fmt: skip
 
-_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+# A password may have slashes in it that ought to be spelled otherwise; digits before one are a port.
+_USER = re.compile(r"(?<=://)(?:[^\s:/?#@]*:(?!\d*/)[^\s]*|[^/?#\s]*)@")
 _PARAMETER = re.compile(
-    r"([?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|credential)[\w.-]{0,40})=[^&#\s\"\\]*",
-    re.IGNORECASE,
+    r"([?&](?:[\w.-]{0,40}?(?:[_.-]|(?<=[a-z\d])(?=[A-Z])))?"
+    r"(?i:(?:api|access|secret|private)?(?:token|key|secret)|sig|signature|pass|passw(?:or)?d|passphrase|pwd|auth|authorization|credentials?)"
+    r"(?:[_.A-Z\d-][\w.-]{0,40})?)=[^&#\s\"\\]*"
 )
+"""Parameters of a query that say by a whole word that they are a secret: `access_token`, not `tokenizer`."""
 
 # One slash is what is left of two in a path.
-_PASSWORD = re.compile(r"(:/{1,2}[^\s:/?#@'\"]*):[^\s/'\"]*@")
+_PASSWORD = re.compile(r"(:/{1,2}[^\s:/?#@'\"]*):(?!\d*/)[^\s'\"]*@")
 _TOKEN = re.compile(r"(https?:/{1,2})[^\s:/?#@'\"]+@", re.IGNORECASE)
 _INPUT = re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL)
 """What pydantic repeats of a value, cut to a length at which it cannot be found any more."""

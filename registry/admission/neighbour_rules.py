@@ -36,10 +36,18 @@ def not_there_yet(candidate: Candidate) -> Iterator[Finding]:
         if other.same_bytes:
             if other.task != task:
                 message = f"these weights are registered as {other.name} on {other.base}"
-                yield DUPLICATE_WEIGHTS.found(WEIGHTS, message, f"compare: fusery show {other.name}")
+                yield DUPLICATE_WEIGHTS.found(
+                    WEIGHTS, message, f"see what it was made for: fusery show {other.name}"
+                )
         elif other.similarity >= NEAR:
             message = f"the update is {_percent(other.similarity)} the same as that of {other.name}"
-            yield NEAR_DUPLICATE.found(WEIGHTS, message, f"compare: fusery show {other.name}")
+            compare = f"fusery diff {other.name} {task}@latest --weights"
+            hint = (
+                f"once it is registered, compare: {compare}"
+                if task
+                else f"see what it is: fusery show {other.name}"
+            )
+            yield NEAR_DUPLICATE.found(WEIGHTS, message, hint)
 
 
 def _percent(share: float) -> str:

@@ -208,7 +208,11 @@ def refusal(name: str, findings: Iterable[Finding]) -> AdmissionError:
     """Return the refusal of an adapter that did not get in."""
     found = tuple(findings)
     errors = [finding for finding in found if finding.severity == "error"]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = (
+        f"; besides: {', '.join(dict.fromkeys(error.code for error in errors[1:]))}"
+        if len(errors) > 1
+        else ""
+    )
     message = f"{name} was refused: {errors[0].code}: {errors[0].message}{more}"
     return AdmissionError(message, found, hint=errors[0].hint or _HINT)
 

@@ -133,6 +133,40 @@ def test_an_error_with_json_is_one_document_on_stdout(stocked: Fusery) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("list", "--home", "there"), "fusery --home DIR list"),
+        (("alias", "list", "--debug"), "fusery --debug alias list"),
+    ],
+    ids=str,
+)
+def test_what_stands_before_the_command_is_said_to(
+    stocked: Fusery, words: tuple[str, ...], hint: str
+) -> None:
+    done = stocked(*words)
+    assert done.code == 2
+    assert f"Hint: it stands before the command: {hint}\n" in done.err
+    assert stocked(*words, "--json").json["error"]["hint"].endswith(hint)
+
+
+def test_an_alias_that_is_not_there_names_the_nearest(stocked: Fusery) -> None:
+    stocked("alias", "set", "course_rec@1", "prod")
+    for words in (
+        ("show", "course_rec#pord"),
+        ("alias", "show", "course_rec#pord"),
+        ("history", "course_rec#pord"),
+    ):
+        done = stocked(*words)
+        assert done.code == 2
+        assert "there is no alias 'course_rec#pord'" in done.err
+        assert "Hint: did you mean course_rec#prod?" in done.err
+    assert "Hint: did you mean course_rec#prod?" in stocked("show", "course_reg#prod").err
+    assert "Hint: there are: course_rec#prod" in stocked("show", "course_rec#x").err
+    stocked("alias", "unset", "course_rec#prod")
+    assert "Hint: fusery alias list" in stocked("show", "course_rec#pord").err
+
+
 def test_debug_shows_the_traceback(fusery: Fusery) -> None:
     done = fusery("--debug", "list")
     assert done.code == 2

@@ -48,6 +48,21 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
         (f"see https://{CANARY}@@host:80 and s3://b", "see https://host:80 and s3://b"),
         (f"https://h/a?sig={CANARY}&rev=2#top", "https://h/a?sig=***&rev=2#top"),
         (f"https://h/?access_token={CANARY}", "https://h/?access_token=***"),
+        (
+            f"https://h/a?passwd={CANARY}&pwd={CANARY}&auth={CANARY}",
+            "https://h/a?passwd=***&pwd=***&auth=***",
+        ),
+        (f"https://h/?X-Amz-Security-Token={CANARY}&n=1", "https://h/?X-Amz-Security-Token=***&n=1"),
+        (f"https://h/?AWSAccessKeyId={CANARY}&apikey={CANARY}", "https://h/?AWSAccessKeyId=***&apikey=***"),
+        (
+            "https://h/?design=a&tokenizer=b&monkey=c&max_tokens=9",
+            "https://h/?design=a&tokenizer=b&monkey=c&max_tokens=9",
+        ),
+        (f"https://ann:{CANARY}/x@host/a", "https://host/a"),
+        (
+            "oci://host:5000/name@sha256:0f and oci://h/n:tag@sha256:0f",
+            "oci://host:5000/name@sha256:0f and oci://h/n:tag@sha256:0f",
+        ),
         ("mail ann@host, a/b@main", "mail ann@host, a/b@main"),
         ("hf://org/name@main?split=train", "hf://org/name@main?split=train"),
     ],
