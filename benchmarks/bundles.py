@@ -119,7 +119,7 @@ def pairs(source: Path, target: Path) -> dict[str, tuple[Callable[[], object], C
 def write(source: Path, target: Path, name: str, *, link: bool = False, synced: bool = False) -> None:
     """Write a bundle as `materialize` does once the fused model is in the cache."""
     from fusery.registry.bundles import BundleSource, Choices, Files, find_target, write_bundle
-    from fusery.registry.delivery.local import sync_tree
+    from fusery.registry.bundles.delivery.local import sync_tree
 
     target.mkdir()
     files = Files.within(source, manifest(source))

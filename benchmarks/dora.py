@@ -16,11 +16,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from fusery.registry.adapter_folder import read_adapter_folder
-from fusery.registry.fusion.engine import fuse
-from fusery.registry.fusion.plan import make_plan
-from fusery.registry.fusion.policy import KEEP, Policy
-from fusery.registry.fusion.recipe import ONCE
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.engine.engine import fuse
+from fusery.registry.engine.plan import make_plan
+from fusery.registry.engine.policy import KEEP, Policy
+from fusery.registry.engine.recipe import ONCE
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ROOT / "tests" / "data" / "peft" / "dora"

@@ -119,7 +119,7 @@ def moves(
     from s3_server import BUCKET
 
     from fusery.registry import Registry
-    from fusery.registry.settings import Settings
+    from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
 
     name, there, home, mine, files = (

@@ -38,7 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-SERVER = "import sys; from pathlib import Path; from fusery.registry.serving.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
+SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
 FUSERY = "from fusery.cli.main import main; main()"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "MLX_DISABLE_COMPILE": "1"}
 FAILED: list[str] = []

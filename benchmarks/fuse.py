@@ -42,8 +42,8 @@ _CHUNK = 16 << 20
 DRIVE = """
 import json, sys
 from pathlib import Path
-from fusery.registry.fusion.engine import fuse
-from fusery.registry.fusion.plan import make_plan
+from fusery.registry.engine.engine import fuse
+from fusery.registry.engine.plan import make_plan
 base, adapter, out = map(Path, sys.argv[1:4])
 out.mkdir()
 files = {path.name: path for path in base.iterdir()}

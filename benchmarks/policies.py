@@ -51,7 +51,7 @@ from policies_report import Row, filled, tables
 from verdict import ADAPTERS, GEMMA, HERE, SMOL, TASKS, V2, Behaviour, Samples, _folder, _task, behave
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 RESULTS = HERE / "results" / "policies.json"
 PAIRS = {
@@ -338,7 +338,7 @@ class Writer:
         return Written(folder, facts)
 
     def _noise(self, view: Any) -> float | None:
-        from fusery.registry.fuse_choice import known_measurement
+        from fusery.registry.fusion.choice import known_measurement
 
         measured = known_measurement(self._registry.workspace, view["key"])
         return None if measured is None else measured.noise
@@ -346,7 +346,7 @@ class Writer:
     def _calibrate(self) -> None:
         if self._calibration is not None:
             return
-        from fusery.registry.calibrations import fetch_calibration
+        from fusery.registry.records.calibrations import fetch_calibration
 
         report = self._registry.calibrate(self._pair.base.name)
         print(f"calibrated: {report.tokens} tokens, {report.seconds:.0f} s", flush=True)
@@ -355,10 +355,10 @@ class Writer:
         )
 
     def _run_engine(self, folder: Path, bits: int) -> dict[str, Any]:
-        from fusery.registry.fusion.calibration import read_calibration
-        from fusery.registry.fusion.engine import fuse
-        from fusery.registry.fusion.plan import make_plan
-        from fusery.registry.fusion.policy import Policy
+        from fusery.registry.engine.calibration import read_calibration
+        from fusery.registry.engine.engine import fuse
+        from fusery.registry.engine.plan import make_plan
+        from fusery.registry.engine.policy import Policy
 
         known = None if self._calibration is None else read_calibration(self._calibration)
         base, adapter = self._pair.base, self._pair.adapter

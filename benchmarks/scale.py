@@ -42,7 +42,7 @@ def fill(home: Path, url: str, base: Path, count: int) -> Any:
     from sqlalchemy import text
 
     from fusery.registry import Registry
-    from fusery.registry.settings import Settings
+    from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
 
     registry = Registry(Workspace(Settings.load(home).model_copy(update={"database_url": url})))

@@ -37,7 +37,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-SERVER = "import sys; from pathlib import Path; from fusery.registry.serving.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
+SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
 MIB = 1 << 20
 FAILED: list[str] = []
 
@@ -255,7 +255,7 @@ def switch_seconds(base: Path, adapters: list[Path], times: int = 5000) -> float
     """Return what it takes to put another adapter on the base, without a server around it."""
     from mlx_lm.utils import load_model
 
-    from fusery.registry.serving.switching import Switchboard
+    from fusery.registry.server.switching import Switchboard
 
     board = Switchboard(load_model(base, lazy=True)[0])
     residents = [board.load(path.name, path) for path in adapters]

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import tinymodels
 
-from fusery.registry.fusion.affine import Grid, pack_rows
-from fusery.registry.fusion.arithmetic import BF16, decode
+from fusery.registry.engine.affine import Grid, pack_rows
+from fusery.registry.engine.arithmetic import BF16, decode
 from fusery.storage.safetensors import build_header, tensor_bytes
 
 Entry = tuple[str, str, tuple[int, ...]]

@@ -37,12 +37,12 @@ from behaviour import (
 from thresholds import Rule, draw, read_rows, report
 
 from fusery.registry import Registry
-from fusery.registry.calibrations import fetch_calibration
-from fusery.registry.fusion.calibration import Calibration, read_calibration
-from fusery.registry.fusion.engine import fuse
-from fusery.registry.fusion.fidelity import DEGRADED_FROM, NOISE_TO, PASS_FROM
-from fusery.registry.fusion.plan import make_plan
-from fusery.registry.fusion.policy import Policy, Quantize
+from fusery.registry.engine.calibration import Calibration, read_calibration
+from fusery.registry.engine.engine import fuse
+from fusery.registry.engine.fidelity import DEGRADED_FROM, NOISE_TO, PASS_FROM
+from fusery.registry.engine.plan import make_plan
+from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.records.calibrations import fetch_calibration
 
 HERE = Path(__file__).parent
 ADAPTERS = HERE / "adapters"

@@ -48,7 +48,7 @@ MAKE = """
 import sys
 from pathlib import Path
 import numpy as np
-from fusery.registry.fusion.arithmetic import FORMATS, encode
+from fusery.registry.engine.arithmetic import FORMATS, encode
 from fusery.storage.safetensors import build_header, tensor_bytes
 folder, dtype, kinds, layers, rank, distance = eval(sys.argv[1])
 form = FORMATS[dtype]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .amendments import explain_marks, marked, print_amendments
 from .session import Session, command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .bulk import counting, jobs_option
 from .session import Session, command

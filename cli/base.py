@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .adapters import print_findings
 from .groups import Group

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .fuse import PRECISIONS
 from .session import Session, command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .bulk import counting
 from .session import Session, command

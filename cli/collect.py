@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .fuse import make_request, request_options
 from .groups import Group
@@ -38,7 +38,7 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
     Blobs that were stored and never recorded, generations that were given up, part files and uploads of interrupted
     writes.  It may run at any time, beside anything else; what was found damaged stays in quarantine.
     """
-    from fusery.registry.quantities import parse_duration
+    from fusery.registry.parsing import parse_duration
 
     options: dict[str, Any] = {"grace": parse_duration(grace), "force": force}
     registry = session.registry
@@ -113,7 +113,7 @@ def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> Non
     SIZE is 500MB, 20GiB, 0; without it, the setting cache_limit.  Pinned models, those that an alias stands for and
     those being read stay.  What was removed is made again when it is asked for.
     """
-    from fusery.registry.quantities import parse_size
+    from fusery.registry.parsing import parse_size
 
     limit = None if target is None else parse_size(target)
     registry = session.registry

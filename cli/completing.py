@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from fusery.registry.words import Kind
+    from fusery.registry.catalog.words import Kind
 
 _ADAPTERS: tuple[Kind, ...] = ("adapter", "latest", "alias")
 _ANYTHING: tuple[Kind, ...] = (*_ADAPTERS, "base")
@@ -82,7 +82,7 @@ def kinds_of(place: str, param: click.Parameter) -> tuple[Kind, ...]:
 
 
 def _names(ctx: click.Context, prefix: str, kinds: tuple[Kind, ...]) -> list[str]:
-    from fusery.registry.words import names_beginning
+    from fusery.registry.catalog.words import names_beginning
 
     home = ctx.find_root().params.get("home")
     return names_beginning(prefix, kinds, home=Path(home) if home else None)

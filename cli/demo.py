@@ -173,7 +173,8 @@ def _compare_and_fuse(script: Script) -> None:
 
 
 def _ask(script: Script, examples: Path, folder: Path) -> None:
-    from fusery.registry.answers import answer, base_folder
+    from fusery.registry.evaluation.answers import answer
+    from fusery.registry.records.base_files import base_folder
 
     asked = json.loads((examples / "questions.json").read_text(encoding="utf-8"))[0]
     question, expected = asked["question"], asked["answer"]

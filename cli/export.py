@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .session import Session, command
 from .text import size

@@ -104,7 +104,7 @@ def _print_modules(session: Session, modules: Iterable[dict[str, Any]]) -> None:
 
 
 def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
-    from fusery.registry.fuse_request import FuseRequest, parse_extra
+    from fusery.registry.fusion.request import FuseRequest, parse_extra
 
     extras = tuple(parse_extra(text) for text in wanted.pop("extras"))
     found = session.registry.formats(reference, FuseRequest(extras=extras, **wanted), say=session.say)

@@ -79,7 +79,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_request(options: dict[str, Any]) -> Any:
     """Return the `FuseRequest` that the options of `request_options` say."""
-    from fusery.registry.fuse_request import FuseRequest, parse_budget, parse_extra
+    from fusery.registry.fusion.request import FuseRequest, parse_budget, parse_extra
 
     extras = tuple(parse_extra(text) for text in options.pop("extras"))
     budget = options.pop("budget")

@@ -6,14 +6,14 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .text import one_line
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from fusery.registry.lineage import Edge, Graph, Node
+    from fusery.registry.provenance import Edge, Graph, Node
 
 
 def _label(node: Node) -> str:
@@ -108,7 +108,7 @@ def _quoted(text: str) -> str:
 
 def written(graph: Graph, form: str) -> str:
     """Return the graph as the text of a file, in one of the formats of `lineage --format`."""
-    from fusery.registry import lineage
+    from fusery.registry import provenance as lineage
 
     if form == "tree":
         return _printed(tree(graph), 200 + 4 * len(graph.nodes))

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .commands import COMMANDS
 from .installed import as_installed
-from .main import COMMANDS
 
 _COMMAND = re.compile(
     rf"(?<![\w./-])fusery (?=(?P<home>--home )|(?:--debug )?(?:{'|'.join(COMMANDS)})(?![\w-]))(?![^;:]*, there\b)"

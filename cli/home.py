@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from typing import Literal
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
+
+_ROLES: tuple[Literal["reader", "publisher", "admin"], ...] = ("reader", "publisher", "admin")
 
 
 @command("init")
@@ -59,7 +61,7 @@ def db_command() -> None:
 @command("upgrade")
 def upgrade(session: Session) -> None:
     """Bring the database's schema to the version that this program needs."""
-    from fusery.registry.upgrade import upgrade as bring_up
+    from fusery.registry.audit.upgrade import upgrade as bring_up
 
     done = bring_up(session.registry.workspace)
 
@@ -81,10 +83,7 @@ def upgrade(session: Session) -> None:
 @command("current")
 def current(session: Session) -> None:
     """Show which schema the database has, and which one this program needs."""
-    from fusery.registry.database import Database, schema
-
-    with closing(Database.open(session.registry.workspace.settings.database)) as database:
-        state = schema.state(database)
+    state = session.registry.schema()
     document = {"current": state.current, "head": state.head, "status": state.status}
     session.emit(
         document,
@@ -101,9 +100,7 @@ def check(session: Session) -> int:
 
     Exit code 1 when they differ.
     """
-    from fusery.registry.database import schema
-
-    differences = schema.check(session.registry.workspace.database)
+    differences = session.registry.schema_differences()
 
     def human() -> None:
         for difference in differences:
@@ -119,20 +116,16 @@ def check(session: Session) -> int:
 
 
 @command("grants")
-@click.option("--role", type=click.Choice(["reader", "publisher", "admin"]), help="Only this role.")
+@click.option("--role", type=click.Choice(_ROLES), help="Only this role.")
 @click.option("--user", metavar="NAME", help="A login to make a member of the role.")
 def grants(session: Session, role: str | None, user: str | None) -> None:
     """Print the SQL that gives a reader, a publisher and an admin their rights, for PostgreSQL.
 
     Nothing is changed: give it to psql as the owner of the database, and again after `fusery db upgrade`.
     """
-    from fusery.registry.database import Database
-    from fusery.registry.database.grants import ROLES, grants_for
-
-    chosen = next((known for known in ROLES if known == role), None)
-    with closing(Database.open(session.registry.workspace.settings.database)) as database:
-        script = grants_for(database, chosen, user)
-    names = [chosen] if chosen else list(ROLES)
+    chosen = next((known for known in _ROLES if known == role), None)
+    script = session.registry.grants(chosen, user=user)
+    names = [chosen] if chosen else list(_ROLES)
     session.emit(
         {"roles": [f"fusery_{name}" for name in names], "user": user, "sql": script},
         names=[f"fusery_{name}" for name in names],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
@@ -184,8 +184,8 @@ def materialize_command(
 
 def _engine(target: str, destination: str, *, bulk: bool) -> str:
     """Return the engine that will build the image; whatever stands in the way is said before anything is computed."""
+    from fusery.registry.bundles.image import find_engine
     from fusery.registry.errors import BadInputError
-    from fusery.registry.image_build import find_engine
 
     if target != "docker" or "://" in destination or bulk:
         raise BadInputError(
@@ -196,7 +196,7 @@ def _engine(target: str, destination: str, *, bulk: bool) -> str:
 
 
 def _built(session: Session, engine: str, path: str, name: str, build: str | None) -> dict[str, Any]:
-    from fusery.registry.image_build import build_image
+    from fusery.registry.bundles.image import build_image
 
     session.say(f"building the image with {engine}")
     image = build_image(engine, Path(path), name, nvidia=build == "nvidia", say=session.say)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .bulk import counting
 from .session import Session, command
 from .text import count, number, share
 
 if TYPE_CHECKING:
-    from fusery.registry.probe_prompts import Prompts
+    from fusery.registry.evaluation.probe_prompts import Prompts
 
 _PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _WORST = 3
@@ -63,7 +63,7 @@ def probe_command(
     What is measured is about the prompts.  Where the adapter makes them no more likely than its base does, they are
     unlike what it was trained on, and the answer says so.
     """
-    from fusery.registry.fuse_request import FuseRequest
+    from fusery.registry.fusion.request import FuseRequest
 
     with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
         found = session.registry.probe(

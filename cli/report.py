@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .session import Session, command
 from .text import size

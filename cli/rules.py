@@ -80,7 +80,7 @@ def set_command(
     """
     rules: dict[str, Any] = {}
     if file is not None:
-        from fusery.registry.promotion.rules import read_rules
+        from fusery.registry.releases.rules import read_rules
 
         rules, said = read_rules(file)
         guarded = said if guarded is None else guarded

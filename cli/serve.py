@@ -10,7 +10,7 @@ import click
 from .session import Session, command
 
 if TYPE_CHECKING:
-    from fusery.registry.serve import Serving
+    from fusery.registry.serving.serve import Serving
 
 
 @command("serve")
@@ -63,7 +63,7 @@ def serve_command(
     Each adapter can be asked for as REF, by its full name and by its task.  Ctrl-C ends the server when what is being
     answered is answered.
     """
-    from fusery.registry.serve import ServeRequest
+    from fusery.registry.serving.serve import ServeRequest
 
     request = ServeRequest(references, models, host, port, api_keys, fused, accept_foreign, hosts)
 

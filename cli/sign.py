@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
@@ -147,7 +147,7 @@ def anchor_command(
     if output is None:
         click.echo(data.decode(), nl=False)
         return
-    from fusery.registry.pictures import write_picture
+    from fusery.registry.documents import write_picture
 
     write_picture(output, data, force=force)
 

@@ -86,6 +86,6 @@ def foreign_fact(document: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the line that says that a fused model was not made here, if it was not."""
     if document["foreign"] is None:
         return []
-    from fusery.registry.fused_model import in_words
+    from fusery.registry.fusion.records import in_words
 
     return [("origin", str(in_words(document["foreign"])))]

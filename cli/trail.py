@@ -11,7 +11,7 @@ import click
 from .session import Session, command
 
 if TYPE_CHECKING:
-    from fusery.registry.lineage import Graph
+    from fusery.registry.provenance import Graph
 
 _FORMATS = ("tree", "json", "mermaid", "dot", "svg", "prov", "openlineage")
 _ENDINGS = {".json": "json", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".svg": "svg"}

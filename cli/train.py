@@ -13,7 +13,7 @@ from .adapters import TAGS, TRAINED_ON, print_registered
 from .session import Session, command
 
 if TYPE_CHECKING:
-    from fusery.registry.training.callback import RecordRun
+    from fusery.registry.recording.callback import RecordRun
 
 
 @command("train")
@@ -40,9 +40,9 @@ def train_command(
     With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result registered
     at the end; what would be refused then is refused before training.
     """
-    from fusery.registry.submission import Submission
-    from fusery.registry.training.readiness import require_data, require_registrable
-    from fusery.registry.training.trainer import known_base, train
+    from fusery.registry.admission.submission import Submission
+    from fusery.registry.recording.readiness import require_data, require_registrable
+    from fusery.registry.recording.trainer import known_base, train
 
     if base is None:
         _require_base_for(strict=strict, **facts)

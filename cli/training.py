@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .session import Session
 from .text import cell, number, size

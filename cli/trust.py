@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
@@ -67,7 +67,7 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
 
     The private key is locked with a passphrase if one is given, by --passphrase-file, the environment or --lock.
     """
-    from fusery.registry.signing.keys import make_pair
+    from fusery.registry.dsse.keys import make_pair
 
     secret = _given(passphrase_file)
     if secret is None and lock:

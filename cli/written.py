@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusery.registry.quantities import plural
+from fusery.registry.parsing import plural
 
 from .session import Session
 
@@ -16,8 +16,8 @@ def write_document(session: Session, place: Path, text: str, *, form: str, force
         AlreadyExistsError: another file is there already, and `force` is not given.
         StorageError: it cannot be written.
     """
+    from fusery.registry.documents import write_picture
     from fusery.registry.errors import AlreadyExistsError
-    from fusery.registry.pictures import write_picture
 
     if place.is_dir():
         raise AlreadyExistsError(f"{place} is a folder", hint="give the name of a file")

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from fusery.registry.fusion.architectures import CHANGED_BY_LOADING, architecture_of
+from fusery.registry.engine.architectures import CHANGED_BY_LOADING, architecture_of
 
 PAGE = Path(__file__).resolve().parent / "reference" / "architectures.md"
 NOTE = "<!-- Made by docs/make_architectures.py from the code and the installed mlx-lm; do not edit. -->\n"

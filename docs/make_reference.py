@@ -18,7 +18,7 @@ import fusery.registry
 import fusery.storage
 from fusery.cli.main import OTHER_ERRORS, cli
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.storage.errors import FuseryError
 
 FOLDER = Path(__file__).resolve().parent / "reference"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from fusery.storage.errors import StoreMismatchError
 
 from .errors import SchemaError
-from .homes import CONFIG_NAME
-from .settings import Settings
+from .settings.homes import CONFIG_NAME
+from .settings.settings import Settings
 
 if TYPE_CHECKING:
     from fusery.storage.cache import FusedCache
@@ -166,7 +166,8 @@ class Workspace:
         return made
 
     def _record_store(self, store_id: str, url: str) -> None:
-        from . import events, tables
+        from . import tables
+        from .database import events
 
         with self.database.write() as session:
             row = session.get(tables.Registry, 1)

@@ -319,8 +319,26 @@ class FusedCache:
         return sum(entry.size for entry in self.entries())
 
     def evict(self, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
-        """Plan which entries have to go so that the others fit; see `plan_eviction`."""
-        return plan_eviction(self, limit_bytes, spare)
+        """Plan which entries have to go so that the others fit, least recently used first.
+
+        Args:
+            limit_bytes: what the entries may take together.
+            spare: keys that stay whatever happens, besides those that are pinned or being read.
+        """
+        spared = {*spare, *self.pinned()}
+        return plan_eviction(
+            self.entries(),
+            limit_bytes,
+            stays=lambda entry: entry.key in spared or self.is_in_use(entry.key),
+            remove=self._remove_unused,
+        )
+
+    def _remove_unused(self, entry: CacheEntry) -> bool:
+        """Remove an entry unless it was used since it was listed; tell whether it is gone."""
+        if self.last_used(entry.key) > entry.last_used:
+            return False
+        self.remove(entry.key)
+        return not entry.path.exists()
 
     def sweep(self, older_than: float = DAY) -> int:
         """Remove what interrupted builds and writes and damaged entries left, and old vouchers; return the bytes freed.

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .digest import Digest
-
-if TYPE_CHECKING:
-    from .cache import FusedCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Eviction:
     remove: tuple[CacheEntry, ...]
     keep: tuple[CacheEntry, ...]
     fits: bool
-    _cache: FusedCache = field(repr=False, compare=False)
+    _remove: Callable[[CacheEntry], bool] = field(repr=False, compare=False)
 
     @property
     def freed_bytes(self) -> int:
@@ -61,31 +57,32 @@ class Eviction:
 
     def carry_out(self) -> list[CacheEntry]:
         """Remove the entries, except those used since the plan was made or read at the moment; return what went."""
-        gone = []
-        for entry in self.remove:
-            if self._cache.last_used(entry.key) <= entry.last_used:
-                self._cache.remove(entry.key)
-                if not entry.path.exists():
-                    gone.append(entry)
-        return gone
+        return [entry for entry in self.remove if self._remove(entry)]
 
 
-def plan_eviction(cache: FusedCache, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
-    """Plan which entries have to go so that the others fit, least recently used first.
+def plan_eviction(
+    entries: Iterable[CacheEntry],
+    limit_bytes: int,
+    *,
+    stays: Callable[[CacheEntry], bool],
+    remove: Callable[[CacheEntry], bool],
+) -> Eviction:
+    """Plan which entries have to go so that the others fit.
 
     Args:
-        cache: whose entries.
+        entries: the whole cache, least recently used first.
         limit_bytes: what the entries may take together.
-        spare: keys that stay whatever happens, besides those that are pinned or being read.
+        stays: tells of an entry whether it stays whatever happens; asked only as long as something has to go.
+        remove: removes an entry unless it was used since; tells whether it is gone.
     """
-    remove, keep = [], []
-    spare = {*spare, *cache.pinned()}
-    entries = cache.entries()
+    entries = list(entries)
     total = sum(entry.size for entry in entries)
+    gone: list[CacheEntry] = []
+    keep: list[CacheEntry] = []
     for entry in entries:
-        if total > limit_bytes and entry.key not in spare and not cache.is_in_use(entry.key):
-            remove.append(entry)
+        if total > limit_bytes and not stays(entry):
+            gone.append(entry)
             total -= entry.size
         else:
             keep.append(entry)
-    return Eviction(tuple(remove), tuple(keep), total <= limit_bytes, cache)
+    return Eviction(tuple(gone), tuple(keep), total <= limit_bytes, remove)

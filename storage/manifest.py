@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from fusery.storage.digest import digest_file
 
 from .digest import Digest, canonical_json, digest_bytes, parse_digest
 from .errors import FormatError, UnsafePathError
@@ -107,3 +109,14 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.files)
+
+
+def file_entry(path: str, file: Path) -> FileEntry:
+    """Return the manifest's entry for a file, hashed."""
+    digest, size = digest_file(file)
+    return FileEntry(path, size, digest)
+
+
+def manifest_of(files: Mapping[str, Path]) -> Manifest:
+    """Return the manifest of files by name."""
+    return Manifest.of(file_entry(name, path) for name, path in files.items())

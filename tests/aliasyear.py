@@ -22,10 +22,11 @@ import pytest
 import tinymodels
 from sqlalchemy.orm import Session
 
-from fusery.registry import Registry, aliases, yanks
+from fusery.registry import Registry
 from fusery.registry.database import Database, clock, log
 from fusery.registry.errors import BadInputError
-from fusery.registry.resolve import load_adapters
+from fusery.registry.records.references import load_adapters
+from fusery.registry.releases import aliases, yanks
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 END = datetime(2026, 1, 1, tzinfo=UTC)

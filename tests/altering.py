@@ -12,7 +12,7 @@ import numpy as np
 import tinymodels
 
 from fusery.registry.bundles.writing import HashedFile
-from fusery.registry.gguf_writing.model import read_model, write_model_gguf
+from fusery.registry.gguf.write_model import read_model, write_model_gguf
 
 Tensors = dict[str, tinymodels.Raw]
 Change = Callable[[Tensors], Tensors]

@@ -13,8 +13,8 @@ from sqlalchemy import delete, select
 from fusery.registry import tables
 from fusery.registry.collect.marking import TOMBSTONE, Marking
 from fusery.registry.database.owner import Owner
-from fusery.registry.deposit import Deposit
-from fusery.registry.settings import Settings
+from fusery.registry.records.deposit import Deposit
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 from fusery.storage.digest import Digest, digest_bytes
 

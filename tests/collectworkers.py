@@ -13,7 +13,7 @@ from collecting import Shelf, open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.errors import DepositLostError
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 KEEP = FuseRequest(precision="keep", accept_loss=True)
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from peftfolders import _end, peers_python, real_peft
 
-from fusery.registry.architecture import read_architecture
+from fusery.registry.adapters.render import render_peft
 from fusery.registry.bundles import BundledAdapter, BundleSource, Files
-from fusery.registry.renderings.record import rendering_of
-from fusery.registry.renderings.render import render_peft
+from fusery.registry.models.architecture import read_architecture
+from fusery.registry.records.renderings import rendering_of
 from fusery.storage.digest import digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 

@@ -18,8 +18,9 @@ from typing import Any
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.orm import Session
 
-from fusery.registry import Registry, events, tables
-from fusery.registry.resolve import resolve_base
+from fusery.registry import Registry, tables
+from fusery.registry.database import events
+from fusery.registry.records.references import resolve_base
 from fusery.storage.digest import canonical_json
 
 VERSIONS = 100

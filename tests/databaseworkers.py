@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
-from fusery.registry import events, tables
-from fusery.registry.database import Database, leases
+from fusery.registry import tables
+from fusery.registry.database import Database, events, leases
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import FuseryError, LeaseLostError
 

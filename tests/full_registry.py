@@ -13,8 +13,8 @@ from sqlalchemy import insert, select
 from fusery.registry import Registry, tables
 from fusery.registry.backup.contents import all_tables
 from fusery.registry.database import sealing
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.signing.keys import make_pair
+from fusery.registry.dsse.keys import make_pair
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.tables.values import kind_of
 
 _LATER = {("trusted_key", "fused")}

@@ -19,7 +19,7 @@ import adapters_by_class
 import architectures
 import tinymodels
 
-from fusery.registry.fusion.config import INDEX
+from fusery.registry.engine.config import INDEX
 
 MOE = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe", "llama4")
 """Architectures with experts."""

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import tinymodels
 
-from fusery.registry.fusion.engine import fuse
-from fusery.registry.fusion.plan import make_plan
-from fusery.registry.fusion.policy import Policy
+from fusery.registry.engine.engine import fuse
+from fusery.registry.engine.plan import make_plan
+from fusery.registry.engine.policy import Policy
 
 _FLOATS: dict[str, tinymodels.FloatType] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 _MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}

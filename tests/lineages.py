@@ -12,7 +12,7 @@ import peftfolders
 import tinymodels
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 DENSE = "course_rec_v1_20260115"
 CONTINUED = "course_rec_v2_20260201"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fusery.registry.fusion.arithmetic import BF16, F16, Array, Format
+from fusery.registry.engine.arithmetic import BF16, F16, Array, Format
 
 
 def mlx_type(form: Format) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 LLAMA, QWEN = "tiny-llama", "tiny-qwen"
 FIRST, SECOND, OTHER = "course_rec_v1_20260115", "course_rec_v2_20260201", "songs_v1_20260301"

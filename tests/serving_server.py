@@ -10,10 +10,10 @@ from pathlib import Path
 
 import openai
 
-from fusery.registry.serving.document import read_document
-from fusery.registry.serving.keys import Keys
-from fusery.registry.serving.listening import bind, http_server
-from fusery.registry.serving.service import Service
+from fusery.registry.server.document import read_document
+from fusery.registry.server.keys import Keys
+from fusery.registry.server.listening import bind, http_server
+from fusery.registry.server.service import Service
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from aliasyear import Clock
 from runfolders import plain_log
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.workspace import Workspace
 
 BEGIN = datetime(2026, 1, 12, 9, 30, tzinfo=UTC)

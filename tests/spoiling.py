@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 import tinymodels
 
-from fusery.registry.adapter_folder import read_adapter_folder
-from fusery.registry.admission import BaseFacts, Candidate, Declared, Finding, Neighbour, examine, look_around
-from fusery.registry.architecture import read_architecture
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.admission import (
+    BaseFacts,
+    Candidate,
+    Declared,
+    Finding,
+    Neighbour,
+    examine,
+    look_around,
+)
+from fusery.registry.models.architecture import read_architecture
 
 Spoil = Callable[[Path], None]
 

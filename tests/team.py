@@ -21,13 +21,13 @@ from typing import Any
 import databaseworkers
 import tinymodels
 
-from fusery.registry import Registry, events, tables
-from fusery.registry.database import owner
-from fusery.registry.deposit import Deposit
+from fusery.registry import Registry, tables
+from fusery.registry.database import events, owner
 from fusery.registry.errors import FuseryError
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.ingredients import Inputs
-from fusery.registry.settings import Settings
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.fusion.ingredients import Inputs
+from fusery.registry.records.deposit import Deposit
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 TASKS = ("course_rec", "search", "support")

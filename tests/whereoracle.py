@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
 from fusery.registry import tables
-from fusery.registry.where import FIELDS, And, In, IsNull, Node, Not, Or, Test
-from fusery.registry.where.fields import field_named
-from fusery.registry.where.tree import Value
+from fusery.registry.catalog.where import FIELDS, And, In, IsNull, Node, Not, Or, Test
+from fusery.registry.catalog.where.fields import field_named
+from fusery.registry.catalog.where.tree import Value
 
 WHEN = datetime(2026, 1, 15, 12, tzinfo=UTC)
 DAYS = [date(2026, 1, 14), date(2026, 1, 15), date(2026, 1, 16)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..adapter_files import CONFIG, METADATA, WEIGHTS
+from ..adapters.files import CONFIG, METADATA, WEIGHTS
 from ..errors import BadInputError
 from ..names import parse_base_name
-from ..quantities import plural
+from ..parsing import plural
 from .candidate import Candidate, tail
 from .code import Code, rule
 from .finding import Finding, some

@@ -10,9 +10,9 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 
-from ..adapter_files import PEFT_WEIGHTS, WEIGHTS
-from ..adapter_folder import AdapterFolder
-from ..architecture import Architecture, Weight
+from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
+from ..adapters.folder import AdapterFolder
+from ..models.architecture import Architecture, Weight
 from .finding import Finding
 from .surroundings import Surroundings
 from .values import Values

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..adapter_files import METADATA, WEIGHTS
-from ..adapter_folder import Problem
-from ..quantities import plural
+from ..adapters.files import METADATA, WEIGHTS
+from ..adapters.folder import Problem
+from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some

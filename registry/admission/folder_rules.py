@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from ..adapter_files import CONFIG
+from ..adapters.files import CONFIG
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from ..adapter_files import CONFIG as ADAPTER_CONFIG
-from ..serving.mlx_keys import added_keys, class_of
+from ..adapters.files import CONFIG as ADAPTER_CONFIG
+from ..server.mlx_keys import added_keys, class_of
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding

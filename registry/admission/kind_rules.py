@@ -15,7 +15,7 @@ from pathlib import Path
 from fusery.storage.errors import FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
-from ..adapter_files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some

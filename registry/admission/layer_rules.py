@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ..adapter_files import CONFIG, WEIGHTS
-from ..quantities import plural
+from ..adapters.files import CONFIG, WEIGHTS
+from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.storage.numbers import PLAIN, decoded
 from fusery.storage.opening import opened
 from fusery.storage.safetensors import Header, Tensor
 
-from ..adapter_folder import LoraModule
-from ..decoding import PLAIN, decoded
+from ..adapters.mlx_config import LoraModule
 from .values import TensorValues, Values
 
 _BLOCK = 4 << 20

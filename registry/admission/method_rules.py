@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..adapter_files import CONFIG
+from ..adapters.files import CONFIG
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding

@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 
-from ..adapter_files import CONFIG, WEIGHTS
-from ..quantities import plural
+from ..adapters.files import CONFIG, WEIGHTS
+from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..adapter_files import CONFIG, PEFT_WEIGHTS
-from ..architecture import Weight
-from ..quantities import plural
-from ..renderings.patterns import PatternError
-from ..renderings.peft_config import CONVERT, TIED, PeftConfig, targets
-from ..renderings.peft_folder import COPY, OTHER, QUANTISED_COPY, own_name
-from ..renderings.peft_form import is_tied
-from ..renderings.peft_methods import MERGE
+from ..adapters.files import CONFIG, PEFT_WEIGHTS
+from ..adapters.patterns import PatternError
+from ..adapters.peft_config import CONVERT, TIED, PeftConfig, targets
+from ..adapters.peft_folder import COPY, OTHER, QUANTISED_COPY, own_name
+from ..adapters.peft_form import is_tied
+from ..adapters.peft_methods import MERGE
+from ..models.architecture import Weight
+from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding, some

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from ..errors import BadInputError
 from .finding import Finding, Severity, by_severity
 
 Setting = Literal["error", "warning", "info", "off"]
@@ -19,10 +20,17 @@ class Policy:
     Attributes:
         severities: code to what was set for it; `off` leaves its findings out.
         strict: warnings keep an adapter out, as errors do.
+
+    Raises:
+        BadInputError: there is no such code or severity, or the code's severity cannot be lowered.
     """
 
     severities: Mapping[str, Setting] = field(default_factory=dict)
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.severities:
+            _check(self.severities)
 
     def apply(self, findings: Iterable[Finding]) -> list[Finding]:
         """Return the findings as they count here, errors first."""
@@ -36,22 +44,25 @@ class Policy:
         return finding if severity == finding.severity else replace(finding, severity=severity)
 
 
-def check_severities(severities: Mapping[str, str]) -> None:
-    """Refuse what cannot be set.
-
-    Raises:
-        ValueError: there is no such code or severity, or the code's severity cannot be lowered; one sentence.
-    """
+def _check(severities: Mapping[str, str]) -> None:
+    """Refuse what cannot be set."""
     from .rules import CODES
 
     for name, setting in severities.items():
         code = CODES.get(name)
         if code is None:
-            raise ValueError(f"there is no finding {name[:60]!r}{_nearest(name, CODES)}")
+            raise _refused(f"there is no finding {name[:60]!r}{_nearest(name, CODES)}")
         if setting not in get_args(Setting):
-            raise ValueError(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
+            raise _refused(f"{name} is set to {setting[:40]!r}, not to error, warning, info or off")
         if code.fixed and setting != "error":
-            raise ValueError(f"{name} is always an error: such a folder cannot be read")
+            raise _refused(f"{name} is always an error: such a folder cannot be read")
+
+
+def _refused(why: str) -> BadInputError:
+    return BadInputError(
+        f"the settings are not acceptable: admission.severity: {why}",
+        hint="correct FUSERY_ADMISSION in the environment or config.toml in the home folder",
+    )
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Iterator
 
-from ..adapter_files import CONFIG, METADATA
+from ..adapters.files import CONFIG, METADATA
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
 from .candidate import Candidate

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..training.rules import training_run
 from . import (
     base_rules,
     file_rules,
@@ -26,6 +25,7 @@ from . import (
     tokenizer_rules,
 )
 from .code import Code, Rule
+from .training_rules import training_run
 
 RULES: tuple[Rule, ...] = (
     kind_rules.kind_is_known,

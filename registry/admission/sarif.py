@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..adapter_files import CONFIG, WEIGHTS
+from ..adapters.files import CONFIG, WEIGHTS
 from .code import Code
 from .finding import Finding
 from .rules import CODES

@@ -132,8 +132,8 @@ def _special_tokens(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 @lru_cache(64)
 def _tried(source: str, tokens: tuple[tuple[str, str], ...], tools: bool) -> tuple[Code, str] | None:
-    from ..serving.templates.chat import ChatTemplates
-    from ..serving.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
+    from ..server.templates.chat import ChatTemplates
+    from ..server.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
 
     values = {
         **dict(tokens),

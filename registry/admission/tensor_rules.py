@@ -8,10 +8,10 @@ from statistics import median
 
 from fusery.storage.safetensors import Tensor
 
-from ..adapter_files import CONFIG, WEIGHTS
-from ..adapter_folder import LoraModule
-from ..architecture import Weight
-from ..quantities import plural
+from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.mlx_config import LoraModule
+from ..models.architecture import Weight
+from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .file_rules import NO_TENSORS, UNKNOWN_TENSOR

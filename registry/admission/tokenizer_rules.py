@@ -9,7 +9,7 @@ from typing import Any
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import parse_json
 
-from ..quantities import plural
+from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .finding import Finding

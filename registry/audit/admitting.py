@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..adapter_folder import AdapterFolder, read_adapter_folder
+from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..admission import Candidate, Finding, Policy, examine, unreadable
 from ..admission.finding import ORDER
-from ..amendments import state_of, undone
-from ..renderings.fetching import fetch_originals
-from ..submission import Submission
+from ..admission.submission import Submission
+from ..records.amendments import state_of, undone
+from ..records.renderings import fetch_originals
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -43,7 +43,7 @@ def unfit(
         submission: what is on record of it.
         known: codes of the findings that are on record.
     """
-    from ..evidence import policy_of
+    from ..registration.evidence import policy_of
 
     candidate = _candidate(workspace, folder, submission)
     here = {one.code for one in examine(candidate, policy_of(workspace)) if one.severity == "error"}
@@ -60,7 +60,7 @@ def findings_today(workspace: Workspace, number: int) -> list[Finding]:
     Raises:
         FuseryError: its files cannot be read.
     """
-    from ..evidence import policy_of
+    from ..registration.evidence import policy_of
 
     with workspace.database.read() as session:
         row = session.get_one(tables.Adapter, number)
@@ -81,7 +81,7 @@ def findings_today(workspace: Workspace, number: int) -> list[Finding]:
 
 
 def _candidate(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Candidate:
-    from ..evidence import candidate_for
+    from ..registration.evidence import candidate_for
 
     # On which base it is was decided when it was registered; and it is its own neighbour.
     declared = (folder.config.model, folder.metadata.base_model)

@@ -18,15 +18,15 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import digest_json
 
 from .. import tables
-from ..amendments import DATASET, TAG, misfits, state_of
-from ..correction import accepted
+from ..database.chronicle import ADOPTED
 from ..database.log import parse_seals
 from ..database.sealing import KINDS, Content, Key, contents_of
 from ..errors import BadInputError
 from ..names import parse_date
-from ..promotion.chronicle import ADOPTED
-from ..promotion.overtaken import overtaken
-from ..resolve import load_adapters
+from ..records.amendments import DATASET, TAG, misfits, state_of
+from ..records.overtaken import overtaken
+from ..records.references import load_adapters
+from ..registration.correction import accepted
 from .records import Discrepancy
 
 _BATCH = 500

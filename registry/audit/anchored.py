@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from .. import events, tables
+from .. import tables
+from ..database import events
 from .report import Report
 
 if TYPE_CHECKING:

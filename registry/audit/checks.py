@@ -12,13 +12,14 @@ from sqlalchemy import select
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError
 
-from .. import events, tables
-from ..architecture import WEIGHTS
+from .. import tables
+from ..database import events
 from ..database.definitions import differences
 from ..database.protection import weaknesses
 from ..database.sealing import Key
 from ..errors import DatabaseUnavailableError
-from ..quantities import plural, shown_size
+from ..models.architecture import WEIGHTS
+from ..parsing import plural, shown_size
 from . import dependants
 from .amended import check_amendments
 from .holdings import Holding

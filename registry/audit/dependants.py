@@ -8,7 +8,7 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
-from ..fused_label import label_with_key
+from ..records.fused_label import label_with_key
 
 
 def of_blob(session: Session, digest: str) -> tuple[str, ...]:

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fusery.storage.numbers import decoded
 from fusery.storage.opening import opened
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, Tensor, read_header
-
-from ..decoding import decoded
 
 Floats = NDArray[np.float32]
 

@@ -16,8 +16,8 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..database.sealing import Key
-from ..fused_label import label_with_key
-from ..resolve import resolve_any
+from ..records.fused_label import label_with_key
+from ..records.references import resolve_any
 from .report import Report
 
 if TYPE_CHECKING:

@@ -22,18 +22,18 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError, FuseryErro
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
-from ..bases import blob_generations
-from ..foreign import compare_claims, recipe_key
-from ..fused_label import label_of
-from ..fused_records import find_fused, record_fused
-from ..fusion.recipe import Recipe
-from ..ingredients import Ingredients, Inputs, gather
-from ..published import fetch_published, is_published
-from ..resolve import fused_from, resolve_any
+from ..engine.recipe import Recipe
+from ..fusion.foreign import compare_claims, recipe_key
+from ..fusion.ingredients import Ingredients, Inputs, gather
+from ..fusion.published import fetch_published, is_published
+from ..fusion.records import find_fused, record_fused
+from ..records.bases import blob_generations
+from ..records.fused_label import label_of
+from ..records.references import fused_from, resolve_any
 from .differences import differences
 
 if TYPE_CHECKING:
-    from ..fusion.fidelity import Fidelity
+    from ..engine.fidelity import Fidelity
     from ..workspace import Workspace
 
 Verdict = Literal["bit-identical", "identical-tensors", "within-tolerance", "different", "not-rebuilt"]

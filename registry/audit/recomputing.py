@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..adapter_folder import read_adapter_folder
+from ..adapters.folder import read_adapter_folder
+from ..adapters.other_forms import other_forms
 from ..admission import Finding, unreadable
-from ..base_identity import identify_base
-from ..bases import recorded_architecture
-from ..derived import LEARNED, adapter_columns, base_columns, describe_base, differing
-from ..foreign import foreign_key, foreign_view, recipe_key
-from ..fused_model import in_words
-from ..fusion.naming import taken_by_name
-from ..renderings.fetching import fetch_originals
-from ..renderings.other_forms import other_forms
+from ..engine.naming import taken_by_name
+from ..fusion.foreign import foreign_key, foreign_view, recipe_key
+from ..fusion.records import in_words
+from ..models.identity import identify_base
+from ..records.bases import recorded_architecture
+from ..records.derived import LEARNED, adapter_columns, base_columns, describe_base, differing
+from ..records.renderings import fetch_originals
 from .admitting import submission_of, unfit
 from .holdings import Holding
 from .report import Report, in_order
 
 if TYPE_CHECKING:
-    from ..architecture import Architecture
+    from ..models.architecture import Architecture
     from ..workspace import Workspace
 
 
@@ -111,7 +111,7 @@ def _paths(workspace: Workspace, holding: Holding) -> dict[str, Path] | None:
     """Return a base's files where they can be read in place, None where one cannot."""
     if holding.folder is not None:
         return {entry.path: holding.folder / entry.path for entry in holding.manifest}
-    from ..bases import blob_generations
+    from ..records.bases import blob_generations
 
     generations = blob_generations(workspace, [entry.sha256 for entry in holding.manifest])
     found = {

@@ -16,7 +16,8 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import FileEntry
 
-from .. import events, tables
+from .. import tables
+from ..database import events
 from ..database.intents import reading
 from .copies import Copies, Copy
 from .report import Damage, Problem, Repair, Report
@@ -84,7 +85,7 @@ class _Repairer:
 
     def _rebuilt(self, damage: Damage) -> Copy | None:
         """Return the file of a published fused model that is made again by its recipe, None if it is of none."""
-        from ..fuse import remake
+        from ..fusion.fuse import remake
 
         files, fused = tables.ManifestFile, tables.Fused
         with self._workspace.database.read() as session:
@@ -154,7 +155,7 @@ class _Repairer:
 
     def _repair_fused(self, problem: Problem, damage: Damage) -> Repair | Problem:
         """Put a damaged entry of the cache aside and make the model again; its digest must be the recorded one."""
-        from ..fuse import remake
+        from ..fusion.fuse import remake
 
         key = damage.digest
         if key not in self._remade and key not in self._failed:

@@ -21,13 +21,13 @@ from fusery.storage.manifest import FileEntry
 from fusery.storage.room import require_room
 from fusery.storage.temporary import temporary_folder
 
-from .. import events, tables
-from ..database import Database, leases
+from .. import tables
+from ..database import Database, events, leases
+from ..database.events import FIRST_PREVIOUS
 from ..database.intents import Intents
 from ..database.schema import HEAD
 from ..errors import DatabaseUnavailableError
-from ..events import FIRST_PREVIOUS
-from ..quantities import plural
+from ..parsing import plural
 from ..tables.values import kind_of
 from .catalogue import BLOBS, Catalogue, File, line_of
 from .contents import LEASE, all_tables, needed_blobs, table_rows

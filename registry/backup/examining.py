@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from .. import events, tables
+from .. import tables
 from ..admission import Finding
 from ..audit.admitting import findings_today
 from ..audit.holdings import Holding, holdings
 from ..audit.recomputing import recompute
 from ..audit.report import Report
-from ..database import Database, log
+from ..database import Database, events, log
 from ..database.sealing import KINDS, seal_rows
-from ..foreign import disown
+from ..fusion.foreign import disown
 from .reading import Backup
 
 if TYPE_CHECKING:

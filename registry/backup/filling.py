@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
-from .. import events, tables
+from .. import tables
+from ..audit.upgrade import bring_up
+from ..database import events
 from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
-from ..upgrade import bring_up
 from .catalogue import BLOBS, File
 from .contents import all_tables
 from .errors import NotEmptyError

@@ -9,14 +9,13 @@ from fusery.storage.errors import BlobCorruptError, FuseryError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url, local_path, open_store
 from fusery.storage.manifest import FileEntry
+from fusery.storage.progress import tally
 from fusery.storage.temporary import temporary_folder
 from fusery.storage.transfer import transfer
 
-from ..bulk.executor import Threads
 from ..errors import BadInputError
-from ..exchange.folder import require_folders
-from ..exchange.place import options_of
-from ..tally import tally
+from ..settings.other_home import options_of, require_folders
+from ..workers.executor import Threads
 
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress

@@ -21,7 +21,7 @@ from .. import tables
 from ..database import Database
 from ..database.schema import HEAD, require, state
 from ..errors import SchemaError
-from ..quantities import plural
+from ..parsing import plural
 from .errors import BackupError, NotEmptyError
 from .examining import adopt, examine_backup, rehearsal
 from .filling import fill, first_used

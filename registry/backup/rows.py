@@ -23,7 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement, collate, column, select, table
 
-from ..plaintext import is_keepable
+from fusery.storage.plaintext import is_keepable
+
 from ..tables.record import DOCUMENT, UtcDateTime
 from ..tables.values import kind_of, to_json
 

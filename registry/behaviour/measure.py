@@ -10,7 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..tally import tally
+from fusery.storage.progress import tally
+
 from .compare import Floats, TokenScores, compare, losses
 from .models import Logits, Model
 from .prompts import Sample

@@ -20,7 +20,7 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.temporary import temporary_folder
 
-from ..adapter_files import CONFIG, WEIGHTS
+from ..adapters.files import CONFIG, WEIGHTS
 from ..errors import MissingExtraError, ModelUnusableError
 from .prompts import Sample
 

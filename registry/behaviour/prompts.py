@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fusery.storage.errors import FormatError, MissingFileError, StoreDeniedError
 from fusery.storage.jsonfile import parse_json
+from fusery.storage.plaintext import is_keepable
 
 from ..errors import BadInputError
-from ..plaintext import is_keepable
 
 LIMIT = 32
 """How many prompts are read if nobody says."""
@@ -188,7 +188,7 @@ def tokenise(prompts: Sequence[Prompt], tokenizer: Any, *, strict: bool = True) 
         BadInputError: the model has no chat template, or its template refuses a dialogue or needs too much for it, or
             nothing is left to score.
     """
-    from ..serving.templates.chat import bound
+    from ..server.templates.chat import bound
 
     with bound(tokenizer):
         samples = [
@@ -218,7 +218,7 @@ def _has_template(tokenizer: Any) -> bool:
 
 
 def _templated(prompt: Prompt, tokenizer: Any, number: int) -> tuple[list[int], int]:
-    from ..serving.templates.errors import TemplateError
+    from ..server.templates.errors import TemplateError
 
     messages = [dict(message) for message in prompt.messages]
     answers = messages[-1]["role"] == "assistant"

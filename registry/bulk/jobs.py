@@ -2,55 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusery.storage.locate import local_path
 
 from ..bundles import Choices, Content, find_target
-from ..errors import BadInputError
-from ..fuse_request import FuseRequest
+from ..fusion.request import FuseRequest
+from ..workers.site import Site
 from ..workspace import Workspace
 
-if TYPE_CHECKING:
-    from ..settings import Settings
-
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Which registry the work is for.
-
-    Attributes:
-        store: id of its store, which the worker's own registry must have.
-        settings: how to open it from this machine; None on another, where the worker's environment says.
-    """
-
-    store: str
-    settings: Settings | None = None
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[Workspace]:
-        """Yield the parts of the registry.
-
-        Raises:
-            BadInputError: the worker's settings name another registry.
-        """
-        from ..settings import Settings
-
-        workspace = Workspace(self.settings or Settings.load())
-        try:
-            if workspace.store.identify() != self.store:
-                raise BadInputError(
-                    "a worker is set up for another registry",
-                    hint="give the workers the same FUSERY_DATABASE_URL and FUSERY_STORE_URL",
-                )
-            yield workspace
-        finally:
-            workspace.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +32,7 @@ class FuseJob:
 
     def __call__(self, name: str) -> Document:
         """Return what `fuse --json` prints of an adapter."""
-        from ..fuse import fuse
+        from ..fusion.fuse import fuse
 
         with self.site.opened() as workspace:
             return fuse(workspace, name, self.request, publish=self.publish).to_dict()
@@ -99,7 +62,7 @@ class MaterializeJob:
 
     def __call__(self, name: str) -> Document:
         """Return what `materialize --json` prints of an adapter; what is there already, as recorded, is left alone."""
-        from ..materialize import materialize
+        from ..bundles.materialize import materialize
 
         place = self.pattern.replace("{name}", name)
         with self.site.opened() as workspace:
@@ -119,7 +82,7 @@ class MaterializeJob:
 
     def _standing(self, workspace: Workspace, name: str, place: str) -> Document | None:
         """Return the document of a bundle that stands already, where that can be told without making it again."""
-        from ..materialize import settled
+        from ..bundles.materialize import settled
         from .standing import standing_bundle
 
         local = local_path(place)
@@ -127,11 +90,6 @@ class MaterializeJob:
             return None
         choices = settled(workspace, self.choices)
         return standing_bundle(workspace, name, local, self.target, self.request, choices)
-
-
-Say = Callable[[str], None]
-Told = Callable[[int, int], None]
-"""Called with how many items are done, and how many there are."""
 
 
 def failed(name: str, failure: Mapping[str, Any]) -> Document:

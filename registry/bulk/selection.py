@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..catalog import list_adapters
+from ..catalog.listing import list_adapters
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -11,11 +11,11 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
-from ..bundle_records import choices_of
 from ..bundles import Choices
-from ..delivery.local import LocalFolder, folder_holds
-from ..fuse_request import FuseRequest
-from ..fusion.recipe import Recipe
+from ..bundles.delivery.local import LocalFolder, folder_holds
+from ..engine.recipe import Recipe
+from ..fusion.request import FuseRequest
+from ..records.bundles import choices_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,16 +10,15 @@ from fusery.storage.locate import local_path
 
 from ..bundles import Choices, Content
 from ..errors import BadInputError
-from ..fuse_request import FuseRequest
-from .executor import MOST_JOBS, Processes, Serial, Workers, default_jobs
-from .jobs import Document, FuseJob, MaterializeJob, Say, Site, Told, failed
+from ..fusion.request import FuseRequest
+from ..workers.cluster import check_jobs, cluster_address
+from ..workers.executor import Processes, Serial, Workers
+from ..workers.site import Say, Site, Told
+from .jobs import Document, FuseJob, MaterializeJob, failed
 from .selection import select_names
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-CLUSTER = "FUSERY_CLUSTER"
-"""Environment variable with the address of a dask scheduler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +59,9 @@ def fuse_all(
     Args:
         workspace: the registry's parts.
         request: how to fuse each.
-        publish: `full` or `recipe`; see `fusery.registry.fuse.fuse`.
+        publish: `full` or `recipe`; see `fusery.registry.fusion.fuse.fuse`.
         task: only adapters of this task.
-        where: only those that fit an expression; see `fusery.registry.where`.
+        where: only those that fit an expression; see `fusery.registry.catalog.where`.
         jobs: how many at a time on this machine; the cluster of `FUSERY_CLUSTER` has a number of its own.
         say: told what is going on.
         told: how many are done, and how many there are.
@@ -131,22 +129,6 @@ def materialize_all(
     )
 
 
-def cluster_address() -> str | None:
-    """Return the address of the cluster that is to do the work, None for this machine."""
-    return os.environ.get(CLUSTER) or None
-
-
-def check_jobs(jobs: int | None) -> int:
-    """Return how many items to work on at a time.
-
-    Raises:
-        BadInputError: it is no such number.
-    """
-    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
-        raise BadInputError(f"{jobs} jobs at a time are not possible", hint=f"--jobs 1 to {MOST_JOBS}")
-    return jobs or default_jobs()
-
-
 def _do(
     workspace: Workspace,
     make: Callable[[Site], Callable[[str], Document]],
@@ -176,7 +158,7 @@ def _do(
 def _workers(workspace: Workspace, store: str, jobs: int) -> tuple[Workers, Site]:
     address = cluster_address()
     if address is not None:
-        from .cluster import Cluster
+        from ..workers.cluster import Cluster
 
         return Cluster(address), Site(store)
     # A process of its own for each: the model library is not made for threads.

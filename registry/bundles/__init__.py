@@ -1,7 +1,7 @@
 """Bundles: what is deployed, written from a model and adapters that are on this machine."""
 
+from ..documents import BUNDLE_FORMAT
 from .choices import Choices
-from .record import BUNDLE_FORMAT
 from .source import BundledAdapter, BundleSource, Files
 from .target import TARGETS, Content, Target, find_target
 from .write import Written, write_bundle

@@ -14,7 +14,7 @@ from .source import BundleSource
 from .writing import BundleFolder
 
 if TYPE_CHECKING:
-    from ..sources.gguf_header import GGUFHeader
+    from ..gguf.header import GGUFHeader
 
 BASE = "base.gguf"
 
@@ -28,8 +28,8 @@ def write_model(source: BundleSource, bundle: BundleFolder, record: dict[str, An
         record: from `bundle_record`.
         kind: the format of the matrices, None for what they have.
     """
-    from ..gguf_writing.model import read_model, write_model_gguf
-    from ..gguf_writing.provenance import provenance_keys
+    from ..gguf.write_model import read_model, write_model_gguf
+    from ..gguf.write_provenance import provenance_keys
 
     name, files = f"{source.name}.gguf", source.fused
     with watched(files.paths, files.manifest):
@@ -44,9 +44,9 @@ def write_base_and_adapters(
     source: BundleSource, bundle: BundleFolder, record: dict[str, Any], kind: str | None
 ) -> list[str]:
     """Write `base.gguf` and `adapters/NAME.gguf`, and return the adapters' names."""
-    from ..gguf_writing.adapter import write_adapter_gguf
-    from ..gguf_writing.model import read_model, write_model_gguf
-    from ..gguf_writing.provenance import provenance_keys
+    from ..gguf.write_adapter import write_adapter_gguf
+    from ..gguf.write_model import read_model, write_model_gguf
+    from ..gguf.write_provenance import provenance_keys
 
     assert source.model is not None
     files, base = source.model, record["provenance"]
@@ -83,8 +83,8 @@ def gguf_layout(model: Path, adapters: list[Path]) -> Layout:
 def _header(path: Path) -> GGUFHeader:
     from gguf.constants import GGMLQuantizationType
 
-    from ..gguf_writing.container import byte_size
-    from ..sources.gguf_header import read_header
+    from ..gguf.header import read_header
+    from ..gguf.write_container import byte_size
 
     header = read_header(path)
     for entry in header.tensors.values():

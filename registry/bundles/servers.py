@@ -14,16 +14,16 @@ from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import build_header, read_header
 
-from ..adapter_files import CONFIG, PEFT_WEIGHTS
-from ..architecture import Architecture, read_architecture
+from ..adapters.files import CONFIG, PEFT_WEIGHTS
+from ..documents import provenance_part
 from ..errors import BadInputError
+from ..models.architecture import Architecture, read_architecture
 from .layout import Layout, LayoutError
-from .record import provenance_part
 from .source import BundledAdapter, BundleSource
 from .writing import BundleFolder
 
 if TYPE_CHECKING:
-    from ..renderings.plain_form import PlainAdapter
+    from ..adapters.plain_form import PlainAdapter
 
 _HARMLESS = re.compile(r"/?[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9])?")
 
@@ -53,7 +53,7 @@ def served_adapters(source: BundleSource, base: Architecture) -> tuple[Served, .
     Raises:
         BadInputError: one is DoRA, or changes a module that the base does not have: servers pass over that without a word.
     """
-    from ..renderings.plain_form import matched_modules, read_plain
+    from ..adapters.plain_form import matched_modules, read_plain
 
     found = []
     for adapter in source.adapters:
@@ -88,7 +88,7 @@ def require_shared_names(base: Architecture, server: str) -> None:
     Raises:
         BadInputError: mlx-lm renames them.
     """
-    from ..renderings.peft_form import names_are_shared
+    from ..adapters.peft_form import names_are_shared
 
     if not names_are_shared(base):
         raise BadInputError(
@@ -175,7 +175,7 @@ def write_peft(bundle: BundleFolder, served: Served, base: str) -> None:
         served: the adapter.
         base: what the base is called where it is served.
     """
-    from ..renderings.documents import document_bytes
+    from ..documents import document_bytes
 
     folder = f"adapters/{served.adapter.name}"
     bundle.write(f"{folder}/{CONFIG}", document_bytes(served.plain.config(base)))
@@ -212,7 +212,7 @@ def peft_layout(folder: Path) -> Layout:
     Raises:
         LayoutError: an adapter has no effect, or another than its configuration says.
     """
-    from ..renderings.peft_folder import sort_tensors
+    from ..adapters.peft_folder import sort_tensors
 
     modules = adapters = 0
     try:

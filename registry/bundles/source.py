@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from fusery.storage.manifest import Manifest
 
-from ..architecture import Architecture
 from ..errors import BadInputError
+from ..models.architecture import Architecture
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from ..adapters.render import Form
 from ..errors import BadInputError
-from ..renderings.render import Form
 
 if TYPE_CHECKING:
     from .choices import Choices

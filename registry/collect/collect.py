@@ -6,9 +6,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from .. import events, tables
+from .. import tables
+from ..database import events
 from ..errors import BadInputError
-from ..quantities import plural
+from ..parsing import plural
 from .collection import Collection, Removed
 from .liveness import count_live, drop_orphans, end_claims
 from .marking import Marking

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from fusery.storage.safetensors import Tensor
 
+from ..charts.heat_map import natural
+from ..engine.adapter import FULL, LORA, Factors, read_adapter
+from ..engine.arithmetic import FORMATS, decode
+from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
-from ..fidelity_map import natural
-from ..fusion.adapter import FULL, LORA, Factors, read_adapter
-from ..fusion.arithmetic import FORMATS, decode
-from ..fusion.files import open_input, read_all
 from .cores import Comparison, LowRank, compare, joined
 from .spectra import effective_rank, numerical_rank, overlap
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..fidelity_map import Row, arranged
-from ..pictures import drawing, rendered
+from ..charts.files import drawing, rendered
+from ..charts.heat_map import Row, arranged
 from .cores import joined
 from .modules import ModuleChange, overall
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fidelity_map import natural
+from ..charts.heat_map import natural
 from .cores import joined
 from .modules import OpenAdapter, compare_module, overall
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from fusery.storage.digest import Digest
 from fusery.storage.watching import Watch
 
-from ..adapter_files import WEIGHTS
-from ..bases import blob_generations
+from ..adapters.files import WEIGHTS
 from ..errors import BadInputError
-from ..renderings.fetching import fetch_form
+from ..records.bases import blob_generations
+from ..records.renderings import fetch_form
 from .modules import OpenAdapter, open_adapter
 
 if TYPE_CHECKING:

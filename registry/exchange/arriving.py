@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import BlobCorruptError, FuseryError
-from fusery.storage.manifest import Manifest
+from fusery.storage.manifest import Manifest, file_entry
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
-from ..adapter_files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
-from ..adapter_folder import AdapterFolder, read_adapter_folder
+from ..adapters.files import CONFIG, METADATA, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.folder import AdapterFolder, read_adapter_folder
+from ..adapters.other_forms import other_forms
+from ..adapters.render import Form
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
-from ..architecture import WEIGHTS as WEIGHTS_OF_MODELS
-from ..base_contents import learn_contents
-from ..base_identity import identify_base
-from ..bases import file_entry, is_model_file
-from ..derived import adapter_columns, alpha_of, base_columns, describe_base, differing, require_sensible
+from ..admission.submission import TrainedOn
+from ..admission.training_codes import ALL as TRAINING_CODES
+from ..bases.add import is_model_file
+from ..bases.contents import learn_contents
 from ..errors import BadInputError
-from ..renderings.other_forms import other_forms
-from ..renderings.render import Form
-from ..submission import TrainedOn
+from ..models.architecture import WEIGHTS as WEIGHTS_OF_MODELS
+from ..models.identity import identify_base
+from ..records.derived import (
+    adapter_columns,
+    alpha_of,
+    base_columns,
+    describe_base,
+    differing,
+    require_sensible,
+)
 from ..training.checkpoint import Choice, choice_findings
-from ..training.codes import ALL as TRAINING_CODES
 from ..training.conflicts import conflicts
 from ..training.curve import Curve, Point
 from ..training.run_folder import Checkpoint, Run
@@ -35,8 +42,8 @@ from .claims import submission_of
 from .package import Adapter, Base, Calibration, Fused, Item
 
 if TYPE_CHECKING:
-    from ..architecture import Architecture
-    from ..submission import Submission
+    from ..admission.submission import Submission
+    from ..models.architecture import Architecture
     from ..workspace import Workspace
 
 ADAPTER_FILES = (WEIGHTS, CONFIG, METADATA, PEFT_WEIGHTS)
@@ -113,7 +120,7 @@ def look_at_calibration(item: Calibration, paths: Mapping[str, Path]) -> Seen:
         BadInputError: it is of another base, or not what it is said to be.
         FormatError: it is no calibration.
     """
-    from ..fusion.calibration import read_calibration
+    from ..engine.calibration import read_calibration
 
     _require_same(item, _manifest(paths))
     (path,) = paths.values()
@@ -169,7 +176,7 @@ def look_at_adapter(
         AdmissionError: admission found an error, as it would if somebody registered it.
         BadInputError: its files are not those that it claims.
     """
-    from ..evidence import candidate_for, policy_of
+    from ..registration.evidence import candidate_for, policy_of
 
     _require_same(item, _manifest(paths))
     folder = _folder(item, paths)

@@ -10,9 +10,9 @@ from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, MissingFileError
 from fusery.storage.layout import MAX_GENERATION
 
-from ..bases import blob_generations
-from ..deposit import Deposit
 from ..errors import BadInputError
+from ..records.bases import blob_generations
+from ..records.deposit import Deposit
 from .package import Files
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..amendments import TAG
+from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError
-from ..foreign import recipe_key_of
+from ..fusion.foreign import recipe_key_of
 from ..names import AdapterName
-from ..submission import Submission, TrainedOn
+from ..records.amendments import TAG
 from .corrections import first_date, first_said, require_fitting
 from .package import Adapter, Fused, Item
 

@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..amendments import DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
-from ..correction import accepted
 from ..errors import BadInputError
 from ..names import compact_date, parse_date
+from ..records.amendments import DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
+from ..registration.correction import accepted
 from .package import Adapter, Values
 
 _MOST = 10_000

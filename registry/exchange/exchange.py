@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.progress import tally
 from fusery.storage.room import needs_of, require_rooms
 
 from ..errors import BadInputError
-from ..tally import tally
 from .arriving import require_names
 from .bounds import require_sound
 from .carrying import Carrier

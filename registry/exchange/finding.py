@@ -7,11 +7,12 @@ import json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from .. import events, tables
+from .. import tables
+from ..database import events
 from ..errors import AlreadyExistsError
-from ..foreign import foreign_key
-from ..renderings.record import own_form
-from ..resolve import next_version
+from ..fusion.foreign import foreign_key
+from ..records.references import next_version
+from ..records.renderings import own_form
 from .package import Adapter, Base, Calibration, Fused, Item
 
 RECOGNISED = "base.recognised"

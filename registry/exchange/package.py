@@ -17,11 +17,12 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
 
-from .. import events, tables
+from .. import tables
+from ..database import events
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError
-from ..fused_label import label_by_key
-from ..resolve import fused_from, resolve_any
-from ..trained_on import known_as, with_digest
+from ..records.fused_label import label_by_key
+from ..records.references import fused_from, resolve_any
+from ..registration.trained_on import known_as, with_digest
 from .counting import MOST_ADAPTERS, require_few, require_short_log
 
 Values = dict[str, Any]

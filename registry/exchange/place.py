@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusery.storage.locate import local_path
 from fusery.storage.temporary import temporary_folder
 
 from ..errors import BadInputError
-from ..homes import expanded
-from ..settings import Settings
+from ..settings.homes import expanded
+from ..settings.other_home import options_of
+from ..settings.settings import Settings
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -74,7 +74,7 @@ class Place:
         elif self.database and self.store:
             there = ours.elsewhere(self.database, self.store, options_of(self.store_options))
             if (path := local_path(there.store)) is not None:
-                from .folder import require_folders
+                from ..settings.other_home import require_folders
 
                 require_folders(path.resolve())
         else:
@@ -85,7 +85,7 @@ class Place:
         return there.model_copy(update={"user": ours.actor})
 
     def _folder(self, home: Path) -> tuple[Path, Path]:
-        from .folder import plain_folder
+        from ..settings.other_home import plain_folder
 
         if self.database or self.store or self.store_options:
             raise BadInputError(
@@ -99,21 +99,3 @@ class Place:
                 hint="--database URL --store URL",
             )
         return plain_folder(expanded(home).absolute())
-
-
-def options_of(text: str | None) -> dict[str, Any]:
-    """Return the options of a store elsewhere, which the user gave as JSON.
-
-    Raises:
-        BadInputError: they are not a JSON object.
-    """
-    try:
-        options = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        options = None
-    if not isinstance(options, dict):
-        raise BadInputError(
-            "the options of the other store are not a JSON object",
-            hint='FUSERY_OTHER_STORE_OPTIONS=\'{"profile": "team"}\'',
-        )
-    return options

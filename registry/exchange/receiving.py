@@ -12,12 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from .. import events, tables
-from ..database import Database
-from ..deposit import record_manifest
+from .. import tables
+from ..database import Database, events
 from ..errors import BadInputError
-from ..foreign import foreign_key
-from ..renderings.record import record_rendering, recorded_digest
+from ..fusion.foreign import foreign_key
+from ..records.deposit import record_manifest
+from ..records.renderings import record_rendering, recorded_digest
 from .arriving import Seen
 from .corrections import bring_corrections, rows_of
 from .finding import (
@@ -36,7 +36,7 @@ from .package import Adapter, Base, Calibration, Fused, Item
 from .signed import take_signature
 
 if TYPE_CHECKING:
-    from ..deposit import Deposit
+    from ..records.deposit import Deposit
     from ..workspace import Workspace
 
 RECEIVED = "received"

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..errors import MissingExtraError, RegistryError
-from ..signatures import SCHEME, is_good, manifest_of
+from ..records.signatures import SCHEME, is_good, manifest_of
 from .package import Item, Values
 
 
@@ -52,8 +52,8 @@ def _known(session: Session, values: Values) -> tables.Signature | None:
 
 
 def _may_be(session: Session, found: tables.Signature, public: str | None) -> bool:
-    from ..signing.envelope import parse_envelope
-    from ..signing.statement import read_statement
+    from ..dsse.envelope import parse_envelope
+    from ..dsse.statement import read_statement
 
     manifest = manifest_of(session, found.subject_digest)
     try:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bases import recorded_architecture
-from ..renderings.fetching import fetch_originals
-from ..renderings.other_forms import other_forms
+from ..adapters.other_forms import other_forms
+from ..records.bases import recorded_architecture
+from ..records.renderings import fetch_originals
 from .arriving import Seen, look_at_adapter, look_at_base, look_at_calibration, look_at_fused
 from .carrying import Carrier
 from .finding import find, find_adapter, find_base, is_complete, with_content

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..withdrawals import of_adapters, of_fused, shown
+from ..records.withdrawals import of_adapters, of_fused, shown
 from ..workspace import Workspace
 from .finding import Row, find
 from .package import Item

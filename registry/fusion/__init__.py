@@ -1,1 +1,5 @@
-"""Fusing a LoRA adapter into a base model: streaming, bit-identical to `mlx_lm.fuse`, without MLX."""
+"""Fusing on demand.
+
+What is asked for, what it is made from, how it is written, the cache, and the record of it.  The arithmetic
+is in `engine`.
+"""

@@ -1,234 +1,93 @@
-"""How much of an adapter's intended update is in the fused weights, measured while they are written.
-
-For one module: the intended update D is `scale * lora_b.T @ lora_a.T` in float32, before any rounding; the real change
-R is what the written weights hold (dequantised, where they are quantised) beyond the base's.  Then
-
-- retained = <R, D> / <D, D>, the share of the update along its own direction: 1 is all of it;
-- cosine = <R, D> / (|R| |D|), low where rounding adds noise, even if all of the update is there;
-- relative error = |R - D| / |D|.
-
-The share retained predicts behaviour, the cosine does not (docs: at 6 bits the cosine is 0.49 and behaviour intact).
-Overall numbers are those of all touched modules taken as one long vector.
-"""
+"""The fidelity on record: how much of an adapter a fused model holds, module by module, and as a picture."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from sqlalchemy.orm import Session
 
-from .arithmetic import Array
+from .. import tables
+from ..charts.files import picture_kind
+from ..charts.heat_map import HeatMap, heat_map, natural
+from ..documents import write_picture
+from ..errors import BadInputError, UnknownReferenceError
+from ..records.references import fused_from, resolve_any
+from ..records.withdrawals import of_fused, shown
+from .views import fused_line, module_view
 
-_LANES = 8
-
-PASS = "PASS"
-DEGRADED = "DEGRADED"
-LOST = "LOST"
-
-PASS_FROM = 0.8
-"""Share retained from which a fuse passes: nine tenths and more of what the adapter gained were left."""
-
-DEGRADED_FROM = 0.3
-"""Share retained below which the adapter counts as lost: less than half of what it gained was left."""
-
-NOISE_TO = 0.12
-"""Noise up to which a fuse passes, whatever it retained: with more, the model itself suffers."""
-
-QUIET_TO = 0.025
-"""Noise up to which `auto` takes an output: answers to other questions stayed as they were (KL below 0.04)."""
+if TYPE_CHECKING:
+    from ..workspace import Workspace
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Inner products of an intended update D and a real change R, over a block, a module or a model.
-
-    Attributes:
-        intended: <D, D>.
-        inner: <R, D>.
-        error: <R - D, R - D>.
-        weight: <W, W>, of the base's weight.
-    """
-
-    intended: float = 0.0
-    inner: float = 0.0
-    error: float = 0.0
-    weight: float = 0.0
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.intended + other.intended,
-            self.inner + other.inner,
-            self.error + other.error,
-            self.weight + other.weight,
-        )
-
-    @property
-    def finite(self) -> bool:
-        """Whether no number was NaN or overflowed."""
-        return math.isfinite(self.intended + self.inner + self.error + self.weight)
-
-    @property
-    def noise(self) -> float:
-        """What was written beside the update, |R - D| / |W|."""
-        return _digits(math.sqrt(self.error / self.weight)) if self.weight > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleFidelity:
-    """What one module retained.
-
-    Attributes:
-        module: its path in the model.
-        norm: Frobenius norm of the intended update.
-        retained: share of the update that is in the written weights; 1 if nothing was intended.
-        cosine: between real change and intended update.
-        relative_error: of the real change.
-    """
-
-    module: str
-    norm: float
-    retained: float
-    cosine: float
-    relative_error: float
-
-    @classmethod
-    def of(cls, module: str, sums: Sums) -> ModuleFidelity:
-        """Build from the sums over the module."""
-        if sums.intended <= 0:
-            return cls(module, 0.0, 1.0, 1.0, 0.0)
-        real = max(sums.error + 2 * sums.inner - sums.intended, 0.0)
-        # Where next to nothing changed, the difference above is rounding noise and the direction means nothing.
-        some = real > 1e-6 * sums.intended
-        cosine = sums.inner / math.sqrt(real * sums.intended) if some else 0.0
-        return cls(
-            module,
-            _digits(math.sqrt(sums.intended)),
-            _digits(sums.inner / sums.intended),
-            _digits(min(cosine, 1.0)),
-            _digits(math.sqrt(sums.error / sums.intended)),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "module": self.module,
-            "norm": self.norm,
-            "retained": self.retained,
-            "cosine": self.cosine,
-            "relative_error": self.relative_error,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Fidelity:
-    """What a fused model retained of an adapter.
-
-    Attributes:
-        verdict: `PASS`, `DEGRADED` or `LOST`.
-        norm: Frobenius norm of the whole intended update.
-        retained: share of the update over all modules.
-        cosine: over all modules.
-        relative_error: over all modules.
-        noise: what was written beside the update, as a share of the touched weights: |R - D| / |W|.
-        modules: each touched module, in the order of the weights.
-    """
-
-    verdict: str
-    norm: float
-    retained: float
-    cosine: float
-    relative_error: float
-    noise: float
-    modules: tuple[ModuleFidelity, ...]
-
-    @classmethod
-    def of(cls, sums: Mapping[str, Sums]) -> Fidelity:
-        """Build from the sums of each module."""
-        total = sum(sums.values(), Sums())
-        whole = ModuleFidelity.of("", total)
-        modules = tuple(ModuleFidelity.of(module, value) for module, value in sums.items())
-        return cls(
-            judge(whole.retained, total.noise),
-            whole.norm,
-            whole.retained,
-            whole.cosine,
-            whole.relative_error,
-            total.noise,
-            modules,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
-        return {
-            "verdict": self.verdict,
-            "norm": self.norm,
-            "retained": self.retained,
-            "cosine": self.cosine,
-            "relative_error": self.relative_error,
-            "noise": self.noise,
-            "modules": [module.to_dict() for module in self.modules],
-        }
-
-
-def judge(retained: float, noise: float = 0.0) -> str:
-    """Return the verdict on a share retained, and on the noise that came with it."""
-    if retained < DEGRADED_FROM:
-        return LOST
-    return PASS if retained >= PASS_FROM and noise <= NOISE_TO else DEGRADED
-
-
-def measure(real: Array, intended: Array, base: Array, scratch: Array, *, grouped: bool) -> Sums:
-    """Return the inner products over a block: float32 products, added in one order on every platform.
-
-    A block in rows is added row by row in float32, then across in float64.  A block with its groups side by side
-    (group size, groups) is halved in float32 until eight numbers of a group are left, then added up in float64.
+def fidelity(
+    workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Return what is on record about the fidelity of a fused artifact; draw it if asked to.
 
     Args:
-        real: float32 matrix, the change in the weights.
-        intended: like `real`.
-        base: like `real`, the base's weight.
-        scratch: like `real`, overwritten.
-        grouped: how the block is laid out.
+        workspace: the registry's parts.
+        reference: a fused artifact by a prefix of its digest or key, or an adapter for the newest made of it.
+        plot: file to draw to, `.png` or `.svg`: layer by module, the colour says which share was retained.
+        force: replace the file.
+
+    Returns:
+        what `show` says of a fused artifact, with `base`, `fidelity.modules`, `withdrawals` and `plot`.
+
+    Raises:
+        UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.
+        BadInputError: it is a base model; or the picture's ending is not known, or there are too many layers to draw.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
+        StorageError: the picture cannot be written.
     """
-    total = _total_of_groups if grouped else _total_of_rows
-    np.multiply(intended, intended, out=scratch)
-    squared = total(scratch)
-    np.multiply(real, intended, out=scratch)
-    inner = total(scratch)
-    np.subtract(real, intended, out=scratch)
-    np.multiply(scratch, scratch, out=scratch)
-    error = total(scratch)
-    np.multiply(base, base, out=scratch)
-    return Sums(squared, inner, error, total(scratch))
+    kind = None if plot is None else picture_kind(plot)
+    with workspace.database.read() as session:
+        fused, name = _recorded(session, reference)
+        view = {**_view(fused, name), "withdrawals": shown(of_fused(session, [fused.id]).get(fused.id, ()))}
+        blocks = list(fused.base.weights)
+    if plot is None or kind is None:
+        return {**view, "plot": None}
+    place = plot.expanduser().absolute()
+    write_picture(place, _drawn(heat_map(view, blocks), kind), force=force)
+    return {**view, "plot": str(place)}
 
 
-def measure_exactly(real: Array, intended: Array, base: Array) -> Sums:
-    """Return the inner products of matrices in float64, leaving out what is not finite."""
-    sound = np.isfinite(real) & np.isfinite(intended) & np.isfinite(base)
-    real64, intended64, base64 = (
-        np.where(sound, part, 0).astype(np.float64) for part in (real, intended, base)
-    )
-    wrong = real64 - intended64
-    pairs = ((intended64, intended64), (real64, intended64), (wrong, wrong), (base64, base64))
-    return Sums(*(float((left * right).sum()) for left, right in pairs))
+def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:
+    """Return the fused artifact that is meant, and what its adapter is called."""
+    found = resolve_any(session, reference)
+    if found.base is not None:
+        raise BadInputError(
+            f"{reference} is a base model, and fidelity is that of a fused model",
+            hint=f"fusery list --base {found.base.names[0].name}",
+        )
+    if found.fused is not None:
+        return found.fused, found.fused.adapter.name
+    adapter = found.adapter
+    assert adapter is not None
+    # What it was only added to is the other adapter's.
+    made = [fused for fused in session.scalars(fused_from(adapter)) if fused.adapter.digest == adapter.digest]
+    if not made:
+        raise UnknownReferenceError(
+            f"nothing was fused from {adapter.name} yet",
+            hint=f"fusery fuse {adapter.name}, or without writing anything: "
+            f"fusery fidelity {adapter.name} --formats",
+        )
+    # What another registry says counts where there is nothing else.
+    return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
 
 
-def _total_of_rows(values: Array) -> float:
-    return float(np.add.reduce(values, axis=0).astype(np.float64).sum())
+def _view(fused: tables.Fused, name: str) -> dict[str, Any]:
+    line = fused_line(fused, name)
+    modules = sorted(fused.modules, key=lambda module: natural(module.module))
+    return {
+        **line,
+        "base": fused.base.names[0].name,
+        "fidelity": {**line["fidelity"], "modules": [module_view(module) for module in modules]},
+    }
 
 
-def _total_of_groups(values: Array) -> float:
-    """Add up (group size, groups), overwriting it."""
-    half = len(values) // 2
-    while half >= _LANES:
-        np.add(values[:half], values[half : 2 * half], out=values[:half])
-        half //= 2
-    return float(values[: 2 * half].astype(np.float64).sum())
+def _drawn(picture: HeatMap, kind: str) -> bytes:
+    from ..charts.fidelity import draw
 
-
-def _digits(value: float) -> float:
-    """Round to six significant digits, which is what the numbers are good for."""
-    return float(f"{value:.6g}")
+    return draw(picture, kind)

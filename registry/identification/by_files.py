@@ -13,13 +13,13 @@ from sqlalchemy import select
 from fusery.storage.digest import Digest
 
 from .. import tables
-from ..batches import batches
-from .found import Found, FoundFile
+from ..database.batches import batches
+from ..inspection.files import Found, FoundFile
+from ..inspection.views import View
 from .hashing import Hasher
 from .index import Index
 from .match import Match
 from .owners import Owner, owners_in, owners_of
-from .views import View
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
 
+from ..inspection.files import Unit
+from ..inspection.views import View
 from .compare import Comparison, Digests, compare, is_distinctive
-from .found import Unit
 from .hashing import Hasher
 from .index import Entry
 from .library import CASTS, Library
 from .match import Match
 from .owners import Owner, owners_of, plausible
 from .turning import head_widths, turned_exact, turned_loose
-from .views import View
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..inspection.views import View, pieces
 from .index import HEADER, Entry
-from .views import View, pieces
 
 Digests = Mapping[View, Sequence[str]]
 """Of each tensor that was found: its own digest, and those it has once it is turned."""

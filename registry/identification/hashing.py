@@ -13,7 +13,7 @@ from fusery.storage.copying import Progress
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.failures import os_failures
 
-from .views import View, exact_digest, loose_digest
+from ..inspection.views import View, exact_digest, loose_digest
 
 T = TypeVar("T")
 R = TypeVar("R")

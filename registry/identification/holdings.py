@@ -76,7 +76,7 @@ def _manifest(workspace: Workspace, number: int) -> tables.Manifest:
 
 
 def _base_files(workspace: Workspace, owner: Owner, scratch: Path) -> dict[str, Path]:
-    from ..bases import locate_files
+    from ..records.bases import locate_files
 
     with workspace.database.read() as session:
         base = session.get_one(
@@ -91,7 +91,7 @@ def _base_files(workspace: Workspace, owner: Owner, scratch: Path) -> dict[str, 
 
 
 def _stored(workspace: Workspace, manifest: tables.Manifest, scratch: Path) -> dict[str, Path]:
-    from ..bases import blob_generations
+    from ..records.bases import blob_generations
 
     generations = blob_generations(workspace, [file.sha256 for file in manifest.files])
     found = {}

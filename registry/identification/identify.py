@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
+from fusery.storage.progress import tally
 
-from ..scratch import scratch_folder
-from ..tally import tally
-from .claims import Claim, claims_of
-from .found import Found, Unit, look_at, unpacked
+from ..inspection.claims import Claim, claims_of
+from ..inspection.files import Found, Unit, look_at, unpacked
+from ..inspection.views import View
+from ..records.scratch import scratch_folder
 from .hashing import Hasher
-from .views import View
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

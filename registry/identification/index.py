@@ -17,7 +17,7 @@ from sqlalchemy import Row, Select, func, select
 from fusery.storage.errors import FuseryError
 
 from .. import tables
-from ..batches import batches
+from ..database.batches import batches
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

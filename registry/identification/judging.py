@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select
 
 from .. import tables
-from ..fused_label import label_of
-from .claims import Claim
-from .found import Found
+from ..inspection.claims import Claim
+from ..inspection.files import Found
+from ..records.fused_label import label_of
 from .match import Match
 
 if TYPE_CHECKING:

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 
-from .by_files import recorded_files
-from .hashing import Hasher
-from .holdings import NotHereError, at_hand, configuration
-from .index import HEADER, Entry, Index
-from .owners import Owner
-from .views import (
+from ..inspection.views import (
     NUMBERS,
     View,
     exact_digest,
@@ -27,12 +22,17 @@ from .views import (
     read_views,
     values,
 )
+from .by_files import recorded_files
+from .hashing import Hasher
+from .holdings import NotHereError, at_hand, configuration
+from .index import HEADER, Entry, Index
+from .owners import Owner
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..fusion.base import Base
-    from ..gguf_writing.numbers import Numbers
+    from ..engine.base import Base
+    from ..gguf.write_numbers import Numbers
     from ..workspace import Workspace
 
     Array = np.ndarray[Any, Any]
@@ -197,7 +197,7 @@ class Library:
         module, _, part = name.rpartition(".")
         if part != "weight" or f"{module}.scales" not in self._tensors(owner):
             return None
-        from ..gguf_writing.numbers import numbers_of
+        from ..gguf.write_numbers import numbers_of
 
         base = self._base(owner)
         if base is None or name not in base.tensors:
@@ -206,7 +206,7 @@ class Library:
 
     def _base(self, owner: Owner) -> Base | None:
         if owner.manifest not in self._bases:
-            from ..fusion.base import read_base
+            from ..engine.base import read_base
 
             files = self._files[owner.manifest]
             config = configuration(files)
@@ -241,7 +241,7 @@ def _plain(numbers: Numbers) -> Iterator[Any]:
     """Yield the numbers of a packed weight, as MLX unpacks them."""
     import numpy as np
 
-    from ..fusion.arithmetic import decode
+    from ..engine.arithmetic import decode
 
     for block in numbers.blocks(numbers.form.name):
         yield decode(np.frombuffer(block, numbers.form.stored), numbers.form)
@@ -251,7 +251,7 @@ def _turned(view: View, kind: str) -> Iterator[bytes]:
     """Yield a plain tensor's numbers in another format."""
     import numpy as np
 
-    from ..fusion.arithmetic import FORMATS, encode
+    from ..engine.arithmetic import FORMATS, encode
 
     with np.errstate(over="ignore", invalid="ignore"):
         for block in values(view):

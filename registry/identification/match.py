@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..quantities import plural
+from ..parsing import plural
 from .compare import Comparison, layers_of
 from .owners import Owner
 

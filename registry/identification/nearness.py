@@ -19,10 +19,10 @@ import numpy as np
 
 from fusery.storage.errors import FuseryError
 
+from ..inspection.views import NUMBERS, View, pieces
 from .library import Library
 from .match import Match, Nearness
 from .owners import Owner, adapters_on
-from .views import NUMBERS, View, pieces
 
 if TYPE_CHECKING:
     from ..comparison.modules import OpenAdapter
@@ -248,7 +248,7 @@ def _numbers(view: View, rows: int) -> Array | None:
             break
     with np.errstate(all="ignore"):
         if not _is_ggml(view):
-            from ..decoding import decoded
+            from fusery.storage.numbers import decoded
 
             told = decoded(bytes(data[:wanted]), view.dtype).astype(np.float32)
         else:

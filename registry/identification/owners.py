@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from .. import tables
-from ..batches import batches
-from ..fused_label import label_view
-from ..withdrawals import of_adapters, of_bundles, of_fused, shown
-from .views import View
+from ..database.batches import batches
+from ..inspection.views import View
+from ..records.fused_label import label_view
+from ..records.withdrawals import of_adapters, of_bundles, of_fused, shown
 
 
 @dataclass(frozen=True, slots=True)

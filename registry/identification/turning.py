@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from .. import tables
+from ..inspection.views import NUMBERS, View, loose_of, named_digest, whole
 from .compare import Digests
-from .views import NUMBERS, View, loose_of, named_digest, whole
 
 if TYPE_CHECKING:
     import numpy as np

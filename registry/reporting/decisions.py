@@ -10,12 +10,12 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..alias_moves import ALIAS_MOVED
-from ..batches import batches
-from ..promotion.keeping import rule_view
-from ..promotion.overtaken import ALIAS_CONFIRMED
-from ..promotion.promote import ALIAS_REFUSED
-from ..views import moment
+from ..database.batches import batches
+from ..records.alias_moves import ALIAS_MOVED
+from ..records.overtaken import ALIAS_CONFIRMED
+from ..records.views import moment
+from ..releases.keeping import rule_view
+from ..releases.promote import ALIAS_REFUSED
 
 MOST_DECISIONS = 50
 _JUDGED = '%"rules":[%'

@@ -12,18 +12,19 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
-from .. import events, tables
+from .. import tables
 from ..audit import Report
-from ..batches import batches
+from ..database import events
+from ..database.batches import batches
 from ..errors import BadInputError, RegistryError, UnknownReferenceError
-from ..resolve import resolve_any
+from ..records.references import resolve_any
+from ..records.views import moment
+from ..records.withdrawals import of_adapters, own, shown
 from ..signing.trusted import list_keys
-from ..views import moment
-from ..withdrawals import of_adapters, own, shown
 from .task import Section, task_section
 
 if TYPE_CHECKING:
-    from ..lineage import Graph
+    from ..provenance import Graph
     from ..workspace import Workspace
 
 
@@ -242,7 +243,7 @@ def _audited(workspace: Workspace, *, whole: bool, say: Callable[[str], None]) -
     """Return what an audit found: of everything, or of the log and the records."""
     from ..audit.audit import audit
     from ..audit.checks import check_events, check_sealed
-    from ..promotion.rejudging import check_moves
+    from ..releases.rejudging import check_moves
 
     if whole:
         found = audit(workspace, say=say)

@@ -10,11 +10,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..alias_moves import ALIAS_MOVED
-from ..promotion.overtaken import ALIAS_CONFIRMED
-from ..quantities import plural
-from ..views import moment
-from .text import short, version_of, when
+from ..charts.text import short, version_of, when
+from ..parsing import plural
+from ..records.alias_moves import ALIAS_MOVED
+from ..records.overtaken import ALIAS_CONFIRMED
+from ..records.views import moment
 
 _FIRST = ("prod", "production")
 """What a reader asks about first."""

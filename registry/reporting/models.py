@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
 from .. import tables
+from ..charts.heat_map import heat_map, natural
 from ..errors import BadInputError
-from ..fidelity_map import heat_map, natural
-from ..views import fused_line, module_view
-from ..withdrawals import of_fused, shown
+from ..fusion.views import fused_line, module_view
+from ..records.withdrawals import of_fused, shown
 
 MOST_LINES = 30
 MOST_MAPS = 4

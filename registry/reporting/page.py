@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ..lineage import svg as lineage_svg
-from ..quantities import plural
-from . import text
+from ..charts import text
+from ..charts.heat_map_svg import heat_map_picture, touched
+from ..charts.losses import curves_chart, swatch, versions_chart
+from ..charts.timeline import timeline
+from ..parsing import plural
+from ..provenance import svg as lineage_svg
 from .cells import cells
 from .facts import Facts
-from .heatmap import heat_map_picture, touched
-from .losses import curves_chart, swatch, versions_chart
-from .timeline import timeline
 
 if TYPE_CHECKING:
     from jinja2 import Environment

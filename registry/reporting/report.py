@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..documents import write_picture
 from ..errors import AlreadyExistsError, BadInputError
-from ..pictures import write_picture
 from .facts import collect, explained
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..batches import batches
+from ..database.batches import batches
 
 
 @dataclass(frozen=True, slots=True)

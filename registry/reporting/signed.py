@@ -9,10 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..batches import batches
+from ..database.batches import batches
 from ..errors import MissingExtraError
-from ..signatures import SCHEME, is_good
-from ..views import moment
+from ..records.signatures import SCHEME, is_good
+from ..records.views import moment
 
 MOST_SIGNATURES = 60
 

@@ -11,20 +11,20 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..aliases import alias_moves
-from ..batches import batches
-from ..deployments import views as deployment_views
-from ..lineage import Graph, trace_things
-from ..resolve import load_adapters
+from ..charts.text import finite
+from ..database.batches import batches
+from ..provenance import Graph, trace_things
+from ..records.references import load_adapters
+from ..records.views import adapter_views, moment
+from ..records.withdrawals import of_bundles, own_reason, shown
+from ..releases.aliases import alias_moves
+from ..releases.deployments import views as deployment_views
 from ..training.facts import recorded_curve
-from ..views import adapter_views, moment
-from ..withdrawals import of_bundles, own_reason, shown
 from .decisions import approvals_of, decisions_of, rules_of
 from .holders import holders
 from .models import fused_facts
 from .scope import Scope
 from .signed import signatures_over
-from .text import finite
 
 MOST_VERSIONS = 30
 MOST_CURVES = 6

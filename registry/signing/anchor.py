@@ -20,10 +20,11 @@ from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.opening import opened
 
-from .. import events, tables
+from .. import tables
+from ..database import events
+from ..dsse.envelope import BadSignatureError, Envelope, parse_dsse
+from ..dsse.keys import key_id, read_private_key, read_public_key
 from ..errors import CheckFailedError
-from .envelope import BadSignatureError, Envelope, parse_dsse
-from .keys import key_id, read_private_key, read_public_key
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

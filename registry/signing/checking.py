@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..dsse.envelope import BadSignatureError, Envelope
+from ..dsse.keys import key_id, known_curve, parse_public_key, read_pem, read_public_key
 from ..errors import BadInputError
-from .envelope import BadSignatureError, Envelope
-from .keys import key_id, known_curve, parse_public_key, read_pem, read_public_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey

@@ -15,9 +15,9 @@ from typing import Any
 
 from fusery.storage.temporary import temporary_folder
 
+from ..dsse.envelope import BadSignatureError, parse_envelope
+from ..dsse.statement import read_statement
 from ..errors import BadInputError, CheckFailedError, MissingExtraError
-from .envelope import BadSignatureError, parse_envelope
-from .statement import read_statement
 
 
 def _hashing(name: str, files: Mapping[str, str]) -> Any:
@@ -169,7 +169,7 @@ def chain_of(certificate: Path, others: Sequence[Path]) -> list[bytes]:
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509 import load_pem_x509_certificates
 
-    from .keys import read_pem
+    from ..dsse.keys import read_pem
 
     found: list[bytes] = []
     for path in (certificate, *others):

@@ -10,14 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..documents import write_picture
+from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
+from ..dsse.keys import key_id
 from ..errors import BadInputError, UnknownReferenceError
-from ..pictures import write_picture
-from ..signatures import SCHEME, signatures_of
+from ..inspection.problem import Problem
+from ..inspection.signed_files import Found
+from ..records.signatures import SCHEME, signatures_of
 from .checking import Checker, KeyChecker
-from .envelope import BadSignatureError, parse_envelope, read_bytes
-from .found import Found
-from .keys import key_id
-from .problem import Problem
 from .subject import alone, find_recorded, kind_of
 from .verify import Verification, beside_of, examine, judge
 

@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.publishing import write_atomically
 
-from .. import events, tables
+from .. import tables
+from ..database import events
+from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
+from ..dsse.keys import key_id, public_pem, read_private_key
 from ..errors import AlreadyExistsError, BadInputError
-from ..signatures import SCHEME, is_good
-from .envelope import BadSignatureError, parse_envelope, read_bytes
-from .keys import key_id, public_pem, read_private_key
+from ..records.signatures import SCHEME, is_good
 from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
 from .subject import Subject, find_subject
 from .verify import beside_of
@@ -156,7 +157,7 @@ def _make(subject: Subject, chosen: SigningKey) -> Signed:
 def _chain(chosen: SigningKey, public: str) -> Sequence[bytes]:
     if chosen.certificate is None:
         return ()
-    from .keys import read_public_key
+    from ..dsse.keys import read_public_key
 
     if public_pem(read_public_key(chosen.certificate)) != public:
         raise BadInputError(f"{chosen.certificate.name} is not the certificate of this key")

@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from fusery.storage.manifest import Manifest
 
 from .. import tables
+from ..dsse.statement import LONE
 from ..errors import AmbiguousReferenceError, BadInputError, CheckFailedError, UnknownReferenceError
-from ..fused_label import label_of
+from ..inspection.signed_files import Progress
 from ..names import an
-from ..resolve import begins_with, resolve_any
-from ..signatures import manifest_of, signed_name
-from .found import Progress
-from .statement import LONE
+from ..records.fused_label import label_of
+from ..records.references import begins_with, resolve_any
+from ..records.signatures import manifest_of, signed_name
 from .verify import beside_of, examine, judge
 
 if TYPE_CHECKING:

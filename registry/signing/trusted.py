@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from .. import events, tables
+from .. import tables
+from ..database import events
+from ..dsse.keys import key_id, public_pem, read_public_key
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from .keys import key_id, public_pem, read_public_key
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fusery.storage.manifest import FileEntry
 
-from .claim import Claim, read_claim
-from .envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
-from .found import Found, Progress, look
-from .packed import read_packed
-from .problem import Problem
-from .statement import LONE, Statement, read_statement
+from ..dsse.envelope import BadSignatureError, Envelope, parse_envelope, read_bytes
+from ..dsse.statement import LONE, Statement, read_statement
+from ..inspection.packed import read_packed
+from ..inspection.problem import Problem
+from ..inspection.signed_claim import Claim, read_claim
+from ..inspection.signed_files import Found, Progress, look
 
 if TYPE_CHECKING:
     from .checking import Checker

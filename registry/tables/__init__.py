@@ -11,6 +11,7 @@ from .models import (
     AdapterFinding,
     AdapterRendering,
     AdapterTag,
+    Amendment,
     BaseModel,
     BaseName,
     BaseRevision,
@@ -24,7 +25,7 @@ from .models import (
     TrainingRun,
 )
 from .record import Record
-from .trail import Alias, AliasMove, Amendment, Bundle, BundleAdapter, Event, Registry, Signature, Yank
+from .trail import Alias, AliasMove, Bundle, BundleAdapter, Event, Registry, Signature, Yank
 from .trust import AliasRule, Approval, Deployment, TrustedKey
 
 metadata = Record.metadata

@@ -16,8 +16,8 @@ from sqlalchemy import BigInteger, Column, Table
 
 from fusery.storage.digest import parse_digest
 from fusery.storage.jsonfile import MAX_DEPTH
+from fusery.storage.plaintext import is_keepable
 
-from ..plaintext import is_keepable
 from .record import DIGEST
 from .values import kind_of
 

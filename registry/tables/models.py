@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bytes import Manifest
 from .record import DIGEST, DOCUMENT, Record, one_of, sorted_text
-
-if TYPE_CHECKING:
-    from .trail import Amendment
 
 
 class BaseModel(Record):
@@ -152,7 +149,7 @@ SORTED = (
 class Adapter(Record):
     """One trained LoRA or DoRA, one version of one task, immutable once registered.
 
-    What somebody said about it (`fusery.registry.amendments`) has the value of today, and `amendments` what it was before.
+    What somebody said about it (`fusery.registry.records.amendments`) has the value of today, and `amendments` what it was before.
     `trained_on` is the digest of the base that it was trained on, and `trained_on_name` what that is called, where it was said to
     be another than the one it is registered for; the registry need not have it.
     """
@@ -361,3 +358,23 @@ class ModuleFidelity(Record):
     retained: Mapped[float | None]
     cosine: Mapped[float | None]
     relative_error: Mapped[float | None]
+
+
+class Amendment(Record):
+    """One correction of what was said about an adapter: which field, from what to what, by whom and why.
+
+    `before` and `after` are canonical JSON as text.  `at` is when it was made, `since` from when on it counts here: later,
+    where it came from another registry.  The adapter's row has the value of today; the audit holds both together.
+    """
+
+    __tablename__ = "amendment"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
+    field: Mapped[str] = mapped_column(String(140))
+    before: Mapped[str] = mapped_column(Text)
+    after: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    at: Mapped[datetime]
+    since: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))

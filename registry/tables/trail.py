@@ -95,26 +95,6 @@ class Yank(Record):
     lifted_by: Mapped[str | None] = mapped_column(String(200))
 
 
-class Amendment(Record):
-    """One correction of what was said about an adapter: which field, from what to what, by whom and why.
-
-    `before` and `after` are canonical JSON as text.  `at` is when it was made, `since` from when on it counts here: later,
-    where it came from another registry.  The adapter's row has the value of today; the audit holds both together.
-    """
-
-    __tablename__ = "amendment"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"), index=True)
-    field: Mapped[str] = mapped_column(String(140))
-    before: Mapped[str] = mapped_column(Text)
-    after: Mapped[str] = mapped_column(Text)
-    reason: Mapped[str] = mapped_column(Text, default="")
-    at: Mapped[datetime]
-    since: Mapped[datetime]
-    by: Mapped[str] = mapped_column(String(200))
-
-
 class Event(Record):
     """One entry of the append-only log.
 

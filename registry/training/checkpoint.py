@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..adapter_files import WEIGHTS
+from ..adapters.files import WEIGHTS
 from ..admission.finding import Finding
+from ..admission.training_codes import BEST_NOT_LAST, BETTER_UNSAVED, LOSS_NOT_FINITE, WORSE_THAN_START
 from ..errors import BadInputError
-from .codes import BEST_NOT_LAST, BETTER_UNSAVED, LOSS_NOT_FINITE, WORSE_THAN_START
 from .run_folder import Checkpoint, Run
 
 Chosen = Literal["best", "last", "iteration"]

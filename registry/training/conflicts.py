@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..adapter_files import CONFIG, METADATA
-from ..adapter_folder import AdapterFolder
+from ..adapters.files import CONFIG, METADATA
+from ..adapters.folder import AdapterFolder
 from ..admission.finding import Finding
-from ..submission import Submission
+from ..admission.submission import Submission
+from ..admission.training_codes import TRAINING_CONFLICT
 from .checkpoint import Choice
-from .codes import TRAINING_CONFLICT
 from .record import RECORD
 from .run_folder import Run
 

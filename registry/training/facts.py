@@ -9,10 +9,10 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..adapter_files import WEIGHTS
+from ..adapters.files import WEIGHTS
 from ..errors import BadInputError
-from ..quantities import plural
-from ..views import moment
+from ..parsing import plural
+from ..records.views import moment
 from .checkpoint import Choice
 from .curve import Curve, Point, curve_from, point_view, sparkline
 from .run_folder import Run
@@ -115,8 +115,9 @@ def draw_curve(name: str, rows: list[dict[str, Any]], plot: Path, *, force: bool
         MissingExtraError: matplotlib is not installed.
         StorageError: the picture cannot be written.
     """
-    from ..comparison.curves import draw
-    from ..pictures import picture_kind, write_picture
+    from ..charts.curves import draw
+    from ..charts.files import picture_kind
+    from ..documents import write_picture
 
     kind, place = picture_kind(plot), plot.expanduser().absolute()
     if not rows:

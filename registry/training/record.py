@@ -14,10 +14,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fusery.storage.errors import FormatError
 from fusery.storage.jsonfile import read_object
+from fusery.storage.plaintext import is_keepable
 from fusery.storage.publishing import write_atomically
 from fusery.storage.secrets import without_credentials
 
-from ..plaintext import is_keepable
 from .curve import Curve, Point
 
 RECORD = "fusery_run.json"

@@ -15,11 +15,17 @@ from typing import Literal
 from fusery.storage.errors import FormatError
 from fusery.storage.folder import SourceFile, scan
 
-from ..adapter_files import WEIGHTS
-from ..adapter_folder import AdapterFolder
+from ..adapters.files import WEIGHTS
+from ..adapters.folder import AdapterFolder
 from ..admission.finding import Finding, some
+from ..admission.training_codes import (
+    FINAL_WEIGHTS_UNCLEAR,
+    OTHER_LOG,
+    RECORD_UNUSABLE,
+    STALE_CHECKPOINT,
+    TRAINING_CONFLICT,
+)
 from ..errors import BadInputError
-from .codes import FINAL_WEIGHTS_UNCLEAR, OTHER_LOG, RECORD_UNUSABLE, STALE_CHECKPOINT, TRAINING_CONFLICT
 from .curve import Curve
 from .log import Log, read_log
 from .record import RECORD, RunRecord, read_record

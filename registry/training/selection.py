@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from ..adapter_folder import AdapterFolder
+from ..adapters.folder import AdapterFolder
 from ..admission.finding import Finding
-from ..submission import Submission
+from ..admission.submission import Submission
 from .checkpoint import Choice, choice_findings, choose
 from .conflicts import conflicts
 from .record import RecordedData

@@ -18,8 +18,8 @@ from dask_cluster import RunningCluster, cluster
 from interrupts import interrupts
 from waiting import wait_until
 
-from fusery.registry.bulk.cluster import ALONE, ANSWER, GOODBYE, LOOK
 from fusery.registry.database.leases import TTL
+from fusery.registry.workers.cluster import ALONE, ANSWER, GOODBYE, LOOK
 
 Fusery = Callable[..., Any]
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
@@ -172,7 +172,7 @@ def test_a_cluster_that_is_not_there(stocked: Fusery, monkeypatch: pytest.Monkey
     assert (ran.code, "tcp://" in ran.err) == (2, True)
 
     monkeypatch.setenv("FUSERY_CLUSTER", "tcp://127.0.0.1:9")
-    monkeypatch.setattr("fusery.registry.bulk.cluster.PATIENCE", 1)
+    monkeypatch.setattr("fusery.registry.workers.cluster.PATIENCE", 1)
     ran = stocked("fuse", "--all")
     assert (ran.code, "no scheduler answers" in ran.err) == (2, True)
     assert "Traceback" not in ran.err
@@ -253,7 +253,7 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
     assert sum(event["action"] == "fused.made" for event in events) in (0, 8)
 
 
-HASTY = MAIN[-1].replace("from", "import fusery.registry.bulk.cluster as c; c.ALONE = 4; from", 1)
+HASTY = MAIN[-1].replace("from", "import fusery.registry.workers.cluster as c; c.ALONE = 4; from", 1)
 
 
 def _kill_scheduler(running: RunningCluster) -> None:

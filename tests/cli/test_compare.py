@@ -139,7 +139,7 @@ def test_a_task_with_one_version_has_nothing_to_compare(stocked: Fusery, tmp_pat
 
 
 def test_too_many_versions_are_said(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusery.registry.compare.MOST", 1)
+    monkeypatch.setattr("fusery.registry.catalog.compare.MOST", 1)
     ran = stocked("compare", "course_rec")
     assert (ran.code, "2 adapters are too many" in ran.err, "TASK@1 TASK@2" in ran.err) == (2, True, True)
 

@@ -16,8 +16,9 @@ import click
 import pytest
 from conftest_types import Fusery
 
+from fusery.cli.commands import COMMANDS
 from fusery.cli.completing import Recorded, kinds_of
-from fusery.cli.main import COMMANDS, cli, run
+from fusery.cli.main import cli, run
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 Complete = Callable[..., list[str]]

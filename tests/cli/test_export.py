@@ -14,7 +14,7 @@ import tinymodels
 from conftest_types import Fusery
 
 from fusery.registry import Registry, tables
-from fusery.registry.resolve import resolve_adapter
+from fusery.registry.records.references import resolve_adapter
 
 
 def digests(folder: Path) -> dict[str, bytes]:

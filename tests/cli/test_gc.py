@@ -8,14 +8,14 @@ import pytest
 from conftest_types import Fusery
 
 from fusery.registry.errors import BadInputError
-from fusery.registry.quantities import parse_duration, parse_size
-from fusery.registry.settings import Settings
+from fusery.registry.parsing import parse_duration, parse_size
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 
 def litter(tmp_path: Path, data: bytes = b"garbage") -> None:
     """Leave a blob that nothing refers to, as a command that was refused in the end."""
-    from fusery.registry.deposit import Deposit
+    from fusery.registry.records.deposit import Deposit
 
     workspace = Workspace(Settings.load(tmp_path / "home"))
     deposit = Deposit(workspace.database, workspace.store, workspace.owner())

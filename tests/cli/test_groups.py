@@ -6,8 +6,9 @@ import click
 import pytest
 from conftest_types import Fusery
 
+from fusery.cli.commands import COMMANDS
 from fusery.cli.groups import _WITHIN, MEANT
-from fusery.cli.main import COMMANDS, cli
+from fusery.cli.main import cli
 
 
 @pytest.mark.parametrize(

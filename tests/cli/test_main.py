@@ -15,7 +15,8 @@ import pytest
 from conftest_types import Fusery
 from tampering import forced
 
-from fusery.cli.main import COMMANDS, cli
+from fusery.cli.commands import COMMANDS
+from fusery.cli.main import cli
 
 HEAVY = ("sqlalchemy", "alembic", "mlx", "mlx_lm", "transformers", "numpy", "rich", "pydantic", "fsspec")
 
@@ -61,7 +62,7 @@ def test_listing_imports_nothing_of_what_only_one_adapter_needs(stocked: Fusery,
     code = "import sys; from fusery.cli.main import run; run(['list', '-q']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.count("course_rec") == 2
-    assert {"fusery.registry.lineage", "fusery.registry.training"}.isdisjoint(done.stderr.split())
+    assert {"fusery.registry.provenance", "fusery.registry.training"}.isdisjoint(done.stderr.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -228,7 +229,7 @@ import sys
 from fusery.cli.main import main
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "fusery.registry.registry":
+        if name == "fusery.registry.api.registry":
             raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
 sys.meta_path.insert(0, Interrupt())
 main(["--home", sys.argv[1], "list"])

@@ -14,7 +14,7 @@ from conftest_types import Fusery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusery.registry.fusion.sizes import MOST, absurdity
+from fusery.registry.engine.sizes import MOST, absurdity
 
 DATABASES = {
     "a word": ("postgresql://ann@host:nine/x", "the port in the database URL is not a number"),

@@ -44,7 +44,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/bin")
     monkeypatch.setattr(
-        "fusery.registry.image_build.shutil.which",
+        "fusery.registry.bundles.image.shutil.which",
         lambda name: str(folder / name) if (folder / name).exists() else None,
     )
     return folder

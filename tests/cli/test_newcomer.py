@@ -14,7 +14,7 @@ import pytest
 import tinymodels
 from conftest_types import Fusery
 
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 

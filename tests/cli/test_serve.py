@@ -24,7 +24,7 @@ import pytest
 from postgresserver import RestartedServer
 from waiting import wait_until
 
-from fusery.registry.serve import POLL_SECONDS
+from fusery.registry.serving.serve import POLL_SECONDS
 
 from .conftest import Fusery
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fusery.registry.adapters.peft_config import FIELDS
 from fusery.registry.admission import peft_rules
 from fusery.registry.admission.code import Code
-from fusery.registry.renderings.peft_config import FIELDS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "formats.md").read_text(encoding="utf-8")
 

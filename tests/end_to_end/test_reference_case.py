@@ -9,7 +9,7 @@ import shapes
 from installation import Installation
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 SHAPE = shapes.SHAPES["qwen2-0.5b"]
 

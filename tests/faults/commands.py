@@ -87,7 +87,7 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
 
 def leave_litter() -> None:
     """Leave what commands leave that were refused, or killed in a write."""
-    from fusery.registry.settings import Settings
+    from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
     from fusery.storage.publishing import make_folders
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fuzz.mutate import garble, mutate, text, tree
 
-from fusery.registry.adapter_folder import read_adapter_folder
+from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission import BaseFacts, Candidate, Declared, examine, look_around, verdict
 from fusery.registry.admission.rules import CODES
 from fusery.storage.errors import StorageError

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusery.registry.admission import BaseFacts
-from fusery.registry.architecture import read_architecture
+from fusery.registry.models.architecture import read_architecture
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from fusery.registry import Registry, tables
-from fusery.registry.deposit import Deposit
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.records.deposit import Deposit
 from fusery.storage.digest import digest_json
 from fusery.storage.local import LocalStore
 from fusery.storage.manifest import Manifest

@@ -13,7 +13,7 @@ import pytest
 from hostile.arena import Arena, Spoil, require_plain
 from hostile.folders import CONFIG, CROWDS, FOLDERS, WEIGHTS
 
-from fusery.registry import register as steps
+from fusery.registry.registration import register as steps
 
 
 def test_there_are_enough() -> None:

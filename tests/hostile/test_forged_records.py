@@ -32,8 +32,8 @@ from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
 from fusery.registry.backup.errors import BackupError
 from fusery.registry.errors import BadInputError
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.settings import Settings
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_bytes
 from fusery.storage.errors import FuseryError
@@ -261,7 +261,7 @@ def _calibration(folder: Path, base: str | None, **columns: Any) -> Forge:
     def forge(liar: Registry, _: Path) -> None:
         import numpy as np
 
-        from fusery.registry.fusion.calibration import Directions, write_calibration
+        from fusery.registry.engine.calibration import Directions, write_calibration
 
         digest, prompts = liar.base("tiny")["digest"], digest_bytes(b"prompts")
         inputs = {"x": Directions(np.zeros((1, 64), np.float32), np.ones(64, np.float32), 1.0)}

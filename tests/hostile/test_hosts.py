@@ -118,8 +118,8 @@ def test_a_password_goes_to_the_server_that_it_is_for(
 
 
 def test_a_bundle_takes_no_password_along(stage: Stage, servers: tuple[Server, Server]) -> None:
-    from fusery.registry.delivery import place_at
-    from fusery.registry.settings import Settings
+    from fusery.registry.bundles.delivery import place_at
+    from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
 
     ours, theirs = servers

@@ -11,7 +11,7 @@ from databasefacts import all_rows, migrate_to, snapshot
 
 from fusery.registry import Registry
 from fusery.registry.database import schema
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 

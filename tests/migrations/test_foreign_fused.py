@@ -10,11 +10,11 @@ import pytest
 from databasefacts import all_rows, migrate_to, snapshot
 from sqlalchemy import select, text
 
-from fusery.registry import events, tables
+from fusery.registry import tables
 from fusery.registry.audit.records import check_records
-from fusery.registry.database import Database, schema
-from fusery.registry.foreign import foreign_key
-from fusery.registry.upgrade import bring_up, seal_older
+from fusery.registry.audit.upgrade import bring_up, seal_older
+from fusery.registry.database import Database, events, schema
+from fusery.registry.fusion.foreign import foreign_key
 
 WHEN = "2026-01-15 00:00:00.000000"
 OURS, THEIRS, FILES = "a" * 64, "b" * 64, "c" * 64

@@ -9,12 +9,11 @@ import pytest
 from databasefacts import all_rows, migrate_to, snapshot
 from sqlalchemy import text
 
-from fusery.registry import events
 from fusery.registry.audit.records import check_records
 from fusery.registry.audit.spellings import check_spellings
-from fusery.registry.database import Database, schema
+from fusery.registry.audit.upgrade import seal_older
+from fusery.registry.database import Database, events, schema
 from fusery.registry.database.protection import damaged
-from fusery.registry.upgrade import seal_older
 
 WRITTEN = {
     "course_rec#prod": '{"val_loss_within": 0.5, "approvals": 1}',

@@ -9,10 +9,9 @@ import pytest
 from databasefacts import all_rows, log_guards_gone, migrate_to, snapshot
 from sqlalchemy import text
 
-from fusery.registry import events
 from fusery.registry.audit.records import check_records
-from fusery.registry.database import Database, schema
-from fusery.registry.upgrade import seal_older
+from fusery.registry.audit.upgrade import seal_older
+from fusery.registry.database import Database, events, schema
 
 TASKS = ("course_rec", "support", "search")
 

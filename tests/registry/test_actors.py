@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.registry.actors import LONGEST, PIPELINES, actor_of, person
-from fusery.registry.plaintext import is_keepable
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
+from fusery.storage.plaintext import is_keepable
 
 GITHUB = {
     "CI": "true",

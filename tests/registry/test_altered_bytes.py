@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from fusery.registry import Registry
-from fusery.registry import serve as serving
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.serve import ServeRequest
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.serving import serve as serving
+from fusery.registry.serving.serve import ServeRequest
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, StorageError
 from fusery.storage.stamps import folder_state

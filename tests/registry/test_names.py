@@ -151,7 +151,7 @@ def articles() -> Iterator[tuple[str, str]]:
 def test_no_article_stands_before_what_nobody_knows_the_sound_of() -> None:
     assert set(articles()) == {
         ("registry/admission/number_rules.py", "round(1 / _NEGLIGIBLE)"),  # a thousandth
-        ("registry/fusion/adapter.py", "_NAMES[kind]"),  # LoRA, DoRA, full fine-tuning
+        ("registry/engine/adapter.py", "_NAMES[kind]"),  # LoRA, DoRA, full fine-tuning
         ("registry/tables/record.py", "self.meaning"),  # document, moment, date
         ("cli/probe.py", "number(found.loss_a)"),  # the model called a
     }

@@ -12,8 +12,9 @@ import queryplans
 import tinymodels
 from sqlalchemy import text
 
-from fusery.registry import Registry, events
-from fusery.registry.paging import SORTABLE
+from fusery.registry import Registry
+from fusery.registry.catalog.paging import SORTABLE
+from fusery.registry.database import events
 
 MANY = 20_000
 """Adapters: enough for every planner to prefer an index to the table."""

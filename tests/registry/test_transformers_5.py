@@ -19,12 +19,12 @@ import tinymodels
 from peftfolders import real_peft
 
 from fusery.registry import Registry
-from fusery.registry.answers import base_folder
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.fusion.naming import taken_by_name
-from fusery.registry.gguf_writing.family import FAMILIES, dimensions_of
-from fusery.registry.serving.mlx_keys import mlx_keys
-from fusery.registry.settings import Settings
+from fusery.registry.engine.naming import taken_by_name
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.gguf.write_family import FAMILIES, dimensions_of
+from fusery.registry.records.base_files import base_folder
+from fusery.registry.server.mlx_keys import mlx_keys
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 from fusery.storage.jsonfile import read_object
 

@@ -22,8 +22,8 @@ from fusery.registry import Registry
 from fusery.registry.admission.finding import verdict
 from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.settings import Settings
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 pytest.importorskip("mlx_lm")
@@ -306,7 +306,7 @@ def used_in_every_way(
 
 def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> None:
     """Put an adapter on its base as `probe` and `serve` do."""
-    from fusery.registry.probe import _source, _subject
+    from fusery.registry.evaluation.probe import _source, _subject
 
     with _source(registry.workspace, _subject(registry.workspace, reference)) as source:
         assert source.adapter is not None
@@ -318,7 +318,7 @@ def put_on(base: Path, adapter: Path, *, serve: bool = True) -> None:
     from mlx_lm.utils import load_model
 
     from fusery.registry.behaviour.models import Model
-    from fusery.registry.serving.switching import Switchboard
+    from fusery.registry.server.switching import Switchboard
 
     Model.load(base).put_on(adapter)
     if not serve:
@@ -329,8 +329,8 @@ def put_on(base: Path, adapter: Path, *, serve: bool = True) -> None:
 
 def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     """Return the tensors that the engine makes of an adapter as mlx-lm's trainer writes it today."""
-    from fusery.registry.fusion.engine import fuse
-    from fusery.registry.fusion.plan import make_plan
+    from fusery.registry.engine.engine import fuse
+    from fusery.registry.engine.plan import make_plan
 
     config, settings = (
         json.loads(path.read_text()) for path in (base / "config.json", adapter / "adapter_config.json")

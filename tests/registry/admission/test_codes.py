@@ -55,7 +55,7 @@ def test_every_code_has_a_case() -> None:
 
 
 def training_codes() -> set[str]:
-    from fusery.registry.training.codes import ALL
+    from fusery.registry.admission.training_codes import ALL
 
     return {code.name for code in ALL}
 

@@ -15,7 +15,7 @@ import pytest
 from architectures import ARCHITECTURES, make_architecture
 
 from fusery.registry import Registry
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 PEFT = Path(__file__).resolve().parents[2] / "data" / "peft"

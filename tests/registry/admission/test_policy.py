@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fusery.registry.admission import Finding, Policy, verdict
 from fusery.registry.admission.rules import CODES
 from fusery.registry.errors import BadInputError
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 
 FINDINGS = st.lists(
     st.builds(
@@ -82,7 +82,7 @@ def test_without_a_table_nothing_is_changed(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_set_is_refused_with_a_sentence(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(BadInputError) as caught:
-        configured(tmp_path / "home", text)
+        Policy(configured(tmp_path / "home", text).severities)
     assert said in caught.value.message
 
 

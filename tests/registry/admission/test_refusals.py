@@ -15,7 +15,7 @@ from databasefacts import all_rows
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.registry.admission.rules import CODES
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 NEEDS_MORE = {"base_alias", "near_duplicate", "duplicate_weights", "base_mismatch", "tokenizer_differs"}

@@ -33,7 +33,7 @@ from spoiling import (
     zeroed,
 )
 
-from fusery.registry.adapter_folder import read_adapter_folder
+from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission import Finding, verdict
 from fusery.registry.names import parse_date
 from fusery.storage.errors import UnsafePathError

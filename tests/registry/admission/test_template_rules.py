@@ -16,7 +16,7 @@ from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
 from fusery.registry.admission.template_rules import template_findings
 from fusery.registry.errors import ModelUnusableError
-from fusery.registry.serving.templates import process
+from fusery.registry.server.templates import process
 
 FILE, TOOLS, SETTINGS = (
     "chat_template.jinja",

@@ -10,10 +10,11 @@ import pytest
 import tinymodels
 from sqlalchemy import text
 
-from fusery.registry import Registry, events, tables
+from fusery.registry import Registry, tables
 from fusery.registry.audit.amended import check_amendments
 from fusery.registry.audit.records import check_records
-from fusery.registry.resolve import resolve_adapter
+from fusery.registry.database import events
+from fusery.registry.records.references import resolve_adapter
 
 MakeAdapter = Callable[..., Path]
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"

@@ -9,7 +9,7 @@ import pytest
 from collecting import open_workspace
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.digest import Digest
 
 Flip = Callable[[Path], None]

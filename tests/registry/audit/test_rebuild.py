@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.audit.rebuild import Rebuilt
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.fused_records import find_fused
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.fusion.records import find_fused
 from fusery.storage.digest import Digest, digest_file
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import read_header

@@ -15,9 +15,9 @@ from sqlalchemy import Column, Connection, Table, select, text
 from sqlalchemy.orm import Session
 from tampering import forced, unguarded
 
-from fusery.registry import Registry, events, tables
+from fusery.registry import Registry, tables
 from fusery.registry.audit.records import check_records
-from fusery.registry.database import Database
+from fusery.registry.database import Database, events
 from fusery.registry.database.sealing import KINDS, OWNERS, seal_rows
 from fusery.registry.tables.values import kind_of
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from fusery.registry import Registry, events, tables
+from fusery.registry import Registry, tables
 from fusery.registry.audit import Report
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.database import events
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import MissingFileError
 

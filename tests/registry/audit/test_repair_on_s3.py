@@ -12,7 +12,7 @@ from collecting import open_workspace
 from s3_server import BUCKET, S3Server, find_server, running_server
 
 from fusery.registry import Registry, tables
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage.layout import blob_name
 
 KEEP = FuseRequest(precision="keep", accept_loss=True)

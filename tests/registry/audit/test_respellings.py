@@ -20,9 +20,9 @@ from sqlalchemy import make_url
 from fusery.cli.main import run
 from fusery.registry import Registry
 from fusery.registry.audit import Problem
+from fusery.registry.catalog.paging import SORTABLE
 from fusery.registry.database.sealing import OWNERS
 from fusery.registry.errors import FuseryError
-from fusery.registry.paging import SORTABLE
 from fusery.registry.workspace import Workspace
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from openai import APIConnectionError, OpenAI
 from ports import free_port
 
 from fusery.registry.bundles import BundleSource
-from fusery.registry.image_build import BuiltImage, build_image, find_engine
+from fusery.registry.bundles.image import BuiltImage, build_image, find_engine
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def image(
         for name, value in builder.environment(packages).items():
             patch.setenv(name, value)
         patch.setattr(
-            "fusery.registry.image_build.shutil.which", lambda name: name if name == "buildah" else None
+            "fusery.registry.bundles.image.shutil.which", lambda name: name if name == "buildah" else None
         )
         assert find_engine() == "buildah"
         return build_image("buildah", folder, plain_source.name)

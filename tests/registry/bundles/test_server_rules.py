@@ -18,10 +18,10 @@ from bundling import make_bundle
 from consumers import adapters_source
 from peftfolders import make_peft
 
-from fusery.registry.architecture import read_architecture
-from fusery.registry.bundles.ollama import model_name
-from fusery.registry.bundles.vllm import RANKS
+from fusery.registry.bundles.targets.ollama import model_name
+from fusery.registry.bundles.targets.vllm import RANKS
 from fusery.registry.errors import BadInputError
+from fusery.registry.models.architecture import read_architecture
 
 pytest.importorskip("gguf")
 

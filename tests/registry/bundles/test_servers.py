@@ -26,7 +26,7 @@ from peftfolders import make_peft
 from fusery.registry.bundles import TARGETS, BundleSource
 from fusery.registry.bundles.layout import LayoutError
 from fusery.registry.errors import BadInputError
-from fusery.registry.sources.gguf_header import read_header
+from fusery.registry.gguf.header import read_header
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import BlobCorruptError
 

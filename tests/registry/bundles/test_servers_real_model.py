@@ -17,7 +17,7 @@ from consumers import (
     peft_logits,
 )
 
-from fusery.registry.sources.gguf import convert_gguf
+from fusery.registry.gguf.convert import convert_gguf
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")

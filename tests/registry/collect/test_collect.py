@@ -98,7 +98,7 @@ class TestWhatGoes:
         assert (done["quarantined"], done["quarantined_bytes"]) == (1, 4)
 
     def test_an_event_says_what_was_removed(self, shelf: Shelf) -> None:
-        from fusery.registry import events
+        from fusery.registry.database import events
 
         shelf.give_up(b"garbage")
         gc(shelf)

@@ -24,8 +24,8 @@ from sqlalchemy import update
 from fusery.registry import tables
 from fusery.registry.collect import collect
 from fusery.registry.collect.marking import Marked, Marking
-from fusery.registry.deposit import Deposit
 from fusery.registry.errors import DepositLostError
+from fusery.registry.records.deposit import Deposit
 from fusery.storage.digest import digest_bytes
 
 CONTENTS = tuple(f"content {number}".encode() for number in range(3))

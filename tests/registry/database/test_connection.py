@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from fusery.registry import events, tables
-from fusery.registry.database import Database
+from fusery.registry import tables
+from fusery.registry.database import Database, events
 from fusery.registry.errors import BadInputError, DatabaseUnavailableError, MissingExtraError
 
 

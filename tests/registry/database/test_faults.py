@@ -16,11 +16,11 @@ from postgresserver import RestartedServer
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from fusery.registry import Registry, events, tables
-from fusery.registry.database import Database, leases, schema
+from fusery.registry import Registry, tables
+from fusery.registry.database import Database, events, leases, schema
 from fusery.registry.database.owner import Owner
 from fusery.registry.errors import DatabaseUnavailableError
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 KILL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -14,8 +14,8 @@ import tinymodels
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import ProgrammingError
 
-from fusery.registry import Registry, events, tables
-from fusery.registry.database import Database, schema
+from fusery.registry import Registry, tables
+from fusery.registry.database import Database, events, schema
 from fusery.registry.database.grants import DELETED, ROLES, UPDATED, Role, grants_for, quoted
 from fusery.registry.errors import (
     AliasGuardedError,
@@ -23,8 +23,8 @@ from fusery.registry.errors import (
     DatabaseReadOnlyError,
     DatabaseUnavailableError,
 )
-from fusery.registry.fuse import FuseRequest
-from fusery.registry.settings import Settings
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 _numbers = itertools.count()
@@ -200,9 +200,9 @@ def test_a_publisher_can_neither_change_nor_remove_what_is_recorded(team: Team) 
 
 def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the rules out of this client, as somebody may who writes his own."""
-    monkeypatch.setattr("fusery.registry.aliases.refuse_guarded", lambda *_, **__: None)
-    monkeypatch.setattr("fusery.registry.aliases.refuse_yanked", lambda *_: None)
-    monkeypatch.setattr("fusery.registry.promotion.promote.verdict_of", lambda _: "passed")
+    monkeypatch.setattr("fusery.registry.releases.aliases.refuse_guarded", lambda *_, **__: None)
+    monkeypatch.setattr("fusery.registry.releases.aliases.refuse_yanked", lambda *_: None)
+    monkeypatch.setattr("fusery.registry.releases.promote.verdict_of", lambda _: "passed")
 
 
 ASKED: dict[str, tuple[dict[str, Any], str]] = {
@@ -249,11 +249,11 @@ def test_the_database_knows_emergencies_and_withdrawals(team: Team, monkeypatch:
         registry.set_rules("prod", {"approvals": 1})
     patched(monkeypatch)
     with team.as_role("publisher") as registry:
-        monkeypatch.setattr("fusery.registry.aliases._allow", lambda *_: {"emergency": True})
+        monkeypatch.setattr("fusery.registry.releases.aliases._allow", lambda *_: {"emergency": True})
         with pytest.raises(AliasGuardedError, match="an emergency has a reason"):
             registry.remove_alias("course_rec#prod")
         assert registry.roll_back("course_rec#prod", reason="it swears")["to"].startswith("course_rec_v1_")
-        monkeypatch.setattr("fusery.registry.aliases._allow", lambda *_: {})
+        monkeypatch.setattr("fusery.registry.releases.aliases._allow", lambda *_: {})
         with pytest.raises(AliasGuardedError, match="a promotion takes no alias away"):
             registry.remove_alias("course_rec#prod")
         registry.yank("course_rec@3", reason="bad")

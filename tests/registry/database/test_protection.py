@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 from tampering import forced
 
-from fusery.registry import Registry, events
-from fusery.registry.database import Database, schema
+from fusery.registry import Registry
+from fusery.registry.audit.upgrade import upgrade
+from fusery.registry.database import Database, events, schema
 from fusery.registry.database.functions import FUNCTIONS
 from fusery.registry.database.protection import weaknesses
-from fusery.registry.upgrade import upgrade
 
 LOG = "log_unprotected"
 OTHER = "table_unprotected"

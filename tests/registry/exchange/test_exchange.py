@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from fusery.registry import Registry, events, tables
+from fusery.registry import Registry, tables
+from fusery.registry.database import events
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from fusery.registry.exchange import receiving
 from fusery.storage.digest import Digest

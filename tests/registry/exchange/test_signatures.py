@@ -9,7 +9,7 @@ from signingkeys import write_pair
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 ONE = "course_rec@1"
 

@@ -1,137 +1,148 @@
+"""Fidelity on record: by artifact and by adapter, and the picture of it in a file."""
+
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import os
+import stat
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import tinymodels
 
-from fusery.registry.fusion.affine import Grid, Packed, unpack_rows
-from fusery.registry.fusion.arithmetic import FORMATS, Array, decode
-from fusery.registry.fusion.engine import Fused
-from fusery.registry.fusion.fidelity import Fidelity, ModuleFidelity, Sums, judge, measure, measure_exactly
-
-OurFuse = Callable[..., tuple[Path, Fused]]
-
-
-def plain_weight(folder: Path, module: str) -> Array:
-    """Return a module's weight as float64, dequantised by the configuration."""
-    tensors = tinymodels.read_tensors(folder)
-    dtype, shape, data = tensors[f"{module}.weight"]
-    if dtype != "U32":
-        form = FORMATS[dtype]
-        return decode(np.frombuffer(data, form.stored), form).astype(np.float64).reshape(shape)
-    settings = json.loads((folder / "config.json").read_text())["quantization"]
-    form = FORMATS[tensors[f"{module}.scales"][0]]
-    grid = Grid(settings["bits"], settings["group_size"], form)
-    scales, biases = (
-        np.frombuffer(tensors[f"{module}.{part}"][2], form.stored) for part in ("scales", "biases")
-    )
-    words = np.frombuffer(data, np.uint32).reshape(-1, grid.words_per_group)
-    return unpack_rows(Packed(words, scales, biases), grid).astype(np.float64).reshape(shape[0], -1)
-
-
-def intended(adapter: Path, module: str) -> Array:
-    tensors = tinymodels.read_tensors(adapter / "adapters.safetensors")
-    a, b = (
-        np.frombuffer(tensors[f"{module}.{part}"][2], np.float32).reshape(tensors[f"{module}.{part}"][1])
-        for part in ("lora_a", "lora_b")
-    )
-    product = a.astype(np.float64) @ b.astype(np.float64)
-    return 20.0 * (product if "embed" in module else product.T)
-
-
-@pytest.mark.parametrize(
-    ("options", "precision"),
-    [
-        ({"dtype": "bfloat16"}, "keep"),
-        ({"dtype": "float16"}, "keep"),
-        ({"dtype": "float32"}, "keep"),
-        ({"bits": 4}, "keep"),
-        ({"bits": 8, "dtype": "float16"}, "keep"),
-        ({"bits": 6, "dtype": "float32", "group_size": 32}, "keep"),
-        ({"bits": 4}, "dequantize"),
-    ],
-    ids=str,
+from fusery.registry import Registry
+from fusery.registry.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    MissingExtraError,
+    UnknownReferenceError,
 )
-def test_figures_are_those_of_a_dense_computation(
-    options: dict[str, Any], precision: str, tmp_path: Path, our_fuse: OurFuse
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.storage.errors import MissingFileError
+
+
+def test_by_key_and_by_digest(stocked: Registry) -> None:
+    made = stocked.fuse("course_rec@1").view
+    by_key = stocked.fidelity(made["key"][:12])
+    assert by_key == stocked.fidelity(made["digest"][:12])
+    assert by_key["key"] == made["key"]
+    assert {module["module"]: module for module in by_key["fidelity"]["modules"]} == {
+        module["module"]: module for module in made["fidelity"]["modules"]
+    }
+    for figure in ("verdict", "retained", "cosine", "relative_error"):
+        assert by_key["fidelity"][figure] == made["fidelity"][figure]
+    assert by_key["plot"] is None
+
+
+def test_an_adapter_stands_for_the_newest_made_of_it(stocked: Registry) -> None:
+    stocked.fuse("course_rec@1")
+    stocked.fuse("course_rec@2")
+    assert stocked.fidelity("course_rec@1")["scale"] is None
+    stocked.fuse("course_rec@1", FuseRequest(scale=3.0))
+    assert stocked.fidelity("course_rec@1")["scale"] == 3.0
+
+
+def test_what_it_was_only_added_to_is_not_its_own(stocked: Registry) -> None:
+    stocked.fuse("course_rec@1", FuseRequest(extras=(("course_rec@2", 0.5),)))
+    with pytest.raises(UnknownReferenceError):
+        stocked.fidelity("course_rec@2")
+    found = stocked.fidelity("course_rec@1")
+    assert found["with"] == [{"adapter": "course_rec_v2_20260201", "weight": 0.5}]
+
+
+def test_an_adapter_that_was_never_fused_says_what_to_do(stocked: Registry) -> None:
+    with pytest.raises(UnknownReferenceError) as caught:
+        stocked.fidelity("course_rec@1")
+    assert caught.value.exit_code == 2
+    for command in ("fusery fuse course_rec_v1_20260115", "fusery fidelity course_rec_v1_20260115 --formats"):
+        assert command in str(caught.value.hint)
+
+
+def test_the_same_bytes_under_another_task_keep_the_name_that_was_asked_for(
+    stocked: Registry, tmp_path: Path
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", **options)
-    keys = ["model.embed_tokens", "self_attn.q_proj", "mlp.down_proj"]
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, keys=keys)
-    folder, fused = our_fuse(base, adapter, precision)
-    real_parts, intended_parts = [], []
-    assert fused.fidelity.modules[0].module == "model.embed_tokens"
-    for module in fused.fidelity.modules:
-        real = plain_weight(folder, module.module) - plain_weight(base, module.module)
-        wanted = intended(adapter, module.module)
-        compare(module, real, wanted)
-        real_parts.append(real.ravel())
-        intended_parts.append(wanted.ravel())
-    compare(fused.fidelity, np.concatenate(real_parts), np.concatenate(intended_parts))
-    assert fused.fidelity.verdict == judge(fused.fidelity.retained, fused.fidelity.noise)
-    base_parts = [plain_weight(base, module.module).ravel() for module in fused.fidelity.modules]
-    noise = np.linalg.norm(np.concatenate(real_parts) - np.concatenate(intended_parts))
-    assert fused.fidelity.noise == pytest.approx(
-        noise / np.linalg.norm(np.concatenate(base_parts)), rel=1e-4, abs=1e-8
-    )
+    stocked.register(tmp_path / "first", base="tiny", task="other")
+    stocked.fuse("course_rec@1")
+    assert stocked.fidelity("other@1")["adapter"] == stocked.show("other@1")["name"]
 
 
-def compare(found: ModuleFidelity | Fidelity, real: Array, wanted: Array) -> None:
-    norm = np.linalg.norm(wanted)
-    assert found.norm == pytest.approx(norm, rel=1e-5)
-    assert found.retained == pytest.approx((real * wanted).sum() / norm**2, rel=1e-5, abs=1e-6)
-    assert found.cosine == pytest.approx((real * wanted).sum() / norm / np.linalg.norm(real), rel=1e-5)
-    assert found.relative_error == pytest.approx(np.linalg.norm(real - wanted) / norm, rel=1e-4, abs=1e-6)
+def test_a_base_has_no_fidelity(stocked: Registry) -> None:
+    with pytest.raises(BadInputError) as caught:
+        stocked.fidelity("tiny")
+    assert caught.value.hint == "fusery list --base tiny"
 
 
-@pytest.mark.parametrize(
-    ("retained", "noise", "verdict"),
-    [
-        (1.0, 0.0, "PASS"),
-        (0.8, 0.12, "PASS"),
-        (0.799, 0.0, "DEGRADED"),
-        (1.0, 0.121, "DEGRADED"),
-        (0.3, 0.0, "DEGRADED"),
-        (0.29, 0.0, "LOST"),
-        (-0.2, 1.0, "LOST"),
-    ],
-)
-def test_verdicts(retained: float, noise: float, verdict: str) -> None:
-    assert judge(retained, noise) == verdict
+def test_modules_come_in_the_order_of_the_layers(registry: Registry, tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "deep", layers=12, hidden=64, intermediate=64)
+    registry.add_base(base, name="deep")
+    adapter = tinymodels.make_adapter(tmp_path / "a", base, num_layers=12, keys=["self_attn.q_proj"])
+    registry.register(adapter, base="deep", task="one")
+    registry.fuse("one@1")
+    names = [module["module"] for module in registry.fidelity("one@1")["fidelity"]["modules"]]
+    assert names == [f"model.layers.{layer}.self_attn.q_proj" for layer in range(12)]
 
 
-def test_nothing_intended_is_all_retained() -> None:
-    assert ModuleFidelity.of("m", Sums(0.0, 0.0, 4.0)) == ModuleFidelity("m", 0.0, 1.0, 1.0, 0.0)
-    assert Fidelity.of({}).verdict == "PASS"
+@pytest.mark.parametrize("name", ["fidelity.png", "fidelity.SVG"])
+def test_a_picture_is_written_and_the_same_again_is_left(
+    stocked: Registry, tmp_path: Path, name: str
+) -> None:
+    stocked.fuse("course_rec@1")
+    place = tmp_path / name
+    assert stocked.fidelity("course_rec@1", plot=place)["plot"] == str(place)
+    first, before = place.read_bytes(), place.stat()
+    assert first.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+    assert stat.S_IMODE(before.st_mode) & stat.S_IRUSR
+    stocked.fidelity("course_rec@1", plot=place)
+    assert (place.stat().st_ino, place.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {name}
 
 
-def test_nothing_changed_is_nothing_retained() -> None:
-    found = ModuleFidelity.of("m", Sums(4.0, 0.0, 4.0))
-    assert (found.norm, found.retained, found.cosine, found.relative_error) == (2.0, 0.0, 0.0, 1.0)
+def test_another_file_is_replaced_with_force_only(stocked: Registry, tmp_path: Path) -> None:
+    stocked.fuse("course_rec@1")
+    place = tmp_path / "fidelity.svg"
+    place.write_text("precious")
+    with pytest.raises(AlreadyExistsError) as caught:
+        stocked.fidelity("course_rec@1", plot=place)
+    assert "--force" in str(caught.value.hint)
+    assert place.read_text() == "precious"
+    stocked.fidelity("course_rec@1", plot=place, force=True)
+    assert place.read_text(encoding="utf-8").startswith("<?xml")
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"fidelity.svg"}
 
 
-def test_the_whole_weighs_modules_by_their_updates() -> None:
-    found = Fidelity.of({"large": Sums(9.0, 9.0, 0.0), "small": Sums(1.0, 0.0, 1.0)})
-    assert found.retained == 0.9
-    assert [module.retained for module in found.modules] == [1.0, 0.0]
+@pytest.mark.parametrize("name", ["fidelity", "fidelity.pdf", "fidelity.png.exe", ".png"])
+def test_other_kinds_of_picture_are_refused_before_anything_is_read(registry: Registry, name: str) -> None:
+    with pytest.raises(BadInputError, match=r"called \.png or \.svg"):
+        registry.fidelity("nothing@1", plot=name)
 
 
-def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
-    real = np.array([[1, np.nan, 3], [4, np.inf, 6]], np.float32)
-    wanted = np.array([[1, 2, 3], [4, 5, 5]], np.float32)
-    base = np.array([[1, 2, 3], [np.inf, 5, 6]], np.float32)
-    sums = measure_exactly(real, wanted, base)
-    assert (sums.intended, sums.inner, sums.error, sums.weight) == (1 + 9 + 25, 1 + 9 + 30, 1, 1 + 9 + 36)
-    assert not measure(real, wanted, base, np.empty_like(real), grouped=False).finite
+def test_places_that_cannot_be_written(stocked: Registry, tmp_path: Path) -> None:
+    stocked.fuse("course_rec@1")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(AlreadyExistsError):
+        stocked.fidelity("course_rec@1", plot=tmp_path / "folder.png", force=True)
+    with pytest.raises(MissingFileError):
+        stocked.fidelity("course_rec@1", plot=tmp_path / "absent" / "a.png")
 
 
-def test_the_json_form_has_the_promised_keys() -> None:
-    document = Fidelity.of({"m": Sums(1.0, 1.0, 0.0)}).to_dict()
-    assert document.keys() >= {"verdict", "retained", "cosine", "relative_error", "modules"}
-    assert document["modules"][0].keys() == {"module", "norm", "retained", "cosine", "relative_error"}
-    json.dumps(document, allow_nan=False)
+def test_a_link_at_the_place_is_not_written_through(stocked: Registry, tmp_path: Path) -> None:
+    stocked.fuse("course_rec@1")
+    target = tmp_path / "target"
+    target.write_text("precious")
+    os.symlink(target, tmp_path / "a.png")
+    with pytest.raises(AlreadyExistsError):
+        stocked.fidelity("course_rec@1", plot=tmp_path / "a.png")
+    stocked.fidelity("course_rec@1", plot=tmp_path / "a.png", force=True)
+    assert target.read_text() == "precious"
+
+
+def test_a_picture_needs_its_extra_and_the_numbers_do_not(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    stocked.fuse("course_rec@1")
+    assert stocked.fidelity("course_rec@1")["fidelity"]["modules"]
+    with pytest.raises(MissingExtraError):
+        stocked.fidelity("course_rec@1", plot=tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from fusery.registry.identification import hashing
 from fusery.registry.identification.hashing import Hasher
-from fusery.registry.identification.views import View
+from fusery.registry.inspection.views import View
 from fusery.storage.digest import CHUNK, Digest
 
 LARGE = 64 * CHUNK

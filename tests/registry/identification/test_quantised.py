@@ -11,7 +11,7 @@ import pytest
 import tinymodels
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 
 pytest.importorskip("mlx.core")
 

@@ -11,7 +11,7 @@ import pytest
 from museum import KEEP
 
 from fusery.registry import Registry
-from fusery.registry.sources.gguf import convert_gguf
+from fusery.registry.gguf.convert import convert_gguf
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gguf")

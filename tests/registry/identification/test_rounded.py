@@ -16,7 +16,7 @@ import tinymodels
 from consumers import llama_quantize
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.identification import Identified
 
 pytestmark = pytest.mark.slow

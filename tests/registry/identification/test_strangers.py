@@ -18,7 +18,7 @@ import tinymodels
 import zstandard
 from museum import FIRST, LLAMA, Museum
 
-from fusery.registry.identification.unpacking import FREE
+from fusery.registry.inspection.archives import FREE
 from fusery.storage.errors import FormatError, FuseryError, MissingFileError, UnsafePathError
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import event, select
 from fusery.registry import Registry, tables
 from fusery.registry.identification import Begun, Identified
 from fusery.registry.identification.index import Index
-from fusery.registry.identification.views import exact_digest
+from fusery.registry.inspection.views import exact_digest
 
 
 def said(found: Identified) -> dict[str, tuple[str, bool | None]]:

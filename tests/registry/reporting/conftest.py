@@ -12,7 +12,7 @@ import showcase
 from aliasyear import Clock
 
 from fusery.registry import Registry
-from fusery.registry.settings import Settings
+from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
 SUBJECTS = (None, "course_rec", "mail", "course_rec#prod", "mail@1")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fusery.registry.reporting import svg, text, timeline
-from fusery.registry.reporting.heatmap import heat_map_picture
-from fusery.registry.reporting.losses import curves_chart, versions_chart
+from fusery.registry.charts import svg, text, timeline
+from fusery.registry.charts.heat_map_svg import heat_map_picture
+from fusery.registry.charts.losses import curves_chart, versions_chart
 
 _PLAIN = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
 _POWERS = st.builds(

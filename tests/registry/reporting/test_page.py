@@ -10,7 +10,7 @@ import htmltree
 import showcase
 from htmltree import Element
 
-from fusery.registry.reporting.text import shown as as_shown
+from fusery.registry.charts.text import shown as as_shown
 
 STYLE = Path(__file__).resolve().parents[3] / "registry" / "reporting" / "templates" / "style.css"
 SECTIONS = (

@@ -14,11 +14,12 @@ from signingkeys import Pair
 from sqlalchemy import delete, select
 from tampering import unguarded
 
-from fusery.registry import Registry, events, tables
+from fusery.registry import Registry, tables
 from fusery.registry.audit import Report
-from fusery.registry.settings import Settings
+from fusery.registry.database import events
+from fusery.registry.dsse.envelope import BadSignatureError
+from fusery.registry.settings.settings import Settings
 from fusery.registry.signing.anchor import read_anchor
-from fusery.registry.signing.envelope import BadSignatureError
 from fusery.registry.signing.sign import no_passphrase
 from fusery.registry.workspace import Workspace
 

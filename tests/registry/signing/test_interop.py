@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from signingkeys import Authority, Pair
 
 from fusery.registry import Registry
+from fusery.registry.dsse.envelope import parse_envelope
+from fusery.registry.dsse.statement import read_statement
 from fusery.registry.errors import BadInputError
 from fusery.registry.signing.checking import CertificateChecker, KeyChecker
-from fusery.registry.signing.envelope import parse_envelope
 from fusery.registry.signing.sign import SigningKey
-from fusery.registry.signing.statement import read_statement
 from fusery.registry.signing.verify import beside_of, verify
 
 pytest.importorskip("model_signing")

@@ -13,7 +13,7 @@ import pytest
 from signingkeys import FORMS, Pair
 
 from fusery.registry import Registry
-from fusery.registry.fuse import FuseRequest
+from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.signing.checking import KeyChecker
 from fusery.registry.signing.verify import Verification, beside_of, verify
 from fusery.storage.errors import MissingFileError

@@ -16,7 +16,7 @@ from waiting import wait_until
 
 from fusery.registry.bundles.serving import gate
 from fusery.registry.bundles.serving.gate import MAX_BODY, Gate, Served, Server
-from fusery.registry.serving.templates.chat import ChatTemplates
+from fusery.registry.server.templates.chat import ChatTemplates
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}

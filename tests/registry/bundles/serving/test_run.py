@@ -16,7 +16,7 @@ from bundling import make_bundle
 from fusery.registry.behaviour.models import load_tokenizer
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.serving.run import Bounded, OneModel, differences
-from fusery.registry.serving.templates.chat import ChatTemplates
+from fusery.registry.server.templates.chat import ChatTemplates
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

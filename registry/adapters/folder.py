@@ -1,0 +1,231 @@
+"""Reading an adapter as mlx-lm's trainer leaves it, or PEFT: weights, `adapter_config.json`, a hand-written metadata file.
+
+Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
+kept as problems, so that one look at a folder reports everything that is wrong with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.folder import scan
+from fusery.storage.jsonfile import read_object
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.safetensors import Header, read_header
+from fusery.storage.secrets import without_credentials
+
+from .files import CONFIG, JSON_LIMIT, METADATA, PEFT_WEIGHTS, WEIGHTS
+from .mlx_config import AdapterConfig, AdapterMetadata, LoraModule, lora_modules
+
+if TYPE_CHECKING:
+    from fusery.storage.scratch import Scratch
+
+    from .remark import Remark
+
+
+_NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
+_MOST_PROBLEMS = 20
+"""Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file of the folder that cannot be used: its name, why, and whether it is absent or malformed."""
+
+    file: str
+    message: str
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """Everything that a folder says about its adapter, in mlx-lm's words whatever its form.
+
+    Attributes:
+        path: the folder.
+        files: the files of mlx-lm's form, by name, to where they really lie.
+        config: the training configuration, if readable.
+        raw_config: the file's own configuration as plain JSON, for the record.
+        metadata: the hand-written file; empty when there is none.
+        header: the header of the weights, if readable.
+        modules: adapted modules by path.
+        strangers: tensor names that are not part of an adapter.
+        problems: files that cannot be used.
+        form: `mlx` or `peft`, as the folder has it.
+        originals: of PEFT's form, the files as they are; `kept` tells which are the adapter.
+        remarks: what could not be carried over from PEFT's form, and how the rest was.
+        alpha: LoRA's alpha, where the configuration has it.
+        scratch: what keeps the files of a rendering there.
+    """
+
+    path: Path
+    files: Mapping[str, Path]
+    config: AdapterConfig
+    raw_config: Mapping[str, Any]
+    metadata: AdapterMetadata
+    header: Header | None
+    modules: Mapping[str, LoraModule]
+    strangers: tuple[str, ...]
+    problems: tuple[Problem, ...] = field(default=())
+    form: Literal["mlx", "peft"] = "mlx"
+    originals: Mapping[str, Path] | None = None
+    remarks: tuple[Remark, ...] = ()
+    alpha: float | None = None
+    scratch: Scratch | None = None
+
+    @property
+    def kept(self) -> Mapping[str, Path]:
+        """The files that are the adapter and are kept, by name, to where they really lie."""
+        return self.files if self.originals is None else self.originals
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that the tensors have, or the configured one where no tensor tells."""
+        ranks = {module.a[1] for module in self.modules.values() if module.a and len(module.a) == 2}
+        parameters = self.config.lora_parameters
+        return max(ranks) if ranks else (parameters.rank if parameters else None)
+
+    @property
+    def scale(self) -> float | None:
+        """The factor of the update, as configured."""
+        return self.config.lora_parameters.scale if self.config.lora_parameters else None
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Numbers in all tensors of the adapter."""
+        return sum(math.prod(tensor.shape) for tensor in self.header.tensors.values()) if self.header else 0
+
+
+def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
+    """Read an adapter folder; unreadable parts become `problems`.
+
+    Args:
+        path: the folder.
+        weights: the file that is taken as `adapters.safetensors`, such as a numbered checkpoint.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        StoreDeniedError: the folder or a file in it may not be read.
+        UnsafePathError: a link leaves the folder (the blobs of a hub's cache are allowed), or something in it is
+            not a plain file.
+    """
+    if not path.exists():
+        raise MissingFileError(
+            f"there is no folder {path}", hint="give the folder that holds adapters.safetensors"
+        )
+    if not path.is_dir():
+        raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
+    names = {name: name for name in _NAMES if name != WEIGHTS} | {weights: WEIGHTS}
+    files = {names[file.path]: file.real for file in scan(path) if file.path in names}
+    if PEFT_WEIGHTS in files and WEIGHTS not in files:
+        return _read_peft_folder(path, files)
+    files.pop(PEFT_WEIGHTS, None)
+    problems: list[Problem] = []
+    raw_config = _object(files, CONFIG, problems, required=True)
+    raw_metadata = _object(files, METADATA, problems, required=False)
+    config = _model(AdapterConfig, raw_config, CONFIG, problems)
+    metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
+    header = _header(files, problems)
+    modules, strangers = lora_modules(header)
+    return AdapterFolder(
+        path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems)
+    )
+
+
+def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
+    """Read a PEFT folder: render it in mlx-lm's form, as far as it can be, and read that."""
+    from fusery.storage.scratch import Scratch
+
+    from .mlx_form import plan_mlx, require_bearable, write_mlx
+    from .patterns import PatternError
+    from .reading import read_peft
+
+    found = read_peft(files)
+    problems = [Problem(*problem) for problem in found.problems]
+    metadata = _model(AdapterMetadata, _object(files, METADATA, problems, required=False), METADATA, problems)
+    rendered: dict[str, Path] = {}
+    remarks, scratch, config, header = list(found.remarks), None, AdapterConfig.model_validate({}), None
+    if found.config is not None and found.header is not None and not found.problems:
+        try:
+            plan = plan_mlx(found.config, found.modules)
+            require_bearable(plan, found.header.size)
+            scratch = Scratch()
+            remarks += write_mlx(files[PEFT_WEIGHTS], plan, scratch.path)
+            rendered = {name: scratch.path / name for name in (WEIGHTS, CONFIG)}
+            config = _model(AdapterConfig, read_object(rendered[CONFIG]), CONFIG, problems)
+            header = read_header(rendered[WEIGHTS])
+        except PatternError:
+            scratch = None  # the remarks say so
+        except FormatError as error:
+            problems.append(Problem(PEFT_WEIGHTS, error.message))
+    modules, strangers = lora_modules(header)
+    kept = {name: place for name, place in files.items() if name == METADATA}
+    alpha = found.config.lora_alpha if found.config else None
+    return AdapterFolder(
+        path,
+        {**kept, **rendered},
+        config,
+        found.raw,
+        metadata,
+        header,
+        modules,
+        strangers,
+        tuple(problems),
+        form="peft",
+        originals=files,
+        remarks=tuple(remarks),
+        alpha=alpha,
+        scratch=scratch,
+    )
+
+
+def _object(
+    files: Mapping[str, Path], name: str, problems: list[Problem], *, required: bool
+) -> dict[str, Any]:
+    if name not in files:
+        if required:
+            problems.append(Problem(name, f"there is no {name}", absent=True))
+        return {}
+    try:
+        found = read_object(files[name], limit=JSON_LIMIT)
+    except FormatError as error:
+        problems.append(Problem(name, error.message.replace(files[name].name, name)))
+        return {}
+    if not is_keepable(found):
+        problems.append(Problem(name, f"{name} holds text with NUL or half of a character"))
+        return {}
+    cleaned: dict[str, Any] = without_credentials(found)
+    return cleaned
+
+
+def _model(kind: type[_Model], raw: dict[str, Any], name: str, problems: list[Problem]) -> _Model:
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]:
+            where = ".".join(str(part) for part in item["loc"])[:200]
+            problems.append(Problem(name, f"{name}: {where}: {item['msg']}"))
+        return kind()
+
+
+def _header(files: Mapping[str, Path], problems: list[Problem]) -> Header | None:
+    if WEIGHTS not in files:
+        problems.append(Problem(WEIGHTS, f"there is no {WEIGHTS}", absent=True))
+        return None
+    try:
+        return read_header(files[WEIGHTS])
+    except FormatError as error:
+        # A file in a hub's cache is called by its digest.
+        problems.append(Problem(WEIGHTS, error.message.replace(files[WEIGHTS].name, WEIGHTS)))
+        return None

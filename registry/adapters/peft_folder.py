@@ -1,0 +1,143 @@
+"""PEFT's tensors by module: names and shapes, and what among them is not part of a LoRA.
+
+base_model.model.MODULE.lora_A.weight            (rank, in)     of a linear layer
+base_model.model.MODULE.lora_B.weight            (out, rank)
+base_model.model.MODULE.lora_embedding_A         (rank, rows)   of an embedding
+base_model.model.MODULE.lora_embedding_B         (columns, rank)
+base_model.model.MODULE.lora_magnitude_vector    (out,)         of DoRA
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from fusery.storage.safetensors import Header, Tensor
+
+from ..parsing import plural
+from .files import PEFT_WEIGHTS
+from .patterns import PatternError
+from .peft_config import CONFIG, FIELDS, PeftConfig
+from .remark import Remark
+
+PREFIX = "base_model.model."
+_PART = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB])|(?P<m>lora_magnitude_vector)(?:\.weight)?)"
+)
+_SHOWN = 3
+_WRAPPERS = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module)(?=\.)")
+
+COPY, QUANTISED_COPY, OTHER, UNKNOWN = "copy", "quantised copy", "other", "unknown"
+"""What a whole tensor is to the base: its numbers; what its were quantised from; other numbers; none that it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeftModule:
+    """The tensors of one module, as they lie in the file."""
+
+    path: str
+    a: Tensor | None = None
+    b: Tensor | None = None
+    m: Tensor | None = None
+    embedding: bool = False
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that the tensors have."""
+        if self.a is not None and len(self.a.shape) == 2:
+            return self.a.shape[0]
+        return self.b.shape[1] if self.b is not None and len(self.b.shape) == 2 else None
+
+
+def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[Remark]]:
+    """Return the modules of a PEFT file by path, and remarks on tensors that are none of theirs."""
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    strangers: list[str] = []
+    for name, tensor in header.tensors.items():
+        match = _PART.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+        # A convolution's factors have four dimensions: PEFT adapts them, mlx-lm does not.
+        if match is None or len(tensor.shape) != (1 if match["m"] else 2):
+            strangers.append(name)
+            continue
+        part = "m" if match["m"] else (match["linear"] or match["embedding"]).lower()
+        kind = "embedding_" if match["embedding"] else ""
+        if parts[match["module"]].setdefault(kind + part, tensor) is not tensor:
+            strangers.append(name)
+    modules = {path: _module(path, found) for path, found in sorted(parts.items())}
+    return modules, [*_on_strangers(strangers), *_on_embeddings(parts)]
+
+
+def _module(path: str, found: Mapping[str, Tensor]) -> PeftModule:
+    embedding = any(part.startswith("embedding_") for part in found)
+    kind = "embedding_" if embedding else ""
+    return PeftModule(path, found.get(f"{kind}a"), found.get(f"{kind}b"), found.get("m"), embedding)
+
+
+def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Remark]:
+    for path, found in parts.items():
+        kinds = {part.startswith("embedding_") for part in found if part != "m"}
+        if len(kinds) > 1:
+            message = f"{path} has the factors of a linear layer and those of an embedding"
+            yield Remark("peft_unknown_tensor", "error", path, message)
+        elif True in kinds and "m" in found:
+            message = f"{path} is an embedding with DoRA, which PEFT scales by columns and mlx-lm by rows"
+            yield Remark("peft_variant", "error", path, message)
+
+
+def _on_strangers(names: list[str]) -> Iterator[Remark]:
+    whole = [
+        name for name in names if re.search(r"(modules_to_save|base_layer|embed_tokens|lm_head)\.", name)
+    ]
+    biases = [name for name in names if name.endswith(".bias") and name not in whole]
+    others = [name for name in names if name not in whole and name not in biases]
+    if whole:
+        message = f"{_count(whole)} of whole modules, which is not a low-rank update: {some(whole)}"
+        hint = "if they are only copies of the base's, save it again with save_embedding_layers=False"
+        yield Remark("peft_full_modules", "error", PEFT_WEIGHTS, message, hint, tuple(whole))
+    if biases:
+        message = f"{_count(biases)} that change or add biases, which mlx-lm's LoRA does not: {some(biases)}"
+        added = any(name.endswith(".lora_B.bias") for name in biases)
+        hint = FIELDS["lora_bias"].advice if added else ""
+        yield Remark("peft_bias", "error", PEFT_WEIGHTS, message, hint, tensors=tuple(biases))
+    if others:
+        message = f"{_count(others)} that are not the factors of a LoRA as PEFT saves it: {some(others)}"
+        yield Remark("peft_unknown_tensor", "error", PEFT_WEIGHTS, message, tensors=tuple(others))
+
+
+def _count(names: list[str]) -> str:
+    return f"{PEFT_WEIGHTS} holds {plural(len(names), 'tensor')}"
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few of many names, for a message."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more
+
+
+def own_name(name: str) -> str:
+    """Return what the base calls a tensor that PEFT wrote: without its prefix and the wrappers of its modules."""
+    return _WRAPPERS.sub("", name.removeprefix(PREFIX))
+
+
+def check_ranks(config: PeftConfig, modules: Mapping[str, PeftModule]) -> Iterator[Remark]:
+    """Yield remarks on tensors whose rank is not the configured one, which PEFT itself would not load."""
+    wrong = []
+    try:
+        for module in modules.values():
+            if module.rank is not None and module.rank != config.rank_of(module.path):
+                wrong.append(f"{module.path} ({module.rank}, not {config.rank_of(module.path)})")
+            config.scale_of(module.path)
+    except PatternError as error:
+        message = f"rank_pattern or alpha_pattern holds {error}, so the scale of a module is not known"
+        yield Remark("peft_pattern", "error", CONFIG, message, "write the modules' names instead")
+        return
+    if wrong:
+        message = (
+            f"{plural(len(wrong), 'module')} without the rank that the configuration gives: {some(wrong)}"
+        )
+        yield Remark(
+            "peft_rank_mismatch", "error", CONFIG, message, "restore adapter_config.json as PEFT saved it"
+        )

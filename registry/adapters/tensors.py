@@ -1,0 +1,106 @@
+"""The numbers of an adapter as they are stored: read one tensor at a time, turned, scaled, padded, written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusery.storage.errors import FormatError
+from fusery.storage.failures import os_failures
+from fusery.storage.opening import opened
+from fusery.storage.safetensors import Tensor, build_header
+
+from ..engine.arithmetic import F32, FORMATS, decode, encode
+
+Array = NDArray[Any]
+_STORED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor's dtype, in the words of safetensors, and its bits as unsigned integers of the same size."""
+
+    dtype: str
+    bits: Array
+
+
+def read_stored(path: Path, tensor: Tensor) -> Stored:
+    """Read one tensor.
+
+    Raises:
+        FormatError: the file is shorter than it was, or the dtype has elements smaller than a byte.
+        StorageError: it cannot be read.
+    """
+    with opened(path) as file:
+        file.seek(tensor.begin)
+        data = file.read(tensor.size)
+    count = int(np.prod(tensor.shape, dtype=np.int64))
+    if len(data) != tensor.size or (count and tensor.size % count):
+        raise FormatError(f"{path.name} changed while it was read")
+    kind = np.dtype(_STORED[tensor.size // count] if count else np.uint8).newbyteorder("<")
+    return Stored(tensor.dtype, np.frombuffer(data, kind).reshape(tensor.shape))
+
+
+def turned(tensor: Stored) -> Stored:
+    """Return a matrix transposed; whatever has not two dimensions as it is."""
+    return Stored(tensor.dtype, tensor.bits.T if tensor.bits.ndim == 2 else tensor.bits)
+
+
+def padded(tensor: Stored, axis: int, size: int) -> Stored:
+    """Return a matrix with zeros behind its end along one axis, up to a size; zero is all bits off in every format."""
+    if tensor.bits.ndim != 2 or tensor.bits.shape[axis] >= size:
+        return tensor
+    missing = [(0, 0), (0, 0)]
+    missing[axis] = (0, size - tensor.bits.shape[axis])
+    return Stored(tensor.dtype, np.pad(tensor.bits, missing))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def multiplied(tensor: Stored, factor: float) -> tuple[Stored, bool]:
+    """Return numbers times a factor, and whether that is exact.
+
+    The dtype stays if every product has a place in it; else the numbers become float32, rounded once if need be.
+    """
+    if factor == 1 or tensor.dtype not in FORMATS:
+        return tensor, True
+    form = FORMATS[tensor.dtype]
+    values = decode(tensor.bits.view(form.stored), form).astype(np.float64)
+    products = values * factor
+    # A product of two float32 numbers has a place in float64, any other may not.
+    short = float(np.float32(factor)) == factor
+    for candidate in dict.fromkeys((form, F32)):
+        kept = encode(products.astype(np.float32), candidate)
+        same = np.array_equal(decode(kept, candidate).astype(np.float64), products, equal_nan=True)
+        exact = short and bool(same)
+        if exact or candidate is F32:
+            return Stored(candidate.name, kept.view(_STORED[candidate.size])), exact
+    raise AssertionError("float32 was the last")
+
+
+def widened(tensor: Stored) -> Stored:
+    """Return numbers as float32, exactly."""
+    if tensor.dtype not in FORMATS or tensor.dtype == F32.name:
+        return tensor
+    form = FORMATS[tensor.dtype]
+    return Stored(F32.name, decode(tensor.bits.view(form.stored), form).view(_STORED[F32.size]))
+
+
+def write_stored(path: Path, tensors: Iterable[tuple[str, Stored]], metadata: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file, in the order given.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    held = list(tensors)
+    header = build_header(
+        [(name, tensor.dtype, tensor.bits.shape) for name, tensor in held], dict(metadata) or None
+    )
+    with os_failures(f"write {path}", near=path.parent), path.open("xb") as file:
+        file.write(header)
+        for _, tensor in held:
+            file.write(np.ascontiguousarray(tensor.bits).data)

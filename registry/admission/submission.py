@@ -1,0 +1,182 @@
+"""What a user says about an adapter folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.secrets import without_credentials
+
+from ..errors import BadInputError
+from ..names import parse_date, parse_slug, parse_task
+
+MAX_VERSION = 999_999_999
+MAX_EXAMPLES = 2**31 - 1
+LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "note": 10_000}
+"""The most characters of what a user says."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """The base that an adapter was trained on, where that is another one than it is registered for.
+
+    Attributes:
+        name: what it is called where that was said.
+        digest: of its files.
+        known_as: every name that an adapter's files may call it by.
+    """
+
+    name: str
+    digest: str
+    known_as: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a user says about an adapter folder; None where nothing was said.
+
+    Without `base`, it is the one that the adapter's files name.  `trained_on` is the base that it was trained on, if that is
+    another one: a name or a digest of this registry's, or what was said where the adapter comes from.
+    `checkpoint` is `best`, `last` or an iteration; `log` is the file that the trainer's output is in.
+    `base_known_as`: what the base is called where the adapter comes from.
+
+    Everything is checked when it is made, so that both databases get the same, and only what they can keep: text
+    without NUL, finite numbers, tags in their one form, no credentials in URLs.
+
+    Raises:
+        BadInputError: a value is not acceptable.
+    """
+
+    base: str | None = None
+    task: str | None = None
+    version: int | None = None
+    date: str | None = None
+    alpha: float | None = None
+    val_loss: float | None = None
+    dataset: str | None = None
+    examples: int | None = None
+    parent: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+    checkpoint: str | None = None
+    log: str | Path | None = None
+    base_known_as: tuple[str, ...] = ()
+    trained_on: str | TrainedOn | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, and bring numbers and tags into their one form."""
+        for name, limit in LIMITS.items():
+            require_text(name, getattr(self, name), limit)
+        if not isinstance(self.trained_on, TrainedOn):
+            require_text("base it was trained on", self.trained_on, LIMITS["base"])
+        if self.task:
+            parse_task(self.task)
+        if self.date:
+            parse_date(self.date)
+        _require_whole(self.version, "version", 1, MAX_VERSION, "leave out --version to get the next one")
+        require_examples(self.examples)
+        object.__setattr__(self, "alpha", finite(self.alpha, "alpha"))
+        object.__setattr__(self, "val_loss", finite(self.val_loss, "validation loss"))
+        object.__setattr__(self, "tags", checked_tags(self.tags))
+        for name in ("dataset", "note"):
+            object.__setattr__(self, name, without_credentials(getattr(self, name)))
+        object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
+
+    @property
+    def base_name(self) -> str:
+        """The base that was said.
+
+        Raises:
+            BadInputError: none was.
+        """
+        if self.base is None:
+            raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
+        return self.base
+
+
+def require_text(what: str, value: Any, limit: int) -> None:
+    """Refuse what is no text that both databases can keep; None is fine.
+
+    Raises:
+        BadInputError: it is none, or too long.
+    """
+    if value is None:
+        return
+    if not isinstance(value, str) or not is_keepable(value):
+        raise BadInputError(f"the {what} is not plain text", hint="give it as UTF-8 text without NUL")
+    if len(value) > limit:
+        raise BadInputError(
+            f"the {what} has {len(value):,} characters", hint=f"give at most {limit:,} characters"
+        )
+
+
+def require_examples(value: Any) -> None:
+    """Refuse what is no number of training examples; None is fine.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    _require_whole(value, "number of examples", 0, MAX_EXAMPLES, "leave out --examples if unknown")
+
+
+def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise BadInputError(f"the {what} is not a whole number from {low} to {high}", hint=hint)
+
+
+def finite(value: Any, what: str) -> float | None:
+    """Return a number in its one form; None is fine.
+
+    Raises:
+        BadInputError: it is no finite number.
+    """
+    if value is None:
+        return None
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise BadInputError(f"the {what} is not a finite number", hint="leave it out if it is not known")
+    return number
+
+
+def _checkpoint(said: Any) -> str | None:
+    if said is None:
+        return None
+    text = str(said)
+    number = text.isascii() and text.isdigit() and len(text) <= 10
+    if isinstance(said, bool) or not (text in ("best", "last") or number):
+        raise BadInputError(
+            f"the checkpoint is best, last or an iteration, not {text[:40]!r}",
+            hint="--checkpoint best|last|ITER",
+        )
+    return text
+
+
+def checked_tags(said: Any) -> dict[str, str]:
+    """Return tags with their names in their one form, and without credentials in their URLs.
+
+    Raises:
+        BadInputError: they are no tags, or one is given twice.
+    """
+    if not isinstance(said, Mapping):
+        raise BadInputError("the tags are not names with values", hint="write --tag KEY=VALUE")
+    tags: dict[str, str] = {}
+    for name, value in said.items():
+        require_text("name of a tag", name, LIMITS["dataset"])
+        key = parse_slug(name, "tag")
+        if value is None:
+            raise BadInputError(f"the tag {key} has no value", hint=f"write --tag {key}=VALUE")
+        require_text(f"tag {key}", value, LIMITS["dataset"])
+        if key in tags:
+            raise BadInputError(f"the tag {key} is given twice", hint="upper and lower case are the same tag")
+        tags[key] = without_credentials(value)
+    return tags

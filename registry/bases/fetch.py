@@ -1,0 +1,119 @@
+"""A source as the user typed it, made into a local folder in MLX or Hugging Face layout."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import MissingFileError
+
+from ..errors import BadInputError, MissingExtraError
+
+Scratch = Callable[[], AbstractContextManager[Path]]
+"""What gives a folder for a while."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBase:
+    """A base model's files on this machine.
+
+    Attributes:
+        folder: where they lie.
+        source: where they came from, as it is recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`.
+        revision: the hub's commit, the SHA-256 of a GGUF file, or empty.
+        name: the name to give it if the user gave none.
+        durable: the folder belongs to the user and stays; else it is ours and temporary.
+    """
+
+    folder: Path
+    source: str
+    revision: str
+    name: str
+    durable: bool
+
+
+@contextmanager
+def fetched(
+    source: str, *, revision: str | None, scratch: Scratch, say: Callable[[str], None]
+) -> Iterator[FetchedBase]:
+    """Yield a source's files as a local folder; what was made for it is removed afterwards.
+
+    Args:
+        source: a folder, a GGUF file, or a hub id `org/name`.
+        revision: the hub's branch, tag or commit; only for hub ids.
+        scratch: gives a folder for temporary files, on a disk with room for the model.
+        say: told what is going on, one sentence at a time.
+
+    Raises:
+        MissingFileError: there is no such file or folder, and it is not a hub id.
+        BadInputError: the file is of no known kind, or the hub does not have it.
+        MissingExtraError: the packages for this kind of source are not installed.
+    """
+    path = Path(source).expanduser()
+    is_hub = not path.exists() and HUB_ID.fullmatch(source) is not None
+    if revision and not is_hub:
+        raise BadInputError("--revision is for hub ids only", hint="leave it out for a local folder or file")
+    if path.is_dir():
+        resolved = path.resolve()
+        yield FetchedBase(path.absolute(), f"folder:{resolved.name}", "", resolved.name, durable=True)
+    elif path.is_file():
+        yield from _from_gguf(path, scratch, say)
+    elif is_hub:
+        yield _from_hub(source, revision, say)
+    else:
+        raise MissingFileError(
+            f"there is no file or folder {source}",
+            hint="give a model folder, a GGUF file, or a hub id such as mlx-community/Qwen2-0.5B-4bit",
+        )
+
+
+def _from_gguf(path: Path, scratch: Scratch, say: Callable[[str], None]) -> Iterator[FetchedBase]:
+    from ..gguf.convert import convert_gguf, is_gguf
+
+    if not is_gguf(path):
+        raise BadInputError(f"{path.name} is not a GGUF file", hint="give the folder that holds config.json")
+    for package in ("gguf", "tokenizers"):
+        # Said before minutes of reading, and before anything about the file itself.
+        if not _installed(package):
+            raise MissingExtraError("reading a GGUF file", "gguf")
+    with scratch() as folder:
+        say(f"converting {path.name}")
+        convert_gguf(path, folder)
+        stem = re.sub(r"\.(Q\d[\w]*|F16|F32|BF16|gguf)$", "", path.stem, flags=re.IGNORECASE)
+        # By which the file is known again: it is the base's source, though none of its bytes are kept.
+        digest, _ = digest_file(path)
+        yield FetchedBase(folder, f"gguf:{path.name}", digest, stem, durable=False)
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _from_hub(source: str, revision: str | None, say: Callable[[str], None]) -> FetchedBase:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError(f"{source} is not a local path, and fetching it from a hub", "hub") from error
+    say(f"fetching {source}")
+    patterns = ["*.json", "model*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model", "LICENSE*"]
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInputError(
+            f"{source} could not be fetched from the hub: {type(error).__name__}",
+            hint=f"if a local folder is meant, there is none at {source}; check the name, HF_TOKEN and the network",
+        ) from error
+    # A snapshot's folder is named by its commit.
+    return FetchedBase(folder, f"hub:{source}", folder.name, source, durable=True)

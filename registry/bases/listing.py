@@ -1,0 +1,37 @@
+"""The base models on record: one of them, or all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from .. import tables
+from ..records.references import resolve_base
+from ..records.views import base_view
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def list_bases(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return all base models, oldest first."""
+    with workspace.database.read() as session:
+        return [
+            base_view(base)
+            for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
+        ]
+
+
+def show_base(workspace: Workspace, name: str) -> dict[str, Any]:
+    """Return one base model by name or digest prefix, with the adapters that stand on it.
+
+    Raises:
+        UnknownReferenceError: there is none.
+    """
+    with workspace.database.read() as session:
+        base = resolve_base(session, name)
+        adapters = session.scalars(
+            select(tables.Adapter.name).where(tables.Adapter.base_id == base.id).order_by(tables.Adapter.id)
+        )
+        return {**base_view(base), "adapters": list(adapters)}

@@ -1,0 +1,160 @@
+"""What a model card says of a fused model: where it came from, how much of the adapter is in it, how to make it again.
+
+Every text may come from outside and is quoted by the template; a command is shown only if it can be nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+from ...documents import provenance_part
+from ...fusion.records import in_words
+from .licence import licences
+from .training import curve_values, hub_datasets, training_rows
+
+_ADAPTER = ("task", "version", "date", "rank", "alpha", "scale", "val_loss", "dataset")
+_LABELS = {"val_loss": "validation loss", "created_at": "fused at"}
+_VERDICTS = {
+    "PASS": "The weights hold what the adapter learned.",
+    "DEGRADED": "The weights hold a part of what the adapter learned.",
+    "LOST": "The weights do not hold what the adapter learned; they were published all the same, as was asked for.",
+}
+_COMMAND = re.compile(r"fusery fuse [A-Za-z0-9 ._:@=+-]{1,2000}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
+_WORST = 5
+SHIPS = (
+    ("docker", "an image with an OpenAI-compatible server"),
+    ("ollama", "Ollama"),
+    ("llamacpp", "llama.cpp"),
+    ("vllm", "vLLM"),
+    ("oci", "any OCI registry"),
+)
+"""Targets that the card shows, and what each is for."""
+
+
+def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> dict[str, Any]:
+    """Return what the model card is rendered from.
+
+    Args:
+        record: as `bundle_record` returns it.
+        base_name: what the base is called where the card is read; None for its hub id, or else its name.
+    """
+    provenance = record["provenance"]
+    base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")
+    fidelity, command = provenance_part(provenance, "fidelity"), provenance.get("rebuild")
+    name = adapter.get("name")
+    return {
+        "name": record["name"],
+        "base": base.get("name"),
+        "base_id": base_name or base.get("hub_id") or base.get("name"),
+        "tags": ["mlx", "fusery", "lora", *([adapter["task"]] if adapter.get("task") else [])],
+        "note": adapter.get("note"),
+        "datasets": list(hub_datasets(adapter)),
+        "quantized": bool(
+            provenance.get("quantization") or provenance_part(provenance, "recipe").get("bits")
+        ),
+        "adapter_name": name,
+        # A sum of adapters needs more than a name to be made again; `rebuild` has it.
+        "ships": () if provenance.get("with") or not _is_name(name) else SHIPS,
+        "licence": licences(base, [(name, adapter), *_further(provenance)]),
+        "lineage": list(_lineage(record, base, adapter)),
+        "parts": list(_parts(provenance, adapter)),
+        "training": list(training_rows(adapter)),
+        "curve": curve_values(adapter),
+        "precision": list(_precision(provenance)),
+        "fidelity": list(_fidelity(fidelity)),
+        "worst": list(_worst(fidelity)),
+        "rebuild": command if isinstance(command, str) and _COMMAND.fullmatch(command) else None,
+        "files": record["files"],
+        "provenance": provenance,
+    }
+
+
+def _lineage(
+    record: Mapping[str, Any], base: Mapping[str, Any], adapter: Mapping[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    provenance = record["provenance"]
+    yield "model", record["digest"]
+    yield "key", provenance.get("key")
+    yield "fused model", provenance.get("label")
+    if foreign := provenance_part(provenance, "foreign"):
+        yield "not made by who wrote this", in_words(dict(foreign))
+    yield "base model", base.get("name")
+    yield "base model, digest", base.get("digest")
+    yield "adapter", adapter.get("name")
+    yield "adapter, digest", adapter.get("digest")
+    yield "adapter, trained on", adapter.get("trained_on")
+    yield "adapter, trained on, digest", adapter.get("trained_on_digest")
+    for key in _ADAPTER:
+        yield f"adapter, {_LABELS.get(key, key)}", adapter.get(key)
+    for each in _objects(adapter.get("amendments")):
+        yield "adapter, amended", f"{each.get('field')}: {each.get('from')} -> {each.get('to')}"
+    for key in ("recipe", "created_at", "tool"):
+        yield _LABELS.get(key, key), provenance.get(key)
+
+
+def _parts(provenance: Mapping[str, Any], adapter: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield name, weight and digest of each adapter, if there are several."""
+    extras = _objects(provenance.get("with"))
+    if extras:
+        yield adapter.get("name"), 1.0, adapter.get("digest")
+        for part in extras:
+            yield part.get("adapter"), part.get("weight"), part.get("digest")
+
+
+def _further(provenance: Mapping[str, Any]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    for part in _objects(provenance.get("with")):
+        yield part.get("adapter"), part
+
+
+def _precision(provenance: Mapping[str, Any]) -> Iterator[str]:
+    form, size, times = (provenance.get(key) for key in ("format", "weights_bytes", "times_base"))
+    if form is None:
+        return
+    large = f", {size:,} bytes of weights" if _is_number(size) else ""
+    larger = f", {times:.2f} times the base model's" if _is_number(times) else ""
+    yield f"Precision: {form}{large}{larger}."
+
+
+def _fidelity(fidelity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what is measured, and a sentence on what was found."""
+    verdict, retained, cosine, error = (
+        fidelity.get(key) for key in ("verdict", "retained", "cosine", "relative_error")
+    )
+    if verdict is not None:
+        yield "verdict", f"{verdict}. {_VERDICTS.get(str(verdict), '')}".rstrip()
+    if _is_number(retained):
+        share = f"{100 * retained:.1f} % of the update that the adapter makes is in the written weights"
+        yield "share retained", f"{share}, measured along its own direction."
+    if _is_number(cosine):
+        noise = "rounding adds noise, which lowers it even where nothing of the update is missing"
+        yield "cosine", f"Between the change that was written and the update it is {cosine:.3f}: {noise}."
+    if _is_number(error):
+        lacks = "What the written change lacks or has too much"
+        yield "relative error", f"{lacks} is {error:.3g} times as large as the update."
+
+
+def _worst(fidelity: Mapping[str, Any]) -> Iterator[tuple[Any, str, str, str]]:
+    """Yield the modules that retained least."""
+    for module in _objects(fidelity.get("worst"))[:_WORST]:
+        retained, cosine, error = (module.get(key) for key in ("retained", "cosine", "relative_error"))
+        share = f"{100 * retained:.1f} %" if _is_number(retained) else "–"
+        yield module.get("module"), share, _short(cosine), _short(error)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if _is_number(value) else "–"
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

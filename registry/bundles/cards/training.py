@@ -1,0 +1,82 @@
+"""What a model card says of an adapter's training: the dataset, what the trainer was told, and the curve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...charts.curve_svg import CURVE, curve_svg
+from ...documents import provenance_part
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_FACTS = {
+    "method": "method",
+    "layers": "layers",
+    "target_modules": "modules of a layer",
+    "trainable_parameters": "trainable parameters",
+    "iterations": "iterations",
+    "examples": "examples",
+    "dataset_revision": "dataset, revision",
+    "dataset_digest": "dataset, digest",
+    "parent": "parent adapter",
+}
+_ARGUMENTS = {
+    "batch_size": "batch size",
+    "grad_accumulation_steps": "batches to a step",
+    "learning_rate": "learning rate",
+    "lr_schedule": "schedule",
+    "optimizer": "optimizer",
+    "max_seq_length": "longest sequence, tokens",
+    "mask_prompt": "prompts masked",
+    "seed": "seed",
+    "checkpoint": "checkpoint, iteration",
+    "chosen": "checkpoint chosen",
+    "started_at": "started at",
+    "seconds": "seconds",
+    "trained_tokens": "trained tokens",
+    "git_commit": "commit of the training code",
+}
+
+
+def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dataset if its name is one of the hub's, which is all that the hub takes in a card's front matter."""
+    name = adapter.get("dataset")
+    if isinstance(name, str) and _HUB_ID.fullmatch(name) and ".." not in name:
+        yield name
+
+
+def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield a label and a value for each thing that is known."""
+    for labels, known in ((_FACTS, adapter), (_ARGUMENTS, provenance_part(adapter, "training"))):
+        for key, label in labels.items():
+            if known.get(key) is not None:
+                yield label, known[key]
+
+
+def curve_values(adapter: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return `file` and `sentence` of the training curve; None where there is too little of one to draw."""
+    points = adapter.get("curve")
+    if curve_svg(points) is None:
+        return None
+    return {"file": CURVE, "sentence": _sentence(points)}
+
+
+def _sentence(points: Any) -> str:
+    """Say in words what the picture shows; `points` can be drawn."""
+    for key, what in (("val_loss", "validation"), ("train_loss", "training")):
+        known = [
+            (point["iteration"], point[key])
+            for point in points
+            if isinstance(point, Mapping)
+            and isinstance(point.get("iteration"), int)
+            and isinstance(point.get(key), int | float)
+        ]
+        if len(known) > 1:
+            (first, start), (last, end) = known[0], known[-1]
+            at, lowest = min(known, key=lambda each: each[1])
+            return (
+                f"The {what} loss was {start:.4g} at iteration {first} and {end:.4g} at iteration {last}; "
+                f"the lowest is {lowest:.4g}, at iteration {at}."
+            )
+    return "Training loss by iteration."

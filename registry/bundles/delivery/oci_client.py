@@ -1,0 +1,183 @@
+"""Talking to an OCI registry through oras, with every failure as one sentence and no credential in any.
+
+Credentials are those of `FUSERY_OCI_USERNAME` and `FUSERY_OCI_PASSWORD`, or else what docker's configuration has for the
+registry (`docker login`, `podman login`, a credential helper); `DOCKER_CONFIG` says where that is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import StoreDeniedError, StoreUnavailableError
+from fusery.storage.secrets import remember, without_secrets
+
+from ...errors import MissingExtraError
+
+_ATTEMPTS = 4
+_TIMEOUT = (10, 300)
+"""Seconds to connect, and between two signs of life: a registry hashes a large blob before it answers."""
+_LARGEST_MANIFEST = 4 << 20
+"""What the distribution specification asks registries to take at least, and the most that is read here."""
+
+_ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*"
+
+
+class RegistryClient:
+    """One repository of a registry."""
+
+    def __init__(self, registry: str, repository: str) -> None:
+        """Find the credentials; nothing is asked of the registry yet.
+
+        Raises:
+            MissingExtraError: oras is not installed.
+        """
+        try:
+            import oras.client
+            import oras.container
+            import oras.logger
+            import requests
+        except ImportError as error:
+            raise MissingExtraError("an OCI registry", "oci") from error
+        # Its own logger writes to standard error, also what a server said; failures are told in our words.
+        oras.logger.setup_logger(quiet=True)
+        self._failures = (requests.RequestException, ValueError, KeyError, OSError)
+        self._registry, self._repository = registry, repository
+        # As docker has it: a registry on this machine needs no certificate.
+        host = registry.rpartition(":")[0] or registry
+        insecure = host in ("localhost", "127.0.0.1")
+        self._client = oras.client.OrasClient(hostname=registry, insecure=insecure)
+        # oras tries everything again for minutes, also what was denied; here, what failed is tried again, and by us.
+        request = type(self._client).do_request
+        self._request: Callable[..., Any] = partial(getattr(request, "__wrapped__", request), self._client)
+        # It waits for an answer for ever.
+        self._client.session.request = partial(self._client.session.request, timeout=_TIMEOUT)
+        self._container = oras.container.Container(f"{registry}/{repository}:latest")
+        self._url = f"{'http' if insecure else 'https'}://{registry}/v2/{repository}"
+        self._root = f"{'http' if insecure else 'https'}://{registry}/v2/"
+        self._log_in()
+
+    def _log_in(self) -> None:
+        auth = self._client.auth
+        user, password = (os.environ.get(f"FUSERY_OCI_{name}", "") for name in ("USERNAME", "PASSWORD"))
+        if user and password:
+            auth.set_basic_auth(user, password)
+        else:
+            folder = os.environ.get("DOCKER_CONFIG")
+            own = [str(Path(folder) / "config.json")] if folder else None
+            try:
+                auth.load_configs(self._container, own)
+            except (*self._failures, AttributeError, TypeError) as error:  # not JSON, or not of docker's form
+                raise StoreDeniedError(
+                    f"docker's configuration has no credentials for {self._registry} that can be read",
+                    hint=f"docker login {self._registry}",
+                ) from without_secrets(error)
+        basic = getattr(auth, "_basic_auth", None)
+        remember({"password": password, "basic": basic or ""})
+        if self._wants_basic():
+            # oras takes every registry for one that hands out tokens.
+            self._client.session.headers.update({"Authorization": f"Basic {basic}"} if basic else {})
+            self._request = self._plainly
+
+    def _plainly(self, url: str, method: str, **options: Any) -> Any:
+        return self._client.session.request(method, url, **options)
+
+    def _wants_basic(self) -> bool:
+        try:
+            reply = self._client.session.get(self._root)
+        except self._failures as error:
+            raise self._unavailable(error) from without_secrets(error)
+        asked = str(reply.headers.get("Www-Authenticate", ""))
+        return bool(reply.status_code == 401) and asked.lower().startswith("basic")
+
+    def manifest(self, tag: str) -> bytes | None:
+        """Return a tag's manifest as it is; None if there is no such tag."""
+        reply = self._ask("GET", f"/manifests/{tag}", headers={"Accept": _ACCEPT})
+        if reply.status_code == 404:
+            return None
+        self._require(reply, 200, "the manifest")
+        content: bytes = reply.content[: _LARGEST_MANIFEST + 1]
+        return content
+
+    def has(self, digest: str) -> bool:
+        """Tell whether a blob is in the repository."""
+        reply = self._ask("HEAD", f"/blobs/{digest}")
+        if reply.status_code not in (200, 404):
+            self._require(reply, 200, "a blob")
+        return bool(reply.status_code == 200)
+
+    def upload(self, path: Path, descriptor: Mapping[str, Any]) -> None:
+        """Send a blob, from its file and not from memory; the registry checks its digest.
+
+        Raises:
+            StoreUnavailableError: it did not work, several times.
+            StoreDeniedError: this user may not.
+        """
+        for attempt in range(_ATTEMPTS):
+            reply = self._ask("POST", "/blobs/uploads/", headers={"Content-Length": "0"})
+            self._require(reply, 202, "an upload")
+            place = reply.headers.get("Location", "")
+            url = place if "://" in place else f"{self._root.removesuffix('/v2/')}{place}"
+            joined = f"{url}{'&' if '?' in url else '?'}digest={descriptor['digest']}"
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
+            with path.open("rb") as file:
+                try:
+                    reply = self._request(joined, "PUT", data=file, headers=headers)
+                except self._failures as error:
+                    if attempt == _ATTEMPTS - 1:
+                        raise self._unavailable(error) from without_secrets(error)
+                    time.sleep(2**attempt)
+                    continue
+            if reply.status_code < 500 or attempt == _ATTEMPTS - 1:
+                self._require(reply, 201, "a blob")
+                return
+            time.sleep(2**attempt)
+
+    def put_manifest(self, tag: str, content: bytes, media_type: str) -> None:
+        """Give a tag to a manifest, and make sure that the registry took it for what it is."""
+        reply = self._ask("PUT", f"/manifests/{tag}", data=content, headers={"Content-Type": media_type})
+        self._require(reply, 201, "the manifest")
+        found = self.manifest(tag)
+        if found is None or digest_bytes(found) != digest_bytes(content):
+            raise StoreUnavailableError(f"the registry {self._registry} changed the manifest that was pushed")
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        for attempt in range(_ATTEMPTS):
+            try:
+                reply = self._request(f"{self._url}{path}", method, **options)
+            except self._failures as error:
+                if isinstance(error, ValueError) and "authentication" in str(error):
+                    raise self._denied() from without_secrets(error)
+                if attempt == _ATTEMPTS - 1:
+                    raise self._unavailable(error) from without_secrets(error)
+            else:
+                if reply.status_code < 500 or attempt == _ATTEMPTS - 1:
+                    return reply
+            time.sleep(2**attempt)
+        raise AssertionError("every last attempt returns or raises")
+
+    def _require(self, reply: Any, expected: int, what: str) -> None:
+        if reply.status_code in (401, 403):
+            raise self._denied()
+        if reply.status_code != expected:
+            raise StoreUnavailableError(
+                f"the registry {self._registry} answered {reply.status_code} when it was asked for {what}"
+            )
+
+    def _denied(self) -> StoreDeniedError:
+        return StoreDeniedError(
+            f"the registry {self._registry} does not let this user into {self._repository}",
+            hint=f"docker login {self._registry}, or set FUSERY_OCI_USERNAME and FUSERY_OCI_PASSWORD",
+        )
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailableError:
+        logging.getLogger(__name__).debug("%s", type(error).__name__)
+        return StoreUnavailableError(
+            f"the registry {self._registry} did not answer: {type(error).__name__}", hint="try again later"
+        )

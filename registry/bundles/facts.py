@@ -1,0 +1,103 @@
+"""What a bundle says of a base and of an adapter: the records' facts that mean something away from this registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..documents import without_people
+from ..names import compact_date
+from ..records.amendments import amendment_views
+from ..records.licences import adapter_licence, base_licence
+from ..records.views import moment
+from ..training.curve import point_view
+from ..training.facts import recorded_curve
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_ARGUMENTS = (
+    "batch_size",
+    "grad_accumulation_steps",
+    "learning_rate",
+    "lr_schedule",
+    "mask_prompt",
+    "max_seq_length",
+    "optimizer",
+    "seed",
+)
+"""Of what a trainer was given: what says how it was trained, and not where."""
+
+_MOST = 1000
+"""Points of a curve that a bundle has; of more, every second, third and so on, and the last."""
+
+
+def base_facts(workspace: Workspace, base: tables.BaseModel) -> dict[str, Any]:
+    """Return `name`, `digest`, `licence`, and `hub_id` with `revision` if it came from a hub."""
+    hub = next((row for row in base.revisions if row.source.startswith("hub:")), None)
+    return {
+        "name": base.names[0].name,
+        "digest": base.digest,
+        "licence": base_licence(workspace, base),
+        "hub_id": hub.source.removeprefix("hub:") if hub else None,
+        "revision": (hub.revision or None) if hub else None,
+    }
+
+
+def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
+    """Return what a bundle says of an adapter."""
+    dataset = adapter.dataset
+    return {
+        "name": adapter.name,
+        "digest": adapter.digest,
+        "task": adapter.task.name,
+        "version": adapter.version,
+        "date": compact_date(adapter.date),
+        "trained_on": adapter.trained_on_name,
+        "trained_on_digest": adapter.trained_on,
+        "method": adapter.method,
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "scale": adapter.scale,
+        "layers": adapter.layers,
+        "target_modules": adapter.target_modules,
+        "trainable_parameters": adapter.trainable_parameters,
+        "val_loss": adapter.val_loss,
+        "iterations": adapter.iterations,
+        "dataset": dataset.name if dataset else None,
+        "dataset_revision": (dataset.revision or None) if dataset else None,
+        "dataset_digest": (dataset.digest or None) if dataset else None,
+        "examples": adapter.examples,
+        "parent": adapter.parent.name if adapter.parent else None,
+        "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
+        "note": adapter.note,
+        "amendments": without_people(amendment_views(adapter.amendments)),
+        "training": _training(session, adapter),
+        "curve": _curve(session, adapter),
+    }
+
+
+def _training(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
+    """Return how it was trained, as far as that is on record."""
+    found = {key: adapter.training.get(key) for key in _ARGUMENTS}
+    run = session.scalars(select(tables.TrainingRun).filter_by(adapter_id=adapter.id)).first()
+    if run is not None:
+        found |= {
+            "checkpoint": run.checkpoint,
+            "chosen": run.chosen,
+            "started_at": moment(run.started_at) if run.started_at else None,
+            "seconds": run.seconds,
+            "trained_tokens": run.trained_tokens,
+            "git_commit": run.git_commit,
+        }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _curve(session: Session, adapter: tables.Adapter) -> list[dict[str, Any]]:
+    points = recorded_curve(session, adapter).points
+    step = -(-len(points) // _MOST) or 1
+    kept = points if step == 1 else (*points[:-1:step], points[-1])
+    return [point_view(point) for point in kept]

@@ -1,0 +1,118 @@
+"""Building the image of a `docker` bundle with whichever engine is on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInputError, BuildFailedError
+from .targets.docker import image_tag
+
+# docker's own format has the health check, which OCI's lacks; docker writes nothing else.
+_BUILD = {
+    "docker": ("docker", "build"),
+    "podman": ("podman", "build", "--format", "docker"),
+    "buildah": ("buildah", "build", "--format", "docker"),
+}
+_SECONDS_TO_ANSWER = 20
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """An image in an engine's own store.
+
+    Attributes:
+        engine: `docker`, `podman` or `buildah`.
+        name: to run it by.
+    """
+
+    engine: str
+    name: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {"engine": self.engine, "name": self.name}
+
+
+def find_engine() -> str:
+    """Return the first engine that is installed and answers.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    silent = []
+    for engine in _BUILD:
+        if shutil.which(engine) is None:
+            continue
+        if _answers(engine):
+            return engine
+        silent.append(engine)
+    why = (
+        f"{' and '.join(silent)} does not answer"
+        if silent
+        else "none of docker, podman and buildah is installed"
+    )
+    raise BadInputError(
+        f"no image can be built on this machine: {why}",
+        hint="leave --build out, and build where one is: docker build -t NAME DEST",
+    )
+
+
+def _answers(engine: str) -> bool:
+    """Tell whether an engine works for this user; docker's client may be there without its daemon."""
+    try:
+        done = subprocess.run(
+            [engine, "info"],
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS_TO_ANSWER,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def build_image(
+    engine: str, folder: Path, name: str, *, nvidia: bool = False, say: Callable[[str], None] = lambda _: None
+) -> BuiltImage:
+    """Build a bundle's image.
+
+    Args:
+        engine: as `find_engine` returned it.
+        folder: the bundle.
+        name: what the bundle is called; the image is `fused:NAME`, or `fused:NAME-nvidia`.
+        nvidia: with CUDA's libraries in place of the CPU's.
+        say: told each line that the engine prints.
+
+    Raises:
+        BuildFailedError: the engine said no.
+    """
+    suffix = "-nvidia" if nvidia else ""
+    image = f"fused:{image_tag(name)[: 128 - len(suffix)]}{suffix}"
+    chosen = ["--build-arg", "REQUIREMENTS=requirements-nvidia.txt"] if nvidia else []
+    command = [*_BUILD[engine], "--tag", image, *chosen, str(folder)]
+    last = ""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip():
+                last = line.strip()
+                say(last)
+    if process.returncode != 0:
+        raise BuildFailedError(
+            f"{engine} did not build the image of {name}: {last[:300] or 'it gave no reason'}",
+            hint=f"the bundle itself is complete: {' '.join(_BUILD[engine])} {folder}",
+        )
+    return BuiltImage(engine, image)

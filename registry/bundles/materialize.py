@@ -1,0 +1,233 @@
+"""Materializing: from references to something deployable at a place of the user's, recorded with its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..errors import BadInputError
+from ..fusion.fuse import FuseRequest
+from ..records.bundles import WRITTEN, note_replaced, record_bundle
+from ..records.references import resolve_adapter
+from ..records.withdrawals import of_bundles, shown
+from . import Choices, Content, Target, Written, find_target, write_bundle
+from .delivery import Place, deliver, place_at
+from .sources import Gathered, adapters_source, fused_source
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+    from .layout import Layout
+
+_ARCHIVES = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
+
+
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """A bundle that was written.
+
+    Attributes:
+        target: what it is for.
+        path: where it lies: a path or a URL.
+        manifest: its files.
+        adapters: names of the adapters in it.
+        fused: digest of the fused model it was made from, None where nothing is fused.
+        label: what that is called.
+        existed: the very same bundle was there already.
+        layout: what its consumer finds in it.
+        withdrawals: what the bundle is told of yanks, as `show` has it.
+        foreign: where the fused model comes from, if it was not made here.
+        unfound_base: name of the base, where whoever starts the bundle's server has to say where that is.
+    """
+
+    target: str
+    path: str
+    manifest: Manifest
+    adapters: tuple[str, ...]
+    fused: str | None
+    existed: bool
+    layout: Layout
+    label: str | None = None
+    withdrawals: tuple[dict[str, Any], ...] = ()
+    foreign: dict[str, Any] | None = None
+    unfound_base: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as DESIGN section 9 prints it."""
+        return {
+            "target": self.target,
+            "path": self.path,
+            "digest": self.manifest.digest,
+            "adapters": list(self.adapters),
+            "fused": self.fused,
+            "label": self.label,
+            "foreign": self.foreign,
+            "unfound_base": self.unfound_base,
+            "existed": self.existed,
+            "withdrawals": list(self.withdrawals),
+            "layout": self.layout.to_dict(),
+            "files": [entry.to_dict() for entry in self.manifest],
+        }
+
+
+def materialize(
+    workspace: Workspace,
+    references: Sequence[str],
+    destination: str | Path,
+    *,
+    target: str,
+    request: FuseRequest,
+    content: Content | None = None,
+    choices: Choices | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Materialized:
+    """Write a bundle to a place that does not exist yet, and fuse before if need be.
+
+    The bundle appears under its name at once and whole, or not at all; a second time, unchanged, it is left as it is.
+
+    Args:
+        workspace: the registry's parts.
+        references: the adapters; one, where the target holds a fused model.
+        destination: a path, or a URL of any kind that a store can have.
+        target: one of `bundles.TARGETS`.
+        request: how to fuse.
+        content: fused or not, where the target can hold either; None for what suits it.
+        choices: what the target is to do in which way.
+        force: replace what is at the destination.
+        say: told what is going on.
+        progress: as for `fuse`.
+
+    Raises:
+        AlreadyExistsError: there is something else at the destination.
+        BadInputError: there is no such target, or it does not hold what is asked for.
+        StoreDeniedError: the destination's folder may not be written.
+        FuseryError: as `fuse` has it.
+    """
+    chosen = find_target(target)
+    if not references and not (choices and choices.models):
+        raise BadInputError("there is no adapter to put into a bundle", hint="fusery list")
+    holding = chosen.content(content, len(references))
+    options = settled(workspace, choices)
+    if chosen.single:
+        destination, options = _archive(destination, options)
+    place = place_at(workspace, destination, single=chosen.single, target=chosen.name)
+    place.refuse_ours(workspace)
+    place.require_free(force)
+    workspace.database.require_writable()
+    written: list[Written] = []
+    with _gathered(workspace, references, chosen, holding, request, options, say, progress) as gathered:
+
+        def fill(folder: Path) -> Manifest:
+            say(f"writing {place.name}")
+            written.append(write_bundle(gathered.source, chosen, folder, options))
+            return written[-1].manifest
+
+        done = deliver(
+            place,
+            fill,
+            force=force,
+            giving_way=lambda: note_replaced(workspace, place.text),
+            progress=progress,
+        )
+    unfound = _unfound_base(gathered, options) if chosen.names_base else None
+    told = _record(workspace, gathered, chosen, place, done.manifest, options)
+    layout = written[-1].layout
+    names, fused = gathered.adapters, gathered.fused
+    return Materialized(
+        chosen.name,
+        place.text,
+        done.manifest,
+        names,
+        fused,
+        done.existed,
+        layout,
+        gathered.label,
+        tuple(told),
+        gathered.foreign,
+        unfound,
+    )
+
+
+def settled(workspace: Workspace, choices: Choices | None) -> Choices:
+    """Return choices with what the settings say where nothing was chosen."""
+    chosen = choices or Choices()
+    return chosen if chosen.card is not None else replace(chosen, card=workspace.settings.card)
+
+
+def _gathered(
+    workspace: Workspace,
+    references: Sequence[str],
+    target: Target,
+    content: Content,
+    request: FuseRequest,
+    choices: Choices,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> AbstractContextManager[Gathered]:
+    if content == "fused":
+        if choices.models:
+            raise BadInputError("names for adapters were given, and they are fused", hint="leave --model out")
+        return fused_source(workspace, references[0], request, say=say, progress=progress)
+    if request != FuseRequest():
+        raise BadInputError(
+            "how to fuse was given, and nothing is fused for this bundle",
+            hint="leave --precision and the like out",
+        )
+    return adapters_source(workspace, references, target.form, with_base=target.base, models=choices.models)
+
+
+def _unfound_base(gathered: Gathered, choices: Choices) -> str | None:
+    from .servers import unfound_base
+
+    return unfound_base(gathered.source, choices.base_name)
+
+
+def _archive(destination: str | Path, choices: Choices) -> tuple[str | Path, Choices]:
+    """Return where an archive goes, and how it is compressed: its name says it, or gets to say it."""
+    name = str(destination)
+    for suffix, compression in _ARCHIVES.items():
+        if name.lower().endswith(suffix):
+            return destination, replace(choices, compression=compression)
+    longer = f"{name}.tar.{choices.compression}"
+    return (Path(longer) if isinstance(destination, Path) else longer), choices
+
+
+def _record(
+    workspace: Workspace,
+    gathered: Gathered,
+    target: Target,
+    place: Place,
+    manifest: Manifest,
+    choices: Choices,
+) -> list[dict[str, Any]]:
+    """Record a bundle; return what it is told of yanks."""
+    names = list(gathered.adapters)
+    which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
+    detail = {"fused": gathered.key, **which, "choices": choices.digest()}
+    if gathered.foreign is not None:
+        detail["foreign"] = gathered.foreign["registry"]
+    with workspace.database.write() as session:
+        row = None
+        if gathered.key is not None:
+            row = session.scalars(select(tables.Fused).where(tables.Fused.key == gathered.key)).one()
+        number = record_bundle(
+            session,
+            workspace,
+            action=WRITTEN,
+            target=target.name,
+            place=place.text,
+            manifest=manifest,
+            adapters=[resolve_adapter(session, name) for name in names],
+            fused=row,
+            detail=detail,
+        )
+        return shown(of_bundles(session, [number]).get(number, ()))

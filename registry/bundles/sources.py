@@ -1,0 +1,191 @@
+"""What bundles are made of, gathered: a fused model, or adapters and the base that they stand on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from .. import tables
+from ..adapters.render import Form
+from ..fusion.fuse import FusedModel, FuseRequest, fuse_to_read
+from ..fusion.records import manifest_of
+from ..fusion.views import fused_line, module_view
+from ..records.bases import locate_files, recorded_architecture
+from ..records.licences import adapter_licence
+from ..records.references import resolve_adapter
+from ..records.renderings import fetch_form, rendering_of
+from ..records.views import moment
+from ..serving.plan import ServingPlan, Split, plan_serving
+from . import BundledAdapter, BundleSource, Files
+from .facts import adapter_facts, base_facts
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_WORST = 5
+"""Modules that a model card names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A source, and what the record of a bundle made from it refers to.
+
+    Attributes:
+        source: for `write_bundle`.
+        adapters: full names of the adapters.
+        key: of the fused model, None where nothing is fused.
+        fused: digest of the fused model.
+        label: what the fused model is called.
+        foreign: where that comes from, if it was not made here.
+    """
+
+    source: BundleSource
+    adapters: tuple[str, ...]
+    key: str | None = None
+    fused: str | None = None
+    label: str | None = None
+    foreign: dict[str, Any] | None = None
+
+
+@contextmanager
+def fused_source(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Gathered]:
+    """Yield an adapter's fused model, for as long as it is read.
+
+    Raises:
+        FuseryError: as `fusery.registry.fusion.fuse.fuse` has it.
+    """
+    with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
+        view = fused.view
+        files = Files.within(fused.path, manifest_of(view))
+        source = BundleSource(view["adapter"], _provenance(workspace, fused), files)
+        yield Gathered(
+            source, (view["adapter"],), view["key"], view["digest"], view["label"], view["foreign"]
+        )
+
+
+@contextmanager
+def adapters_source(
+    workspace: Workspace,
+    references: Sequence[str],
+    form: Form,
+    *,
+    with_base: bool,
+    models: Sequence[str] = (),
+) -> Iterator[Gathered]:
+    """Yield adapters as they are, for as long as they are read; they share one base.
+
+    Args:
+        workspace: the registry's parts.
+        references: the adapters; two may name the same one, which then has both names.
+        form: of their files.
+        with_base: the base's files are there, too.
+        models: further names, as `Split.parse` takes them; their adapters are there, too.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: one is yanked, or they stand on different bases, or one has no such form.
+    """
+    splits = tuple(Split.parse(text) for text in models)
+    with workspace.database.read() as session:
+        plan = plan_serving(session, references, splits)
+        rows, base = plan.adapters, plan.base
+        facts = {adapter.name: adapter_facts(session, adapter) for adapter in rows}
+        provenance = {"base": base_facts(workspace, base), "tool": _tool()}
+        manifest = manifest_of({"files": [_row(file) for file in base.manifest.files]})
+        architecture = recorded_architecture(base)
+    with workspace.cache.scratch() as scratch:
+        model = Files(locate_files(workspace, base, _new(scratch / "base")), manifest) if with_base else None
+        bundled = tuple(
+            _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
+            for number, adapter in enumerate(rows)
+        )
+        name = rows[0].name if len(rows) == 1 else _common_name(base.names[0].name)
+        source = BundleSource(name, provenance, model, bundled, plan.routes, architecture)
+        yield Gathered(source, tuple(row.name for row in rows))
+
+
+def _bundled(
+    workspace: Workspace,
+    adapter: tables.Adapter,
+    plan: ServingPlan,
+    facts: dict[str, Any],
+    form: Form,
+    scratch: Path,
+) -> BundledAdapter:
+    files = fetch_form(workspace, adapter, form, scratch)
+    names = tuple(name for name, target in plan.routes.items() if target == adapter.name)
+    return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts)
+
+
+def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
+    with workspace.database.read() as session:
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
+        adapter, base = resolve_adapter(session, fused.view["adapter"]), row.base
+        line = fused_line(row, adapter.name)
+        foreign = line["foreign"]
+        return {
+            # The key that the files have in them, whoever has made them.
+            "key": foreign["key"] if foreign else row.key,
+            **({"foreign": foreign} if foreign else {}),
+            "digest": row.digest,
+            "base": base_facts(workspace, base),
+            "adapter": adapter_facts(session, adapter),
+            "with": [_part(extra) for extra in row.extras],
+            "recipe": row.recipe,
+            "quantization": row.quantization,
+            **{key: line[key] for key in ("label", "format", "weights_bytes", "times_base", "rebuild")},
+            "fidelity": {**line["fidelity"], "worst": _worst(row)},
+            "created_at": moment(row.created_at),
+            "tool": _tool(),
+        }
+
+
+def _part(extra: tables.FusedExtra) -> dict[str, Any]:
+    """Return a further adapter of a sum."""
+    tags = {tag.key: tag.value for tag in extra.adapter.tags}
+    return {
+        "adapter": extra.adapter.name,
+        "weight": extra.weight,
+        "digest": extra.adapter.digest,
+        "licence": adapter_licence(tags),
+    }
+
+
+def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
+    """Return the modules that retained least."""
+    known = [module for module in fused.modules if module.retained is not None]
+    least = sorted(known, key=lambda module: (module.retained, module.module))[:_WORST]
+    return [module_view(module) for module in least]
+
+
+def _tool() -> str:
+    return f"fusery {version('fusery')}"
+
+
+def _row(file: tables.ManifestFile) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size, "sha256": file.sha256}
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _common_name(base: str) -> str:
+    """Return a name for what several adapters share, made from the base's."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", base.rpartition("/")[2].lower())
+    return f"{plain.strip('.-_').replace('..', '.')[:180] or 'base'}-adapters"

@@ -1,0 +1,104 @@
+"""The target `adapters`: one base, any number of adapters beside it, and our server, which loads the base once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.errors import StorageError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.safetensors import read_header
+
+from ...adapters.files import CONFIG, WEIGHTS
+from ...documents import provenance_part
+from ...server.document import read_document
+from ...server.errors import DocumentError
+from ..choices import Choices
+from ..layout import Layout, LayoutError, model_layout
+from ..record import bundle_record, sealed_bytes
+from ..rendering import package_files, render, resource
+from ..source import BundleSource
+from ..writing import BundleFolder
+
+BASE = "base"
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `base/`, `adapters/`, the server with its pinned requirements and `serving.json`, and how to use them."""
+    record = bundle_record(source, "adapters", BASE)
+    assert source.model is not None
+    if not choices.link:
+        copied = [source.model, *(adapter.files for adapter in source.adapters)]
+        bundle.require_room(*(entry.size for files in copied for entry in files.manifest))
+    bundle.copy(source.model, under=f"{BASE}/", link=choices.link)
+    for adapter in source.adapters:
+        bundle.copy(adapter.files, under=f"adapters/{adapter.name}/", link=choices.link)
+    for name, content in package_files("serving").items():
+        bundle.write(f"serving/{name}", content)
+    bundle.write("server.py", resource("adapters_server.py.txt"))
+    bundle.write("requirements.txt", resource("server_requirements.txt"))
+    bundle.write("serving.json", json.dumps(serving_document(source, record), indent=2).encode() + b"\n")
+    bundle.write("README.md", render("adapters_readme.md.j2", **readme_values(source, record)))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+def serving_document(source: BundleSource, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the server reads; `fusery.registry.server.document` describes it."""
+    base = provenance_part(record["provenance"], "base")
+    return {
+        "format": 1,
+        "base": {"name": base["name"], "folder": BASE, "digest": base["digest"]},
+        "adapters": [
+            {"name": adapter.name, "folder": f"adapters/{adapter.name}", "digest": adapter.facts["digest"]}
+            for adapter in source.adapters
+        ],
+        "routes": dict(source.routes),
+    }
+
+
+def readme_values(source: BundleSource, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the README is rendered from."""
+    leads = {
+        name: {target: 1.0} if isinstance(target, str) else target for name, target in source.routes.items()
+    }
+    return {
+        "name": source.name,
+        "base": provenance_part(record["provenance"], "base").get("name"),
+        "adapters": [adapter["facts"] for adapter in record["adapters"]],
+        "routes": leads,
+        "first": source.adapters[0].name,
+    }
+
+
+def check(folder: Path) -> Layout:
+    """Read everything as the server does, and count the modules of the base that the adapters match."""
+    try:
+        document = read_document(folder / "serving.json")
+        tensors = model_layout(folder / document.base.folder).tensors
+        base = _modules(folder / document.base.folder)
+        matched = 0
+        for adapter in document.adapters:
+            read_object(folder / adapter.folder / CONFIG)
+            found = {
+                name.rpartition(".")[0] for name in read_header(folder / adapter.folder / WEIGHTS).tensors
+            }
+            if base and not found & base:
+                raise LayoutError(f"no module of {adapter.name} is in the bundle's base")
+            matched += len(found & base)
+    except (StorageError, DocumentError) as error:
+        raise LayoutError(f"the bundle cannot be served: {error}") from error
+    return Layout(tensors, matched, len(document.adapters))
+
+
+def _modules(base: Path) -> set[str]:
+    """Return the modules of a base by name; none where mlx-lm calls them otherwise than the files do."""
+    from ...engine.naming import NeedsModelClassError, require_by_name
+
+    try:
+        require_by_name(read_object(base / "config.json"), written_by_mlx=False)
+    except NeedsModelClassError:
+        return set()
+    names = [name for path in base.glob("*.safetensors") for name in read_header(path).tensors]
+    return {name.rpartition(".")[0] for name in names}

@@ -1,0 +1,111 @@
+"""The target `lorax`: adapters in the form that LoRAX reads, each of them in every layer of the base.
+
+Rules: predibase/lorax at a7394ba, server/lorax_server/adapters/lora.py: one layer without factors for a kind of module makes
+LoRAX leave that kind out everywhere (`LoraWeights.load` returns None), and all layers must have the same rank
+(`torch.stack`).  mlx-lm's trainer adapts the last 16 layers, so its adapters would have no effect: the other
+layers get updates of zero here.  Models and modules: `adapter_layers` in server/lorax_server/models/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusery.storage.safetensors import read_header
+
+from ...adapters.files import PEFT_WEIGHTS
+from ...adapters.peft_folder import sort_tensors
+from ...errors import BadInputError
+from ...models.architecture import Architecture
+from ..choices import Choices
+from ..layout import Layout, LayoutError
+from ..record import bundle_record, sealed_bytes
+from ..rendering import render
+from ..servers import (
+    Served,
+    base_architecture,
+    facts_of,
+    named_base,
+    peft_layout,
+    require_shared_names,
+    served_adapters,
+    write_peft,
+    written_adapters,
+)
+from ..source import BundleSource
+from ..writing import BundleFolder
+
+MODELS = frozenset({"cohere", "gemma", "gemma2", "granite", "llama", "mistral", "qwen2"})
+"""Model types whose layers LoRAX can adapt, among those with the same module names in mlx-lm and transformers."""
+
+MODULES = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+_HEADED = MODELS - {"gemma", "gemma2"}
+_SERVER = "LoRAX"
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `adapters/`, README.md and fusery.json."""
+    base = base_architecture(source)
+    _require_known(base)
+    named = named_base(source, base, choices.base_name, _SERVER)
+    served = [_everywhere(each, base) for each in served_adapters(source, base)]
+    for each in served:
+        write_peft(bundle, each, named.name)
+    record = written_adapters(bundle_record(source, "lorax", None), bundle)
+    values = {
+        "name": source.name,
+        "base": named,
+        "adapters": facts_of(record),
+        "first": served[0].adapter.name,
+    }
+    bundle.write("README.md", render("lorax_readme.md.j2", **values))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+def check(folder: Path) -> Layout:
+    """Read the adapters as LoRAX does: a kind of module that a layer lacks would be left out everywhere."""
+    layout = peft_layout(folder / "adapters")
+    for place in sorted((folder / "adapters").iterdir()):
+        found, _ = sort_tensors(read_header(place / PEFT_WEIGHTS))
+        layers: dict[str, set[int]] = {}
+        for path in found:
+            stem, number, key = _split(path)
+            layers.setdefault(f"{stem}.{key}", set()).add(number)
+        deepest = max(max(numbers) for numbers in layers.values())
+        for key, numbers in layers.items():
+            if numbers != set(range(deepest + 1)) and key != ".lm_head":
+                raise LayoutError(
+                    f"LoRAX would leave {key} of {place.name} out: some layers have no factors for it"
+                )
+    if not layout.modules:
+        raise LayoutError("LoRAX would find no adapter in the bundle")
+    return layout
+
+
+def _split(path: str) -> tuple[str, int, str]:
+    """Return what is before a layer's number, the number, and what is behind it; of a module outside of layers its name."""
+    parts = path.split(".")
+    place = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
+    if place is None:
+        return "", 0, path
+    return ".".join(parts[:place]), int(parts[place]), ".".join(parts[place + 1 :])
+
+
+def _require_known(base: Architecture) -> None:
+    if base.model_type not in MODELS:
+        raise BadInputError(
+            f"LoRAX adapts no model of the architecture {base.model_type[:40]!r} that has these modules",
+            hint="--target adapters, which has a server of its own",
+        )
+    require_shared_names(base, _SERVER)
+
+
+def _everywhere(served: Served, base: Architecture) -> Served:
+    allowed = MODULES | ({"lm_head"} if base.model_type in _HEADED else set())
+    strange = sorted(path for path in served.plain.modules if path.rpartition(".")[2] not in allowed)
+    if strange:
+        raise BadInputError(
+            f"{served.adapter.name} has an update of {strange[0]}, which LoRAX passes over",
+            hint="--target vllm",
+        )
+    plain = served.plain.in_every_layer(base.layers(), base.layer_stem())
+    return Served(served.adapter, plain)

@@ -1,0 +1,49 @@
+"""The target `model`: a plain folder that mlx-lm and transformers load, with its model card and its provenance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.manifest import FileEntry
+
+from ...charts.curve_svg import CURVE, curve_svg
+from ...documents import provenance_part
+from ..cards.card import card_values
+from ..cards.template import render_card
+from ..choices import Choices
+from ..layout import Layout, model_layout
+from ..record import bundle_record, sealed_bytes
+from ..source import BundleSource
+from ..writing import BundleFolder, Sink
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write the model's files, `README.md` and `fusery.json`."""
+    write_model(source, bundle, choices)
+
+
+def write_model(source: BundleSource, bundle: Sink, choices: Choices, *, under: str = "") -> None:
+    """Write them to a folder of the bundle, with a slash at its end, or to the bundle itself.
+
+    What a reader of a stream wants to know first comes first.
+    """
+    for name, content in own_files(source, choices).items():
+        bundle.write(under + name, content)
+    bundle.copy(source.fused, under=under, link=choices.link)
+
+
+def own_files(source: BundleSource, choices: Choices, *, target: str = "model") -> dict[str, bytes]:
+    """Return what a bundle adds to a fused model's files: its record, its card and the picture of its curve."""
+    record = bundle_record(source, target, ".")
+    card = render_card(card_values(record, base_name=choices.base_name), choices.card)
+    own = {"README.md": card}
+    if picture := curve_svg(provenance_part(record["provenance"], "adapter").get("curve")):
+        own[CURVE] = picture
+    made = [FileEntry(name, len(content), digest_bytes(content)) for name, content in own.items()]
+    return {"fusery.json": sealed_bytes(record, [*source.fused.manifest, *made]), **own}
+
+
+def check(folder: Path) -> Layout:
+    """Read the model as its consumers do."""
+    return model_layout(folder)

@@ -1,0 +1,122 @@
+"""The target `vllm`: adapters in the folder that vLLM's resolver and `--lora-modules` read, or a fused model, and how to start it.
+
+Rules: vllm 0.32.0, vllm/plugins/lora_resolvers/filesystem_resolver.py (the base's name is compared as text with what the
+server was started with), vllm/lora/peft_helper.py and lora_model.py (what is accepted), vllm/config/lora.py (ranks).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...errors import BadInputError
+from ...models.architecture import Architecture
+from ..cards.card import card_values
+from ..choices import Choices
+from ..layout import Layout, LayoutError, model_layout
+from ..record import bundle_record, sealed_bytes
+from ..rendering import render, resource
+from ..servers import (
+    NamedBase,
+    Served,
+    base_architecture,
+    facts_of,
+    named_base,
+    peft_layout,
+    require_dense,
+    require_shared_names,
+    served_adapters,
+    write_peft,
+    written_adapters,
+)
+from ..source import BundleSource
+from ..writing import BundleFolder
+from .model import write_model
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`)."""
+
+WITH_ENDS = frozenset(
+    {"cohere", "cohere2", "exaone", "exaone4", "granite", "llama", "minicpm", "mistral", "nemotron", "qwen3"}
+)
+"""Model types whose embedding and head vLLM can adapt (`embedding_modules` in vllm/model_executor/models/)."""
+
+_SERVER = "vLLM"
+
+
+def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
+    """Write `adapters/` with `vllm.env`, or `model/`; and `serve.sh`, README.md, fusery.json."""
+    base = base_architecture(source)
+    if source.adapters:
+        require_shared_names(base, _SERVER)
+        _write_adapters(source, bundle, named_base(source, base, choices.base_name, _SERVER))
+        return
+    require_dense(source, base, _SERVER)
+    record = bundle_record(source, "vllm", "model")
+    write_model(source, bundle, choices, under="model/")
+    bundle.write("serve.sh", render("vllm_serve.sh.j2", name=source.name, base=None, adapters=[], rank=None))
+    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, None, None)))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+def _write_adapters(source: BundleSource, bundle: BundleFolder, base: NamedBase) -> None:
+    architecture = base_architecture(source)
+    served = served_adapters(source, architecture)
+    for each in served:
+        _require_adaptable(each, architecture)
+    rank = max_rank(max(each.plain.rank for each in served))
+    for each in served:
+        write_peft(bundle, each, base.name)
+    names = [each.adapter.name for each in served]
+    record = written_adapters(bundle_record(source, "vllm", None), bundle)
+    bundle.write(
+        "serve.sh", render("vllm_serve.sh.j2", name=source.name, base=base, adapters=names, rank=rank)
+    )
+    bundle.write("vllm.env", resource("vllm.env.txt"))
+    bundle.write("README.md", render("vllm_readme.md.j2", **_readme(record, base, rank)))
+    bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))
+
+
+def _require_adaptable(served: Served, base: Architecture) -> None:
+    ends = [path for path in served.plain.modules if path in ("lm_head", "model.embed_tokens")]
+    if ends and base.model_type not in WITH_ENDS:
+        raise BadInputError(
+            f"{served.adapter.name} has an update of {ends[0]}, which vLLM does not adapt in {base.model_type}",
+            hint="--fused",
+        )
+
+
+def max_rank(rank: int) -> int:
+    """Return the smallest `--max-lora-rank` that has room for a rank.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    found = next((each for each in RANKS if each >= rank), None)
+    if found is None:
+        raise BadInputError(
+            f"vLLM serves adapters up to rank {RANKS[-1]}, and one has {rank}", hint="--fused"
+        )
+    return found
+
+
+def check(folder: Path) -> Layout:
+    """Read the adapters or the model as vLLM does."""
+    if (folder / "model").is_dir():
+        return model_layout(folder / "model")
+    layout = peft_layout(folder / "adapters")
+    if not layout.modules:
+        raise LayoutError("vLLM would find no adapter in the bundle")
+    return layout
+
+
+def _readme(record: dict[str, Any], base: NamedBase | None, rank: int | None) -> dict[str, Any]:
+    facts = facts_of(record)
+    return {
+        "name": record["name"],
+        "base": base,
+        "adapters": facts,
+        "first": record["adapters"][0]["name"] if facts else record["name"],
+        "rank": rank,
+        "lineage": [] if facts else card_values(record)["lineage"],
+    }

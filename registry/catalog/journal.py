@@ -1,0 +1,224 @@
+"""The log as people ask for it: about one thing, since a day, the newest so many; with names beside digests, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database.actions import ACTIONS
+from ..errors import BadInputError, UnknownReferenceError
+from ..names import Reference
+from ..parsing import parse_moment
+from ..records.guards import EVERY_TASK
+from ..records.references import Thing, begins_with, find_things, no_alias, places_of
+from .journal_words import names_of, told_of
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+Event = tables.Event
+_SAID = frozenset({"reason", "reasons", "note", "path"})
+"""What people wrote: a name in it is not the thing itself."""
+
+_SHORTEST = 8
+_APPROVALS = ("adapter.approved", "adapter.unapproved")
+
+
+def journal(
+    workspace: Workspace,
+    *,
+    reference: str | None = None,
+    since: str | None = None,
+    action: str | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Return entries of the log, oldest first: `seq`, `at`, `actor`, `action`, `kind`, `subject`, `detail`, `hash`.
+
+    `name` is what people call the subject, null where nothing is known of a digest any more, and `told` says in words what
+    happened: from where to where an alias moved, why something was refused.  `records` are what the entry's transaction
+    wrote: each `kind`, `name` and `digest`, null where it was removed.
+
+    Args:
+        workspace: the registry's parts.
+        reference: only about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`, with its rules and
+            approvals), place, key or blob, by its name or the beginning of its digest; what an adapter, a fused artifact or a bundle figures in, such
+            as the moves of an alias, belongs to it.
+        since: only from this moment on.
+        action: only of this action, such as `adapter.registered`.
+        limit: only the newest so many.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        BadInputError: that is no moment, or no action.
+    """
+    moment = parse_moment(since) if since is not None else None
+    places = places_of(reference) if reference is not None else []
+    with workspace.database.read() as session:
+        query = select(Event).order_by(Event.seq.desc())
+        if action is not None:
+            query = query.where(Event.action == _known(session, action))
+        if moment is not None:
+            query = query.where(Event.at >= moment)
+        about = _about(session, reference, places) if reference is not None else _About()
+        if about.condition is not None:
+            query = query.where(about.condition)
+        rows = (row for row in session.scalars(query) if about.holds(row))
+        found = list(reversed(list(islice(rows, limit))))
+        names = names_of(session, found)
+        return [_view(event, names[event.seq]) for event in found]
+
+
+def _view(event: tables.Event, name: str | None) -> dict[str, Any]:
+    detail = json.loads(event.detail)
+    return {
+        "seq": event.seq,
+        "at": event.at.isoformat(),
+        "actor": event.actor,
+        "action": event.action,
+        "kind": event.subject_kind,
+        "subject": event.subject,
+        "name": name,
+        "told": told_of(event.action, detail),
+        "detail": detail,
+        "records": _records(event.seals),
+        "hash": event.hash,
+    }
+
+
+def _records(seals: str | None) -> list[dict[str, Any]]:
+    found = json.loads(seals) if seals is not None else []
+    return [{"kind": kind, "name": name, "digest": digest} for kind, _, name, digest in found]
+
+
+def _known(session: Session, action: str) -> str:
+    """Return an action that there is: of this version, or recorded by another.
+
+    Raises:
+        BadInputError: there is none of that name.
+    """
+    if action in ACTIONS or session.scalar(select(Event.seq).where(Event.action == action).limit(1)):
+        return action
+    close = get_close_matches(action.casefold(), ACTIONS, n=1, cutoff=0.6)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise BadInputError(f"there is no action {action[:60]!r}", hint=f"{meant}there are: {', '.join(ACTIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """Which entries are about something.
+
+    Attributes:
+        condition: for the database; None for all.
+        subject: the same of entries whose subject it is.
+        figures: names and digests that it is told by in the details of others.
+        approves: the name of the alias that approvals, of adapters of its task, have to be for.
+    """
+
+    condition: ColumnElement[bool] | None = None
+    subjects: frozenset[str] = frozenset()
+    prefix: str = ""
+    figures: frozenset[str] = frozenset()
+    approves: str = ""
+
+    def holds(self, event: tables.Event) -> bool:
+        """Tell whether an entry that the database found is about it: of a detail it sees the text only."""
+        if self.condition is None or event.subject in self.subjects:
+            return True
+        if self.prefix and event.subject.startswith(self.prefix):
+            return True
+        if self.approves and event.action in _APPROVALS:
+            return bool(json.loads(event.detail).get("alias") == self.approves)
+        return _figures(json.loads(event.detail), self.figures)
+
+
+def _figures(value: Any, names: frozenset[str]) -> bool:
+    if isinstance(value, Mapping):
+        return any(
+            key in names or (key not in _SAID and _figures(each, names)) for key, each in value.items()
+        )
+    if isinstance(value, list):
+        return any(_figures(each, names) for each in value)
+    return value in names if isinstance(value, str) else False
+
+
+def _about(session: Session, text: str, places: Sequence[str]) -> _About:
+    """Find out what a reference means.
+
+    Raises:
+        UnknownReferenceError: it is no name of anything, and nothing in the log has it.
+    """
+    wanted = text.strip()
+    subjects, figures = {wanted}, set[str]()
+    prefix = wanted.casefold()
+    prefix = prefix if _SHORTEST <= len(prefix) <= 64 and not prefix.strip("0123456789abcdef") else ""
+    unknown: UnknownReferenceError | None = None
+    if _is_alias(wanted):
+        found = _about_alias(session, Reference.parse(wanted))
+        unknown = no_alias(session, text)
+    else:
+        try:
+            for thing in find_things(session, wanted, places):
+                own, others = _names(thing)
+                subjects |= own
+                figures |= others
+        except (UnknownReferenceError, BadInputError) as error:
+            unknown = UnknownReferenceError(error.message, hint=error.hint)
+        found = _condition(frozenset(subjects), prefix, frozenset(figures))
+    if unknown is not None:
+        assert found.condition is not None
+        if session.scalar(select(Event.seq).where(found.condition).limit(1)) is None:
+            raise unknown
+    return found
+
+
+def _about_alias(session: Session, alias: Reference) -> _About:
+    """Return what is about an alias: its moves, its rules and those of every task, and approvals of it holding something."""
+    subjects = {f"{alias.task}#{alias.value}"}
+    adapter, task = tables.Adapter, tables.Task
+    if session.scalar(select(task.id).where(task.name == alias.task)) is not None:
+        subjects.add(f"{EVERY_TASK}#{alias.value}")
+    names = select(adapter.name).join(task, task.id == adapter.task_id).where(task.name == alias.task)
+    approved = and_(
+        Event.action.in_(_APPROVALS),
+        Event.subject.in_(names),
+        Event.detail.contains(json.dumps(alias.value), autoescape=True),
+    )
+    condition = or_(Event.subject.in_(sorted(subjects)), approved)
+    return _About(condition, frozenset(subjects), approves=alias.value)
+
+
+def _condition(subjects: frozenset[str], prefix: str, figures: frozenset[str]) -> _About:
+    ways: list[ColumnElement[bool]] = [Event.subject.in_(sorted(subjects))]
+    if prefix:
+        ways.append(begins_with(Event.subject, prefix))
+    ways += [
+        and_(Event.detail.contains(json.dumps(name), autoescape=True), Event.subject.not_in(sorted(subjects)))
+        for name in sorted(figures)
+    ]
+    return _About(or_(*ways), subjects, prefix, figures)
+
+
+def _names(thing: Thing) -> tuple[set[str], set[str]]:
+    """Return what the log calls a thing where it is the subject, and by what it is told in other entries."""
+    if isinstance(thing, tables.Adapter):
+        return {thing.name, thing.digest}, {thing.name}
+    if isinstance(thing, tables.Fused):
+        return {thing.key}, {thing.key, thing.digest}
+    if isinstance(thing, tables.Bundle):
+        return {thing.digest}, {thing.digest}
+    return {thing.digest} if isinstance(thing, tables.BaseModel) else set(), set()
+
+
+def _is_alias(text: str) -> bool:
+    try:
+        return Reference.parse(text).kind == "alias"
+    except BadInputError:
+        return False

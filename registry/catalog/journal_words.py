@@ -1,0 +1,267 @@
+"""Entries of the log in words: what people call a subject, and what happened to it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database.actions import ACTIONS
+from ..database.batches import batches
+from ..records.fused_label import label_of
+
+_NAMED = frozenset({"adapter", "alias", "deployment", "key"})
+"""Kinds of subjects that the log calls by their names."""
+
+Detail = Mapping[str, Any]
+
+
+def names_of(session: Session, events: Sequence[tables.Event]) -> dict[int, str | None]:
+    """Return what people call the subjects of entries, by their numbers; None where only a digest is known."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        wanted[event.subject_kind].add(event.subject)
+    known = {kind: look(session, wanted[kind]) for kind, look in _LOOKS.items() if wanted[kind]}
+    found = {}
+    for event in events:
+        name = known.get(event.subject_kind, {}).get(event.subject)
+        if name is None and event.subject_kind in _NAMED:
+            name = event.subject
+        said = _from_detail(event.subject_kind, json.loads(event.detail))
+        # The same bundle may be in several places: which of them an entry is about, only that tells.
+        found[event.seq] = (said or name) if event.subject_kind == "bundle" else (name or said)
+    return found
+
+
+def _from_detail(kind: str, detail: Detail) -> str | None:
+    """Return what an entry itself says of the name of what it is about."""
+    if kind == "fused":
+        return detail.get("label") or detail.get("adapter")
+    if kind == "bundle" and "target" in detail:
+        return f"{detail['target']} {detail['path']}"
+    return kind if kind == "registry" else None
+
+
+def _rows(session: Session, column: Any, values: Iterable[str]) -> Iterable[Any]:
+    for chosen in batches(sorted(values)):
+        yield from session.scalars(select(column.class_).where(column.in_(chosen)).order_by(column.class_.id))
+
+
+def _adapters(session: Session, digests: set[str]) -> dict[str, str]:
+    return {row.digest: row.name for row in _rows(session, tables.Adapter.digest, digests)}
+
+
+def _bases(session: Session, digests: set[str]) -> dict[str, str]:
+    return {row.digest: row.names[0].name for row in _rows(session, tables.BaseModel.digest, digests)}
+
+
+def _fused(session: Session, keys: set[str]) -> dict[str, str]:
+    return {row.key: label_of(row) for row in _rows(session, tables.Fused.key, keys)}
+
+
+def _bundles(session: Session, digests: set[str]) -> dict[str, str]:
+    return {row.digest: f"{row.target} {row.path}" for row in _rows(session, tables.Bundle.digest, digests)}
+
+
+def _calibrations(session: Session, digests: set[str]) -> dict[str, str]:
+    rows = _rows(session, tables.Calibration.digest, digests)
+    return {row.digest: f"calibration of {row.base.names[0].name}" for row in rows}
+
+
+def _blobs(session: Session, digests: set[str]) -> dict[str, str]:
+    """Return the first file that is made of each blob, and whose it is."""
+    from ..identification.owners import owners_of
+
+    files: dict[str, tables.ManifestFile] = {}
+    for chosen in batches(sorted(digests)):
+        query = select(tables.ManifestFile).where(tables.ManifestFile.sha256.in_(chosen))
+        for file in session.scalars(query.order_by(tables.ManifestFile.manifest_id)):
+            files.setdefault(file.sha256, file)
+    owners = owners_of(session, {file.manifest_id for file in files.values()})
+    return {
+        digest: f"{file.path} of {owners[file.manifest_id][0].title}"
+        for digest, file in files.items()
+        if owners.get(file.manifest_id)
+    }
+
+
+_LOOKS: Mapping[str, Callable[[Session, set[str]], dict[str, str]]] = {
+    "adapter": _adapters,
+    "base": _bases,
+    "blob": _blobs,
+    "bundle": _bundles,
+    "calibration": _calibrations,
+    "fused": _fused,
+}
+
+
+def told_of(action: str, detail: Detail) -> str:
+    """Return what an entry tells, in words: its own, or else what its action means."""
+    tell = _TELLS.get(action)
+    first = tell(detail) if tell is not None else ""
+    said = detail.get("reason") or detail.get("note") or ""
+    return "; ".join(str(part) for part in (first, said) if part) or ACTIONS.get(action, "")
+
+
+def _registered(detail: Detail) -> str:
+    other, loss = detail.get("trained_on") or {}, detail.get("val_loss")
+    told = [f"trained on {other['name']}"] if "name" in other else []
+    return ", ".join(told + ([] if loss is None else [f"validation loss {loss:.4g}"]))
+
+
+def _moved(detail: Detail) -> str:
+    before, after = (_name(detail.get(key)) for key in ("from", "to"))
+    emergency = " (emergency)" if detail.get("emergency") else ""
+    return f"{before} -> {after}{emergency}"
+
+
+def _amended(detail: Detail) -> str:
+    changes = detail.get("changes") or ()
+    return ", ".join(
+        f"{each.get('field')} {json.dumps(each.get('from'))} -> {json.dumps(each.get('to'))}"
+        for each in changes
+    )
+
+
+def _signed(detail: Detail) -> str:
+    return f"with the key {_short(detail.get('key_id'))}"
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:12]
+
+
+def _confirmed(detail: Detail) -> str:
+    return f"{_name(detail.get('to'))} holds it still, and was judged once more by what is amended"
+
+
+def _recognised(detail: Detail) -> str:
+    return f"{detail.get('name')} holds the same as the base {_short(detail.get('same_as'))}"
+
+
+def _repaired(detail: Detail) -> str:
+    source, moved = detail.get("source"), detail.get("moved_to")
+    told = [f"from {source}"] if source else ["made again by its recipe"]
+    return ", ".join(told + ([f"what was damaged is in {moved}"] if moved else []))
+
+
+def _proved(detail: Detail) -> str:
+    claimed, made = _short(detail.get("claimed")), _short(detail.get("made"))
+    same = "the same came out here" if claimed == made else f"{made} came out here"
+    return f"registry {str(detail.get('registry'))[:8]} claimed {claimed}, and {same}"
+
+
+def _trusted(detail: Detail) -> str:
+    aliases = ", ".join(detail.get("aliases", ()))
+    counts = ([aliases] if aliases else []) + (
+        ["fused models of other registries"] if detail.get("fused") else []
+    )
+    return f"for {' and '.join(counts)}" if counts else ""
+
+
+def _adopted(detail: Detail) -> str:
+    counts = (f"{detail[name]} {words}" for name, words in _DOUBTED.items() if detail.get(name))
+    return f"taken at nobody's word: {', '.join(counts)}"
+
+
+_DOUBTED = {
+    "fused": "fused models",
+    "trusted_keys": "keys",
+    "approvals": "approvals",
+    "adapters": "adapters with new findings",
+}
+
+
+def _not_moved(detail: Detail) -> str:
+    reasons = "; ".join(detail.get("reasons", ()))
+    return f"{_moved(detail)} refused: {reasons}"
+
+
+def _name(stated: Any) -> str:
+    return str(stated["name"]) if isinstance(stated, Mapping) and "name" in stated else "nobody"
+
+
+def _measured(detail: Detail) -> str:
+    share = detail.get("retained")
+    retained = "" if share is None else f", {100 * share:.1f} % of the update retained"
+    return f"{detail.get('verdict')}{retained}"
+
+
+def _not_made(detail: Detail) -> str:
+    return f"not published: {_measured(detail)}"
+
+
+def _shipped(detail: Detail) -> str:
+    names = detail.get("adapters") or [detail.get("adapter")]
+    return ", ".join(str(name) for name in names if name)
+
+
+def _runs(detail: Detail) -> str:
+    return f"{detail.get('of')} {detail.get('name')}"
+
+
+def _approved(detail: Detail) -> str:
+    return f"for {detail.get('alias')}"
+
+
+def _received(detail: Detail) -> str:
+    origin = detail.get("origin") or {}
+    added = detail.get("added") or ()
+    return f"{', '.join(added) or 'whole'} from {origin.get('registry')}"
+
+
+def _ruled(detail: Detail) -> str:
+    rules = detail.get("rules") or {}
+    asked = ", ".join(f"{name}={json.dumps(rules[name])}" for name in sorted(rules)) or "no rules"
+    return f"{'guarded' if detail.get('guarded') else 'not guarded'}, {asked}"
+
+
+def _collected(detail: Detail) -> str:
+    return f"{detail.get('removed')} removed, {detail.get('freed_bytes')} bytes"
+
+
+_TELLS: Mapping[str, Callable[[Detail], str]] = {
+    "adapter.amended": _amended,
+    "adapter.approved": _approved,
+    "adapter.exported": lambda detail: f"{detail.get('target')} to {detail.get('path')}",
+    "adapter.received": _received,
+    "adapter.registered": _registered,
+    "adapter.unapproved": _approved,
+    "adapter.signed": _signed,
+    "alias.confirmed": _confirmed,
+    "alias.moved": _moved,
+    "alias.refused": _not_moved,
+    "base.added": lambda detail: f"{detail.get('name')} from {detail.get('source')}",
+    "base.calibrated": lambda detail: f"{detail.get('prompts')}, {detail.get('tokens')} tokens",
+    "base.received": _received,
+    "base.recognised": _recognised,
+    "blob.quarantined": lambda detail: f"moved to {detail.get('moved_to')}",
+    "blob.repaired": _repaired,
+    "bundle.signed": _signed,
+    "bundle.written": _shipped,
+    "calibration.received": _received,
+    "deployment.ended": _runs,
+    "deployment.recorded": _runs,
+    "fuse.fitted": lambda detail: f"into {detail.get('budget')} times the base's size",
+    "fuse.refused": _not_made,
+    "fused.confirmed": _proved,
+    "fused.disowned": lambda detail: f"{detail.get('fused')} that came from other registries are claims now",
+    "fused.made": _measured,
+    "fused.published": lambda detail: f"{detail.get('bytes')} bytes to the store",
+    "fused.received": _received,
+    "fused.refuted": _proved,
+    "fused.repaired": _repaired,
+    "fused.signed": _signed,
+    "guards.mended": lambda detail: f"made anew: {', '.join(detail.get('mended', ()))}",
+    "key.trusted": _trusted,
+    "registry.adopted": _adopted,
+    "registry.made": lambda detail: f"its files are in {detail.get('store')}",
+    "rules.removed": _ruled,
+    "rules.set": _ruled,
+    "store.collected": _collected,
+}

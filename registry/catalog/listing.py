@@ -1,0 +1,187 @@
+"""What is registered: listing, one record in full, and the versions of a task."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..errors import UnknownReferenceError
+from ..fusion.views import fused_line
+from ..names import parse_slug, parse_task
+from ..records.references import fused_from, load_adapters, resolve_adapter, resolve_base
+from ..records.views import adapter_views
+from ..records.withdrawals import of_adapters, of_bundles, of_fused, own, shown
+from .paging import Page
+from .views import full_view
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def list_adapters(
+    workspace: Workspace,
+    *,
+    task: str | None = None,
+    base: str | None = None,
+    tags: dict[str, str] | None = None,
+    where: str | None = None,
+    sort: str = "created_at",
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[dict[str, Any]]:
+    """Return adapters as plain values, in a number of queries that does not depend on how many there are.
+
+    Pages are stable: adapters that are alike in all fields sorted by come in the order of their registration (the other
+    way round where the last field is), and one registered meanwhile moves only those that sort behind it.  Reading a
+    page takes the same time however many adapters there are: `fusery.registry.catalog.paging`.
+
+    Args:
+        workspace: the registry's parts.
+        task: only of this task.
+        base: only on this base.
+        tags: only with all of these tags.
+        where: only those that fit an expression; see `fusery.registry.catalog.where`.
+        sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; adapters without a value come last.
+        limit: at most so many.
+        offset: leave out so many from the beginning.
+
+    Raises:
+        UnknownReferenceError: there is no such task or base.
+        BadInputError: there is no such field to sort by.
+        WhereError: the expression is not one.
+    """
+    chosen = None
+    if where is not None:
+        from .where import condition, parse
+
+        chosen = parse(where)
+    with workspace.database.read() as session:
+        page = Page(session, sort)
+        if task:
+            page.keep(tables.Adapter.task_id == _task_id(session, task))
+        if base:
+            page.keep(tables.Adapter.base_id == resolve_base(session, base).id)
+        for key, value in (tags or {}).items():
+            page.keep_tagged(parse_slug(key, "tag"), value)
+        if chosen is not None:
+            page.keep_those(condition(chosen, session.get_bind().dialect.name))
+        return adapter_views(session, list(session.scalars(page.query(offset, limit))))
+
+
+def _task_id(session: Session, name: str) -> int:
+    found = session.scalar(select(tables.Task.id).where(tables.Task.name == parse_task(name)))
+    if found is None:
+        import difflib
+
+        known = list(session.scalars(select(tables.Task.name).limit(1000)))
+        close = difflib.get_close_matches(name.casefold(), known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "fusery list"
+        raise UnknownReferenceError(f"there is no task {name!r}", hint=hint)
+    return found
+
+
+def show_adapter(
+    workspace: Workspace,
+    reference: str,
+    *,
+    at: str | None = None,
+    plot: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Return one adapter in full: what `list` has, the sizes people compare, its run, files, fused artifacts and bundles.
+
+    Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        at: as it was on record at that moment; see `fusery.registry.catalog.past.show_then`.
+        plot: draw its training curve to this file, `.png` or `.svg`.
+        force: replace the file.
+
+    Raises:
+        UnknownReferenceError: there is none, or was none then.
+        BadInputError: that is no moment; there is no curve to draw, or the picture's ending is not known.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
+    """
+    # A list, which is asked for most, needs neither.
+    from ..releases.deployments import deployments_of
+    from ..training.facts import draw_curve
+
+    if plot is not None:
+        view = show_adapter(workspace, reference, at=at)
+        return {**view, "plot": draw_curve(view["name"], view["curve"], plot, force=force)}
+    if at is not None:
+        from .past import show_then
+
+        return show_then(workspace, reference, at)
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        fused = list(session.scalars(fused_from(adapter)))
+        told = of_fused(session, [artifact.id for artifact in fused])
+        bundles = list(
+            session.scalars(
+                select(tables.Bundle)
+                .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)
+                .where(tables.BundleAdapter.adapter_id == adapter.id)
+                .order_by(tables.Bundle.id)
+            )
+        )
+        packed = of_bundles(session, [bundle.id for bundle in bundles])
+        reasons = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])])
+        return {
+            **full_view(session, adapter),
+            "yanked_reason": own(reasons.get(adapter.id, ())),
+            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
+            "renderings": [{"format": row.form, "digest": row.digest} for row in adapter.renderings],
+            "fused": [
+                {
+                    **fused_line(artifact, _name_in(artifact, adapter)),
+                    "withdrawals": shown(told.get(artifact.id, ())),
+                }
+                for artifact in fused
+            ],
+            "bundles": [
+                {
+                    "target": bundle.target,
+                    "path": bundle.path,
+                    "digest": bundle.digest,
+                    "withdrawals": shown(packed.get(bundle.id, ())),
+                }
+                for bundle in bundles
+            ],
+            "deployments": deployments_of(
+                session,
+                adapters=[adapter.id],
+                fused=[artifact.id for artifact in fused],
+                bundles=[bundle.id for bundle in bundles],
+            ),
+        }
+
+
+def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
+    """Return what a fused artifact's first adapter is called here: as asked for, if the bytes are the same."""
+    return adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
+
+
+def task_history(workspace: Workspace, task: str) -> list[dict[str, Any]]:
+    """Return the versions of a task, oldest first, each with the change of its validation loss against the one before.
+
+    Raises:
+        UnknownReferenceError: there is no such task.
+    """
+    with workspace.database.read() as session:
+        query = load_adapters().where(tables.Adapter.task_id == _task_id(session, task))
+        views = adapter_views(session, list(session.scalars(query.order_by(tables.Adapter.version))))
+    for view in views[:1]:
+        view["val_loss_change"] = None
+    for before, view in itertools.pairwise(views):
+        known = view["val_loss"] is not None and before["val_loss"] is not None
+        view["val_loss_change"] = view["val_loss"] - before["val_loss"] if known else None
+    return views

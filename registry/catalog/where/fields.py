@@ -1,0 +1,150 @@
+"""The fields of an adapter that an expression can test, and where the database has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, exists, false, func, select
+from sqlalchemy.orm import aliased
+
+from ... import tables
+from ...errors import BadInputError
+from ...names import parse_slug
+from ...records.withdrawals import is_yanked
+
+Kind = Literal["text", "choice", "whole", "real", "size", "day", "moment", "flag"]
+Condition = Callable[[Any], ColumnElement[bool]]
+
+TAG = "tag."
+"""What the name of a tag begins with."""
+
+_TEXT = frozenset({"=", "~"})
+_ORDER = frozenset({"=", "<", "<=", ">", ">="})
+_EXAMPLES = {
+    "text": '~ "part*"',
+    "choice": "= lora",
+    "whole": ">= 8",
+    "real": "< 0.5",
+    "size": "> 5MB",
+    "day": ">= 2026-01-15",
+    "moment": ">= 2026-01-15",
+    "flag": "= true",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field.
+
+    Attributes:
+        kind: what its values are.
+        column: the expression of its value; None if there may be several.
+        rows: the query for its values, whose one column is tested, if there may be several.
+        about: what it is, for the documentation.
+        choices: all values that it can have, if they are known.
+    """
+
+    kind: Kind
+    column: Any
+    rows: Select[Any] | None
+    about: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """The comparisons that it takes, besides `in` and `is null`."""
+        if self.kind in ("text", "choice"):
+            return _TEXT
+        return frozenset({"="}) if self.kind == "flag" else _ORDER
+
+    def example(self, name: str) -> str:
+        """Return a test of it."""
+        return f"{name} {_EXAMPLES[self.kind]}"
+
+    def holds(self, condition: Condition) -> ColumnElement[bool]:
+        """Return what is true where one of its values fits, and false, never NULL, where none does."""
+        if self.rows is None:
+            return func.coalesce(condition(self.column), false())
+        (value,) = self.rows.selected_columns
+        return exists(self.rows.where(condition(value)).correlate(tables.Adapter))
+
+    def missing(self) -> ColumnElement[bool]:
+        """Return what is true where it has no value."""
+        if self.rows is None:
+            found: ColumnElement[bool] = self.column.is_(None)
+            return found
+        return ~exists(self.rows.correlate(tables.Adapter))
+
+
+def field_named(name: str) -> Field | None:
+    """Return a field, None if there is none of that name."""
+    if not name.startswith(TAG):
+        return FIELDS.get(name)
+    try:
+        key = parse_slug(name.removeprefix(TAG), "tag")
+    except BadInputError:
+        return None
+    tag = tables.AdapterTag
+    return Field(
+        "text",
+        _one(select(tag.value).where(tag.adapter_id == tables.Adapter.id, tag.key == key)),
+        None,
+        "the value of a tag",
+    )
+
+
+def _one(query: Select[Any]) -> Any:
+    return query.correlate(tables.Adapter).scalar_subquery()
+
+
+def _fields() -> dict[str, Field]:
+    adapter, base = tables.Adapter, tables.BaseName
+    parent = aliased(adapter)
+    task = _one(select(tables.Task.name).where(tables.Task.id == adapter.task_id))
+    dataset = _one(select(tables.Dataset.name).where(tables.Dataset.id == adapter.dataset_id))
+    size = _one(select(tables.Manifest.size).where(tables.Manifest.id == adapter.manifest_id))
+    parents = _one(select(parent.name).where(parent.id == adapter.parent_id))
+    bases = select(base.name).where(base.base_id == adapter.base_id)
+    aliases = select(tables.Alias.name).where(tables.Alias.adapter_id == adapter.id)
+    findings = select(tables.AdapterFinding.code).where(tables.AdapterFinding.adapter_id == adapter.id)
+    yanked = is_yanked(adapter.id)
+    methods = ("lora", "dora", "full")
+    return {
+        "name": Field("text", adapter.name, None, "the full name"),
+        "task": Field("text", task, None, "what it is for"),
+        "version": Field("whole", adapter.version, None, "the version within the task"),
+        "date": Field("day", adapter.date, None, "the day of training"),
+        "base": Field("text", None, bases, "any name of its base model"),
+        "trained_on": Field(
+            "text",
+            adapter.trained_on_name,
+            None,
+            "the base it was said to be trained on, where that is another",
+        ),
+        "digest": Field("text", adapter.digest, None, "the SHA-256 of its files"),
+        "method": Field("choice", adapter.method, None, "lora, dora or full", methods),
+        "rank": Field("whole", adapter.rank, None, "the rank"),
+        "alpha": Field("real", adapter.alpha, None, "scale times rank, or what was said at register"),
+        "scale": Field("real", adapter.scale, None, "the factor of the update"),
+        "layers": Field("whole", adapter.layers, None, "how many layers it adapts"),
+        "trainable_parameters": Field("whole", adapter.trainable_parameters, None, "numbers in it"),
+        "total_parameters": Field("whole", adapter.total_parameters, None, "numbers in its base"),
+        "bytes": Field("size", size, None, "the size of its files"),
+        "val_loss": Field("real", adapter.val_loss, None, "the validation loss"),
+        "iterations": Field("whole", adapter.iterations, None, "iterations of training"),
+        "dataset": Field("text", dataset, None, "what it was trained on"),
+        "examples": Field("whole", adapter.examples, None, "how many training examples"),
+        "parent": Field("text", parents, None, "the name of the adapter whose training it continues"),
+        "note": Field("text", adapter.note, None, "the note"),
+        "alias": Field("text", None, aliases, "any alias that points to it"),
+        "finding": Field("text", None, findings, "the code of anything admission remarked on"),
+        "yanked": Field("flag", yanked, None, "whether it was withdrawn"),
+        "created_at": Field("moment", adapter.created_at, None, "when it was registered, in UTC"),
+        "created_by": Field("text", adapter.created_by, None, "who registered it"),
+    }
+
+
+FIELDS: dict[str, Field] = _fields()
+"""Every field by its name; besides, each tag is one: `tag.KEY`."""

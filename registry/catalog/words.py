@@ -1,0 +1,110 @@
+"""The names that are on record, for a shell that completes a word: read in a moment, or not at all.
+
+A shell asks at each press of a key, wherever its user is.  So nothing is imported that takes time, nothing is made or
+written (an SQLite file is opened so that it stays as it is), nothing is waited for long, and what cannot be read has no names.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from fusery.storage.errors import FuseryError
+
+from ..settings.homes import CONFIG_NAME, EMBEDDED, default_home, expanded
+
+Kind = Literal["adapter", "latest", "alias", "alias_name", "task", "base"]
+
+MOST = 200
+"""Names of a kind; the newest ones of adapters."""
+
+_SECONDS = 2
+_NAMES: dict[Kind, str] = {
+    "adapter": "SELECT name AS word, -id AS place FROM adapter",
+    "latest": "SELECT name || '@latest' AS word, 0 AS place FROM task",
+    "alias": (
+        "SELECT task.name || '#' || alias.name AS word, 0 AS place FROM alias JOIN task ON task.id = alias.task_id"
+    ),
+    "alias_name": "SELECT DISTINCT name AS word, 0 AS place FROM alias",
+    "task": "SELECT name AS word, 0 AS place FROM task",
+    "base": "SELECT name AS word, 0 AS place FROM base_name",
+}
+
+
+def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = None) -> list[str]:
+    """Return names on record that begin so, in whatever case, kind by kind; none of what cannot be read.
+
+    Args:
+        prefix: what was typed.
+        kinds: which names.
+        home: the home folder; default: as everywhere.
+    """
+    try:
+        found = dict.fromkeys(_read(_database(home), prefix, list(kinds)))
+        # A database may be anybody's, and shells take lines and escapes for what they are.
+        return [word for word in found if word.isprintable() and not any(map(str.isspace, word))]
+    except (FuseryError, OSError, ValueError, ImportError, sqlite3.Error):
+        return []
+
+
+def _database(home: Path | None) -> str:
+    folder = expanded(home or default_home()).absolute()
+    is_set = any(name.upper() == "FUSERY_DATABASE_URL" and value for name, value in os.environ.items())
+    if not is_set and not (folder / CONFIG_NAME).exists():
+        return f"sqlite:///{folder / EMBEDDED}"
+    from ..settings.settings import Settings  # a quarter of a second
+
+    return Settings.load(folder).database
+
+
+def _read(url: str, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
+    scheme, _, rest = url.partition("://")
+    if scheme.partition("+")[0] == "sqlite":
+        yield from _from_sqlite(Path(rest.removeprefix("/").partition("?")[0]), prefix, kinds)
+    else:
+        yield from _from_postgresql(f"postgresql://{rest}", prefix, kinds)
+
+
+def _query(kind: Kind, mark: str) -> str:
+    return (
+        f"SELECT word FROM ({_NAMES[kind]}) AS words WHERE lower(substr(word, 1, {mark})) = {mark} "
+        f"ORDER BY place, word LIMIT {MOST}"
+    )
+
+
+def _from_sqlite(path: Path, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
+    # As it lies there, a connection makes no files beside it.  Where another process writes, its journal is there already, and
+    # has what is newest.
+    busy, index = (path.with_name(f"{path.name}-{part}") for part in ("wal", "shm"))
+    journal = busy.is_file() and busy.stat().st_size and index.is_file()
+    way = "mode=ro" if journal else "mode=ro&immutable=1"
+    place = f"file:{quote(str(path))}?{way}"
+    with closing(sqlite3.connect(place, uri=True, timeout=_SECONDS)) as connection:
+        # Signals are not heard inside SQLite, where a view may be without end.
+        until = time.monotonic() + _SECONDS
+        connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
+        for kind in kinds:
+            rows = connection.execute(_query(kind, "?"), (len(prefix), prefix.lower()))
+            yield from (str(word) for (word,) in rows)
+
+
+def _from_postgresql(url: str, prefix: str, kinds: Sequence[Kind]) -> Iterator[str]:
+    import psycopg
+
+    options = f"-c statement_timeout={1000 * _SECONDS} -c default_transaction_read_only=on"
+    try:
+        with psycopg.connect(url, connect_timeout=_SECONDS, options=options) as connection:
+            for kind in kinds:
+                rows: list[tuple[Any, ...]] = connection.execute(
+                    _query(kind, "%s"),
+                    (len(prefix), prefix.lower()),
+                ).fetchall()
+                yield from (str(word) for (word,) in rows)
+    except psycopg.Error:
+        return

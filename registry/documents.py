@@ -1,0 +1,134 @@
+"""JSON files of our own: the same document gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fusery.storage.digest import digest_bytes
+from fusery.storage.failures import os_failures
+from fusery.storage.publishing import link_exclusive, part_beside, sync_file, sync_folder, write_all
+
+from .errors import AlreadyExistsError, BadInputError
+
+
+def document_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return a document as indented ASCII JSON with sorted keys."""
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return text.encode("ascii") + b"\n"
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document to a file that does not exist yet."""
+    with os_failures(f"write {path}", near=path.parent), path.open("xb") as file:
+        file.write(document_bytes(document))
+
+
+RECORD = "fusery.json"
+"""The file that a whole bundle has; at a URL it is written last."""
+
+
+BUNDLE_FORMAT = "fusery.bundle.v1"
+"""Name and version of the form of `fusery.json`."""
+
+
+CHECKSUM = "checksum"
+"""Key of the SHA-256 of the rest of a document: it shows an accident, and proves nothing about who wrote it."""
+
+
+_LOCAL = re.compile(r"/|~[^/]*/|file:|\\\\|[A-Za-z]:[\\/]")
+
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
+
+
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """Return a document as indented ASCII JSON, its keys sorted: the same document gives the same bytes.
+
+    Raises:
+        BadInputError: it holds something that JSON has no form for.
+    """
+    try:
+        text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError(f"the provenance of {record['name']} is not plain JSON: {error}") from error
+    return text.encode("ascii") + b"\n"
+
+
+def checksum_of(record: Mapping[str, Any]) -> str:
+    """Return the checksum of a document: of all of it but the checksum."""
+    return digest_bytes(record_bytes({key: value for key, value in record.items() if key != CHECKSUM}))
+
+
+def provenance_part(provenance: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object of the provenance, empty if it is missing or no object."""
+    value = provenance.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def without_places(value: Any) -> Any:
+    """Return a JSON value without what only means something on the machine that built it, or is nobody else's business.
+
+    A text that is an absolute local path becomes the path's last part; one that is a URL loses user, password, query
+    and fragment, where signatures and tokens are.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_places(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(entry) for entry in value]
+    if not isinstance(value, str):
+        return value
+    if _LOCAL.match(value):
+        return PurePosixPath(value.replace("\\", "/")).name
+    if url := _URL.fullmatch(value):
+        return url["scheme"] + url["rest"]
+    return value
+
+
+def without_people(views: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return views of amendments as they leave the registry: who made them, and since when they count here, stays."""
+    return [{key: each[key] for key in ("field", "from", "to", "reason", "at")} for each in views]
+
+
+def write_picture(place: Path, data: bytes, *, force: bool) -> None:
+    """Write a picture whole or not at all; one that is there already and the same is left as it is.
+
+    Raises:
+        AlreadyExistsError: another file is there already, and `force` is not given.
+        StorageError: it cannot be written.
+    """
+    if place.is_file() and not force and _holds(place, data):
+        return
+    with os_failures(f"write {place}", near=place.parent), part_beside(place) as (part, descriptor):
+        write_all(descriptor, data)
+        sync_file(descriptor)
+        if force:
+            part.replace(place)
+        else:
+            try:
+                link_exclusive(part, place)
+            except FileExistsError as taken:
+                raise AlreadyExistsError(
+                    f"there is a file {place} already", hint="give another name, or --force to replace it"
+                ) from taken
+        sync_folder(place.parent)
+
+
+def _holds(place: Path, data: bytes) -> bool:
+    with os_failures(f"read {place}", near=place.parent):
+        return place.stat().st_size == len(data) and place.read_bytes() == data
+
+
+FORMAT = "fusery.export.v1"
+
+
+KEY = "fusery"
+
+
+def checksum_of_passport(document: Mapping[str, Any]) -> str:
+    """Return the checksum of an exported folder's document: of all of it but the checksum."""
+    inner = {key: value for key, value in document[KEY].items() if key != CHECKSUM}
+    return digest_bytes(document_bytes({**document, KEY: inner}))

@@ -1,0 +1,104 @@
+"""A block of scattered rows of a quantised module, rounded by a `shaping.Shaper`: unpack, round, pack, measure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .affine import Grid, dequantize, fit, pack, unpack
+from .arithmetic import Array, Update, decode, encode, multiply_out, round_sum
+from .fidelity import Sums, measure, measure_exactly
+from .layouts import to_groups, to_rows
+from .rows import Kind, NotFiniteError, Rows
+from .shaping import Shaper
+
+
+def shape_rows(
+    rows: Rows, kind: Kind, update: Update, shaper: Shaper, chosen: Array, first: int, out: Rows
+) -> Sums:
+    """Round the sum of some rows and their update, and return what they retain.
+
+    On the base's own grid its codes move; on a finer one the scales are those that the sum would be given anyway.
+
+    Args:
+        rows: rows of the base that lie one behind the other.
+        kind: how they are stored.
+        update: of the module.
+        shaper: of the module.
+        chosen: which rows of the module.
+        first: number of the first of `rows` in the module.
+        out: like `rows`; the chosen ones are written.
+
+    Raises:
+        NotFiniteError: a scale or the update is not finite.
+    """
+    grid, target = kind.grid, kind.target.grid
+    assert isinstance(grid, Grid) and isinstance(target, Grid) and rows.scales is not None
+    some = chosen - first
+    delta, scratch = (np.empty((len(some), kind.columns), np.float32) for _ in range(2))
+    multiply_out(update.left[:, chosen, None], update.right[:, None, :], delta, scratch)
+    old = _codes(rows.weight[some], grid)
+    before, intended = np.empty(old.shape, np.float32), np.empty(old.shape, np.float32)
+    scales, biases = _numbers(rows, some, grid)
+    dequantize(old, scales, biases, grid.form, before, np.empty_like(before), exact=True)
+    to_groups(delta, intended)
+    if not (np.isfinite(before).all() and np.isfinite(delta).all()):
+        raise NotFiniteError
+    places: Array = old.view(np.int32).astype(np.float32)
+    if not kind.target.dither:
+        scales, biases = fit(_sum(before, intended, update, grid), target)
+        places = (before - biases) / scales
+    new = _rounded(places, scales, delta, shaper, chosen, target)
+    out.weight[some] = pack(new, target).reshape(len(some), -1)
+    if not kind.target.dither:
+        assert out.scales is not None and out.biases is not None
+        out.scales[some] = encode(scales, target.form).reshape(len(some), -1)
+        out.biases[some] = encode(biases, target.form).reshape(len(some), -1)
+    after = np.empty_like(before)
+    dequantize(new, scales, biases, target.form, after, np.empty_like(after), exact=True)
+    np.subtract(after, before, out=after)
+    sums = measure(after, intended, before, np.empty_like(after), grouped=True)
+    return sums if sums.finite else measure_exactly(after, intended, before)
+
+
+def _numbers(rows: Rows, some: Array, grid: Grid) -> tuple[Array, Array]:
+    assert rows.scales is not None and rows.biases is not None
+    return (
+        decode(rows.scales[some].reshape(-1), grid.form),
+        decode(rows.biases[some].reshape(-1), grid.form),
+    )
+
+
+def _sum(before: Array, intended: Array, update: Update, grid: Grid) -> Array:
+    """Return the sum as `keep` would quantise it."""
+    values, scratch = np.empty_like(before), np.empty_like(before)
+    update.round_to(intended, grid.form, scratch, values, exact=True)
+    np.add(before, values, out=values)
+    round_sum(values, grid.form, scratch, values, exact=True)
+    return values
+
+
+def _rounded(places: Array, scales: Array, delta: Array, shaper: Shaper, chosen: Array, grid: Grid) -> Array:
+    """Return the new codes, in groups; nothing moves where a scale is 0."""
+    still = scales == 0
+    plain, steps = np.empty_like(delta), np.empty_like(delta)
+    to_rows(places, plain)
+    to_rows(np.broadcast_to(np.where(still, np.float32(1), scales), places.shape), steps)
+    wanted = delta
+    if still.any():
+        moving = np.empty_like(delta)
+        to_rows(np.broadcast_to(np.where(still, np.float32(0), np.float32(1)), places.shape), moving)
+        wanted = delta * moving
+    return _as_codes(shaper.round(plain, steps, wanted, chosen, grid.top), grid)
+
+
+def _codes(words: Array, grid: Grid) -> Array:
+    words = np.ascontiguousarray(words).reshape(-1, grid.words_per_group)
+    codes = np.empty((grid.group_size, len(words)), np.uint32)
+    unpack(words, grid, codes)
+    return codes
+
+
+def _as_codes(values: Array, grid: Grid) -> Array:
+    codes = np.empty((grid.group_size, values.size // grid.group_size), np.float32)
+    to_groups(np.ascontiguousarray(values), codes)
+    return codes.astype(np.int32).view(np.uint32)

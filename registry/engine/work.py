@@ -1,0 +1,305 @@
+"""The steps of a plan cut into blocks, and how one block is carried out: read, compute or copy, write."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusery.storage.safetensors import Tensor
+
+from ..errors import FusionUnsupportedError
+from .arithmetic import Array, Update, decode
+from .blocks import fuse_rows
+from .dither import Thresholds
+from .fidelity import Sums
+from .files import copy_range, read_all, write_all
+from .modules import Module
+from .plan import Compute, Copy, Place, Step
+from .policy import Policy
+from .rows import Change, Kind, NotFiniteError, Rows
+from .shaped import shape_rows
+from .shaping import LEAST_STEPS, Shape, Shaper, blocks_of_rows, mean_steps
+from .updates import read_magnitudes, read_update
+from .workspace import Workspace, rows_per_block
+
+_COPY = 2 << 20
+_SHAPED = 170.0
+_CHUNK = 1 << 25
+"""Numbers of a shaped module whose codes are held at a time."""
+
+_PARTS = 4
+"""Computed blocks that are read and written together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of an output that have been written."""
+
+    output: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a step: bytes of a copy, or rows of a module.
+
+    Attributes:
+        step: the step.
+        first: first byte or row.
+        count: how many.
+        cost: rough nanoseconds, for deciding what to do next.
+    """
+
+    step: Step
+    first: int
+    count: int
+    cost: float
+
+    @property
+    def source_end(self) -> int:
+        """Offset behind the last byte that is read, in the base's file."""
+        if isinstance(self.step, Copy):
+            return self.step.begin + self.first + self.count
+        tensor = self.step.module.weight.tensor
+        return tensor.begin + (self.first + self.count) * (tensor.size // self.step.module.rows)
+
+
+def blocks_of(step: Step) -> Iterator[Block]:
+    """Yield the blocks of a step: always the same ones, on which the order of sums depends."""
+    if isinstance(step, Copy):
+        total, whole, size = step.size, step.size, _COPY
+    else:
+        total, size = step.module.rows, _block_rows(step.module)
+        whole = total // step.module.experts
+    each = cost(step) / max(total, 1)
+    for begin in range(0, total, whole or 1):
+        # No block reaches from one expert into the next.
+        for first in range(begin, begin + whole, size):
+            count = min(size, begin + whole - first)
+            yield Block(step, first, count, each * count)
+
+
+def cost(step: Step) -> float:
+    """Return the rough nanoseconds that a step takes."""
+    if isinstance(step, Copy):
+        return step.size * 0.3
+    module = step.module
+    if module.target.shaped:
+        return module.rows * module.columns * _SHAPED
+    each = 1.5 + 0.25 * module.rank + (1.5 if module.grid else 0) + (2.5 if module.target.grid else 0)
+    return module.rows * module.columns * each
+
+
+def _kind(module: Module) -> Kind:
+    return Kind(module.columns, module.form, module.plain, module.grid, module.target, module.once)
+
+
+def _block_rows(module: Module) -> int:
+    if module.target.shaped:
+        return module.rows  # what one block owes is taken back by the next
+    return _rows(module) * _PARTS
+
+
+def _rows(module: Module) -> int:
+    return rows_per_block(module.columns, module.rank if _kind(module).group else 0)
+
+
+class Worker:
+    """Carries out blocks for any number of threads, each with a workspace of its own."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        inputs: Mapping[str, int],
+        outputs: list[int] | None,
+        factors: Mapping[Path, int],
+        modules: int,
+    ) -> None:
+        """Take the open files.
+
+        Args:
+            policy: what is written.
+            inputs: descriptor of each of the base's weight files.
+            outputs: descriptors of the files to write; None to write nothing.
+            factors: descriptor of each adapter's file.
+            modules: how many modules' updates to hold at a time.
+        """
+        self._policy, self._inputs, self._outputs, self._factors = policy, inputs, outputs, factors
+        self._changes: OrderedDict[tuple[str, int], Change] = OrderedDict()
+        self._modules = modules
+        self._in_kernel = True
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Leave off what takes long; nobody wants the result any more."""
+        self._stopped.set()
+
+    def run(self, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Carry out a block; return what was written and, for a touched module, what it retained.
+
+        Raises:
+            FusionUnsupportedError: a quantised module or the adapter holds a number that is not finite.
+            BlobCorruptError: a file of the base ends before it should.
+            OSError: writing failed.
+        """
+        step = block.step
+        if isinstance(step, Copy):
+            return [self._copy(step, block, work)], None
+        try:
+            if step.module.target.shaped:
+                return self._shape(step, work)
+            return self._compute(step, block, work)
+        except NotFiniteError:
+            raise FusionUnsupportedError(
+                f"{step.module.path} would hold numbers that are not finite, or that its format cannot express"
+            ) from None
+
+    def _copy(self, step: Copy, block: Block, work: Workspace) -> Span:
+        offset, place = step.begin + block.first, step.place.offset + block.first
+        if self._outputs is not None and self._in_kernel:
+            target = self._outputs[step.place.output]
+            self._in_kernel = copy_range(self._inputs[step.file], target, offset, place, block.count)
+            if self._in_kernel:
+                return Span(step.place.output, place, place + block.count)
+        return self._write(step.place, block.first, self._read(step.file, offset, block.count, "raw", work))
+
+    def _compute(self, step: Compute, block: Block, work: Workspace) -> tuple[list[Span], Sums | None]:
+        module = step.module
+        each = module.rows // module.experts
+        expert, first = divmod(block.first, each) if module.experts > 1 else (0, block.first)
+        kind, rows = _kind(module), self._rows(module, block, work)
+        change = self._change(module, expert) if module.touched else None
+        out, sums = _room(step, block, work), Sums()
+        for part in _parts(module, block):
+            sums += fuse_rows(rows[part], kind, change, first + part.start, out[part], work)
+        return self._write_all(step, block, out), sums if module.touched else None
+
+    def _shape(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Round a whole module, one block of shuffled rows after the other."""
+        module, calibration = step.module, self._policy.calibration
+        inputs = calibration.of(module.path) if calibration is not None else None
+        change = self._change(module, 0)
+        assert inputs is not None and change.thresholds is not None
+        if module.target.dither and self._steps(module, change.update) < LEAST_STEPS:
+            return self._scattered(step, work)
+        shaper = Shaper(Shape.of(inputs, change.update.left, change.update.right), module.columns)
+        spans: list[Span] = []
+        kind, size, sums = _kind(module), max(_CHUNK // module.columns, 1), Sums()
+        for first in range(0, module.rows, size):
+            block = Block(step, first, min(size, module.rows - first), 0.0)
+            rows, out = self._rows(module, block, work), _room(step, block, work)
+            for chosen in blocks_of_rows(first, block.count, change.thresholds.seed):
+                if self._stopped.is_set():
+                    return spans, None
+                sums += shape_rows(rows, kind, change.update, shaper, chosen, first, out)
+            spans += self._write_all(step, block, out)
+        return spans, sums
+
+    def _scattered(self, step: Compute, work: Workspace) -> tuple[list[Span], Sums | None]:
+        """Round a whole module at random after all."""
+        spans, sums, size = [], Sums(), _rows(step.module) * _PARTS
+        for first in range(0, step.module.rows, size):
+            block = Block(step, first, min(size, step.module.rows - first), 0.0)
+            some, retained = self._compute(step, block, work)
+            spans += some
+            sums += retained or Sums()
+        return spans, sums
+
+    def _steps(self, module: Module, update: Update) -> float:
+        """Return how large an update is on average, in steps of the base's grid."""
+        assert module.scales is not None
+        data = np.empty(module.scales.tensor.size, np.uint8)
+        read_all(self._inputs[module.scales.file], data.data, module.scales.tensor.begin)
+        return mean_steps(update, decode(data.view(module.form.stored), module.form))
+
+    def _rows(self, module: Module, block: Block, work: Workspace) -> Rows:
+        """Read a block of rows."""
+        weight = self._read_rows(module.weight.file, module.weight.tensor, module, block, "raw", work)
+        if module.grid is None:
+            return Rows(weight.view(module.form.stored))
+        parts = [
+            None if source is None else self._read_rows(source.file, source.tensor, module, block, name, work)
+            for name, source in (("scales", module.scales), ("biases", module.biases))
+        ]
+        if module.biases is not None:
+            parts = [None if part is None else part.view(module.form.stored) for part in parts]
+        return Rows(weight.view(np.uint32), *parts)
+
+    def _read_rows(
+        self, file: str, tensor: Tensor, module: Module, block: Block, name: str, work: Workspace
+    ) -> Array:
+        width = tensor.size // module.rows
+        data = self._read(file, tensor.begin + block.first * width, block.count * width, name, work)
+        return data.reshape(block.count, width)
+
+    def _read(self, file: str, offset: int, size: int, name: str, work: Workspace) -> Array:
+        data = work.bytes(size, name)
+        read_all(self._inputs[file], data.data, offset)
+        return data
+
+    def _write_all(self, step: Compute, block: Block, out: Rows) -> list[Span]:
+        places = ((step.weight, out.weight), (step.scales, out.scales), (step.biases, out.biases))
+        return [
+            self._write_rows(place, block, data)
+            for place, data in places
+            if place is not None and data is not None
+        ]
+
+    def _write_rows(self, place: Place, block: Block, data: Array) -> Span:
+        return self._write(place, block.first * (data.nbytes // block.count), data.reshape(-1).view(np.uint8))
+
+    def _write(self, place: Place, offset: int, data: Array) -> Span:
+        begin = place.offset + offset
+        if self._outputs is not None:
+            write_all(self._outputs[place.output], data.data, begin)
+        return Span(place.output, begin, begin + data.nbytes)
+
+    def _change(self, module: Module, expert: int) -> Change:
+        """Return a module's change, made once; blocks come in order, so that a few modules are in use at a time."""
+        with self._lock:
+            found = self._changes.get((module.path, expert))
+            if found is None:
+                while len(self._changes) >= self._modules:
+                    self._changes.popitem(last=False)
+                found = self._changes[module.path, expert] = self._prepare(module, expert)
+            return found
+
+    def _prepare(self, module: Module, expert: int) -> Change:
+        update = read_update(module, expert, self._factors)
+        magnitudes = read_magnitudes(module, self._factors)
+        thresholds = None
+        if module.target.dither or module.target.shaped:
+            thresholds = Thresholds.of(self._policy.seed, f"{module.path}/{expert}")
+        return Change(update, magnitudes, thresholds)
+
+
+def _room(step: Compute, block: Block, work: Workspace) -> Rows:
+    """Return arrays for what a block writes."""
+    module, count = step.module, block.count
+    grid = module.target.grid
+    if grid is None:
+        return Rows(_array(work, "out", count, module.columns, module.target.form.stored))
+    weight = _array(work, "out", count, grid.words(module.columns), np.dtype(np.uint32))
+    groups, stored = module.columns // grid.group_size, grid.stored
+    parts = (
+        None if place is None else _array(work, f"out {name}", count, groups, stored)
+        for name, place in (("scales", step.scales), ("biases", step.biases))
+    )
+    return Rows(weight, *parts)
+
+
+def _array(work: Workspace, name: str, rows: int, columns: int, stored: np.dtype[Any]) -> Array:
+    return work.bytes(rows * columns * stored.itemsize, name).view(stored).reshape(rows, columns)
+
+
+def _parts(module: Module, block: Block) -> Iterator[slice]:
+    rows = _rows(module)
+    return (slice(start, min(start + rows, block.count)) for start in range(0, block.count, rows))

@@ -1,0 +1,288 @@
+"""Measuring an adapter in every form it could be shipped as, on this machine; the log keeps what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..charts.files import picture_kind
+from ..database import events
+from ..documents import write_picture
+from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
+from ..fusion.fuse import FuseRequest, fuse_to_read
+from ..fusion.views import weights_bytes
+from ..records.base_files import base_folder
+from ..records.references import resolve_adapter
+from ..records.renderings import fetch_form
+from ..records.views import moment
+from ..records.withdrawals import refuse_yanked
+from .advice import advise
+from .subjects import Row, Subject
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+ACTION = "adapter.benched"
+"""What the log calls a measurement."""
+
+Say = Callable[[str], None]
+MINUTES = 30
+"""After which one measurement is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What was measured, and what follows from it.
+
+    Attributes:
+        view: `adapter`, `base`, `machine`, `prompt_tokens`, `tokens`, `runs`, `rows` (see `Row.to_dict`), `choice` and
+            `reasons` (see `advise`), `at`, `plot`.
+    """
+
+    view: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return self.view
+
+
+def bench(
+    workspace: Workspace,
+    reference: str,
+    *,
+    precisions: Sequence[str] = (),
+    resident: int = 8,
+    prompt_tokens: int = 64,
+    tokens: int = 32,
+    runs: int = 3,
+    plot: Path | None = None,
+    force: bool = False,
+    say: Say = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> BenchReport:
+    """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
+
+    Every measurement is a process of its own.  All forms take turns in each round, so that a machine that becomes busy does
+    so for all of them; the medians count.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        precisions: of the fused models; empty for each that the base allows.
+        resident: how many adapters are in memory for the row that has several; 0 leaves it out.
+        prompt_tokens: length of the prompt.
+        tokens: how many are written.
+        runs: rounds.
+        plot: draw the bars to a .png or .svg file.
+        force: replace the picture.
+        say: told what is going on.
+        progress: told measurements done and in all.
+
+    Raises:
+        BadInputError: a number makes no sense, or the adapter is yanked.
+        UnknownReferenceError: there is no such adapter.
+        MissingExtraError: mlx-lm, or for a picture matplotlib, is not installed.
+        ModelUnusableError: not even the base can be run.
+    """
+    _check(resident, prompt_tokens, tokens, runs)
+    kind = picture_kind(plot) if plot is not None else None
+    if find_spec("mlx_lm") is None:
+        raise MissingExtraError("measuring models", "mlx")
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        refuse_yanked(session, adapter)
+        assert adapter.manifest.files is not None  # loaded, for use after the session
+        base_name, size = adapter.base.names[0].name, weights_bytes(adapter.base.manifest)
+        quantized, served = adapter.base.quantization is not None, _served(session, adapter)
+    wanted = tuple(precisions) or (("keep", "dither", "mixed", "dequantize") if quantized else ("keep",))
+    with _subjects(workspace, adapter, base_name, size, wanted, resident, say) as subjects:
+        rows = _measured(subjects, runs, prompt_tokens, tokens, say, progress)
+    view: dict[str, Any] = {
+        "adapter": adapter.name,
+        "base": base_name,
+        "machine": machine(),
+        "prompt_tokens": prompt_tokens,
+        "tokens": tokens,
+        "runs": runs,
+        "rows": [row.to_dict() for row in rows],
+    }
+    view |= advise(view["rows"], adapters=served)
+    view["at"] = _record(workspace, adapter, view)
+    if plot is not None and kind is not None:
+        from ..charts.bars import draw
+
+        write_picture(plot, draw(view, kind), force=force)
+    return BenchReport({**view, "plot": str(plot) if plot is not None else None})
+
+
+def recorded(workspace: Workspace, reference: str) -> BenchReport | None:
+    """Return what was measured last of an adapter, on whatever machine; None if nothing was."""
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        found = events.history(session, kind="adapter", subject=adapter.digest, action=ACTION, limit=1)
+    return (
+        BenchReport({**json.loads(found[0].detail), "at": moment(found[0].at), "plot": None})
+        if found
+        else None
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    return {
+        "system": platform.system(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "mlx": version("mlx"),
+        "mlx_lm": version("mlx-lm"),
+    }
+
+
+def _served(session: Session, adapter: tables.Adapter) -> int:
+    """Return how many adapters of the same base are in use, this one with them: those that an alias holds."""
+    held = (
+        select(tables.Alias.adapter_id)
+        .join(tables.Adapter, tables.Adapter.id == tables.Alias.adapter_id)
+        .where(tables.Adapter.base_id == adapter.base_id)
+        .distinct()
+    )
+    return len({adapter.id, *session.scalars(held)})
+
+
+def _check(resident: int, prompt_tokens: int, tokens: int, runs: int) -> None:
+    if not (
+        0 <= resident <= 1000 and 1 <= prompt_tokens <= 100_000 and 2 <= tokens <= 10_000 and 1 <= runs <= 100
+    ):
+        raise BadInputError(
+            "these numbers measure nothing: a prompt and a run are needed, and two tokens or more",
+            hint="fusery bench REF --tokens 32 --runs 3",
+        )
+
+
+@contextmanager
+def _subjects(
+    workspace: Workspace,
+    adapter: tables.Adapter,
+    base: str,
+    size: int,
+    precisions: Sequence[str],
+    resident: int,
+    say: Say,
+) -> Iterator[list[Subject]]:
+    """Yield what is measured, for as long as its files are needed."""
+    with ExitStack() as held:
+        folder = held.enter_context(base_folder(workspace, base))
+        scratch = held.enter_context(workspace.cache.scratch())
+        files = fetch_form(workspace, adapter, "mlx", scratch)
+        own = files["adapters.safetensors"].parent
+        bytes_of_it = files["adapters.safetensors"].stat().st_size
+        found = [
+            Subject("base", "base", folder, size),
+            Subject("adapter", "base + adapter", folder, size + bytes_of_it, (own,)),
+        ]
+        if resident > 1:
+            label = f"base + {resident} adapters"
+            found.append(Subject("resident", label, folder, size + resident * bytes_of_it, (own,) * resident))
+        for precision in precisions:
+            request = FuseRequest(precision=precision, accept_loss=True)
+            try:
+                fused = held.enter_context(fuse_to_read(workspace, adapter.name, request, say=say))
+            except FusionUnsupportedError as error:
+                say(f"{precision} is left out: {error.message}")
+                continue
+            found.append(_fused(fused.path, fused.view))
+        yield found
+
+
+def _fused(path: Path, view: Any) -> Subject:
+    fidelity = {name: view["fidelity"][name] for name in ("verdict", "retained")}
+    size = sum(file["size"] for file in view["files"] if file["path"].endswith(".safetensors"))
+    return Subject("fused", f"fused, {view['format']}", path, size, (), view["precision"], fidelity)
+
+
+def _measured(
+    subjects: Sequence[Subject],
+    runs: int,
+    prompt_tokens: int,
+    tokens: int,
+    say: Say,
+    progress: Callable[[int, int], None] | None,
+) -> list[Row]:
+    rows = [Row(subject) for subject in subjects]
+    for turn in range(runs):
+        # In every other round backwards, so that none is always the one after a large one.
+        for done, row in enumerate(rows if turn % 2 == 0 else reversed(rows)):
+            if progress:
+                progress(turn * len(rows) + done, runs * len(rows))
+            if row.error is None:
+                say(f"measuring {row.subject.label}")
+                found = _run(row.subject, prompt_tokens, tokens)
+                row.error = found.pop("error", None)
+                if row.error is None:
+                    row.rounds.append(found)
+    if rows[0].error is not None:
+        from ..errors import ModelUnusableError
+
+        raise ModelUnusableError(f"the base cannot be run: {rows[0].error}")
+    return rows
+
+
+def _run(subject: Subject, prompt_tokens: int, tokens: int) -> dict[str, Any]:
+    asked = {
+        "model": str(subject.model),
+        "adapters": [str(folder) for folder in subject.adapters],
+        "prompt_tokens": prompt_tokens,
+        "tokens": tokens,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", f"{__package__}.worker"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60 * MINUTES,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"it took longer than {MINUTES} minutes"}
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        return {"error": f"the process ended with {done.returncode}: {_last_line(done.stderr)}"}
+    return found
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
+
+
+def _record(workspace: Workspace, adapter: tables.Adapter, view: dict[str, Any]) -> str:
+    with workspace.database.write() as session:
+        now = workspace.database.utcnow(session)
+        events.record(
+            session,
+            action=ACTION,
+            kind="adapter",
+            subject=adapter.digest,
+            detail=view,
+            actor=workspace.actor,
+            at=now,
+        )
+    return moment(now)
+
+
+__all__ = ["BenchReport", "bench", "recorded"]

@@ -1,0 +1,271 @@
+"""Probing: what two of base, base + adapter and fused model answer to the same prompts, and how far that is apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import tables
+from ..adapters.files import WEIGHTS
+from ..adapters.render import render_mlx
+from ..behaviour.prompts import LIMIT, Prompt, Sample, built_in, read_prompts, tokenise
+from ..errors import BadInputError
+from ..fusion.request import FuseRequest
+from ..names import an
+from ..records.base_files import base_folder
+from ..records.bases import blob_generations
+from ..records.fused_label import label_view
+from ..records.references import resolve_any
+from .held_out import held_out
+from .probe_prompts import Prompts
+from .probe_report import ProbeReport, Row, Side, report
+
+if TYPE_CHECKING:
+    from ..behaviour.measure import Source
+    from ..workspace import Workspace
+
+__all__ = ["ProbeReport", "Row", "Side", "probe"]
+
+BASE = "base"
+"""What `against` is to compare an adapter or a fused model with its own base."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """One of the two models, as the database knows it.
+
+    Attributes:
+        side: what the report says of it.
+        base: digest of its base.
+        task_of: the row of the adapter whose task it does; None for a base.
+        adapter: the files of the adapter to put on the base; empty for a base and a fused model.
+        fused: the folder of a fused model.
+    """
+
+    side: Side
+    base: Digest
+    task_of: int | None = None
+    adapter: tuple[FileEntry, ...] = ()
+    fused: Path | None = None
+
+
+def probe(
+    workspace: Workspace,
+    reference: str,
+    *,
+    against: str | None = None,
+    request: FuseRequest | None = None,
+    prompts: Path | None = None,
+    limit: int = LIMIT,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+    answering: Callable[[int, int], None] | None = None,
+) -> ProbeReport:
+    """Measure how far two models' answers are apart.
+
+    Args:
+        workspace: the registry's parts.
+        reference: an adapter, which stands for its base with the adapter put on; a fused model; or a base.
+        against: what to compare with: another reference, or `base` for the base of `reference`.  None compares an
+            adapter with its fused model, which is fused if it is not in the cache; whatever it lost, since it is
+            only measured.
+        request: how that model is fused; not with `against`.
+        prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
+            here, or else for the built-in ones.
+        limit: at most so many prompts of the file.
+        say: told what is going on.
+        progress: told bytes done and bytes in all while fusing.
+        answering: told tokens run and tokens in all while the models answer.
+
+    Raises:
+        UnknownReferenceError: a reference names nothing.
+        BadInputError: the two cannot be compared, or the prompts are not usable.
+        ModelUnusableError: a model cannot be loaded or run.
+        MissingExtraError: mlx-lm is not installed.
+    """
+    if limit < 1:
+        raise BadInputError("at least one prompt is needed", hint="--limit 32")
+    asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
+    a = _subject(workspace, reference)
+    b = _other(workspace, a, reference, against, request, say, progress)
+    about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
+    if asked is None:
+        asked, about = _own_prompts(workspace, a, b, limit, say)
+    about = replace(about, val_loss=_val_loss(workspace, a, b))
+    started = time.monotonic()
+    with _sources(workspace, a, b) as (first, second):
+        samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
+        from ..behaviour.measure import measure
+
+        with_base = bool(a.adapter) and b.side.kind != "base"
+        measured = measure(first, second, samples, with_base=with_base, say=say, progress=answering)
+    seconds = time.monotonic() - started
+    return report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
+
+
+def _own_prompts(
+    workspace: Workspace, a: _Subject, b: _Subject, limit: int, say: Callable[[str], None]
+) -> tuple[list[Prompt], Prompts]:
+    """Return prompts where nobody gave any: held-out data of the run, or else the built-in ones."""
+    adapter = _task_of(a, b)
+    with workspace.database.read() as session:
+        found = held_out(session, adapter) if adapter is not None else None
+    if found is not None and found.path is not None:
+        say(f"asking what {found.name} of its run has")
+        return read_prompts(found.path, limit), Prompts("held-out", found.name)
+    if found is not None:
+        say(
+            f"{found.name} of its run is not in {found.folder} any more, or has changed: "
+            "asking the built-in prompts, which are not of its task"
+        )
+    return built_in()[:limit], Prompts("built-in")
+
+
+def _task_of(a: _Subject, b: _Subject) -> int | None:
+    return a.task_of if a.task_of is not None else b.task_of
+
+
+def _val_loss(workspace: Workspace, a: _Subject, b: _Subject) -> float | None:
+    """Return the validation loss on record of the adapter that the comparison is about."""
+    adapter = _task_of(a, b)
+    with workspace.database.read() as session:
+        return session.get_one(tables.Adapter, adapter).val_loss if adapter is not None else None
+
+
+def _subject(workspace: Workspace, reference: str) -> _Subject:
+    with workspace.database.read() as session:
+        found = resolve_any(session, reference)
+        if found.fused is not None:
+            return _fused_subject(workspace, found.fused)
+        if found.adapter is not None:
+            adapter = found.adapter
+            side = Side("adapter", adapter.name, adapter.digest)
+            return _Subject(side, Digest(adapter.base.digest), adapter.id, _entries(adapter.manifest))
+        assert found.base is not None
+        return _base_subject(found.base)
+
+
+def _base_subject(base: tables.BaseModel) -> _Subject:
+    return _Subject(Side("base", base.names[0].name, base.digest), Digest(base.digest))
+
+
+def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
+    path = workspace.cache.lookup(Digest(fused.key), Manifest.of(_entries(fused.manifest)))
+    if path is None:
+        raise BadInputError(
+            f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
+            hint=f"fusery fuse {fused.adapter.name} --precision {fused.precision}",
+        )
+    names = label_view(fused)
+    side = Side("fused", names["combined"], fused.digest, fused.precision, names["format"])
+    return _Subject(side, Digest(fused.base.digest), fused.adapter_id, fused=path)
+
+
+def _entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
+    return tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in manifest.files)
+
+
+def _other(
+    workspace: Workspace,
+    a: _Subject,
+    reference: str,
+    against: str | None,
+    request: FuseRequest | None,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> _Subject:
+    """Return what `a` is compared with."""
+    if against is None:
+        if a.side.kind != "adapter":
+            raise BadInputError(
+                f"{reference} is {an(a.side.kind)} model: say what to compare it with",
+                hint=f"fusery probe {reference} --against REF",
+            )
+        return _own_fused(workspace, a, reference, request, say, progress)
+    if request is not None:
+        raise BadInputError(
+            "how to fuse is for an adapter against its own fused model", hint="leave --precision out"
+        )
+    if against != BASE:
+        return _subject(workspace, against)
+    if a.side.kind == "base":
+        raise BadInputError(f"{reference} is a base itself", hint="fusery probe ADAPTER --against base")
+    return _subject(workspace, a.base)
+
+
+def _own_fused(
+    workspace: Workspace,
+    a: _Subject,
+    reference: str,
+    request: FuseRequest | None,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> _Subject:
+    from ..fusion.fuse import fuse
+
+    # Refusing a loss would leave nothing to measure it on.
+    wanted = replace(request or FuseRequest(), accept_loss=True)
+    if wanted.extras or wanted.scale is not None:
+        raise BadInputError(
+            "a model is probed with its adapter as it is", hint="leave --with and --scale out"
+        )
+    made = fuse(workspace, reference, wanted, say=say, progress=progress)
+    side = Side("fused", a.side.name, made.view["digest"], made.view["precision"], made.view["format"])
+    return _Subject(side, a.base, a.task_of, fused=made.path)
+
+
+@contextmanager
+def _sources(workspace: Workspace, a: _Subject, b: _Subject) -> Iterator[tuple[Source, Source]]:
+    """Yield the folders of both models, for as long as they are needed."""
+    with _source(workspace, a) as first, _source(workspace, b) as second:
+        yield first, second
+
+
+@contextmanager
+def _source(workspace: Workspace, subject: _Subject) -> Iterator[Source]:
+    from ..behaviour.measure import Source
+
+    if subject.fused is not None:
+        with workspace.cache.using(subject.fused.name):  # so that it is not evicted while it is read
+            yield Source(subject.fused)
+        return
+    with base_folder(workspace, subject.base) as folder:
+        adapter = folder.parent / "adapter" if subject.adapter else None
+        if adapter is not None:
+            _fetch(workspace, subject.adapter, adapter)
+            own = {entry.path: adapter / entry.path for entry in subject.adapter}
+            adapter = render_mlx(own, folder.parent / "rendered")[WEIGHTS].parent
+        yield Source(folder, adapter)
+
+
+def _fetch(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> None:
+    """Fetch an adapter's files, verified, under their own names."""
+    folder.mkdir()
+    generations = blob_generations(workspace, [entry.sha256 for entry in files])
+    for entry in files:
+        workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations.get(entry.sha256, 0))
+
+
+def _samples(
+    first: Source, second: Source, asked: Sequence[Prompt], a: _Subject, b: _Subject, *, strict: bool
+) -> list[Sample]:
+    """Make the prompts into tokens, which have to mean the same to both models."""
+    from ..behaviour.models import load_tokenizer
+
+    tokenizer: Any = load_tokenizer(first.model)
+    if a.base != b.base:
+        other: Any = load_tokenizer(second.model)
+        if tokenizer.get_vocab() != other.get_vocab():
+            raise BadInputError(
+                f"{a.side.name} and {b.side.name} stand on bases with different vocabularies, "
+                "so their predictions cannot be compared",
+                hint="compare models of one family",
+            )
+    return tokenise(asked, tokenizer, strict=strict)

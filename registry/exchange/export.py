@@ -1,0 +1,200 @@
+"""Exporting an adapter: a folder `adapters_{name}/` that git users, hubs and other registries take, in either form.
+
+The folder has the weights and their configuration, `adapter_metadata.json` with what is on record, a model card, and
+`.gitattributes` for Git LFS.  The same adapter gives the same bytes every time; `import_folder` reads them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..adapters.files import METADATA
+from ..adapters.render import FORMS, Form
+from ..bundles.delivery import Place, deliver, place_at
+from ..bundles.rendering import render, resource
+from ..bundles.source import Files
+from ..bundles.writing import BundleFolder
+from ..documents import document_bytes
+from ..errors import BadInputError
+from ..records.bundles import note_replaced, record_bundle
+from ..records.references import resolve_adapter
+from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
+from ..records.views import adapter_view
+from ..records.withdrawals import refuse_yanked
+from .passport import passport
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+FOLDER = "adapters_{}"
+"""What an exported adapter's folder is called, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An adapter that was written to a folder.
+
+    Attributes:
+        name: of the adapter.
+        digest: of the adapter.
+        form: `mlx` or `peft`.
+        rendered: the form is not the one that was registered.
+        path: where the folder lies.
+        manifest: its files.
+        existed: the very same folder was there already.
+        withdrawals: what is to be known of the adapter, as `show` has it.
+    """
+
+    name: str
+    digest: str
+    form: Form
+    rendered: bool
+    path: Path
+    manifest: Manifest
+    existed: bool
+    withdrawals: tuple[Mapping[str, Any], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "format": self.form,
+            "rendered": self.rendered,
+            "path": str(self.path),
+            "existed": self.existed,
+            "withdrawals": [dict(each) for each in self.withdrawals],
+            "files": [entry.to_dict() for entry in self.manifest],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is on record of an adapter, read once."""
+
+    adapter: tables.Adapter
+    view: Mapping[str, Any]
+    base: Mapping[str, str | None]
+    parent: Mapping[str, str] | None
+    form: Form
+    rendered: bool
+
+
+def export_adapter(
+    workspace: Workspace,
+    reference: str,
+    destination: Path,
+    *,
+    form: str | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write an adapter's folder into a folder that may exist; it appears whole or not at all.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        destination: the folder that `adapters_{name}` is written into.
+        form: `mlx` or `peft`; by default the one that was registered.
+        force: replace what is there.
+        say: told what is going on.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: it is yanked, has no such form, or the place is one of the registry's own.
+        AlreadyExistsError: there is something else at the destination.
+    """
+    if form is not None and form not in FORMS:
+        raise BadInputError(f"there is no format {form[:40]!r}", hint=f"--format {'|'.join(FORMS)}")
+    facts = _facts(workspace, reference, form)
+    place = place_at(workspace, destination / FOLDER.format(facts.adapter.name))
+    place.refuse_ours(workspace)
+    workspace.database.require_writable()
+    place.require_free(force=True)  # what is there may be the very same, and is compared
+    with workspace.cache.scratch() as scratch:
+        fetched = scratch / "adapter"
+        files = (
+            fetch_form(workspace, facts.adapter, facts.form, fetched)
+            if facts.rendered
+            else fetch_originals(workspace, facts.adapter, fetched)
+        )
+        rendering = rendering_of(files, facts.form)
+
+        def fill(folder: Path) -> Manifest:
+            say(f"writing {place.name}")
+            return _fill(BundleFolder(folder), facts, files, rendering)
+
+        done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
+    _record(workspace, facts, place, done.manifest, rendering)
+    name, digest = facts.adapter.name, facts.adapter.digest
+    path, told = Path(place.text), tuple(facts.view["withdrawals"])
+    return Exported(name, digest, facts.form, facts.rendered, path, done.manifest, done.existed, told)
+
+
+def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        refuse_yanked(session, adapter)
+        own = own_form(adapter)
+        chosen = next((each for each in FORMS if each == form), own)
+        base, parent = adapter.base, adapter.parent
+        return _Facts(
+            adapter,
+            adapter_view(session, adapter),
+            {"name": base.names[0].name, "digest": base.digest, "content": base.content},
+            {"name": parent.name, "digest": parent.digest} if parent else None,
+            chosen,
+            chosen != own,
+        )
+
+
+def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], rendering: Manifest) -> Manifest:
+    bundle.copy(Files(files, rendering))
+    card = render(
+        "adapter_card.md.j2",
+        view=facts.view,
+        base=facts.base["name"],
+        form=facts.form,
+        rendered=facts.rendered,
+        files=[entry.to_dict() for entry in rendering],
+    )
+    bundle.write("README.md", card)
+    bundle.write(".gitattributes", resource("gitattributes.txt"))
+    document = passport(
+        facts.view,
+        facts.base,
+        facts.parent,
+        facts.form,
+        facts.rendered,
+        rendering,
+        files.get(METADATA),
+        [entry for entry in bundle.manifest() if entry not in rendering.files],
+    )
+    bundle.write(METADATA, document_bytes(document))
+    return bundle.manifest()
+
+
+def _record(
+    workspace: Workspace, facts: _Facts, place: Place, manifest: Manifest, rendering: Manifest
+) -> None:
+    with workspace.database.write() as session:
+        adapter = session.get_one(tables.Adapter, facts.adapter.id)
+        if facts.rendered:
+            now = workspace.database.utcnow(session)
+            record_rendering(session, adapter, facts.form, rendering, now)
+        record_bundle(
+            session,
+            workspace,
+            action="adapter.exported",
+            target=f"adapter-{facts.form}",
+            place=place.text,
+            manifest=manifest,
+            adapters=[adapter],
+            detail={"adapter": adapter.name},
+        )

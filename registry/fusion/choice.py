@@ -1,0 +1,222 @@
+"""Choosing how to write: what each candidate would retain, from the record, from the log, or from a sample.
+
+Writing a model only to find that it lost the adapter costs seconds to minutes; an eighth of the touched rows tells
+nearly as well.  What a sample refused stays in the log, so that it is taken once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest, digest_json
+
+from ..database import events
+from ..engine.recipe import Recipe, artifact_key
+from ..errors import FidelityError
+from ..records.fused_label import describe, label
+from .foreign import usable
+from .ingredients import Ingredients, Inputs
+from .records import find_fused
+from .request import FuseRequest
+
+if TYPE_CHECKING:
+    from ..engine.fidelity import Fidelity
+    from ..workspace import Workspace
+
+REFUSED, FITTED = "fuse.refused", "fuse.fitted"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a fuse was found to retain.
+
+    Attributes:
+        verdict: `PASS`, `DEGRADED` or `LOST`.
+        retained: share of the update.
+        noise: what was written beside the update, as a share of the weights; None if it is not known.
+    """
+
+    verdict: str
+    retained: float | None
+    noise: float | None = None
+
+    @classmethod
+    def of(cls, fidelity: Fidelity) -> Measured:
+        """Take the overall figures of a fuse or a sample."""
+        return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
+
+    @property
+    def in_words(self) -> str:
+        """The verdict with its reason."""
+        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
+        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
+
+    def passes(self, request: FuseRequest, *, strict: bool) -> bool:
+        """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
+        if request.accept_loss and not strict:
+            return True
+        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
+            return False
+        if not strict:
+            return self.verdict != "LOST"
+        from ..engine.fidelity import QUIET_TO
+
+        return self.verdict == "PASS" and (self.noise or 0.0) <= QUIET_TO
+
+
+def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False) -> Measured | None:
+    """Return what is on record about a key, or what the log says of a refused attempt.
+
+    Args:
+        workspace: the registry's parts.
+        key: of the fused artifact.
+        accept: also what another registry says, and nobody has proved.
+    """
+    with workspace.database.read() as session:
+        row = find_fused(session, key) or usable(session, key, accept=accept)
+        if row is not None:
+            return Measured(row.verdict, row.retained, row.noise)
+        refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
+    if not refusals:
+        return None
+    detail = json.loads(refusals[0].detail)
+    return Measured(detail["verdict"], detail["retained"], detail.get("noise"))
+
+
+def record_refusal(
+    workspace: Workspace,
+    session: Session,
+    ingredients: Ingredients,
+    recipe: Recipe,
+    key: Digest,
+    measured: Measured,
+    *,
+    sampled: bool = False,
+) -> None:
+    """Note in the log what was measured and not published."""
+    events.record(
+        session,
+        action=REFUSED,
+        kind="fused",
+        subject=key,
+        detail={
+            "adapter": ingredients.adapter.name,
+            "label": label(
+                ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]
+            ),
+            "precision": recipe.precision,
+            "verdict": measured.verdict,
+            "retained": measured.retained,
+            "noise": measured.noise,
+            "sampled": sampled,
+        },
+        actor=workspace.actor,
+        at=workspace.database.utcnow(session),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Goes through the candidates of one request and passes over those that a sample shows to lose the adapter."""
+
+    workspace: Workspace
+    ingredients: Ingredients
+    inputs: Inputs
+    request: FuseRequest
+    say: Callable[[str], None]
+
+    def recipes(self, candidates: Sequence[Recipe]) -> Iterator[tuple[Recipe, bool]]:
+        """Yield the recipes worth computing, each with whether it is the last.
+
+        Raises:
+            FidelityError: nothing fits into the budget.
+        """
+        if self.request.budget is not None:
+            candidates = self._fitting(candidates, self.request.budget)
+        for position, recipe in enumerate(candidates):
+            last = position + 1 == len(candidates)
+            if last or not self._passed_over(recipe):
+                yield recipe, last
+
+    def _passed_over(self, recipe: Recipe) -> bool:
+        key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
+        measured = known_measurement(self.workspace, key, accept=self.request.accept_foreign)
+        if measured is None:
+            measured = Measured.of(self.inputs.sample(recipe).fidelity)
+            if not measured.passes(self.request, strict=True):
+                with self.workspace.database.write() as session:
+                    record_refusal(
+                        self.workspace, session, self.ingredients, recipe, key, measured, sampled=True
+                    )
+        if measured.passes(self.request, strict=True):
+            return False
+        self.say(f"{describe(recipe)}: {measured.in_words}; trying the next larger format")
+        return True
+
+    def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
+        """Return what fits into the budget: as the log has it, so that what is published needs no byte of the base.
+
+        Raises:
+            FidelityError: nothing fits.
+        """
+        asked = digest_json(
+            {
+                "base": self.ingredients.base_digest,
+                "adapter": self.ingredients.adapter.digest,
+                "candidates": [recipe.to_dict() for recipe in candidates],
+                "calibration": self.ingredients.calibration,
+                "budget": budget,
+                "best": self.request.precision == "mixed",
+            }
+        )
+        with self.workspace.database.read() as session:
+            noted = events.history(session, kind="fused", subject=asked, action=FITTED, limit=1)
+        if noted:
+            return [Recipe.from_dict(form) for form in json.loads(noted[0].detail)["recipes"]]
+        fitting = self._within_budget(candidates, budget)
+        with self.workspace.database.write() as session:
+            events.record(
+                session,
+                action=FITTED,
+                kind="fused",
+                subject=asked,
+                detail={
+                    "adapter": self.ingredients.adapter.name,
+                    "budget": budget,
+                    "recipes": [recipe.to_dict() for recipe in fitting],
+                },
+                actor=self.workspace.actor,
+            )
+        return fitting
+
+    def _within_budget(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:
+        """Keep what fits, and add what holds most of the update within the budget, bits module by module."""
+        from ..engine.allocate import allocate
+
+        plain = replace(candidates[0], precision="keep", seed=None, bits={}, calibration=None)
+        kept = self.inputs.sample(plain)
+        samples = {int((self.ingredients.quantization or {}).get("bits", 0)): kept}
+        fitting = []
+        for recipe in candidates:
+            sampled = self.inputs.sample(recipe)
+            if recipe.precision == "mixed":
+                samples[recipe.bits[""]] = sampled
+            if sampled.size <= budget * kept.size:
+                fitting.append(recipe)
+        if self.request.precision == "mixed":
+            fitting = []  # not the smallest that passes, but the best that fits
+        if len(samples) > 1:
+            bits = allocate(samples, (budget - 1) * kept.size)
+            calibration = self.ingredients.calibration
+            fitting.append(replace(plain, precision="mixed", bits=bits, calibration=calibration))
+        if not fitting:
+            raise FidelityError(
+                f"nothing that was asked for fits into {budget} times the base's size",
+                hint="allow more: --budget 1.5x",
+            )
+        return fitting

@@ -1,0 +1,222 @@
+"""Fused artifacts that other registries say they have made: claims, until they are made here or somebody trusted signs them.
+
+A claim lies in the same table as what was made here, under a key of its own.  So nothing that looks for an artifact by
+its key finds a claim, neither in the database nor in the cache, and what is made here stands beside it: a claim that is
+true takes nothing over, and one that is false takes nobody's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, object_session
+
+from fusery.storage.digest import Digest, digest_json
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..database import events
+from ..engine.recipe import Recipe, artifact_key
+from ..errors import MissingExtraError
+from ..records.signatures import SCHEME, is_good, signed_name
+from .ingredients import Ingredients
+from .published import is_published
+from .records import find_fused
+
+if TYPE_CHECKING:
+    from ..database.chronicle import Moment
+    from ..workspace import Workspace
+
+FORMAT = "fusery.foreign.v1"
+CONFIRMED, REFUTED = "fused.confirmed", "fused.refuted"
+
+
+def foreign_key(origin: str, key: str) -> Digest:
+    """Return the key under which another registry's artifact is on record and in the cache here.
+
+    Args:
+        origin: the id of the registry.
+        key: what it says the artifact's key is.
+    """
+    return digest_json({"format": FORMAT, "registry": origin, "key": key})
+
+
+def disown(row: tables.Fused, origin: str) -> None:
+    """Make a claim of a record: another registry says so."""
+    row.key, row.origin = foreign_key(origin, row.key), origin
+
+
+def recipe_key(row: tables.Fused) -> Digest:
+    """Return the key that follows from an artifact's base, adapters and recipe: under which it is made here."""
+    return recipe_key_of(row.base.digest, row.adapter.digest, row.recipe)[0]
+
+
+def recipe_key_of(base: str, adapter: str, form: Mapping[str, Any]) -> tuple[Digest, Recipe]:
+    """Return the key that follows from the digests of a base and an adapter and the JSON form of a recipe, and that.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not the form of a recipe.
+    """
+    recipe = Recipe.from_dict(form)
+    return artifact_key(base, adapter, recipe), recipe
+
+
+def claims(session: Session, key: str) -> list[tables.Fused]:
+    """Return what other registries say is the artifact of a key, those that are signed by a trusted key first."""
+    fused = tables.Fused
+    origins = session.scalars(select(fused.origin).where(fused.origin.is_not(None)).distinct()).all()
+    keys = [foreign_key(str(origin), key) for origin in origins]
+    found = session.scalars(select(fused).where(fused.key.in_(keys)).order_by(fused.id)).all() if keys else ()
+    return sorted(found, key=lambda row: not counts(session, row))
+
+
+def counts(session: Session, row: tables.Fused, moment: Moment | None = None) -> bool:
+    """Tell whether an artifact is as good as one that was made here: now, or at a moment of the past."""
+    if row.origin is None or (moment is not None and moment.is_before_claim(row.id)):
+        return True
+    return bool(signers(session, row, moment))
+
+
+def usable(session: Session, key: str, *, accept: bool) -> tables.Fused | None:
+    """Return the claim that may stand in for an artifact that was not made here, None if there is none.
+
+    Only one whose files are in the store: without them it would have to be made anyway, and then what is said of it is
+    of no use.
+
+    Args:
+        session: of any transaction.
+        key: of the artifact.
+        accept: the user takes what nobody has proved.
+    """
+    if find_fused(session, Digest(key)) is not None:
+        return None
+    there = (row for row in claims(session, key) if is_published(row))
+    return next((row for row in there if accept or counts(session, row)), None)
+
+
+def signers(session: Session, row: tables.Fused, moment: Moment | None = None) -> list[str]:
+    """Return the names of the keys that count for fused artifacts and have signed one: its files, its key and its verdict.
+
+    Args:
+        session: of any transaction.
+        row: the artifact.
+        moment: when; None is now.
+
+    Where signatures cannot be checked, since cryptography is not installed, none counts.
+    """
+    key, signature = tables.TrustedKey, tables.Signature
+    rows = session.execute(
+        select(key, signature)
+        .join(signature, signature.key_id == key.key_id)
+        .where(
+            signature.subject_kind == "fused",
+            signature.subject_digest == row.digest,
+            signature.scheme == SCHEME,
+        )
+        .order_by(key.name)
+    ).all()
+    name = signed_name(recipe_key(row), row.verdict)
+    try:
+        return [
+            trusted.name
+            for trusted, found in rows
+            if _vouches(trusted, found, moment) and is_good(session, found, trusted.public_key, name=name)
+        ]
+    except MissingExtraError:
+        return []
+
+
+def _vouches(key: tables.TrustedKey, signature: tables.Signature, moment: Moment | None) -> bool:
+    if moment is None:
+        return bool(key.fused) and key.revoked_at is None
+    return moment.vouches(key.key_id) and moment.has("signature", signature.id)
+
+
+def foreign_view(row: tables.Fused) -> dict[str, Any] | None:
+    """Return where an artifact that was not made here comes from, None of one that was.
+
+    Returns:
+        `registry`, `key` (that it has there), `signed_by` (names of keys that count), and `rebuilt`: `same` or `other`
+        bytes came out here, None where nobody has made it here.
+    """
+    if row.origin is None:
+        return None
+    session, key = object_session(row), recipe_key(row)
+    assert session is not None
+    own = find_fused(session, key)
+    rebuilt = None if own is None else "same" if own.digest == row.digest else "other"
+    return {"registry": row.origin, "key": key, "signed_by": signers(session, row), "rebuilt": rebuilt}
+
+
+def compare_claims(
+    workspace: Workspace, session: Session, key: Digest, manifest: Manifest
+) -> Sequence[tuple[str, bool]]:
+    """Say in the log which claims about an artifact were true, now that it was made here.
+
+    Args:
+        workspace: the registry's parts.
+        session: of the transaction that records it.
+        key: of the artifact.
+        manifest: what came out here.
+
+    Returns:
+        of each claim its registry, and whether it was true.
+    """
+    told = []
+    for row in claims(session, key):
+        true = row.digest == manifest.digest
+        told.append((str(row.origin), true))
+        events.record(
+            session,
+            action=CONFIRMED if true else REFUTED,
+            kind="fused",
+            subject=row.key,
+            detail={
+                "registry": row.origin,
+                "key": key,
+                "claimed": row.digest,
+                "made": manifest.digest,
+                "bundles": [] if true else _bundles(session, row),
+            },
+            actor=workspace.actor,
+        )
+    return told
+
+
+def _bundles(session: Session, row: tables.Fused) -> list[dict[str, str]]:
+    made = session.scalars(
+        select(tables.Bundle).where(tables.Bundle.fused_id == row.id).order_by(tables.Bundle.id)
+    )
+    return [{"path": bundle.path, "digest": bundle.digest} for bundle in made]
+
+
+def made_alike(
+    session: Session, ingredients: Ingredients, recipe: Recipe, *, accept: bool
+) -> tables.Fused | None:
+    """Return the newest record of this recipe whatever engine made it, None if there is none.
+
+    Args:
+        session: of any transaction.
+        ingredients: of the model.
+        recipe: how it is to be made.
+        accept: also what another registry says, and nobody has proved.
+    """
+    wanted = {**recipe.to_dict(), "engine": ""}
+    query = (
+        select(tables.Fused)
+        .join(tables.Fused.adapter)
+        .where(
+            tables.Fused.base_id == ingredients.base_id, tables.Adapter.digest == ingredients.adapter.digest
+        )
+        .order_by(tables.Fused.id.desc())
+    )
+    return next(
+        (
+            row
+            for row in session.scalars(query)
+            if {**row.recipe, "engine": ""} == wanted and (accept or counts(session, row))
+        ),
+        None,
+    )

@@ -1,0 +1,399 @@
+"""Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
+
+What somebody published is fetched from the shared store; what is not there, or damaged, is computed.
+
+`auto` tries the base's own format first and goes on to the next larger one when the fused weights do not hold what
+the adapter learned.  A refused fuse leaves its measurement in the log, so that it is not computed a second time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError, StoreUnavailableError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.manifest import Manifest
+
+from .. import tables
+from ..database import leases
+from ..engine.recipe import Recipe, artifact_key
+from ..errors import DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError, UnknownReferenceError
+from ..records.fused_label import describe
+from ..records.withdrawals import of_fused, shown, usable_record
+from .choice import Choice, Measured, known_measurement, record_refusal
+from .foreign import compare_claims, made_alike, usable
+from .ingredients import Ingredients, Inputs, gather
+from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
+from .records import FusedModel, find_fused, in_words, make_room, manifest_of, record_fused
+from .request import FuseRequest, candidates
+from .views import fused_view
+from .words import claim_in_words, differing, lost, unpublished, waiting
+
+if TYPE_CHECKING:
+    from ..engine.fidelity import Fidelity
+    from ..records.deposit import Deposit
+    from ..workspace import Workspace
+
+__all__ = ["FuseRequest", "FusedModel", "fuse", "fuse_to_read", "remake"]
+
+_ATTEMPTS = 5
+"""How often a fused model is looked up that vanishes before it can be held."""
+
+
+def fuse(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    publish: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FusedModel:
+    """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        request: how to fuse.
+        publish: `full` puts the files into the store, `recipe` only the record; None for what is set.
+        say: told what is going on.
+        progress: told bytes done and bytes in all while computing, fetching and publishing.
+
+    Raises:
+        FidelityError: the fused weights would not hold what the adapter learned; nothing was published.
+        FusionUnsupportedError: this base or adapter cannot be fused, or `mlx_lm.fuse` would write wrong weights.
+        MissingExtraError: the base needs mlx-lm, which is not installed.
+        BadInputError: the adapter is yanked, or the request makes no sense.
+        UnknownReferenceError: there is no such adapter.
+        OutOfSpaceError: there is no room for the result.
+    """
+    request.check()
+    wanted = checked_publish(publish or workspace.settings.publish)
+    ingredients = gather(workspace, reference, request.extras)
+    with ingredients.opened(progress) as inputs:
+
+        def job_of(recipe: Recipe, last: bool) -> _Job:
+            return _Job(workspace, ingredients, inputs, recipe, request, not last, wanted, say, progress)
+
+        try:
+            recipes = candidates(request, ingredients)
+        except MissingExtraError:
+            if (model := _made_elsewhere(workspace, ingredients, request, job_of)) is not None:
+                return model
+            raise
+        choice = Choice(workspace, ingredients, inputs, request, say)
+        for recipe, last in choice.recipes(recipes):
+            if (model := job_of(recipe, last).run()) is not None:
+                return model
+    raise AssertionError("the last candidate either returns or raises")
+
+
+def _made_elsewhere(
+    workspace: Workspace,
+    ingredients: Ingredients,
+    request: FuseRequest,
+    job_of: Callable[[Recipe, bool], _Job],
+) -> FusedModel | None:
+    """Return what another machine made of the request, from the cache or the store, where nothing can be computed."""
+    recipes = candidates(request, ingredients, engine="any")
+    for recipe in recipes:
+        with workspace.database.read() as session:
+            row = made_alike(session, ingredients, recipe, accept=request.accept_foreign)
+            made = Recipe.from_dict(row.recipe) if row is not None else None
+        if made is not None and (model := job_of(made, recipe == recipes[-1]).at_hand()) is not None:
+            return model
+    return None
+
+
+@contextmanager
+def fuse_to_read(
+    workspace: Workspace,
+    reference: str,
+    request: FuseRequest,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[FusedModel]:
+    """Fuse, and keep the model in the cache for as long as the block reads it; as `fuse` otherwise.
+
+    What leaves the machine, or is served, is to be hashed in the block: the cache may rely on an earlier look.
+
+    Raises:
+        DigestMismatchError: the block found a file damaged; the next fuse makes it anew.
+        StoreUnavailableError: it was removed again and again.
+    """
+    for _ in range(_ATTEMPTS):
+        with workspace.cache.holding():
+            model = fuse(workspace, reference, request, say=say, progress=progress)
+            if model.path.is_dir():
+                try:
+                    yield model
+                except DigestMismatchError as error:
+                    workspace.cache.doubt(Digest(model.view["key"]))
+                    error.hint = "run the command again: what is damaged in the cache is made anew"
+                    raise
+                return
+    raise StoreUnavailableError(
+        f"{model.path} is removed as soon as it is made", hint="set a larger FUSERY_CACHE_LIMIT"
+    )
+
+
+def remake(
+    workspace: Workspace,
+    key: Digest,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FusedModel:
+    """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe.
+
+    Raises:
+        RebuildDiffersError: it came out different from its record; nothing was published.
+        FusionUnsupportedError: it was made by another engine than there is here.
+        BadInputError: an adapter of it is yanked, and so is every other with its bytes.
+    """
+    with workspace.database.read() as session:
+        row = find_fused(session, key)
+        if row is None:
+            raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
+        recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
+        extras = tuple((usable_record(session, extra.adapter).name, extra.weight) for extra in row.extras)
+    ingredients = gather(workspace, adapter, extras)
+    with ingredients.opened(progress) as inputs:
+        request = FuseRequest(accept_loss=True, extras=extras)
+        job = _Job(workspace, ingredients, inputs, recipe, request, False, "recipe", say, progress)
+        if (found := job.at_hand()) is not None:
+            return found
+        engine = ingredients.engine(quantize=recipe.quantization is not None)
+        if engine != recipe.engine:
+            raise FusionUnsupportedError(
+                f"{key[:12]} was made by {recipe.engine}, and here is {engine}", hint=f"fusery fuse {adapter}"
+            )
+        model = job.run()
+    assert model is not None  # everything passes a request that accepts loss
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One candidate: a key, and how to get its model."""
+
+    workspace: Workspace
+    ingredients: Ingredients
+    inputs: Inputs
+    recipe: Recipe
+    request: FuseRequest
+    strict: bool
+    publish: str
+    say: Callable[[str], None]
+    progress: Callable[[int, int], None] | None
+
+    @property
+    def key(self) -> Digest:
+        return artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, self.recipe)
+
+    def run(self) -> FusedModel | None:
+        """Return the model, or None when it does not pass and there is another candidate."""
+        if (known := self._known()) is not None and not self._passes(known):
+            return None
+        if (model := self._cached()) is not None:
+            return self._shared(model)
+        return self._claimed() or self._build()
+
+    def at_hand(self) -> FusedModel | None:
+        """Return the model if it need not be computed, None if it would have to be, or does not pass."""
+        if (known := self._known()) is not None and not self._passes(known):
+            return None
+        if (model := self._cached()) is not None:
+            return model
+        return self._build(compute=False) if self._published() else self._claimed()
+
+    def _known(self) -> Measured | None:
+        return known_measurement(self.workspace, self.key, accept=self.request.accept_foreign)
+
+    def _passes(self, measured: Measured) -> bool:
+        """Return True to go on, False to try the next candidate; raise when there is none."""
+        if measured.passes(self.request, strict=self.strict):
+            return True
+        if self.strict:
+            self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
+            return False
+        raise lost(self.ingredients, self.recipe, measured, self.request)
+
+    def _cached(self) -> FusedModel | None:
+        with self.workspace.database.read() as session:
+            row = find_fused(session, self.key)
+            view = self._view(session, row) if row else None
+        if view is None:
+            return None
+        path = self.workspace.cache.lookup(self.key, manifest_of(view))
+        return FusedModel(path, "cache", view) if path else None
+
+    def _claimed(self) -> FusedModel | None:
+        """Return what another registry says is this model, if it has its files and the user or a signature says so."""
+        with self.workspace.database.read() as session:
+            row = usable(session, self.key, accept=self.request.accept_foreign)
+            if row is None:
+                return None
+            view, key = self._view(session, row), Digest(row.key)
+        self.say(f"{self.ingredients.adapter.name}: {in_words(view['foreign'])}")
+        manifest = manifest_of(view)
+        if (path := self.workspace.cache.lookup(key, manifest)) is not None:
+            return FusedModel(path, "cache", view)
+        try:
+            lease = self._lease(key)
+        except DatabaseReadOnlyError:
+            path = self._fetch(None, key, manifest)
+            return FusedModel(path, "store", view) if path else None
+        with lease.keep():
+            path = self._fetch(lease, key, manifest)
+            with self.workspace.database.write() as session:
+                lease.release(session)
+        return FusedModel(path, "store", view) if path else None
+
+    def _published(self) -> dict[str, Any] | None:
+        """Return the record if the files are in the store."""
+        with self.workspace.database.read() as session:
+            row = find_fused(session, self.key)
+            return self._view(session, row) if row is not None and is_published(row) else None
+
+    def _build(self, *, compute: bool = True) -> FusedModel | None:
+        try:
+            lease = self._lease(self.key)
+        except DatabaseReadOnlyError as error:
+            # What is published may be fetched by two at a time; what is computed could not be recorded.
+            if (model := self._fetched(None)) is None and compute:
+                raise unpublished(self.ingredients, self.recipe, error) from error
+            return model
+        with lease.keep():
+            # After the lease, not before: whoever held it may just have published.
+            model = self._cached() or self._fetched(lease)
+            if model is not None or not compute:
+                with self.workspace.database.write() as session:
+                    lease.release(session)
+                return model and self._shared(model)
+            return self._compute(lease)
+
+    def _lease(self, key: Digest) -> leases.Lease:
+        workspace = self.workspace
+        return leases.wait(
+            workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
+        )
+
+    def _fetched(self, lease: leases.Lease | None) -> FusedModel | None:
+        """Return the model from the store, None if it is not published or cannot be had."""
+        if (view := self._published()) is None:
+            return None
+        path = self._fetch(lease, self.key, manifest_of(view))
+        return FusedModel(path, "store", view) if path else None
+
+    def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
+        """Bring files from the store into the cache, under a key; None if they cannot be had."""
+        cache = self.workspace.cache
+        self.say(f"fetching {self.ingredients.adapter.name} ({describe(self.recipe)}) from the store")
+        try:
+            with cache.build(key, lease.fence if lease else 0) as folder:
+                check = lease.check if lease else lambda: None
+                fetch_published(self.workspace, manifest, folder, check=check, progress=self.progress)
+                path = cache.publish(key, folder, manifest, hashed=True)
+        except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
+            self.say(f"what is published of {key[:12]} cannot be used: {error.message}")
+            return None
+        make_room(self.workspace, key)
+        return path
+
+    def _shared(self, model: FusedModel) -> FusedModel:
+        """Return a model that is there already; its files go to the store if they are to and are not."""
+        if self.publish != "full" or model.view["published"]:
+            return model
+        manifest = manifest_of(model.view)
+        with self.workspace.cache.using(self.key) as folder:
+            if folder is None:  # evicted since: what was asked for is a model, and there is one no more
+                return model
+            self.say(f"publishing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+            deposit = deposit_files(self.workspace, manifest, folder, self.progress)
+        with deposit.recording() as session:
+            deposit.commit(session)
+            record_published(self.workspace, session, self.key, manifest)
+        return FusedModel(model.path, model.source, {**model.view, "published": True})
+
+    def _compute(self, lease: leases.Lease) -> FusedModel | None:
+        started = time.monotonic()
+        cache = self.workspace.cache
+        with cache.build(self.key, lease.fence) as folder:
+            self.say(f"fusing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+            full, tell = self.publish == "full", self.progress
+            made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
+            measured = Measured.of(made.fidelity)
+            if not measured.passes(self.request, strict=self.strict):
+                self._refuse(lease, measured)
+                return None
+            lease.check()
+            self._require_same(made.manifest)
+            path = cache.publish(self.key, folder, made.manifest, hashed=True)
+        seconds = time.monotonic() - started
+        deposit, failure = self._deposit(made.manifest, path)
+        with deposit.recording() if deposit else self.workspace.database.write() as session:
+            lease.publish(session)
+            told = self._record(session, made.manifest, made.fidelity, seconds)
+            if deposit:
+                deposit.commit(session)
+                record_published(self.workspace, session, self.key, made.manifest)
+            row = find_fused(session, self.key)
+            assert row is not None
+            view = self._view(session, row)
+        for registry, true in told:
+            self.say(claim_in_words(registry, true))
+        if failure is not None:
+            raise failure  # the model is here and on record; the same command only publishes it then
+        make_room(self.workspace, self.key)
+        return FusedModel(path, "computed", view)
+
+    def _deposit(self, manifest: Manifest, path: Path) -> tuple[Deposit | None, StorageError | None]:
+        """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
+        if self.publish != "full" and self._published() is None:
+            return None, None
+        self.say(f"publishing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+        try:
+            return deposit_files(self.workspace, manifest, path, self.progress), None
+        except StorageError as error:
+            return None, error if self.publish == "full" else None
+
+    def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
+        with self.workspace.database.write() as session:
+            record_refusal(self.workspace, session, self.ingredients, self.recipe, self.key, measured)
+            lease.release(session)
+        self._passes(measured)
+
+    def _require_same(self, manifest: Manifest) -> None:
+        with self.workspace.database.read() as session:
+            row = find_fused(session, self.key)
+        if row is not None and row.digest != manifest.digest:
+            raise differing(self.key, manifest.digest, row.digest)
+
+    def _record(
+        self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
+    ) -> Sequence[tuple[str, bool]]:
+        """Record the model if it is not; return which registries had said what it is, and whether that was true."""
+        if find_fused(session, self.key) is not None:
+            return ()
+        record_fused(
+            self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
+        )
+        return compare_claims(self.workspace, session, self.key, manifest)
+
+    def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
+        """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
+        return {
+            **fused_view(row, self.ingredients.adapter.name),
+            "published": is_published(row),
+            "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
+        }

@@ -1,0 +1,364 @@
+"""What a fuse is made from: a base's files, the files of adapters, and the engine that puts them together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.digest import Digest
+from fusery.storage.jsonfile import read_object
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.progress import tally
+from fusery.storage.room import Need, needs_of, require_rooms
+from fusery.storage.watching import watched
+
+from .. import tables
+from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.render import render_mlx
+from ..engine.recipe import ENGINE, KEYS, SEEING, Recipe, seed_of
+from ..errors import BadInputError
+from ..records.base_files import base_manifest, unproven, vouch
+from ..records.bases import blob_generations, locate_files
+from ..records.calibrations import fetch_calibration, latest_calibration
+from ..records.references import resolve_adapter
+from ..records.renderings import recorded_digest
+from ..records.withdrawals import refuse_yanked
+from ..server.mlx_keys import mlx_keys
+
+if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
+    from ..engine.allocate import Sampled
+    from ..engine.calibration import Calibration
+    from ..engine.fidelity import Fidelity
+    from ..engine.plan import Extra, Plan
+    from ..engine.policy import Policy
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was computed: the files of the fused model, and how much of the update they hold."""
+
+    manifest: Manifest
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPart:
+    """An adapter and its weight in the sum; `rendering` is what its files become in mlx-lm's form, if they are PEFT's.
+
+    `method` is `lora`, `dora` or `full`.
+    """
+
+    id: int
+    name: str
+    digest: Digest
+    files: tuple[FileEntry, ...]
+    weight: float
+    rendering: Digest | None = None
+    method: str = "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """A base and adapters, read from the database once; the first adapter is the one that was asked for.
+
+    `calibration` is the base's newest, if it has any.
+    """
+
+    workspace: Workspace
+    base: tables.BaseModel
+    parts: tuple[AdapterPart, ...]
+    calibration: Digest | None = None
+
+    @property
+    def base_id(self) -> int:
+        """The base's row, for foreign keys."""
+        return self.base.id
+
+    @property
+    def base_digest(self) -> Digest:
+        """The base's identity."""
+        return Digest(self.base.digest)
+
+    @property
+    def adapter(self) -> AdapterPart:
+        """The adapter that was asked for."""
+        return self.parts[0]
+
+    @property
+    def extras(self) -> tuple[AdapterPart, ...]:
+        """Those that are added to it."""
+        return self.parts[1:]
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """MLX's `quantization` entry of the base."""
+        return self.base.quantization
+
+    @property
+    def quantized(self) -> bool:
+        """The base's weights are quantised."""
+        return self.base.quantization is not None
+
+    def engine(self, *, quantize: bool = False) -> str:
+        """Name the arithmetic that will run, before any file is read.
+
+        Args:
+            quantize: every layer is to be quantised anew.
+
+        Raises:
+            MissingExtraError: the base needs mlx-lm, which is not installed.
+        """
+        from ..engine.naming import taken_by_name
+
+        names = [file.path for file in self.base.manifest.files]
+        keys = f"; {KEYS}" if mlx_keys(self.base.config) else ""
+        if taken_by_name(self.base.config, names, written_by_mlx=self.base.written_by_mlx, quantize=quantize):
+            engine = SEEING if self.base.config.get("vision_config") else ENGINE
+            return f"{engine}{keys}"
+        from ..engine.fingerprint import fingerprint
+
+        return f"{ENGINE}{keys}; {fingerprint()}"
+
+    @contextmanager
+    def opened(
+        self, progress: Callable[[int, int], None] | None = None, *, verify: bool = True
+    ) -> Iterator[Inputs]:
+        """Hold the files for as long as something is computed from them; they are fetched when first needed.
+
+        Args:
+            progress: told bytes fetched and bytes in all, where the base comes from a store that is not local.
+            verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
+        """
+        with ExitStack() as stack:
+            yield Inputs(self, stack, tally(progress, self.base.bytes), verify=verify)
+
+
+class Inputs:
+    """The files of a base and of adapters, at hand."""
+
+    def __init__(
+        self, ingredients: Ingredients, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
+    ) -> None:
+        self._ingredients, self._stack, self._arrived = ingredients, stack, arrived
+        self._verify = verify
+        self._workspace = ingredients.workspace
+        self._base: dict[str, Path] | None = None
+        self._adapters: list[dict[str, Path]] = []
+
+    @cached_property
+    def _scratch(self) -> Path:
+        """Where fetched files go; made when the first one is, since a model that is at hand needs none."""
+        cache = self._workspace.cache
+        cache.sweep()
+        return self._stack.enter_context(cache.scratch())
+
+    def plan(self, policy: Policy, recipe: Recipe, metadata: Mapping[str, str] | None = None) -> Plan:
+        """Plan a fuse.
+
+        Raises:
+            FusionUnsupportedError: it cannot be fused, or would come out wrong.
+            MissingExtraError: the base needs mlx-lm, which is not installed.
+        """
+        from ..engine.plan import make_plan
+
+        base, adapters = self.base, self.adapters
+        return make_plan(
+            base,
+            read_object(base["config.json"]),
+            adapters[0][WEIGHTS],
+            read_object(adapters[0][CONFIG]),
+            policy,
+            scale=recipe.scale,
+            extras=self._extras(adapters[1:]),
+            metadata=metadata,
+            scratch=Path(tempfile.mkdtemp(prefix="loaded-", dir=self._scratch)),
+        )
+
+    def sample(self, recipe: Recipe) -> Sampled:
+        """Estimate what a recipe gives, without writing anything."""
+        from ..engine.allocate import Sampled
+        from ..engine.sample import sample
+
+        plan = self.plan(policy_of(recipe, 0), recipe)
+        numbers = {module.path: module.rows * module.columns for module in plan.modules}
+        return Sampled(sample(plan), plan.size, numbers)
+
+    def compute(
+        self,
+        recipe: Recipe,
+        key: Digest,
+        folder: Path,
+        check: Callable[[], None],
+        progress: Callable[[int, int], None] | None,
+        *,
+        publish: bool = False,
+    ) -> Made:
+        """Write the fused model into an empty folder, verifying every byte that is read.
+
+        Args:
+            recipe: how.
+            key: of the result; it goes into the metadata of the weight files.
+            folder: where to.
+            check: called again and again; raises when the work is to stop.
+            progress: told bytes done and bytes in all.
+            publish: the files go to the store afterwards, for which there must be room, too.
+
+        Raises:
+            FusionUnsupportedError: the engine cannot do this; nothing was written.
+            BlobCorruptError: a file of the base or the adapter is not what is recorded.
+            OutOfSpaceError: there is no room for the result.
+        """
+        from ..engine.engine import fuse
+
+        policy = replace(policy_of(recipe, seed_of(key)), calibration=self._calibration(recipe))
+        plan = self.plan(policy, recipe, {"fusery.key": key})
+        self._require_room(folder, plan, publish=publish)
+        told = None if progress is None else lambda done: progress(done, plan.size)
+        if not self._verify:
+            fused = fuse(plan, folder, check=check, progress=told)
+            return Made(Manifest.of(fused.files), fused.fidelity)
+        manifest = base_manifest(self._ingredients.base)
+        with watched(self.base, manifest, near=self._workspace.vouchers.root) as watch:
+            left = unproven(self._workspace, manifest, self.base)
+            expected = {entry.path: entry.sha256 for entry in left}
+            fused = fuse(plan, folder, check=check, progress=told, expected=expected)
+            vouch(self._workspace, watch, left)
+        return Made(Manifest.of(fused.files), fused.fidelity)
+
+    @property
+    def base(self) -> dict[str, Path]:
+        """The base's files by name."""
+        if self._base is None:
+            self._base = locate_files(
+                self._workspace, self._ingredients.base, self._scratch, progress=self._arrived
+            )
+        return self._base
+
+    @property
+    def adapters(self) -> list[dict[str, Path]]:
+        """The files of each adapter by name, verified: they are small, and read whole by the plan."""
+        if not self._adapters:
+            self._adapters = [
+                self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
+            ]
+        return self._adapters
+
+    def _require_room(self, folder: Path, plan: Plan, *, publish: bool) -> None:
+        """Refuse what there is no room for: in the cache, beside the database and, where it goes there, in the store.
+
+        The files that were fetched for it lie in the cache until the end, and are gone when this is refused.
+        """
+        workspace, held = self._workspace, self._workspace.cache.in_use_here()
+        needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
+        if publish:
+            # What is copied from a base whose files are in the store is there already.
+            stored = self._ingredients.base.location is None
+            copied = [self.base[name].stat().st_size for name in plan.copies] if stored else []
+            sizes = plan.sizes
+            for size in copied:
+                sizes.remove(size)
+            needs += needs_of(workspace.store, sizes)
+        require_rooms(needs, hint="fusery cache prune, or set FUSERY_CACHE_DIR to a folder on another disk")
+
+    def _calibration(self, recipe: Recipe) -> Calibration | None:
+        if recipe.calibration is None:
+            return None
+        from ..engine.calibration import read_calibration
+
+        digest = Digest(recipe.calibration)
+        return read_calibration(
+            fetch_calibration(self._workspace, digest, self._scratch / f"{digest}.safetensors")
+        )
+
+    def _fetched(self, number: int, part: AdapterPart) -> dict[str, Path]:
+        digests = [entry.sha256 for entry in part.files]
+        generations = blob_generations(self._workspace, digests)
+        found = {}
+        for entry in part.files:
+            found[entry.path] = self._scratch / f"adapter-{number}-{entry.path}"
+            generation = generations.get(entry.sha256, 0)
+            there = self._workspace.store.local_path(entry.sha256, generation=generation)
+            if there is not None and not self._verify:
+                shutil.copyfile(there, found[entry.path])
+            else:
+                self._workspace.store.fetch(entry.sha256, found[entry.path], generation=generation)
+        expected = part.rendering if self._verify else None
+        return render_mlx(found, self._scratch / f"rendered-{number}", expected=expected)
+
+    def _extras(self, adapters: Sequence[Mapping[str, Path]]) -> list[Extra]:
+        from ..engine.plan import Extra
+
+        return [
+            Extra(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
+            for files, part in zip(adapters, self._ingredients.extras, strict=True)
+        ]
+
+
+def policy_of(recipe: Recipe, seed: int) -> Policy:
+    """Return what a recipe means to the engine.
+
+    Args:
+        recipe: how a base and adapters are fused.
+        seed: of random rounding.
+    """
+    from ..engine.policy import Policy, Quantize
+
+    quantize = Quantize(**recipe.quantization) if recipe.quantization else None
+    return Policy(recipe.precision, recipe.bits, quantize, seed, rounding=recipe.rounding)
+
+
+def gather(
+    workspace: Workspace,
+    reference: str,
+    extras: Sequence[tuple[str, float]] = (),
+    *,
+    yanked: bool = False,
+) -> Ingredients:
+    """Return what the fuse of an adapter is made from.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        extras: further adapters to add, and their weights.
+        yanked: take withdrawn ones, too, to see what was made of them.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: one is yanked.
+        BadInputError: they were not trained on the same base.
+    """
+    with workspace.database.read() as session:
+        adapters = [resolve_adapter(session, text) for text in (reference, *(text for text, _ in extras))]
+        weights = [1.0, *(weight for _, weight in extras)]
+        base = adapters[0].base
+        for adapter in adapters:
+            if not yanked:
+                refuse_yanked(session, adapter)
+            if adapter.base_id != base.id:
+                raise BadInputError(
+                    f"{adapter.name} was trained on {adapter.base.names[0].name}, "
+                    f"{adapters[0].name} on {base.names[0].name}: they cannot be combined",
+                    hint="fusery list --base NAME",
+                )
+        parts = tuple(_part(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
+        assert base.names is not None
+        assert base.manifest.files is not None
+        found = latest_calibration(session, base)
+        return Ingredients(workspace, base, parts, Digest(found.digest) if found else None)
+
+
+def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
+    files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
+    rendering = recorded_digest(adapter, "mlx")
+    return AdapterPart(
+        adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering, adapter.method
+    )

@@ -1,0 +1,172 @@
+"""The records of fused artifacts: finding one by its key, and making one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session, aliased
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import tables
+from ..database import events
+from ..engine.recipe import Recipe
+from ..records.deposit import record_manifest
+from .ingredients import Ingredients
+
+if TYPE_CHECKING:
+    from ..engine.fidelity import Fidelity
+    from ..workspace import Workspace
+
+
+def find_fused(session: Session, key: Digest) -> tables.Fused | None:
+    """Return the record of a key, None if there is none."""
+    return session.scalar(select(tables.Fused).where(tables.Fused.key == key))
+
+
+def aliased_keys(session: Session) -> list[str]:
+    """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
+    named, same = aliased(tables.Adapter), aliased(tables.Adapter)
+    relied_on = (
+        select(same.id)
+        .join(named, named.digest == same.digest)
+        .join(tables.Alias, tables.Alias.adapter_id == named.id)
+    )
+    added = select(tables.FusedExtra.fused_id).where(tables.FusedExtra.adapter_id.in_(relied_on))
+    fused = tables.Fused
+    return list(
+        session.scalars(select(fused.key).where(or_(fused.adapter_id.in_(relied_on), fused.id.in_(added))))
+    )
+
+
+def record_fused(
+    workspace: Workspace,
+    session: Session,
+    ingredients: Ingredients,
+    recipe: Recipe,
+    key: Digest,
+    manifest: Manifest,
+    fidelity: Fidelity,
+    seconds: float,
+) -> tables.Fused:
+    """Record a fused artifact and say so in the log; its bytes lie in the cache already."""
+    now = workspace.database.utcnow(session)
+    row = tables.Fused(
+        key=key,
+        base_id=ingredients.base_id,
+        adapter_id=ingredients.adapter.id,
+        recipe=recipe.to_dict(),
+        engine=recipe.engine,
+        precision=recipe.precision,
+        quantization=_quantization(ingredients, recipe),
+        manifest_id=record_manifest(session, manifest).id,
+        digest=manifest.digest,
+        bytes=manifest.size,
+        seconds=seconds,
+        verdict=fidelity.verdict,
+        retained=fidelity.retained,
+        cosine=fidelity.cosine,
+        relative_error=fidelity.relative_error,
+        noise=fidelity.noise,
+        created_at=now,
+        created_by=workspace.actor,
+        used_at=now,
+        modules=[tables.ModuleFidelity(**module.to_dict()) for module in fidelity.modules],
+        extras=[
+            tables.FusedExtra(position=position, adapter_id=part.id, weight=part.weight)
+            for position, part in enumerate(ingredients.extras, start=1)
+        ],
+    )
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    events.record(
+        session,
+        action="fused.made",
+        kind="fused",
+        subject=key,
+        detail={
+            "adapter": ingredients.adapter.name,
+            "with": {part.name: part.weight for part in ingredients.extras},
+            "base": ingredients.base_digest,
+            "digest": manifest.digest,
+            "precision": recipe.precision,
+            "verdict": fidelity.verdict,
+            "retained": fidelity.retained,
+            "tool": f"fusery {version('fusery')}",
+        },
+        actor=workspace.actor,
+        at=now,
+    )
+    return row
+
+
+def _quantization(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any] | None:
+    """Return how the result is quantised: MLX's entry, with the bits of the touched modules if they have more."""
+    if recipe.quantization is not None:
+        return dict(recipe.quantization)
+    if recipe.precision == "dequantize" or ingredients.quantization is None:
+        return None
+    plain = {
+        key: value for key, value in ingredients.quantization.items() if not isinstance(value, dict | bool)
+    }
+    if recipe.precision != "mixed":
+        return ingredients.quantization
+    return {**plain, "touched_bits": recipe.bits.get("", dict(recipe.bits))}
+
+
+def make_room(workspace: Workspace, key: Digest) -> None:
+    """Evict from the cache what is over its limit; the model of a key stays, and so does what an alias holds."""
+    with workspace.database.read() as session:
+        spared = {key, *aliased_keys(session)}
+    workspace.cache.evict(workspace.settings.cache_limit, spared).execute()
+
+
+@dataclass(frozen=True, slots=True)
+class FusedModel:
+    """A fused model in the local cache.
+
+    Attributes:
+        path: its folder, which `mlx_lm.load` takes; read-only.
+        source: it was in the `cache`, fetched from the `store`, or `computed`.
+        view: the record, as `views.fused_view` has it, whether it is `published`, and `withdrawals`: what it is told of yanks.
+    """
+
+    path: Path
+    source: Literal["cache", "store", "computed"]
+    view: Mapping[str, Any]
+
+    @property
+    def cached(self) -> bool:
+        """It was in the cache already."""
+        return self.source == "cache"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as DESIGN section 9 prints it."""
+        return {**self.view, "path": str(self.path), "cached": self.cached, "source": self.source}
+
+
+def manifest_of(view: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of a record."""
+    files = view["files"]
+    return Manifest.of(FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in files)
+
+
+def in_words(foreign: Mapping[str, Any] | None) -> str | None:
+    """Return what people are told of an artifact that was not made here, None of one that was."""
+    if foreign is None:
+        return None
+    registry = str(foreign["registry"])[:8]
+    if foreign["rebuilt"] == "same":
+        return f"from registry {registry}; made again here, with the same bytes"
+    if foreign["rebuilt"] == "other":
+        return f"from registry {registry}, and FALSE: other bytes came out here"
+    if foreign["signed_by"]:
+        return f"from registry {registry}, signed by {', '.join(foreign['signed_by'])}"
+    return f"foreign: registry {registry} says so, and it was not made again here"

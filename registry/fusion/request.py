@@ -1,0 +1,201 @@
+"""What a user asks of a fuse, and the recipes that could answer it, from the smallest output to the largest."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.recipe import ONCE, Recipe
+from ..errors import BadInputError
+from .ingredients import Ingredients
+
+PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
+ROUNDINGS = ("once", "mlx-lm")
+MODES: Mapping[str, tuple[int, int]] = {
+    "affine": (4, 64),
+    "mxfp4": (4, 32),
+    "nvfp4": (4, 16),
+    "mxfp8": (8, 32),
+}
+"""MLX's quantisation modes, with the bits and the group size that go with each unless others are asked for."""
+
+WIDER = (5, 6, 8)
+"""Bits that `mixed` gives to touched modules."""
+
+_BUDGET = re.compile(r"(?P<factor>\d+(\.\d+)?)x?")
+
+
+@dataclass(frozen=True, slots=True)
+class FuseRequest:
+    """How to fuse.
+
+    Attributes:
+        precision: `keep`, `dither`, `mixed`, `dequantize`, or `auto` for the smallest output that passes.
+        quantize: bits to quantise every layer to, None to leave that.
+        group_size: with `quantize`; None for what goes with the mode.
+        mode: with `quantize`: `affine`, `mxfp4`, `nvfp4` or `mxfp8`.
+        scale: instead of the adapter's own scale.
+        extras: further adapters to add, each with its weight.
+        budget: how large the weights may become at most, as a multiple of the base's; None for any size.
+        seed: of random rounding.
+        rounding: of DoRA: `once`, in float32 to the end, or `mlx-lm`, after each step as `mlx_lm.fuse` does; None for
+            `once` with `auto`, which promises nobody's bits, and `mlx-lm` otherwise.
+        min_fidelity: share of the update that must be retained, 0 to 1; None for the verdict alone.
+        accept_loss: publish even what is LOST or below `min_fidelity`.
+        accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
+    """
+
+    precision: str = "auto"
+    quantize: int | None = None
+    group_size: int | None = None
+    mode: str | None = None
+    scale: float | None = None
+    extras: tuple[tuple[str, float], ...] = ()
+    budget: float | None = None
+    seed: int = 0
+    rounding: str | None = None
+    min_fidelity: float | None = None
+    accept_loss: bool = False
+    accept_foreign: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            BadInputError: says what, and how it is written.
+        """
+        if self.precision not in PRECISIONS:
+            raise BadInputError(
+                f"there is no precision {self.precision[:40]!r}", hint=f"--precision {'|'.join(PRECISIONS)}"
+            )
+        if self.rounding not in (None, *ROUNDINGS):
+            raise BadInputError(
+                f"there is no rounding {self.rounding[:40]!r}", hint=f"--rounding {'|'.join(ROUNDINGS)}"
+            )
+        if self.min_fidelity is not None and not 0 <= self.min_fidelity <= 1:
+            raise BadInputError(
+                "the share that must be retained is a number from 0 to 1", hint="--min-fidelity 0.9"
+            )
+        weights = [weight for _, weight in self.extras]
+        if not all(math.isfinite(number) for number in (*weights, self.scale or 0.0)):
+            raise BadInputError(
+                "a scale or a weight is not a finite number", hint="--scale 10, --with REF:0.5"
+            )
+        if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 1):
+            raise BadInputError(
+                "the budget is a multiple of the base's size, at least 1", hint="--budget 1.2x"
+            )
+        self._check_quantization()
+
+    def _check_quantization(self) -> None:
+        if self.quantize is None:
+            if self.group_size is not None or self.mode is not None:
+                raise BadInputError(
+                    "--group-size and --mode go with --quantize", hint="--quantize 4 --group-size 64"
+                )
+            return
+        if self.precision != "auto":
+            raise BadInputError(
+                "--quantize says how every layer is written, and so does --precision",
+                hint="leave one of them out",
+            )
+        if self.budget is not None:
+            raise BadInputError("--quantize and --budget exclude each other", hint="leave one of them out")
+        if self.mode is not None and self.mode not in MODES:
+            raise BadInputError(f"there is no mode {self.mode[:40]!r}", hint=f"--mode {'|'.join(MODES)}")
+
+    @property
+    def rounds_once(self) -> bool:
+        """Whether DoRA is rounded at its end only."""
+        by_default = self.precision == "auto" and self.quantize is None
+        return by_default if self.rounding is None else self.rounding == "once"
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """MLX's parameters of the requantisation."""
+        if self.quantize is None:
+            return None
+        mode = self.mode or "affine"
+        return {"bits": self.quantize, "group_size": self.group_size or MODES[mode][1], "mode": mode}
+
+
+def parse_extra(text: str) -> tuple[str, float]:
+    """Read `REF` or `REF:WEIGHT`.
+
+    Raises:
+        BadInputError: the weight is not a number.
+    """
+    reference, colon, weight = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    try:
+        return reference, float(weight)
+    except ValueError:
+        raise BadInputError(f"{weight[:40]!r} is not a number", hint="--with REF:0.5") from None
+
+
+def parse_budget(text: str) -> float:
+    """Read `1.2x` or `1.2`.
+
+    Raises:
+        BadInputError: it is something else.
+    """
+    match = _BUDGET.fullmatch(text)
+    if match is None:
+        raise BadInputError(f"the budget {text[:40]!r} is not a multiple", hint="--budget 1.2x")
+    return float(match["factor"])
+
+
+def candidates(
+    request: FuseRequest, ingredients: Ingredients, *, engine: str | None = None
+) -> tuple[Recipe, ...]:
+    """Return the recipes that may answer a request, from the smallest output to the largest.
+
+    Args:
+        request: what was asked for.
+        ingredients: the base and the adapters.
+        engine: instead of the one that would run here.
+
+    Raises:
+        BadInputError: the base is not quantised, and the request has no meaning for it.
+        MissingExtraError: the base needs mlx-lm, which is not installed.
+    """
+    common: dict[str, Any] = {
+        "engine": engine or ingredients.engine(quantize=request.quantize is not None),
+        "scale": request.scale,
+        "extras": tuple((part.digest, part.weight) for part in ingredients.extras),
+    }
+    once = ONCE if request.rounds_once and ingredients.adapter.method == "dora" else None
+    if request.quantize is not None:
+        return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
+    if not ingredients.quantized and request.precision in ("dither", "mixed"):
+        raise BadInputError(
+            f"{request.precision} is for quantised bases, {ingredients.base.names[0].name} is not",
+            hint="--precision keep",
+        )
+    keep = Recipe("keep", rounding=once, **common)
+    # Always computed in float32 to the end.
+    dither = Recipe("dither", seed=request.seed, calibration=ingredients.calibration, **common)
+    least = int((ingredients.quantization or {}).get("bits", 8))
+    mixed = tuple(
+        Recipe("mixed", bits={"": bits}, calibration=ingredients.calibration, rounding=once, **common)
+        for bits in WIDER
+        if bits > least
+    )
+    dequantize = Recipe("dequantize", rounding=once, **common)
+    ways = {
+        "auto": (keep, dither, *mixed, dequantize) if ingredients.quantized else (keep,),
+        "keep": (keep,),
+        "dither": (dither,),
+        "mixed": mixed,
+        "dequantize": (dequantize,),
+    }[request.precision]
+    if not ways:
+        raise BadInputError(
+            "the base has 8 bits already, there is nothing between them and plain numbers",
+            hint="--precision keep",
+        )
+    return ways

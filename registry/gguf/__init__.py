@@ -1,0 +1,4 @@
+"""GGUF files.
+
+Reading a model out of one, and writing models, adapters and tokenizers into one, in llama.cpp's words.
+"""

@@ -1,0 +1,225 @@
+"""What a base model is made of, from its configuration and the headers of its weight files: no model class is loaded.
+
+A weight that is quantised in MLX's affine format lies in the file as packed 32-bit words beside `.scales` and
+`.biases`; its logical shape is found from the words and the scales (FUSION 1.3).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.errors import FormatError, MissingFileError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, Header, Tensor, read_header
+
+WEIGHTS = re.compile(r"model[^/]*\.safetensors")
+"""The weight files that mlx-lm loads."""
+
+INDEX = "model.safetensors.index.json"
+"""What names the weight file of each tensor."""
+
+NAME_LIMIT = 200
+TYPE_LIMIT = 100
+_SHARD = re.compile(r"(?P<stem>model[^/]*)-(?P<number>[0-9]{1,9})-of-(?P<total>[0-9]{1,9})\.safetensors")
+_LAYER = re.compile(r"(?P<stem>(?:[A-Za-z_][\w]*\.)*?[A-Za-z_]\w*)\.(?P<index>[0-9]{1,5})\.(?P<key>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One module's weight as the model sees it.
+
+    Attributes:
+        module: path of the module, without `.weight`.
+        shape: logical shape, unpacked when the weight is quantised: (out, in) for a linear layer.
+        dtype: dtype of the numbers: of the scales when quantised.
+        bits: bits per number when quantised, else None.
+    """
+
+    module: str
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The facts of a base model that are recorded and that adapters are held against.
+
+    Attributes:
+        config: `config.json`.
+        weights: by module path.
+        parameters: numbers in all weights and biases, counted unpacked.
+        dtype: the dtype that most parameters have, in the words of safetensors, lower case (`bf16`).
+        quantization: MLX's `quantization` entry, or None.
+        written_by_mlx: every weight file says so in its metadata.
+    """
+
+    config: Mapping[str, Any]
+    weights: Mapping[str, Weight]
+    parameters: int
+    dtype: str
+    quantization: Mapping[str, Any] | None
+    written_by_mlx: bool
+
+    @property
+    def model_type(self) -> str:
+        """mlx-lm's name of the architecture, such as `llama`."""
+        return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def name(self) -> str:
+        """The class name in `architectures`, or else the model type."""
+        listed = self.config.get("architectures")
+        return str(listed[0]) if isinstance(listed, list) and listed else self.model_type
+
+    def layers(self) -> dict[int, dict[str, Weight]]:
+        """Return the matrices of each layer: layer number to path within the layer to weight."""
+        stems: Counter[str] = Counter()
+        found: dict[str, dict[int, dict[str, Weight]]] = {}
+        for weight in self.weights.values():
+            if len(weight.shape) >= 2 and (match := _LAYER.fullmatch(weight.module)):
+                stems[match["stem"]] += 1
+                layers = found.setdefault(match["stem"], {})
+                layers.setdefault(int(match["index"]), {})[match["key"]] = weight
+        return found[stems.most_common(1)[0][0]] if stems else {}
+
+    def layer_stem(self) -> str:
+        """Return the path that layer numbers follow, such as `model.layers`."""
+        stems = Counter(
+            match["stem"]
+            for weight in self.weights.values()
+            if len(weight.shape) >= 2 and (match := _LAYER.fullmatch(weight.module))
+        )
+        return stems.most_common(1)[0][0] if stems else ""
+
+
+def read_architecture(folder: Path | Mapping[str, Path]) -> Architecture:
+    """Read the architecture of a model from its folder, or from its files by name.
+
+    Raises:
+        MissingFileError: there is no `config.json`, or some of the shards are not there.
+        FormatError: a file is malformed, there are no weights, or two shards hold the same tensor.
+    """
+    files = folder if isinstance(folder, Mapping) else {path.name: path for path in folder.iterdir()}
+    config = read_object(files.get("config.json", Path("config.json")))
+    _require_recordable(config)
+    _require_all_shards(files)
+    headers = [
+        read_header(path, limit=BASE_HEADER_LIMIT)
+        for name, path in sorted(files.items())
+        if WEIGHTS.fullmatch(name)
+    ]
+    if not headers:
+        raise FormatError(
+            "there are no weights in safetensors format",
+            hint="a model folder holds model.safetensors or model-00001-of-0000N.safetensors",
+        )
+    return architecture_of(config, headers)
+
+
+def _require_recordable(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that does not fit into the record of a base."""
+    if not is_keepable(config):
+        raise FormatError("config.json holds text with NUL or half of a character")
+    listed = config.get("architectures")
+    name = listed[0] if isinstance(listed, list) and listed else ""
+    for key, value, limit in (
+        ("architectures", name, NAME_LIMIT),
+        ("model_type", config.get("model_type", ""), TYPE_LIMIT),
+    ):
+        if not isinstance(value, str) or len(value) > limit:
+            raise FormatError(
+                f"config.json: {key} is not a name of at most {limit} characters",
+                hint="is this the config.json that came with the model?",
+            )
+
+
+def _require_all_shards(files: Mapping[str, Path]) -> None:
+    """Refuse a model of which only some weight files are there: the index names them, and so does `-of-N`."""
+    missing = sorted(_indexed(files) - files.keys())
+    if missing:
+        raise _incomplete(f"{INDEX} names {missing[0]}", len(missing))
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for match in filter(None, map(_SHARD.fullmatch, files)):
+        numbers.setdefault((match["stem"], int(match["total"])), set()).add(int(match["number"]))
+    for (stem, total), found in numbers.items():
+        # Most count from 1, some from 0.
+        if len(found) < total:
+            raise _incomplete(f"{stem} is in {total} parts", total - len(found))
+
+
+def _indexed(files: Mapping[str, Path]) -> set[str]:
+    if INDEX not in files:
+        return set()
+    places = read_object(files[INDEX]).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise FormatError(f"{INDEX} has no weight_map from tensors to files")
+    return set(places.values())
+
+
+def _incomplete(why: str, count: int) -> MissingFileError:
+    files = "a weight file is" if count == 1 else f"{count} weight files are"
+    return MissingFileError(f"{files} missing: {why[:200]}", hint="finish the download or copy of the model")
+
+
+def architecture_of(config: Mapping[str, Any], headers: Iterable[Header]) -> Architecture:
+    """Work out the architecture from a configuration and the headers of the shards.
+
+    Raises:
+        FormatError: two shards hold the same tensor, or a packed weight fits no format.
+    """
+    tensors: dict[str, Tensor] = {}
+    written_by_mlx = True
+    for header in headers:
+        written_by_mlx &= header.metadata.get("format") == "mlx"
+        for name, tensor in header.tensors.items():
+            if name in tensors:
+                raise FormatError(f"two weight files hold the tensor {name!r}")
+            tensors[name] = tensor
+    quantization = config.get("quantization")
+    quantization = quantization if isinstance(quantization, dict) else None
+    weights = {}
+    parameters = 0
+    dtypes: Counter[str] = Counter()
+    tied = bool(config.get("tie_word_embeddings"))
+    for name, tensor in tensors.items():
+        module, _, part = name.rpartition(".")
+        if part in ("scales", "biases") and f"{module}.scales" in tensors and f"{module}.weight" in tensors:
+            continue
+        if tied and module == "lm_head" and part == "weight":
+            continue
+        count = math.prod(tensor.shape)
+        if part == "weight":
+            weight = _weight(module, tensor, tensors, quantization)
+            weights[module] = weight
+            count = math.prod(weight.shape)
+            dtypes[weight.dtype] += count
+        else:
+            dtypes[tensor.dtype] += count
+        parameters += count
+    dtype = dtypes.most_common(1)[0][0].lower() if dtypes else "unknown"
+    return Architecture(config, weights, parameters, dtype, quantization, written_by_mlx)
+
+
+def _weight(
+    module: str, tensor: Tensor, tensors: Mapping[str, Tensor], quantization: Mapping[str, Any] | None
+) -> Weight:
+    scales = tensors.get(f"{module}.scales")
+    if tensor.dtype != "U32" or scales is None:
+        return Weight(module, tensor.shape, tensor.dtype, None)
+    own = (quantization or {}).get(module, {})
+    settings = {**(quantization or {}), **(own if isinstance(own, dict) else {})}
+    bits = settings.get("bits", 4)
+    if bits not in (2, 3, 4, 5, 6, 8) or (tensor.shape[-1] * 32) % bits:
+        raise FormatError(f"the packed weight of {module} does not fit {bits!r} bits")
+    width = tensor.shape[-1] * 32 // int(bits)
+    # mx and nv formats keep one byte as scale; their numbers are bfloat16 (FUSION 1.1).
+    dtype = "BF16" if scales.dtype == "U8" else scales.dtype
+    return Weight(module, (*tensor.shape[:-1], width), dtype, int(bits))

@@ -1,0 +1,126 @@
+"""What a base model is, whatever it is called: a digest over its tensors, its configuration and its tokenizer.
+
+The tensors count by name, dtype, shape and bytes, so the digest does not depend on how they are spread over files, on
+what these are called, on the order within them, or on their metadata.  Configuration and tokenizer count as values, not
+as text.  Names, folders and hub revisions are only what the base is known by.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.digest import Digest, digest_bytes, digest_file, digest_json
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
+from fusery.storage.tensor_digests import digest_tensors
+
+from ..engine.naming import taken_by_name
+from .architecture import WEIGHTS
+
+if TYPE_CHECKING:
+    from fusery.storage.copying import Progress
+
+FORMAT = "fusery.base.v1"
+
+_CONFIGURATION = ("config.json", "generation_config.json")
+# Where it was saved, with which version, and how numbers are to be converted when it is loaded: not what it holds.
+_PASSING = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
+_TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".jinja", ".txt")
+_TOKENIZER = frozenset({"special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json"})
+_JSON_LIMIT = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A base model's files, and what they hold.
+
+    Attributes:
+        manifest: the files with their digests.
+        content: the digest that files with the same content share.
+    """
+
+    manifest: Manifest
+    content: Digest
+
+
+def identify_base(
+    files: Mapping[str, Path], config: Mapping[str, Any], *, progress: Progress | None = None
+) -> Identity:
+    """Read a model's files once, and return their manifest and the digest of their content.
+
+    Args:
+        files: by path within the model's folder.
+        config: its `config.json`.
+        progress: told the bytes of each piece that was read.
+
+    Raises:
+        FormatError: a weight file is malformed.
+        StorageError: a file changed while it was read, or cannot be read.
+    """
+    entries: list[FileEntry] = []
+    tensors: list[list[Any]] = []
+    documents: dict[str, str] = {}
+    written_by_mlx = True
+    for path, file in sorted(files.items()):
+        if WEIGHTS.fullmatch(path):
+            header = read_header(file, limit=BASE_HEADER_LIMIT)
+            written_by_mlx &= header.metadata.get("format") == "mlx"
+            found = digest_tensors(file, header, progress=progress)
+            entries.append(FileEntry(path, found.size, found.digest))
+            tensors += [
+                [name, tensor.dtype, list(tensor.shape), found.tensors[name]]
+                for name, tensor in header.tensors.items()
+            ]
+        else:
+            digest, size = digest_file(file)
+            entries.append(FileEntry(path, size, digest))
+            if progress:
+                progress(size)
+            if _counts(path):
+                documents[path] = _document_digest(path, file, digest)
+    content = {
+        "format": FORMAT,
+        "tensors": sorted(tensors),
+        "documents": documents,
+        "rearranged": _rearranged(config, files, written_by_mlx),
+    }
+    return Identity(Manifest.of(entries), digest_json(content))
+
+
+def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without what changes from one place to the next."""
+    return {key: value for key, value in config.items() if key not in _PASSING}
+
+
+def _counts(path: str) -> bool:
+    if path in _CONFIGURATION or path in _TOKENIZER or path.startswith("tokenizer"):
+        return True
+    return path.endswith(_TOKENIZER_SUFFIXES) and not path.startswith("LICENSE")
+
+
+def _document_digest(path: str, file: Path, digest: Digest) -> str:
+    """Return the digest of a document's value, or of its bytes where it is no JSON object."""
+    if not path.endswith(".json") or file.stat().st_size > _JSON_LIMIT:
+        return digest
+    try:
+        value = json.loads(file.read_bytes())
+        if isinstance(value, dict):
+            return digest_bytes(json.dumps(lasting(value), sort_keys=True, separators=(",", ":")).encode())
+    except (ValueError, RecursionError):
+        return digest  # what it means is not known: it is the same only where its bytes are
+    return digest
+
+
+def _rearranged(config: Mapping[str, Any], files: Mapping[str, Path], written_by_mlx: bool) -> bool | None:
+    """Return whether mlx-lm takes the tensors as they are, where that depends on who wrote the files; else None.
+
+    For some architectures mlx-lm turns or renames tensors unless it wrote them itself: the same bytes are then two
+    models, told apart by the metadata of the files alone.
+    """
+    if taken_by_name(config, files.keys(), written_by_mlx=False):
+        return None
+    return not written_by_mlx

@@ -1,0 +1,309 @@
+"""What is on record of how something was made, read once and told in several forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database import events
+from ..documents import without_people, without_places
+from ..errors import BadInputError
+from ..fusion.views import fused_line
+from ..records.amendments import amendment_views
+from ..records.bundles import WRITTEN
+from ..records.licences import adapter_licence, base_licence
+from ..records.views import trained_on_view
+from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+Subject = tables.Adapter | tables.Fused | tables.Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file by its content."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A dataset, as far as it is known."""
+
+    name: str
+    revision: str
+    digest: str
+    examples: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that went in, or that an account is of.
+
+    Attributes:
+        kind: `base`, `adapter` or `fused`.
+        name: what it is called.
+        digest: of its manifest.
+        files: of it.
+        licence: as somebody wrote it down, None where nobody did.
+        weight: of an adapter in a sum.
+        hub: id and revision at a hub that it came from.
+        data: what an adapter was trained on.
+        facts: more about it, plain values.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    files: tuple[File, ...]
+    licence: str | None = None
+    weight: float | None = None
+    hub: tuple[str, str] | None = None
+    data: Data | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How something was made.
+
+    Attributes:
+        kind: `adapter`, `fused` or `bundle`.
+        name: what it is called.
+        digest: of its manifest.
+        files: of it.
+        base: the base model.
+        adapters: what is in it; of an adapter itself, the one whose training it continues.
+        fused: of a bundle, the fused model in it.
+        data: of an adapter, what it was trained on.
+        began, ended: as far as they are on record.
+        recorded: when the record was made.
+        by: who made it.
+        tool: name and version of what made it, None where that was not recorded.
+        entry: the hash of the log's entry about it, None where the log here has none.
+        asked: what was asked for.
+        chosen: what was decided by the tool.
+        fidelity: how much of the adapter a fused model holds.
+        withdrawals: what it is told of yanks.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    files: tuple[File, ...]
+    base: Part
+    adapters: tuple[Part, ...]
+    recorded: datetime
+    by: str
+    fused: Part | None = None
+    data: Data | None = None
+    began: datetime | None = None
+    ended: datetime | None = None
+    tool: str | None = None
+    entry: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: Mapping[str, Any] | None = None
+    withdrawals: Withdrawals = ()
+
+    @property
+    def datasets(self) -> tuple[Data, ...]:
+        """What it or its adapters were trained on, each once."""
+        found = [self.data, *(part.data for part in self.adapters)]
+        return tuple(dict.fromkeys(data for data in found if data is not None))
+
+
+def account_of(workspace: Workspace, session: Session, subject: Subject) -> Account:
+    """Return the account of a record."""
+    if isinstance(subject, tables.Adapter):
+        return _of_adapter(workspace, session, subject)
+    if isinstance(subject, tables.Fused):
+        return _of_fused(workspace, session, subject)
+    return _of_bundle(workspace, session, subject)
+
+
+def _of_adapter(workspace: Workspace, session: Session, row: tables.Adapter) -> Account:
+    run = session.get(tables.TrainingRun, row.id)
+    began = run.started_at if run else None
+    ended = began + timedelta(seconds=run.seconds) if run and began and run.seconds is not None else None
+    own = _adapter(row)
+    return Account(
+        "adapter",
+        row.name,
+        row.digest,
+        own.files,
+        _base(workspace, row.base),
+        (_adapter(row.parent),) if row.parent else (),
+        row.created_at,
+        row.created_by,
+        data=own.data,
+        began=began,
+        ended=ended,
+        entry=_entry(session, "adapter", row.name, "adapter.registered")[0],
+        asked={"arguments": _shown(run.arguments) if run and run.arguments else {}},
+        chosen={**own.facts, "versions": _shown(run.versions) if run and run.versions else {}},
+        withdrawals=of_adapters(session, [row.id]).get(row.id, ()),
+    )
+
+
+def _of_fused(workspace: Workspace, session: Session, row: tables.Fused) -> Account:
+    line = fused_line(row)
+    if line["foreign"] is not None:
+        raise BadInputError(
+            f"{row.digest[:12]} was not made here, and how it was made only registry {str(row.origin)[:8]} can attest",
+            hint=f"make it here: fusery fuse {row.adapter.name} --precision {row.precision}",
+        )
+    entry, detail = _entry(session, "fused", row.key, "fused.made")
+    adapters = (
+        _adapter(row.adapter, 1.0),
+        *(_adapter(extra.adapter, extra.weight) for extra in row.extras),
+    )
+    base = _base(workspace, row.base)
+    return Account(
+        "fused",
+        str(line["combined"]),
+        row.digest,
+        _files(row.manifest),
+        base,
+        adapters,
+        row.created_at,
+        row.created_by,
+        began=row.created_at - timedelta(seconds=row.seconds),
+        ended=row.created_at,
+        tool=detail.get("tool"),
+        entry=entry,
+        asked={
+            "adapters": [
+                {"name": part.name, "digest": part.digest, "weight": part.weight} for part in adapters
+            ],
+            "base": {"name": base.name, "digest": base.digest},
+            "precision": row.precision,
+            "quantization": row.recipe.get("quantization"),
+            "scale": row.recipe.get("scale"),
+            "seed": row.recipe.get("seed"),
+            "command": line["rebuild"],
+        },
+        chosen={
+            "key": row.key,
+            "engine": row.engine,
+            "recipe": row.recipe,
+            "quantization": row.quantization,
+            "format": line["format"],
+        },
+        fidelity=line["fidelity"],
+        withdrawals=of_fused(session, [row.id]).get(row.id, ()),
+    )
+
+
+def _of_bundle(workspace: Workspace, session: Session, row: tables.Bundle) -> Account:
+    entry, detail = _entry(session, "bundle", row.digest, WRITTEN, path=row.path)
+    made = _of_fused(workspace, session, row.fused) if row.fused is not None else None
+    adapters = made.adapters if made else tuple(_adapter(adapter) for adapter in row.adapters)
+    base = made.base if made else _base(workspace, row.adapters[0].base)
+    fused = made and Part("fused", made.name, made.digest, made.files, facts=made.chosen)
+    names = [part.name for part in adapters]
+    return Account(
+        "bundle",
+        f"{row.target} of {' + '.join(names)}",
+        row.digest,
+        _files(row.manifest),
+        base,
+        adapters,
+        row.created_at,
+        row.created_by,
+        fused=fused or None,
+        ended=row.created_at,
+        tool=detail.get("tool"),
+        entry=entry,
+        asked={
+            "target": row.target,
+            "adapters": [{"name": part.name, "digest": part.digest} for part in adapters],
+            "base": {"name": base.name, "digest": base.digest},
+            "fuse": made.asked if made else None,
+        },
+        chosen={"choices": detail.get("choices"), "fuse": made.chosen if made else None},
+        fidelity=made.fidelity if made else None,
+        withdrawals=of_bundles(session, [row.id]).get(row.id, ()),
+    )
+
+
+def _base(workspace: Workspace, row: tables.BaseModel) -> Part:
+    hub = next((each for each in row.revisions if each.source.startswith("hub:")), None)
+    return Part(
+        "base",
+        row.names[0].name,
+        row.digest,
+        _files(row.manifest),
+        base_licence(workspace, row),
+        hub=(hub.source.removeprefix("hub:"), hub.revision) if hub else None,
+        facts={
+            "architecture": row.architecture,
+            "model_type": row.model_type,
+            "parameters": row.parameters,
+            "dtype": row.dtype,
+            "quantization": row.quantization,
+        },
+    )
+
+
+def _adapter(row: tables.Adapter, weight: float | None = None) -> Part:
+    return Part(
+        "adapter",
+        row.name,
+        row.digest,
+        _files(row.manifest),
+        adapter_licence({tag.key: tag.value for tag in row.tags}),
+        weight,
+        data=_data(row),
+        facts={
+            "task": row.task.name,
+            "trained_on": trained_on_view(row),
+            "method": row.method,
+            "rank": row.rank,
+            "alpha": row.alpha,
+            "scale": row.scale,
+            "layers": row.layers,
+            "target_modules": row.target_modules,
+            "val_loss": row.val_loss,
+            "amended": without_people(amendment_views(row.amendments)) or None,
+            "iterations": row.iterations,
+        },
+    )
+
+
+def _data(row: tables.Adapter) -> Data | None:
+    data = row.dataset
+    if data is None:
+        return None
+    examples = row.examples if row.examples is not None else data.examples
+    return Data(str(without_places(data.name)), data.revision, data.digest, examples)
+
+
+def _files(manifest: tables.Manifest) -> tuple[File, ...]:
+    return tuple(File(file.path, file.size, file.sha256) for file in manifest.files)
+
+
+def _entry(
+    session: Session, kind: str, subject: str, action: str, *, path: str | None = None
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the hash and the detail of the newest entry of the log about a thing's making, None if there is none."""
+    for event in reversed(events.history(session, kind=kind, subject=subject, action=action)):
+        detail: dict[str, Any] = json.loads(event.detail)
+        if path is None or detail.get("path") == path:
+            return event.hash, detail
+    return None, {}
+
+
+def _shown(values: Mapping[str, Any]) -> Any:
+    """Return what a trainer was given, without places of the machine that it ran on."""
+    return without_places(dict(values))

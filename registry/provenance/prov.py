@@ -1,0 +1,157 @@
+"""A lineage graph as PROV-JSON, the W3C's form of provenance (https://www.w3.org/submissions/prov-json/).
+
+Things are entities; training, fusing, packing, moving an alias and deploying are activities; who did it is an agent.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from fusery.storage.digest import digest_bytes
+
+from ..documents import without_places
+from .graph import REGISTERED_FOR, Graph, Node
+
+NAMESPACE = "urn:fusery:"
+"""Of everything that is ours; `docs/guides/lineage.md` says what is in it."""
+
+ACTIVITIES = {
+    "adapter": "training",
+    "fused": "fusing",
+    "bundle": "packing",
+    "alias": "naming",
+    "deployment": "deployment",
+}
+"""How a thing of each kind came to be; a deployment is an activity itself."""
+
+
+def prov(graph: Graph) -> dict[str, Any]:
+    """Return the PROV-JSON document of a graph."""
+    made = _Made()
+    for node in graph.nodes.values():
+        if node.kind != "deployment":
+            made.put("entity", _name(node), _entity(node))
+        if node.kind in ACTIVITIES:
+            _activity(made, node)
+    for edge in graph.edges:
+        source, target = graph.nodes[edge.source], graph.nodes[edge.target]
+        if edge.relation == REGISTERED_FOR:
+            # Its training used another base.
+            told = {"prov:influencee": _name(source), "prov:influencer": _name(target)}
+            made.relate("wasInfluencedBy", {**told, "fusery:relation": edge.relation})
+            continue
+        made.relate("used", {"prov:activity": _activity_name(source), "prov:entity": _name(target)})
+        if source.kind == "deployment":
+            continue
+        made.relate(
+            "wasDerivedFrom",
+            {
+                "prov:generatedEntity": _name(source),
+                "prov:usedEntity": _name(target),
+                "prov:activity": _activity_name(source),
+                "fusery:relation": edge.relation,
+            },
+        )
+    return {"prefix": {"fusery": NAMESPACE}, **made.document}
+
+
+class _Made:
+    """The document as it grows; relations have no names of their own and are numbered."""
+
+    def __init__(self) -> None:
+        self.document: dict[str, dict[str, Any]] = defaultdict(dict)
+
+    def put(self, kind: str, name: str, values: Mapping[str, Any]) -> None:
+        self.document[kind][name] = {key: value for key, value in values.items() if value is not None}
+
+    def relate(self, kind: str, values: Mapping[str, Any]) -> None:
+        self.document[kind][f"_:{kind}{len(self.document[kind]) + 1}"] = dict(values)
+
+    def agent(self, who: str) -> str:
+        name = f"fusery:agent/{digest_bytes(who.encode())[:16]}"
+        self.put("agent", name, {"prov:label": who})
+        return name
+
+
+def _name(node: Node) -> str:
+    """Return a qualified name: the id, in the letters that one may have."""
+    return "fusery:" + node.id.replace(":", "/").replace("#", "/")
+
+
+def _activity_name(node: Node) -> str:
+    return f"fusery:{ACTIVITIES[node.kind]}/" + node.id.partition(":")[2].replace(":", "/").replace("#", "/")
+
+
+def _entity(node: Node) -> dict[str, Any]:
+    return {
+        "prov:type": {"$": f"fusery:{node.kind}", "type": "prov:QUALIFIED_NAME"},
+        "prov:label": _public(node),
+        "fusery:digest": f"sha256:{node.digest}" if node.digest else None,
+        **_withdrawn(node),
+        **_facts(node),
+    }
+
+
+def _withdrawn(node: Node) -> dict[str, Any]:
+    others = [each.words for each in node.withdrawals if each.relation != "itself"]
+    return {"fusery:yanked": node.yanked, "fusery:withdrawals": others or None}
+
+
+def _public(node: Node) -> str:
+    """Return a node's name without what only means something on the machine that has it."""
+    if node.kind == "bundle":
+        return f"{node.facts['target']} {without_places(node.facts['path'])}"
+    return str(without_places(node.name)) if node.kind == "dataset" else node.name
+
+
+def _facts(node: Node) -> dict[str, Any]:
+    told = {
+        f"fusery:{key}": value
+        for key, value in node.facts.items()
+        if isinstance(value, str | int) and value != "" and key != "path"
+    }
+    # Numbers as the shortest text that gives them back: a reader's own floats would not.
+    told |= {f"fusery:{key}": repr(value) for key, value in node.facts.items() if isinstance(value, float)}
+    return told
+
+
+def _activity(made: _Made, node: Node) -> None:
+    name, (began, ended) = _activity_name(node), times(node)
+    own = _facts(node) if node.kind == "deployment" else {}
+    made.put(
+        "activity",
+        name,
+        {
+            "prov:startTime": began.isoformat() if began else None,
+            "prov:endTime": ended.isoformat() if ended else None,
+            "prov:type": {"$": f"fusery:{ACTIVITIES[node.kind]}", "type": "prov:QUALIFIED_NAME"},
+            "prov:label": f"{ACTIVITIES[node.kind]} of {_public(node)}",
+            **own,
+            **(_withdrawn(node) if node.kind == "deployment" else {}),
+        },
+    )
+    agent = made.agent(node.by) if node.by else None
+    if node.kind != "deployment":
+        values = {"prov:entity": _name(node), "prov:activity": name}
+        made.relate("wasGeneratedBy", values | ({"prov:time": ended.isoformat()} if ended else {}))
+        if agent:
+            made.relate("wasAttributedTo", {"prov:entity": _name(node), "prov:agent": agent})
+    if agent:
+        made.relate("wasAssociatedWith", {"prov:activity": name, "prov:agent": agent})
+
+
+def times(node: Node) -> tuple[datetime | None, datetime | None]:
+    """Return when the activity that a thing came from began and ended, as far as that is on record."""
+    seconds, started = node.facts.get("seconds"), node.facts.get("started_at")
+    if node.kind == "deployment":
+        return node.at, node.facts.get("ended_at")
+    if node.kind == "adapter":
+        if started is None or seconds is None:
+            return started, None
+        return started, started + timedelta(seconds=seconds)
+    if node.kind == "fused" and node.at is not None and seconds is not None:
+        return node.at - timedelta(seconds=seconds), node.at
+    return node.at, node.at

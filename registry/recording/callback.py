@@ -1,0 +1,246 @@
+"""Recording a run as it happens, from within mlx-lm's trainer.
+
+from fusery.registry import RecordRun
+
+with RecordRun("adapters", arguments=args, data="data") as run:
+    train(model, optimizer, train_set, valid_set, args=training_args, training_callback=run)
+run.register(base="SmolLM2-135M-Instruct", task="course_rec")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import StorageError
+from fusery.storage.failures import os_failures
+from fusery.storage.publishing import make_folders
+
+from ..training.dataset import read_data
+from ..training.record import (
+    RecordedData,
+    RecordedFile,
+    RecordedGit,
+    RecordedMachine,
+    RecordedPoint,
+    RecordedStart,
+    RunRecord,
+    write_record,
+)
+from ..training.surroundings import git_commit, machine, versions
+
+if TYPE_CHECKING:
+    from ..api.registry import Registry
+    from ..registration.register import Registered
+
+_SHARE = 0.02
+"""How much of the time may go into writing the record while a run goes on."""
+
+MAX_POINTS = 50_000
+"""A record with more is thinned out, so that it can still be read back."""
+
+_NUMBERS = ("train_loss", "val_loss", "learning_rate", "trained_tokens")
+
+
+class RecordRun:
+    """A training callback for mlx-lm (`mlx_lm.tuner.callbacks.TrainingCallback`) that keeps `fusery_run.json` up to date.
+
+    As a context manager it knows how the run ended: `finished`, or `stopped` by an exception or Ctrl-C.  The record of
+    a run that was killed says `running`, and has the curve up to then.  In distributed training only rank 0 records.
+
+    Args:
+        folder: where the adapter is written; made if it does not exist.
+        arguments: of the run: a mapping, a namespace or a dataclass, such as `mlx_lm.lora`'s `args`.
+        data: the data folder, or the hub's name of a dataset; default: `data` of the arguments.
+        examples: how many training examples, where the data are no local folder.
+        wrapped: another callback that is to hear everything too.
+        working_folder: whose git commit is recorded.
+
+    Raises:
+        StorageError: the folder cannot be made or written, or the data cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        arguments: object = None,
+        data: str | Path | None = None,
+        examples: int | None = None,
+        wrapped: Any = None,
+        working_folder: str | Path = ".",
+    ) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self._wrapped = wrapped
+        self._active = _rank() == 0
+        self._began = time.monotonic()
+        self._written, self._cost = -math.inf, 0.0
+        self._offset: int | None = None
+        if not self._active:
+            return
+        said = _plain(arguments)
+        source = data if data is not None else said.get("data")
+        commit = git_commit(Path(working_folder))
+        self.record = RunRecord(
+            started_at=datetime.now(UTC),
+            arguments=said,
+            dataset=_dataset(source, examples),
+            resumed=_resumed(said.get("resume_adapter_file")),
+            machine=RecordedMachine(**machine()),
+            versions=versions(),
+            git=RecordedGit(commit=commit[0], dirty=commit[1]) if commit else None,
+        )
+        make_folders(self.folder)
+        self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish(stopped=kind is not None)
+
+    def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+        """Take in what the trainer reports of the last steps."""
+        if self._active:
+            memory = train_info.get("peak_memory")
+            if isinstance(memory, int | float) and math.isfinite(memory):
+                self.record.peak_memory = round(memory * 1e9)
+            self._add(int(train_info["iteration"]), train_info)
+        if self._wrapped is not None:
+            self._wrapped.on_train_loss_report(train_info)
+
+    def on_val_loss_report(self, val_info: dict[str, Any]) -> None:
+        """Take in a validation loss."""
+        if self._active:
+            iteration = int(val_info["iteration"])
+            if self._offset is None:
+                # Since 0.25 mlx-lm tells callbacks the steps that were done, from 0; its output counts from 1.
+                self._offset = 1 if iteration == 0 else 0
+            self._add(iteration + self._offset, val_info, now=True)
+        if self._wrapped is not None:
+            self._wrapped.on_val_loss_report(val_info)
+
+    @property
+    def is_recorded(self) -> bool:
+        """This process records: it is the only one of the run, or rank 0."""
+        return self._active
+
+    def finish(self, *, stopped: bool = False) -> None:
+        """Write the record for the last time; the weights are written.
+
+        Args:
+            stopped: the run ended before its last iteration.
+        """
+        if self._active and self.record.state == "running":
+            self.record.state = "stopped" if stopped else "finished"
+            self._write()
+
+    def register(
+        self, *, base: str | None = None, registry: Registry | None = None, **facts: Any
+    ) -> Registered:
+        """Register what the run left, its best checkpoint unless `checkpoint` says otherwise.
+
+        Args:
+            base: the base model; without, the one that the run's configuration names.
+            registry: default: the one of the environment.
+            facts: the fields of `fusery.registry.admission.submission.Submission`.
+
+        Raises:
+            FuseryError: as `Registry.register`.
+        """
+        from ..api.registry import Registry
+
+        self.finish()
+        if registry is not None:
+            return registry.register(self.folder, base=base, **facts)
+        with Registry.open() as opened:
+            return opened.register(self.folder, base=base, **facts)
+
+    def _add(self, iteration: int, said: Mapping[str, Any], *, now: bool = False) -> None:
+        values = {name: _number(said[name]) for name in _NUMBERS if said.get(name) is not None}
+        sound = {name: value for name, value in values.items() if math.isfinite(value)}
+        if len(sound) < len(values):
+            self.record.not_finite.append(iteration)
+        if "trained_tokens" in sound:
+            sound["trained_tokens"] = int(sound["trained_tokens"])
+        self.record.curve.append(RecordedPoint(iteration=iteration, **sound))  # type: ignore[arg-type]
+        if len(self.record.curve) > MAX_POINTS:
+            self.record.curve = _thinned(self.record.curve)
+        if now or time.monotonic() - self._written > self._cost / _SHARE:
+            # A disk that is full for a while must not end hours of training; `finish` is where it is told.
+            with contextlib.suppress(StorageError):
+                self._write()
+
+    def _write(self) -> None:
+        begun = time.monotonic()
+        self.record.seconds = round(begun - self._began, 3)
+        write_record(self.folder, self.record)
+        self._written = time.monotonic()
+        self._cost = self._written - begun
+
+
+def _thinned(points: list[RecordedPoint]) -> list[RecordedPoint]:
+    """Leave out every other training loss; every validation stays, and so do the last few of all."""
+    older, newest = points[:-2], points[-2:]
+    return [p for number, p in enumerate(older) if p.val_loss is not None or number % 2 == 0] + newest
+
+
+def _number(value: Any) -> float:
+    # An array of mlx or NumPy with one element has `item`.
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def _rank() -> int:
+    mlx = sys.modules.get("mlx.core")
+    return int(mlx.distributed.init().rank()) if mlx is not None else 0
+
+
+def _plain(arguments: object) -> dict[str, Any]:
+    """Return arguments as plain JSON values; what JSON does not have becomes text."""
+    if arguments is None:
+        return {}
+    if dataclasses.is_dataclass(arguments) and not isinstance(arguments, type):
+        said: Mapping[str, Any] = dataclasses.asdict(arguments)
+    elif isinstance(arguments, Namespace | SimpleNamespace):
+        said = vars(arguments)
+    elif isinstance(arguments, Mapping):
+        said = arguments
+    else:
+        raise TypeError(
+            f"arguments are a mapping, a namespace or a dataclass, not {type(arguments).__name__}"
+        )
+    plain: dict[str, Any] = json.loads(json.dumps(dict(said), default=str), parse_constant=str)
+    return plain
+
+
+def _resumed(source: object) -> RecordedStart | None:
+    if not isinstance(source, str) or not Path(source).expanduser().is_file():
+        return None  # the trainer says so
+    with os_failures(f"read {source}", near=Path(source)):
+        digest, _ = digest_file(Path(source).expanduser())
+    return RecordedStart(path=source[:500], sha256=digest)
+
+
+def _dataset(source: object, examples: int | None) -> RecordedData | None:
+    if source is None:
+        return RecordedData(examples=examples) if examples is not None else None
+    name, found = str(source), read_data(Path(str(source)).expanduser())
+    if found is None:
+        return RecordedData(name=name[:500], examples=examples)
+    files = [RecordedFile(**file.entry.to_dict(), examples=file.examples) for file in found.files]
+    return RecordedData(
+        name=name[:500], digest=found.digest, files=files, examples=found.examples() or examples
+    )

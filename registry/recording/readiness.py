@@ -1,0 +1,91 @@
+"""What can be refused before hours of training: a base, a task, a parent or data that would not do afterwards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from .. import tables
+from ..adapters.folder import AdapterFolder
+from ..adapters.mlx_config import AdapterConfig, AdapterMetadata
+from ..admission.submission import Submission
+from ..errors import AlreadyExistsError, BadInputError
+from ..names import parse_task
+from ..registration.proposal import proposed_name
+from .trainer import data_source
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def require_data(args: Any) -> None:
+    """Refuse a data folder that is not there, or has nothing to train on.
+
+    Raises:
+        BadInputError: the trainer would stop, or ask a hub for what was meant as a folder.
+    """
+    source = data_source(args)
+    if not args.train or source is None or getattr(args, "hf_dataset", None):
+        return
+    folder = Path(source)
+    if not folder.exists():
+        if _HUB_NAME.fullmatch(source):
+            return
+        raise BadInputError(
+            f"there is no data folder {source}", hint="--data FOLDER, with train.jsonl and valid.jsonl in it"
+        )
+    train = folder / "train.jsonl"
+    if not train.is_file() or train.stat().st_size == 0:
+        raise BadInputError(
+            f"there is nothing to train on in {source}: no train.jsonl",
+            hint="one JSON object a line, as mlx-lm reads it",
+        )
+
+
+def require_registrable(workspace: Workspace, submission: Submission, args: Any) -> None:
+    """Refuse what `register` would refuse afterwards for what is known now.
+
+    Raises:
+        UnknownReferenceError: there is no such base or parent.
+        BadInputError: nothing says what the task is, or the model is not the base.
+        AlreadyExistsError: the version is taken.
+    """
+    folder = _to_come(args)
+    name = proposed_name(folder, submission)
+    _require_base(workspace, submission, folder)
+    if name.version:
+        with workspace.database.read() as session:
+            taken = session.scalar(
+                select(tables.Adapter)
+                .join(tables.Task)
+                .where(tables.Task.name == parse_task(name.task), tables.Adapter.version == name.version)
+            )
+            if taken is not None:
+                raise AlreadyExistsError(
+                    f"version {name.version} of {name.task} is taken: {taken.name}",
+                    hint="leave out --version to get the next one, and train into a folder of another name",
+                )
+
+
+def _to_come(args: Any) -> AdapterFolder:
+    """Return the folder that the run is going to leave, as far as it is known."""
+    config = AdapterConfig.model_validate({"model": str(args.model), "iters": args.iters})
+    return AdapterFolder(Path(args.adapter_path), {}, config, {}, AdapterMetadata(), None, {}, ())
+
+
+def _require_base(workspace: Workspace, submission: Submission, folder: AdapterFolder) -> None:
+    from ..admission.base_rules import declared_base
+    from ..registration.evidence import candidate_for, policy_of
+
+    candidate = candidate_for(workspace, folder, submission)
+    for finding in policy_of(workspace).apply(declared_base(candidate)):
+        if finding.severity == "error":
+            raise BadInputError(
+                f"--model {folder.config.model} is not the base {candidate.base.name}",
+                hint=finding.hint or None,
+            )

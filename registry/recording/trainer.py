@@ -1,0 +1,212 @@
+"""Running `mlx_lm.lora` in this process, with a record of the run: its arguments, its output and its exit code are its own.
+
+mlx-lm 0.32 passes no callback on: `mlx_lm.lora.run` sets its argument anew from `--report-to`.  So four of its functions
+are replaced while it runs, by ones that call them: `run`, to see the arguments once they are complete (command line over
+configuration file over defaults), `load`, so that a base is found by its name here and gets the keys that its configuration
+lacks, `load_dataset`, so that the base's chat template is rendered within limits, and `train_model`, to put the record in
+front of whatever callback there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fusery.storage.errors import FuseryError
+from fusery.storage.jsonfile import read_object
+
+from ..errors import MissingExtraError, TrainingFailedError
+from ..records.base_files import base_folder
+from ..records.references import resolve_base
+from ..server.mlx_keys import mlx_keys
+from ..server.templates.chat import ChatTemplates
+from .callback import RecordRun
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How the trainer ended.
+
+    Attributes:
+        code: its exit code.
+        run: the record of what was trained; None where nothing was, as with `--test` alone or `--help`.
+    """
+
+    code: int
+    run: RecordRun | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base of the registry, as a model to train.
+
+    Attributes:
+        name: its first name, which the adapter's configuration gives as its model.
+        names: all its names.
+        folder: makes a folder with its files for as long as they are read.
+    """
+
+    name: str
+    names: frozenset[str]
+    folder: Callable[[], AbstractContextManager[Path]]
+
+
+def known_base(workspace: Workspace, reference: str) -> KnownBase:
+    """Return a base of the registry as a model to train.
+
+    Raises:
+        UnknownReferenceError: there is no such base.
+    """
+    with workspace.database.read() as session:
+        names = [row.name for row in resolve_base(session, reference).names]
+    return KnownBase(names[0], frozenset(names), lambda: base_folder(workspace, names[0]))
+
+
+def train(words: Sequence[str], *, ready: Callable[[Any], None], base: KnownBase | None = None) -> Trained:
+    """Run the trainer.
+
+    Args:
+        words: its command line.
+        ready: told its complete arguments before anything is loaded; what it raises ends the run.
+        base: what is trained unless the arguments name another model.
+
+    Raises:
+        MissingExtraError: mlx-lm is not installed.
+        TrainingFailedError: the trainer raised; the record says `stopped`.
+    """
+    lora = _lora()
+    runs: list[RecordRun] = []
+    chats = ChatTemplates()
+    with (
+        contextlib.closing(chats),
+        _recorded(lora, ready, runs, chats),
+        _based(lora, base),
+        _command_line(words),
+    ):
+        try:
+            lora.main()
+        except SystemExit as stop:
+            # What argparse does for --help and for what it does not know; it has printed why.
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            return Trained(code, None)
+        except FuseryError:
+            raise
+        except Exception as error:
+            raise _failed(error, runs) from error
+    return Trained(0, runs[-1] if runs else None)
+
+
+def _lora() -> ModuleType:
+    try:
+        from mlx_lm import lora
+    except ImportError as error:
+        raise MissingExtraError("training", "mlx") from error
+    module: ModuleType = lora
+    return module
+
+
+@contextlib.contextmanager
+def _recorded(
+    lora: Any, ready: Callable[[Any], None], runs: list[RecordRun], chats: ChatTemplates
+) -> Iterator[None]:
+    before = lora.run, lora.load, lora.load_dataset, lora.train_model
+    run, load, load_dataset, train_model = before
+
+    def ready_then_run(args: Any, *rest: Any, **named: Any) -> Any:
+        ready(args)
+        return run(args, *rest, **named)
+
+    def complete_and_load(model: str, *rest: Any, **named: Any) -> Any:
+        config = _model_folder(model) / "config.json"
+        keys = mlx_keys(read_object(config)) if config.is_file() else {}
+        return load(model, *rest, **named, **({"model_config": keys} if keys else {}))
+
+    def bind_and_load(args: Any, tokenizer: Any) -> Any:
+        chats.bind(tokenizer)
+        return load_dataset(args, tokenizer)
+
+    def record_and_train(
+        args: Any, model: Any, train_set: Any, valid_set: Any, training_callback: Any = None
+    ) -> None:
+        record = RecordRun(
+            args.adapter_path,
+            arguments=args,
+            data=data_source(args),
+            examples=len(train_set),
+            wrapped=training_callback,
+        )
+        runs.append(record)
+        with record:
+            train_model(args, model, train_set, valid_set, record)
+
+    lora.run, lora.load = ready_then_run, complete_and_load
+    lora.load_dataset, lora.train_model = bind_and_load, record_and_train
+    try:
+        yield
+    finally:
+        lora.run, lora.load, lora.load_dataset, lora.train_model = before
+
+
+def _model_folder(model: str) -> Path:
+    """Return the folder of a model that the trainer was given, fetched from a hub if it is no folder here."""
+    from mlx_lm.utils import _download
+
+    folder: Path = _download(model)
+    return folder
+
+
+@contextlib.contextmanager
+def _based(lora: Any, base: KnownBase | None) -> Iterator[None]:
+    """Let the trainer train a base of the registry: as its default, and where that is named."""
+    if base is None:
+        yield
+        return
+    load, defaults = lora.load, lora.CONFIG_DEFAULTS
+
+    def load_base(model: str, *rest: Any, **named: Any) -> Any:
+        if model not in base.names or Path(model).exists():
+            return load(model, *rest, **named)
+        with base.folder() as folder:
+            return load(str(folder), *rest, **named)
+
+    lora.load, lora.CONFIG_DEFAULTS = load_base, {**defaults, "model": base.name}
+    try:
+        yield
+    finally:
+        lora.load, lora.CONFIG_DEFAULTS = load, defaults
+
+
+@contextlib.contextmanager
+def _command_line(words: Sequence[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = ["mlx_lm.lora", *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def data_source(args: Any) -> str | None:
+    """Return the data folder, or the hub's name of the dataset, of the trainer's arguments."""
+    collection = getattr(args, "hf_dataset", None)
+    if collection:
+        first = collection if isinstance(collection, dict) else collection[0]
+        return str(first.get("path"))
+    return str(args.data) if args.data else None
+
+
+def _failed(error: Exception, runs: list[RecordRun]) -> TrainingFailedError:
+    text = " ".join(str(error).split())[:300] or "without a word"
+    hint = "--debug shows where: fusery --debug train ..."
+    if runs and any(Path(runs[-1].folder).glob("*adapters.safetensors")):
+        hint = f"what was saved is in {runs[-1].folder}; {hint}"
+    return TrainingFailedError(f"the trainer stopped: {type(error).__name__}: {text}", hint=hint)

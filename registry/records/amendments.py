@@ -1,0 +1,164 @@
+"""What was said about an adapter and may be corrected: its values of today, and what they were before.
+
+Amendable is what people say: validation loss, note, dataset, examples, date, tags.  What is read from the files is not,
+nor what the adapter is known by.  A value is a JSON value; a field that has none is null, a tag that is not there
+has no field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import canonical_json
+
+from .. import tables
+from ..names import compact_date, parse_date
+from .datasets import dataset_row
+
+State = dict[str, Any]
+"""Field to value."""
+
+TAG = "tag."
+"""What the field of a tag begins with."""
+
+DATASET = ("dataset", "dataset_revision", "dataset_digest")
+"""The fields that make up a dataset: its name, its revision and its digest."""
+
+_FACTS = ("val_loss", *DATASET, "examples", "date")
+_FREE = ("note",)
+
+
+def is_amendable(field: str) -> bool:
+    """Tell whether there is such a field."""
+    return field in _FACTS or is_free(field)
+
+
+def is_free(field: str) -> bool:
+    """Tell whether a field may be changed without a reason: notes and tags are remarks, and no statement of fact."""
+    return field in _FREE or field.startswith(TAG)
+
+
+def state_of(adapter: tables.Adapter) -> State:
+    """Return what is on record about an adapter today."""
+    data = adapter.dataset
+    return {
+        "val_loss": adapter.val_loss,
+        "note": adapter.note,
+        "dataset": data.name if data else None,
+        "dataset_revision": (data.revision or None) if data else None,
+        "dataset_digest": (data.digest or None) if data else None,
+        "examples": adapter.examples,
+        "date": compact_date(adapter.date),
+        **{f"{TAG}{tag.key}": tag.value for tag in adapter.tags},
+    }
+
+
+def state_then(adapter: tables.Adapter, moment: datetime) -> State:
+    """Return what was on record about an adapter at a moment."""
+    return undone(state_of(adapter), [row for row in adapter.amendments if row.since > moment])
+
+
+def undone(state: Mapping[str, Any], amendments: Sequence[tables.Amendment]) -> State:
+    """Return what a state was before some amendments, of which the last one is the newest."""
+    before = dict(state)
+    for row in reversed(amendments):
+        before[row.field] = json.loads(row.before)
+    return {name: value for name, value in before.items() if value is not None or not name.startswith(TAG)}
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the fields that differ between two states, each with its two values."""
+    names = dict.fromkeys([*before, *sorted(after)])
+    pairs = ((name, before.get(name), after.get(name)) for name in names)
+    return [(name, was, will) for name, was, will in pairs if was != will]
+
+
+def misfits(state: Mapping[str, Any], amendments: Iterable[tables.Amendment]) -> list[str]:
+    """Say of amendments, oldest first, which do not follow from one another or do not lead to a state."""
+    last: State = {}
+    found = []
+    for row in amendments:
+        if not is_amendable(row.field):
+            found.append(f"an amendment is of {row.field[:60]!r}, which is never amended")
+            continue
+        try:
+            was, will = json.loads(row.before), json.loads(row.after)
+        except ValueError:
+            found.append(f"an amendment of {row.field} is not readable")
+            continue
+        if row.field in last and last[row.field] != was:
+            before = text_of(last[row.field])[:100]
+            found.append(f"an amendment says that {row.field} was {row.before[:100]}, and it was {before}")
+        last[row.field] = will
+    for field, value in last.items():
+        if state.get(field) != value:
+            is_now, should = (text_of(each)[:100] for each in (state.get(field), value))
+            found.append(f"{field} is {is_now}, and was amended to {should}")
+    return found
+
+
+def amend_row(session: Session, adapter: tables.Adapter, rows: Sequence[tables.Amendment]) -> None:
+    """Give an adapter the values that new amendments say, in the caller's write transaction."""
+    adapter.amendments.extend(rows)
+    put(session, adapter, {row.field: json.loads(row.after) for row in rows})
+
+
+def put(session: Session, adapter: tables.Adapter, values: Mapping[str, Any]) -> None:
+    """Write values into an adapter's row and its tags."""
+    after = {**state_of(adapter), **values}
+    adapter.val_loss, adapter.note, adapter.examples = (after[n] for n in ("val_loss", "note", "examples"))
+    adapter.date = parse_date(after["date"])
+    name, revision, digest = (after[field] for field in DATASET)
+    if any(field in values for field in DATASET):
+        row = None
+        if name is not None:
+            row = dataset_row(
+                session, name, revision=revision or "", digest=digest or "", examples=after["examples"]
+            )
+        adapter.dataset, adapter.dataset_id = row, row.id if row else None
+    tags = {tag.key: tag for tag in adapter.tags}
+    for field, value in values.items():
+        if field.startswith(TAG):
+            _put_tag(session, adapter, tags, field.removeprefix(TAG), value)
+    session.flush()
+
+
+def _put_tag(
+    session: Session, adapter: tables.Adapter, tags: Mapping[str, tables.AdapterTag], key: str, value: Any
+) -> None:
+    known = tags.get(key)
+    if value is None:
+        if known is not None:
+            session.delete(known)
+            session.flush()
+            session.expire(adapter, ["tags"])
+    elif known is not None:
+        known.value = value
+    else:
+        adapter.tags.append(tables.AdapterTag(key=key, value=value))
+
+
+def text_of(value: Any) -> str:
+    """Return a value as an amendment keeps it."""
+    return canonical_json(value).decode("ascii")
+
+
+def amendment_views(amendments: Iterable[tables.Amendment]) -> list[dict[str, Any]]:
+    """Return amendments as `show` has them: `field`, `from`, `to`, `reason`, `at`, `since`, `by`."""
+    return [
+        {
+            "field": row.field,
+            "from": json.loads(row.before),
+            "to": json.loads(row.after),
+            "reason": row.reason,
+            "at": row.at.isoformat(timespec="seconds"),
+            "since": row.since.isoformat(timespec="seconds"),
+            "by": row.by,
+        }
+        for row in amendments
+    ]

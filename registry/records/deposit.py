@@ -1,0 +1,208 @@
+"""Deposits: bytes first, then their manifest, then one transaction that names both (RELIABILITY 3.3).
+
+    deposit = Deposit(database, store, owner)
+    manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": data})
+    with deposit.recording() as session:
+        row = deposit.commit(session)
+
+`put` says what it is about to store before it stores it, so that the collector spares it.  `commit` looks whether that
+held all the while; if not, nothing is recorded.  A process that dies between leaves bytes that nobody refers to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.copying import Progress, pump, reading
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.failures import os_failures
+from fusery.storage.interface import BlobStore
+from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.room import require_room
+
+from .. import tables
+from ..database import Database
+from ..database.intents import TTL, Intents
+from ..database.owner import Owner
+from ..errors import DatabaseUnavailableError, DepositLostError
+
+Source = Path | bytes
+"""Where bytes are."""
+
+
+class Deposit:
+    """The files of one base or adapter on their way into the store and the database."""
+
+    def __init__(self, database: Database, store: BlobStore, owner: Owner, *, ttl: float = TTL) -> None:
+        """Prepare a deposit; nothing is read or written yet."""
+        self._database = database
+        self._store = store
+        self._intents = Intents(database, owner, ttl=ttl)
+        self._manifest: Manifest | None = None
+        self._generations: dict[Digest, int] = {}
+
+    def put(
+        self,
+        files: Mapping[str, Source],
+        *,
+        manifest: Manifest | None = None,
+        progress: Progress | None = None,
+    ) -> Manifest:
+        """Store the bytes of files, each content once, and return their manifest.
+
+        Args:
+            files: path within the artifact, and where the bytes are.
+            manifest: of these files, if they have been hashed already; what is stored must still be that.
+            progress: told the bytes of each piece that is stored.
+
+        Raises:
+            UnsafePathError: a path leaves the artifact's folder.
+            StorageError: a file could not be read, changed meanwhile, or could not be stored.
+            OutOfSpaceError: there is no room for all of them.
+            DatabaseUnavailableError: the database did not answer.
+        """
+        if manifest is None:
+            manifest = Manifest.of(_entry(path, source) for path, source in files.items())
+        contents = {entry.sha256: entry for entry in manifest}
+        try:
+            ready = self._announce(contents)
+            missing = [one.size for digest, one in contents.items() if digest not in ready]
+            require_room(self._store, missing)
+            with self._intents.kept():
+                for digest, entry in contents.items():
+                    self._store_one(entry, files[entry.path], digest in ready, progress)
+        except BaseException:
+            self.abandon()
+            raise
+        self._manifest = manifest
+        return manifest
+
+    def commit(self, session: Session) -> tables.Manifest:
+        """Record the manifest and its blobs in the caller's write transaction; return its row, new or known.
+
+        Raises:
+            DepositLostError: the blobs were not protected all the while; the transaction must not be committed.
+        """
+        if self._manifest is None:
+            raise RuntimeError("commit comes after put")
+        if not self._intents.are_alive(session, list(self._generations)):
+            raise _lost()
+        for digest, generation in self._generations.items():
+            blob = session.get(tables.Blob, digest, populate_existing=True)
+            if blob is None or blob.generation != generation or blob.state not in ("pending", "ready"):
+                raise _lost()
+            blob.state = "ready"
+        row = record_manifest(session, self._manifest)
+        for file in row.files:
+            file.blob = file.sha256
+        session.flush()
+        self._intents.drop(session)
+        return row
+
+    def abandon(self) -> None:
+        """Give up the claim on the bytes, when they will not be recorded; nothing refers to them then."""
+        with contextlib.suppress(DatabaseUnavailableError), self._database.write() as session:
+            self._intents.drop(session)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Session]:
+        """Yield the write transaction that commits the deposit; after an exception the claim is given up too."""
+        try:
+            with self._database.write() as session:
+                yield session
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _announce(self, contents: Mapping[Digest, FileEntry]) -> set[Digest]:
+        """Insert intents and decide each blob's generation; return the digests of blobs that are known to be there.
+
+        Waits for a collector that is deleting one of them, for as long as its tombstone says.
+        """
+        ready: set[Digest] = set()
+        pause = 0.02
+        while True:
+            waiting = [entry for digest, entry in contents.items() if digest not in self._generations]
+            if not waiting:
+                return ready
+            with self._database.write() as session:
+                self._intents.claim(session, contents)
+                now = Database.utcnow(session)
+                for entry in waiting:
+                    blob = _decide(session, entry, now)
+                    if blob is not None:
+                        self._generations[entry.sha256] = blob.generation
+                        ready |= {entry.sha256} if blob.state == "ready" else set()
+            if len(self._generations) < len(contents):
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 2, 2.0)
+
+    def _store_one(self, entry: FileEntry, source: Source, ready: bool, progress: Progress | None) -> None:
+        """Bring the bytes into the store unless they are there.
+
+        Where reading costs nothing, what is there is read through by `put_file` and replaced if it is damaged.
+        """
+        generation = self._generations[entry.sha256]
+        trusted = ready and not self._store.capabilities.local
+        if trusted and self._store.size(entry.sha256, generation=generation) == entry.size:
+            return
+        if isinstance(source, bytes):
+            self._store.put_bytes(source, generation=generation)
+        else:
+            self._store.put_file(source, expected=entry, generation=generation, progress=progress)
+
+
+def record_manifest(session: Session, manifest: Manifest) -> tables.Manifest:
+    """Return the row of a manifest, inserted if it is new; the files of a new one have no bytes in the store."""
+    query = select(tables.Manifest).where(tables.Manifest.digest == manifest.digest)
+    row = session.scalars(query).first()
+    if row is None:
+        files = [
+            tables.ManifestFile(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest
+        ]
+        row = tables.Manifest(digest=manifest.digest, size=manifest.size, files=files)
+        session.add(row)
+        session.flush()
+    return row
+
+
+def _decide(session: Session, entry: FileEntry, now: datetime) -> tables.Blob | None:
+    """Return a blob's row with the generation to store it under, or None while a collector is deleting it."""
+    blob = session.get(tables.Blob, entry.sha256, populate_existing=True)
+    if blob is None:
+        blob = tables.Blob(
+            digest=entry.sha256, size=entry.size, generation=0, state="pending", created_at=now
+        )
+        session.add(blob)
+    elif blob.state == "absent":  # the collector has already raised the generation
+        blob.state, blob.created_at = "pending", now
+    elif blob.state == "deleting":
+        if blob.tomb_expires is not None and blob.tomb_expires >= now.timestamp():
+            return None
+        # The collector is late or dead, and may still delete the old name: this generation never comes back.
+        blob.state, blob.created_at, blob.tomb_expires = "pending", now, None
+        blob.generation += 1
+    return blob
+
+
+def _entry(path: str, source: Source) -> FileEntry:
+    if isinstance(source, bytes):
+        return FileEntry(path, len(source), digest_bytes(source))
+    with reading(source) as opened, os_failures(f"read {source}", near=source):
+        digest, size = pump(opened.fd, None)
+    return FileEntry(path, size, digest)
+
+
+def _lost() -> DepositLostError:
+    return DepositLostError(
+        "the files were collected before they could be recorded, because storing them took too long",
+        hint="run the command again",
+    )

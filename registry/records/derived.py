@@ -1,0 +1,141 @@
+"""What the bytes of a base model or of an adapter say: the columns of a record that nobody has to believe.
+
+The same code fills them in when something is made here, when it comes from elsewhere, and when an audit looks again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fusery.storage.jsonfile import read_object
+from fusery.storage.safetensors import Header
+
+from ..adapters.folder import AdapterFolder
+from ..engine.naming import taken_by_name
+from ..engine.sizes import absurdity
+from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
+from ..models.architecture import Architecture, architecture_of, read_architecture
+from ..models.identity import Identity
+from ..tables.values import to_json
+
+LEARNED = frozenset({"architecture", "parameters", "dtype", "weights"})
+"""Columns of a base that mlx-lm's class of the model has a say in, where that is needed and installed."""
+
+
+def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lambda _: None) -> Architecture:
+    """Return the architecture of a model under the names of mlx-lm's modules, on which adapters are trained.
+
+    Where mlx-lm renames or stacks tensors as it loads them, its class is asked; without mlx-lm, and for what it cannot
+    load, the names in the files have to do.
+
+    Args:
+        files: its files by name.
+        failed: told why mlx-lm's class cannot load it.
+
+    Raises:
+        MissingFileError: there is no `config.json`, or some of the shards are not there.
+        FormatError: a file is malformed.
+    """
+    architecture = read_architecture(files)
+    if taken_by_name(architecture.config, files.keys(), written_by_mlx=architecture.written_by_mlx):
+        return architecture
+    from ..engine.model_class import describe_by_class
+
+    try:
+        tensors = describe_by_class(files, architecture.config)
+    except FusionUnsupportedError as error:
+        failed(error.message)
+        return architecture
+    except MissingExtraError:
+        return architecture
+    header = Header(tensors, {}, 0, 0)
+    return replace(architecture_of(architecture.config, [header]), written_by_mlx=architecture.written_by_mlx)
+
+
+def require_sensible(files: Mapping[str, Path]) -> None:
+    """Refuse a model whose configuration says sizes that no model has.
+
+    Raises:
+        BadInputError: it does.
+        FormatError: the configuration cannot be read.
+    """
+    found = absurdity(read_object(files["config.json"])) if "config.json" in files else None
+    if found is not None:
+        raise BadInputError(
+            f"config.json cannot be that of a model: {found}",
+            hint="is this the config.json that came with the model?",
+        )
+
+
+def base_columns(architecture: Architecture, identity: Identity) -> dict[str, Any]:
+    """Return the columns of a base that follow from its files."""
+    return {
+        "digest": identity.manifest.digest,
+        "content": identity.content,
+        "architecture": architecture.name,
+        "model_type": architecture.model_type,
+        "parameters": architecture.parameters,
+        "dtype": architecture.dtype,
+        "quantization": dict(architecture.quantization) if architecture.quantization else None,
+        "bytes": identity.manifest.size,
+        "config": dict(architecture.config),
+        "weights": {
+            module: [list(weight.shape), weight.dtype, weight.bits]
+            for module, weight in architecture.weights.items()
+        },
+        "written_by_mlx": architecture.written_by_mlx,
+    }
+
+
+def adapter_columns(folder: AdapterFolder, digest: str) -> dict[str, Any]:
+    """Return the columns of an adapter that follow from its files, whatever anybody says.
+
+    Args:
+        folder: the files, as they are kept.
+        digest: of their manifest.
+    """
+    return {
+        "digest": digest,
+        "method": folder.config.method,
+        "rank": folder.rank,
+        "scale": folder.scale,
+        "layers": _layer_count(folder),
+        "target_modules": _target_modules(folder),
+        "trainable_parameters": folder.trainable_parameters,
+        "training": json.loads(json.dumps(folder.raw_config)),
+    }
+
+
+def alpha_of(folder: AdapterFolder) -> float | None:
+    """Return LoRA's alpha as the files have it; somebody may say another, which is recorded then."""
+    for alpha in (folder.metadata.lora_alpha, folder.alpha):
+        if alpha is not None:
+            return alpha
+    return folder.scale * folder.rank if folder.scale is not None and folder.rank else None
+
+
+def differing(said: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
+    """Return the names of the columns in which a record says something else than the bytes."""
+    return sorted(name for name, value in derived.items() if name in said and not _alike(said[name], value))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Compare as the databases hand values back: 2 and 2.0 are one number."""
+    return bool(to_json("document", one) == to_json("document", other))
+
+
+def _layer_count(folder: AdapterFolder) -> int:
+    return len({part for path in folder.modules for part in path.split(".") if part.isdigit()})
+
+
+def _target_modules(folder: AdapterFolder) -> list[str]:
+    return sorted({_within_layer(path.split(".")) for path in folder.modules})
+
+
+def _within_layer(parts: list[str]) -> str:
+    index = next((i for i, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[index + 1 :])

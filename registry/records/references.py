@@ -1,0 +1,340 @@
+"""From what a user typed to the record that is meant, with the nearest names when nothing fits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, func, select, union
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload
+
+from .. import tables
+from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
+from ..names import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A record that a reference names, of whatever kind: exactly one of the three is set."""
+
+    base: tables.BaseModel | None = None
+    adapter: tables.Adapter | None = None
+    fused: tables.Fused | None = None
+
+
+def load_adapters() -> Select[tables.Adapter]:
+    """Return the query for adapters with all that their views need, in a constant number of statements."""
+    return select(tables.Adapter).options(
+        joinedload(tables.Adapter.task),
+        joinedload(tables.Adapter.base).selectinload(tables.BaseModel.names),
+        joinedload(tables.Adapter.dataset),
+        joinedload(tables.Adapter.parent),
+        selectinload(tables.Adapter.tags),
+        selectinload(tables.Adapter.findings),
+        selectinload(tables.Adapter.amendments),
+    )
+
+
+def resolve_adapter(session: Session, text: str) -> tables.Adapter:
+    """Return the adapter that a reference names.
+
+    Raises:
+        BadInputError: it is not a reference.
+        UnknownReferenceError: nothing has that name.
+        AmbiguousReferenceError: a digest prefix fits several adapters.
+    """
+    try:
+        reference = Reference.parse(text)
+    except BadInputError as error:
+        raise _unknown(session, text, error.hint) from error
+    found = list(session.scalars(_query(reference).limit(3)))
+    if reference.kind == "digest" and len({adapter.digest for adapter in found}) > 1:
+        names = ", ".join(adapter.name for adapter in found)
+        raise AmbiguousReferenceError(
+            f"the digest {text} fits more than one adapter: {names}", hint="give more digits"
+        )
+    if not found:
+        alias = reference.kind == "alias"
+        raise no_alias(session, text) if alias else _unknown(session, text, "fusery list")
+    return found[0]
+
+
+def _query(reference: Reference) -> Select[tables.Adapter]:
+    adapter = tables.Adapter
+    query = load_adapters()
+    if reference.kind == "name":
+        return query.where(adapter.name == reference.value)
+    if reference.kind == "digest":
+        return query.where(begins_with(adapter.digest, reference.value)).order_by(adapter.id)
+    query = query.join(adapter.task.of_type(tables.Task)).where(tables.Task.name == reference.task)
+    if reference.kind == "version":
+        return query.where(adapter.version == int(reference.value))
+    if reference.kind == "latest":
+        return query.order_by(adapter.version.desc())
+    alias = tables.Alias
+    return query.join(alias, alias.adapter_id == adapter.id).where(alias.name == reference.value)
+
+
+def no_alias(session: Session, text: str) -> UnknownReferenceError:
+    """Return the error for an alias that there is not, with those that may be meant."""
+    task, _, wanted = text.strip().partition("#")
+    alias = tables.Alias
+    there = select(tables.Task.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
+    own = [f"{task}#{name}" for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
+    known = own or [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
+    hint = _nearest(f"{task}#{wanted}", known) or (f"there are: {', '.join(own[:5])}" if own else None)
+    return UnknownReferenceError(f"there is no alias {text!r}", hint=hint or "fusery alias list")
+
+
+def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:
+    wanted = text.strip().casefold()
+    task = wanted.partition("@")[0].partition("#")[0]
+    known_tasks = list(session.scalars(select(tables.Task.name).limit(1000)))
+    if task in known_tasks:
+        versions = session.scalars(
+            select(tables.Adapter.version).join(tables.Adapter.task).where(tables.Task.name == task)
+        )
+        listed = ", ".join(f"{task}@{version}" for version in sorted(versions)[-5:])
+        return UnknownReferenceError(
+            f"there is no adapter {text!r}", hint=f"there are: {listed}" if listed else hint
+        )
+    names = session.scalars(select(tables.Adapter.name).order_by(tables.Adapter.id.desc()).limit(1000))
+    suffix = wanted[len(task) :] or "@latest"
+    like_tasks = [f"{known}{suffix}" for known in known_tasks]
+    return UnknownReferenceError(
+        f"there is no adapter {text!r}", hint=_nearest(task + suffix, [*like_tasks, *names]) or hint
+    )
+
+
+def _nearest(wanted: str, known: Iterable[str]) -> str | None:
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(wanted, folded, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(folded[name] for name in close)}?" if close else None
+
+
+def resolve_base(session: Session, text: str) -> tables.BaseModel:
+    """Return the base model that a name or a digest prefix means.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        AmbiguousReferenceError: a digest prefix fits several bases.
+    """
+    folded = text.strip().casefold()
+    name = session.scalar(select(tables.BaseName).where(tables.BaseName.folded == folded))
+    if name is not None:
+        return name.base
+    matches: list[tables.BaseModel] = _by_digest(session, tables.BaseModel, folded)
+    if len(matches) > 1:
+        raise AmbiguousReferenceError(f"the digest {text} fits more than one base", hint="give more digits")
+    if matches:
+        return matches[0]
+    known = list(session.scalars(select(tables.BaseName.name).limit(1000)))
+    hint = _nearest(folded, known) or ("fusery base list" if known else "fusery base add SOURCE")
+    raise UnknownReferenceError(f"there is no base model {text!r}", hint=hint)
+
+
+def begins_with(column: Any, prefix: str) -> ColumnElement[bool]:
+    """Return the condition that a digest begins so, as a range, which an index answers; LIKE is none for most.
+
+    Small hex digits come in the same order in every language, and before the letter g.
+    """
+    return and_(column >= prefix, column < f"{prefix}g")
+
+
+def _by_digest(session: Session, table: Any, text: str) -> list[Any]:
+    if not 8 <= len(text) <= 64 or text.strip("0123456789abcdef"):
+        return []
+    return list(session.scalars(select(table).where(begins_with(table.digest, text)).limit(2)))
+
+
+def resolve_any(session: Session, text: str) -> Subject:
+    """Return whatever a reference names: an adapter, a base model by name or digest, a fused artifact by digest or key.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+    """
+    folded = text.strip().casefold()
+    fused = _by_digest(session, tables.Fused, folded)
+    if not fused and 8 <= len(folded) <= 64 and not folded.strip("0123456789abcdef"):
+        fused = list(
+            session.scalars(select(tables.Fused).where(begins_with(tables.Fused.key, folded)).limit(2))
+        )
+    if len(fused) > 1 and len({row.digest for row in fused}) == 1:
+        # The same bytes, made here and claimed elsewhere.
+        fused = [row for row in fused if row.origin is None] or fused[:1]
+    if len(fused) == 1:
+        return Subject(fused=fused[0])
+    try:
+        return Subject(adapter=resolve_adapter(session, text))
+    except UnknownReferenceError as unknown:
+        try:
+            return Subject(base=resolve_base(session, text))
+        except UnknownReferenceError:
+            raise unknown from None
+
+
+def next_version(session: Session, task: tables.Task) -> int:
+    """Return the number after the highest version of a task.  Call it within a write transaction only."""
+    highest = session.scalar(
+        select(func.max(tables.Adapter.version)).where(tables.Adapter.task_id == task.id)
+    )
+    return (highest or 0) + 1
+
+
+def fused_from(adapter: tables.Adapter) -> Select[tables.Fused]:
+    """Return the query for what was fused from an adapter's bytes, alone or with others.
+
+    The same bytes may be registered under two tasks; they have one fused model, which belongs to both.
+    """
+    twin = aliased(tables.Adapter)
+    same = select(twin.id).where(twin.digest == adapter.digest)
+    alone = select(tables.Fused.id).where(tables.Fused.adapter_id.in_(same))
+    added = select(tables.FusedExtra.fused_id).where(tables.FusedExtra.adapter_id.in_(same))
+    return (
+        select(tables.Fused)
+        .where(tables.Fused.id.in_(union(alone, added)))  # OR would read the whole table
+        .where(tables.Fused.base_id == adapter.base_id)
+        .order_by(tables.Fused.id)
+    )
+
+
+def twins(adapter: tables.Adapter) -> Select[tables.Adapter]:
+    """Return the query for all adapters with these bytes on this base, the adapter itself among them."""
+    same = tables.Adapter
+    return (
+        select(same).where(same.digest == adapter.digest, same.base_id == adapter.base_id).order_by(same.id)
+    )
+
+
+Thing = tables.BaseModel | tables.Dataset | tables.Adapter | tables.Fused | tables.Bundle
+
+
+KINDS = ("base", "dataset", "adapter", "bundle")
+"""What a reference may begin with, and a colon, where it would not be clear: `dataset:courses`, `bundle:out`."""
+
+
+_SHORTEST = 8
+
+
+def find_things(session: Session, text: str, places: Sequence[str] | None = None) -> list[Thing]:
+    """Return what a reference names: one thing, or all revisions of a dataset.
+
+    Args:
+        session: of any transaction.
+        text: an adapter's name, `task@version`, `task#alias`; a base's name; a fused artifact's digest or key; a bundle's
+            digest, or the place where it was written; `dataset:NAME`.  Each with its kind before a colon, if need be.
+        places: `places_of(text)`, where the session writes: no file is looked at while others wait.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        AmbiguousReferenceError: a digest prefix fits several things.
+    """
+    kind, rest = _kind_of(text)
+    lies = places_of(text) if places is None else places
+    if kind:
+        return _of_kind(session, kind, rest, lies)
+    if (bundle := find_bundle(session, text, lies)) is not None:
+        return [bundle]
+    subject = resolve_any(session, text)
+    found = subject.base or subject.adapter or subject.fused
+    assert found is not None
+    return [found]
+
+
+def places_of(text: str) -> list[str]:
+    """Return how the place that a reference may name can have been recorded: as typed, and as a path of this machine."""
+    place = _kind_of(text)[1]
+    if "://" in place or "\0" in place:
+        return [place]
+    try:
+        return [place, str(Path(place).expanduser().resolve())]
+    except (OSError, RuntimeError):  # a loop of links, or nobody's home
+        return [place]
+
+
+def _kind_of(text: str) -> tuple[str, str]:
+    """Return the kind that a reference begins with, if any, and the rest."""
+    kind, colon, rest = text.partition(":")
+    if colon and kind in KINDS and rest.strip() and not rest.startswith("//"):
+        return kind, rest.strip()
+    return "", text
+
+
+def _of_kind(session: Session, kind: str, text: str, places: Sequence[str]) -> list[Thing]:
+    if kind == "base":
+        return [resolve_base(session, text)]
+    if kind == "adapter":
+        return [resolve_adapter(session, text)]
+    if kind == "dataset":
+        return [*find_datasets(session, text)]
+    if (bundle := find_bundle(session, text, places)) is None:
+        raise UnknownReferenceError(f"there is no bundle {text[:80]!r}", hint="fusery show REF --json")
+    return [bundle]
+
+
+def find_datasets(session: Session, text: str) -> Sequence[tables.Dataset]:
+    """Return the revisions of a dataset by its name, or the one with a digest.
+
+    Raises:
+        UnknownReferenceError: nothing was trained on anything of that name.
+    """
+    dataset = tables.Dataset
+    found = session.scalars(select(dataset).where(dataset.name == text).order_by(dataset.id)).all()
+    if not found and _is_digest(text):
+        query = select(dataset).where(begins_with(dataset.digest, text.casefold())).order_by(dataset.id)
+        found = session.scalars(query).all()
+    if not found:
+        raise UnknownReferenceError(
+            f"there is no dataset {text[:80]!r}", hint="fusery list --where 'dataset = NAME'"
+        )
+    return found
+
+
+def find_bundle(session: Session, text: str, places: Sequence[str]) -> tables.Bundle | None:
+    """Return a bundle by where it lies, or by its digest; of several records the newest.
+
+    Raises:
+        AmbiguousReferenceError: a digest prefix fits several bundles, or a bundle and something else.
+    """
+    bundle = tables.Bundle
+    lies = select(bundle).where(bundle.path.in_(places)).order_by(bundle.id.desc()).limit(1)
+    if (found := session.scalars(lies).first()) is not None:
+        return found
+    if not _is_digest(text):
+        return None
+    query = select(bundle).where(begins_with(bundle.digest, text.casefold())).order_by(bundle.id.desc())
+    rows = session.scalars(query).all()
+    if len({row.digest for row in rows}) > 1 or (rows and _else_named(session, text)):
+        raise AmbiguousReferenceError(
+            f"the digest {text} fits more than one thing", hint="give more digits, or its place"
+        )
+    return rows[0] if rows else None
+
+
+def _else_named(session: Session, text: str) -> bool:
+    try:
+        resolve_any(session, text)
+    except UnknownReferenceError:
+        return False
+    return True
+
+
+def _is_digest(text: str) -> bool:
+    return _SHORTEST <= len(text) <= 64 and not text.casefold().strip("0123456789abcdef")
+
+
+def shippable(things: Sequence[Thing], text: str) -> tables.Adapter | tables.Fused | tables.Bundle:
+    """Return the one thing that can run somewhere.
+
+    Raises:
+        BadInputError: it is a base or a dataset.
+    """
+    thing = things[0]
+    if isinstance(thing, tables.Adapter | tables.Fused | tables.Bundle):
+        return thing
+    raise BadInputError(
+        f"{text[:80]!r} is neither an adapter, a fused model nor a bundle", hint="fusery list"
+    )

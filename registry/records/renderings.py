@@ -1,0 +1,95 @@
+"""Renderings on record: which other forms of an adapter there are, and the digest that each has to have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import Manifest, manifest_of
+
+from .. import tables
+from ..adapters.folder import AdapterFolder
+from ..adapters.render import FORM_FILES, Form, form_of, render_mlx, render_peft
+from .bases import blob_generations, recorded_architecture
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def own_form(adapter: tables.Adapter) -> Form:
+    """Return the form in which an adapter was registered."""
+    return form_of(file.path for file in adapter.manifest.files)
+
+
+def recorded_digest(adapter: tables.Adapter, form: Form) -> Digest | None:
+    """Return the digest on record of an adapter's rendering."""
+    return next((Digest(row.digest) for row in adapter.renderings if row.form == form), None)
+
+
+def record_own_rendering(session: Session, adapter: tables.Adapter, folder: AdapterFolder) -> None:
+    """Record mlx-lm's form of an adapter that is registered in PEFT's, within the transaction that registers it."""
+    if folder.form == "peft":
+        record_rendering(session, adapter, "mlx", rendering_of(folder.files, "mlx"), adapter.created_at)
+
+
+def rendering_of(files: Mapping[str, Path], form: Form) -> Manifest:
+    """Return the manifest of a rendering: the two files of the form, without what people wrote beside them."""
+    return manifest_of({name: files[name] for name in FORM_FILES[form]})
+
+
+def record_rendering(
+    session: Session, adapter: tables.Adapter, form: Form, manifest: Manifest, at: datetime
+) -> None:
+    """Record a rendering if it is not on record."""
+    from .deposit import record_manifest
+
+    if recorded_digest(adapter, form) is None:
+        row = record_manifest(session, manifest)
+        adapter.renderings.append(
+            tables.AdapterRendering(form=form, digest=manifest.digest, manifest_id=row.id, created_at=at)
+        )
+        session.flush()
+
+
+def fetch_originals(workspace: Workspace, adapter: tables.Adapter, folder: Path) -> dict[str, Path]:
+    """Fetch an adapter's files as they were registered, by name.
+
+    Raises:
+        BlobMissingError: the store lacks one.
+        BlobCorruptError: one is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {file.path: Digest(file.sha256) for file in adapter.manifest.files}
+    generations = blob_generations(workspace, list(digests.values()))
+    for name, digest in digests.items():
+        workspace.store.fetch(digest, folder / name, generation=generations.get(digest, 0))
+    return {name: folder / name for name in digests}
+
+
+def fetch_form(workspace: Workspace, adapter: tables.Adapter, form: Form, folder: Path) -> dict[str, Path]:
+    """Fetch an adapter's files in one form, by name, to be run or shipped; what is not its own form is computed.
+
+    Its own are `fetch_originals`: in mlx-lm's form, a configuration of other years is put into the words of today.
+
+    Args:
+        workspace: the registry's parts.
+        adapter: with its manifest loaded.
+        form: which.
+        folder: a new folder for temporary files.
+
+    Raises:
+        BadInputError: the adapter has no form in PEFT.
+        FormatError: the rendering is another than recorded.
+    """
+    originals = fetch_originals(workspace, adapter, folder / "original")
+    with workspace.database.read() as session:
+        row = session.get_one(tables.Adapter, adapter.id)
+        expected, base = recorded_digest(row, form), recorded_architecture(row.base)
+    if form == "mlx":
+        return render_mlx(originals, folder / "mlx", expected=expected)
+    return render_peft(originals, base, folder / "peft", expected=expected)

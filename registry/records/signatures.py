@@ -1,0 +1,150 @@
+"""What is on record of signatures: which there are, and which were made by a key that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import StorageError
+from fusery.storage.manifest import FileEntry, Manifest
+
+from .. import tables
+from ..errors import RegistryError
+
+if TYPE_CHECKING:
+    from ..database.chronicle import Moment
+
+SCHEME = "model-signing"
+"""What the table calls a Sigstore bundle over a list of files, as OpenSSF model-signing makes it."""
+
+
+def trusted_signers(
+    session: Session, kind: str, digest: str, alias: str, *, moment: Moment | None = None
+) -> list[str]:
+    """Return whose signatures over a thing count for an alias.
+
+    A signature counts when its key is trusted, not revoked and for this alias, when it verifies with that key, and
+    when what it states is the thing's list of files.
+
+    Args:
+        session: of any transaction.
+        kind: `adapter`, `fused` or `bundle`.
+        digest: of the thing.
+        alias: `TASK#ALIAS`.
+        moment: when; None is now.
+
+    Returns:
+        The names of the keys, sorted.
+
+    Raises:
+        MissingExtraError: there are signatures to check, and cryptography is not installed.
+    """
+    key, signature = tables.TrustedKey, tables.Signature
+    rows = session.execute(
+        select(key, signature)
+        .join(signature, signature.key_id == key.key_id)
+        .where(
+            signature.subject_kind == kind,
+            signature.subject_digest == digest,
+            signature.scheme == SCHEME,
+        )
+        .order_by(key.name)
+    )
+    return [
+        trusted.name
+        for trusted, found in rows
+        if (moment is None or moment.has("signature", found.id))
+        and _matches(_patterns(trusted, moment), alias)
+        and is_good(session, found, trusted.public_key)
+    ]
+
+
+def _patterns(key: tables.TrustedKey, moment: Moment | None) -> Sequence[str]:
+    if moment is not None:
+        return moment.patterns(key.key_id)
+    return key.aliases if key.revoked_at is None else ()
+
+
+def _matches(patterns: Sequence[str], alias: str) -> bool:
+    return any(fnmatchcase(alias.casefold(), str(pattern).casefold()) for pattern in patterns)
+
+
+def signed_name(key: str, verdict: str) -> str:
+    """Return how the name begins that a signature gives to a fused artifact: with what the files do not say."""
+    return f"fused {key} {verdict}: "
+
+
+def is_good(
+    session: Session, signature: tables.Signature, public_key: str, *, name: str | None = None
+) -> bool:
+    """Return whether a recorded signature was made by a key, over the list of files that its digest stands for.
+
+    Args:
+        session: of any transaction.
+        signature: the signature.
+        public_key: as PEM.
+        name: what the signer must have called it; the name is signed, too, and has to begin so.
+    """
+    from ..dsse.envelope import parse_envelope
+    from ..dsse.keys import key_id, parse_public_key
+    from ..dsse.statement import read_statement
+
+    manifest = manifest_of(session, signature.subject_digest)
+    try:
+        key = parse_public_key(public_key.encode(), "the trusted key")
+        envelope = parse_envelope(signature.envelope.encode(), "the signature")
+        return (
+            manifest is not None
+            and key_id(key) == signature.key_id
+            and envelope.signed_by(key)
+            and (statement := read_statement(envelope)).covers(manifest)
+            and (name is None or statement.name.startswith(name))
+        )
+    except RegistryError as error:
+        if error.code == "missing_extra":
+            raise
+        return False
+
+
+def manifest_of(session: Session, digest: str) -> Manifest | None:
+    """Return the list of files that a digest stands for, or None if there is none that it is the digest of."""
+    row = session.scalar(select(tables.Manifest).where(tables.Manifest.digest == digest))
+    if row is None:
+        return None
+    try:
+        manifest = Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.files)
+    except StorageError:
+        return None
+    return manifest if manifest.digest == digest else None
+
+
+def signatures_of(session: Session, digest: str) -> list[dict[str, Any]]:
+    """Return the recorded signatures over a digest, oldest first, with the name of each key where it is trusted.
+
+    Returns:
+        For each `kind`, `scheme`, `key_id`, `signer` (or null), `revoked`, `at` and `by`.
+    """
+    key, signature = tables.TrustedKey, tables.Signature
+    rows = session.execute(
+        select(signature, key)
+        .outerjoin(key, key.key_id == signature.key_id)
+        .where(signature.subject_digest == digest)
+        .order_by(signature.id)
+    )
+    return [
+        {
+            "kind": found.subject_kind,
+            "scheme": found.scheme,
+            "key_id": found.key_id,
+            "signer": trusted.name if trusted else None,
+            "revoked": bool(trusted and trusted.revoked_at),
+            "at": found.at.isoformat(),
+            "by": found.by,
+        }
+        for found, trusted in rows
+    ]

@@ -1,0 +1,245 @@
+"""What is withdrawn, and who is told of it: the one place that every view and every refusal asks.
+
+A yank covers one record: an adapter under its name.  That record is refused wherever something would be made of it.  Who
+has the same bytes under another name, or holds them (fused models, sums, bundles), is told so and goes on; what was
+trained on from a yanked adapter has bytes of its own, and is neither.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, true, union_all
+from sqlalchemy.orm import Session, aliased
+
+from .. import tables
+from ..database.batches import BATCH
+from ..errors import BadInputError
+
+Relation = Literal["itself", "same-bytes", "contains"]
+_WORDS: Mapping[Relation, str] = {
+    "itself": "yanked: {reason}",
+    "same-bytes": "the same bytes were yanked as {adapter}: {reason}",
+    "contains": "contains the weights of {adapter}, which is yanked: {reason}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """What a thing has to do with one yank that stands.
+
+    Attributes:
+        adapter: name of the record that is yanked.
+        relation: the thing is that record `itself`, has the `same-bytes` under another name, or `contains` them.
+        reason: of the yank.
+        at: when it was yanked.
+        by: who did that.
+    """
+
+    adapter: str
+    relation: Relation
+    reason: str
+    at: datetime
+    by: str
+
+    @property
+    def words(self) -> str:
+        """Say it, in words that tell which record is meant."""
+        return _WORDS[self.relation].format(adapter=self.adapter, reason=self.reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `--json` prints it; `told` is the sentence."""
+        return {
+            "adapter": self.adapter,
+            "relation": self.relation,
+            "reason": self.reason,
+            "at": self.at.isoformat(timespec="seconds"),
+            "by": self.by,
+            "told": self.words,
+        }
+
+
+Withdrawals = tuple[Withdrawal, ...]
+
+
+def of_adapters(
+    session: Session, ids: Collection[int], *, at: datetime | None = None
+) -> dict[int, Withdrawals]:
+    """Return what adapters are told, by the number of their row; their own yank first.  Those without are left out.
+
+    Args:
+        session: of any transaction.
+        ids: of the adapters.
+        at: what they were told then; None for now.
+    """
+    adapter = tables.Adapter
+    return _found(session, ids, lambda where: select(adapter.id, adapter.id).where(where(adapter.id)), at=at)
+
+
+def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
+    """Return what fused models are told of the adapters in them, whoever has their bytes."""
+    return _found(session, ids, _parts, holding=True)
+
+
+def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
+    """Return what bundles are told of the fused model in them, or of their adapters."""
+    return _found(session, ids, _packed, holding=True)
+
+
+def own(withdrawals: Withdrawals) -> str | None:
+    """Return why the record itself is yanked, None if it is not."""
+    return next((each.reason for each in withdrawals if each.relation == "itself"), None)
+
+
+def shown(withdrawals: Withdrawals) -> list[dict[str, Any]]:
+    """Return the value of the key `withdrawals`."""
+    return [each.to_dict() for each in withdrawals]
+
+
+def own_reason(view: Mapping[str, Any]) -> str | None:
+    """Return the same of a view that has `withdrawals`."""
+    return next((each["reason"] for each in view["withdrawals"] if each["relation"] == "itself"), None)
+
+
+def told_of(session: Session, adapters: Iterable[tables.Adapter]) -> list[dict[str, Any]]:
+    """Return what whoever uses adapters is to know, as `shown` has it, each once."""
+    found = of_adapters(session, [adapter.id for adapter in adapters])
+    return shown(tuple(dict.fromkeys(each for told in found.values() for each in told)))
+
+
+def is_yanked(adapter_id: Any, at: datetime | None = None) -> ColumnElement[bool]:
+    """Return the condition that an adapter is yanked: now, or at a moment.
+
+    Args:
+        adapter_id: the column with the number of its row.
+        at: a withdrawal counts from its own moment on, until it is lifted.
+    """
+    return exists().where(tables.Yank.adapter_id == adapter_id, _stands(at))
+
+
+def _stands(at: datetime | None) -> ColumnElement[bool]:
+    yank = tables.Yank
+    if at is None:
+        return yank.lifted_at.is_(None)
+    return and_(yank.at <= at, or_(yank.lifted_at.is_(None), yank.lifted_at > at))
+
+
+def standing_yank(session: Session, adapter: tables.Adapter) -> tables.Yank | None:
+    """Return the yank of a record that stands, None if there is none."""
+    yank = tables.Yank
+    query = select(yank).where(yank.adapter_id == adapter.id, yank.lifted_at.is_(None))
+    return session.scalars(query.order_by(yank.id).limit(1)).first()
+
+
+def refuse_yanked(session: Session, adapter: tables.Adapter) -> None:
+    """Refuse to make anything of a record that is withdrawn.
+
+    Raises:
+        BadInputError: it is yanked.
+    """
+    yank = standing_yank(session, adapter)
+    if yank is not None:
+        raise BadInputError(f"{adapter.name} was yanked by {yank.by} on {yank.at:%Y-%m-%d}: {yank.reason}")
+
+
+def usable_record(session: Session, adapter: tables.Adapter) -> tables.Adapter:
+    """Return the record to make a fused model again with: the adapter, or one with its bytes that is not yanked.
+
+    Raises:
+        BadInputError: all of them are yanked.
+    """
+    twin = tables.Adapter
+    query = select(twin).where(
+        twin.digest == adapter.digest, twin.base_id == adapter.base_id, ~is_yanked(twin.id)
+    )
+    found = session.scalars(query.order_by(twin.id != adapter.id, twin.id).limit(1)).first()
+    if found is None:
+        refuse_yanked(session, adapter)
+    return found or adapter
+
+
+Where = Callable[[Any], ColumnElement[bool]]
+"""From the column with a thing's number to the condition that it is one of those that are asked about."""
+
+
+def _parts(where: Where) -> Select[*tuple[Any, ...]]:
+    """Return the query for which adapters fused models hold: the first, and the further ones of a sum."""
+    fused, extra = tables.Fused, tables.FusedExtra
+    first = select(fused.id, fused.adapter_id).where(where(fused.id))
+    further = select(extra.fused_id, extra.adapter_id).where(where(extra.fused_id))
+    both = union_all(first, further).subquery()
+    return select(both.c[0], both.c[1])
+
+
+def _packed(where: Where) -> Select[*tuple[Any, ...]]:
+    """Return the query for which adapters bundles hold; of a sum, `BundleAdapter` has the first one only."""
+    bundle, packed, fused, extra = tables.Bundle, tables.BundleAdapter, tables.Fused, tables.FusedExtra
+    apart = select(bundle.id, packed.adapter_id).join(packed, packed.bundle_id == bundle.id)
+    first = select(bundle.id, fused.adapter_id).join(fused, fused.id == bundle.fused_id)
+    further = select(bundle.id, extra.adapter_id).join(extra, extra.fused_id == bundle.fused_id)
+    ways = (apart.where(bundle.fused_id.is_(None)), first, further)
+    both = union_all(*(way.where(where(bundle.id)) for way in ways)).subquery()
+    return select(both.c[0], both.c[1])
+
+
+def _found(
+    session: Session,
+    ids: Collection[int],
+    parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
+    *,
+    holding: bool = False,
+    at: datetime | None = None,
+) -> dict[int, Withdrawals]:
+    """Return the withdrawals of things, by their numbers.
+
+    Args:
+        session: of any transaction.
+        ids: of the things.
+        parts_of: the query for pairs of a thing and an adapter that it is or holds.
+        holding: the things are no adapters, and hold them.
+        at: of that moment; None for now.
+    """
+    if not ids or session.scalar(select(tables.Yank.id).where(_stands(at)).limit(1)) is None:
+        return {}
+    told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
+    for number, same, name, reason, since, by in _rows(session, ids, parts_of, at):
+        relation: Relation = "contains" if holding else "itself" if same else "same-bytes"
+        told[number].setdefault(name, Withdrawal(name, relation, reason, since, by))
+    return {
+        number: tuple(sorted(found.values(), key=lambda each: each.relation != "itself"))
+        for number, found in told.items()
+    }
+
+
+def _rows(
+    session: Session,
+    ids: Collection[int],
+    parts_of: Callable[[Where], Select[*tuple[Any, ...]]],
+    at: datetime | None,
+) -> Iterator[Sequence[Any]]:
+    """Yield each thing with what is yanked in it: of many things, one looks from what is yanked, since that is little."""
+    if len(ids) > BATCH:
+        wanted = set(ids)
+        yield from (
+            row for row in session.execute(_query(parts_of(lambda _: true()), at)) if row[0] in wanted
+        )
+        return
+    yield from session.execute(_query(parts_of(lambda column: column.in_(list(ids))), at))
+
+
+def _query(parts: Select[*tuple[Any, ...]], at: datetime | None) -> Select[*tuple[Any, ...]]:
+    part, record, yank = aliased(tables.Adapter), aliased(tables.Adapter), tables.Yank
+    held = parts.subquery()
+    thing, adapter = held.c
+    return (
+        select(thing, part.id == record.id, record.name, yank.reason, yank.at, yank.by)
+        .join(part, part.id == adapter)
+        .join(record, record.digest == part.digest)
+        .join(yank, yank.adapter_id == record.id)
+        .where(_stands(at))
+        .order_by(yank.id)
+    )

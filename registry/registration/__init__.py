@@ -1,0 +1,1 @@
+"""Registering an adapter, and correcting what was said of one."""

@@ -1,0 +1,116 @@
+"""Correcting what was said about an adapter: the value of today, and in the log who changed it from what to what, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database import events
+from ..errors import BadInputError
+from ..records.amendments import TAG, State, amend_row, amendment_views, changes, is_free, state_of, text_of
+from ..records.references import resolve_adapter
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+    from .correction import Correction
+
+AMENDED = "adapter.amended"
+
+
+@dataclass(frozen=True, slots=True)
+class Amended:
+    """What `amend` did.
+
+    Attributes:
+        name: of the adapter.
+        digest: of its files, which are what they were.
+        amendments: the changes, as `show` has them; none where the record said so already.
+    """
+
+    name: str
+    digest: str
+    amendments: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "changed": bool(self.amendments),
+            "amendments": self.amendments,
+        }
+
+
+def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:
+    """Correct what is on record about an adapter; what it says already is no change, and nothing is logged then.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        correction: what is right.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: nothing is said, no reason is given for another fact, or a tag is to go that is not there.
+    """
+    if correction.is_empty:
+        raise BadInputError("it is not said what to amend", hint="fusery amend --help")
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        before = state_of(adapter)
+        _require_tags(adapter.name, before, correction)
+        changed = changes(before, correction.applied(before))
+        if not changed:
+            return Amended(adapter.name, adapter.digest, [])
+        facts = [field for field, _, _ in changed if not is_free(field)]
+        if facts and not correction.reason.strip():
+            raise BadInputError(
+                f"another {facts[0]} needs a reason", hint="--reason TEXT; tags and notes need none"
+            )
+        at = time_of_amendment(workspace, session, adapter)
+        rows = [
+            tables.Amendment(
+                field=field,
+                before=text_of(was),
+                after=text_of(will),
+                reason=correction.reason,
+                at=at,
+                since=at,
+                by=workspace.actor,
+            )
+            for field, was, will in changed
+        ]
+        amend_row(session, adapter, rows)
+        events.record(
+            session,
+            action=AMENDED,
+            kind="adapter",
+            subject=adapter.name,
+            detail={
+                "digest": adapter.digest,
+                "changes": [{"field": field, "from": was, "to": will} for field, was, will in changed],
+                "reason": correction.reason,
+            },
+            actor=workspace.actor,
+            at=at,
+        )
+        return Amended(adapter.name, adapter.digest, amendment_views(rows))
+
+
+def _require_tags(name: str, before: State, correction: Correction) -> None:
+    """Refuse to take off a tag that is not there: its key is most likely another one."""
+    tags = [field.removeprefix(TAG) for field in before if field.startswith(TAG)]
+    for field in sorted(correction.clear):
+        if field.startswith(TAG) and field not in before:
+            there = f"its tags are {', '.join(tags)}" if tags else "it has none"
+            raise BadInputError(f"{name} has no tag {field.removeprefix(TAG)!r}", hint=there)
+
+
+def time_of_amendment(workspace: Workspace, session: Session, adapter: tables.Adapter) -> datetime:
+    """Return the time, but not one before the last amendment: a clock that was set back must not turn them round."""
+    now = workspace.database.utcnow(session)
+    return max([now, *(row.since for row in adapter.amendments)])

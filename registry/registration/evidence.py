@@ -1,0 +1,179 @@
+"""What admission gets to see: an adapter folder, what the user said, and what the registry knows about its base."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+from fusery.storage.errors import FuseryError
+
+from .. import tables
+from ..adapters.folder import AdapterFolder
+from ..admission import BaseFacts, Candidate, Declared, Finding, Neighbour, Policy, Trained, look_around
+from ..admission.submission import Submission
+from ..names import parse_date, parse_task
+from ..records.bases import blob_generations, recorded_architecture
+from ..records.references import resolve_adapter, resolve_base
+from .trained_on import known_as, trained_on
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def candidate_for(
+    workspace: Workspace,
+    folder: AdapterFolder,
+    submission: Submission,
+    *,
+    weights: str | None = None,
+    training: Iterable[Finding] = (),
+) -> Candidate:
+    """Return what the rules look at; what takes time is found when a rule asks for it.
+
+    Args:
+        workspace: the registry's parts.
+        folder: the adapter's files.
+        submission: what the user said.
+        weights: digest of the adapter's weights, if it is known already.
+        training: what was found about its training run.
+
+    Raises:
+        UnknownReferenceError: there is no such base or parent.
+        BadInputError: the base that it was said to be trained on is none that goes with its base.
+    """
+    with workspace.database.read() as session:
+        base = resolve_base(session, submission.base_name)
+        files = {file.path: file.sha256 for file in base.manifest.files}
+        facts = _base_facts(session, base, _Files(workspace, base.location, files))
+        facts = replace(facts, known_as=facts.known_as | set(submission.base_known_as))
+        parent = resolve_adapter(session, submission.parent).digest if submission.parent else None
+        other = trained_on(session, base, submission.trained_on)
+    declared = Declared(
+        task=parse_task(submission.task) if submission.task else None,
+        version=submission.version,
+        date=parse_date(submission.date) if submission.date else None,
+        alpha=submission.alpha,
+        val_loss=submission.val_loss,
+        dataset=submission.dataset,
+        examples=submission.examples,
+    )
+
+    def registered() -> Sequence[Neighbour]:
+        from .neighbours import neighbours
+
+        return neighbours(workspace, folder, base=base, task=declared.task, parent=parent, digest=weights)
+
+    today = dt.datetime.now(dt.UTC).date()
+    trained = Trained(other.name, other.known_as | {other.name}) if other is not None else None
+    around = look_around(folder.path)
+    return Candidate(folder, facts, declared, around, registered, today, tuple(training), trained)
+
+
+def policy_of(workspace: Workspace, *, strict: bool = False) -> Policy:
+    """Return how severe findings are in this registry."""
+    return Policy(workspace.settings.severities, strict)
+
+
+class _Files:
+    """A base's files, as far as they can be read on this machine without fetching them."""
+
+    def __init__(self, workspace: Workspace, location: str | None, digests: Mapping[str, str]) -> None:
+        self._workspace = workspace
+        self._location = location
+        self._digests = digests
+
+    def __call__(self, names: Sequence[str]) -> dict[str, Path]:
+        wanted = [name for name in names if name in self._digests]
+        if self._location is not None:
+            places = {name: Path(self._location, name) for name in wanted}
+        else:
+            generations = blob_generations(self._workspace, [self._digests[name] for name in wanted])
+            places = {
+                name: path
+                for name in wanted
+                if (path := self._local(self._digests[name], generations)) is not None
+            }
+        return {name: path for name, path in places.items() if path.is_file()}
+
+    def _local(self, digest: str, generations: Mapping[str, int]) -> Path | None:
+        try:
+            return self._workspace.store.local_path(Digest(digest), generation=generations.get(digest, 0))
+        except FuseryError:
+            return None  # a store that is away is said where bytes are stored
+
+    @contextmanager
+    def fetched(self) -> Iterator[dict[str, Path]]:
+        """Yield every file for as long as it is needed, fetched where it is not here; nothing if that fails."""
+        if (found := self.all()) or self._location is not None:
+            yield found
+            return
+        store, digests = self._workspace.store, self._digests
+        generations = blob_generations(self._workspace, list(digests.values()))
+        with self._workspace.cache.scratch() as scratch:
+            places = {name: scratch / digest for name, digest in digests.items()}
+            try:
+                for digest in sorted(set(digests.values())):
+                    store.fetch(Digest(digest), scratch / digest, generation=generations.get(digest, 0))
+            except FuseryError:
+                places = {}  # a store that is away is said where bytes are stored
+            yield places
+
+    def all(self) -> dict[str, Path]:
+        """Return every file, or nothing when one of them is not here."""
+        found = self(list(self._digests))
+        return found if len(found) == len(self._digests) else {}
+
+
+def _base_facts(session: Session, base: tables.BaseModel, files: _Files) -> BaseFacts:
+    names = [name.name for name in base.names]
+    others = {
+        row.name: row.base.names[0].name
+        for row in session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
+    }
+    return BaseFacts(
+        names[0],
+        recorded_architecture(base),
+        known_as(base),
+        others,
+        aliases=frozenset(names[1:]),
+        tokenizer=lambda name: _read(files([name]).get(name)),
+        weight_sizes=_sizes(files, base.config),
+        likeness=_likeness(files, base.config),
+    )
+
+
+def _sizes(files: _Files, config: Mapping[str, object]) -> Callable[[Sequence[str]], Mapping[str, float]]:
+    def sizes(modules: Sequence[str]) -> Mapping[str, float]:
+        from ..models.weight_sizes import weight_sizes
+
+        here = files.all()
+        return weight_sizes(here, config, modules) if here else {}
+
+    return sizes
+
+
+def _likeness(
+    files: _Files, config: Mapping[str, object]
+) -> Callable[[Path, Sequence[str]], Mapping[str, str]]:
+    def likeness(weights: Path, names: Sequence[str]) -> Mapping[str, str]:
+        from ..adapters.base_copies import likeness
+
+        with files.fetched() as here:
+            return likeness(here, config, weights, names)
+
+    return likeness
+
+
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path is not None else None
+    except OSError:
+        return None

@@ -1,0 +1,126 @@
+"""The same bytes a second time: the record that they have, or a sentence on what is to be done about it.
+
+A record that is not withdrawn answers for its bytes.  Where all records of them are, and something else is said that no
+amendment corrects (the base, say), they are another adapter, and come in as a new version.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..admission.submission import Submission
+from ..errors import AlreadyExistsError
+from ..names import compact_date, parse_date
+from ..records.amendments import TAG, State, state_of, undone
+from ..records.references import load_adapters, resolve_adapter, resolve_base
+from ..records.withdrawals import of_adapters, own
+from ..training.facts import recorded_curve
+from .trained_on import trained_on
+
+_OPTIONS = {
+    "date": "--date",
+    "val_loss": "--val-loss",
+    "dataset": "--dataset",
+    "examples": "--examples",
+    "note": "--note",
+}
+
+
+def known_adapter(
+    session: Session, task: tables.Task, digest: str, submission: Submission
+) -> tables.Adapter | None:
+    """Return the adapter that these bytes are under a task; None if they are to be registered.
+
+    Raises:
+        AlreadyExistsError: something else is said about them than what is on record.
+    """
+    adapter = tables.Adapter
+    query = load_adapters().where(adapter.task_id == task.id, adapter.digest == digest)
+    known = session.scalars(query.order_by(adapter.id.desc())).all()
+    told = of_adapters(session, [row.id for row in known])
+    withdrawn = {number: reason for number, found in told.items() if (reason := own(found)) is not None}
+    known = sorted(known, key=lambda row: row.id in withdrawn)
+    said = [(row, _differences(session, row, submission)) for row in known]
+    for row, differs in said:
+        if not differs:
+            return row
+    if not said:
+        return None
+    row, differs = said[0]
+    fixed = [field for field in differs if field not in _OPTIONS and not field.startswith(TAG)]
+    if fixed and row.id in withdrawn:
+        return None
+    raise _refusal(row, differs, fixed, withdrawn.get(row.id))
+
+
+def _refusal(
+    row: tables.Adapter, differs: Mapping[str, tuple[Any, Any]], fixed: Sequence[str], yanked: str | None
+) -> AlreadyExistsError:
+    field, (was, said) = next(iter(differs.items()))
+    state = "" if yanked is None else f" and yanked ({yanked[:200]})"
+    other = f"without {field} {said}" if was is None else f"with {field} {str(was)[:100]} and not {said}"
+    there = f"this adapter is already registered as {row.name}{state}, {other[:300]}"
+    if fixed:
+        hint = f"fusery yank {row.name} --reason TEXT  withdraws that record, and the same again then makes a new version"
+        return AlreadyExistsError(f"{there}; {fixed[0]} is never amended", hint=hint)
+    options = [
+        f"--tag {shlex.quote(f'{name.removeprefix(TAG)}={value}')}"
+        if name.startswith(TAG)
+        else f"{_OPTIONS[name]} {shlex.quote(str(value))}"
+        for name, (_, value) in differs.items()
+    ]
+    again = "" if yanked is None else f", then fusery yank {row.name} --undo"
+    return AlreadyExistsError(
+        f"{there}; registering changes no record",
+        hint=f"fusery amend {row.name} {' '.join(options)} --reason TEXT{again}",
+    )
+
+
+def _differences(session: Session, row: tables.Adapter, submission: Submission) -> dict[str, tuple[Any, Any]]:
+    """Return what is said otherwise than on record, each with both values.
+
+    What was on record once counts as well: who registers again what was amended since says nothing new.
+    """
+    base = resolve_base(session, submission.base_name)
+    parent = resolve_adapter(session, submission.parent) if submission.parent else None
+    other = trained_on(session, base, submission.trained_on)
+    fixed: dict[str, tuple[Any, Any]] = {
+        "base": (row.base.names[0].name, base.names[0].name if base.id != row.base_id else None),
+        "version": (row.version, submission.version),
+        "alpha": (row.alpha, submission.alpha),
+        "parent": (row.parent.name if row.parent else None, parent.name if parent else None),
+        "trained_on": (
+            row.trained_on_name,
+            other.name if other is not None and other.digest != row.trained_on else None,
+        ),
+    }
+    differs = {field: both for field, both in fixed.items() if both[1] is not None and both[0] != both[1]}
+    if submission.log is not None and not recorded_curve(session, row).points:
+        differs["training curve"] = (None, submission.log)
+    states = _states(row)
+    for field, value in _said(submission).items():
+        if value is not None and all(state.get(field) != value for state in states):
+            differs[field] = (states[0].get(field), value)
+    return differs
+
+
+def _states(row: tables.Adapter) -> list[State]:
+    """Return what was on record of an adapter at any time, the newest first."""
+    today, rows = state_of(row), row.amendments
+    return [undone(today, rows[number:]) for number in range(len(rows), -1, -1)]
+
+
+def _said(submission: Submission) -> State:
+    return {
+        "date": compact_date(parse_date(submission.date)) if submission.date else None,
+        "val_loss": submission.val_loss,
+        "dataset": submission.dataset,
+        "examples": submission.examples,
+        "note": submission.note,
+        **{f"{TAG}{key}": value for key, value in submission.tags.items()},
+    }

@@ -1,0 +1,197 @@
+"""Registered adapters that are the same as a new one, or nearly: by the bytes of the weights, and by their updates.
+
+The number of adapters that are read is bounded, and so is what is read of each: a few modules tell those that may be
+near, and only of these more is compared.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, union
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest, digest_file
+from fusery.storage.errors import FuseryError
+
+from .. import tables
+from ..adapters.files import WEIGHTS
+from ..adapters.folder import AdapterFolder
+from ..admission import Neighbour
+from ..errors import FusionUnsupportedError
+
+if TYPE_CHECKING:
+    from ..comparison.modules import OpenAdapter
+    from ..workspace import Workspace
+
+READ = 16
+"""Registered adapters that are looked into: those of the same task first, then the newest."""
+
+SAMPLED = 2
+"""Modules of each that tell whether it may be near."""
+
+WHOLE = 32
+"""Modules that are compared of one that may be near."""
+
+MAYBE = 0.7
+"""Cosine over the sampled modules from which an adapter may be near."""
+
+NEAREST = 2
+"""Adapters of which more than a sample is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A registered adapter whose weights can be read."""
+
+    name: str
+    task: str
+    base: str
+    method: str
+    scale: float
+    path: Path
+
+
+def neighbours(
+    workspace: Workspace,
+    folder: AdapterFolder,
+    *,
+    base: tables.BaseModel,
+    task: str | None,
+    parent: str | None = None,
+    digest: str | None = None,
+) -> list[Neighbour]:
+    """Return the registered adapters that have the same weights, then those with nearly the same update.
+
+    Args:
+        workspace: the registry's parts.
+        folder: the new adapter.
+        base: the base that it is to stand on; only adapters on it are compared by their updates.
+        task: what it is for, if that is known.
+        parent: digest of the adapter whose training it continues, which it may well be like.
+        digest: of its weights, if that is known already.
+    """
+    file = folder.files.get(WEIGHTS)
+    if file is None or folder.header is None:
+        return []
+    digest = digest or digest_file(file)[0]
+    with workspace.database.read() as session:
+        same = [
+            Neighbour(name, of, on, same_bytes=True)
+            for name, of, on in session.execute(_with_weights(digest))
+        ]
+        near = list(_candidates(workspace, session, base, task, digest, parent))
+    if same or not folder.modules or folder.scale is None or folder.config.method == "full":
+        return same
+    return _nearest(file, folder.scale, folder.config.method, near)
+
+
+def _with_weights(digest: str) -> Any:
+    """Select name, task and base of the adapters with these weights."""
+    files = select(tables.ManifestFile.manifest_id).where(
+        tables.ManifestFile.sha256 == digest, tables.ManifestFile.path == WEIGHTS
+    )
+    # What was registered in PEFT's form has these weights as its rendering in mlx-lm's.
+    rendered = select(tables.AdapterRendering.adapter_id).where(
+        tables.AdapterRendering.manifest_id.in_(files)
+    )
+    first_name = (
+        select(tables.BaseName.name)
+        .where(tables.BaseName.base_id == tables.Adapter.base_id)
+        .order_by(tables.BaseName.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    stored = select(tables.Adapter.id).where(tables.Adapter.manifest_id.in_(files))
+    return (
+        select(tables.Adapter.name, tables.Task.name, first_name)
+        .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
+        .where(tables.Adapter.id.in_(union(stored, rendered)))  # OR would read the whole table
+        .order_by(tables.Adapter.id)
+        .limit(READ)
+    )
+
+
+def _candidates(
+    workspace: Workspace,
+    session: Session,
+    base: tables.BaseModel,
+    task: str | None,
+    digest: str,
+    parent: str | None,
+) -> list[_Known]:
+    every = (
+        select(
+            tables.Adapter.name,
+            tables.Adapter.digest,
+            tables.Adapter.method,
+            tables.Adapter.scale,
+            tables.Task.name.label("task"),
+            tables.ManifestFile.sha256,
+            tables.Blob.generation,
+        )
+        .join(tables.Task, tables.Adapter.task_id == tables.Task.id)
+        .join(tables.ManifestFile, tables.ManifestFile.manifest_id == tables.Adapter.manifest_id)
+        .join(tables.Blob, tables.Blob.digest == tables.ManifestFile.sha256)
+        .where(
+            tables.Adapter.base_id == base.id,
+            tables.Adapter.method != "full",
+            tables.Adapter.scale.is_not(None),
+            tables.ManifestFile.path == WEIGHTS,
+            tables.ManifestFile.sha256 != digest,
+        )
+        .limit(READ)
+    )
+    ours = session.scalar(select(tables.Task.id).where(tables.Task.name == (task or "")))
+    # Each along an index and not by sorting: however many there are, only the newest are looked at.
+    of_task = every.where(tables.Adapter.task_id == ours).order_by(tables.Adapter.version.desc())
+    rows = {row.name: row for row in session.execute(of_task)} if ours is not None else {}
+    if len(rows) < READ:
+        newest = every.order_by(tables.Adapter.id.desc())
+        rows = {**rows, **{row.name: row for row in session.execute(newest) if row.name not in rows}}
+    found = []
+    for row in itertools.islice(rows.values(), READ):
+        # What would have to be fetched first is left out.
+        path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
+        if path is not None and row.digest != parent and row.scale:
+            found.append(_Known(row.name, row.task, base.names[0].name, row.method, row.scale, path))
+    return found
+
+
+def _nearest(file: Path, scale: float, method: str, known: Sequence[_Known]) -> list[Neighbour]:
+    from ..comparison.modules import open_adapter
+
+    near: list[tuple[float, _Known]] = []
+    try:
+        with open_adapter(file, scale, method=method) as ours:
+            for other in known:
+                found = _cosine(ours, other, SAMPLED)
+                if found is not None and found >= MAYBE:
+                    near.append((found, other))
+            near.sort(key=lambda pair: pair[0], reverse=True)
+            closer = [(_cosine(ours, other, WHOLE), other) for _, other in near[:NEAREST]]
+    except FusionUnsupportedError:
+        return []  # other rules say what is wrong with it
+    return [
+        Neighbour(other.name, other.task, other.base, False, found)
+        for found, other in closer
+        if found is not None
+    ]
+
+
+def _cosine(ours: OpenAdapter, other: _Known, modules: int) -> float | None:
+    """Return the cosine between two updates over some of their modules; None where they have too little in common."""
+    from ..comparison.modules import open_adapter
+    from ..comparison.similarity import cosine, shared_modules
+
+    try:
+        with open_adapter(other.path, other.scale, method=other.method) as theirs:
+            shared = shared_modules(ours, theirs)
+            step = max(1, len(shared) // modules)
+            return cosine(ours, theirs, shared[step // 2 :: step][:modules])
+    except (FuseryError, OSError, ValueError):
+        return None  # it is damaged, which `audit` says

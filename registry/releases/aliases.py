@@ -1,0 +1,243 @@
+"""Aliases: movable names on a task, each with its whole history.
+
+An alias holds one adapter at a time.  Each move is a row, written in one transaction with the event that tells of it, so
+that "which version was in production in March" has an answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, joinedload
+
+from .. import tables
+from ..database.events import history
+from ..errors import BadInputError
+from ..names import Reference, parse_alias
+from ..records.alias_moves import ALIAS_MOVED, alias_row, move, text_of, view_of
+from ..records.guards import refuse_guarded
+from ..records.references import no_alias, resolve_adapter
+from ..records.withdrawals import of_adapters, refuse_yanked, shown, told_of
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_ROLLBACK = "rollback"
+"""What the log says of a move that is one."""
+
+
+def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
+    """Let an alias of an adapter's task hold that adapter.
+
+    Returns:
+        The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, `moved`, which is false where it held it already,
+        and `withdrawals`, what is to be known of the adapter, as `show` has it.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: the adapter is yanked, or that is no name for an alias.
+        AliasGuardedError: only a promotion moves it.
+    """
+    name = parse_alias(alias.removeprefix("#"))
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        hint = f"fusery promote {reference} {name}"
+        refuse_guarded(session, adapter.task.name, name, hint=hint)
+        refuse_yanked(session, adapter)
+        moved = move(workspace, session, alias_row(session, adapter, name), adapter, reason)
+        return {**moved, "withdrawals": told_of(session, [adapter])}
+
+
+def remove_alias(
+    workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
+) -> dict[str, Any]:
+    """Take an alias, `task#alias`, away from the adapter that holds it; its history stays.
+
+    Args:
+        workspace: the registry's parts.
+        reference: `task#alias`.
+        reason: for the log.
+        emergency: do it to a guarded alias, too; the log says so.
+
+    Raises:
+        UnknownReferenceError: there is no such alias.
+        BadInputError: an emergency without a reason.
+        AliasGuardedError: it is guarded, and this is no emergency.
+    """
+    with workspace.database.write() as session:
+        alias = _find(session, reference)
+        told = _allow(session, alias, "remove", reason, emergency)
+        return move(workspace, session, alias, None, reason, told)
+
+
+def roll_back(
+    workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
+) -> dict[str, Any]:
+    """Give an alias back to the adapter that held it before; twice goes back two holders.
+
+    Args:
+        workspace: the registry's parts.
+        reference: `task#alias`.
+        reason: for the log.
+        emergency: do it to a guarded alias, too, whatever its rules; the log says so.
+
+    Raises:
+        UnknownReferenceError: there is no such alias.
+        BadInputError: nobody held it before, or that one is yanked; or an emergency without a reason.
+        AliasGuardedError: it is guarded, and this is no emergency.
+    """
+    with workspace.database.write() as session:
+        alias = _find(session, reference)
+        told = {**_allow(session, alias, "rollback", reason, emergency), _ROLLBACK: True}
+        moves = _moves(session, alias)
+        holders = holders_of(moves, _rollbacks(session, alias, len(moves)))
+        if len(holders) < 2:
+            raise BadInputError(
+                f"no other adapter held {reference} before", hint=f"fusery alias history {reference}"
+            )
+        adapter = session.get_one(tables.Adapter, holders[-2])
+        refuse_yanked(session, adapter)
+        moved = move(workspace, session, alias, adapter, reason or "rolled back", told)
+        return {**moved, "withdrawals": told_of(session, [adapter])}
+
+
+def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str, Any]]:
+    """Return the aliases that hold an adapter, by task and name.
+
+    Each has `alias`, `task`, `adapter`, `since`, `by`, `reason`, and `withdrawals`, as `show` has it.
+    """
+    latest = (
+        select(tables.AliasMove.id)
+        .where(tables.AliasMove.alias_id == tables.Alias.id)
+        .order_by(tables.AliasMove.id.desc())
+        .limit(1)
+        .correlate(tables.Alias)
+        .scalar_subquery()
+    )
+    query = (
+        select(tables.Alias, tables.AliasMove)
+        .join(tables.Alias.task)
+        .join(tables.AliasMove, tables.AliasMove.id == latest)
+        .where(tables.Alias.adapter_id.is_not(None))
+        .options(joinedload(tables.Alias.task), joinedload(tables.Alias.adapter))
+        .order_by(tables.Task.name, tables.Alias.name)
+    )
+    if task is not None:
+        query = query.where(tables.Task.name == task.casefold())
+    with workspace.database.read() as session:
+        rows = session.execute(query).all()
+        told = of_adapters(session, [alias.adapter_id or 0 for alias, _ in rows])
+        return [
+            {
+                "alias": f"{alias.task.name}#{alias.name}",
+                "task": alias.task.name,
+                "adapter": alias.adapter.name if alias.adapter else None,
+                "since": move.at.isoformat(),
+                "by": move.by,
+                "reason": move.reason,
+                "withdrawals": shown(told.get(alias.adapter_id or 0, ())),
+            }
+            for alias, move in rows
+        ]
+
+
+def alias_history(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
+    """Return every move of an alias, oldest first: `alias`, `from`, `to`, `reason`, `at`, `by`.
+
+    Raises:
+        UnknownReferenceError: there is no such alias.
+    """
+    with workspace.database.read() as session:
+        alias = _find(session, reference)
+        moves = _moves(session, alias)
+        names = _names(session, moves)
+        return [view_of(alias, move, names) for move in moves]
+
+
+def alias_moves(session: Session, alias: tables.Alias, most: int) -> list[dict[str, Any]]:
+    """Return the newest moves of an alias, oldest first, as `alias_history` has them."""
+    moved = tables.AliasMove
+    query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc()).limit(most)
+    moves = list(reversed(session.scalars(query).all()))
+    names = _names(session, moves)
+    return [view_of(alias, move, names) for move in moves]
+
+
+def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emergency: bool) -> dict[str, Any]:
+    """Return what the log is to say of a move without a promotion."""
+    if emergency and not reason.strip():
+        raise BadInputError(
+            "an emergency needs a reason",
+            hint=f"fusery alias {verb} {text_of(alias)} --emergency --reason TEXT",
+        )
+    if not emergency:
+        hint = f"fusery promote REF {alias.name}, or at once: fusery alias {verb} {text_of(alias)} --emergency --reason TEXT"
+        refuse_guarded(session, alias.task.name, alias.name, hint=hint)
+        return {}
+    return {"emergency": True}
+
+
+def holders_of(moves: Sequence[tables.AliasMove], rollbacks: Sequence[bool]) -> list[int]:
+    """Return who held an alias, the last one last; a rollback takes away the one that it was made from.
+
+    Args:
+        moves: of the alias, oldest first.
+        rollbacks: which of them are ones; another move to the one before is a move like all else.
+    """
+    holders: list[int] = []
+    for each, back in zip(moves, rollbacks, strict=True):
+        if each.to_adapter_id is None:
+            continue
+        if back and holders[-2:-1] == [each.to_adapter_id]:
+            holders.pop()
+        elif holders[-1:] != [each.to_adapter_id]:
+            holders.append(each.to_adapter_id)
+    return holders
+
+
+def _rollbacks(session: Session, alias: tables.Alias, count: int) -> list[bool]:
+    """Return which of the moves of an alias, of which the log has one entry each, are rollbacks."""
+    told = history(session, kind="alias", subject=text_of(alias), action=ALIAS_MOVED, limit=count)
+    found = [bool(json.loads(event.detail).get(_ROLLBACK)) for event in told]
+    return [False] * (count - len(found)) + found
+
+
+def _find(session: Session, text: str) -> tables.Alias:
+    reference = alias_reference(text)
+    query = (
+        select(tables.Alias)
+        .join(tables.Alias.task)
+        .where(tables.Task.name == reference.task, tables.Alias.name == reference.value)
+    )
+    found = session.scalar(query)
+    if found is None:
+        raise no_alias(session, text)
+    return found
+
+
+def alias_reference(text: str) -> Reference:
+    """Return the reference `task#alias`.
+
+    Raises:
+        BadInputError: it is something else.
+    """
+    reference = Reference.parse(text)
+    if reference.kind != "alias":
+        raise BadInputError(
+            f"{text[:60]!r} is not an alias", hint="write TASK#ALIAS, for example course_rec#prod"
+        )
+    return reference
+
+
+def _moves(session: Session, alias: tables.Alias) -> list[tables.AliasMove]:
+    query = select(tables.AliasMove).where(tables.AliasMove.alias_id == alias.id)
+    return list(session.scalars(query.order_by(tables.AliasMove.id)))
+
+
+def _names(session: Session, moves: list[tables.AliasMove]) -> dict[int | None, str]:
+    ids = {number for move in moves for number in (move.from_adapter_id, move.to_adapter_id)}
+    query = select(tables.Adapter.id, tables.Adapter.name).where(tables.Adapter.id.in_(ids - {None}))
+    return {row.id: row.name for row in session.execute(query)}

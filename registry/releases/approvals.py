@@ -1,0 +1,162 @@
+"""Approvals: somebody's word that an alias may hold an adapter, given by others than its author."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.storage.plaintext import is_keepable
+from fusery.storage.secrets import without_credentials
+
+from .. import tables
+from ..actors import person
+from ..database import events
+from ..errors import BadInputError
+from ..names import parse_alias, parse_task
+from ..records.references import resolve_adapter
+from ..records.withdrawals import refuse_yanked, told_of
+
+if TYPE_CHECKING:
+    from ..database.chronicle import Moment
+    from ..workspace import Workspace
+
+LONGEST_NOTE = 10_000
+"""Characters."""
+
+
+def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> dict[str, Any]:
+    """Approve of an alias holding an adapter; a second time changes nothing.
+
+    Returns:
+        `adapter`, `alias`, `by`, `at`, `note`, `approved` (true), `changed`, `approvals` (who has approved by now), and
+        `withdrawals`, as `show` has it.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: it is yanked, or it is one's own; or that is no alias, or no note.
+    """
+    if len(note) > LONGEST_NOTE or not is_keepable(note):
+        raise BadInputError("the note is not acceptable", hint=f"give at most {LONGEST_NOTE:,} characters")
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        name = alias_of(adapter, alias)
+        refuse_yanked(session, adapter)
+        if person(workspace.actor) == person(adapter.created_by):
+            raise BadInputError(
+                f"{adapter.name} was registered by {adapter.created_by}: its author's own approval does not count",
+                hint="somebody else runs the same command",
+            )
+        given = _given_by(session, adapter, name, workspace.actor)
+        if not given:
+            at = workspace.database.utcnow(session)
+            made = tables.Approval(
+                adapter_id=adapter.id,
+                alias=name,
+                note=str(without_credentials(note)),
+                at=at,
+                by=workspace.actor,
+            )
+            session.add(made)
+            _tell(workspace, session, adapter, "adapter.approved", name, note)
+        standing = given[0] if given else made
+        return _view(session, adapter, name, approved=True, changed=not given) | {
+            "by": standing.by,
+            "at": standing.at.isoformat(),
+            "note": standing.note,
+        }
+
+
+def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> dict[str, Any]:
+    """Take one's own approval back.
+
+    Returns:
+        `adapter`, `alias`, `approved` (false), `changed`, and `approvals`: who still approves.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: that is no alias.
+    """
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        name = alias_of(adapter, alias)
+        given = _given_by(session, adapter, name, workspace.actor)
+        for approval in given:
+            approval.withdrawn_at = workspace.database.utcnow(session)
+        if given:
+            _tell(workspace, session, adapter, "adapter.unapproved", name, note)
+        return _view(session, adapter, name, approved=False, changed=bool(given))
+
+
+def approvers(
+    session: Session, adapter: tables.Adapter, alias: str, *, moment: Moment | None = None
+) -> list[str]:
+    """Return the people who approve of an alias holding an adapter, each once, without its author.
+
+    Args:
+        session: of any transaction.
+        adapter: what they approve of.
+        alias: name of the alias.
+        moment: when; None is now.
+    """
+    author = person(adapter.created_by)
+    found = {person(approval.by): approval.by for approval in _standing(session, adapter, alias, moment)}
+    return sorted(by for who, by in found.items() if who != author)
+
+
+def alias_of(adapter: tables.Adapter, text: str) -> str:
+    """Return the name of an alias given as `prod`, `#prod` or `course_rec#prod`.
+
+    Raises:
+        BadInputError: it is none, or one of another task.
+    """
+    task, _, name = text.rpartition("#")
+    if task and parse_task(task) != adapter.task.name:
+        raise BadInputError(
+            f"{text} is an alias of another task than {adapter.task.name}, the one of {adapter.name}"
+        )
+    return parse_alias(name)
+
+
+def _standing(
+    session: Session, adapter: tables.Adapter, alias: str, moment: Moment | None = None
+) -> list[tables.Approval]:
+    approval = tables.Approval
+    query = select(approval).where(approval.adapter_id == adapter.id, approval.alias == alias)
+    rows = session.scalars(query.order_by(approval.id))
+    if moment is None:
+        return [row for row in rows if row.withdrawn_at is None]
+    return [row for row in rows if moment.stands("approval", row.id, row.withdrawn_at)]
+
+
+def _given_by(session: Session, adapter: tables.Adapter, alias: str, actor: str) -> list[tables.Approval]:
+    standing = _standing(session, adapter, alias)
+    return [approval for approval in standing if person(approval.by) == person(actor)]
+
+
+def _tell(
+    workspace: Workspace, session: Session, adapter: tables.Adapter, action: str, alias: str, note: str
+) -> None:
+    session.flush()
+    events.record(
+        session,
+        action=action,
+        kind="adapter",
+        subject=adapter.name,
+        detail={"digest": adapter.digest, "alias": alias, "reason": note},
+        actor=workspace.actor,
+    )
+
+
+def _view(
+    session: Session, adapter: tables.Adapter, alias: str, *, approved: bool, changed: bool
+) -> dict[str, Any]:
+    return {
+        "adapter": adapter.name,
+        "alias": f"{adapter.task.name}#{alias}",
+        "approved": approved,
+        "changed": changed,
+        "approvals": approvers(session, adapter, alias),
+        "withdrawals": told_of(session, [adapter]),
+    }

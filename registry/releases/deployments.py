@@ -1,0 +1,281 @@
+"""Deployments: what ran where, from when until when, as people and pipelines say; fusery deploys nothing itself.
+
+A place is a name of the user's: a host, a cluster and service, a shop's counter.  Several things may run at one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from fusery.storage.secrets import without_credentials
+
+from .. import tables
+from ..database import events
+from ..database.batches import batches
+from ..errors import BadInputError, UnknownReferenceError
+from ..parsing import parse_moment
+from ..provenance.graph import Node
+from ..provenance.nodes import key_of, nodes_of
+from ..records.references import find_things, places_of, shippable
+from ..records.views import moment
+from ..records.withdrawals import shown
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+RECORDED, ENDED = "deployment.recorded", "deployment.ended"
+
+_LONGEST = 300
+"""Characters of a place: as many as the log takes for the name of what an entry is about."""
+
+Subject = tables.Adapter | tables.Fused | tables.Bundle
+
+
+def record_deployment(
+    workspace: Workspace, reference: str, place: str, *, note: str = "", replace: bool = False
+) -> dict[str, Any]:
+    """Say that something runs at a place from now on; where it does already, nothing changes.
+
+    What is yanked may be recorded, since it runs whether one writes that down or not; the view says so.
+
+    Args:
+        workspace: the registry's parts.
+        reference: an adapter, a fused model or a bundle, as `things.find_things` takes it.
+        place: where.
+        note: for people.
+        replace: what ran there until now does not any more.
+
+    Returns:
+        The deployment as `list_deployments` has it, and `changed` and `ended`, those that it replaces.
+
+    Raises:
+        UnknownReferenceError: nothing has that name.
+        BadInputError: that is no place, or nothing that could run.
+    """
+    where, said, lies = _place(place), str(without_credentials(note)), places_of(reference)
+    with workspace.database.write() as session:
+        subject = shippable(find_things(session, reference, lies), reference)
+        standing = [row for row in _at(session, where) if row.ended_at is None]
+        same = next((row for row in standing if _is(row, subject)), None)
+        given_way = [row for row in standing if row is not same] if replace else []
+        now = workspace.database.utcnow(session)
+        for row in given_way:
+            _end(workspace, session, row, now, f"replaced by {_title(session, subject)}")
+        row = same or _new(workspace, session, subject, where, said, now)
+        view, *ended = views(session, [row, *given_way])
+        return {**view, "changed": same is None or bool(given_way), "ended": ended}
+
+
+def end_deployments(
+    workspace: Workspace, places: Sequence[str], *, reference: str | None = None, reason: str = ""
+) -> list[dict[str, Any]]:
+    """Say that nothing runs at some places any more, or one thing of those that do; return what was ended.
+
+    Where it was ended before, nothing changes.
+
+    Args:
+        workspace: the registry's parts.
+        places: where.
+        reference: only this adapter, fused model or bundle.
+        reason: why, for the log.
+
+    Raises:
+        UnknownReferenceError: nothing ever ran at one of the places.
+    """
+    names, lies = [_place(place) for place in places], places_of(reference or "")
+    with workspace.database.write() as session:
+        subject = shippable(find_things(session, reference, lies), reference) if reference else None
+        now, ended = workspace.database.utcnow(session), []
+        for name in dict.fromkeys(names):
+            known = [row for row in _at(session, name) if subject is None or _is(row, subject)]
+            if not known:
+                raise UnknownReferenceError(f"nothing runs at {name!r}", hint="fusery deploy list")
+            found = [row for row in known if row.ended_at is None]
+            for row in found:
+                _end(workspace, session, row, now, str(without_credentials(reason)))
+            ended += found
+        return views(session, ended)
+
+
+def list_deployments(
+    workspace: Workspace,
+    *,
+    at: str | None = None,
+    every: bool = False,
+    place: str | None = None,
+    reference: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return what runs where, by place.
+
+    Each has `place`, `kind`, `name`, `digest`, `id`, `yanked` (why the adapter that runs there is, null if it is not),
+    `withdrawals` (as `show` has it), `note`, `at`, `by`, `ended_at`, `ended_by`.
+
+    Args:
+        workspace: the registry's parts.
+        at: what ran then; a day means its end, in UTC.
+        every: also what was ended.
+        place: only there.
+        reference: only this adapter, fused model or bundle, itself and not what holds it.
+
+    Raises:
+        BadInputError: that is no moment.
+        UnknownReferenceError: nothing has that name.
+    """
+    row = tables.Deployment
+    query = select(row).order_by(row.place, row.id)
+    if at is not None:
+        then = parse_moment(at, end_of_day=True)
+        query = query.where(row.at <= then, or_(row.ended_at.is_(None), row.ended_at > then))
+    elif not every:
+        query = query.where(row.ended_at.is_(None))
+    if place is not None:
+        query = query.where(row.place == _place(place))
+    with workspace.database.read() as session:
+        found = list(session.scalars(query))
+        if reference is not None:
+            subject = shippable(find_things(session, reference), reference)
+            found = [each for each in found if _is(each, subject)]
+        return views(session, found)
+
+
+def deployments_of(
+    session: Session,
+    *,
+    adapters: Sequence[int] = (),
+    fused: Sequence[int] = (),
+    bundles: Sequence[int] = (),
+) -> list[dict[str, Any]]:
+    """Return where these run, by the numbers of their rows; without those that were ended."""
+    row = tables.Deployment
+    found: dict[int, tables.Deployment] = {}
+    for column, numbers in ((row.adapter_id, adapters), (row.fused_id, fused), (row.bundle_id, bundles)):
+        for chosen in batches(numbers):
+            query = select(row).where(column.in_(chosen), row.ended_at.is_(None))
+            found |= {each.id: each for each in session.scalars(query)}
+    return views(session, sorted(found.values(), key=lambda each: (each.place, each.id)))
+
+
+def views(session: Session, rows: Sequence[tables.Deployment]) -> list[dict[str, Any]]:
+    """Return deployments as plain values."""
+    subjects = _subjects(session, rows)
+    nodes = nodes_of(session, subjects.values())
+    return [_view(row, nodes[key_of(subjects[row.id])]) for row in rows]
+
+
+def _view(row: tables.Deployment, subject: Node) -> dict[str, Any]:
+    return {
+        "place": row.place,
+        "kind": subject.kind,
+        "name": subject.name,
+        "digest": subject.digest,
+        "id": subject.id,
+        "yanked": subject.yanked,
+        "withdrawals": shown(subject.withdrawals),
+        "note": row.note,
+        "at": moment(row.at),
+        "by": row.by,
+        "ended_at": moment(row.ended_at) if row.ended_at else None,
+        "ended_by": row.ended_by,
+    }
+
+
+def _subjects(session: Session, rows: Sequence[tables.Deployment]) -> dict[int, Subject]:
+    found: dict[tuple[str, int], Subject] = {}
+    kinds: tuple[tuple[Any, str], ...] = (
+        (tables.Adapter, "adapter_id"),
+        (tables.Fused, "fused_id"),
+        (tables.Bundle, "bundle_id"),
+    )
+    for table, attribute in kinds:
+        numbers = [getattr(row, attribute) for row in rows if getattr(row, attribute) is not None]
+        for chosen in batches(numbers):
+            query = select(table).where(table.id.in_(chosen))
+            found |= {(attribute, each.id): each for each in session.scalars(query)}
+    return {row.id: found[_which(row)] for row in rows}
+
+
+def _which(row: tables.Deployment) -> tuple[str, int]:
+    held = {name: getattr(row, name) for name in ("bundle_id", "fused_id", "adapter_id")}
+    return next((name, number) for name, number in held.items() if number is not None)
+
+
+def _is(row: tables.Deployment, subject: Subject) -> bool:
+    return _which(row) == (f"{subject.__tablename__}_id", subject.id)
+
+
+def _at(session: Session, place: str) -> list[tables.Deployment]:
+    row = tables.Deployment
+    return list(session.scalars(select(row).where(row.place == place).order_by(row.id)))
+
+
+def _new(
+    workspace: Workspace, session: Session, subject: Subject, place: str, note: str, now: datetime
+) -> tables.Deployment:
+    row = tables.Deployment(
+        bundle_id=subject.id if isinstance(subject, tables.Bundle) else None,
+        fused_id=subject.id if isinstance(subject, tables.Fused) else None,
+        adapter_id=subject.id if isinstance(subject, tables.Adapter) else None,
+        place=place,
+        note=note,
+        at=now,
+        by=workspace.actor,
+    )
+    session.add(row)
+    session.flush()
+    _tell(workspace, session, row, RECORDED, now, {"note": note})
+    return row
+
+
+def _end(workspace: Workspace, session: Session, row: tables.Deployment, now: datetime, reason: str) -> None:
+    row.ended_at, row.ended_by = now, workspace.actor
+    session.flush()
+    _tell(workspace, session, row, ENDED, now, {"reason": reason})
+
+
+def _tell(
+    workspace: Workspace,
+    session: Session,
+    row: tables.Deployment,
+    action: str,
+    now: datetime,
+    said: dict[str, str],
+) -> None:
+    subject = _subjects(session, [row])[row.id]
+    events.record(
+        session,
+        action=action,
+        kind="deployment",
+        subject=row.place,
+        detail={
+            "of": subject.__tablename__,
+            "name": _title(session, subject),
+            "digest": subject.digest,
+            **said,
+        },
+        actor=workspace.actor,
+        at=now,
+    )
+
+
+def _title(session: Session, subject: Subject) -> str:
+    return nodes_of(session, [subject])[key_of(subject)].name
+
+
+def _place(text: str) -> str:
+    """Return a place in its one form, without any secret.
+
+    Raises:
+        BadInputError: it is empty, too long, or not one line of text.
+    """
+    place = str(without_credentials(text.strip()))
+    if not place or len(place) > _LONGEST or not place.isprintable():
+        raise BadInputError(
+            f"{text[:60]!r} is not a place",
+            hint=f"a name of at most {_LONGEST} characters, such as prod-eu/ranker",
+        )
+    return place

@@ -1,0 +1,101 @@
+"""The facts that rules ask for, as they are now or as they were at a moment of the past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database.chronicle import Moment
+from ..errors import BadInputError
+from ..fusion.foreign import counts
+from ..records.amendments import TAG, state_of, undone
+from ..records.references import fused_from
+from ..records.withdrawals import of_adapters, refuse_yanked
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is on record of adapters.
+
+    Attributes:
+        session: of any transaction.
+        moment: when; None is now.
+    """
+
+    session: Session
+    moment: Moment | None = None
+
+    def withdrawn(self, adapter: tables.Adapter) -> str | None:
+        """Return why an adapter is not to be had, None where it is."""
+        if self.moment is None:
+            try:
+                refuse_yanked(self.session, adapter)
+            except BadInputError as error:
+                return error.message
+            return None
+        rows = self.session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == adapter.id))
+        standing = (row for row in rows if self.moment.stands("yank", row.id, row.lifted_at))
+        return next((f"{adapter.name} was yanked by {row.by}: {row.reason}" for row in standing), None)
+
+    def told(self, adapter: tables.Adapter) -> list[str]:
+        """Return what else there is to know of withdrawals: of the same bytes under other names; only of today's."""
+        if self.moment is not None:
+            return []
+        found = of_adapters(self.session, [adapter.id]).get(adapter.id, ())
+        return [each.words for each in found if each.relation != "itself"]
+
+    def findings(self, adapter: tables.Adapter) -> Sequence[tables.AdapterFinding]:
+        """Return what admission found."""
+        return adapter.findings
+
+    def fused(self, adapter: tables.Adapter) -> list[tables.Fused]:
+        """Return what was fused from an adapter as it is, here or by somebody whose signature counts for that."""
+        return [row for row in self.claimed(adapter) if counts(self.session, row, self.moment)]
+
+    def claimed(self, adapter: tables.Adapter) -> list[tables.Fused]:
+        """Return the same with what other registries only say: of the adapter alone, and at its own scale."""
+        return [
+            fused
+            for fused in self.session.scalars(fused_from(adapter))
+            if fused.adapter.digest == adapter.digest
+            and not fused.extras
+            and fused.recipe.get("scale") is None
+            and (self.moment is None or self.moment.has("fused", fused.id))
+        ]
+
+    def val_loss(self, adapter: tables.Adapter) -> float | None:
+        """Return the validation loss, as it was amended by then."""
+        loss: float | None = self._state(adapter)["val_loss"]
+        return loss
+
+    def tags(self, adapter: tables.Adapter) -> dict[str, str]:
+        """Return the tags, as they were amended by then."""
+        state = self._state(adapter)
+        return {field.removeprefix(TAG): value for field, value in state.items() if field.startswith(TAG)}
+
+    def _state(self, adapter: tables.Adapter) -> Mapping[str, Any]:
+        if self.moment is None:
+            return state_of(adapter)
+        later = [row for row in adapter.amendments if not self.moment.has("amendment", row.id)]
+        return undone(state_of(adapter), later)
+
+    def signers(self, adapter: tables.Adapter, alias: str) -> list[str]:
+        """Return whose signatures over an adapter count for an alias, `task#alias`.
+
+        Raises:
+            MissingExtraError: there are signatures to check, and cryptography is not installed.
+        """
+        from ..records.signatures import trusted_signers
+
+        return trusted_signers(self.session, "adapter", adapter.digest, alias, moment=self.moment)
+
+    def approvers(self, adapter: tables.Adapter, alias: str) -> list[str]:
+        """Return the people who approve of an alias holding an adapter, each once, without its author."""
+        from .approvals import approvers
+
+        return approvers(self.session, adapter, alias, moment=self.moment)

@@ -1,0 +1,92 @@
+"""Who held an alias when: one query, whose cost does not grow with the history."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..names import Reference
+from ..parsing import parse_moment
+from ..records.references import no_alias
+from ..records.withdrawals import is_yanked, of_adapters, shown
+from .aliases import alias_reference
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> dict[str, Any]:
+    """Return what an alias holds, or held at a moment.
+
+    A move counts from its own moment on, to the microsecond, and so does a withdrawal, until it is lifted.
+
+    Args:
+        workspace: the registry's parts.
+        reference: `task#alias`.
+        at: a moment; a day means its end, in UTC.
+
+    Returns:
+        `alias`, `adapter` (null for none) and its `digest`, `yanked` (whether that adapter was withdrawn then, null for
+        none), `withdrawals` (as `show` has it, of that moment), `at` (null for now), `since`, `by` and `reason` (of the last move until then).
+
+    Raises:
+        UnknownReferenceError: there is no such alias.
+        BadInputError: that is no moment.
+    """
+    moment = parse_moment(at, end_of_day=True) if at is not None else None
+    wanted = alias_reference(reference)
+    with workspace.database.read() as session:
+        row = session.execute(_held(wanted, moment)).first()
+        if row is None:
+            raise no_alias(session, reference)
+        told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
+    return {
+        "alias": f"{row.task}#{row.alias}",
+        "adapter": row.adapter,
+        "digest": row.digest,
+        "yanked": None if row.adapter is None else bool(row.yanked),
+        "withdrawals": shown(told.get(row.holder, ())),
+        "at": moment.isoformat() if moment else None,
+        "since": row.since.isoformat() if row.since else None,
+        "by": row.by,
+        "reason": row.reason,
+    }
+
+
+def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:
+    """Return the number of the adapter that an alias held at a moment; None if it held none, or there is no such alias."""
+    row = session.execute(_held(wanted, moment)).first()
+    return None if row is None else row.holder
+
+
+def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]]:
+    """Return the query for an alias, its last move until a moment, and where that went."""
+    task, alias, moved, adapter = tables.Task, tables.Alias, tables.AliasMove, tables.Adapter
+    newest = select(moved.id).where(moved.alias_id == alias.id).correlate(alias).limit(1)
+    if moment is None:
+        newest = newest.order_by(moved.id.desc())
+    else:
+        # Of several moves in one moment the last one counts.
+        newest = newest.where(moved.at <= moment).order_by(moved.at.desc(), moved.id.desc())
+    return (
+        select(
+            task.name.label("task"),
+            alias.name.label("alias"),
+            adapter.name.label("adapter"),
+            adapter.digest,
+            adapter.id.label("holder"),
+            moved.at.label("since"),
+            moved.by,
+            moved.reason,
+            is_yanked(adapter.id, moment).label("yanked"),
+        )
+        .select_from(alias)
+        .join(task, task.id == alias.task_id)
+        .outerjoin(moved, moved.id == newest.scalar_subquery())
+        .outerjoin(adapter, adapter.id == moved.to_adapter_id)
+        .where(task.name == wanted.task, alias.name == wanted.value)
+    )

@@ -1,0 +1,192 @@
+"""Each rule held against an adapter: passed, failed, or not to be decided, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from .. import tables
+from ..errors import BadInputError, MissingExtraError
+from ..records.licences import adapter_licence
+from .facts import Facts
+from .rules import Rules, make_rules
+
+State = Literal["passed", "failed", "unknown"]
+Said = tuple[State, str] | tuple[State, str, str]
+"""State, reason, and the command that helps."""
+
+_VERDICTS = ("LOST", "DEGRADED", "PASS")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one rule.
+
+    Attributes:
+        rule: its name; `not_yanked` is asked of every adapter.
+        wanted: what it asks for, as it is recorded.
+        state: `passed`, `failed`, or `unknown` where it cannot be decided.
+        why: in one sentence.
+        hint: the command that helps, if there is one.
+    """
+
+    rule: str
+    wanted: Any
+    state: State
+    why: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "rule": self.rule,
+            "wanted": self.wanted,
+            "state": self.state,
+            "why": self.why,
+            "hint": self.hint or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Which adapter is to be held by which alias.
+
+    Attributes:
+        facts: what is on record, now or at the moment that is judged.
+        adapter: the candidate.
+        alias: name of the alias.
+        holder: the adapter that it holds now.
+        base_licence: of the candidate's base.  It is read from files, and so before the transaction.
+        licence_read: that was done.
+    """
+
+    facts: Facts
+    adapter: tables.Adapter
+    alias: str
+    holder: tables.Adapter | None
+    base_licence: str | None
+    licence_read: bool
+
+    @property
+    def reference(self) -> str:
+        """The alias with its task."""
+        return f"{self.adapter.task.name}#{self.alias}"
+
+
+def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
+    """Hold every rule of an alias, as they are recorded, against an adapter."""
+    outcomes = [_outcome("not_yanked", True, _not_yanked(case))]
+    if recorded is None:
+        return outcomes
+    try:
+        rules = make_rules(recorded)
+    except BadInputError as error:
+        # Written by a newer version, which may well ask for more than this one knows of.
+        said: Said = ("unknown", f"this version cannot read the rules: {error.message}")
+        return [*outcomes, _outcome("rules", recorded, said)]
+    wanted = rules.to_dict()
+    for name, look in _LOOKS.items():
+        if name in wanted:
+            outcomes.append(_outcome(name, wanted[name], look(case, rules)))
+    return outcomes
+
+
+def verdict_of(outcomes: list[Outcome]) -> State:
+    """Return what all rules together come to: one that failed decides, then one that is not known."""
+    states = {outcome.state for outcome in outcomes}
+    return "failed" if "failed" in states else "unknown" if "unknown" in states else "passed"
+
+
+def _outcome(name: str, wanted: Any, said: Said) -> Outcome:
+    return Outcome(name, wanted, *said)
+
+
+def _not_yanked(case: Case) -> Said:
+    why = case.facts.withdrawn(case.adapter)
+    if why is not None:
+        return "failed", why
+    return "passed", "; ".join(["it is not withdrawn", *case.facts.told(case.adapter)])
+
+
+def _admission(case: Case, rules: Rules) -> Said:
+    bad = ("error", "warning") if rules.admission == "clean" else ("error",)
+    codes = sorted({finding.code for finding in case.facts.findings(case.adapter) if finding.severity in bad})
+    if not codes:
+        return "passed", f"admission found no {' and no '.join(bad)}"
+    return "failed", f"admission found {', '.join(codes)}", f"fusery show {case.adapter.name}"
+
+
+def _fidelity(case: Case, rules: Rules) -> Said:
+    made, known = case.facts.fused(case.adapter), case.facts.claimed(case.adapter)
+    if not made:
+        why = "nothing was fused from it yet, so its fidelity was not measured"
+        if known:
+            why = "it was fused in another registry only, and what that says of its fidelity was not measured here"
+        return "unknown", why, f"fusery fuse {case.adapter.name}"
+    best = max(made, key=lambda fused: _VERDICTS.index(fused.verdict))
+    enough = _VERDICTS.index(best.verdict) >= _VERDICTS.index(str(rules.fidelity))
+    why = f"the best fuse of it on record, {best.key[:12]}, has {best.verdict}"
+    return ("passed", why) if enough else ("failed", why, f"fusery fidelity {case.adapter.name} --formats")
+
+
+def _val_loss(case: Case, rules: Rules) -> Said:
+    if case.holder is None:
+        return "passed", f"{case.reference} holds nothing that it could be worse than"
+    ours, theirs = case.facts.val_loss(case.adapter), case.facts.val_loss(case.holder)
+    for adapter, loss in ((case.adapter, ours), (case.holder, theirs)):
+        if loss is None:
+            return "unknown", f"no validation loss is recorded for {adapter.name}"
+    # By the digits that people wrote: in binary, 0.8 is more than 0.7 and 0.1.
+    worse = Decimal(repr(ours)) - Decimal(repr(theirs))
+    allowed = Decimal(repr(rules.val_loss_within))
+    why = f"{ours:g} against {theirs:g} of {case.holder.name}, at most {allowed:f} more wanted"
+    return ("passed" if worse <= allowed else "failed"), why
+
+
+def _signed(case: Case, rules: Rules) -> Said:
+    try:
+        names = case.facts.signers(case.adapter, case.reference)
+    except MissingExtraError as error:
+        return "unknown", error.message, error.hint or ""
+    if names:
+        return "passed", f"signed with {', '.join(names)}"
+    return (
+        "failed",
+        f"no key that counts for {case.reference} has signed it",
+        f"fusery sign {case.adapter.name} --key KEY.pem, and fusery trust list",
+    )
+
+
+def _licences(case: Case, rules: Rules) -> Said:
+    if not case.licence_read:
+        return "unknown", "the rules were changed at this moment", "the same command again"
+    allowed, base = set(rules.licences or ()), case.adapter.base.names[0].name
+    own = adapter_licence(case.facts.tags(case.adapter))
+    if own is not None and own.casefold() not in allowed:
+        return "failed", f"the adapter is under {own}"
+    if case.base_licence is None:
+        return "unknown", f"nothing says which licence its base {base} is under", f"fusery base show {base}"
+    if case.base_licence.casefold() not in allowed:
+        return "failed", f"its base {base} is under {case.base_licence}"
+    said = f"and the adapter under {own}" if own else "and the adapter says nothing else"
+    return "passed", f"its base is under {case.base_licence}, {said}"
+
+
+def _approvals(case: Case, rules: Rules) -> Said:
+    names, wanted = case.facts.approvers(case.adapter, case.alias), rules.approvals or 0
+    why = f"{len(names)} of {wanted} approved{': ' if names else ''}{', '.join(names)}"
+    if len(names) >= wanted:
+        return "passed", why
+    return "failed", why, f"fusery approve {case.adapter.name} {case.alias}"
+
+
+_LOOKS: dict[str, Callable[[Case, Rules], Said]] = {
+    "admission": _admission,
+    "fidelity": _fidelity,
+    "val_loss_within": _val_loss,
+    "signed": _signed,
+    "licences": _licences,
+    "approvals": _approvals,
+}

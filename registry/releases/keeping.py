@@ -1,0 +1,177 @@
+"""The rules of aliases on record: set, shown, listed, taken away, each time with an event that holds both states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..database import events
+from ..errors import UnknownReferenceError
+from ..names import parse_alias, parse_task
+from ..records.guards import EVERY_TASK, rule_for, text_of
+from .rules import make_rules
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def set_rules(
+    workspace: Workspace,
+    target: str,
+    rules: Mapping[str, Any] | None,
+    *,
+    guarded: bool | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Give an alias these rules instead of those that it had.
+
+    Args:
+        workspace: the registry's parts.
+        target: `prod` for the alias of every task, `course_rec#prod` for that of one, whose rules come first.
+        rules: by name, as `fusery.registry.releases.rules.Rules` has them; None for those that it has.
+        guarded: whether only a promotion moves the alias; it does where nothing is said, whatever it was before: the same
+            words, or the same file, have the same effect every time.
+        reason: for the log.
+        dry_run: check and show them only.
+
+    Returns:
+        The rules as `show_rules` returns them, with `changed`, and `applies_to`: the aliases of today that have them.
+
+    Raises:
+        BadInputError: that is no alias, or these are no rules.
+    """
+    task, alias = _target(target)
+    values = None if rules is None else make_rules(rules).to_dict()
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        row = _own(session, task, alias)
+        before = _stated(row)
+        if values is None:
+            values = row.rules if row is not None else {}
+        after = {"guarded": guarded is not False, "rules": values}
+        changed = before != after
+        if changed and not dry_run:
+            row = _written(workspace, session, row or tables.AliasRule(task=task, alias=alias), after)
+            _tell(workspace, session, row, "rules.set", {"before": before, **after, "reason": reason})
+        shown = row or tables.AliasRule(task=task, alias=alias)
+        return {
+            **rule_view(shown),
+            **after,
+            "changed": changed,
+            "applies_to": _aliases_under(session, task, alias),
+        }
+
+
+def show_rules(workspace: Workspace, target: str) -> dict[str, Any]:
+    """Return the rules that count for an alias: its own, or those of every task.
+
+    Returns:
+        `alias` (`task#alias`, `*#alias` for every task), `task` (null for every), `guarded`, `rules`, `at`, `by`.
+
+    Raises:
+        UnknownReferenceError: it has none.
+        BadInputError: that is no alias.
+    """
+    task, alias = _target(target)
+    with workspace.database.read() as session:
+        row = rule_for(session, task, alias)
+        if row is None:
+            raise _none(target)
+        return rule_view(row)
+
+
+def list_rules(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return all rules, as `show_rules` does, those of every task first."""
+    rule = tables.AliasRule
+    with workspace.database.read() as session:
+        return [rule_view(row) for row in session.scalars(select(rule).order_by(rule.task, rule.alias))]
+
+
+def remove_rules(
+    workspace: Workspace, target: str, *, reason: str = "", dry_run: bool = False
+) -> dict[str, Any]:
+    """Take the rules of an alias away; those of every task then count for the alias of a task.
+
+    Returns:
+        What they were, as `show_rules` returns it, with `removed`.
+
+    Raises:
+        UnknownReferenceError: it has none of its own.
+        BadInputError: that is no alias.
+    """
+    task, alias = _target(target)
+    with workspace.database.read() if dry_run else workspace.database.write() as session:
+        row = _own(session, task, alias)
+        if row is None:
+            raise _none(target)
+        view = rule_view(row)
+        if not dry_run:
+            detail = {"before": _stated(row), "guarded": False, "rules": {}, "reason": reason}
+            session.delete(row)
+            _tell(workspace, session, row, "rules.removed", detail)
+        return {**view, "removed": not dry_run}
+
+
+def _target(text: str) -> tuple[str, str]:
+    task, hash_mark, alias = text.strip().rpartition("#")
+    if not hash_mark or task in ("", EVERY_TASK):
+        return "", parse_alias(alias)
+    return parse_task(task), parse_alias(alias)
+
+
+def _own(session: Session, task: str, alias: str) -> tables.AliasRule | None:
+    rule = tables.AliasRule
+    return session.scalar(select(rule).where(rule.task == task, rule.alias == alias))
+
+
+def _written(
+    workspace: Workspace, session: Session, row: tables.AliasRule, after: Mapping[str, Any]
+) -> tables.AliasRule:
+    row.guarded, row.rules = after["guarded"], after["rules"]
+    row.created_at, row.created_by = workspace.database.utcnow(session), workspace.actor
+    session.add(row)
+    return row
+
+
+def _aliases_under(session: Session, task: str, alias: str) -> list[str]:
+    """Return the aliases of today that these rules are for: not those with rules of their own."""
+    row, kept, rule = tables.Alias, tables.Task, tables.AliasRule
+    query = select(kept.name).join(row, row.task_id == kept.id).where(row.name == alias).order_by(kept.name)
+    if task:
+        query = query.where(kept.name == task)
+    else:
+        query = query.where(kept.name.not_in(select(rule.task).where(rule.alias == alias)))
+    return [f"{name}#{alias}" for name in session.scalars(query)]
+
+
+def _tell(
+    workspace: Workspace, session: Session, row: tables.AliasRule, action: str, detail: Mapping[str, Any]
+) -> None:
+    session.flush()
+    events.record(
+        session, action=action, kind="alias", subject=text_of(row), detail=detail, actor=workspace.actor
+    )
+
+
+def _stated(row: tables.AliasRule | None) -> dict[str, Any] | None:
+    return None if row is None else {"guarded": row.guarded, "rules": row.rules}
+
+
+def rule_view(row: tables.AliasRule) -> dict[str, Any]:
+    """Return rules as `show_rules` has them."""
+    return {
+        "alias": text_of(row),
+        "task": row.task or None,
+        "guarded": row.guarded,
+        "rules": row.rules,
+        "at": row.created_at.isoformat() if row.created_at else None,
+        "by": row.created_by,
+    }
+
+
+def _none(target: str) -> UnknownReferenceError:
+    return UnknownReferenceError(f"there are no rules for {target!r}", hint="fusery rules list")

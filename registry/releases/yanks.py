@@ -1,0 +1,124 @@
+"""Yanking a record, and lifting that; what a yank means is in `withdrawals`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from fusery.storage.secrets import without_credentials
+
+from .. import tables
+from ..database import events
+from ..errors import BadInputError
+from ..records.references import fused_from, resolve_adapter
+from ..records.withdrawals import standing_yank
+from .deployments import deployments_of
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]:
+    """Withdraw an adapter; a second time changes nothing.
+
+    Returns:
+        `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what was made with it and is still about: `aliases`,
+        `fused` (keys), `bundles` (`target`, `path`, `digest`), `deployments` (as `deploy list` has them), and names of
+        other adapters, which are not yanked by this: those with the `same_bytes`, and those `continued` from it.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: no reason is given.
+    """
+    if not reason.strip():
+        raise BadInputError("a yank needs a reason", hint=f"fusery yank {reference} --reason TEXT")
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        standing = standing_yank(session, adapter)
+        if standing is None:
+            at = workspace.database.utcnow(session)
+            standing = tables.Yank(
+                adapter_id=adapter.id, reason=str(without_credentials(reason)), at=at, by=workspace.actor
+            )
+            session.add(standing)
+            _tell(workspace, session, adapter, "adapter.yanked", reason)
+            changed = True
+        else:
+            changed = False
+        return {
+            "name": adapter.name,
+            "yanked": True,
+            "changed": changed,
+            "reason": standing.reason,
+            "at": standing.at.isoformat(),
+            "by": standing.by,
+            **_made_with(session, adapter),
+        }
+
+
+def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str, Any]:
+    """Take a yank back.
+
+    Returns:
+        `name`, `yanked` (false), `changed`.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+    """
+    with workspace.database.write() as session:
+        adapter = resolve_adapter(session, reference)
+        standing = _standing(session, adapter)
+        for each in standing:
+            each.lifted_at, each.lifted_by = workspace.database.utcnow(session), workspace.actor
+        if standing:
+            _tell(workspace, session, adapter, "adapter.unyanked", reason)
+        return {"name": adapter.name, "yanked": False, "changed": bool(standing)}
+
+
+def _standing(session: Session, adapter: tables.Adapter) -> Sequence[tables.Yank]:
+    """Return all yanks that stand: one of them may have come from another registry."""
+    query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
+    return session.scalars(query.order_by(tables.Yank.id)).all()
+
+
+def _tell(workspace: Workspace, session: Session, adapter: tables.Adapter, action: str, reason: str) -> None:
+    session.flush()
+    events.record(
+        session,
+        action=action,
+        kind="adapter",
+        subject=adapter.name,
+        detail={"digest": adapter.digest, "reason": reason},
+        actor=workspace.actor,
+    )
+
+
+def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
+    aliases = session.scalars(
+        select(tables.Alias).where(tables.Alias.adapter_id == adapter.id).order_by(tables.Alias.name)
+    )
+    fused = list(session.scalars(fused_from(adapter)))
+    bundle = tables.Bundle
+    holding = or_(
+        bundle.adapters.any(tables.Adapter.id == adapter.id),
+        bundle.fused_id.in_([made.id for made in fused]),  # of a sum, a bundle names the first adapter only
+    )
+    bundles = list(session.scalars(select(bundle).where(holding).order_by(bundle.id)))
+    names = select(tables.Adapter.name).order_by(tables.Adapter.id)
+    same = (tables.Adapter.digest == adapter.digest, tables.Adapter.id != adapter.id)
+    return {
+        "aliases": [f"{alias.task.name}#{alias.name}" for alias in aliases],
+        "fused": [made.key for made in fused],
+        "bundles": [{"target": row.target, "path": row.path, "digest": row.digest} for row in bundles],
+        "deployments": deployments_of(
+            session,
+            adapters=[adapter.id],
+            fused=[made.id for made in fused],
+            bundles=[row.id for row in bundles],
+        ),
+        "same_bytes": list(session.scalars(names.where(*same))),
+        "continued": list(session.scalars(names.where(tables.Adapter.parent_id == adapter.id))),
+    }

@@ -1,0 +1,244 @@
+"""The thread that has the model: it loads the base and adapters, and writes all answers, a step of each lane in turn."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import EngineError, sentence
+from .fairness import Rests
+from .lanes import BatchLane, Lane
+from .mlx_keys import mlx_keys
+from .solo import SoloLane
+from .switching import Resident, Switchboard
+from .writing import Job, Piece
+
+LOG = logging.getLogger(__name__)
+
+CONTEXT = 1 << 20
+"""Tokens that a model is taken to look back on when its configuration is silent."""
+
+REST = 4
+"""Reading prompts of one tenant, and dropping its answers, takes a fifth of the time at most while there are others."""
+
+T = TypeVar("T")
+Post = Callable[[Sequence[tuple[Job, Piece]]], None]
+
+
+class Engine:
+    """One base in memory, and the answers that are being written on it.
+
+    mlx's arrays stay with one thread; other threads hand it jobs and functions to call.
+
+    Attributes:
+        context: tokens of prompt and answer together.
+        vocabulary: token ids are below it.
+        tokenizer: mlx-lm's.
+    """
+
+    def __init__(self, base: Path, post: Post, *, width: int = 32) -> None:
+        """Prepare; nothing is loaded before `start`.
+
+        Args:
+            base: folder of the base.
+            post: is called in the engine's thread with what each step brought.
+            width: answers that one adapter works on at a time.
+        """
+        self.context, self.vocabulary = CONTEXT, 1
+        self.tokenizer: Any = None
+        self._base, self._post, self._width = base, post, width
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lanes: dict[Resident | None, Lane] = {}  # whose step is longest ago comes first
+        self._board: Switchboard | None = None
+        self._owners: frozenset[str] = frozenset()
+        self._rests = Rests(REST, lambda: self._owners)
+        self._lane_class: type[BatchLane | SoloLane] = BatchLane
+        self._stream: Any = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._loaded: Future[None] = Future()
+
+    @property
+    def alive(self) -> bool:
+        """It has loaded the base and generates."""
+        return self._thread.is_alive() and self._loaded.done() and self._loaded.exception() is None
+
+    @property
+    def switches(self) -> int:
+        """How often another adapter was put on the base."""
+        return self._board.switches if self._board else 0
+
+    def start(self) -> None:
+        """Load the base and wait for it.
+
+        Raises:
+            EngineError: it cannot be loaded.
+        """
+        self._thread.start()
+        self._loaded.result()
+
+    def stop(self) -> None:
+        """Drop all answers and the model, and wait for the thread."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def load(self, name: str, folder: Path, digest: str | None = None) -> Future[Resident]:
+        """Read an adapter between two steps; the future raises `AdapterError`."""
+        return self._call(lambda: self._require_board().load(name, folder, digest))
+
+    def submit(self, job: Job) -> None:
+        """Begin an answer; what becomes of it goes to `post`."""
+        self._inbox.put(lambda: self._insert(job))
+
+    def cancel(self, job: Job) -> None:
+        """End an answer that nobody wants; nothing more is posted."""
+        job.cancelled = True
+        self._inbox.put(lambda: self._drop(job))
+
+    def _call(self, function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+                future.set_exception(error)
+
+        if not self._thread.is_alive():
+            future.set_exception(EngineError("the engine has ended"))
+        else:
+            self._inbox.put(run)
+        return future
+
+    def _require_board(self) -> Switchboard:
+        assert self._board is not None
+        return self._board
+
+    def _run(self) -> None:
+        try:
+            self._load_base()
+        except Exception as error:  # noqa: BLE001 - whatever a model's class raises
+            self._loaded.set_exception(EngineError(f"the base cannot be loaded: {sentence(error)}"))
+            return
+        else:
+            self._loaded.set_result(None)
+            while self._serve_inbox():
+                for resident in self._due():
+                    self._step(resident)
+                if all(lane.idle for lane in self._lanes.values()):
+                    self._rests.forgive()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give back what mlx holds for this thread, in this thread; otherwise the interpreter's end is an abort."""
+        import mlx.core as mx
+
+        for lane in self._lanes.values():
+            lane.close()
+        self._lanes.clear()
+        self._board = None
+        if self._stream is not None:
+            mx.synchronize(self._stream)
+        mx.clear_streams()
+
+    def _load_base(self) -> None:
+        import mlx.core as mx
+        from mlx_lm import load
+        from mlx_lm.models.cache import make_prompt_cache
+        from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+        if not (self._base / "config.json").is_file():
+            # mlx-lm would look for such a model on a hub.
+            raise EngineError("there is no config.json in its folder")
+        if mx.default_device() == mx.cpu and "MLX_DISABLE_COMPILE" not in os.environ:
+            # On a processor mlx calls a C++ compiler for every function it compiles: the first answers would wait for it.
+            mx.disable_compile()
+        # Each generator sets this limit and puts back what it found: the last to close must find the same.
+        maybe_set_recommended_wired_limit()
+        self._stream = mx.default_stream(mx.default_device())
+        config = json.loads((self._base / "config.json").read_text(encoding="utf-8"))
+        model, self.tokenizer = load(
+            str(self._base), tokenizer_config={"trust_remote_code": False}, model_config=mlx_keys(config)
+        )
+        self._board = Switchboard(model)
+        if not all(hasattr(cache, "merge") for cache in make_prompt_cache(model)):
+            self._lane_class = SoloLane
+        text = config.get("text_config") or config
+        self.context = int(text.get("max_position_embeddings") or CONTEXT)
+        self.vocabulary = int(text.get("vocab_size") or len(self.tokenizer))
+
+    def _serve_inbox(self) -> bool:
+        """Do what was asked for since; wait if there is nothing else to do.  False at the end."""
+        while True:
+            try:
+                message = self._inbox.get(block=not self._lanes)
+            except queue.Empty:
+                return True
+            if message is None:
+                return False
+            message()
+
+    def _insert(self, job: Job) -> None:
+        if job.cancelled:
+            return
+        lane = self._lanes.get(job.resident)
+        try:
+            if lane is None:
+                model = self._require_board().model
+                lane = self._lane_class(
+                    model, self.tokenizer, width=self._width, stream=self._stream, rests=self._rests
+                )
+                self._lanes[job.resident] = lane
+            lane.insert(job)
+        except Exception as error:  # noqa: BLE001 - one bad job must not end the others
+            self._fail([job], error)
+
+    def _drop(self, job: Job) -> None:
+        lane = self._lanes.get(job.resident)
+        if lane is not None:
+            began = time.perf_counter()
+            lane.remove(job)
+            self._rests.charge(job.owner, time.perf_counter() - began)
+            self._close_if_done(job.resident)
+
+    def _due(self) -> list[Resident | None]:
+        """Return what is stepped next: of each owner the lane that has waited longest, however many it has."""
+        due: dict[str, Resident | None] = {}
+        for resident, lane in self._lanes.items():
+            for owner in lane.owners():
+                due.setdefault(owner, resident)
+        self._owners = frozenset(due)
+        return list(dict.fromkeys(due.values()))
+
+    def _step(self, resident: Resident | None) -> None:
+        lane = self._lanes[resident] = self._lanes.pop(resident)  # which now has waited least
+        try:
+            self._require_board().use(resident)
+            pieces = lane.step()
+        except Exception as error:  # noqa: BLE001 - the other lanes go on
+            self._lanes.pop(resident)
+            self._fail(lane.jobs(), error)
+            lane.close()
+            return
+        if pieces:
+            self._post([(job, piece) for job, piece in pieces if not job.cancelled])
+        self._close_if_done(resident)
+
+    def _close_if_done(self, resident: Resident | None) -> None:
+        lane = self._lanes.get(resident)
+        if lane is not None and not lane.jobs():
+            del self._lanes[resident]
+            lane.close()
+
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        # Only the kind of error: its text may be made from the prompt.
+        LOG.error("generation failed for %d answers: %s", len(jobs), type(error).__name__)
+        self._post([(job, Piece("", 0, "error")) for job in jobs if not job.cancelled])

@@ -1,0 +1,79 @@
+"""One answer in progress: what is asked for, and its text as the tokens come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .sampling import Sampling
+from .stopping import StopWords
+from .switching import Resident
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One answer to be written.
+
+    Attributes:
+        resident: the adapter, None for the base.
+        tokens: the prompt.
+        max_tokens: of the answer.
+        sampling: how tokens are chosen.
+        stop: strings that end the answer.
+        receiver: whatever the engine's `post` needs to hand the text on.
+        owner: whose share it uses.
+        cancelled: nobody wants the answer any more.
+    """
+
+    resident: Resident | None
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    receiver: Any = None
+    owner: str = ""
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a job has got further.
+
+    Attributes:
+        text: new text, perhaps none.
+        tokens: how many new tokens.
+        finish: why it has ended, "error" when generation failed; None while it goes on.
+    """
+
+    text: str
+    tokens: int
+    finish: Finish | Literal["error"] | None = None
+
+
+class Writing:
+    """The text of one answer, made from its tokens.
+
+    Attributes:
+        job: whose answer it is.
+        tokens: how many there were.
+        reading: the prompt is still being read.
+    """
+
+    def __init__(self, job: Job, tokenizer: Any) -> None:
+        self.job, self.tokens, self.reading = job, 0, True
+        self._detokenizer = tokenizer.detokenizer
+        self._stop = StopWords(job.stop)
+
+    def add(self, token: int, finish: Finish | None) -> Piece:
+        """Return what a token adds; `finish` is "stop" for a token that ends a text and is none of it."""
+        self.tokens += 1
+        if finish != "stop":
+            self._detokenizer.add_token(token)
+        if finish is not None:
+            self._detokenizer.finalize()
+        text = self._stop.push(self._detokenizer.last_segment)
+        if self._stop.found:
+            return Piece(text, 1, "stop")
+        return Piece(text + self._stop.finish() if finish else text, 1, finish)

@@ -1,0 +1,188 @@
+"""What a server of adapters serves: which adapters on which base, and the names by which they are asked for.
+
+The plan becomes `serving.json`, which `fusery.registry.server.document` describes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..errors import BadInputError
+from ..records.references import resolve_adapter
+from ..records.withdrawals import of_adapters, refuse_yanked
+from ..server.document import Adapter, Base, Document, Limits, reason
+
+_VERSION = re.compile(r"v[1-9][0-9]{0,8}")
+_HINT = "for example --model course_rec=v1:0.9,v2:0.1, or --model course_rec=#prod"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A public name and what it leads to.
+
+    Attributes:
+        name: what a request asks for.
+        parts: references with their weights, at least one.
+    """
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Split:
+        """Read `NAME=REF` or `NAME=REF:WEIGHT,REF:WEIGHT`; within a task's own name, `v1`, `#prod` and `@latest` do.
+
+        Raises:
+            BadInputError: it is neither.
+        """
+        name, equals, rest = text.partition("=")
+        name = name.strip()
+        parts = tuple(_part(name, part.strip()) for part in rest.split(","))
+        if not (name and equals and len(name) <= 300 and all(reference for reference, _ in parts)):
+            raise BadInputError(f"{text[:100]!r} is not NAME=REF:WEIGHT,REF:WEIGHT", hint=_HINT)
+        if len({reference for reference, _ in parts}) < len(parts):
+            raise BadInputError(f"{text[:100]!r} has the same adapter twice", hint=_HINT)
+        if not sum(weight for _, weight in parts) > 0:
+            raise BadInputError(f"all weights of {name[:60]!r} are 0", hint=_HINT)
+        return cls(name, parts)
+
+
+def _part(name: str, text: str) -> tuple[str, float]:
+    reference, colon, number = text.rpartition(":")
+    if not colon:
+        reference, number = text, "1"
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise BadInputError(f"{number[:40]!r} is not a weight", hint=_HINT)
+    if _VERSION.fullmatch(reference):
+        return f"{name}@{reference[1:]}", weight
+    return (name + reference if reference.startswith(("#", "@")) else reference), weight
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPlan:
+    """Adapters on one base.
+
+    Attributes:
+        base: the base.
+        adapters: each once, in the order of the references.
+        routes: public name to a full name, or to full names with weights; full names need none.
+        told: sentences about yanks of the adapters' bytes under other names.
+    """
+
+    base: tables.BaseModel
+    adapters: tuple[tables.Adapter, ...]
+    routes: Mapping[str, str | dict[str, float]]
+    told: tuple[str, ...] = ()
+
+    def document(
+        self,
+        *,
+        base: str = "base",
+        adapters: str = "adapters",
+        limits: Limits | None = None,
+    ) -> Document:
+        """Return what the server reads.
+
+        Args:
+            base: folder of the base, from the document's own folder.
+            adapters: folder with a folder for each adapter, by its full name.
+            limits: what a request may use.
+
+        Raises:
+            BadInputError: a public name is the name of something else.
+        """
+        try:
+            return Document(
+                format=1,
+                base=Base(name=self.base.names[0].name, folder=base, digest=self.base.digest),
+                adapters=[
+                    Adapter(name=adapter.name, folder=f"{adapters}/{adapter.name}", digest=adapter.digest)
+                    for adapter in self.adapters
+                ],
+                routes=dict(self.routes),
+                limits=limits or Limits(),
+            )
+        except ValidationError as error:
+            raise BadInputError(f"this cannot be served: {reason(error)}") from error
+
+
+def plan_serving(session: Session, references: Sequence[str], splits: Sequence[Split] = ()) -> ServingPlan:
+    """Return what a server of these adapters serves.
+
+    Each adapter can be asked for by its full name, by the reference that was given, and by its task: of several adapters
+    of a task, that is the first.  A split takes precedence.
+
+    Args:
+        session: within which the records are read.
+        references: adapters of one base.
+        splits: further names, whose adapters are served, too.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: there is none at all, one is yanked, or they were trained on different bases.
+    """
+    found: dict[str, tables.Adapter] = {}
+    for reference in [*references, *(part for split in splits for part, _ in split.parts)]:
+        if reference not in found:
+            found[reference] = _served(session, reference, next(iter(found.values()), None))
+    if not found:
+        raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
+    base = next(iter(found.values())).base
+    own = {base.names[0].name, *(adapter.name for adapter in found.values())}
+    routes: dict[str, str | dict[str, float]] = {}
+    for reference in references:
+        adapter = found[reference]
+        for name in (reference, adapter.task.name):
+            if name not in own:
+                routes.setdefault(name, adapter.name)
+    for split in splits:
+        weights: dict[str, float] = {}
+        for reference, weight in split.parts:
+            name = found[reference].name
+            weights[name] = weights.get(name, 0.0) + weight
+        routes[split.name] = weights if len(weights) > 1 else next(iter(weights))
+    unique = {adapter.id: adapter for adapter in found.values()}
+    withdrawals = of_adapters(session, unique)
+    told = tuple(
+        f"{unique[number].name}: {each.words}" for number in unique for each in withdrawals.get(number, ())
+    )
+    return ServingPlan(base, tuple(unique.values()), routes, told)
+
+
+def _served(session: Session, reference: str, first: tables.Adapter | None) -> tables.Adapter:
+    adapter = resolve_adapter(session, reference)
+    refuse_yanked(session, adapter)
+    if first is not None and adapter.base_id != first.base_id:
+        raise BadInputError(
+            f"{adapter.name} was trained on {adapter.base.names[0].name}, {first.name} on"
+            f" {first.base.names[0].name}: they cannot share one base",
+            hint="one server for each base",
+        )
+    if adapter.method == "full":
+        raise BadInputError(
+            f"{adapter.name} is the result of full fine-tuning, which replaces the base's weights and cannot stand beside"
+            " them",
+            hint=f"fusery fuse {adapter.name}, and fusery serve {adapter.name} --fused",
+        )
+    assert adapter.manifest.files is not None  # loaded, for use after the session
+    assert adapter.base.manifest.files is not None
+    return adapter
+
+
+def document_bytes(document: Document) -> bytes:
+    """Return `serving.json`: the same bytes for the same document."""
+    values: dict[str, Any] = document.model_dump(mode="json")
+    return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,54 @@
+"""Where the home folder of a registry is.  Nothing is imported that takes time: shells ask at each press of a key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from ..errors import BadInputError
+
+CONFIG_NAME = "config.toml"
+EMBEDDED = "fusery.db"
+"""The database, where none is set."""
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with `~` replaced by the folder that it means.
+
+    Raises:
+        BadInputError: it means none.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise BadInputError(
+            f"{path} names a user without a home folder", hint="write the whole path"
+        ) from error
+
+
+def default_home() -> Path:
+    """Return `FUSERY_HOME`, or the platform's user data folder."""
+    chosen = os.environ.get("FUSERY_HOME")
+    return expanded(Path(chosen)) if chosen else Path(platformdirs.user_data_dir("fusery", appauthor=False))
+
+
+def said_in_file(home: str | None) -> dict[str, Any]:
+    """Return what the `config.toml` of a home says, acceptable or not; of what is no TOML, every text between quotes.
+
+    Args:
+        home: the home folder, None for the default one.
+    """
+    import re
+    import tomllib
+
+    try:
+        text = (expanded(Path(home) if home else default_home()) / CONFIG_NAME).read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return {"store_options": re.findall(r"[\"']([^\"'\n]+)", text)}

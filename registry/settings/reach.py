@@ -1,0 +1,104 @@
+"""How far the settings in a folder reach: what only the user may say, and how a folder is known to be the user's.
+
+A home folder may come from anybody: unpacked from an archive, or on a disk that others write to.  Its `config.toml` is read
+wherever it lies, but what leads out of the folder (other hosts, other files of this machine, credentials) counts only
+in the user's own home, and what starts a program counts in no file at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInputError
+
+STARTING = frozenset(
+    {"agent_forwarding", "agent_path", "config", "pkcs11_provider", "proxy_command", "send_env"}
+)
+"""Options of a store that run a command, load a library or a file that names some, or hand on what the user has."""
+
+_INNER_DATABASE = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>[^?]*)")
+
+
+def require_allowed(folder: Path, said: Mapping[str, Any], *, own: bool) -> None:
+    """Refuse what a folder's file of settings may not say.
+
+    Args:
+        folder: the home folder, absolute.
+        said: what the file sets, of what nothing in the environment overrides.
+        own: it is the home that the user's environment names.
+
+    Raises:
+        BadInputError: it would start a program; or leads out of the folder, which is not the user's or may be written by others.
+    """
+    path = folder / "config.toml"
+    if starting := sorted(set(_names(said.get("store_options") or {})) & STARTING):
+        raise BadInputError(
+            f"store_options in {path} may not have {', '.join(starting)}: it would start a program of the file's choice",
+            hint="if you want that, give all of the options in the environment: FUSERY_STORE_OPTIONS",
+        )
+    leading = [name for name, value in said.items() if value and _leads_out(folder, name, value)]
+    if not leading:
+        return
+    names = ", ".join(sorted(leading))
+    if not own:
+        raise BadInputError(
+            f"{path} leads out of its folder ({names}), which counts in your own home only",
+            hint=f"if you trust it, make it yours: export FUSERY_HOME={folder}; or set {_variables(leading)}",
+        )
+    if (by := _written_by_others(folder, path)) is not None:
+        raise BadInputError(
+            f"{path} leads out of its folder ({names}), and {by}",
+            hint=f"make both yours alone: chmod go-w {folder} {path}; or set {_variables(leading)}",
+        )
+
+
+def _names(options: Any) -> Iterator[str]:
+    """Yield the names of options that have a value, at any depth."""
+    waiting = [options]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Mapping):
+            yield from (str(name).casefold() for name, value in item.items() if value)
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+
+
+def _leads_out(folder: Path, name: str, value: Any) -> bool:
+    match name:
+        case "store_options":
+            return True
+        case "store_url":
+            return "://" in value or "::" in value or _is_outside(folder, value)
+        case "database_url":
+            match = _INNER_DATABASE.fullmatch(value.partition("?")[0])
+            return match is None or _is_outside(folder, match["path"])
+        case "cache_dir" | "card":
+            return _is_outside(folder, value)
+    return False
+
+
+def _is_outside(folder: Path, path: str | Path) -> bool:
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _written_by_others(*paths: Path) -> str | None:
+    """Say who else can write one of some paths; None where nobody can, or the system does not tell."""
+    if not hasattr(os, "getuid"):
+        return None
+    for path in paths:
+        found = path.stat()
+        if found.st_uid not in (0, os.getuid()):
+            return f"{path} belongs to somebody else"
+        # A group of one's own, as many systems give each user, is nobody else.
+        if found.st_mode & 0o002 or found.st_mode & 0o020 and found.st_gid != os.getgid():
+            return f"others can write {path}"
+    return None
+
+
+def _variables(names: list[str]) -> str:
+    return ", ".join(f"FUSERY_{name.upper()}" for name in sorted(names))

@@ -1,1 +1,0 @@
-"""Where base models come from: a local folder, a hub, a GGUF file."""

@@ -1,0 +1,175 @@
+"""Work on a cluster: `dask.distributed` hands items to machines, and to others when one of them dies.
+
+The workers open the registry by their own settings: no URL, option or credential goes over the wire, and a worker that
+is set up for another registry refuses.  A dask scheduler runs what it is sent, so that it has to be one that is trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from ..errors import BadInputError, MissingExtraError, RegistryError
+from .executor import AHEAD, LOST, MOST_JOBS, Outcome, Workers, attempt, default_jobs
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PATIENCE = 20
+"""Seconds to wait for the scheduler, and for a first worker."""
+
+ALONE = 35
+"""Seconds to wait for another worker when the last one went away."""
+
+ANSWER = 20
+"""Seconds for the scheduler to answer while it works: it may be on a machine with much to do."""
+
+GOODBYE = 10
+"""Seconds for the scheduler to hear that the client goes."""
+
+LOOK = 5
+"""Seconds after which the scheduler is asked whether it still has workers, if nothing was done."""
+
+
+class ClusterError(RegistryError):
+    """The cluster cannot be reached, or went away."""
+
+    code = "cluster"
+
+
+class Cluster(Workers):
+    """The workers of a dask scheduler.
+
+    Args:
+        address: `tcp://host:port` or `tls://host:port`.
+
+    Raises:
+        BadInputError: it is no such address.
+    """
+
+    def __init__(self, address: str) -> None:
+        if not address.startswith(("tcp://", "tls://")):
+            raise BadInputError(
+                "FUSERY_CLUSTER is not the address of a dask scheduler", hint="FUSERY_CLUSTER=tcp://host:8786"
+            )
+        self._address = address
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
+        """Yield an outcome for every item; see `Workers.run`.
+
+        Raises:
+            MissingExtraError: dask is not installed.
+            ClusterError: no scheduler answers, or it has no workers, now or for a while in between.
+        """
+        with self._connected() as client:
+            from distributed.scheduler import KilledWorker
+
+            rest = iter(items)
+            threads = sum(client.nthreads().values())
+            running: dict[str, T] = {}
+            done: SimpleQueue[Any] = SimpleQueue()
+            self._hand_out(client, work, rest, running, done, max(2, threads * AHEAD))
+            while running:
+                future = self._next(client, done)
+                item = running.pop(future.key)
+                if future.status == "cancelled":
+                    raise self._gone("it went away, and the work with it")
+                error = future.exception() if future.status == "error" else None
+                if error is None:
+                    yield future.result()
+                elif isinstance(error, KilledWorker):
+                    yield Outcome(item, None, LOST)
+                else:
+                    raise error
+                self._hand_out(client, work, rest, running, done, 1)
+
+    def _hand_out(
+        self,
+        client: Any,
+        work: Callable[[T], R],
+        rest: Iterator[T],
+        running: dict[str, T],
+        done: SimpleQueue[Any],
+        count: int,
+    ) -> None:
+        for _, item in zip(range(count), rest, strict=False):
+            future = client.submit(attempt, work, item, pure=False)
+            running[future.key] = item
+            future.add_done_callback(done.put)
+
+    def _next(self, client: Any, done: SimpleQueue[Any]) -> Any:
+        """Return the next future that is done; dask itself would wait for ever for workers, or for a stopped scheduler."""
+        alone_since = None
+        while True:
+            try:
+                return done.get(timeout=LOOK)
+            except Empty:
+                pass
+            try:
+                alone = not client.sync(client.scheduler.nthreads, callback_timeout=ANSWER)
+            except (OSError, TimeoutError) as error:
+                raise self._gone("its scheduler does not answer any more") from error
+            now = time.monotonic()
+            alone_since = (alone_since or now) if alone else None
+            if alone_since is not None and now - alone_since > ALONE:
+                raise self._gone("all of its workers went away")
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MissingExtraError("work on a cluster", "dask") from error
+        _silence()
+        try:
+            client = Client(self._address, timeout=PATIENCE, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise self._gone("no scheduler answers") from error
+        try:
+            try:
+                client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError as error:
+                raise self._gone("it has no workers") from error
+            yield client
+        finally:
+            # Also on Ctrl-C: what the client asked for is cancelled when it goes.
+            client.close(timeout=GOODBYE)
+
+    def _gone(self, why: str) -> ClusterError:
+        return ClusterError(
+            f"the cluster {self._address} cannot be used: {why}",
+            hint="run the command again, which goes on: with dask scheduler and dask worker, or FUSERY_CLUSTER unset",
+        )
+
+
+def _silence() -> None:
+    """Keep dask's own accounts of what goes wrong, tracebacks among them, off the terminal: errors are told here."""
+    # Its loggers have levels of their own, so that the parent's would not do.
+    for name in ["distributed", *logging.root.manager.loggerDict]:
+        if name.partition(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+CLUSTER = "FUSERY_CLUSTER"
+"""Environment variable with the address of a dask scheduler."""
+
+
+def cluster_address() -> str | None:
+    """Return the address of the cluster that is to do the work, None for this machine."""
+    return os.environ.get(CLUSTER) or None
+
+
+def check_jobs(jobs: int | None) -> int:
+    """Return how many items to work on at a time.
+
+    Raises:
+        BadInputError: it is no such number.
+    """
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise BadInputError(f"{jobs} jobs at a time are not possible", hint=f"--jobs 1 to {MOST_JOBS}")
+    return jobs or default_jobs()

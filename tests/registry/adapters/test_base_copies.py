@@ -1,0 +1,190 @@
+"""Whole tensors in an adapter that are the base's own: they are left out, and others are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+
+from fusery.registry import Registry
+from fusery.registry.adapters.base_copies import likeness
+from fusery.registry.adapters.peft_folder import COPY, OTHER, QUANTISED_COPY, UNKNOWN, own_name
+from fusery.storage.jsonfile import read_object
+
+HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"
+Spoil = Callable[[np.ndarray], np.ndarray]
+
+
+def stored(base: Path, name: str) -> tinymodels.Raw:
+    """Return a tensor of a base as `write_tensors` takes it."""
+    dtype, shape, data = tinymodels.read_tensors(base)[name]
+    return dtype, np.frombuffer(data, {"BF16": "<u2", "F16": "<u2", "F32": "<f4"}[dtype]).reshape(shape)
+
+
+def add(folder: Path, tensors: dict[str, tinymodels.Raw]) -> None:
+    """Put more tensors into a PEFT adapter."""
+    path = folder / "adapter_model.safetensors"
+    own = {
+        name: (dtype, np.frombuffer(data, "<f4").reshape(shape))
+        for name, (dtype, shape, data) in tinymodels.read_tensors(path).items()
+    }
+    tinymodels.write_tensors(path, {**own, **tensors}, {"format": "pt"})
+
+
+def widened(raw: tinymodels.Raw) -> tinymodels.Raw:
+    """Return bfloat16 numbers in float32, as PEFT saves a base that was loaded so."""
+    return "F32", (raw[1].astype(np.uint32) << 16).view(np.float32)
+
+
+def changed(raw: tinymodels.Raw) -> tinymodels.Raw:
+    """Return a tensor of which one number, the last, is another."""
+    bits = raw[1].copy()
+    bits.flat[-1] += 1
+    return raw[0], bits
+
+
+@pytest.fixture
+def adapter(tiny_base: Path, tmp_path: Path) -> Path:
+    return peftfolders.make_peft(tmp_path / "adapter", tiny_base, rank=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "saved"),
+    [
+        ("base_model.model.model.embed_tokens.weight", EMBEDDING, None),
+        ("base_model.model.lm_head.base_layer.weight", HEAD, None),
+        ("base_model.model.lm_head.modules_to_save.weight", HEAD, ["lm_head"]),
+        ("base_model.model.lm_head.weight", HEAD, ["lm_head"]),
+        ("base_model.model.model.norm.modules_to_save.default.weight", NORM, ["norm"]),
+    ],
+)
+@pytest.mark.parametrize("form", [lambda raw: raw, widened], ids=["as it is", "in float32"])
+def test_copies_change_nothing_and_are_left_out(
+    name: str,
+    whole: str,
+    saved: list[str] | None,
+    form: Callable[[tinymodels.Raw], tinymodels.Raw],
+    sqlite_registry: Registry,
+    tiny_base: Path,
+    adapter: Path,
+    tmp_path: Path,
+) -> None:
+    plain = peftfolders.make_peft(tmp_path / "plain", tiny_base, rank=2)
+    add(adapter, {name: form(stored(tiny_base, whole))})
+    peftfolders.edit_config(adapter, modules_to_save=saved)
+    sqlite_registry.add_base(tiny_base, name="tiny")
+    found = sqlite_registry.check(adapter, base="tiny", task="copies")
+    assert {finding.severity for finding in found} == {"info"}
+    (copies,) = [finding for finding in found if finding.code == "peft_copies"]
+    assert copies.message.endswith(f"left out: {whole}")
+    sqlite_registry.register(adapter, base="tiny", task="copies")
+    sqlite_registry.register(plain, base="tiny", task="plain")
+    ours, theirs = (sqlite_registry.fuse(f"{task}@1").path for task in ("copies", "plain"))
+    assert tinymodels.read_tensors(ours) == tinymodels.read_tensors(theirs)
+    for target in ("hub", "vllm"):
+        sqlite_registry.materialize("copies@1", tmp_path / target, target=target, content="adapters")
+    sqlite_registry.export("copies@1", tmp_path / "exported")
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "saved"),
+    [("lm_head.weight", HEAD, None), ("lm_head.modules_to_save.weight", HEAD, ["lm_head"])],
+)
+def test_what_was_trained_is_refused(
+    name: str,
+    whole: str,
+    saved: list[str] | None,
+    sqlite_registry: Registry,
+    tiny_base: Path,
+    adapter: Path,
+) -> None:
+    add(adapter, {f"base_model.model.{name}": changed(stored(tiny_base, whole))})
+    peftfolders.edit_config(adapter, modules_to_save=saved)
+    sqlite_registry.add_base(tiny_base, name="tiny")
+    found = sqlite_registry.check(adapter, base="tiny", task="other")
+    assert {finding.code for finding in found if finding.severity == "error"} == {"peft_full_modules"}
+    assert any("; not copies of those of tiny: lm_head.weight" in finding.message for finding in found)
+    assert "peft_copies" not in {finding.code for finding in found}
+
+
+def test_a_copy_beside_something_trained_excuses_nothing(
+    sqlite_registry: Registry, tiny_base: Path, adapter: Path
+) -> None:
+    head, norm = stored(tiny_base, HEAD), changed(stored(tiny_base, NORM))
+    add(adapter, {"base_model.model.lm_head.weight": head, "base_model.model.model.norm.weight": norm})
+    peftfolders.edit_config(adapter, modules_to_save=["lm_head", "norm"])
+    sqlite_registry.add_base(tiny_base, name="tiny")
+    found = sqlite_registry.check(adapter, base="tiny", task="other")
+    codes = sorted(finding.code for finding in found if finding.severity == "error")
+    assert codes == ["peft_full_modules", "peft_unknown_tensor"]
+
+
+def test_what_was_to_be_saved_and_is_not_there_is_no_copy(
+    sqlite_registry: Registry, tiny_base: Path, adapter: Path
+) -> None:
+    add(adapter, {"base_model.model.lm_head.weight": stored(tiny_base, HEAD)})
+    peftfolders.edit_config(adapter, modules_to_save=["lm_head", "embed_tokens"])
+    sqlite_registry.add_base(tiny_base, name="tiny")
+    found = sqlite_registry.check(adapter, base="tiny", task="other")
+    assert [finding.code for finding in found if finding.severity == "error"] == ["peft_full_modules"]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_quantised_base_knows_what_it_was_quantised_from(bits: int, tmp_path: Path) -> None:
+    dense, packed = tinymodels.make_base(tmp_path / "dense"), tinymodels.make_base(tmp_path / "4", bits=bits)
+    copy = stored(dense, EMBEDDING)
+    assert ask(packed, tmp_path, EMBEDDING, copy) == QUANTISED_COPY
+    assert ask(packed, tmp_path, EMBEDDING, ("BF16", copy[1][::-1].copy())) == OTHER
+    assert ask(packed, tmp_path, EMBEDDING, widened(copy)) == QUANTISED_COPY
+    finer = widened(copy)[1] * np.float32(1.0001)
+    assert ask(packed, tmp_path, EMBEDDING, ("F32", finer)) == UNKNOWN  # quantised from other numbers
+    assert ask(packed, tmp_path, EMBEDDING, ("BF16", copy[1][:-1])) == UNKNOWN
+    assert ask(packed, tmp_path, NORM, stored(dense, NORM)) == COPY
+
+
+def test_the_head_of_a_tied_base_is_its_embedding(tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "tied", tied=True)
+    assert ask(base, tmp_path, HEAD, stored(base, EMBEDDING)) == COPY
+    assert ask(base, tmp_path, HEAD, changed(stored(base, EMBEDDING))) == OTHER
+
+
+def test_what_the_base_does_not_have_cannot_be_compared(tiny_base: Path, tmp_path: Path) -> None:
+    raw = stored(tiny_base, EMBEDDING)
+    assert ask(tiny_base, tmp_path, "model.strange.weight", raw) == UNKNOWN
+    assert ask(tiny_base, tmp_path, EMBEDDING, ("BF16", raw[1][:-1])) == UNKNOWN
+    assert ask(tiny_base, tmp_path, EMBEDDING, ("I32", np.zeros((2, 2), np.int32))) == UNKNOWN
+
+
+def ask(base: Path, scratch: Path, name: str, tensor: Any) -> str:
+    """Return what a tensor of an adapter is to a base."""
+    file = scratch / "adapter_model.safetensors"
+    tinymodels.write_tensors(file, {f"base_model.model.{name}": tensor}, None)
+    files = {path.name: path for path in base.iterdir()}
+    found = likeness(files, read_object(base / "config.json"), file, [f"base_model.model.{name}"])
+    return found[f"base_model.model.{name}"]
+
+
+def test_wrappers_are_taken_off() -> None:
+    assert own_name("base_model.model.model.embed_tokens.modules_to_save.default.weight") == EMBEDDING
+    assert own_name("base_model.model.lm_head.base_layer.bias") == "lm_head.bias"
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_what_peft_adds_by_itself_is_a_copy(
+    bits: int | None, sqlite_registry: Registry, tiny_base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Trained on the dense base, and registered on it or on its 4-bit twin."""
+    peftfolders.real_peft("copied", tiny_base, adapter, tmp_path / "copied")
+    base = tiny_base if bits is None else tinymodels.make_base(tmp_path / "4", bits=bits)
+    peftfolders.edit_config(tmp_path / "copied", base_model_name_or_path="b")
+    sqlite_registry.add_base(base, name="b")
+    found = sqlite_registry.check(tmp_path / "copied", base="b", task="copies", dataset="none")
+    assert {finding.severity for finding in found} == {"info"}
+    (copies,) = [finding for finding in found if finding.code == "peft_copies"]
+    assert EMBEDDING in copies.message
+    assert ("quantised from" in copies.message) is (bits is not None)

@@ -1,0 +1,187 @@
+"""From PEFT's form to mlx-lm's: every update is the same, exactly where that is said."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peftfolders import PREFIX, make_peft
+
+from fusery.registry.adapters.folder import AdapterFolder, read_adapter_folder
+from fusery.storage.digest import digest_file
+
+MODULES = [f"model.layers.{index}.{name}" for index in range(4) for name in tinymodels.LINEAR]
+RANKS = st.dictionaries(st.sampled_from(MODULES), st.sampled_from([1, 2, 3, 8]), max_size=4)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32")
+
+
+def peft_updates(folder: Path) -> dict[str, np.ndarray]:
+    """Return each module's update by PEFT's own formula, in float64; patterns here are plain module names."""
+    tensors = peftfolders.numbers(folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    updates = {}
+    for name, a in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            path = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+            rank = config["rank_pattern"].get(path, config["r"])
+            alpha = config["alpha_pattern"].get(path, config["lora_alpha"])
+            scale = alpha / math.sqrt(rank) if config["use_rslora"] else alpha / rank
+            updates[path] = scale * (tensors[f"{PREFIX}{path}.lora_B.weight"] @ a)
+    return updates
+
+
+def mlx_updates(folder: AdapterFolder) -> dict[str, np.ndarray]:
+    """Return each module's update by mlx-lm's formula, in float64."""
+    tensors = peftfolders.numbers(folder.files["adapters.safetensors"])
+    scale = folder.scale
+    assert scale is not None
+    return {
+        path: scale * (tensors[f"{path}.lora_a"] @ tensors[f"{path}.lora_b"]).T for path in folder.modules
+    }
+
+
+def error(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found - wanted).max() / (np.abs(wanted).max() or 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ranks=RANKS,
+    alphas=st.dictionaries(st.sampled_from(MODULES), st.sampled_from([1, 2, 5, 16, 0.3]), max_size=4),
+    alpha=st.sampled_from([8, 16, 6, 0.7]),
+    rslora=st.booleans(),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    layers=st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)),
+    seed=st.integers(0, 5),
+)
+def test_every_update_is_the_same(
+    base: Path,
+    ranks: dict[str, int],
+    alphas: dict[str, float],
+    alpha: float,
+    rslora: bool,
+    dtype: Any,
+    layers: list[int] | None,
+    seed: int,
+) -> None:
+    with tempfile.TemporaryDirectory() as temp:
+        peft = make_peft(
+            Path(temp) / "peft",
+            base,
+            modules=("q_proj", "down_proj", "o_proj"),
+            layers=layers,
+            ranks=ranks,
+            dtype=dtype,
+            seed=seed,
+            alpha_pattern=alphas,
+            lora_alpha=alpha,
+            use_rslora=rslora,
+        )
+        folder = read_adapter_folder(peft)
+        assert not folder.problems
+        codes = {remark.code for remark in folder.remarks}
+        assert codes <= {"peft_rank_padded", "peft_scale_folded", "peft_scale_rounded"}
+        wanted, found = peft_updates(peft), mlx_updates(folder)
+        assert found.keys() == wanted.keys()
+        # float64 sums over zeros in another order; a rounding to float32 is 2^-24.
+        limit = 1.3e-7 if "peft_scale_rounded" in codes else 1e-14
+        assert max(error(found[path], wanted[path]) for path in wanted) < limit
+
+
+def test_a_plain_adapter_keeps_every_bit(base: Path, tmp_path: Path) -> None:
+    for dtype in ("float32", "float16", "bfloat16"):
+        peft = make_peft(tmp_path / dtype, base, dtype=dtype, dora=True)
+        folder = read_adapter_folder(peft)
+        before = tinymodels.read_tensors(peft / "adapter_model.safetensors")
+        after = tinymodels.read_tensors(folder.files["adapters.safetensors"])
+        assert len(after) == len(before)
+        for name, (kind, shape, data) in before.items():
+            path, _, part = name.removeprefix(PREFIX).partition(".lora_")
+            theirs = after[
+                f"{path}.{ {'A.weight': 'lora_a', 'B.weight': 'lora_b', 'magnitude_vector': 'm'}[part] }"
+            ]
+            item = np.uint32 if kind == "F32" else np.uint16
+            turned = np.frombuffer(data, item).reshape(shape).T
+            assert (theirs[0], theirs[1]) == (kind, turned.shape)
+            assert theirs[2] == turned.tobytes()
+
+
+def test_factors_of_two_are_folded_exactly_and_keep_sixteen_bits(base: Path, tmp_path: Path) -> None:
+    peft = make_peft(tmp_path / "peft", base, dtype="bfloat16", alpha_pattern={"v_proj": 32})
+    folder = read_adapter_folder(peft)
+    assert [remark.code for remark in folder.remarks] == ["peft_scale_folded"]
+    assert {tensor.dtype for tensor in folder.header.tensors.values()} == {"BF16"}  # type: ignore[union-attr]
+
+
+def test_other_factors_make_all_factors_float32(base: Path, tmp_path: Path) -> None:
+    peft = make_peft(tmp_path / "peft", base, dtype="bfloat16", lora_alpha=3, alpha_pattern={"v_proj": 10})
+    folder = read_adapter_folder(peft)
+    assert "peft_scale_rounded" in {remark.code for remark in folder.remarks}
+    assert {tensor.dtype for tensor in folder.header.tensors.values()} == {"F32"}  # type: ignore[union-attr]
+
+
+def test_the_first_pattern_that_fits_counts(base: Path, tmp_path: Path) -> None:
+    peft = make_peft(
+        tmp_path / "peft",
+        base,
+        alpha_pattern={
+            r"^model\.layers\.[01]\..*q_proj": 64,
+            "q_proj": 16,
+            "model.layers.3.self_attn.q_proj": 1,
+        },
+    )
+    folder = read_adapter_folder(peft)
+    tensors = peftfolders.numbers(folder.files["adapters.safetensors"])
+    original = peftfolders.numbers(peft / "adapter_model.safetensors")
+    factors = {}
+    for path in folder.modules:
+        factor = tensors[f"{path}.lora_b"] / original[f"{PREFIX}{path}.lora_B.weight"].T
+        factors[path] = float(np.median(factor)) * (folder.scale or 0)
+    assert factors["model.layers.0.self_attn.q_proj"] == 16
+    assert factors["model.layers.3.self_attn.q_proj"] == 4
+    assert factors["model.layers.2.self_attn.v_proj"] == 2
+
+
+def test_the_same_folder_gives_the_same_bytes_for_ever() -> None:
+    """The digests are on record in registries: another rendering of the same adapter must not come of a change here."""
+    known = {
+        "lora": (
+            "86e904ff5649004a6a6676a66f365a4634b7d0db2b8bedf4f55b3330694046db",
+            "022bfb57a85cb946582fce42ddf539bcad6460282eaea2f9b6d2c11361ea1204",
+        ),
+        "rslora_patterns": (
+            "6ee2797af09ba08fe326e1551cdcce05bd2f258c417c5723702b4175a14b6374",
+            "6a33e4656a035599d62a990a55cb386a1446812e129fa091bbc2a62ef4f21cc3",
+        ),
+        "dora": (
+            "ad666e4973b964cd2593fa7cf4c20bfef87b277fcd84416e20c3c3d28442f104",
+            "a541c44fa6fe237d6fdd9ccdc03642e1f3581d59d9327f3a3efd460bf322d17c",
+        ),
+    }
+    for name, digests in known.items():
+        folder = read_adapter_folder(peftfolders.REAL / name)
+        found = [
+            digest_file(folder.files[file])[0] for file in ("adapters.safetensors", "adapter_config.json")
+        ]
+        assert tuple(found) == digests, name
+
+
+def test_a_rendering_goes_away_with_its_folder(base: Path, tmp_path: Path) -> None:
+    folder = read_adapter_folder(make_peft(tmp_path / "peft", base))
+    place = folder.files["adapters.safetensors"].parent
+    assert place.is_dir()
+    del folder
+    assert not place.exists()

@@ -1,0 +1,248 @@
+"""From mlx-lm's form to PEFT's and back: the same tensors and the same scale."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.adapters.peft_config import PeftConfig, targets
+from fusery.registry.adapters.peft_form import alpha_of
+from fusery.registry.adapters.render import render_peft
+from fusery.registry.errors import BadInputError
+from fusery.registry.models.architecture import read_architecture
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {
+        "plain": tinymodels.make_base(root / "plain"),
+        "tied": tinymodels.make_base(root / "tied", tied=True),
+        "square": tinymodels.make_base(root / "square", vocab=320, hidden=320, intermediate=320, layers=1),
+    }
+
+
+def there(adapter: Path, base: Path, place: Path) -> Path:
+    files = {path.name: path for path in adapter.iterdir()}
+    render_peft(files, read_architecture(base), place)
+    return place
+
+
+KEYS = st.one_of(
+    st.none(),
+    st.lists(st.sampled_from(tinymodels.LINEAR), min_size=1, max_size=4, unique=True),
+    st.just(["self_attn.q_proj", "model.layers.0.mlp.up_proj"]),
+    st.just(["lm_head"]),
+    st.just(["model.embed_tokens", "self_attn.v_proj"]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rank=st.integers(1, 9),
+    scale=st.one_of(st.sampled_from([20.0, 2.0, 0.1, 1 / 3]), st.floats(1e-3, 1e3)),
+    num_layers=st.sampled_from([-1, 1, 2, 4]),
+    keys=KEYS,
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    kind=st.sampled_from(["lora", "dora"]),
+)
+def test_there_and_back_is_the_same(
+    bases: dict[str, Path], rank: int, scale: float, num_layers: int, keys: Any, dtype: Any, kind: Any
+) -> None:
+    if kind == "dora" and keys and "model.embed_tokens" in keys:
+        kind = "lora"
+    with tempfile.TemporaryDirectory() as temp:
+        adapter = tinymodels.make_adapter(
+            Path(temp) / "mlx",
+            bases["plain"],
+            rank=rank,
+            scale=scale,
+            num_layers=num_layers,
+            keys=keys,
+            dtype=dtype,
+            fine_tune_type=kind,
+        )
+        back = read_adapter_folder(there(adapter, bases["plain"], Path(temp) / "peft"))
+        assert not back.remarks
+        assert not back.problems
+        assert tinymodels.read_tensors(back.files["adapters.safetensors"]) == tinymodels.read_tensors(
+            adapter / "adapters.safetensors"
+        )
+        assert back.scale == pytest.approx(scale, rel=2e-16)
+        assert (back.config.method, back.rank) == (kind, rank)
+
+
+@given(st.floats(1e-6, 1e6), st.integers(1, 512))
+def test_alpha_divided_by_the_rank_is_the_scale(scale: float, rank: int) -> None:
+    assert alpha_of(scale, rank) / rank == pytest.approx(scale, rel=2.3e-16)
+
+
+@pytest.mark.parametrize("scale", [0.1, 20.0, 2.0, 1 / 3, 10.0])
+@pytest.mark.parametrize("rank", [1, 3, 4, 7, 8, 16, 60])
+def test_alpha_of_usual_scales_is_exact(scale: float, rank: int) -> None:
+    assert np.float32(alpha_of(scale, rank) / rank) == np.float32(scale)
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return document
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "keys", "names", "layers"),
+    [
+        (-1, ["self_attn.q_proj"], ["q_proj"], None),
+        (2, ["self_attn.q_proj", "mlp.up_proj"], ["q_proj", "up_proj"], [2, 3]),
+        (-1, ["lm_head"], ["lm_head"], None),
+        (1, ["lm_head", "mlp.up_proj"], ["lm_head", "up_proj"], [3]),
+        (
+            1,
+            ["self_attn.q_proj", "model.layers.0.mlp.up_proj"],
+            ["model.layers.0.mlp.up_proj", "model.layers.3.self_attn.q_proj"],
+            None,
+        ),
+    ],
+)
+def test_the_modules_are_named_shortly_and_exactly(
+    bases: dict[str, Path], tmp_path: Path, num_layers: int, keys: Any, names: Any, layers: Any
+) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"], num_layers=num_layers, keys=keys)
+    peft = there(adapter, bases["plain"], tmp_path / "peft")
+    config = config_of(peft)
+    assert (config["target_modules"], config["layers_to_transform"]) == (names, layers)
+    known = read_architecture(bases["plain"]).weights
+    model = PeftConfig.model_validate(config)
+    assert {path for path in known if targets(model, path)} == set(read_adapter_folder(peft).modules)
+
+
+def test_no_path_of_the_machine_goes_along(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"])
+    assert (
+        str(tmp_path)
+        not in (there(adapter, bases["plain"], tmp_path / "peft") / "adapter_config.json").read_text()
+    )
+    assert config_of(tmp_path / "peft")["base_model_name_or_path"] == "plain"
+
+
+def test_a_square_embedding_is_told_by_its_name(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(
+        tmp_path / "mlx", bases["square"], keys=["model.embed_tokens", "self_attn.q_proj"], num_layers=1
+    )
+    peft = there(adapter, bases["square"], tmp_path / "peft")
+    names = tinymodels.read_tensors(peft / "adapter_model.safetensors").keys()
+    assert {name.rpartition("layers.")[2] for name in names} == {
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.model.embed_tokens.lora_embedding_B",
+        "0.self_attn.q_proj.lora_A.weight",
+        "0.self_attn.q_proj.lora_B.weight",
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "settings_", "why"),
+    [
+        ("tied", {"keys": ["model.embed_tokens"]}, "tied to the head"),
+        ("plain", {"keys": ["model.embed_tokens"], "fine_tune_type": "dora"}, "DoRA"),
+    ],
+)
+def test_what_has_no_form_in_peft_is_said(
+    bases: dict[str, Path], tmp_path: Path, base: str, settings_: Any, why: str
+) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases[base], **settings_)
+    with pytest.raises(BadInputError, match=why):
+        there(adapter, bases[base], tmp_path / "peft")
+
+
+def test_a_full_fine_tune_has_no_form_in_peft(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"])
+    config = {**config_of(adapter), "fine_tune_type": "full"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInputError, match="full fine-tuning"):
+        there(adapter, bases["plain"], tmp_path / "peft")
+
+
+def test_a_model_that_is_renamed_as_it_is_loaded_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"])
+    base = tmp_path / "other"
+    base.mkdir()
+    for path in bases["plain"].iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    config = {**config_of_base(base), "model_type": "gpt_neox"}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInputError, match="other names than transformers"):
+        there(adapter, base, tmp_path / "peft")
+
+
+def config_of_base(base: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((base / "config.json").read_text())
+    return document
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rank=st.integers(1, 9),
+    alpha=st.sampled_from([1, 8, 16, 6, 0.7]),
+    modules=st.lists(st.sampled_from(["q_proj", "o_proj", "up_proj", "down_proj"]), min_size=1, unique=True),
+    layers=st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True)),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    dora=st.booleans(),
+    rslora=st.booleans(),
+)
+def test_from_peft_and_back_is_the_same(
+    bases: dict[str, Path],
+    rank: int,
+    alpha: float,
+    modules: list[str],
+    layers: list[int] | None,
+    dtype: Any,
+    dora: bool,
+    rslora: bool,
+) -> None:
+    with tempfile.TemporaryDirectory() as temp:
+        folder = peftfolders.make_peft(
+            Path(temp) / "first",
+            bases["plain"],
+            modules=modules,
+            layers=layers,
+            rank=rank,
+            dtype=dtype,
+            dora=dora,
+            lora_alpha=alpha,
+            use_rslora=rslora,
+        )
+        first = read_adapter_folder(folder)
+        place = there(first.files["adapters.safetensors"].parent, bases["plain"], Path(temp) / "again")
+        assert tinymodels.read_tensors(place / "adapter_model.safetensors") == tinymodels.read_tensors(
+            folder / "adapter_model.safetensors"
+        )
+        again = read_adapter_folder(place)
+        assert np.float32(again.scale) == np.float32(first.scale)
+        assert config_of(place)["use_dora"] is dora
+
+
+def test_from_peft_and_back_with_patterns_is_the_same_update(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = peftfolders.make_peft(
+        tmp_path / "first",
+        bases["plain"],
+        ranks={"model.layers.0.self_attn.q_proj": 8},
+        alpha_pattern={"v_proj": 32},
+    )
+    first = read_adapter_folder(folder)
+    place = there(first.files["adapters.safetensors"].parent, bases["plain"], tmp_path / "again")
+    before, after = (peftfolders.numbers(each / "adapter_model.safetensors") for each in (folder, place))
+    config = PeftConfig.model_validate(config_of(folder))
+    scale = PeftConfig.model_validate(config_of(place)).scale_of("any")
+    for path in first.modules:
+        a, b = f"{peftfolders.PREFIX}{path}.lora_A.weight", f"{peftfolders.PREFIX}{path}.lora_B.weight"
+        wanted = config.scale_of(path) * (before[b] @ before[a])
+        assert np.array_equal(np.float32(scale * (after[b] @ after[a])), np.float32(wanted))

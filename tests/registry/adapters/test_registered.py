@@ -1,0 +1,240 @@
+"""A PEFT folder in the registry: one adapter, known by its own bytes, with mlx-lm's form computed where it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peftfolders
+import pytest
+import tinymodels
+from peftfolders import edit_config, make_peft
+from sqlalchemy import func, select
+
+from fusery.registry import Registry, tables
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.admission import AdmissionError
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import FormatError
+
+
+@pytest.fixture
+def with_base(registry: Registry, tiny_base: Path) -> Iterator[Registry]:
+    registry.add_base(tiny_base, name="tiny")
+    yield registry
+
+
+def test_the_registered_bytes_are_the_adapter(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    folder = make_peft(tmp_path / "peft", tiny_base, rank=4, lora_alpha=6, use_rslora=True)
+    view = with_base.register(folder, base="tiny", task="one").view
+    assert (view["method"], view["rank"], view["alpha"], view["scale"]) == ("lora", 4, 6.0, 3.0)
+    assert (view["layers"], view["target_modules"]) == (4, ["self_attn.q_proj", "self_attn.v_proj"])
+    shown = with_base.show("one@1")
+    files = {file["path"]: file["sha256"] for file in shown["files"]}
+    assert files == {path.name: digest_file(path)[0] for path in folder.iterdir()}
+    assert shown["format"] == "peft"
+    assert [rendering["format"] for rendering in shown["renderings"]] == ["mlx"]
+    assert shown["training"]["peft_type"] == "LORA"
+    assert with_base.register(folder, base="tiny", task="one").created is False
+    assert with_base.audit().ok
+
+
+def test_fusing_it_is_fusing_its_rendering(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    folder = make_peft(
+        tmp_path / "peft",
+        tiny_base,
+        ranks={"model.layers.0.self_attn.q_proj": 8},
+        alpha_pattern={"v_proj": 5},
+        dora=True,
+    )
+    with_base.register(folder, base="tiny", task="peft")
+    read = read_adapter_folder(folder)
+    with_base.register(read.files["adapters.safetensors"].parent, base="tiny", task="mlx")
+    fused = [with_base.fuse(reference).path for reference in ("peft@1", "mlx@1")]
+    theirs, ours = (tinymodels.read_tensors(path) for path in fused)
+    assert ours == theirs
+    again = with_base.fuse("peft@1")
+    assert again.cached
+    difference = with_base.diff("peft@1", "mlx@1", weights=True)
+    assert min(module["cosine"] for module in difference["modules"]) > 0.999999
+
+
+def test_a_rendering_that_came_out_differently_is_not_fused(
+    with_base: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    with_base.register(make_peft(tmp_path / "peft", tiny_base), base="tiny", task="one")
+    with with_base.workspace.database.write() as session:
+        row = session.scalars(select(tables.AdapterRendering)).one()
+        row.digest = "0" * 64
+    with pytest.raises(FormatError, match="differently"):
+        with_base.fuse("one@1")
+
+
+def rewrite(change: Callable[[dict[str, tinymodels.Raw]], object]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        raw = {
+            name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
+            for name, (dtype, shape, data) in tinymodels.read_tensors(path).items()
+        }
+        change(raw)
+        tinymodels.write_tensors(path, raw, {"format": "pt"})
+
+    return spoil
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    return lambda folder: edit_config(folder, **changes)
+
+
+def add(name: str, *shape: int) -> Callable[[Path], None]:
+    return rewrite(lambda raw: raw.update({name: ("F32", np.ones(shape, np.float32))}))
+
+
+def pop(raw: dict[str, tinymodels.Raw], *names: str) -> None:
+    for name in names:
+        del raw[name]
+
+
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "another method": ("peft_method", config(peft_type="IA3")),
+    "no method": ("peft_method", config(peft_type=None)),
+    "pissa": ("peft_base_changed", config(init_lora_weights="pissa_niter_16")),
+    "olora": ("peft_base_changed", config(init_lora_weights="olora")),
+    "corda": ("peft_base_changed", config(init_lora_weights="corda")),
+    "loftq": ("peft_base_changed", config(init_lora_weights="loftq")),
+    "an unknown start": ("peft_base_changed", config(init_lora_weights="magic")),
+    "repeated layers": ("peft_base_changed", config(layer_replication=[[0, 2], [1, 3]])),
+    "kasa": ("peft_base_changed", config(kasa_config={"beta": 1})),
+    "modules to save": ("peft_full_modules", config(modules_to_save=["lm_head"])),
+    "trained tokens": ("peft_full_modules", config(trainable_token_indices=[1, 2])),
+    "a whole embedding": ("peft_full_modules", add("base_model.model.model.embed_tokens.weight", 320, 128)),
+    "biases": ("peft_bias", config(bias="lora_only")),
+    "lora bias": ("peft_bias", config(lora_bias=True)),
+    "bias tensors": ("peft_bias", add(f"{Q0}.lora_B.bias", 128)),
+    "alora": ("peft_variant", config(alora_invocation_tokens=[1])),
+    "qalora": ("peft_variant", config(use_qalora=True)),
+    "bdlora": ("peft_variant", config(use_bdlora={"nblocks": 2})),
+    "arrow": ("peft_variant", config(arrow_config={"top_k": 3})),
+    "monteclora": ("peft_variant", config(monteclora_config={"num_samples": 3})),
+    "parameters": ("peft_variant", config(target_parameters=["experts.up_proj"])),
+    "megatron": ("peft_variant", config(megatron_config={"x": 1})),
+    "tied adapters": ("peft_variant", config(ensure_weight_tying=True)),
+    "a field from the future": ("peft_unknown_field", config(use_hyperlora=True)),
+    "a convolution": ("peft_unknown_tensor", add("base_model.model.conv.lora_A.weight", 4, 3, 3, 3)),
+    "no prefix": ("peft_unknown_tensor", add("model.layers.0.self_attn.q_proj.lora_A.weight", 4, 128)),
+    "an adapter's name": ("peft_unknown_tensor", add(f"{Q0}.lora_A.default.weight", 4, 128)),
+    "a diagonal": ("peft_unknown_tensor", add(f"{Q0}.lora_diag", 4)),
+    "both kinds of factors": ("peft_unknown_tensor", add(f"{Q0}.lora_embedding_A", 4, 128)),
+    "a bad expression": ("peft_pattern", config(alpha_pattern={"(": 3})),
+    "a look-around": ("peft_pattern", config(rank_pattern={"(?=q)q_proj": 3})),
+    "another rank": ("peft_rank_mismatch", config(r=8)),
+    "another rank of one": ("peft_rank_mismatch", config(rank_pattern={"q_proj": 2})),
+    "half of a module": ("incomplete_module", rewrite(lambda raw: pop(raw, f"{Q0}.lora_B.weight"))),
+    "a module less": (
+        "peft_modules_missing",
+        rewrite(lambda raw: pop(raw, f"{Q0}.lora_A.weight", f"{Q0}.lora_B.weight")),
+    ),
+    "more promised": ("peft_modules_missing", config(target_modules=["q_proj", "v_proj", "o_proj"])),
+    "more promised by an expression": ("peft_modules_missing", config(target_modules=r".*\.(q|k|v)_proj")),
+    "another model's": ("base_mismatch", config(base_model_name_or_path="org/other")),
+    "not finite": ("not_finite", rewrite(lambda raw: raw[f"{Q0}.lora_A.weight"][1].fill(np.nan))),
+    "no effect": ("all_zero", config(lora_alpha=0)),
+    "a rank of words": ("config_invalid", config(r="many")),
+    "a rank below one": ("config_invalid", config(r=0)),
+    "patterns that are none": ("config_invalid", config(rank_pattern=["q_proj"])),
+    "no JSON": ("config_invalid", lambda folder: (folder / "adapter_config.json").write_text("{") and None),
+    "no configuration": ("file_missing", lambda folder: (folder / "adapter_config.json").unlink()),
+    "no safetensors": (
+        "not_safetensors",
+        lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 64) and None,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def untouched(sqlite_registry: Registry, tiny_base: Path) -> Registry:
+    """One registry for all that is refused: nothing of it may leave a trace."""
+    sqlite_registry.add_base(tiny_base, name="tiny")
+    return sqlite_registry
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_what_cannot_be_carried_over_is_refused_by_name(
+    untouched: Registry, tiny_base: Path, tmp_path: Path, spoil: str
+) -> None:
+    code, change = SPOILS[spoil]
+    folder = make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
+    change(folder)
+    with pytest.raises(AdmissionError) as caught:
+        untouched.register(folder, base="tiny", task="one")
+    errors = [finding for finding in caught.value.findings if finding.severity == "error"]
+    assert code in {finding.code for finding in errors}, [finding.to_dict() for finding in errors]
+    assert all(finding.message and "\n" not in finding.message for finding in errors)
+    with untouched.workspace.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(tables.Adapter)) == 0
+        assert session.scalar(select(func.count()).select_from(tables.Intent)) == 0
+    assert [finding.code for finding in untouched.check(folder, base="tiny", task="one")]
+
+
+def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "tied", tied=True)
+    registry.add_base(base, name="tied")
+    folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")
+    rewrite(
+        lambda raw: raw.update(
+            {
+                "base_model.model.model.embed_tokens.lora_embedding_A": (
+                    "F32",
+                    np.ones((4, 320), np.float32),
+                ),
+                "base_model.model.model.embed_tokens.lora_embedding_B": (
+                    "F32",
+                    np.ones((128, 4), np.float32),
+                ),
+            }
+        )
+    )(folder)
+    with pytest.raises(AdmissionError, match="peft_tied_embedding"):
+        registry.register(folder, base="tied", task="one")
+
+
+def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
+    good: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "dora": {"dora": True},
+        "some layers": {"layers": (1, 3)},
+        "an expression": {"target_modules": r"model\.layers\.\d+\.self_attn\.(q|v)_proj"},
+        "all linear layers": {
+            "modules": [name.rpartition(".")[2] for name in tinymodels.LINEAR],
+            "target_modules": "all-linear",
+        },
+        "excluded": {"layers": (0, 1), "layers_to_transform": None, "exclude_modules": r".*layers\.[23]\..*"},
+        "a layer pattern": {"layers": (0, 1), "layers_pattern": "layers"},
+        "gaussian": {"init_lora_weights": "gaussian"},
+        "eva": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
+        "half precision": {"dtype": "bfloat16"},
+    }
+    for name, settings in good.items():
+        folder = make_peft(tmp_path / name, tiny_base, base_model_name_or_path="tiny", **settings)
+        findings = with_base.check(folder, base="tiny", task="one", dataset="d")
+        assert [finding.to_dict() for finding in findings] == [], name
+
+
+def test_where_both_forms_lie_in_one_folder_mlx_lm_s_counts(
+    with_base: Registry, tiny_base: Path, tmp_path: Path
+) -> None:
+    folder = tinymodels.make_adapter(tmp_path / "both", tiny_base)
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    assert read_adapter_folder(folder).form == "mlx"
+
+
+def test_the_real_ones_are_read() -> None:
+    for path in sorted(peftfolders.REAL.glob("*/adapter_config.json")):
+        folder = read_adapter_folder(path.parent)
+        assert folder.modules
+        assert not folder.problems
+        assert not [remark for remark in folder.remarks if remark.severity == "error"]

@@ -1,0 +1,113 @@
+"""An audit by many hands finds what the audit by one finds, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import BadInputError
+from fusery.registry.workers.cluster import CLUSTER
+from fusery.storage.digest import Digest
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CLUSTER, raising=False)
+
+
+def damage(registry: Registry, *, delete: bool = False) -> str:
+    """Flip a bit of an adapter's weights, or delete them; return their digest."""
+    with registry.workspace.database.read() as session:
+        file = tables.ManifestFile
+        digest = session.scalars(select(file.blob).where(file.path == "adapters.safetensors")).first()
+    path = registry.workspace.store.local_path(Digest(str(digest)))
+    assert path is not None
+    path.chmod(0o644)
+    if delete:
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    return str(digest)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_it_finds_what_one_hand_finds(stocked: Registry, tmp_path: Path, jobs: int) -> None:
+    stocked.materialize("course_rec@1", tmp_path / "bundle")
+    (tmp_path / "bundle" / "config.json").chmod(0o644)
+    (tmp_path / "bundle" / "config.json").write_text("{}")
+    damage(stocked)
+
+    many, one = stocked.audit_all(jobs=jobs).to_dict(), stocked.audit().to_dict()
+
+    def sorted_problems(document: dict[str, object]) -> list[str]:
+        return sorted(map(str, document["problems"]))  # type: ignore[call-overload]
+
+    assert sorted_problems(many) == sorted_problems(one)
+    assert {problem["code"] for problem in many["problems"]} == {"blob_corrupt", "bundle_changed"}
+    assert many["checked"] == one["checked"]
+    assert (many["ok"], many["notes"]) == (False, one["notes"])
+
+
+def test_an_interrupted_audit_is_taken_up_and_reads_nothing_twice(stocked: Registry) -> None:
+    done: list[str] = []
+
+    def stop_after_three(_: str) -> None:
+        done.append(_)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stocked.audit_all(jobs=1, say=stop_after_three)
+    again: list[str] = []
+    report = stocked.audit_all(jobs=2, say=again.append)
+    third: list[str] = []
+    stocked.audit_all(jobs=1, say=third.append)
+
+    assert report.ok
+    assert not set(done) & set(again)
+    assert sorted([*done, *again]) == sorted(third)
+    assert "3 were found right by an audit that was interrupted" in report.notes[-1]
+
+
+def test_what_was_wrong_before_an_interruption_is_looked_at_again(stocked: Registry) -> None:
+    digest = damage(stocked)
+
+    def stop_at_the_end(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stocked.audit_all(told=stop_at_the_end)
+
+    report = stocked.audit_all()
+    assert [problem.damage and problem.damage.digest for problem in report.problems] == [digest]
+
+
+def test_it_repairs(stocked: Registry, make_adapter: object, tmp_path: Path) -> None:
+    damage(stocked, delete=True)
+
+    report = stocked.audit_all(repair=True, copies=[tmp_path])
+
+    assert report.ok
+    assert [mended.problem.code for mended in report.repaired] == ["blob_missing"]
+    assert stocked.audit_all().ok
+
+
+def test_anew_reads_everything(stocked: Registry) -> None:
+    def stop(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stocked.audit_all(jobs=1, say=stop)
+    assert not any("interrupted" in note for note in stocked.audit_all(anew=True).notes)
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 257])
+def test_so_many_jobs_are_refused(stocked: Registry, jobs: int) -> None:
+    with pytest.raises(BadInputError, match="jobs at a time"):
+        stocked.audit_all(jobs=jobs)

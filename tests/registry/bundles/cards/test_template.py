@@ -1,0 +1,337 @@
+"""Teams' own templates for the model card, and what our own says of training, licences and the description."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import zstandard
+from bundling import make_bundle
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from fusery.registry import Registry
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.cards.card import card_values
+from fusery.registry.bundles.cards.template import render_card
+from fusery.registry.bundles.record import bundle_record
+from fusery.registry.charts.curve_svg import curve_svg
+from fusery.registry.errors import BadInputError
+from fusery.registry.records.licences import licence_of_readme, licence_of_text
+
+CURVE = [
+    {"iteration": 1, "train_loss": None, "val_loss": 3.0, "learning_rate": None},
+    {"iteration": 10, "train_loss": 2.0, "val_loss": None, "learning_rate": 1e-5},
+    {"iteration": 200, "train_loss": 1.0, "val_loss": 0.5, "learning_rate": 1e-5},
+    {"iteration": 400, "train_loss": 0.5, "val_loss": 0.75, "learning_rate": 1e-5},
+]
+
+
+@pytest.fixture
+def database_url() -> str:
+    """Cards have nothing to do with the database: once is enough."""
+    return ""
+
+
+@pytest.fixture
+def told(source: BundleSource, provenance: dict[str, Any]) -> BundleSource:
+    """A source of which everything is known."""
+    provenance["base"] |= {"hub_id": "org/Tiny-1M-Hub", "licence": "apache-2.0"}
+    provenance["adapter"] |= {
+        "note": "Recommends courses.\nNot for grading.",
+        "licence": "apache-2.0",
+        "dataset": "org/courses",
+        "training": {"batch_size": 4, "learning_rate": 1e-5},
+        "curve": CURVE,
+    }
+    provenance["with"] = []
+    return source
+
+
+def card(source: BundleSource, template: Path | None = None) -> str:
+    return render_card(card_values(bundle_record(source, "model", ".")), template).decode()
+
+
+def html_tags(markdown: str) -> list[str]:
+    """Return what a Markdown reader makes of a text: its elements in order, without paragraphs and line breaks."""
+    if markdown.startswith("---\n"):
+        markdown = markdown.split("---\n", 2)[2]
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+    flat = [inner for token in tokens for inner in (token, *(token.children or ()))]
+    return [
+        token.type
+        for token in flat
+        if not token.type.startswith(("paragraph", "text", "inline", "softbreak"))
+    ]
+
+
+def test_the_hub_reads_the_front_matter(told: BundleSource, tmp_path: Path) -> None:
+    make_bundle(told, "model", tmp_path)
+    read = ModelCard.load(tmp_path / "README.md")
+    data = read.data.to_dict()
+    assert data["base_model"] == "org/Tiny-1M-Hub"
+    assert data["base_model_relation"] == "finetune"
+    assert (data["license"], data["datasets"]) == ("apache-2.0", ["org/courses"])
+    assert read.data.library_name == "mlx"
+    assert ModelCard(str(read)).data.to_dict() == data
+
+
+def test_description_training_and_curve_are_shown(told: BundleSource, tmp_path: Path) -> None:
+    written = make_bundle(told, "model", tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "\nRecommends courses.\n\nNot for grading.\n" in text
+    assert "| learning rate | 1e-05 |" in text
+    assert "![Training curve](curve.svg)" in text
+    assert "3 at iteration 1 and 0.75 at iteration 400; the lowest is 0.5, at iteration 200." in text
+    assert "curve.svg" in {entry.path for entry in written.manifest}
+    drawn = ElementTree.parse(tmp_path / "curve.svg").getroot()
+    lines = drawn.findall("{http://www.w3.org/2000/svg}polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
+    # The highest loss is at the top left, the last iteration at the right edge.
+    points = [[float(number) for number in pair.split(",")] for pair in lines[1].attrib["points"].split()]
+    assert points[0] == [56.0, 28.0]
+    assert points[-1][0] == 624.0
+    assert max(y for _, y in points) == points[1][1]
+
+
+@pytest.mark.parametrize("target", ["archive", "docker", "oci", "hub"])
+def test_the_picture_goes_wherever_the_card_goes(target: str, told: BundleSource, tmp_path: Path) -> None:
+    written = make_bundle(told, target, tmp_path)
+    if target == "archive":
+        (tmp_path / "model").mkdir()
+        with (
+            zstandard.open(next(tmp_path.glob("*.zst"))) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as packed,
+        ):
+            packed.extractall(tmp_path / "model", filter="data")
+    content = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert curve_svg(CURVE) in content
+    assert written.layout.tensors > 0 or target == "archive"
+
+
+@pytest.mark.parametrize(
+    "points",
+    [None, "x", [], [{}], [1, 2], CURVE[:1], [{"iteration": "1", "val_loss": 1.0}] * 2,
+     [{"iteration": 1, "val_loss": float("nan")}, {"iteration": 2, "val_loss": float("inf")}]],
+)  # fmt: skip
+def test_what_is_no_curve_is_no_picture(points: object) -> None:
+    assert curve_svg(points) is None
+
+
+def test_a_flat_and_a_long_curve_are_drawn() -> None:
+    flat = [{"iteration": number, "val_loss": 1.0} for number in range(2)]
+    long = [{"iteration": number, "train_loss": 1 / (number + 1)} for number in range(100_000)]
+    assert ElementTree.fromstring(curve_svg(flat) or b"") is not None
+    assert len(curve_svg(long) or b"") < 30_000
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "expected"),
+    [
+        ("apache-2.0", "apache-2.0", {"license": "apache-2.0"}),
+        ("apache-2.0", None, {}),
+        (None, None, {}),
+        ("gemma", "mit", {"license": "other"}),
+        ("acme-1.0", "acme-1.0", {"license": "other", "license_name": "acme-1.0"}),
+        ("All rights\nreserved", "All rights\nreserved", {"license": "other"}),
+    ],
+)
+def test_a_licence_is_said_only_if_all_are_known(
+    base: str | None, adapter: str | None, expected: dict[str, str], told: BundleSource
+) -> None:
+    told.provenance["base"]["licence"] = base
+    told.provenance["adapter"]["licence"] = adapter
+    text = card(told)
+    data = ModelCard(text).data.to_dict()
+    assert {key: data[key] for key in ("license", "license_name") if key in data} == expected
+    assert text.count("not recorded") == [base, adapter].count(None)
+
+
+def test_licences_are_read_from_texts() -> None:
+    assert licence_of_text("\n        Apache License\n   Version 2.0, January 2004\n") == "apache-2.0"
+    assert licence_of_text("MIT License\n\nCopyright") == "mit"
+    assert licence_of_text("This is not the MIT License") is None
+    assert licence_of_readme("---\nlicense: llama3.2\ntags: [x]\n---\n# x") == "llama3.2"
+    assert licence_of_readme("---\ntags: [x]\n---\nlicense: mit") is None
+
+
+def test_the_notes_of_hostile_people_stay_text(told: BundleSource, evil: str) -> None:
+    plain = html_tags(card(told))
+    told.provenance["adapter"] |= {
+        "note": evil or "x",
+        "licence": evil,
+        "method": evil,
+        "parent": evil,
+        "dataset": evil,
+        "training": {"optimizer": evil, "batch_size": 1},
+        "curve": [{"iteration": evil, "val_loss": evil}, *CURVE],
+    }
+    told.provenance["base"] |= {"licence": evil, "hub_id": evil}
+    text = card(told)
+    tags = html_tags(text)
+    assert set(tags) <= set(plain)
+    assert tags.count("heading_open") == plain.count("heading_open")
+    assert tags.count("link_open") == plain.count("link_open") == 0
+    assert tags.count("image") == plain.count("image") == 1
+    data = ModelCard(text).data.to_dict()
+    assert set(data) <= {"base_model", "base_model_relation", "datasets", "library_name", "license", "license_name",
+                         "pipeline_tag", "tags"}  # fmt: skip
+
+
+def test_a_team_brings_its_own(told: BundleSource, tmp_path: Path) -> None:
+    own = tmp_path / "card.md.j2"
+    own.write_text(
+        "---\nbase_model: {{ base_id | yaml }}\n---\n# {{ name }} by us\n{{ note }}\n{{ note | prose }}\n"
+        "{% for label, value in training %}\n- {{ label }}: {{ value }}\n{% endfor %}\n"
+        "{{ provenance.fidelity.retained }}\n"
+    )
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    make_bundle(told, "model", folder, card=own)
+    text = (folder / "README.md").read_text()
+    assert text.startswith('---\nbase_model: "org/Tiny-1M-Hub"\n---\n# course_rec_v2_20261124 by us\n')
+    assert "Recommends courses.\\\\nNot for grading.\nRecommends courses.\n\nNot for grading." in text
+    assert "- batch size: 4\n" in text
+    assert "0.987654321" in text
+
+
+def test_a_team_replaces_a_section_of_ours(told: BundleSource, tmp_path: Path) -> None:
+    own = tmp_path / "card.md.j2"
+    own.write_text('{% extends "model_card.md.j2" %}{% block use %}Ask the platform team.\n\n{% endblock %}')
+    text = card(told, own)
+    assert "Ask the platform team." in text
+    assert "mlx_lm.generate" not in text
+    ours = card(told)
+    assert text[: text.index("Ask")] == ours[: ours.index("## Use")]
+    assert text[text.index("## Where") :] == ours[ours.index("## Where") :]
+
+
+def test_values_are_text_in_a_team_s_template(
+    told: BundleSource, tmp_path: Path, evil_texts: dict[str, str]
+) -> None:
+    told.provenance["adapter"]["note"] = "plain"
+    told.provenance["texts"] = list(evil_texts.values())
+    own = tmp_path / "card.md.j2"
+    own.write_text(
+        "# Ours\n\n{% for text in provenance.texts %}\n{{ text }} {{ text | text }}\n\n{% endfor %}\n"
+    )
+    tags = html_tags(card(told, own))
+    assert [tag for tag in tags if tag not in ("hardbreak",)] == ["heading_open", "heading_close"], tags
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% if %}", "line 1: "),
+        ("{{ nothing_such }}", "'nothing_such' is undefined"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ provenance.clear() }}", "unsafe"),
+        ("{% include '/etc/passwd' %}", "/etc/passwd"),
+        ("{% include 'Dockerfile.j2' %}", "Dockerfile.j2"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ name + 1 }}", "concatenate"),
+        ("{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "it made more than 1,048,576 characters"),
+        ("{{ 'x' * 9999999999 }}", "it needed more than 512 MiB of memory"),
+        ("{{ '\\ud800' }}", "half of a character"),
+        ("  \n", "empty"),
+    ],
+)
+def test_a_wrong_template_is_one_sentence(
+    template: str, said: str, told: BundleSource, tmp_path: Path
+) -> None:
+    own = tmp_path / "card.md.j2"
+    own.write_text(template)
+    with pytest.raises(BadInputError, match="makes no model card") as caught:
+        card(told, own)
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_slow_or_large_template_is_stopped(
+    told: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.registry.bundles.cards import template as card_template
+
+    monkeypatch.setattr(card_template, "LIMITS", replace(card_template.LIMITS, seconds=0.5))
+    own = tmp_path / "card.md.j2"
+    own.write_text("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+    with pytest.raises(BadInputError, match="it needed more than 0.5 s"):
+        card(told, own)
+    own.write_text("x" * (300 << 10))
+    with pytest.raises(BadInputError, match="256 KiB"):
+        card(told, own)
+    own.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInputError, match="UTF-8"):
+        card(told, own)
+
+
+def test_a_template_is_given_no_credentials(
+    told: BundleSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.registry.server.templates import process
+
+    seen: dict[str, Any] = {}
+    start = process.subprocess.Popen
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.update(options["env"])
+        return start(*arguments, **options)
+
+    monkeypatch.setenv("HF_TOKEN", "secret-5f0e6c1d")
+    monkeypatch.setattr(process.subprocess, "Popen", watched)
+    own = tmp_path / "card.md.j2"
+    own.write_text("# x")
+    assert card(told, own) == "# x"
+    assert seen
+    assert "secret-5f0e6c1d" not in str(seen)
+
+
+def test_the_record_knows_note_licence_and_training(
+    stocked: Registry, make_adapter: Any, tmp_path: Path
+) -> None:
+    stocked.register(
+        make_adapter("third", seed=3),
+        base="tiny",
+        task="other",
+        note="What it is for.",
+        tags={"license": "mit"},
+    )
+    path = Path(stocked.materialize("other@1", tmp_path / "out").path)
+    text = (path / "README.md").read_text(encoding="utf-8")
+    assert "\nWhat it is for.\n" in text
+    assert "| licence of the adapter | mit |" in text
+    assert "| licence of the base model | not recorded |" in text
+    assert "| batch size | 4 |" in text
+
+
+def test_sums_name_each_licence(told: BundleSource) -> None:
+    told.provenance["with"] = [
+        {"adapter": "b_v1_20260101", "weight": 0.5, "digest": "e" * 64, "licence": "mit"}
+    ]
+    text = card(replace(told))
+    assert "| licence of the adapter b_v1_20260101 | mit |" in text
+    assert ModelCard(text).data.to_dict()["license"] == "other"
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["copied", "referenced"])
+def test_the_licence_of_a_base_is_found(
+    reference: bool, registry: Registry, tiny_base: Path, make_adapter: Any, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "licensed")
+    if reference:
+        (base / "README.md").write_text("---\nlicense: gemma\n---\n# Gemma\n")
+    (base / "LICENSE").write_text("\n   Apache License\n   Version 2.0, January 2004\n")
+    registry.add_base(base, name="licensed", reference=reference)
+    adapter = make_adapter(seed=4, base=base)
+    registry.register(adapter, base="licensed", task="told", tags={"license": "apache-2.0"})
+    path = Path(registry.materialize("told@1", tmp_path / "out").path)
+    card = ModelCard.load(path / "README.md")
+    expected = "gemma" if reference else "apache-2.0"
+    assert f"| licence of the base model | {expected} |" in card.content
+    assert card.data.to_dict()["license"] == ("other" if reference else "apache-2.0")
+    assert (path / "LICENSE").is_file()

@@ -1,0 +1,174 @@
+"""Uploading to a hub: which bytes and which card arrive, by huggingface_hub's own client; and the target `hub`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import Hub, running_hub
+from huggingface_hub import HfApi, ModelCard
+
+from fusery.registry import Registry
+from fusery.registry.bundles import Choices
+from fusery.registry.bundles.delivery import hub as place_module
+from fusery.registry.bundles.delivery import place_at
+from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.storage.errors import FuseryError, StoreDeniedError, StoreUnavailableError
+
+# huggingface_hub's own way of sending a large file without Xet.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+TOKEN = "hf_canary5f0e6c1d"
+
+
+@pytest.fixture
+def database_url() -> str:
+    """Where bundles go has nothing to do with the database: once is enough."""
+    return ""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that the client is pointed at, with this user's token."""
+    with running_hub(TOKEN) as running:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        point_at(running.endpoint, monkeypatch)
+        yield running
+
+
+def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    # What HF_ENDPOINT and HF_HUB_DISABLE_XET set, which are read when the package is imported.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: HfApi(endpoint=endpoint))
+
+
+def on_disk(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def uploaded(hub: Hub, repository: str) -> dict[str, bytes]:
+    return {
+        path: content for path, content in hub.repositories[repository].items() if path != ".gitattributes"
+    }
+
+
+def test_what_arrives_is_the_bundle_in_one_commit(hub: Hub, stocked: Registry, tmp_path: Path) -> None:
+    done = stocked.materialize(
+        "course_rec@1", "hf://team/course-rec", target="hub", choices=Choices(base_name="org/tiny")
+    )
+    local = stocked.materialize(
+        "course_rec@1", tmp_path / "local", target="hub", choices=Choices(base_name="org/tiny")
+    )
+    assert uploaded(hub, "team/course-rec") == on_disk(Path(local.path))
+    assert done.manifest == local.manifest
+    assert hub.commits == {"team/course-rec": ["fusery: course-rec"]}
+    assert hub.private == {"team/course-rec"}
+    data = ModelCard(uploaded(hub, "team/course-rec")["README.md"].decode()).data
+    assert (data.base_model, data.to_dict()["base_model_relation"]) == ("org/tiny", "finetune")
+    again = stocked.materialize(
+        "course_rec@1", "hf://team/course-rec", target="hub", choices=Choices(base_name="org/tiny")
+    )
+    assert (again.existed, len(hub.commits["team/course-rec"])) == (True, 1)
+
+
+def test_another_model_takes_its_place_by_force_only(hub: Hub, stocked: Registry) -> None:
+    stocked.materialize("course_rec@1", "hf://team/x", target="hub")
+    hub.repositories["team/x"]["old.txt"] = b"left over"
+    with pytest.raises(AlreadyExistsError):
+        stocked.materialize("course_rec@2", "hf://team/x", target="hub")
+    stocked.materialize("course_rec@2", "hf://team/x", target="hub", force=True)
+    files = uploaded(hub, "team/x")
+    assert json.loads(files["fusery.json"])["name"] == "course_rec_v2_20260201"
+    assert "old.txt" not in files
+    assert ".gitattributes" in hub.repositories["team/x"]
+    assert len(hub.commits["team/x"]) == 2
+    assert stocked.audit().ok
+
+
+def test_a_repository_of_something_else_is_left_alone(hub: Hub, registry: Registry) -> None:
+    hub.repositories["team/other"] = {"model.bin": b"x"}
+    place = place_at(registry.workspace, "hf://team/other", target="hub")
+    with pytest.raises(AlreadyExistsError):
+        place.require_free(False)
+    place.require_free(True)
+
+
+def test_an_adapter_is_uploaded_in_peft_s_form(hub: Hub, stocked: Registry) -> None:
+    done = stocked.materialize(
+        ["course_rec@1"],
+        "hf://team/adapter",
+        target="hub",
+        content="adapters",
+        choices=Choices(base_name="org/tiny"),
+    )
+    files = uploaded(hub, "team/adapter")
+    assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "fusery.json"}
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "org/tiny"
+    data = ModelCard(files["README.md"].decode()).data.to_dict()
+    assert (data["base_model"], data["base_model_relation"], data["library_name"]) == (
+        "org/tiny",
+        "adapter",
+        "peft",
+    )
+    assert done.layout.adapters == 1
+    assert done.layout.modules > 0
+
+
+def test_a_token_is_never_shown(
+    hub: Hub, stocked: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    wrong = "hf_wrong9d2e7a44"
+    monkeypatch.setenv("HF_TOKEN", wrong)
+    with pytest.raises(StoreDeniedError, match="does not let this user write") as caught:
+        stocked.materialize("course_rec@1", "hf://team/course-rec", target="hub")
+    assert "hf auth login" in str(caught.value.hint)
+    shown = (
+        "".join(traceback.format_exception(caught.value))
+        + caplog.text
+        + json.dumps(stocked.events(), default=str)
+    )
+    assert wrong not in shown
+    assert "team/course-rec" not in hub.repositories
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    done = stocked.materialize("course_rec@1", "hf://team/course-rec", target="hub")
+    everything = b"".join(uploaded(hub, "team/course-rec").values()).decode(errors="replace")
+    assert TOKEN not in everything + json.dumps(done.to_dict()) + caplog.text + json.dumps(
+        stocked.events(), default=str
+    )
+
+
+def test_no_hub_is_one_sentence(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at("http://127.0.0.1:1", monkeypatch)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    place = place_at(registry.workspace, "hf://team/x", target="hub")
+    with pytest.raises(StoreUnavailableError, match=r"the hub did not take team/x: \w+$"):
+        place.require_free(False)
+
+
+@pytest.mark.parametrize(
+    "url", ["hf://x", "hf://a/b/c", "hf://a/../b", "hf://a b/c", "hf://u:pw@a/b", "hf://a/b?x=y", "hf://"]
+)
+def test_what_is_no_repository(url: str, registry: Registry) -> None:
+    with pytest.raises(BadInputError) as caught:
+        place_at(registry.workspace, url, target="hub")
+    assert "pw" not in str(caught.value)
+
+
+def test_the_hub_takes_its_own_target(registry: Registry) -> None:
+    with pytest.raises(FuseryError, match="takes bundles of the target hub"):
+        place_at(registry.workspace, "hf://a/b", target="model")
+
+
+def test_git_s_digest(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"hello\n")
+    assert place_module.git_digest(tmp_path / "x") == "ce013625030ba8dba906f756967f9e9ca394464a"

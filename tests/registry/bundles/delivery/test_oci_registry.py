@@ -1,0 +1,173 @@
+"""Pushing to a real OCI registry, and what oras makes of it when it pulls."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx_lm
+import pytest
+from image_registry import PASSWORD, USER, need_registry, running_registry
+from oras.client import OrasClient
+
+from fusery.registry import Registry
+from fusery.registry.bundles.delivery import place_at
+from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.storage.digest import digest_file
+from fusery.storage.errors import FuseryError, StoreDeniedError, StoreUnavailableError
+
+
+@pytest.fixture(scope="module")
+def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture
+def database_url() -> str:
+    """Where bundles go has nothing to do with the database: once is enough."""
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials but those a test gives."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("FUSERY_OCI_USERNAME", "FUSERY_OCI_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_what_is_pushed_is_what_oras_pulls(registry_host: str, stocked: Registry, tmp_path: Path) -> None:
+    url = f"oci://{registry_host}/team/course_rec:v1"
+    pushed = stocked.materialize("course_rec@1", url, target="oci")
+    assert (pushed.existed, pushed.path) == (False, url)
+    client = OrasClient(hostname=registry_host, insecure=True)
+    manifest = client.get_manifest(f"{registry_host}/team/course_rec:v1")
+    assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert manifest["annotations"]["fusery.adapter.name"] == "course_rec_v1_20260115"
+    client.pull(f"{registry_host}/team/course_rec:v1", outdir=str(tmp_path / "pulled"))
+    local = Path(stocked.materialize("course_rec@1", tmp_path / "local", target="model").path)
+    pulled = {
+        path.relative_to(tmp_path / "pulled"): path
+        for path in (tmp_path / "pulled").rglob("*")
+        if path.is_file()
+    }
+    assert {name: digest_file(path) for name, path in pulled.items()} == {
+        path.relative_to(local): digest_file(path) for path in local.rglob("*") if path.is_file()
+    }
+    assert mlx_lm.load(str(tmp_path / "pulled"))[0] is not None
+    again = stocked.materialize("course_rec@1", url, target="oci")
+    assert (again.existed, again.manifest) == (True, pushed.manifest)
+
+
+def test_a_tag_is_moved_by_force_only(registry_host: str, stocked: Registry) -> None:
+    url = f"oci://{registry_host}/moved:prod"
+    stocked.materialize("course_rec@1", url, target="oci")
+    with pytest.raises(AlreadyExistsError):
+        stocked.materialize("course_rec@2", url, target="oci")
+    stocked.materialize("course_rec@2", url, target="oci", force=True)
+    client = OrasClient(hostname=registry_host, insecure=True)
+    annotations = client.get_manifest(f"{registry_host}/moved:prod")["annotations"]
+    assert annotations["fusery.adapter.name"] == "course_rec_v2_20260201"
+    assert stocked.audit().ok
+
+
+def test_an_image_is_not_replaced(registry_host: str, registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "layer").write_text("x")
+    client = OrasClient(hostname=registry_host, insecure=True)
+    client.push(
+        target=f"{registry_host}/image:latest", files=[str(tmp_path / "layer")], disable_path_validation=True
+    )
+    place = place_at(registry.workspace, f"oci://{registry_host}/image:latest", target="oci")
+    with pytest.raises(AlreadyExistsError):
+        place.require_free(False)
+    place.require_free(True)
+
+
+@pytest.mark.parametrize("way", ["environment", "docker"])
+def test_a_guarded_registry(
+    way: str,
+    stocked: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    with running_registry(tmp_path / "guarded", guarded=True) as host:
+        url = f"oci://{host}/team/course_rec:v1"
+        with pytest.raises(StoreDeniedError, match="does not let this user") as caught:
+            stocked.materialize("course_rec@1", url, target="oci")
+        assert "docker login" in str(caught.value.hint)
+        if way == "environment":
+            monkeypatch.setenv("FUSERY_OCI_USERNAME", USER)
+            monkeypatch.setenv("FUSERY_OCI_PASSWORD", "wrong-" + PASSWORD)
+            with pytest.raises(StoreDeniedError) as denied:
+                stocked.materialize("course_rec@1", url, target="oci")
+            assert PASSWORD not in "".join(traceback.format_exception(denied.value))
+            monkeypatch.setenv("FUSERY_OCI_PASSWORD", PASSWORD)
+        else:
+            (tmp_path / "docker").mkdir()
+            (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": basic}}}))
+        pushed = stocked.materialize("course_rec@1", url, target="oci")
+    assert not pushed.existed
+    assert stocked.audit().ok
+    shown = caplog.text + json.dumps(stocked.events(), default=str) + json.dumps(pushed.to_dict())
+    assert PASSWORD not in shown
+    assert basic not in shown
+
+
+def test_a_blob_that_is_other_than_it_says_is_not_taken(registry_host: str, tmp_path: Path) -> None:
+    from fusery.registry.bundles.delivery.oci_client import RegistryClient
+
+    (tmp_path / "blob").write_bytes(b"other")
+    client = RegistryClient(registry_host, "some/where")
+    with pytest.raises(StoreUnavailableError, match="answered 400"):
+        client.upload(tmp_path / "blob", {"digest": f"sha256:{'a' * 64}", "size": 5})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"auths": {"127.0.0.1:1": 7}}'])
+def test_a_broken_configuration_of_docker_s(content: str, registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "config.json").write_text(content)
+    place = place_at(registry.workspace, "oci://127.0.0.1:1/x:y", target="oci")
+    with pytest.raises(StoreDeniedError, match="docker's configuration has no credentials for 127.0.0.1:1"):
+        place.require_free(False)
+
+
+def test_no_registry_is_one_sentence(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusery.registry.bundles.delivery import oci_client
+
+    monkeypatch.setattr(oci_client.time, "sleep", lambda _: None)
+    place = place_at(registry.workspace, "oci://127.0.0.1:1/x:y", target="oci")
+    with pytest.raises(StoreUnavailableError, match=r"127.0.0.1:1 did not answer: \w+$"):
+        place.require_free(False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["oci://host", "oci://host/x", "oci://host/X:y", "oci://user:pw@host/x:y", "oci://host/x:y?a=b", "oci://host/../x:y",
+     "oci://host/x@sha256:" + "a" * 64, "oci:///x:y", "oci://host/x:y\n"],
+)  # fmt: skip
+def test_what_is_no_tag(url: str, registry: Registry) -> None:
+    with pytest.raises(BadInputError) as caught:
+        place_at(registry.workspace, url, target="oci")
+    assert "pw" not in str(caught.value)
+
+
+def test_each_service_takes_its_own_target(registry: Registry) -> None:
+    for target in (None, "model", "hub"):
+        with pytest.raises(FuseryError, match="takes bundles of the target oci"):
+            place_at(registry.workspace, "oci://host/x:y", target=target)
+
+
+def test_the_helper_skips_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.skip.Exception, match="docker-registry is not installed"):
+        need_registry()

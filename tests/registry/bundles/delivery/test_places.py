@@ -1,0 +1,158 @@
+"""Each kind of place: what was built there is whole or not there, and what is there already is looked at."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fusery.registry import Registry
+from fusery.registry.bundles.delivery import Place, deliver, place_at
+from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.storage.digest import digest_bytes
+from fusery.storage.locate import StoreUrlError
+from fusery.storage.manifest import FileEntry, Manifest
+
+Files = dict[str, bytes]
+ONE: Files = {"fusery.json": b"{}", "a/b.bin": b"b" * 5000, "empty": b""}
+TWO: Files = {"fusery.json": b"{ }", "c": b"c"}
+
+
+def fill(files: Files) -> Callable[[Path], Manifest]:
+    def into(folder: Path) -> Manifest:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+        return Manifest.of(FileEntry(name, len(data), digest_bytes(data)) for name, data in files.items())
+
+    return into
+
+
+def put(place: Place, files: Files, *, force: bool = False) -> bool:
+    place.require_free(force)
+    return deliver(place, fill(files), force=force, giving_way=lambda: None).existed
+
+
+@pytest.fixture(params=["folder", "memory"])
+def folder_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "out") if request.param == "folder" else f"memory://{uuid.uuid4().hex}/out"
+
+
+@pytest.fixture(params=["file", "memory"])
+def file_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    name = "x.tar.zst"
+    return str(tmp_path / name) if request.param == "file" else f"memory://{uuid.uuid4().hex}/out/{name}"
+
+
+def read(url: str) -> Files:
+    if not url.startswith("memory:"):
+        root = Path(url)
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    import fsspec
+
+    start = url.removeprefix("memory:/") + "/"
+    files = fsspec.filesystem("memory").store
+    return {
+        name.removeprefix(start): file.getvalue() for name, file in files.items() if name.startswith(start)
+    }
+
+
+def test_a_folder_is_put_there_and_left_as_it_is(registry: Registry, folder_url: str) -> None:
+    place = place_at(registry.workspace, folder_url)
+    assert place.text == folder_url
+    assert not put(place, ONE)
+    assert read(folder_url) == ONE
+    assert put(place, ONE), "the same again is not written again"
+
+
+def test_a_folder_gives_way_by_force_only(registry: Registry, folder_url: str) -> None:
+    place = place_at(registry.workspace, folder_url)
+    put(place, ONE)
+    with pytest.raises(AlreadyExistsError, match="already"):
+        put(place, TWO)
+    assert read(folder_url) == ONE
+    put(place, TWO, force=True)
+    assert read(folder_url) == TWO, "nothing of the old one is left"
+
+
+def test_what_is_no_bundle_is_refused_before_anything_is_built(registry: Registry, folder_url: str) -> None:
+    place = place_at(registry.workspace, folder_url)
+    put(place, {"mine.txt": b"precious"})
+    with pytest.raises(AlreadyExistsError):
+        place.require_free(force=False)
+
+
+def test_a_build_that_fails_leaves_nothing(registry: Registry, folder_url: str) -> None:
+    place = place_at(registry.workspace, folder_url)
+
+    def broken(folder: Path) -> Manifest:
+        (folder / "half").write_bytes(b"half")
+        raise BadInputError("no")
+
+    with pytest.raises(BadInputError):
+        deliver(place, broken, force=False, giving_way=lambda: None)
+    assert read(folder_url) == {}
+
+
+def test_an_upload_that_is_cut_short_is_no_bundle(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fusery.storage.tree import RemoteTree
+
+    url = f"memory://{uuid.uuid4().hex}/out"
+    place = place_at(registry.workspace, url)
+    put(place, ONE)
+    real = RemoteTree.put
+    written: list[str] = []
+
+    def stop(self: RemoteTree, path: Path, entry: FileEntry, **options: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(entry.path)
+        real(self, path, entry)
+
+    monkeypatch.setattr(RemoteTree, "put", stop)
+    with pytest.raises(KeyboardInterrupt):
+        put(place, TWO, force=True)
+    assert "fusery.json" not in read(url), "half of one bundle and half of another must not look like one"
+    monkeypatch.undo()
+    put(place, TWO, force=True)
+    assert read(url) == TWO
+
+
+def test_one_file(registry: Registry, file_url: str) -> None:
+    place = place_at(registry.workspace, file_url, single=True)
+    one, two = {"named.tar.zst": b"1" * 9000}, {"named.tar.zst": b"2"}
+    assert not put(place, one)
+    assert put(place, one)
+    with pytest.raises(AlreadyExistsError):
+        put(place, two)
+    put(place, two, force=True)
+    if file_url.startswith("memory:"):
+        assert read(file_url.rpartition("/")[0]) == {"x.tar.zst": b"2"}
+    else:
+        assert Path(file_url).read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("url", ["s3://user:secret@bucket/x", "ftp://host/x", "memory://a::b"])
+def test_urls_that_nothing_can_be_at(url: str, registry: Registry) -> None:
+    with pytest.raises(StoreUrlError) as caught:
+        place_at(registry.workspace, url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_store_of_the_registry_is_no_place(tmp_path: Path) -> None:
+    from fusery.registry.settings.settings import Settings
+    from fusery.registry.workspace import Workspace
+
+    name = uuid.uuid4().hex
+    settings = Settings.load(tmp_path / "home").model_copy(update={"store_url": f"memory://{name}/store"})
+    workspace = Workspace(settings)
+    Registry(workspace).init()
+    for url in (f"memory://{name}/store", f"memory://{name}/store/x", f"memory://{name}"):
+        with pytest.raises(BadInputError, match="cannot be a bundle"):
+            place_at(workspace, url).refuse_ours(workspace)
+    place_at(workspace, f"memory://{name}/storeroom").refuse_ours(workspace)
+    workspace.close()

@@ -1,0 +1,143 @@
+"""The `docker` bundle's file for compose, its labels and base image, and `--build` without an engine and with one that fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from bundling import make_bundle
+from jsonschema import Draft202012Validator
+
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.image import build_image, find_engine
+from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles.targets import docker as target
+from fusery.registry.errors import BadInputError, BuildFailedError
+
+COMPOSE = Path(__file__).parents[3] / "data" / "compose" / "compose-spec.json"
+
+
+def written(source: BundleSource, folder: Path, **choices: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    make_bundle(source, "docker", folder, **choices)
+    return folder
+
+
+def labels_of(folder: Path) -> dict[str, str]:
+    return dict(re.findall(r'^LABEL ([a-z.]+)="(.*)"$', (folder / "Dockerfile").read_text(), re.MULTILINE))
+
+
+def test_compose_takes_the_file(source: BundleSource, tmp_path: Path) -> None:
+    found = yaml.safe_load((written(source, tmp_path / "a") / "compose.yaml").read_text())
+    schema = json.loads(COMPOSE.read_text())
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(found)] == []
+    assert list(Draft202012Validator(schema).iter_errors({"services": {"x": {"red_only": True}}}))
+    assert set(found["services"]) == {"server", "nvidia"}
+    for service in found["services"].values():
+        assert service["read_only"] is True
+        assert service["tmpfs"] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["ports"] == ["127.0.0.1:8080:8080"]
+    assert found["services"]["server"]["image"] == f"fused:{source.name}"
+    nvidia = found["services"]["nvidia"]
+    assert nvidia["profiles"] == ["nvidia"]
+    assert nvidia["build"]["args"] == {"REQUIREMENTS": "requirements-nvidia.txt"}
+    (device,) = nvidia["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+def test_labels_have_oci_s_keys(source: BundleSource, provenance: dict[str, Any], tmp_path: Path) -> None:
+    provenance["base"]["licence"] = provenance["adapter"]["licence"] = "apache-2.0"
+    provenance["with"] = []
+    labels = labels_of(written(source, tmp_path / "a"))
+    assert labels["org.opencontainers.image.title"] == source.name
+    assert labels["org.opencontainers.image.version"] == "2"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.base.name"] == "${BASE_IMAGE}"
+    assert "org.opencontainers.image.description" in labels
+    assert "org.opencontainers.image.created" not in labels, "two builds of one bundle would differ"
+    provenance["base"]["licence"] = provenance["adapter"]["licence"] = "gemma"
+    assert (
+        labels_of(written(source, tmp_path / "b"))["org.opencontainers.image.licenses"] == "LicenseRef-gemma"
+    )
+    provenance["adapter"]["licence"] = None
+    assert "org.opencontainers.image.licenses" not in labels_of(written(source, tmp_path / "c"))
+
+
+@pytest.fixture(scope="module")
+def plain(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(plain_source, tmp_path_factory.mktemp("plain"))
+
+
+def test_licences_and_notes_of_hostile_people_are_in_no_label(
+    plain: Path, source: BundleSource, provenance: dict[str, Any], evil: str, tmp_path: Path
+) -> None:
+    provenance["base"]["licence"] = provenance["adapter"]["licence"] = evil
+    provenance["adapter"]["note"] = evil
+    provenance["with"] = []
+    hostile = written(source, tmp_path / "evil")
+    for name in ("Dockerfile", "compose.yaml", "README.md", ".dockerignore"):
+        assert (hostile / name).read_bytes() == (plain / name).read_bytes()
+
+
+def test_another_base_image(source: BundleSource, tmp_path: Path) -> None:
+    for number, image in enumerate(("python:3.13", "localhost:5000/a/b_c:1.0", f"x.io/p@sha256:{'a' * 64}")):
+        folder = written(source, tmp_path / str(number), base_image=image)
+        assert f"ARG BASE_IMAGE={image}\n" in (folder / "Dockerfile").read_text()
+
+
+def test_what_is_no_image(source: BundleSource, evil: str, tmp_path: Path) -> None:
+    if evil in ("yes", "null", "012e3", "") or evil.startswith("xxx"):
+        return  # as good a name as any, or none
+    with pytest.raises(BadInputError, match="not the name of an image"):
+        written(source, tmp_path / "a", base_image=evil)
+
+
+def test_the_self_test_misses_what_the_dockerfile_copies(source: BundleSource, tmp_path: Path) -> None:
+    folder = written(source, tmp_path / "a")
+    assert target.check(folder).tensors > 0
+    (folder / "requirements-nvidia.txt").unlink()
+    with pytest.raises(LayoutError, match="requirements-nvidia"):
+        target.check(folder)
+
+
+def engine(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    return folder
+
+
+def test_no_engine_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInputError, match="none of docker, podman and buildah is installed") as caught:
+        find_engine()
+    assert "docker build" in str(caught.value.hint)
+    monkeypatch.setenv("PATH", str(engine(tmp_path / "bin", "docker", "exit 1")))
+    with pytest.raises(BadInputError, match="docker does not answer"):
+        find_engine()
+
+
+def test_an_engine_without_its_daemon_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine(tmp_path, "docker", "exit 1")
+    engine(tmp_path, "buildah", "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_engine() == "buildah"
+
+
+def test_what_the_engine_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine(tmp_path, "podman", 'echo "$@"; [ "$1" = info ] || { echo no room >&2; exit 9; }')
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    told: list[str] = []
+    with pytest.raises(BuildFailedError, match=r"podman did not build the image of x_v1: no room") as caught:
+        build_image("podman", tmp_path / "bundle", "x_v1", nvidia=True, say=told.append)
+    assert caught.value.exit_code == 1
+    arguments = (
+        "build --format docker --tag fused:x_v1-nvidia --build-arg REQUIREMENTS=requirements-nvidia.txt"
+    )
+    assert told == [f"{arguments} {tmp_path / 'bundle'}", "no room"]

@@ -1,0 +1,166 @@
+"""Bundles for llama.cpp, served by the real llama-server: whoever names a model gets that one, and nothing of the others."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import caesar
+import llamaserver
+import openai
+import pytest
+from bundling import make_bundle
+from consumers import adapters_source
+
+from fusery.registry.bundles import TARGETS
+from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles.targets.llamacpp import MODELS, served_name
+
+pytest.importorskip("gguf")
+
+SHIFTS = {"caesar_v1_20260115": 3, "caesar_v2_20260201": 5}
+BASE = "org/Tiny-1M"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with two adapters, each of which answers in a way of its own."""
+    scratch = tmp_path_factory.mktemp("llamacpp")
+    base = caesar.make_base(scratch / "base")
+    adapters = [caesar.make_adapter(scratch / name, base, shift) for name, shift in SHIFTS.items()]
+    folder = scratch / "bundle"
+    folder.mkdir()
+    make_bundle(adapters_source(base, scratch / "rendered", *adapters), "llamacpp", folder)
+    return folder
+
+
+def says(client: openai.OpenAI, model: str, **more: object) -> str:
+    """What follows `hello`: with the base that letter again, with an adapter those that it moves to."""
+    reply = client.completions.create(
+        model=model, prompt="hello", max_tokens=4, temperature=0, extra_body=dict(more)
+    )
+    return reply.choices[0].text
+
+
+def expected(shift: int) -> str:
+    return caesar.answer("hello", shift, 4)
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path) -> openai.OpenAI:  # type: ignore[misc]
+    with llamaserver.started("sh", bundle / "serve.sh", cwd=bundle.parent) as found:
+        yield found
+
+
+def test_a_plain_client_gets_what_it_names(client: openai.OpenAI) -> None:
+    assert {model.id for model in client.models.list()} == {BASE, *SHIFTS}
+    for _ in range(2):  # also from what a process has cached
+        assert says(client, BASE) == "oooo"
+        for name, shift in SHIFTS.items():
+            assert says(client, name) == expected(shift)
+            assert llamaserver.chat(client, name, "hello", 4) == caesar.chat_answer(shift, 4)
+    for name in SHIFTS:
+        assert llamaserver.scales(client, name) == [(f"{name}.gguf", 1.0)]
+    assert llamaserver.scales(client, BASE) == []
+
+
+@pytest.mark.parametrize("name", ["caesar_v3_20260301", "", "caesar", f"{BASE}:latest"])
+def test_a_name_that_is_none_is_an_error(client: openai.OpenAI, name: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="not found|missing"):
+        says(client, name)
+
+
+@pytest.mark.parametrize(("name", "answer"), [(BASE, "oooo"), ("caesar_v2_20260201", expected(5))])
+def test_one_is_served_alone_if_that_is_said(bundle: Path, name: str, answer: str) -> None:
+    with llamaserver.started("sh", bundle / "serve.sh", name) as alone:
+        assert [model.id for model in alone.models.list()] == [name]
+        assert says(alone, name) == says(alone, "whatever") == answer
+
+
+def test_one_process_for_all_is_started_as_the_readme_says(bundle: Path) -> None:
+    """A request that says nothing has the base, whatever was asked before; what the README warns of is true."""
+    blocks = re.findall(r"```sh\n(.*?)```", (bundle / "README.md").read_text(), re.DOTALL)
+    (command,) = (block for block in blocks if "--lora-scaled" in block)
+    words = shlex.split(command.replace("\\\n", " "))
+    words = words[: words.index("--host")] + words[words.index("--lora-scaled") :]
+    with llamaserver.started(*words, cwd=bundle) as client:
+        assert llamaserver.scales(client) == [(f"{name}.gguf", 0.0) for name in SHIFTS]
+        for _ in range(2):
+            assert says(client, "whatever") == "oooo"
+            for number, shift in enumerate(SHIFTS.values()):
+                assert says(client, "whatever", lora=[{"id": number, "scale": 1.0}]) == expected(shift)
+    adapters = [word for name in SHIFTS for word in ("--lora", f"adapters/{name}.gguf")]
+    blend = ("llama-server", "-m", "base.gguf", *adapters, "--lora-init-without-apply")
+    with llamaserver.started(*blend, cwd=bundle) as client:
+        assert llamaserver.scales(client) == [(f"{name}.gguf", 1.0) for name in SHIFTS]
+        assert says(client, "caesar_v1_20260115") not in ("oooo", *map(expected, SHIFTS.values()))
+
+
+def run(bundle: Path, *words: str, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", bundle / "serve.sh", *words], env={"PATH": path}, capture_output=True, text=True, check=False
+    )
+
+
+def test_what_cannot_be_served_is_said_in_a_sentence(bundle: Path, tmp_path: Path) -> None:
+    done = run(bundle)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "serve.sh: there is no llama-server on the PATH; it comes with llama.cpp\n"
+    old = tmp_path / "llama-server"
+    old.write_text('#!/bin/sh\n[ "$1" = --help ] && echo "--lora FNAME" || printf "%s\\n" "$@"\n')
+    old.chmod(0o755)
+    done = run(bundle, "--port", "8081", path=f"{tmp_path}:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "serves one model only" in done.stderr
+    assert "sh serve.sh caesar_v1_20260115" in done.stderr
+    done = run(bundle, "caesar", path=f"{tmp_path}:/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"there is no model caesar here; there are: {BASE} {' '.join(SHIFTS)}" in done.stderr
+    done = run(bundle, "caesar_v2_20260201", "--port", "8081", path=f"{tmp_path}:/usr/bin:/bin")
+    assert done.returncode == 0
+    assert (
+        "--lora\nadapters/caesar_v2_20260201.gguf\n--alias\ncaesar_v2_20260201\n--port\n8081\n" in done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "adapters", "name"),
+    [
+        ("Tiny-1M", ["a_v1"], "Tiny-1M"),
+        ("a_v1", ["a_v1"], "base"),
+        ("A_V1", ["a_v1"], "base"),
+        ("default", ["a_v1"], "base"),
+        ("two words", ["base"], "base-0"),
+        ("", ["base", "base-0"], "base-1"),
+    ],
+)
+def test_the_base_has_a_name_of_its_own(base: str, adapters: list[str], name: str) -> None:
+    assert served_name(base, adapters) == name
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("lora = adapters/caesar_v1", "lora = adapters/caesar_v2"),
+        lambda text: text.replace("lora = adapters/caesar_v1_20260115.gguf\n", ""),
+        lambda text: text.replace(f"[{BASE}]\nmodel = base.gguf\n", ""),
+        lambda text: f"{text}\n[more]\nmodel = base.gguf\n",
+        lambda text: f"version = 1\n{text}",
+        lambda text: "",
+    ],
+    ids=["other adapter", "no adapter", "no base", "one more", "before all sections", "empty"],
+)
+def test_a_name_that_leads_elsewhere_is_a_defect(bundle: Path, damage: object, tmp_path: Path) -> None:
+    for path in bundle.rglob("*"):
+        if path.is_file() and path.name != MODELS:
+            link = tmp_path / path.relative_to(bundle)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path)
+    text = (bundle / MODELS).read_text()
+    (tmp_path / MODELS).write_text(text)
+    assert TARGETS["llamacpp"].check(tmp_path).adapters == 2
+    (tmp_path / MODELS).write_text(damage(text))  # type: ignore[operator]
+    with pytest.raises(LayoutError, match=r"models\.ini"):
+        TARGETS["llamacpp"].check(tmp_path)

@@ -1,0 +1,174 @@
+"""The target `oci`: held against the schemas that OCI and ModelPack publish."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx_lm
+import pytest
+from bundling import make_bundle
+from jsonschema import Draft4Validator, Draft202012Validator
+from referencing import Registry as Schemas
+from referencing.jsonschema import DRAFT4
+
+from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.layout import LayoutError
+from fusery.registry.bundles.targets import oci as target
+from fusery.storage.digest import digest_file
+
+SCHEMAS = Path(__file__).parents[3] / "data" / "oci"
+"""opencontainers/image-spec at 13cff54, schema/, and modelpack/model-spec at d78bf32, schema/config-schema.json."""
+
+
+def schema(name: str) -> dict[str, Any]:
+    return dict(json.loads((SCHEMAS / f"{name}.json").read_text()))
+
+
+def oci_errors(name: str, value: object) -> list[str]:
+    # The ids in these files are of no use to a resolver: they name places below the one that they are at.
+    def retrieve(uri: str) -> Any:
+        return DRAFT4.create_resource(schema(uri.removesuffix(".json").rpartition("/")[2]))
+
+    found = schema(name)
+    validator = Draft4Validator(found, registry=Schemas(retrieve=retrieve))  # type: ignore[call-arg]
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def written(source: BundleSource, folder: Path) -> Path:
+    folder.mkdir()
+    make_bundle(source, "oci", folder)
+    return folder
+
+
+def documents(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return index, manifest and configuration."""
+    index = json.loads((folder / "index.json").read_bytes())
+    manifest = json.loads(blob(folder, index["manifests"][0]["digest"]).read_bytes())
+    return index, manifest, json.loads(blob(folder, manifest["config"]["digest"]).read_bytes())
+
+
+def blob(folder: Path, digest: str) -> Path:
+    return folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+
+def test_the_layout_is_what_oci_and_modelpack_say(source: BundleSource, tmp_path: Path) -> None:
+    folder = written(source, tmp_path / "bundle")
+    index, manifest, config = documents(folder)
+    layout = json.loads((folder / "oci-layout").read_bytes())
+    assert oci_errors("image-layout-schema", layout) == []
+    assert oci_errors("image-index-schema", index) == []
+    assert oci_errors("image-manifest-schema", manifest) == []
+    modelpack = Draft202012Validator(schema("modelpack-config-schema"))
+    assert [error.message for error in modelpack.iter_errors(config)] == []
+    # docs/spec.md of model-spec: what the manifest must and its layers should be.
+    assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert manifest["config"]["mediaType"] == "application/vnd.cncf.model.config.v1+json"
+    assert {each["mediaType"] for each in manifest["layers"]} == {
+        "application/vnd.cncf.model.weight.v1.raw",
+        "application/vnd.cncf.model.weight.config.v1.raw",
+        "application/vnd.cncf.model.doc.v1.raw",
+    }
+    assert config["modelfs"]["diffIds"] == [each["digest"] for each in manifest["layers"]]
+    for path in (folder / "blobs" / "sha256").iterdir():
+        assert digest_file(path)[0] == path.name
+
+
+def test_the_schemas_are_not_toothless(source: BundleSource, tmp_path: Path) -> None:
+    index, manifest, config = documents(written(source, tmp_path / "bundle"))
+    assert oci_errors("image-manifest-schema", {**manifest, "mediaType": 7})
+    assert oci_errors("image-manifest-schema", {**manifest, "layers": [{"digest": "x"}]})
+    assert oci_errors(
+        "image-index-schema", {**index, "manifests": [{"mediaType": "x/y", "size": 1, "digest": "x"}]}
+    )
+    modelpack = Draft202012Validator(schema("modelpack-config-schema"))
+    assert list(modelpack.iter_errors({**config, "more": 1}))
+
+
+def test_the_same_bytes_twice(source: BundleSource, tmp_path: Path) -> None:
+    first, second = written(source, tmp_path / "a"), written(source, tmp_path / "b")
+
+    def content(folder: Path) -> dict[str, bytes]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    assert content(first) == content(second)
+
+
+def test_the_layers_are_the_model(source: BundleSource, tmp_path: Path) -> None:
+    folder = written(source, tmp_path / "bundle")
+    _, manifest, config = documents(folder)
+    model = tmp_path / "model"
+    model.mkdir()
+    for each in manifest["layers"]:
+        metadata = json.loads(each["annotations"]["org.cncf.model.file.metadata+json"])
+        assert (metadata["size"], metadata["mode"]) == (each["size"], 0o644)
+        os.link(blob(folder, each["digest"]), model / each["annotations"]["org.cncf.model.filepath"])
+    assert mlx_lm.load(str(model))[0] is not None
+    assert json.loads((model / "fusery.json").read_bytes())["name"] == source.name
+    assert config["config"]["format"] == "safetensors"
+    assert config["descriptor"]["name"] == source.name
+    assert manifest["annotations"]["fusery.base.name"] == "org/Tiny-1M"
+    assert manifest["annotations"]["fusery.adapter.digest"] == "c" * 64
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "1k"), (134_515_008, "134.5m"), (1_000_000, "1m"), (7_241_732_096, "7.2b"), (50_300, "50.3k")],
+)
+def test_a_size_in_modelpack_s_words(count: int, text: str) -> None:
+    assert target.parameter_size(count) == text
+
+
+@pytest.fixture(scope="module")
+def plain_bundle(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(plain_source, tmp_path_factory.mktemp("plain") / "bundle")
+
+
+def test_no_text_becomes_anything_else(
+    plain_bundle: Path, source: BundleSource, provenance: dict[str, Any], evil: str, tmp_path: Path
+) -> None:
+    plain = documents(plain_bundle)
+    for key in ("name", "task", "dataset", "version", "digest", "note", "licence"):
+        provenance["adapter"][key] = evil
+    provenance["base"] |= {"name": evil, "digest": evil, "licence": evil, "hub_id": evil}
+    provenance |= {"key": evil, "quantization": evil}
+    provenance["fidelity"]["verdict"] = evil
+    folder = written(source, tmp_path / "evil")
+    index, manifest, config = documents(folder)
+    assert manifest["annotations"]["fusery.base.name"] == evil
+    assert manifest["annotations"]["fusery.dataset"] == evil
+    assert oci_errors("image-manifest-schema", manifest) == []
+    assert list(Draft202012Validator(schema("modelpack-config-schema")).iter_errors(config)) == []
+    assert index["manifests"][0]["annotations"] == plain[0]["manifests"][0]["annotations"]
+    assert [each["annotations"] for each in manifest["layers"] if each["mediaType"] != target.DOC] == [
+        each["annotations"] for each in plain[1]["layers"] if each["mediaType"] != target.DOC
+    ]
+    assert (folder / "README.md").read_bytes() == (plain_bundle / "README.md").read_bytes()
+
+
+@pytest.mark.parametrize("spoilt", ["missing", "longer", "other", "index"])
+def test_the_self_test_finds_what_is_wrong(spoilt: str, source: BundleSource, tmp_path: Path) -> None:
+    folder = written(source, tmp_path / "bundle")
+    _, manifest, _ = documents(folder)
+    victim = blob(folder, manifest["layers"][0]["digest"])
+    content = victim.read_bytes()
+    if spoilt == "missing":
+        victim.unlink()
+    elif spoilt == "index":
+        (folder / "index.json").write_text('{"manifests": []}')
+    else:
+        victim.write_bytes(content + b" " if spoilt == "longer" else bytes(len(content)))
+    with pytest.raises(LayoutError):
+        target.check(folder)
+
+
+def test_an_empty_licence_is_none(source: BundleSource, provenance: dict[str, Any], tmp_path: Path) -> None:
+    provenance["base"]["licence"] = provenance["adapter"]["licence"] = "apache-2.0"
+    provenance["with"] = []
+    _, manifest, config = documents(written(replace(source), tmp_path / "bundle"))
+    assert config["descriptor"]["licenses"] == ["Apache-2.0"]
+    assert manifest["annotations"]["org.opencontainers.image.licenses"] == "Apache-2.0"

@@ -1,0 +1,294 @@
+"""`diff --weights` and `compare` through the registry: real adapters in a real store."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+from tensorfiles import load_raw, rewrite
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    MissingExtraError,
+    UnknownReferenceError,
+)
+from fusery.storage.errors import BlobCorruptError
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what the kind of database has no part in."""
+
+
+def updates(folder: Path, scale: float) -> dict[str, Any]:
+    """Return the whole update of each module, computed the plain way."""
+    raw = {name: value for name, (_, value) in load_raw(folder / "adapters.safetensors").items()}
+    modules = {name.removesuffix(".lora_a") for name in raw if name.endswith(".lora_a")}
+    return {
+        module: scale
+        * raw[f"{module}.lora_a"].astype(np.float64)
+        @ raw[f"{module}.lora_b"].astype(np.float64)
+        for module in modules
+    }
+
+
+def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
+    found = stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    assert found["changed"]["rank"] == [8, 4]
+    scales = [stocked.show(f"course_rec@{version}")["scale"] for version in (1, 2)]
+    first, second = (
+        updates(tmp_path / name, scale) for name, scale in zip(("first", "second"), scales, strict=True)
+    )
+    assert {module["module"] for module in found["modules"]} == first.keys() == second.keys()
+    for module in found["modules"]:
+        a, b = first[module["module"]], second[module["module"]]
+        assert module["norm_a"] == pytest.approx(np.linalg.norm(a), rel=1e-5)
+        assert module["norm_b"] == pytest.approx(np.linalg.norm(b), rel=1e-5)
+        assert module["cosine"] == pytest.approx(
+            (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-5
+        )
+        assert module["relative_change"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(a), rel=1e-5)
+        assert 1 <= module["effective_rank_b"] <= 4 < module["effective_rank_a"] <= 8
+        assert len(module["angles_in"]) == len(module["angles_out"]) == 4
+    assert found["overall"]["norm_a"] == pytest.approx(
+        sum(float(np.square(a).sum()) for a in first.values()) ** 0.5, rel=1e-5
+    )
+    assert found["plot"] is None
+
+
+def test_an_adapter_against_itself(stocked: Registry) -> None:
+    found = stocked.diff("course_rec@1", "course_rec@1", weights=True)
+    assert found["overall"]["relative_change"] == 0.0
+    assert found["overall"]["cosine"] == pytest.approx(1)
+    assert all(module["relative_change"] == 0.0 for module in found["modules"])
+
+
+def test_adapters_on_different_bases_are_refused(
+    stocked: Registry, tmp_path: Path, make_adapter: Any
+) -> None:
+    base = tinymodels.make_base(tmp_path / "other", seed=5)
+    stocked.add_base(base, name="other")
+    stocked.register(make_adapter("foreign", base=base), base="other", task="foreign")
+    with pytest.raises(BadInputError) as caught:
+        stocked.diff("course_rec@1", "foreign@1", weights=True)
+    assert "on tiny and" in caught.value.message
+    assert "without" not in str(caught.value.hint)
+    assert str(caught.value.hint).startswith("fusery diff course_rec_v1_20260115 foreign_v1_")
+    assert "base" in stocked.diff("course_rec@1", "foreign@1")["changed"]
+
+
+@on_sqlite
+def test_damaged_weights_are_not_compared(stocked: Registry) -> None:
+    file = next(
+        file for file in stocked.show("course_rec@1")["files"] if file["path"].endswith("safetensors")
+    )
+    path = stocked.workspace.store.local_path(file["sha256"])
+    assert path is not None
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BlobCorruptError):
+        stocked.diff("course_rec@1", "course_rec@2", weights=True)
+
+
+def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified: list[str] = []
+    store = type(stocked.workspace.store)
+    original = store.verify
+
+    def noted(self: Any, digest: Any, size: int, *, generation: int = 0) -> None:
+        verified.append(digest)
+        original(self, digest, size, generation=generation)
+
+    monkeypatch.setattr(store, "verify", noted)
+    for _ in range(2):
+        stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    assert len(verified) == len(set(verified)) <= 2
+
+
+@on_sqlite
+@pytest.mark.parametrize("name", ["diff.png", "diff.SVG"])
+def test_the_picture(name: str, stocked: Registry, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    place = tmp_path / name
+    found = stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    assert found["plot"] == str(place)
+    first = place.read_bytes()
+    assert first.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+    before = place.stat().st_mtime_ns
+    stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    assert place.stat().st_mtime_ns == before
+    place.write_bytes(b"precious")
+    with pytest.raises(AlreadyExistsError):
+        stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place, force=True)
+    assert place.read_bytes() == first
+
+
+@on_sqlite
+def test_the_picture_has_a_panel_for_each_figure(stocked: Registry, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    seen: list[list[str]] = []
+    original = Figure.savefig
+
+    def noted(self: Figure, *args: Any, **kwargs: Any) -> None:
+        seen.append([axes.get_title() or axes.get_ylabel() for axes in self.axes])
+        original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", noted)
+        stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")
+    (titles,) = seen
+    assert [re.split(r":| \(", title)[0] for title in titles if title] == [
+        "relative change",
+        "cosine of the updates",
+        "share of the norm",
+    ]
+
+
+def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_adapter: Any) -> None:
+    stocked.register(make_adapter("third", seed=3), base="tiny", task="course_rec", date="20260301")
+    stocked.fuse("course_rec@1")
+    found = stocked.compare(["course_rec@1", "course_rec@2", "course_rec@latest"])
+    assert found["adapters"] == [
+        "course_rec_v1_20260115",
+        "course_rec_v2_20260201",
+        "course_rec_v3_20260301",
+    ]
+    assert found["differs"]["val_loss"] == [0.61, 0.42, None]
+    assert found["differs"]["rank"] == [8, 4, 8]
+    assert found["differs"]["fused.verdict"][1:] == [None, None]
+    assert found["differs"]["fused.retained"][0] == pytest.approx(
+        stocked.fidelity("course_rec@1")["fidelity"]["retained"]
+    )
+    assert found["same"]["base"] == "tiny"
+    assert not found["differs"].keys() & found["same"].keys()
+    assert all(len(set(map(str, values))) > 1 for values in found["differs"].values())
+
+
+def test_compare_takes_two_different_adapters(stocked: Registry) -> None:
+    for references in ([], ["course_rec@1"], ["course_rec@1", "course_rec_v1_20260115"]):
+        with pytest.raises(BadInputError, match="two different adapters"):
+            stocked.compare(references)
+    with pytest.raises(UnknownReferenceError):
+        stocked.compare(["course_rec@1", "nobody@1"])
+    with pytest.raises(BadInputError, match="too many"):
+        stocked.compare(["course_rec@1"] * 51)
+
+
+def add_curve(registry: Registry, name: str, points: list[tuple[int, float | None, float | None]]) -> None:
+    from sqlalchemy import select
+
+    with registry.workspace.database.write() as session:
+        adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.name == name)).one()
+        session.add_all(
+            tables.CurvePoint(adapter_id=adapter.id, iteration=at, train_loss=train, val_loss=val)
+            for at, train, val in points
+        )
+
+
+@on_sqlite
+def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    add_curve(stocked, "course_rec_v1_20260115", [(1, None, 2.0), (10, 1.5, None), (20, 1.2, 1.1)])
+    add_curve(stocked, "course_rec_v2_20260201", [(20, 1.0, 0.9), (1, 2.5, 2.2)])
+    place = tmp_path / "curves.svg"
+    found = stocked.compare(["course_rec@1", "course_rec@2"], plot=place)
+    assert [point["iteration"] for point in found["curves"]["course_rec_v2_20260201"]] == [1, 20]
+    assert found["curves"]["course_rec_v1_20260115"][0] == {
+        "iteration": 1,
+        "train_loss": None,
+        "val_loss": 2.0,
+        "learning_rate": None,
+    }
+    assert place.read_bytes().startswith(b"<?xml")
+    first = place.read_bytes()
+    stocked.compare(["course_rec@1", "course_rec@2"], plot=place, force=True)
+    assert place.read_bytes() == first
+
+
+def test_no_curve_no_picture(stocked: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no training curve"):
+        stocked.compare(["course_rec@1", "course_rec@2"], plot=tmp_path / "curves.svg")
+    assert not (tmp_path / "curves.svg").exists()
+
+
+@on_sqlite
+def test_a_picture_needs_its_extra_and_the_numbers_do_not(
+    stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError):
+        stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.png")
+    assert stocked.diff("course_rec@1", "course_rec@2", weights=True)["modules"]
+    assert not (tmp_path / "x.png").exists()
+
+
+@on_sqlite
+def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
+    folder = make_adapter("fewer", seed=4, keys=["self_attn.q_proj"])
+    stocked.register(folder, base="tiny", task="fewer")
+    pytest.importorskip("matplotlib")
+    found = stocked.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
+    assert found["overall"]["only_b"] > 0
+    assert found["overall"]["only_a"] == 0
+    assert all(
+        re.search(r"q_proj", module["module"]) for module in found["modules"] if module["cosine"] is not None
+    )
+
+
+@on_sqlite
+def test_nothing_of_the_comparison_stays_behind(stocked: Registry) -> None:
+    scratch = stocked.workspace.settings.cache
+    stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    left = [place for place, _, files in os.walk(scratch) for file in files if file.endswith(".safetensors")]
+    assert left == []
+
+
+@on_sqlite
+def test_a_change_of_one_number_is_seen(stocked: Registry, make_adapter: Any) -> None:
+    folder = make_adapter("again", seed=1)
+
+    def change(raw: dict[str, Any]) -> None:
+        name = next(name for name in raw if name.endswith("lora_b"))
+        raw[name][1][0, 0] = np.nextafter(raw[name][1][0, 0], np.float32(9))
+
+    rewrite(folder, change)
+    stocked.register(folder, base="tiny", task="again")
+    found = stocked.diff("course_rec@1", "again@1", weights=True)
+    changed = [module for module in found["modules"] if module["relative_change"]]
+    assert len(changed) == 1
+    assert 0 < changed[0]["relative_change"] < 1e-6
+
+
+@on_sqlite
+def test_what_was_registered_in_the_form_of_peft(stocked: Registry, tmp_path: Path) -> None:
+    stocked.export("course_rec@1", tmp_path / "out", form="peft")
+    (folder,) = (path.parent for path in (tmp_path / "out").rglob("adapter_model.safetensors"))
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (again / name).write_bytes((folder / name).read_bytes())
+    stocked.register(again, base="tiny", task="again", date="20260401")
+    found = stocked.diff("course_rec@1", "again@1", weights=True)
+    assert found["overall"]["relative_change"] < 1e-6
+    assert found["overall"]["only_a"] == found["overall"]["only_b"] == 0
+    assert stocked.diff("again@1", "again@1", weights=True)["overall"]["relative_change"] == 0.0
+
+
+@on_sqlite
+def test_weights_in_a_store_that_is_elsewhere(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
+    assert stocked.diff("course_rec@1", "course_rec@2", weights=True) == expected
+    assert stocked.diff("course_rec@1", "course_rec@1", weights=True)["overall"]["relative_change"] == 0.0

@@ -1,0 +1,154 @@
+"""Expressions as text: what they mean, the law of printing, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+import whereoracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.catalog.where import FIELDS, And, In, IsNull, Node, Not, Or, Test, WhereError, parse
+
+LOSS, RANK = Test("val_loss", "<", 1.0), Test("rank", ">=", 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "tree"),
+    [
+        ("val_loss < 1 and rank >= 8", And((LOSS, RANK))),
+        ("val_loss<1 AND rank>=8", And((LOSS, RANK))),
+        ("not val_loss < 1 or rank >= 8", Or((Not(LOSS), RANK))),
+        ("val_loss < 1 or rank >= 8 and rank >= 8", Or((LOSS, And((RANK, RANK))))),
+        ("(val_loss < 1 or rank >= 8) and rank >= 8", And((Or((LOSS, RANK)), RANK))),
+        ("((val_loss < 1))", LOSS),
+        ("method in (lora, 'dora')", In("method", ("lora", "dora"))),
+        ("method not in (lora)", Not(In("method", ("lora",)))),
+        ("val_loss is null", IsNull("val_loss")),
+        ("val_loss is not null", Not(IsNull("val_loss"))),
+        ("task == course_rec", Test("task", "=", "course_rec")),
+        ("task != course_rec", Not(Test("task", "=", "course_rec"))),
+        ("note ~ 'it''", None),
+        (r"note ~ 'it\'s'", Test("note", "~", "it's")),
+        ("note !~ german*", Not(Test("note", "~", "german*"))),
+        ("yanked", Test("yanked", "=", True)),
+        ("not yanked and rank >= 8", And((Not(Test("yanked", "=", True)), RANK))),
+        ("yanked = false", Test("yanked", "=", False)),
+        ("bytes > 5MB", Test("bytes", ">", 5_000_000)),
+        ("bytes > 5MiB", Test("bytes", ">", 5 << 20)),
+        ("bytes >= 1.5kB", Test("bytes", ">=", 1500)),
+        ("trainable_parameters < 2.5M", Test("trainable_parameters", "<", 2_500_000)),
+        ("total_parameters > 7B", Test("total_parameters", ">", 7_000_000_000)),
+        ("rank = 9223372036854775807", Test("rank", "=", 2**63 - 1)),
+        ("val_loss > -1.5e-3", Test("val_loss", ">", -0.0015)),
+        ("date >= 2026-01-15", Test("date", ">=", date(2026, 1, 15))),
+        ("date >= 20260115", Test("date", ">=", date(2026, 1, 15))),
+        ("created_at < 2026-01-15", Test("created_at", "<", date(2026, 1, 15))),
+        ("created_at < 2026-01-15T12:30Z", Test("created_at", "<", datetime(2026, 1, 15, 12, 30, tzinfo=UTC))),
+        ("created_at < 2026-01-15T12:30+02:00", Test("created_at", "<", datetime(2026, 1, 15, 10, 30, tzinfo=UTC))),
+        ("tag.team = search", Test("tag.team", "=", "search")),
+        ("tag.size = 3", Test("tag.size", "=", "3")),
+        ("tag.lang.x-1 = de-CH", Test("tag.lang.x-1", "=", "de-CH")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_written_is_what_is_meant(text: str, tree: Node | None) -> None:
+    if tree is None:
+        with pytest.raises(WhereError):
+            parse(text)
+    else:
+        assert whereoracle.same(parse(text), tree)
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "said", "hint"),
+    [
+        ("val_los < 1", 0, "there is no field 'val_los'", "did you mean val_loss"),
+        ("rank >= 8 and tsk = x", 14, "there is no field 'tsk'", "did you mean task"),
+        ("tags.team = x", 0, "there is no field", "tag.KEY"),
+        ("tag. = x", 3, "has no meaning", ""),
+        ("rank >= eight", 8, "expected a number", ""),
+        ("rank >= 8x", 8, "expected a number", ""),
+        ("rank >= '8'", 8, "expected a number", ""),
+        ("rank = 9223372036854775808", 7, "expected a number", ""),
+        ("val_loss < 1e999", 11, "expected a number", ""),
+        ("val_loss < nan", 11, "expected a number", ""),
+        ("bytes > 5 MB", 10, "expected 'and', 'or' or the end", ""),
+        ("bytes > 5QB", 8, "expected a size", ""),
+        ("date > 2026-02-30", 7, "expected a date", ""),
+        ("created_at > soon", 13, "expected a date or a time", ""),
+        ("task < b", 5, "task cannot be compared with '<'", "task takes = ~"),
+        ("rank ~ 8", 5, "rank cannot be compared with '~'", "rank takes < <= ="),
+        ("method = loar", 9, "is none of its values", "did you mean lora"),
+        ("val_loss = null", 11, "expected a number", "is null"),
+        ("note = and", 7, "expected a text", 'quotes: "and"'),
+        ("note = 'x", 7, "no closing quote", ""),
+        ("rank", 4, "expected a comparison of rank", "rank >= 8"),
+        ("rank >=", 7, "expected a number", ""),
+        ("", 0, "expected the name of a field", "fields: name"),
+        ("and", 0, "expected the name of a field", ""),
+        ("(rank >= 8", 0, "not closed", ""),
+        ("rank >= 8)", 9, "expected 'and', 'or' or the end", ""),
+        ("rank in ()", 9, "expected a number", ""),
+        ("rank in (1 2)", 11, "expected ',' or ')'", ""),
+        ("rank in 1", 8, "expected '('", ""),
+        ("rank not 8", 9, "expected 'in' after 'not'", ""),
+        ("rank is 8", 8, "expected 'null'", ""),
+        ("rank >= 8; drop table adapter", 9, "has no meaning", ""),
+        ("note ~ '*********'", 7, "8 stars", ""),
+        ("not " * 60 + "yanked", 204, "more than 50", ""),
+        ("(" * 60 + "yanked" + ")" * 60, 51, "more than 50", ""),
+        (" or ".join(["yanked"] * 201), 2000, "more than 200 tests", ""),
+        ("rank in (" + ",".join(["1"] * 202) + ")", None, "more than 200 tests", ""),
+        ("yanked" + " " * 4000, 4000, "4000", ""),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_said_with_its_place(text: str, position: int | None, said: str, hint: str) -> None:
+    with pytest.raises(WhereError) as caught:
+        parse(text)
+    assert said in caught.value.message
+    assert hint in (caught.value.hint or "")
+    assert position is None or caught.value.position == position
+    line, caret = caught.value.excerpt
+    assert caret.endswith("^")
+    shown = caret.index("^")
+    assert (
+        shown == len(line)
+        if caught.value.position >= len(text)
+        else line[shown] == text[caught.value.position]
+    )
+
+
+@given(whereoracle.trees(whereoracle.tests() | whereoracle.free_tests()))
+@settings(max_examples=300, deadline=None)
+def test_printing_and_parsing_are_inverse(tree: Node) -> None:
+    assert whereoracle.same(parse(str(tree)), tree)
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(
+    ["rank", "note", "and", "or", "not", "in", "is", "null", "(", ")", "<", "=", "~", "8", "5MB", "'x'", ",", "2026-01-15", "\\", "\0", "'"]
+), max_size=15).map(" ".join))  # fmt: skip
+@settings(max_examples=400, deadline=None)
+def test_anything_is_either_parsed_or_refused(text: str) -> None:
+    try:
+        tree = parse(text)
+    except WhereError as refused:
+        assert 0 <= refused.position <= len(text)
+        assert all("\n" not in line and line.isprintable() for line in refused.excerpt)
+    else:
+        assert whereoracle.same(parse(str(tree)), tree)
+
+
+def test_every_field_has_an_example_that_parses() -> None:
+    for name, field in FIELDS.items():
+        parse(field.example(name))
+
+
+def test_the_guide_lists_every_field() -> None:
+    guide = (Path(__file__).parents[4] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
+    listed = guide.partition("\nFields: ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z_]+)`", listed)) == FIELDS.keys()

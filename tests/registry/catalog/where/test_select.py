@@ -1,0 +1,81 @@
+"""What the database finds is what Python finds, on both databases; and nothing of an expression becomes SQL."""
+
+from __future__ import annotations
+
+import pytest
+import whereoracle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from fusery.registry import tables
+from fusery.registry.catalog.where import FIELDS, IsNull, Node, Not, condition, parse
+from fusery.registry.database import Database
+
+
+class Undo(Exception):
+    """Leave a transaction without a trace."""
+
+
+POPULATIONS = st.lists(whereoracle.facts(), min_size=1, max_size=6)
+FEW, MANY = (
+    settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    for examples in (10, 150)
+)
+
+
+def agree(database: Database, found: list[whereoracle.Facts], trees: list[Node]) -> None:
+    """Hold what the database finds against what Python does, and that nobody fits both a tree and its negation."""
+    with pytest.raises(Undo), database.write() as session:
+        whereoracle.fill(session, found)
+        everybody = {one.values["name"] for one in found}
+        for tree in trees:
+            expected = {one.values["name"] for one in found if whereoracle.holds(tree, one)}
+            for node, names in ((tree, expected), (Not(tree), everybody - expected)):
+                query = select(tables.Adapter.name).where(condition(node, database.dialect))
+                assert set(session.scalars(query)) == names, str(node)
+        raise Undo
+
+
+@given(POPULATIONS, st.lists(whereoracle.trees(), min_size=4, max_size=8))
+@FEW
+def test_the_database_finds_what_python_finds(
+    database: Database, found: list[whereoracle.Facts], trees: list[Node]
+) -> None:
+    agree(database, found, trees)
+
+
+@pytest.mark.slow
+@given(POPULATIONS, st.lists(whereoracle.trees() | whereoracle.tests(), min_size=8, max_size=12))
+@MANY
+def test_the_database_finds_what_python_finds_often(
+    database: Database, found: list[whereoracle.Facts], trees: list[Node]
+) -> None:
+    agree(database, found, trees)
+
+
+@pytest.mark.parametrize("name", [*FIELDS, "tag.team"])
+def test_every_field_can_be_asked_for(name: str, database: Database) -> None:
+    with database.read() as session:
+        for tree in (
+            IsNull(name),
+            parse(FIELDS[name].example(name)) if name in FIELDS else parse("tag.team = x"),
+        ):
+            query = select(tables.Adapter.name).where(condition(tree, database.dialect))
+            assert list(session.scalars(query)) == []
+
+
+@pytest.mark.parametrize("evil", ["x' OR '1'='1", "'; DROP TABLE adapter; --", "%", "_", "\\", '"'])
+def test_values_are_bound(evil: str) -> None:
+    quoted = evil.replace("\\", "\\\\").replace('"', '\\"')
+    for text in (f'note = "{quoted}"', f'note ~ "{quoted}"', f'tag.team in ("{quoted}", b)'):
+        for name, dialect in (("sqlite", sqlite.dialect()), ("postgresql", postgresql.dialect())):
+            compiled = select(tables.Adapter.id).where(condition(parse(text), name)).compile(dialect=dialect)
+            assert any(evil[-1] in str(value) for value in compiled.params.values())
+            if len(evil) > 1:
+                assert evil not in str(compiled)

@@ -1,0 +1,219 @@
+"""The log: a chain in which every change shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from tampering import unguarded
+
+from fusery.registry.database import Database, events
+
+AT = datetime(2026, 1, 15, 14, 2, 3, 45, tzinfo=UTC)
+
+
+def fill(database: Database, count: int) -> None:
+    with database.write() as session:
+        for number in range(1, count + 1):
+            events.record(
+                session,
+                action="adapter.registered" if number % 2 else "alias.moved",
+                kind="adapter",
+                subject=f"course_rec_v{number}_20260115",
+                detail={"number": number},
+                actor="ann",
+                at=AT + timedelta(days=number),
+            )
+
+
+def problems(database: Database) -> list[events.Problem]:
+    with database.read() as session:
+        return list(events.verify_chain(session))
+
+
+def tamper(database: Database, statement: str) -> None:
+    with database.write() as session, unguarded(session):
+        session.execute(text(statement))
+
+
+def test_the_hash_is_what_the_documentation_says(database: Database) -> None:
+    """Computed here from the words of the module's docstring alone."""
+    fill(database, 2)
+    with database.read() as session:
+        first, second = events.history(session)
+    entry = (
+        '{"action":"alias.moved","actor":"ann","at":"2026-01-17T14:02:03.000045+00:00",'
+        '"detail":"{\\"number\\":2}","previous":"%s","seq":2,"subject":"course_rec_v2_20260115",'
+        '"subject_kind":"adapter"}'
+    )
+    assert second.hash == hashlib.sha256(entry.replace("%s", first.hash).encode()).hexdigest()
+    assert (first.seq, first.previous, second.previous) == (1, "0" * 64, first.hash)
+
+
+def test_a_sound_log_has_no_problems(database: Database) -> None:
+    assert problems(database) == []
+    fill(database, 7)
+    assert problems(database) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "seq", "said"),
+    [
+        ("UPDATE event SET actor = 'eve' WHERE seq = 4", 4, "entry 4 was changed"),
+        ("UPDATE event SET action = 'alias.removed' WHERE seq = 4", 4, "entry 4 was changed"),
+        ("UPDATE event SET subject = 'x' WHERE seq = 4", 4, "entry 4 was changed"),
+        ("UPDATE event SET subject_kind = 'base' WHERE seq = 4", 4, "entry 4 was changed"),
+        ("UPDATE event SET detail = '{\"number\": 4}' WHERE seq = 4", 4, "entry 4 was changed"),
+        ("UPDATE event SET at = '2026-01-19 14:02:03.000046' WHERE seq = 4", 4, "entry 4 was changed"),
+        ("UPDATE event SET seq = 9 WHERE seq = 7", 9, "jumps from entry 6 to entry 9"),
+        ("DELETE FROM event WHERE seq = 4", 5, "jumps from entry 3 to entry 5"),
+        ("DELETE FROM event WHERE seq < 3", 3, "jumps from entry 0 to entry 3"),
+    ],
+)
+def test_tampering_shows(database: Database, statement: str, seq: int, said: str) -> None:
+    fill(database, 7)
+    tamper(database, statement)
+    found = problems(database)
+    assert found[0].seq == seq
+    assert said in found[0].message
+
+
+def test_an_entry_that_was_rehashed_breaks_the_next(database: Database) -> None:
+    fill(database, 7)
+    with database.write() as session, unguarded(session):
+        forged = events.history(session)[3]
+        forged.actor = "eve"
+        forged.hash = events.event_hash(forged)
+    assert problems(database) == [events.Problem(5, "entry 5 does not follow from entry 4")]
+
+
+def test_a_time_that_is_none_is_a_problem_and_not_a_crash(sqlite_url: str) -> None:
+    database = Database.open(sqlite_url)
+    fill(database, 7)
+    tamper(database, "UPDATE event SET at = 'yesterday' WHERE seq = 4")
+    found = problems(database)
+    assert [problem.seq for problem in found] == [4, 5]
+    assert "not readable" in found[0].message
+    database.close()
+
+
+def test_a_log_cut_off_at_its_end_shows_against_a_noted_hash(database: Database) -> None:
+    fill(database, 7)
+    with database.read() as session:
+        noted = events.last(session)
+    tamper(database, "DELETE FROM event WHERE seq = 7")
+    assert problems(database) == []
+    with database.read() as session:
+        newest = events.last(session)
+    assert noted is not None
+    assert newest is not None
+    assert newest.hash != noted.hash
+
+
+def test_an_entry_of_a_transaction_that_failed_leaves_no_gap(database: Database) -> None:
+    fill(database, 2)
+    with pytest.raises(RuntimeError), database.write() as session:
+        events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
+        raise RuntimeError
+    with database.write() as session:
+        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
+    assert event.seq == 3
+    assert problems(database) == []
+
+
+def test_the_database_says_when_unless_told(database: Database) -> None:
+    with database.write() as session:
+        event = events.record(session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann")
+        assert abs((event.at - database.utcnow(session)).total_seconds()) < 60
+
+
+def test_the_same_moment_in_another_zone_is_the_same_entry(database: Database) -> None:
+    east = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    with database.write() as session:
+        event = events.record(
+            session, action="alias.moved", kind="k", subject="s", detail={}, actor="ann", at=east
+        )
+        assert event.at == AT
+    assert problems(database) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_cannot_say_is_refused(database: Database, value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"), database.write() as session:
+        events.record(
+            session, action="alias.moved", kind="k", subject="s", detail={"loss": value}, actor="ann"
+        )
+
+
+def test_two_entries_cannot_have_one_number(database: Database) -> None:
+    fill(database, 2)
+    with pytest.raises(IntegrityError):
+        tamper(
+            database,
+            "INSERT INTO event (seq, at, actor, action, subject_kind, subject, detail, previous, hash) "
+            "SELECT seq, at, actor, action, subject_kind, subject, detail, previous, 'other' FROM event WHERE seq = 2",
+        )
+
+
+def test_history_filters(database: Database) -> None:
+    fill(database, 7)
+    with database.read() as session:
+
+        def numbers(**filters: Any) -> list[int]:
+            return [event.seq for event in events.history(session, **filters)]
+
+        assert numbers() == [1, 2, 3, 4, 5, 6, 7]
+        assert numbers(action="alias.moved") == [2, 4, 6]
+        assert numbers(subject="course_rec_v3_20260115") == [3]
+        assert numbers(kind="base") == []
+        assert numbers(since=AT + timedelta(days=6)) == [6, 7]
+        assert numbers(limit=2) == [6, 7]
+
+
+def test_a_long_log_is_read_in_pieces(sqlite_url: str) -> None:
+    database = Database.open(sqlite_url)
+    fill(database, 1203)
+    assert problems(database) == []
+    tamper(database, "UPDATE event SET actor = 'eve' WHERE seq IN (500, 501, 1203)")
+    assert [problem.seq for problem in problems(database)] == [500, 501, 1203]
+    database.close()
+
+
+JSON_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | JSON_TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(JSON_TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    detail=st.dictionaries(JSON_TEXT, JSON, max_size=4),
+    subject=JSON_TEXT,
+    actor=JSON_TEXT,
+    at=st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1), timezones=st.just(UTC)),
+)
+def test_whatever_is_recorded_is_read_back_and_verifies(
+    database: Database, detail: dict[str, Any], subject: str, actor: str, at: datetime
+) -> None:
+    with database.write() as session:
+        recorded = events.record(
+            session, action="alias.moved", kind="k", subject=subject, detail=detail, actor=actor, at=at
+        )
+    with database.read() as session:
+        event = events.history(session)[-1]
+        assert (event.seq, event.subject, event.actor, event.at) == (recorded.seq, subject, actor, at)
+        assert json.loads(event.detail) == json.loads(json.dumps(detail))
+        assert list(events.verify_chain(session)) == []

@@ -1,0 +1,89 @@
+"""Keys: making a pair, reading what is one, refusing in a sentence what is none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import signingkeys
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from fusery.registry.dsse.keys import key_id, make_pair, read_private_key, read_public_key
+from fusery.registry.errors import BadInputError
+from fusery.storage.errors import MissingFileError
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_pair_is_for_its_owner_alone(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        made = make_pair(tmp_path / "me.pem", None)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(made.private.stat().st_mode) == 0o600
+    assert made.public == tmp_path / "me.pub"
+    assert key_id(read_public_key(made.public)) == made.key_id
+    assert sha256(made.public.read_bytes()).hexdigest() == made.key_id
+    assert key_id(read_private_key(made.private, bytes).public_key()) == made.key_id
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    made = make_pair(tmp_path / "me.pem", None)
+    before = made.private.read_bytes()
+    with pytest.raises(BadInputError, match="never overwritten"):
+        make_pair(tmp_path / "me.pem", None)
+    assert made.private.read_bytes() == before
+    made.private.unlink()
+    with pytest.raises(BadInputError, match="never overwritten"):
+        make_pair(tmp_path / "me.pem", None)
+    assert not made.private.exists()
+
+
+def test_a_locked_pair(tmp_path: Path) -> None:
+    made = make_pair(tmp_path / "me", b"secret")
+    assert b"ENCRYPTED" in made.private.read_bytes()
+    assert key_id(read_private_key(made.private, lambda: b"secret").public_key()) == made.key_id
+    with pytest.raises(BadInputError, match="passphrase of me is wrong"):
+        read_private_key(made.private, lambda: b"")
+
+
+def test_what_is_no_key(tmp_path: Path) -> None:
+    pair = signingkeys.write_pair(tmp_path)
+    place = tmp_path / "other.pem"
+    pem = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    others = (
+        ed25519.Ed25519PrivateKey.generate(),
+        rsa.generate_private_key(public_exponent=65537, key_size=2048),
+        ec.generate_private_key(ec.SECP256K1()),
+    )
+    for key in others:
+        place.write_bytes(key.private_bytes(*pem))
+        with pytest.raises(BadInputError, match="curve"):
+            read_private_key(place, bytes)
+        place.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        with pytest.raises(BadInputError, match="curve"):
+            read_public_key(place)
+    with pytest.raises(BadInputError, match="is public"):
+        read_private_key(pair.public, bytes)
+    with pytest.raises(BadInputError, match="holds a private key"):
+        read_public_key(pair.private)
+    for content in (
+        b"",
+        b"x" * 100,
+        b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        b"\0" * 100_000,
+    ):
+        place.write_bytes(content)
+        with pytest.raises(BadInputError):
+            read_public_key(place)
+        with pytest.raises(BadInputError):
+            read_private_key(place, bytes)
+    with pytest.raises(MissingFileError):
+        read_public_key(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MissingFileError):
+        read_private_key(tmp_path / "pipe", bytes)

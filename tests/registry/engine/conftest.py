@@ -1,0 +1,85 @@
+"""Fusing a tiny model both ways: with `mlx_lm.fuse` itself, and with the engine under test."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusery.registry.engine.engine import Fused, fuse
+from fusery.registry.engine.plan import Plan, make_plan
+
+MlxFuse = Callable[..., Path]
+Planner = Callable[..., Plan]
+OurFuse = Callable[..., tuple[Path, Fused]]
+
+
+@pytest.fixture
+def mlx_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlxFuse:
+    """Return a function that runs `mlx_lm.fuse` and returns the folder it wrote."""
+    pytest.importorskip("mlx_lm")
+
+    def run(base: Path, adapter: Path, *, dequantize: bool = False, name: str = "theirs") -> Path:
+        folder = tmp_path / name
+        arguments = ["mlx_lm.fuse", "--model", base, "--adapter-path", adapter, "--save-path", folder]
+        monkeypatch.setattr(sys, "argv", [*map(str, arguments), *(["--dequantize"] if dequantize else [])])
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from mlx_lm.fuse import main
+
+            main()
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Planner:
+    """Return a function that plans the fuse of two folders; `config` and `adapter_config` change what they say."""
+
+    def plan(
+        base: Path,
+        adapter: Path,
+        precision: str = "keep",
+        *,
+        config: dict[str, Any] | None = None,
+        adapter_config: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Plan:
+        files = {str(path.relative_to(base)): path for path in base.rglob("*") if path.is_file()}
+        base_config = json.loads((base / "config.json").read_text()) | (config or {})
+        settings = json.loads((adapter / "adapter_config.json").read_text()) | (adapter_config or {})
+        weights = adapter / "adapters.safetensors"
+        scratch = tmp_path / "scratch"
+        scratch.mkdir(exist_ok=True)
+        options = {"scratch": scratch} | options
+        return make_plan(files, base_config, weights, settings, precision, **options)
+
+    return plan
+
+
+@pytest.fixture
+def our_fuse(tmp_path: Path, planned: Planner) -> OurFuse:
+    """Return a function that fuses two folders, and returns the folder written and the report."""
+
+    def run(
+        base: Path,
+        adapter: Path,
+        precision: str = "keep",
+        *,
+        name: str = "ours",
+        threads: int = 2,
+        **options: Any,
+    ) -> tuple[Path, Fused]:
+        folder = tmp_path / name
+        folder.mkdir()
+        return folder, fuse(planned(base, adapter, precision, **options), folder, threads=threads)
+
+    return run

@@ -1,0 +1,68 @@
+"""The table of architectures against the installed mlx-lm: what its `sanitize` methods really drop."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+
+import pytest
+
+from fusery.registry.engine.architectures import REMAPPED, TABLE, architecture_of
+
+pytest.importorskip("mlx_lm")
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_the_entry_says_what_mlx_lm_does(name: str) -> None:
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    sanitize = getattr(module.Model, "sanitize", None)
+    source = inspect.getsource(sanitize) if sanitize else ""
+    entry = TABLE[name]
+    # Nothing that makes, renames or computes tensors; the one exception is named in the table.
+    made = re.findall(r"weights\[[^]]+\] = ", source)
+    assert made == (['weights["lm_head.weight"] = '] if entry.needs else [])
+    assert not re.search(r"mx\.|\.replace\(|reshape|transpose|stack|split", source)
+    dropped = re.findall(r'"([\w.]+)" not in k\b', source)
+    assert tuple(dropped) == entry.drops
+    assert re.findall(r'startswith\("([\w.]+)"\)', source) == [entry.drops_prefix] * (
+        entry.drops_prefix is not None
+    )
+    pops = re.search(r'tie_word_embeddings:\s+weights\.pop\("lm_head\.weight"', source) is not None
+    assert pops is (entry.tied is not None)
+    if pops:
+        fields = {field.name: field.default for field in dataclasses.fields(module.ModelArgs)}
+        default = fields["tie_word_embeddings"]
+        assert entry.tied is (False if default is dataclasses.MISSING else default)
+
+
+def test_remapped_types_are_those_of_mlx_lm() -> None:
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    for name, target in REMAPPED.items():
+        assert MODEL_REMAPPING[name] == target
+        assert architecture_of(name) is TABLE[target]
+    assert {name for name, target in MODEL_REMAPPING.items() if target in TABLE} == set(REMAPPED)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "dropped"),
+    [
+        ("llama", {}, {"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"}),
+        ("llama", {"tie_word_embeddings": False}, {"model.layers.0.self_attn.rotary_emb.inv_freq"}),
+        ("qwen3", {}, set()),
+        ("qwen3", {"tie_word_embeddings": True}, {"lm_head.weight"}),
+        ("mimo", {}, {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.mtp_layers.0.w.weight"}),
+        ("gemma2", {"tie_word_embeddings": True}, set()),
+    ],
+)
+def test_what_is_dropped(name: str, config: dict[str, bool], dropped: set[str]) -> None:
+    names = {
+        "lm_head.weight",
+        "model.norm.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.mtp_layers.0.w.weight",
+    }
+    assert TABLE[name].dropped(names, config) == dropped
+    assert TABLE[name].dropped(set(), config) == set()

@@ -1,0 +1,366 @@
+"""Rounding at random on the base's own grid: laws of the thresholds, of the codes, and of whole files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorfiles import load_raw
+
+from fusery.registry.engine.affine import Grid, Packed, pack, unpack, unpack_rows
+from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, decode, encode
+from fusery.registry.engine.blocks import fuse_rows
+from fusery.registry.engine.dither import Thresholds, round_steps
+from fusery.registry.engine.fidelity import Sums
+from fusery.registry.engine.layouts import to_rows
+from fusery.registry.engine.policy import DEQUANTIZE, DITHER, KEEP, Policy, Target
+from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
+from fusery.registry.engine.workspace import Workspace
+
+OurFuse = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    with np.errstate(all="ignore"):
+        yield
+
+
+def thresholds(source: Thresholds, first: int, rows: int, columns: int, group: int = 32) -> Array:
+    laid = np.empty((group, rows * columns // group), np.float32)
+    source.fill(first, rows, laid, np.empty(laid.shape, np.uint32))
+    values = np.empty((rows, columns), np.float32)
+    to_rows(laid, values)
+    return values
+
+
+def correlation(one: Array, other: Array) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def chi_square(values: Array, bins: int = 64) -> float:
+    counts = np.histogram(values, bins, (0, 1))[0]
+    expected = values.size / bins
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+# Of 63 degrees of freedom, 140 is exceeded once in ten million; the numbers are fixed, so the tests never flicker.
+LIMIT = 140.0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345, -1, 1 << 80])
+def test_thresholds_are_uniform_as_a_whole_and_along_rows_and_columns(seed: int) -> None:
+    values = thresholds(Thresholds.of(seed, "model.layers.0.mlp.up_proj/0"), 0, 512, 512)
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert chi_square(values) < LIMIT
+    along = [chi_square(line) for line in (*values[:64], *values.T[:64])]
+    assert max(along) < LIMIT
+    assert np.mean(along) == pytest.approx(63, rel=0.1)
+
+
+def test_neighbours_are_not_alike() -> None:
+    source = Thresholds.of(7, "a")
+    values = thresholds(source, 0, 512, 512)
+    limit = 5 / 512  # five standard errors
+    for step in (1, 2, 16, 32, 64):
+        assert abs(correlation(values[step:], values[:-step])) < limit
+        assert abs(correlation(values[:, step:], values[:, :-step])) < limit
+    assert len(np.unique(values)) > 0.98 * values.size  # 24 bits leave some pairs alike, as chance does
+
+
+@pytest.mark.parametrize("other", [Thresholds.of(8, "a"), Thresholds.of(7, "b")], ids=["seed", "module"])
+def test_other_seeds_and_modules_have_other_thresholds(other: Thresholds) -> None:
+    ours, theirs = (thresholds(source, 0, 256, 256) for source in (Thresholds.of(7, "a"), other))
+    assert (ours == theirs).mean() < 1e-3
+    assert abs(correlation(ours, theirs)) < 5 / 256
+
+
+def test_seed_and_module_cannot_be_taken_for_one_another() -> None:
+    assert Thresholds.of(1, "2:a") != Thresholds.of(12, ":a")
+    assert Thresholds.of(7, "a") == Thresholds.of(7, "a")
+
+
+@given(
+    cuts=st.lists(st.integers(1, 39), max_size=4, unique=True),
+    group=st.sampled_from([16, 32, 64, 128]),
+    seed=st.integers(0, 1 << 40),
+)
+def test_thresholds_depend_on_row_and_column_alone(cuts: list[int], group: int, seed: int) -> None:
+    source = Thresholds.of(seed, "m")
+    whole = thresholds(source, 0, 40, 256, 32)
+    edges = [0, *sorted(cuts), 40]
+    parts = [thresholds(source, start, stop - start, 256, group) for start, stop in itertools.pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_the_thresholds_stay_what_they_are() -> None:
+    # A rebuild years later must find the same numbers: these are not to change without a new engine version.
+    values = thresholds(Thresholds.of(3, "model.layers.0.mlp.up_proj/0"), 2, 1, 32)[0]
+    assert (values[:3] * 2**24).astype(int).tolist() == PINNED
+
+
+PINNED = [11402706, 7897058, 11058254]
+
+
+@given(
+    steps=st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=20),
+    chance=st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_steps_are_rounded_to_a_neighbour(steps: list[float], chance: float) -> None:
+    wanted = np.array(steps, np.float32)
+    rounded, limit = wanted.copy(), np.full_like(wanted, chance)
+    round_steps(rounded, limit, np.empty_like(rounded))
+    floor = np.floor(wanted)
+    up = (wanted - floor) > np.float32(chance)
+    np.testing.assert_array_equal(rounded, floor + up)
+    np.testing.assert_array_equal(rounded[wanted == floor], wanted[wanted == floor])
+
+
+ROWS, COLUMNS, RANK = 8, 128, 3
+
+
+def packed(grid: Grid, codes: Array, scales: Array, biases: Array) -> Rows:
+    words = pack(codes, grid).reshape(ROWS, -1)
+    return Rows(words, *(encode(part, grid.form).reshape(ROWS, -1) for part in (scales, biases)))
+
+
+def random_rows(grid: Grid, seed: int) -> tuple[Rows, Array, Array]:
+    """Return rows with scales of either sign, their codes and their scales as stored, (group size, groups)."""
+    random = np.random.default_rng(seed)
+    groups = ROWS * COLUMNS // grid.group_size
+    codes = random.integers(0, grid.top + 1, (grid.group_size, groups), dtype=np.uint32)
+    scales = (random.uniform(0.01, 0.03, groups) * random.choice([-1, 1], groups)).astype(np.float32)
+    biases = random.standard_normal(groups).astype(np.float32) / 10
+    rows = packed(grid, codes, scales, biases)
+    assert rows.scales is not None
+    held = unpack_rows(  # the scale as stored: code 1 less code 0 of a grid without bias
+        Packed(
+            pack(np.ones_like(codes), grid), rows.scales.reshape(-1), np.zeros_like(rows.scales).reshape(-1)
+        ),
+        grid,
+    )[:, 0]
+    return rows, codes, held
+
+
+def dithered(
+    rows: Rows, grid: Grid, a: Array, b: Array, seed: int, scale: float = 1.0
+) -> tuple[Array, Rows, Sums]:
+    """Return the new codes (group size, groups), the rows written, and what was retained."""
+    update = Update.of(a, b, F32, F32, scale, embedding=False)
+    kind = Kind(COLUMNS, grid.form, grid.form, grid, Target(grid, grid.form, dither=True))
+    change = Change(update, None, Thresholds.of(seed, "m"))
+    out = Rows(np.empty_like(rows.weight))
+    sums = fuse_rows(rows, kind, change, 0, out, Workspace())
+    codes = np.empty((grid.group_size, ROWS * COLUMNS // grid.group_size), np.uint32)
+    unpack(out.weight.reshape(-1, grid.words_per_group), grid, codes)
+    return codes, out, sums
+
+
+def factors(seed: int, size: float) -> tuple[Array, Array]:
+    random = np.random.default_rng(seed + 1)
+    a = random.standard_normal((COLUMNS, RANK)).astype(np.float32)
+    return a, (random.standard_normal((RANK, ROWS)) * size).astype(np.float32)
+
+
+def grouped(values: Array, grid: Grid) -> Array:
+    return np.ascontiguousarray(values.reshape(-1, grid.group_size).T)
+
+
+@given(
+    form=st.sampled_from(list(FORMATS.values())),
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8]),
+    group=st.sampled_from([32, 64, 128]),
+    seed=st.integers(0, 1 << 20),
+    size=st.sampled_from([1e-5, 1e-3, 1e-2, 0.3, 1e4]),
+)
+def test_codes_move_to_a_neighbour_of_where_they_should_be(
+    form: Format, bits: int, group: int, seed: int, size: float
+) -> None:
+    with np.errstate(all="ignore"):
+        grid = Grid(bits, group, form)
+        rows, codes, scales = random_rows(grid, seed)
+        a, b = factors(seed, size)
+        new, out, _ = dithered(rows, grid, a, b, seed)
+        intended = codes + grouped(b.T.astype(np.float64) @ a.T, grid) / scales
+        slack = 1e-4 + 1e-5 * np.abs(intended)  # float32 against float64
+        low, high = (
+            np.clip(edge, 0, grid.top) for edge in (np.floor(intended - slack), np.ceil(intended + slack))
+        )
+        assert (low <= new).all()
+        assert (new <= high).all()
+        assert out.scales is out.biases is None
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("form", [BF16, F16, F32], ids=lambda form: form.name)
+def test_the_mean_over_seeds_is_the_intended_change(form: Format, bits: int) -> None:
+    grid, seeds = Grid(bits, 64, form), 400
+    rows, codes, scales = random_rows(grid, bits)
+    a, b = factors(bits, 3e-3)
+    mean = np.mean([dithered(rows, grid, a, b, seed)[0].astype(np.float64) for seed in range(seeds)], axis=0)
+    intended = codes + grouped(b.T.astype(np.float64) @ a.T, grid) / scales
+    inside = (intended >= 0) & (intended <= grid.top)
+    assert inside.mean() > 0.5
+    fraction = intended - np.floor(intended)
+    error = np.sqrt(fraction * (1 - fraction) / seeds) + 1e-4
+    scores = ((mean - intended) / error)[inside]
+    assert np.abs(scores).max() < 5
+    assert (scores**2).mean() == pytest.approx(1, abs=0.15)
+    # Not one way on the whole either.
+    assert abs(scores.mean()) < 5 / np.sqrt(scores.size)
+    # Beyond the ends nothing can be written, and what is nearest is.
+    outside = ~inside & (np.abs(intended - np.clip(intended, 0, grid.top)) > 1e-4)
+    np.testing.assert_array_equal(mean[outside], np.clip(intended, 0, grid.top)[outside])
+
+
+def test_a_group_of_scale_zero_stays_as_it_is() -> None:
+    grid = Grid(4, 64, BF16)
+    rows, codes, _ = random_rows(grid, 0)
+    assert rows.scales is not None
+    rows.scales[2] = 0
+    rows.scales[3] = 0x8000  # minus zero
+    new, _, sums = dithered(rows, grid, *factors(0, 1.0), seed=1)
+    np.testing.assert_array_equal(new[:, 4:8], codes[:, 4:8])
+    assert (new[:, :4] != codes[:, :4]).mean() > 0.5
+    assert sums.finite
+
+
+def test_no_update_changes_no_code() -> None:
+    grid = Grid(3, 32, F16)
+    rows, codes, _ = random_rows(grid, 1)
+    a, b = factors(1, 0.0)
+    np.testing.assert_array_equal(dithered(rows, grid, a, b, 5)[0], codes)
+
+
+def test_what_is_retained_is_measured_on_what_is_written() -> None:
+    grid = Grid(4, 64, BF16)
+    rows, codes, scales = random_rows(grid, 2)
+    a, b = factors(2, 3e-3)
+    new, _, sums = dithered(rows, grid, a, b, 3)
+    intended = grouped(b.T.astype(np.float64) @ a.T, grid)
+    real = (new.astype(np.float64) - codes) * scales
+    assert sums.intended == pytest.approx((intended**2).sum(), rel=1e-5)
+    # Dequantised numbers are rounded to bfloat16, of which the codes know nothing.
+    assert sums.inner == pytest.approx((real * intended).sum(), rel=2e-2)
+
+
+def test_what_is_not_finite_is_refused_and_never_written() -> None:
+    grid = Grid(4, 64, F32)
+    rows, _, _ = random_rows(grid, 4)
+    a, b = np.full((COLUMNS, 2), 1e30, np.float32), np.full((2, ROWS), 1e30, np.float32)
+    b[1] = -1e30
+    with pytest.raises(NotFiniteError):
+        dithered(rows, grid, a, b, 1)
+    assert rows.scales is not None
+    rows.scales[2] = np.nan
+    with pytest.raises(NotFiniteError):
+        dithered(rows, grid, *factors(0, 1e-3), 1)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tinymodels.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    return tinymodels.make_adapter(tmp_path / "adapter", base, update=0.01)
+
+
+def policy(seed: int) -> Policy:
+    return Policy(DITHER, seed=seed)
+
+
+def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(
+    base: Path, adapter: Path, our_fuse: OurFuse
+) -> None:
+    kept, before = our_fuse(base, adapter, KEEP, name="kept")
+    folder, after = our_fuse(base, adapter, policy(1), name="dithered")
+    assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
+    assert (folder / "config.json").read_bytes() == (kept / "config.json").read_bytes()
+    theirs, ours = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    changed = {name for name in theirs if ours[name] != theirs[name]}
+    assert ours.keys() == theirs.keys()
+    assert changed == {f"model.layers.{n}.{key}.weight" for n in (2, 3) for key in tinymodels.LINEAR}
+    assert (before.fidelity.retained, after.fidelity.retained) == (
+        pytest.approx(0.2, abs=0.2),
+        pytest.approx(0.96, abs=0.05),
+    )
+    assert all(0.9 < module.retained < 1.05 for module in after.fidelity.modules)
+
+
+def test_one_seed_is_one_digest_whatever_the_threads(base: Path, adapter: Path, our_fuse: OurFuse) -> None:
+    runs = {
+        (seed, threads): our_fuse(base, adapter, policy(seed), threads=threads, name=f"{seed}-{threads}")[1]
+        for seed, threads in ((1, 1), (1, 2), (1, 5), (2, 2))
+    }
+    assert runs[1, 1].files == runs[1, 2].files == runs[1, 5].files
+    assert runs[1, 1].fidelity == runs[1, 2].fidelity == runs[1, 5].fidelity
+    digests = {key: {entry.path: entry.sha256 for entry in run.files} for key, run in runs.items()}
+    differing = {name for name in digests[1, 2] if digests[1, 2][name] != digests[2, 2][name]}
+    assert differing == {"model.safetensors"}
+
+
+def test_modules_without_tensors_and_dense_modules(tmp_path: Path, our_fuse: OurFuse) -> None:
+    up, down = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
+    base = tinymodels.make_base(tmp_path / "partly", bits=4, overrides={down: False})
+    adapter = tinymodels.make_adapter(tmp_path / "partial", base, skip=[up])
+    folder, _ = our_fuse(base, adapter, policy(1), name="dithered")
+    kept, _ = our_fuse(base, adapter, KEEP, name="kept")
+    theirs, ours, plain = (tinymodels.read_tensors(path) for path in (base, folder, kept))
+    assert ours[f"{up}.weight"] == theirs[f"{up}.weight"]  # nothing to round
+    assert ours[f"{down}.weight"] == plain[f"{down}.weight"] != theirs[f"{down}.weight"]
+
+
+def test_dora_is_dithered_as_a_whole(tmp_path: Path, base: Path, our_fuse: OurFuse) -> None:
+    # The rescaling moves every weight of a row, by far more than the product of the factors.
+    adapter = tinymodels.make_adapter(tmp_path / "dora", base, fine_tune_type="dora")
+    norms = row_norms(our_fuse, base, tmp_path)
+    raw = load_raw(adapter / "adapters.safetensors")
+    for name, value in norms.items():
+        raw[f"{name}.m"] = ("F32", value * raw[f"{name}.m"][1])  # 0.9 to 1.1 of what the base has
+    tinymodels.write_tensors(adapter / "adapters.safetensors", raw, None)
+    folder, fused = our_fuse(base, adapter, policy(1), name="dithered")
+    theirs, ours = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    assert {name: value[:2] for name, value in ours.items()} == {
+        name: value[:2] for name, value in theirs.items()
+    }
+    assert all(ours[name] == theirs[name] for name in theirs if name.endswith(("scales", "biases")))
+    assert fused.fidelity.retained == pytest.approx(0.95, abs=0.07)
+
+
+def row_norms(our_fuse: OurFuse, base: Path, folder: Path) -> dict[str, Array]:
+    nothing = tinymodels.make_adapter(folder / "nothing", base, update=0.0)
+    plain = load_raw(our_fuse(base, nothing, DEQUANTIZE, name="plain")[0])
+    return {
+        name.removesuffix(".weight"): np.linalg.norm(decode(value, BF16), axis=1)
+        for name, (_, value) in plain.items()
+        if name.startswith(("model.layers.2.", "model.layers.3.")) and value.ndim == 2
+    }
+
+
+@pytest.mark.parametrize(("mode", "bits", "size"), [("mxfp4", 4, 32), ("nvfp4", 4, 16), ("mxfp8", 8, 32)])
+def test_formats_of_small_floats(mode: str, bits: int, size: int, tmp_path: Path, our_fuse: OurFuse) -> None:
+    pytest.importorskip("mlx_lm")
+    import adapters_by_class
+    import architectures
+
+    base = architectures.make_architecture(tmp_path / "base", "llama", bits=bits, group_size=size, mode=mode)
+    adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, update=0.02)
+    kept, _ = our_fuse(base, adapter, KEEP, name="kept")
+    runs = [our_fuse(base, adapter, policy(seed), name=f"{seed}") for seed in (1, 2)]
+    theirs = tinymodels.read_tensors(base)
+    for folder, fused in runs:
+        assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
+        ours = tinymodels.read_tensors(folder)
+        assert all(ours[name] == theirs[name] for name in theirs if name.endswith("scales"))
+        assert fused.fidelity.retained == pytest.approx(0.95, abs=0.08)
+    assert runs[0][1].files != runs[1][1].files

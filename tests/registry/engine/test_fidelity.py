@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+
+from fusery.registry.engine.affine import Grid, Packed, unpack_rows
+from fusery.registry.engine.arithmetic import FORMATS, Array, decode
+from fusery.registry.engine.engine import Fused
+from fusery.registry.engine.fidelity import Fidelity, ModuleFidelity, Sums, judge, measure, measure_exactly
+
+OurFuse = Callable[..., tuple[Path, Fused]]
+
+
+def plain_weight(folder: Path, module: str) -> Array:
+    """Return a module's weight as float64, dequantised by the configuration."""
+    tensors = tinymodels.read_tensors(folder)
+    dtype, shape, data = tensors[f"{module}.weight"]
+    if dtype != "U32":
+        form = FORMATS[dtype]
+        return decode(np.frombuffer(data, form.stored), form).astype(np.float64).reshape(shape)
+    settings = json.loads((folder / "config.json").read_text())["quantization"]
+    form = FORMATS[tensors[f"{module}.scales"][0]]
+    grid = Grid(settings["bits"], settings["group_size"], form)
+    scales, biases = (
+        np.frombuffer(tensors[f"{module}.{part}"][2], form.stored) for part in ("scales", "biases")
+    )
+    words = np.frombuffer(data, np.uint32).reshape(-1, grid.words_per_group)
+    return unpack_rows(Packed(words, scales, biases), grid).astype(np.float64).reshape(shape[0], -1)
+
+
+def intended(adapter: Path, module: str) -> Array:
+    tensors = tinymodels.read_tensors(adapter / "adapters.safetensors")
+    a, b = (
+        np.frombuffer(tensors[f"{module}.{part}"][2], np.float32).reshape(tensors[f"{module}.{part}"][1])
+        for part in ("lora_a", "lora_b")
+    )
+    product = a.astype(np.float64) @ b.astype(np.float64)
+    return 20.0 * (product if "embed" in module else product.T)
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({"dtype": "bfloat16"}, "keep"),
+        ({"dtype": "float16"}, "keep"),
+        ({"dtype": "float32"}, "keep"),
+        ({"bits": 4}, "keep"),
+        ({"bits": 8, "dtype": "float16"}, "keep"),
+        ({"bits": 6, "dtype": "float32", "group_size": 32}, "keep"),
+        ({"bits": 4}, "dequantize"),
+    ],
+    ids=str,
+)
+def test_figures_are_those_of_a_dense_computation(
+    options: dict[str, Any], precision: str, tmp_path: Path, our_fuse: OurFuse
+) -> None:
+    base = tinymodels.make_base(tmp_path / "base", **options)
+    keys = ["model.embed_tokens", "self_attn.q_proj", "mlp.down_proj"]
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, keys=keys)
+    folder, fused = our_fuse(base, adapter, precision)
+    real_parts, intended_parts = [], []
+    assert fused.fidelity.modules[0].module == "model.embed_tokens"
+    for module in fused.fidelity.modules:
+        real = plain_weight(folder, module.module) - plain_weight(base, module.module)
+        wanted = intended(adapter, module.module)
+        compare(module, real, wanted)
+        real_parts.append(real.ravel())
+        intended_parts.append(wanted.ravel())
+    compare(fused.fidelity, np.concatenate(real_parts), np.concatenate(intended_parts))
+    assert fused.fidelity.verdict == judge(fused.fidelity.retained, fused.fidelity.noise)
+    base_parts = [plain_weight(base, module.module).ravel() for module in fused.fidelity.modules]
+    noise = np.linalg.norm(np.concatenate(real_parts) - np.concatenate(intended_parts))
+    assert fused.fidelity.noise == pytest.approx(
+        noise / np.linalg.norm(np.concatenate(base_parts)), rel=1e-4, abs=1e-8
+    )
+
+
+def compare(found: ModuleFidelity | Fidelity, real: Array, wanted: Array) -> None:
+    norm = np.linalg.norm(wanted)
+    assert found.norm == pytest.approx(norm, rel=1e-5)
+    assert found.retained == pytest.approx((real * wanted).sum() / norm**2, rel=1e-5, abs=1e-6)
+    assert found.cosine == pytest.approx((real * wanted).sum() / norm / np.linalg.norm(real), rel=1e-5)
+    assert found.relative_error == pytest.approx(np.linalg.norm(real - wanted) / norm, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("retained", "noise", "verdict"),
+    [
+        (1.0, 0.0, "PASS"),
+        (0.8, 0.12, "PASS"),
+        (0.799, 0.0, "DEGRADED"),
+        (1.0, 0.121, "DEGRADED"),
+        (0.3, 0.0, "DEGRADED"),
+        (0.29, 0.0, "LOST"),
+        (-0.2, 1.0, "LOST"),
+    ],
+)
+def test_verdicts(retained: float, noise: float, verdict: str) -> None:
+    assert judge(retained, noise) == verdict
+
+
+def test_nothing_intended_is_all_retained() -> None:
+    assert ModuleFidelity.of("m", Sums(0.0, 0.0, 4.0)) == ModuleFidelity("m", 0.0, 1.0, 1.0, 0.0)
+    assert Fidelity.of({}).verdict == "PASS"
+
+
+def test_nothing_changed_is_nothing_retained() -> None:
+    found = ModuleFidelity.of("m", Sums(4.0, 0.0, 4.0))
+    assert (found.norm, found.retained, found.cosine, found.relative_error) == (2.0, 0.0, 0.0, 1.0)
+
+
+def test_the_whole_weighs_modules_by_their_updates() -> None:
+    found = Fidelity.of({"large": Sums(9.0, 9.0, 0.0), "small": Sums(1.0, 0.0, 1.0)})
+    assert found.retained == 0.9
+    assert [module.retained for module in found.modules] == [1.0, 0.0]
+
+
+def test_the_exact_way_leaves_out_what_is_not_finite() -> None:
+    real = np.array([[1, np.nan, 3], [4, np.inf, 6]], np.float32)
+    wanted = np.array([[1, 2, 3], [4, 5, 5]], np.float32)
+    base = np.array([[1, 2, 3], [np.inf, 5, 6]], np.float32)
+    sums = measure_exactly(real, wanted, base)
+    assert (sums.intended, sums.inner, sums.error, sums.weight) == (1 + 9 + 25, 1 + 9 + 30, 1, 1 + 9 + 36)
+    assert not measure(real, wanted, base, np.empty_like(real), grouped=False).finite
+
+
+def test_the_json_form_has_the_promised_keys() -> None:
+    document = Fidelity.of({"m": Sums(1.0, 1.0, 0.0)}).to_dict()
+    assert document.keys() >= {"verdict", "retained", "cosine", "relative_error", "modules"}
+    assert document["modules"][0].keys() == {"module", "norm", "retained", "cosine", "relative_error"}
+    json.dumps(document, allow_nan=False)

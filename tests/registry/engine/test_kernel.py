@@ -1,0 +1,214 @@
+"""The compiled arithmetic against NumPy's: the same bytes and the same sums, whatever the numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.engine import kernel
+from fusery.registry.engine.affine import Grid
+from fusery.registry.engine.arithmetic import BF16, F16, F32, Array, Format, Update, encode
+from fusery.registry.engine.blocks import fuse_rows
+from fusery.registry.engine.fidelity import Sums
+from fusery.registry.engine.microscaling import MODES
+from fusery.registry.engine.policy import Target
+from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
+from fusery.registry.engine.workspace import Workspace
+
+compiled = pytest.mark.skipif(kernel.compiled is None, reason="the compiled arithmetic was not built")
+
+forms = st.sampled_from([BF16, F16, F32])
+sizes = st.sampled_from([1.0, 1.0, 1e-3, 1e-6, 1e-20, 1e-40, 300.0, 1e5, 1e30, 3e38])
+grids = st.none() | st.tuples(st.sampled_from([2, 3, 4, 5, 6, 8]), st.sampled_from([32, 64, 128]))
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    with np.errstate(all="ignore"):
+        yield
+
+
+@st.composite
+def kinds(draw: st.DrawFn) -> Kind:
+    form, target_form = draw(forms), draw(forms)
+    base, target = (
+        None if chosen is None else Grid(*chosen, form=of)
+        for chosen, of in ((draw(grids), form), (draw(grids), target_form))
+    )
+    if base is None and target is None:
+        target_form = form
+        columns = draw(st.integers(1, 1100))
+    else:
+        columns = 128 * draw(st.integers(1, 9))
+    return Kind(columns, form, form, base, Target(target, target_form))
+
+
+def numbers(random: np.random.Generator, shape: tuple[int, ...], form: Format, size: float) -> Array:
+    """Return stored numbers, with signed zeros and the smallest there are."""
+    values = (random.standard_normal(shape) * size).astype(np.float32)
+    some = random.random(shape)
+    values[some < 0.05] = 0.0
+    values[(some > 0.05) & (some < 0.1)] = -0.0
+    values[(some > 0.1) & (some < 0.12)] = 1e-45
+    return encode(values, form)
+
+
+def rows_of(kind: Kind, count: int, random: np.random.Generator, size: float) -> Rows:
+    if kind.grid is None:
+        return Rows(numbers(random, (count, kind.columns), kind.form, size))
+    words = random.integers(0, 1 << 32, (count, kind.grid.words(kind.columns)), np.uint32)
+    groups = (count, kind.columns // kind.grid.group_size)
+    scales, biases = (numbers(random, groups, kind.form, size) for _ in range(2))
+    return Rows(words, scales, biases)
+
+
+def room(kind: Kind, count: int) -> Rows:
+    grid = kind.target.grid
+    if grid is None:
+        return Rows(np.zeros((count, kind.columns), kind.target.form.stored))
+    scales, biases = (np.zeros((count, kind.columns // grid.group_size), grid.stored) for _ in range(2))
+    return Rows(np.zeros((count, grid.words(kind.columns)), np.uint32), scales, biases)
+
+
+def change_of(
+    kind: Kind, rank: int, rows: int, random: np.random.Generator, size: float, form: Format
+) -> Change | None:
+    if not rank:
+        return None
+    a = numbers(random, (kind.columns, rank), form, 1.0)
+    b = numbers(random, (rank, rows), form, size)
+    try:
+        return Change(Update.of(a, b, form, form, 2.0, embedding=False))
+    except ValueError:  # a factor that is not finite does not come this far
+        return None
+
+
+@compiled
+@settings(deadline=None, max_examples=600)
+@given(
+    kind=kinds(),
+    count=st.integers(1, 7),
+    rank=st.integers(0, 9),
+    first=st.integers(0, 3),
+    seed=st.integers(0, 1 << 30),
+    size=sizes,
+    of_update=sizes,
+    update_form=forms,
+)
+def test_the_same_bits_and_sums_as_numpy(
+    kind: Kind,
+    count: int,
+    rank: int,
+    first: int,
+    seed: int,
+    size: float,
+    of_update: float,
+    update_form: Format,
+) -> None:
+    random = np.random.default_rng(seed)
+    rows = rows_of(kind, count, random, size)
+    change = change_of(kind, rank, first + count + 1, random, of_update, update_form)
+    assume(change is not None or kind.group is not None)  # plain numbers that nobody touches are copied
+    ours, theirs = room(kind, count), room(kind, count)
+    with np.errstate(all="ignore"):
+        found = kernel.fuse_rows(rows, kind, change, first, ours)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "compiled", None)
+            try:
+                expected = fuse_rows(rows, kind, change, first, theirs, Workspace())
+            except NotFiniteError:
+                assert found is None
+                return
+    if found is None:  # left to NumPy, which leaves out of its sums what is not finite
+        return
+    # The last sums are in float64 in no set order; with numbers beyond its fast ways, NumPy takes float64 for all.
+    near = {"rel": 1e-12, "abs": 0.0} if kind.group else {"rel": 1e-5, "abs": 1e-30}
+    assert astuple(found) == pytest.approx(astuple(expected), **near)
+    for mine, other in zip(parts(ours), parts(theirs), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def parts(rows: Rows) -> list[Array]:
+    return [
+        part.view(np.uint32 if part.itemsize == 4 else np.uint16)
+        for part in (rows.weight, rows.scales, rows.biases)
+        if part is not None
+    ]
+
+
+@compiled
+def test_ordinary_numbers_are_not_left_to_numpy() -> None:
+    random = np.random.default_rng(0)
+    for form in (BF16, F16, F32):
+        for base in (None, Grid(4, 64, form)):
+            for target in (None, Grid(4, 64, form), Grid(6, 32, form)):
+                kind = Kind(640, form, form, base, Target(target, form))
+                rows = rows_of(kind, 5, random, 0.1)
+                a, b = (random.standard_normal(shape).astype(np.float32) for shape in ((640, 8), (8, 5)))
+                change = Change(Update.of(a, b, F32, F32, 0.01, embedding=False))
+                assert kernel.handles(kind, change)
+                found = kernel.fuse_rows(rows, kind, change, 0, room(kind, 5))
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(kernel, "compiled", None)
+                    expected = fuse_rows(rows, kind, change, 0, room(kind, 5), Workspace())
+                assert found is not None
+                assert astuple(found) == pytest.approx(astuple(expected), rel=1e-12, abs=0)
+
+
+@compiled
+def test_other_kinds_are_numpys() -> None:
+    form, grid = BF16, Grid(4, 64, BF16)
+    plain = Kind(64, form, form, grid, Target(grid, form))
+    assert kernel.handles(plain, None)
+    float_grid = next(iter(MODES.values()))
+    assert not kernel.handles(replace(plain, grid=float_grid), None)
+    assert not kernel.handles(replace(plain, target=Target(float_grid, form)), None)
+    assert not kernel.handles(replace(plain, target=Target(grid, form, dither=True)), None)
+    update = Update.nothing(4, 64)
+    assert not kernel.handles(plain, Change(update, np.ones(4, np.float32)))
+    assert not kernel.handles(replace(plain, plain=F32), Change(update))
+
+
+@compiled
+def test_what_is_not_finite_is_left_to_numpy() -> None:
+    """The sums leave it out, and the written number is the one that MLX writes."""
+    kind = Kind(64, BF16, BF16, None, Target(None, BF16))
+    values = np.ones((2, 64), np.float32)
+    values[0, 3], values[1, 5] = np.nan, np.inf
+    rows, change = Rows(encode(values, BF16)), Change(Update.nothing(2, 64))
+    out = room(kind, 2)
+    assert kernel.fuse_rows(rows, kind, change, 0, out) is None
+    assert isinstance(fuse_rows(rows, kind, change, 0, out, Workspace()), Sums)
+    np.testing.assert_array_equal(out.weight, rows.weight)
+
+
+@compiled
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    """A mistake of ours must not become one of memory."""
+    kind = Kind(64, BF16, BF16, None, Target(None, BF16))
+    rows, change = Rows(np.zeros((4, 64), np.uint16)), Change(Update.nothing(4, 64))
+    for bad in (
+        (rows, replace(kind, columns=65), change, 0, room(kind, 4)),
+        (rows, kind, change, 1, room(kind, 4)),
+        (rows, kind, change, -1, room(kind, 4)),
+        (rows, kind, change, 0, room(kind, 3)),
+        (rows, replace(kind, columns=32), change, 0, room(kind, 4)),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            kernel.fuse_rows(*bad)
+    constant = room(kind, 4)
+    constant.weight.flags.writeable = False
+    with pytest.raises((TypeError, ValueError)):
+        kernel.fuse_rows(rows, kind, change, 0, constant)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
+def test_where_there_is_a_compiler_it_was_built() -> None:
+    assert kernel.compiled is not None, os.environ.get("CC")

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlxbits import from_mlx, to_mlx
+
+from fusery.registry.engine.affine import Grid, pack, pack_rows, unpack
+from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, decode, encode
+from fusery.registry.engine.microscaling import MODES, FloatGrid, OutOfRangeError
+
+mx = pytest.importorskip("mlx.core")
+grids = pytest.mark.parametrize("grid", MODES.values(), ids=lambda grid: grid.mode)
+forms = pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
+COLUMNS = 128
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    with np.errstate(all="ignore"):
+        yield
+
+
+def settings_of(grid: FloatGrid) -> dict[str, Any]:
+    return {"group_size": grid.group_size, "bits": grid.bits, "mode": grid.mode}
+
+
+def dequantized(words: Array, scales: Array, grid: FloatGrid) -> Array:
+    """Return our dequantised rows as stored bfloat16."""
+    codes = np.empty((grid.group_size, scales.size), np.uint32)
+    out = np.empty(codes.shape, np.float32)
+    unpack(words.reshape(-1, grid.words_per_group), grid, codes)
+    grid.dequantize(codes, scales.reshape(-1), out)
+    return encode(np.ascontiguousarray(out.T), BF16).reshape(len(words), -1)
+
+
+def quantized(stored: Array, form: Format, grid: FloatGrid) -> tuple[Array, Array]:
+    """Return our words and scales of stored rows."""
+    block = np.ascontiguousarray(decode(stored, form).reshape(-1, grid.group_size).T)
+    codes = np.empty(block.shape, np.uint32)
+    scales = grid.quantize(block, codes, form)
+    return pack(codes, grid).reshape(len(stored), -1), scales.reshape(len(stored), -1)
+
+
+def assert_quantized_as_mlx(stored: Array, form: Format, grid: FloatGrid) -> None:
+    words, scales = mx.quantize(to_mlx(stored, form), **settings_of(grid))
+    ours = quantized(stored, form, grid)
+    np.testing.assert_array_equal(ours[1], np.array(scales))
+    np.testing.assert_array_equal(ours[0], np.array(words))
+
+
+@grids
+def test_every_code_with_every_scale_is_dequantised_as_mlx_does(grid: FloatGrid) -> None:
+    per_row = 256 // grid.group_size if grid.bits == 8 else 2
+    codes = np.arange(per_row * grid.group_size, dtype=np.uint32) % (grid.top + 1)
+    block = np.tile(codes.reshape(per_row, grid.group_size).T, 256)
+    words = pack(block, grid).reshape(256, -1)
+    scales = np.repeat(np.arange(256, dtype=np.uint8), per_row).reshape(256, per_row)
+    theirs = mx.dequantize(mx.array(words), mx.array(scales), **settings_of(grid))
+    assert theirs.dtype == mx.bfloat16
+    for part in (slice(None), slice(20, 240)):  # the second takes the fast way
+        np.testing.assert_array_equal(dequantized(words[part], scales[part], grid), from_mlx(theirs[part]))
+
+
+@grids
+def test_every_largest_magnitude_of_a_group_gets_the_scale_of_mlx(grid: FloatGrid) -> None:
+    for form in (BF16, F16):
+        stored = np.arange(0x8000, dtype=np.uint16)
+        values = decode(stored, form)
+        low = 2.0**-117 if grid.group_size == 32 and form is BF16 else 0
+        high = 2.0**32 if grid.group_size == 16 and form is BF16 else min(2.0**100, 65505)
+        stored = stored[((values >= low) & (values < high)) | (values == 0)]
+        rows = np.zeros((len(stored), 32), np.uint16)
+        rows[:, 1], rows[:, 17] = stored, stored
+        assert_quantized_as_mlx(rows, form, grid)
+
+
+@grids
+def test_float32_magnitudes_about_the_powers_of_two_get_the_scale_of_mlx(grid: FloatGrid) -> None:
+    top = 6.0 if grid.bits == 4 else 448.0
+    exponents = np.arange(-100, 30, dtype=np.int64)[:, None] << 23
+    bits = int(np.float32(top).view(np.uint32)) + exponents + np.arange(-40, 41)
+    peaks = bits.reshape(-1).astype(np.uint32).view(np.float32)
+    rows = np.zeros((len(peaks), 32), np.float32)
+    rows[:, 1], rows[:, 17] = peaks, -peaks
+    assert_quantized_as_mlx(rows, F32, grid)
+
+
+def rows_of(seed: int, form: Format, spread: float) -> Array:
+    """Return stored rows of many kinds: ordinary, zero, of signed zeros, constant, tiny, with outliers, on ties."""
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((12, COLUMNS)) * 10.0 ** random.uniform(-spread, 0, (12, 1))
+    values[0] = 0
+    values[1] = values[1, 0]
+    values[2, 5:] *= 1e-6
+    values[3, ::7] *= 5000
+    values[4, ::2] = -0.0
+    values[5] = -0.0
+    values[6] = random.integers(-24, 25, COLUMNS) / 4 * 2.0 ** random.integers(-8, 8)
+    values[7] = random.integers(-448 * 4, 448 * 4 + 1, COLUMNS) / 4 * 2.0 ** random.integers(-8, 2)
+    values[8] = random.integers(-64, 65, COLUMNS) / 1024
+    values[8, ::16] = 448
+    return encode(values.astype(np.float32), form)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    grid=st.sampled_from(list(MODES.values())),
+    form=st.sampled_from(list(FORMATS.values())),
+    seed=st.integers(0, 1 << 30),
+    spread=st.floats(0, 12),
+)
+def test_quantising_has_the_bits_of_mlx(grid: FloatGrid, form: Format, seed: int, spread: float) -> None:
+    with np.errstate(all="ignore"):
+        stored = rows_of(seed, form, spread)
+        assert_quantized_as_mlx(stored, form, grid)
+        words, scales = quantized(stored, form, grid)
+        theirs = mx.dequantize(mx.array(words), mx.array(scales), **settings_of(grid))
+        np.testing.assert_array_equal(dequantized(words, scales, grid), from_mlx(theirs))
+
+
+@grids
+@forms
+def test_numbers_about_every_tie_are_rounded_as_mlx_does(grid: FloatGrid, form: Format) -> None:
+    codes = np.arange(128 if grid.bits == 8 else 8, dtype=np.uint32)[:, None]
+    numbers = np.empty(codes.shape, np.float32)
+    grid.dequantize(codes, np.array([127 if grid.group_size == 32 else 0x38], np.uint8), numbers)
+    numbers = numbers[numbers <= (6 if grid.bits == 4 else 448)]
+    middles = np.concatenate([numbers, (numbers[1:] + numbers[:-1]) / 2])
+    bits: Array = (middles.view(np.uint32) if form is F32 else encode(middles, form)).astype(np.int64)
+    near = np.clip(bits[:, None] + np.arange(-3, 4), 0, None).reshape(-1)
+    near = near.astype(np.uint32).view(np.float32) if form is F32 else near.astype(np.uint16)
+    near = near[decode(near, form) <= numbers[-1]]
+    peak = encode(numbers[-1:], form)[0]
+    size = -len(near) % 15
+    rows = np.concatenate([near, np.zeros(size, near.dtype)]).reshape(-1, 15)
+    rows = np.concatenate([np.full((len(rows), 1), peak, near.dtype), rows], axis=1)
+    both = np.concatenate(
+        [rows, rows.view(np.float32) * -1 if form is F32 else rows ^ np.uint16(0x8000)], axis=1
+    )
+    assert_quantized_as_mlx(both, form, grid)
+
+
+@grids
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_has_no_scale_is_refused(grid: FloatGrid, value: float) -> None:
+    block = np.ones((grid.group_size, 4), np.float32)
+    block[3, 2] = value
+    with pytest.raises(OutOfRangeError, match=grid.mode):
+        grid.quantize(block, np.empty(block.shape, np.uint32), BF16)
+
+
+@grids
+def test_groups_of_tiny_numbers_for_which_mlx_writes_huge_ones(grid: FloatGrid) -> None:
+    row = np.full((1, 32), 1e-39, np.float32)
+    theirs = mx.quantize(mx.array(row), **settings_of(grid))
+    back = np.array(mx.dequantize(*theirs, **settings_of(grid)).astype(mx.float32))
+    if grid.group_size == 16:
+        assert not back.any()
+        assert_quantized_as_mlx(row, F32, grid)
+    else:
+        assert (back > 1e37).all()
+        with pytest.raises(OutOfRangeError):
+            quantized(row, F32, grid)
+
+
+@given(grid=st.sampled_from(list(MODES.values())), seed=st.integers(0, 1 << 30), groups=st.integers(1, 9))
+def test_unpacking_undoes_packing(grid: FloatGrid, seed: int, groups: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, grid.top + 1, (grid.group_size, groups), dtype=np.uint32)
+    back = np.empty_like(codes)
+    words = pack(codes, grid)
+    assert words.shape == (groups, grid.words_per_group)
+    unpack(words, grid, back)
+    np.testing.assert_array_equal(back, codes)
+
+
+def ordered_codes(grid: FloatGrid) -> Array:
+    """Return every code but 0x7F and 0xFF, one for each number and sign."""
+    return np.array(
+        [code for code in range(grid.top + 1) if grid.bits == 4 or code & 0x7F != 0x7F], np.uint32
+    )
+
+
+def numbers_of(codes: Array, scale: int, grid: FloatGrid) -> Array:
+    out = np.empty(codes.shape, np.float32)
+    grid.dequantize(codes, np.full(codes.shape[1], scale, np.uint8), out)
+    return out
+
+
+@grids
+def test_dithering_by_nothing_changes_nothing(grid: FloatGrid) -> None:
+    codes = ordered_codes(grid)[None]
+    moved = codes.copy()
+    thresholds = np.zeros(codes.shape, np.float32)
+    grid.dither(moved, np.full(codes.size, 50, np.uint8), np.zeros(codes.shape, np.float32), thresholds)
+    np.testing.assert_array_equal(moved, codes)
+
+
+@grids
+@pytest.mark.parametrize("share", [0.125, -0.125, 0.75, -0.75])
+def test_dithering_moves_the_mean_by_the_change(grid: FloatGrid, share: float) -> None:
+    """With thresholds spread evenly, the mean over them is exact for binary fractions."""
+    scale = 0x40 if grid.group_size == 16 else 120
+    factor = numbers_of(np.full((1, 1), 0x38 if grid.bits == 8 else 2, np.uint32), scale, grid)[0, 0]
+    codes = np.tile(ordered_codes(grid), (64, 1))
+    thresholds = np.repeat((np.arange(64, dtype=np.float32)[:, None] + 0.5) / 64, codes.shape[1], axis=1)
+    before = numbers_of(codes, scale, grid)
+    smallest = 0.5 if grid.bits == 4 else 2.0**-9
+    delta = np.full(codes.shape, np.float32(share * smallest) * factor)
+    for times in (1, 8, 64):
+        moved = codes.copy()
+        grid.dither(moved, np.full(codes.shape[1], scale, np.uint8), delta * np.float32(times), thresholds)
+        after = numbers_of(moved, scale, grid)
+        ends = np.float32(6 if grid.bits == 4 else 448) * factor
+        meant = np.clip(before[0] + delta[0] * times, -ends, ends)
+        tolerance = np.maximum(np.abs(meant), factor * smallest) * (0.5 if grid.bits == 4 else 0.125) / 64
+        assert (np.abs(after.mean(axis=0) - meant) <= tolerance).all()
+        places = (moved & (grid.top >> 1)).astype(np.int64) * np.where(moved > grid.top >> 1, -1, 1)
+        assert np.ptp(places, axis=0).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "without"), [("nvfp4", 0), ("nvfp4", 0x7F), ("nvfp4", 0xFF), ("mxfp4", 0xFF), ("mxfp8", 0xFF)]
+)
+def test_dithering_leaves_what_means_nothing(mode: str, without: int) -> None:
+    grid = MODES[mode]
+    codes = np.full((grid.group_size, 1), 3, np.uint32)
+    moved = codes.copy()
+    grid.dither(
+        moved,
+        np.array([without], np.uint8),
+        np.ones(codes.shape, np.float32),
+        np.zeros(codes.shape, np.float32),
+    )
+    np.testing.assert_array_equal(moved, codes)
+
+
+def test_dithering_leaves_the_code_for_nan() -> None:
+    codes = np.full((32, 2), 0x7F, np.uint32)
+    codes[:, 1] = 0xFF
+    moved = codes.copy()
+    MODES["mxfp8"].dither(moved, np.full(2, 127, np.uint8), *np.ones((2, 32, 2), np.float32))
+    np.testing.assert_array_equal(moved, codes)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+def test_float32_products_of_dora_are_quantised_as_mlx_does_in_affine_form(
+    bits: int, group_size: int
+) -> None:
+    random = np.random.default_rng(bits)
+    weight = decode(encode(random.standard_normal((40, 256)).astype(np.float32), BF16), BF16)
+    product = weight * random.uniform(0.5, 1.5, (40, 1)).astype(np.float32)
+    grid = Grid(bits, group_size, F32)
+    theirs = mx.quantize(mx.array(product), group_size=group_size, bits=bits)
+    assert theirs[1].dtype == mx.float32
+    packed = pack_rows(product.reshape(-1, group_size), grid)
+    for ours, part in zip((packed.words, packed.scales, packed.biases), theirs, strict=True):
+        np.testing.assert_array_equal(ours.reshape(40, -1), from_mlx(part))

@@ -1,0 +1,224 @@
+"""Precisions: what is written of a module, and whether plain mlx-lm can use it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+
+from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid
+from fusery.registry.engine.arithmetic import BF16, F16, F32
+from fusery.registry.engine.grids import AnyGrid
+from fusery.registry.engine.microscaling import MODES
+from fusery.registry.engine.policy import (
+    DEQUANTIZE,
+    DITHER,
+    KEEP,
+    MIXED,
+    Policy,
+    Quantize,
+    Target,
+    quantized_target,
+)
+from fusery.registry.errors import FusionUnsupportedError
+
+OurFuse = Callable[..., Any]
+FOUR = Grid(4, 64, BF16)
+MX4, NV4 = MODES["mxfp4"], MODES["nvfp4"]
+
+
+def target(
+    policy: Policy, grid: AnyGrid | None, *, columns: int = 256, path: str = "up_proj", dora: bool = False
+) -> Target:
+    return policy.target(path, grid, F32 if dora else BF16, columns, adapted=True)
+
+
+TARGETS: dict[str, tuple[Policy, AnyGrid | None, Target]] = {
+    "keep, 4 bits": (Policy(KEEP), FOUR, Target(FOUR, BF16)),
+    "keep, dense": (Policy(KEEP), None, Target(None, BF16)),
+    "keep, mxfp4": (Policy(KEEP), MX4, Target(MX4, BF16)),
+    "dither, 4 bits": (Policy(DITHER), FOUR, Target(FOUR, BF16, dither=True)),
+    "dither, dense": (Policy(DITHER), None, Target(None, BF16)),
+    "dither, nvfp4": (Policy(DITHER), NV4, Target(NV4, BF16, dither=True)),
+    "dequantize, 4 bits": (Policy(DEQUANTIZE), FOUR, Target(None, BF16)),
+    "dequantize, mxfp4": (Policy(DEQUANTIZE), MX4, Target(None, BF16)),
+    "mixed, 8 bits unless told": (Policy(MIXED), FOUR, Target(Grid(8, 64, BF16), BF16)),
+    "mixed, dense": (Policy(MIXED), None, Target(None, BF16)),
+    "mixed, all others": (Policy(MIXED, {"": 5, "x": 6}), FOUR, Target(Grid(5, 64, BF16), BF16)),
+    "mixed, this one": (Policy(MIXED, {"": 5, "up_proj": 6}), FOUR, Target(Grid(6, 64, BF16), BF16)),
+    "mixed, mxfp4": (Policy(MIXED), MX4, Target(Grid(8, 32, BF16), BF16)),
+    "mixed, nvfp4 in groups of 16": (Policy(MIXED), NV4, Target(Grid(8, 32, BF16), BF16)),
+}
+
+
+@pytest.mark.parametrize(("policy", "grid", "expected"), TARGETS.values(), ids=TARGETS.keys())
+def test_targets(policy: Policy, grid: AnyGrid | None, expected: Target) -> None:
+    assert target(policy, grid) == expected
+
+
+def test_dora_is_written_in_float32_but_not_dithered() -> None:
+    assert target(Policy(KEEP), FOUR, dora=True) == Target(Grid(4, 64, F32), F32)
+    assert target(Policy(KEEP), None, dora=True) == Target(None, F32)
+    assert target(Policy(KEEP), MX4, dora=True).grid is MX4
+    assert target(Policy(DEQUANTIZE), FOUR, dora=True) == Target(None, F32)
+    assert target(Policy(MIXED), FOUR, dora=True) == Target(Grid(8, 64, F32), F32)
+    assert target(Policy(DITHER), FOUR, dora=True) == Target(FOUR, BF16, dither=True)
+
+
+def test_a_quantised_target_has_the_groups_that_were_asked_for() -> None:
+    asked = Quantize(6, 128)
+    assert quantized_target(asked, BF16, F32, 256, asked) == Target(Grid(6, 128, BF16), BF16)
+    assert quantized_target(Quantize(4, 32, "mxfp4"), BF16, BF16, 256, asked) == Target(MX4, BF16)
+    assert quantized_target(None, BF16, F32, 256, asked) == Target(None, F32)
+
+
+def test_what_cannot_be_cut_into_groups_stays_dense() -> None:
+    asked = Quantize(4, 128)
+    assert quantized_target(asked, BF16, BF16, 192, asked) == Target(None, BF16)
+    assert quantized_target(Quantize(8, 64), BF16, F16, 192, asked) == Target(None, F16)
+
+
+def test_mixed_needs_groups_of_32() -> None:
+    assert target(Policy(MIXED), NV4, columns=96).grid == Grid(8, 32, BF16)
+    with pytest.raises(FusionUnsupportedError, match="up_proj has 48 columns, which mixed cannot cut"):
+        target(Policy(MIXED), NV4, columns=48)
+
+
+def test_which_policies_rewrite_what_no_adapter_touches() -> None:
+    assert [precision for precision in (KEEP, DITHER, MIXED, DEQUANTIZE) if Policy(precision).rewrites] == [
+        DEQUANTIZE
+    ]
+    assert Policy(KEEP, quantize=Quantize(4, 64)).rewrites
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size", "mode"),
+    [(bits, size, "affine") for bits in BITS for size in GROUP_SIZES]
+    + [(4, 32, "mxfp4"), (4, 16, "nvfp4"), (8, 32, "mxfp8")],
+)
+def test_formats_that_mlx_has(bits: int, group_size: int, mode: str) -> None:
+    quantize = Quantize(bits, group_size, mode)
+    grid = quantize.grid(F16)
+    assert (grid.bits, grid.group_size) == (bits, group_size)
+    assert grid.form is (F16 if mode == "affine" else BF16)
+    assert quantize.to_dict() == {"group_size": group_size, "bits": bits, "mode": mode}
+    mx = pytest.importorskip("mlx.core")
+    assert mx.quantize(mx.ones((2, 128)), group_size=group_size, bits=bits, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size", "mode"),
+    [
+        (1, 64, "affine"),
+        (7, 64, "affine"),
+        (16, 64, "affine"),
+        (4, 16, "affine"),
+        (4, 0, "affine"),
+        (4, 64, "mxfp4"),
+        (8, 32, "mxfp4"),
+        (4, 32, "nvfp4"),
+        (4, 32, "mxfp8"),
+        (4, 64, ""),
+        (4, 64, "x" * 99),
+    ],
+)
+def test_formats_that_mlx_does_not_have(bits: int, group_size: int, mode: str) -> None:
+    with pytest.raises(FusionUnsupportedError, match="mlx has no") as caught:
+        Quantize(bits, group_size, mode)
+    assert len(caught.value.message) < 150
+    assert "nvfp4: 4 in 16" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 7, 16, -4])
+def test_bits_of_mixed_are_those_that_mlx_has(bits: int) -> None:
+    for mapping in ({"": bits}, {"": 6, "up_proj": bits}):
+        with pytest.raises(FusionUnsupportedError, match=f"no affine format of {bits} bits"):
+            Policy(MIXED, mapping)
+
+
+@pytest.fixture
+def _quiet() -> Iterator[None]:
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def logits(folder: Path, adapter: Path | None = None) -> np.ndarray[Any, Any]:
+    import mlx.core as mx
+    from mlx_lm import load
+
+    model, _ = load(str(folder), adapter_path=None if adapter is None else str(adapter))[:2]
+    tokens = mx.array([[72, 101, 108, 108, 111, 32, 116, 104, 101, 114, 101]])
+    return np.array(model(tokens).astype(mx.float32))
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize(
+    ("policy", "limit"),
+    [
+        (Policy(MIXED, {"": 8}), 0.1),
+        (Policy(MIXED, {"": 6, "model.layers.3.mlp.up_proj": 8, "model.layers.2.mlp.up_proj": 5}), 0.4),
+        (Policy(DEQUANTIZE), 1e-3),
+        (Policy(KEEP, quantize=Quantize(8, 32)), 0.2),
+    ],
+    ids=["8 bits", "several widths", "dequantize", "quantised at 8 bits"],
+)
+def test_mlx_lm_loads_the_result_and_it_behaves_like_base_and_adapter(
+    policy: Policy, limit: float, tmp_path: Path, our_fuse: OurFuse
+) -> None:
+    pytest.importorskip("mlx_lm")
+    base = tinymodels.make_base(tmp_path / "base", bits=4, dtype="float32")
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.5)
+    folder, _ = our_fuse(base, adapter, policy)
+    before, intended, after = logits(base), logits(base, adapter), logits(folder)
+    change = np.linalg.norm(intended - before)
+    assert change > 0.1 * np.linalg.norm(before)
+    assert np.linalg.norm(after - intended) < limit * change
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_mixed_widths_speak(tmp_path: Path, our_fuse: OurFuse) -> None:
+    pytest.importorskip("mlx_lm")
+    from mlx_lm import generate, load
+
+    base = tinymodels.make_base(tmp_path / "base", kind="qwen2", bits=4, tied=True)
+    adapter = tinymodels.make_adapter(
+        tmp_path / "adapter", base, keys=["model.embed_tokens", "self_attn.q_proj"]
+    )
+    folder, _ = our_fuse(base, adapter, Policy(MIXED, {"": 6}))
+    model, tokenizer = load(str(folder))[:2]
+    assert (model.model.embed_tokens.bits, model.model.layers[3].self_attn.q_proj.bits) == (6, 6)
+    assert model.model.layers[1].self_attn.q_proj.bits == 4
+    assert isinstance(generate(model, tokenizer, "hello", max_tokens=1), str)
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("options", [{}, {"bits": 4, "dtype": "float16"}], ids=["dense", "4 bits"])
+def test_what_is_written_in_keep_is_written_in_any_precision_of_a_dense_module(
+    options: dict[str, Any], tmp_path: Path, our_fuse: OurFuse
+) -> None:
+    # A dense module has no grid to dither on and no width to raise.
+    base = tinymodels.make_base(tmp_path / "base", overrides={"model.layers.3.mlp.up_proj": False}, **options)
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    written = {
+        precision: tinymodels.read_tensors(our_fuse(base, adapter, Policy(precision), name=precision)[0])[
+            "model.layers.3.mlp.up_proj.weight"
+        ]
+        for precision in (KEEP, DITHER, MIXED, DEQUANTIZE)
+    }
+    assert len(set(written.values())) == 1
+    assert json.loads((tmp_path / MIXED / "config.json").read_text()).get("quantization", {}).keys() >= (
+        {"bits"} if options else set()
+    )

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.engine.plan import Copy, Place
+from fusery.registry.engine.schedule import CHUNK, Chain, Hash, Schedule
+from fusery.registry.engine.work import Block, Span
+
+
+@given(cuts=st.lists(st.integers(1, 99), max_size=9, unique=True), seed=st.integers(0, 99))
+def test_a_chain_reaches_as_far_as_everything_before_is_written(cuts: list[int], seed: int) -> None:
+    edges = [0, *sorted(cuts), 100]
+    spans = list(itertools.pairwise(edges))
+    random.Random(seed).shuffle(spans)
+    chain = Chain(0, 100)
+    written: set[int] = set()
+    for begin, end in spans:
+        chain.complete(begin, end)
+        written |= set(range(begin, end))
+        assert chain.reach == next(n for n in range(101) if n not in written)
+
+
+def copies(sizes: list[int]) -> list[Copy]:
+    steps, position = [], 8
+    for size in sizes:
+        steps.append(Copy("base", position - 8, size, Place(0, position)))
+        position += size
+    return steps
+
+
+def run_all(schedule: Schedule, in_flight: int, seed: int = 0) -> list[Block | Hash]:
+    """Take tasks as `in_flight` threads would, and give them back in any order."""
+    order, flying, tasks = random.Random(seed), [], []
+    while not schedule.finished:
+        while len(flying) < in_flight and (task := schedule.take(0)) is not None:
+            flying.append(task)
+        task = flying.pop(order.randrange(len(flying)))
+        tasks.append(task)
+        if isinstance(task, Block):
+            assert isinstance(task.step, Copy)
+            begin = task.step.place.offset + task.first
+            schedule.done(task, [Span(0, begin, begin + task.count)])
+        else:
+            schedule.done(task)
+    return tasks
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+def test_everything_is_done_once_and_every_file_is_hashed_in_order(in_flight: int) -> None:
+    sizes = [5, 3 * CHUNK, 10, 7 * CHUNK + 1]
+    total = 8 + sum(sizes)
+    output, base = Chain(0, total, reach=8), Chain(1, sum(sizes))
+    schedule = Schedule(copies(sizes), [output], {"base": base}, in_flight)
+    tasks = run_all(schedule, in_flight)
+    assert schedule.written == sum(sizes)
+    assert (output.left, base.left) == (0, 0)
+    blocks = [(task.step, task.first, task.count) for task in tasks if isinstance(task, Block)]
+    assert sum(count for *_, count in blocks) == sum(sizes)
+    assert len({(id(step), first) for step, first, _ in blocks}) == len(blocks)
+    for chain in (output, base):
+        hashed = sorted(
+            (task.offset, task.size) for task in tasks if isinstance(task, Hash) and task.chain is chain
+        )
+        position = 0
+        for offset, size in hashed:
+            assert offset == position
+            assert 0 < size <= CHUNK
+            position += size
+        assert position == chain.size
+
+
+def makespan(schedule: Schedule, threads: int) -> float:
+    """Return the nanoseconds that all would take if every byte took what the schedule believes."""
+    clock, flying = 0.0, []
+    while not schedule.finished:
+        while len(flying) < threads and (task := schedule.take(0)) is not None:
+            seconds = task.cost if isinstance(task, Block) else task.size * 0.55
+            heapq.heappush(flying, (clock + seconds, len(flying), id(task), task))
+        clock, *_, task = heapq.heappop(flying)
+        spans = []
+        if isinstance(task, Block):
+            assert isinstance(task.step, Copy)
+            begin = task.step.place.offset + task.first
+            spans = [Span(0, begin, begin + task.count)]
+        schedule.done(task, spans)
+    return clock
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_two_threads_take_no_longer_than_need_be(verified: bool) -> None:
+    size = 64 * CHUNK
+    output = Chain(0, 8 + size, reach=8)
+    inputs = {"base": Chain(1, size)} if verified else {}
+    copying, hashing = size * 0.3, size * 0.55
+    total = copying + hashing * (2 if verified else 1)
+    least = max(total / 2, hashing)
+    assert makespan(Schedule(copies([size]), [output], inputs, 2), 2) < 1.1 * least
+
+
+def test_nothing_is_handed_out_after_a_stop() -> None:
+    schedule = Schedule(copies([CHUNK]), [Chain(0, CHUNK + 8, reach=8)], {}, 2)
+    schedule.stop()
+    assert schedule.finished
+    assert schedule.take(10) is None
+
+
+def test_an_empty_plan_still_hashes(tmp_path: Path) -> None:
+    path = tmp_path / "empty"
+    path.write_bytes(b"header")
+    output = Chain(0, 6, reach=6)
+    tasks = run_all(Schedule([], [output], {}, 2), 2)
+    assert [type(task) for task in tasks] == [Hash]
+    output.running.update(b"header")
+    assert output.digest == hashlib.sha256(b"header").hexdigest()

@@ -1,0 +1,245 @@
+"""Shaped rounding: the two feedbacks against dense linear algebra, and what they are for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.engine.arithmetic import F32, Array, Update
+from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
+from fusery.registry.engine.files import open_input
+from fusery.registry.engine.plan import Compute
+from fusery.registry.engine.policy import DITHER, KEEP, MIXED, Policy
+from fusery.registry.engine.shaping import (
+    DAMPING,
+    UPDATE_WEIGHT,
+    Shape,
+    Shaper,
+    blocks_of_rows,
+    mean_steps,
+    orthonormal,
+)
+from fusery.registry.engine.work import Worker, blocks_of
+from fusery.registry.engine.workspace import Workspace
+
+ROWS, COLUMNS, RANK, TOP = 192, 64, 4, 15
+
+
+def inputs(seed: int = 0, directions: int = 6) -> Directions:
+    random = np.random.default_rng(seed)
+    main = random.standard_normal((directions, COLUMNS)).astype(np.float32) * np.float32(2)
+    rest = random.uniform(0.1, 1.0, COLUMNS).astype(np.float32)
+    return Directions(main, rest, float((main**2).sum(axis=0).mean() + rest.mean()))
+
+
+def update(seed: int = 1, size: float = 0.01) -> tuple[Array, Array]:
+    random = np.random.default_rng(seed)
+    left = random.standard_normal((RANK, ROWS)).astype(np.float32) * np.float32(size)
+    return left, random.standard_normal((RANK, COLUMNS)).astype(np.float32) * np.float32(0.5)
+
+
+def metric(known: Directions, right: Array) -> Array:
+    own = orthonormal(right)
+    weight = UPDATE_WEIGHT * DAMPING * known.mean * COLUMNS / len(own)
+    main = known.directions.astype(np.float64)
+    rest = known.rest.astype(np.float64) + DAMPING * known.mean
+    return np.diag(rest) + main.T @ main + weight * own.T @ own
+
+
+def rounded(known: Directions, left: Array, right: Array, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Return codes before and after, and the intended change, of a module with steps of one."""
+    random = np.random.default_rng(7)
+    codes = random.integers(2, TOP - 1, (ROWS, COLUMNS)).astype(np.float32)
+    steps, delta = np.ones_like(codes), (left.T @ right).astype(np.float32)
+    shaper, new = Shaper(Shape.of(known, left, right), COLUMNS), np.empty_like(codes)
+    for rows in blocks_of_rows(0, ROWS, seed):
+        new[rows] = shaper.round(codes[rows], steps[rows], delta[rows], rows, TOP)
+    return codes, new, delta
+
+
+def at_random(codes: Array, delta: Array) -> Array:
+    return np.floor(codes + delta + np.random.default_rng(3).random(codes.shape))
+
+
+def test_gains_are_those_of_a_dense_solution() -> None:
+    known, (left, right) = inputs(), update()
+    shape = Shape.of(known, left, right)
+    dense = metric(known, right)[np.ix_(shape.order, shape.order)]
+    assert (np.diff(np.diag(dense)) <= 1e-9).all()
+    error = np.random.default_rng(5).standard_normal(COLUMNS)
+    state = np.zeros(shape.directions.shape[1])
+    for column in range(COLUMNS):
+        # What the remaining columns would best be shifted by, if they could be any number.
+        done, left_over = slice(0, column), slice(column, COLUMNS)
+        best = -np.linalg.solve(dense[left_over, left_over], dense[left_over, done] @ error[done])
+        found = -(shape.gains[column, :, 0].astype(np.float64) * state).sum()
+        assert found == pytest.approx(best[0], rel=1e-3, abs=1e-4)
+        state += shape.directions[column, :, 0] * error[column]
+
+
+def test_errors_are_small_where_inputs_point_and_along_the_update() -> None:
+    known, (left, right) = inputs(), update(size=0.1)
+    codes, new, delta = rounded(known, left, right)
+    dense = metric(known, right)
+
+    def heard(after: Array) -> float:
+        error = (after - codes - delta).astype(np.float64)
+        return float(np.einsum("ij,jk,ik->", error, dense, error))
+
+    random = at_random(codes, delta)
+    assert heard(new) < heard(random) / 3
+    assert heard(new) < heard(codes) / 3
+    retained = ((new - codes) * delta).sum() / (delta**2).sum()
+    assert retained == pytest.approx(1, abs=0.02)
+
+
+def test_what_is_owed_to_the_outputs_is_taken_back() -> None:
+    known, (left, right) = inputs(), update(size=0.02)
+    codes, new, delta = rounded(known, left, right)
+    at_once = Shaper(Shape.of(known, left, right), COLUMNS)
+    without = at_once.round(codes, np.ones_like(codes), delta, np.arange(ROWS), TOP)
+    basis = orthonormal(left)
+    owed, owed_without = (np.linalg.norm(basis @ (after - codes - delta)) for after in (new, without))
+    assert owed < 0.7 * owed_without
+
+
+def test_codes_stay_in_range_and_move_little() -> None:
+    codes, new, _ = rounded(inputs(), *update(size=0.3))
+    assert new.min() >= 0
+    assert new.max() <= TOP
+    assert (new == np.floor(new)).all()
+    assert (new != codes).any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(first=st.integers(0, 1000), count=st.integers(1, 700), seed=st.integers(0, (1 << 32) - 1))
+def test_blocks_take_every_row_once(first: int, count: int, seed: int) -> None:
+    blocks = blocks_of_rows(first, count, seed)
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(first, first + count))
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+    again = blocks_of_rows(first, count, seed)
+    assert all((one == other).all() for one, other in zip(blocks, again, strict=True))
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 1 << 20), rank=st.integers(1, 12), twice=st.booleans())
+def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: bool) -> None:
+    rows = np.random.default_rng(seed).standard_normal((rank, 40)).astype(np.float32)
+    basis = orthonormal(np.concatenate([rows, rows, np.zeros((1, 40), np.float32)]) if twice else rows)
+    assert len(basis) == rank
+    np.testing.assert_allclose(basis @ basis.T, np.eye(rank), atol=1e-9)
+    np.testing.assert_allclose(rows @ basis.T @ basis, rows, atol=1e-5)
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
+    """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
+    base = tinymodels.make_base(tmp_path / "base", bits=4, group_size=32)
+    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.02)
+    paths = tinymodels.adapted_modules(json.loads((base / "config.json").read_text()), 4)
+    random, known, modules = np.random.default_rng(2), {}, {}
+    for path in paths:
+        width = 256 if path.endswith("down_proj") else 128
+        main = random.standard_normal((8, width)).astype(np.float32)
+        known[f"of-{width}"] = Directions(main, np.ones(width, np.float32), 9.0)
+        modules[path] = f"of-{width}"
+    file = tmp_path / "calibration.safetensors"
+    write_calibration(file, known, modules, base="a" * 64, tokens=1, prompts="b" * 64)
+    return base, adapter, read_calibration(file)
+
+
+def test_dither_moves_codes_only_and_keeps_all_of_the_update(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    folder, fused = our_fuse(base, adapter, Policy(DITHER, calibration=calibration))
+    before, after = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed
+    assert all(name.endswith(".weight") for name in changed)
+    assert fused.fidelity.retained == pytest.approx(1, abs=0.05)
+    _, random = our_fuse(base, adapter, Policy(DITHER), name="random")
+    assert abs(1 - fused.fidelity.retained) <= abs(1 - random.fidelity.retained)
+
+
+def test_mixed_has_the_scales_it_would_have_anyway(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    shaped, fused = our_fuse(base, adapter, Policy(MIXED, {"": 5}, calibration=calibration))
+    plain, nearest = our_fuse(base, adapter, Policy(MIXED, {"": 5}), name="plain")
+    ours, theirs = tinymodels.read_tensors(shaped), tinymodels.read_tensors(plain)
+    different = {name for name in theirs if ours[name] != theirs[name]}
+    assert different
+    assert all(name.endswith(".weight") for name in different)
+    assert abs(1 - fused.fidelity.retained) < abs(1 - nearest.fidelity.retained)
+    assert (shaped / "config.json").read_bytes() == (plain / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("precision", [DITHER, MIXED])
+def test_the_same_bits_with_any_number_of_threads_and_others_with_another_seed(
+    precision: str, calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    digests = []
+    for threads, seed in ((1, 0), (2, 0), (3, 0), (2, 1)):
+        policy = Policy(precision, {"": 6}, seed=seed, calibration=calibration)
+        folder, _ = our_fuse(base, adapter, policy, threads=threads, name=f"{threads}-{seed}")
+        digests.append(hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+def test_the_smallest_updates_are_rounded_at_random(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    options = {"scale": 0.2}
+    small, _ = our_fuse(
+        base, adapter, Policy(DITHER, seed=5, calibration=calibration), name="small", **options
+    )
+    random, _ = our_fuse(base, adapter, Policy(DITHER, seed=5), name="at random", **options)
+    assert tinymodels.read_tensors(small) == tinymodels.read_tensors(random)
+
+
+def test_the_mean_of_an_update_in_steps() -> None:
+    left, right = update(size=0.3)
+    both = Update(left, right, F32, 1.0, 1.0)
+    expected = np.sqrt(np.mean((left.T.astype(np.float64) @ right) ** 2)) / 2.0
+    assert mean_steps(both, np.array([2.0, -2.0, 1.0, 3.0], np.float32)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_interrupted_fuse_leaves_a_module_unfinished(
+    calibrated: tuple[Path, Path, Calibration], planned: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    plan = planned(base, adapter, Policy(DITHER, calibration=calibration))
+    step = next(step for step in plan.steps if isinstance(step, Compute))
+    inputs = {
+        name: open_input(path) for name, path in plan.base.files.items() if name.endswith(".safetensors")
+    }
+    factors = {part.path: open_input(part.path) for part in step.module.parts}
+    worker, (block,) = Worker(plan.policy, inputs, None, factors, 2), list(blocks_of(step))
+    assert worker.run(block, Workspace())[1] is not None
+    worker.stop()
+    assert worker.run(block, Workspace()) == ([], None)
+    for descriptor in (*inputs.values(), *factors.values()):
+        os.close(descriptor)
+
+
+def test_keep_takes_no_notice_of_a_calibration(
+    calibrated: tuple[Path, Path, Calibration], our_fuse: Callable[..., Any]
+) -> None:
+    base, adapter, calibration = calibrated
+    with_it, _ = our_fuse(base, adapter, Policy(KEEP, calibration=calibration))
+    without, _ = our_fuse(base, adapter, KEEP, name="without")
+    assert tinymodels.read_tensors(with_it) == tinymodels.read_tensors(without)

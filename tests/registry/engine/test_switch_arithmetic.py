@@ -1,0 +1,91 @@
+"""Experts are fused one by one; MLX multiplies them out together, and the bits have to be the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mlxbits import from_mlx, mlx_type, to_mlx
+
+from fusery.registry.engine.arithmetic import (
+    BF16,
+    F16,
+    F32,
+    FORMATS,
+    Array,
+    Format,
+    Update,
+    encode,
+    multiply_out,
+)
+
+mx = pytest.importorskip("mlx.core")
+a_forms = pytest.mark.parametrize("a_form", FORMATS.values(), ids=lambda form: f"a-{form.name}")
+b_forms = pytest.mark.parametrize("b_form", FORMATS.values(), ids=lambda form: f"b-{form.name}")
+ranks = pytest.mark.parametrize("rank", [1, 5, 16, 17, 64, 128])
+SCALE = 0.1  # not a float32, and rounded differently in each format
+
+
+def factor(seed: int, shape: tuple[int, ...], form: Format) -> Array:
+    values = np.random.default_rng(seed).standard_normal(shape) * 1e-2
+    return encode(values.astype(np.float32), form)
+
+
+def delta_of(update: Update, form: Format) -> Array:
+    """Return the stored delta of a whole module."""
+    delta = np.empty((update.left.shape[1], update.right.shape[1]), np.float32)
+    scratch = np.empty_like(delta)
+    multiply_out(update.left[:, :, None], update.right[:, None, :], delta, scratch)
+    update.round_to(delta, form, scratch, delta, exact=update.needs_exact(form))
+    return encode(delta, form)
+
+
+@a_forms
+@b_forms
+@ranks
+@pytest.mark.parametrize(("experts", "rows", "columns"), [(3, 40, 24), (2, 33, 17), (2, 1, 50)])
+def test_experts_multiplied_out_one_by_one_have_the_bits_of_mlx(
+    experts: int, rows: int, columns: int, rank: int, a_form: Format, b_form: Format
+) -> None:
+    """As in `LoRASwitchLinear.fuse`: lora_a (experts, rank, columns), lora_b (experts, rows, rank)."""
+    a, b = factor(1, (experts, rank, columns), a_form), factor(2, (experts, rows, rank), b_form)
+    product = (SCALE * to_mlx(b, b_form)) @ to_mlx(a, a_form).reshape(experts, -1, columns)
+    for form in FORMATS.values():
+        expected = from_mlx(product.astype(mlx_type(form)))
+        for expert in range(experts):
+            factors = np.ascontiguousarray(a[expert].T), np.ascontiguousarray(b[expert].T)
+            update = Update.of(*factors, a_form, b_form, SCALE, embedding=False)
+            np.testing.assert_array_equal(delta_of(update, form), expected[expert])
+
+
+@a_forms
+@b_forms
+@ranks
+@pytest.mark.parametrize(("rows", "columns"), [(33, 17), (1, 50), (50, 1)])
+@pytest.mark.parametrize("embedding", [False, True])
+def test_updates_of_any_rank_have_the_bits_of_mlx(
+    rows: int, columns: int, rank: int, a_form: Format, b_form: Format, embedding: bool
+) -> None:
+    """As in `LoRALinear.fuse` and `LoRAEmbedding.fuse`."""
+    left, right = (rows, columns) if embedding else (columns, rows)
+    a, b = factor(3, (left, rank), a_form), factor(4, (rank, right), b_form)
+    theirs_a, theirs_b = to_mlx(a, a_form), to_mlx(b, b_form)
+    product = (SCALE * theirs_a) @ theirs_b if embedding else (SCALE * theirs_b.T) @ theirs_a.T
+    update = Update.of(a, b, a_form, b_form, SCALE, embedding=embedding)
+    for form in (BF16, F16, F32):
+        np.testing.assert_array_equal(delta_of(update, form), from_mlx(product.astype(mlx_type(form))))
+
+
+def test_fused_experts_have_the_bits_of_the_switch_layer() -> None:
+    switch = pytest.importorskip("mlx_lm.models.switch_layers")
+    lora = pytest.importorskip("mlx_lm.tuner.lora")
+    linear = switch.SwitchLinear(48, 32, 3, bias=False)
+    linear.weight = linear.weight.astype(mx.bfloat16)
+    layer = lora.LoRASwitchLinear.from_base(linear, r=6, scale=3.0)
+    a, b = factor(5, (3, 6, 48), F32), factor(6, (3, 32, 6), F32)
+    layer.lora_a, layer.lora_b = mx.array(a), mx.array(b)
+    fused = from_mlx(layer.fuse().weight)
+    for expert in range(3):
+        factors = np.ascontiguousarray(a[expert].T), np.ascontiguousarray(b[expert].T)
+        delta = delta_of(Update.of(*factors, F32, F32, 3.0, embedding=False), BF16)
+        expected = from_mlx(linear.weight[expert] + to_mlx(delta, BF16))
+        np.testing.assert_array_equal(fused[expert], expected)

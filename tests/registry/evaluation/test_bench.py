@@ -1,0 +1,67 @@
+"""`bench` on a tiny quantised model: real processes, real numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tinymodels
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, ModelUnusableError
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> Iterator[Registry]:
+    base = tinymodels.make_base(tmp_path / "tiny", layers=2, bits=4)
+    settings = Settings.load(tmp_path / "home")
+    with Registry(Workspace(settings)) as registry:
+        registry.init()
+        registry.add_base(base, name="tiny")
+        registry.register(tinymodels.make_adapter(tmp_path / "adapter", base), base="tiny", task="course_rec")
+        yield registry
+
+
+@pytest.mark.slow
+def test_every_form_is_measured_drawn_and_kept(quantized: Registry, tmp_path: Path) -> None:
+    assert quantized.benched("course_rec@1") is None
+    found = quantized.bench(
+        "course_rec@1",
+        precisions=["keep", "dequantize"],
+        resident=3,
+        tokens=4,
+        prompt_tokens=8,
+        runs=1,
+        plot=tmp_path / "bars.svg",
+    ).to_dict()
+    labels = [row["label"] for row in found["rows"]]
+    assert labels == ["base", "base + adapter", "base + 3 adapters", "fused, keep", "fused, dequantize"]
+    for row in found["rows"]:
+        assert row["error"] is None
+        assert row["tokens_per_second"] > 0 and row["first_token_seconds"] > 0 and row["load_seconds"] > 0
+        assert row["peak_bytes"] > 20 << 20
+    sizes = {row["label"]: row["bytes"] for row in found["rows"]}
+    assert sizes["base"] < sizes["base + adapter"] < sizes["base + 3 adapters"]
+    assert sizes["fused, dequantize"] > 2 * sizes["base"]
+    assert found["choice"] in labels[1:] and found["reasons"]
+    assert b"<svg" in (tmp_path / "bars.svg").read_bytes()
+    again = quantized.benched("course_rec@1")
+    assert again is not None
+    assert {**again.to_dict(), "plot": found["plot"]} == found
+    assert quantized.audit().ok
+
+
+def test_numbers_that_measure_nothing(quantized: Registry) -> None:
+    for wrong in ({"tokens": 1}, {"runs": 0}, {"prompt_tokens": 0}, {"resident": -1}):
+        with pytest.raises(BadInputError, match="measure nothing"):
+            quantized.bench("course_rec@1", **wrong)
+
+
+@pytest.mark.slow
+def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(ModelUnusableError, match="the base cannot be run: the process ended with"):
+        quantized.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)

@@ -1,0 +1,90 @@
+"""Claims: keys of their own, who vouches for them, and what people are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from fusery.registry import Registry, tables
+from fusery.registry.errors import BadInputError
+from fusery.registry.fusion.foreign import (
+    claims,
+    counts,
+    disown,
+    foreign_key,
+    foreign_view,
+    recipe_key,
+    usable,
+)
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.fusion.records import in_words
+from fusery.registry.serving.serve import ServeRequest, serve
+
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+ORIGIN = "11111111-2222-3333-4444-555555555555"
+
+
+def test_a_key_of_its_own_for_each_registry() -> None:
+    key = "a" * 64
+    assert len({key, foreign_key("one", key), foreign_key("two", key), foreign_key("one", "b" * 64)}) == 4
+
+
+@pytest.fixture
+def claimed(stocked: Registry) -> Registry:
+    """A registry in which another one says that it has fused and published `course_rec@1`."""
+    stocked.fuse("course_rec@1", KEEP, publish="full")
+    with stocked.workspace.database.write() as session:
+        disown(session.scalars(select(tables.Fused)).one(), ORIGIN)
+    return stocked
+
+
+def test_a_claim_is_found_by_the_key_that_it_claims_and_counts_for_nothing(claimed: Registry) -> None:
+    with claimed.workspace.database.read() as session:
+        row = session.scalars(select(tables.Fused)).one()
+        key = recipe_key(row)
+        assert [one.id for one in claims(session, key)] == [row.id]
+        assert not counts(session, row)
+        assert usable(session, key, accept=False) is None
+        assert usable(session, key, accept=True) is row
+        assert foreign_view(row) == {"registry": ORIGIN, "key": key, "signed_by": [], "rebuilt": None}
+
+
+def test_a_claim_without_files_is_of_no_use(claimed: Registry) -> None:
+    with claimed.workspace.database.write() as session:
+        row = session.scalars(select(tables.Fused)).one()
+        for file in row.manifest.files:
+            file.blob = None
+    with claimed.workspace.database.read() as session:
+        row = session.scalars(select(tables.Fused)).one()
+        assert usable(session, recipe_key(row), accept=True) is None
+
+
+def test_explain_says_what_a_claim_is(claimed: Registry) -> None:
+    reasons = [model["reason"] for model in claimed.explain("course_rec@1", KEEP)["models"]]
+    assert "never made under this key" in reasons
+    assert any("--accept-foreign" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "said"),
+    [
+        (None, None),
+        ({"registry": ORIGIN, "rebuilt": None, "signed_by": []}, "foreign: registry 11111111 says so"),
+        ({"registry": ORIGIN, "rebuilt": None, "signed_by": ["ann"]}, "signed by ann"),
+        ({"registry": ORIGIN, "rebuilt": "same", "signed_by": []}, "same bytes"),
+        ({"registry": ORIGIN, "rebuilt": "other", "signed_by": ["ann"]}, "FALSE"),
+    ],
+)
+def test_it_is_told_in_words(foreign: dict[str, Any] | None, said: str | None) -> None:
+    told = in_words(foreign)
+    assert told is None if said is None else said in str(told)
+
+
+def test_nothing_foreign_is_served_where_nothing_is_fused(claimed: Registry, tmp_path: Path) -> None:
+    pytest.importorskip("mlx_lm")
+    request = ServeRequest(("course_rec@1",), accept_foreign=True, port=0)
+    with pytest.raises(BadInputError, match="nothing is fused"):
+        serve(claimed.workspace, request, ready=lambda _: None, say=lambda _: None)

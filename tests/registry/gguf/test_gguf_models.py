@@ -1,0 +1,205 @@
+"""Models written as GGUF: read by llama.cpp itself, by transformers, by the `gguf` package and by our own reader."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+from consumers import llama_cpp_logits, mlx_logits, transformers_logits
+
+from fusery.registry.bundles.writing import HashedFile
+from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.gguf.convert import convert_gguf
+from fusery.registry.gguf.write_model import read_model, write_model_gguf
+
+gguf = pytest.importorskip("gguf")
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {"kind": "llama"},
+    "llama with biases": {"kind": "llama", "bias": True},
+    "llama of the hub": {"kind": "llama", "tied": True, "layout": "hf"},
+    "mistral in parts": {"kind": "mistral", "shards": 3},
+    "qwen2": {"kind": "qwen2", "tied": True},
+    "qwen3": {"kind": "qwen3"},
+}
+ROTARY = {
+    "linear": {"rope_type": "linear", "factor": 2.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+def make_base(folder: Path, **settings: Any) -> Path:
+    return tinymodels.make_base(
+        folder, **{"dtype": "float32", "layers": 2, "hidden": 64, "intermediate": 128, **settings}
+    )
+
+
+def edit_config(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def write(folder: Path, path: Path, kind: str | None = None) -> Path:
+    model = read_model({file.name: file for file in folder.iterdir()})
+    with path.open("xb") as file:
+        write_model_gguf(HashedFile(file), model, {"general.type": "model"}, kind)
+    return path
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_llama_cpp_answers_as_mlx_lm_does(shape: dict[str, Any], tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", **shape)
+    path = write(base, tmp_path / "model.gguf")
+    ours = mlx_logits(base)
+    assert np.abs(llama_cpp_logits(path, [], tmp_path) - ours).max() < 1e-5 * np.abs(ours).max()
+
+
+@pytest.mark.parametrize("scaling", ROTARY.values(), ids=ROTARY)
+def test_scaled_rotary_embeddings_go_over(scaling: dict[str, Any], tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    plain = mlx_logits(base)
+    path = write(edit_config(base, rope_scaling=scaling), tmp_path / "model.gguf")
+    ours = mlx_logits(base)
+    assert np.abs(llama_cpp_logits(path, [], tmp_path) - ours).max() < 1e-5 * np.abs(ours).max()
+    assert np.abs(plain - ours).max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_transformers_reads_it_as_mlx_lm_does(kind: Any, tmp_path: Path) -> None:
+    """Not qwen3: of that, transformers takes the heads' width from nowhere but its own default, which is 128."""
+    base = make_base(tmp_path / "base", kind=kind)
+    path = write(base, tmp_path / "model.gguf")
+    ours = mlx_logits(base)
+    assert np.abs(transformers_logits(path, tmp_path) - ours).max() < 1e-5 * np.abs(ours).max()
+
+
+@pytest.mark.parametrize("settings", [{}, {"tied": True}, {"bias": True}], ids=["head", "tied", "biases"])
+def test_our_own_reader_gives_the_same_model_back(settings: dict[str, Any], tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype="bfloat16", **settings)
+    convert_gguf(write(base, tmp_path / "model.gguf"), tmp_path / "back")
+    assert tinymodels.read_tensors(tmp_path / "back") == tinymodels.read_tensors(base)
+    ours, back = (json.loads((folder / "config.json").read_text()) for folder in (base, tmp_path / "back"))
+    assert {key: back[key] for key in ours if key != "eos_token_id"} == {
+        key: value for key, value in ours.items() if key != "eos_token_id"
+    }
+    assert back["eos_token_id"] == [258, 256]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [({"bits": 4, "dtype": "bfloat16"}, "BF16"), ({"bits": 8, "group_size": 32, "dtype": "float16"}, "F16")],
+    ids=["4 bits", "8 bits"],
+)
+def test_what_mlx_quantised_comes_out_as_mlx_dequantises_it(
+    settings: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    import mlx.core as mx
+
+    base = make_base(tmp_path / "base", **settings)
+    found = tensors(write(base, tmp_path / "model.gguf"))
+    stored = mx.load(str(base / "model.safetensors"))
+    for name, target in (("mlp.down_proj", "ffn_down"), ("self_attn.o_proj", "attn_output")):
+        parts = [stored[f"model.layers.1.{name}.{part}"] for part in ("weight", "scales", "biases")]
+        expected = mx.dequantize(*parts, group_size=settings.get("group_size", 64), bits=settings["bits"])
+        values, type_name = found[f"blk.1.{target}.weight"]
+        assert type_name == kind
+        assert np.array_equal(values, np.array(expected.astype(mx.float32)))
+
+
+@pytest.mark.parametrize(("kind", "error"), [("f32", 0), ("f16", 5e-4), ("bf16", 4e-3), ("q8_0", 5e-3)])
+def test_other_formats_are_as_near_as_they_can_be(kind: str, error: float, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    found = tensors(write(base, tmp_path / "model.gguf", kind))
+    whole = tensors(write(base, tmp_path / "whole.gguf"))
+    for name, (values, type_name) in found.items():
+        expected = whole[name][0]
+        assert type_name == (kind.upper() if expected.ndim == 2 else "F32")
+        assert np.abs(values - expected).max() <= error * np.abs(expected).max()
+    ours = mlx_logits(base)
+    theirs = llama_cpp_logits(tmp_path / "model.gguf", [], tmp_path)
+    assert np.abs(theirs - ours).max() <= max(10 * error, 1e-5) * np.abs(ours).max()
+
+
+def test_a_number_too_large_for_f16_is_said(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", dtype="bfloat16")
+    weights = {
+        name: (dtype, np.frombuffer(data, np.uint16).reshape(shape).copy())
+        for name, (dtype, shape, data) in tinymodels.read_tensors(base).items()
+    }
+    weights["lm_head.weight"][1][0, 0] = 0x7F00
+    tinymodels.write_tensors(base / "model.safetensors", weights, {"format": "mlx"})
+    with pytest.raises(BadInputError, match=r"lm_head.weight holds numbers that f16 cannot"):
+        write(base, tmp_path / "model.gguf", "f16")
+
+
+def test_a_format_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="there is no format 'q4_k'"):
+        write(make_base(tmp_path / "base"), tmp_path / "model.gguf", "q4_k")
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    first, second = (write(base, tmp_path / name).read_bytes() for name in ("a.gguf", "b.gguf"))
+    assert first == second
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "architecture": (
+        {"model_type": "gemma"},
+        "'gemma' is not written as GGUF, only llama, mistral, qwen2, qwen3",
+    ),
+    "no architecture": ({"model_type": None}, "'None' is not written"),
+    "rotary": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "scaled as 'yarn'"),
+    "rotary numbers": ({"rope_scaling": {"rope_type": "linear", "factor": "x"}}, "scaling is malformed"),
+    "traditional": ({"rope_traditional": True}, "traditional"),
+    "window": ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+    "activation": ({"hidden_act": "gelu"}, "'gelu'"),
+    "code": ({"model_file": "x.py"}, "its own code"),
+    "layers": ({"num_hidden_layers": 3}, "no tensor model.layers.2.input_layernorm.weight"),
+    "fewer layers": ({"num_hidden_layers": 1}, "no place for 'model.layers.1"),
+    "width": ({"intermediate_size": 96}, r"mlp.gate_proj.weight has the shape \[128, 64\]"),
+    "no number": ({"num_attention_heads": "4"}, "num_attention_heads of its config.json is 4"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_llama_cpp_would_compute_differently_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    base = edit_config(make_base(tmp_path / "base"), **changes)
+    with pytest.raises(BadInputError, match=message) as caught:
+        write(base, tmp_path / "model.gguf")
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("package", ["gguf", "tokenizers"])
+def test_a_missing_package_is_said_before_anything_is_read(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError) as caught:
+        read_model({"config.json": tmp_path / "missing"})
+    assert caught.value.hint == "pip install 'fusery[gguf]'"
+
+
+def tensors(path: Path) -> dict[str, tuple[np.ndarray[Any, Any], str]]:
+    """Return numbers and type of each tensor, as llama.cpp's own package reads them; queries and keys as they lie."""
+    from gguf.quants import dequantize
+
+    return {
+        tensor.name: (dequantize(tensor.data, tensor.tensor_type), tensor.tensor_type.name)
+        for tensor in gguf.GGUFReader(path).tensors
+    }

@@ -1,0 +1,87 @@
+"""A model is whole and its configuration fits into the record, or it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+
+from fusery.registry.models.architecture import read_architecture
+from fusery.storage.errors import FormatError, MissingFileError
+
+
+def edit(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    return folder
+
+
+def write_index(folder: Path, content: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A model in three parts, with no index."""
+    folder = tinymodels.make_base(tmp_path / "tiny", shards=3)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    return folder
+
+
+def test_a_model_in_parts_is_read(sharded: Path) -> None:
+    assert len(read_architecture(sharded).layers()) == 4
+
+
+def test_a_part_that_its_number_promises_is_missing(sharded: Path) -> None:
+    (sharded / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(MissingFileError, match="a weight file is missing: model is in 3 parts"):
+        read_architecture(sharded)
+
+
+def test_parts_may_count_from_zero(sharded: Path) -> None:
+    (sharded / "model-00003-of-00003.safetensors").rename(sharded / "model-00000-of-00003.safetensors")
+    assert len(read_architecture(sharded).layers()) == 4
+
+
+def test_a_file_that_the_index_names_is_missing(tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "tiny")
+    write_index(folder, {"weight_map": {"a": "model.safetensors", "b": "model-extra.safetensors"}})
+    with pytest.raises(MissingFileError, match="names model-extra.safetensors"):
+        read_architecture(folder)
+    write_index(folder, {"weight_map": {"a": "model.safetensors"}})
+    assert read_architecture(folder).model_type == "llama"
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {"a": 1}}], ids=str)
+def test_a_malformed_index_is_refused(content: object, tmp_path: Path) -> None:
+    folder = tinymodels.make_base(tmp_path / "tiny")
+    write_index(folder, content)
+    with pytest.raises(FormatError, match="weight_map"):
+        read_architecture(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": ["A" * 201]},
+        {"architectures": [{"a": 1}]},
+        {"model_type": "m" * 101},
+        {"model_type": 7},
+        {"note": "a\0b"},
+        {"note": ["\ud800"]},
+        {"deep": {"a\0b": 1}},
+    ],
+    ids=ascii,
+)
+def test_a_configuration_that_fits_no_record_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"config\.json"):
+        read_architecture(edit(tinymodels.make_base(tmp_path / "tiny"), **changes))
+
+
+def test_names_of_the_greatest_length_are_kept(tmp_path: Path) -> None:
+    folder = edit(tinymodels.make_base(tmp_path / "tiny"), architectures=["A" * 200], model_type="m" * 100)
+    found = read_architecture(folder)
+    assert (len(found.name), len(found.model_type)) == (200, 100)

@@ -1,0 +1,252 @@
+"""A base is what it holds: found again in other files and under other names, and told from everything else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import update
+
+from fusery.registry import Registry, tables
+from fusery.registry.bases.add import model_files
+from fusery.registry.errors import AlreadyExistsError
+from fusery.registry.models.identity import identify_base
+from fusery.storage.digest import digest_bytes, digest_file
+from fusery.storage.errors import FormatError
+from fusery.storage.jsonfile import read_object
+from fusery.storage.safetensors import build_header, read_header
+from fusery.storage.tensor_digests import digest_tensors
+
+Change = Callable[[Path], object]
+
+
+def content(folder: Path) -> str:
+    return identify_base(model_files(folder), read_object(folder / "config.json")).content
+
+
+def tensors_of(folder: Path) -> dict[str, Any]:
+    return {
+        name: (dtype, np.frombuffer(data, np.uint8).reshape(-1), shape)
+        for file in sorted(folder.glob("model*.safetensors"))
+        for name, (dtype, shape, data) in tinymodels.read_tensors(file).items()
+    }
+
+
+def write_weights(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None) -> None:
+    header = build_header(
+        [(name, dtype, tuple(shape)) for name, (dtype, _, shape) in tensors.items()], metadata
+    )
+    path.write_bytes(header + b"".join(data.tobytes() for _, data, _ in tensors.values()))
+
+
+def resharded(folder: Path, shards: int, stem: str = "model", metadata: dict[str, str] | None = None) -> None:
+    """Spread the tensors over other files, in another order."""
+    tensors = dict(reversed(tensors_of(folder).items()))
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
+    names = list(tensors)
+    for number in range(shards):
+        part = {name: tensors[name] for name in names[number::shards]}
+        write_weights(folder / f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors", part, metadata)
+
+
+def edit_json(name: str, **changes: Any) -> Change:
+    def change(folder: Path) -> None:
+        document = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**document, **changes}, indent=1), encoding="utf-8")
+
+    return change
+
+
+def edit_tensor(change: Callable[[dict[str, Any]], object]) -> Change:
+    def edit(folder: Path) -> None:
+        tensors = {
+            name: (dtype, data.copy(), shape) for name, (dtype, data, shape) in tensors_of(folder).items()
+        }
+        change(tensors)
+        write_weights(folder / "model.safetensors", tensors, {"format": "mlx"})
+
+    return edit
+
+
+def flip_a_bit(tensors: dict[str, Any]) -> None:
+    tensors["model.norm.weight"][1][0] ^= 1
+
+
+def reshape(tensors: dict[str, Any]) -> None:
+    dtype, data, shape = tensors["model.norm.weight"]
+    tensors["model.norm.weight"] = (dtype, data, (2, shape[0] // 2))
+
+
+def retype(tensors: dict[str, Any]) -> None:
+    _, data, shape = tensors["model.norm.weight"]
+    tensors["model.norm.weight"] = ("F16", data, shape)
+
+
+def rename(tensors: dict[str, Any]) -> None:
+    tensors["model.norm2.weight"] = tensors.pop("model.norm.weight")
+
+
+@pytest.fixture
+def copy(tiny_base: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_base, tmp_path / "copy")
+
+
+SAME: dict[str, Change] = {
+    "nothing": lambda folder: None,
+    "two files": lambda folder: resharded(folder, 2),
+    "five files with other names": lambda folder: resharded(folder, 5, "model_part"),
+    "other metadata": lambda folder: resharded(folder, 1, metadata={"note": "x"}),
+    "configuration written otherwise": edit_json("config.json"),
+    "where it was saved": edit_json("config.json", _name_or_path="/tmp/x", transformers_version="9.9"),
+    "tokenizer written otherwise": edit_json("tokenizer.json"),
+    "a licence": lambda folder: (folder / "LICENSE.txt").write_text("free"),
+}
+
+OTHER: dict[str, Change] = {
+    "a bit": edit_tensor(flip_a_bit),
+    "a shape": edit_tensor(reshape),
+    "a dtype": edit_tensor(retype),
+    "a name": edit_tensor(rename),
+    "the configuration": edit_json("config.json", rope_theta=1e6),
+    "the tokenizer": edit_json("tokenizer_config.json", model_max_length=17),
+    "a tokenizer file more": lambda folder: (folder / "added_tokens.json").write_text('{"<x>": 1}'),
+    "where generation ends": edit_json("generation_config.json", eos_token_id=1),
+}
+
+
+@pytest.mark.parametrize("change", SAME.values(), ids=SAME)
+def test_other_files_with_the_same_content_are_one_base(change: Change, copy: Path, tiny_base: Path) -> None:
+    change(copy)
+    assert content(copy) == content(tiny_base)
+
+
+@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
+def test_another_model_has_another_digest(change: Change, copy: Path, tiny_base: Path) -> None:
+    change(copy)
+    assert content(copy) != content(tiny_base)
+
+
+def test_who_wrote_it_counts_where_mlx_lm_goes_by_it(tmp_path: Path) -> None:
+    folders = [tinymodels.make_base(tmp_path / form, layout="mlx") for form in ("mlx", "pt")]
+    for folder, form in zip(folders, ("mlx", "pt"), strict=True):
+        edit_json("config.json", model_type="not_known_here")(folder)
+        resharded(folder, 1, metadata={"format": form})
+    assert content(folders[0]) != content(folders[1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 5), max_size=6),
+    unit=st.sampled_from([1, 7, 4096, 300_000]),
+)
+def test_digests_of_one_pass_are_those_of_the_bytes(
+    sizes: list[int], unit: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("digests") / "x.safetensors"
+    blocks = {f"t{number}": bytes([number + 1]) * (size * unit) for number, size in enumerate(sizes)}
+    header = build_header([(name, "U8", (len(data),)) for name, data in blocks.items()])
+    path.write_bytes(header + b"".join(blocks.values()))
+    found = digest_tensors(path, read_header(path))
+    assert (found.digest, found.size) == digest_file(path)
+    assert found.tensors == {name: digest_bytes(data) for name, data in blocks.items()}
+
+
+def test_a_file_that_is_not_the_one_of_the_header_is_refused(tiny_base: Path, copy: Path) -> None:
+    header = read_header(tiny_base / "model.safetensors")
+    with (copy / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(FormatError):
+        digest_tensors(copy / "model.safetensors", header)
+
+
+def test_a_base_in_other_files_gets_a_further_name(registry: Registry, tiny_base: Path, copy: Path) -> None:
+    first = registry.add_base(tiny_base, name="tiny")
+    blobs = set(registry.workspace.store.blobs())
+    resharded(copy, 3, "model_part")
+    second = registry.add_base(copy, name="org/tiny-resharded")
+    assert (first.created, first.same_as) == (True, None)
+    assert (second.created, second.same_as) == (False, "tiny")
+    assert second.view["names"] == ["tiny", "org/tiny-resharded"]
+    assert second.view["content"] == content(tiny_base)
+    assert len(registry.bases()) == 1
+    assert set(registry.workspace.store.blobs()) == blobs
+    assert registry.audit().ok
+
+
+@pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
+def test_a_taken_name_is_refused_for_other_bytes(
+    change: Change, registry: Registry, tiny_base: Path, copy: Path
+) -> None:
+    registry.add_base(tiny_base, name="tiny")
+    blobs = set(registry.workspace.store.blobs())
+    change(copy)
+    with pytest.raises(AlreadyExistsError, match="other bytes"):
+        registry.add_base(copy, name="Tiny")
+    assert set(registry.workspace.store.blobs()) == blobs
+    assert [base["names"] for base in registry.bases()] == [["tiny"]]
+
+
+def test_the_same_name_for_the_same_content_is_nothing_new(
+    registry: Registry, tiny_base: Path, copy: Path
+) -> None:
+    registry.add_base(tiny_base, name="tiny")
+    resharded(copy, 2)
+    assert registry.add_base(copy, name="tiny").view["names"] == ["tiny"]
+
+
+def test_a_base_by_reference_is_found_in_other_files(registry: Registry, tiny_base: Path, copy: Path) -> None:
+    registry.add_base(tiny_base, name="tiny", reference=True)
+    resharded(copy, 2)
+    added = registry.add_base(copy, name="again", reference=True)
+    assert added.same_as == "tiny"
+    assert added.view["reference"] == str(tiny_base.resolve())
+
+
+def forget_contents(registry: Registry) -> None:
+    """Make bases as they were recorded before there was a content."""
+    with registry.workspace.database.write() as session:
+        session.execute(update(tables.BaseModel).values(content=None))
+
+
+def test_an_older_record_is_read_when_it_may_be_the_same(
+    registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
+) -> None:
+    registry.add_base(tiny_base, name="tiny")
+    registry.add_base(tinymodels.make_base(tmp_path / "other", layers=2), name="other")
+    forget_contents(registry)
+    resharded(copy, 2)
+    said: list[str] = []
+    assert registry.add_base(copy, name="again", say=said.append).same_as == "tiny"
+    assert [text for text in said if text.startswith("reading")] == [
+        "reading tiny, to tell whether it is the same model"
+    ]
+    assert registry.base("tiny")["content"] == content(tiny_base)
+    assert registry.base("other")["content"] is None
+
+
+def test_an_older_record_that_cannot_be_read_is_another_base(
+    registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(tiny_base, tmp_path / "moved")
+    registry.add_base(moved, name="tiny", reference=True)
+    forget_contents(registry)
+    shutil.rmtree(moved)
+    resharded(copy, 2)
+    said: list[str] = []
+    assert registry.add_base(copy, name="again", say=said.append).created
+    assert any("cannot be read" in text for text in said)
+
+
+def test_adding_an_older_record_again_fills_in_its_content(registry: Registry, tiny_base: Path) -> None:
+    registry.add_base(tiny_base, name="tiny")
+    forget_contents(registry)
+    assert registry.add_base(tiny_base, name="tiny").view["content"] == content(tiny_base)

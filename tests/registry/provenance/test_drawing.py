@@ -1,0 +1,135 @@
+"""The picture: well-formed whatever the names, nothing in it that asks for anything, every box in sight."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from html import escape
+from itertools import combinations
+from xml.etree import ElementTree
+
+import lineages
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError
+from fusery.registry.provenance import Edge, Graph, Node, svg
+from fusery.registry.provenance.drawing import MOST
+from fusery.registry.records.withdrawals import Withdrawal
+
+SVG = "{http://www.w3.org/2000/svg}"
+KINDS = ("base", "dataset", "adapter", "fused", "bundle", "alias", "deployment")
+
+
+YANKS = st.builds(
+    Withdrawal,
+    st.text(max_size=20),
+    st.sampled_from(["itself", "same-bytes", "contains"]),
+    st.text(max_size=20),
+    st.just(datetime(2026, 5, 1, tzinfo=UTC)),
+    st.just("tester"),
+)
+
+
+@st.composite
+def any_graph(draw: st.DrawFn) -> Graph:
+    """Any graph, with loops and all."""
+    count = draw(st.integers(1, 12))
+    nodes = {
+        f"n{number}": Node(
+            f"n{number}",
+            draw(st.sampled_from(KINDS)),
+            draw(st.text(max_size=60)),
+            draw(st.sampled_from(["", "ab" * 32])),
+            tuple(draw(st.lists(YANKS, max_size=2))),
+        )
+        for number in range(count)
+    }
+    ids = st.sampled_from(list(nodes))
+    edges = draw(st.lists(st.builds(Edge, ids, ids, st.sampled_from(["runs", "holds"])), max_size=30))
+    return Graph("n0", nodes, list(dict.fromkeys(edges)))
+
+
+@given(any_graph(), st.sampled_from([None, 300, 356, 700, 1060]))
+@settings(max_examples=250, deadline=None)
+def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph, most: int | None) -> None:
+    text = svg(graph, width=most)
+    root = ElementTree.fromstring(text)
+    boxes = [
+        tuple(int(box.get(key, "0")) for key in ("x", "y", "width", "height"))
+        for box in root.iter(f"{SVG}rect")
+    ]
+    assert len(boxes) == len(graph.nodes)
+    width, height = int(root.get("width", "0")), int(root.get("height", "0"))
+    assert all(x >= 0 and y >= 0 and x + w <= width and y + h <= height for x, y, w, h in boxes)
+    for (ax, ay, aw, ah), (bx, by, bw, bh) in combinations(boxes, 2):
+        assert ax + aw <= bx or bx + bw <= ax or ay + ah <= by or by + bh <= ay
+    assert len(list(root.iter(f"{SVG}path"))) == 2 * len(graph.edges)
+    assert most is None or width <= most
+    assert svg(graph, width=most) == text
+
+
+def test_what_was_made_stands_to_the_right_of_what_it_was_made_from(
+    withdrawn: tuple[Registry, dict[str, str]],
+) -> None:
+    graph = withdrawn[0].lineage("tiny", complete=True)
+    root = ElementTree.fromstring(svg(graph))
+    titles = {}
+    for group in root.iter(f"{SVG}g"):
+        box = group.find(f"{SVG}rect")
+        title = group.find(f"{SVG}title")
+        assert box is not None and title is not None and title.text is not None
+        titles[re.split("; yanked|; contains", title.text)[0].rstrip()] = int(box.get("x", "0"))
+    at = {
+        node.id: next(
+            x
+            for title, x in titles.items()
+            if title == f"{node.kind} {_shown(node.name)} {node.digest}".rstrip()
+        )
+        for node in graph.nodes.values()
+    }
+    assert all(at[edge.source] > at[edge.target] for edge in graph.edges)
+
+
+def _shown(name: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def test_it_asks_for_nothing_and_runs_nothing(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+    text = svg(withdrawn[0].lineage("course_rec@2"))
+    assert escape(lineages.ODD[:10]) in text
+    assert not re.search(r"<script|<a |href|url\(|@import|<image|<foreignObject| id=| on\w+=", text)
+    assert "prefers-color-scheme:dark" in text
+    assert text.count("http") == 1  # the name space
+
+
+def test_too_much_to_look_at_is_refused() -> None:
+    nodes = {f"n{number}": Node(f"n{number}", "adapter", "x", "") for number in range(MOST + 1)}
+    with pytest.raises(BadInputError, match="shows nothing"):
+        svg(Graph("n0", nodes))
+
+
+def test_letters_are_told_from_what_is_behind_them() -> None:
+    """WCAG asks for 4.5; each fill against the letters on it, in light and in dark."""
+    text = svg(Graph("a", {"a": Node("a", "base", "x", "")}))
+    light, dark = text.split("@media", 1)
+    for style in (light, dark):
+        rules = dict(re.findall(r"\.fl-(\w+)\{[^}]*?fill:(#[0-9a-f]{6})", style))
+        for kind in (*KINDS, "box"):
+            for letters in ("name", "kind", "warn", "note"):
+                assert _contrast(rules[kind], rules[letters]) >= 4.5, (kind, letters)
+
+
+def _contrast(one: str, other: str) -> float:
+    brighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (brighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,71 @@
+"""Signed statements: the library that others verify with takes them, with the right key and no other, and unchanged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import SSlibKey
+
+from fusery.registry import Registry
+from fusery.registry.dsse.keys import Pair, make_pair
+from fusery.registry.errors import BadInputError, MissingExtraError
+
+Everything = tuple[Registry, dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("keys") / "release.pem", None)
+
+
+def public(pair: Pair) -> SSlibKey:
+    return SSlibKey.from_crypto(load_pem_public_key(pair.public.read_bytes()), keyid=pair.key_id)
+
+
+@pytest.mark.parametrize("form", ["slsa", "cyclonedx"])
+def test_a_verifier_takes_it(form: str, pair: Pair, withdrawn: Everything) -> None:
+    registry, found = withdrawn
+    made = registry.attest(found["fused"], form=form, key=pair.private)
+    envelope = Envelope.from_dict(json.loads(made.data))
+    assert list(envelope.verify([public(pair)], 1)) == [pair.key_id] == [made.key_id]
+    assert envelope.payload == registry.attest(found["fused"], form=form).data
+    assert "PRIVATE" not in made.data.decode()
+
+
+def test_another_key_or_one_bit_is_refused(pair: Pair, withdrawn: Everything, tmp_path: Path) -> None:
+    made = withdrawn[0].attest("course_rec@1", key=pair.private)
+    envelope = Envelope.from_dict(json.loads(made.data))
+    other = make_pair(tmp_path / "other.pem", None)
+    with pytest.raises(VerificationError):
+        envelope.verify([public(other)], 1)
+    envelope.payload = envelope.payload.replace(b"course_rec_v1", b"course_rec_v7")
+    with pytest.raises(VerificationError):
+        envelope.verify([public(pair)], 1)
+
+
+def test_a_key_with_a_passphrase(withdrawn: Everything, tmp_path: Path) -> None:
+    locked = make_pair(tmp_path / "locked.pem", b"open sesame")
+    made = withdrawn[0].attest("course_rec@1", key=locked.private, passphrase=lambda: b"open sesame")
+    assert Envelope.from_dict(json.loads(made.data)).verify([public(locked)], 1)
+    with pytest.raises(BadInputError, match="passphrase"):
+        withdrawn[0].attest("course_rec@1", key=locked.private, passphrase=lambda: b"wrong")
+
+
+def test_what_is_no_key(pair: Pair, withdrawn: Everything, tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("nothing")
+    for path in (tmp_path / "none.pem", pair.public):
+        with pytest.raises(BadInputError):
+            withdrawn[0].attest("course_rec@1", key=path)
+
+
+def test_the_extra_is_named(pair: Pair, withdrawn: Everything, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
+    with pytest.raises(MissingExtraError) as raised:
+        withdrawn[0].attest("course_rec@1", key=pair.private)
+    assert "fusery[sign]" in (raised.value.hint or "")

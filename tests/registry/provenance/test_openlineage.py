@@ -1,0 +1,145 @@
+"""OpenLineage events: what the specification asks of them, and that its official client writes the same."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import lineages
+import pytest
+from openlineage.client import event_v2, facet_v2
+from openlineage.client.serde import Serde
+
+from fusery.registry import Registry
+from fusery.registry.provenance import openlineage
+
+
+def documents(registry: Registry, found: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+    references = [*found.values(), "tiny", "here", "few", "dataset:courses", f"dataset:{lineages.ODD}"]
+    return {each: openlineage(registry.lineage(each, complete=True)) for each in references}
+
+
+def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+    for events in documents(*withdrawn).values():
+        assert events
+        runs = defaultdict(list)
+        for event in events:
+            assert str(UUID(event["run"]["runId"])) == event["run"]["runId"]
+            assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
+            runs[event["run"]["runId"]].append(event)
+        for begun, done in runs.values():
+            assert [begun["eventType"], done["eventType"]] == ["START", "COMPLETE"]
+            assert begun["job"] == done["job"] and begun["inputs"] == done["inputs"]
+            assert begun["eventTime"] <= done["eventTime"]
+            assert len(done["outputs"]) == 1
+        times = [datetime.fromisoformat(event["eventTime"]) for event in events]
+        assert times == sorted(times)
+
+
+def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+    registry, found = withdrawn
+    events = openlineage(registry.lineage(found["sum"], complete=True))
+    fuse = next(event for event in events if event["job"]["name"] == f"fusing/{found['sum'][:16]}")
+    assert {each["name"] for each in fuse["inputs"]} == {
+        "adapter/other_v1_20260301",
+        f"adapter/{lineages.DENSE}",
+        f"adapter/{lineages.CONTINUED}",
+        f"base/{registry.base('tiny')['digest'][:16]}",
+    }
+    tags = {
+        tag["key"]: tag["value"]
+        for each in fuse["inputs"]
+        for tag in each["facets"].get("tags", {}).get("tags", [])
+    }
+    assert tags == {"yanked": 'leaked <b> "x"'}
+    whole = openlineage(registry.lineage("course_rec@2", complete=True))
+    assert any(
+        tag == {"key": "alias", "value": "course_rec#prod", "source": "fusery"}
+        for event in whole
+        for each in event["inputs"]
+        for tag in each["facets"].get("tags", {}).get("tags", [])
+    )
+
+
+def test_a_run_is_the_same_in_every_export(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+    registry, found = withdrawn
+    ids = [
+        {event["job"]["name"]: event["run"]["runId"] for event in events}
+        for events in documents(registry, found).values()
+    ]
+    merged: dict[str, str] = {}
+    for each in ids:
+        assert all(merged.setdefault(job, run) == run for job, run in each.items())
+
+
+CLASSES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "processing_engine": (facet_v2.processing_engine_run.ProcessingEngineRunFacet, {}),
+    "jobType": (facet_v2.job_type_job.JobTypeJobFacet, {}),
+    "ownership": (facet_v2.ownership_job.OwnershipJobFacet, {"owners": facet_v2.ownership_job.Owner}),
+    "datasetType": (facet_v2.dataset_type_dataset.DatasetTypeDatasetFacet, {}),
+    "version": (facet_v2.dataset_version_dataset.DatasetVersionDatasetFacet, {}),
+    "tags": (facet_v2.tags_dataset.TagsDatasetFacet, {"tags": facet_v2.tags_dataset.TagsDatasetFacetFields}),
+}
+"""The official client's class of each facet that is used, and those of the objects in its lists."""
+
+
+def test_events_are_those_of_the_official_client(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+    """Its classes are made from the specification: they refuse what is unknown or missing, and write the same document."""
+    seen = set()
+    for events in documents(*withdrawn).values():
+        for event in events:
+            theirs = json.loads(Serde.to_json(official(event)))
+            assert unversioned(theirs) == unversioned(event)
+            seen |= {name for name, _ in _facets(event)}
+    assert seen == set(CLASSES)
+    with pytest.raises((TypeError, ValueError)):
+        official({**event, "run": {"facets": {}}})
+    with pytest.raises((TypeError, ValueError)):
+        official({**event, "run": {"runId": "none", "facets": {}}})
+
+
+def official(event: dict[str, Any]) -> event_v2.RunEvent:
+    def datasets(kind: Any, given: list[dict[str, Any]]) -> list[Any]:
+        return [kind(**{**each, "facets": facets(each["facets"])}) for each in given]
+
+    return event_v2.RunEvent(
+        **{key: value for key, value in event.items() if key not in ("schemaURL", "eventType")}
+        | {
+            "eventType": event_v2.RunState(event["eventType"]),
+            "run": event_v2.Run(**{**event["run"], "facets": facets(event["run"]["facets"])}),
+            "job": event_v2.Job(**{**event["job"], "facets": facets(event["job"]["facets"])}),
+            "inputs": datasets(event_v2.InputDataset, event["inputs"]),
+            "outputs": datasets(event_v2.OutputDataset, event["outputs"]),
+        }
+    )
+
+
+def facets(given: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, facet in given.items():
+        kind, parts = CLASSES[name]
+        plain = {key: value for key, value in facet.items() if not key.startswith("_")}
+        lists = {key: [part(**each) for each in plain[key]] for key, part in parts.items()}
+        found[name] = kind(**plain | lists, producer=facet["_producer"])
+    return found
+
+
+def unversioned(value: Any) -> Any:
+    """Return a document with the names of its schemas for their addresses: those have versions of their own."""
+    if isinstance(value, list):
+        return [unversioned(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: each.rpartition("/")[2] if key in ("schemaURL", "_schemaURL") else unversioned(each)
+        for key, each in value.items()
+        if each not in (None, {}, [])
+    }
+
+
+def _facets(event: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    holders = [event["run"], event["job"], *event["inputs"], *event["outputs"]]
+    return [pair for holder in holders for pair in holder["facets"].items()]

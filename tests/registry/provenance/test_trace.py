@@ -1,0 +1,174 @@
+"""What is followed, up and down, from whichever end one asks; on both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lineages
+import pytest
+import queryplans
+import tinymodels
+from sqlalchemy import select
+
+from fusery.cli import graphs
+from fusery.registry import Registry, tables
+from fusery.registry.errors import AmbiguousReferenceError, UnknownReferenceError
+from fusery.registry.provenance import Edge, Graph, Node
+
+
+@pytest.fixture
+def filled(registry: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
+    return registry, lineages.fill(registry, tmp_path)
+
+
+def relations(graph: Graph) -> set[tuple[str, str, str]]:
+    kind = {node.id: node.kind for node in graph.nodes.values()}
+    return {(kind[edge.source], edge.relation, kind[edge.target]) for edge in graph.edges}
+
+
+def names(graph: Graph, kind: str) -> set[str]:
+    return {node.name for node in graph.nodes.values() if node.kind == kind}
+
+
+def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp_path: Path) -> None:
+    registry, found = filled
+    whole = registry.lineage("tiny", up=False)
+    assert relations(whole) == {
+        ("adapter", "trained-on-base", "base"),
+        ("adapter", "continued-from", "adapter"),
+        ("fused", "fused-from-adapter", "adapter"),
+        ("bundle", "packed-from", "fused"),
+        ("bundle", "packed-from", "adapter"),
+        ("alias", "holds", "adapter"),
+        ("deployment", "runs", "bundle"),
+        ("deployment", "runs", "fused"),
+        ("deployment", "runs", "adapter"),
+    }
+    assert names(whole, "deployment") == {"eu/ranker", "lab <1>"}
+    _from_a_bundle(registry, found, tmp_path)
+    _from_a_dataset(registry)
+    _from_an_alias(registry)
+    _of_a_sum(registry, found)
+    with pytest.raises(UnknownReferenceError):
+        registry.lineage("dataset:nothing")
+    with pytest.raises(UnknownReferenceError):
+        registry.lineage("bundle:nothing")
+
+
+def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> None:
+    by_place = registry.lineage(found["bundle"])
+    digest = next(node.digest for node in by_place.nodes.values() if node.kind == "bundle")
+    assert registry.lineage(digest[:12]).to_dict() == by_place.to_dict()
+    assert registry.lineage(f"bundle:{folder / 'out'}").root == by_place.root
+    assert relations(by_place) == {
+        ("bundle", "packed-from", "fused"),
+        ("fused", "fused-from-adapter", "adapter"),
+        ("fused", "fused-from-base", "base"),
+        ("adapter", "trained-on-base", "base"),
+        ("adapter", "trained-on-data", "dataset"),
+        ("adapter", "continued-from", "adapter"),
+        ("deployment", "runs", "bundle"),
+    }
+
+
+def _from_a_dataset(registry: Registry) -> None:
+    graph = registry.lineage("dataset:courses")
+    assert graph.nodes[graph.root].kind == "dataset"
+    assert names(graph, "adapter") == {lineages.DENSE, lineages.CONTINUED}
+    assert ("alias", "holds", "adapter") in relations(graph)
+    assert names(registry.lineage(f"dataset:{lineages.ODD}"), "adapter") == {lineages.CONTINUED}
+
+
+def _from_an_alias(registry: Registry) -> None:
+    assert registry.lineage("course_rec#prod").to_dict() == registry.lineage("course_rec@2").to_dict()
+
+
+def _of_a_sum(registry: Registry, found: dict[str, str]) -> None:
+    graph = registry.lineage(found["sum"][:16])
+    assert names(graph, "adapter") == {"other_v1_20260301", lineages.DENSE, lineages.CONTINUED}
+    # From one part one sees the sum, and with `complete` the other parts of it.
+    assert "other_v1_20260301" not in names(registry.lineage("course_rec@1", up=False), "adapter")
+    assert "other_v1_20260301" in names(registry.lineage("course_rec@1", up=False, complete=True), "adapter")
+
+
+def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str, str]]) -> None:
+    registry, found = withdrawn
+    graph = registry.lineage("tiny", up=False)
+    reason = 'leaked <b> "x"'
+    nodes = graph.to_dict()["nodes"]
+    assert {node["name"] for node in nodes if node["yanked"] == reason} == {
+        lineages.CONTINUED,
+        "course_rec#prod",
+    }
+    assert {node["name"] for node in nodes if node["withdrawals"]} == {
+        lineages.CONTINUED,
+        f"{lineages.CONTINUED} (keep)",
+        f"other_v1_20260301 + 0.5 x {lineages.CONTINUED} + -1 x {lineages.DENSE} (keep)",
+        f"model {found['bundle']}",
+        f"model {found['bundle of a sum']}",
+        f"adapters {found['unfused bundle']}",
+        "course_rec#prod",
+        "eu/ranker",
+        "lab <1>",
+    }
+    ended = next(node for node in graph.nodes.values() if node.over)
+    assert ended.yanked is None and ended.to_dict()["ended_at"] is not None
+    for form in ("tree", "mermaid", "dot", "svg", "prov", "openlineage"):
+        complete = registry.lineage("tiny", up=False, complete=True)
+        text = graphs.written(complete, form)
+        assert text.count("leaked") >= 7, form
+        assert "yanked" in text
+    assert all(row["withdrawals"] for row in registry.impact("adapter:course_rec@2").fused)
+
+
+def test_a_prefix_of_several_things(filled: tuple[Registry, dict[str, str]]) -> None:
+    registry, _ = filled
+    with registry.workspace.database.write() as session:
+        first, second = session.scalars(select(tables.Bundle).order_by(tables.Bundle.id).limit(2))
+        first.digest = second.digest[:12] + "0" * 52
+        prefix = second.digest[:10]
+    with pytest.raises(AmbiguousReferenceError):
+        registry.lineage(prefix)
+
+
+def test_a_long_line_of_versions(tmp_path: Path) -> None:
+    """No recursion, every version in the tree of a file, and no query for each thing."""
+    base = tinymodels.make_base(tmp_path / "tiny", layers=1)
+    with Registry.open(tmp_path / "home") as registry:
+        registry.add_base(base, name="tiny")
+        keys = ["self_attn.q_proj"]
+        folder = tinymodels.make_adapter(tmp_path / "a", base, seed=1, num_layers=1, keys=keys, rank=2)
+        registry.register(folder, base="tiny", task="line", date="20260101")
+        _lengthen(registry, 150)
+        graph = registry.lineage("line@1", up=False)
+        assert len(graph.nodes) == 151
+        assert graphs.written(graph, "tree").count("continued-from") == 150
+        with queryplans.recorded() as queries:
+            registry.lineage("tiny", up=False)
+        assert len(queries) < 60
+
+
+def test_a_tree_is_no_deeper_than_what_python_takes() -> None:
+    nodes = {f"n{number}": Node(f"n{number}", "adapter", f"x{number}", "") for number in range(3_000)}
+    edges = [Edge(f"n{number + 1}", f"n{number}", "continued-from") for number in range(2_999)]
+    graph = Graph("n0", nodes, edges)
+    for form in ("mermaid", "dot", "prov"):
+        assert "2999" in graphs.written(graph, form)
+    assert graphs.tree(graph).children
+
+
+def _lengthen(registry: Registry, count: int) -> None:
+    adapter = tables.Adapter
+    with registry.workspace.database.write() as session:
+        before = session.scalars(select(adapter)).one()
+        values = {
+            column.key: getattr(before, column.key)
+            for column in adapter.__table__.columns
+            if column.key not in ("id", "version", "name", "parent_id")
+        }
+        for number in range(2, count + 2):
+            name = f"line_v{number}_20260101"
+            row = adapter(**values, version=number, name=name, parent_id=before.id)
+            session.add(row)
+            session.flush()
+            before = row

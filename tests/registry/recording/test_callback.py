@@ -1,0 +1,298 @@
+"""The record that a run keeps of itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runfolders import make_run, plain_log
+
+from fusery.registry import RecordRun, Registry
+from fusery.registry.training.record import RECORD, read_record
+from fusery.storage.errors import FormatError
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}')
+    (folder / "valid.jsonl").write_text('{"text": "d"}\n')
+    (folder / "other.txt").write_text("not read")
+    return folder
+
+
+def report(run: RecordRun, val: dict[int, float], train: dict[int, float], *, counted_from: int = 0) -> None:
+    """Report as mlx-lm's trainer does: validation before the step, which today is said as the steps that are done."""
+    for at in sorted({*val, *train}):
+        if at in val:
+            run.on_val_loss_report({"iteration": at - 1 + counted_from, "val_loss": val[at], "val_time": 1.0})
+        if at in train:
+            run.on_train_loss_report(
+                {
+                    "iteration": at,
+                    "train_loss": train[at],
+                    "learning_rate": 1e-5,
+                    "iterations_per_second": 1.0,
+                    "tokens_per_second": 100.0,
+                    "trained_tokens": 100 * at,
+                    "peak_memory": 1.5,
+                }
+            )
+
+
+def test_it_is_written_while_the_run_goes_on(tmp_path: Path, data: Path) -> None:
+    run = RecordRun(tmp_path / "run", arguments={"iters": 300, "data": str(data)})
+    path = tmp_path / "run" / RECORD
+    assert read_record(path).state == "running"
+    report(run, {1: 5.0, 100: 2.0}, {10: 4.0})
+    seen = read_record(path)  # what a kill would leave
+    assert (seen.state, seen.learned().validations) == ("running", {100: 2.0})
+    assert seen.dataset and seen.dataset.examples == 3
+    assert [file.path for file in seen.dataset.files] == ["train.jsonl", "valid.jsonl"]
+    assert seen.machine and seen.machine.cpus and seen.machine.memory
+    assert seen.versions.keys() >= {"python", "mlx", "mlx-lm", "fusery"}
+    assert seen.peak_memory in (None, 1_500_000_000)
+    run.finish()
+    assert read_record(path).state == "finished"
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [RECORD]
+
+
+@pytest.mark.parametrize("counted_from", [0, 1], ids=["today", "before 0.25"])
+def test_iterations_are_those_of_the_trainer_s_output(tmp_path: Path, counted_from: int) -> None:
+    with RecordRun(tmp_path) as run:
+        report(run, {1: 5.0, 200: 2.0, 300: 1.0}, {10: 4.0}, counted_from=counted_from)
+    curve = read_record(tmp_path / RECORD).learned()
+    assert (curve.start_loss, curve.validations) == (5.0, {200: 2.0, 300: 1.0})
+    assert curve.points[1].train_loss == 4.0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_run_that_ends_early_says_so(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), RecordRun(tmp_path) as run:
+        report(run, {1: 5.0}, {})
+        raise error
+    assert read_record(tmp_path / RECORD).state == "stopped"
+
+
+def test_a_very_long_run_is_thinned_and_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusery.registry.recording import callback
+
+    monkeypatch.setattr(callback, "MAX_POINTS", 50)
+    train = dict.fromkeys(range(1, 1001), 1.0)
+    with RecordRun(tmp_path) as run:
+        report(run, {1: 5.0, **dict.fromkeys(range(100, 1001, 100), 2.0)}, train)
+    curve = read_record(tmp_path / RECORD).learned()
+    assert list(curve.validations) == list(range(100, 1001, 100))
+    assert len(curve.points) <= 51
+    assert curve.last_iteration == 1000
+
+
+def test_losses_that_are_not_finite(tmp_path: Path) -> None:
+    with RecordRun(tmp_path) as run:
+        report(run, {1: 5.0, 100: float("nan")}, {100: float("inf"), 110: 1.0})
+    curve = read_record(tmp_path / RECORD).learned()
+    assert (curve.not_finite, curve.validations) == ((100,), {})
+    assert curve.points[-1].train_loss == 1.0
+
+
+@dataclass
+class Arguments:
+    iters: int = 3
+    path: Path = Path("a")
+    rate: float = float("inf")
+
+
+@pytest.mark.parametrize(
+    "arguments", [Arguments(), vars(Arguments()), argparse.Namespace(**vars(Arguments()))]
+)
+def test_arguments_of_any_kind(tmp_path: Path, arguments: object) -> None:
+    RecordRun(tmp_path, arguments=arguments).finish()
+    assert read_record(tmp_path / RECORD).arguments == {"iters": 3, "path": "a", "rate": "Infinity"}
+
+
+def test_another_callback_hears_everything(tmp_path: Path) -> None:
+    heard: list[Any] = []
+
+    class Other:
+        def on_train_loss_report(self, info: dict[str, Any]) -> None:
+            heard.append(info["iteration"])
+
+        def on_val_loss_report(self, info: dict[str, Any]) -> None:
+            heard.append(-info["iteration"])
+
+    report(RecordRun(tmp_path, wrapped=Other()), {1: 5.0, 100: 1.0}, {10: 2.0})
+    assert heard == [0, 10, -99]
+
+
+def test_no_name_of_a_host_or_user_and_nothing_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import getpass
+    import socket
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_a_token")
+    RecordRun(tmp_path, arguments={"iters": 1}).finish()
+    record = json.loads((tmp_path / RECORD).read_text())
+    record.pop("git")
+    text = json.dumps(record)
+    assert "hf_secret" not in text
+    assert socket.gethostname() not in record["machine"].values()
+    assert getpass.getuser() not in (*record["machine"].values(), *record["versions"].values())
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    done = subprocess.run(
+        ["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_of_the_working_folder(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    git(repository, "init", "-q")
+    assert RecordRun(tmp_path / "none", working_folder=repository).record.git is None
+    (repository / "train.py").write_text("1")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "first")
+    (repository / "run").mkdir()  # what is not tracked does not count
+    (repository / "run" / "x").write_text("2")
+    clean = RecordRun(tmp_path / "clean", working_folder=repository).record.git
+    assert clean and (clean.commit, clean.dirty) == (git(repository, "rev-parse", "HEAD"), False)
+    (repository / "train.py").write_text("2")
+    dirty = RecordRun(tmp_path / "dirty", working_folder=repository / "run").record.git
+    assert dirty and (dirty.commit, dirty.dirty) == (clean.commit, True)
+
+
+def test_the_same_data_have_the_same_digest_wherever_they_lie(tmp_path: Path, data: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("train.jsonl", "valid.jsonl"):
+        (copy / name).write_bytes((data / name).read_bytes())
+
+    def digest() -> Iterator[str | None]:
+        for folder in (data, copy):
+            recorded = RecordRun(tmp_path / "run", data=folder).record.dataset
+            yield recorded.digest if recorded else None
+
+    first, second = digest()
+    assert first == second is not None
+    (copy / "valid.jsonl").write_text("{}\n")
+    assert list(digest())[1] != first
+
+
+def test_data_of_a_hub_are_known_by_name(tmp_path: Path) -> None:
+    recorded = RecordRun(tmp_path, data="org/data-that-is-nowhere", examples=7).record.dataset
+    assert recorded is not None
+    assert (recorded.name, recorded.digest, recorded.examples) == ("org/data-that-is-nowhere", None, 7)
+
+
+class TestRegistering:
+    @pytest.fixture
+    def with_base(self, registry: Registry, tiny_base: Path) -> Registry:
+        registry.add_base(tiny_base, name="tiny")
+        return registry
+
+    def recorded(self, folder: Path, base: Path, data: Path) -> RecordRun:
+        make_run(folder, base, saved=(100, 200, 300), iters=300, data=str(data))
+        run = RecordRun(folder, arguments={"iters": 300, "data": str(data)})
+        report(run, {1: 5.0, 100: 2.0, 200: 1.23456, 300: 3.0}, {100: 4.0, 200: 1.0, 300: 0.5})
+        return run
+
+    def test_what_the_run_knows_is_on_record(
+        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
+    ) -> None:
+        run = self.recorded(tmp_path / "run", tiny_base, data)
+        made = run.register(base="tiny", task="t", registry=with_base, dataset="letters")
+        view = with_base.show(made.view["name"])
+        assert (view["val_loss"], view["iterations"]) == (1.23456, 200)
+        assert (view["dataset"], view["examples"]) == ("letters", 3)
+        training = view["training_run"]
+        assert (training["state"], training["source"]) == ("finished", "record")
+        assert view["dataset_digest"] == run.record.dataset.digest if run.record.dataset else False
+        assert training["machine"]["cpus"] == run.record.machine.cpus if run.record.machine else False
+        assert training["arguments"]["iters"] == 300
+        assert training["seconds"] == run.record.seconds
+        assert (training["trained_tokens"], training["peak_memory"]) == (30_000, 1_500_000_000)
+        assert [file["examples"] for file in training["dataset_files"]] == [3, 1]
+        assert view["date"] == f"{run.record.started():%Y%m%d}"
+        assert with_base.audit().ok
+
+    def test_a_log_that_says_otherwise(
+        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
+    ) -> None:
+        folder = self.recorded(tmp_path / "run", tiny_base, data).folder
+        (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.235}))
+        first = with_base.check(folder, base="tiny", task="t")
+        assert not any(finding.code == "training_conflict" for finding in first)
+        (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.3}))
+        second = with_base.check(folder, base="tiny", task="t")
+        assert [finding.subject for finding in second if finding.code == "training_conflict"] == ["train.log"]
+
+    def test_a_record_of_another_configuration(
+        self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
+    ) -> None:
+        folder = self.recorded(tmp_path / "run", tiny_base, data).folder
+        make_run(folder, tiny_base, saved=(100, 200, 300), iters=300, seed=7)
+        path = folder / RECORD
+        path.write_text(json.dumps({**json.loads(path.read_text()), "arguments": {"seed": 8}}))
+        found = with_base.check(folder, base="tiny", task="t")
+        assert [finding.subject for finding in found if finding.code == "training_conflict"] == ["seed"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "[]",
+            "{}",
+            '{"format": 2}',
+            '{"started_at": "yesterday"}',
+            "nul",
+            '{"started_at": NaN}',
+            "[" * 9999,
+        ],
+        ids=str,
+    )
+    def test_a_record_that_is_none(
+        self, with_base: Registry, tiny_base: Path, tmp_path: Path, text: str
+    ) -> None:
+        folder = make_run(tmp_path / "run", tiny_base)
+        (folder / RECORD).write_text(text)
+        view = with_base.register(folder, base="tiny", task="t").view
+        assert "record_unusable" in {finding["code"] for finding in view["findings"]}
+        assert with_base.show(view["name"])["training_run"] is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+)
+GOOD = {
+    "format": 1,
+    "started_at": "2026-01-15T00:00:00Z",
+    "curve": [],
+    "dataset": None,
+    "machine": None,
+    "git": None,
+}
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from([*GOOD, "state", "seconds", "versions", "not_finite"]), JSON))
+def test_a_hostile_record_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, said: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / RECORD
+    path.write_text(json.dumps({**GOOD, **said}))
+    try:
+        read_record(path).learned()
+    except FormatError as error:
+        assert len(error.message) < 1000

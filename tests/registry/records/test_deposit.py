@@ -1,0 +1,337 @@
+"""Deposits: bytes, manifest, one transaction; and what a collector that works at the same time can and cannot do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from fusery.registry import tables
+from fusery.registry.database import Database, intents
+from fusery.registry.database.owner import Owner
+from fusery.registry.errors import DepositLostError
+from fusery.registry.records.deposit import Deposit, record_manifest
+from fusery.storage.digest import digest_bytes
+from fusery.storage.errors import MissingFileError, UnsafePathError
+from fusery.storage.failures import DigestMismatchError
+from fusery.storage.interface import Blob
+from fusery.storage.local import LocalStore
+from fusery.storage.manifest import FileEntry, Manifest
+
+DATA = b"weights"
+DIGEST = digest_bytes(DATA)
+
+
+class WatchedStore(LocalStore):
+    """A real store that says what it is asked for, and lets a test act in the middle of a deposit."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.puts: list[int] = []
+        self.before_put: Callable[[], None] = lambda: None
+
+    def put_file(self, path: Path, **options: Any) -> Blob:
+        self.before_put()
+        self.puts.append(options.get("generation", 0))
+        return super().put_file(path, **options)
+
+    def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
+        self.before_put()
+        self.puts.append(generation)
+        return super().put_bytes(data, generation=generation)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WatchedStore:
+    return WatchedStore(tmp_path / "store")
+
+
+@pytest.fixture
+def make(database: Database, store: WatchedStore) -> Callable[[], Deposit]:
+    return lambda: Deposit(database, store, Owner.current())
+
+
+def commit(database: Database, deposit: Deposit) -> int:
+    with database.write() as session:
+        return deposit.commit(session).id
+
+
+def blob(database: Database, digest: str = DIGEST) -> tables.Blob:
+    with database.read() as session:
+        return session.get_one(tables.Blob, digest)
+
+
+def files(database: Database) -> dict[str, str | None]:
+    with database.read() as session:
+        return {row.path: row.blob for row in session.scalars(select(tables.ManifestFile))}
+
+
+def alive(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(tables.Intent)) or 0
+
+
+def set_blob(database: Database, **values: Any) -> None:
+    with database.write() as session:
+        session.execute(update(tables.Blob).values(**values))
+
+
+class TestDeposit:
+    def test_bytes_first_and_then_one_transaction(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "adapters.safetensors"
+        path.write_bytes(DATA)
+        deposit = make()
+        manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": b"{}"})
+        assert manifest == Manifest.of(
+            [
+                FileEntry("adapters.safetensors", len(DATA), DIGEST),
+                FileEntry("adapter_config.json", 2, digest_bytes(b"{}")),
+            ]
+        )
+        assert store.read_bytes(DIGEST, limit=100) == DATA
+        assert (blob(database).state, alive(database), files(database)) == ("pending", 2, {})
+        commit(database, deposit)
+        assert (blob(database).state, blob(database).size, alive(database)) == ("ready", len(DATA), 0)
+        assert files(database) == {"adapters.safetensors": DIGEST, "adapter_config.json": digest_bytes(b"{}")}
+
+    def test_one_content_under_two_names_is_stored_once(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
+    ) -> None:
+        deposit = make()
+        assert len(deposit.put({"a": DATA, "b": DATA})) == 2
+        commit(database, deposit)
+        assert store.puts == [0]
+        assert files(database) == {"a": DIGEST, "b": DIGEST}
+
+    def test_the_same_again_is_the_same_row(self, database: Database, make: Callable[[], Deposit]) -> None:
+        first = make()
+        first.put({"a": DATA})
+        number = commit(database, first)
+        again = make()
+        again.put({"a": DATA})
+        assert commit(database, again) == number
+
+    def test_two_at_once_are_the_same_row(self, database: Database, make: Callable[[], Deposit]) -> None:
+        one, other = make(), make()
+        one.put({"a": DATA})
+        other.put({"a": DATA})
+        assert commit(database, one) == commit(database, other)
+        assert alive(database) == 0
+
+    def test_a_transaction_that_fails_records_nothing(
+        self, database: Database, make: Callable[[], Deposit]
+    ) -> None:
+        deposit = make()
+        deposit.put({"a": DATA})
+        with pytest.raises(RuntimeError), database.write() as session:
+            deposit.commit(session)
+            raise RuntimeError("the version is taken")
+        assert (files(database), blob(database).state, alive(database)) == ({}, "pending", 1)
+        commit(database, deposit)
+        assert files(database) == {"a": DIGEST}
+
+    def test_a_manifest_known_by_digest_only_gets_its_bytes(
+        self, database: Database, make: Callable[[], Deposit]
+    ) -> None:
+        manifest = Manifest.of([FileEntry("a", len(DATA), DIGEST)])
+        with database.write() as session:
+            number = record_manifest(session, manifest).id
+        with database.write() as session:
+            assert record_manifest(session, manifest).id == number
+        assert files(database) == {"a": None}
+        deposit = make()
+        deposit.put({"a": DATA})
+        assert commit(database, deposit) == number
+        assert files(database) == {"a": DIGEST}
+
+    @pytest.mark.parametrize("kind", ["missing", "link", "path", "pipe"])
+    def test_what_cannot_be_stored_leaves_nothing(
+        self, database: Database, make: Callable[[], Deposit], tmp_path: Path, kind: str
+    ) -> None:
+        source, name = tmp_path / "file", "a"
+        if kind == "link":
+            source.symlink_to("elsewhere")
+        elif kind == "pipe":
+            os.mkfifo(source)
+        elif kind == "path":
+            name = "../a"
+            source.write_bytes(DATA)
+        with pytest.raises((MissingFileError, UnsafePathError)):
+            make().put({name: source, "b": DATA})
+        assert alive(database) == 0
+        assert files(database) == {}
+
+    def test_a_file_that_changes_between_hash_and_copy_is_refused(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(DATA)
+
+        def change() -> None:
+            path.write_bytes(b"changed")
+
+        store.before_put = change
+        with pytest.raises(DigestMismatchError) as caught:
+            make().put({"a": path})
+        assert "changed since" in (caught.value.hint or "")
+        assert alive(database) == 0
+        assert list(store.blobs()) == []
+
+    def test_storing_again_repairs_a_damaged_blob(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
+    ) -> None:
+        first = make()
+        first.put({"a": DATA})
+        commit(database, first)
+        place = store.local_path(DIGEST)
+        assert place is not None
+        place.chmod(0o600)
+        place.write_bytes(b"wEights")
+        again = make()
+        again.put({"a": DATA})
+        commit(database, again)
+        store.verify(DIGEST, len(DATA))
+
+    def test_commit_comes_after_put(self, database: Database, make: Callable[[], Deposit]) -> None:
+        with pytest.raises(RuntimeError), database.write() as session:
+            make().commit(session)
+
+
+class TestCollector:
+    """What a collector may have done to a blob, before, during and after the bytes were stored."""
+
+    def test_a_deleted_blob_comes_back_under_the_generation_it_left(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
+    ) -> None:
+        commit_one(database, make)
+        set_blob(database, state="absent", generation=1)
+        commit_one(database, make)
+        assert (blob(database).state, blob(database).generation) == ("ready", 1)
+        assert store.read_bytes(DIGEST, generation=1, limit=100) == DATA
+
+    def test_a_collector_that_died_is_passed_by_under_a_new_name(
+        self, database: Database, store: WatchedStore, make: Callable[[], Deposit]
+    ) -> None:
+        commit_one(database, make)
+        set_blob(database, state="deleting", tomb_expires=Database.clock() - 1)
+        commit_one(database, make)
+        assert (blob(database).state, blob(database).generation) == ("ready", 1)
+        store.delete(DIGEST, generation=0)  # the collector wakes up
+        assert store.read_bytes(DIGEST, generation=1, limit=100) == DATA
+
+    def test_a_collector_at_work_is_waited_for(self, database: Database, make: Callable[[], Deposit]) -> None:
+        commit_one(database, make)
+        set_blob(database, state="deleting", tomb_expires=Database.clock() + 3600)
+        deposit = make()
+        storing = threading.Thread(target=deposit.put, args=({"a": DATA},))
+        storing.start()
+        while alive(database) == 0:
+            time.sleep(0.01)
+        assert blob(database).state == "deleting"
+        set_blob(database, state="absent", generation=1, tomb_expires=None)
+        storing.join()
+        commit(database, deposit)
+        assert (blob(database).state, blob(database).generation) == ("ready", 1)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"state": "deleting"},
+            {"state": "absent", "generation": 1},
+            {"state": "ready", "generation": 1},
+        ],
+        ids=["deleting", "absent", "stored again by somebody else"],
+    )
+    def test_a_blob_that_was_collected_meanwhile_is_not_recorded(
+        self, database: Database, make: Callable[[], Deposit], change: dict[str, Any]
+    ) -> None:
+        deposit = make()
+        deposit.put({"a": DATA})
+        set_blob(database, **change)
+        with pytest.raises(DepositLostError) as caught:
+            commit(database, deposit)
+        assert caught.value.hint
+        assert files(database) == {}
+
+    def test_an_intent_that_ran_out_is_not_relied_on(
+        self, database: Database, make: Callable[[], Deposit]
+    ) -> None:
+        deposit = make()
+        deposit.put({"a": DATA})
+        with database.write() as session:
+            session.execute(update(tables.Intent).values(expires=Database.clock() - 1))
+        with pytest.raises(DepositLostError):
+            commit(database, deposit)
+
+    def test_the_intent_comes_before_the_bytes_and_is_renewed(
+        self, database: Database, store: WatchedStore
+    ) -> None:
+        ends: list[float] = []
+
+        def look() -> None:
+            while len(set(ends)) < 2:
+                with database.read() as session:
+                    ends.extend(session.scalars(select(tables.Intent.expires)))
+                time.sleep(0.02)
+
+        store.before_put = look
+        deposit = Deposit(database, store, Owner.current(), ttl=6)
+        deposit.put({"a": DATA})
+        assert ends == sorted(ends)
+
+
+def commit_one(database: Database, make: Callable[[], Deposit]) -> None:
+    deposit = make()
+    deposit.put({"a": DATA})
+    commit(database, deposit)
+
+
+class TestReading:
+    @pytest.fixture(autouse=True)
+    def _stored(self, database: Database, make: Callable[[], Deposit]) -> Iterator[None]:
+        commit_one(database, make)
+        yield
+
+    def test_intents_live_as_long_as_the_block(self, database: Database) -> None:
+        with intents.reading(database, [DIGEST], Owner.current()):
+            assert alive(database) == 1
+        assert alive(database) == 0
+
+    def test_an_exception_ends_them(self, database: Database) -> None:
+        with pytest.raises(RuntimeError), intents.reading(database, [DIGEST], Owner.current()):
+            raise RuntimeError
+        assert alive(database) == 0
+
+    def test_two_of_one_process_do_not_end_each_others(self, database: Database, store: WatchedStore) -> None:
+        owner = Owner.current()
+        with intents.reading(database, [DIGEST], owner):
+            with intents.reading(database, [DIGEST], owner):
+                assert alive(database) == 2
+            deposit = Deposit(database, store, owner)
+            deposit.put({"a": DATA})
+            commit(database, deposit)
+            assert alive(database) == 1
+
+    def test_a_killed_reader_is_recognised(self, database: Database) -> None:
+        with intents.reading(database, [DIGEST], Owner.current()), database.read() as session:
+            owner = Owner.parse(session.scalars(select(tables.Intent.owner)).one())
+        assert owner is not None
+        assert not owner.is_dead()
+
+    def test_many_blobs_at_once(self, database: Database) -> None:
+        digests = [digest_bytes(str(number).encode()) for number in range(1201)]
+        claims = intents.Intents(database, Owner.current())
+        with database.write() as session:
+            claims.claim(session, digests)
+            assert claims.are_alive(session, digests)
+            assert not claims.are_alive(session, [*digests, DIGEST])
+            claims.drop(session)
+            assert not claims.are_alive(session, digests[:1])

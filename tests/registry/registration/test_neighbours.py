@@ -1,0 +1,134 @@
+"""A registered adapter that is the same, or nearly, is found; what is bounded stays bounded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinymodels
+
+from fusery.registry import Registry
+from fusery.registry.admission import AdmissionError
+from fusery.registry.registration import neighbours as module
+
+MakeAdapter = Callable[..., Path]
+
+
+@pytest.fixture
+def known(registry: Registry, tiny_base: Path, make_adapter: MakeAdapter) -> Path:
+    """A folder that is registered as `course_rec@1`."""
+    registry.add_base(tiny_base, name="tiny")
+    folder = make_adapter("known", seed=1)
+    registry.register(folder, base="tiny", task="course_rec", date="20260115")
+    return folder
+
+
+def changed(folder: Path, target: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
+    """Copy an adapter with other numbers."""
+    shutil.copytree(folder, target)
+    path = target / "adapters.safetensors"
+    tensors = {
+        name: np.frombuffer(data, np.float32).reshape(shape).copy()
+        for name, (_, shape, data) in tinymodels.read_tensors(path).items()
+    }
+    change(tensors)
+    tinymodels.write_tensors(path, {name: ("F32", value) for name, value in tensors.items()}, None)
+    return target
+
+
+def noisy(share: float) -> Callable[[dict[str, np.ndarray]], None]:
+    """Add noise of a share of each factor's norm."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        random = np.random.default_rng(5)
+        for name, value in tensors.items():
+            noise = random.standard_normal(value.shape).astype(np.float32)
+            tensors[name] = value + noise * np.float32(share * np.linalg.norm(value) / np.linalg.norm(noise))
+
+    return change
+
+
+def in_another_gauge(tensors: dict[str, np.ndarray]) -> None:
+    """Write the same updates with quite other factors."""
+    random = np.random.default_rng(6)
+    for name in [name for name in tensors if name.endswith("lora_a")]:
+        other = name.replace("lora_a", "lora_b")
+        mix = random.standard_normal((8, 8)) + 4 * np.eye(8)
+        tensors[name] = (tensors[name] @ mix).astype(np.float32)
+        tensors[other] = (np.linalg.inv(mix) @ tensors[other]).astype(np.float32)
+
+
+def found(registry: Registry, folder: Path, **facts: Any) -> dict[str, str]:
+    return {f.code: f.message for f in registry.check(folder, base="tiny", **facts)}
+
+
+def test_nearly_the_same_update_is_named(registry: Registry, known: Path, tmp_path: Path) -> None:
+    near = changed(known, tmp_path / "near", noisy(0.1))
+    message = found(registry, near)["near_duplicate"]
+    assert message.endswith("the same as that of course_rec_v1_20260115")
+    share = float(message.partition("is ")[2].partition(" %")[0])
+    assert 95 <= share < 99.5
+
+
+def test_the_same_update_in_other_factors_is_found(registry: Registry, known: Path, tmp_path: Path) -> None:
+    other = changed(known, tmp_path / "other", in_another_gauge)
+    assert "100 % the same" in found(registry, other)["near_duplicate"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [noisy(2.0), lambda t: t.update({k: -v for k, v in t.items() if "lora_a" in k})]
+)
+def test_another_update_is_not(spoil: Any, registry: Registry, known: Path, tmp_path: Path) -> None:
+    assert found(registry, changed(known, tmp_path / "other", spoil)) == {}
+
+
+def test_another_run_is_not(registry: Registry, known: Path, make_adapter: MakeAdapter) -> None:
+    assert found(registry, make_adapter("second", seed=2)) == {}
+
+
+def test_the_parent_may_be_near(registry: Registry, known: Path, tmp_path: Path) -> None:
+    near = changed(known, tmp_path / "near", noisy(0.1))
+    assert found(registry, near, parent="course_rec@1") == {}
+
+
+def test_the_same_weights_for_another_task_are_named(registry: Registry, known: Path) -> None:
+    assert found(registry, known, task="other") == {
+        "duplicate_weights": "these weights are registered as course_rec_v1_20260115 on tiny"
+    }
+    with pytest.raises(AdmissionError):
+        registry.register(known, base="tiny", task="other", strict=True)
+    assert registry.register(known, base="tiny", task="other").created
+
+
+def test_the_same_weights_for_the_same_task_are_nothing_new(registry: Registry, known: Path) -> None:
+    assert found(registry, known, task="course_rec") == {}
+    assert not registry.register(known, base="tiny", task="course_rec", strict=True).created
+
+
+def test_the_nearest_of_many_is_found_with_few_reads(
+    registry: Registry,
+    known: Path,
+    tmp_path: Path,
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in range(10, 10 + 2 * module.READ):
+        registry.register(make_adapter(f"a{seed}", seed=seed, rank=1), base="tiny", task="other")
+    from fusery.registry.comparison import modules
+
+    opened: list[Path] = []
+    plain = modules.open_adapter
+
+    def counted(path: Path, *words: Any, **options: Any) -> Any:
+        opened.append(path)
+        return plain(path, *words, **options)
+
+    monkeypatch.setattr(modules, "open_adapter", counted)
+    near = changed(known, tmp_path / "near", noisy(0.1))
+    # It is of the same task, which is looked at first.
+    assert "near_duplicate" in found(registry, near, task="course_rec")
+    assert module.READ < len(opened) <= 1 + module.READ + module.NEAREST

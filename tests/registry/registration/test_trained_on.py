@@ -1,0 +1,298 @@
+"""An adapter that was trained on the dense base and stands on its 4-bit twin, or the other way round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+
+from fusery.registry import Registry
+from fusery.registry.admission import AdmissionError
+from fusery.registry.admission.submission import TrainedOn
+from fusery.registry.audit.records import check_records
+from fusery.registry.errors import AlreadyExistsError, AmbiguousReferenceError, BadInputError
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.storage.errors import FuseryError
+
+MakeAdapter = Callable[..., Path]
+NAME = "course_rec_v1_20260115"
+DENSE = FuseRequest(precision="dequantize")
+SAID: dict[str, Any] = {"task": "course_rec", "date": "20260115"}
+
+
+@pytest.fixture(scope="session")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 4-bit twin of `tiny_base`."""
+    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny-4bit", bits=4)
+
+
+@pytest.fixture
+def both(registry: Registry, tiny_base: Path, quantised: Path) -> Registry:
+    """A registry with the dense base `tiny` and its 4-bit twin `tiny4`."""
+    registry.add_base(tiny_base, name="tiny")
+    registry.add_base(quantised, name="tiny4")
+    return registry
+
+
+@pytest.fixture
+def registered(both: Registry, make_adapter: MakeAdapter) -> Registry:
+    """With an adapter that says it was trained on `tiny`, and stands on `tiny4`."""
+    both.register(named(make_adapter(), "org/tiny"), base="tiny4", trained_on="tiny", **SAID)
+    return both
+
+
+def named(folder: Path, model: str | None) -> Path:
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "model": model}), encoding="utf-8")
+    return folder
+
+
+def digest_of(registry: Registry, name: str) -> str:
+    return str(registry.base(name)["digest"])
+
+
+def test_without_a_word_the_files_are_believed(both: Registry, make_adapter: MakeAdapter) -> None:
+    with pytest.raises(AdmissionError) as caught:
+        both.register(named(make_adapter(), "org/tiny"), base="tiny4", **SAID)
+    assert caught.value.findings[0].code == "base_mismatch"
+    assert "--trained-on tiny" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("base", "other"), [("tiny4", "tiny"), ("tiny", "tiny4")])
+def test_what_was_said_is_on_record_and_no_finding(
+    both: Registry, make_adapter: MakeAdapter, base: str, other: str
+) -> None:
+    folder = named(make_adapter(), f"org/{other}")
+    assert both.check(folder, base=base, trained_on=other, task="course_rec") == []
+    view = both.register(folder, base=base, trained_on=other, **SAID).view
+    assert (view["base"], view["trained_on"], view["findings"]) == (base, other, [])
+    assert view["trained_on_digest"] == digest_of(both, other)
+    assert [row["trained_on"] for row in both.list(where=f"trained_on = {other}")] == [other]
+    registered = both.events(reference=NAME, action="adapter.registered")[0]
+    assert registered["detail"]["trained_on"] == {"name": other, "digest": digest_of(both, other)}
+    assert registered["told"].startswith(f"trained on {other}")
+    with both.workspace.database.read() as session:
+        assert list(check_records(session)) == []
+    assert both.audit().ok
+
+
+def test_it_can_be_fused_onto_the_twin(registered: Registry) -> None:
+    made = registered.fuse("course_rec@1", DENSE)
+    assert made.view["fidelity"]["verdict"] == "PASS"
+
+
+def test_its_own_base_is_nothing_to_say(both: Registry, make_adapter: MakeAdapter) -> None:
+    view = both.register(named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID).view
+    assert (view["trained_on"], view["trained_on_digest"]) == (None, None)
+
+
+def test_files_that_say_otherwise_are_found(both: Registry, make_adapter: MakeAdapter) -> None:
+    for model, hint in (
+        ("org/tiny4", "leave out --trained-on"),
+        ("org/stranger", "if both are the same model"),
+    ):
+        findings = both.check(named(make_adapter(), model), base="tiny4", trained_on="tiny", task="t")
+        assert [finding.code for finding in findings] == ["base_mismatch"]
+        assert hint in str(findings[0].hint)
+
+
+def test_who_writes_metadata_may_name_either(both: Registry, make_adapter: MakeAdapter) -> None:
+    for model in ("tiny", "tiny4"):
+        folder = named(make_adapter(metadata={"base_model": model}), "org/tiny")
+        assert both.check(folder, base="tiny4", trained_on="tiny", task="t") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"layers": 3}, "the number of layers is 3 in odd and 4 in tiny4"),
+        ({"kind": "qwen2"}, "the architecture is qwen2 in odd and llama in tiny4"),
+        ({"intermediate": 192}, "mlp.down_proj is 128 x 192 in odd and 128 x 256 in tiny4"),
+        ({"vocab": 384}, "lm_head is 384 x 128 in odd and 320 x 128 in tiny4"),
+    ],
+)
+def test_another_model_is_refused(
+    both: Registry, make_adapter: MakeAdapter, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    both.add_base(tinymodels.make_base(tmp_path / "odd", **settings), name="odd")
+    folder = named(make_adapter(), "org/odd")
+    for ask in (both.register, both.check):
+        with pytest.raises(BadInputError) as caught:
+            ask(folder, base="tiny4", trained_on="odd", task="course_rec")
+        assert words in caught.value.message
+    assert both.list() == []
+
+
+def test_a_base_that_is_not_here_is_none(both: Registry, make_adapter: MakeAdapter) -> None:
+    with pytest.raises(FuseryError) as caught:
+        both.register(make_adapter(), base="tiny4", trained_on="tiny5", **SAID)
+    assert "there is no base model 'tiny5'" in caught.value.message
+
+
+def test_the_same_again_is_the_same_and_another_is_refused(
+    registered: Registry, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    again = named(make_adapter("again"), "org/tiny")
+    for said in ({"trained_on": "tiny"}, {"trained_on": digest_of(registered, "tiny")[:12]}):
+        assert not registered.register(again, base="tiny4", **said, **SAID).created
+    registered.add_base(tinymodels.make_base(tmp_path / "six", seed=3), name="third")
+    with pytest.raises(AlreadyExistsError) as caught:
+        registered.register(
+            again,
+            base="tiny4",
+            trained_on=TrainedOn("third", digest_of(registered, "third"), frozenset({"tiny"})),
+            **SAID,
+        )
+    assert "trained_on tiny and not third" in caught.value.message
+
+
+def test_the_lineage_leads_to_both(registered: Registry) -> None:
+    graph = registered.lineage(NAME)
+    found = {
+        (edge.relation, graph.nodes[edge.target].name)
+        for edge in graph.edges
+        if graph.nodes[edge.target].kind == "base"
+    }
+    assert found == {("trained-on-base", "tiny"), ("registered-for-base", "tiny4")}
+    for base, relation in (("tiny", "trained-on-base"), ("tiny4", "registered-for-base")):
+        below = registered.lineage(base, up=False)
+        assert [(edge.relation, below.nodes[edge.source].name) for edge in below.edges] == [(relation, NAME)]
+        assert list(registered.impact(f"base:{base}").adapters) == [NAME]
+
+
+def test_documents_of_the_lineage_say_what_training_used(registered: Registry) -> None:
+    from fusery.registry.provenance import openlineage, prov
+
+    graph = registered.lineage(NAME, complete=True)
+    used = [each["prov:entity"] for each in prov(graph)["used"].values()]
+    tiny, twin = (f"fusery:base/{digest_of(registered, name)[:16]}" for name in ("tiny", "tiny4"))
+    assert [name for name in used if name.startswith("fusery:base/")] == [tiny]
+    assert [each["prov:influencer"] for each in prov(graph)["wasInfluencedBy"].values()] == [twin]
+    inputs = [each["name"] for event in openlineage(graph) for each in event["inputs"]]
+    assert inputs
+    assert all(digest_of(registered, "tiny4")[:8] not in name for name in inputs)
+
+
+def test_attestations_and_cards_say_it(registered: Registry, tmp_path: Path) -> None:
+    told = {"name": "tiny", "digest": digest_of(registered, "tiny")}
+    predicate = registered.attest(NAME).document["predicate"]["buildDefinition"]
+    assert predicate["internalParameters"]["trained_on"] == told
+    registered.materialize(NAME, tmp_path / "model", request=DENSE)
+    record = json.loads((tmp_path / "model" / "fusery.json").read_text(encoding="utf-8"))
+    assert record["provenance"]["adapter"]["trained_on"] == "tiny"
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"| adapter, trained on, digest | {told['digest']} |" in card
+    out = registered.export(NAME, tmp_path / "out").path
+    assert f"| trained on, digest | {told['digest']} |" in (out / "README.md").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- other registries
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantised: Path) -> Registry:
+    """Another registry, which has the 4-bit base under another name, and not the dense one."""
+    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    opened = Registry.open(tmp_path / "elsewhere")
+    opened.init()
+    opened.add_base(quantised, name="q4")
+    return opened
+
+
+def test_it_travels_without_the_base_that_it_names(
+    registered: Registry, other: Registry, tmp_path: Path
+) -> None:
+    registered.push(NAME, tmp_path / "elsewhere")
+    shown = other.show(NAME)
+    assert (shown["base"], shown["trained_on"]) == ("q4", "tiny")
+    assert shown["trained_on_digest"] == digest_of(registered, "tiny")
+    assert [base["name"] for base in other.bases()] == ["q4"]
+    assert other.audit().ok, other.audit().problems
+    other.close()
+
+
+def test_and_on_to_a_third(registered: Registry, other: Registry, tmp_path: Path, quantised: Path) -> None:
+    registered.push(NAME, tmp_path / "elsewhere")
+    with Registry.open(tmp_path / "third") as third:
+        third.init()
+        other.push(NAME, tmp_path / "third")
+        assert third.show(NAME)["trained_on_digest"] == digest_of(registered, "tiny")
+    other.close()
+
+
+def test_exported_and_imported(registered: Registry, other: Registry, tmp_path: Path) -> None:
+    out = registered.export(NAME, tmp_path / "out").path
+    came = other.import_folder(out)
+    assert came.view["trained_on_digest"] == digest_of(registered, "tiny")
+    assert other.audit().ok
+    again = other.export(NAME, tmp_path / "again").path
+    theirs, ours = (
+        json.loads((folder / "adapter_metadata.json").read_text())["fusery"]["trained_on"]
+        for folder in (again, out)
+    )
+    assert theirs == ours
+    other.close()
+
+
+def test_a_backup_has_it(registered: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered.backup(str(tmp_path / "kept"))
+    for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with Registry.open(tmp_path / "restored") as restored:
+        restored.restore(str(tmp_path / "kept"))
+        assert restored.show(NAME)["trained_on"] == "tiny"
+        assert restored.audit().ok
+
+
+# ---------------------------------------------------------------- the base that the files name
+
+
+@pytest.mark.parametrize("model", ["tiny4", "org/Tiny4", "/models/tiny4"])
+def test_the_files_name_the_base(both: Registry, make_adapter: MakeAdapter, model: str) -> None:
+    folder = named(make_adapter(), model)
+    assert both.check(folder, task="course_rec") == []
+    assert both.register(folder, **SAID).view["base"] == "tiny4"
+
+
+def test_metadata_names_it_where_the_configuration_does_not(
+    both: Registry, make_adapter: MakeAdapter
+) -> None:
+    folder = named(make_adapter(metadata={"base_model": "tiny"}), None)
+    assert both.register(folder, **SAID).view["base"] == "tiny"
+
+
+def test_a_whole_name_goes_before_a_likeness(
+    both: Registry, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    both.add_base(tinymodels.make_base(tmp_path / "mine", seed=4), name="mine/tiny")
+    assert both.register(named(make_adapter(), "mine/tiny"), **SAID).view["base"] == "mine/tiny"
+    with pytest.raises(AmbiguousReferenceError) as caught:
+        both.register(named(make_adapter("b", seed=2), "theirs/tiny"), **SAID)
+    assert "2 bases here are called so: tiny, mine/tiny" in caught.value.message
+    assert str(caught.value.hint) == "give --base tiny or another of them"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("org/stranger", "'org/stranger', which is not in this registry"), (None, "neither --base nor")],
+)
+def test_what_cannot_be_told_is_asked_for(
+    both: Registry, make_adapter: MakeAdapter, model: str | None, words: str
+) -> None:
+    for ask in (both.register, both.check):
+        with pytest.raises(BadInputError) as caught:
+            ask(named(make_adapter(), model), task="course_rec")
+        assert words in caught.value.message
+        assert str(caught.value.hint) == "give --base NAME; there are: tiny, tiny4"
+
+
+def test_what_it_was_trained_on_is_not_what_it_stands_on(both: Registry, make_adapter: MakeAdapter) -> None:
+    with pytest.raises(BadInputError) as caught:
+        both.register(named(make_adapter(), "tiny"), trained_on="tiny", **SAID)
+    assert caught.value.hint == "give --base NAME"

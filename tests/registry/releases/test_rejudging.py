@@ -1,0 +1,393 @@
+"""Moves of guarded aliases judged again: whoever leaves the rules out is named by the next audit, and nobody else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from fusery.registry import Registry, tables
+from fusery.registry.database import events, log
+from fusery.registry.database.sealing import touch
+from fusery.registry.dsse.keys import make_pair
+from fusery.registry.errors import AliasGuardedError
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.signing.sign import SigningKey
+from fusery.registry.workspace import Workspace
+
+FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
+PROD = "course_rec#prod"
+Change = Callable[[Session, tables.Adapter], None]
+
+
+def as_user(registry: Registry, name: str) -> Registry:
+    return Registry(Workspace(registry.workspace.settings.model_copy(update={"user": name})))
+
+
+def force(registry: Registry, name: str, *, told: dict[str, Any] | None = None, silent: bool = False) -> None:
+    """Move prod as a client would from which the rules were taken out: well written, sealed and logged."""
+    with registry.workspace.database.write() as session:
+        adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.name == name)).one()
+        alias = session.scalar(select(tables.Alias).where(tables.Alias.name == "prod"))
+        if alias is None:
+            alias = tables.Alias(task_id=adapter.task_id, name="prod", adapter_id=None)
+            session.add(alias)
+            session.flush()
+        reason = str((told or {}).get("reason", "trust me"))
+        before, at = alias.adapter_id, registry.workspace.database.utcnow(session)
+        session.add(
+            tables.AliasMove(
+                alias_id=alias.id,
+                from_adapter_id=before,
+                to_adapter_id=adapter.id,
+                reason=reason,
+                at=at,
+                by="eve",
+            )
+        )
+        alias.adapter_id = adapter.id
+        session.flush()
+        if not silent:
+            events.record(
+                session,
+                action="alias.moved",
+                kind="alias",
+                subject=PROD,
+                detail={
+                    "from": before and {"name": session.get_one(tables.Adapter, before).name},
+                    "to": {"name": adapter.name},
+                    "reason": reason,
+                    **(told or {}),
+                },
+                actor="eve",
+                at=at,
+            )
+
+
+def change(registry: Registry, work: Change, version: int = 1) -> None:
+    """Do something to an adapter's records that no command does, sealed like any write."""
+    with registry.workspace.database.write() as session:
+        query = select(tables.Adapter).where(tables.Adapter.version == version)
+        work(session, session.scalars(query).one())
+
+
+def accused(registry: Registry) -> list[str]:
+    """Return what an audit says of moves, and see to it that it says nothing else, but of records written anew."""
+    report = registry.audit()
+    found = [one for one in report.problems if one.code in ("move_against_rules", "alias_unexplained")]
+    others = {one.code for one in report.problems} - {"move_against_rules", "alias_unexplained"}
+    assert others <= {"record_rewritten"}, report.problems
+    assert registry.audit_all().problems == report.problems
+    return [one.message for one in found]
+
+
+def rewritten(registry: Registry) -> list[str]:
+    """Return the records that an audit says were written anew, and see to it that it names something."""
+    return [one.subject for one in registry.audit().problems if one.code == "record_rewritten"]
+
+
+def test_a_move_without_a_promotion_is_named(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    force(stocked, FIRST)
+    [said] = accused(stocked)
+    assert said.startswith(f"the move to {FIRST} by eve at ")
+    assert said.endswith("could not have passed: approvals: 0 of 1 approved")
+
+
+def test_the_log_s_word_that_all_rules_passed_is_not_believed(
+    stocked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    monkeypatch.setattr("fusery.registry.releases.promote.verdict_of", lambda _: "passed")
+    if stocked.workspace.database.dialect == "postgresql":
+        with pytest.raises(AliasGuardedError, match="refuses to move course_rec#prod: 0 of 1 approved"):
+            stocked.promote("course_rec@1", "prod")
+        force(stocked, FIRST, told={"rules": [{"rule": "approvals", "state": "passed"}]})
+    else:
+        assert stocked.promote("course_rec@1", "prod").moved
+    assert len(accused(stocked)) == 1
+
+
+def test_what_was_recorded_afterwards_does_not_count_whatever_time_it_claims(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1, "fidelity": "PASS"})
+    force(stocked, FIRST)
+    early = timedelta(days=30)
+
+    def approve(session: Session, adapter: tables.Adapter) -> None:
+        at = stocked.workspace.database.utcnow(session) - early
+        session.add(tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by="mallory"))
+
+    change(stocked, approve)
+    stocked.fuse("course_rec@1")
+    with stocked.workspace.database.write() as session:
+        fused = session.scalars(select(tables.Fused)).one()
+        fused.created_at -= early
+    [said] = accused(stocked)
+    assert "approvals: 0 of 1 approved" in said
+    assert "fidelity: nothing was fused from it yet" in said
+    assert stocked.promote("course_rec@1", "prod", dry_run=True).exit_code == 0, "now it would pass"
+    assert rewritten(stocked) == ["fused 1"]
+
+
+def test_a_withdrawal_that_was_lifted_later_held_then(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"admission": "no_errors"})
+    stocked.yank("course_rec@1", reason="leaks names")
+    force(stocked, FIRST)
+    stocked.unyank("course_rec@1")
+    with stocked.workspace.database.write() as session:
+        yank = session.scalars(select(tables.Yank)).one()
+        yank.lifted_at = yank.at
+    [said] = accused(stocked)
+    assert "leaks names" in said
+
+
+def test_an_approval_that_was_withdrawn_later_counted_then(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    ann = as_user(stocked, "ann")
+    ann.approve("course_rec@1", "prod")
+    assert stocked.promote("course_rec@1", "prod").moved
+    ann.withdraw_approval("course_rec@1", "prod")
+    ann.close()
+    stocked.yank("course_rec@1", reason="later")
+    assert accused(stocked) == []
+
+
+def test_rules_are_those_of_the_moment(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    stocked.set_rules("prod", {"val_loss_within": 0.0})
+    assert stocked.promote("course_rec@2", "prod").moved
+    stocked.set_rules("prod", {"approvals": 5})
+    assert accused(stocked) == [], "tighter rules judge nothing that was before them"
+    force(stocked, FIRST)
+    stocked.remove_rules("prod")
+    [said] = accused(stocked)
+    assert "approvals: 0 of 5 approved" in said, "nor do looser ones"
+
+
+def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    stocked.set_rules(PROD, {}, guarded=False)
+    stocked.set_alias("course_rec@1", "prod")
+    assert accused(stocked) == []
+    stocked.remove_rules(PROD)
+    force(stocked, SECOND)
+    assert len(accused(stocked)) == 1
+
+
+def test_emergencies_go_back_or_away_and_say_why(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    stocked.set_alias("course_rec@2", "prod")
+    stocked.set_rules("prod", {"approvals": 1})
+    stocked.roll_back(PROD, emergency=True, reason="it swears")
+    stocked.remove_alias(PROD, emergency=True, reason="that one, too")
+    assert accused(stocked) == []
+    force(stocked, FIRST, told={"emergency": True})
+    assert accused(stocked) == []
+    force(stocked, SECOND, told={"emergency": True, "reason": " "})
+    assert ["an emergency has a reason" in said for said in accused(stocked)] == [True]
+
+
+def test_an_emergency_is_no_way_to_something_new(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    stocked.set_rules("prod", {"approvals": 1})
+    force(stocked, SECOND, told={"emergency": True})
+    [said] = accused(stocked)
+    assert "only goes back" in said
+
+
+def test_a_move_that_the_log_does_not_tell_of(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"admission": "no_errors"})
+    force(stocked, FIRST, silent=True)
+    [said] = accused(stocked)
+    assert "the log has no entry that tells of it" in said
+
+
+def test_a_holder_without_a_move(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    with stocked.workspace.database.write() as session:
+        alias = session.scalars(select(tables.Alias)).one()
+        alias.adapter_id = session.scalars(select(tables.Adapter.id).where(tables.Adapter.version == 2)).one()
+    assert accused(stocked) == ["it holds another adapter than its last move says"]
+    force(stocked, FIRST)
+    [said] = accused(stocked)
+    assert "does not follow from the one before" in said
+
+
+def test_a_move_that_claims_to_be_of_the_future(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    with stocked.workspace.database.write() as session:
+        session.scalars(select(tables.AliasMove)).one().at += timedelta(days=2)
+    assert any(said.endswith("is to come") for said in accused(stocked))
+    assert rewritten(stocked) == ["alias_move 1"]
+
+
+def test_keys_count_as_they_counted_then(stocked: Registry, tmp_path: Path) -> None:
+    ann = make_pair(tmp_path / "ann.pem", None)
+    stocked.set_rules("prod", {"signed": True})
+    stocked.trust_key("ann", ann.public, ["other#prod"])
+    stocked.sign("course_rec@1", SigningKey(ann.private))
+    force(stocked, FIRST)
+    stocked.trust_key("ann", ann.public, ["*#prod"])
+    assert ["no key that counts" in said for said in accused(stocked)] == [True]
+    stocked.sign("course_rec@2", SigningKey(ann.private))
+    assert stocked.promote("course_rec@2", "prod").moved
+    stocked.revoke_key("ann", reason="lost")
+    assert len(accused(stocked)) == 1, "the second move passed when it was made"
+
+
+def test_what_cannot_be_judged_here_is_a_note(registry: Registry, tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "licensed", layers=1)
+    (base / "LICENSE").write_text("MIT License\n\nCopyright", encoding="utf-8")
+    registry.add_base(base, name="licensed", reference=True)
+    folder = tinymodels.make_adapter(tmp_path / "a", base, num_layers=1)
+    registry.register(folder, base="licensed", task="course_rec")
+    registry.set_rules("prod", {"licences": ["mit"]})
+    assert registry.promote("course_rec@1", "prod").moved
+    assert accused(registry) == []
+    base.rename(tmp_path / "elsewhere")
+    report = registry.audit()
+    assert [one.code for one in report.problems if one.code.startswith("move")] == []
+    assert [note for note in report.notes if "cannot be judged here: licences" in note]
+
+
+def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
+    stocked: Registry, tmp_path: Path
+) -> None:
+    """What a restore takes back is taken back then: promotions before it rested on it, and those after it cannot."""
+    ann, bert = make_pair(tmp_path / "ann.pem", None), as_user(stocked, "bert")
+    stocked.trust_key("ann", ann.public, ["*#*"])
+    stocked.sign("course_rec@1", SigningKey(ann.private))
+    stocked.fuse("course_rec@1")
+    stocked.amend("course_rec@1", val_loss=0.061, reason="typo")
+    bert.approve("course_rec@1", "prod")
+    bert.close()
+    rules = {"fidelity": "PASS", "signed": True, "approvals": 1}
+    stocked.set_rules("prod", rules)
+    assert stocked.promote("course_rec@1", "prod").moved
+    stocked.backup(tmp_path / "saved")
+    settings = stocked.workspace.settings.model_copy(update={"home": tmp_path / "other", "database_url": ""})
+    with Registry(Workspace(settings)) as restored:
+        restored.restore(tmp_path / "saved")
+        assert restored.events(action="registry.adopted")
+        assert accused(restored) == rewritten(restored) == []
+        force(restored, SECOND)
+        restored.sign("course_rec@2", SigningKey(ann.private))
+        [said] = accused(restored)
+        for each in ("signed: no key that counts", "approvals: 0 of 1", "fidelity:"):
+            assert each in said
+
+
+TOUCHED: dict[str, Callable[[Session], None]] = {
+    "a junk seal": lambda session: None,
+    "a yank that is gone": lambda session: session.delete(session.scalars(select(tables.Yank)).one()),
+    "a task of another name": lambda session: setattr(
+        session.scalars(select(tables.Task)).one(), "name", "other"
+    ),
+    "a move to another": lambda session: setattr(session.get_one(tables.AliasMove, 1), "to_adapter_id", 2),
+    "an approval of another": lambda session: setattr(session.get_one(tables.Approval, 1), "adapter_id", 2),
+    "a key for more": lambda session: setattr(session.get_one(tables.TrustedKey, 1), "aliases", ["*#*"]),
+    "rules that are open": lambda session: setattr(session.get_one(tables.AliasRule, 1), "guarded", False),
+    "seals of what is to come": lambda session: touch(session, "approval", range(5, 9)),
+}
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_what_is_written_through_the_program_and_never_by_it(
+    what: str, stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Well sealed, and named all the same: records do not change but in the ways that there are commands for."""
+    ann = as_user(stocked, "ann")
+    ann.approve("course_rec@1", "prod")
+    ann.close()
+    stocked.yank("course_rec@2", reason="bad")
+    stocked.trust_key("ann", make_pair(tmp_path / "ann.pem", None).public, ["other#*"])
+    stocked.set_alias("course_rec@1", "canary")
+    stocked.set_rules("prod", {"approvals": 1})
+    assert stocked.audit().ok
+    if what == "a junk seal":
+        text = log.seals_text
+        monkeypatch.setattr(log, "seals_text", lambda seals: '[[[],0,"",null],' + text(seals)[1:])
+    with stocked.workspace.database.write() as session:
+        TOUCHED[what](session)
+        events.record(
+            session, action="adapter.approved", kind="adapter", subject=FIRST, detail={}, actor="eve"
+        )
+        touch(session, "task", [1])
+    assert {one.code for one in stocked.audit().problems} & {"record_rewritten", "event_chain"}
+
+
+@pytest.mark.parametrize("action", ["rules.set", "key.trusted"])
+def test_an_entry_that_tells_of_nothing_that_was_written(action: str, stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    with stocked.workspace.database.write() as session:
+        kind = "alias" if action == "rules.set" else "key"
+        detail = {"guarded": False, "rules": {}, "key_id": "x", "aliases": ["*#*"]}
+        events.record(session, action=action, kind=kind, subject=PROD, detail=detail, actor="eve")
+    assert rewritten(stocked) == ([f"rules of {PROD}"] * 2 if action == "rules.set" else [f"key {PROD}"])
+
+
+def test_a_confirmation_is_judged_too(stocked: Registry) -> None:
+    stocked.set_alias("course_rec@1", "prod")
+    stocked.set_rules("prod", {"val_loss_within": 0.0})
+    assert stocked.promote("course_rec@2", "prod").moved
+    stocked.amend("course_rec@2", val_loss=9.9, reason="it was in per cent")
+    assert [one.code for one in stocked.audit().problems] == ["amended_after_promotion"]
+    with stocked.workspace.database.write() as session:
+        detail = {"from": {"name": FIRST}, "to": {"name": SECOND}, "reason": "", "rules": []}
+        events.record(
+            session, action="alias.confirmed", kind="alias", subject=PROD, detail=detail, actor="eve"
+        )
+    [said] = accused(stocked)
+    assert "the confirmation in entry" in said
+    assert "val_loss_within: 9.9 against 0.61" in said
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exactly_what_could_not_have_passed_is_named(seed: int, stocked: Registry, tmp_path: Path) -> None:
+    """Whatever happens before and after, a forced move is named just where a promotion would have been refused."""
+    chance = random.Random(seed)
+    people = [as_user(stocked, name) for name in ("ann", "bob")]
+    stocked.fuse("course_rec@1", FuseRequest(precision="keep"))
+    asked: list[dict[str, Any]] = [
+        {"approvals": 1},
+        {"val_loss_within": 0.05, "admission": "no_errors"},
+        {"fidelity": "PASS"},
+        {},
+    ]
+    deeds: list[Callable[[str], object]] = [
+        lambda ref: stocked.set_rules("prod", chance.choice(asked)),
+        lambda ref: chance.choice(people).approve(ref, "prod"),
+        lambda ref: chance.choice(people).withdraw_approval(ref, "prod"),
+        lambda ref: stocked.yank(ref, reason="bad"),
+        lambda ref: stocked.unyank(ref),
+        lambda ref: stocked.roll_back(PROD, emergency=True, reason="back"),
+    ]
+    stocked.set_rules("prod", asked[0])
+    expected = 0
+    for _ in range(25):
+        version = chance.choice([1, 2])
+        if chance.random() < 0.2:
+            held = stocked.aliases()
+            if held and held[0]["adapter"] == (FIRST, SECOND)[version - 1]:
+                continue
+            refused = stocked.promote(f"course_rec@{version}", "prod", dry_run=True).exit_code != 0
+            force(stocked, (FIRST, SECOND)[version - 1])
+            expected += refused
+            continue
+        if chance.random() < 0.2:
+            stocked.promote(f"course_rec@{version}", "prod")  # and the database agrees with what it decides
+            continue
+        try:
+            chance.choice(deeds)(f"course_rec@{version}")
+        except Exception as error:  # noqa: BLE001 - a deed that is refused changes nothing
+            assert getattr(error, "exit_code", None) == 2, error
+    assert len(accused(stocked)) == expected
+    for each in people:
+        each.close()

@@ -1,0 +1,193 @@
+"""The rules of aliases as data: what is taken, what is refused, and which count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, UnknownReferenceError
+from fusery.registry.releases.rules import Rules, make_rules, read_rules
+from fusery.storage.errors import FuseryError
+
+ALL = {
+    "admission": "clean",
+    "fidelity": "PASS",
+    "val_loss_within": 0.01,
+    "signed": True,
+    "licences": ["apache-2.0", "mit"],
+    "approvals": 2,
+}
+
+some_rules = st.fixed_dictionaries(
+    {},
+    optional={
+        "admission": st.sampled_from(["clean", "no_errors"]),
+        "fidelity": st.sampled_from(["PASS", "DEGRADED"]),
+        "val_loss_within": st.floats(0, 1e9),
+        "signed": st.just(True),
+        "licences": st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9.+-]{0,20}\Z"), min_size=1, max_size=5),
+        "approvals": st.integers(1, 100),
+    },
+)
+
+
+@given(some_rules)
+def test_rules_are_what_they_were_after_being_recorded(values: dict[str, Any]) -> None:
+    kept = make_rules(values).to_dict()
+    assert kept == values
+    assert make_rules(json.loads(json.dumps(kept))).to_dict() == values
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"admision": "clean"}, "no rule 'admision'"),
+        ({"admission": "spotless"}, "admission"),
+        ({"fidelity": "LOST"}, "fidelity"),
+        ({"val_loss_within": -0.1}, "val_loss_within"),
+        ({"val_loss_within": float("nan")}, "val_loss_within"),
+        ({"val_loss_within": float("inf")}, "val_loss_within"),
+        ({"val_loss_within": "0.1"}, "val_loss_within"),
+        ({"val_loss_within": True}, "val_loss_within"),
+        ({"signed": "yes"}, "signed"),
+        ({"licences": []}, "licences"),
+        ({"licences": "mit"}, "licences"),
+        ({"licences": ["m i t"]}, "licences"),
+        ({"approvals": 0}, "approvals"),
+        ({"approvals": 1.5}, "approvals"),
+        ({"approvals": True}, "approvals"),
+    ],
+)
+def test_what_is_no_rule(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInputError, match=said) as caught:
+        make_rules(values)
+    assert "\n" not in caught.value.message
+
+
+def test_a_file_in_either_form(tmp_path: Path) -> None:
+    toml, document = tmp_path / "rules.toml", tmp_path / "rules.json"
+    toml.write_text(
+        'guarded = false\nadmission = "clean"\nfidelity = "PASS"\nval_loss_within = 0.01\nsigned = true\n'
+        'licences = ["apache-2.0", "mit"]\napprovals = 2\n',
+        encoding="utf-8",
+    )
+    document.write_text(json.dumps(ALL), encoding="utf-8")
+    assert read_rules(toml) == (ALL, False)
+    assert read_rules(document) == (ALL, None)
+    assert make_rules(ALL) == Rules(**{**ALL, "licences": ("apache-2.0", "mit")})
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("r.toml", b"approvals ="),
+        ("r.toml", b"approvals = " + b"9" * 5000),
+        ("r.toml", b"approvals = 1979-05-27"),
+        ("r.toml", b"val_loss_within = 1e999"),
+        ("r.toml", b"licences = " + b"[" * 30_000),
+        ("r.toml", b"\xff"),
+        ("r.toml", b"# " + b"x" * (64 << 10)),
+        ("r.toml", b'guarded = "no"'),
+        ("r.toml", b"[rules]\napprovals = 1"),
+        ("r.json", b"[]"),
+        ("r.json", b'{"approvals": 1, "approvals": 2}'),
+        ("r.json", b'{"approvals": NaN}'),
+        ("r.json", b"{" * 60_000),
+        ("r.json", b""),
+    ],
+)
+def test_files_that_nobody_vouches_for(name: str, data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(FuseryError) as caught:
+        read_rules(path)
+    assert len(caught.value.message) < 300
+    assert caught.value.exit_code == 2
+
+
+def test_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.toml"):
+        with pytest.raises(FuseryError):
+            read_rules(path)
+
+
+def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1})
+    stocked.set_rules("other#prod", {"approvals": 3})
+    assert stocked.rules("course_rec#prod")["alias"] == "*#prod"
+    own = stocked.set_rules("course_rec#prod", {"approvals": 2}, guarded=False)
+    assert (own["task"], own["guarded"], own["rules"]) == ("course_rec", False, {"approvals": 2})
+    assert stocked.rules("course_rec#prod")["rules"] == {"approvals": 2}
+    assert stocked.rules("*#prod") == stocked.rules("prod")
+    assert [row["alias"] for row in stocked.all_rules()] == ["*#prod", "course_rec#prod", "other#prod"]
+    stocked.remove_rules("course_rec#prod")
+    assert stocked.rules("course_rec#prod")["rules"] == {"approvals": 1}
+    for target in ("canary", "course_rec#canary"):
+        with pytest.raises(UnknownReferenceError):
+            stocked.rules(target)
+        with pytest.raises(UnknownReferenceError):
+            stocked.remove_rules(target)
+    for target in ("latest", "course_rec#", "a b#prod", "course_rec@1"):
+        with pytest.raises(BadInputError):
+            stocked.set_rules(target, {"approvals": 1})
+    assert stocked.audit().ok
+
+
+def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1}, reason="after the incident")
+    assert not stocked.set_rules("prod", {"approvals": 1})["changed"]
+    assert stocked.set_rules("prod", {"approvals": 2}, guarded=False)["changed"]
+    kept = stocked.set_rules("prod", {"admission": "clean"}, guarded=False)
+    assert (kept["guarded"], kept["rules"]) == (False, {"admission": "clean"})
+    stocked.remove_rules("prod", reason="for a test")
+    told = [event for event in stocked.events() if event["action"].startswith("rules.")]
+    assert [(event["action"], event["subject"], event["actor"]) for event in told] == [
+        ("rules.set", "*#prod", "tester"),
+        ("rules.set", "*#prod", "tester"),
+        ("rules.set", "*#prod", "tester"),
+        ("rules.removed", "*#prod", "tester"),
+    ]
+    assert told[0]["detail"] == {
+        "before": None,
+        "guarded": True,
+        "rules": {"approvals": 1},
+        "reason": "after the incident",
+    }
+    assert told[1]["detail"]["before"] == {"guarded": True, "rules": {"approvals": 1}}
+    assert told[3]["detail"]["before"] == {"guarded": False, "rules": {"admission": "clean"}}
+    assert stocked.audit().ok
+
+
+def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
+    stocked.set_rules("prod", {"approvals": 1}, guarded=False)
+    again = stocked.set_rules("prod", {"approvals": 1})
+    assert (again["changed"], again["guarded"]) == (True, True)
+    opened = stocked.set_rules("prod", None, guarded=False)
+    assert (opened["guarded"], opened["rules"]) == (False, {"approvals": 1})
+    assert stocked.set_rules("canary", None, guarded=True)["rules"] == {}
+    assert stocked.set_rules("prod", {})["rules"] == {}
+
+
+def test_a_dry_run_writes_nothing(stocked: Registry) -> None:
+    before = len(stocked.events())
+    assert stocked.set_rules("prod", {"approvals": 1}, dry_run=True)["changed"]
+    assert stocked.all_rules() == []
+    stocked.set_rules("prod", {"approvals": 1})
+    assert not stocked.remove_rules("prod", dry_run=True)["removed"]
+    assert len(stocked.all_rules()) == 1
+    assert len(stocked.events()) == before + 1
+
+
+def test_which_aliases_they_are_for(stocked: Registry) -> None:
+    assert stocked.set_rules("prod", {"approvals": 1})["applies_to"] == []
+    stocked.set_rules("prod", {"approvals": 1}, guarded=False)
+    stocked.set_alias("course_rec@1", "prod")
+    assert stocked.set_rules("prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
+    assert stocked.set_rules("course_rec#prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
+    assert stocked.set_rules("prod", {"approvals": 3})["applies_to"] == []

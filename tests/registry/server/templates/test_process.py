@@ -1,0 +1,263 @@
+"""Processes for templates: what they may take, what they see, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import chattemplates
+import psutil
+import pytest
+
+from fusery.registry.server.templates import process as module
+from fusery.registry.server.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
+from fusery.registry.server.templates.process import Limits, Processes
+
+PATIENT = Limits(seconds=60, clock=120)
+
+
+def asked(template: str, **values: object) -> dict[str, object]:
+    return {"template": template, "values": values}
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with Processes(limits=PATIENT) as made:
+        yield made
+    assert not children()
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
+
+
+def test_one_process_renders_many(processes: Processes) -> None:
+    assert not children()
+    assert processes.render(asked("{{ a }}", a="é")) == "é"
+    (first,) = children()
+    assert processes.render(asked("{{ a }}", a=[1, None])) == "[1, None]"
+    with pytest.raises(TemplateRaised, match="no"):
+        processes.render(asked("{{ raise_exception('no') }}"))
+    assert processes.render(asked("")) == ""
+    assert children() == [first]
+
+
+def test_one_that_took_too_much_is_replaced() -> None:
+    with Processes(limits=Limits(seconds=0.2)) as processes:
+        processes.start()
+        (first,) = children()
+        with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.2 s"):
+            processes.render(asked(chattemplates.ENDLESS))
+        assert not first.is_running()
+        assert processes.render(asked("a")) == "a"
+        (second,) = children()
+        assert second != first
+
+
+def test_the_clock_runs_where_the_processor_s_time_does_not() -> None:
+    with Processes(limits=Limits(seconds=60, clock=0.5)) as processes:
+        with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.5 s"):
+            processes.render(asked(chattemplates.ENDLESS))
+        assert processes.render(asked("a")) == "a"
+
+
+def test_the_length_is_limited_to_the_character(processes: Processes) -> None:
+    assert processes.render(asked("{{ 'é' * 100 }}"), 100) == "é" * 100
+    with pytest.raises(TemplateTooMuch, match="made more than 99 characters"):
+        processes.render(asked("{{ 'é' * 100 }}"), 99)
+    assert processes.render(asked("b"), 1) == "b"
+
+
+def test_half_a_character_passes(processes: Processes) -> None:
+    assert processes.render(asked("{{ a }}", a="x\ud800")) == "x\ud800"
+
+
+def test_no_credentials_and_no_files(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-5f0e6c1d")
+    monkeypatch.setenv("TZ", "Pacific/Chatham")
+    processes.start()
+    (child,) = children()
+    seen = child.environ()
+    assert seen["TZ"] == "Pacific/Chatham"
+    assert "AWS_SECRET_ACCESS_KEY" not in seen
+    assert "secret-5f0e6c1d" not in str(seen) + str(child.cmdline())
+    if sys.platform == "linux":
+        assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)  # type: ignore[attr-defined]
+        assert child.rlimit(psutil.RLIMIT_AS)[1] == PATIENT.memory  # type: ignore[attr-defined]
+        # Its socket, and nothing that this process has open.
+        assert {
+            os.readlink(f"/proc/{child.pid}/fd/{fd}").partition(":")[0]
+            for fd in range(8)
+            if fd != 3
+            if os.path.lexists(f"/proc/{child.pid}/fd/{fd}")
+        } <= {"socket", "/dev/null"}
+
+
+def test_one_that_was_killed_while_nobody_asked_is_replaced(processes: Processes) -> None:
+    processes.start()
+    (child,) = children()
+    child.kill()
+    child.wait()
+    assert processes.render(asked("a")) == "a"
+
+
+def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: Processes) -> None:
+    processes.start()
+    (child,) = children()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(processes.render, asked(chattemplates.ENDLESS))
+        while not child.cpu_times().user > 0.3:
+            assert not answer.done()
+        child.kill()
+        with pytest.raises(NoProcess, match="was killed"):
+            answer.result()
+    assert processes.render(asked("a")) == "a"
+    assert processes.able
+
+
+def test_closing_ends_what_runs_and_what_waits() -> None:
+    processes = Processes(limits=PATIENT, width=2)
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(processes.render, asked(chattemplates.ENDLESS)) for _ in range(5)]
+        while len(children()) < 2 or min(child.cpu_times().user for child in children()) < 0.3:
+            assert not any(answer.done() for answer in answers)
+        processes.close()
+        for answer in answers:
+            with pytest.raises(NoProcess, match="stopping"):
+                answer.result()
+    assert not children()
+    assert not processes.able
+    with pytest.raises(NoProcess, match="stopping"):
+        processes.render(asked("a"))
+
+
+def test_a_slow_one_does_not_hold_up_another() -> None:
+    with Processes(limits=PATIENT, width=2) as processes, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(processes.render, asked(chattemplates.ENDLESS))
+        while not children():
+            assert not slow.done()
+        assert [processes.render(asked("a")) for _ in range(20)] == ["a"] * 20
+        assert not slow.done()
+        processes.close()
+        assert isinstance(slow.exception(), NoProcess)
+
+
+def test_whoever_waits_too_long_is_told() -> None:
+    with Processes(limits=Limits(seconds=60, clock=0.5)) as processes, ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(processes.render, asked(chattemplates.ENDLESS)) for _ in range(3)]
+        raised = [answer.exception() for answer in answers]
+        assert any(isinstance(error, TemplateTooMuch) for error in raised)
+        assert any(isinstance(error, NoProcess) and "too many wait" in str(error) for error in raised)
+
+
+def test_after_an_interrupt_no_answer_is_another_s(processes: Processes) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            processes.render(asked(chattemplates.ENDLESS))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert processes.render(asked("a")) == "a"
+
+
+def test_many_threads_get_each_its_own_answer() -> None:
+    with Processes(limits=PATIENT, width=3) as processes, ThreadPoolExecutor(12) as pool:
+        texts = [str(number) * (number % 7 * 1000 + 1) for number in range(200)]
+        assert list(pool.map(lambda text: processes.render(asked("{{ a }}", a=text)), texts)) == texts
+        assert len(children()) <= 3
+
+
+def test_it_is_able_while_a_killed_one_is_replaced(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.start()
+    (child,) = children()
+    child.kill()
+    child.wait()
+    able = []
+
+    class Noted(module.Process):
+        def __init__(self, command: Sequence[str], limits: Limits) -> None:
+            able.append(processes.able)
+            super().__init__(command, limits)
+
+    monkeypatch.setattr(module, "Process", Noted)
+    assert processes.render(asked("a")) == "a"
+    assert able == [True]
+
+
+def test_a_start_that_fails_is_forgotten_after_one_that_does_not(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "_command", ["/nowhere/python"])
+        with pytest.raises(NoProcess):
+            processes.start()
+        assert not processes.able
+    processes.start()
+    assert processes.able
+
+
+@pytest.mark.parametrize(
+    "command", [["/nowhere/python"], [sys.executable, "-c", "pass"]], ids=["no program", "ends"]
+)
+def test_no_process_is_said_and_known(command: list[str]) -> None:
+    with Processes(command) as processes:
+        assert processes.able
+        with pytest.raises(NoProcess, match="cannot be rendered"):
+            processes.start()
+        assert not processes.able
+
+
+def test_a_process_that_says_nonsense_is_believed_nothing() -> None:
+    says = (
+        "import os; os.write(0, (1).to_bytes(8, 'big') + b'S');"
+        "os.read(0, 99); os.write(0, (1 << 60).to_bytes(8, 'big') + b'T'); os.read(0, 99)"
+    )
+    command = [sys.executable, "-c", says]
+    with Processes(command, limits=Limits(clock=20)) as processes, pytest.raises(NoProcess):
+        processes.render(asked("a"))
+
+
+def test_it_ends_with_whoever_started_it() -> None:
+    """Killed with no time to close anything: the idle one ends at once, the busy one with its time."""
+    starter = (
+        "import sys, threading, psutil\n"
+        "from fusery.registry.server.templates.process import Processes, Limits\n"
+        "processes = Processes(limits=Limits(seconds=3), width=2)\n"
+        f"slow = {asked(chattemplates.ENDLESS)!r}\n"
+        "threading.Thread(target=processes.render, args=(slow,), daemon=True).start()\n"
+        "while len(psutil.Process().children()) < 1: pass\n"
+        "processes.render({'template': '', 'values': {}})\n"
+        "print(*(child.pid for child in psutil.Process().children()), flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        left = [psutil.Process(int(pid)) for pid in started.stdout.readline().split()]
+        started.kill()
+    assert len(left) == 2
+    assert not psutil.wait_procs(left, timeout=60)[1]
+
+
+def test_threads_that_render_do_not_outlive_a_close() -> None:
+    processes = Processes(limits=PATIENT)
+    thread = threading.Thread(
+        target=lambda: pytest.raises(NoProcess, processes.render, asked(chattemplates.ENDLESS))
+    )
+    thread.start()
+    while not children():
+        assert thread.is_alive()
+    processes.close()
+    thread.join(60)
+    assert not thread.is_alive()

@@ -1,0 +1,161 @@
+"""What a request may say, and what hostile ones get."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusery.registry.server.bodies import ChatBody, TextBody, read_body
+from fusery.registry.server.errors import Refusal
+from fusery.registry.server.sampling import Sampling
+
+TEXT = {"model": "a", "prompt": "hello"}
+CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
+
+BAD: dict[str, tuple[dict[str, Any], str | None]] = {
+    "no model": ({"model": None}, "model"),
+    "empty model": ({"model": ""}, "model"),
+    "a number as model": ({"model": 5}, "model"),
+    "a long model": ({"model": "a" * 301}, "model"),
+    "no prompt": ({"prompt": None}, "prompt"),
+    "empty prompt": ({"prompt": ""}, "prompt"),
+    "no prompts": ({"prompt": []}, "prompt"),
+    "an empty prompt among others": ({"prompt": ["a", ""]}, "prompt"),
+    "a mixture": ({"prompt": ["a", 5]}, "prompt"),
+    "true as a token": ({"prompt": [True]}, "prompt"),
+    "17 prompts": ({"prompt": ["a"] * 17}, "prompt"),
+    "16 prompts twice": ({"prompt": ["a"] * 16, "n": 2}, "n"),
+    "a nested stop": ({"stop": [["a"]]}, "stop"),
+    "an empty stop": ({"stop": [""]}, "stop"),
+    "17 stops": ({"stop": ["a"] * 17}, "stop"),
+    "text as a number": ({"temperature": "1"}, "temperature"),
+    "true as a number": ({"max_tokens": True}, "max_tokens"),
+    "no tokens": ({"max_tokens": 0}, "max_tokens"),
+    "a huge number": ({"temperature": 1e300}, "temperature"),
+    "a huge integer": ({"seed": 10**30}, "seed"),
+    "top_p": ({"top_p": 1.5}, "top_p"),
+    "top_k": ({"top_k": -1}, "top_k"),
+    "penalty": ({"presence_penalty": 3}, "presence_penalty"),
+    "repetition": ({"repetition_penalty": 0}, "repetition_penalty"),
+    "n": ({"n": 9}, "n"),
+    "a long user": ({"user": "a" * 1001}, "user"),
+    "bias": ({"logit_bias": {"5": 1000}}, "logit_bias.5"),
+    "stream": ({"stream": "yes"}, "stream"),
+    "stream options": ({"stream_options": []}, "stream_options"),
+    "tools": ({"tools": [{"type": "function"}]}, "tools"),
+    "JSON answers": ({"response_format": {"type": "json_object"}}, "response_format"),
+    "log-probabilities": ({"logprobs": 3}, "logprobs"),
+    "a folder of its own": ({"adapters": "/etc"}, "adapters"),
+    "an echo": ({"echo": True}, "echo"),
+}
+NO_JSON = {
+    "nothing": b"",
+    "half": b'{"model": ',
+    "a list": b"[]",
+    "text": b'"a"',
+    "not a number": b'{"model": "a", "prompt": "a", "temperature": NaN}',
+    "infinite": b'{"model": "a", "prompt": "a", "temperature": -Infinity}',
+    "deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "not UTF-8": b'{"model": "\xff"}',
+    "a number of 5000 digits": b'{"seed": ' + b"9" * 5000 + b"}",
+}
+
+
+def refusal(data: bytes, kind: type[Any] = TextBody) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        read_body(data, kind)
+    assert caught.value.status == 400
+    return caught.value
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_field_that_is_not_as_it_must_be(what: str) -> None:
+    fields, param = BAD[what]
+    found = refusal(json.dumps(TEXT | fields).encode())
+    assert found.document["error"]["param"] == param
+    assert len(str(found)) < 600
+
+
+@pytest.mark.parametrize("what", NO_JSON)
+def test_what_is_no_json(what: str) -> None:
+    refusal(NO_JSON[what])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        "hi",
+        [5],
+        [{}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+    ],
+)
+def test_messages_that_are_none(messages: Any) -> None:
+    refusal(json.dumps(CHAT | {"messages": messages}).encode(), ChatBody)
+
+
+def test_a_template_gets_its_own_options_and_no_other_template() -> None:
+    options = {"enable_thinking": False, "reasoning_effort": "low"}
+    body = read_body(json.dumps(CHAT | {"chat_template_kwargs": options}).encode(), ChatBody)
+    assert body.chat_template_kwargs == options
+    for bad in ({"chat_template": "{{ 1 }}"}, {"tokenize": False}, {"enable_thinking": []}, []):
+        refusal(json.dumps(CHAT | {"chat_template_kwargs": bad}).encode(), ChatBody)
+
+
+def test_null_and_unknown_fields_count_as_left_out() -> None:
+    extra = {
+        "stop": None,
+        "n": None,
+        "temperature": None,
+        "metadata": {"a": 1},
+        "logprobs": None,
+        "tools": [],
+    }
+    assert read_body(json.dumps(TEXT | extra).encode(), TextBody) == read_body(
+        json.dumps(TEXT).encode(), TextBody
+    )
+
+
+def test_parts_of_text_are_joined() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body = read_body(json.dumps(CHAT | {"messages": [{"role": "user", "content": parts}]}).encode(), ChatBody)
+    assert body.messages[0].content == "ab"
+
+
+def test_prompts_in_all_forms() -> None:
+    for given_, expected in {"a": ["a"], "ab": ["ab"]}.items():
+        assert read_body(json.dumps(TEXT | {"prompt": given_}).encode(), TextBody).prompt == expected
+    for several in ([1, 2], [[1, 2]], [[1], "a"]):
+        body = read_body(json.dumps(TEXT | {"prompt": several}).encode(), TextBody)
+        assert body.prompt == ([several] if several == [1, 2] else several)
+
+
+def test_options_within_what_the_model_has() -> None:
+    body = read_body(json.dumps(TEXT | {"top_k": 320, "top_p": 0, "seed": -1}).encode(), TextBody)
+    assert body.sampling(320) == Sampling(temperature=0, top_p=0, top_k=0, seed=2**64 - 1)
+    for key in ("320", "-1", "x", "٣", "9" * 20):
+        with pytest.raises(Refusal):
+            read_body(json.dumps(TEXT | {"logit_bias": {key: 1}}).encode(), TextBody).sampling(320)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.dictionaries(st.sampled_from([*TextBody.model_fields, *TextBody.unsupported]), JSON, max_size=4)
+
+
+@given(FIELDS)
+def test_whatever_a_field_is_a_body_is_read_or_refused(fields: dict[str, Any]) -> None:
+    try:
+        body = read_body(json.dumps(TEXT | fields).encode(), TextBody)
+        body.sampling(320)
+    except Refusal as found:
+        assert found.status == 400

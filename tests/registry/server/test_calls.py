@@ -1,0 +1,224 @@
+"""Requests that end before their answer: clients that go, keys that are taken back, a server that stops."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import caesar
+import openai
+import pytest
+from serving_server import Served, served
+from waiting import wait_until
+
+from fusery.registry.server import prompts
+from fusery.registry.server.errors import Refusal
+from fusery.registry.server.keys import Keys
+
+LONG: dict[str, Any] = {"model": "caesar_v1", "prompt": "a", "max_tokens": 1900}
+"""Takes seconds, and is never finished in these tests."""
+
+
+def keys_of(*tenants: str, **models: list[str]) -> str:
+    return "\n".join(
+        f'[{name}]\nkey_sha256 = ["{hashlib.sha256(f"sk-{name}".encode()).hexdigest()}"]\n'
+        + (f"models = {json.dumps(models[name])}\n" if name in models else "")
+        for name in tenants
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "keys.toml"
+    found.write_text(keys_of("acme", "other", "ops").replace("[ops]", "[ops]\nmetrics = true"))
+    return found
+
+
+@pytest.fixture
+def server(echo_base: Path, tmp_path: Path, path: Path) -> Iterator[Served]:
+    folder = caesar.make_bundle(tmp_path / "served", (1, 3), base=echo_base, routes={"caesar": "caesar_v1"})
+    with served(folder, Keys.of_file(path)) as running:
+        yield running
+
+
+def post(server: Served, key: str = "sk-acme", **body: Any) -> http.client.HTTPConnection:
+    """Send a request and wait for nothing."""
+    connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    connection.request("POST", "/v1/completions", json.dumps(LONG | body), headers)
+    return connection
+
+
+def events(data: bytes) -> list[Any]:
+    texts = [line.removeprefix("data: ") for line in data.decode().split("\n\n") if line]
+    return [text if text == "[DONE]" else json.loads(text) for text in texts]
+
+
+TAKEN: dict[str, tuple[str, int]] = {
+    "the key is taken back": (keys_of("other"), 401),
+    "the model is taken back": (keys_of("acme", "other", acme=["caesar_v2"]), 403),
+    "the file is emptied": ("", 503),
+    "the file is garbage": ("[acme", 503),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_is_being_answered_ends_with_the_key(server: Served, path: Path, what: str) -> None:
+    text, status = TAKEN[what]
+    streamed, whole = post(server, stream=True), post(server)
+    stream = streamed.getresponse()
+    first = stream.readline() + stream.readline()
+    kept = server.client("sk-other").completions.create(**LONG | {"stream": True})
+    next(iter(kept))
+    path.write_text(text)
+    assert whole.getresponse().status == status
+    last = events(first + stream.read())[-1]
+    assert last["error"]["message"]
+    goes_on = status != 503
+    wait_until(lambda: server.service.admission.total == int(goes_on), "somebody is still being answered")
+    if goes_on:
+        assert next(iter(kept)).choices[0].text
+    kept.close()
+    wait_until(lambda: not server.service.engine._lanes, "answers are still being written")
+    for connection in (streamed, whole):
+        connection.close()
+
+
+@pytest.mark.parametrize("text", ["", keys_of("other")])
+def test_a_file_that_is_written_slowly_ends_nothing(server: Served, path: Path, text: str) -> None:
+    before = path.read_text()
+    path.write_text(text)
+    server.service.keys.look()
+    with pytest.raises((openai.AuthenticationError, openai.InternalServerError)):
+        server.client("sk-acme").models.list()
+    path.write_text(before)
+    server.service.keys.look()
+    stream = server.client("sk-acme").completions.create(**LONG | {"stream": True})
+    rest = iter(stream)
+    next(rest)
+    (call,) = server.service.calls._calls
+    path.write_text(text)
+    server.service.keys.look()
+    call.check(server.service.keys)
+    path.write_text(before)
+    server.service.keys.look()
+    call.check(server.service.keys)
+    assert call._objected is None
+    assert next(rest).choices[0].text
+    stream.close()
+
+
+def test_while_nobody_is_let_in(server: Served, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def ask(where: str, key: str = "sk-ops") -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
+        connection.request("GET", where, headers={"Authorization": f"Bearer {key}"})
+        reply = connection.getresponse()
+        found = reply.status, reply.read()
+        connection.close()
+        return found
+
+    assert b"fusery_keys_usable 1.0" in ask("/metrics")[1]
+    before = path.read_text()
+    path.write_text("")
+    server.service.keys.look()
+    for where in ("/metrics", "/v1/models", "/v1/models/caesar"):
+        status, text = ask(where)
+        assert status == 503
+        assert json.loads(text)["error"]["code"] == "keys_unavailable"
+        assert str(path) not in text.decode()
+    assert ask("/health") == (200, b'{"status":"ok","keys":"unusable"}')
+    assert b"fusery_keys_usable 0.0" in server.service.metrics.text()
+    path.write_text(before)
+    server.service.keys.look()
+    assert ask("/health") == (200, b'{"status":"ok"}')
+    text = ask("/metrics")[1]
+    assert b'fusery_key_changes_total{outcome="refused"} 1.0' in text
+    assert b'fusery_key_changes_total{outcome="done"} 1.0' in text
+    assert b'fusery_refused_total{status="503"} 3.0' in text
+    assert [record.levelno for record in caplog.records if str(path) in record.message] == [
+        logging.ERROR,
+        logging.WARNING,
+    ]
+
+
+def test_models_that_tenants_have_lost_are_told_once(
+    server: Served, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(keys_of("acme", "other", acme=["caesar", "caesar_v0"]))
+    server.service.keys.look()
+    wait_until(lambda: "acme may use caesar_v0" in caplog.text, "the log does not tell")
+    for _ in range(3):
+        server.service.check()
+    assert caplog.text.count("caesar_v0") == 1
+    assert [model.id for model in server.client("sk-acme").models.list()] == ["caesar"]
+    with pytest.raises(openai.NotFoundError):
+        server.client("sk-acme").completions.create(model="caesar_v0", prompt="a")
+    assert server.client("sk-other").completions.create(model="caesar", prompt="a", max_tokens=1).choices
+
+
+def test_who_goes_in_the_middle_of_a_request(server: Served, caplog: pytest.LogCaptureFixture) -> None:
+    host, _, port = server.root.removeprefix("http://").partition(":")
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Authorization: Bearer sk-acme\r\nContent-Length: 1000\r\n\r\n"
+    )
+    for _ in range(3):
+        with socket.create_connection((host, int(port)), timeout=60) as client:
+            client.sendall(head.encode() + b'{"model": ')
+            wait_until(lambda: server.service.admission.total == 1, "the request has not come")
+        wait_until(lambda: server.service.admission.total == 0, "it is still waited for")
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING]
+
+
+def test_who_goes_before_its_request_is_ready(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, go_on, made = threading.Event(), threading.Event(), []
+    text = prompts.Prompts.text
+
+    def slow(self: prompts.Prompts, prompt: Any) -> list[int]:
+        made.append(prompt)
+        busy.set()
+        assert go_on.wait(60)
+        return text(self, prompt)
+
+    monkeypatch.setattr(prompts.Prompts, "text", slow)
+    first = post(server)
+    assert busy.wait(60)
+    waiting = [post(server, prompt="b") for _ in range(4)]
+    wait_until(lambda: server.service.admission.total == 5, "the requests have not come")
+    for connection in (first, *waiting):
+        connection.close()
+    wait_until(lambda: server.service.admission.total == 0, "they are still counted")
+    assert len(server.service.desk._turns) == 0
+    go_on.set()
+    reply = server.client("sk-other").completions.create(model="caesar", prompt="c", max_tokens=1)
+    assert reply.choices[0].text == "d"
+    assert made == ["a", "c"]
+    wait_until(lambda: server.service.engine._lanes == {}, "one of them is being answered")
+
+
+def test_a_server_that_stops_tells_whom_it_cannot_answer(server: Served) -> None:
+    with closing(post(server, stream=True)) as connection:
+        stream = connection.getresponse()
+        first = stream.readline() + stream.readline()
+        end = partial(server.service.calls.end, Refusal(503, "the server is being stopped"))
+        assert server.service._loop is not None
+        server.service._loop.call_soon_threadsafe(end)
+        assert events(first + stream.read())[-1]["error"]["message"] == "the server is being stopped"
+
+
+def test_an_answer_that_nobody_reads(server: Served, path: Path) -> None:
+    """What a client does not read stays in its connection; taking its key ends the answer all the same."""
+    connection = post(server, stream=True, n=8)
+    wait_until(lambda: server.service.engine._lanes != {}, "it has not begun")
+    path.write_text(keys_of("other"))
+    wait_until(lambda: server.service.admission.total == 0, "it is still being written")
+    connection.close()

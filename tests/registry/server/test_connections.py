@@ -1,0 +1,265 @@
+"""Connections that send nothing, too little or too slowly, and those that are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import resource
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import caesar
+import pytest
+from serving_server import Served, served
+from waiting import wait_until
+
+from fusery.registry.server import completing, connections
+from fusery.registry.server.errors import Refusal
+
+BODY = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 2})
+
+
+@pytest.fixture(scope="module")
+def server(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(caesar.make_bundle(tmp_path_factory.mktemp("served"), (1,), base=echo_base)) as running:
+        yield running
+
+
+def connect(server: Served) -> socket.socket:
+    host, _, port = server.root.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Tell whether the server has closed a connection, without waiting."""
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    try:
+        return client.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def wait_until_closed(*clients: socket.socket) -> None:
+    wait_until(lambda: all(is_closed(client) for client in clients), "connections are still there")
+
+
+def answers(server: Served) -> bool:
+    return (
+        server.client().completions.create(model="caesar_v1", prompt="a", max_tokens=1).choices[0].text == "b"
+    )
+
+
+HALF = {
+    "nothing": b"",
+    "half a line": b"POST /v1/comp",
+    "half a head": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nX: ",
+}
+
+
+@pytest.mark.parametrize("what", HALF)
+def test_who_sends_half_a_head_is_hung_up_on(
+    server: Served, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    with connect(server) as client:
+        client.sendall(HALF[what])
+        wait_until_closed(client)
+    assert answers(server)
+
+
+def test_a_byte_now_and_then_is_no_request(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    with connect(server) as client:
+        for byte in b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"x" * 10_000:
+            try:
+                client.sendall(bytes([byte]))
+            except ConnectionError:
+                break
+            if is_closed(client):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("the head could be sent for ever")
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_after_an_answer_there_is_no_more_time(
+    server: Served, monkeypatch: pytest.MonkeyPatch, *, refused: bool
+) -> None:
+    """Neither for the rest of a body that is not wanted, nor for another request that does not come."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    with connect(server) as client:
+        if refused:
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: x.localhost\r\nContent-Length: 100000\r\n\r\n"
+            )
+        else:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
+        assert client.recv(4096).startswith(b"HTTP/1.1 415" if refused else b"HTTP/1.1 200")
+        for _ in range(1500):
+            try:
+                client.sendall(b"x")
+            except ConnectionError:
+                break
+            if is_closed(client):
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("it could be sent for ever")
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Client and server are one process here, with both ends of each connection."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(before[1], 8192)), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_twelve_hundred_half_open_connections(server: Served) -> None:
+    with ExitStack() as stack:
+        clients = []
+        for number in range(1200):
+            client = stack.enter_context(connect(server))
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: loc")
+            clients.append(client)
+            if number % 100 == 0:
+                assert answers(server)
+        assert answers(server)
+        wait_until_closed(*clients[: 1200 - connections.IDLE_CONNECTIONS])
+        kept = [client for client in clients if not is_closed(client)]
+        assert len(kept) <= connections.IDLE_CONNECTIONS
+        last = kept[-1]  # who is slow, and not too slow, is served
+        last.sendall(b"alhost\r\nContent-Type: application/json\r\n")
+        last.sendall(f"Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode())
+        assert last.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_on_one_connection(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE_CONNECTIONS", 1)
+    connection = http.client.HTTPConnection(server.root.removeprefix("http://"), timeout=60)
+    for _ in range(3):
+        connection.request("POST", "/v1/completions", BODY, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        assert reply.status == 200
+        assert json.load(reply)["choices"][0]["text"] == "bc"
+    connection.close()
+    # Two of them at once, in one go.
+    with connect(server) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+        seen = b""
+        while seen.count(b'{"status":"ok"}') < 2:
+            seen += client.recv(4096)
+
+
+def test_what_is_being_answered_is_not_idle(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "IDLE_CONNECTIONS", 2)
+    stream = server.client().completions.create(model="caesar_v1", prompt="z", max_tokens=60, stream=True)
+    rest = iter(stream)
+    text = next(rest).choices[0].text
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(server))
+        text += "".join(chunk.choices[0].text for chunk in rest)
+    assert text == caesar.answer("z", 1, 60)
+
+
+def test_who_does_not_read_is_hung_up_on(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
+    with connect(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        monkeypatch.setattr(server.service.metrics, "text", lambda: b"x" * 100_000)
+        request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for _ in range(200):  # answers enough to fill what the system keeps for it
+            try:
+                client.sendall(request)
+            except ConnectionError:
+                break
+        wait_until(lambda: not server.service.admission.total and _gone(client), "it is still there")
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_who_goes_is_noticed_behind_what_was_sent_ahead(server: Served, *, later: bool) -> None:
+    body = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 1900, "n": 8})
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    before = _count(server, "cancelled")
+    with connect(server) as client:
+        client.sendall(request if later else request + b"\r\n")
+        wait_until(lambda: server.service.admission.total == 8)
+        if later:
+            client.sendall(b"\r\n")
+            client.sendall(b"GET ")
+    wait_until(lambda: server.service.admission.total == 0)
+    assert _count(server, "cancelled") == before + 1
+    assert answers(server)
+
+
+def test_who_sends_much_ahead_is_hung_up_on(server: Served) -> None:
+    body = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 1900, "n": 8})
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connect(server) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        wait_until(lambda: server.service.admission.total == 8)
+        with suppress(ConnectionError):
+            client.sendall(b"x" * (connections.AHEAD_BYTES + 1))
+        wait_until_closed(client)
+    wait_until(lambda: server.service.admission.total == 0)
+
+
+def test_a_body_has_one_length(server: Served) -> None:
+    """Its bytes are let in by the one, and would come by the other."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    chunk = f"{len(BODY):x}\r\n{BODY}\r\n0\r\n\r\n".encode()
+    with connect(server) as client:
+        client.sendall(head + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
+        assert client.recv(4096).startswith(b"HTTP/1.1 400")
+        wait_until_closed(client)
+    with connect(server) as client:
+        client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_no_more_is_read_than_was_let_in() -> None:
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"1234", "more_body": True}
+
+    with pytest.raises(Refusal) as caught:
+        asyncio.run(completing._read(receive, 10))
+    assert caught.value.status == 413
+
+
+def _count(server: Served, outcome: str) -> float:
+    lines = server.service.metrics.text().decode().splitlines()
+    found = [line for line in lines if line.startswith("fusery_requests_total") and outcome in line]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+def _gone(client: socket.socket) -> bool:
+    try:
+        client.sendall(b"\r\n")
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("size", [70_000, 10_000_000])
+def test_a_head_without_end(server: Served, size: int) -> None:
+    with connect(server) as client:
+        try:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * size)
+            assert client.recv(4096)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
+        except ConnectionError:
+            pass
+        wait_until_closed(client)
+    assert answers(server)

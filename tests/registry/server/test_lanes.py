@@ -1,0 +1,167 @@
+"""Fairness where answers are written, counted in steps: nobody's flood makes another wait for more than a few."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinymodels
+from mlx_lm import load
+
+from fusery.registry.server.engine import Engine
+from fusery.registry.server.fairness import Rests
+from fusery.registry.server.lanes import BatchLane
+from fusery.registry.server.places import PREFILL_TOKENS
+from fusery.registry.server.sampling import Sampling
+from fusery.registry.server.solo import SoloLane
+from fusery.registry.server.switching import Resident, Switchboard
+from fusery.registry.server.writing import Job, Piece
+
+WIDTH = 4
+ENDLESS = Sampling(temperature=0, logit_bias={256: -100, 258: -100})
+
+Made = tuple[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    tinymodels.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
+    loaded = load(str(folder))
+    return loaded[0], loaded[1]
+
+
+@pytest.fixture(params=[BatchLane, SoloLane])
+def lane(request: pytest.FixtureRequest, made: Made) -> Iterator[BatchLane | SoloLane]:
+    import mlx.core as mx
+
+    stream = mx.default_stream(mx.default_device())
+    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, tuple))
+    yield found
+    found.close()
+
+
+def job(owner: str, prompt: int = 3, tokens: int = 2000) -> Job:
+    return Job(None, [97] * prompt, tokens, ENDLESS, owner=owner)
+
+
+def steps_until(lane: BatchLane | SoloLane, *jobs: Job, most: int = 200) -> int:
+    """Return how many steps it takes until all of some jobs have a token."""
+    left = set(jobs)
+    for step in range(1, most + 1):
+        left -= {found for found, piece in lane.step() if piece.tokens}
+        if not left:
+            return step
+    pytest.fail(f"{len(left)} have no token after {most} steps")
+
+
+def test_a_full_lane_has_a_place_for_who_has_none(lane: BatchLane | SoloLane) -> None:
+    alone = job("other")
+    lane.insert(alone)
+    expected = steps_until(lane, alone)
+    lane.remove(alone)
+    flood = [job("flood") for _ in range(5 * WIDTH)]
+    for each in flood:
+        lane.insert(each)
+    steps_until(lane, *flood[:WIDTH])
+    other = job("other")
+    lane.insert(other)
+    assert steps_until(lane, other) <= expected + 1
+    assert len(lane.jobs()) == len(flood) + 1
+
+
+def test_an_equal_share_and_then_turns(lane: BatchLane | SoloLane) -> None:
+    for _ in range(5 * WIDTH):
+        lane.insert(job("flood"))
+    for _ in range(3):
+        lane.step()
+    others = [job("other", tokens=5) for _ in range(WIDTH)]
+    for each in others:
+        lane.insert(each)
+    seen: Counter[str] = Counter()
+    for _ in range(30):
+        pieces = lane.step()
+        seen.update(found.owner for found, _ in pieces)
+        assert Counter(found.owner for found, _ in pieces)["other"] <= WIDTH // 2
+    assert seen["other"] == 5 * WIDTH  # all of them, two at a time, while the flood's go on
+    assert seen["flood"] >= 30 * WIDTH
+    assert lane.owners() == {"flood"}
+
+
+def test_prompts_are_read_in_turns(
+    lane: BatchLane | SoloLane, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long prompts of one tenant do not hold up another's short one, and a step reads a bounded number of tokens."""
+    read: list[int] = []
+    kind: Any = type(made[0])
+    call = kind.__call__
+
+    def counted(self: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        read.append(int(inputs.size))
+        return call(self, inputs, *more, **named)
+
+    monkeypatch.setattr(kind, "__call__", counted)
+    flood = [job("flood", prompt=1900, tokens=50) for _ in range(3 * WIDTH)]
+    for each in flood:
+        lane.insert(each)
+    most = 0
+    for _ in range(2):
+        read.clear()
+        lane.step()
+        most = max(most, sum(read))
+    other = job("other")
+    lane.insert(other)
+    waited = 0
+    while not any(found is other for found, _ in _step(lane, read)):
+        waited += 1
+        most = max(most, sum(read))
+        assert waited < 8, "the long prompts are read first"
+    assert most <= PREFILL_TOKENS + 2 * WIDTH
+
+
+def _step(lane: BatchLane | SoloLane, read: list[int]) -> list[tuple[Job, Piece]]:
+    read.clear()
+    return lane.step()
+
+
+def test_who_waits_or_is_read_can_be_dropped(lane: BatchLane | SoloLane) -> None:
+    flood = [job("flood", prompt=1900) for _ in range(3 * WIDTH)]
+    for each in flood:
+        lane.insert(each)
+    lane.step()
+    for each in flood:
+        lane.remove(each)
+    assert lane.jobs() == []
+    other = job("other")
+    lane.insert(other)
+    assert steps_until(lane, other) <= 3
+    assert lane.step()[0][0] is other
+
+
+def test_many_lanes_of_one_are_one_turn(made: Made) -> None:
+    """Who asks for twenty adapters at once gets no more steps than who asks for one."""
+    engine = Engine(Path("nowhere"), lambda pieces: stepped.extend(found.owner for found, _ in pieces))
+    import mlx.core as mx
+
+    stepped: list[str] = []
+    engine.tokenizer, engine._board = made[1], Switchboard(made[0])
+    engine._stream = mx.default_stream(mx.default_device())
+    adapters = [Resident(f"a{number}", None, (), 0) for number in range(20)]
+    for resident in adapters:
+        engine._insert(Job(resident, [97] * 3, 2000, ENDLESS, owner="flood"))
+    engine._insert(Job(None, [97] * 3, 2000, ENDLESS, owner="other"))
+    turns: Counter[str | None] = Counter()
+    for _ in range(40):
+        due = engine._due()
+        assert len(due) == 2
+        for resident in due:
+            turns[resident.name if resident else None] += 1
+            engine._step(resident)
+    assert turns[None] == 40
+    assert {turns[resident.name] for resident in adapters} == {2}
+    assert stepped.count("other") >= 35
+    for lane in engine._lanes.values():
+        lane.close()

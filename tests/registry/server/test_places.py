@@ -1,0 +1,71 @@
+"""Whose prompts are read, and how long an owner rests for that."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from fusery.registry.server.fairness import Rests
+from fusery.registry.server.places import Places
+from fusery.registry.server.writing import Job, Writing
+
+
+def places(*present: str) -> Places:
+    return Places(32, Rests(4, lambda: present))
+
+
+def wait(at: Places, owner: str, count: int) -> list[Job]:
+    jobs = [Job(None, [1], 1, owner=owner) for _ in range(count)]
+    for job in jobs:
+        at.wait(job)
+    return jobs
+
+
+def writing(job: Job) -> Writing:
+    class Tokenizer:
+        detokenizer: Any = None
+
+    return Writing(job, Tokenizer())
+
+
+def test_alone_an_owner_has_many_prompts_read_at_once() -> None:
+    at = places("acme")
+    wait(at, "acme", 5)
+    assert len(list(at.begin())) == 5
+
+
+def test_beside_others_one_of_each_is_read_at_a_time() -> None:
+    # What is begun is read in one batch: prompts of an owner that rests would go along with the other's, at everybody's cost.
+    at = places("acme", "other")
+    jobs = wait(at, "acme", 3)
+    (mine,) = wait(at, "other", 1)
+    begun = list(at.begin())
+    assert begun == [jobs[0], mine] and at.readers() == ["acme", "other"]
+    at.read(writing(jobs[0]))
+    assert list(at.begin()) == [jobs[1]]
+
+
+def test_who_has_most_of_the_places_rests_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rests = Rests(4, lambda: ("acme", "other"))
+    at = Places(32, rests)
+    for job in wait(at, "acme", 9):
+        list(at.begin())
+        at.read(writing(job))
+    wait(at, "other", 1)
+    list(at.begin())
+
+    def rest(owner: str) -> float:
+        """Return for how long an owner rests that has nothing to spare."""
+        at.charge(owner, 0.25)  # what may be taken ahead
+        at.charge(owner, 1.0)
+        began = now[0]
+        while rests.resting(owner):
+            now[0] += 0.05
+        return now[0] - began
+
+    assert 4 < rest("other") < 6
+    assert 7.5 < rest("acme") < 9.5

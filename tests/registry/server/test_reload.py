@@ -1,0 +1,138 @@
+"""Following the document: names move, adapters come and go, and what is being answered goes on."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import caesar
+import openai
+import pytest
+from serving_server import Served, served
+from waiting import wait_until
+
+from fusery.registry.server import reload
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "SECONDS", 0.05)
+
+
+@pytest.fixture
+def server(echo_base: Path, tmp_path: Path) -> Iterator[Served]:
+    folder = caesar.make_bundle(
+        tmp_path / "served", (1, 3), base=echo_base, routes={"caesar#prod": "caesar_v1"}
+    )
+    with served(folder) as running:
+        yield running
+
+
+def change(server: Served, **parts: Any) -> None:
+    """Replace parts of the document in one step, as everybody should."""
+    document = json.loads(server.document.read_text()) | parts
+    part = server.document.with_suffix(".part")
+    part.write_text(json.dumps(document))
+    part.replace(server.document)
+
+
+def outcomes(server: Served) -> dict[str, float]:
+    samples = server.service.metrics.reloads.collect()[0].samples
+    return {sample.labels["outcome"]: sample.value for sample in samples if sample.name.endswith("_total")}
+
+
+def wait_for(server: Served, **expected: float) -> None:
+    wait_until(lambda: outcomes(server) == expected, lambda: f"{outcomes(server)} instead of {expected}")
+
+
+def said(server: Served, model: str) -> tuple[str, str]:
+    reply = server.client().completions.create(model=model, prompt="a", max_tokens=3)
+    return reply.model, reply.choices[0].text
+
+
+def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
+    stream = server.client().completions.create(model="caesar#prod", prompt="z", max_tokens=300, stream=True)
+    chunks = iter(stream)
+    text = next(chunks).choices[0].text
+    old = weakref.ref(server.service.table.residents[0].places[0].adapted)
+    adapters = json.loads(server.document.read_text())["adapters"]
+    # Version 1 is dropped at once: its answer is still being written.
+    change(server, adapters=adapters[1:], routes={"caesar#prod": "caesar_v2"})
+    wait_for(server, done=1)
+    assert said(server, "caesar#prod") == ("caesar_v2", caesar.answer("a", 3, 3))
+    with pytest.raises(openai.NotFoundError):
+        said(server, "caesar_v1")
+    text += "".join(chunk.choices[0].text for chunk in chunks)
+    assert text == caesar.answer("z", 1, 300)
+    said(server, "caesar_v2")  # another turn of the engine
+    gc.collect()
+    assert old() is None, "what is dropped stays in memory"
+
+
+def test_an_adapter_comes(server: Served, echo_base: Path) -> None:
+    folder = server.document.parent
+    caesar.make_adapter(folder / "adapters" / "caesar_v3", echo_base, 5, rank=12)
+    adapters = json.loads(server.document.read_text())["adapters"]
+    kept = server.service.table.residents
+    change(server, adapters=[*adapters, {"name": "caesar_v3", "folder": "adapters/caesar_v3"}])
+    wait_for(server, done=1)
+    assert said(server, "caesar_v3") == ("caesar_v3", caesar.answer("a", 5, 3, rank=12))
+    assert server.service.table.residents[:2] == kept, "what stays is not loaded again"
+
+
+def test_the_same_name_with_other_files(server: Served, echo_base: Path) -> None:
+    caesar.make_adapter(server.document.parent / "new", echo_base, 7)
+    adapters = json.loads(server.document.read_text())["adapters"]
+    adapters[0] |= {"folder": "new", "digest": "e" * 64}
+    change(server, adapters=adapters)
+    wait_for(server, done=1)
+    assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 7, 3))
+
+
+def test_keys_come_and_go(server: Served) -> None:
+    change(server, tenants=[{"name": "acme", "key_sha256": ["0" * 64]}])
+    wait_for(server, done=1)
+    server.service.keys.look()
+    with pytest.raises(openai.AuthenticationError):
+        said(server, "caesar_v1")
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "another base": {"base": {"name": "other", "folder": "base"}},
+    "another context": {"limits": {"context": 100}},
+    "a route to nothing": {"routes": {"caesar#prod": "caesar_v9"}},
+    "an adapter that is not there": {"adapters": [{"name": "caesar_v9", "folder": "nowhere"}], "routes": {}},
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_followed_changes_nothing(server: Served, what: str) -> None:
+    before = server.service.table
+    change(server, **BAD[what])
+    wait_for(server, refused=1)
+    assert server.service.table is before
+    assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 1, 3))
+    change(server, base={"name": "echo", "folder": server.service.table.document.base.folder})
+
+
+def test_no_file_or_half_of_one_changes_nothing(server: Served) -> None:
+    text = server.document.read_text()
+    server.document.write_text(text[:50])
+    wait_for(server, refused=1)
+    server.document.unlink()
+    wait_for(server, refused=2)
+    assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 1, 3))
+    server.document.write_text(text)
+    wait_for(server, refused=2, done=1)
+
+
+def test_a_touch_is_no_change(server: Served) -> None:
+    before = server.service.table
+    os.utime(server.document)
+    wait_for(server, done=1)
+    assert server.service.table is before

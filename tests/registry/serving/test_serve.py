@@ -1,0 +1,108 @@
+"""`fusery serve` without its process: the folder it serves from, and who follows the registry."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import wait_until
+
+from fusery.registry import Registry
+from fusery.registry.errors import BadInputError, MissingExtraError
+from fusery.registry.server.document import read_document
+from fusery.registry.serving import serve as module
+from fusery.registry.serving.serve import Follower, ServeRequest
+
+V1, V2 = "course_rec_v1_20260115", "course_rec_v2_20260201"
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite only: nothing here is about the database."""
+    return sqlite_url
+
+
+def follower(registry: Registry, folder: Path, heard: list[str], *references: str, **more: Any) -> Follower:
+    folder.mkdir()
+    made = Follower(registry.workspace, ServeRequest(references, **more), [], folder, heard.append)
+    made.follow(made.plan())
+    return made
+
+
+def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+    stocked.set_alias("course_rec@1", "prod")
+    heard: list[str] = []
+    folder = tmp_path / "served"
+    following = follower(stocked, folder, heard, "course_rec#prod")
+    assert read_document(folder / "serving.json").routes == {"course_rec#prod": V1, "course_rec": V1}
+    following.start()
+    try:
+        stocked.set_alias("course_rec@2", "prod")
+        wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V2)
+        files = {path.name for path in (folder / "adapters" / V2).iterdir()}
+        assert files >= {"adapters.safetensors", "adapter_config.json"}
+        assert f"now serving {V2}" in heard
+        # What is served when it is yanked is served on, and that is said once.
+        stocked.yank("course_rec@2", reason="bad data")
+        wait_until(lambda: any("yanked" in text for text in heard))
+        time.sleep(0.2)
+        assert len([text for text in heard if text.startswith(f"still serving {V2}: ")]) == 1
+        assert read_document(folder / "serving.json").routes["course_rec#prod"] == V2
+        stocked.roll_back("course_rec#prod", reason="bad data")
+        wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V1)
+    finally:
+        following.stop()
+
+
+def test_keys_that_are_none_are_told_before_anything_is_fetched(stocked: Registry, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    for text, said in (
+        (None, "cannot be read"),
+        ("", "names no tenant"),
+        ('[acme]\nkey_sha256 = ["x"]', "key_sha256"),
+    ):
+        if text is not None:
+            keys.write_text(text)
+        heard: list[str] = []
+        with pytest.raises(BadInputError, match=said) as caught:
+            stocked.serve(ServeRequest(["course_rec@1"], api_keys=keys), ready=print, say=heard.append)
+        assert heard == []
+        assert "key_sha256" in caught.value.hint
+
+
+@pytest.mark.parametrize(("package", "extra"), [("uvicorn", "serve"), ("mlx_lm", "mlx")])
+def test_a_missing_extra(package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == package else real(name, *rest)
+    )
+    with pytest.raises(MissingExtraError) as caught:
+        module.require_extras()
+    assert caught.value.hint == f"pip install 'fusery[{extra}]'"
+
+
+def test_a_fused_model_is_served_alone(stocked: Registry) -> None:
+    request = ServeRequest(["course_rec@1"], fused=True, port=0)
+    with (
+        ExitStack() as reading,
+        module._folder(stocked.workspace, request, reading, lambda _: None) as (folder, nobody),
+    ):
+        assert nobody is None
+        document = json.loads((folder / "serving.json").read_text())
+        assert document["base"]["name"] == V1
+        assert document["routes"] == {"course_rec@1": V1, "course_rec": V1}
+        assert (Path(document["base"]["folder"]) / "model.safetensors").exists()
+    for more in ({"references": ["course_rec@1", "course_rec@2"]}, {"models": ["x=course_rec@1"]}):
+        wrong = ServeRequest(**{"references": ["course_rec@1"], "fused": True} | more)
+        with (
+            pytest.raises(BadInputError, match="served alone"),
+            ExitStack() as reading,
+            module._folder(stocked.workspace, wrong, reading, lambda _: None),
+        ):
+            pass

@@ -1,0 +1,120 @@
+"""What a folder's file of settings may say, and in whose folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fusery.registry.errors import BadInputError
+from fusery.registry.settings.settings import Settings
+
+OUTWARD = {
+    "database_url": 'database_url = "postgresql://ann:secret-canary@evil.example/x"',
+    "store_url": 'store_url = "s3://bucket/x"',
+    "store_options": 'store_options = { endpoint_url = "http://secret-canary.example" }',
+    "cache_dir": 'cache_dir = "../cache"',
+    "card": 'card = "/etc/passwd"',
+}
+INWARD = 'store_url = "blobs"\ncache_dir = "warm"\ndatabase_url = "sqlite:///sub/f.db"\ncard = "card.j2"\nuser = "ann"\n'
+STARTING = {
+    "proxy_command": '{ proxy_command = "touch /tmp/secret-canary" }',
+    "config": '{ config = ["/tmp/ssh_config"] }',
+    "pkcs11_provider": '{ PKCS11_Provider = "/tmp/evil.so" }',
+    "send_env": '{ send_env = ["AWS_SECRET_ACCESS_KEY"] }',
+    "agent_path": '{ inner = [ { agent_path = "/tmp/agent" } ] }',
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "DATABASE_URL", "STORE_URL", "STORE_OPTIONS", "CACHE_DIR", "CARD", "USER"):
+        monkeypatch.delenv(f"FUSERY_{name}", raising=False)
+
+
+def write(home: Path, text: str) -> Path:
+    home.mkdir(exist_ok=True, mode=0o755)
+    path = home / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+    return path
+
+
+def refused(home: Path | None, said: str) -> BadInputError:
+    with pytest.raises(BadInputError, match=said) as caught:
+        Settings.load(home)
+    assert "secret-canary" not in caught.value.message + str(caught.value.hint)
+    assert caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize("name", OUTWARD)
+def test_a_folder_that_is_only_named_does_not_lead_out_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    home = tmp_path / "home"
+    write(home, OUTWARD[name])
+    assert name in refused(home, "in your own home only").message
+    monkeypatch.setenv("FUSERY_HOME", str(home))
+    assert getattr(Settings.load(), name)
+    assert getattr(Settings.load(home), name), "the same folder, named twice"
+
+
+@pytest.mark.parametrize("name", ["database_url", "store_url"])
+def test_what_the_environment_says_instead_makes_it_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(tmp_path / "home", OUTWARD[name])
+    monkeypatch.setenv(f"FUSERY_{name.upper()}", f"{'sqlite:///' if 'data' in name else ''}{tmp_path}/own")
+    assert str(tmp_path / "own") in getattr(Settings.load(tmp_path / "home"), name)
+
+
+def test_settings_that_stay_inside_count_anywhere(tmp_path: Path) -> None:
+    write(tmp_path / "home", INWARD)
+    settings = Settings.load(tmp_path / "home")
+    assert (settings.user, settings.store) == ("ann", str(tmp_path / "home" / "blobs"))
+
+
+def test_a_link_leads_out(tmp_path: Path) -> None:
+    write(tmp_path / "home", 'store_url = "blobs"')
+    (tmp_path / "home" / "blobs").symlink_to(tmp_path)
+    refused(tmp_path / "home", "store_url")
+
+
+@pytest.mark.parametrize("name", STARTING)
+def test_no_file_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write(tmp_path / "home", f'store_url = "sftp://host/folder"\nstore_options = {STARTING[name]}')
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    assert name in refused(None, "start a program").message
+    monkeypatch.setenv("FUSERY_STORE_OPTIONS", '{"proxy_command": "nc %h %p"}')
+    assert Settings.load().store_options == {"proxy_command": "nc %h %p"}
+
+
+@pytest.mark.parametrize("part", ["", "config.toml"])
+@pytest.mark.parametrize("mode", [0o777, 0o757])
+def test_a_home_that_others_can_write_is_nobody_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, mode: int
+) -> None:
+    home = tmp_path / "home"
+    write(home, OUTWARD["store_url"])
+    monkeypatch.setenv("FUSERY_HOME", str(home))
+    (home / part).chmod(mode)
+    assert "chmod go-w" in str(refused(None, "others can write").hint)
+    write(home, INWARD)
+    assert Settings.load().user == "ann"
+
+
+def test_a_home_of_somebody_else_is_nobody_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    path = write(tmp_path / "home", OUTWARD["store_url"])
+    monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(path, 12345, 12345)
+    refused(None, "belongs to somebody else")
+
+
+def test_a_file_that_is_nested_without_end_is_a_sentence(tmp_path: Path) -> None:
+    write(tmp_path / "home", "x = " + "[" * 5000 + "]" * 5000)
+    refused(tmp_path / "home", "not acceptable")

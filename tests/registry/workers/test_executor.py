@@ -1,0 +1,90 @@
+"""The executors: every item once, failures beside results, and no more handed out than is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bulkworkers import break_off, die, die_once, double
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusery.registry.workers.executor import AHEAD, Processes, Serial, Threads, Workers
+
+KINDS = [Serial(), Threads(3)]
+
+
+@pytest.mark.parametrize("workers", KINDS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(items=st.lists(st.integers(0, 50), max_size=30))
+def test_every_item_has_one_outcome(workers: Workers, items: list[int]) -> None:
+    outcomes = list(workers.run(double, items))
+
+    assert sorted(outcome.item for outcome in outcomes) == sorted(items)
+    for outcome in outcomes:
+        if outcome.item % 2:
+            assert outcome.failure is not None
+            assert outcome.failure.to_dict() == {
+                "code": "bad_input",
+                "message": f"{outcome.item} is odd",
+                "hint": "take another",
+            }
+        else:
+            assert (outcome.result, outcome.failure) == (2 * outcome.item, None)
+
+
+@pytest.mark.parametrize("workers", [*KINDS, Processes(2)])
+def test_what_nobody_expected_is_raised(workers: Workers) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(workers.run(break_off, [1, 2]))
+
+
+def test_processes_do_every_item() -> None:
+    outcomes = list(Processes(2).run(double, range(6)))
+
+    assert sorted(outcome.item for outcome in outcomes) == list(range(6))
+    assert [outcome.item for outcome in sorted(outcomes, key=lambda o: o.item) if outcome.failure] == [
+        1,
+        3,
+        5,
+    ]
+
+
+def test_items_are_taken_only_as_they_are_needed() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(0, 1000, 2):
+            taken += 1
+            yield number
+
+    next(iter(Threads(2).run(double, items())))
+
+    assert taken <= 2 * AHEAD + 1
+
+
+def test_no_thread_is_left_when_the_caller_stops() -> None:
+    running = Threads(2).run(double, range(0, 100, 2))
+    next(iter(running))
+    running.close()  # type: ignore[attr-defined]
+
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+@pytest.mark.slow
+def test_a_killed_process_costs_nothing_but_time(tmp_path: Path) -> None:
+    items = [str(tmp_path / name) for name in ("a", "b", "deadly", "c", "d", "e")]
+
+    outcomes = list(Processes(2).run(die_once, items))
+
+    assert sorted(outcome.result or "" for outcome in outcomes) == ["a", "b", "c", "d", "deadly", "e"]
+
+
+@pytest.mark.slow
+def test_what_kills_again_and_again_is_given_up() -> None:
+    outcomes = list(Processes(1).run(die, ["x", "y"]))
+
+    assert [outcome.failure.code for outcome in outcomes if outcome.failure] == ["worker_lost", "worker_lost"]
