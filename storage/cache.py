@@ -319,19 +319,13 @@ class FusedCache:
         return sum(entry.size for entry in self.entries())
 
     def evict(self, limit_bytes: int, spare: Collection[str] = ()) -> Eviction:
-        """Plan which entries have to go so that the others fit, least recently used first.
-
-        Args:
-            limit_bytes: what the entries may take together.
-            spare: keys that stay whatever happens, besides those that are pinned or being read.
-        """
+        """Plan which entries have to go so that the others fit in so many bytes; those to spare, pinned or in use stay."""
         spared = {*spare, *self.pinned()}
-        return plan_eviction(
-            self.entries(),
-            limit_bytes,
-            stays=lambda entry: entry.key in spared or self.is_in_use(entry.key),
-            remove=self._remove_unused,
-        )
+
+        def stays(entry: CacheEntry) -> bool:
+            return entry.key in spared or self.is_in_use(entry.key)
+
+        return plan_eviction(self.entries(), limit_bytes, stays=stays, remove=self._remove_unused)
 
     def _remove_unused(self, entry: CacheEntry) -> bool:
         """Remove an entry unless it was used since it was listed; tell whether it is gone."""

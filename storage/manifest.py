@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fusery.storage.digest import digest_file
-
-from .digest import Digest, canonical_json, digest_bytes, parse_digest
+from .digest import Digest, canonical_json, digest_bytes, digest_file, parse_digest
 from .errors import FormatError, UnsafePathError
 
 FORMAT = "fusery.manifest.v1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import weakref
 
-from fusery.storage.temporary import make_temporary
+from .temporary import make_temporary
 
 
 class Scratch:

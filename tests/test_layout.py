@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import tomllib
+from collections import Counter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,3 +59,57 @@ def test_modules_stay_small(path: Path) -> None:
     if path.parent.name == "versions":
         return  # a migration is as long as the schema is wide
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """Who imports whom; imports in functions and for types count."""
+    return grimp.build_graph(
+        "fusery.cli", "fusery.registry", "fusery.storage", exclude_type_checking_imports=False, cache_dir=None
+    )
+
+
+def test_no_file_imports_itself_by_way_of_others(graph: grimp.ImportGraph) -> None:
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert len(imports) > 500
+    # A circle is a CycleError that names it.
+    graphlib.TopologicalSorter(imports).prepare()
+
+
+def room(module: str) -> str:
+    """Return the room of a module: a package or a module at the root of `registry`, or one of the other folders."""
+    parts = module.split(".")
+    return ".".join(parts[:3] if parts[1] == "registry" else parts[:2])
+
+
+def test_no_room_imports_itself_by_way_of_others(graph: grimp.ImportGraph) -> None:
+    rooms: dict[str, set[str]] = {}
+    for module in graph.modules:
+        if module != "fusery.registry":  # it only names what the rooms offer
+            imported = map(room, graph.find_modules_directly_imported_by(module))
+            rooms.setdefault(room(module), set()).update(imported)
+    for name, imported in rooms.items():
+        imported -= {name, "fusery.registry"}
+    assert len(rooms) > 40
+    graphlib.TopologicalSorter(rooms).prepare()
+
+
+def test_the_root_of_the_registry_is_small() -> None:
+    assert len(list((ROOT / "registry").glob("*.py"))) <= 8
+
+
+@pytest.mark.parametrize("folder", ("registry", "storage", "cli"))
+def test_packages_only_name_what_they_offer(folder: str) -> None:
+    for path in (ROOT / folder).rglob("__init__.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path
+
+
+def test_a_name_means_one_module_of_a_room() -> None:
+    # A target and a place of delivery are named as the user names both.
+    allowed = {("bundles", "hub.py"), ("bundles", "oci.py"), ("server", "errors.py")}
+    found = Counter(
+        (path.relative_to(ROOT / "registry").parts[0], path.name)
+        for path in (ROOT / "registry").rglob("*.py")
+        if path.name != "__init__.py" and "serving" not in path.parts[-2]
+    )
+    assert {key for key, count in found.items() if count > 1} <= allowed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from ..bases.calibrate import CalibrationReport
     from ..bundles.materialize import Materialized
     from ..collect import Collection
-    from ..database.grants import Role
-    from ..database.schema import SchemaState
     from ..evaluation.probe import ProbeReport
     from ..exchange.export import Exported
     from ..fusion.cache import Pruned
@@ -82,27 +79,6 @@ class Registry(Releases, Upkeep, Moves, Measuring, Trust):
         made = self.workspace.ensure(explicit=True)
         write_config(self.workspace.settings)
         return made
-
-    def schema(self) -> SchemaState:
-        """Return which schema the database has, and which one this program needs; the database may be of any."""
-        from ..database import Database, schema
-
-        with closing(Database.open(self.workspace.settings.database)) as database:
-            return schema.state(database)
-
-    def schema_differences(self) -> list[str]:
-        """Compare the database with the tables of this program; return each difference as a sentence."""
-        from ..database import schema
-
-        return schema.check(self.workspace.database)
-
-    def grants(self, role: Role | None = None, *, user: str | None = None) -> str:
-        """Return the SQL that gives roles their rights; see `fusery.registry.database.grants.grants_for`."""
-        from ..database import Database
-        from ..database.grants import grants_for
-
-        with closing(Database.open(self.workspace.settings.database)) as database:
-            return grants_for(database, role, user)
 
     def doctor(self) -> Sequence[Check]:
         """Check settings, database, schema, store, cache and engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from ..audit import Report
     from ..backup import BackedUp, Restored
     from ..bulk.work import Done
+    from ..database.grants import Role
+    from ..database.schema import SchemaState
     from ..evaluation.bench import BenchReport
     from ..fusion.request import FuseRequest
 
@@ -24,6 +27,27 @@ class Upkeep:
     """
 
     workspace: Workspace
+
+    def schema(self) -> SchemaState:
+        """Return which schema the database has, and which one this program needs; the database may be of any."""
+        from ..database import Database, schema
+
+        with closing(Database.open(self.workspace.settings.database)) as database:
+            return schema.state(database)
+
+    def schema_differences(self) -> list[str]:
+        """Compare the database with the tables of this program; return each difference as a sentence."""
+        from ..database import schema
+
+        return schema.check(self.workspace.database)
+
+    def grants(self, role: Role | None = None, *, user: str | None = None) -> str:
+        """Return the SQL that gives roles their rights; see `fusery.registry.database.grants.grants_for`."""
+        from ..database import Database
+        from ..database.grants import grants_for
+
+        with closing(Database.open(self.workspace.settings.database)) as database:
+            return grants_for(database, role, user)
 
     def backup(
         self,

@@ -25,7 +25,7 @@ def resource(name: str) -> bytes:
 
 def server_files() -> dict[str, bytes]:
     """Return the server of one model, and what renders its chat template: path and content, sorted."""
-    return _modules(_package() / "serving") | package_files("serving/templates", under="templates/")
+    return _modules(_package() / "serving") | package_files("server/templates", under="templates/")
 
 
 def package_files(name: str, *, under: str = "") -> dict[str, bytes]:

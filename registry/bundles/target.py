@@ -37,7 +37,7 @@ class Target:
 
     Attributes:
         name: as `--target` has it.
-        module: in this package.
+        module: in `targets`.
         contents: what it can hold; the first unless something else is asked for.
         form: of the adapters that are not fused.
         base: adapters bring their base along.
@@ -83,7 +83,7 @@ class Target:
         return self._module().check(folder)
 
     def _module(self) -> _Writer:
-        return cast("_Writer", import_module(f".{self.module}", __package__))
+        return cast("_Writer", import_module(f".targets.{self.module}", __package__))
 
 
 _ALL = (

@@ -35,7 +35,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.copy(source.model, under=f"{BASE}/", link=choices.link)
     for adapter in source.adapters:
         bundle.copy(adapter.files, under=f"adapters/{adapter.name}/", link=choices.link)
-    for name, content in package_files("serving").items():
+    for name, content in package_files("server").items():
         bundle.write(f"serving/{name}", content)
     bundle.write("server.py", resource("adapters_server.py.txt"))
     bundle.write("requirements.txt", resource("server_requirements.txt"))
