@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import reusing
 from hypothesis import HealthCheck, settings
 from postgresserver import PostgresDatabases, postgres_server
 
@@ -24,6 +25,27 @@ BACKENDS = ("sqlite", "postgresql")
 # What an example takes says how busy the machine is, and no more.
 settings.register_profile("fusery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fusery")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_statements() -> Iterator[None]:
+    """Databases that are opened share the statements that they compile."""
+    with reusing.statements_shared():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_schema() -> Iterator[None]:
+    """New SQLite files get the schema at once; `every_migration` runs them."""
+    with reusing.schema_known():
+        yield
+
+
+@pytest.fixture
+def every_migration() -> Iterator[None]:
+    """Run each migration on new SQLite files, as users do."""
+    with reusing.schema_migrated():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 
 from sqlalchemy import Connection, create_engine, text
 
@@ -103,6 +104,7 @@ def _postgresql_facts(connection: Connection, schema: str) -> Facts:
     }
 
 
+@cache
 def _sqlite_expected() -> Facts:
     engine = create_engine("sqlite://")
     with closing(engine.connect()) as connection:

@@ -11,6 +11,8 @@ import pytest
 import tinymodels
 from conftest_types import Fusery
 
+from fusery.cli.main import run
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
@@ -24,13 +26,24 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     return (base, *adapters)
 
 
+@pytest.fixture(scope="module")
+def small_home(folders: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a registry with these two adapters; to be copied."""
+    home = tmp_path_factory.mktemp("small_home") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSERY_HOME", str(home))
+        patch.setenv("FUSERY_USER", "tester")
+        assert run(["base", "add", str(folders[0]), "--name", "tiny4", "-q"]) == 0
+        for task, folder in zip(("one", "two"), folders[1:], strict=True):
+            words = ("--base", "tiny4", "--task", task, "--date", "20260115", "-q")
+            assert run(["register", str(folder), *words]) == 0
+    return home
+
+
 @pytest.fixture
-def small(fusery: Fusery, folders: tuple[Path, ...]) -> Fusery:
+def small(fusery: Fusery, small_home: Path, tmp_path: Path) -> Fusery:
     """The command line on a registry with two adapters of a 4-bit base: `one@1` and `two@1`."""
-    assert fusery("base", "add", folders[0], "--name", "tiny4").code == 0
-    for task, folder in zip(("one", "two"), folders[1:], strict=True):
-        words = ("--base", "tiny4", "--task", task, "--date", "20260115")
-        assert fusery("register", folder, *words).code == 0
+    shutil.copytree(small_home, tmp_path / "home")
     return fusery
 
 
