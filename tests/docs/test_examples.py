@@ -9,6 +9,7 @@ import doctest
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run_folder = tmp_path / "run"
     make_run(run_folder, base, saved=(200, 400, 600), iters=600, log=plain_log(losses, {600: 1.1}))
     name_the_base(run_folder)
+    shutil.copy(ROOT / "examples" / "course_rec" / "data" / "valid.jsonl", tmp_path / "questions.jsonl")
     return tmp_path
 
 
