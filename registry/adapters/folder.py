@@ -60,7 +60,7 @@ class AdapterFolder:
         metadata: the hand-written file; empty when there is none.
         header: the header of the weights, if readable.
         modules: adapted modules by path.
-        strangers: tensor names that are not part of an adapter.
+        unexpected: tensor names that are not part of an adapter.
         problems: files that cannot be used.
         form: `mlx` or `peft`, as the folder has it.
         originals: of PEFT's form, the files as they are; `kept` tells which are the adapter.
@@ -76,7 +76,7 @@ class AdapterFolder:
     metadata: AdapterMetadata
     header: Header | None
     modules: Mapping[str, LoraModule]
-    strangers: tuple[str, ...]
+    unexpected: tuple[str, ...]
     problems: tuple[Problem, ...] = field(default=())
     form: Literal["mlx", "peft"] = "mlx"
     originals: Mapping[str, Path] | None = None
@@ -137,9 +137,9 @@ def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
     config = _model(AdapterConfig, raw_config, CONFIG, problems)
     metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
     header = _header(files, problems)
-    modules, strangers = lora_modules(header)
+    modules, unexpected = lora_modules(header)
     return AdapterFolder(
-        path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems)
+        path, files, config, raw_config, metadata, header, modules, unexpected, tuple(problems)
     )
 
 
@@ -169,7 +169,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
             scratch = None  # the remarks say so
         except FormatError as error:
             problems.append(Problem(PEFT_WEIGHTS, error.message))
-    modules, strangers = lora_modules(header)
+    modules, unexpected = lora_modules(header)
     kept = {name: place for name, place in files.items() if name == METADATA}
     alpha = found.config.lora_alpha if found.config else None
     return AdapterFolder(
@@ -180,7 +180,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
         metadata,
         header,
         modules,
-        strangers,
+        unexpected,
         tuple(problems),
         form="peft",
         originals=files,

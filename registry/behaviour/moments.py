@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelUnusableError
+from .activation_capture import Inputs, inputs_of
 from .models import Model
 from .prompts import Sample
-from .watching import Inputs, inputs_of
 
 Matrix = NDArray[np.float64]
 

@@ -135,7 +135,7 @@ def materialize(
             place,
             fill,
             force=force,
-            giving_way=lambda: note_replaced(workspace, place.text),
+            before_replacing=lambda: note_replaced(workspace, place.text),
             progress=progress,
         )
     unfound = _unfound_base(gathered, options) if chosen.names_base else None

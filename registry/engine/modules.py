@@ -150,12 +150,12 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
     if adapter.kind == FULL:
         return set()
     wrapped = _wrapped(base, adapter)
-    if strangers := sorted(adapter.factors.keys() - wrapped):
+    if unexpected := sorted(adapter.factors.keys() - wrapped):
         raise FusionUnsupportedError(
-            f"the adapter holds tensors for {strangers[0]}, which "
+            f"the adapter holds tensors for {unexpected[0]}, which "
             + (
                 "its own configuration does not adapt"
-                if f"{strangers[0]}.weight" in base.tensors
+                if f"{unexpected[0]}.weight" in base.tensors
                 else "the base does not have"
             ),
             hint="was it trained on another base?",

@@ -20,7 +20,7 @@ from ..engine.recipe import Recipe, artifact_key
 from ..errors import FidelityError
 from ..records.fused_label import describe, label
 from .foreign import usable
-from .ingredients import Ingredients, Inputs
+from .fuse_inputs import FuseInputs, InputFiles
 from .records import find_fused
 from .request import FuseRequest
 
@@ -91,7 +91,7 @@ def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False
 def record_refusal(
     workspace: Workspace,
     session: Session,
-    ingredients: Ingredients,
+    fuse_inputs: FuseInputs,
     recipe: Recipe,
     key: Digest,
     measured: Measured,
@@ -105,9 +105,9 @@ def record_refusal(
         kind="fused",
         subject=key,
         detail={
-            "adapter": ingredients.adapter.name,
+            "adapter": fuse_inputs.adapter.name,
             "label": label(
-                ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]
+                fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]
             ),
             "precision": recipe.precision,
             "verdict": measured.verdict,
@@ -125,8 +125,8 @@ class Choice:
     """Goes through the candidates of one request and passes over those that a sample shows to lose the adapter."""
 
     workspace: Workspace
-    ingredients: Ingredients
-    inputs: Inputs
+    fuse_inputs: FuseInputs
+    inputs: InputFiles
     request: FuseRequest
     say: Callable[[str], None]
 
@@ -144,14 +144,14 @@ class Choice:
                 yield recipe, last
 
     def _passed_over(self, recipe: Recipe) -> bool:
-        key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
+        key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
         measured = known_measurement(self.workspace, key, accept=self.request.accept_foreign)
         if measured is None:
             measured = Measured.of(self.inputs.sample(recipe).fidelity)
             if not measured.passes(self.request, strict=True):
                 with self.workspace.database.write() as session:
                     record_refusal(
-                        self.workspace, session, self.ingredients, recipe, key, measured, sampled=True
+                        self.workspace, session, self.fuse_inputs, recipe, key, measured, sampled=True
                     )
         if measured.passes(self.request, strict=True):
             return False
@@ -166,10 +166,10 @@ class Choice:
         """
         asked = digest_json(
             {
-                "base": self.ingredients.base_digest,
-                "adapter": self.ingredients.adapter.digest,
+                "base": self.fuse_inputs.base_digest,
+                "adapter": self.fuse_inputs.adapter.digest,
                 "candidates": [recipe.to_dict() for recipe in candidates],
-                "calibration": self.ingredients.calibration,
+                "calibration": self.fuse_inputs.calibration,
                 "budget": budget,
                 "best": self.request.precision == "mixed",
             }
@@ -186,7 +186,7 @@ class Choice:
                 kind="fused",
                 subject=asked,
                 detail={
-                    "adapter": self.ingredients.adapter.name,
+                    "adapter": self.fuse_inputs.adapter.name,
                     "budget": budget,
                     "recipes": [recipe.to_dict() for recipe in fitting],
                 },
@@ -200,7 +200,7 @@ class Choice:
 
         plain = replace(candidates[0], precision="keep", seed=None, bits={}, calibration=None)
         kept = self.inputs.sample(plain)
-        samples = {int((self.ingredients.quantization or {}).get("bits", 0)): kept}
+        samples = {int((self.fuse_inputs.quantization or {}).get("bits", 0)): kept}
         fitting = []
         for recipe in candidates:
             sampled = self.inputs.sample(recipe)
@@ -212,7 +212,7 @@ class Choice:
             fitting = []  # not the smallest that passes, but the best that fits
         if len(samples) > 1:
             bits = allocate(samples, (budget - 1) * kept.size)
-            calibration = self.ingredients.calibration
+            calibration = self.fuse_inputs.calibration
             fitting.append(replace(plain, precision="mixed", bits=bits, calibration=calibration))
         if not fitting:
             raise FidelityError(

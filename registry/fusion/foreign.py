@@ -21,7 +21,7 @@ from ..database import events
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import MissingExtraError
 from ..records.signatures import SCHEME, is_good, signed_name
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 from .published import is_published
 from .records import find_fused
 
@@ -193,13 +193,13 @@ def _bundles(session: Session, row: tables.Fused) -> list[dict[str, str]]:
 
 
 def made_alike(
-    session: Session, ingredients: Ingredients, recipe: Recipe, *, accept: bool
+    session: Session, fuse_inputs: FuseInputs, recipe: Recipe, *, accept: bool
 ) -> tables.Fused | None:
     """Return the newest record of this recipe whatever engine made it, None if there is none.
 
     Args:
         session: of any transaction.
-        ingredients: of the model.
+        fuse_inputs: of the model.
         recipe: how it is to be made.
         accept: also what another registry says, and nobody has proved.
     """
@@ -208,7 +208,7 @@ def made_alike(
         select(tables.Fused)
         .join(tables.Fused.adapter)
         .where(
-            tables.Fused.base_id == ingredients.base_id, tables.Adapter.digest == ingredients.adapter.digest
+            tables.Fused.base_id == fuse_inputs.base_id, tables.Adapter.digest == fuse_inputs.adapter.digest
         )
         .order_by(tables.Fused.id.desc())
     )

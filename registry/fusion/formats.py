@@ -13,7 +13,7 @@ from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.fused_label import describe
 from .choice import Measured, known_measurement
-from .ingredients import Ingredients, Inputs, gather
+from .fuse_inputs import FuseInputs, InputFiles, gather
 from .records import find_fused
 from .request import FuseRequest, candidates
 from .views import fused_line, weights_bytes
@@ -61,16 +61,16 @@ def formats(
             "all formats are compared, so none can be asked for",
             hint="leave all but --scale, --with and --min-fidelity out",
         )
-    ingredients = gather(workspace, reference, request.extras)
-    base_bytes = weights_bytes(ingredients.base.manifest)
-    with ingredients.opened() as inputs:
-        rows = _Rows(workspace, ingredients, inputs, base_bytes, say).of(candidates(request, ingredients))
+    fuse_inputs = gather(workspace, reference, request.extras)
+    base_bytes = weights_bytes(fuse_inputs.base.manifest)
+    with fuse_inputs.opened() as inputs:
+        rows = _Rows(workspace, fuse_inputs, inputs, base_bytes, say).of(candidates(request, fuse_inputs))
     chosen = _chosen(rows, request)
     return {
-        "adapter": ingredients.adapter.name,
+        "adapter": fuse_inputs.adapter.name,
         "scale": request.scale,
-        "with": [{"adapter": part.name, "weight": part.weight} for part in ingredients.extras],
-        "base": ingredients.base.names[0].name,
+        "with": [{"adapter": part.name, "weight": part.weight} for part in fuse_inputs.extras],
+        "base": fuse_inputs.base.names[0].name,
         "base_bytes": base_bytes,
         "chosen": None if chosen is None else chosen.view["format"],
         "formats": [{**row.view, "chosen": row is chosen} for row in rows],
@@ -104,8 +104,8 @@ class _Rows:
     """Makes the rows of one adapter."""
 
     workspace: Workspace
-    ingredients: Ingredients
-    inputs: Inputs
+    fuse_inputs: FuseInputs
+    inputs: InputFiles
     base_bytes: int
     say: Callable[[str], None]
 
@@ -127,7 +127,7 @@ class _Rows:
         return rows
 
     def _row(self, recipe: Recipe) -> _Row:
-        key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
+        key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
         measured, figures = self._recorded(key) or self._sampled(key, recipe)
         return _Row({**_names(recipe), "key": key, **figures, "reason": None}, measured)
 

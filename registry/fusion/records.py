@@ -18,7 +18,7 @@ from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe
 from ..records.deposit import record_manifest
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 
 if TYPE_CHECKING:
     from ..engine.fidelity import Fidelity
@@ -48,7 +48,7 @@ def aliased_keys(session: Session) -> list[str]:
 def record_fused(
     workspace: Workspace,
     session: Session,
-    ingredients: Ingredients,
+    fuse_inputs: FuseInputs,
     recipe: Recipe,
     key: Digest,
     manifest: Manifest,
@@ -59,12 +59,12 @@ def record_fused(
     now = workspace.database.utcnow(session)
     row = tables.Fused(
         key=key,
-        base_id=ingredients.base_id,
-        adapter_id=ingredients.adapter.id,
+        base_id=fuse_inputs.base_id,
+        adapter_id=fuse_inputs.adapter.id,
         recipe=recipe.to_dict(),
         engine=recipe.engine,
         precision=recipe.precision,
-        quantization=_quantization(ingredients, recipe),
+        quantization=_quantization(fuse_inputs, recipe),
         manifest_id=record_manifest(session, manifest).id,
         digest=manifest.digest,
         bytes=manifest.size,
@@ -80,7 +80,7 @@ def record_fused(
         modules=[tables.ModuleFidelity(**module.to_dict()) for module in fidelity.modules],
         extras=[
             tables.FusedExtra(position=position, adapter_id=part.id, weight=part.weight)
-            for position, part in enumerate(ingredients.extras, start=1)
+            for position, part in enumerate(fuse_inputs.extras, start=1)
         ],
     )
     session.add(row)
@@ -92,9 +92,9 @@ def record_fused(
         kind="fused",
         subject=key,
         detail={
-            "adapter": ingredients.adapter.name,
-            "with": {part.name: part.weight for part in ingredients.extras},
-            "base": ingredients.base_digest,
+            "adapter": fuse_inputs.adapter.name,
+            "with": {part.name: part.weight for part in fuse_inputs.extras},
+            "base": fuse_inputs.base_digest,
             "digest": manifest.digest,
             "precision": recipe.precision,
             "verdict": fidelity.verdict,
@@ -107,17 +107,17 @@ def record_fused(
     return row
 
 
-def _quantization(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any] | None:
+def _quantization(fuse_inputs: FuseInputs, recipe: Recipe) -> dict[str, Any] | None:
     """Return how the result is quantised: MLX's entry, with the bits of the touched modules if they have more."""
     if recipe.quantization is not None:
         return dict(recipe.quantization)
-    if recipe.precision == "dequantize" or ingredients.quantization is None:
+    if recipe.precision == "dequantize" or fuse_inputs.quantization is None:
         return None
     plain = {
-        key: value for key, value in ingredients.quantization.items() if not isinstance(value, dict | bool)
+        key: value for key, value in fuse_inputs.quantization.items() if not isinstance(value, dict | bool)
     }
     if recipe.precision != "mixed":
-        return ingredients.quantization
+        return fuse_inputs.quantization
     return {**plain, "touched_bits": recipe.bits.get("", dict(recipe.bits))}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engine.recipe import ONCE, Recipe
 from ..errors import BadInputError
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 
 PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 ROUNDINGS = ("once", "mlx-lm")
@@ -150,13 +150,13 @@ def parse_budget(text: str) -> float:
 
 
 def candidates(
-    request: FuseRequest, ingredients: Ingredients, *, engine: str | None = None
+    request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
 ) -> tuple[Recipe, ...]:
     """Return the recipes that may answer a request, from the smallest output to the largest.
 
     Args:
         request: what was asked for.
-        ingredients: the base and the adapters.
+        fuse_inputs: the base and the adapters.
         engine: instead of the one that would run here.
 
     Raises:
@@ -164,30 +164,30 @@ def candidates(
         MissingExtraError: the base needs mlx-lm, which is not installed.
     """
     common: dict[str, Any] = {
-        "engine": engine or ingredients.engine(quantize=request.quantize is not None),
+        "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
-        "extras": tuple((part.digest, part.weight) for part in ingredients.extras),
+        "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
     }
-    once = ONCE if request.rounds_once and ingredients.adapter.method == "dora" else None
+    once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
-    if not ingredients.quantized and request.precision in ("dither", "mixed"):
+    if not fuse_inputs.quantized and request.precision in ("dither", "mixed"):
         raise BadInputError(
-            f"{request.precision} is for quantised bases, {ingredients.base.names[0].name} is not",
+            f"{request.precision} is for quantised bases, {fuse_inputs.base.names[0].name} is not",
             hint="--precision keep",
         )
     keep = Recipe("keep", rounding=once, **common)
     # Always computed in float32 to the end.
-    dither = Recipe("dither", seed=request.seed, calibration=ingredients.calibration, **common)
-    least = int((ingredients.quantization or {}).get("bits", 8))
+    dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)
+    least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(
-        Recipe("mixed", bits={"": bits}, calibration=ingredients.calibration, rounding=once, **common)
+        Recipe("mixed", bits={"": bits}, calibration=fuse_inputs.calibration, rounding=once, **common)
         for bits in WIDER
         if bits > least
     )
     dequantize = Recipe("dequantize", rounding=once, **common)
     ways = {
-        "auto": (keep, dither, *mixed, dequantize) if ingredients.quantized else (keep,),
+        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantized else (keep,),
         "keep": (keep,),
         "dither": (dither,),
         "mixed": mixed,

@@ -8,7 +8,7 @@ from ..engine.recipe import Recipe
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..records.fused_label import describe
 from .choice import Measured
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 from .request import FuseRequest
 
 if TYPE_CHECKING:
@@ -36,21 +36,21 @@ def differing(key: str, made: str, recorded: str) -> RebuildDiffersError:
     )
 
 
-def lost(ingredients: Ingredients, recipe: Recipe, measured: Measured, request: FuseRequest) -> FidelityError:
+def lost(fuse_inputs: FuseInputs, recipe: Recipe, measured: Measured, request: FuseRequest) -> FidelityError:
     """Return the refusal of a model that would not hold what the adapter learned, with what may help."""
     share, name = f"{100 * (measured.retained or 0.0):.1f} %", describe(recipe)
     if request.min_fidelity is not None and (measured.retained or 0.0) < request.min_fidelity:
         message = f"{name} retains {share} of the update, and at least {request.min_fidelity} was asked for"
     else:
         message = f"{name} would lose the adapter: {measured.in_words}"
-    larger = recipe.precision != "dequantize" and ingredients.quantized
+    larger = recipe.precision != "dequantize" and fuse_inputs.quantized
     if request.budget is not None:
         hint = "allow more: --budget 1.5x, or leave it out"
     elif recipe.precision == "keep" and larger:
-        hint = f"fusery fuse {ingredients.adapter.name} --precision auto"
+        hint = f"fusery fuse {fuse_inputs.adapter.name} --precision auto"
     else:
         hint = (
-            f"fusery fuse {ingredients.adapter.name} --precision dequantize"
+            f"fusery fuse {fuse_inputs.adapter.name} --precision dequantize"
             if larger
             else "--accept-loss publishes it"
         )
@@ -58,10 +58,10 @@ def lost(ingredients: Ingredients, recipe: Recipe, measured: Measured, request: 
 
 
 def unpublished(
-    ingredients: Ingredients, recipe: Recipe, error: DatabaseReadOnlyError
+    fuse_inputs: FuseInputs, recipe: Recipe, error: DatabaseReadOnlyError
 ) -> DatabaseReadOnlyError:
     """Return the error that a model would have to be computed where nothing can be recorded."""
-    name = ingredients.adapter.name
+    name = fuse_inputs.adapter.name
     return DatabaseReadOnlyError(
         f"{name} ({describe(recipe)}) is not published, and to fuse it needs the right to write: {error.message}",
         hint=f"have somebody who may write run: fusery fuse {name} --publish full",

@@ -227,15 +227,15 @@ def _compare(
             problems.append(Problem("changed", path, f"{path} is not what {listing} lists"))
     claim = result.claim
     document = claim.document if claim is not None and listing == claim.document else None
-    strangers = sorted(set(found) - set(listed) - {document})
+    unexpected = sorted(set(found) - set(listed) - {document})
     if complete:
         problems += [
-            Problem("added", path, f"{path} was added: {listing} does not list it") for path in strangers
+            Problem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
         ]
-    elif strangers and not quiet:
+    elif unexpected and not quiet:
         result.notes.append(
-            f"{listing} does not list {', '.join(strangers[:5])}"
-            + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+            f"{listing} does not list {', '.join(unexpected[:5])}"
+            + (f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else "")
         )
     result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
 

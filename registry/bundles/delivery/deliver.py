@@ -29,7 +29,7 @@ def deliver(
     fill: Callable[[Path], Manifest],
     *,
     force: bool,
-    giving_way: Callable[[], None],
+    before_replacing: Callable[[], None],
     progress: Progress | None = None,
 ) -> Delivered:
     """Build a bundle and put it in its place.
@@ -38,7 +38,7 @@ def deliver(
         place: found free by `require_free`.
         fill: writes the bundle into an empty folder.
         force: replace what is there.
-        giving_way: called before what is there is replaced, or a crash in between would leave a record of bytes that
+        before_replacing: called before what is there is replaced, or a crash in between would leave a record of bytes that
             are gone.
         progress: told bytes uploaded and bytes in all.
 
@@ -52,6 +52,6 @@ def deliver(
         if not existed:
             if place.occupied() and not force:
                 raise place.taken()
-            giving_way()
+            before_replacing()
             place.publish(temp, manifest, replace=force, progress=progress)
     return Delivered(manifest, existed)

@@ -16,7 +16,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from ..adapters.files import METADATA
 from ..adapters.render import Form
-from ..documents import CHECKSUM, FORMAT, KEY, checksum_of_passport, without_people
+from ..documents import CHECKSUM, FORMAT, KEY, checksum_of_metadata, without_people
 from ..errors import BadInputError
 from ..names import parse_date
 
@@ -68,7 +68,7 @@ class NamedBase(Named):
     content: _Digest | None = None
 
 
-class PassportFile(BaseModel):
+class ExportedFile(BaseModel):
     """A file of the form that was exported."""
 
     path: _Name
@@ -100,7 +100,7 @@ class Facts(BaseModel):
     amendments: Annotated[list[Corrected], Field(max_length=10_000)] = []
 
 
-class Passport(BaseModel):
+class ExportMetadata(BaseModel):
     """What an exported folder says of itself under `fusery`.
 
     Attributes:
@@ -114,7 +114,7 @@ class Passport(BaseModel):
     digest: _Digest
     form: Form
     rendered: bool
-    files: Annotated[list[PassportFile], Field(min_length=2, max_length=2)]
+    files: Annotated[list[ExportedFile], Field(min_length=2, max_length=2)]
     base: NamedBase
     parent: Named | None = None
     trained_on: Named | None = None
@@ -122,7 +122,7 @@ class Passport(BaseModel):
     metadata: str | None = None
 
 
-def passport(
+def export_metadata(
     view: Mapping[str, Any],
     base: Mapping[str, str | None],
     parent: Mapping[str, str] | None,
@@ -166,7 +166,7 @@ def passport(
         "contents": [entry.to_dict() for entry in Manifest.of([*files, *others])],
     }
     document = {**written, **said, KEY: inner}
-    inner[CHECKSUM] = checksum_of_passport(document)
+    inner[CHECKSUM] = checksum_of_metadata(document)
     return document
 
 
@@ -176,7 +176,7 @@ def _trained_on(view: Mapping[str, Any]) -> dict[str, Any] | None:
     return None if digest is None else {"name": view["trained_on"], "digest": digest}
 
 
-def read_passport(document: Mapping[str, Any], folder: Path) -> Passport:
+def read_export_metadata(document: Mapping[str, Any], folder: Path) -> ExportMetadata:
     """Return what an exported folder says of itself.
 
     Raises:
@@ -189,7 +189,7 @@ def read_passport(document: Mapping[str, Any], folder: Path) -> Passport:
             hint=f"fusery register {folder} --base NAME --task TASK",
         )
     try:
-        return Passport.model_validate(inner)
+        return ExportMetadata.model_validate(inner)
     except ValidationError as error:
         item = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in item["loc"])

@@ -1,4 +1,4 @@
-"""What a fuse is made from: a base's files, the files of adapters, and the engine that puts them together."""
+"""The inputs of a fuse: the files of a base and of adapters, and the engine that combines them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class AdapterPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Ingredients:
+class FuseInputs:
     """A base and adapters, read from the database once; the first adapter is the one that was asked for.
 
     `calibration` is the base's newest, if it has any.
@@ -131,7 +131,7 @@ class Ingredients:
     @contextmanager
     def opened(
         self, progress: Callable[[int, int], None] | None = None, *, verify: bool = True
-    ) -> Iterator[Inputs]:
+    ) -> Iterator[InputFiles]:
         """Hold the files for as long as something is computed from them; they are fetched when first needed.
 
         Args:
@@ -139,18 +139,18 @@ class Ingredients:
             verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
         """
         with ExitStack() as stack:
-            yield Inputs(self, stack, tally(progress, self.base.bytes), verify=verify)
+            yield InputFiles(self, stack, tally(progress, self.base.bytes), verify=verify)
 
 
-class Inputs:
+class InputFiles:
     """The files of a base and of adapters, at hand."""
 
     def __init__(
-        self, ingredients: Ingredients, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
+        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
     ) -> None:
-        self._ingredients, self._stack, self._arrived = ingredients, stack, arrived
+        self._fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
         self._verify = verify
-        self._workspace = ingredients.workspace
+        self._workspace = fuse_inputs.workspace
         self._base: dict[str, Path] | None = None
         self._adapters: list[dict[str, Path]] = []
 
@@ -226,7 +226,7 @@ class Inputs:
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=told)
             return Made(Manifest.of(fused.files), fused.fidelity)
-        manifest = base_manifest(self._ingredients.base)
+        manifest = base_manifest(self._fuse_inputs.base)
         with watched(self.base, manifest, near=self._workspace.vouchers.root) as watch:
             left = unproven(self._workspace, manifest, self.base)
             expected = {entry.path: entry.sha256 for entry in left}
@@ -239,7 +239,7 @@ class Inputs:
         """The base's files by name."""
         if self._base is None:
             self._base = locate_files(
-                self._workspace, self._ingredients.base, self._scratch, progress=self._arrived
+                self._workspace, self._fuse_inputs.base, self._scratch, progress=self._arrived
             )
         return self._base
 
@@ -248,7 +248,7 @@ class Inputs:
         """The files of each adapter by name, verified: they are small, and read whole by the plan."""
         if not self._adapters:
             self._adapters = [
-                self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
+                self._fetched(number, part) for number, part in enumerate(self._fuse_inputs.parts)
             ]
         return self._adapters
 
@@ -261,7 +261,7 @@ class Inputs:
         needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
         if publish:
             # What is copied from a base whose files are in the store is there already.
-            stored = self._ingredients.base.location is None
+            stored = self._fuse_inputs.base.location is None
             copied = [self.base[name].stat().st_size for name in plan.copies] if stored else []
             sizes = plan.sizes
             for size in copied:
@@ -299,7 +299,7 @@ class Inputs:
 
         return [
             Extra(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
-            for files, part in zip(adapters, self._ingredients.extras, strict=True)
+            for files, part in zip(adapters, self._fuse_inputs.extras, strict=True)
         ]
 
 
@@ -322,7 +322,7 @@ def gather(
     extras: Sequence[tuple[str, float]] = (),
     *,
     yanked: bool = False,
-) -> Ingredients:
+) -> FuseInputs:
     """Return what the fuse of an adapter is made from.
 
     Args:
@@ -353,7 +353,7 @@ def gather(
         assert base.names is not None
         assert base.manifest.files is not None
         found = latest_calibration(session, base)
-        return Ingredients(workspace, base, parts, Digest(found.digest) if found else None)
+        return FuseInputs(workspace, base, parts, Digest(found.digest) if found else None)
 
 
 def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:

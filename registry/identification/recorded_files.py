@@ -24,7 +24,7 @@ class NotHereError(Exception):
 
 
 @contextmanager
-def at_hand(workspace: Workspace, owner: Owner, scratch: Path) -> Iterator[dict[str, Path]]:
+def open_files(workspace: Workspace, owner: Owner, scratch: Path) -> Iterator[dict[str, Path]]:
     """Yield the files of a base, an adapter or a fused model, by their paths, for as long as they are read.
 
     Args:
