@@ -143,7 +143,7 @@ class Candidate:
 
         Where it does not say, they are those from the first that has tensors on.
 
-        Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (FUSION 1.2).
+        Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (docs/internals/arithmetic.md).
         """
         layers = self.base.architecture.layers()
         wanted = self.folder.config.num_layers

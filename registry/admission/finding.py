@@ -31,7 +31,7 @@ class Finding:
     hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding as DESIGN section 9 prints it."""
+        """Return the finding as `--json` prints it."""
         return {
             "code": self.code,
             "severity": self.severity,

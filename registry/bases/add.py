@@ -1,6 +1,6 @@
 """Taking in a base model.
 
-A base is identified by what it holds (`base_identity`): tensors, configuration and tokenizer.  Names, hub ids and folders
+A base is identified by what it holds (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub ids and folders
 are only what it is known by, so the same model under two names, or in other files, is one base.
 """
 

@@ -1,6 +1,6 @@
 """Calibrating: a base reads some text, and what goes into its linear layers is kept, for rounding to keep clear of.
 
-A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusion.calibration`), recorded
+A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusery.registry.engine.calibration`), recorded
 with the digest of its manifest, so that whatever is fused with it can say which one it was.
 """
 

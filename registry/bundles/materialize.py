@@ -60,7 +60,7 @@ class Materialized:
     unfound_base: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "target": self.target,
             "path": self.path,

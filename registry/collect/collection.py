@@ -72,7 +72,7 @@ class Collection:
         self.items.extend(items)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "dry_run": self.dry_run,
             "removed": self.removed,

@@ -50,7 +50,7 @@ class Pruned:
     fits: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "dry_run": self.dry_run,
             "removed": len(self.removed),

@@ -135,7 +135,7 @@ class FusedModel:
     Attributes:
         path: its folder, which `mlx_lm.load` takes; read-only.
         source: it was in the `cache`, fetched from the `store`, or `computed`.
-        view: the record, as `views.fused_view` has it, whether it is `published`, and `withdrawals`: what it is told of yanks.
+        view: the record, as `fusion.views.fused_view` has it, whether it is `published`, and `withdrawals`: what it is told of yanks.
     """
 
     path: Path
@@ -148,7 +148,7 @@ class FusedModel:
         return self.source == "cache"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {**self.view, "path": str(self.path), "cached": self.cached, "source": self.source}
 
 

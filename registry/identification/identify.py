@@ -75,7 +75,7 @@ class Identified:
         return bool(sure) and all(match.identical for match in sure) and not wrong and not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "path": self.path,
             "kind": self.kind,

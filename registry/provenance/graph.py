@@ -56,7 +56,7 @@ class Node:
         return self.facts.get("ended_at") is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the node as DESIGN section 9 prints it."""
+        """Return the node as `--json` prints it."""
         shown: dict[str, Any] = {
             "id": self.id,
             "kind": self.kind,
@@ -82,7 +82,7 @@ class Edge:
     relation: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return the edge as DESIGN section 9 prints it."""
+        """Return the edge as `--json` prints it."""
         return {"from": self.source, "to": self.target, "relation": self.relation}
 
 
@@ -103,7 +103,7 @@ class Graph:
     roots: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the graph as DESIGN section 9 prints it."""
+        """Return the graph as `--json` prints it."""
         return {
             "root": self.root,
             "roots": list(self.roots or (self.root,)),

@@ -1,4 +1,4 @@
-"""Deposits: bytes first, then their manifest, then one transaction that names both (RELIABILITY 3.3).
+"""Deposits: bytes first, then their manifest, then one transaction that names both (docs/internals/collection.md).
 
     deposit = Deposit(database, store, owner)
     manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": data})

@@ -45,7 +45,7 @@ def record_deployment(
 
     Args:
         workspace: the registry's parts.
-        reference: an adapter, a fused model or a bundle, as `things.find_things` takes it.
+        reference: an adapter, a fused model or a bundle, as `fusery impact` takes it.
         place: where.
         note: for people.
         replace: what ran there until now does not any more.

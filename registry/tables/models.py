@@ -18,7 +18,7 @@ class BaseModel(Record):
     `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
     bits its weight has, so that an adapter can be held against the base without its files.  `written_by_mlx`: its weight
     files say so, and their tensors have mlx-lm's names.  `digest` is that of the manifest, `content` of what the files
-    hold (`base_identity`); unknown of bases that were added before it was recorded.
+    hold (`fusery.registry.models.identity`); unknown of bases that were added before it was recorded.
     """
 
     __tablename__ = "base_model"
@@ -78,7 +78,7 @@ class BaseRevision(Record):
 
 
 class Calibration(Record):
-    """What goes into a base model's linear layers, as a file in the store (`fusion.calibration`).
+    """What goes into a base model's linear layers, as a file in the store (`fusery.registry.engine.calibration`).
 
     `prompts` is what people call the texts it was made from, `prompts_digest` what tells them from others.
     """
