@@ -9,6 +9,7 @@ import doctest
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def examples(page: Path) -> Iterator[tuple[list[str], str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the pages speak of: a base and two adapters, tiny ones."""
+    """A working folder with what the pages speak of: a base and two adapters, tiny ones, and the questions of the demo."""
     monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     base = tinymodels.make_base(tmp_path / BASE)
@@ -55,6 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run_folder = tmp_path / "run"
     make_run(run_folder, base, saved=(200, 400, 600), iters=600, log=plain_log(losses, {600: 1.1}))
     name_the_base(run_folder)
+    shutil.copy(ROOT / "examples" / "course_rec" / "data" / "valid.jsonl", tmp_path / "questions.jsonl")
     return tmp_path
 
 
