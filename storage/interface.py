@@ -121,7 +121,7 @@ class BlobStore(ABC):
             path: a regular file; a symbolic link is refused.
             expected: size and digest that the file must have.
             generation: the generation to store the blob under.
-            progress: told about bytes as they are written.
+            progress: called with the number of bytes of each piece that is written.
 
         Raises:
             DigestMismatchError: the file is not what was expected; nothing was stored.
@@ -241,7 +241,7 @@ class BlobStore(ABC):
             digest: which blob.
             destination: the file's name, in a folder that exists.
             generation: the blob's generation.
-            progress: told about bytes as they arrive.
+            progress: called with the number of bytes of each piece that arrives.
 
         Raises:
             AbsentBlobError: the blob is not there.

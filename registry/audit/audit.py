@@ -38,7 +38,7 @@ def audit(
         repair: put back what is missing or damaged from a copy whose digest matches, make fused models again by their
             recipe, and put damaged blobs aside; nothing is deleted.
         copies: with `repair`, folders to look for copies in, besides those that are on record.
-        say: told what is being checked.
+        say: called with what is being checked.
 
     Raises:
         UnknownReferenceError: a reference names nothing.

@@ -78,7 +78,7 @@ def audit_all(
         copies: with `repair`, folders to look for copies in.
         jobs: how many blobs at a time on this machine.
         anew: read again what an interrupted audit has found right already.
-        say: told what is going on.
+        say: called with each progress message.
         told: how many blobs and folders are done, and how many there are.
 
     Raises:

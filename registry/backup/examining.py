@@ -87,7 +87,7 @@ def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) 
         workspace: of the rehearsal.
         found: the backup.
         own: it is the user's own.
-        say: told what is going on.
+        say: called with each progress message.
 
     Raises:
         BackupError: it says something that its bytes do not bear out.

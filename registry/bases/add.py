@@ -105,8 +105,8 @@ def add_base(
         name: what to call it; by default what the source is called.
         revision: the hub's branch, tag or commit.
         reference: record the files where they lie, instead of copying them into the store.
-        say: told what is going on.
-        progress: told bytes done and bytes in all; what is copied is read twice.
+        say: called with each progress message.
+        progress: called with the bytes done and the total; what is copied is read twice.
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.

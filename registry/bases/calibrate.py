@@ -113,8 +113,8 @@ def calibrate(
         prompts: a file of prompts; None for the built-in texts.
         limit: at most so many prompts.
         rank: how many directions to keep of each input.
-        say: told what is going on.
-        progress: told how many tokens were run, and how many will be.
+        say: called with each progress message.
+        progress: called with the tokens run and the total.
 
     Raises:
         UnknownReferenceError: there is no such base.

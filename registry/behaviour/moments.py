@@ -112,7 +112,7 @@ def moments(
         model: loaded with its large layers in NumPy (`Model.load(folder, numpy=True)`).
         samples: what to run, twice; all their tokens count.
         rank: how many directions are wanted of each input; there are fewer where it has fewer numbers.
-        progress: told how many tokens were run, and how many will be.
+        progress: called with the tokens run and the total.
 
     Raises:
         ModelUnusableError: the model fails, its inputs are not finite, or it has no linear layers.

@@ -87,7 +87,7 @@ def build_image(
         folder: the bundle.
         name: what the bundle is called; the image is `fused:NAME`, or `fused:NAME-nvidia`.
         nvidia: with CUDA's libraries in place of the CPU's.
-        say: told each line that the engine prints.
+        say: called with each line that the engine prints.
 
     Raises:
         BuildFailedError: the engine said no.

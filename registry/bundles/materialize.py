@@ -42,7 +42,7 @@ class Materialized:
         label: what that is called.
         existed: the very same bundle was there already.
         layout: what its consumer finds in it.
-        withdrawals: what the bundle is told of yanks, as `show` has it.
+        withdrawals: the yanks that concern the bundle, as `show` has it.
         foreign: where the fused model comes from, if it was not made here.
         unfound_base: name of the base, where whoever starts the bundle's server has to say where that is.
     """
@@ -103,7 +103,7 @@ def materialize(
         content: fused or not, where the target can hold either; None for what suits it.
         choices: what the target is to do in which way.
         force: replace what is at the destination.
-        say: told what is going on.
+        say: called with each progress message.
         progress: as for `fuse`.
 
     Raises:
@@ -209,7 +209,7 @@ def _record(
     manifest: Manifest,
     choices: Choices,
 ) -> list[dict[str, Any]]:
-    """Record a bundle; return what it is told of yanks."""
+    """Record a bundle; return the yanks that concern it."""
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}

@@ -42,7 +42,7 @@ def compare_adapters(
     Returns:
         `adapters`: their names; `differs`: a field to its values, one for each adapter, null where it has none;
         `same`: the fields that all share, with their one value; `amended`: a field to the adapters in which it was amended;
-        `curves`; `withdrawals`, what each is told of yanks; `plot`.  Fields of the training
+        `curves`; `withdrawals`, the yanks that concern each; `plot`.  Fields of the training
         configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
 
     Raises:

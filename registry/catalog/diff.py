@@ -55,7 +55,7 @@ def diff_adapters(
 ) -> dict[str, Any]:
     """Return what differs between two adapters: `changed` maps a field to its two values, `amended` one to where it was.
 
-    `withdrawals` has what each is told of yanks, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
+    `withdrawals` has the yanks that concern each, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
 
     Args:
         workspace: the registry's parts.

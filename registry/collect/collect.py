@@ -39,7 +39,7 @@ def collect(
         grace: seconds for which what nothing refers to is left alone; what is safe does not depend on it.
         dry_run: only say what would go.
         force: blobs that the database does not know go as well, at once.
-        say: told what is going on.
+        say: called with each progress message.
 
     Raises:
         BadInputError: the database refers to nothing and knows nothing of what is in the store: it may be the wrong one.

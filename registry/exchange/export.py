@@ -103,7 +103,7 @@ def export_adapter(
         destination: the folder that `adapters_{name}` is written into.
         form: `mlx` or `peft`; by default the one that was registered.
         force: replace what is there.
-        say: told what is going on.
+        say: called with each progress message.
 
     Raises:
         UnknownReferenceError: there is no such adapter.

@@ -40,7 +40,7 @@ def formats(
         workspace: the registry's parts.
         reference: the adapter.
         request: its `scale`, `extras` and `min_fidelity` are those of the fuse; its precision is `auto`.
-        say: told what is going on.
+        say: called with each progress message.
 
     Returns:
         `adapter`, `scale`, `with`, `base`, `base_bytes` (of its weights), `chosen` (the format that `fuse` would

@@ -64,8 +64,8 @@ def fuse(
         reference: the adapter.
         request: how to fuse.
         publish: `full` puts the files into the store, `recipe` only the record; None for what is set.
-        say: told what is going on.
-        progress: told bytes done and bytes in all while computing, fetching and publishing.
+        say: called with each progress message.
+        progress: called with the bytes done and the total while computing, fetching and publishing.
 
     Raises:
         FidelityError: the fused weights would not hold what the adapter learned; nothing was published.

@@ -135,7 +135,7 @@ class FuseInputs:
         """Hold the files for as long as something is computed from them; they are fetched when first needed.
 
         Args:
-            progress: told bytes fetched and bytes in all, where the base comes from a store that is not local.
+            progress: called with the bytes fetched and the total, where the base comes from a store that is not local.
             verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
         """
         with ExitStack() as stack:
@@ -209,7 +209,7 @@ class InputFiles:
             key: of the result; it goes into the metadata of the weight files.
             folder: where to.
             check: called again and again; raises when the work is to stop.
-            progress: told bytes done and bytes in all.
+            progress: called with the bytes done and the total.
             publish: the files go to the store afterwards, for which there must be room, too.
 
         Raises:

@@ -95,7 +95,7 @@ def fetch_published(
         manifest: of the model, as recorded.
         folder: where to.
         check: called again and again; raises when the work is to stop.
-        progress: told bytes done and bytes in all.
+        progress: called with the bytes done and the total.
 
     Raises:
         BlobMissingError, BlobCorruptError: the store does not have what is recorded.

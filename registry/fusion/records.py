@@ -135,7 +135,7 @@ class FusedModel:
     Attributes:
         path: its folder, which `mlx_lm.load` takes; read-only.
         source: it was in the `cache`, fetched from the `store`, or `computed`.
-        view: the record, as `fusion.views.fused_view` has it, whether it is `published`, and `withdrawals`: what it is told of yanks.
+        view: the record, as `fusion.views.fused_view` has it, whether it is `published`, and `withdrawals`: the yanks that concern it.
     """
 
     path: Path

@@ -129,8 +129,8 @@ def identify(
         workspace: the registry's parts.
         path: a folder, an archive, a safetensors or GGUF file, or any other file; or one that is hashed already.
         fresh: read what is on record, whatever the index of tensors says of it, and make that anew.
-        say: told what is read for the first time, and what cannot be.
-        progress: told bytes done and bytes in all.
+        say: called with what is read for the first time, and what cannot be.
+        progress: called with the bytes done and the total.
 
     Raises:
         MissingFileError: there is nothing at the path.

@@ -48,7 +48,7 @@ class Library:
         workspace: the registry's parts.
         hasher: what hashes.
         scratch: gives a folder for what has to be fetched, when it is first needed.
-        say: told what is read, and what cannot be.
+        say: called with what is read, and what cannot be.
         fresh: take nothing from the index.
     """
 

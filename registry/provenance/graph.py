@@ -25,7 +25,7 @@ class Node:
         kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`.
         name: what people call it.
         digest: of its files, or of what an alias holds or a place runs; empty where there is none.
-        withdrawals: what it is told of yanks; an alias and a place are told what the adapter that they hold or run is.
+        withdrawals: the yanks that concern it; an alias and a place are told what the adapter that they hold or run is.
         at: when it was recorded, made, set or deployed.
         by: who did that.
         facts: more about it, by kind; for exports.
@@ -47,7 +47,7 @@ class Node:
 
     @property
     def told(self) -> str:
-        """All that it is told of yanks, in words; empty if there is nothing."""
+        """All yanks that concern it, in words; empty if there is nothing."""
         return "; ".join(each.words for each in self.withdrawals)
 
     @property

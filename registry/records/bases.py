@@ -40,7 +40,7 @@ def locate_files(
         workspace: the registry's parts.
         base: the base, with its manifest loaded.
         scratch: a folder that lives as long as the files are needed.
-        progress: told the bytes of each piece that is fetched.
+        progress: called with the bytes of each piece that is fetched.
 
     Raises:
         BlobMissingError: the store lacks a file.

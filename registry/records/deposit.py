@@ -61,7 +61,7 @@ class Deposit:
         Args:
             files: path within the artifact, and where the bytes are.
             manifest: of these files, if they have been hashed already; what is stored must still be that.
-            progress: told the bytes of each piece that is stored.
+            progress: called with the bytes of each piece that is stored.
 
         Raises:
             UnsafePathError: a path leaves the artifact's folder.

@@ -44,7 +44,7 @@ class Impact:
         aliases: each `alias`, such as `course_rec#prod`, and the `adapter` that it holds.
         deployments: what of all that runs somewhere, as `deploy list` has it.
         yanked: why adapters among these are withdrawn, by name.
-        withdrawals: what adapters among these are told of yanks, by name; rows of the others have theirs.
+        withdrawals: the yanks that concern adapters among these, by name; rows of the others have theirs.
     """
 
     kind: str

@@ -113,7 +113,7 @@ def sign(
         with_key: what to sign with.
         output: file for the signature; for a path `PATH.sig` beside it unless it is said.
         force: replace that file if it is something else than a signature.
-        progress: told bytes read and bytes in all, for a path.
+        progress: called with the bytes read and the total, for a path.
 
     Raises:
         CheckFailedError: what lies at the path is damaged.

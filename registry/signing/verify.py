@@ -94,7 +94,7 @@ def verify(
         path: a bundle, an exported adapter's folder, or a single file.
         signature: the signature; by default `PATH.sig`, if it is there.
         checkers: who may have signed; without any, a signature shows what was changed, and not by whom it was made.
-        progress: told bytes done and bytes in all.
+        progress: called with the bytes done and the total.
 
     Raises:
         MissingFileError: there is nothing at the path, or no such signature.

@@ -40,7 +40,7 @@ def deliver(
         force: replace what is there.
         before_replacing: called before what is there is replaced, or a crash in between would leave a record of bytes that
             are gone.
-        progress: told bytes uploaded and bytes in all.
+        progress: called with the bytes uploaded and the total.
 
     Raises:
         AlreadyExistsError: there is something else.

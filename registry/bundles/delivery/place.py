@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...workspace import Workspace
 
 Progress = Callable[[int, int], None]
-"""Told bytes done and bytes in all."""
+"""Called with the bytes done and the total."""
 
 
 class Place(ABC):
@@ -74,7 +74,7 @@ class Place(ABC):
             folder: as `building` gave it.
             manifest: of what is in it.
             replace: what is there gives way.
-            progress: told bytes uploaded and bytes in all, where the place is not on this machine.
+            progress: called with the bytes uploaded and the total, where the place is not on this machine.
         """
 
     def taken(self) -> AlreadyExistsError:
