@@ -1,7 +1,7 @@
-"""Choosing how to write: what each candidate would retain, from the record, from the log, or from a sample.
+"""Choosing the output format: what each candidate retains, from its record, from the log, or from a sample.
 
-Writing a model only to find that it lost the adapter costs seconds to minutes; an eighth of the touched rows tells
-nearly as well.  What a sample refused stays in the log, so that it is taken once.
+Writing a whole model only to find that the adapter is lost costs seconds to minutes; an eighth of the adapted rows
+predicts it well.  A refusal by sample is logged, so that the sample is taken only once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ REFUSED, FITTED = "fuse.refused", "fuse.fitted"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a fuse was found to retain.
+    """The measured fidelity of a fuse.
 
     Attributes:
         verdict: `PASS`, `DEGRADED` or `LOST`.
         retained: share of the update.
-        noise: what was written beside the update, as a share of the weights; None if it is not known.
+        noise: the error that was written, as a share of the weights; None if it is not known.
     """
 
     verdict: str
@@ -47,7 +47,7 @@ class Measured:
 
     @classmethod
     def of(cls, fidelity: Fidelity) -> Measured:
-        """Take the overall figures of a fuse or a sample."""
+        """Return the overall figures of a fuse or a sample."""
         return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
 
     @property
@@ -57,7 +57,7 @@ class Measured:
         return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
 
     def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
+        """Tell whether it may be published; `strict`, while other candidates remain, demands PASS and little noise."""
         if request.accept_loss and not strict:
             return True
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
@@ -70,12 +70,12 @@ class Measured:
 
 
 def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False) -> Measured | None:
-    """Return what is on record about a key, or what the log says of a refused attempt.
+    """Return the recorded fidelity of a key, or that of a refused attempt from the log.
 
     Args:
         workspace: the registry's parts.
         key: of the fused artifact.
-        accept: also what another registry says, and nobody has proved.
+        accept: also take what another registry claims without proof.
     """
     with workspace.database.read() as session:
         row = find_fused(session, key) or usable(session, key, accept=accept)
@@ -98,7 +98,7 @@ def record_refusal(
     *,
     sampled: bool = False,
 ) -> None:
-    """Note in the log what was measured and not published."""
+    """Log what was measured and not published."""
     events.record(
         session,
         action=REFUSED,
@@ -122,7 +122,7 @@ def record_refusal(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Goes through the candidates of one request and passes over those that a sample shows to lose the adapter."""
+    """Iterates over the candidates of a request and skips those that lose the adapter according to a sample."""
 
     workspace: Workspace
     fuse_inputs: FuseInputs

@@ -1,4 +1,4 @@
-"""Why a fuse is a hit or a miss: what makes its key, and what of it is here."""
+"""Why a fuse is a cache hit or a miss: the inputs of its key, and which files are here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def explain(workspace: Workspace, reference: str, request: FuseRequest | None = None) -> dict[str, Any]:
-    """Say of a fused artifact, or of all that a fuse of an adapter could give, whether it is here and why.
+    """Explain whether a fused artifact, or each one that fusing an adapter could give, is here, and why.
 
     Args:
         workspace: the registry's parts.
@@ -39,8 +39,8 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
 
     Returns:
         `reference`, and `models`: each with `key`, `status` (`hit`, `miss` or `refused`), `reason`, `inputs` (what makes
-        the key: `base`, `adapter`, `with`, `recipe`), `asked` (the request may lead to it), `differs` (recipe entries
-        that keep the request from leading to it), `recorded`, `here`, `published` (its files are on record as being in the
+        the key: `base`, `adapter`, `with`, `recipe`), `asked` (whether the request may lead to it), `differs` (the
+        recipe entries in which it differs from the request), `recorded`, `here`, `published` (its files are on record as being in the
         store, from where they are fetched) and `missing` (files that getting it would need).
 
     Raises:

@@ -1,6 +1,6 @@
-"""What an adapter could be shipped as: every way to write its fused model, how large it is and what it retains.
+"""The formats that an adapter's fused model could have, each with its size and what it retains.
 
-Nothing is written: what is on record is taken from there, the rest is measured on a sample of the rows.
+Nothing is written: known fidelity comes from the records, the rest is measured on a sample of the rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def formats(
     *,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the ways to write the fused model of an adapter, from the smallest to the largest.
+    """Return the formats of an adapter's fused model, from the smallest to the largest.
 
     Args:
         workspace: the registry's parts.
@@ -49,7 +49,7 @@ def formats(
         the record), `key` and `chosen`.
 
     Raises:
-        BadInputError: a precision was asked for, the adapter is yanked, or the adapters cannot be combined.
+        BadInputError: the request has a precision, the adapter is yanked, or the adapters cannot be combined.
         UnknownReferenceError: there is no such adapter.
         FusionUnsupportedError: the adapter cannot be fused in any format.
         MissingExtraError: the base needs mlx-lm, which is not installed.

@@ -1,6 +1,6 @@
 """Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
 
-What somebody published is fetched from the shared store; what is not there, or damaged, is computed.
+Published models are fetched from the shared store; those that are missing or damaged are computed.
 
 `auto` tries the base's own format first and goes on to the next larger one when the fused weights do not hold what
 the adapter learned.  A refused fuse leaves its measurement in the log, so that it is not computed a second time.
@@ -63,7 +63,7 @@ def fuse(
         workspace: the registry's parts.
         reference: the adapter.
         request: how to fuse.
-        publish: `full` puts the files into the store, `recipe` only the record; None for what is set.
+        publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
         say: called with each progress message.
         progress: called with the bytes done and the total while computing, fetching and publishing.
 
@@ -122,12 +122,12 @@ def fuse_to_read(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[FusedModel]:
-    """Fuse, and keep the model in the cache for as long as the block reads it; as `fuse` otherwise.
+    """Fuse like `fuse`, and keep the model in the cache until the block ends.
 
-    What leaves the machine, or is served, is to be hashed in the block: the cache may rely on an earlier look.
+    The block must hash what leaves the machine or is served: the cache may rely on an earlier verification.
 
     Raises:
-        DigestMismatchError: the block found a file damaged; the next fuse makes it anew.
+        DigestMismatchError: the block found a damaged file; the next fuse makes the model again.
         StoreUnavailableError: it was removed again and again.
     """
     for _ in range(_ATTEMPTS):
@@ -382,7 +382,7 @@ class _Job:
     def _record(
         self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
     ) -> Sequence[tuple[str, bool]]:
-        """Record the model if it is not; return which registries had said what it is, and whether that was true."""
+        """Record the model unless it is recorded; return which registries had claimed it, and whether rightly."""
         if find_fused(session, self.key) is not None:
             return ()
         record_fused(
@@ -391,7 +391,7 @@ class _Job:
         return compare_claims(self.workspace, session, self.key, manifest)
 
     def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
-        """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
+        """Return the record under the name in the request: the same bytes may be registered under several."""
         return {
             **fused_view(row, self.fuse_inputs.adapter.name),
             "published": is_published(row),

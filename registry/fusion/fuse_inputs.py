@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was computed: the files of the fused model, and how much of the update they hold."""
+    """The result of a fuse: its files and its fidelity."""
 
     manifest: Manifest
     fidelity: Fidelity
@@ -68,7 +68,7 @@ class AdapterPart:
 
 @dataclass(frozen=True, slots=True)
 class FuseInputs:
-    """A base and adapters, read from the database once; the first adapter is the one that was asked for.
+    """A base and adapters, read from the database once; the first adapter is the one to fuse.
 
     `calibration` is the base's newest, if it has any.
     """
@@ -90,12 +90,12 @@ class FuseInputs:
 
     @property
     def adapter(self) -> AdapterPart:
-        """The adapter that was asked for."""
+        """The adapter to fuse."""
         return self.parts[0]
 
     @property
     def extras(self) -> tuple[AdapterPart, ...]:
-        """Those that are added to it."""
+        """Further adapters, added to it."""
         return self.parts[1:]
 
     @property
@@ -132,18 +132,18 @@ class FuseInputs:
     def opened(
         self, progress: Callable[[int, int], None] | None = None, *, verify: bool = True
     ) -> Iterator[InputFiles]:
-        """Hold the files for as long as something is computed from them; they are fetched when first needed.
+        """Hold the files until the block ends; they are fetched when first needed.
 
         Args:
             progress: called with the bytes fetched and the total, where the base comes from a store that is not local.
-            verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
+            verify: False takes files as they are, to see what damaged ones lead to; never to publish.
         """
         with ExitStack() as stack:
             yield InputFiles(self, stack, tally(progress, self.base.bytes), verify=verify)
 
 
 class InputFiles:
-    """The files of a base and of adapters, at hand."""
+    """The files of a base and of adapters on this machine."""
 
     def __init__(
         self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
@@ -165,7 +165,7 @@ class InputFiles:
         """Plan a fuse.
 
         Raises:
-            FusionUnsupportedError: it cannot be fused, or would come out wrong.
+            FusionUnsupportedError: it cannot be fused, or the result would be wrong.
             MissingExtraError: the base needs mlx-lm, which is not installed.
         """
         from ..engine.plan import make_plan
@@ -184,7 +184,7 @@ class InputFiles:
         )
 
     def sample(self, recipe: Recipe) -> Sampled:
-        """Estimate what a recipe gives, without writing anything."""
+        """Estimate the fidelity of a recipe without writing anything."""
         from ..engine.allocate import Sampled
         from ..engine.sample import sample
 
@@ -208,9 +208,9 @@ class InputFiles:
             recipe: how.
             key: of the result; it goes into the metadata of the weight files.
             folder: where to.
-            check: called again and again; raises when the work is to stop.
+            check: called repeatedly; raises to stop the work.
             progress: called with the bytes done and the total.
-            publish: the files go to the store afterwards, for which there must be room, too.
+            publish: the files will also be put into the store, which needs room as well.
 
         Raises:
             FusionUnsupportedError: the engine cannot do this; nothing was written.
@@ -304,7 +304,7 @@ class InputFiles:
 
 
 def policy_of(recipe: Recipe, seed: int) -> Policy:
-    """Return what a recipe means to the engine.
+    """Return the engine's policy for a recipe.
 
     Args:
         recipe: how a base and adapters are fused.
@@ -323,13 +323,13 @@ def gather(
     *,
     yanked: bool = False,
 ) -> FuseInputs:
-    """Return what the fuse of an adapter is made from.
+    """Return the inputs for fusing an adapter.
 
     Args:
         workspace: the registry's parts.
         reference: the adapter.
         extras: further adapters to add, and their weights.
-        yanked: take withdrawn ones, too, to see what was made of them.
+        yanked: also take withdrawn adapters.
 
     Raises:
         UnknownReferenceError: there is no such adapter.

@@ -1,4 +1,4 @@
-"""The records of fused artifacts: finding one by its key, and making one."""
+"""The records of fused artifacts: find one by its key, or make one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def find_fused(session: Session, key: Digest) -> tables.Fused | None:
 
 
 def aliased_keys(session: Session) -> list[str]:
-    """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
+    """Return the keys of fused models whose adapter is held by an alias."""
     named, same = aliased(tables.Adapter), aliased(tables.Adapter)
     relied_on = (
         select(same.id)
@@ -55,7 +55,7 @@ def record_fused(
     fidelity: Fidelity,
     seconds: float,
 ) -> tables.Fused:
-    """Record a fused artifact and say so in the log; its bytes lie in the cache already."""
+    """Record and log a fused artifact whose bytes are in the cache."""
     now = workspace.database.utcnow(session)
     row = tables.Fused(
         key=key,
@@ -122,7 +122,7 @@ def _quantization(fuse_inputs: FuseInputs, recipe: Recipe) -> dict[str, Any] | N
 
 
 def make_room(workspace: Workspace, key: Digest) -> None:
-    """Evict from the cache what is over its limit; the model of a key stays, and so does what an alias holds."""
+    """Evict models until the cache is within its limit; the model of `key` and those held by an alias stay."""
     with workspace.database.read() as session:
         spared = {key, *aliased_keys(session)}
     workspace.cache.evict(workspace.settings.cache_limit, spared).execute()
@@ -159,7 +159,7 @@ def manifest_of(view: Mapping[str, Any]) -> Manifest:
 
 
 def in_words(foreign: Mapping[str, Any] | None) -> str | None:
-    """Return what people are told of an artifact that was not made here, None of one that was."""
+    """Return the origin of an artifact in words; None if it was made here."""
     if foreign is None:
         return None
     registry = str(foreign["registry"])[:8]
