@@ -1,4 +1,4 @@
-"""Delivering a bundle: built beside its place, compared with what is there, then put there in one step."""
+"""Delivering a bundle: built beside its destination, compared with what is there, then moved there in one step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .place import Place, Progress
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What a place holds now.
+    """What a destination holds now.
 
     Attributes:
         manifest: its files.
-        existed: the very same were there already, and nothing was changed.
+        existed: the same files were there already, and nothing was changed.
     """
 
     manifest: Manifest
@@ -32,10 +32,10 @@ def deliver(
     before_replacing: Callable[[], None],
     progress: Progress | None = None,
 ) -> Delivered:
-    """Build a bundle and put it in its place.
+    """Build a bundle and put it at its destination.
 
     Args:
-        place: found free by `require_free`.
+        place: checked by `require_free`.
         fill: writes the bundle into an empty folder.
         force: replace what is there.
         before_replacing: called before what is there is replaced, or a crash in between would leave a record of bytes that
@@ -43,7 +43,7 @@ def deliver(
         progress: called with the bytes uploaded and the total.
 
     Raises:
-        AlreadyExistsError: there is something else.
+        AlreadyExistsError: something else is there.
         FuseryError: as `fill`, and what keeps the place from being written.
     """
     with place.building() as temp:

@@ -1,4 +1,4 @@
-"""What a place for a bundle can do, wherever it is."""
+"""The interface of a bundle's destination, wherever it is."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Place(ABC):
     def require_free(self, force: bool) -> None:
         """Refuse a place that cannot become the bundle, before anything is computed.
 
-        An earlier bundle may be the very one that is asked for, and is looked at later.
+        An earlier bundle may be this very one, and is compared later.
 
         Raises:
             AlreadyExistsError: something else is there.
@@ -73,7 +73,7 @@ class Place(ABC):
         Args:
             folder: as `building` gave it.
             manifest: of what is in it.
-            replace: what is there gives way.
+            replace: whether to replace what is there.
             progress: called with the bytes uploaded and the total, where the place is not on this machine.
         """
 
