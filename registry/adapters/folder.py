@@ -1,7 +1,7 @@
 """Reading an adapter as mlx-lm's trainer leaves it, or PEFT: weights, `adapter_config.json`, a hand-written metadata file.
 
 Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
-kept as problems, so that one look at a folder reports everything that is wrong with it.
+collected as problems, so that one reading of a folder reports everything that is wrong with it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class AdapterFolder:
 
     @property
     def kept(self) -> Mapping[str, Path]:
-        """The files that are the adapter and are kept, by name, to where they really lie."""
+        """The adapter's own files, which are stored: name to real path."""
         return self.files if self.originals is None else self.originals
 
     @property

@@ -1,4 +1,4 @@
-"""One audit: look at everything, and, if asked to, repair what can be."""
+"""One audit: check everything and, optionally, repair what can be repaired."""
 
 from __future__ import annotations
 

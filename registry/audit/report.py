@@ -69,7 +69,7 @@ class Repair:
     Attributes:
         problem: what it was.
         source: where the good bytes came from.
-        quarantined: where the damaged bytes are kept now, None if there were none.
+        quarantined: where the damaged bytes are now, None if there were none.
     """
 
     problem: Problem

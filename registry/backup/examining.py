@@ -81,7 +81,7 @@ def rehearsal(workspace: Workspace, folder: Path, fill: Callable[[Database], Non
 
 
 def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) -> Doubts:
-    """Hold a backup against its bytes; return what is to be said of it.
+    """Compare a backup with its bytes; return the doubts about it.
 
     Args:
         workspace: of the rehearsal.

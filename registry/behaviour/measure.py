@@ -36,7 +36,7 @@ class Measured:
 
     Attributes:
         scores: for each sample, in their order.
-        base_losses: for each sample, the losses of the base of `a`; empty if nobody asked.
+        base_losses: for each sample, the losses of the base of `a`; empty if not requested.
     """
 
     scores: tuple[TokenScores, ...]

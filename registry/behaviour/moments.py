@@ -1,4 +1,4 @@
-"""The largest directions of what goes into a model's linear layers, found without holding a matrix of them.
+"""The largest directions of the inputs of a model's linear layers, found without holding their matrix.
 
 For inputs x of n numbers, H is the mean of x x^T.  H itself would take n * n numbers for each input; a model of eight
 billion weights has some 130 inputs of up to 14336.  So H is only ever multiplied with a few vectors, as the model runs:

@@ -1,4 +1,4 @@
-"""What a collection did, or would do."""
+"""The result of a collection, or its plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kind = Literal["blob", "generation", "leftover"]
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """Something that left the store, or would.
+    """Something that was removed from the store, or would be.
 
     Attributes:
         kind: `blob` that nothing refers to, dead `generation` of a blob, or `leftover` of an interrupted write.

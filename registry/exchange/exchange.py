@@ -38,7 +38,7 @@ class Exchanged:
     """What `push` or `pull` did, or would do.
 
     Attributes:
-        reference: what was asked for.
+        reference: as given.
         origin: id and place of the registry it comes from.
         destination: the same of the one it goes to; its id is None where there is none yet.
         dry_run: nothing was written.

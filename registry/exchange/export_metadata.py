@@ -1,4 +1,4 @@
-"""`adapter_metadata.json` of an exported adapter: the keys that people write by hand, and under `fusery` all that is on record.
+"""`adapter_metadata.json` of an exported adapter: the keys that people write by hand, and the full record under `fusery`.
 
 A file of that name that was registered with the adapter is part of its digest: its text travels inside the new one.
 """
@@ -84,7 +84,7 @@ class Corrected(BaseModel):
 
 
 class Facts(BaseModel):
-    """What was on record; what files can tell is not read from here."""
+    """Recorded facts; those that follow from files are not read from here."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -101,7 +101,7 @@ class Facts(BaseModel):
 
 
 class ExportMetadata(BaseModel):
-    """What an exported folder says of itself under `fusery`.
+    """The export metadata of a folder: the entry `fusery`.
 
     Attributes:
         form: `mlx` or `peft`.
@@ -171,13 +171,13 @@ def export_metadata(
 
 
 def _trained_on(view: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return name and digest of the base that it was said to be trained on; None where that is its own."""
+    """Return name and digest of the declared training base; None if it is the adapter's own base."""
     digest = view["trained_on_digest"]
     return None if digest is None else {"name": view["trained_on"], "digest": digest}
 
 
 def read_export_metadata(document: Mapping[str, Any], folder: Path) -> ExportMetadata:
-    """Return what an exported folder says of itself.
+    """Return the export metadata of a folder.
 
     Raises:
         BadInputError: it was not exported by fusery, or the entry is damaged.

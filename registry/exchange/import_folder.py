@@ -154,7 +154,7 @@ def _submission(workspace: Workspace, said: ExportMetadata, copied: Path, base: 
 
 
 def _trained_on(said: ExportMetadata, declared: Iterable[str | None]) -> TrainedOn | None:
-    """Return the base that it was said to be trained on where it was exported; this registry need not have it."""
+    """Return the training base declared where it was exported; this registry need not have it."""
     if said.trained_on is None:
         return None
     known_as = frozenset(name for name in declared if name)
@@ -162,7 +162,7 @@ def _trained_on(said: ExportMetadata, declared: Iterable[str | None]) -> Trained
 
 
 def _base(workspace: Workspace, said: ExportMetadata, asked: str | None) -> str:
-    """Return the name of the base: the one that is asked for, or the one with the recorded digest."""
+    """Return the name of the base: the requested one, or the one with the recorded digest."""
     with workspace.database.read() as session:
         if asked is not None:
             return resolve_base(session, asked).names[0].name

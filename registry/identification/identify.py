@@ -34,7 +34,7 @@ class Identified:
     """What something was found to be.
 
     Attributes:
-        path: what was asked about.
+        path: as given.
         kind: `folder`, `archive`, `safetensors`, `gguf` or `file`.
         claims: what it says of itself, and whether that is so.
         matches: what it is, the surest first; empty if it is unknown.

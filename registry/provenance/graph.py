@@ -13,7 +13,7 @@ from ..records.withdrawals import shown as withdrawals_shown
 
 TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
-"""The relation of an adapter to its base, where it was said to be trained on another one."""
+"""The relation of an adapter to its base, if it was declared to be trained on another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class Graph:
     """A lineage graph.
 
     Attributes:
-        root: id of what was asked for.
+        root: id of the subject.
         nodes: by their ids.
         edges: each once.
-        roots: all that was asked for: a dataset may have several revisions.
+        roots: all subjects: a dataset may have several revisions.
     """
 
     root: str

@@ -44,8 +44,8 @@ def locate_files(
 
     Raises:
         BlobMissingError: the store lacks a file.
-        BlobCorruptError: a file that is kept by reference has another size than when it was added.
-        MissingFileError: the folder of a base kept by reference is gone.
+        BlobCorruptError: a file of a referenced base has another size than when it was added.
+        MissingFileError: the folder of a referenced base is gone.
     """
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in base.manifest.files}

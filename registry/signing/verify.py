@@ -38,7 +38,7 @@ class Verification:
         problems: what differs.
         notes: what was not looked at, and what is missing for a proof.
         unsigned: files that a signature of the model or the adapter within is not about.
-        registry: what the registry says of it, if one was asked.
+        registry: what the registry has recorded about it, if one was consulted.
     """
 
     found: Found
@@ -110,7 +110,7 @@ def verify(
 
 
 def beside_of(path: Path) -> Path:
-    """Return where the signature of a folder or file lies unless it is said."""
+    """Return the default path of the signature of a folder or file."""
     real = path.resolve()
     return real.with_name(real.name + SUFFIX)
 
