@@ -51,7 +51,7 @@ def times(value: float) -> str:
 
 
 def told(view: Mapping[str, Any]) -> str:
-    """Return what a thing is told of yanks, in words; empty if there is nothing."""
+    """Return the yanks that concern a thing, in words; empty if there is nothing."""
     return one_line("; ".join(each["told"] for each in view["withdrawals"]))
 
 

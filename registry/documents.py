@@ -128,7 +128,7 @@ FORMAT = "fusery.export.v1"
 KEY = "fusery"
 
 
-def checksum_of_passport(document: Mapping[str, Any]) -> str:
+def checksum_of_metadata(document: Mapping[str, Any]) -> str:
     """Return the checksum of an exported folder's document: of all of it but the checksum."""
     inner = {key: value for key, value in document[KEY].items() if key != CHECKSUM}
     return digest_bytes(document_bytes({**document, KEY: inner}))

@@ -1,4 +1,4 @@
-"""The parts of one registry, opened when they are first asked for: database, store and local cache."""
+"""The parts of one registry, opened when first used: database, store and local cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Workspace:
     """What every use case works with.
 
-    Nothing is opened, made or imported before it is needed: a command that only prints help costs nothing, and a
+    Nothing is opened, created or imported before it is needed: a command that only prints help costs nothing, and a
     command that only reads makes no folder.
 
     Args:
@@ -116,14 +116,14 @@ class Workspace:
 
     @cached_property
     def cache(self) -> FusedCache:
-        """The local cache of whole fused models."""
+        """The local cache of fused models."""
         from fusery.storage.cache import FusedCache
 
         return FusedCache(self.settings.cache, self.vouchers)
 
     @cached_property
     def vouchers(self) -> Vouchers:
-        """What this user has read through on this machine of late and found right."""
+        """Files that this user has recently verified on this machine."""
         from fusery.storage.vouchers import Vouchers
 
         return Vouchers(self.settings.private / "vouchers")
@@ -132,7 +132,7 @@ class Workspace:
         """Make what is not there yet: folders, schema, store.  Return whether anything was made.
 
         Args:
-            explicit: the user asked for it, so an empty PostgreSQL database gets the schema too.
+            explicit: the user requested it, so an empty PostgreSQL database gets the schema too.
 
         Raises:
             SchemaError: the database holds something that is not a registry of this version.

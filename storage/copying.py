@@ -111,7 +111,7 @@ def pump(source: int, target: int | None, *, progress: Progress | None = None) -
     Args:
         source: file descriptor to read from, from its current position.
         target: file descriptor of an empty file, open for reading and writing; None only to hash.
-        progress: told about bytes as they are done.
+        progress: called with the number of bytes of each piece that is done.
 
     Returns:
         Digest and number of the bytes.

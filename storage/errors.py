@@ -1,7 +1,7 @@
 """The errors of fusery's storage layer, and the base class of all of fusery's errors.
 
 Every error that a user can cause or meet is a `FuseryError`: one sentence, a stable `code`, where known a `hint` with
-the command to run, and the exit code of DESIGN section 8.  The command line prints them; nothing else catches them.
+the command to run, and the exit code.  The command line prints them; nothing else catches them.
 """
 
 from __future__ import annotations

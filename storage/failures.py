@@ -31,7 +31,7 @@ class AbsentBlobError(BlobMissingError):
 
     Attributes:
         digest: the blob's digest.
-        generation: the generation that was asked for.
+        generation: the requested generation.
     """
 
     def __init__(self, digest: Digest, generation: int, where: str) -> None:

@@ -1,6 +1,6 @@
 """The contract of a blob store: what every backend promises, its value types and its errors.
 
-The laws, which `tests/store_contract.py` checks on every backend:
+The laws, which `tests/store_contract.py` checks on every backend (docs/internals/store.md says how they are kept):
 
 - a name that is visible holds exactly the bytes of its digest, whatever happened while they were written;
 - writing the same bytes again changes nothing; bytes that do not match what was expected are never visible;
@@ -51,9 +51,9 @@ class Capabilities:
 
     Attributes:
         create_exclusive: a second writer of the same name is refused by the backend itself.
-        local: blobs are files that `local_path` gives the path of.
+        local: blobs are files; `local_path` returns their paths.
         durable: blobs outlive the process.
-        resumes: an upload that was cut off goes on where it stopped, when the same file is stored again.
+        resumes: storing the same file again continues an interrupted upload.
     """
 
     create_exclusive: bool
@@ -63,14 +63,14 @@ class Capabilities:
 
     @property
     def promise(self) -> str:
-        """What two writers of one name may rely on, in a few words: the guide for teams says what follows from it."""
+        """What two writers of one name may rely on, in a few words; docs/guides/team.md has the details."""
         if self.create_exclusive:
             return "exclusive create"
         return "no exclusive create: names are digests, and each write is read back"
 
     @property
     def interruption(self) -> str:
-        """What becomes of a large file whose upload was cut off, in a few words."""
+        """What becomes of an interrupted upload, in a few words."""
         return f"an interrupted upload {'goes on where it stopped' if self.resumes else 'begins anew'}"
 
 
@@ -93,7 +93,7 @@ class BlobStore(ABC):
     """Blobs by digest and generation, on one backend.
 
     Attributes:
-        url: where the store is, without any secret; `open_store(store.url)` opens it again.
+        url: of the store, without any secret; `open_store(store.url)` opens it again.
     """
 
     url: str
@@ -121,7 +121,7 @@ class BlobStore(ABC):
             path: a regular file; a symbolic link is refused.
             expected: size and digest that the file must have.
             generation: the generation to store the blob under.
-            progress: told about bytes as they are written.
+            progress: called with the number of bytes of each piece that is written.
 
         Raises:
             DigestMismatchError: the file is not what was expected; nothing was stored.
@@ -149,9 +149,9 @@ class BlobStore(ABC):
 
     @abstractmethod
     def quarantine(self, digest: Digest, *, generation: int = 0) -> str | None:
-        """Take a damaged blob out of the way and keep it; return its new name, None if nothing was moved.
+        """Move a damaged blob to quarantine; return its new name, None if nothing was moved.
 
-        A blob that does match its digest stays: somebody repaired it since it was found damaged.
+        A blob that matches its digest stays: it has been repaired meanwhile.
         """
 
     @abstractmethod
@@ -160,15 +160,15 @@ class BlobStore(ABC):
 
     @abstractmethod
     def blobs(self) -> Iterator[Blob]:
-        """List the blobs there are, in no order; names that are not ours are passed over."""
+        """List all blobs, in no order; other names are skipped."""
 
     @abstractmethod
     def quarantined(self) -> Iterator[Leftover]:
-        """List what `quarantine` has put aside."""
+        """List blobs in quarantine."""
 
     @abstractmethod
     def leftovers(self) -> Iterator[Leftover]:
-        """List what interrupted writes left behind, and what writes that are going on need."""
+        """List leftovers of interrupted writes, and the part files of writes in progress."""
 
     @abstractmethod
     def remove_leftover(self, name: str) -> int:
@@ -180,7 +180,7 @@ class BlobStore(ABC):
 
     @abstractmethod
     def initialise(self, store_id: str) -> None:
-        """Make the store ready to be written to and give it its id, once and for all.
+        """Prepare the store for writing and give it its permanent id.
 
         Raises:
             StoreMismatchError: it has another id already, or a layout this version does not know.
@@ -204,13 +204,13 @@ class BlobStore(ABC):
 
     @abstractmethod
     def _pour(self, blob: Blob, sink: Sink) -> None:
-        """Give the bytes of a blob, whose size was asked for, to `sink`, piece by piece; raises AbsentBlobError."""
+        """Pass the bytes of a blob of known size to `sink`, piece by piece; raises AbsentBlobError."""
 
     def identify(self) -> str | None:
-        """Return the id that `initialise` gave the store, None if it has none yet.
+        """Return the store's id, None if it has none yet.
 
         Raises:
-            StoreMismatchError: what is there has a layout this version does not know.
+            StoreMismatchError: the store has a layout this version does not know.
         """
         data = self._read_format()
         return None if data is None else parse_format(data, self.url)
@@ -233,7 +233,7 @@ class BlobStore(ABC):
     def fetch(
         self, digest: Digest, destination: Path, *, generation: int = 0, progress: Progress | None = None
     ) -> int:
-        """Copy a blob to a file, verified before the file has its name; return its size.
+        """Copy a blob to a file, verified before the file gets its name; return its size.
 
         An existing file at `destination` is replaced.
 
@@ -241,7 +241,7 @@ class BlobStore(ABC):
             digest: which blob.
             destination: the file's name, in a folder that exists.
             generation: the blob's generation.
-            progress: told about bytes as they arrive.
+            progress: called with the number of bytes of each piece that arrives.
 
         Raises:
             AbsentBlobError: the blob is not there.
@@ -282,7 +282,7 @@ class BlobStore(ABC):
         self.pour(Blob(digest, size, generation), read, lambda: None)
 
     def pour(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
-        """Give a blob's bytes to `sink`, piece by piece in order; they are right only when this returns.
+        """Pass a blob's bytes to `sink`, piece by piece in order; they are verified only once this returns.
 
         Args:
             blob: its digest, the size that it must have, and its generation.
@@ -300,7 +300,7 @@ class BlobStore(ABC):
         self._pour_verified(blob, sink, begin)
 
     def _pour_verified(self, blob: Blob, sink: Sink, begin: Callable[[], None]) -> None:
-        """Give a blob's bytes to `sink`, and raise unless they had the digest; `begin` is called before each reading.
+        """Pass a blob's bytes to `sink`, and raise unless they have the digest; `begin` is called before each reading.
 
         Bytes that went wrong on the way are read again: a blob is damaged when two readings find the same wrong bytes.
 
@@ -373,7 +373,7 @@ class BlobStore(ABC):
 
 
 def require_size(subject: Path, expected: FileEntry | None, size: int) -> None:
-    """Refuse a file whose size is not what was promised, before its bytes are read: there may be no end of them.
+    """Refuse a file whose size is not as expected, before its bytes are read: they may be endless.
 
     Raises:
         DigestMismatchError: its size differs from `expected`.
@@ -388,7 +388,7 @@ _CHANGED = "the file changed since it was looked at; run the command again"
 
 
 def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, size: int) -> None:
-    """Refuse a file that is not what was promised.
+    """Refuse a file whose size or digest is not as expected.
 
     Raises:
         DigestMismatchError: its size or digest differs from `expected`.

@@ -85,7 +85,7 @@ def _depth(value: Any) -> int:
 
 
 def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
-    """Read a JSON file of at most `limit` bytes, 16 MiB unless said otherwise.
+    """Read a JSON file of at most `limit` bytes, 16 MiB by default.
 
     Raises:
         MissingFileError: there is no such file, or it is not a regular one.

@@ -116,7 +116,7 @@ class LocalStore(BlobStore):
             origin: the other store.
             blob: the blob there.
             generation: the generation to store it under.
-            progress: told about bytes as they arrive.
+            progress: called with the number of bytes of each piece that arrives.
 
         Raises:
             AbsentBlobError, DigestMismatchError: the other store does not have it as it should be; nothing was stored.

@@ -29,7 +29,7 @@ class FileEntry:
     sha256: Digest
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entry as DESIGN section 9 prints it."""
+        """Return the entry as `--json` prints it."""
         return {"path": self.path, "size": self.size, "sha256": self.sha256}
 
 

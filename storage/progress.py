@@ -10,7 +10,7 @@ def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[
     """Return a function that takes how many bytes are new, from any thread, and tells how many there are in all.
 
     Args:
-        progress: told bytes done and bytes in all; None where nobody wants to know.
+        progress: called with the bytes done and the total; None where nobody wants to know.
         total: bytes that are expected; what comes on top, being read again, makes it larger.
     """
     if progress is None:

@@ -39,7 +39,7 @@ def digest_tensors(path: Path, header: Header, *, progress: Progress | None = No
     Args:
         path: a regular file, without links.
         header: what `read_header` said of it.
-        progress: told the bytes of each piece that was read.
+        progress: called with the bytes of each piece that was read.
 
     Raises:
         FormatError: the file is not of the size that its header was read from.

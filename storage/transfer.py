@@ -33,7 +33,7 @@ def transfer(
         scratch: a folder on this machine with room for it.
         from_generation: its generation at the origin.
         to_generation: its generation at the target.
-        progress: told about bytes as they arrive; of those that had to be read again, more than once.
+        progress: called with the number of bytes of each piece that arrives; of those that had to be read again, more than once.
 
     Raises:
         AbsentBlobError: it is not at the origin.

@@ -48,7 +48,7 @@ class RemoteTree:
         Args:
             path: the local file.
             entry: its name at the URL, its size and its digest.
-            progress: told about bytes that have arrived.
+            progress: called with the number of bytes of each piece that has arrived.
 
         Raises:
             StorageError: the file is not what the entry says.

@@ -108,7 +108,7 @@ class Case:
 
     @property
     def possible(self) -> bool:
-        """Whether mlx-lm can do it, and right (FUSION section 1.7)."""
+        """Whether mlx-lm can do it, and right (docs/internals/arithmetic.md)."""
         quantized = self.form in QUANTIZED
         if quantized and (self.layout == "hf" or self.adapter == "dora-embedding"):
             return False

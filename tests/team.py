@@ -25,7 +25,7 @@ from fusery.registry import Registry, tables
 from fusery.registry.database import events, owner
 from fusery.registry.errors import FuseryError
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.fusion.ingredients import Inputs
+from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.registry.records.deposit import Deposit
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
@@ -118,13 +118,13 @@ class _Worker:
         self.refused: Counter[str] = Counter()
         self.computed: Counter[str] = Counter()
         self.made: list[tuple[str, int, bool]] = []
-        compute, computed = Inputs.compute, self.computed
+        compute, computed = InputFiles.compute, self.computed
 
-        def counted(inputs: Inputs, recipe: Any, key: Any, *rest: Any, **options: Any) -> Any:
+        def counted(inputs: InputFiles, recipe: Any, key: Any, *rest: Any, **options: Any) -> Any:
             computed[str(key)] += 1
             return compute(inputs, recipe, key, *rest, **options)
 
-        Inputs.compute = counted  # type: ignore[method-assign]
+        InputFiles.compute = counted  # type: ignore[method-assign]
 
     def run(self, operations: int) -> None:
         kinds = {

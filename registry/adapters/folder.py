@@ -1,7 +1,7 @@
 """Reading an adapter as mlx-lm's trainer leaves it, or PEFT: weights, `adapter_config.json`, a hand-written metadata file.
 
 Nothing here judges: what is contradictory or missing is for `admission` to find.  Files that cannot be read at all are
-kept as problems, so that one look at a folder reports everything that is wrong with it.
+collected as problems, so that one reading of a folder reports everything that is wrong with it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AdapterFolder:
         metadata: the hand-written file; empty when there is none.
         header: the header of the weights, if readable.
         modules: adapted modules by path.
-        strangers: tensor names that are not part of an adapter.
+        unexpected: tensor names that are not part of an adapter.
         problems: files that cannot be used.
         form: `mlx` or `peft`, as the folder has it.
         originals: of PEFT's form, the files as they are; `kept` tells which are the adapter.
@@ -76,7 +76,7 @@ class AdapterFolder:
     metadata: AdapterMetadata
     header: Header | None
     modules: Mapping[str, LoraModule]
-    strangers: tuple[str, ...]
+    unexpected: tuple[str, ...]
     problems: tuple[Problem, ...] = field(default=())
     form: Literal["mlx", "peft"] = "mlx"
     originals: Mapping[str, Path] | None = None
@@ -86,7 +86,7 @@ class AdapterFolder:
 
     @property
     def kept(self) -> Mapping[str, Path]:
-        """The files that are the adapter and are kept, by name, to where they really lie."""
+        """The adapter's own files, which are stored: name to real path."""
         return self.files if self.originals is None else self.originals
 
     @property
@@ -137,9 +137,9 @@ def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
     config = _model(AdapterConfig, raw_config, CONFIG, problems)
     metadata = _model(AdapterMetadata, raw_metadata, METADATA, problems)
     header = _header(files, problems)
-    modules, strangers = lora_modules(header)
+    modules, unexpected = lora_modules(header)
     return AdapterFolder(
-        path, files, config, raw_config, metadata, header, modules, strangers, tuple(problems)
+        path, files, config, raw_config, metadata, header, modules, unexpected, tuple(problems)
     )
 
 
@@ -169,7 +169,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
             scratch = None  # the remarks say so
         except FormatError as error:
             problems.append(Problem(PEFT_WEIGHTS, error.message))
-    modules, strangers = lora_modules(header)
+    modules, unexpected = lora_modules(header)
     kept = {name: place for name, place in files.items() if name == METADATA}
     alpha = found.config.lora_alpha if found.config else None
     return AdapterFolder(
@@ -180,7 +180,7 @@ def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:
         metadata,
         header,
         modules,
-        strangers,
+        unexpected,
         tuple(problems),
         form="peft",
         originals=files,

@@ -130,14 +130,14 @@ class LoraModule:
 def lora_modules(header: Header | None) -> tuple[dict[str, LoraModule], tuple[str, ...]]:
     """Return the adapted modules of a file in mlx-lm's form by path, and the tensors that are part of none."""
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
-    strangers = []
+    unexpected = []
     for name, tensor in (header.tensors if header else {}).items():
         if match := _TENSOR.fullmatch(name):
             parts.setdefault(match["module"], {})[match["part"]] = tensor.shape
         else:
-            strangers.append(name)
+            unexpected.append(name)
     modules = {
         path: LoraModule(path, shapes.get("lora_a"), shapes.get("lora_b"), shapes.get("m"))
         for path, shapes in sorted(parts.items())
     }
-    return modules, tuple(strangers)
+    return modules, tuple(unexpected)

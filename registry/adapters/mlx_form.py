@@ -21,7 +21,7 @@ from .files import CONFIG, WEIGHTS
 from .peft_config import PeftConfig
 from .peft_folder import PeftModule, some
 from .remark import Remark
-from .tensors import Stored, multiplied, padded, read_stored, turned, widened, write_stored
+from .tensors import Stored, multiplied, padded, read_stored, transposed, widened, write_stored
 
 _PADDED = 16
 _BEARABLE = 256 << 20
@@ -115,9 +115,9 @@ def write_mlx(weights: Path, plan: MlxPlan, folder: Path) -> list[Remark]:
 def _tensors(weights: Path, plan: MlxPlan, rounded: list[str]) -> Iterator[tuple[str, Stored]]:
     for path, module in plan.modules.items():
         if module.a is not None:
-            yield f"{path}.lora_a", padded(turned(read_stored(weights, module.a)), 1, plan.rank)
+            yield f"{path}.lora_a", padded(transposed(read_stored(weights, module.a)), 1, plan.rank)
         if module.b is not None:
-            scaled, exact = multiplied(turned(read_stored(weights, module.b)), plan.factors[path])
+            scaled, exact = multiplied(transposed(read_stored(weights, module.b)), plan.factors[path])
             if not exact:
                 rounded.append(path)
             yield f"{path}.lora_b", padded(scaled, 0, plan.rank)

@@ -1,4 +1,4 @@
-"""The other forms of an adapter, computed to be held against what is said of them or to be recorded."""
+"""The other forms of an adapter, computed to be compared with their records or to be recorded."""
 
 from __future__ import annotations
 

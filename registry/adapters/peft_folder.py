@@ -54,19 +54,19 @@ class PeftModule:
 def sort_tensors(header: Header) -> tuple[dict[str, PeftModule], list[Remark]]:
     """Return the modules of a PEFT file by path, and remarks on tensors that are none of theirs."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    strangers: list[str] = []
+    unexpected: list[str] = []
     for name, tensor in header.tensors.items():
         match = _PART.fullmatch(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
         # A convolution's factors have four dimensions: PEFT adapts them, mlx-lm does not.
         if match is None or len(tensor.shape) != (1 if match["m"] else 2):
-            strangers.append(name)
+            unexpected.append(name)
             continue
         part = "m" if match["m"] else (match["linear"] or match["embedding"]).lower()
         kind = "embedding_" if match["embedding"] else ""
         if parts[match["module"]].setdefault(kind + part, tensor) is not tensor:
-            strangers.append(name)
+            unexpected.append(name)
     modules = {path: _module(path, found) for path, found in sorted(parts.items())}
-    return modules, [*_on_strangers(strangers), *_on_embeddings(parts)]
+    return modules, [*_on_unexpected(unexpected), *_on_embeddings(parts)]
 
 
 def _module(path: str, found: Mapping[str, Tensor]) -> PeftModule:
@@ -86,7 +86,7 @@ def _on_embeddings(parts: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Remark
             yield Remark("peft_variant", "error", path, message)
 
 
-def _on_strangers(names: list[str]) -> Iterator[Remark]:
+def _on_unexpected(names: list[str]) -> Iterator[Remark]:
     whole = [
         name for name in names if re.search(r"(modules_to_save|base_layer|embed_tokens|lm_head)\.", name)
     ]

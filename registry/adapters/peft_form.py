@@ -1,4 +1,4 @@
-"""From mlx-lm's form to PEFT's: every number as it is, factors turned round, the scale as `lora_alpha / r`."""
+"""From mlx-lm's form to PEFT's: every number as it is, factors transposed, the scale as `lora_alpha / r`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import BadInputError
 from .files import CONFIG, PEFT_WEIGHTS, WEIGHTS
 from .peft_config import PeftConfig, targets
 from .peft_folder import PREFIX
-from .tensors import Stored, read_stored, turned, write_stored
+from .tensors import Stored, read_stored, transposed, write_stored
 
 if TYPE_CHECKING:
     from ..models.architecture import Architecture
@@ -110,7 +110,7 @@ def _tensors(path: Path, header: Header, embeddings: set[str]) -> Iterator[tuple
     for name in sorted(header.tensors):
         module, _, part = name.rpartition(".")
         parts = _EMBEDDING_PARTS if module in embeddings else _PARTS
-        yield f"{PREFIX}{module}.{parts[part]}", turned(read_stored(path, header.tensors[name]))
+        yield f"{PREFIX}{module}.{parts[part]}", transposed(read_stored(path, header.tensors[name]))
 
 
 def _is_embedding(module: LoraModule, base: Architecture) -> bool:

@@ -1,4 +1,4 @@
-"""The numbers of an adapter as they are stored: read one tensor at a time, turned, scaled, padded, written."""
+"""The numbers of an adapter as they are stored: read one tensor at a time, transposed, scaled, padded, written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_stored(path: Path, tensor: Tensor) -> Stored:
     return Stored(tensor.dtype, np.frombuffer(data, kind).reshape(tensor.shape))
 
 
-def turned(tensor: Stored) -> Stored:
+def transposed(tensor: Stored) -> Stored:
     """Return a matrix transposed; whatever has not two dimensions as it is."""
     return Stored(tensor.dtype, tensor.bits.T if tensor.bits.ndim == 2 else tensor.bits)
 

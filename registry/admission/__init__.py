@@ -1,4 +1,4 @@
-"""Admission: what keeps a bad adapter out.  A set of small rules looks at a candidate, and each says what it finds."""
+"""Admission: keeps bad adapters out.  Each of a set of small rules looks at a candidate and yields findings."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def unreadable(error: FuseryError) -> Finding:
 
 
 def examine(candidate: Candidate, policy: Policy | None = None) -> list[Finding]:
-    """Let every rule look at a candidate; errors come first in what they find.
+    """Run every rule on a candidate; return the findings, errors first.
 
     Args:
         candidate: the adapter.
-        policy: how severe each finding is here; by default as its code says.
+        policy: the severity of each finding; by default that of its code.
     """
     from .kind_rules import kind_is_known
     from .rules import RULES

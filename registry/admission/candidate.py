@@ -1,4 +1,4 @@
-"""What the rules look at: the folder, the base it is to stand on, and what the user said about it."""
+"""What the rules look at: an adapter's folder, its base, and what the user declared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .values import Values
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the user gave as flags; it wins over what the files say, and a difference is a finding."""
+    """What the user gave as flags; it wins over the files, and a difference is a finding."""
 
     task: str | None = None
     version: int | None = None
@@ -60,7 +60,7 @@ class BaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The other base that the adapter was said to be trained on: what it is called, and every name it is known by."""
+    """Another base that the adapter was declared to be trained on: its name, and every name it is known by."""
 
     name: str
     known_as: frozenset[str]
@@ -91,17 +91,17 @@ def _nobody() -> Sequence[Neighbour]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter that asks to be admitted.
+    """An adapter to be admitted.
 
     Attributes:
         folder: its files.
-        base: the base that it is to stand on.
-        declared: what the user said.
+        base: the base that it is for.
+        declared: what the user gave as flags.
         surroundings: what else lies in its folder.
-        neighbours: looks for registered adapters that are the same or nearly so; asked only when all else is sound.
-        today: the day it is, in UTC.
-        training: what was found about its training run.
-        trained_on: the base that it was trained on, if that was said to be another one.
+        neighbours: finds registered adapters that are equal or similar; called only when everything else is sound.
+        today: today's date in UTC.
+        training: findings about its training run.
+        trained_on: the base that it was trained on, if declared to be another one.
     """
 
     folder: AdapterFolder
@@ -115,7 +115,7 @@ class Candidate:
 
     @cached_property
     def values(self) -> Values:
-        """What its numbers are like; read once."""
+        """Statistics of its tensors; read once."""
         from .measuring import measure
 
         folder = self.folder
@@ -143,7 +143,7 @@ class Candidate:
 
         Where it does not say, they are those from the first that has tensors on.
 
-        Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (FUSION 1.2).
+        Source: `linear_to_lora_layers` of mlx-lm 0.32.2 (docs/internals/arithmetic.md).
         """
         layers = self.base.architecture.layers()
         wanted = self.folder.config.num_layers
@@ -192,7 +192,7 @@ class Candidate:
 
 
 def tail(name: str) -> str:
-    """Return what two spellings of one model's name have in common: the last part, folded, without separators.
+    """Return the comparable part of a model's name: the last component, case-folded, without separators.
 
     A dot is no separator (`v0.1` is not `v01`).  Empty where the name ends in no name: `.`, `..`, `/`.
     """

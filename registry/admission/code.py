@@ -1,6 +1,6 @@
-"""Codes: the stable names of what admission can find, with what each one means; and rules, which find them.
+"""Codes: the stable names of findings, with what each means; and the rules that find them.
 
-A code is written beside the rule that finds it.  The pages of the documentation, the rules of a SARIF log and the
+A code is defined beside the rule that finds it.  The pages of the documentation, the rules of a SARIF log and the
 severities in `config.toml` all come from these.
 """
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One thing that admission can find.
+    """One kind of finding.
 
     Attributes:
-        name: as it is printed, recorded and configured.
-        severity: unless it is configured otherwise.
-        what: what is the case when it is found, in one sentence.
-        why: what it would lead to.
-        hint: what to do about it, unless the finding knows better.
-        fixed: the registry cannot work with such a folder, so the severity cannot be lowered.
+        name: as printed, recorded and configured.
+        severity: the default; configurable.
+        what: what is wrong, in one sentence.
+        why: what it leads to.
+        hint: what to do about it; a finding may have a better one.
+        fixed: the severity cannot be lowered, since the registry cannot work with such a folder.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Rule:
 
     Attributes:
         look: yields what it finds.
-        codes: all that it can find.
+        codes: all codes that it can find.
     """
 
     look: Look
@@ -58,7 +58,7 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """What the rule is called in the documentation."""
+        """The rule's name in the documentation."""
         return self.look.__name__.strip("_").replace("_", " ")
 
     def __call__(self, candidate: Candidate) -> Iterator[Finding]:
@@ -67,5 +67,5 @@ class Rule:
 
 
 def rule(*codes: Code) -> Callable[[Look], Rule]:
-    """Make a function a rule that can find these codes."""
+    """Turn a function into a rule that can find these codes."""
     return lambda look: Rule(look, codes)

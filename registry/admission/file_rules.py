@@ -145,9 +145,9 @@ def has_adapter_tensors(candidate: Candidate) -> Iterator[Finding]:
         return
     if not folder.modules:
         yield NO_TENSORS.found(WEIGHTS, "the file holds no lora_a and lora_b tensors")
-    if folder.strangers:
-        message = f"{plural(len(folder.strangers), 'tensor')} that no LoRA adapter has: {some(list(folder.strangers))}"
-        peft = any(".lora_A." in name or ".lora_B." in name for name in folder.strangers)
+    if folder.unexpected:
+        message = f"{plural(len(folder.unexpected), 'tensor')} that no LoRA adapter has: {some(list(folder.unexpected))}"
+        peft = any(".lora_A." in name or ".lora_B." in name for name in folder.unexpected)
         hint = (
             "these are PEFT's names: leave the file as adapter_model.safetensors beside its own configuration"
         )

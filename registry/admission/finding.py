@@ -1,4 +1,4 @@
-"""A finding: one thing that admission has to say about an adapter."""
+"""A finding: one result of an admission rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ORDER = {"error": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found.
+    """One result of an admission rule.
 
     Attributes:
         code: stable name of the rule's outcome.
@@ -31,7 +31,7 @@ class Finding:
     hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the finding as DESIGN section 9 prints it."""
+        """Return the finding as `--json` prints it."""
         return {
             "code": self.code,
             "severity": self.severity,

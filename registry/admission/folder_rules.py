@@ -1,6 +1,6 @@
 """Rules about what lies in the folder beside the adapter: nothing in it runs, leads away, or was put there by mistake.
 
-Only the adapter's own files are kept, so most of these are warnings: about where the adapter comes from.
+Only the adapter's own files are stored, so most of these are warnings: about where the adapter comes from.
 """
 
 from __future__ import annotations

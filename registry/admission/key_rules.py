@@ -129,7 +129,7 @@ def _class(config: Mapping[str, Any]) -> str:
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the keys that mlx-lm's class of a model reads, with their defaults; None if that cannot be told.
+    """Return the keys that mlx-lm's class of a model reads, with their defaults; None if unknown.
 
     Those of the text in a model are called `text_config.KEY`, and are left out where that class is not found.
     """

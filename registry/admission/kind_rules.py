@@ -1,4 +1,4 @@
-"""What a folder is when it holds no adapter in a form that is read here: said by name, before anything else.
+"""Rules that name what a folder holds when it is no adapter in a supported form; they run first.
 
 Recognised by the names of files and tensors alone.  Sources: kohya's sd-scripts (`lora_unet_….lora_down.weight`), diffusers
 (`pytorch_lora_weights.safetensors`), the older layers of mlx-vlm (`.A` and `.B`, rank and alpha at the top of the

@@ -148,7 +148,7 @@ _BY_NAME = {code.name: code for code in _CARRIED}
 
 @rule(*_CARRIED, PEFT_COPIES)
 def carried_over_from_peft(candidate: Candidate) -> Iterator[Finding]:
-    """All that a PEFT adapter does can be said in mlx-lm's form; copies of the base's tensors do nothing."""
+    """All that a PEFT adapter does can be expressed in mlx-lm's form; copies of the base's tensors do nothing."""
     likeness = candidate.likeness
     copies = {name for name, found in likeness.items() if found in (COPY, QUANTISED_COPY)}
     if copies:

@@ -1,4 +1,4 @@
-"""How severe each finding is here: the defaults of the codes, what is configured, and `--strict`."""
+"""The severity of findings: defaults of the codes, configuration, and `--strict`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Setting = Literal["error", "warning", "info", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What to make of findings.
+    """How findings count.
 
     Attributes:
-        severities: code to what was set for it; `off` leaves its findings out.
-        strict: warnings keep an adapter out, as errors do.
+        severities: configured severity by code; `off` drops its findings.
+        strict: warnings keep an adapter out like errors.
 
     Raises:
         BadInputError: there is no such code or severity, or the code's severity cannot be lowered.
@@ -33,7 +33,7 @@ class Policy:
             _check(self.severities)
 
     def apply(self, findings: Iterable[Finding]) -> list[Finding]:
-        """Return the findings as they count here, errors first."""
+        """Return the findings with the severities of this policy, errors first."""
         return by_severity(filter(None, map(self._weigh, findings)))
 
     def _weigh(self, finding: Finding) -> Finding | None:

@@ -1,4 +1,4 @@
-"""Rules about what is said of an adapter: the flags, the hand-written file, the folder's name and the tensors agree."""
+"""Rules about declared facts: the flags, the hand-written file, the folder's name and the tensors must agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user says about an adapter folder."""
+"""What a user declares about an adapter's folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LIMITS = {"base": 500, "task": 200, "date": 40, "dataset": 500, "parent": 500, "
 
 @dataclass(frozen=True, slots=True)
 class TrainedOn:
-    """The base that an adapter was trained on, where that is another one than it is registered for.
+    """The base that an adapter was trained on, where it differs from the one it is registered for.
 
     Attributes:
-        name: what it is called where that was said.
+        name: as declared.
         digest: of its files.
-        known_as: every name that an adapter's files may call it by.
+        known_as: every name that an adapter's files may use for it.
     """
 
     name: str
@@ -38,15 +38,15 @@ class TrainedOn:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a user says about an adapter folder; None where nothing was said.
+    """What a user declares about an adapter's folder; None where nothing is declared.
 
-    Without `base`, it is the one that the adapter's files name.  `trained_on` is the base that it was trained on, if that is
-    another one: a name or a digest of this registry's, or what was said where the adapter comes from.
-    `checkpoint` is `best`, `last` or an iteration; `log` is the file that the trainer's output is in.
-    `base_known_as`: what the base is called where the adapter comes from.
+    Without `base`, the adapter's files name it.  `trained_on` is the base that it was trained on, if that is another one: a
+    name or digest in this registry, or what was declared where the adapter comes from.
+    `checkpoint` is `best`, `last` or an iteration; `log` is the file with the trainer's output.
+    `base_known_as`: the base's names where the adapter comes from.
 
-    Everything is checked when it is made, so that both databases get the same, and only what they can keep: text
-    without NUL, finite numbers, tags in their one form, no credentials in URLs.
+    Values are checked on creation, so that both databases can store them alike: text without NUL, finite numbers,
+    tags in canonical form, no credentials in URLs.
 
     Raises:
         BadInputError: a value is not acceptable.
@@ -89,10 +89,10 @@ class Submission:
 
     @property
     def base_name(self) -> str:
-        """The base that was said.
+        """The declared base.
 
         Raises:
-            BadInputError: none was.
+            BadInputError: none was declared.
         """
         if self.base is None:
             raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
@@ -100,7 +100,7 @@ class Submission:
 
 
 def require_text(what: str, value: Any, limit: int) -> None:
-    """Refuse what is no text that both databases can keep; None is fine.
+    """Refuse text that a database cannot store; None is allowed.
 
     Raises:
         BadInputError: it is none, or too long.
@@ -116,7 +116,7 @@ def require_text(what: str, value: Any, limit: int) -> None:
 
 
 def require_examples(value: Any) -> None:
-    """Refuse what is no number of training examples; None is fine.
+    """Refuse an invalid number of training examples; None is allowed.
 
     Raises:
         BadInputError: it is none.
@@ -132,7 +132,7 @@ def _require_whole(value: Any, what: str, low: int, high: int, hint: str) -> Non
 
 
 def finite(value: Any, what: str) -> float | None:
-    """Return a number in its one form; None is fine.
+    """Return a number in its canonical form; None is allowed.
 
     Raises:
         BadInputError: it is no finite number.
@@ -162,7 +162,7 @@ def _checkpoint(said: Any) -> str | None:
 
 
 def checked_tags(said: Any) -> dict[str, str]:
-    """Return tags with their names in their one form, and without credentials in their URLs.
+    """Return tags with canonical names and without credentials in their URLs.
 
     Raises:
         BadInputError: they are no tags, or one is given twice.

@@ -1,4 +1,4 @@
-"""What lies in an adapter's folder beside the files that are kept: looked at by name, kind and first bytes, never loaded."""
+"""Other files in an adapter's folder, which are not stored: judged by name, kind and first bytes, never loaded."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Surroundings:
 
 
 def look_around(root: Path) -> Surroundings:
-    """Look at what lies in a folder; what cannot be looked at is passed over, for it is not kept either."""
+    """Inspect the files of a folder; those that cannot be read are skipped, since they are not stored either."""
     found: list[Entry] = []
     for entry in _walk(root, "", DEPTH, hidden=False):
         found.append(entry)

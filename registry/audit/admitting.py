@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def submission_of(row: tables.Adapter) -> Submission:
-    """Return what was said of an adapter when it was registered: what was amended since is in no file."""
+    """Return what was declared about an adapter when it was registered, without later amendments."""
     said = undone(state_of(row), row.amendments)
     return Submission(
         base=row.base.names[0].name,

@@ -1,4 +1,4 @@
-"""One audit: look at everything, and, if asked to, repair what can be."""
+"""One audit: check everything and, optionally, repair what can be repaired."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..database.sealing import Key
+from .auditable import auditable_items
 from .checks import check_blobs, check_definitions, check_events, check_folder, check_sealed, note_garbage
-from .holdings import holdings
 from .recomputing import check_again
 from .report import Report
 
@@ -38,7 +38,7 @@ def audit(
         repair: put back what is missing or damaged from a copy whose digest matches, make fused models again by their
             recipe, and put damaged blobs aside; nothing is deleted.
         copies: with `repair`, folders to look for copies in, besides those that are on record.
-        say: told what is being checked.
+        say: called with what is being checked.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
@@ -46,21 +46,21 @@ def audit(
     """
     report = Report()
     with workspace.database.read() as session:
-        found = list(holdings(session, workspace, references, report))
+        found = list(auditable_items(session, workspace, references, report))
     seen: set[tuple[str, int]] = set()
-    for holding in found:
-        say(f"{holding.kind} {holding.name}")
-        report.checked[holding.kind] += 1
-        check_blobs(workspace, holding, report, seen)
-        if holding.folder is not None:
-            check_folder(workspace, holding, report)
-        check_again(workspace, holding, report)
+    for item in found:
+        say(f"{item.kind} {item.name}")
+        report.checked[item.kind] += 1
+        check_blobs(workspace, item, report, seen)
+        if item.folder is not None:
+            check_folder(workspace, item, report)
+        check_again(workspace, item, report)
     if repair:
         from .repairing import repair_all
 
         repair_all(workspace, report, copies, say)
     if references:
-        check_sealed(workspace, report, frozenset[Key]().union(*(holding.records for holding in found)))
+        check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in found)))
     else:
         check_events(workspace, report)
         check_definitions(workspace, report)

@@ -22,7 +22,7 @@ from ..models.architecture import WEIGHTS
 from ..parsing import plural, shown_size
 from . import dependants
 from .amended import check_amendments
-from .holdings import Holding
+from .auditable import AuditableItem
 from .records import check_records, count_records
 from .report import Damage, Report, in_order
 from .spellings import check_spellings, check_table
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 
 
-def check_blobs(workspace: Workspace, holding: Holding, report: Report, seen: set[tuple[str, int]]) -> None:
+def check_blobs(
+    workspace: Workspace, item: AuditableItem, report: Report, seen: set[tuple[str, int]]
+) -> None:
     """Read the blobs of a record through, each blob once in an audit."""
-    entries = [entry for entry in holding.manifest if entry.path in holding.stored]
+    entries = [entry for entry in item.manifest if entry.path in item.stored]
     if not entries:
         return
     known = blob_states(workspace, [entry.sha256 for entry in entries])
@@ -52,7 +54,7 @@ def check_blobs(workspace: Workspace, holding: Holding, report: Report, seen: se
                 relying = dependants.of_blob(session, entry.sha256)
             report.add(
                 trouble[0],
-                f"{holding.name}: {entry.path}",
+                f"{item.name}: {entry.path}",
                 trouble[1],
                 damage=damage,
                 dependants=relying,
@@ -83,22 +85,22 @@ def blob_states(workspace: Workspace, digests: list[Digest]) -> dict[str, tuple[
         return {row.digest: (row.state, row.generation) for row in rows}
 
 
-def check_folder(workspace: Workspace, holding: Holding, report: Report) -> None:
+def check_folder(workspace: Workspace, item: AuditableItem, report: Report) -> None:
     """Hold the files of a folder outside the store against the manifest.
 
     A bundle that was moved, or a fused model that was evicted, has no folder any more and is no problem; one that is
     there and differs is.
     """
-    with in_order(report, holding.name):
-        _check_folder(workspace, holding, report)
+    with in_order(report, item.name):
+        _check_folder(workspace, item, report)
 
 
-def _check_folder(workspace: Workspace, holding: Holding, report: Report) -> None:
-    assert holding.folder is not None
-    kind = _FOLDER_CODES[holding.kind]
+def _check_folder(workspace: Workspace, item: AuditableItem, report: Report) -> None:
+    assert item.folder is not None
+    kind = _FOLDER_CODES[item.kind]
     found: list[tuple[str, str, str]] = []
-    for entry in holding.manifest:
-        path = holding.file or holding.folder / entry.path
+    for entry in item.manifest:
+        path = item.file or item.folder / entry.path
         report.checked["file"] += 1
         try:
             digest, size = digest_file(path)
@@ -111,34 +113,32 @@ def _check_folder(workspace: Workspace, holding: Holding, report: Report) -> Non
                 f"recorded are {entry.size} and {entry.sha256[:12]}"
             )
             found.append((f"{kind}_changed", entry.path, message))
-    for name in _strangers(holding):
-        message = f"{holding.folder / name} was not there when this was recorded"
+    for name in _unexpected(item):
+        message = f"{item.folder / name} was not there when this was recorded"
         found.append((f"{kind}_added", name, message))
     if not found:
         return
     damage: Damage | None = None
     relying: tuple[str, ...] = ()
-    if holding.key is not None:
-        damage = Damage(holding.key, holding.manifest.size, state="cached")
+    if item.key is not None:
+        damage = Damage(item.key, item.manifest.size, state="cached")
         with workspace.database.read() as session:
-            relying = dependants.of_fused(session, holding.key)
+            relying = dependants.of_fused(session, item.key)
     for code, name, message in found:
-        report.add(code, f"{holding.name}: {name}", message, damage=damage, dependants=relying)
+        report.add(code, f"{item.name}: {name}", message, damage=damage, dependants=relying)
 
 
-def _strangers(holding: Holding) -> list[str]:
+def _unexpected(item: AuditableItem) -> list[str]:
     """Return files that are not in the manifest and that mlx-lm would load or people would take for part of it."""
-    assert holding.folder is not None
-    if holding.file is not None:
+    assert item.folder is not None
+    if item.file is not None:
         return []
-    known = {entry.path for entry in holding.manifest}
-    found = {
-        path.relative_to(holding.folder).as_posix() for path in holding.folder.rglob("*") if path.is_file()
-    }
-    strangers = {path for path in found - known if not Path(path).name.startswith(".")}
-    if holding.kind == "base":
-        strangers = {path for path in strangers if WEIGHTS.fullmatch(path)}
-    return sorted(strangers)
+    known = {entry.path for entry in item.manifest}
+    found = {path.relative_to(item.folder).as_posix() for path in item.folder.rglob("*") if path.is_file()}
+    unexpected = {path for path in found - known if not Path(path).name.startswith(".")}
+    if item.kind == "base":
+        unexpected = {path for path in unexpected if WEIGHTS.fullmatch(path)}
+    return sorted(unexpected)
 
 
 def check_events(workspace: Workspace, report: Report) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..workers.cluster import check_jobs, cluster_address
 from ..workers.executor import Threads, Workers
 from ..workers.site import Say, Site, Told
+from .auditable import AuditableItem, auditable_items
 from .checks import (
     blob_states,
     check_definitions,
@@ -21,7 +22,6 @@ from .checks import (
     note_garbage,
     trouble_of,
 )
-from .holdings import Holding, holdings
 from .journal import Journal
 from .recomputing import check_again
 from .report import Damage, Report
@@ -78,7 +78,7 @@ def audit_all(
         copies: with `repair`, folders to look for copies in.
         jobs: how many blobs at a time on this machine.
         anew: read again what an interrupted audit has found right already.
-        say: told what is going on.
+        say: called with each progress message.
         told: how many blobs and folders are done, and how many there are.
 
     Raises:
@@ -89,17 +89,17 @@ def audit_all(
     store = str(workspace.store.identify())
     report = Report()
     with workspace.database.read() as session:
-        found = list(holdings(session, workspace, (), report))
-    for holding in found:
-        report.checked[holding.kind] += 1
+        found = list(auditable_items(session, workspace, (), report))
+    for item in found:
+        report.checked[item.kind] += 1
     wanted = _wanted(workspace, found)
-    folders = [holding for holding in found if holding.folder is not None]
+    folders = [item for item in found if item.folder is not None]
     with Journal(workspace.settings.private / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
         tally = _Tally(journal, len(wanted) + len(folders), say, told)
         _read_blobs(workspace, _reader(workspace, store, number), wanted, report, tally)
         _read_folders(workspace, Threads(number), folders, report, tally)
-    for holding in found:
-        check_again(workspace, holding, report)
+    for item in found:
+        check_again(workspace, item, report)
     if repair:
         from .repairing import repair_all
 
@@ -146,13 +146,13 @@ class _Tally:
             self._told(self.done, self._total)
 
 
-def _wanted(workspace: Workspace, found: Sequence[Holding]) -> list[_Wanted]:
+def _wanted(workspace: Workspace, found: Sequence[AuditableItem]) -> list[_Wanted]:
     """Return each blob that files are in once, as it is recorded now."""
     met = {
-        entry.sha256: (entry, holding)
-        for holding in reversed(found)
-        for entry in reversed(holding.manifest.files)
-        if entry.path in holding.stored
+        entry.sha256: (entry, item)
+        for item in reversed(found)
+        for entry in reversed(item.manifest.files)
+        if entry.path in item.stored
     }
     digests = list(reversed(met))
     wanted = []
@@ -160,10 +160,10 @@ def _wanted(workspace: Workspace, found: Sequence[Holding]) -> list[_Wanted]:
         batch = digests[start : start + _BATCH]
         known = blob_states(workspace, batch)
         for digest in batch:
-            entry, holding = met[digest]
+            entry, item = met[digest]
             state, generation = known.get(digest, ("absent", 0))
             damage = Damage(digest, entry.size, generation, state)
-            wanted.append(_Wanted(damage, f"{holding.name}: {entry.path}"))
+            wanted.append(_Wanted(damage, f"{item.name}: {entry.path}"))
     return wanted
 
 
@@ -215,7 +215,7 @@ def _read_blobs(
 
 
 def _read_folders(
-    workspace: Workspace, workers: Workers, folders: Sequence[Holding], report: Report, tally: _Tally
+    workspace: Workspace, workers: Workers, folders: Sequence[AuditableItem], report: Report, tally: _Tally
 ) -> None:
     def look(number: int) -> Report:
         seen = Report()
@@ -231,12 +231,12 @@ def _read_folders(
             tally.close(units[outcome.item], folders[outcome.item].name, whole=outcome.result.ok)
         elif outcome.failure is not None:
             report.add("unreadable", folders[outcome.item].name, outcome.failure.message)
-    for number, holding in enumerate(folders):
+    for number, item in enumerate(folders):
         if number in seen:
             report.checked += seen[number].checked
             report.problems += seen[number].problems
         else:
-            report.checked["file"] += len(holding.manifest)
+            report.checked["file"] += len(item.manifest)
 
 
 def _clock(seconds: float) -> str:

@@ -24,7 +24,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 from .. import tables
 from ..engine.recipe import Recipe
 from ..fusion.foreign import compare_claims, recipe_key
-from ..fusion.ingredients import Ingredients, Inputs, gather
+from ..fusion.fuse_inputs import FuseInputs, InputFiles, gather
 from ..fusion.published import fetch_published, is_published
 from ..fusion.records import find_fused, record_fused
 from ..records.bases import blob_generations
@@ -177,16 +177,16 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
         )
 
     try:
-        ingredients = gather(workspace, record.adapter, record.extras, yanked=True)
-        engine = ingredients.engine(quantize=record.recipe.quantization is not None)
+        fuse_inputs = gather(workspace, record.adapter, record.extras, yanked=True)
+        engine = fuse_inputs.engine(quantize=record.recipe.quantization is not None)
         if engine != record.recipe.engine:
             inputs.append(f"engine {engine} (was {record.recipe.engine})")
         with workspace.cache.scratch() as scratch:
             folder = Path(tempfile.mkdtemp(prefix="rebuilt-", dir=scratch))
-            made, fidelity, changed = _make(ingredients, record, folder)
+            made, fidelity, changed = _make(fuse_inputs, record, folder)
             inputs += changed
             if record.key != record.made_as and not inputs:
-                _record_own(workspace, ingredients, record, made, fidelity, time.monotonic() - started)
+                _record_own(workspace, fuse_inputs, record, made, fidelity, time.monotonic() - started)
             if not inputs and fidelity.verdict != record.fidelity:
                 why = f"its fidelity is {fidelity.verdict}, and {record.fidelity} is on record"
                 return answer("different", why, made)
@@ -200,7 +200,7 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
 
 def _record_own(
     workspace: Workspace,
-    ingredients: Ingredients,
+    fuse_inputs: FuseInputs,
     record: _Record,
     made: Manifest,
     fidelity: Fidelity,
@@ -210,39 +210,39 @@ def _record_own(
     with workspace.database.write() as session:
         if find_fused(session, record.made_as) is None:
             record_fused(
-                workspace, session, ingredients, record.recipe, record.made_as, made, fidelity, seconds
+                workspace, session, fuse_inputs, record.recipe, record.made_as, made, fidelity, seconds
             )
             compare_claims(workspace, session, record.made_as, made)
 
 
-def _make(ingredients: Ingredients, record: _Record, folder: Path) -> tuple[Manifest, Fidelity, list[str]]:
+def _make(fuse_inputs: FuseInputs, record: _Record, folder: Path) -> tuple[Manifest, Fidelity, list[str]]:
     """Make the model again; from inputs as they are, if they are not what they were, and name those."""
     try:
-        with ingredients.opened() as inputs:
+        with fuse_inputs.opened() as inputs:
             return *_compute(inputs, record, folder), []
     except (BlobCorruptError, BlobMissingError):
         for path in folder.iterdir():
             path.unlink()
-        with ingredients.opened(verify=False) as inputs:
-            changed = _changed_inputs(ingredients, inputs)
+        with fuse_inputs.opened(verify=False) as inputs:
+            changed = _changed_inputs(fuse_inputs, inputs)
             return *_compute(inputs, record, folder), changed
 
 
-def _compute(inputs: Inputs, record: _Record, folder: Path) -> tuple[Manifest, Fidelity]:
+def _compute(inputs: InputFiles, record: _Record, folder: Path) -> tuple[Manifest, Fidelity]:
     made = inputs.compute(record.recipe, record.made_as, folder, check=lambda: None, progress=None)
     return made.manifest, made.fidelity
 
 
-def _changed_inputs(ingredients: Ingredients, inputs: Inputs) -> list[str]:
-    name = ingredients.base.names[0].name
+def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
+    name = fuse_inputs.base.names[0].name
     found = [
         f"{file.path} of the base {name}"
-        for file in ingredients.base.manifest.files
+        for file in fuse_inputs.base.manifest.files
         if not _is(inputs.base[file.path], file.sha256)
     ]
-    store = ingredients.workspace.store
-    for part in ingredients.parts:
-        generations = blob_generations(ingredients.workspace, [entry.sha256 for entry in part.files])
+    store = fuse_inputs.workspace.store
+    for part in fuse_inputs.parts:
+        generations = blob_generations(fuse_inputs.workspace, [entry.sha256 for entry in part.files])
         for entry in part.files:
             try:
                 store.verify(entry.sha256, entry.size, generation=generations.get(entry.sha256, 0))

@@ -25,7 +25,7 @@ from ..records.bases import recorded_architecture
 from ..records.derived import LEARNED, adapter_columns, base_columns, describe_base, differing
 from ..records.renderings import fetch_originals
 from .admitting import submission_of, unfit
-from .holdings import Holding
+from .auditable import AuditableItem
 from .report import Report, in_order
 
 if TYPE_CHECKING:
@@ -50,45 +50,45 @@ class Untrue:
     table: str
 
 
-def check_again(workspace: Workspace, holding: Holding, report: Report) -> None:
+def check_again(workspace: Workspace, item: AuditableItem, report: Report) -> None:
     """Compute again what is on record of something, and note what is not so; bytes that are damaged are not looked at."""
-    if any(problem.subject.startswith(f"{holding.name}: ") for problem in report.problems):
+    if any(problem.subject.startswith(f"{item.name}: ") for problem in report.problems):
         return
-    with in_order(report, holding.name):
-        for found in recompute(workspace, holding, report.notes):
+    with in_order(report, item.name):
+        for found in recompute(workspace, item, report.notes):
             report.add(found.code, found.subject, found.message)
 
 
-def recompute(workspace: Workspace, holding: Holding, notes: list[str]) -> Iterator[Untrue]:
+def recompute(workspace: Workspace, item: AuditableItem, notes: list[str]) -> Iterator[Untrue]:
     """Yield what is on record of something and is not so.
 
     Args:
         workspace: the registry's parts.
-        holding: the base, adapter or fused artifact.
+        item: the base, adapter or fused artifact.
         notes: told what is worth knowing, and what could not be computed.
     """
-    number = next((number for kind, number in holding.records if kind == holding.kind), None)
+    number = next((number for kind, number in item.records if kind == item.kind), None)
     if number is None:
         return
     try:
-        if holding.kind == "base":
-            yield from _base(workspace, holding, number, notes)
-        elif holding.kind == "adapter":
-            yield from _adapter(workspace, holding, number)
-        elif holding.kind == "fused":
-            yield from _fused(workspace, holding, number, notes)
+        if item.kind == "base":
+            yield from _base(workspace, item, number, notes)
+        elif item.kind == "adapter":
+            yield from _adapter(workspace, item, number)
+        elif item.kind == "fused":
+            yield from _fused(workspace, item, number, notes)
     except FuseryError as error:
-        notes.append(f"{holding.name} could not be computed again: {error.message}")
+        notes.append(f"{item.name} could not be computed again: {error.message}")
 
 
-def _base(workspace: Workspace, holding: Holding, number: int, notes: list[str]) -> Iterator[Untrue]:
-    paths = _paths(workspace, holding)
+def _base(workspace: Workspace, item: AuditableItem, number: int, notes: list[str]) -> Iterator[Untrue]:
+    paths = _paths(workspace, item)
     if paths is None:
-        notes.append(f"what {holding.name} holds was not computed again: its files are not on this machine")
+        notes.append(f"what {item.name} holds was not computed again: its files are not on this machine")
         return
     architecture = describe_base(paths)
     identity = identify_base(paths, architecture.config)
-    if identity.manifest.digest != holding.digest:
+    if identity.manifest.digest != item.digest:
         return  # the files were found to be others
     derived = base_columns(architecture, identity)
     with workspace.database.read() as session:
@@ -98,31 +98,31 @@ def _base(workspace: Workspace, holding: Holding, number: int, notes: list[str])
         message = (
             f"the content on record is {said['content'][:12]}, and the bytes have {derived['content'][:12]}"
         )
-        yield Untrue("content_differs", holding.name, message, "base_model")
+        yield Untrue("content_differs", item.name, message, "base_model")
     wrong = [name for name in differing(said, derived) if name != "content"]
     by_name = taken_by_name(architecture.config, paths, written_by_mlx=architecture.written_by_mlx)
     if not by_name and set(wrong) & LEARNED:
-        notes.append(f"what {holding.name} is made of depends on mlx-lm, and was not computed again")
+        notes.append(f"what {item.name} is made of depends on mlx-lm, and was not computed again")
         wrong = [name for name in wrong if name not in LEARNED]
-    yield from _facts(holding.name, wrong, "base_model")
+    yield from _facts(item.name, wrong, "base_model")
 
 
-def _paths(workspace: Workspace, holding: Holding) -> dict[str, Path] | None:
+def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
     """Return a base's files where they can be read in place, None where one cannot."""
-    if holding.folder is not None:
-        return {entry.path: holding.folder / entry.path for entry in holding.manifest}
+    if item.folder is not None:
+        return {entry.path: item.folder / entry.path for entry in item.manifest}
     from ..records.bases import blob_generations
 
-    generations = blob_generations(workspace, [entry.sha256 for entry in holding.manifest])
+    generations = blob_generations(workspace, [entry.sha256 for entry in item.manifest])
     found = {
         entry.path: workspace.store.local_path(entry.sha256, generation=generations.get(entry.sha256, 0))
-        for entry in holding.manifest
+        for entry in item.manifest
     }
     paths = {name: path for name, path in found.items() if path is not None}
     return paths if len(paths) == len(found) else None
 
 
-def _adapter(workspace: Workspace, holding: Holding, number: int) -> Iterator[Untrue]:
+def _adapter(workspace: Workspace, item: AuditableItem, number: int) -> Iterator[Untrue]:
     with workspace.database.read() as session:
         row = session.get_one(tables.Adapter, number)
         base, forms = recorded_architecture(row.base), {form.form: form.digest for form in row.renderings}
@@ -135,15 +135,15 @@ def _adapter(workspace: Workspace, holding: Holding, number: int) -> Iterator[Un
         try:
             folder = read_adapter_folder(scratch / "arrived")
         except FuseryError as error:
-            yield _unfit(holding.name, [unreadable(error)])
+            yield _unfit(item.name, [unreadable(error)])
             return
         found = unfit(workspace, folder, submission, known)
         if found:
-            yield _unfit(holding.name, found)
+            yield _unfit(item.name, found)
         if folder.problems:
             return  # what cannot be read says nothing
-        yield from _facts(holding.name, differing(said, adapter_columns(folder, holding.digest)), "adapter")
-        yield from _forms(holding.name, files, base, forms, scratch)
+        yield from _facts(item.name, differing(said, adapter_columns(folder, item.digest)), "adapter")
+        yield from _forms(item.name, files, base, forms, scratch)
 
 
 _ADAPTER = ("method", "rank", "scale", "layers", "target_modules", "trainable_parameters", "training")
@@ -172,7 +172,7 @@ def _facts(name: str, wrong: list[str], table: str) -> Iterator[Untrue]:
         )
 
 
-def _fused(workspace: Workspace, holding: Holding, number: int, notes: list[str]) -> Iterator[Untrue]:
+def _fused(workspace: Workspace, item: AuditableItem, number: int, notes: list[str]) -> Iterator[Untrue]:
     with workspace.database.read() as session:
         row = session.get_one(tables.Fused, number)
         try:
@@ -183,14 +183,14 @@ def _fused(workspace: Workspace, holding: Holding, number: int, notes: list[str]
             key = foreign_key(row.origin, key)
         if key != row.key:
             message = "its base, adapters and recipe do not have the key on record"
-            yield Untrue("key_differs", holding.name, message, "fused")
+            yield Untrue("key_differs", item.name, message, "fused")
         elif (foreign := foreign_view(row)) is not None:
-            notes.append(f"{holding.name} is {in_words(foreign)}")
-        total = sum(entry.size for entry in holding.manifest)
+            notes.append(f"{item.name} is {in_words(foreign)}")
+        total = sum(entry.size for entry in item.manifest)
         if row.bytes != total:
             yield Untrue(
                 "facts_differ",
-                holding.name,
+                item.name,
                 f"{row.bytes} bytes are on record, and its files have {total}",
                 "fused",
             )

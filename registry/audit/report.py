@@ -52,7 +52,7 @@ class Problem:
     damage: Damage | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the problem as DESIGN section 9 prints it."""
+        """Return the problem as `--json` prints it."""
         return {
             "code": self.code,
             "subject": self.subject,
@@ -69,7 +69,7 @@ class Repair:
     Attributes:
         problem: what it was.
         source: where the good bytes came from.
-        quarantined: where the damaged bytes are kept now, None if there were none.
+        quarantined: where the damaged bytes are now, None if there were none.
     """
 
     problem: Problem
@@ -124,7 +124,7 @@ class Report:
         self.problems.append(Problem(code, subject, message, dependants, damage))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as DESIGN section 9 prints it."""
+        """Return the report as `--json` prints it."""
         return {
             "ok": self.ok,
             "checked": dict(self.checked),

@@ -101,8 +101,8 @@ def backup(
         destination: a folder, or the URL of a place like a store.
         verify: read the blobs that are there already, and replace damaged ones.
         store_options: for the file system there, as JSON; see `places.open_place`.
-        say: told what is going on.
-        progress: told bytes of blobs done and bytes in all.
+        say: called with each progress message.
+        progress: called with the bytes of blobs done and the total.
 
     Raises:
         StoreMismatchError: there is something else at the destination, such as the backup of another registry.

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..admission import Finding
 from ..audit.admitting import findings_today
-from ..audit.holdings import Holding, holdings
+from ..audit.auditable import AuditableItem, auditable_items
 from ..audit.recomputing import recompute
 from ..audit.report import Report
 from ..database import Database, events, log
@@ -81,54 +81,54 @@ def rehearsal(workspace: Workspace, folder: Path, fill: Callable[[Database], Non
 
 
 def examine_backup(workspace: Workspace, found: Backup, *, own: bool, say: Say) -> Doubts:
-    """Hold a backup against its bytes; return what is to be said of it.
+    """Compare a backup with its bytes; return the doubts about it.
 
     Args:
         workspace: of the rehearsal.
         found: the backup.
         own: it is the user's own.
-        say: told what is going on.
+        say: called with each progress message.
 
     Raises:
         BackupError: it says something that its bytes do not bear out.
     """
     report, doubts = Report(), Doubts()
     with workspace.database.read() as session:
-        held = list(holdings(session, workspace, (), report))
+        held = list(auditable_items(session, workspace, (), report))
     for problem in report.problems:
         if problem.code != "manifest_changed":  # which file says so is known below
             raise found.refuse("backup.json", f"has a record that cannot be read: {problem.message}")
-    for holding in held:
-        _require_true(workspace, found, holding, own=own)
+    for item in held:
+        _require_true(workspace, found, item, own=own)
     if own:
         return doubts
-    for holding in held:
-        if holding.kind == "adapter":
-            say(f"looking at {holding.name}")
-            number = _number(holding)
+    for item in held:
+        if item.kind == "adapter":
+            say(f"looking at {item.name}")
+            number = _number(item)
             if new := findings_today(workspace, number):
-                doubts.findings[number], doubts.names[number] = new, holding.name
+                doubts.findings[number], doubts.names[number] = new, item.name
                 codes = ", ".join(sorted({finding.code for finding in new}))
-                say(f"{holding.name}: admission finds here what is not on record: {codes}")
+                say(f"{item.name}: admission finds here what is not on record: {codes}")
     return doubts
 
 
-def _require_true(workspace: Workspace, found: Backup, holding: Holding, *, own: bool) -> None:
-    table = {"base": "base_model"}.get(holding.kind, holding.kind)
-    if holding.manifest.digest != holding.digest:
+def _require_true(workspace: Workspace, found: Backup, item: AuditableItem, *, own: bool) -> None:
+    table = {"base": "base_model"}.get(item.kind, item.kind)
+    if item.manifest.digest != item.digest:
         raise found.refuse(
             f"{table}.ndjson",
-            f"has the digest {holding.digest[:12]} of {holding.name}, which its files do not have",
+            f"has the digest {item.digest[:12]} of {item.name}, which its files do not have",
         )
-    if holding.kind == "base" and holding.folder is not None:
+    if item.kind == "base" and item.folder is not None:
         return  # kept by reference: its bytes are in no backup, and a folder that a backup names is not read
-    for untrue in recompute(workspace, holding, []):
+    for untrue in recompute(workspace, item, []):
         if untrue.code != "adapter_unfit" and (not own or untrue.code in _IDENTITIES):
             raise found.refuse(f"{untrue.table}.ndjson", f"is not true of {untrue.subject}: {untrue.message}")
 
 
-def _number(holding: Holding) -> int:
-    return next(number for kind, number in holding.records if kind == holding.kind)
+def _number(item: AuditableItem) -> int:
+    return next(number for kind, number in item.records if kind == item.kind)
 
 
 def adopt(session: Session, found: Backup, doubts: Doubts, *, actor: str) -> dict[str, int]:

@@ -65,7 +65,7 @@ def each(
     Args:
         work: what to do with a blob, telling the bytes of each piece.
         blobs: with which.
-        progress: told bytes done and bytes in all.
+        progress: called with the bytes done and the total.
     """
 
     def guarded(blob: Blob) -> T | FuseryError:
@@ -85,7 +85,7 @@ def each(
 def carry(
     source: BlobStore, blob: Blob, target: BlobStore, generation: int, progress: Progress | None = None
 ) -> None:
-    """Copy a blob from one store to another, verified on the way; `progress` is told the bytes of each piece.
+    """Copy a blob from one store to another, verified on the way; `progress` is called with the bytes of each piece.
 
     Raises:
         BlobMissingError: it is not there.

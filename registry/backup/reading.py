@@ -1,4 +1,4 @@
-"""Reading a backup: nothing of it is used before its digest is right and its values are what they are said to be."""
+"""Reading a backup: nothing of it is used before its digest and the kinds of its values are checked."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ def restore(
         source: where the backup is.
         own: it is the user's own, made by people who are trusted here.
         store_options: for the file system there, as JSON; see `places.open_place`.
-        say: told what is going on.
-        progress: told bytes of blobs done and bytes in all.
+        say: called with each progress message.
+        progress: called with the bytes of blobs done and the total.
 
     Raises:
         BackupError: there is no backup, or it is damaged or was changed; nothing is on record.

@@ -1,6 +1,6 @@
 """Taking in a base model.
 
-A base is identified by what it holds (`base_identity`): tensors, configuration and tokenizer.  Names, hub ids and folders
+A base is identified by what it holds (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub ids and folders
 are only what it is known by, so the same model under two names, or in other files, is one base.
 """
 
@@ -105,8 +105,8 @@ def add_base(
         name: what to call it; by default what the source is called.
         revision: the hub's branch, tag or commit.
         reference: record the files where they lie, instead of copying them into the store.
-        say: told what is going on.
-        progress: told bytes done and bytes in all; what is copied is read twice.
+        say: called with each progress message.
+        progress: called with the bytes done and the total; what is copied is read twice.
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.

@@ -1,6 +1,6 @@
-"""Calibrating: a base reads some text, and what goes into its linear layers is kept, for rounding to keep clear of.
+"""Calibrating: a base reads some text, and statistics of its linear layers' inputs are stored, to shape rounding by.
 
-A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusion.calibration`), recorded
+A calibration belongs to a base and serves all adapters on it.  It is a file in the store (`fusery.registry.engine.calibration`), recorded
 with the digest of its manifest, so that whatever is fused with it can say which one it was.
 """
 
@@ -41,7 +41,7 @@ BUILT_IN = "built-in"
 LIMIT = 128
 """How many prompts of a file are read if nobody says."""
 RANK = 32
-"""How many directions are kept of each input."""
+"""The number of directions stored per input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class CalibrationReport:
         digest: of the calibration.
         prompts: what it was made from: `built-in`, or the name of the file.
         tokens: how many the base read.
-        rank: directions kept of each input, at most.
+        rank: most directions stored per input.
         bytes: size of its file.
         engine: which mlx-lm ran the base.
         created: it was not there already.
@@ -113,8 +113,8 @@ def calibrate(
         prompts: a file of prompts; None for the built-in texts.
         limit: at most so many prompts.
         rank: how many directions to keep of each input.
-        say: told what is going on.
-        progress: told how many tokens were run, and how many will be.
+        say: called with each progress message.
+        progress: called with the tokens run and the total.
 
     Raises:
         UnknownReferenceError: there is no such base.

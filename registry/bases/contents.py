@@ -33,7 +33,7 @@ def learn_contents(
         workspace: the registry's parts.
         identity: the new base.
         architecture: of the new base.
-        say: told which base is read, and which cannot be.
+        say: called with the base that is read, or cannot be.
     """
     from ..records.bases import locate_files
 

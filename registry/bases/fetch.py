@@ -49,7 +49,7 @@ def fetched(
         source: a folder, a GGUF file, or a hub id `org/name`.
         revision: the hub's branch, tag or commit; only for hub ids.
         scratch: gives a folder for temporary files, on a disk with room for the model.
-        say: told what is going on, one sentence at a time.
+        say: called with each progress message.
 
     Raises:
         MissingFileError: there is no such file or folder, and it is not a hub id.

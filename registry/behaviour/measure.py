@@ -36,7 +36,7 @@ class Measured:
 
     Attributes:
         scores: for each sample, in their order.
-        base_losses: for each sample, the losses of the base of `a`; empty if nobody asked.
+        base_losses: for each sample, the losses of the base of `a`; empty if not requested.
     """
 
     scores: tuple[TokenScores, ...]
@@ -61,8 +61,8 @@ def measure(
         b: the other.
         samples: what both are to predict.
         with_base: measure the loss of `a` without its adapter, too.
-        say: told what is going on.
-        progress: told tokens run and tokens in all, those of every model.
+        say: called with each progress message.
+        progress: called with the tokens run and the total, over all models.
 
     Raises:
         MissingExtraError: mlx-lm is not installed.

@@ -1,4 +1,4 @@
-"""The largest directions of what goes into a model's linear layers, found without holding a matrix of them.
+"""The largest directions of the inputs of a model's linear layers, found without holding their matrix.
 
 For inputs x of n numbers, H is the mean of x x^T.  H itself would take n * n numbers for each input; a model of eight
 billion weights has some 130 inputs of up to 14336.  So H is only ever multiplied with a few vectors, as the model runs:
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelUnusableError
+from .activation_capture import Inputs, inputs_of
 from .models import Model
 from .prompts import Sample
-from .watching import Inputs, inputs_of
 
 Matrix = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def moments(
         model: loaded with its large layers in NumPy (`Model.load(folder, numpy=True)`).
         samples: what to run, twice; all their tokens count.
         rank: how many directions are wanted of each input; there are fewer where it has fewer numbers.
-        progress: told how many tokens were run, and how many will be.
+        progress: called with the tokens run and the total.
 
     Raises:
         ModelUnusableError: the model fails, its inputs are not finite, or it has no linear layers.

@@ -1,4 +1,4 @@
-"""What models are asked: prompts from a file as mlx-lm trains on them, or the built-in ones, made into tokens."""
+"""Prompts: from a file as mlx-lm trains on them, or the built-in ones, made into tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles that stand already: on record, answering what is asked for, and file by file as they were written."""
+"""Bundles that exist already: recorded, matching the request, and unchanged file by file."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def fuse_all(
         task: only adapters of this task.
         where: only those that fit an expression; see `fusery.registry.catalog.where`.
         jobs: how many at a time on this machine; the cluster of `FUSERY_CLUSTER` has a number of its own.
-        say: told what is going on.
+        say: called with each progress message.
         told: how many are done, and how many there are.
 
     Raises:
@@ -104,7 +104,7 @@ def materialize_all(
         content: fused or not, where the target can hold either; None for what suits it.
         choices: what the target is to do in which way.
         jobs: as for `fuse_all`.
-        say: told what is going on.
+        say: called with each progress message.
         told: how many are done, and how many there are.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Bundles: what is deployed, written from a model and adapters that are on this machine."""
+"""Bundles: deployable packages of a model or of adapters, written from files on this machine."""
 
 from ..documents import BUNDLE_FORMAT
 from .choices import Choices

@@ -1,4 +1,4 @@
-"""What whoever materializes may choose about a bundle, besides the model in it."""
+"""Options of a bundle, besides the model in it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MAX_CARD = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Choices; each target takes those that mean something to it.
+    """Options; each target uses those that apply to it.
 
     Attributes:
         link: hard links to the model's read-only files instead of copies, where the file system can; an edit of such a
             file would damage the cache.
         compression: of an archive: `zst` or `gz`.
         models: further names of served adapters, `NAME=REF:WEIGHT,REF:WEIGHT`.
-        base_name: what the base is called where adapters are served without it; None for its own name.
-        gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None for what they have.
-        base_image: what a docker bundle's image is built on; None for ours.
-        card: a team's own template for the model card; None for ours.
+        base_name: name of the base for servers that bring it themselves; None for its own name.
+        gguf_type: format of the matrices in GGUF files, `f32`, `f16`, `bf16` or `q8_0`; None to keep theirs.
+        base_image: of a docker bundle's image; None for the default.
+        card: a team's own template for the model card; None for the built-in one.
     """
 
     link: bool = False
@@ -36,7 +36,7 @@ class Choices:
     card: Path | None = None
 
     def digest(self) -> Digest:
-        """Return one value for all that changes the bytes of a bundle: of the template what is in it, no link.
+        """Return one value for all options that change a bundle's bytes: the template by its content, `link` not at all.
 
         Raises:
             MissingFileError: the template cannot be read.

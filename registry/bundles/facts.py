@@ -1,4 +1,4 @@
-"""What a bundle says of a base and of an adapter: the records' facts that mean something away from this registry."""
+"""Facts about a base and an adapter that a bundle records: those that have a meaning outside of this registry."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def base_facts(workspace: Workspace, base: tables.BaseModel) -> dict[str, Any]:
 
 
 def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
-    """Return what a bundle says of an adapter."""
+    """Return the facts about an adapter that a bundle records."""
     dataset = adapter.dataset
     return {
         "name": adapter.name,

@@ -1,4 +1,4 @@
-"""Building the image of a `docker` bundle with whichever engine is on this machine."""
+"""Building the image of a `docker` bundle with the container engine of this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BuiltImage:
 
     Attributes:
         engine: `docker`, `podman` or `buildah`.
-        name: to run it by.
+        name: of the image.
     """
 
     engine: str
@@ -87,10 +87,10 @@ def build_image(
         folder: the bundle.
         name: what the bundle is called; the image is `fused:NAME`, or `fused:NAME-nvidia`.
         nvidia: with CUDA's libraries in place of the CPU's.
-        say: told each line that the engine prints.
+        say: called with each line that the engine prints.
 
     Raises:
-        BuildFailedError: the engine said no.
+        BuildFailedError: the engine failed.
     """
     suffix = "-nvidia" if nvidia else ""
     image = f"fused:{image_tag(name)[: 128 - len(suffix)]}{suffix}"

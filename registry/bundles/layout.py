@@ -1,4 +1,4 @@
-"""A bundle's test of itself: what a consumer would find in it, counted."""
+"""A bundle's self-test: counts what its consumer would find in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class LayoutError(RegistryError):
-    """A bundle is not what its consumer reads: a defect of ours, found before anybody is given it."""
+    """A bundle is not what its consumer can read: a defect of fusery's, found before delivery."""
 
     code = "bad_layout"
 

@@ -1,4 +1,4 @@
-"""Materializing: from references to something deployable at a place of the user's, recorded with its digest."""
+"""Materializing: turning references into a deployable bundle at a destination, recorded with its digest."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Materialized:
 
     Attributes:
         target: what it is for.
-        path: where it lies: a path or a URL.
+        path: a path or a URL.
         manifest: its files.
         adapters: names of the adapters in it.
         fused: digest of the fused model it was made from, None where nothing is fused.
-        label: what that is called.
-        existed: the very same bundle was there already.
-        layout: what its consumer finds in it.
-        withdrawals: what the bundle is told of yanks, as `show` has it.
+        label: of the fused model.
+        existed: the same bundle was there already.
+        layout: counts of what its consumer finds in it.
+        withdrawals: the yanks that concern the bundle, as `show` has it.
         foreign: where the fused model comes from, if it was not made here.
-        unfound_base: name of the base, where whoever starts the bundle's server has to say where that is.
+        unfound_base: name of the base, if the bundle's server has to be given its location at start.
     """
 
     target: str
@@ -60,7 +60,7 @@ class Materialized:
     unfound_base: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "target": self.target,
             "path": self.path,
@@ -90,27 +90,27 @@ def materialize(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Materialized:
-    """Write a bundle to a place that does not exist yet, and fuse before if need be.
+    """Write a bundle to a new destination, fusing first if necessary.
 
-    The bundle appears under its name at once and whole, or not at all; a second time, unchanged, it is left as it is.
+    The bundle appears whole or not at all.  If the same bundle is there already, it is left as it is.
 
     Args:
         workspace: the registry's parts.
-        references: the adapters; one, where the target holds a fused model.
+        references: the adapters; exactly one if the target holds a fused model.
         destination: a path, or a URL of any kind that a store can have.
         target: one of `bundles.TARGETS`.
         request: how to fuse.
-        content: fused or not, where the target can hold either; None for what suits it.
-        choices: what the target is to do in which way.
+        content: fused or not, if the target can hold either; None for its default.
+        choices: options of the target.
         force: replace what is at the destination.
-        say: told what is going on.
+        say: called with each progress message.
         progress: as for `fuse`.
 
     Raises:
         AlreadyExistsError: there is something else at the destination.
-        BadInputError: there is no such target, or it does not hold what is asked for.
+        BadInputError: there is no such target, or it cannot hold the requested content.
         StoreDeniedError: the destination's folder may not be written.
-        FuseryError: as `fuse` has it.
+        FuseryError: as `fuse`.
     """
     chosen = find_target(target)
     if not references and not (choices and choices.models):
@@ -135,7 +135,7 @@ def materialize(
             place,
             fill,
             force=force,
-            giving_way=lambda: note_replaced(workspace, place.text),
+            before_replacing=lambda: note_replaced(workspace, place.text),
             progress=progress,
         )
     unfound = _unfound_base(gathered, options) if chosen.names_base else None
@@ -158,7 +158,7 @@ def materialize(
 
 
 def settled(workspace: Workspace, choices: Choices | None) -> Choices:
-    """Return choices with what the settings say where nothing was chosen."""
+    """Return the options, with those of the settings where none are given."""
     chosen = choices or Choices()
     return chosen if chosen.card is not None else replace(chosen, card=workspace.settings.card)
 
@@ -209,7 +209,7 @@ def _record(
     manifest: Manifest,
     choices: Choices,
 ) -> list[dict[str, Any]]:
-    """Record a bundle; return what it is told of yanks."""
+    """Record a bundle; return the yanks that concern it."""
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}

@@ -1,4 +1,4 @@
-"""Text from outside, made harmless for the place where a template puts it.
+"""Escaping of text from outside for the place where a template inserts it.
 
 Every value that a template inserts goes through one of these, or has been checked against a pattern.
 """

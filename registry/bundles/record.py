@@ -1,4 +1,4 @@
-"""`fusery.json`: what a bundle says about itself to programs."""
+"""`fusery.json`: the machine-readable record in a bundle."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def bundle_record(source: BundleSource, target: str, model: str | None) -> dict[
     """Return the document of `fusery.json`.
 
     Args:
-        source: what the bundle is made of.
+        source: of the bundle.
         target: the bundle's target.
         model: where the model's files are, relative to the document: `.` or `model`; None if they are not in the bundle.
 
     Returns:
         `format`, `name`, `target`, `model`, `digest` (of the model's manifest, or null), `provenance`, `files` (the
         model's, each `path` relative to `model`, `size`, `sha256`), and `adapters`, those that are not fused: each
-        `name`, `names` (what else it was asked for by), `path` (of its folder), `digest`, `facts` and `files`.
+        `name`, `names` (other references that it was requested by), `path` (of its folder), `digest`, `facts` and `files`.
     """
     manifest = source.model.manifest if source.model is not None and model is not None else Manifest.of(())
     return {
@@ -49,9 +49,9 @@ def _adapter(adapter: BundledAdapter) -> dict[str, Any]:
 
 
 def sealed_bytes(record: Mapping[str, Any], others: Iterable[FileEntry]) -> bytes:
-    """Return a document that also lists what lies beside it, and has a checksum of its own.
+    """Return a document with a list of all other files of the bundle, and its own checksum.
 
-    Write it when everything else of the bundle is known: `verify` takes what is not listed for added.
+    Write it last: `verify` treats files that are not listed as added.
 
     Args:
         record: from `bundle_record`.

@@ -1,4 +1,4 @@
-"""The files that bundles are rendered from; they come with the package, and no text from outside is ever compiled."""
+"""Templates of bundles, which come with the package; text from outside is never compiled as a template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(template: str, /, **values: Any) -> bytes:
-    """Render a template of this package; a value that it uses and does not get is an error."""
+    """Render a template of this package; a missing value is an error."""
     return _environment().get_template(template).render(values).encode()
 
 

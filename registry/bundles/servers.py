@@ -1,4 +1,4 @@
-"""What bundles for other people's servers have in common: adapters in the form that all of them read, and names for them."""
+"""Common parts of bundles for other servers: adapters in a form that all of them read, and names for them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _SHOWN = ("name", "task", "version", "rank", "val_loss", "dataset", "digest")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An adapter, and how servers compute it."""
+    """An adapter in the form that servers compute."""
 
     adapter: BundledAdapter
     plain: PlainAdapter
 
 
 def base_architecture(source: BundleSource) -> Architecture:
-    """Return the architecture of what a bundle is made of: of the base, or of the fused model."""
+    """Return the architecture of a bundle's base or fused model."""
     if source.base is not None:
         return source.base
     if source.model is None:
@@ -51,7 +51,7 @@ def served_adapters(source: BundleSource, base: Architecture) -> tuple[Served, .
     """Return a bundle's adapters as servers compute them.
 
     Raises:
-        BadInputError: one is DoRA, or changes a module that the base does not have: servers pass over that without a word.
+        BadInputError: one is DoRA, or changes a module that the base does not have: servers ignore that silently.
     """
     from ..adapters.plain_form import matched_modules, read_plain
 
@@ -99,11 +99,11 @@ def require_shared_names(base: Architecture, server: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class NamedBase:
-    """What adapters' base is called where they are served without it.
+    """The name of the adapters' base for servers that bring the base themselves.
 
     Attributes:
         name: any text; a hub id, if it came from a hub.
-        found: a server that is started with the name finds the model: the hub has it, or the user says so.
+        found: a server that is started with the name finds the model: it is on the hub, or the user gave it.
         revision: the hub's commit, if it is known.
     """
 
@@ -123,16 +123,16 @@ class NamedBase:
 
 
 def named_base(source: BundleSource, base: Architecture, given: str | None, server: str) -> NamedBase:
-    """Return what the base is called where adapters are served without it.
+    """Return the name of the base for servers that bring the base themselves.
 
     Args:
         source: the bundle's.
         base: its architecture.
-        given: what the user says.
+        given: the name that the user gave.
         server: which reads it, for the error.
 
     Raises:
-        BadInputError: the base is one that only MLX reads, and nobody said which one it was made from.
+        BadInputError: only MLX can read the base, and the model that it was made from is not known.
     """
     if given:
         return NamedBase(given, found=True)
@@ -154,7 +154,7 @@ def unfound_base(source: BundleSource, given: str | None) -> str | None:
 
     Args:
         source: the bundle's, which `named_base` takes.
-        given: what the user says.
+        given: the name that the user gave.
     """
     if not source.adapters:
         return None
@@ -173,7 +173,7 @@ def write_peft(bundle: BundleFolder, served: Served, base: str) -> None:
     Args:
         bundle: the folder.
         served: the adapter.
-        base: what the base is called where it is served.
+        base: the base's name for the server.
     """
     from ..documents import document_bytes
 
@@ -240,6 +240,6 @@ def peft_layout(folder: Path) -> Layout:
 
 
 def facts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what a README says of the adapters; what is not known is None."""
+    """Return what a README says of the adapters; unknown values are None."""
     known = [adapter["facts"] for adapter in record["adapters"]]
     return [{key: facts.get(key) for key in _SHOWN} for facts in known]

@@ -1,4 +1,4 @@
-"""What a bundle is made of."""
+"""The source of a bundle: its model, adapters and provenance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files on this machine, and what they must be.
+    """Files on this machine, with expected sizes and digests.
 
     Attributes:
         paths: where each file is, by its name.
@@ -42,11 +42,11 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class BundledAdapter:
-    """An adapter that goes into a bundle as it is, unfused.
+    """An unfused adapter in a bundle.
 
     Attributes:
         name: its full name.
-        names: what it was asked for by, such as `course_rec#prod`, without its full name.
+        names: other references that it was requested by, such as `course_rec#prod`.
         files: weights and `adapter_config.json`, in the form that the target takes.
         facts: plain JSON values: those of `adapter` in a provenance.
     """
@@ -59,10 +59,10 @@ class BundledAdapter:
 
 @dataclass(frozen=True, slots=True)
 class BundleSource:
-    """A model with adapters in it or beside it, and where all that came from.
+    """A model with adapters in it or beside it, and their provenance.
 
     Attributes:
-        name: what the bundle and the served model are called: `[a-z0-9._-]`, as an adapter's name is.
+        name: of the bundle and the served model: `[a-z0-9._-]`, like an adapter's name.
         provenance: plain JSON values, each key optional: `base` (`name`, `digest`), `tool`, and of a fused model `key`,
             `digest`, `adapter` (`name`, `digest`, `task`, `version`, `date`, `rank`, `alpha`, `scale`, `val_loss`,
             `dataset`), `with` (further adapters: `adapter`, `weight`, `digest`), `recipe`, `format` (the precision in
@@ -72,7 +72,7 @@ class BundleSource:
             stand on; None where the target only names the base.
         adapters: unfused ones; none when the model is fused.
         routes: further names of unfused adapters, each with the full name it leads to, or several with weights.
-        base: what unfused adapters stand on, whether or not its files are there.
+        base: of unfused adapters, whether or not its files are there.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What bundles are made of, gathered: a fused model, or adapters and the base that they stand on."""
+"""Gathering the source of a bundle: a fused model, or adapters and their base."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Gathered:
         adapters: full names of the adapters.
         key: of the fused model, None where nothing is fused.
         fused: digest of the fused model.
-        label: what the fused model is called.
-        foreign: where that comes from, if it was not made here.
+        label: of the fused model.
+        foreign: where the fused model comes from, if it was not made here.
     """
 
     source: BundleSource
@@ -63,10 +63,10 @@ def fused_source(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Gathered]:
-    """Yield an adapter's fused model, for as long as it is read.
+    """Yield an adapter's fused model; it stays in the cache until the block ends.
 
     Raises:
-        FuseryError: as `fusery.registry.fusion.fuse.fuse` has it.
+        FuseryError: as `fusery.registry.fusion.fuse.fuse`.
     """
     with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
         view = fused.view
@@ -86,7 +86,7 @@ def adapters_source(
     with_base: bool,
     models: Sequence[str] = (),
 ) -> Iterator[Gathered]:
-    """Yield adapters as they are, for as long as they are read; they share one base.
+    """Yield unfused adapters of one base; their files stay until the block ends.
 
     Args:
         workspace: the registry's parts.

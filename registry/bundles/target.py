@@ -1,4 +1,4 @@
-"""What a bundle can be for."""
+"""The targets of bundles."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class _Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A consumer of bundles, and the module that writes what it reads.
+    """A consumer of bundles, and the module that writes them.
 
     The module has two functions: `write(source, bundle, choices)` fills a folder, and `check(folder)` reads it again as
     the consumer would, counts what that finds, and raises `LayoutError` where it would find something else.
 
     Attributes:
-        name: as `--target` has it.
+        name: for `--target`.
         module: in `targets`.
-        contents: what it can hold; the first unless something else is asked for.
+        contents: what it can hold; the first is the default.
         form: of the adapters that are not fused.
-        base: adapters bring their base along.
-        single: it is one file.
-        names_base: what serves its adapters is told, when it starts, where their base is.
+        base: bundles of adapters include their base.
+        single: the bundle is one file.
+        names_base: its server is given the location of the base at start.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Target:
         """Return what a bundle will hold.
 
         Args:
-            wanted: what was asked for; None for what suits.
+            wanted: the requested content; None for the default.
             adapters: how many there will be.
 
         Raises:

@@ -25,13 +25,13 @@ class Written:
 def write_bundle(source: BundleSource, target: Target, folder: Path, choices: Choices) -> Written:
     """Fill an empty folder with a bundle, and read it again; the same source gives the same bytes in every file.
 
-    Nothing of the machine is in them but what the source says, and of that no absolute path and no URL's credentials.
+    The files hold nothing about this machine but what the source has, without absolute paths and credentials in URLs.
 
     Args:
         source: what goes in, and its provenance.
         target: which bundle.
         folder: exists and is empty; the caller puts it in its place.
-        choices: what the target is to do in which way.
+        choices: options of the target.
 
     Raises:
         BadInputError: the folder is not empty, or the source's name, files or provenance are not as they must be.

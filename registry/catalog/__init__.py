@@ -1,4 +1,4 @@
 """Reading what is on record.
 
-Lists and pages of adapters, one in full, the log, and what differs between several.
+Lists and pages of adapters, one adapter in full, the log, and comparisons.
 """

@@ -1,4 +1,4 @@
-"""Any number of adapters side by side: what differs in their records, their training and their fused models."""
+"""Comparing adapters: their records, their training and their fused models."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _FIDELITY = ("verdict", "retained", "cosine", "relative_error", "noise")
 def compare_adapters(
     workspace: Workspace, references: Sequence[str], *, plot: Path | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Return what differs between adapters.
+    """Return the differences between adapters.
 
     Args:
         workspace: the registry's parts.
         references: two or more different ones; a task means all its versions.
-        plot: draw the training curves over one another to this file, `.png` or `.svg`.
+        plot: draw all training curves into this file, `.png` or `.svg`.
         force: replace the file.
 
     Returns:
-        `adapters`: their names; `differs`: a field to its values, one for each adapter, null where it has none;
-        `same`: the fields that all share, with their one value; `amended`: a field to the adapters in which it was amended;
-        `curves`; `withdrawals`, what each is told of yanks; `plot`.  Fields of the training
+        `adapters`: their names; `differs`: by field, one value for each adapter, null where it has none;
+        `same`: the fields with one value for all; `amended`: a field to the adapters in which it was amended;
+        `curves`; `withdrawals`, the yanks that concern each; `plot`.  Fields of the training
         configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
 
     Raises:

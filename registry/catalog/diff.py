@@ -1,4 +1,4 @@
-"""What differs between two adapters: their records, their training configuration, and their weights."""
+"""The differences between two adapters: records, training configuration, and weights."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def diff_adapters(
     plot: Path | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Return what differs between two adapters: `changed` maps a field to its two values, `amended` one to where it was.
+    """Return the differences: `changed` maps a field to its two values, `amended` a field to the adapters it was amended in.
 
-    `withdrawals` has what each is told of yanks, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
+    `withdrawals` has the yanks that concern each, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
 
     Args:
         workspace: the registry's parts.
-        a: the first.
-        b: the second.
-        weights: compare the updates too: `modules` for each module and `overall` (see `comparison.modules`).
-        plot: with `weights`, draw them to this file, `.png` or `.svg`.
+        a: one adapter.
+        b: the other.
+        weights: also compare the updates: `modules` for each module and `overall` (see `comparison.modules`).
+        plot: with `weights`, draw them into this file, `.png` or `.svg`.
         force: replace the file.
 
     Raises:
@@ -105,7 +105,7 @@ def diff_adapters(
 
 
 def changed_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the fields of two records, as `show` has them, that differ, each with its two values."""
+    """Return the fields in which two records, as `show` has them, differ, each with both values."""
     return {field: values for field, values in fields(left, right).items() if values[0] != values[1]}
 
 

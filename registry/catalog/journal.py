@@ -1,4 +1,4 @@
-"""The log as people ask for it: about one thing, since a day, the newest so many; with names beside digests, in words."""
+"""Reading the log: filtered by subject, time and number, with names beside digests, and in words."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ def journal(
 ) -> list[dict[str, Any]]:
     """Return entries of the log, oldest first: `seq`, `at`, `actor`, `action`, `kind`, `subject`, `detail`, `hash`.
 
-    `name` is what people call the subject, null where nothing is known of a digest any more, and `told` says in words what
-    happened: from where to where an alias moved, why something was refused.  `records` are what the entry's transaction
-    wrote: each `kind`, `name` and `digest`, null where it was removed.
+    `name` is the subject's name, null where only its digest is known; `told` is a sentence on what happened, such as from
+    where to where an alias moved.  `records` are the records that the transaction wrote: each `kind`, `name` and
+    `digest`, null where it was removed.
 
     Args:
         workspace: the registry's parts.
-        reference: only about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`, with its rules and
-            approvals), place, key or blob, by its name or the beginning of its digest; what an adapter, a fused artifact or a bundle figures in, such
-            as the moves of an alias, belongs to it.
-        since: only from this moment on.
-        action: only of this action, such as `adapter.registered`.
-        limit: only the newest so many.
+        reference: only entries about this: an adapter, base model, fused artifact, bundle, alias (`task#alias`, with its rules and
+            approvals), place, key or blob, by its name or the beginning of its digest; entries that mention an adapter, a fused artifact or a
+            bundle, such as moves of an alias, belong to it.
+        since: only entries from this moment on.
+        action: only entries of this action, such as `adapter.registered`.
+        limit: only this many of the newest.
 
     Raises:
         UnknownReferenceError: nothing has that name.
-        BadInputError: that is no moment, or no action.
+        BadInputError: the moment or the action is not one.
     """
     moment = parse_moment(since) if since is not None else None
     places = places_of(reference) if reference is not None else []
@@ -118,7 +118,7 @@ class _About:
     Attributes:
         condition: for the database; None for all.
         subject: the same of entries whose subject it is.
-        figures: names and digests that it is told by in the details of others.
+        figures: names and digests by which the details of other entries mention it.
         approves: the name of the alias that approvals, of adapters of its task, have to be for.
     """
 

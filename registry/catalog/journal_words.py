@@ -1,4 +1,4 @@
-"""Entries of the log in words: what people call a subject, and what happened to it."""
+"""Entries of the log in words: a subject's name, and what happened to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Detail = Mapping[str, Any]
 
 
 def names_of(session: Session, events: Sequence[tables.Event]) -> dict[int, str | None]:
-    """Return what people call the subjects of entries, by their numbers; None where only a digest is known."""
+    """Return the names of the subjects of entries, by number; None where only a digest is known."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for event in events:
         wanted[event.subject_kind].add(event.subject)
@@ -101,7 +101,7 @@ _LOOKS: Mapping[str, Callable[[Session, set[str]], dict[str, str]]] = {
 
 
 def told_of(action: str, detail: Detail) -> str:
-    """Return what an entry tells, in words: its own, or else what its action means."""
+    """Return an entry in words: its own, or else the meaning of its action."""
     tell = _TELLS.get(action)
     first = tell(detail) if tell is not None else ""
     said = detail.get("reason") or detail.get("note") or ""

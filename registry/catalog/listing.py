@@ -1,4 +1,4 @@
-"""What is registered: listing, one record in full, and the versions of a task."""
+"""Registered adapters: a list, one record in full, and the versions of a task."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def list_adapters(
     limit: int | None = None,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return adapters as plain values, in a number of queries that does not depend on how many there are.
+    """Return adapters as plain values, in a constant number of queries.
 
-    Pages are stable: adapters that are alike in all fields sorted by come in the order of their registration (the other
-    way round where the last field is), and one registered meanwhile moves only those that sort behind it.  Reading a
-    page takes the same time however many adapters there are: `fusery.registry.catalog.paging`.
+    Pages are stable: adapters that are equal in all sorted fields come in the order of registration (reversed where the
+    last field is), and one registered meanwhile moves only those that sort behind it.  Reading a page takes the same
+    time however many adapters there are (`fusery.registry.catalog.paging`).
 
     Args:
         workspace: the registry's parts.
         task: only of this task.
         base: only on this base.
         tags: only with all of these tags.
-        where: only those that fit an expression; see `fusery.registry.catalog.where`.
+        where: only those that match an expression; see `fusery.registry.catalog.where`.
         sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; adapters without a value come last.
-        limit: at most so many.
-        offset: leave out so many from the beginning.
+        limit: at most this many.
+        offset: skip this many at the beginning.
 
     Raises:
         UnknownReferenceError: there is no such task or base.
@@ -93,19 +93,19 @@ def show_adapter(
     plot: Path | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Return one adapter in full: what `list` has, the sizes people compare, its run, files, fused artifacts and bundles.
+    """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
 
     Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
 
     Args:
         workspace: the registry's parts.
         reference: the adapter.
-        at: as it was on record at that moment; see `fusery.registry.catalog.past.show_then`.
-        plot: draw its training curve to this file, `.png` or `.svg`.
+        at: as it was recorded at that moment; see `fusery.registry.catalog.past.show_then`.
+        plot: draw its training curve into this file, `.png` or `.svg`.
         force: replace the file.
 
     Raises:
-        UnknownReferenceError: there is none, or was none then.
+        UnknownReferenceError: there is, or was then, no such adapter.
         BadInputError: that is no moment; there is no curve to draw, or the picture's ending is not known.
         AlreadyExistsError: another file is there already.
         MissingExtraError: a picture needs matplotlib, which is not installed.
@@ -166,7 +166,7 @@ def show_adapter(
 
 
 def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
-    """Return what a fused artifact's first adapter is called here: as asked for, if the bytes are the same."""
+    """Return the name of a fused artifact's first adapter: the requested one, if the bytes are the same."""
     return adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
 
 

@@ -1,8 +1,8 @@
-"""Pages of adapters: which, in which order, read along an index and not by sorting all there are.
+"""Pages of adapters, filtered and ordered, read along an index instead of sorting all adapters.
 
-What a page costs must not grow with the registry.  So the page is found among ids alone, and only its adapters are then
-loaded with what belongs to them.  A filter that fits few adapters leads the way and what fits is sorted; one that fits
-many is only looked at while the order leads the way, because then a page is soon full.
+The cost of a page must not grow with the registry.  So the page is selected by ids alone, and only its adapters are then
+loaded in full.  A filter that matches few adapters is applied first and its matches are sorted; one that matches many
+is checked while the order's index is read, since a page is then soon full.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Key(NamedTuple):
 
 
 class Page:
-    """A query for adapters, put together filter by filter."""
+    """A query for adapters, built filter by filter."""
 
     def __init__(self, session: Session, sort: str) -> None:
         """Begin with all adapters.
@@ -58,12 +58,12 @@ class Page:
         self._sorts_all = False
 
     def keep(self, fits: ColumnElement[bool]) -> None:
-        """Keep those that fit a condition on an indexed column."""
+        """Keep adapters that match a condition on an indexed column."""
         self._filters.append(fits)
         self._sorts_all = self._sorts_all or self._are_few(select(tables.Adapter.id).where(fits))
 
     def keep_tagged(self, key: str, value: str) -> None:
-        """Keep those with a tag."""
+        """Keep adapters with a tag."""
         tag = tables.AdapterTag
         having = select(tag.adapter_id).where(tag.key == key, tag.value == value)
         if self._are_few(having):
@@ -75,11 +75,11 @@ class Page:
             )
 
     def keep_those(self, fits: ColumnElement[bool]) -> None:
-        """Keep those that fit any condition."""
+        """Keep adapters that match any condition."""
         self._filters.append(fits)
 
     def query(self, offset: int, limit: int | None) -> Select[tables.Adapter]:
-        """Return the query for the adapters of a page, with what their views need."""
+        """Return the query for the adapters of a page, with everything their views need."""
         if limit is None:
             query = load_adapters().where(*self._filters)
             return query.order_by(*self._order(tables.Adapter)).offset(offset or None)

@@ -1,4 +1,4 @@
-"""An adapter as it was on record at a moment: what was believed of it then."""
+"""An adapter as it was recorded at a moment in the past."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def show_then(workspace: Workspace, reference: str, at: str) -> dict[str, Any]:
-    """Return an adapter as it was on record at a moment.
+    """Return an adapter as it was recorded at a moment.
 
-    What was amended later is as it was before; aliases and withdrawal are those of then.  What was made of it and where
-    it ran is left out: `events` and `deploy list --at` have that.
+    Later amendments are undone; aliases and withdrawal are those of that moment.  What was made of it and where it ran is
+    left out: `events` and `deploy list --at` have that.
 
     Args:
         workspace: the registry's parts.
-        reference: the adapter; an alias means who held it then, `latest` the latest version of then.
+        reference: the adapter; an alias means its holder then, `latest` the latest version then.
         at: a moment; a day means its end, in UTC.
 
     Returns:
@@ -51,7 +51,7 @@ def show_then(workspace: Workspace, reference: str, at: str) -> dict[str, Any]:
 
 
 def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapter:
-    """Return the adapter that a reference named at a moment: who held an alias then, which version was the latest.
+    """Return the adapter that a reference named at a moment.
 
     Raises:
         UnknownReferenceError: it named nothing then.

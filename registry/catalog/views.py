@@ -12,7 +12,7 @@ from ..records.views import adapter_view, files_view
 
 
 def full_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
-    """Return what `list` has of an adapter, and what does not change about it: sizes, files, its training."""
+    """Return an adapter as `list` has it, with sizes, files and training."""
     from ..training.facts import training_view
 
     return {

@@ -1,7 +1,7 @@
-"""The names that are on record, for a shell that completes a word: read in a moment, or not at all.
+"""Recorded names for shell completion: read within a moment, or not at all.
 
-A shell asks at each press of a key, wherever its user is.  So nothing is imported that takes time, nothing is made or
-written (an SQLite file is opened so that it stays as it is), nothing is waited for long, and what cannot be read has no names.
+A shell calls this at each press of the key.  So nothing slow is imported, nothing is created or written (an SQLite file
+is opened read-only), there are no long waits, and a database that cannot be read has no names.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _NAMES: dict[Kind, str] = {
 
 
 def names_beginning(prefix: str, kinds: Iterable[Kind], *, home: Path | None = None) -> list[str]:
-    """Return names on record that begin so, in whatever case, kind by kind; none of what cannot be read.
+    """Return recorded names with a prefix, ignoring case, kind by kind; none if the database cannot be read.
 
     Args:
         prefix: what was typed.
-        kinds: which names.
-        home: the home folder; default: as everywhere.
+        kinds: of names.
+        home: the home folder; None for the default.
     """
     try:
         found = dict.fromkeys(_read(_database(home), prefix, list(kinds)))

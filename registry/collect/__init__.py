@@ -1,4 +1,4 @@
-"""Collection: what nobody refers to leaves the store, and nothing else does, whoever works beside it (RELIABILITY 3.3)."""
+"""Collection: removes unreferenced blobs from the store, and nothing else, while others work (docs/internals/collection.md)."""
 
 from .collect import GRACE, collect
 from .collection import Collection, Removed

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 GRACE = 86400.0
-"""Seconds for which what nothing refers to is kept, unless somebody says otherwise."""
+"""The default grace, in seconds: unreferenced blobs younger than this stay."""
 
 
 def collect(
@@ -30,16 +30,16 @@ def collect(
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Collection:
-    """Remove from the store what nothing refers to.
+    """Remove unreferenced blobs from the store.
 
-    It may run beside anything else, on any machine, and be stopped at any instant: the next one goes on.
+    It may run beside anything else, on any machine, and be stopped at any instant: the next collection goes on.
 
     Args:
         workspace: the registry's parts.
-        grace: seconds for which what nothing refers to is left alone; what is safe does not depend on it.
-        dry_run: only say what would go.
-        force: blobs that the database does not know go as well, at once.
-        say: told what is going on.
+        grace: unreferenced blobs younger than this many seconds stay; safety does not depend on it.
+        dry_run: only report what would be removed.
+        force: also remove blobs that the database does not know, at once.
+        say: called with each progress message.
 
     Raises:
         BadInputError: the database refers to nothing and knows nothing of what is in the store: it may be the wrong one.

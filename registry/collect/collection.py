@@ -1,4 +1,4 @@
-"""What a collection did, or would do."""
+"""The result of a collection, or its plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kind = Literal["blob", "generation", "leftover"]
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """Something that left the store, or would.
+    """Something that was removed from the store, or would be.
 
     Attributes:
         kind: `blob` that nothing refers to, dead `generation` of a blob, or `leftover` of an interrupted write.
@@ -72,7 +72,7 @@ class Collection:
         self.items.extend(items)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "dry_run": self.dry_run,
             "removed": self.removed,

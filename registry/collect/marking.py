@@ -1,4 +1,4 @@
-"""Blobs that nothing refers to: marked in one transaction, deleted, and struck off in another (RELIABILITY 3.3).
+"""Blobs that nothing refers to: marked in one transaction, deleted, and struck off in another (docs/internals/collection.md).
 
 Why each part: an intent keeps off the collector from before the bytes are looked at until their record is committed;
 a tombstone makes whoever comes meanwhile wait; and the generation, raised when the bytes are gone, makes a deletion

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NOTHING = "#d9d9d9"
 _CELL = 0.27
 _MOST_CHANGE = 2.0
-"""Where the scale of relative changes ends at the latest: two strangers of one norm have sqrt(2)."""
+"""Where the scale of relative changes ends at the latest: two unrelated updates of one norm have sqrt(2)."""
 
 _COLOURS = ("#0072b2", "#d55e00")
 

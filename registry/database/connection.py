@@ -1,7 +1,7 @@
 """The database: how it is opened, its transactions, its clock, and its failures in one sentence each.
 
 A use case opens one transaction, `with database.write() as session:`, and passes the session down; nothing below
-commits (habit 16).  No file, network or model work belongs inside of a write transaction, since it is the only one.
+commits (docs/internals/database.md).  No file, network or model work belongs inside of a write transaction, since it is the only one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The one place that makes SQLAlchemy engines, so that every connection behaves as RELIABILITY 3.1 asks.
+"""The one place that makes SQLAlchemy engines, so that every connection has the same rules of transactions.
 
-The drivers' defaults lose updates silently on both databases.  Here every transaction says what it is for through
+The drivers' defaults lose updates silently on both databases (docs/internals/database.md).  Here every transaction says what it is for through
 the execution option `purpose`:
 
 - `read` sees one snapshot and cannot write;

@@ -1,7 +1,7 @@
 """Intents: what a running command says about the blobs it reads or stores, so that the collector spares them.
 
-An intent is a row with an owner and an end on the database's clock (RELIABILITY 3.3).  It binds nobody else, and a
-process that dies leaves it to run out.
+An intent is a row with an owner and an expiry on the database's clock.  It binds nobody else, and one that a dead process
+leaves expires.  docs/internals/collection.md has the protocol.
 """
 
 from __future__ import annotations

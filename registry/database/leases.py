@@ -1,4 +1,6 @@
-"""Leases: one process builds a key at a time, across threads, processes and machines (RELIABILITY 3.2).
+"""Leases: one process builds a key at a time, across threads, processes and machines.
+
+The protocol, and what went wrong with others, is in docs/internals/leases.md.
 
 The order that makes it right: take the lease, *then* look whether the thing is there, build, and publish in the same
 transaction that gives the lease back.  Every take-over raises the fence, and only the newest fence can publish, so a

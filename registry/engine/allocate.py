@@ -1,7 +1,7 @@
 """Which module gets how many bits, under a budget: where another byte brings back most of the update.
 
 What a module lacks is the squared norm of the part of its update that is not there, |D|^2 (1 - retained)^2, and a
-hundredth of the noise that came with it: behaviour follows the first (docs: the verdict study).  Steps to more bits,
+hundredth of the noise that came with it: behaviour follows the first (docs/measurements.md).  Steps to more bits,
 also over several widths at once, are taken in the order of what they bring per byte, as in the greedy solution of
 the knapsack problem; one that does not fit is passed over.
 """

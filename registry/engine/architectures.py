@@ -2,8 +2,8 @@
 
 A base that mlx-lm wrote ("format": "mlx") has passed `sanitize` already: its names are module names, whatever the
 architecture.  A base as Hugging Face lays it out may only be taken by name if the architecture is in this table,
-where `sanitize` is missing or only drops tensors (FUSION section 4, from mlx-lm 0.32.2; a test compares the table
-with the installed mlx-lm).
+where `sanitize` is missing or only drops tensors (from mlx-lm 0.32.2; a test compares the table with the installed
+mlx-lm).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A base model as a fuse sees it: its tensors by name, which of them mlx-lm would drop, and how they are quantised.
 
-Also decides whether tensors may be taken by their on-disk names at all (FUSION section 4, rule 1).
+Also decides whether tensors may be taken by their names on disk at all (docs/internals/arithmetic.md).
 """
 
 from __future__ import annotations

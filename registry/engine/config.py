@@ -1,7 +1,7 @@
 """The files of a fused model beside its weights: `config.json` and the index as mlx-lm writes them, the rest copied.
 
 Tokenizer files are copied byte for byte.  mlx-lm writes them anew through transformers, which can change how text is
-cut into tokens (FUSION section 3).
+cut into tokens.
 """
 
 from __future__ import annotations

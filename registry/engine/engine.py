@@ -67,7 +67,7 @@ def fuse(
         folder: an existing empty folder.
         threads: how many to compute with, this one among them.
         expected: SHA-256 of files of the base, by name; what is read of them is verified in the same pass.
-        progress: told the bytes of weights written so far, up to `plan.size`; from this thread.
+        progress: called with the bytes of weights written so far, up to `plan.size`; from this thread.
         check: called every 64 MB or half a second from this thread; raises to give up.
 
     Raises:

@@ -7,7 +7,7 @@ R is what the written weights hold (dequantised, where they are quantised) beyon
 - cosine = <R, D> / (|R| |D|), low where rounding adds noise, even if all of the update is there;
 - relative error = |R - D| / |D|.
 
-The share retained predicts behaviour, the cosine does not (docs: at 6 bits the cosine is 0.49 and behaviour intact).
+The share retained predicts behaviour, the cosine does not (at 6 bits it is 0.49 and behaviour intact; docs/internals/fidelity.md).
 Overall numbers are those of all touched modules taken as one long vector.
 """
 
@@ -161,7 +161,7 @@ class Fidelity:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "verdict": self.verdict,
             "norm": self.norm,

@@ -37,12 +37,12 @@ def row_norms(values: Array, form: Format, spare: Array, turned: Array, *, per_r
         values: float32 numbers of `form`: (rows, columns), or a quantised block (group size, groups).
         form: format in which MLX computes.
         spare: float32, one-dimensional, at least `spare_size(*values.shape)` long, overwritten.
-        turned: like `spare`.
+        turned: like `spare`; receives the transposed squares.
         per_row: groups of a row, for a quantised block.
     """
     high, width = values.shape
     rows = width // per_row if per_row else high
-    # Rows that begin a power of two apart would fall on each other in the cache when they are turned.
+    # Rows that begin a power of two apart would fall on each other in the cache when they are transposed.
     squares = spare[: spare_size(high, width)].reshape(high, width + _GAP)[:, :width]
     np.multiply(values, values, out=squares)
     across = turned[: values.size]

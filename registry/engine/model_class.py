@@ -3,7 +3,7 @@
 mlx-lm loads lazily: `load_model` builds the class, lets its `sanitize` rename, drop and compute tensors, and exchanges
 the layers of a quantised base, all without reading a tensor.  Then the objects tell what happened.  A tensor that is
 still the very object that was read from a file is a range of that file's bytes, under whatever name.  Any other is
-computed, one at a time, into a scratch file (FUSION section 4).
+computed, one at a time, into a scratch file.
 
 Everything runs on the CPU, whatever the device.
 """

@@ -1,7 +1,7 @@
 """Which modules of a base a fuse computes, and how: the meeting of a base, adapters and a policy.
 
 What mlx-lm wraps follows from the adapter's configuration and not from its tensors: `num_layers` blocks from the end,
-in them the `keys`, and each key once more as a path from the model's root (FUSION section 1.2).  A module that is
+in them the `keys`, and each key once more as a path from the model's root (docs/internals/arithmetic.md).  A module that is
 wrapped and has no tensors goes through `W + 0` and, where it is quantised, through quantisation once more.
 """
 
@@ -150,12 +150,12 @@ def _touched(base: Base, adapter: Adapter) -> set[str]:
     if adapter.kind == FULL:
         return set()
     wrapped = _wrapped(base, adapter)
-    if strangers := sorted(adapter.factors.keys() - wrapped):
+    if unexpected := sorted(adapter.factors.keys() - wrapped):
         raise FusionUnsupportedError(
-            f"the adapter holds tensors for {strangers[0]}, which "
+            f"the adapter holds tensors for {unexpected[0]}, which "
             + (
                 "its own configuration does not adapt"
-                if f"{strangers[0]}.weight" in base.tensors
+                if f"{unexpected[0]}.weight" in base.tensors
                 else "the base does not have"
             ),
             hint="was it trained on another base?",

@@ -1,4 +1,4 @@
-"""Whether a base's tensors can be taken by their names on disk, from its configuration alone (FUSION section 4, rule 1).
+"""Whether a base's tensors can be taken by their names on disk, from its configuration alone (docs/internals/arithmetic.md).
 
 Light on purpose: the key of a fused artifact depends on it, and keys are computed before anything is loaded.
 """

@@ -89,8 +89,8 @@ def bench(
         runs: rounds.
         plot: draw the bars to a .png or .svg file.
         force: replace the picture.
-        say: told what is going on.
-        progress: told measurements done and in all.
+        say: called with each progress message.
+        progress: called with the measurements done and the total.
 
     Raises:
         BadInputError: a number makes no sense, or the adapter is yanked.

@@ -80,9 +80,9 @@ def probe(
         prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
             here, or else for the built-in ones.
         limit: at most so many prompts of the file.
-        say: told what is going on.
-        progress: told bytes done and bytes in all while fusing.
-        answering: told tokens run and tokens in all while the models answer.
+        say: called with each progress message.
+        progress: called with the bytes done and the total while fusing.
+        answering: called with the tokens run and the total while the models answer.
 
     Raises:
         UnknownReferenceError: a reference names nothing.

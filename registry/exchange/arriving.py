@@ -91,7 +91,7 @@ def look_at_base(
         workspace: the registry that receives it.
         item: the base.
         paths: its files.
-        say: told which bases of this registry are read to tell whether one of them is the same.
+        say: called with the name of each base that is read to find out whether it is the same.
 
     Raises:
         BadInputError: it claims a digest or a content that its bytes do not have, or holds what is no part of a model.

@@ -26,7 +26,7 @@ class Carrier:
         origin: where the bytes are.
         destination: where they go.
         here: which of the two is the user's own: the other one names no files of this machine.
-        progress: told the bytes of each piece that is stored.
+        progress: called with the bytes of each piece that is stored.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What people said where a thing comes from: held to what this registry would let them say."""
+"""Declared facts from another registry, checked like declarations here."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def _check_adapter(item: Adapter) -> None:
 def submission_of(
     item: Adapter, *, base: str, parent: str | None = None, alpha: float | None = None
 ) -> Submission:
-    """Return what was said of an adapter when it was registered where it comes from, as if it were said here.
+    """Return what was declared about an adapter when it was registered in its own registry, as a submission here.
 
-    What was amended since is no statement beside the files: who amends says that what was said with them is wrong.
+    Later amendments are not part of it: they correct what was declared with the files.
 
     Args:
         item: the adapter.
         base: the name of its base here.
         parent: the name of the adapter whose training it continues, here.
-        alpha: where another was said than the files have.
+        alpha: if declared differently than in the files.
 
     Raises:
         BadInputError: nobody could say it here.
@@ -81,7 +81,7 @@ def submission_of(
 
 
 def _trained_on(item: Adapter) -> TrainedOn | None:
-    """Return the base that it was said to be trained on; this registry need not have it.
+    """Return the declared training base; this registry need not have it.
 
     Raises:
         BadInputError: it has a name without a digest, or a digest without a name.

@@ -53,7 +53,7 @@ def require_fitting(item: Adapter) -> None:
 
 
 def first_said(item: Adapter) -> State:
-    """Return what was said of an adapter when it was registered, before anything of it was amended."""
+    """Return what was declared about an adapter when it was registered, before any amendment."""
     return undone(_state(item), _rows(item))
 
 

@@ -38,7 +38,7 @@ class Exchanged:
     """What `push` or `pull` did, or would do.
 
     Attributes:
-        reference: what was asked for.
+        reference: as given.
         origin: id and place of the registry it comes from.
         destination: the same of the one it goes to; its id is None where there is none yet.
         dry_run: nothing was written.
@@ -92,8 +92,8 @@ def push(
         place: the other registry; made, where it is a folder without one.
         fused: also what was fused from the adapters: their records, and their files if they are published.
         dry_run: only look what is missing.
-        say: told what is going on.
-        progress: told bytes done and bytes in all.
+        say: called with each progress message.
+        progress: called with the bytes done and the total.
 
     Raises:
         UnknownReferenceError: nothing has that name.

@@ -27,7 +27,7 @@ from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
 from ..records.views import adapter_view
 from ..records.withdrawals import refuse_yanked
-from .passport import passport
+from .export_metadata import export_metadata
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -103,7 +103,7 @@ def export_adapter(
         destination: the folder that `adapters_{name}` is written into.
         form: `mlx` or `peft`; by default the one that was registered.
         force: replace what is there.
-        say: told what is going on.
+        say: called with each progress message.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -130,7 +130,9 @@ def export_adapter(
             say(f"writing {place.name}")
             return _fill(BundleFolder(folder), facts, files, rendering)
 
-        done = deliver(place, fill, force=force, giving_way=lambda: note_replaced(workspace, place.text))
+        done = deliver(
+            place, fill, force=force, before_replacing=lambda: note_replaced(workspace, place.text)
+        )
     _record(workspace, facts, place, done.manifest, rendering)
     name, digest = facts.adapter.name, facts.adapter.digest
     path, told = Path(place.text), tuple(facts.view["withdrawals"])
@@ -166,7 +168,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
     )
     bundle.write("README.md", card)
     bundle.write(".gitattributes", resource("gitattributes.txt"))
-    document = passport(
+    document = export_metadata(
         facts.view,
         facts.base,
         facts.parent,

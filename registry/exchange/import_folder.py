@@ -28,7 +28,7 @@ from ..records.views import adapter_view
 from ..registration.amend import amend
 from ..registration.correction import Correction
 from ..registration.register import Registered, register
-from .passport import Passport, read_passport
+from .export_metadata import ExportMetadata, read_export_metadata
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -55,7 +55,7 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
         raise MissingFileError(
             f"{folder} has no {METADATA}", hint="give a folder that fusery export wrote, adapters_NAME"
         )
-    said = read_passport(read_object(found[METADATA]), folder)
+    said = read_export_metadata(read_object(found[METADATA]), folder)
     files = _own_files(found, said, folder)
     if said.rendered:
         return _already_here(workspace, said, manifest_of(files), folder)
@@ -71,7 +71,7 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
     return _with_its_day(workspace, done, said)
 
 
-def _with_its_day(workspace: Workspace, done: Registered, said: Passport) -> Registered:
+def _with_its_day(workspace: Workspace, done: Registered, said: ExportMetadata) -> Registered:
     """Correct the day as it was corrected where the folder was exported: the name has the one that was said at first."""
     told = next((each for each in reversed(said.facts.amendments) if each.field == "date"), None)
     if told is None or done.view["date"] == said.facts.date:
@@ -82,7 +82,7 @@ def _with_its_day(workspace: Workspace, done: Registered, said: Passport) -> Reg
         return Registered(adapter_view(session, resolve_adapter(session, done.view["name"])), done.created)
 
 
-def _own_files(found: Mapping[str, Path], said: Passport, folder: Path) -> dict[str, Path]:
+def _own_files(found: Mapping[str, Path], said: ExportMetadata, folder: Path) -> dict[str, Path]:
     """Return the two files of the form, each as it was exported."""
     names = FORM_FILES[said.form]
     files = {}
@@ -103,7 +103,7 @@ def _own_files(found: Mapping[str, Path], said: Passport, folder: Path) -> dict[
     return files
 
 
-def _require_digest(copied: Path, said: Passport) -> None:
+def _require_digest(copied: Path, said: ExportMetadata) -> None:
     files = {path.name: path for path in sorted(copied.iterdir())}
     if manifest_of(files).digest != said.digest:
         raise BadInputError(
@@ -112,7 +112,9 @@ def _require_digest(copied: Path, said: Passport) -> None:
         )
 
 
-def _already_here(workspace: Workspace, said: Passport, rendering: Manifest, folder: Path) -> Registered:
+def _already_here(
+    workspace: Workspace, said: ExportMetadata, rendering: Manifest, folder: Path
+) -> Registered:
     """Return the adapter that a rendering belongs to; a rendering alone does not have the adapter's digest."""
     with workspace.database.read() as session:
         query = load_adapters().where(tables.Adapter.digest == said.digest).order_by(tables.Adapter.id)
@@ -125,7 +127,7 @@ def _already_here(workspace: Workspace, said: Passport, rendering: Manifest, fol
     )
 
 
-def _submission(workspace: Workspace, said: Passport, copied: Path, base: str | None) -> Submission:
+def _submission(workspace: Workspace, said: ExportMetadata, copied: Path, base: str | None) -> Submission:
     facts, folder = said.facts, read_adapter_folder(copied)
     known = [folder.metadata.lora_alpha, folder.alpha]
     if folder.scale is not None and folder.rank:
@@ -151,16 +153,16 @@ def _submission(workspace: Workspace, said: Passport, copied: Path, base: str | 
     )
 
 
-def _trained_on(said: Passport, declared: Iterable[str | None]) -> TrainedOn | None:
-    """Return the base that it was said to be trained on where it was exported; this registry need not have it."""
+def _trained_on(said: ExportMetadata, declared: Iterable[str | None]) -> TrainedOn | None:
+    """Return the training base declared where it was exported; this registry need not have it."""
     if said.trained_on is None:
         return None
     known_as = frozenset(name for name in declared if name)
     return TrainedOn(said.trained_on.name, said.trained_on.digest, known_as)
 
 
-def _base(workspace: Workspace, said: Passport, asked: str | None) -> str:
-    """Return the name of the base: the one that is asked for, or the one with the recorded digest."""
+def _base(workspace: Workspace, said: ExportMetadata, asked: str | None) -> str:
+    """Return the name of the base: the requested one, or the one with the recorded digest."""
     with workspace.database.read() as session:
         if asked is not None:
             return resolve_base(session, asked).names[0].name
@@ -185,7 +187,7 @@ def _base(workspace: Workspace, said: Passport, asked: str | None) -> str:
     )
 
 
-def _parent(workspace: Workspace, said: Passport) -> str | None:
+def _parent(workspace: Workspace, said: ExportMetadata) -> str | None:
     """Return the parent's name, if that adapter is here."""
     if said.parent is None:
         return None

@@ -30,7 +30,7 @@ class Moved:
         state: `copied`; `completed`, where only something that came later was missing; `present`; or `left out`.
         bytes: of files that were missing.
         reason: why it was left out, or that it was amended otherwise there.
-        withdrawals: what it is told of yanks, where it went to.
+        withdrawals: the yanks that concern it, where it went to.
     """
 
     kind: str

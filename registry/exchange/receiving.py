@@ -1,4 +1,4 @@
-"""Recording what has come from another registry: what its bytes say, and what people said of it there.
+"""Recording an item from another registry: facts from its bytes, and what was declared there.
 
 The log here says where it came from.  Times and people stay those of the registry it came from.  Its entries of the log come along as they are, hashes and all,
 within one entry of our own: a chain is never continued for somebody else.

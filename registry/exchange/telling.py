@@ -1,4 +1,4 @@
-"""What those who push and pull are told of yanks, here and there."""
+"""The yanks that those who push and pull learn of, here and there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .package import Item
 def told_of_yanks(
     places: Sequence[Workspace], package: Sequence[Item], origin: str
 ) -> list[list[dict[str, Any]]]:
-    """Return for each thing of a package what it is told of yanks, as `show` has it.
+    """Return for each thing of a package the yanks that concern it, as `show` has it.
 
     Args:
         places: where to ask: where it goes to, if there is a registry, and where it comes from.

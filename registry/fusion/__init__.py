@@ -1,5 +1,5 @@
 """Fusing on demand.
 
-What is asked for, what it is made from, how it is written, the cache, and the record of it.  The arithmetic
-is in `engine`.
+The request, the choice of a format, the inputs, the cache, and the record of the result.  The arithmetic is in
+`engine`.
 """

@@ -1,4 +1,4 @@
-"""The local cache as the registry sees it: which fused models are here, what may go, what has to stay."""
+"""The local cache of fused models: listing, pruning, pinning."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _SHORTEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What left the cache, or would.
+    """What was removed from the cache, or would be.
 
     Attributes:
-        dry_run: nothing was removed, this is the plan.
-        limit_bytes: what the cache was to be pruned to.
-        removed: entries that went.
-        kept: entries that stay.
-        swept_bytes: bytes of what interrupted builds and damaged entries had left.
-        fits: whether the cache is within the limit now.
+        dry_run: nothing was removed; this is the plan.
+        limit_bytes: the limit that was applied.
+        removed: entries that were removed.
+        kept: entries that remain.
+        swept_bytes: bytes that interrupted builds and damaged entries had left behind.
+        fits: the cache is now within the limit.
     """
 
     dry_run: bool
@@ -50,7 +50,7 @@ class Pruned:
     fits: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "dry_run": self.dry_run,
             "removed": len(self.removed),
@@ -64,7 +64,7 @@ class Pruned:
 
 
 def cache_contents(workspace: Workspace) -> dict[str, Any]:
-    """Return what is in the cache, least recently used first, with its limit and what keeps each entry."""
+    """Return the entries of the cache, least recently used first, with its limit and why each entry stays."""
     cache = workspace.cache
     entries, pinned = cache.entries(), cache.pinned()
     with workspace.database.read() as session:
@@ -81,14 +81,14 @@ def cache_contents(workspace: Workspace) -> dict[str, Any]:
 
 
 def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
-    """Remove the least recently used fused models until the others fit; each can be made again.
+    """Remove the least recently used fused models until the cache fits its limit; each can be rebuilt.
 
-    What is pinned, what an alias stands for and what somebody reads at the moment stays.
+    Entries that are pinned, held by an alias or being read are not removed.
 
     Args:
         workspace: the registry's parts.
-        limit: bytes that may stay; None for the setting `cache_limit`.
-        dry_run: only say what would go.
+        limit: of the cache in bytes; None for the setting `cache_limit`.
+        dry_run: only report what would be removed.
 
     Raises:
         StoreDeniedError: the cache may not be written to.
@@ -108,11 +108,11 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
 
 
 def pin(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
-    """Keep fused models in this machine's cache, once they are there, whatever its limit.
+    """Pin fused models: they stay in this machine's cache whatever its limit.
 
     Args:
         workspace: the registry's parts.
-        reference: a fused artifact, or an adapter for all that was fused from it.
+        reference: a fused artifact, or an adapter for all fused artifacts made from it.
 
     Returns:
         `key` and `changed` of each.
@@ -125,7 +125,7 @@ def pin(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
 
 
 def unpin(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
-    """Let fused models leave the cache again; as `pin`."""
+    """Undo `pin`."""
     return [{"key": key, "changed": workspace.cache.unpin(key)} for key in _keys(workspace, reference)]
 
 

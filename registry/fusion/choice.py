@@ -1,7 +1,7 @@
-"""Choosing how to write: what each candidate would retain, from the record, from the log, or from a sample.
+"""Choosing the output format: what each candidate retains, from its record, from the log, or from a sample.
 
-Writing a model only to find that it lost the adapter costs seconds to minutes; an eighth of the touched rows tells
-nearly as well.  What a sample refused stays in the log, so that it is taken once.
+Writing a whole model only to find that the adapter is lost costs seconds to minutes; an eighth of the adapted rows
+predicts it well.  A refusal by sample is logged, so that the sample is taken only once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..engine.recipe import Recipe, artifact_key
 from ..errors import FidelityError
 from ..records.fused_label import describe, label
 from .foreign import usable
-from .ingredients import Ingredients, Inputs
+from .fuse_inputs import FuseInputs, InputFiles
 from .records import find_fused
 from .request import FuseRequest
 
@@ -33,12 +33,12 @@ REFUSED, FITTED = "fuse.refused", "fuse.fitted"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a fuse was found to retain.
+    """The measured fidelity of a fuse.
 
     Attributes:
         verdict: `PASS`, `DEGRADED` or `LOST`.
         retained: share of the update.
-        noise: what was written beside the update, as a share of the weights; None if it is not known.
+        noise: the error that was written, as a share of the weights; None if it is not known.
     """
 
     verdict: str
@@ -47,7 +47,7 @@ class Measured:
 
     @classmethod
     def of(cls, fidelity: Fidelity) -> Measured:
-        """Take the overall figures of a fuse or a sample."""
+        """Return the overall figures of a fuse or a sample."""
         return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
 
     @property
@@ -57,7 +57,7 @@ class Measured:
         return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
 
     def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
+        """Tell whether it may be published; `strict`, while other candidates remain, demands PASS and little noise."""
         if request.accept_loss and not strict:
             return True
         if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
@@ -70,12 +70,12 @@ class Measured:
 
 
 def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False) -> Measured | None:
-    """Return what is on record about a key, or what the log says of a refused attempt.
+    """Return the recorded fidelity of a key, or that of a refused attempt from the log.
 
     Args:
         workspace: the registry's parts.
         key: of the fused artifact.
-        accept: also what another registry says, and nobody has proved.
+        accept: also take what another registry claims without proof.
     """
     with workspace.database.read() as session:
         row = find_fused(session, key) or usable(session, key, accept=accept)
@@ -91,23 +91,23 @@ def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False
 def record_refusal(
     workspace: Workspace,
     session: Session,
-    ingredients: Ingredients,
+    fuse_inputs: FuseInputs,
     recipe: Recipe,
     key: Digest,
     measured: Measured,
     *,
     sampled: bool = False,
 ) -> None:
-    """Note in the log what was measured and not published."""
+    """Log what was measured and not published."""
     events.record(
         session,
         action=REFUSED,
         kind="fused",
         subject=key,
         detail={
-            "adapter": ingredients.adapter.name,
+            "adapter": fuse_inputs.adapter.name,
             "label": label(
-                ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]
+                fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]
             ),
             "precision": recipe.precision,
             "verdict": measured.verdict,
@@ -122,11 +122,11 @@ def record_refusal(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Goes through the candidates of one request and passes over those that a sample shows to lose the adapter."""
+    """Iterates over the candidates of a request and skips those that lose the adapter according to a sample."""
 
     workspace: Workspace
-    ingredients: Ingredients
-    inputs: Inputs
+    fuse_inputs: FuseInputs
+    inputs: InputFiles
     request: FuseRequest
     say: Callable[[str], None]
 
@@ -144,14 +144,14 @@ class Choice:
                 yield recipe, last
 
     def _passed_over(self, recipe: Recipe) -> bool:
-        key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
+        key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
         measured = known_measurement(self.workspace, key, accept=self.request.accept_foreign)
         if measured is None:
             measured = Measured.of(self.inputs.sample(recipe).fidelity)
             if not measured.passes(self.request, strict=True):
                 with self.workspace.database.write() as session:
                     record_refusal(
-                        self.workspace, session, self.ingredients, recipe, key, measured, sampled=True
+                        self.workspace, session, self.fuse_inputs, recipe, key, measured, sampled=True
                     )
         if measured.passes(self.request, strict=True):
             return False
@@ -166,10 +166,10 @@ class Choice:
         """
         asked = digest_json(
             {
-                "base": self.ingredients.base_digest,
-                "adapter": self.ingredients.adapter.digest,
+                "base": self.fuse_inputs.base_digest,
+                "adapter": self.fuse_inputs.adapter.digest,
                 "candidates": [recipe.to_dict() for recipe in candidates],
-                "calibration": self.ingredients.calibration,
+                "calibration": self.fuse_inputs.calibration,
                 "budget": budget,
                 "best": self.request.precision == "mixed",
             }
@@ -186,7 +186,7 @@ class Choice:
                 kind="fused",
                 subject=asked,
                 detail={
-                    "adapter": self.ingredients.adapter.name,
+                    "adapter": self.fuse_inputs.adapter.name,
                     "budget": budget,
                     "recipes": [recipe.to_dict() for recipe in fitting],
                 },
@@ -200,7 +200,7 @@ class Choice:
 
         plain = replace(candidates[0], precision="keep", seed=None, bits={}, calibration=None)
         kept = self.inputs.sample(plain)
-        samples = {int((self.ingredients.quantization or {}).get("bits", 0)): kept}
+        samples = {int((self.fuse_inputs.quantization or {}).get("bits", 0)): kept}
         fitting = []
         for recipe in candidates:
             sampled = self.inputs.sample(recipe)
@@ -212,7 +212,7 @@ class Choice:
             fitting = []  # not the smallest that passes, but the best that fits
         if len(samples) > 1:
             bits = allocate(samples, (budget - 1) * kept.size)
-            calibration = self.ingredients.calibration
+            calibration = self.fuse_inputs.calibration
             fitting.append(replace(plain, precision="mixed", bits=bits, calibration=calibration))
         if not fitting:
             raise FidelityError(

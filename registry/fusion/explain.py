@@ -1,4 +1,4 @@
-"""Why a fuse is a hit or a miss: what makes its key, and what of it is here."""
+"""Why a fuse is a cache hit or a miss: the inputs of its key, and which files are here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..records.views import moment
 from .cache import aliases_of, entry_named
 from .choice import known_measurement
 from .foreign import foreign_view
-from .ingredients import Ingredients, gather
+from .fuse_inputs import FuseInputs, gather
 from .published import is_published
 from .records import find_fused, in_words
 from .request import FuseRequest, candidates
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def explain(workspace: Workspace, reference: str, request: FuseRequest | None = None) -> dict[str, Any]:
-    """Say of a fused artifact, or of all that a fuse of an adapter could give, whether it is here and why.
+    """Explain whether a fused artifact, or each one that fusing an adapter could give, is here, and why.
 
     Args:
         workspace: the registry's parts.
@@ -39,8 +39,8 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
 
     Returns:
         `reference`, and `models`: each with `key`, `status` (`hit`, `miss` or `refused`), `reason`, `inputs` (what makes
-        the key: `base`, `adapter`, `with`, `recipe`), `asked` (the request may lead to it), `differs` (recipe entries
-        that keep the request from leading to it), `recorded`, `here`, `published` (its files are on record as being in the
+        the key: `base`, `adapter`, `with`, `recipe`), `asked` (whether the request may lead to it), `differs` (the
+        recipe entries in which it differs from the request), `recorded`, `here`, `published` (its files are on record as being in the
         store, from where they are fetched) and `missing` (files that getting it would need).
 
     Raises:
@@ -68,16 +68,16 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
 def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[dict[str, Any]]:
     """Explain the keys that a fuse of the adapter would try, in its order."""
     request.check()
-    ingredients = gather(workspace, reference, request.extras)
+    fuse_inputs = gather(workspace, reference, request.extras)
     models = []
-    for recipe in candidates(request, ingredients):
-        key = artifact_key(ingredients.base_digest, ingredients.adapter.digest, recipe)
+    for recipe in candidates(request, fuse_inputs):
+        key = artifact_key(fuse_inputs.base_digest, fuse_inputs.adapter.digest, recipe)
         with workspace.database.read() as session:
             row = find_fused(session, key)
             if row is not None:
                 models.append({**_recorded(workspace, session, row), "asked": True})
                 continue
-        models.append(_never_made(workspace, ingredients, recipe, key))
+        models.append(_never_made(workspace, fuse_inputs, recipe, key))
     return models
 
 
@@ -159,9 +159,7 @@ def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tup
     return f"{where}: it is made again, to the same digest", []
 
 
-def _never_made(
-    workspace: Workspace, ingredients: Ingredients, recipe: Recipe, key: Digest
-) -> dict[str, Any]:
+def _never_made(workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, key: Digest) -> dict[str, Any]:
     measured = known_measurement(workspace, key)
     status, reason = "miss", "never made under this key"
     if measured is not None:
@@ -170,13 +168,13 @@ def _never_made(
         "key": key,
         "status": status,
         "reason": reason,
-        **names(ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]),
+        **names(fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]),
         "inputs": {
-            "base": {"name": ingredients.base.names[0].name, "digest": ingredients.base_digest},
-            "adapter": {"name": ingredients.adapter.name, "digest": ingredients.adapter.digest},
+            "base": {"name": fuse_inputs.base.names[0].name, "digest": fuse_inputs.base_digest},
+            "adapter": {"name": fuse_inputs.adapter.name, "digest": fuse_inputs.adapter.digest},
             "with": [
                 {"name": part.name, "digest": part.digest, "weight": part.weight}
-                for part in ingredients.extras
+                for part in fuse_inputs.extras
             ],
             "recipe": recipe.to_dict(),
         },

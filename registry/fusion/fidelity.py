@@ -1,4 +1,4 @@
-"""The fidelity on record: how much of an adapter a fused model holds, module by module, and as a picture."""
+"""The recorded fidelity of fused models, module by module, and as a picture."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 def fidelity(
     workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Return what is on record about the fidelity of a fused artifact; draw it if asked to.
+    """Return the recorded fidelity of a fused artifact, and optionally draw it.
 
     Args:
         workspace: the registry's parts.
         reference: a fused artifact by a prefix of its digest or key, or an adapter for the newest made of it.
-        plot: file to draw to, `.png` or `.svg`: layer by module, the colour says which share was retained.
+        plot: file to draw to, `.png` or `.svg`: a map of layers and modules, coloured by the share retained.
         force: replace the file.
 
     Returns:
-        what `show` says of a fused artifact, with `base`, `fidelity.modules`, `withdrawals` and `plot`.
+        the fused artifact as `show` prints it, with `base`, `fidelity.modules`, `withdrawals` and `plot`.
 
     Raises:
         UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.

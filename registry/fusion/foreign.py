@@ -1,8 +1,7 @@
-"""Fused artifacts that other registries say they have made: claims, until they are made here or somebody trusted signs them.
+"""Claims: fused artifacts of other registries, until they are rebuilt here or signed by a trusted key.
 
-A claim lies in the same table as what was made here, under a key of its own.  So nothing that looks for an artifact by
-its key finds a claim, neither in the database nor in the cache, and what is made here stands beside it: a claim that is
-true takes nothing over, and one that is false takes nobody's place.
+A claim is stored in the table of fused artifacts under a key of its own.  So a lookup by key never finds a claim, in the
+database or in the cache, and an artifact that is made here gets its own record beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ..database import events
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import MissingExtraError
 from ..records.signatures import SCHEME, is_good, signed_name
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 from .published import is_published
 from .records import find_fused
 
@@ -34,22 +33,22 @@ CONFIRMED, REFUTED = "fused.confirmed", "fused.refuted"
 
 
 def foreign_key(origin: str, key: str) -> Digest:
-    """Return the key under which another registry's artifact is on record and in the cache here.
+    """Return the key that another registry's artifact has in this database and cache.
 
     Args:
         origin: the id of the registry.
-        key: what it says the artifact's key is.
+        key: of the artifact according to that registry.
     """
     return digest_json({"format": FORMAT, "registry": origin, "key": key})
 
 
 def disown(row: tables.Fused, origin: str) -> None:
-    """Make a claim of a record: another registry says so."""
+    """Turn a record into a claim of another registry."""
     row.key, row.origin = foreign_key(origin, row.key), origin
 
 
 def recipe_key(row: tables.Fused) -> Digest:
-    """Return the key that follows from an artifact's base, adapters and recipe: under which it is made here."""
+    """Return the key that follows from an artifact's base, adapters and recipe: the one it would have if it were made here."""
     return recipe_key_of(row.base.digest, row.adapter.digest, row.recipe)[0]
 
 
@@ -64,7 +63,7 @@ def recipe_key_of(base: str, adapter: str, form: Mapping[str, Any]) -> tuple[Dig
 
 
 def claims(session: Session, key: str) -> list[tables.Fused]:
-    """Return what other registries say is the artifact of a key, those that are signed by a trusted key first."""
+    """Return the claims about a key, those signed by a trusted key first."""
     fused = tables.Fused
     origins = session.scalars(select(fused.origin).where(fused.origin.is_not(None)).distinct()).all()
     keys = [foreign_key(str(origin), key) for origin in origins]
@@ -73,7 +72,7 @@ def claims(session: Session, key: str) -> list[tables.Fused]:
 
 
 def counts(session: Session, row: tables.Fused, moment: Moment | None = None) -> bool:
-    """Tell whether an artifact is as good as one that was made here: now, or at a moment of the past."""
+    """Tell whether an artifact counts like one that was made here: now, or at a moment in the past."""
     if row.origin is None or (moment is not None and moment.is_before_claim(row.id)):
         return True
     return bool(signers(session, row, moment))
@@ -82,13 +81,12 @@ def counts(session: Session, row: tables.Fused, moment: Moment | None = None) ->
 def usable(session: Session, key: str, *, accept: bool) -> tables.Fused | None:
     """Return the claim that may stand in for an artifact that was not made here, None if there is none.
 
-    Only one whose files are in the store: without them it would have to be made anyway, and then what is said of it is
-    of no use.
+    Only a claim whose files are in the store: without them the artifact would have to be made anyway.
 
     Args:
         session: of any transaction.
         key: of the artifact.
-        accept: the user takes what nobody has proved.
+        accept: the user accepts claims without proof.
     """
     if find_fused(session, Digest(key)) is not None:
         return None
@@ -135,11 +133,11 @@ def _vouches(key: tables.TrustedKey, signature: tables.Signature, moment: Moment
 
 
 def foreign_view(row: tables.Fused) -> dict[str, Any] | None:
-    """Return where an artifact that was not made here comes from, None of one that was.
+    """Return where an artifact comes from that was not made here; None if it was.
 
     Returns:
-        `registry`, `key` (that it has there), `signed_by` (names of keys that count), and `rebuilt`: `same` or `other`
-        bytes came out here, None where nobody has made it here.
+        `registry`, `key` (there), `signed_by` (names of trusted keys), and `rebuilt`: whether a rebuild here gave the
+        `same` or `other` bytes, None where there was none.
     """
     if row.origin is None:
         return None
@@ -153,7 +151,7 @@ def foreign_view(row: tables.Fused) -> dict[str, Any] | None:
 def compare_claims(
     workspace: Workspace, session: Session, key: Digest, manifest: Manifest
 ) -> Sequence[tuple[str, bool]]:
-    """Say in the log which claims about an artifact were true, now that it was made here.
+    """Log which claims about an artifact turned out to be true when it was made here.
 
     Args:
         workspace: the registry's parts.
@@ -193,13 +191,13 @@ def _bundles(session: Session, row: tables.Fused) -> list[dict[str, str]]:
 
 
 def made_alike(
-    session: Session, ingredients: Ingredients, recipe: Recipe, *, accept: bool
+    session: Session, fuse_inputs: FuseInputs, recipe: Recipe, *, accept: bool
 ) -> tables.Fused | None:
-    """Return the newest record of this recipe whatever engine made it, None if there is none.
+    """Return the newest record of this recipe by any engine, None if there is none.
 
     Args:
         session: of any transaction.
-        ingredients: of the model.
+        fuse_inputs: of the model.
         recipe: how it is to be made.
         accept: also what another registry says, and nobody has proved.
     """
@@ -208,7 +206,7 @@ def made_alike(
         select(tables.Fused)
         .join(tables.Fused.adapter)
         .where(
-            tables.Fused.base_id == ingredients.base_id, tables.Adapter.digest == ingredients.adapter.digest
+            tables.Fused.base_id == fuse_inputs.base_id, tables.Adapter.digest == fuse_inputs.adapter.digest
         )
         .order_by(tables.Fused.id.desc())
     )

@@ -1,6 +1,6 @@
-"""What an adapter could be shipped as: every way to write its fused model, how large it is and what it retains.
+"""The formats that an adapter's fused model could have, each with its size and what it retains.
 
-Nothing is written: what is on record is taken from there, the rest is measured on a sample of the rows.
+Nothing is written: known fidelity comes from the records, the rest is measured on a sample of the rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.fused_label import describe
 from .choice import Measured, known_measurement
-from .ingredients import Ingredients, Inputs, gather
+from .fuse_inputs import FuseInputs, InputFiles, gather
 from .records import find_fused
 from .request import FuseRequest, candidates
 from .views import fused_line, weights_bytes
@@ -34,13 +34,13 @@ def formats(
     *,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Return the ways to write the fused model of an adapter, from the smallest to the largest.
+    """Return the formats of an adapter's fused model, from the smallest to the largest.
 
     Args:
         workspace: the registry's parts.
         reference: the adapter.
         request: its `scale`, `extras` and `min_fidelity` are those of the fuse; its precision is `auto`.
-        say: told what is going on.
+        say: called with each progress message.
 
     Returns:
         `adapter`, `scale`, `with`, `base`, `base_bytes` (of its weights), `chosen` (the format that `fuse` would
@@ -49,7 +49,7 @@ def formats(
         the record), `key` and `chosen`.
 
     Raises:
-        BadInputError: a precision was asked for, the adapter is yanked, or the adapters cannot be combined.
+        BadInputError: the request has a precision, the adapter is yanked, or the adapters cannot be combined.
         UnknownReferenceError: there is no such adapter.
         FusionUnsupportedError: the adapter cannot be fused in any format.
         MissingExtraError: the base needs mlx-lm, which is not installed.
@@ -61,16 +61,16 @@ def formats(
             "all formats are compared, so none can be asked for",
             hint="leave all but --scale, --with and --min-fidelity out",
         )
-    ingredients = gather(workspace, reference, request.extras)
-    base_bytes = weights_bytes(ingredients.base.manifest)
-    with ingredients.opened() as inputs:
-        rows = _Rows(workspace, ingredients, inputs, base_bytes, say).of(candidates(request, ingredients))
+    fuse_inputs = gather(workspace, reference, request.extras)
+    base_bytes = weights_bytes(fuse_inputs.base.manifest)
+    with fuse_inputs.opened() as inputs:
+        rows = _Rows(workspace, fuse_inputs, inputs, base_bytes, say).of(candidates(request, fuse_inputs))
     chosen = _chosen(rows, request)
     return {
-        "adapter": ingredients.adapter.name,
+        "adapter": fuse_inputs.adapter.name,
         "scale": request.scale,
-        "with": [{"adapter": part.name, "weight": part.weight} for part in ingredients.extras],
-        "base": ingredients.base.names[0].name,
+        "with": [{"adapter": part.name, "weight": part.weight} for part in fuse_inputs.extras],
+        "base": fuse_inputs.base.names[0].name,
         "base_bytes": base_bytes,
         "chosen": None if chosen is None else chosen.view["format"],
         "formats": [{**row.view, "chosen": row is chosen} for row in rows],
@@ -104,8 +104,8 @@ class _Rows:
     """Makes the rows of one adapter."""
 
     workspace: Workspace
-    ingredients: Ingredients
-    inputs: Inputs
+    fuse_inputs: FuseInputs
+    inputs: InputFiles
     base_bytes: int
     say: Callable[[str], None]
 
@@ -127,7 +127,7 @@ class _Rows:
         return rows
 
     def _row(self, recipe: Recipe) -> _Row:
-        key = artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, recipe)
+        key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
         measured, figures = self._recorded(key) or self._sampled(key, recipe)
         return _Row({**_names(recipe), "key": key, **figures, "reason": None}, measured)
 

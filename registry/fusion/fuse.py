@@ -1,6 +1,6 @@
 """Fusing on demand: look in the cache, else take the lease, look again, fetch or compute, measure, publish, record.
 
-What somebody published is fetched from the shared store; what is not there, or damaged, is computed.
+Published models are fetched from the shared store; those that are missing or damaged are computed.
 
 `auto` tries the base's own format first and goes on to the next larger one when the fused weights do not hold what
 the adapter learned.  A refused fuse leaves its measurement in the log, so that it is not computed a second time.
@@ -30,7 +30,7 @@ from ..records.fused_label import describe
 from ..records.withdrawals import of_fused, shown, usable_record
 from .choice import Choice, Measured, known_measurement, record_refusal
 from .foreign import compare_claims, made_alike, usable
-from .ingredients import Ingredients, Inputs, gather
+from .fuse_inputs import FuseInputs, InputFiles, gather
 from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
 from .records import FusedModel, find_fused, in_words, make_room, manifest_of, record_fused
 from .request import FuseRequest, candidates
@@ -63,9 +63,9 @@ def fuse(
         workspace: the registry's parts.
         reference: the adapter.
         request: how to fuse.
-        publish: `full` puts the files into the store, `recipe` only the record; None for what is set.
-        say: told what is going on.
-        progress: told bytes done and bytes in all while computing, fetching and publishing.
+        publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
+        say: called with each progress message.
+        progress: called with the bytes done and the total while computing, fetching and publishing.
 
     Raises:
         FidelityError: the fused weights would not hold what the adapter learned; nothing was published.
@@ -77,19 +77,19 @@ def fuse(
     """
     request.check()
     wanted = checked_publish(publish or workspace.settings.publish)
-    ingredients = gather(workspace, reference, request.extras)
-    with ingredients.opened(progress) as inputs:
+    fuse_inputs = gather(workspace, reference, request.extras)
+    with fuse_inputs.opened(progress) as inputs:
 
         def job_of(recipe: Recipe, last: bool) -> _Job:
-            return _Job(workspace, ingredients, inputs, recipe, request, not last, wanted, say, progress)
+            return _Job(workspace, fuse_inputs, inputs, recipe, request, not last, wanted, say, progress)
 
         try:
-            recipes = candidates(request, ingredients)
+            recipes = candidates(request, fuse_inputs)
         except MissingExtraError:
-            if (model := _made_elsewhere(workspace, ingredients, request, job_of)) is not None:
+            if (model := _made_elsewhere(workspace, fuse_inputs, request, job_of)) is not None:
                 return model
             raise
-        choice = Choice(workspace, ingredients, inputs, request, say)
+        choice = Choice(workspace, fuse_inputs, inputs, request, say)
         for recipe, last in choice.recipes(recipes):
             if (model := job_of(recipe, last).run()) is not None:
                 return model
@@ -98,15 +98,15 @@ def fuse(
 
 def _made_elsewhere(
     workspace: Workspace,
-    ingredients: Ingredients,
+    fuse_inputs: FuseInputs,
     request: FuseRequest,
     job_of: Callable[[Recipe, bool], _Job],
 ) -> FusedModel | None:
     """Return what another machine made of the request, from the cache or the store, where nothing can be computed."""
-    recipes = candidates(request, ingredients, engine="any")
+    recipes = candidates(request, fuse_inputs, engine="any")
     for recipe in recipes:
         with workspace.database.read() as session:
-            row = made_alike(session, ingredients, recipe, accept=request.accept_foreign)
+            row = made_alike(session, fuse_inputs, recipe, accept=request.accept_foreign)
             made = Recipe.from_dict(row.recipe) if row is not None else None
         if made is not None and (model := job_of(made, recipe == recipes[-1]).at_hand()) is not None:
             return model
@@ -122,12 +122,12 @@ def fuse_to_read(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[FusedModel]:
-    """Fuse, and keep the model in the cache for as long as the block reads it; as `fuse` otherwise.
+    """Fuse like `fuse`, and keep the model in the cache until the block ends.
 
-    What leaves the machine, or is served, is to be hashed in the block: the cache may rely on an earlier look.
+    The block must hash what leaves the machine or is served: the cache may rely on an earlier verification.
 
     Raises:
-        DigestMismatchError: the block found a file damaged; the next fuse makes it anew.
+        DigestMismatchError: the block found a damaged file; the next fuse makes the model again.
         StoreUnavailableError: it was removed again and again.
     """
     for _ in range(_ATTEMPTS):
@@ -166,13 +166,13 @@ def remake(
             raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
         extras = tuple((usable_record(session, extra.adapter).name, extra.weight) for extra in row.extras)
-    ingredients = gather(workspace, adapter, extras)
-    with ingredients.opened(progress) as inputs:
+    fuse_inputs = gather(workspace, adapter, extras)
+    with fuse_inputs.opened(progress) as inputs:
         request = FuseRequest(accept_loss=True, extras=extras)
-        job = _Job(workspace, ingredients, inputs, recipe, request, False, "recipe", say, progress)
+        job = _Job(workspace, fuse_inputs, inputs, recipe, request, False, "recipe", say, progress)
         if (found := job.at_hand()) is not None:
             return found
-        engine = ingredients.engine(quantize=recipe.quantization is not None)
+        engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
             raise FusionUnsupportedError(
                 f"{key[:12]} was made by {recipe.engine}, and here is {engine}", hint=f"fusery fuse {adapter}"
@@ -187,8 +187,8 @@ class _Job:
     """One candidate: a key, and how to get its model."""
 
     workspace: Workspace
-    ingredients: Ingredients
-    inputs: Inputs
+    fuse_inputs: FuseInputs
+    inputs: InputFiles
     recipe: Recipe
     request: FuseRequest
     strict: bool
@@ -198,7 +198,7 @@ class _Job:
 
     @property
     def key(self) -> Digest:
-        return artifact_key(self.ingredients.base_digest, self.ingredients.adapter.digest, self.recipe)
+        return artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, self.recipe)
 
     def run(self) -> FusedModel | None:
         """Return the model, or None when it does not pass and there is another candidate."""
@@ -226,7 +226,7 @@ class _Job:
         if self.strict:
             self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
             return False
-        raise lost(self.ingredients, self.recipe, measured, self.request)
+        raise lost(self.fuse_inputs, self.recipe, measured, self.request)
 
     def _cached(self) -> FusedModel | None:
         with self.workspace.database.read() as session:
@@ -244,7 +244,7 @@ class _Job:
             if row is None:
                 return None
             view, key = self._view(session, row), Digest(row.key)
-        self.say(f"{self.ingredients.adapter.name}: {in_words(view['foreign'])}")
+        self.say(f"{self.fuse_inputs.adapter.name}: {in_words(view['foreign'])}")
         manifest = manifest_of(view)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
             return FusedModel(path, "cache", view)
@@ -271,7 +271,7 @@ class _Job:
         except DatabaseReadOnlyError as error:
             # What is published may be fetched by two at a time; what is computed could not be recorded.
             if (model := self._fetched(None)) is None and compute:
-                raise unpublished(self.ingredients, self.recipe, error) from error
+                raise unpublished(self.fuse_inputs, self.recipe, error) from error
             return model
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
@@ -298,7 +298,7 @@ class _Job:
     def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
         """Bring files from the store into the cache, under a key; None if they cannot be had."""
         cache = self.workspace.cache
-        self.say(f"fetching {self.ingredients.adapter.name} ({describe(self.recipe)}) from the store")
+        self.say(f"fetching {self.fuse_inputs.adapter.name} ({describe(self.recipe)}) from the store")
         try:
             with cache.build(key, lease.fence if lease else 0) as folder:
                 check = lease.check if lease else lambda: None
@@ -318,7 +318,7 @@ class _Job:
         with self.workspace.cache.using(self.key) as folder:
             if folder is None:  # evicted since: what was asked for is a model, and there is one no more
                 return model
-            self.say(f"publishing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+            self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
             deposit = deposit_files(self.workspace, manifest, folder, self.progress)
         with deposit.recording() as session:
             deposit.commit(session)
@@ -329,7 +329,7 @@ class _Job:
         started = time.monotonic()
         cache = self.workspace.cache
         with cache.build(self.key, lease.fence) as folder:
-            self.say(f"fusing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+            self.say(f"fusing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
             full, tell = self.publish == "full", self.progress
             made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
             measured = Measured.of(made.fidelity)
@@ -361,7 +361,7 @@ class _Job:
         """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
         if self.publish != "full" and self._published() is None:
             return None, None
-        self.say(f"publishing {self.ingredients.adapter.name} ({describe(self.recipe)})")
+        self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
         try:
             return deposit_files(self.workspace, manifest, path, self.progress), None
         except StorageError as error:
@@ -369,7 +369,7 @@ class _Job:
 
     def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
         with self.workspace.database.write() as session:
-            record_refusal(self.workspace, session, self.ingredients, self.recipe, self.key, measured)
+            record_refusal(self.workspace, session, self.fuse_inputs, self.recipe, self.key, measured)
             lease.release(session)
         self._passes(measured)
 
@@ -382,18 +382,18 @@ class _Job:
     def _record(
         self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
     ) -> Sequence[tuple[str, bool]]:
-        """Record the model if it is not; return which registries had said what it is, and whether that was true."""
+        """Record the model unless it is recorded; return which registries had claimed it, and whether rightly."""
         if find_fused(session, self.key) is not None:
             return ()
         record_fused(
-            self.workspace, session, self.ingredients, self.recipe, self.key, manifest, fidelity, seconds
+            self.workspace, session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
         )
         return compare_claims(self.workspace, session, self.key, manifest)
 
     def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
-        """Return the record under the name that was asked for: the same bytes may be registered under another, too."""
+        """Return the record under the name in the request: the same bytes may be registered under several."""
         return {
-            **fused_view(row, self.ingredients.adapter.name),
+            **fused_view(row, self.fuse_inputs.adapter.name),
             "published": is_published(row),
             "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
         }

@@ -1,7 +1,7 @@
-"""Published fused models: their files as blobs in the shared store, put there by who made them, fetched by the others.
+"""Published fused models: their files as blobs in the shared store, for other machines to fetch.
 
 A fused artifact is published when every file of its manifest has a blob.  The blobs are referred to by its record, so
-the collector leaves them alone; what is fetched is verified against the record before anybody sees it.
+the collector leaves them alone; fetched files are verified against the record before they become visible.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_published(row: tables.Fused) -> bool:
 def deposit_files(
     workspace: Workspace, manifest: Manifest, folder: Path, progress: Callable[[int, int], None] | None
 ) -> Deposit:
-    """Bring the files of a fused model into the store; they count from the transaction that commits the deposit.
+    """Store the files of a fused model; they count once a transaction commits the deposit.
 
     Raises:
         StorageError: the store did not take them, or a file is not what the manifest says.
@@ -68,7 +68,7 @@ def deposit_files(
 
 
 def record_published(workspace: Workspace, session: Session, key: str, manifest: Manifest) -> None:
-    """Say in the log that the files of a fused artifact are in the store now."""
+    """Log that the files of a fused artifact are now in the store."""
     session.expire_all()  # the manifest's rows were read before the deposit set their blobs
     events.record(
         session,
@@ -94,8 +94,8 @@ def fetch_published(
         workspace: the registry's parts.
         manifest: of the model, as recorded.
         folder: where to.
-        check: called again and again; raises when the work is to stop.
-        progress: told bytes done and bytes in all.
+        check: called repeatedly; raises to stop the work.
+        progress: called with the bytes done and the total.
 
     Raises:
         BlobMissingError, BlobCorruptError: the store does not have what is recorded.

@@ -29,8 +29,8 @@ def rebuild_command(
 ) -> str:
     """Return the `fusery fuse` that gives this recipe, and so this key.
 
-    The number of bits of `mixed` is no option of that command: it follows from the least share that is asked for, and
-    bits module by module follow from the budget.
+    The number of bits of `mixed` is no option of that command: it follows from the least share to be retained, and
+    bits per module follow from the budget.
 
     Args:
         adapter: its name.

@@ -1,4 +1,4 @@
-"""The records of fused artifacts: finding one by its key, and making one."""
+"""The records of fused artifacts: find one by its key, or make one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe
 from ..records.deposit import record_manifest
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 
 if TYPE_CHECKING:
     from ..engine.fidelity import Fidelity
@@ -31,7 +31,7 @@ def find_fused(session: Session, key: Digest) -> tables.Fused | None:
 
 
 def aliased_keys(session: Session) -> list[str]:
-    """Return the keys of fused models whose adapter has an alias: somebody relies on them."""
+    """Return the keys of fused models whose adapter is held by an alias."""
     named, same = aliased(tables.Adapter), aliased(tables.Adapter)
     relied_on = (
         select(same.id)
@@ -48,23 +48,23 @@ def aliased_keys(session: Session) -> list[str]:
 def record_fused(
     workspace: Workspace,
     session: Session,
-    ingredients: Ingredients,
+    fuse_inputs: FuseInputs,
     recipe: Recipe,
     key: Digest,
     manifest: Manifest,
     fidelity: Fidelity,
     seconds: float,
 ) -> tables.Fused:
-    """Record a fused artifact and say so in the log; its bytes lie in the cache already."""
+    """Record and log a fused artifact whose bytes are in the cache."""
     now = workspace.database.utcnow(session)
     row = tables.Fused(
         key=key,
-        base_id=ingredients.base_id,
-        adapter_id=ingredients.adapter.id,
+        base_id=fuse_inputs.base_id,
+        adapter_id=fuse_inputs.adapter.id,
         recipe=recipe.to_dict(),
         engine=recipe.engine,
         precision=recipe.precision,
-        quantization=_quantization(ingredients, recipe),
+        quantization=_quantization(fuse_inputs, recipe),
         manifest_id=record_manifest(session, manifest).id,
         digest=manifest.digest,
         bytes=manifest.size,
@@ -80,7 +80,7 @@ def record_fused(
         modules=[tables.ModuleFidelity(**module.to_dict()) for module in fidelity.modules],
         extras=[
             tables.FusedExtra(position=position, adapter_id=part.id, weight=part.weight)
-            for position, part in enumerate(ingredients.extras, start=1)
+            for position, part in enumerate(fuse_inputs.extras, start=1)
         ],
     )
     session.add(row)
@@ -92,9 +92,9 @@ def record_fused(
         kind="fused",
         subject=key,
         detail={
-            "adapter": ingredients.adapter.name,
-            "with": {part.name: part.weight for part in ingredients.extras},
-            "base": ingredients.base_digest,
+            "adapter": fuse_inputs.adapter.name,
+            "with": {part.name: part.weight for part in fuse_inputs.extras},
+            "base": fuse_inputs.base_digest,
             "digest": manifest.digest,
             "precision": recipe.precision,
             "verdict": fidelity.verdict,
@@ -107,22 +107,22 @@ def record_fused(
     return row
 
 
-def _quantization(ingredients: Ingredients, recipe: Recipe) -> dict[str, Any] | None:
+def _quantization(fuse_inputs: FuseInputs, recipe: Recipe) -> dict[str, Any] | None:
     """Return how the result is quantised: MLX's entry, with the bits of the touched modules if they have more."""
     if recipe.quantization is not None:
         return dict(recipe.quantization)
-    if recipe.precision == "dequantize" or ingredients.quantization is None:
+    if recipe.precision == "dequantize" or fuse_inputs.quantization is None:
         return None
     plain = {
-        key: value for key, value in ingredients.quantization.items() if not isinstance(value, dict | bool)
+        key: value for key, value in fuse_inputs.quantization.items() if not isinstance(value, dict | bool)
     }
     if recipe.precision != "mixed":
-        return ingredients.quantization
+        return fuse_inputs.quantization
     return {**plain, "touched_bits": recipe.bits.get("", dict(recipe.bits))}
 
 
 def make_room(workspace: Workspace, key: Digest) -> None:
-    """Evict from the cache what is over its limit; the model of a key stays, and so does what an alias holds."""
+    """Evict models until the cache is within its limit; the model of `key` and those held by an alias stay."""
     with workspace.database.read() as session:
         spared = {key, *aliased_keys(session)}
     workspace.cache.evict(workspace.settings.cache_limit, spared).execute()
@@ -135,7 +135,7 @@ class FusedModel:
     Attributes:
         path: its folder, which `mlx_lm.load` takes; read-only.
         source: it was in the `cache`, fetched from the `store`, or `computed`.
-        view: the record, as `views.fused_view` has it, whether it is `published`, and `withdrawals`: what it is told of yanks.
+        view: the record, as `fusion.views.fused_view` has it, whether it is `published`, and `withdrawals`: the yanks that concern it.
     """
 
     path: Path
@@ -148,7 +148,7 @@ class FusedModel:
         return self.source == "cache"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {**self.view, "path": str(self.path), "cached": self.cached, "source": self.source}
 
 
@@ -159,7 +159,7 @@ def manifest_of(view: Mapping[str, Any]) -> Manifest:
 
 
 def in_words(foreign: Mapping[str, Any] | None) -> str | None:
-    """Return what people are told of an artifact that was not made here, None of one that was."""
+    """Return the origin of an artifact in words; None if it was made here."""
     if foreign is None:
         return None
     registry = str(foreign["registry"])[:8]

@@ -1,4 +1,4 @@
-"""What a user asks of a fuse, and the recipes that could answer it, from the smallest output to the largest."""
+"""Fuse requests, and the candidate recipes of a request, from the smallest output to the largest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engine.recipe import ONCE, Recipe
 from ..errors import BadInputError
-from .ingredients import Ingredients
+from .fuse_inputs import FuseInputs
 
 PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 ROUNDINGS = ("once", "mlx-lm")
@@ -20,7 +20,7 @@ MODES: Mapping[str, tuple[int, int]] = {
     "nvfp4": (4, 16),
     "mxfp8": (8, 32),
 }
-"""MLX's quantisation modes, with the bits and the group size that go with each unless others are asked for."""
+"""MLX's quantisation modes, with the bits and the default group size of each."""
 
 WIDER = (5, 6, 8)
 """Bits that `mixed` gives to touched modules."""
@@ -34,18 +34,18 @@ class FuseRequest:
 
     Attributes:
         precision: `keep`, `dither`, `mixed`, `dequantize`, or `auto` for the smallest output that passes.
-        quantize: bits to quantise every layer to, None to leave that.
-        group_size: with `quantize`; None for what goes with the mode.
+        quantize: bits to quantise every layer to; None to not requantise.
+        group_size: with `quantize`; None for the mode's default.
         mode: with `quantize`: `affine`, `mxfp4`, `nvfp4` or `mxfp8`.
-        scale: instead of the adapter's own scale.
+        scale: replaces the adapter's own scale.
         extras: further adapters to add, each with its weight.
-        budget: how large the weights may become at most, as a multiple of the base's; None for any size.
+        budget: largest size of the weights, as a multiple of the base's; None for no limit.
         seed: of random rounding.
         rounding: of DoRA: `once`, in float32 to the end, or `mlx-lm`, after each step as `mlx_lm.fuse` does; None for
-            `once` with `auto`, which promises nobody's bits, and `mlx-lm` otherwise.
+            `once` with `auto`, and `mlx-lm` otherwise.
         min_fidelity: share of the update that must be retained, 0 to 1; None for the verdict alone.
         accept_loss: publish even what is LOST or below `min_fidelity`.
-        accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
+        accept_foreign: take another registry's claim of the model, if its files are here, instead of making it.
     """
 
     precision: str = "auto"
@@ -62,10 +62,10 @@ class FuseRequest:
     accept_foreign: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot be meant.
+        """Refuse contradictory or impossible values.
 
         Raises:
-            BadInputError: says what, and how it is written.
+            BadInputError: names the value and how to write it.
         """
         if self.precision not in PRECISIONS:
             raise BadInputError(
@@ -150,44 +150,44 @@ def parse_budget(text: str) -> float:
 
 
 def candidates(
-    request: FuseRequest, ingredients: Ingredients, *, engine: str | None = None
+    request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
 ) -> tuple[Recipe, ...]:
     """Return the recipes that may answer a request, from the smallest output to the largest.
 
     Args:
-        request: what was asked for.
-        ingredients: the base and the adapters.
-        engine: instead of the one that would run here.
+        request: how to fuse.
+        fuse_inputs: the base and the adapters.
+        engine: replaces the one that would run here.
 
     Raises:
         BadInputError: the base is not quantised, and the request has no meaning for it.
         MissingExtraError: the base needs mlx-lm, which is not installed.
     """
     common: dict[str, Any] = {
-        "engine": engine or ingredients.engine(quantize=request.quantize is not None),
+        "engine": engine or fuse_inputs.engine(quantize=request.quantize is not None),
         "scale": request.scale,
-        "extras": tuple((part.digest, part.weight) for part in ingredients.extras),
+        "extras": tuple((part.digest, part.weight) for part in fuse_inputs.extras),
     }
-    once = ONCE if request.rounds_once and ingredients.adapter.method == "dora" else None
+    once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
-    if not ingredients.quantized and request.precision in ("dither", "mixed"):
+    if not fuse_inputs.quantized and request.precision in ("dither", "mixed"):
         raise BadInputError(
-            f"{request.precision} is for quantised bases, {ingredients.base.names[0].name} is not",
+            f"{request.precision} is for quantised bases, {fuse_inputs.base.names[0].name} is not",
             hint="--precision keep",
         )
     keep = Recipe("keep", rounding=once, **common)
     # Always computed in float32 to the end.
-    dither = Recipe("dither", seed=request.seed, calibration=ingredients.calibration, **common)
-    least = int((ingredients.quantization or {}).get("bits", 8))
+    dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)
+    least = int((fuse_inputs.quantization or {}).get("bits", 8))
     mixed = tuple(
-        Recipe("mixed", bits={"": bits}, calibration=ingredients.calibration, rounding=once, **common)
+        Recipe("mixed", bits={"": bits}, calibration=fuse_inputs.calibration, rounding=once, **common)
         for bits in WIDER
         if bits > least
     )
     dequantize = Recipe("dequantize", rounding=once, **common)
     ways = {
-        "auto": (keep, dither, *mixed, dequantize) if ingredients.quantized else (keep,),
+        "auto": (keep, dither, *mixed, dequantize) if fuse_inputs.quantized else (keep,),
         "keep": (keep,),
         "dither": (dither,),
         "mixed": mixed,

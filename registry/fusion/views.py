@@ -15,7 +15,7 @@ def weights_bytes(manifest: tables.Manifest) -> int:
 
 
 def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
-    """Return a fused artifact as `show` lists it: what it is, how large, what it retained, how to make it again.
+    """Return a fused artifact as `show` lists it: label, size, fidelity, and the command that makes it again.
 
     Args:
         fused: the record.
@@ -75,7 +75,7 @@ def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
 
 
 def fused_view(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
-    """Return a fused artifact as `fuse` prints it, without what only the command knows (`path`, `cached`).
+    """Return a fused artifact as `fuse` prints it, without the keys that only the command knows (`path`, `cached`).
 
     Args:
         fused: the record.

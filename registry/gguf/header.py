@@ -2,7 +2,7 @@
 
 The `gguf` package's own reader maps the file and follows what it says: a count of 2**60 keeps it busy for ever, and a
 truncated file ends in an IndexError.  Here every length is held against the file's size and a limit before it is used.
-Format: ggml's docs/gguf.md, versions 2 and 3, little-endian.
+Format: ggml's page gguf.md, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations

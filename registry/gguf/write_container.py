@@ -1,6 +1,6 @@
 """A GGUF file written from its beginning to its end: keys and list of tensors by llama.cpp's `gguf` package, numbers block by block.
 
-Format: ggml's docs/gguf.md, version 3, little-endian.  The same keys and tensors in the same order give the same bytes.
+Format: ggml's page gguf.md, version 3, little-endian.  The same keys and tensors in the same order give the same bytes.
 """
 
 from __future__ import annotations

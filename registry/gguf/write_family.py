@@ -26,7 +26,7 @@ class Family:
 
     Attributes:
         name: llama.cpp's.
-        interleaved: rows of queries and keys are turned from [half, pair] to [pair, half] in each head.
+        interleaved: rows of queries and keys are reordered from [half, pair] to [pair, half] in each head.
         theta: `rope_theta` where the configuration has none.
     """
 

@@ -1,4 +1,4 @@
-"""The numbers of a model, dense or quantised as MLX does it, read block by block and turned into GGUF's formats.
+"""The numbers of a model, dense or quantised as MLX does it, read block by block and converted to GGUF's formats.
 
 Numbers that MLX quantised come out as MLX dequantises them, bit for bit.
 """
@@ -26,7 +26,7 @@ KINDS = ("f32", "f16", "bf16", "q8_0")
 """Formats that a model's matrices can be written in; what has one dimension is always f32, as llama.cpp wants it."""
 
 _BLOCK = 1 << 20
-"""Numbers in memory at a time: 4 MiB as float32, and a few times that while they are turned."""
+"""Numbers in memory at a time: 4 MiB as float32, and a few times that while they are converted."""
 
 
 @dataclass(frozen=True, slots=True)

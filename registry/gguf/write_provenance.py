@@ -1,6 +1,6 @@
 """Where a GGUF file came from, as its keys: `general.*` as llama.cpp's tools show it, and `fusery.*` to find it again by.
 
-Keys: `Keys.General` in gguf/constants.py, docs/gguf.md; those of `fusery.` are our own.
+Keys: `Keys.General` in gguf/constants.py, gguf.md of ggml; those of `fusery.` are our own.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from .index import Entry
 from .library import CASTS, Library
 from .match import Match
 from .owners import Owner, owners_of, plausible
-from .turning import head_widths, turned_exact, turned_loose
+from .transposed_layouts import head_widths, transposed_exact, transposed_loose
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -77,7 +77,7 @@ class TensorSearch:
                 if self._unit.is_adapter:
                     self._widths = head_widths(session)
             if self._unit.is_adapter:
-                self._exact = turned_exact(self._exact, self._widths)
+                self._exact = transposed_exact(self._exact, self._widths)
             self._learn()
             best = self._compared(self._library.index.holders(_all(self._exact)))
         if self._share(best) < _CLOSE:
@@ -158,7 +158,7 @@ class TensorSearch:
         found = self._hasher.loose(new)
         for view in new:
             own = [found[view] or self._exact[view][0]]
-            self._loose[view] = turned_loose(view, own, self._widths) if self._unit.is_adapter else own
+            self._loose[view] = transposed_loose(view, own, self._widths) if self._unit.is_adapter else own
         return {view: self._loose[view] for view in views}
 
     def _says_something(self, one: Comparison) -> bool:

@@ -11,7 +11,7 @@ from ..inspection.views import View, pieces
 from .index import HEADER, Entry
 
 Digests = Mapping[View, Sequence[str]]
-"""Of each tensor that was found: its own digest, and those it has once it is turned."""
+"""Of each tensor that was found: its own digest, and those of its transposed layouts."""
 
 _GRID = (".scales", ".biases")
 _COMPUTED = ("rope_freqs.weight", "rotary_emb.inv_freq")

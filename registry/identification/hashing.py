@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class Hasher:
-    """Digests that are computed in the background from the moment they are asked for."""
+    """Digests that are computed in the background."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 2), "identify")

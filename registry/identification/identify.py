@@ -34,7 +34,7 @@ class Identified:
     """What something was found to be.
 
     Attributes:
-        path: what was asked about.
+        path: as given.
         kind: `folder`, `archive`, `safetensors`, `gguf` or `file`.
         claims: what it says of itself, and whether that is so.
         matches: what it is, the surest first; empty if it is unknown.
@@ -75,7 +75,7 @@ class Identified:
         return bool(sure) and all(match.identical for match in sure) and not wrong and not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         return {
             "path": self.path,
             "kind": self.kind,
@@ -129,8 +129,8 @@ def identify(
         workspace: the registry's parts.
         path: a folder, an archive, a safetensors or GGUF file, or any other file; or one that is hashed already.
         fresh: read what is on record, whatever the index of tensors says of it, and make that anew.
-        say: told what is read for the first time, and what cannot be.
-        progress: told bytes done and bytes in all.
+        say: called with what is read for the first time, and what cannot be.
+        progress: called with the bytes done and the total.
 
     Raises:
         MissingFileError: there is nothing at the path.

@@ -24,9 +24,9 @@ from ..inspection.views import (
 )
 from .by_files import recorded_files
 from .hashing import Hasher
-from .holdings import NotHereError, at_hand, configuration
 from .index import HEADER, Entry, Index
 from .owners import Owner
+from .recorded_files import NotHereError, configuration, open_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ class Library:
         workspace: the registry's parts.
         hasher: what hashes.
         scratch: gives a folder for what has to be fetched, when it is first needed.
-        say: told what is read, and what cannot be.
+        say: called with what is read, and what cannot be.
         fresh: take nothing from the index.
     """
 
@@ -77,7 +77,7 @@ class Library:
         """Return where a thing's files are, None if they are nowhere; `missing` then says why."""
         if owner.manifest not in self._files and owner.manifest not in self.missing:
             try:
-                held = at_hand(self._workspace, owner, self._scratch())
+                held = open_files(self._workspace, owner, self._scratch())
                 self._files[owner.manifest] = self._held.enter_context(held)
             except NotHereError as error:
                 self.missing[owner.manifest] = str(error)
@@ -145,7 +145,7 @@ class Library:
                 return _digest(dtype, numbers.shape, numbers.blocks(kind))
             if view.dtype not in NUMBERS:
                 return None
-            return _digest(dtype, view.shape, _turned(view, kind))
+            return _digest(dtype, view.shape, _transposed(view, kind))
         except (FuseryError, OSError, ImportError):
             return None
 
@@ -247,7 +247,7 @@ def _plain(numbers: Numbers) -> Iterator[Any]:
         yield decode(np.frombuffer(block, numbers.form.stored), numbers.form)
 
 
-def _turned(view: View, kind: str) -> Iterator[bytes]:
+def _transposed(view: View, kind: str) -> Iterator[bytes]:
     """Yield a plain tensor's numbers in another format."""
     import numpy as np
 

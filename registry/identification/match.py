@@ -72,7 +72,7 @@ class Match:
         return f"{_what(self.owner)}{_but(self)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as DESIGN section 9 prints it."""
+        """Return it as `--json` prints it."""
         tensors = self.comparison
         altered = [*tensors.changed, *tensors.missing, *tensors.extra] if tensors else []
         return {

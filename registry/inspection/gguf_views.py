@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file under the names of MLX and Hugging Face, the rows of queries and keys turned back."""
+"""The tensors of a GGUF file under the names of MLX and Hugging Face, with the rows of queries and keys in their original order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES = {2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (
 """Numbers and bytes of a block of the quantised types (gguf's constants.py, `GGML_QUANT_SIZES`)."""
 
 _MOST_HEAD = 64 << 20
-"""Bytes of the rows of one head, which are turned in memory; no model has as many."""
+"""The largest rows of one head that are reordered in memory, in bytes; no model has larger ones."""
 
 _TOP = {
     "token_embd": "model.embed_tokens",

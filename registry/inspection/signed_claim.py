@@ -26,7 +26,7 @@ from ..documents import (
     KEY,
     RECORD,
     checksum_of,
-    checksum_of_passport,
+    checksum_of_metadata,
     record_bytes,
 )
 from .problem import Problem
@@ -79,7 +79,7 @@ def read_claim(path: Path) -> Claim | None:
     if (path / RECORD).is_file():
         return _document(path / RECORD, "bundle", read_record)
     if (path / METADATA).is_file():
-        claim = _document(path / METADATA, "adapter", _read_passport)
+        claim = _document(path / METADATA, "adapter", _read_export_metadata)
         return claim if claim.name is not None or claim.problems else None
     return None
 
@@ -130,14 +130,14 @@ def read_record(data: bytes, claim: Claim) -> None:
         _take(claim, prefix, rows)
 
 
-def _read_passport(data: bytes, claim: Claim) -> None:
+def _read_export_metadata(data: bytes, claim: Claim) -> None:
     document = parse_json(data, METADATA)
     inner = document.get(KEY) if isinstance(document, Mapping) else None
     if not isinstance(inner, Mapping) or inner.get("format") != FORMAT:
         return
     from ..documents import document_bytes
 
-    _check(claim, document, data, inner.get(CHECKSUM), checksum_of_passport, document_bytes)
+    _check(claim, document, data, inner.get(CHECKSUM), checksum_of_metadata, document_bytes)
     claim.name, claim.digest = _text(inner["name"]), _text(inner["digest"])
     claim.target = f"adapter-{_text(inner['form'])}"
     claim.complete = "contents" in inner

@@ -55,7 +55,7 @@ def look(path: Path, *, but: Path | None = None, progress: Progress | None = Non
     Args:
         path: the folder or file.
         but: a file that is left out: the signature, where it lies inside.
-        progress: told bytes done and bytes in all.
+        progress: called with the bytes done and the total.
 
     Raises:
         MissingFileError: there is neither a folder nor a file.

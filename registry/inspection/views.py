@@ -1,4 +1,4 @@
-"""Tensors wherever they lie: in safetensors, or in a GGUF file with its rows turned back, and their digests.
+"""Tensors wherever they lie: in safetensors, or in a GGUF file with its rows in their original order, and their digests.
 
 `digest` is that of dtype, shape and bytes, so that a tensor is the same under any name and in any file.  `loose` is that
 of its numbers as float16: what was converted from bf16 or float32 to float16, or on to float32, keeps it.

@@ -1,7 +1,7 @@
 """What a base model is made of, from its configuration and the headers of its weight files: no model class is loaded.
 
 A weight that is quantised in MLX's affine format lies in the file as packed 32-bit words beside `.scales` and
-`.biases`; its logical shape is found from the words and the scales (FUSION 1.3).
+`.biases`; its logical shape is found from the words and the scales.
 """
 
 from __future__ import annotations
@@ -220,6 +220,6 @@ def _weight(
     if bits not in (2, 3, 4, 5, 6, 8) or (tensor.shape[-1] * 32) % bits:
         raise FormatError(f"the packed weight of {module} does not fit {bits!r} bits")
     width = tensor.shape[-1] * 32 // int(bits)
-    # mx and nv formats keep one byte as scale; their numbers are bfloat16 (FUSION 1.1).
+    # mx and nv formats keep one byte as scale; their numbers are bfloat16.
     dtype = "BF16" if scales.dtype == "U8" else scales.dtype
     return Weight(module, (*tensor.shape[:-1], width), dtype, int(bits))

@@ -55,7 +55,7 @@ def identify_base(
     Args:
         files: by path within the model's folder.
         config: its `config.json`.
-        progress: told the bytes of each piece that was read.
+        progress: called with the bytes of each piece that was read.
 
     Raises:
         FormatError: a weight file is malformed.

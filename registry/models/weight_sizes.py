@@ -30,7 +30,7 @@ def weight_sizes(
     Args:
         files: the base's files by name, to where they can be read.
         config: its `config.json`.
-        modules: paths of the modules that are asked about.
+        modules: paths of modules.
     """
     try:
         base = read_base(files, config)

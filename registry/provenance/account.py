@@ -94,7 +94,7 @@ class Account:
         asked: what was asked for.
         chosen: what was decided by the tool.
         fidelity: how much of the adapter a fused model holds.
-        withdrawals: what it is told of yanks.
+        withdrawals: the yanks that concern it.
     """
 
     kind: str

@@ -13,7 +13,7 @@ from ..records.withdrawals import shown as withdrawals_shown
 
 TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
-"""The relation of an adapter to its base, where it was said to be trained on another one."""
+"""The relation of an adapter to its base, if it was declared to be trained on another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Node:
         kind: `base`, `dataset`, `adapter`, `fused`, `bundle`, `alias` or `deployment`.
         name: what people call it.
         digest: of its files, or of what an alias holds or a place runs; empty where there is none.
-        withdrawals: what it is told of yanks; an alias and a place are told what the adapter that they hold or run is.
+        withdrawals: the yanks that concern it; an alias and a place are told what the adapter that they hold or run is.
         at: when it was recorded, made, set or deployed.
         by: who did that.
         facts: more about it, by kind; for exports.
@@ -47,7 +47,7 @@ class Node:
 
     @property
     def told(self) -> str:
-        """All that it is told of yanks, in words; empty if there is nothing."""
+        """All yanks that concern it, in words; empty if there is nothing."""
         return "; ".join(each.words for each in self.withdrawals)
 
     @property
@@ -56,7 +56,7 @@ class Node:
         return self.facts.get("ended_at") is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the node as DESIGN section 9 prints it."""
+        """Return the node as `--json` prints it."""
         shown: dict[str, Any] = {
             "id": self.id,
             "kind": self.kind,
@@ -82,7 +82,7 @@ class Edge:
     relation: str
 
     def to_dict(self) -> dict[str, str]:
-        """Return the edge as DESIGN section 9 prints it."""
+        """Return the edge as `--json` prints it."""
         return {"from": self.source, "to": self.target, "relation": self.relation}
 
 
@@ -91,10 +91,10 @@ class Graph:
     """A lineage graph.
 
     Attributes:
-        root: id of what was asked for.
+        root: id of the subject.
         nodes: by their ids.
         edges: each once.
-        roots: all that was asked for: a dataset may have several revisions.
+        roots: all subjects: a dataset may have several revisions.
     """
 
     root: str
@@ -103,7 +103,7 @@ class Graph:
     roots: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the graph as DESIGN section 9 prints it."""
+        """Return the graph as `--json` prints it."""
         return {
             "root": self.root,
             "roots": list(self.roots or (self.root,)),

@@ -50,7 +50,7 @@ class _Known:
     """What nodes need beyond the row itself.
 
     Attributes:
-        adapters, fused, bundles: what each is told of yanks, by the number of its row.
+        adapters, fused, bundles: the yanks that concern each, by the number of its row.
         runs: how an adapter was trained.
         moves: the last one of an alias.
         digests: of adapters, fused models and bundles that an alias holds or a place runs.

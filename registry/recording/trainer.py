@@ -76,7 +76,7 @@ def train(words: Sequence[str], *, ready: Callable[[Any], None], base: KnownBase
 
     Args:
         words: its command line.
-        ready: told its complete arguments before anything is loaded; what it raises ends the run.
+        ready: called with its complete arguments before anything is loaded; what it raises ends the run.
         base: what is trained unless the arguments name another model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What was said about an adapter and may be corrected: its values of today, and what they were before.
+"""Declared facts about an adapter that may be amended: current values, and earlier ones.
 
 Amendable is what people say: validation loss, note, dataset, examples, date, tags.  What is read from the files is not,
 nor what the adapter is known by.  A value is a JSON value; a field that has none is null, a tag that is not there

@@ -40,12 +40,12 @@ def locate_files(
         workspace: the registry's parts.
         base: the base, with its manifest loaded.
         scratch: a folder that lives as long as the files are needed.
-        progress: told the bytes of each piece that is fetched.
+        progress: called with the bytes of each piece that is fetched.
 
     Raises:
         BlobMissingError: the store lacks a file.
-        BlobCorruptError: a file that is kept by reference has another size than when it was added.
-        MissingFileError: the folder of a base kept by reference is gone.
+        BlobCorruptError: a file of a referenced base has another size than when it was added.
+        MissingFileError: the folder of a referenced base is gone.
     """
     if base.location is not None:
         return {file.path: _referenced(Path(base.location), base, file) for file in base.manifest.files}

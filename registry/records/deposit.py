@@ -1,4 +1,4 @@
-"""Deposits: bytes first, then their manifest, then one transaction that names both (RELIABILITY 3.3).
+"""Deposits: bytes first, then their manifest, then one transaction that names both (docs/internals/collection.md).
 
     deposit = Deposit(database, store, owner)
     manifest = deposit.put({"adapters.safetensors": path, "adapter_config.json": data})
@@ -61,7 +61,7 @@ class Deposit:
         Args:
             files: path within the artifact, and where the bytes are.
             manifest: of these files, if they have been hashed already; what is stored must still be that.
-            progress: told the bytes of each piece that is stored.
+            progress: called with the bytes of each piece that is stored.
 
         Raises:
             UnsafePathError: a path leaves the artifact's folder.

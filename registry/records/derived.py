@@ -34,7 +34,7 @@ def describe_base(files: Mapping[str, Path], failed: Callable[[str], None] = lam
 
     Args:
         files: its files by name.
-        failed: told why mlx-lm's class cannot load it.
+        failed: called with the reason where mlx-lm's class cannot load it.
 
     Raises:
         MissingFileError: there is no `config.json`, or some of the shards are not there.

@@ -1,4 +1,4 @@
-"""Records as plain JSON values: the keys of DESIGN section 9, the same for the command line and the Python API."""
+"""Records as plain JSON values: the keys of `--json` (docs/internals/json.md), the same for the command line and the Python API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is withdrawn, and who is told of it: the one place that every view and every refusal asks.
+"""Withdrawals, and which records they concern: the single place for all views and refusals.
 
 A yank covers one record: an adapter under its name.  That record is refused wherever something would be made of it.  Who
 has the same bytes under another name, or holds them (fused models, sums, bundles), is told so and goes on; what was
@@ -49,7 +49,7 @@ class Withdrawal:
 
     @property
     def words(self) -> str:
-        """Say it, in words that tell which record is meant."""
+        """A sentence that names the yanked record."""
         return _WORDS[self.relation].format(adapter=self.adapter, reason=self.reason)
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,24 +70,24 @@ Withdrawals = tuple[Withdrawal, ...]
 def of_adapters(
     session: Session, ids: Collection[int], *, at: datetime | None = None
 ) -> dict[int, Withdrawals]:
-    """Return what adapters are told, by the number of their row; their own yank first.  Those without are left out.
+    """Return the yanks that concern adapters, by the number of their row, their own first; those without are left out.
 
     Args:
         session: of any transaction.
         ids: of the adapters.
-        at: what they were told then; None for now.
+        at: a moment; None for now.
     """
     adapter = tables.Adapter
     return _found(session, ids, lambda where: select(adapter.id, adapter.id).where(where(adapter.id)), at=at)
 
 
 def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
-    """Return what fused models are told of the adapters in them, whoever has their bytes."""
+    """Return the yanks of the adapters in fused models, or of other records with their bytes."""
     return _found(session, ids, _parts, holding=True)
 
 
 def of_bundles(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
-    """Return what bundles are told of the fused model in them, or of their adapters."""
+    """Return the yanks that concern the fused model or the adapters in bundles."""
     return _found(session, ids, _packed, holding=True)
 
 

@@ -1,1 +1,1 @@
-"""Registering an adapter, and correcting what was said of one."""
+"""Registering an adapter, and amending what is recorded about one."""

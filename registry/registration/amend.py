@@ -1,4 +1,4 @@
-"""Correcting what was said about an adapter: the value of today, and in the log who changed it from what to what, and why."""
+"""Amending an adapter's record: the new value, and in the log who changed it, from what to what, and why."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ AMENDED = "adapter.amended"
 
 @dataclass(frozen=True, slots=True)
 class Amended:
-    """What `amend` did.
+    """The result of `amend`.
 
     Attributes:
         name: of the adapter.
-        digest: of its files, which are what they were.
-        amendments: the changes, as `show` has them; none where the record said so already.
+        digest: of its files, which do not change.
+        amendments: the changes, as `show` has them; empty if nothing changed.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Amended:
 
 
 def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:
-    """Correct what is on record about an adapter; what it says already is no change, and nothing is logged then.
+    """Correct what is recorded about an adapter; values that are recorded already change and log nothing.
 
     Args:
         workspace: the registry's parts.
         reference: the adapter.
-        correction: what is right.
+        correction: the right values.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: nothing is said, no reason is given for another fact, or a tag is to go that is not there.
+        BadInputError: the correction is empty, a reason is missing, or a tag to remove does not exist.
     """
     if correction.is_empty:
         raise BadInputError("it is not said what to amend", hint="fusery amend --help")
@@ -111,6 +111,6 @@ def _require_tags(name: str, before: State, correction: Correction) -> None:
 
 
 def time_of_amendment(workspace: Workspace, session: Session, adapter: tables.Adapter) -> datetime:
-    """Return the time, but not one before the last amendment: a clock that was set back must not turn them round."""
+    """Return the time, but never one before the last amendment, even if the clock was set back."""
     now = workspace.database.utcnow(session)
     return max([now, *(row.since for row in adapter.amendments)])

@@ -1,4 +1,4 @@
-"""What a user says to correct what is on record about an adapter."""
+"""A user's correction of an adapter's record."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _IDENTITY = frozenset({"base", "name", "task", "version"})
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What is said anew about an adapter; None where nothing is.
+    """New values for an adapter's record; None leaves a value as it is.
 
-    Everything is checked as `register` checks it.  `date` corrects the day of training; the name keeps the day that it was
-    registered with.  `clear` are fields that are to have no value any more, `tag.KEY` for a tag.
+    Everything is checked as `register` checks it.  `date` corrects the day of training; the name keeps the day of
+    registration.  `clear` lists fields to empty, `tag.KEY` for a tag.
 
     Raises:
         BadInputError: a value is not acceptable, or a field cannot be corrected.
@@ -66,14 +66,14 @@ class Correction:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is said."""
+        """There is nothing to correct."""
         return not self.clear and not self._said()
 
     def applied(self, state: State) -> State:
         """Return the values that an adapter has with the correction.
 
         Raises:
-            BadInputError: a revision or a digest of a dataset that nobody names.
+            BadInputError: a revision or digest without a dataset's name.
         """
         cleared = set(self.clear) | (set(DATASET) if "dataset" in self.clear else set())
         after = {**state, **dict.fromkeys(cleared), **self._said()}
@@ -91,7 +91,7 @@ class Correction:
 
 
 def accepted(field: str, value: Any) -> Any:
-    """Return a value of a field in its one form, if it is one that a correction may have; null for none.
+    """Return a value in its canonical form if the field may have it; null for none.
 
     Raises:
         BadInputError: it is not.

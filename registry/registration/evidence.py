@@ -1,4 +1,4 @@
-"""What admission gets to see: an adapter folder, what the user said, and what the registry knows about its base."""
+"""What admission looks at: an adapter's folder, the user's submission, and what is known about its base."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def candidate_for(
     weights: str | None = None,
     training: Iterable[Finding] = (),
 ) -> Candidate:
-    """Return what the rules look at; what takes time is found when a rule asks for it.
+    """Return the candidate for the rules; expensive values are computed when a rule needs them.
 
     Args:
         workspace: the registry's parts.
         folder: the adapter's files.
-        submission: what the user said.
+        submission: what the user declared.
         weights: digest of the adapter's weights, if it is known already.
-        training: what was found about its training run.
+        training: findings about its training run.
 
     Raises:
         UnknownReferenceError: there is no such base or parent.
-        BadInputError: the base that it was said to be trained on is none that goes with its base.
+        BadInputError: the declared training base does not fit its base.
     """
     with workspace.database.read() as session:
         base = resolve_base(session, submission.base_name)
@@ -78,7 +78,7 @@ def candidate_for(
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> Policy:
-    """Return how severe findings are in this registry."""
+    """Return this registry's policy for the severity of findings."""
     return Policy(workspace.settings.severities, strict)
 
 

@@ -1,7 +1,7 @@
-"""The same bytes a second time: the record that they have, or a sentence on what is to be done about it.
+"""Registering the same bytes again: return the existing record, or explain what to do.
 
-A record that is not withdrawn answers for its bytes.  Where all records of them are, and something else is said that no
-amendment corrects (the base, say), they are another adapter, and come in as a new version.
+A record that is not withdrawn stands for its bytes.  If all records of the bytes are withdrawn, and the new submission
+differs in something that cannot be amended (such as the base), they become a new version.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _OPTIONS = {
 def known_adapter(
     session: Session, task: tables.Task, digest: str, submission: Submission
 ) -> tables.Adapter | None:
-    """Return the adapter that these bytes are under a task; None if they are to be registered.
+    """Return the adapter with these bytes under a task; None if they are to be registered.
 
     Raises:
-        AlreadyExistsError: something else is said about them than what is on record.
+        AlreadyExistsError: the submission contradicts the record.
     """
     adapter = tables.Adapter
     query = load_adapters().where(adapter.task_id == task.id, adapter.digest == digest)
@@ -82,7 +82,7 @@ def _refusal(
 
 
 def _differences(session: Session, row: tables.Adapter, submission: Submission) -> dict[str, tuple[Any, Any]]:
-    """Return what is said otherwise than on record, each with both values.
+    """Return the fields in which the submission contradicts the record, each with both values.
 
     What was on record once counts as well: who registers again what was amended since says nothing new.
     """

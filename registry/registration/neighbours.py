@@ -1,7 +1,7 @@
-"""Registered adapters that are the same as a new one, or nearly: by the bytes of the weights, and by their updates.
+"""Registered adapters that equal a new one, or nearly: by the bytes of the weights, and by their updates.
 
-The number of adapters that are read is bounded, and so is what is read of each: a few modules tell those that may be
-near, and only of these more is compared.
+The number of adapters that are read is bounded, and so is what is read of each: a few modules select those that may be
+similar, and only these are compared further.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def neighbours(
     Args:
         workspace: the registry's parts.
         folder: the new adapter.
-        base: the base that it is to stand on; only adapters on it are compared by their updates.
-        task: what it is for, if that is known.
+        base: of the new adapter; only adapters on it are compared by their updates.
+        task: of the new adapter, if known.
         parent: digest of the adapter whose training it continues, which it may well be like.
-        digest: of its weights, if that is known already.
+        digest: of its weights, if known.
     """
     file = folder.files.get(WEIGHTS)
     if file is None or folder.header is None:

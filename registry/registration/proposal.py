@@ -1,4 +1,4 @@
-"""The name that an adapter is to get, from what the user, its metadata and its folder say."""
+"""The name proposed for an adapter, from flags, metadata and the folder's name."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..names import AdapterName, parse_date, parse_task
 
 
 def proposed_name(folder: AdapterFolder, submission: Submission, day: dt.date | None = None) -> AdapterName:
-    """Put a name together from flags, then metadata, then the folder's name, then today; version 0 means the next.
+    """Compose a name from flags, then metadata, then the folder's name, then today's date; version 0 means the next.
 
     Args:
         folder: the adapter's files.
-        submission: what the user said.
-        day: of the training run, if it recorded itself; instead of today.
+        submission: what the user declared.
+        day: of the training run, if it was recorded; replaces today.
     """
     metadata = folder.metadata
     task, written = submission.task, _written(metadata.adapter_name)

@@ -1,6 +1,6 @@
-"""The base that an adapter was trained on, where it is registered for another: the dense model and its 4-bit twin, as a rule.
+"""The base that an adapter was trained on, where it is registered for another: usually the dense model and its 4-bit version.
 
-That is said, and only held against the two bases: they must be of one architecture and have the same shapes.  Decision 30.
+The user declares it; both bases must have one architecture and the same shapes (decision 30).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def known_as(base: tables.BaseModel) -> frozenset[str]:
 
 
 def trained_on(session: Session, base: tables.BaseModel, said: str | TrainedOn | None) -> TrainedOn | None:
-    """Return the other base that an adapter was trained on; None where none was said, or the one it is registered for.
+    """Return the other base that an adapter was trained on; None if none was declared, or it is the one it is registered for.
 
     Args:
         session: of any transaction.
-        base: the one that it is registered for.
-        said: a name or a digest of this registry's, or what was said where the adapter comes from.
+        base: that it is registered for.
+        said: a name or digest in this registry, or what was declared where the adapter comes from.
 
     Raises:
         UnknownReferenceError: there is no such base.
@@ -66,7 +66,7 @@ def named_by_files(session: Session, folder: AdapterFolder) -> str:
     """Return the first name of the base that an adapter's own files name, if this registry knows exactly one such.
 
     Raises:
-        BadInputError: they name none, or none that is here.
+        BadInputError: they name none that is here.
         AmbiguousReferenceError: several are called so.
     """
     file, name = CONFIG, folder.config.model

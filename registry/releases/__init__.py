@@ -1,4 +1,1 @@
-"""Which version counts.
-
-Aliases and their moves, rules, approvals, promotions, yanks, deployments, and what a change reaches.
-"""
+"""Which version is in use: aliases and their moves, rules, approvals, promotions, yanks, deployments, impact."""

@@ -1,6 +1,6 @@
 """Aliases: movable names on a task, each with its whole history.
 
-An alias holds one adapter at a time.  Each move is a row, written in one transaction with the event that tells of it, so
+An alias holds one adapter at a time.  Each move is a row, written in one transaction with its log entry, so
 that "which version was in production in March" has an answer.
 """
 
@@ -30,15 +30,15 @@ _ROLLBACK = "rollback"
 
 
 def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
-    """Let an alias of an adapter's task hold that adapter.
+    """Set an alias of an adapter's task to that adapter.
 
     Returns:
-        The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, `moved`, which is false where it held it already,
-        and `withdrawals`, what is to be known of the adapter, as `show` has it.
+        The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, `moved`, which is false if the alias held it already,
+        and `withdrawals`, the yanks that concern the adapter, as `show` has it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: the adapter is yanked, or that is no name for an alias.
+        BadInputError: the adapter is yanked, or the alias is not a valid name.
         AliasGuardedError: only a promotion moves it.
     """
     name = parse_alias(alias.removeprefix("#"))
@@ -60,7 +60,7 @@ def remove_alias(
         workspace: the registry's parts.
         reference: `task#alias`.
         reason: for the log.
-        emergency: do it to a guarded alias, too; the log says so.
+        emergency: also remove a guarded alias; this is logged.
 
     Raises:
         UnknownReferenceError: there is no such alias.
@@ -76,17 +76,17 @@ def remove_alias(
 def roll_back(
     workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
 ) -> dict[str, Any]:
-    """Give an alias back to the adapter that held it before; twice goes back two holders.
+    """Set an alias to the adapter that held it before; a second rollback goes back one further.
 
     Args:
         workspace: the registry's parts.
         reference: `task#alias`.
         reason: for the log.
-        emergency: do it to a guarded alias, too, whatever its rules; the log says so.
+        emergency: also roll back a guarded alias, whatever its rules; this is logged.
 
     Raises:
         UnknownReferenceError: there is no such alias.
-        BadInputError: nobody held it before, or that one is yanked; or an emergency without a reason.
+        BadInputError: no adapter held it before, or that one is yanked; or an emergency without a reason.
         AliasGuardedError: it is guarded, and this is no emergency.
     """
     with workspace.database.write() as session:
@@ -181,11 +181,11 @@ def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emerge
 
 
 def holders_of(moves: Sequence[tables.AliasMove], rollbacks: Sequence[bool]) -> list[int]:
-    """Return who held an alias, the last one last; a rollback takes away the one that it was made from.
+    """Return the holders of an alias, the current one last; a rollback removes the holder that it left.
 
     Args:
         moves: of the alias, oldest first.
-        rollbacks: which of them are ones; another move to the one before is a move like all else.
+        rollbacks: which moves are rollbacks; any other move back to the previous holder is an ordinary move.
     """
     holders: list[int] = []
     for each, back in zip(moves, rollbacks, strict=True):

@@ -1,4 +1,4 @@
-"""Approvals: somebody's word that an alias may hold an adapter, given by others than its author."""
+"""Approvals: consent of somebody other than an adapter's author that an alias may hold it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LONGEST_NOTE = 10_000
 
 
 def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> dict[str, Any]:
-    """Approve of an alias holding an adapter; a second time changes nothing.
+    """Approve that an alias may hold an adapter; a second time changes nothing.
 
     Returns:
-        `adapter`, `alias`, `by`, `at`, `note`, `approved` (true), `changed`, `approvals` (who has approved by now), and
+        `adapter`, `alias`, `by`, `at`, `note`, `approved` (true), `changed`, `approvals` (everybody who has approved), and
         `withdrawals`, as `show` has it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: it is yanked, or it is one's own; or that is no alias, or no note.
+        BadInputError: the adapter is yanked, or one's own; or the alias or the note is not valid.
     """
     if len(note) > LONGEST_NOTE or not is_keepable(note):
         raise BadInputError("the note is not acceptable", hint=f"give at most {LONGEST_NOTE:,} characters")
@@ -69,7 +69,7 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
 
 
 def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> dict[str, Any]:
-    """Take one's own approval back.
+    """Withdraw one's own approval.
 
     Returns:
         `adapter`, `alias`, `approved` (false), `changed`, and `approvals`: who still approves.
@@ -92,11 +92,11 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
 def approvers(
     session: Session, adapter: tables.Adapter, alias: str, *, moment: Moment | None = None
 ) -> list[str]:
-    """Return the people who approve of an alias holding an adapter, each once, without its author.
+    """Return who approves that an alias may hold an adapter, each once, without its author.
 
     Args:
         session: of any transaction.
-        adapter: what they approve of.
+        adapter: that is approved.
         alias: name of the alias.
         moment: when; None is now.
     """

@@ -1,6 +1,6 @@
-"""Deployments: what ran where, from when until when, as people and pipelines say; fusery deploys nothing itself.
+"""Deployments: what ran where and when, as recorded by people and pipelines; fusery deploys nothing itself.
 
-A place is a name of the user's: a host, a cluster and service, a shop's counter.  Several things may run at one place.
+A place is any name: a host, a cluster and service, a device.  Several things may run at one place.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ Subject = tables.Adapter | tables.Fused | tables.Bundle
 def record_deployment(
     workspace: Workspace, reference: str, place: str, *, note: str = "", replace: bool = False
 ) -> dict[str, Any]:
-    """Say that something runs at a place from now on; where it does already, nothing changes.
+    """Record that something runs at a place from now on; if it does already, nothing changes.
 
-    What is yanked may be recorded, since it runs whether one writes that down or not; the view says so.
+    A yanked adapter may be recorded as well, since it does run; the view says that it is yanked.
 
     Args:
         workspace: the registry's parts.
-        reference: an adapter, a fused model or a bundle, as `things.find_things` takes it.
-        place: where.
+        reference: an adapter, a fused model or a bundle, as `fusery impact` takes it.
+        place: where it runs.
         note: for people.
-        replace: what ran there until now does not any more.
+        replace: everything that ran there until now has ended.
 
     Returns:
-        The deployment as `list_deployments` has it, and `changed` and `ended`, those that it replaces.
+        The deployment as `list_deployments` has it, with `changed` and `ended`, the deployments that it replaces.
 
     Raises:
         UnknownReferenceError: nothing has that name.
-        BadInputError: that is no place, or nothing that could run.
+        BadInputError: the place is not valid, or the reference names something that cannot run.
     """
     where, said, lies = _place(place), str(without_credentials(note)), places_of(reference)
     with workspace.database.write() as session:
@@ -74,15 +74,15 @@ def record_deployment(
 def end_deployments(
     workspace: Workspace, places: Sequence[str], *, reference: str | None = None, reason: str = ""
 ) -> list[dict[str, Any]]:
-    """Say that nothing runs at some places any more, or one thing of those that do; return what was ended.
+    """Record that nothing runs at some places any more, or that one thing does not; return the ended deployments.
 
-    Where it was ended before, nothing changes.
+    Deployments that have ended before do not change.
 
     Args:
         workspace: the registry's parts.
-        places: where.
+        places: where they ran.
         reference: only this adapter, fused model or bundle.
-        reason: why, for the log.
+        reason: for the log.
 
     Raises:
         UnknownReferenceError: nothing ever ran at one of the places.
@@ -112,14 +112,14 @@ def list_deployments(
 ) -> list[dict[str, Any]]:
     """Return what runs where, by place.
 
-    Each has `place`, `kind`, `name`, `digest`, `id`, `yanked` (why the adapter that runs there is, null if it is not),
+    Each has `place`, `kind`, `name`, `digest`, `id`, `yanked` (the reason if the adapter that runs there is yanked, else null),
     `withdrawals` (as `show` has it), `note`, `at`, `by`, `ended_at`, `ended_by`.
 
     Args:
         workspace: the registry's parts.
-        at: what ran then; a day means its end, in UTC.
-        every: also what was ended.
-        place: only there.
+        at: the deployments at that moment; a day means its end, in UTC.
+        every: include ended ones.
+        place: only this place.
         reference: only this adapter, fused model or bundle, itself and not what holds it.
 
     Raises:
@@ -150,7 +150,7 @@ def deployments_of(
     fused: Sequence[int] = (),
     bundles: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
-    """Return where these run, by the numbers of their rows; without those that were ended."""
+    """Return current deployments by the numbers of their rows."""
     row = tables.Deployment
     found: dict[int, tables.Deployment] = {}
     for column, numbers in ((row.adapter_id, adapters), (row.fused_id, fused), (row.bundle_id, bundles)):

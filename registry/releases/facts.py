@@ -1,4 +1,4 @@
-"""The facts that rules ask for, as they are now or as they were at a moment of the past."""
+"""The facts that rules depend on, now or at a moment in the past."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..records.withdrawals import of_adapters, refuse_yanked
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is on record of adapters.
+    """Recorded facts about adapters.
 
     Attributes:
         session: of any transaction.
@@ -31,7 +31,7 @@ class Facts:
     moment: Moment | None = None
 
     def withdrawn(self, adapter: tables.Adapter) -> str | None:
-        """Return why an adapter is not to be had, None where it is."""
+        """Return why an adapter is withdrawn, None if it is not."""
         if self.moment is None:
             try:
                 refuse_yanked(self.session, adapter)
@@ -43,22 +43,22 @@ class Facts:
         return next((f"{adapter.name} was yanked by {row.by}: {row.reason}" for row in standing), None)
 
     def told(self, adapter: tables.Adapter) -> list[str]:
-        """Return what else there is to know of withdrawals: of the same bytes under other names; only of today's."""
+        """Return withdrawals of the same bytes under other names; current ones only."""
         if self.moment is not None:
             return []
         found = of_adapters(self.session, [adapter.id]).get(adapter.id, ())
         return [each.words for each in found if each.relation != "itself"]
 
     def findings(self, adapter: tables.Adapter) -> Sequence[tables.AdapterFinding]:
-        """Return what admission found."""
+        """Return the findings of admission."""
         return adapter.findings
 
     def fused(self, adapter: tables.Adapter) -> list[tables.Fused]:
-        """Return what was fused from an adapter as it is, here or by somebody whose signature counts for that."""
+        """Return what was fused from an adapter alone at its own scale, here or by a trusted signer."""
         return [row for row in self.claimed(adapter) if counts(self.session, row, self.moment)]
 
     def claimed(self, adapter: tables.Adapter) -> list[tables.Fused]:
-        """Return the same with what other registries only say: of the adapter alone, and at its own scale."""
+        """Return the same including unproved claims of other registries."""
         return [
             fused
             for fused in self.session.scalars(fused_from(adapter))
@@ -69,12 +69,12 @@ class Facts:
         ]
 
     def val_loss(self, adapter: tables.Adapter) -> float | None:
-        """Return the validation loss, as it was amended by then."""
+        """Return the validation loss, with amendments up to the moment."""
         loss: float | None = self._state(adapter)["val_loss"]
         return loss
 
     def tags(self, adapter: tables.Adapter) -> dict[str, str]:
-        """Return the tags, as they were amended by then."""
+        """Return the tags, with amendments up to the moment."""
         state = self._state(adapter)
         return {field.removeprefix(TAG): value for field, value in state.items() if field.startswith(TAG)}
 
@@ -85,7 +85,7 @@ class Facts:
         return undone(state_of(adapter), later)
 
     def signers(self, adapter: tables.Adapter, alias: str) -> list[str]:
-        """Return whose signatures over an adapter count for an alias, `task#alias`.
+        """Return the trusted signers of an adapter for an alias, `task#alias`.
 
         Raises:
             MissingExtraError: there are signatures to check, and cryptography is not installed.
@@ -95,7 +95,7 @@ class Facts:
         return trusted_signers(self.session, "adapter", adapter.digest, alias, moment=self.moment)
 
     def approvers(self, adapter: tables.Adapter, alias: str) -> list[str]:
-        """Return the people who approve of an alias holding an adapter, each once, without its author."""
+        """Return who approves that an alias may hold an adapter, each once, without its author."""
         from .approvals import approvers
 
         return approvers(self.session, adapter, alias, moment=self.moment)

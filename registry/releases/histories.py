@@ -1,7 +1,7 @@
-"""How records have come to be what they are: written, taken back, and nothing else.
+"""Checking the history of records against the seals in the log.
 
-Whoever writes through the program seals what he writes, and an audit of the newest seals finds nothing.  So the seals
-before them are held against what may change about a record, which is little.
+An audit of the newest seals cannot find what was changed through the program itself, since it seals what it writes.  So
+earlier seals are compared with the few changes that a record may undergo.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Found = tuple[str, str]
 
 
 def check_histories(session: Session, chronicle: Chronicle) -> Iterator[Found]:
-    """Yield records that were written anew, removed, or put in the place of others, and rules that no entry explains."""
+    """Yield records that were rewritten, removed or replaced, and rules that no entry explains."""
     for (kind, number), seq in sorted(chronicle.removed.items()):
         yield f"{kind} {number}", f"entry {seq} of the log removed it, and no command does that"
     for (kind, number), seals in sorted(chronicle.written.items()):
@@ -65,13 +65,13 @@ def _has_ended(session: Session, chronicle: Chronicle, kind: str, number: int, k
 def check_alias(
     session: Session, chronicle: Chronicle, alias: tables.Alias, holders: Sequence[int | None]
 ) -> Iterator[Found]:
-    """Yield that an alias was another one, or held what no move of it says.
+    """Yield problems of an alias that was another one, or held an adapter without a move.
 
     Args:
         session: of any transaction.
         chronicle: the log.
         alias: the row.
-        holders: whom its moves say it held, in order.
+        holders: the adapters it held according to its moves, in order.
     """
     kind = KINDS["alias"]
     [row] = contents_of(session, kind, [alias.id])[alias.id][kind.table.name]

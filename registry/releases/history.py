@@ -1,4 +1,4 @@
-"""Who held an alias when: one query, whose cost does not grow with the history."""
+"""The holder of an alias at a moment, in one query whose cost does not grow with the history."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> dict[str, Any]:
-    """Return what an alias holds, or held at a moment.
+    """Return the adapter that an alias holds, or held at a moment.
 
-    A move counts from its own moment on, to the microsecond, and so does a withdrawal, until it is lifted.
+    A move takes effect at its own moment, to the microsecond; so does a withdrawal, until it is lifted.
 
     Args:
         workspace: the registry's parts.
@@ -58,7 +58,7 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
 
 
 def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:
-    """Return the number of the adapter that an alias held at a moment; None if it held none, or there is no such alias."""
+    """Return the row number of the adapter that an alias held at a moment; None if it held none or does not exist."""
     row = session.execute(_held(wanted, moment)).first()
     return None if row is None else row.holder
 

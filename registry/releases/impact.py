@@ -1,4 +1,4 @@
-"""Impact: everything that a base, a dataset or an adapter has reached: what to withdraw, rebuild or deploy anew."""
+"""Impact: everything that depends on a base, a dataset or an adapter, and may have to be withdrawn, rebuilt or redeployed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 KINDS = ("base", "dataset", "adapter")
-"""What can be asked about: `base:NAME`, `dataset:NAME`, `adapter:REF`."""
+"""The kinds of subjects: `base:NAME`, `dataset:NAME`, `adapter:REF`."""
 
 Query = Select[*tuple[Any, ...]]
 
@@ -33,18 +33,18 @@ MANY = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Impact:
-    """What depends on a thing.
+    """What depends on a subject.
 
     Attributes:
         kind: one of `KINDS`.
-        name: of the thing.
-        adapters: names of the adapters that were trained on it or with it, continued from one that was, or are it.
-        fused: each `key`, `digest`, `adapter`, `precision` and `label`, of the fused models that hold one of them.
-        bundles: each `target`, `path` and `digest`.
-        aliases: each `alias`, such as `course_rec#prod`, and the `adapter` that it holds.
-        deployments: what of all that runs somewhere, as `deploy list` has it.
-        yanked: why adapters among these are withdrawn, by name.
-        withdrawals: what adapters among these are told of yanks, by name; rows of the others have theirs.
+        name: of the subject.
+        adapters: names of the adapters trained on it or with it, those continued from them, or the adapter itself.
+        fused: the fused models with one of them: `key`, `digest`, `adapter`, `precision`, `label`.
+        bundles: with one of them: `target`, `path`, `digest`.
+        aliases: that hold one of them: `alias`, such as `course_rec#prod`, and `adapter`.
+        deployments: of any of these, as `deploy list` has them.
+        yanked: reasons of yanked adapters among these, by name.
+        withdrawals: the yanks that concern adapters among these, by name; rows of the others have theirs.
     """
 
     kind: str
@@ -73,11 +73,11 @@ class Impact:
 
 
 def impact(workspace: Workspace, subject: str) -> Impact:
-    """Return everything that a thing has reached; as many queries, whatever there is.
+    """Return everything that depends on a subject, in a constant number of queries.
 
     Args:
         workspace: the registry's parts.
-        subject: `base:NAME`, `dataset:NAME` or `adapter:REF`; a dataset's name means all of its revisions.
+        subject: `base:NAME`, `dataset:NAME` or `adapter:REF`; a dataset's name means all its revisions.
 
     Raises:
         BadInputError: the subject is none of these.

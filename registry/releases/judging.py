@@ -1,4 +1,4 @@
-"""Each rule held against an adapter: passed, failed, or not to be decided, and why."""
+"""Evaluating rules for an adapter: passed, failed or undecided, and why."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _VERDICTS = ("LOST", "DEGRADED", "PASS")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one rule.
+    """The outcome of one rule.
 
     Attributes:
-        rule: its name; `not_yanked` is asked of every adapter.
-        wanted: what it asks for, as it is recorded.
-        state: `passed`, `failed`, or `unknown` where it cannot be decided.
-        why: in one sentence.
+        rule: its name; `not_yanked` applies to every adapter.
+        wanted: what it demands, as recorded.
+        state: `passed`, `failed`, or `unknown` if it cannot be decided.
+        why: the reason, in one sentence.
         hint: the command that helps, if there is one.
     """
 
@@ -51,15 +51,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Which adapter is to be held by which alias.
+    """A candidate and the alias that is to hold it.
 
     Attributes:
-        facts: what is on record, now or at the moment that is judged.
+        facts: recorded facts, now or at the moment in question.
         adapter: the candidate.
         alias: name of the alias.
-        holder: the adapter that it holds now.
-        base_licence: of the candidate's base.  It is read from files, and so before the transaction.
-        licence_read: that was done.
+        holder: the adapter that the alias holds now.
+        base_licence: of the candidate's base; read from files, and so before the transaction.
+        licence_read: whether it was read.
     """
 
     facts: Facts
@@ -76,7 +76,7 @@ class Case:
 
 
 def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
-    """Hold every rule of an alias, as they are recorded, against an adapter."""
+    """Evaluate every recorded rule of an alias for an adapter."""
     outcomes = [_outcome("not_yanked", True, _not_yanked(case))]
     if recorded is None:
         return outcomes
@@ -94,7 +94,7 @@ def judge(case: Case, recorded: Mapping[str, Any] | None) -> list[Outcome]:
 
 
 def verdict_of(outcomes: list[Outcome]) -> State:
-    """Return what all rules together come to: one that failed decides, then one that is not known."""
+    """Return the overall verdict: failed if any rule failed, else unknown if any is unknown."""
     states = {outcome.state for outcome in outcomes}
     return "failed" if "failed" in states else "unknown" if "unknown" in states else "passed"
 

@@ -1,4 +1,4 @@
-"""The rules of aliases on record: set, shown, listed, taken away, each time with an event that holds both states."""
+"""Recorded rules of aliases: set, show, list and remove, logged with the state before and after."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def set_rules(
     reason: str = "",
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Give an alias these rules instead of those that it had.
+    """Replace the rules of an alias.
 
     Args:
         workspace: the registry's parts.
-        target: `prod` for the alias of every task, `course_rec#prod` for that of one, whose rules come first.
-        rules: by name, as `fusery.registry.releases.rules.Rules` has them; None for those that it has.
-        guarded: whether only a promotion moves the alias; it does where nothing is said, whatever it was before: the same
-            words, or the same file, have the same effect every time.
+        target: `prod` for that alias of every task, `course_rec#prod` for one task, whose own rules take precedence.
+        rules: by name, as `fusery.registry.releases.rules.Rules` has them; None to keep the present ones.
+        guarded: only a promotion may move the alias.  The default is yes, whatever it was before, so that the same
+            command or file always has the same effect.
         reason: for the log.
-        dry_run: check and show them only.
+        dry_run: only check and show them.
 
     Returns:
-        The rules as `show_rules` returns them, with `changed`, and `applies_to`: the aliases of today that have them.
+        The rules as `show_rules` returns them, with `changed`, and `applies_to`: the existing aliases that they apply to.
 
     Raises:
-        BadInputError: that is no alias, or these are no rules.
+        BadInputError: the alias or the rules are not valid.
     """
     task, alias = _target(target)
     values = None if rules is None else make_rules(rules).to_dict()
@@ -67,7 +67,7 @@ def set_rules(
 
 
 def show_rules(workspace: Workspace, target: str) -> dict[str, Any]:
-    """Return the rules that count for an alias: its own, or those of every task.
+    """Return the rules that apply to an alias: its own, or those for every task.
 
     Returns:
         `alias` (`task#alias`, `*#alias` for every task), `task` (null for every), `guarded`, `rules`, `at`, `by`.
@@ -85,7 +85,7 @@ def show_rules(workspace: Workspace, target: str) -> dict[str, Any]:
 
 
 def list_rules(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return all rules, as `show_rules` does, those of every task first."""
+    """Return all rules like `show_rules`, those for every task first."""
     rule = tables.AliasRule
     with workspace.database.read() as session:
         return [rule_view(row) for row in session.scalars(select(rule).order_by(rule.task, rule.alias))]
@@ -94,10 +94,10 @@ def list_rules(workspace: Workspace) -> list[dict[str, Any]]:
 def remove_rules(
     workspace: Workspace, target: str, *, reason: str = "", dry_run: bool = False
 ) -> dict[str, Any]:
-    """Take the rules of an alias away; those of every task then count for the alias of a task.
+    """Remove the rules of an alias; those for every task then apply to it.
 
     Returns:
-        What they were, as `show_rules` returns it, with `removed`.
+        The removed rules as `show_rules` returns them, with `removed`.
 
     Raises:
         UnknownReferenceError: it has none of its own.

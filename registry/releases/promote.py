@@ -1,4 +1,4 @@
-"""Promotion: an alias moves to an adapter that fulfils its rules, or it stays and the log says why."""
+"""Promotion: an alias moves to an adapter that fulfils its rules; otherwise the refusal is logged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What came of a promotion.
+    """The result of a promotion.
 
     Attributes:
         alias: `task#alias`.
@@ -41,11 +41,11 @@ class Promotion:
         outcomes: of each rule.
         verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
         guarded: only a promotion moves the alias.
-        moved: the alias moved; not where the adapter held it already.
-        confirmed: it held it already, and was judged once more because of an amendment, against the holder before it.
-        dry_run: nothing was to be changed.
+        moved: the alias moved; False if it held the adapter already.
+        confirmed: it held the adapter already, which was evaluated again after an amendment, against the previous holder.
+        dry_run: nothing was changed.
         reason: as given.
-        withdrawals: what is to be known of the adapter, as `show` has it.
+        withdrawals: the yanks that concern the adapter, as `show` has it.
     """
 
     alias: str
@@ -84,7 +84,7 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What was asked for, read before the transaction that decides; the licence comes from files."""
+    """The request, with facts that are read before the deciding transaction; the licence comes from files."""
 
     adapter_id: int
     alias: str
@@ -95,22 +95,21 @@ class _Wanted:
 def promote(
     workspace: Workspace, reference: str, alias: str, *, reason: str = "", dry_run: bool = False
 ) -> Promotion:
-    """Let an alias hold an adapter if it fulfils every rule of it; else record the refusal.
+    """Move an alias to an adapter that fulfils every rule of the alias; else record the refusal.
 
-    The rules are evaluated in the transaction that moves the alias, and it is the only writer: whoever promotes at the
-    same time is held against the holder that there is by then.  The holder itself is judged once more where what it was
-    judged by was amended since.
+    The rules are evaluated in the transaction that moves the alias, which is the only writer: a concurrent promotion is
+    compared with the holder at that point.  The holder itself is evaluated again if facts that its rules used were amended.
 
     Args:
         workspace: the registry's parts.
-        reference: the adapter; what it means now, however long this waits.
+        reference: the adapter, resolved when the transaction begins.
         alias: `prod`, or `course_rec#prod`.
         reason: for the log.
-        dry_run: evaluate only, and record nothing.
+        dry_run: only evaluate; record nothing.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: that is no alias of its task.
+        BadInputError: the alias is not one of its task.
     """
     wanted = _look(workspace, reference, alias)
     if dry_run:

@@ -1,8 +1,8 @@
-"""Every recorded move of a guarded alias, judged again by the rules and the facts of its moment.
+"""Evaluating every recorded move of a guarded alias again, by the rules and facts of its moment.
 
-Whoever may write to the database can leave the rules out; what he has written is in the log all the same, at its place.
-So an audit names moves that could not have passed, holders that no move explains, and moves that do not follow from the
-one before.  A move is judged by what was recorded before it: `chronicle` says what that is.
+A client with write access to the database can bypass the rules, but its move is in the log.  So an audit names moves
+that could not have passed, holders without a move, and moves that do not follow from the one before.  A move is
+evaluated by what was recorded before it (`chronicle`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _HERE = frozenset({"signed", "licences", "rules"})
 
 
 def check_moves(workspace: Workspace, report: Report) -> None:
-    """Judge every move of a guarded alias again, and hold aliases, moves, rules and what they rest on against the log.
+    """Evaluate every move of a guarded alias again, and compare aliases, moves, rules and their facts with the log.
 
     Args:
         workspace: the registry's parts.
-        report: gets a problem for what could not have passed, and a note for what cannot be judged here.
+        report: receives a problem for each move that could not have passed, and a note for each that cannot be evaluated.
     """
     from ..audit.report import in_order
 

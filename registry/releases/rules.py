@@ -1,4 +1,4 @@
-"""The rules of an alias as data: what may be asked of an adapter, read from a file or from options."""
+"""The rules of an alias as data: what an adapter must fulfil, read from a file or from options."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Licence = Annotated[
 
 
 class Rules(BaseModel):
-    """What is asked of an adapter; what is not set is not asked.
+    """Demands on an adapter; rules that are not set do not apply.
 
     Attributes:
         admission: `clean`, neither a warning nor an error when it was registered; or `no_errors`.
-        fidelity: a fuse of it on record has at least this verdict.
-        val_loss_within: its validation loss exceeds that of the alias's holder by at most this.
-        signed: a key that counts for the alias has signed it.
-        licences: its base's licence, and its own where it says one, are among these.
-        approvals: so many people other than its author have approved.
+        fidelity: a recorded fuse of it has at least this verdict.
+        val_loss_within: its validation loss exceeds that of the alias's holder by at most this much.
+        signed: a key trusted for the alias has signed it.
+        licences: the base's licence, and its own if it has one, are among these.
+        approvals: at least this many people other than its author have approved.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -54,7 +54,7 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
 
     Args:
         values: by name.
-        subject: what they are called in an error.
+        subject: what errors call them.
 
     Raises:
         BadInputError: there is no such rule, or a value is not acceptable.
@@ -68,7 +68,7 @@ def make_rules(values: Mapping[str, Any], subject: str = "the rules") -> Rules:
 
 
 def read_rules(path: Path) -> tuple[dict[str, Any], bool | None]:
-    """Return the values in a file of rules, TOML or JSON by its name, and whether it says that the alias is guarded.
+    """Return the values in a file of rules (TOML or JSON, by its name), and whether it marks the alias as guarded.
 
     Raises:
         BadInputError: it is too large, or holds something else.

@@ -1,4 +1,4 @@
-"""Yanking a record, and lifting that; what a yank means is in `withdrawals`."""
+"""Yanking an adapter, and lifting the yank; its effect is in `fusery.registry.records.withdrawals`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
     """Withdraw an adapter; a second time changes nothing.
 
     Returns:
-        `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what was made with it and is still about: `aliases`,
+        `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what still depends on it: `aliases`,
         `fused` (keys), `bundles` (`target`, `path`, `digest`), `deployments` (as `deploy list` has them), and names of
-        other adapters, which are not yanked by this: those with the `same_bytes`, and those `continued` from it.
+        other adapters, which are not yanked: those with the `same_bytes`, and those `continued` from it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -60,7 +60,7 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
 
 
 def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str, Any]:
-    """Take a yank back.
+    """Lift a yank.
 
     Returns:
         `name`, `yanked` (false), `changed`.

@@ -58,7 +58,7 @@ def report(
         html: the file to write, `.html` or `.htm`.
         force: replace another file.
         audit: read all bytes as well, as `audit` does; otherwise the log and the records are checked.
-        say: told what is going on.
+        say: called with each progress message.
 
     Raises:
         UnknownReferenceError: the subject names nothing.

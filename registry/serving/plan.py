@@ -1,4 +1,4 @@
-"""What a server of adapters serves: which adapters on which base, and the names by which they are asked for.
+"""The serving plan: which adapters on which base, and the names that requests use.
 
 The plan becomes `serving.json`, which `fusery.registry.server.document` describes.
 """
@@ -122,7 +122,7 @@ class ServingPlan:
 def plan_serving(session: Session, references: Sequence[str], splits: Sequence[Split] = ()) -> ServingPlan:
     """Return what a server of these adapters serves.
 
-    Each adapter can be asked for by its full name, by the reference that was given, and by its task: of several adapters
+    Each adapter is served under its full name, the given reference, and its task: of several adapters
     of a task, that is the first.  A split takes precedence.
 
     Args:

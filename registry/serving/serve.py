@@ -96,8 +96,8 @@ def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Servi
     Args:
         workspace: the registry's parts.
         request: what is to be served.
-        ready: told once it answers.
-        say: told what is going on.
+        ready: called once it answers.
+        say: called with each progress message.
 
     Returns:
         0 after a signal, 1 when generation died.

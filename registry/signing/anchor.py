@@ -1,4 +1,4 @@
-"""Anchors: where the log stood at a moment, signed and kept where nobody who can change the log can reach it.
+"""Anchors: a signed position of the log, stored where those who can change the log cannot reach it.
 
 A log whose end was cut off, or that was written anew as a whole, is a good chain of its own.  Only what was noted down
 elsewhere shows it.  An anchor is a DSSE envelope over canonical JSON; without a key it has no signature, and proves as
@@ -73,7 +73,7 @@ def make_anchor(
     Args:
         workspace: the registry's parts.
         key: PEM file of the private key that signs it, if one is to.
-        passphrase: gives the key's passphrase if it is asked for.
+        passphrase: returns the key's passphrase if the key needs one.
 
     Raises:
         CheckFailedError: there is no entry, or the newest one was changed.

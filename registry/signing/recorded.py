@@ -102,7 +102,7 @@ def verify_on_record(
         path: a folder or a file.
         signature: the signature; else `PATH.sig`, else the ones on record.
         checkers: who may have signed; else every trusted key.
-        progress: told bytes done and bytes in all.
+        progress: called with the bytes done and the total.
     """
     beside = beside_of(path)
     place = signature or (beside if beside.is_file() else None)

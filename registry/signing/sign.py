@@ -1,4 +1,4 @@
-"""Signing: a signature over a list of files, kept on record and, for a path, in a file beside it."""
+"""Signing: a signature over a list of files, recorded and, for a path, written to a file beside it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SigningKey:
 
     Attributes:
         key: PEM file of a private key; without it, Sigstore.
-        passphrase: gives the key's passphrase if it is asked for.
+        passphrase: returns the key's passphrase if the key needs one.
         certificate: PEM file of the certificate of the key.
         chain: PEM files of the certificates that vouch for that one.
         token: with Sigstore: of the identity, if it is not to be asked for.
@@ -111,9 +111,9 @@ def sign(
         workspace: the registry's parts.
         text: a reference, or a path.
         with_key: what to sign with.
-        output: file for the signature; for a path `PATH.sig` beside it unless it is said.
+        output: file for the signature; for a path, `PATH.sig` beside it by default.
         force: replace that file if it is something else than a signature.
-        progress: told bytes read and bytes in all, for a path.
+        progress: called with the bytes read and the total, for a path.
 
     Raises:
         CheckFailedError: what lies at the path is damaged.

@@ -57,7 +57,7 @@ def find_subject(
     Args:
         workspace: the registry's parts.
         text: a reference to an adapter, a fused model or a bundle on record; or the path of a folder or file.
-        progress: told bytes read and bytes in all, for a path.
+        progress: called with the bytes read and the total, for a path.
 
     Raises:
         AmbiguousReferenceError: it is both a reference and a path, or fits more than one thing.

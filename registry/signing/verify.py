@@ -38,7 +38,7 @@ class Verification:
         problems: what differs.
         notes: what was not looked at, and what is missing for a proof.
         unsigned: files that a signature of the model or the adapter within is not about.
-        registry: what the registry says of it, if one was asked.
+        registry: what the registry has recorded about it, if one was consulted.
     """
 
     found: Found
@@ -94,7 +94,7 @@ def verify(
         path: a bundle, an exported adapter's folder, or a single file.
         signature: the signature; by default `PATH.sig`, if it is there.
         checkers: who may have signed; without any, a signature shows what was changed, and not by whom it was made.
-        progress: told bytes done and bytes in all.
+        progress: called with the bytes done and the total.
 
     Raises:
         MissingFileError: there is nothing at the path, or no such signature.
@@ -110,7 +110,7 @@ def verify(
 
 
 def beside_of(path: Path) -> Path:
-    """Return where the signature of a folder or file lies unless it is said."""
+    """Return the default path of the signature of a folder or file."""
     real = path.resolve()
     return real.with_name(real.name + SUFFIX)
 
@@ -227,15 +227,15 @@ def _compare(
             problems.append(Problem("changed", path, f"{path} is not what {listing} lists"))
     claim = result.claim
     document = claim.document if claim is not None and listing == claim.document else None
-    strangers = sorted(set(found) - set(listed) - {document})
+    unexpected = sorted(set(found) - set(listed) - {document})
     if complete:
         problems += [
-            Problem("added", path, f"{path} was added: {listing} does not list it") for path in strangers
+            Problem("added", path, f"{path} was added: {listing} does not list it") for path in unexpected
         ]
-    elif strangers and not quiet:
+    elif unexpected and not quiet:
         result.notes.append(
-            f"{listing} does not list {', '.join(strangers[:5])}"
-            + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+            f"{listing} does not list {', '.join(unexpected[:5])}"
+            + (f" and {len(unexpected) - 5} more" if len(unexpected) > 5 else "")
         )
     result.problems += [problem for problem in problems if (problem.code, problem.path) not in known]
 

@@ -1,4 +1,4 @@
-"""The schema: every table of DESIGN section 5 as a typed class.
+"""The schema: every table as a typed class; docs/internals/data-model.md says what the rows mean and what may change.
 
 `bytes` holds blobs and manifests, `models` base models, adapters and fused artifacts, `trail` what happened to them,
 `trust` who decides about them and where they run.

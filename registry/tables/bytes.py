@@ -11,7 +11,7 @@ from .record import DIGEST, Record, one_of
 
 
 class Blob(Record):
-    """Immutable bytes in the store.  `generation` is part of the physical name and never used twice (RELIABILITY 3.3)."""
+    """Immutable bytes in the store.  `generation` is part of the name in the store, and never used twice (docs/internals/collection.md)."""
 
     __tablename__ = "blob"
     __table_args__ = (
@@ -82,7 +82,7 @@ class Tensor(Record):
 
 
 class Lease(Record):
-    """The right to build one key.  The row is never deleted, or its fencing number would start again (RELIABILITY 3.2)."""
+    """The right to build one key.  The row is never deleted, or its fencing number would start again (docs/internals/leases.md)."""
 
     __tablename__ = "lease"
 

@@ -18,7 +18,7 @@ class BaseModel(Record):
     `location` is set when its files are referenced and not copied.  `weights` says of each module which shape, dtype and
     bits its weight has, so that an adapter can be held against the base without its files.  `written_by_mlx`: its weight
     files say so, and their tensors have mlx-lm's names.  `digest` is that of the manifest, `content` of what the files
-    hold (`base_identity`); unknown of bases that were added before it was recorded.
+    hold (`fusery.registry.models.identity`); unknown of bases that were added before it was recorded.
     """
 
     __tablename__ = "base_model"
@@ -78,9 +78,9 @@ class BaseRevision(Record):
 
 
 class Calibration(Record):
-    """What goes into a base model's linear layers, as a file in the store (`fusion.calibration`).
+    """Statistics of the inputs of a base model's linear layers, as a file in the store (`fusery.registry.engine.calibration`).
 
-    `prompts` is what people call the texts it was made from, `prompts_digest` what tells them from others.
+    `prompts` is the name of the texts it was made from, `prompts_digest` their digest.
     """
 
     __tablename__ = "calibration"
@@ -149,7 +149,7 @@ SORTED = (
 class Adapter(Record):
     """One trained LoRA or DoRA, one version of one task, immutable once registered.
 
-    What somebody said about it (`fusery.registry.records.amendments`) has the value of today, and `amendments` what it was before.
+    Declared facts (`fusery.registry.records.amendments`) have their current values; `amendments` has earlier ones.
     `trained_on` is the digest of the base that it was trained on, and `trained_on_name` what that is called, where it was said to
     be another than the one it is registered for; the registry need not have it.
     """
@@ -361,7 +361,7 @@ class ModuleFidelity(Record):
 
 
 class Amendment(Record):
-    """One correction of what was said about an adapter: which field, from what to what, by whom and why.
+    """One correction of a declared fact about an adapter: which field, from what to what, by whom and why.
 
     `before` and `after` are canonical JSON as text.  `at` is when it was made, `since` from when on it counts here: later,
     where it came from another registry.  The adapter's row has the value of today; the audit holds both together.

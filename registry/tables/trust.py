@@ -14,7 +14,7 @@ from .trail import Bundle
 
 
 class AliasRule(Record):
-    """What an adapter has to fulfil before an alias may hold it, as data.
+    """What an adapter must fulfil before an alias may hold it, as data.
 
     `task` is the empty string for every task; a rule for one task comes before it.  `guarded`: only `promote` moves the
     alias then, and `alias set`, `remove` and `rollback` refuse.
@@ -33,7 +33,7 @@ class AliasRule(Record):
 
 
 class Approval(Record):
-    """Somebody's word that an alias may hold an adapter; taken back where `withdrawn_at` is set."""
+    """Somebody's approval that an alias may hold an adapter; withdrawn if `withdrawn_at` is set."""
 
     __tablename__ = "approval"
     __table_args__ = (Index("ix_approval_adapter_id_alias", "adapter_id", "alias"),)
@@ -70,7 +70,7 @@ class TrustedKey(Record):
 
 
 class Deployment(Record):
-    """Where a bundle, a fused model or an adapter runs, as somebody or a pipeline said; over where `ended_at` is set."""
+    """Where a bundle, a fused model or an adapter runs, as a person or pipeline recorded; ended if `ended_at` is set."""
 
     __tablename__ = "deployment"
     __table_args__ = (

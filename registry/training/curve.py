@@ -51,7 +51,7 @@ class Curve:
 
     @classmethod
     def of(cls, points: Iterable[Point]) -> Curve:
-        """Put points together: what is said later of the same iteration wins, and what is not finite is left out."""
+        """Merge points: the later value of an iteration wins, and values that are not finite are left out."""
         merged: dict[int, Point] = {}
         broken: set[int] = set()
         for point in points:

@@ -136,7 +136,7 @@ class Objects:
             parts: its bytes, each but the last of `part_size(size)`; raising ends the upload without an object.
             size: how many bytes there will be.
             exclusive: refuse a name that is taken.
-            progress: told about bytes that have arrived.
+            progress: called with the number of bytes of each piece that has arrived.
 
         Raises:
             RemoteError: the upload was begun, and is not there any more: somebody else completed or aborted it.

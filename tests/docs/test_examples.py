@@ -38,7 +38,7 @@ def examples(page: Path) -> Iterator[tuple[list[str], str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the pages speak of: a base and two adapters, tiny ones."""
+    """A working folder with what the pages speak of: a base and two adapters, tiny ones, and the questions of the demo."""
     monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     base = tinymodels.make_base(tmp_path / BASE)

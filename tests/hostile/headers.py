@@ -2,7 +2,7 @@
 
 `FORBIDDEN` break the format as its README and its reference reader's checks have it, `BEYOND` keep to it and are more
 than anybody has a use for, `SOUND` are unusual and fine.
-Source: https://github.com/huggingface/safetensors, README ("Format"); RELIABILITY 4.2.
+Source: https://github.com/huggingface/safetensors, README ("Format").
 Import it as `from hostile import headers`.
 """
 

@@ -1,1 +1,1 @@
-"""Model cards: what a bundle says of where it came from, as Markdown."""
+"""Model cards: the origin of a bundle, as Markdown."""

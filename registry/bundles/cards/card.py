@@ -1,6 +1,6 @@
-"""What a model card says of a fused model: where it came from, how much of the adapter is in it, how to make it again.
+"""The values of a fused model's card: its origin, how much of the adapter is in it, how to make it again.
 
-Every text may come from outside and is quoted by the template; a command is shown only if it can be nothing else.
+Texts may come from outside and are quoted by the template; a command is shown only if it matches a strict pattern.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SHIPS = (
 
 
 def card_values(record: Mapping[str, Any], *, base_name: str | None = None) -> dict[str, Any]:
-    """Return what the model card is rendered from.
+    """Return the values that the model card is rendered from.
 
     Args:
         record: as `bundle_record` returns it.
-        base_name: what the base is called where the card is read; None for its hub id, or else its name.
+        base_name: the base's name for readers of the card; None for its hub id, or else its name.
     """
     provenance = record["provenance"]
     base, adapter = provenance_part(provenance, "base"), provenance_part(provenance, "adapter")

@@ -1,4 +1,4 @@
-"""What a model card says of licences: those of its parts, and one for the whole only if they are all known."""
+"""The licences in a model card: those of the parts, and one for the whole only if all are known."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,95}")
 def licences(base: Mapping[str, Any], adapters: Sequence[tuple[Any, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return `id` and `name` for the card's front matter, and `parts`, each with its licence or None.
 
-    `id` is None as long as the licence of any part is not recorded: a licence is not ours to guess.
+    `id` is None if the licence of any part is not recorded: licences are not guessed.
 
     Args:
-        base: what a provenance says of the base.
+        base: the base's entry in a provenance.
         adapters: name and facts of each adapter.
     """
     named = [("base model", base.get("licence"))]

@@ -1,8 +1,8 @@
-"""Model cards from a template: this package's own, or one that a team brings.
+"""Model cards from a template: the built-in one, or a team's own.
 
-Every value may come from outside, so in a card an inserted value becomes plain Markdown text by itself; `yaml`, `text` and
-`prose` say how else.  A team's template runs in Jinja's sandbox, in a process of its own with limits, and can extend the
-package's: `{% extends "model_card.md.j2" %}` and `{% block use %}…{% endblock %}`.
+Values may come from outside, so an inserted value is escaped to plain Markdown text by default; the filters `yaml`, `text`
+and `prose` escape for other places.  A team's template runs in Jinja's sandbox, in a process of its own with limits, and
+can extend the built-in one: `{% extends "model_card.md.j2" %}` and `{% block use %}…{% endblock %}`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def render_card(values: Mapping[str, Any], template: Path | None, *, builtin: st
 
     Args:
         values: plain JSON values, as `card_values` returns them.
-        template: a team's own; None for this package's.
-        builtin: which of this package's.
+        template: a team's own; None for the built-in one.
+        builtin: name of the built-in one.
 
     Raises:
         BadInputError: the template is too large, no UTF-8, wrong, too slow, or makes no card.
@@ -83,7 +83,7 @@ def _elsewhere(template: Path, source: bytes, values: Mapping[str, Any]) -> byte
 
 
 def main() -> None:
-    """Render what is asked: the process of `_elsewhere`."""
+    """Render one card; runs in the process that `_elsewhere` starts."""
     from ...server.templates.program import run
 
     environment = _environment()

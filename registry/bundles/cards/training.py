@@ -1,4 +1,4 @@
-"""What a model card says of an adapter's training: the dataset, what the trainer was told, and the curve."""
+"""The training section of a model card: dataset, training arguments, and curve."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _ARGUMENTS = {
 
 
 def hub_datasets(adapter: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the dataset if its name is one of the hub's, which is all that the hub takes in a card's front matter."""
+    """Yield the dataset if its name is a hub id: the hub accepts nothing else in a card's front matter."""
     name = adapter.get("dataset")
     if isinstance(name, str) and _HUB_ID.fullmatch(name) and ".." not in name:
         yield name
 
 
 def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield a label and a value for each thing that is known."""
+    """Yield a label and a value for each known fact."""
     for labels, known in ((_FACTS, adapter), (_ARGUMENTS, provenance_part(adapter, "training"))):
         for key, label in labels.items():
             if known.get(key) is not None:
@@ -55,7 +55,7 @@ def training_rows(adapter: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def curve_values(adapter: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return `file` and `sentence` of the training curve; None where there is too little of one to draw."""
+    """Return `file` and `sentence` of the training curve; None if there are too few points to draw."""
     points = adapter.get("curve")
     if curve_svg(points) is None:
         return None

@@ -1,4 +1,4 @@
-"""Delivering a bundle: built beside its place, compared with what is there, then put there in one step."""
+"""Delivering a bundle: built beside its destination, compared with what is there, then moved there in one step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .place import Place, Progress
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What a place holds now.
+    """What a destination holds now.
 
     Attributes:
         manifest: its files.
-        existed: the very same were there already, and nothing was changed.
+        existed: the same files were there already, and nothing was changed.
     """
 
     manifest: Manifest
@@ -29,21 +29,21 @@ def deliver(
     fill: Callable[[Path], Manifest],
     *,
     force: bool,
-    giving_way: Callable[[], None],
+    before_replacing: Callable[[], None],
     progress: Progress | None = None,
 ) -> Delivered:
-    """Build a bundle and put it in its place.
+    """Build a bundle and put it at its destination.
 
     Args:
-        place: found free by `require_free`.
+        place: checked by `require_free`.
         fill: writes the bundle into an empty folder.
         force: replace what is there.
-        giving_way: called before what is there is replaced, or a crash in between would leave a record of bytes that
+        before_replacing: called before what is there is replaced, or a crash in between would leave a record of bytes that
             are gone.
-        progress: told bytes uploaded and bytes in all.
+        progress: called with the bytes uploaded and the total.
 
     Raises:
-        AlreadyExistsError: there is something else.
+        AlreadyExistsError: something else is there.
         FuseryError: as `fill`, and what keeps the place from being written.
     """
     with place.building() as temp:
@@ -52,6 +52,6 @@ def deliver(
         if not existed:
             if place.occupied() and not force:
                 raise place.taken()
-            giving_way()
+            before_replacing()
             place.publish(temp, manifest, replace=force, progress=progress)
     return Delivered(manifest, existed)

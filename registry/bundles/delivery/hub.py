@@ -1,7 +1,7 @@
 """A model's repository on a hub: `hf://OWNER/NAME`, which a bundle of the target `hub` is uploaded to in one commit.
 
-huggingface_hub does the talking; the token is its own business: `HF_TOKEN`, or what `hf auth login` has kept.  A repository that
-is not there yet is made, private: to publish is a decision of its own.
+huggingface_hub does the requests and finds the token: `HF_TOKEN`, or the one of `hf auth login`.  A repository that does not
+exist is created as private, since publishing is a decision of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HubPlace(Place):
     single = False
 
     def __init__(self, workspace: Workspace, url: str) -> None:
-        """Name the place; nothing is asked of the hub yet.
+        """Name the place; no request is made yet.
 
         Raises:
             BadInputError: it is no repository.
@@ -54,7 +54,7 @@ class HubPlace(Place):
         remember({"token": get_token() or ""})
 
     def refuse_ours(self, workspace: Workspace) -> None:
-        """Nothing of ours is on a hub."""
+        """Do nothing: nothing of the registry is on a hub."""
 
     def require_free(self, force: bool) -> None:
         """Refuse a repository that holds something, and no bundle."""

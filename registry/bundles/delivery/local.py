@@ -135,7 +135,7 @@ class LocalFile(LocalPlace):
     single = True
 
     def require_free(self, force: bool) -> None:
-        """Refuse a folder; a file may be the very bundle that is asked for."""
+        """Refuse a folder; a file may be this very bundle, and is compared later."""
         if self.path.is_dir():
             raise AlreadyExistsError(f"{self.path} is a folder", hint="give the name of a file")
         self._require_writable()

@@ -42,7 +42,7 @@ class RegistryPlace(Place):
     single = False
 
     def __init__(self, workspace: Workspace, url: str) -> None:
-        """Name the place; nothing is asked of the registry yet.
+        """Name the place; no request is made yet.
 
         Raises:
             BadInputError: it is no tag.
@@ -67,10 +67,10 @@ class RegistryPlace(Place):
         return self._client_made
 
     def refuse_ours(self, workspace: Workspace) -> None:
-        """Nothing of ours is in a registry of images."""
+        """Do nothing: nothing of fusery's registry is in a registry of images."""
 
     def require_free(self, force: bool) -> None:
-        """Refuse a tag of something that is no model: the very bundle that is asked for may be there."""
+        """Refuse a tag of something that is no model; a model may be this very bundle, and is compared later."""
         if force:
             return
         found = self._client.manifest(self._tag)

@@ -1,7 +1,6 @@
-"""Talking to an OCI registry through oras, with every failure as one sentence and no credential in any.
+"""Requests to an OCI registry through oras; failures are one sentence without credentials.
 
-Credentials are those of `FUSERY_OCI_USERNAME` and `FUSERY_OCI_PASSWORD`, or else what docker's configuration has for the
-registry (`docker login`, `podman login`, a credential helper); `DOCKER_CONFIG` says where that is.
+Credentials are `FUSERY_OCI_USERNAME` and `FUSERY_OCI_PASSWORD`, or else those in docker's configuration for the registry (`docker login`, `podman login`, a credential helper); `DOCKER_CONFIG` says where that is.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class RegistryClient:
     """One repository of a registry."""
 
     def __init__(self, registry: str, repository: str) -> None:
-        """Find the credentials; nothing is asked of the registry yet.
+        """Find the credentials; no request is made yet.
 
         Raises:
             MissingExtraError: oras is not installed.

@@ -1,4 +1,4 @@
-"""What a place for a bundle can do, wherever it is."""
+"""The interface of a bundle's destination, wherever it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...workspace import Workspace
 
 Progress = Callable[[int, int], None]
-"""Told bytes done and bytes in all."""
+"""Called with the bytes done and the total."""
 
 
 class Place(ABC):
@@ -44,7 +44,7 @@ class Place(ABC):
     def require_free(self, force: bool) -> None:
         """Refuse a place that cannot become the bundle, before anything is computed.
 
-        An earlier bundle may be the very one that is asked for, and is looked at later.
+        An earlier bundle may be this very one, and is compared later.
 
         Raises:
             AlreadyExistsError: something else is there.
@@ -73,8 +73,8 @@ class Place(ABC):
         Args:
             folder: as `building` gave it.
             manifest: of what is in it.
-            replace: what is there gives way.
-            progress: told bytes uploaded and bytes in all, where the place is not on this machine.
+            replace: whether to replace what is there.
+            progress: called with the bytes uploaded and the total, where the place is not on this machine.
         """
 
     def taken(self) -> AlreadyExistsError:

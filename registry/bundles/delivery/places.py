@@ -1,4 +1,4 @@
-"""Places by what the user wrote."""
+"""The place that a path or URL names."""
 
 from __future__ import annotations
 

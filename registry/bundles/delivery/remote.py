@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 class RemoteFolder(Place):
     """The files under a URL.
 
-    There is no renaming of many files at once: whoever reads the bundle looks for `fusery.json`, which goes first when
-    an old bundle gives way and comes last when a new one is there.
+    Many files cannot be renamed at once.  Readers look for `fusery.json`, which is removed first when an old bundle is
+    replaced, and written last when the new one is complete.
     """
 
     single = False
 
     def __init__(self, workspace: Workspace, url: str) -> None:
-        """Name the place; nothing is asked of the server yet."""
+        """Name the place; no request is made yet."""
         self._cache = workspace.cache
         self._tree = open_tree(self._folder_of(url), options=workspace.settings.options_at(url))
         self.text = display_url(url.rstrip("/"))

@@ -1,1 +1,1 @@
-"""What an adapter can be packed as: one module for each target, named as `materialize --target` names it."""
+"""The targets of `materialize --target`, one module each."""

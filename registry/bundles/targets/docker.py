@@ -19,7 +19,7 @@ from ..writing import BundleFolder
 from .model import write_model
 
 BASE_IMAGE = "docker.io/library/python:3.12-slim-bookworm"
-"""What the image is built on, unless something else is asked for: Python 3.11 to 3.13 on glibc."""
+"""The default base image; any with Python 3.11 to 3.13 on glibc will do."""
 
 _HARMLESS = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,198}[a-z0-9])?")
 _IMAGE = re.compile(

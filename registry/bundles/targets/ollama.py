@@ -48,7 +48,7 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def model_name(name: str) -> str:
-    """Return what Ollama is told to call a model: of a long name its end, where version and date are."""
+    """Return a model's name for Ollama: of a long name its end, with version and date."""
     return name[-_LONGEST:].lstrip("._-")
 
 

@@ -8,8 +8,8 @@
                 | FIELD "is" ["not"] "null"
                 | FIELD                                            of a field that is true or false
 
-The logic has two values.  A test of a field that has no value does not hold, whatever it tests; `not` turns around
-whatever it is given, and `!=`, `!~` and `not in` are short for it.  So every adapter fits exactly one of X and not X.
+The logic has two values.  A test of a field without a value is false; `not` negates, and `!=`, `!~` and `not in` are
+short for it.  So every adapter matches exactly one of X and not X.
 
 Two hundred lines of our own rather than a parser generator: the language is this small, and what takes the lines is
 what no generator brings, messages that point at the place and name the nearest field.

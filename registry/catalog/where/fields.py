@@ -1,4 +1,4 @@
-"""The fields of an adapter that an expression can test, and where the database has them."""
+"""The fields of an adapter that an expression can test, and their columns."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Field:
     """One field.
 
     Attributes:
-        kind: what its values are.
+        kind: of its values.
         column: the expression of its value; None if there may be several.
         rows: the query for its values, whose one column is tested, if there may be several.
-        about: what it is, for the documentation.
+        about: its meaning, for the documentation.
         choices: all values that it can have, if they are known.
     """
 
@@ -64,14 +64,14 @@ class Field:
         return f"{name} {_EXAMPLES[self.kind]}"
 
     def holds(self, condition: Condition) -> ColumnElement[bool]:
-        """Return what is true where one of its values fits, and false, never NULL, where none does."""
+        """Return a condition that is true where one of its values matches, else false, never NULL."""
         if self.rows is None:
             return func.coalesce(condition(self.column), false())
         (value,) = self.rows.selected_columns
         return exists(self.rows.where(condition(value)).correlate(tables.Adapter))
 
     def missing(self) -> ColumnElement[bool]:
-        """Return what is true where it has no value."""
+        """Return a condition that is true where it has no value."""
         if self.rows is None:
             found: ColumnElement[bool] = self.column.is_(None)
             return found

@@ -19,7 +19,7 @@ def condition(node: Node, dialect: str) -> ColumnElement[bool]:
 
     Args:
         node: the tree, as `parse` made it.
-        dialect: SQLAlchemy's name of the database, since the two tell small letters from capitals in ways of their own.
+        dialect: SQLAlchemy's name of the database, since SQLite and PostgreSQL compare upper and lower case differently.
     """
     match node:
         case And(operands):

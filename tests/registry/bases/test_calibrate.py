@@ -110,9 +110,9 @@ def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base:
 
 
 def second_moment(folder: Path, prompts: Path, module: str) -> Any:
+    from fusery.registry.behaviour.activation_capture import second_moments
     from fusery.registry.behaviour.models import Model, load_tokenizer
     from fusery.registry.behaviour.prompts import read_prompts, tokenise
-    from fusery.registry.behaviour.watching import second_moments
 
     samples = tokenise(read_prompts(prompts), load_tokenizer(folder))
     return second_moments(Model.load(folder, numpy=True), samples)[module].mean.astype(np.float64)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tinymodels
 
+from fusery.registry.behaviour.activation_capture import Inputs, inputs_of, second_moments
 from fusery.registry.behaviour.compare import TokenScores, compare
 from fusery.registry.behaviour.measure import Source, measure
 from fusery.registry.behaviour.models import Model
 from fusery.registry.behaviour.prompts import Sample
-from fusery.registry.behaviour.watching import Inputs, inputs_of, second_moments
 from fusery.registry.errors import ModelUnusableError
 
 RANDOM = np.random.default_rng(2)

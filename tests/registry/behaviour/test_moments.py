@@ -11,10 +11,10 @@ import tinymodels
 
 pytest.importorskip("mlx_lm")
 
+from fusery.registry.behaviour.activation_capture import second_moments
 from fusery.registry.behaviour.models import Model
 from fusery.registry.behaviour.moments import Moments, moments
 from fusery.registry.behaviour.prompts import Sample
-from fusery.registry.behaviour.watching import second_moments
 from fusery.registry.errors import ModelUnusableError
 
 WIDTH = 128

@@ -23,7 +23,7 @@ from sqlalchemy import select
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
-from fusery.registry.fusion.ingredients import Inputs
+from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.registry.fusion.request import FuseRequest
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError, StoreUnavailableError
@@ -71,13 +71,13 @@ def tamper(path: Path) -> None:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     runs: list[str] = []
-    honest = Inputs.compute
+    honest = InputFiles.compute
 
-    def counting(self: Inputs, recipe: Any, key: Digest, *rest: Any, **options: Any) -> Any:
+    def counting(self: InputFiles, recipe: Any, key: Digest, *rest: Any, **options: Any) -> Any:
         runs.append(key)
         return honest(self, recipe, key, *rest, **options)
 
-    monkeypatch.setattr(Inputs, "compute", counting)
+    monkeypatch.setattr(InputFiles, "compute", counting)
     return runs
 
 

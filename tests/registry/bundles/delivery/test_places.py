@@ -32,7 +32,7 @@ def fill(files: Files) -> Callable[[Path], Manifest]:
 
 def put(place: Place, files: Files, *, force: bool = False) -> bool:
     place.require_free(force)
-    return deliver(place, fill(files), force=force, giving_way=lambda: None).existed
+    return deliver(place, fill(files), force=force, before_replacing=lambda: None).existed
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -92,7 +92,7 @@ def test_a_build_that_fails_leaves_nothing(registry: Registry, folder_url: str) 
         raise BadInputError("no")
 
     with pytest.raises(BadInputError):
-        deliver(place, broken, force=False, giving_way=lambda: None)
+        deliver(place, broken, force=False, before_replacing=lambda: None)
     assert read(folder_url) == {}
 
 

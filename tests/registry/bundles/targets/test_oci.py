@@ -64,7 +64,7 @@ def test_the_layout_is_what_oci_and_modelpack_say(source: BundleSource, tmp_path
     assert oci_errors("image-manifest-schema", manifest) == []
     modelpack = Draft202012Validator(schema("modelpack-config-schema"))
     assert [error.message for error in modelpack.iter_errors(config)] == []
-    # docs/spec.md of model-spec: what the manifest must and its layers should be.
+    # The specification of model-spec: what the manifest must and its layers should be.
     assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
     assert manifest["config"]["mediaType"] == "application/vnd.cncf.model.config.v1+json"
     assert {each["mediaType"] for each in manifest["layers"]} == {

@@ -1,4 +1,4 @@
-"""Where the bytes of things on record are on this machine: in the store, in a folder kept by reference, in the cache."""
+"""The files of recorded items on this machine: in the store, in a referenced folder, or in the cache."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class NotHereError(Exception):
-    """The bytes are nowhere at the moment; the text says why."""
+    """The files cannot be had at the moment; the text says why."""
 
 
 @contextmanager
-def at_hand(workspace: Workspace, owner: Owner, scratch: Path) -> Iterator[dict[str, Path]]:
+def open_files(workspace: Workspace, owner: Owner, scratch: Path) -> Iterator[dict[str, Path]]:
     """Yield the files of a base, an adapter or a fused model, by their paths, for as long as they are read.
 
     Args:

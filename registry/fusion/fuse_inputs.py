@@ -1,4 +1,4 @@
-"""What a fuse is made from: a base's files, the files of adapters, and the engine that puts them together."""
+"""The inputs of a fuse: the files of a base and of adapters, and the engine that combines them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was computed: the files of the fused model, and how much of the update they hold."""
+    """The result of a fuse: its files and its fidelity."""
 
     manifest: Manifest
     fidelity: Fidelity
@@ -67,8 +67,8 @@ class AdapterPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Ingredients:
-    """A base and adapters, read from the database once; the first adapter is the one that was asked for.
+class FuseInputs:
+    """A base and adapters, read from the database once; the first adapter is the one to fuse.
 
     `calibration` is the base's newest, if it has any.
     """
@@ -90,12 +90,12 @@ class Ingredients:
 
     @property
     def adapter(self) -> AdapterPart:
-        """The adapter that was asked for."""
+        """The adapter to fuse."""
         return self.parts[0]
 
     @property
     def extras(self) -> tuple[AdapterPart, ...]:
-        """Those that are added to it."""
+        """Further adapters, added to it."""
         return self.parts[1:]
 
     @property
@@ -131,26 +131,26 @@ class Ingredients:
     @contextmanager
     def opened(
         self, progress: Callable[[int, int], None] | None = None, *, verify: bool = True
-    ) -> Iterator[Inputs]:
-        """Hold the files for as long as something is computed from them; they are fetched when first needed.
+    ) -> Iterator[InputFiles]:
+        """Hold the files until the block ends; they are fetched when first needed.
 
         Args:
-            progress: told bytes fetched and bytes in all, where the base comes from a store that is not local.
-            verify: False takes files as they are, to see what damaged ones lead to; never for what is published.
+            progress: called with the bytes fetched and the total, where the base comes from a store that is not local.
+            verify: False takes files as they are, to see what damaged ones lead to; never to publish.
         """
         with ExitStack() as stack:
-            yield Inputs(self, stack, tally(progress, self.base.bytes), verify=verify)
+            yield InputFiles(self, stack, tally(progress, self.base.bytes), verify=verify)
 
 
-class Inputs:
-    """The files of a base and of adapters, at hand."""
+class InputFiles:
+    """The files of a base and of adapters on this machine."""
 
     def __init__(
-        self, ingredients: Ingredients, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
+        self, fuse_inputs: FuseInputs, stack: ExitStack, arrived: Progress | None, *, verify: bool = True
     ) -> None:
-        self._ingredients, self._stack, self._arrived = ingredients, stack, arrived
+        self._fuse_inputs, self._stack, self._arrived = fuse_inputs, stack, arrived
         self._verify = verify
-        self._workspace = ingredients.workspace
+        self._workspace = fuse_inputs.workspace
         self._base: dict[str, Path] | None = None
         self._adapters: list[dict[str, Path]] = []
 
@@ -165,7 +165,7 @@ class Inputs:
         """Plan a fuse.
 
         Raises:
-            FusionUnsupportedError: it cannot be fused, or would come out wrong.
+            FusionUnsupportedError: it cannot be fused, or the result would be wrong.
             MissingExtraError: the base needs mlx-lm, which is not installed.
         """
         from ..engine.plan import make_plan
@@ -184,7 +184,7 @@ class Inputs:
         )
 
     def sample(self, recipe: Recipe) -> Sampled:
-        """Estimate what a recipe gives, without writing anything."""
+        """Estimate the fidelity of a recipe without writing anything."""
         from ..engine.allocate import Sampled
         from ..engine.sample import sample
 
@@ -208,9 +208,9 @@ class Inputs:
             recipe: how.
             key: of the result; it goes into the metadata of the weight files.
             folder: where to.
-            check: called again and again; raises when the work is to stop.
-            progress: told bytes done and bytes in all.
-            publish: the files go to the store afterwards, for which there must be room, too.
+            check: called repeatedly; raises to stop the work.
+            progress: called with the bytes done and the total.
+            publish: the files will also be put into the store, which needs room as well.
 
         Raises:
             FusionUnsupportedError: the engine cannot do this; nothing was written.
@@ -226,7 +226,7 @@ class Inputs:
         if not self._verify:
             fused = fuse(plan, folder, check=check, progress=told)
             return Made(Manifest.of(fused.files), fused.fidelity)
-        manifest = base_manifest(self._ingredients.base)
+        manifest = base_manifest(self._fuse_inputs.base)
         with watched(self.base, manifest, near=self._workspace.vouchers.root) as watch:
             left = unproven(self._workspace, manifest, self.base)
             expected = {entry.path: entry.sha256 for entry in left}
@@ -239,7 +239,7 @@ class Inputs:
         """The base's files by name."""
         if self._base is None:
             self._base = locate_files(
-                self._workspace, self._ingredients.base, self._scratch, progress=self._arrived
+                self._workspace, self._fuse_inputs.base, self._scratch, progress=self._arrived
             )
         return self._base
 
@@ -248,7 +248,7 @@ class Inputs:
         """The files of each adapter by name, verified: they are small, and read whole by the plan."""
         if not self._adapters:
             self._adapters = [
-                self._fetched(number, part) for number, part in enumerate(self._ingredients.parts)
+                self._fetched(number, part) for number, part in enumerate(self._fuse_inputs.parts)
             ]
         return self._adapters
 
@@ -261,7 +261,7 @@ class Inputs:
         needs = [Need(folder.parent, [held, *plan.sizes], taken=held), *workspace.notes]
         if publish:
             # What is copied from a base whose files are in the store is there already.
-            stored = self._ingredients.base.location is None
+            stored = self._fuse_inputs.base.location is None
             copied = [self.base[name].stat().st_size for name in plan.copies] if stored else []
             sizes = plan.sizes
             for size in copied:
@@ -299,12 +299,12 @@ class Inputs:
 
         return [
             Extra(files[WEIGHTS], read_object(files[CONFIG]), part.weight)
-            for files, part in zip(adapters, self._ingredients.extras, strict=True)
+            for files, part in zip(adapters, self._fuse_inputs.extras, strict=True)
         ]
 
 
 def policy_of(recipe: Recipe, seed: int) -> Policy:
-    """Return what a recipe means to the engine.
+    """Return the engine's policy for a recipe.
 
     Args:
         recipe: how a base and adapters are fused.
@@ -322,14 +322,14 @@ def gather(
     extras: Sequence[tuple[str, float]] = (),
     *,
     yanked: bool = False,
-) -> Ingredients:
-    """Return what the fuse of an adapter is made from.
+) -> FuseInputs:
+    """Return the inputs for fusing an adapter.
 
     Args:
         workspace: the registry's parts.
         reference: the adapter.
         extras: further adapters to add, and their weights.
-        yanked: take withdrawn ones, too, to see what was made of them.
+        yanked: also take withdrawn adapters.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -353,7 +353,7 @@ def gather(
         assert base.names is not None
         assert base.manifest.files is not None
         found = latest_calibration(session, base)
-        return Ingredients(workspace, base, parts, Digest(found.digest) if found else None)
+        return FuseInputs(workspace, base, parts, Digest(found.digest) if found else None)
 
 
 def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:

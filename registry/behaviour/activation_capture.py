@@ -1,4 +1,4 @@
-"""What goes into a model's linear layers: the inputs that rounding can be calibrated on."""
+"""Activation capture: the inputs of a model's linear layers, on which rounding can be calibrated."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def inputs_of(
     *,
     modules: Collection[str] | None = None,
 ) -> None:
-    """Run a model over samples and show what each linear layer multiplies, as it does it.  Nothing is kept.
+    """Run a model over samples and pass on the inputs of each linear layer as it runs.  Nothing is stored.
 
-    Layers of experts are not watched: what they get is sorted, and padding cannot be told from it.
+    Layers of experts are left out: their inputs are sorted, so that padding cannot be recognised.
 
     Args:
         model: loaded with its large layers in NumPy (`Model.load(folder, numpy=True)`).
         samples: what to run; all their tokens count, also those that are not scored.
         told: called with a layer's path in the model and its inputs (tokens, in), which are not to be changed.
-        modules: paths of the layers to watch; None for every linear layer.
+        modules: paths of the layers to capture; None for every linear layer.
 
     Raises:
         ValueError: the model's layers are left to mlx.

@@ -1,4 +1,4 @@
-"""What there is to look at: every record that has files, with its manifest and where its files are."""
+"""Auditable items: every record that has files, with its manifest and where its files are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class AuditableItem:
     """One record with its manifest, and where its files are besides the store: a folder, or nowhere.
 
     `stored` are the paths whose bytes are in the store; `key` is set of a fused artifact.  `file` is set of
@@ -45,9 +45,9 @@ class Holding:
     records: frozenset[Key] = frozenset()
 
 
-def holdings(
+def auditable_items(
     session: Session, workspace: Workspace, references: tuple[str, ...], report: Report
-) -> Iterator[Holding]:
+) -> Iterator[AuditableItem]:
     """Yield all records, or those that references name with the bases and adapters they came from.
 
     Args:
@@ -78,16 +78,16 @@ def holdings(
         chain += [made for row in chain if isinstance(row, tables.BaseModel) for made in row.calibrations]
         rows |= {(type(row).__name__, row.digest): row for row in chain}
     for row in rows.values():
-        holding = _holding(row, workspace)
-        yield from _checked([(holding, holding.manifest.digest)], report)
+        item = _item(row, workspace)
+        yield from _checked([(item, item.manifest.digest)], report)
 
 
 def _all(
     session: Session, workspace: Workspace, table: Any, numbers: Sequence[int], report: Report
-) -> Iterator[Holding]:
+) -> Iterator[AuditableItem]:
     try:
         rows = session.scalars(select(table).where(table.id.in_(numbers)).order_by(table.id))
-        found = [(holding, holding.manifest.digest) for holding in (_holding(row, workspace) for row in rows)]
+        found = [(item, item.manifest.digest) for item in (_item(row, workspace) for row in rows)]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, FuseryError) as error:
         if len(numbers) == 1:
             session.expunge_all()
@@ -105,17 +105,15 @@ def _all(
         yield from _checked(found, report)
 
 
-def _checked(found: Iterable[tuple[Holding, Digest]], report: Report) -> Iterator[Holding]:
+def _checked(found: Iterable[tuple[AuditableItem, Digest]], report: Report) -> Iterator[AuditableItem]:
     """Yield records, and name those whose list of files has another digest than is recorded."""
-    for holding, digest in found:
-        if digest != holding.digest:
-            report.add(
-                "manifest_changed", holding.name, "the list of files does not have the recorded digest"
-            )
-        yield holding
+    for item, digest in found:
+        if digest != item.digest:
+            report.add("manifest_changed", item.name, "the list of files does not have the recorded digest")
+        yield item
 
 
-def _holding(row: Any, workspace: Workspace) -> Holding:
+def _item(row: Any, workspace: Workspace) -> AuditableItem:
     files = row.manifest.files
     manifest = Manifest(tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files))
     stored = frozenset(file.path for file in files if file.blob is not None)
@@ -133,7 +131,7 @@ def _holding(row: Any, workspace: Workspace) -> Holding:
         folder = entry if entry.exists() else None
     else:
         return _bundle(row, manifest)
-    return Holding(kind, name, row.digest, manifest, stored, folder, key, records=_records(kind, row))
+    return AuditableItem(kind, name, row.digest, manifest, stored, folder, key, records=_records(kind, row))
 
 
 def _records(kind: str, row: Any) -> frozenset[Key]:
@@ -148,10 +146,10 @@ def _records(kind: str, row: Any) -> frozenset[Key]:
     return frozenset(found)
 
 
-def _bundle(row: tables.Bundle, manifest: Manifest) -> Holding:
+def _bundle(row: tables.Bundle, manifest: Manifest) -> AuditableItem:
     """Return a bundle: a folder, or one file in a folder of the user's; what is at a URL is not this machine's."""
     place = Path(row.path)
     if place.is_file() and len(manifest.files) == 1:
-        return Holding("bundle", row.path, row.digest, manifest, frozenset(), place.parent, file=place)
+        return AuditableItem("bundle", row.path, row.digest, manifest, frozenset(), place.parent, file=place)
     folder = place if place.is_dir() else None
-    return Holding("bundle", row.path, row.digest, manifest, frozenset(), folder)
+    return AuditableItem("bundle", row.path, row.digest, manifest, frozenset(), folder)

@@ -41,7 +41,7 @@ def flat_norms(folder: Path) -> Path:
 
 
 def foreign_gguf(folder: Path, kind: str) -> Path:
-    """Write a stranger as a GGUF file."""
+    """Write an unrecorded model as a GGUF file."""
     return altering.as_gguf(foreign_model(folder / "source", seed=97), folder / "x.gguf", kind)
 
 
@@ -62,7 +62,7 @@ def empty(folder: Path) -> Path:
 
 
 def packed(folder: Path) -> Path:
-    """Pack a stranger into an archive."""
+    """Pack an unrecorded model into an archive."""
     source = foreign_model(folder / "source", seed=96)
     with tarfile.open(folder / "x.tar", "w") as archive:
         archive.add(source, arcname="model")
@@ -78,7 +78,7 @@ def companions(folder: Path) -> Path:
     return source
 
 
-STRANGERS: dict[str, Callable[[Path], Path]] = {
+UNKNOWN: dict[str, Callable[[Path], Path]] = {
     "same shapes": foreign_model,
     "another seed": lambda folder: foreign_model(folder, seed=1234),
     "qwen": lambda folder: foreign_model(folder, kind="qwen2", dtype="float32", tied=True),
@@ -105,9 +105,9 @@ STRANGERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
-def test_a_stranger_is_unknown(museum: Museum, tmp_path: Path, kind: str) -> None:
-    found = museum.registry.identify(STRANGERS[kind](tmp_path))
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_is_not_on_record_is_unknown(museum: Museum, tmp_path: Path, kind: str) -> None:
+    found = museum.registry.identify(UNKNOWN[kind](tmp_path))
     assert (found.verdict, found.matches, found.intact) == ("unknown", [], False)
 
 

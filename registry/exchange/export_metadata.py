@@ -1,4 +1,4 @@
-"""`adapter_metadata.json` of an exported adapter: the keys that people write by hand, and under `fusery` all that is on record.
+"""`adapter_metadata.json` of an exported adapter: the keys that people write by hand, and the full record under `fusery`.
 
 A file of that name that was registered with the adapter is part of its digest: its text travels inside the new one.
 """
@@ -16,7 +16,7 @@ from fusery.storage.manifest import FileEntry, Manifest
 
 from ..adapters.files import METADATA
 from ..adapters.render import Form
-from ..documents import CHECKSUM, FORMAT, KEY, checksum_of_passport, without_people
+from ..documents import CHECKSUM, FORMAT, KEY, checksum_of_metadata, without_people
 from ..errors import BadInputError
 from ..names import parse_date
 
@@ -68,7 +68,7 @@ class NamedBase(Named):
     content: _Digest | None = None
 
 
-class PassportFile(BaseModel):
+class ExportedFile(BaseModel):
     """A file of the form that was exported."""
 
     path: _Name
@@ -84,7 +84,7 @@ class Corrected(BaseModel):
 
 
 class Facts(BaseModel):
-    """What was on record; what files can tell is not read from here."""
+    """Recorded facts; those that follow from files are not read from here."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -100,8 +100,8 @@ class Facts(BaseModel):
     amendments: Annotated[list[Corrected], Field(max_length=10_000)] = []
 
 
-class Passport(BaseModel):
-    """What an exported folder says of itself under `fusery`.
+class ExportMetadata(BaseModel):
+    """The export metadata of a folder: the entry `fusery`.
 
     Attributes:
         form: `mlx` or `peft`.
@@ -114,7 +114,7 @@ class Passport(BaseModel):
     digest: _Digest
     form: Form
     rendered: bool
-    files: Annotated[list[PassportFile], Field(min_length=2, max_length=2)]
+    files: Annotated[list[ExportedFile], Field(min_length=2, max_length=2)]
     base: NamedBase
     parent: Named | None = None
     trained_on: Named | None = None
@@ -122,7 +122,7 @@ class Passport(BaseModel):
     metadata: str | None = None
 
 
-def passport(
+def export_metadata(
     view: Mapping[str, Any],
     base: Mapping[str, str | None],
     parent: Mapping[str, str] | None,
@@ -166,18 +166,18 @@ def passport(
         "contents": [entry.to_dict() for entry in Manifest.of([*files, *others])],
     }
     document = {**written, **said, KEY: inner}
-    inner[CHECKSUM] = checksum_of_passport(document)
+    inner[CHECKSUM] = checksum_of_metadata(document)
     return document
 
 
 def _trained_on(view: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return name and digest of the base that it was said to be trained on; None where that is its own."""
+    """Return name and digest of the declared training base; None if it is the adapter's own base."""
     digest = view["trained_on_digest"]
     return None if digest is None else {"name": view["trained_on"], "digest": digest}
 
 
-def read_passport(document: Mapping[str, Any], folder: Path) -> Passport:
-    """Return what an exported folder says of itself.
+def read_export_metadata(document: Mapping[str, Any], folder: Path) -> ExportMetadata:
+    """Return the export metadata of a folder.
 
     Raises:
         BadInputError: it was not exported by fusery, or the entry is damaged.
@@ -189,7 +189,7 @@ def read_passport(document: Mapping[str, Any], folder: Path) -> Passport:
             hint=f"fusery register {folder} --base NAME --task TASK",
         )
     try:
-        return Passport.model_validate(inner)
+        return ExportMetadata.model_validate(inner)
     except ValidationError as error:
         item = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in item["loc"])

@@ -1,4 +1,4 @@
-"""The factors of an adapter in its other forms: PEFT and llama.cpp have them transposed, the latter some rows interleaved."""
+"""The factors of an adapter in its other forms: PEFT and llama.cpp store them transposed, and llama.cpp interleaves some rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 MOST = 256 << 20
-"""Bytes of a factor that is turned in memory; no adapter has one as large."""
+"""The largest factor that is transposed in memory, in bytes; no adapter has one as large."""
 
 _QUERIES = re.compile(r"self_attn\.[qk]_proj\.lora_b")
 
@@ -37,27 +37,30 @@ def head_widths(session: Session) -> frozenset[int]:
     return frozenset(width for width in found if width > 0 and width % 2 == 0)
 
 
-def turned_exact(digests: Digests, widths: frozenset[int]) -> Digests:
-    """Return the digests of factors with those that they have once they are turned."""
+def transposed_exact(digests: Digests, widths: frozenset[int]) -> Digests:
+    """Return the digests of factors and those of their transposed layouts."""
     found = {}
     for view, own in digests.items():
         others = [
-            named_digest(view.dtype, turned.shape, hashlib.sha256(_bytes(turned)).hexdigest())
-            for turned in _turned(view, widths)
+            named_digest(view.dtype, transposed.shape, hashlib.sha256(_bytes(transposed)).hexdigest())
+            for transposed in _transposed(view, widths)
         ]
         found[view] = [*own, *others]
     return found
 
 
-def turned_loose(view: View, own: Sequence[str], widths: frozenset[int]) -> list[str]:
-    """Return the loose digest of a factor with those that it has once it is turned."""
+def transposed_loose(view: View, own: Sequence[str], widths: frozenset[int]) -> list[str]:
+    """Return the loose digest of a factor and those of its transposed layouts."""
     return [
         *own,
-        *(loose_of(turned.shape, iter([_numbers(turned, view)])) for turned in _turned(view, widths)),
+        *(
+            loose_of(transposed.shape, iter([_numbers(transposed, view)]))
+            for transposed in _transposed(view, widths)
+        ),
     ]
 
 
-def _turned(view: View, widths: frozenset[int]) -> Iterator[Array]:
+def _transposed(view: View, widths: frozenset[int]) -> Iterator[Array]:
     if len(view.shape) != 2 or view.dtype not in NUMBERS or view.size > MOST:
         return
     matrix = whole(view)

@@ -1,0 +1,161 @@
+"""What docstrings, comments and pages cite is in the repository."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = sorted(
+    path
+    for folder in ("benchmarks", "cli", "docs", "examples", "migrations", "registry", "storage", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+UNPUBLISHED = "DESIGN|RELIABILITY|FUSION|FIDELITY|FORMATS|HOUSE|SERVERS|STYLE"
+"""Notes from which fusery was built: whoever reads the code does not have them."""
+
+PAGE = re.compile(r"\bdocs/[\w./-]*\w\.md\b")
+NOTE = re.compile(rf"(?<![`\w])(?:{UNPUBLISHED})(?:\.md)?\b(?![`\w])|\b[Hh]abit \d+")
+DECISION = re.compile(r"\b[Dd]ecision (\d+)\b")
+CODE_IN_A_PAGE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+
+
+def wrong(text: str) -> list[str]:
+    """Return what a text cites and nobody can look up."""
+    pages = [name for name in PAGE.findall(text) if not (ROOT / name).is_file()]
+    numbers = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("*.md")}
+    decisions = [
+        f"decision {number}" for number in DECISION.findall(text) if f"{int(number):04}" not in numbers
+    ]
+    return [*pages, *NOTE.findall(text), *decisions]
+
+
+@functools.cache
+def prose(path: Path) -> str:
+    """Return the docstrings and comments of a module, and the texts below its constants."""
+    return "\n".join(_prose(path.read_text(encoding="utf-8")))
+
+
+def _prose(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            yield node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Leases (RELIABILITY 3.2).",
+        "as DESIGN section 9 prints it",
+        "see STYLE.md",
+        "commits (habit 16)",
+        "docs/internals/nowhere.md says why",
+        "decision 999",
+    ],
+)
+def test_a_citation_that_leads_nowhere_is_found(text: str) -> None:
+    assert wrong(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a key of `FORMATS`",
+        "STYLED and INDESIGN",
+        "docs/internals/leases.md says why",
+        "decision 1",
+        "a habit",
+    ],
+)
+def test_other_words_are_no_citations(text: str) -> None:
+    assert wrong(text) == []
+
+
+def test_docstrings_and_comments_cite_what_is_here() -> None:
+    assert len(CODE) > 500
+    found = {
+        str(path.relative_to(ROOT)): bad
+        for path in CODE
+        if path != Path(__file__) and (bad := wrong(prose(path)))
+    }
+    assert found == {}
+
+
+def test_messages_and_options_cite_pages_that_are_here() -> None:
+    """Also in strings, such as the help of an option."""
+    found = {
+        str(path.relative_to(ROOT)): bad
+        for path in CODE
+        if path != Path(__file__)
+        and (
+            bad := [
+                name for name in PAGE.findall(path.read_text(encoding="utf-8")) if not (ROOT / name).is_file()
+            ]
+        )
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_cite_what_is_here(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    names = [name for name in PAGE.findall(text) if not (ROOT / name).is_file()]
+    assert names + wrong(CODE_IN_A_PAGE.sub("", text)) == []
+
+
+def test_pages_of_internals_name_files_that_are_there() -> None:
+    """A path in backticks is one from the root, or of a folder that the page has named."""
+    for page in sorted((ROOT / "docs" / "internals").glob("*.md")):
+        for name in re.findall(
+            r"`((?:registry|storage|cli|tests|migrations)/[\w./]+)`", page.read_text(encoding="utf-8")
+        ):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+        for name in re.findall(r"`(\w+\.py)`", page.read_text(encoding="utf-8")):
+            assert any((ROOT / "registry").rglob(name)), f"{page.name}: {name}"
+
+
+def test_the_index_of_internals_lists_every_page() -> None:
+    folder = ROOT / "docs" / "internals"
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert listed == {path.name for path in folder.glob("*.md")} - {"README.md"}
+
+
+def test_dotted_names_in_docstrings_lead_to_code() -> None:
+    """A name such as `fusery.registry.fusion.fuse.fuse` is a module, or something in one."""
+    found = {}
+    for path in CODE:
+        names = re.findall(
+            r"`(fusery\.(?:cli|migrations|registry|storage)[\w.]*)`",
+            prose(path),
+        )
+        if bad := [name for name in names if not leads_somewhere(name)]:
+            found[str(path.relative_to(ROOT))] = bad
+    assert found == {}
+
+
+def leads_somewhere(name: str) -> bool:
+    """Tell whether a dotted name is a package, a module, or something that a module defines or passes on."""
+    place = ROOT.joinpath(*name.split(".")[1:])
+    if place.is_dir() or place.with_suffix(".py").is_file():
+        return True
+    module, attribute = place.parent, re.escape(place.name)
+    files = [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()]
+    defined = re.compile(
+        rf"^(?:async def|def|class) {attribute}\b|^{attribute}\b|import .*\b{attribute}\b", re.MULTILINE
+    )
+    return any(defined.search(file.read_text(encoding="utf-8")) for file in files)
