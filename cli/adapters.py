@@ -87,8 +87,8 @@ def register_command(session: Session, folder: Path, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
-    numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A folder
-    that PEFT saved (adapter_model.safetensors) is taken as well.
+    numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A
+    folder that PEFT saved (adapter_model.safetensors) is taken as well.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
     registered = session.registry.register(folder, **facts)
@@ -130,7 +130,7 @@ def _summary(view: dict[str, Any]) -> str:
     help="For people, or as SARIF 2.1.0 for CI.",
 )
 def check_command(session: Session, folder: Path, form: str, **facts: Any) -> int:
-    """Show what admission finds in an adapter folder; nothing is written.
+    """Show what admission finds in a folder; nothing is written.
 
     Exit code 1 when the adapter would be refused.
     """
@@ -327,7 +327,7 @@ def _fused_line(fused: dict[str, Any]) -> str:
 @command("history")
 @click.argument("task")
 def history_command(session: Session, task: str) -> None:
-    """Show the versions of a task, and how their validation loss moved.
+    """Show the versions of a task, and how their loss moved.
 
     What is yanked is marked, and so is what an alias holds.
     """

@@ -19,7 +19,7 @@ _EMERGENCY = click.option(
 
 @click.group("alias", cls=Group)
 def alias_command() -> None:
-    """Move names such as `course_rec#prod` from one version to the next, and see who held them when."""
+    """Move names such as course_rec#prod; see who held them when."""
 
 
 def _print_move(session: Session, move: dict[str, Any]) -> None:
@@ -42,7 +42,10 @@ def _emit_move(session: Session, move: dict[str, Any]) -> None:
 @click.argument("alias", metavar="ALIAS")
 @_REASON
 def set_command(session: Session, reference: str, alias: str, reason: str) -> None:
-    """Let an alias of REF's task hold REF: `fusery alias set course_rec@2 prod`."""
+    """Let an alias of REF's task hold REF.
+
+    For example: fusery alias set course_rec@2 prod
+    """
     _emit_move(session, session.registry.set_alias(reference, alias, reason=reason))
 
 
@@ -127,9 +130,9 @@ for _command in (set_command, remove_command, rollback_command, list_command, sh
 @_REASON
 @click.option("--undo", is_flag=True, help="Lift the yank.")
 def yank_command(session: Session, reference: str, reason: str, undo: bool) -> None:
-    """Withdraw an adapter: it stays on record, and is neither fused nor shipped any more.
+    """Withdraw an adapter: it is not fused or shipped any more.
 
-    What was made with it before is listed, since that is about already.
+    It stays on record.  What was made with it before is listed, since that is about already.
     """
     if undo:
         view = session.registry.unyank(reference, reason=reason)

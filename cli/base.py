@@ -9,6 +9,7 @@ import click
 from fusery.registry.parsing import plural
 
 from .adapters import print_findings
+from .calibrate import calibrate_command
 from .groups import Group
 from .session import Session, command
 from .text import cell, count, size
@@ -16,7 +17,7 @@ from .text import cell, count, size
 
 @click.group("base", cls=Group)
 def base_command() -> None:
-    """Add, list and show base models."""
+    """Add, list, show and calibrate base models."""
 
 
 @command("add")
@@ -126,6 +127,5 @@ def _quantization(value: dict[str, Any] | None) -> str:
     )
 
 
-base_command.add_command(add)
-base_command.add_command(list_)
-base_command.add_command(show)
+for _command in (add, list_, show, calibrate_command):
+    base_command.add_command(_command)

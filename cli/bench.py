@@ -53,9 +53,10 @@ def bench_command(
     force: bool,
     **numbers: Any,
 ) -> int:
-    """Measure size, load time, first token, tokens a second and peak memory: base, adapter, fused.
+    """Measure size, load time, speed and memory of each form.
 
-    Each measurement is a process of its own.  It ends with what to ship, and why.  What was measured is kept in the log.
+    Size, load time, first token, tokens a second and peak memory, of the base, the adapter and what is fused.  Each
+    measurement is a process of its own.  It ends with what to ship, and why.  What was measured is kept in the log.
 
     Exit code 3 when --last finds nothing.
     """

@@ -67,7 +67,10 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
 
 @click.group("cache", cls=Group)
 def cache_command() -> None:
-    """List, prune and pin this machine's fused models, and explain hits and misses."""
+    """List, prune, pin and explain this machine's fused models.
+
+    explain says why a fuse is a hit or a miss.
+    """
 
 
 @command("list")
@@ -108,7 +111,7 @@ def _stays(entry: dict[str, Any]) -> list[str]:
 @_DRY_RUN
 @_YES
 def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> None:
-    """Remove what was not used for longest, until the cache has at most SIZE.
+    """Remove what was not used for longest, down to SIZE.
 
     SIZE is 500MB, 20GiB, 0; without it, the setting cache_limit.  Pinned models, those that an alias stands for and
     those being read stay.  What was removed is made again when it is asked for.
@@ -167,9 +170,10 @@ def _pin(
 @click.argument("reference", metavar="KEY_OR_REF")
 @request_options
 def explain(session: Session, reference: str, **options: Any) -> None:
-    """Say why a fuse is a hit or a miss: what makes its key, and what of it is here.
+    """Say why a fuse is a hit or a miss.
 
-    KEY_OR_REF is a fused artifact by key or digest, or an adapter; the options are those of fuse.
+    It shows what makes its key, and what of it is here.  KEY_OR_REF is a fused artifact by key or digest, or an
+    adapter; the options are those of fuse.
     """
     document = session.registry.explain(reference, make_request(options))
 

@@ -62,9 +62,10 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def compare_command(session: Session, references: tuple[str, ...], plot: Path | None, force: bool) -> None:
-    """Show everything that differs between two or more adapters, or all versions of a TASK.
+    """Compare two or more adapters, or all versions of a task.
 
-    Compared are the records, the training configuration, and the newest model fused from each.
+    Two or more adapters are compared in everything that differs; a TASK stands for all of its versions.  Compared are
+    the records, the training configuration, and the newest model fused from each.
     """
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")

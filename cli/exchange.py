@@ -41,11 +41,12 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--to", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
 @_options
 def push_command(session: Session, reference: str, **options: Any) -> None:
-    """Copy an adapter to another registry, with its base, data and parents, as far as they are missing there.
+    """Copy an adapter to another registry.
 
-    REF may also be a task, for all of its versions, a base model, or a fused artifact.  Digests, names, versions and
-    lineage stay what they are; the log there says where each thing came from.  Options for the other store's file system
-    are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
+    Its base, data and parents go along, as far as they are missing there.  REF may also be a task, for all of its
+    versions, a base model, or a fused artifact.  Digests, names, versions and lineage stay what they are; the log there
+    says where each thing came from.  Options for the other store's file system are taken from
+    FUSERY_OTHER_STORE_OPTIONS, as JSON.
     """
     _run(session, session.registry.push, reference, "pushing", options)
 
@@ -55,9 +56,10 @@ def push_command(session: Session, reference: str, **options: Any) -> None:
 @click.option("--from", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
 @_options
 def pull_command(session: Session, reference: str, **options: Any) -> None:
-    """Copy an adapter from another registry, with its base, data and parents, as far as they are missing here.
+    """Copy an adapter from another registry.
 
-    REF is what it is called there; see `fusery push`.
+    Its base, data and parents come along, as far as they are missing here.  REF is what it is called there; see `fusery
+    push`.
     """
     _run(session, session.registry.pull, reference, "pulling", options)
 

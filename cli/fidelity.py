@@ -45,10 +45,10 @@ _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-
 def fidelity_command(
     session: Session, reference: str, formats: bool, plot: Path | None, force: bool, **wanted: Any
 ) -> None:
-    """Show how much of an adapter a fused model holds, or what to ship it as.
+    """Show how much of an adapter a fused model holds.
 
-    REF is a fused artifact by its digest or key, or an adapter, which stands for the newest model fused from it.
-    With --formats REF is an adapter that need not be fused yet.
+    Or, with --formats, what to ship an adapter as.  REF is a fused artifact by its digest or key, or an adapter, which
+    stands for the newest model fused from it.  With --formats REF is an adapter that need not be fused yet.
     """
     if formats:
         if plot is not None or force:

@@ -19,7 +19,10 @@ _DRY = click.option("--dry-run", is_flag=True, help="Show it only; nothing is wr
 
 @click.group("rules", cls=Group)
 def rules_command() -> None:
-    """Say what an adapter has to fulfil before an alias such as prod may hold it; `promote` asks for it."""
+    """Say what an adapter has to fulfil to hold an alias.
+
+    An alias such as prod is guarded by its rules; `promote` asks for them.
+    """
 
 
 @command("set")
@@ -75,8 +78,8 @@ def set_command(
 ) -> None:
     """Give an alias these rules instead of those that it had.
 
-    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for, and an
-    alias that was open is guarded again without --open.
+    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for,
+    and an alias that was open is guarded again without --open.
     """
     rules: dict[str, Any] = {}
     if file is not None:

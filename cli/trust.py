@@ -63,9 +63,10 @@ def trust_command() -> None:
 @passphrase_option
 @click.option("--lock", is_flag=True, help="Ask for a passphrase that locks the private key.")
 def keygen_command(session: Session, name: str, passphrase_file: Path | None, lock: bool) -> None:
-    """Make a pair of keys on the curve P-256: NAME.pem, for you alone, and NAME.pub, for everybody.
+    """Make a pair of keys: NAME.pem and NAME.pub.
 
-    The private key is locked with a passphrase if one is given, by --passphrase-file, the environment or --lock.
+    NAME.pem is for you alone, NAME.pub for everybody; they are on the curve P-256.  The private key is locked with a
+    passphrase if one is given, by --passphrase-file, the environment or --lock.
     """
     from fusery.registry.dsse.keys import make_pair
 
@@ -107,9 +108,10 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
     help="For fused artifacts of other registries: those that it has signed count as if they were made here.",
 )
 def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...], fused: bool) -> None:
-    """Let the signatures of a public key count; NAME is what the key is called here.
+    """Let the signatures of a public key count.
 
-    What it counts for is said anew each time: --for for aliases, --fused for fused artifacts of other registries.
+    NAME is what the key is called here.  What it counts for is said anew each time: --for for aliases, --fused for
+    fused artifacts of other registries.
     """
     added = session.registry.trust_key(name, key, aliases, fused=fused)
 
@@ -150,7 +152,10 @@ def _purposes(key: dict[str, Any]) -> str:
 @click.argument("name", metavar="NAME")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 def revoke_command(session: Session, name: str, reason: str) -> None:
-    """Let no signature of a key count any more, those it has made included."""
+    """Let no signature of a key count any more.
+
+    Those that it has made do not count any more, either.
+    """
     revoked = session.registry.revoke_key(name, reason=reason)
 
     def human() -> None:
