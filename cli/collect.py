@@ -13,7 +13,7 @@ from fusery.registry.parsing import plural
 from .fuse import make_request, request_options
 from .groups import Group
 from .session import Session, command
-from .text import cell, count, size, told
+from .text import ago, cell, count, size, told
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
@@ -73,7 +73,7 @@ def cache_command() -> None:
     """
 
 
-@command("list")
+@command("list", table=True)
 def list_(session: Session) -> None:
     """List the fused models in the cache, least recently used first."""
     document = session.registry.cache()
@@ -81,19 +81,20 @@ def list_(session: Session) -> None:
 
     def human() -> None:
         table = session.table(
-            "adapter", "precision", "size", "last used", "stays", "key", "", right=("size",)
-        )
+            "adapter", "precision", "size", "key", "unused", "state", "stays",
+            right=("size", "unused"), free=("state", "stays"),
+        )  # fmt: skip
         for entry in entries:
             table.add_row(
                 cell(entry["combined"]),
                 cell(entry["format"]),
                 size(entry["bytes"]),
-                entry["last_used"],
-                cell(_stays(entry)),
                 entry["key"][:12],
+                ago(entry["last_used"]),
                 told(entry),
+                cell(_stays(entry)),
             )
-        session.console.print(table)
+        session.print_table(table)
         session.print(
             f"{size(document['bytes'])} in {document['path']}, the limit is {size(document['limit_bytes'])}"
         )

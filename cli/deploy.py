@@ -8,7 +8,7 @@ import click
 
 from .groups import Group
 from .session import Session, command
-from .text import cell, told
+from .text import ago, cell, told, when
 
 _PLACES = click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 
@@ -62,8 +62,8 @@ def end_command(session: Session, places: tuple[str, ...], reference: str | None
     session.emit(ended, names=[view["id"] for view in ended], human=human)
 
 
-@command("list")
-@click.option("--at", metavar="DATE", help="What ran then; a day means its end, in UTC.")
+@command("list", table=True)
+@click.option("--at", metavar="DATE", help="What ran then; a day means its end, in UTC, 7d seven days ago.")
 @click.option("--all", "every", is_flag=True, help="Also what was ended.")
 @click.option("--place", metavar="PLACE", help="Only there.")
 @click.option("--ref", "reference", metavar="REF|BUNDLE", help="Only this.")
@@ -74,19 +74,21 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
     rows = session.registry.deployments(at=at, every=every, **chosen)
 
     def human() -> None:
-        table = session.table("place", "runs", "digest", "since", "until", "by", "note", "")
+        titles = ("place", "runs", "state", "age", "by", "until", "note", "digest", "since")
+        table = session.table(*titles, right=("age",), free=("state", "note"))
         for row in rows:
             table.add_row(
                 cell(row["place"]),
                 cell(_what(row)),
-                row["digest"][:12],
-                row["at"],
-                cell(row["ended_at"]),
-                cell(row["by"]),
-                cell(row["note"] or None),
                 told(row),
+                ago(row["at"]),
+                cell(row["by"]),
+                when(row["ended_at"]),
+                cell(row["note"] or None),
+                row["digest"][:12],
+                when(row["at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
         if not rows:
             session.say("Nothing is on record there. Hint: fusery deploy record REF PLACE")
 

@@ -115,7 +115,9 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
     Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted, 143 ended by SIGTERM.
     """
     from .session import Session
+    from .terminal import has_colours
 
+    ctx.color = None if has_colours() else False
     ctx.obj = ctx.with_resource(Session(home=home, debug=debug, hints=ctx.obj))
 
 

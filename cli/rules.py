@@ -10,7 +10,7 @@ import click
 
 from .groups import Group
 from .session import Session, command
-from .text import cell
+from .text import ago, cell, when
 
 _TARGET = click.argument("target", metavar="ALIAS|TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -115,22 +115,24 @@ def show_command(session: Session, target: str) -> None:
     session.emit(shown, names=[shown["alias"]], human=lambda: _print(session, shown))
 
 
-@command("list")
+@command("list", table=True)
 def list_command(session: Session) -> None:
     """List the rules of all aliases."""
     found = session.registry.all_rules()
 
     def human() -> None:
-        table = session.table("alias", "guarded", "rules", "since", "by")
+        titles = ("alias", "guarded", "age", "by", "rules", "since")
+        table = session.table(*titles, right=("age",), free=("rules",))
         for row in found:
             table.add_row(
                 cell(row["alias"]),
                 cell(row["guarded"]),
-                cell(row["rules"]),
-                cell((row["at"] or "")[:19]),
+                ago(row["at"]),
                 cell(row["by"]),
+                cell(row["rules"]),
+                when(row["at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
         if not found:
             session.say("There are no rules. Hint: fusery rules set prod --approvals 1")
 

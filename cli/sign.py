@@ -10,7 +10,7 @@ from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
-from .text import cell
+from .text import ago, cell, when
 from .trust import passphrase_from, passphrase_option
 
 _FILE = click.Path(path_type=Path)
@@ -94,18 +94,26 @@ def signature_command() -> None:
     """List and write out signatures; anchor the log."""
 
 
-@command("list")
+@command("list", table=True)
 @click.argument("reference", metavar="REF")
 def list_command(session: Session, reference: str) -> None:
     """List the signatures over an adapter, a fused model or a bundle."""
     found = session.registry.signatures(reference)
 
     def human() -> None:
-        table = session.table("key", "signer", "scheme", "at", "by")
+        titles = ("key", "signer", "age", "by", "scheme", "at")
+        table = session.table(*titles, right=("age",), free=("signer",))
         for row in found["signatures"]:
             signer = f"{row['signer']}, revoked" if row["revoked"] else cell(row["signer"])
-            table.add_row(row["key_id"][:32], signer, row["scheme"], cell(row["at"]), cell(row["by"]))
-        session.console.print(table)
+            table.add_row(
+                row["key_id"][:32],
+                signer,
+                ago(row["at"]),
+                cell(row["by"]),
+                row["scheme"],
+                when(row["at"]),
+            )
+        session.print_table(table)
         if not found["signatures"]:
             session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
 

@@ -14,7 +14,7 @@ from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
-from .text import cell
+from .text import ago, cell, when
 
 PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
 """Variable of the environment that holds the passphrase of a private key."""
@@ -121,23 +121,25 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
     session.emit(added, names=[added["name"]], human=human)
 
 
-@command("list")
+@command("list", table=True)
 def list_command(session: Session) -> None:
     """List the keys that count, and those that were revoked."""
     keys = session.registry.trusted_keys()
 
     def human() -> None:
-        table = session.table("name", "key", "for", "signatures", "since", "revoked", right=["signatures"])
+        titles = ("name", "for", "revoked", "age", "signatures", "key", "since")
+        table = session.table(*titles, right=("age", "signatures"), free=("for",))
         for key in keys:
             table.add_row(
                 cell(key["name"]),
-                key["key_id"][:16],
                 _purposes(key),
+                when(key["revoked_at"]),
+                ago(key["created_at"]),
                 cell(key["signatures"]),
-                cell(key["created_at"]),
-                cell(key["revoked_at"]),
+                key["key_id"][:16],
+                when(key["created_at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
         if not keys:
             session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
 

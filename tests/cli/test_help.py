@@ -37,7 +37,9 @@ def found(*words: str) -> click.Command:
 
 
 @pytest.mark.parametrize("words", [*all_commands(), *((name,) for name in FORMER)], ids=" ".join)
-def test_help_fits_80_columns(fusery: Fusery, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+def test_help_fits_80_columns(
+    fusery: Fusery, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     printed = fusery(*words, "--help").out
     assert [line for line in printed.splitlines() if len(line) > WIDTH] == []
