@@ -293,7 +293,7 @@ def policy(precision: str, calibration: Calibration | None = None) -> Policy:
 
 
 def _calibration(base: Path, options: argparse.Namespace) -> Calibration:
-    """Calibrate a base as `fusery calibrate` does; the file stays beside the rows for the next time."""
+    """Calibrate a base as `fusery base calibrate` does; the file stays beside the rows for the next time."""
     file = options.rows.with_name(f"{base.name}.calibration.safetensors")
     if not file.exists():
         with tempfile.TemporaryDirectory(dir=options.scratch) as home, Registry.open(Path(home)) as registry:

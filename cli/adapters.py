@@ -10,9 +10,23 @@ import click
 
 from fusery.registry.parsing import plural
 
-from .amendments import explain_marks, marked, print_amendments
+from .amendments import explain_mark, explain_marks, marked, print_amendments, tag_fields
+from .columns import adapter_table, chosen_columns, has_marks
 from .session import Session, command
-from .text import aside, cell, count, foreign_fact, number, share, short_marks, size, times, told
+from .text import (
+    ago,
+    aside,
+    cell,
+    count,
+    foreign_fact,
+    held_by,
+    number,
+    share,
+    size,
+    state_of,
+    times,
+    told,
+)
 from .training import print_training
 
 _MOST = 2**31 - 1
@@ -87,8 +101,8 @@ def register_command(session: Session, folder: Path, **facts: Any) -> None:
     """Register an adapter folder as the next version of its task.
 
     FOLDER holds adapters.safetensors and adapter_config.json as mlx_lm.lora writes them, or a whole run of it: with
-    numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A folder
-    that PEFT saved (adapter_model.safetensors) is taken as well.
+    numbered checkpoints, of which the best is registered, and its log, from which the training curve is taken.  A
+    folder that PEFT saved (adapter_model.safetensors) is taken as well.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
     registered = session.registry.register(folder, **facts)
@@ -130,7 +144,7 @@ def _summary(view: dict[str, Any]) -> str:
     help="For people, or as SARIF 2.1.0 for CI.",
 )
 def check_command(session: Session, folder: Path, form: str, **facts: Any) -> int:
-    """Show what admission finds in an adapter folder; nothing is written.
+    """Show what admission finds in a folder; nothing is written.
 
     Exit code 1 when the adapter would be refused.
     """
@@ -163,7 +177,7 @@ def print_findings(session: Session, findings: Iterable[Any]) -> None:
             session.hint(finding["hint"], "    ")
 
 
-@command("list")
+@command("list", table=True)
 @click.option("--task", metavar="T", help="Only of this task.")
 @click.option("--base", metavar="B", help="Only on this base model.")
 @TAGS
@@ -184,50 +198,36 @@ def print_findings(session: Session, findings: Iterable[Any]) -> None:
     metavar="N",
     help="Leave out so many from the beginning.",
 )
-def list_command(session: Session, **filters: Any) -> None:
+@click.option(
+    "--columns",
+    callback=chosen_columns,
+    metavar="NAME[,NAME...]",
+    help="Show exactly these columns, such as name,age,val_loss, whole.",
+)
+def list_command(session: Session, columns: tuple[str, ...] | None, **filters: Any) -> None:
     """List adapters.
 
     --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
     `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY. docs/guides/compare.md lists the fields.
     """
+    if columns is not None and (session.json or session.quiet):
+        raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
     adapters = session.registry.list(**filters)
 
     def human() -> None:
-        _adapter_table(session, adapters)
+        session.print_table(adapter_table(adapters, columns))
+        explain_mark(session, has_marks(adapters, columns))
         if not adapters:
             session.say("Nothing is registered that fits. Hint: fusery register DIR --base NAME --task T")
 
     session.emit(adapters, names=[adapter["name"] for adapter in adapters], human=human)
 
 
-def _adapter_table(session: Session, adapters: list[dict[str, Any]]) -> None:
-    right = ("rank", "layers", "trained", "val loss")
-    table = session.table(
-        "name", "base", "method", "rank", "layers", "trained", "val loss", "dataset", "", right=right
-    )
-    for adapter in adapters:
-        table.add_row(
-            cell(adapter["name"]),
-            cell(adapter["base"]),
-            adapter["method"],
-            cell(adapter["rank"]),
-            str(adapter["layers"]),
-            count(adapter["trainable_parameters"]),
-            marked(number(adapter["val_loss"]), adapter, "val_loss"),
-            marked(cell(adapter["dataset"]), adapter, "dataset"),
-            _marks(adapter),
-        )
-    session.console.print(table)
-    explain_marks(session, adapters, "val_loss", "dataset")
-
-
-def _marks(adapter: dict[str, Any]) -> str:
-    return " ".join([f"#{alias}" for alias in adapter["aliases"]] + short_marks(adapter))
-
-
 @command("show")
 @click.argument("reference", metavar="REF")
-@click.option("--at", metavar="DATE", help="As it was on record then; a day means its end, in UTC.")
+@click.option(
+    "--at", metavar="DATE", help="As it was on record then; a day means its end, in UTC, 7d seven days ago."
+)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
@@ -278,7 +278,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
                 cell(view["parent"])
                 + (f" (yanked: {cell(reason)})" if (reason := view["parent_yanked"]) else ""),
             ),
-            ("tags", marked(cell(view["tags"]), view, *_tag_fields(view))),
+            ("tags", marked(cell(view["tags"]), view, *tag_fields(view))),
             ("note", marked(cell(view["note"]), view, "note")),
             ("digest", view["digest"]),
             ("registered", f"{view['created_at']} by {cell(view['created_by'])}"),
@@ -308,10 +308,6 @@ def _dataset(view: dict[str, Any]) -> str:
     return marked(text, view, "dataset", "dataset_revision", "dataset_digest", "examples")
 
 
-def _tag_fields(view: dict[str, Any]) -> list[str]:
-    return [each["field"] for each in view["amendments"] if each["field"].startswith("tag.")]
-
-
 def _fused_line(fused: dict[str, Any]) -> str:
     fidelity = fused["fidelity"]
     mixed = bool(fused["with"]) or fused["scale"] is not None
@@ -324,34 +320,37 @@ def _fused_line(fused: dict[str, Any]) -> str:
     )
 
 
-@command("history")
+@command("history", table=True)
 @click.argument("task")
 def history_command(session: Session, task: str) -> None:
-    """Show the versions of a task, and how their validation loss moved.
+    """Show the versions of a task, and how their loss moved.
 
     What is yanked is marked, and so is what an alias holds.
     """
     versions = session.registry.history(task)
 
     def human() -> None:
-        right = ("version", "rank", "val loss", "change")
+        right = ("version", "val loss", "change", "age", "rank")
         table = session.table(
-            "version", "name", "base", "rank", "val loss", "change", "dataset", "by", "", right=right
-        )
+            "name", "version", "aliases", "state", "val loss", "change", "age", "by", "rank", "base", "dataset",
+            right=right, free=("aliases", "state", "base", "dataset"),
+        )  # fmt: skip
         for view in versions:
             change = view["val_loss_change"]
             table.add_row(
-                str(view["version"]),
                 cell(view["name"]),
-                cell(view["base"]),
-                cell(view["rank"]),
+                str(view["version"]),
+                held_by(view),
+                state_of(view),
                 marked(number(view["val_loss"]), view, "val_loss"),
                 "-" if change is None else f"{change:+.4g}",
-                marked(cell(view["dataset"]), view, "dataset"),
+                ago(view["created_at"]),
                 cell(view["created_by"]),
-                _marks(view),
+                cell(view["rank"]),
+                cell(view["base"]),
+                marked(cell(view["dataset"]), view, "dataset"),
             )
-        session.console.print(table)
+        session.print_table(table)
         explain_marks(session, versions, "val_loss", "dataset")
 
     session.emit(versions, names=[view["name"] for view in versions], human=human)

@@ -8,7 +8,7 @@ import click
 
 from .groups import Group
 from .session import Session, command
-from .text import cell, told
+from .text import ago, cell, told, when
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -19,7 +19,7 @@ _EMERGENCY = click.option(
 
 @click.group("alias", cls=Group)
 def alias_command() -> None:
-    """Move names such as `course_rec#prod` from one version to the next, and see who held them when."""
+    """Move names such as course_rec#prod; see who held them when."""
 
 
 def _print_move(session: Session, move: dict[str, Any]) -> None:
@@ -42,7 +42,10 @@ def _emit_move(session: Session, move: dict[str, Any]) -> None:
 @click.argument("alias", metavar="ALIAS")
 @_REASON
 def set_command(session: Session, reference: str, alias: str, reason: str) -> None:
-    """Let an alias of REF's task hold REF: `fusery alias set course_rec@2 prod`."""
+    """Let an alias of REF's task hold REF.
+
+    For example: fusery alias set course_rec@2 prod
+    """
     _emit_move(session, session.registry.set_alias(reference, alias, reason=reason))
 
 
@@ -64,18 +67,26 @@ def rollback_command(session: Session, alias: str, reason: str, emergency: bool)
     _emit_move(session, session.registry.roll_back(alias, reason=reason, emergency=emergency))
 
 
-@command("list")
+@command("list", table=True)
 @click.option("--task", metavar="T", help="Only of this task.")
 def list_command(session: Session, task: str | None) -> None:
     """List the aliases and what they hold."""
     aliases = session.registry.aliases(task)
 
     def human() -> None:
-        fields = ("alias", "adapter", "since", "by", "reason")
-        table = session.table(*fields, "")
+        titles = ("alias", "adapter", "state", "age", "by", "reason", "since")
+        table = session.table(*titles, right=("age",), free=("state", "reason"))
         for alias in aliases:
-            table.add_row(*(cell(alias[field]) for field in fields), told(alias))
-        session.console.print(table)
+            table.add_row(
+                cell(alias["alias"]),
+                cell(alias["adapter"]),
+                told(alias),
+                ago(alias["since"]),
+                cell(alias["by"]),
+                cell(alias["reason"] or None),
+                when(alias["since"]),
+            )
+        session.print_table(table)
         if not aliases:
             session.say("There is no alias. Hint: fusery alias set REF ALIAS")
 
@@ -84,7 +95,9 @@ def list_command(session: Session, task: str | None) -> None:
 
 @command("show")
 @_ALIAS
-@click.option("--at", metavar="DATE", help="What it held then; a day means its end, in UTC.")
+@click.option(
+    "--at", metavar="DATE", help="What it held then; a day means its end, in UTC, 7d seven days ago."
+)
 def show_command(session: Session, alias: str, at: str | None) -> None:
     """Show what an alias holds, or held at a date."""
     shown = session.registry.alias(alias, at=at)
@@ -103,17 +116,24 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
     session.emit(shown, names=[shown["adapter"] or ""], human=human)
 
 
-@command("history")
+@command("history", table=True)
 @_ALIAS
 def history_command(session: Session, alias: str) -> None:
     """Show every move of an alias, oldest first."""
     moves = session.registry.alias_history(alias)
 
     def human() -> None:
-        table = session.table("at", "from", "to", "by", "reason")
+        table = session.table("at", "to", "age", "by", "from", "reason", right=("age",), free=("reason",))
         for move in moves:
-            table.add_row(*(cell(move[field]) for field in ("at", "from", "to", "by", "reason")))
-        session.console.print(table)
+            table.add_row(
+                when(move["at"]),
+                cell(move["to"]),
+                ago(move["at"]),
+                cell(move["by"]),
+                cell(move["from"]),
+                cell(move["reason"] or None),
+            )
+        session.print_table(table)
 
     session.emit(moves, names=[move["to"] or "" for move in moves], human=human)
 
@@ -127,9 +147,9 @@ for _command in (set_command, remove_command, rollback_command, list_command, sh
 @_REASON
 @click.option("--undo", is_flag=True, help="Lift the yank.")
 def yank_command(session: Session, reference: str, reason: str, undo: bool) -> None:
-    """Withdraw an adapter: it stays on record, and is neither fused nor shipped any more.
+    """Withdraw an adapter: it is not fused or shipped any more.
 
-    What was made with it before is listed, since that is about already.
+    It stays on record.  What was made with it before is listed, since that is about already.
     """
     if undo:
         view = session.registry.unyank(reference, reason=reason)
@@ -165,7 +185,7 @@ def _subject(entry: dict[str, Any]) -> str:
     return cell(" ".join([*([entry["name"]] if entry["name"] else []), entry["subject"][:12]]))
 
 
-@command("events")
+@command("events", table=True)
 @click.option(
     "--ref",
     "reference",
@@ -173,7 +193,7 @@ def _subject(entry: dict[str, Any]) -> str:
     help="Only about this, by name or digest: an adapter and what it figures in, a base, a fused model, a bundle, an alias, "
     "a place.",
 )
-@click.option("--since", metavar="DATE", help="Only from then on.")
+@click.option("--since", metavar="DATE", help="Only from then on: 2026-03-01, or 7d for seven days ago.")
 @click.option("--action", metavar="ACTION", help="Only of this action, such as adapter.registered.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 def events_command(session: Session, **filters: Any) -> None:
@@ -181,16 +201,18 @@ def events_command(session: Session, **filters: Any) -> None:
     entries = session.registry.events(**filters)
 
     def human() -> None:
-        table = session.table("entry", "at", "by", "what", "to what", "told", right=("entry",))
+        titles = ("entry", "age", "by", "what", "to what", "told", "at")
+        table = session.table(*titles, right=("entry", "age"), free=("to what", "told"))
         for entry in entries:
             table.add_row(
                 str(entry["seq"]),
-                entry["at"][:19],
+                ago(entry["at"]),
                 cell(entry["actor"]),
                 entry["action"],
                 _subject(entry),
                 cell(entry["told"]) if entry["told"] else "",
+                when(entry["at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
 
     session.emit(entries, names=[entry["hash"] for entry in entries], human=human)

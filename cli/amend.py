@@ -24,10 +24,10 @@ from .session import Session, command
 @click.option("--clear", multiple=True, metavar="FIELD", help="A field that has no value; tag.KEY for a tag.")
 @click.option("--reason", default="", metavar="TEXT", help="Why; needed but for notes and tags.")
 def amend_command(session: Session, reference: str, **correction: Any) -> None:
-    """Correct what was said about an adapter; the log keeps what it was, who changed it and why.
+    """Correct what was said about an adapter.
 
-    Files, base and name are what an adapter is, and never change.  `fusery show REF --at DATE` shows what was on record
-    then.
+    The log keeps what it was, who changed it and why.  Files, base and name are what an adapter is, and never change.
+    `fusery show REF --at DATE` shows what was on record then.
     """
     view = session.registry.amend(reference, **correction).to_dict()
 

@@ -25,6 +25,11 @@ def is_amended(view: Mapping[str, Any], *fields: str) -> bool:
     return any(each["field"] in fields for each in view["amendments"])
 
 
+def tag_fields(view: Mapping[str, Any]) -> list[str]:
+    """Return the tags of an adapter that were amended, as fields."""
+    return [each["field"] for each in view["amendments"] if each["field"].startswith("tag.")]
+
+
 def explain_marks(session: Session, views: Iterable[Mapping[str, Any]], *fields: str) -> None:
     """Say below a table of adapters what its marks mean, if it has any."""
     explain_mark(session, any(is_amended(view, *fields) for view in views))

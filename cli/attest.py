@@ -38,10 +38,11 @@ def attest_command(
     key: Path | None,
     passphrase_file: Path | None,
 ) -> None:
-    """Write how something was made, for auditors: SLSA provenance, or a CycloneDX bill of materials.
+    """Write how something was made, for auditors.
 
-    It names each file that came out and each that went in by its SHA-256.  An adapter is told of as it was registered, a
-    fused model by its recipe, a bundle with all that is in it.  The same record gives the same bytes, unless signed.
+    The form is SLSA provenance, or a CycloneDX bill of materials.  It names each file that came out and each that went
+    in by its SHA-256.  An adapter is told of as it was registered, a fused model by its recipe, a bundle with all that
+    is in it.  The same record gives the same bytes, unless signed.
     """
     if force and output is None:
         raise click.UsageError("--force goes with -o.")

@@ -78,7 +78,7 @@ def audit_command(
     anchors: tuple[Path, ...],
     keys: tuple[Path, ...],
 ) -> int:
-    """Rehash and cross-check database, store and cache, and repair them.
+    """Rehash and cross-check database, store and cache; repair.
 
     Without REF everything is checked, several blobs at a time; an audit that was interrupted is taken up where it
     stopped.  Exit code 0 when all is well or was repaired, 1 when a problem is left.

@@ -16,14 +16,15 @@ from .text import size
     "--verify", is_flag=True, help="Read the blobs that are there already, and replace damaged ones."
 )
 def backup_command(session: Session, destination: str, verify: bool) -> None:
-    """Copy the database and all blobs to another place, or bring the copy there up to date.
+    """Copy the database and all blobs to another place.
 
-    DEST is a folder, or a URL like that of a store: s3://bucket/prefix, sftp://host/folder ...
+    A second time the copy there is brought up to date.  DEST is a folder, or a URL like that of a store:
+    s3://bucket/prefix, sftp://host/folder ...
 
     Others may work meanwhile: the copy is of one moment.  Blobs that are there already are not copied again.  An
     interrupted backup leaves the former one as it was.  Fused models in the cache are not part of it: `fuse` makes them
-    again.  Options for the file system at DEST are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON; those of the registry's
-    own store go to no other server.
+    again.  Options for the file system at DEST are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON; those of the
+    registry's own store go to no other server.
     """
     with session.progress("copying") as progress:
         made = session.registry.backup(
@@ -55,11 +56,11 @@ def restore_command(session: Session, source: str, own: bool) -> None:
     """Make this empty registry the one that a backup is of.
 
     SRC is what `backup` wrote.  Names, digests and the log are the same, whatever database and store this registry has.
-    Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.  Options for the
-    file system at SRC are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
+    Everything is verified; a backup that was damaged or changed is refused, and nothing is on record then.  Options for
+    the file system at SRC are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
 
-    Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing, approvals
-    in it are withdrawn, and admission looks at its adapters as if they were registered now.
+    Without --own a backup is somebody's word: fused models in it are foreign, its keys are trusted for nothing,
+    approvals in it are withdrawn, and admission looks at its adapters as if they were registered now.
     """
     with session.progress("copying") as progress:
         restored = session.registry.restore(

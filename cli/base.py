@@ -9,14 +9,15 @@ import click
 from fusery.registry.parsing import plural
 
 from .adapters import print_findings
+from .calibrate import calibrate_command
 from .groups import Group
 from .session import Session, command
-from .text import cell, count, size
+from .text import ago, cell, count, size
 
 
 @click.group("base", cls=Group)
 def base_command() -> None:
-    """Add, list and show base models."""
+    """Add, list, show and calibrate base models."""
 
 
 @command("add")
@@ -51,27 +52,30 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
     session.emit(view, names=[view["name"]], human=human)
 
 
-@command("list")
+@command("list", table=True)
 def list_(session: Session) -> None:
     """List base models."""
     bases = session.registry.bases()
 
     def human() -> None:
         table = session.table(
-            "name", "type", "parameters", "dtype", "bits", "size", "digest", right=("parameters", "size")
-        )
+            "name", "type", "parameters", "size", "dtype", "bits", "age", "by", "digest",
+            right=("parameters", "size", "bits", "age"),
+        )  # fmt: skip
         for base in bases:
             bits = str(base["quantization"].get("bits", "-")) if base["quantization"] else "-"
             table.add_row(
                 cell(base["name"]),
                 cell(base["model_type"]),
                 count(base["parameters"]),
+                size(base["bytes"]),
                 base["dtype"],
                 bits,
-                size(base["bytes"]),
+                ago(base["created_at"]),
+                cell(base["created_by"]),
                 base["digest"][:12],
             )
-        session.console.print(table)
+        session.print_table(table)
 
     session.emit(bases, names=[base["name"] for base in bases], human=human)
 
@@ -126,6 +130,5 @@ def _quantization(value: dict[str, Any] | None) -> str:
     )
 
 
-base_command.add_command(add)
-base_command.add_command(list_)
-base_command.add_command(show)
+for _command in (add, list_, show, calibrate_command):
+    base_command.add_command(_command)

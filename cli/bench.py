@@ -14,7 +14,7 @@ from .session import Session, command
 from .text import number, share, size
 
 
-@command("bench")
+@command("bench", table=True)
 @click.argument("reference", metavar="REF")
 @click.option(
     "--precision",
@@ -53,9 +53,10 @@ def bench_command(
     force: bool,
     **numbers: Any,
 ) -> int:
-    """Measure size, load time, first token, tokens a second and peak memory: base, adapter, fused.
+    """Measure size, load time, speed and memory of each form.
 
-    Each measurement is a process of its own.  It ends with what to ship, and why.  What was measured is kept in the log.
+    Size, load time, first token, tokens a second and peak memory, of the base, the adapter and what is fused.  Each
+    measurement is a process of its own.  It ends with what to ship, and why.  What was measured is kept in the log.
 
     Exit code 3 when --last finds nothing.
     """
@@ -80,10 +81,10 @@ def bench_command(
 
 def _print(session: Session, view: dict[str, Any]) -> None:
     right = ("weights", "load", "first token", "tokens/s", "peak memory", "retained")
-    table = session.table("form", *right, "", right=right)
+    table = session.table("form", "", *right, right=right, free=("",))
     for row in view["rows"]:
         table.add_row(*_cells(row, view["choice"]))
-    session.console.print(table)
+    session.print_table(table)
     machine = view["machine"]
     session.print(
         f"{view['adapter']} on {view['base']}; {machine['processor']}, {plural(machine['cores'], 'core')}, mlx {machine['mlx']}; "
@@ -98,15 +99,15 @@ def _print(session: Session, view: dict[str, Any]) -> None:
 
 def _cells(row: dict[str, Any], choice: str | None) -> list[str]:
     if row["error"] is not None:
-        return [row["label"], size(row["bytes"]), "-", "-", "-", "-", "-", row["error"]]
+        return [row["label"], row["error"], size(row["bytes"]), "-", "-", "-", "-", "-"]
     fidelity = row["fidelity"]
     return [
         row["label"],
+        "<- ship this" if row["label"] == choice else "",
         size(row["bytes"]),
         f"{row['load_seconds']:.2f} s",
         f"{1000 * row['first_token_seconds']:.0f} ms",
         number(row["tokens_per_second"]),
         size(row["peak_bytes"]),
         "-" if fidelity is None else share(fidelity["retained"]),
-        "<- ship this" if row["label"] == choice else "",
     ]

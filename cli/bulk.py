@@ -12,6 +12,8 @@ from .session import Session
 from .text import cell
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from fusery.registry.bulk.work import Done
 
 
@@ -63,28 +65,15 @@ def counting(session: Session, label: str) -> Iterator[Callable[[int, int], None
     if session.quiet or session.json or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from .terminal import bar
 
-    bar = Progress(
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task(label, total=None)
+    def columns() -> list[ProgressColumn]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-    def told(done: int, total: int) -> None:
-        bar.start()  # not before: another bar may be drawn first
-        bar.update(task, completed=done, total=total)
+        return [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
 
-    try:
+    with bar(label, columns, lambda done, total: f"{done}/{total}") as told:
         yield told
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 def report(session: Session, done: Done, *, verb: str, adapter: Callable[[dict[str, Any]], str]) -> int:

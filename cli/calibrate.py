@@ -1,4 +1,4 @@
-"""`fusery calibrate`: what a base's layers get to see, so that rounding can keep clear of it."""
+"""`fusery base calibrate`: what a base's layers get to see, so that rounding can keep clear of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .text import cell, count, size
     help="JSON lines as mlx_lm.lora takes, or text with one prompt a line; default: a built-in set.",
 )
 def calibrate_command(session: Session, base: str, prompts: Path | None) -> None:
-    """Have a base read some text, which makes --precision dither quieter.
+    """Let a base read some text; --precision dither gets quieter.
 
     dither writes an adapter into a base that stays quantised as it is, and rounding adds noise.  With a calibration the
     noise goes where the base does not look: the base reads the prompts once, and what its layers multiply is kept in

@@ -13,7 +13,7 @@ from fusery.registry.parsing import plural
 from .fuse import make_request, request_options
 from .groups import Group
 from .session import Session, command
-from .text import cell, count, size, told
+from .text import ago, cell, count, size, told
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
@@ -67,10 +67,13 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
 
 @click.group("cache", cls=Group)
 def cache_command() -> None:
-    """List, prune and pin this machine's fused models, and explain hits and misses."""
+    """List, prune, pin and explain this machine's fused models.
+
+    explain says why a fuse is a hit or a miss.
+    """
 
 
-@command("list")
+@command("list", table=True)
 def list_(session: Session) -> None:
     """List the fused models in the cache, least recently used first."""
     document = session.registry.cache()
@@ -78,19 +81,20 @@ def list_(session: Session) -> None:
 
     def human() -> None:
         table = session.table(
-            "adapter", "precision", "size", "last used", "stays", "key", "", right=("size",)
-        )
+            "adapter", "precision", "size", "key", "unused", "state", "stays",
+            right=("size", "unused"), free=("state", "stays"),
+        )  # fmt: skip
         for entry in entries:
             table.add_row(
                 cell(entry["combined"]),
                 cell(entry["format"]),
                 size(entry["bytes"]),
-                entry["last_used"],
-                cell(_stays(entry)),
                 entry["key"][:12],
+                ago(entry["last_used"]),
                 told(entry),
+                cell(_stays(entry)),
             )
-        session.console.print(table)
+        session.print_table(table)
         session.print(
             f"{size(document['bytes'])} in {document['path']}, the limit is {size(document['limit_bytes'])}"
         )
@@ -108,7 +112,7 @@ def _stays(entry: dict[str, Any]) -> list[str]:
 @_DRY_RUN
 @_YES
 def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> None:
-    """Remove what was not used for longest, until the cache has at most SIZE.
+    """Remove what was not used for longest, down to SIZE.
 
     SIZE is 500MB, 20GiB, 0; without it, the setting cache_limit.  Pinned models, those that an alias stands for and
     those being read stay.  What was removed is made again when it is asked for.
@@ -167,9 +171,10 @@ def _pin(
 @click.argument("reference", metavar="KEY_OR_REF")
 @request_options
 def explain(session: Session, reference: str, **options: Any) -> None:
-    """Say why a fuse is a hit or a miss: what makes its key, and what of it is here.
+    """Say why a fuse is a hit or a miss.
 
-    KEY_OR_REF is a fused artifact by key or digest, or an adapter; the options are those of fuse.
+    It shows what makes its key, and what of it is here.  KEY_OR_REF is a fused artifact by key or digest, or an
+    adapter; the options are those of fuse.
     """
     document = session.registry.explain(reference, make_request(options))
 

@@ -15,7 +15,7 @@ from .text import cell, count, number, share
 _SHORT_DIGEST = 12
 
 
-@command("diff")
+@command("diff", table=True)
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--weights", is_flag=True, help="Compare the weights too, module by module.")
@@ -52,7 +52,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     session.emit(difference, names=list(difference["changed"]), human=human)
 
 
-@command("compare")
+@command("compare", table=True)
 @click.argument("references", metavar="TASK|REF...", nargs=-1, required=True)
 @click.option(
     "--plot",
@@ -62,9 +62,10 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def compare_command(session: Session, references: tuple[str, ...], plot: Path | None, force: bool) -> None:
-    """Show everything that differs between two or more adapters, or all versions of a TASK.
+    """Compare two or more adapters, or all versions of a task.
 
-    Compared are the records, the training configuration, and the newest model fused from each.
+    Two or more adapters are compared in everything that differs; a TASK stands for all of its versions.  Compared are
+    the records, the training configuration, and the newest model fused from each.
     """
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")
@@ -91,12 +92,13 @@ def _print_fields(
     if not fields:
         session.print("Nothing differs.")
         return
-    table = session.table("", *(cell(name) for name in names))
+    titles = [cell(name) for name in names]
+    table = session.table("", *titles, free=titles)
     for field, values in fields.items():
         marked = amended.get(field, [])
         cells = zip(names, values, strict=True)
         table.add_row(cell(field), *(_shown(field, value) + MARK * (name in marked) for name, value in cells))
-    session.console.print(table)
+    session.print_table(table)
     explain_mark(session, any(field in amended for field in fields))
 
 
@@ -158,7 +160,7 @@ def _print_modules(session: Session, modules: list[dict[str, Any]]) -> None:
             share(module["overlap_out"]),
             *([number(magnitudes.get("relative_change"))] if dora else []),
         )
-    session.console.print(table)
+    session.print_table(table)
 
 
 def _most_changed_first(module: dict[str, Any]) -> float:

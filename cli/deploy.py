@@ -8,14 +8,14 @@ import click
 
 from .groups import Group
 from .session import Session, command
-from .text import cell, told
+from .text import ago, cell, told, when
 
 _PLACES = click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 
 
 @click.group("deploy", cls=Group)
 def deploy_command() -> None:
-    """Record where something runs, and see what ran where at any date."""
+    """Record where something runs; see what ran where when."""
 
 
 @command("record")
@@ -24,10 +24,11 @@ def deploy_command() -> None:
 @click.option("--note", default="", metavar="TEXT", help="A note for people.")
 @click.option("--replace", is_flag=True, help="What ran at PLACE until now does not any more.")
 def record_command(session: Session, reference: str, place: str, note: str, replace: bool) -> None:
-    """Say that an adapter, a fused model or a bundle runs at a place from now on.
+    """Say that REF or a bundle runs at a place from now on.
 
-    BUNDLE is where it was written, or its digest.  PLACE is a name of yours: a host, a cluster and service.  Nothing is
-    deployed by this, it is written down: a pipeline says so after it has deployed.
+    REF is an adapter or a fused model.  BUNDLE is where it was written, or its digest.  PLACE is a name of yours: a
+    host, a cluster and service.  Nothing is deployed by this, it is written down: a pipeline says so after it has
+    deployed.
     """
     view = session.registry.record_deployment(reference, place, note=note, replace=replace)
 
@@ -46,7 +47,10 @@ def record_command(session: Session, reference: str, place: str, note: str, repl
 @click.option("--ref", "reference", metavar="REF|BUNDLE", help="Only this one of those that run there.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 def end_command(session: Session, places: tuple[str, ...], reference: str | None, reason: str) -> None:
-    """Say that nothing runs at a place any more, or one thing of several."""
+    """Say that nothing runs at a place any more.
+
+    Or, with --ref, one thing of several.
+    """
     ended = session.registry.end_deployments(places, reference=reference, reason=reason)
 
     def human() -> None:
@@ -58,8 +62,8 @@ def end_command(session: Session, places: tuple[str, ...], reference: str | None
     session.emit(ended, names=[view["id"] for view in ended], human=human)
 
 
-@command("list")
-@click.option("--at", metavar="DATE", help="What ran then; a day means its end, in UTC.")
+@command("list", table=True)
+@click.option("--at", metavar="DATE", help="What ran then; a day means its end, in UTC, 7d seven days ago.")
 @click.option("--all", "every", is_flag=True, help="Also what was ended.")
 @click.option("--place", metavar="PLACE", help="Only there.")
 @click.option("--ref", "reference", metavar="REF|BUNDLE", help="Only this.")
@@ -70,19 +74,21 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
     rows = session.registry.deployments(at=at, every=every, **chosen)
 
     def human() -> None:
-        table = session.table("place", "runs", "digest", "since", "until", "by", "note", "")
+        titles = ("place", "runs", "state", "age", "by", "until", "note", "digest", "since")
+        table = session.table(*titles, right=("age",), free=("state", "note"))
         for row in rows:
             table.add_row(
                 cell(row["place"]),
                 cell(_what(row)),
-                row["digest"][:12],
-                row["at"],
-                cell(row["ended_at"]),
-                cell(row["by"]),
-                cell(row["note"] or None),
                 told(row),
+                ago(row["at"]),
+                cell(row["by"]),
+                when(row["ended_at"]),
+                cell(row["note"] or None),
+                row["digest"][:12],
+                when(row["at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
         if not rows:
             session.say("Nothing is on record there. Hint: fusery deploy record REF PLACE")
 

@@ -36,28 +36,30 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@command("push")
+@command("push", table=True)
 @click.argument("reference", metavar="REF")
 @click.option("--to", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
 @_options
 def push_command(session: Session, reference: str, **options: Any) -> None:
-    """Copy an adapter to another registry, with its base, data and parents, as far as they are missing there.
+    """Copy an adapter to another registry.
 
-    REF may also be a task, for all of its versions, a base model, or a fused artifact.  Digests, names, versions and
-    lineage stay what they are; the log there says where each thing came from.  Options for the other store's file system
-    are taken from FUSERY_OTHER_STORE_OPTIONS, as JSON.
+    Its base, data and parents go along, as far as they are missing there.  REF may also be a task, for all of its
+    versions, a base model, or a fused artifact.  Digests, names, versions and lineage stay what they are; the log there
+    says where each thing came from.  Options for the other store's file system are taken from
+    FUSERY_OTHER_STORE_OPTIONS, as JSON.
     """
     _run(session, session.registry.push, reference, "pushing", options)
 
 
-@command("pull")
+@command("pull", table=True)
 @click.argument("reference", metavar="REF")
 @click.option("--from", "home", type=click.Path(), metavar="HOME", help="The other registry's home folder.")
 @_options
 def pull_command(session: Session, reference: str, **options: Any) -> None:
-    """Copy an adapter from another registry, with its base, data and parents, as far as they are missing here.
+    """Copy an adapter from another registry.
 
-    REF is what it is called there; see `fusery push`.
+    Its base, data and parents come along, as far as they are missing here.  REF is what it is called there; see `fusery
+    push`.
     """
     _run(session, session.registry.pull, reference, "pulling", options)
 
@@ -87,16 +89,16 @@ def _run(
 
 
 def _print(session: Session, document: dict[str, Any]) -> None:
-    table = session.table("kind", "name", "digest", "state", "bytes", right=("bytes",))
+    table = session.table("name", "kind", "state", "bytes", "digest", right=("bytes",), free=("state",))
     states = {"copied": "would be copied", "completed": "would be completed"} if document["dry_run"] else {}
     for item in document["items"]:
         name = item["there"] if item["there"] == item["name"] else f"{item['name']} (there: {item['there']})"
         state = states.get(item["state"], item["state"])
         reason = f": {item['reason']}" if item["reason"] else ""
         table.add_row(
-            item["kind"], cell(name), item["digest"][:12], cell(state + reason), size(item["bytes"])
+            cell(name), item["kind"], cell(state + reason), size(item["bytes"]), item["digest"][:12]
         )
-    session.console.print(table)
+    session.print_table(table)
     for item in document["items"]:
         for each in item["withdrawals"]:
             session.note(f"{item['there']}: {each['told']}")

@@ -27,9 +27,10 @@ _FORMATS = ("mlx", "peft")
 def export_command(
     session: Session, reference: str, destination: Path, form: str | None, force: bool
 ) -> None:
-    """Write an adapter's folder, ready for git: weights, configuration, metadata, model card.
+    """Write an adapter's folder, ready for git.
 
-    The folder is called adapters_NAME and is written into DIR.
+    It holds weights, configuration, metadata and a model card.  The folder is called adapters_NAME and is written into
+    DIR.
     """
     exported = session.registry.export(reference, destination, form=form, force=force, say=session.say)
     document = exported.to_dict()
@@ -50,9 +51,9 @@ def export_command(
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--base", metavar="NAME", help="Base model to register it on; default: the one it was on.")
 def import_command(session: Session, folder: Path, base: str | None) -> None:
-    """Take in a folder that export wrote: the same digest, name, version and facts.
+    """Take in a folder that export wrote.
 
-    DIR is an adapters_NAME folder.
+    Digest, name, version and facts are the same again.  DIR is an adapters_NAME folder.
     """
     registered = session.registry.import_folder(folder, base=base)
     view = {**registered.view, "created": registered.created}

@@ -14,7 +14,7 @@ from .text import cell, foreign_fact, number, share, size, times, told
 _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-fidelity"}
 
 
-@command("fidelity")
+@command("fidelity", table=True)
 @click.argument("reference", metavar="REF")
 @click.option(
     "--formats",
@@ -45,10 +45,10 @@ _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-
 def fidelity_command(
     session: Session, reference: str, formats: bool, plot: Path | None, force: bool, **wanted: Any
 ) -> None:
-    """Show how much of an adapter a fused model holds, or what to ship it as.
+    """Show how much of an adapter a fused model holds.
 
-    REF is a fused artifact by its digest or key, or an adapter, which stands for the newest model fused from it.
-    With --formats REF is an adapter that need not be fused yet.
+    Or, with --formats, what to ship an adapter as.  REF is a fused artifact by its digest or key, or an adapter, which
+    stands for the newest model fused from it.  With --formats REF is an adapter that need not be fused yet.
     """
     if formats:
         if plot is not None or force:
@@ -100,7 +100,7 @@ def _print_modules(session: Session, modules: Iterable[dict[str, Any]]) -> None:
             number(module["relative_error"]),
             number(module["norm"]),
         )
-    session.console.print(table)
+    session.print_table(table)
 
 
 def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
@@ -111,10 +111,10 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
 
     def human() -> None:
         right = ("weights", "of the base", "retained", "cosine", "noise")
-        table = session.table("format", *right, "verdict", "", right=right)
+        table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
         for row in found["formats"]:
             table.add_row(*_cells(row))
-        session.console.print(table)
+        session.print_table(table)
         session.say(_advice(found))
 
     session.emit(found, names=[row["format"] for row in found["formats"]], human=human)
@@ -123,16 +123,16 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
 def _cells(row: dict[str, Any]) -> list[str]:
     fidelity = row["fidelity"]
     if fidelity is None:
-        return [row["format"], "-", "-", "-", "-", "-", row["reason"], ""]
+        return [row["format"], row["reason"], "", "-", "-", "-", "-", "-"]
     return [
         row["format"],
+        fidelity["verdict"],
+        " ".join([*(["<- auto"] if row["chosen"] else []), *([] if row["sampled"] else ["on record"])]),
         size(row["bytes"]),
         times(row["times_base"]),
         share(fidelity["retained"]),
         number(fidelity["cosine"]),
         share(fidelity["noise"]),
-        fidelity["verdict"],
-        " ".join([*(["<- auto"] if row["chosen"] else []), *([] if row["sampled"] else ["on record"])]),
     ]
 
 

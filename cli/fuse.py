@@ -97,9 +97,10 @@ def make_request(options: dict[str, Any]) -> Any:
 )
 @request_options
 def fuse_command(session: Session, reference: str | None, publish: str | None, **options: Any) -> int:
-    """Fuse an adapter into its base; a second time it comes from the cache.
+    """Fuse an adapter into its base.
 
-    With --all, many adapters are fused, each once; what fails is named, and the same command goes on with the rest.
+    A second time it comes from the cache.  With --all, many adapters are fused, each once; what fails is named, and the
+    same command goes on with the rest.
 
     Exit code 1 when the fused weights would not hold what the adapter learned.
     """

@@ -80,7 +80,18 @@ def unknown(ctx: click.Context, word: str, known: Collection[str], meant: str | 
 
 
 class Group(click.Group):
-    """A group that answers an unknown command as `fusery` itself does."""
+    """A group that answers an unknown command as `fusery` itself does, and whose help cuts no line off."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands, each with the whole first line of its help."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, (command.help or "").partition("\n")[0]) for name, command in self.commands.items()]
+            )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which they were added, which is that of use."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

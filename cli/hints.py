@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .commands import COMMANDS
+from .commands import COMMANDS, FORMER
 from .installed import as_installed
 
 _COMMAND = re.compile(
-    rf"(?<![\w./-])fusery (?=(?P<home>--home )|(?:--debug )?(?:{'|'.join(COMMANDS)})(?![\w-]))(?![^;:]*, there\b)"
+    rf"(?<![\w./-])fusery (?=(?P<home>--home )|(?:--debug )?(?:{'|'.join((*COMMANDS, *FORMER))})(?![\w-]))(?![^;:]*, there\b)"
 )
 """A command of this program; not one that is to be run at another registry, `fusery audit, there`."""
 

@@ -35,7 +35,7 @@ def init_command(session: Session) -> None:
 
 @command("doctor")
 def doctor_command(session: Session) -> int:
-    """Show every setting and where it came from, and check each part.
+    """Show every setting, where it is from, and check each part.
 
     Exit code 1 when a part has a problem.
     """
@@ -55,12 +55,12 @@ def doctor_command(session: Session) -> int:
 
 @click.group("db", cls=Group)
 def db_command() -> None:
-    """Upgrade, show and check the database's schema; who may do what in it."""
+    """Upgrade and check the database's schema; print grants."""
 
 
 @command("upgrade")
 def upgrade(session: Session) -> None:
-    """Bring the database's schema to the version that this program needs."""
+    """Bring the database's schema to the version needed here."""
     from fusery.registry.audit.upgrade import upgrade as bring_up
 
     done = bring_up(session.registry.workspace)
@@ -82,7 +82,7 @@ def upgrade(session: Session) -> None:
 
 @command("current")
 def current(session: Session) -> None:
-    """Show which schema the database has, and which one this program needs."""
+    """Show the schema's version, and the one that is needed."""
     state = session.registry.schema()
     document = {"current": state.current, "head": state.head, "status": state.status}
     session.emit(
@@ -119,9 +119,10 @@ def check(session: Session) -> int:
 @click.option("--role", type=click.Choice(_ROLES), help="Only this role.")
 @click.option("--user", metavar="NAME", help="A login to make a member of the role.")
 def grants(session: Session, role: str | None, user: str | None) -> None:
-    """Print the SQL that gives a reader, a publisher and an admin their rights, for PostgreSQL.
+    """Print the SQL that gives roles their rights in PostgreSQL.
 
-    Nothing is changed: give it to psql as the owner of the database, and again after `fusery db upgrade`.
+    The roles are a reader, a publisher and an admin.  Nothing is changed: give it to psql as the owner of the database,
+    and again after `fusery db upgrade`.
     """
     chosen = next((known for known in _ROLES if known == role), None)
     script = session.registry.grants(chosen, user=user)

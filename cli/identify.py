@@ -29,13 +29,13 @@ CODES = {"known": 0, "unknown": 1, "inconclusive": 3, "near": 3}
     help="Read what is on record anew, and trust no digest of a tensor that was kept.",
 )
 def identify_command(session: Session, path: str, strict: bool, fresh: bool) -> int:
-    """Find out what a folder, an archive, a safetensors or GGUF file is, and what was changed in it.
+    """Find out what a folder or file is, and what was changed.
 
-    First by what it says of itself, and whether that is so; then by digests of files, then by those of tensors, so that it
-    may be renamed, cut into other files, stripped of its metadata or converted.  What is on record is read once for that,
-    when it could be what was found.  Exit codes: 0 it is known, 1 it is unknown, 3 unknown, but something on record that
-    it could be is not here to be compared with, or its numbers were rounded elsewhere, as quantising does, and it is said
-    what they are nearest to.
+    It may be a folder, an archive, a safetensors or a GGUF file.  It is found by what it says of itself, if that is so;
+    then by digests of files, then by those of tensors, so that it may be renamed, cut into other files, stripped of its
+    metadata or converted.  What is on record is read once for that, when it could be what was found.  Exit codes: 0 it
+    is known, 1 it is unknown, 3 unknown, but something on record that it could be is not here to be compared with, or
+    its numbers were rounded elsewhere, as quantising does, and it is said what they are nearest to.
     """
     from fusery.registry.identification import Begun
 

@@ -17,10 +17,11 @@ _SHOWN = 20
 @command("impact")
 @click.argument("subject", metavar="base:NAME|dataset:NAME|adapter:REF")
 def impact_command(session: Session, subject: str) -> None:
-    """List what stands on a base, a dataset or an adapter: adapters, fused models, bundles, aliases, places.
+    """List what stands on a base, a dataset or an adapter.
 
-    Adapters that were continued from one count, and so do sums of adapters with one in them.  It is what to look at when
-    a base is withdrawn, a dataset turns out to be bad, or an adapter is yanked.
+    Adapters, fused models, bundles, aliases and places are listed.  Adapters that were continued from one count, and so
+    do sums of adapters with one in them.  It is what to look at when a base is withdrawn, a dataset turns out to be
+    bad, or an adapter is yanked.
     """
     found = session.registry.impact(subject).to_dict()
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from .commands import COMMANDS
+from .commands import COMMANDS, FORMER, SECTIONS
 
 try:
     from typing import TYPE_CHECKING, Any, NoReturn
@@ -50,14 +50,15 @@ class CommandTable(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of use."""
+        """Return the names in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command."""
-        if cmd_name not in COMMANDS:
+        found = COMMANDS.get(cmd_name) or FORMER.get(cmd_name)
+        if found is None:
             return None
-        module = importlib.import_module(f"fusery.cli.{COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"fusery.cli.{found[0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
@@ -65,16 +66,18 @@ class CommandTable(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command, or name the one that may be meant."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS | FORMER and not args[0].startswith("-"):
             from .groups import MEANT, unknown
 
             raise unknown(ctx, args[0], COMMANDS, MEANT.get(args[0].casefold()))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        """Write the table of commands, in sections, without importing any."""
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in commands.items()])
 
 
 def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -112,7 +115,9 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
     Exit codes: 0 done, 1 a check failed, 2 bad input or usage, 3 inconclusive, 130 interrupted, 143 ended by SIGTERM.
     """
     from .session import Session
+    from .terminal import has_colours
 
+    ctx.color = None if has_colours() else False
     ctx.obj = ctx.with_resource(Session(home=home, debug=debug, hints=ctx.obj))
 
 

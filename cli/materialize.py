@@ -34,7 +34,13 @@ TARGETS = (
 @command("materialize")
 @click.argument("words", metavar="[REF...] DEST", nargs=-1, required=True)
 @bulk_options
-@click.option("--target", type=click.Choice(TARGETS), default="model", help="What to write.")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="model",
+    metavar="TARGET",
+    help="What to write: one of the above; default: model.",
+)
 @click.option(
     "--fused/--unfused",
     default=None,
@@ -93,24 +99,26 @@ def materialize_command(
     card: Path | None,
     **options: Any,
 ) -> int:
-    """Write a deployable bundle of an adapter, or of several that stand on one base.
+    """Write a deployable bundle of one adapter, or of several.
 
-    DEST is a folder that does not exist yet, the file of an archive (.tar.zst or .tar.gz), or a URL as a store can have.
-    With --all it has {name} in it, which becomes each adapter's name; bundles that stand there already, as recorded, are
-    left as they are.
+    Several adapters of one bundle stand on one base.  DEST is a folder that does not exist yet, the file of an archive
+    (.tar.zst or .tar.gz), or a URL as a store can have.  With --all it has {name} in it, which becomes each adapter's
+    name; bundles that stand there already, as recorded, are left as they are.
 
     \b
-    model    a folder for mlx-lm and transformers
-    archive  the same in one compressed file
-    docker   a folder that builds an image with an OpenAI-compatible server
-    adapters one base, several adapters, and a server that chooses one for each request
-    vllm     adapters in PEFT's form, or a fused model, and how vLLM is started with them
-    lorax    adapters in PEFT's form, with factors in every layer, for LoRAX
-    ollama   a Modelfile and GGUF files: a fused model, or the base and an adapter
-    llamacpp GGUF files for llama.cpp: the base and each adapter, or a fused model
-    gguf     a fused model as one GGUF file
-    oci      a fused model as an OCI image layout; DEST oci://REGISTRY/REPOSITORY:TAG pushes it
-    hub      a fused model, or an adapter in PEFT's form, as a repository; DEST hf://OWNER/NAME uploads it
+    model     a folder for mlx-lm and transformers
+    archive   the same in one compressed file
+    docker    a folder that builds an image with an OpenAI-compatible server
+    adapters  one base, several adapters, a server that chooses for each request
+    vllm      adapters in PEFT's form, or a fused model, and how vLLM is started
+    lorax     adapters in PEFT's form, with factors in every layer, for LoRAX
+    ollama    a Modelfile and GGUF files: a fused model, or base and adapter
+    llamacpp  GGUF files for llama.cpp: the base and adapters, or a fused model
+    gguf      a fused model as one GGUF file
+    oci       a fused model as an OCI image layout;
+              DEST oci://REGISTRY/REPOSITORY:TAG pushes it
+    hub       a fused model, or an adapter in PEFT's form, as a repository;
+              DEST hf://OWNER/NAME uploads it
     """  # noqa: D301 (click wants the character, not a backslash)
     from fusery.registry.bundles import Choices
 

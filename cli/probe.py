@@ -20,7 +20,7 @@ _PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _WORST = 3
 
 
-@command("probe")
+@command("probe", table=True)
 @click.argument("reference", metavar="REF")
 @click.option(
     "--against",
@@ -98,10 +98,11 @@ def probe_command(
             ]
         )
         session.print()
-        table = session.table("where they differ most", "KL", "same", right=("KL", "same"))
+        titles = ("KL", "same", "where they differ most")
+        table = session.table(*titles, right=titles[:2], free=titles[2:])
         for row in sorted(found.rows, key=lambda row: -row.kl)[:_WORST]:
-            table.add_row(row.prompt, number(row.kl), share(row.top1_agreement))
-        session.console.print(table)
+            table.add_row(number(row.kl), share(row.top1_agreement), row.prompt)
+        session.print_table(table)
 
     session.emit(found.to_dict(), names=[found.a.name, found.b.name], human=human)
     if found.about.of_task is False:

@@ -20,7 +20,9 @@ _MARKS = {"passed": "passed", "failed": "FAILED", "unknown": "unknown"}
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 @click.option("--dry-run", is_flag=True, help="Evaluate the rules only; nothing is moved or logged.")
 def promote_command(session: Session, reference: str, alias: str, reason: str, dry_run: bool) -> int:
-    """Let an alias hold REF if REF fulfils every rule of the alias, and say which it does not.
+    """Let an alias hold REF if REF fulfils its rules.
+
+    It is said which rule REF does not fulfil.
 
     Exit code 0 when it does, 1 when a rule failed, 3 when one cannot be decided.  A refusal is in the log, with its
     reasons.
@@ -61,7 +63,10 @@ def _sentence(found: dict[str, Any]) -> str:
 @click.option("--note", default="", metavar="TEXT", help="What was looked at, for the log.")
 @click.option("--withdraw", is_flag=True, help="Take the own approval back.")
 def approve_command(session: Session, reference: str, alias: str, note: str, withdraw: bool) -> None:
-    """Approve of an alias holding REF, for a rule that asks for approvals; not of one's own adapter."""
+    """Approve of an alias holding REF.
+
+    This is for a rule that asks for approvals; nobody approves of their own adapter.
+    """
     if withdraw:
         view = session.registry.withdraw_approval(reference, alias, note=note)
     else:

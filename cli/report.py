@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="With --html: replace the file.")
 @click.option("--audit", is_flag=True, help="Read all bytes, too, and not the log and the records alone.")
 def report_command(session: Session, subject: str | None, html: Path | None, force: bool, audit: bool) -> int:
-    """Write what is on record of a task, an adapter or everything as one HTML page.
+    """Write what is on record as one HTML page.
 
-    At its top the page says which version holds each alias and why.  It has versions and their validation loss,
-    learning curves, who held which alias when, rules, approvals and refusals, lineage, fidelity, signatures,
-    deployments, withdrawals, and what an audit of the log and the records found.  It is one file that
-    loads nothing, for screen, phone and paper.  Without TASK or REF it is about the whole registry.
+    It is about a task, an adapter or everything.  At its top the page says which version holds each alias and why.  It
+    has versions and their validation loss, learning curves, who held which alias when, rules, approvals and refusals,
+    lineage, fidelity, signatures, deployments, withdrawals, and what an audit of the log and the records found.  It is
+    one file that loads nothing, for screen, phone and paper.  Without TASK or REF it is about the whole registry.
 
     Exit code 1 when the page was written and the audit in it found a problem.
     """

@@ -10,7 +10,7 @@ import click
 
 from .groups import Group
 from .session import Session, command
-from .text import cell
+from .text import ago, cell, when
 
 _TARGET = click.argument("target", metavar="ALIAS|TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -19,7 +19,10 @@ _DRY = click.option("--dry-run", is_flag=True, help="Show it only; nothing is wr
 
 @click.group("rules", cls=Group)
 def rules_command() -> None:
-    """Say what an adapter has to fulfil before an alias such as prod may hold it; `promote` asks for it."""
+    """Say what an adapter has to fulfil to hold an alias.
+
+    An alias such as prod is guarded by its rules; `promote` asks for them.
+    """
 
 
 @command("set")
@@ -75,8 +78,8 @@ def set_command(
 ) -> None:
     """Give an alias these rules instead of those that it had.
 
-    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for, and an
-    alias that was open is guarded again without --open.
+    ALIAS alone is for every task; rules for TASK#ALIAS come before those.  A rule that is not named is not asked for,
+    and an alias that was open is guarded again without --open.
     """
     rules: dict[str, Any] = {}
     if file is not None:
@@ -112,22 +115,24 @@ def show_command(session: Session, target: str) -> None:
     session.emit(shown, names=[shown["alias"]], human=lambda: _print(session, shown))
 
 
-@command("list")
+@command("list", table=True)
 def list_command(session: Session) -> None:
     """List the rules of all aliases."""
     found = session.registry.all_rules()
 
     def human() -> None:
-        table = session.table("alias", "guarded", "rules", "since", "by")
+        titles = ("alias", "guarded", "age", "by", "rules", "since")
+        table = session.table(*titles, right=("age",), free=("rules",))
         for row in found:
             table.add_row(
                 cell(row["alias"]),
                 cell(row["guarded"]),
-                cell(row["rules"]),
-                cell((row["at"] or "")[:19]),
+                ago(row["at"]),
                 cell(row["by"]),
+                cell(row["rules"]),
+                when(row["at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
         if not found:
             session.say("There are no rules. Hint: fusery rules set prod --approvals 1")
 

@@ -58,10 +58,10 @@ def serve_command(
     fused: bool,
     accept_foreign: bool,
 ) -> int:
-    """Serve adapters of one base with OpenAI's API; aliases are followed as they move.
+    """Serve adapters of one base with OpenAI's API.
 
-    Each adapter can be asked for as REF, by its full name and by its task.  Ctrl-C ends the server when what is being
-    answered is answered.
+    Aliases are followed as they move.  Each adapter can be asked for as REF, by its full name and by its task.  Ctrl-C
+    ends the server when what is being answered is answered.
     """
     from fusery.registry.serving.serve import ServeRequest
 

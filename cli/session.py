@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from .completing import Recorded
-from .text import one_line
+from .text import one_line, size
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.progress import ProgressColumn
 
     from fusery.registry import Registry
 
     from .hints import Hints
+    from .tables import Table
 
 
 class Session:
@@ -33,6 +33,7 @@ class Session:
         self.debug = debug
         self.json = False
         self.quiet = False
+        self.wide = False
 
     def __enter__(self) -> Self:
         return self
@@ -49,13 +50,6 @@ class Session:
         from fusery.registry import Registry
 
         return Registry.open(self._home)
-
-    @cached_property
-    def console(self) -> Console:
-        """Where tables are printed: stdout, as wide as they need when it is not a terminal."""
-        from rich.console import Console
-
-        return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
 
     def emit(self, document: Any, *, names: Iterable[str], human: Callable[[], None]) -> None:
         """Print a result: as one JSON document, as names one a line, or for people."""
@@ -101,15 +95,27 @@ class Session:
         """Print a hint that belongs to a result, behind a margin."""
         self.print(f"{margin}Hint: {self.hints.spelled(text)}")
 
-    def table(self, *columns: str, right: Iterable[str] = ()) -> Table:
-        """Return an empty table with these columns; those in `right` are aligned to the right."""
-        from rich import box
-        from rich.table import Table
+    def table(self, *columns: str, right: Iterable[str] = (), free: Iterable[str] = ()) -> Table:
+        """Return an empty table with these columns, the least important ones last.
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for column in columns:
-            table.add_column(column, justify="right" if column in set(right) else "left", overflow="fold")
-        return table
+        Args:
+            columns: the titles.
+            right: those of numbers.
+            free: those of texts, which may be cut off on a narrow terminal.
+        """
+        from .tables import Column, Table
+
+        numbers, texts = set(right), set(free)
+        return Table([Column(title, title in numbers, title in texts) for title in columns])
+
+    def print_table(self, table: Table) -> None:
+        """Print a table: as wide as the terminal, or as wide as it is with `--wide` and where there is none."""
+        from .terminal import table_marks, table_width
+
+        laid = table.laid(None if self.wide else table_width(), table_marks())
+        click.echo("\n".join([click.style(laid.head, bold=True), laid.rule, *laid.rows]))
+        if laid.left_out:
+            self.say(f"No room for {', '.join(laid.left_out)}; --wide shows all.")
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print labelled values, one a line, aligned."""
@@ -124,34 +130,24 @@ class Session:
         if self.quiet or self.json or not sys.stderr.isatty():
             yield None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+        from .terminal import bar
 
-        bar = Progress(
-            TextColumn(label),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        task = bar.add_task(label, total=None)
+        def columns() -> list[ProgressColumn]:
+            from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 
-        def told(done: int, total: int) -> None:
-            bar.start()  # not before: until then another library may draw bars of its own
-            bar.update(task, completed=done, total=total)
-            if done >= total:
-                bar.stop()  # so that what comes next can draw its own
+            return [BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()]
 
-        try:
+        with bar(label, columns, lambda done, total: f"{size(done)} of {size(total)}") as told:
             yield told
-        finally:
-            if bar.live.is_started:
-                bar.stop()
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command that takes the session first and has `--json` and `-q`."""
+def command(name: str, *, table: bool = False) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command that takes the session first and has `--json` and `-q`.
+
+    Args:
+        name: what it is called.
+        table: it prints a table, and so has `--wide`.
+    """
 
     def wrap(function: Callable[..., Any]) -> click.Command:
         @wraps(function)
@@ -159,6 +155,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
             session = click.get_current_context().find_object(Session)
             assert session is not None
             session.json, session.quiet = as_json, quiet
+            session.wide = table and options.pop("wide")
             if as_json and quiet:
                 raise click.UsageError("--json and -q exclude each other.")
             for parameter, value in options.items():
@@ -170,6 +167,8 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
         for parameter in made.params:
             if type(parameter.type) is click.types.StringParamType:
                 parameter.type = Recorded()
+        if table:
+            made.params.append(_flag("--wide", "wide", "Leave out and cut off nothing on a narrow terminal."))
         made.params.append(_flag("--json", "as_json", "Print one JSON document."))
         made.params.append(_flag("-q", "--quiet", "Print names or paths only."))
         return made

@@ -1,4 +1,4 @@
-"""`fusery sign`, `signature` and `anchor`: signatures over models and over the log."""
+"""`fusery sign` and `signature`: signatures over models and over the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
-from .text import cell
+from .text import ago, cell, when
 from .trust import passphrase_from, passphrase_option
 
 _FILE = click.Path(path_type=Path)
@@ -53,11 +53,11 @@ def sign_command(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Sign an adapter, a fused model or a bundle, as OpenSSF model-signing does.
+    """Sign an adapter, a fused model or a bundle.
 
-    REF is an adapter, a fused model by key or digest, or a bundle by digest or place; it is signed as it is on record.
-    PATH is a bundle's folder or file, which is read and must be whole.  The signature goes on record, and for a PATH
-    into PATH.sig beside it.
+    It is signed as OpenSSF model-signing does.  REF is an adapter, a fused model by key or digest, or a bundle by
+    digest or place; it is signed as it is on record.  PATH is a bundle's folder or file, which is read and must be
+    whole.  The signature goes on record, and for a PATH into PATH.sig beside it.
     """
     if (key is None) != sigstore:
         raise click.UsageError("Give --key KEY.pem or --sigstore.")
@@ -91,21 +91,29 @@ def sign_command(
 
 @click.group("signature", cls=Group)
 def signature_command() -> None:
-    """List the signatures on record, and write them to files."""
+    """List and write out signatures; anchor the log."""
 
 
-@command("list")
+@command("list", table=True)
 @click.argument("reference", metavar="REF")
 def list_command(session: Session, reference: str) -> None:
     """List the signatures over an adapter, a fused model or a bundle."""
     found = session.registry.signatures(reference)
 
     def human() -> None:
-        table = session.table("key", "signer", "scheme", "at", "by")
+        titles = ("key", "signer", "age", "by", "scheme", "at")
+        table = session.table(*titles, right=("age",), free=("signer",))
         for row in found["signatures"]:
             signer = f"{row['signer']}, revoked" if row["revoked"] else cell(row["signer"])
-            table.add_row(row["key_id"][:32], signer, row["scheme"], cell(row["at"]), cell(row["by"]))
-        session.console.print(table)
+            table.add_row(
+                row["key_id"][:32],
+                signer,
+                ago(row["at"]),
+                cell(row["by"]),
+                row["scheme"],
+                when(row["at"]),
+            )
+        session.print_table(table)
         if not found["signatures"]:
             session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
 
@@ -118,17 +126,16 @@ def list_command(session: Session, reference: str) -> None:
 @click.option("--by", metavar="KEY", help="Whose: a trusted key's name, or the beginning of a key's id.")
 @_FORCE
 def export_command(session: Session, reference: str, output: Path, by: str | None, force: bool) -> None:
-    """Write a signature on record to a file, which model-signing and `fusery verify` read."""
+    """Write a signature on record to a file.
+
+    model-signing and `fusery verify` read it.
+    """
     written = session.registry.export_signature(reference, output, by=by, force=force)
     session.emit(
         written,
         names=[written["path"]],
         human=lambda: session.print(f"Wrote {written['path']}: {written['kind']} {written['name']}."),
     )
-
-
-for _command in (list_command, export_command):
-    signature_command.add_command(_command)
 
 
 @command("anchor")
@@ -139,9 +146,10 @@ for _command in (list_command, export_command):
 def anchor_command(
     session: Session, key: Path | None, passphrase_file: Path | None, output: Path | None, force: bool
 ) -> None:
-    """Write down where the log stands, signed: keep it elsewhere, and audit the log against it.
+    """Write down where the log stands, signed.
 
-    `fusery audit --chain --anchor FILE` finds a log that was cut off or written anew since then.
+    Keep it elsewhere, and audit the log against it.  `fusery audit --chain --anchor FILE` finds a log that was cut off
+    or written anew since then.
     """
     anchor, data = session.registry.anchor(key, passphrase_from(passphrase_file))
     if output is None:
@@ -156,3 +164,7 @@ def anchor_command(
         session.print(f"Wrote {output}: entry {anchor.seq} of the log, {anchor.hash[:16]}{signed}.")
 
     session.emit({**anchor.to_dict(), "path": str(output)}, names=[str(output)], human=human)
+
+
+for _command in (list_command, export_command, anchor_command):
+    signature_command.add_command(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -50,6 +51,21 @@ def times(value: float) -> str:
     return f"{value:.2f} x"
 
 
+def when(at: datetime | str | None) -> str:
+    """Return a moment to the second, in UTC, as `--since` and `--at` take it, or a dash for none."""
+    if at is None:
+        return "-"
+    moment = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def ago(at: datetime | str | None) -> str:
+    """Return how long ago a moment was: `5m`, `3h`, `7d`, or a dash for none."""
+    from fusery.registry.parsing import age
+
+    return "-" if at is None else age(at)
+
+
 def told(view: Mapping[str, Any]) -> str:
     """Return the yanks that concern a thing, in words; empty if there is nothing."""
     return one_line("; ".join(each["told"] for each in view["withdrawals"]))
@@ -61,10 +77,17 @@ def aside(view: Mapping[str, Any]) -> str:
     return f" ({words})" if words else ""
 
 
-def short_marks(view: Mapping[str, Any]) -> list[str]:
-    """Return the marks of an adapter in a table: that it is yanked, and as what else its bytes are."""
+def held_by(view: Mapping[str, Any]) -> str:
+    """Return the aliases of an adapter in a table."""
+    return " ".join(f"#{alias}" for alias in view["aliases"]) or "-"
+
+
+def state_of(view: Mapping[str, Any]) -> str:
+    """Return what is wrong with an adapter, in a table: that it is yanked, or as what else its bytes are; mostly nothing."""
     others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
-    return (["yanked"] if view["yanked"] else []) + [f"same bytes yanked as {name}" for name in others]
+    return ", ".join(
+        [*(["yanked"] if view["yanked"] else []), *(f"same bytes yanked as {name}" for name in others)]
+    )
 
 
 def cell(value: Any) -> str:

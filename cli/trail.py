@@ -65,7 +65,9 @@ def lineage_command(
         from . import graphs
 
         if chosen == "tree" and sys.stdout.isatty():
-            session.console.print(graphs.tree(graph))  # cut at the edge of the terminal
+            from .terminal import console
+
+            console().print(graphs.tree(graph))  # cut at the edge of the terminal
         else:
             click.echo(graphs.written(graph, chosen), nl=False)
 

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 def train_command(
     session: Session, arguments: tuple[str, ...], base: str | None, strict: bool, **facts: Any
 ) -> int:
-    """Train with mlx_lm.lora, record the run, and register its best checkpoint.
+    """Train with mlx_lm.lora, and register the best checkpoint.
 
     ARGUMENTS are those of mlx_lm.lora, and so are the output and the exit code.  The run is recorded in
     fusery_run.json in its folder while it goes on: arguments, curve, digest of the data, duration, machine, git commit.
-    With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result registered
-    at the end; what would be refused then is refused before training.
+    With --base that model is trained (or the one of --trained-on), unless ARGUMENTS name another, and the result
+    registered at the end; what would be refused then is refused before training.
     """
     from fusery.registry.admission.submission import Submission
     from fusery.registry.recording.readiness import require_data, require_registrable

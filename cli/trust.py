@@ -14,7 +14,7 @@ from fusery.registry.parsing import plural
 
 from .groups import Group
 from .session import Session, command
-from .text import cell
+from .text import ago, cell, when
 
 PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
 """Variable of the environment that holds the passphrase of a private key."""
@@ -63,9 +63,10 @@ def trust_command() -> None:
 @passphrase_option
 @click.option("--lock", is_flag=True, help="Ask for a passphrase that locks the private key.")
 def keygen_command(session: Session, name: str, passphrase_file: Path | None, lock: bool) -> None:
-    """Make a pair of keys on the curve P-256: NAME.pem, for you alone, and NAME.pub, for everybody.
+    """Make a pair of keys: NAME.pem and NAME.pub.
 
-    The private key is locked with a passphrase if one is given, by --passphrase-file, the environment or --lock.
+    NAME.pem is for you alone, NAME.pub for everybody; they are on the curve P-256.  The private key is locked with a
+    passphrase if one is given, by --passphrase-file, the environment or --lock.
     """
     from fusery.registry.dsse.keys import make_pair
 
@@ -107,9 +108,10 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
     help="For fused artifacts of other registries: those that it has signed count as if they were made here.",
 )
 def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...], fused: bool) -> None:
-    """Let the signatures of a public key count; NAME is what the key is called here.
+    """Let the signatures of a public key count.
 
-    What it counts for is said anew each time: --for for aliases, --fused for fused artifacts of other registries.
+    NAME is what the key is called here.  What it counts for is said anew each time: --for for aliases, --fused for
+    fused artifacts of other registries.
     """
     added = session.registry.trust_key(name, key, aliases, fused=fused)
 
@@ -119,23 +121,25 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
     session.emit(added, names=[added["name"]], human=human)
 
 
-@command("list")
+@command("list", table=True)
 def list_command(session: Session) -> None:
     """List the keys that count, and those that were revoked."""
     keys = session.registry.trusted_keys()
 
     def human() -> None:
-        table = session.table("name", "key", "for", "signatures", "since", "revoked", right=["signatures"])
+        titles = ("name", "for", "revoked", "age", "signatures", "key", "since")
+        table = session.table(*titles, right=("age", "signatures"), free=("for",))
         for key in keys:
             table.add_row(
                 cell(key["name"]),
-                key["key_id"][:16],
                 _purposes(key),
+                when(key["revoked_at"]),
+                ago(key["created_at"]),
                 cell(key["signatures"]),
-                cell(key["created_at"]),
-                cell(key["revoked_at"]),
+                key["key_id"][:16],
+                when(key["created_at"]),
             )
-        session.console.print(table)
+        session.print_table(table)
         if not keys:
             session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
 
@@ -150,7 +154,10 @@ def _purposes(key: dict[str, Any]) -> str:
 @click.argument("name", metavar="NAME")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 def revoke_command(session: Session, name: str, reason: str) -> None:
-    """Let no signature of a key count any more, those it has made included."""
+    """Let no signature of a key count any more.
+
+    Those that it has made do not count any more, either.
+    """
     revoked = session.registry.revoke_key(name, reason=reason)
 
     def human() -> None:

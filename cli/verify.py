@@ -55,11 +55,11 @@ def verify_command(
     issuer: str | None,
     registry: bool,
 ) -> int:
-    """Check a bundle, an exported adapter or a file against its signature; no registry is needed.
+    """Check a bundle, a folder or a file against its signature.
 
-    Every file is read, hidden ones too, and what was changed, is missing or was added is named.  Exit code 0: a key
-    vouches for all of it; 1: something differs, or the signature is wrong; 3: nothing differs from what the bundle says
-    of itself, and nothing proves who made it.
+    A bundle, an exported adapter or a file is checked; no registry is needed.  Every file is read, hidden ones too, and
+    what was changed, is missing or was added is named.  Exit code 0: a key vouches for all of it; 1: something differs,
+    or the signature is wrong; 3: nothing differs from what the bundle says of itself, and nothing proves who made it.
     """
     if (identity is None) != (issuer is None):
         raise click.UsageError("--identity and --issuer go together.")

@@ -1,34 +1,67 @@
-"""Moments as people type them, in UTC."""
+"""Moments, durations and sizes as people type and read them; moments are in UTC."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 
 from .errors import BadInputError
 from .names import parse_date
 
 
-def parse_moment(text: str, *, end_of_day: bool = False) -> datetime:
-    """Return a moment given as a day or as ISO 8601, in UTC where no offset is given.
+def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = None) -> datetime:
+    """Return a moment given as a day, as ISO 8601 (UTC where no offset is given), or as how long ago it was.
 
     Args:
-        text: `2026-03-01`, `20260301`, `2026-03-01T12:00`, `2026-03-01T12:00:00+02:00`.
+        text: `2026-03-01`, `20260301`, `2026-03-01T12:00`, `2026-03-01T12:00:00+02:00`, or `7d`: 7 days ago.
         end_of_day: a day means its last moment and not its first.
+        now: what a time ago counts back from; default: the clock of this machine.
 
     Raises:
         BadInputError: it is none of these.
     """
     stripped = text.strip()
-    if len(stripped) <= 10:
-        return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
+    if is_ago(stripped):
+        return _before(now or datetime.now(UTC), parse_duration(stripped), text)
     try:
+        if len(stripped) <= 10:
+            return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
         found = datetime.fromisoformat(stripped)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as error:  # the year 1 with an offset lies before the first year
+    except (BadInputError, ValueError, OverflowError) as error:  # the year 1 with an offset is before the first
         raise BadInputError(
-            f"{text[:40]!r} is not a moment", hint="write 2026-03-01 or 2026-03-01T12:00+00:00"
+            f"{text[:40]!r} is not a moment",
+            hint="write 2026-03-01, 2026-03-01T12:00+00:00, or 7d for seven days ago (s, m, h, d, w)",
         ) from error
+
+
+def is_ago(text: str) -> bool:
+    """Tell whether a text says how long ago something was: `7d`, `12h`, `2w`."""
+    return _AGO.fullmatch(text.strip()) is not None
+
+
+def _before(now: datetime, seconds: float, text: str) -> datetime:
+    try:
+        return now - timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise BadInputError(
+            f"{text[:40]!r} is before the first year", hint="write 7d for seven days ago"
+        ) from error
+
+
+def age(moment: datetime | str, *, now: datetime | None = None) -> str:
+    """Return how long ago a moment was, in its largest unit: `40s`, `5m`, `3h`, `7d`; what is to come is `0s`.
+
+    `parse_moment` takes what it returns.
+
+    Args:
+        moment: aware, or as ISO 8601 with its offset.
+        now: what it counts back from; default: the clock of this machine.
+    """
+    then = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    seconds = max(0, int(((now or datetime.now(UTC)) - then).total_seconds()))
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds >= _SECONDS[unit] or unit == "s")
+    return f"{seconds // _SECONDS[unit]}{unit}"
 
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -38,6 +71,9 @@ _NUMBER = r"(?P<number>\d{1,15}(\.\d{1,9})?)"
 
 
 _DURATION = re.compile(rf"{_NUMBER}\s*(?P<unit>s|m|h|d|w)?", re.IGNORECASE | re.ASCII)
+
+
+_AGO = re.compile(rf"{_NUMBER}\s*[smhdw]", re.IGNORECASE | re.ASCII)
 
 
 _SIZE = re.compile(rf"{_NUMBER}\s*(?P<unit>[kmgt]i?b?|b)?", re.IGNORECASE | re.ASCII)

@@ -74,7 +74,7 @@ def audit_chain(workspace: Workspace, anchors: Sequence[Path] = (), keys: Sequen
 
     Args:
         workspace: the registry's parts.
-        anchors: documents of `fusery anchor`; the log must still have the entry of each.
+        anchors: documents of `fusery signature anchor`; the log must still have the entry of each.
         keys: PEM files of public keys, one of which has to have signed each anchor.
 
     Raises:

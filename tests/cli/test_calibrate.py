@@ -1,4 +1,4 @@
-"""`fusery calibrate`: a base in, a calibration out."""
+"""`fusery base calibrate`: a base in, a calibration out."""
 
 from __future__ import annotations
 

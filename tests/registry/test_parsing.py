@@ -1,12 +1,17 @@
-"""Amounts as people write and read them."""
+"""Amounts and moments as people write and read them."""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.registry.parsing import parse_size, plural, shown_size
+from fusery.registry.errors import BadInputError
+from fusery.registry.parsing import age, is_ago, parse_moment, parse_size, plural, shown_size
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +42,62 @@ def test_one_is_no_plural() -> None:
         "1,204 fused models",
     ]
     assert plural(2, "alias", "aliases") == "2 aliases"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90s", NOW - timedelta(seconds=90)),
+        ("15m", NOW - timedelta(minutes=15)),
+        ("12h", NOW - timedelta(hours=12)),
+        (" 7D ", NOW - timedelta(days=7)),
+        ("2w", NOW - timedelta(weeks=2)),
+        ("1.5 h", NOW - timedelta(minutes=90)),
+        ("0s", NOW),
+        ("20260301", datetime(2026, 3, 1, tzinfo=UTC)),
+        ("2026-03-01", datetime(2026, 3, 1, tzinfo=UTC)),
+        ("2026-03-01T12:00+02:00", datetime(2026, 3, 1, 10, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_a_day_a_time_or_how_long_ago_it_was(text: str, moment: datetime) -> None:
+    assert parse_moment(text, now=NOW) == moment
+
+
+def test_the_end_of_a_day_is_meant_of_days_only() -> None:
+    assert parse_moment("20260301", end_of_day=True).hour == 23
+    assert parse_moment("7d", end_of_day=True, now=NOW) == NOW - timedelta(days=7)
+    before, found, after = datetime.now(UTC), parse_moment("7d"), datetime.now(UTC)
+    assert before <= found + timedelta(days=7) <= after
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7y", "7 days", "99999999999w", "tomorrow", "2026-13-01"])
+def test_what_is_no_moment_is_told_what_one_is(text: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse_moment(text, now=NOW)
+    assert "7d for seven days ago" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("ago", "shown"),
+    [
+        (timedelta(seconds=-5), "0s"),
+        (timedelta(seconds=59.9), "59s"),
+        (timedelta(seconds=60), "1m"),
+        (timedelta(minutes=59, seconds=59), "59m"),
+        (timedelta(hours=23, minutes=59), "23h"),
+        (timedelta(hours=24), "1d"),
+        (timedelta(days=740), "740d"),
+    ],
+)
+def test_an_age_has_one_unit(ago: timedelta, shown: str) -> None:
+    moment = NOW - ago
+    assert age(moment, now=NOW) == shown
+    assert age(moment.astimezone(timezone(timedelta(hours=5))).isoformat(), now=NOW) == shown
+
+
+@given(st.integers(0, 10**9))
+def test_an_age_that_is_shown_can_be_written(seconds: int) -> None:
+    shown = age(NOW - timedelta(seconds=seconds), now=NOW)
+    assert is_ago(shown)
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}[shown[-1]]
+    assert 0 <= seconds - (NOW - parse_moment(shown, now=NOW)).total_seconds() < unit

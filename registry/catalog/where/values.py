@@ -6,6 +6,8 @@ import math
 import re
 from datetime import UTC, date, datetime
 
+from ...errors import BadInputError
+from ...parsing import is_ago, parse_moment
 from .fields import Field
 from .problem import WhereError, nearest
 from .tokens import Token
@@ -32,8 +34,8 @@ _EXPECTED = {
     "whole": "a number",
     "real": "a number",
     "size": "a size, such as 5MB",
-    "day": "a date, such as 2026-01-15",
-    "moment": "a date or a time, such as 2026-01-15T12:30Z",
+    "day": "a date, such as 2026-01-15 or 7d for seven days ago",
+    "moment": "a date or a time, such as 2026-01-15T12:30Z or 7d for seven days ago",
     "flag": "true or false",
 }
 
@@ -118,6 +120,9 @@ def _real(token: Token) -> float | None:
 def _day(token: Token) -> date | None:
     if token.kind not in ("date", "text", "number"):
         return None
+    if is_ago(token.text):
+        moment = _ago(token.text)
+        return moment and moment.date()
     try:
         return date.fromisoformat(token.text)
     except ValueError:
@@ -125,6 +130,8 @@ def _day(token: Token) -> date | None:
 
 
 def _moment(token: Token) -> date | datetime | None:
+    if is_ago(token.text) and token.kind in ("text", "number"):
+        return _ago(token.text)
     day = _day(token)
     if day is not None or token.kind not in ("date", "text"):
         return day
@@ -132,4 +139,11 @@ def _moment(token: Token) -> date | datetime | None:
         moment = datetime.fromisoformat(token.text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
+        return None
+
+
+def _ago(text: str) -> datetime | None:
+    try:
+        return parse_moment(text)
+    except BadInputError:  # before the first year
         return None

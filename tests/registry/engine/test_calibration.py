@@ -208,7 +208,7 @@ SPOILS: dict[str, Spoil] = {
 def test_what_is_not_a_calibration_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(FormatError, match="^c is not a calibration file: ") as caught:
         read_calibration(spoilt(tmp_path / "c", SPOILS[name]))
-    assert caught.value.hint == "fusery calibrate BASE makes one"
+    assert caught.value.hint == "fusery base calibrate BASE makes one"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -1.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,9 @@ def test_what_is_written_is_what_is_meant(text: str, tree: Node | None) -> None:
         ("bytes > 5QB", 8, "expected a size", ""),
         ("date > 2026-02-30", 7, "expected a date", ""),
         ("created_at > soon", 13, "expected a date or a time", ""),
+        ("created_at > 7y", 13, "expected a date or a time", ""),
+        ("created_at > 99999999999w", 13, "expected a date or a time", ""),
+        ("date > 99999999999w", 7, "expected a date", ""),
         ("task < b", 5, "task cannot be compared with '<'", "task takes = ~"),
         ("rank ~ 8", 5, "rank cannot be compared with '~'", "rank takes < <= ="),
         ("method = loar", 9, "is none of its values", "did you mean lora"),
@@ -152,3 +155,17 @@ def test_the_guide_lists_every_field() -> None:
     guide = (Path(__file__).parents[4] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
     listed = guide.partition("\nFields: ")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([a-z_]+)`", listed)) == FIELDS.keys()
+
+
+@pytest.mark.parametrize(("text", "ago"), [("7d", timedelta(days=7)), ("'12h'", timedelta(hours=12))])
+def test_a_moment_may_be_how_long_ago_it_was(text: str, ago: timedelta) -> None:
+    before = datetime.now(UTC) - ago
+    found = parse(f"created_at >= {text}")
+    after = datetime.now(UTC) - ago
+    assert isinstance(found, Test)
+    assert isinstance(found.value, datetime)
+    assert before <= found.value <= after
+    assert parse("tag.window = 7d") == Test("tag.window", "=", "7d")
+    day = parse(f"date >= {text}")
+    assert isinstance(day, Test)
+    assert day.value in (before.date(), after.date())

@@ -1,0 +1,118 @@
+"""What the terminal is like: its width, whether it shows colours, and the bars on it.
+
+Escape codes go to terminals only, and nowhere if NO_COLOR is set to anything or TERM is dumb.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from .tables import DRAWN, PLAIN, Marks, cut
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn
+
+Told = Callable[[int, int], None]
+"""Takes what is done and what there is in all."""
+
+_PAUSE = 0.1
+"""Seconds between two states of a plain bar."""
+
+
+def has_colours() -> bool:
+    """Tell whether a terminal may be sent escape codes."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def table_width() -> int | None:
+    """Return how wide a table may be on stdout: as the terminal, or None, without end, where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table_marks() -> Marks:
+    """Return what stdout can draw a table with."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return DRAWN if encoding.startswith("utf") else PLAIN
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return rich's console on stdout or stderr, which takes text as it is."""
+    from rich.console import Console
+
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        color_system="auto" if has_colours() else None,
+    )
+
+
+@contextmanager
+def bar(
+    label: str, columns: Callable[[], list[ProgressColumn]], plain: Callable[[int, int], str]
+) -> Iterator[Told]:
+    """Yield what moves a bar on stderr, which goes away at the end.
+
+    Args:
+        label: what is going on.
+        columns: makes rich's columns behind the label; not called without escape codes.
+        plain: says how far it is without them.
+    """
+    if not has_colours():
+        yield from _plain_bar(label, plain)
+        return
+    from rich.progress import Progress, TextColumn
+
+    moving = Progress(TextColumn(label), *columns(), console=console(stderr=True), transient=True)
+    task = moving.add_task(label, total=None)
+
+    def told(done: int, total: int) -> None:
+        moving.start()  # not before: until then another bar may be drawn
+        moving.update(task, completed=done, total=total)
+        if done >= total:
+            moving.stop()  # so that what comes next can draw its own
+
+    try:
+        yield told
+    finally:
+        if moving.live.is_started:
+            moving.stop()
+
+
+def _plain_bar(label: str, plain: Callable[[int, int], str]) -> Iterator[Told]:
+    """Yield what writes the same line again and again, by carriage returns alone."""
+    shown, last = "", 0.0
+
+    def write(text: str) -> None:
+        nonlocal shown
+        line = cut(text, shutil.get_terminal_size().columns - 1, PLAIN.cut)
+        click.echo(f"\r{line:<{len(shown)}}", err=True, nl=False)
+        shown = line
+
+    def clear() -> None:
+        if shown:
+            write("")
+            click.echo("\r", err=True, nl=False)
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total:
+            clear()
+        elif time.monotonic() - last >= _PAUSE:
+            last = time.monotonic()
+            write(f"{label} {plain(done, total)}")
+
+    try:
+        yield told
+    finally:
+        clear()
