@@ -43,7 +43,7 @@ def _emit_move(session: Session, move: dict[str, Any]) -> None:
 @_REASON
 def set_command(session: Session, reference: str, alias: str, reason: str) -> None:
     """Let an alias of REF's task hold REF: `fusery alias set course_rec@2 prod`."""
-    _emit_move(session, session.registry.set_alias(reference, alias, reason=reason))
+    _emit_move(session, session.registry.aliases.set(alias, reference, reason=reason))
 
 
 @command("remove")
@@ -52,7 +52,7 @@ def set_command(session: Session, reference: str, alias: str, reason: str) -> No
 @_EMERGENCY
 def remove_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
     """Take an alias away; its history stays."""
-    _emit_move(session, session.registry.remove_alias(alias, reason=reason, emergency=emergency))
+    _emit_move(session, session.registry.aliases.remove(alias, reason=reason, emergency=emergency))
 
 
 @command("rollback")
@@ -61,14 +61,14 @@ def remove_command(session: Session, alias: str, reason: str, emergency: bool) -
 @_EMERGENCY
 def rollback_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
     """Give an alias back to the version that held it before."""
-    _emit_move(session, session.registry.roll_back(alias, reason=reason, emergency=emergency))
+    _emit_move(session, session.registry.aliases.roll_back(alias, reason=reason, emergency=emergency))
 
 
 @command("list")
 @click.option("--task", metavar="T", help="Only of this task.")
 def list_command(session: Session, task: str | None) -> None:
     """List the aliases and what they hold."""
-    aliases = session.registry.aliases(task)
+    aliases = session.registry.aliases.list(task)
 
     def human() -> None:
         fields = ("alias", "adapter", "since", "by", "reason")
@@ -87,7 +87,7 @@ def list_command(session: Session, task: str | None) -> None:
 @click.option("--at", metavar="DATE", help="What it held then; a day means its end, in UTC.")
 def show_command(session: Session, alias: str, at: str | None) -> None:
     """Show what an alias holds, or held at a date."""
-    shown = session.registry.alias(alias, at=at)
+    shown = session.registry.aliases.show(alias, at=at)
 
     def human() -> None:
         held = "held" if shown["at"] else "holds"
@@ -107,7 +107,7 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
 @_ALIAS
 def history_command(session: Session, alias: str) -> None:
     """Show every move of an alias, oldest first."""
-    moves = session.registry.alias_history(alias)
+    moves = session.registry.aliases.history(alias)
 
     def human() -> None:
         table = session.table("at", "from", "to", "by", "reason")
@@ -132,9 +132,9 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
     What was made with it before is listed, since that is about already.
     """
     if undo:
-        view = session.registry.unyank(reference, reason=reason)
+        view = session.registry.adapters.unyank(reference, reason=reason)
     else:
-        view = session.registry.yank(reference, reason=reason)
+        view = session.registry.adapters.yank(reference, reason=reason)
 
     def human() -> None:
         if undo:
@@ -178,7 +178,7 @@ def _subject(entry: dict[str, Any]) -> str:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 def events_command(session: Session, **filters: Any) -> None:
     """Show the log: who did what, when and why."""
-    entries = session.registry.events(**filters)
+    entries = session.registry.upkeep.log(**filters)
 
     def human() -> None:
         table = session.table("entry", "at", "by", "what", "to what", "told", right=("entry",))

@@ -31,7 +31,9 @@ def export_command(
 
     The folder is called adapters_NAME and is written into DIR.
     """
-    exported = session.registry.export(reference, destination, form=form, force=force, say=session.say)
+    exported = session.registry.exchange.export(
+        reference, destination, form=form, force=force, say=session.say
+    )
     document = exported.to_dict()
 
     def human() -> None:
@@ -54,7 +56,7 @@ def import_command(session: Session, folder: Path, base: str | None) -> None:
 
     DIR is an adapters_NAME folder.
     """
-    registered = session.registry.import_folder(folder, base=base)
+    registered = session.registry.exchange.import_folder(folder, base=base)
     view = {**registered.view, "created": registered.created}
 
     def human() -> None:

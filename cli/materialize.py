@@ -125,11 +125,11 @@ def materialize_command(
         base_image=base_image,
         card=card and card.expanduser().absolute(),  # workers may run elsewhere
     )
-    content = None if fused is None else "fused" if fused else "adapters"
+    content: Content | None = None if fused is None else "fused" if fused else "adapters"
     engine = _engine(target, destination, bulk=chosen is not None) if build else None
     if chosen is not None:
         with counting(session, "writing") as told:
-            done = session.registry.materialize_all(
+            done = session.registry.bundles.materialize_all(
                 destination,
                 request,
                 target=target,
@@ -142,7 +142,7 @@ def materialize_command(
             )
         return report(session, done, verb="written", adapter=lambda document: document["adapters"][0])
     with session.progress("fusing") as progress:
-        bundle = session.registry.materialize(
+        bundle = session.registry.bundles.materialize(
             references,
             destination,
             target=target,

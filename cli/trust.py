@@ -111,7 +111,7 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
 
     What it counts for is said anew each time: --for for aliases, --fused for fused artifacts of other registries.
     """
-    added = session.registry.trust_key(name, key, aliases, fused=fused)
+    added = session.registry.trust.add_key(name, key, aliases, fused=fused)
 
     def human() -> None:
         session.print(f"{added['name']} counts for {_purposes(added)}.")
@@ -122,7 +122,7 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
 @command("list")
 def list_command(session: Session) -> None:
     """List the keys that count, and those that were revoked."""
-    keys = session.registry.trusted_keys()
+    keys = session.registry.trust.list_keys()
 
     def human() -> None:
         table = session.table("name", "key", "for", "signatures", "since", "revoked", right=["signatures"])
@@ -151,7 +151,7 @@ def _purposes(key: dict[str, Any]) -> str:
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
 def revoke_command(session: Session, name: str, reason: str) -> None:
     """Let no signature of a key count any more, those it has made included."""
-    revoked = session.registry.revoke_key(name, reason=reason)
+    revoked = session.registry.trust.revoke_key(name, reason=reason)
 
     def human() -> None:
         session.print(

@@ -31,10 +31,10 @@ def public(pair: Pair) -> SSlibKey:
 @pytest.mark.parametrize("form", ["slsa", "cyclonedx"])
 def test_a_verifier_takes_it(form: str, pair: Pair, withdrawn: Everything) -> None:
     registry, found = withdrawn
-    made = registry.attest(found["fused"], form=form, key=pair.private)
+    made = registry.provenance.attest(found["fused"], form=form, key=pair.private)
     envelope = Envelope.from_dict(json.loads(made.data))
     assert list(envelope.verify([public(pair)], 1)) == [pair.key_id] == [made.key_id]
-    assert envelope.payload == registry.attest(found["fused"], form=form).data
+    assert envelope.payload == registry.provenance.attest(found["fused"], form=form).data
     assert "PRIVATE" not in made.data.decode()
 
 
