@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
 from .session import Session, command
 from .text import foreign_fact, size
+
+if TYPE_CHECKING:
+    from fusery.registry.bundles import Content
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
