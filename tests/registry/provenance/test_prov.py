@@ -43,7 +43,7 @@ def test_documents_are_valid_and_round_trip(withdrawn: tuple[Registry, dict[str,
 
 
 def test_the_schema_can_refuse(withdrawn: tuple[Registry, dict[str, str]], schema: Any) -> None:
-    document = as_prov(withdrawn[0].lineage("course_rec@2", complete=True))
+    document = as_prov(withdrawn[0].provenance.lineage("course_rec@2", complete=True))
     assert list(schema.iter_errors({**document, "nonsense": {}}))
     assert list(schema.iter_errors({**document, "entity": {"fusery:x": {"prov:label": {"$": 1, "q": 2}}}}))
 

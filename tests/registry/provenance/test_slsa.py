@@ -104,9 +104,9 @@ def test_the_subjects_are_the_files_of_the_bundle(withdrawn: Everything) -> None
 @pytest.mark.parametrize("reference", ["tiny", "dataset:courses"])
 def test_a_base_or_a_dataset_was_not_made_here(reference: str, withdrawn: Everything) -> None:
     with pytest.raises(BadInputError, match="neither an adapter"):
-        withdrawn[0].attest(reference)
+        withdrawn[0].provenance.attest(reference)
     with pytest.raises(BadInputError, match="no format"):
-        withdrawn[0].attest("course_rec@1", form="spdx")
+        withdrawn[0].provenance.attest("course_rec@1", form="spdx")
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30)

@@ -262,20 +262,20 @@ def test_approvals_come_from_others_and_from_each_once(stocked: Registry) -> Non
         stocked.aliases.approve("course_rec@1", "prod")
     first = ann.aliases.approve("course_rec@1", "prod", note="looked at the answers")
     assert (first["changed"], first["by"], first["approvals"]) == (True, "ann", ["ann"])
-    again = ann_elsewhere.approve("course_rec@1", PROD)
+    again = ann_elsewhere.aliases.approve("course_rec@1", PROD)
     assert (again["changed"], again["by"], again["approvals"]) == (False, "ann", ["ann"])
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
-    bob.approve("course_rec@2", "prod")
-    bob.approve("course_rec@1", "canary")
+    bob.aliases.approve("course_rec@2", "prod")
+    bob.aliases.approve("course_rec@1", "canary")
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1, (
         "another version, and another alias"
     )
-    bob.approve("course_rec@1", "prod")
+    bob.aliases.approve("course_rec@1", "prod")
     assert bob.aliases.withdraw_approval("course_rec@1", "prod")["changed"]
     assert not bob.aliases.withdraw_approval("course_rec@1", "prod")["changed"]
     refused = stocked.aliases.promote("course_rec@1", "prod")
     assert (refused.exit_code, why(refused, "approvals")) == (1, "1 of 2 approved: ann")
-    bob.approve("course_rec@1", "prod")
+    bob.aliases.approve("course_rec@1", "prod")
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 0
     told = [
         (event["action"], event["actor"], event["detail"]["alias"])

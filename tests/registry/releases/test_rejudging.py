@@ -363,7 +363,7 @@ def test_exactly_what_could_not_have_passed_is_named(seed: int, stocked: Registr
     ]
     deeds: list[Callable[[str], object]] = [
         lambda ref: stocked.aliases.set_rules("prod", chance.choice(asked)),
-        lambda ref: chance.choice(people).approve(ref, "prod"),
+        lambda ref: chance.choice(people).aliases.approve(ref, "prod"),
         lambda ref: chance.choice(people).aliases.withdraw_approval(ref, "prod"),
         lambda ref: stocked.adapters.yank(ref, reason="bad"),
         lambda ref: stocked.adapters.unyank(ref),

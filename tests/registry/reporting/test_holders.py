@@ -173,7 +173,7 @@ def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path)
 def test_rows_without_end_stay_a_page(copied: Registry) -> None:
     with showcase.open_as(copied, "ben") as other:
         for _ in range(30):
-            other.approve("course_rec@6", "prod")
+            other.aliases.approve("course_rec@6", "prod")
             other.aliases.withdraw_approval("course_rec@6", "prod")
             copied.aliases.promote("course_rec@7", "prod")
             copied.aliases.promote("course_rec@6", "staging")
