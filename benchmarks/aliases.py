@@ -26,7 +26,7 @@ BOUND = 0.1
 def ask(registry: Registry, alias: str, at: str) -> tuple[dict[str, Any], float]:
     """Return an answer, and how many seconds it took."""
     began = time.perf_counter()
-    found = registry.alias(alias, at=at)
+    found = registry.aliases.show(alias, at=at)
     return found, time.perf_counter() - began
 
 

@@ -74,8 +74,8 @@ class Load:
     def digests(self, registry: Any) -> list[str]:
         """Return the digests of all its parts, as a registry has them."""
         if self.needed is None:
-            return [registry.base(self.reference)["digest"]]
-        return sorted(view["digest"] for view in registry.list(task=self.reference))
+            return [registry.bases.show(self.reference)["digest"]]
+        return sorted(view["digest"] for view in registry.adapters.list(task=self.reference))
 
 
 def loads(here: Any, folder: Path, number: int, megabytes: int, adapters: int) -> Iterator[Load]:
@@ -87,12 +87,12 @@ def loads(here: Any, folder: Path, number: int, megabytes: int, adapters: int) -
     base = tinymodels.make_base(
         folder / f"base{number}", layers=1, hidden=1024, vocab=vocab, shards=2, seed=number
     )
-    here.add_base(base, name=base.name)
+    here.bases.add(base, name=base.name)
     yield Load("base", base.name, [base])
     small = tinymodels.make_base(
         folder / f"small{number}", layers=1, hidden=1024, intermediate=2048, seed=number
     )
-    here.add_base(small, name=small.name)
+    here.bases.add(small, name=small.name)
     made = [
         tinymodels.make_adapter(
             folder / f"adapter{number}-{turn}", small, num_layers=1, rank=80, seed=100 * number + turn
@@ -100,7 +100,7 @@ def loads(here: Any, folder: Path, number: int, megabytes: int, adapters: int) -
         for turn in range(adapters)
     ]
     for adapter in made:
-        here.register(adapter, base=small.name, task=f"task{number}")
+        here.adapters.register(adapter, base=small.name, task=f"task{number}")
     yield Load("task", f"task{number}", made, small.name)
 
 
@@ -138,17 +138,21 @@ def moves(
         far.init()
         back.init()
         if load.needed:
-            here.push(load.needed, **place)
-            back.pull(load.needed, **place)
+            here.exchange.push(load.needed, **place)
+            back.exchange.pull(load.needed, **place)
         put = partial(file_system.put, [str(path) for path in files], names)
-        yield f"push {load.kind}", (partial(here.push, name, **place), put), lambda: load.digests(far) == mine
+        yield (
+            f"push {load.kind}",
+            (partial(here.exchange.push, name, **place), put),
+            lambda: load.digests(far) == mine,
+        )
         reports: list[Any] = []
         audit = partial(_audit, far, reports)
         yield f"audit {load.kind}", (audit, partial(file_system.cat, names)), lambda: reports[0].ok
         get = partial(file_system.get, names, [str(folder / path.rpartition("/")[2]) for path in names])
         yield (
             f"pull {load.kind}",
-            (partial(back.pull, name, **place), get),
+            (partial(back.exchange.pull, name, **place), get),
             lambda: load.digests(back) == mine,
         )
     for side in ("theirs", "ours"):
@@ -156,7 +160,7 @@ def moves(
 
 
 def _audit(registry: Any, reports: list[Any]) -> None:
-    reports.append(registry.audit_all())
+    reports.append(registry.upkeep.audit_all())
 
 
 def main() -> None:

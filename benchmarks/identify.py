@@ -1,7 +1,7 @@
 """How long identification takes on a model of a gigabyte, beside `sha256sum`: `python benchmarks/identify.py`.
 
 Pairs, one after the other, each in the other order than the one before; the median of the ratios counts.  `sha256sum` has
-one core, the digests of tensors have all.  Judged is `Registry.identify` in a process that runs, on files that the
+one core, the digests of tensors have all.  Judged is `Registry.provenance.identify` in a process that runs, on files that the
 registry has seen before; shown besides are the first look, a copy with a changed tensor, one file under another name, a
 stranger, and the command, which starts Python and imports its libraries as every command does.
 """
@@ -56,11 +56,11 @@ def main() -> int:
         cores = cores_at_hand()
         with Registry.open(folder / "home") as registry:
             registry.init()
-            registry.add_base(model, name="big", reference=True)
+            registry.bases.add(model, name="big", reference=True)
 
             def api(path: Path, verdict: str) -> float:
                 began = time.perf_counter()
-                found = registry.identify(path)
+                found = registry.provenance.identify(path)
                 seconds = time.perf_counter() - began
                 if found.verdict != verdict:
                     raise SystemExit(f"{path.name} is {found.verdict}, and should be {verdict}")

@@ -28,12 +28,12 @@ def main() -> int:
         Registry.open(Path(folder, "home")) as registry,
     ):
         registry.init()
-        registry.add_base(tinymodels.make_base(Path(folder, "base"), layers=2), name="tiny")
+        registry.bases.add(tinymodels.make_base(Path(folder, "base"), layers=2), name="tiny")
         crowd.fill(registry, DESCENDANTS)
         times = []
         for _ in range(5):
             began = time.perf_counter()
-            found = registry.impact("base:tiny")
+            found = registry.provenance.impact("base:tiny")
             times.append(time.perf_counter() - began)
     median = statistics.median(times)
     print(f"{len(found.adapters):,} adapters reached, {median:.2f} s, at most {BOUND:g} s wanted")

@@ -298,8 +298,8 @@ class Writer:
         self._pair, self._folder = pair, folder
         self._registry = Registry.open(folder / "home")
         self._calibration: Path | None = None
-        self._registry.add_base(pair.base, name=pair.base.name)
-        found = self._registry.register(pair.adapter, base=pair.base.name, task="task", version=1)
+        self._registry.bases.add(pair.base, name=pair.base.name)
+        found = self._registry.adapters.register(pair.adapter, base=pair.base.name, task="task", version=1)
         self._name = str(found.view["name"])
         self._base_bytes = _weights(pair.base)
 
@@ -314,7 +314,7 @@ class Writer:
         if way.calibrated:
             self._calibrate()
         if way.request is not None:
-            fused = self._registry.fuse(self._name, way.request, say=print)
+            fused = self._registry.fused.fuse(self._name, way.request, say=print)
             return self._written(
                 fused.path, fused.view["fidelity"], _recipe_in_words(fused.view), self._noise(fused.view)
             )
@@ -348,7 +348,7 @@ class Writer:
             return
         from fusery.registry.records.calibrations import fetch_calibration
 
-        report = self._registry.calibrate(self._pair.base.name)
+        report = self._registry.bases.calibrate(self._pair.base.name)
         print(f"calibrated: {report.tokens} tokens, {report.seconds:.0f} s", flush=True)
         self._calibration = fetch_calibration(
             self._registry.workspace, report.digest, self._folder / "calibration.safetensors"
@@ -384,7 +384,7 @@ class Writer:
         """Return how many of its tensors are those that `keep` writes, bit for bit, and of how many."""
         import mlx.core as mx
 
-        kept = self._registry.fuse(self._name, FuseRequest("keep", accept_loss=True)).path
+        kept = self._registry.fused.fuse(self._name, FuseRequest("keep", accept_loss=True)).path
         theirs, ours = (
             {
                 name: value

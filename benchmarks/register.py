@@ -48,13 +48,13 @@ def prepare(folder: Path, home: Path, runs: int, crowd: int) -> list[Path]:
 
     with Registry.open(home) as registry:
         base = tinymodels.make_base(folder / "base", **SHAPE)  # type: ignore[arg-type]
-        registry.add_base(base, name="base", reference=True)
+        registry.bases.add(base, name="base", reference=True)
         adapters = [
             tinymodels.make_adapter(folder / f"adapter{seed}", base, seed=seed, **ADAPTER)  # type: ignore[arg-type]
             for seed in range(runs + 1 + crowd)
         ]
         for adapter in adapters[runs + 1 :]:
-            registry.register(adapter, base="base", task="crowd")
+            registry.adapters.register(adapter, base="base", task="crowd")
     return adapters[: runs + 1]
 
 

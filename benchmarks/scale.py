@@ -47,7 +47,7 @@ def fill(home: Path, url: str, base: Path, count: int) -> Any:
 
     registry = Registry(Workspace(Settings.load(home).model_copy(update={"database_url": url})))
     registry.init()
-    registry.add_base(base, name="tiny", reference=True)
+    registry.bases.add(base, name="tiny", reference=True)
     crowd.fill(registry, count)
     if url:
         with registry.workspace.database.write() as session:
@@ -63,22 +63,26 @@ def commands(count: int, adapters: list[Path]) -> dict[str, Callable[[Any], Any]
     task, name = crowd.task_of(middle), crowd.name_of(middle)
     new = iter(adapters)
     return {
-        "list, newest first": lambda registry: registry.list(sort="created_at:desc", limit=20),
-        "list, by loss": lambda registry: registry.list(sort="val_loss", limit=20),
-        "list, by name": lambda registry: registry.list(sort="name:desc", limit=20),
-        "list of a task, by loss": lambda registry: registry.list(task=task, sort="val_loss", limit=20),
-        "list of a base, by loss": lambda registry: registry.list(base="tiny", sort="val_loss", limit=20),
-        "list of a team, newest first": lambda registry: registry.list(
+        "list, newest first": lambda registry: registry.adapters.list(sort="created_at:desc", limit=20),
+        "list, by loss": lambda registry: registry.adapters.list(sort="val_loss", limit=20),
+        "list, by name": lambda registry: registry.adapters.list(sort="name:desc", limit=20),
+        "list of a task, by loss": lambda registry: registry.adapters.list(
+            task=task, sort="val_loss", limit=20
+        ),
+        "list of a base, by loss": lambda registry: registry.adapters.list(
+            base="tiny", sort="val_loss", limit=20
+        ),
+        "list of a team, newest first": lambda registry: registry.adapters.list(
             tags={"team": "t3"}, sort="created_at:desc", limit=20
         ),
-        "list where rank >= 8, newest first": lambda registry: registry.list(
+        "list where rank >= 8, newest first": lambda registry: registry.adapters.list(
             where="rank >= 8 and val_loss < 1.5", sort="created_at:desc", limit=20
         ),
-        "show NAME": lambda registry: registry.show(name),
-        "show DIGEST": lambda registry: registry.show(crowd.digest_of(middle)[:12]),
-        "history": lambda registry: registry.history(task),
-        "lineage": lambda registry: registry.lineage(f"{task}@7"),
-        "register": lambda registry: registry.register(next(new), base="tiny", task=task),
+        "show NAME": lambda registry: registry.adapters.show(name),
+        "show DIGEST": lambda registry: registry.adapters.show(crowd.digest_of(middle)[:12]),
+        "history": lambda registry: registry.adapters.history(task),
+        "lineage": lambda registry: registry.provenance.lineage(f"{task}@7"),
+        "register": lambda registry: registry.adapters.register(next(new), base="tiny", task=task),
     }
 
 

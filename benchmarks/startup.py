@@ -53,12 +53,14 @@ def registry_with_adapters(home: Path) -> None:
 
     with tempfile.TemporaryDirectory() as scratch, Registry.open(home) as registry:
         base = tinymodels.make_base(Path(scratch) / "base")
-        registry.add_base(base, name="tiny")
+        registry.bases.add(base, name="tiny")
         for number in range(ADAPTERS):
             folder = tinymodels.make_adapter(
                 Path(scratch) / f"adapter{number}", base, seed=number, num_layers=1
             )
-            registry.register(folder, base="tiny", task=f"task{number % 10}", val_loss=1 / (number + 1))
+            registry.adapters.register(
+                folder, base="tiny", task=f"task{number % 10}", val_loss=1 / (number + 1)
+            )
 
 
 def main() -> None:

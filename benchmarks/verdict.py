@@ -297,8 +297,8 @@ def _calibration(base: Path, options: argparse.Namespace) -> Calibration:
     file = options.rows.with_name(f"{base.name}.calibration.safetensors")
     if not file.exists():
         with tempfile.TemporaryDirectory(dir=options.scratch) as home, Registry.open(Path(home)) as registry:
-            registry.add_base(base, name="base")
-            fetch_calibration(registry.workspace, registry.calibrate("base").digest, file)
+            registry.bases.add(base, name="base")
+            fetch_calibration(registry.workspace, registry.bases.calibrate("base").digest, file)
     return read_calibration(file)
 
 

@@ -105,7 +105,7 @@ def register_command(session: Session, folder: Path, **facts: Any) -> None:
     folder that PEFT saved (adapter_model.safetensors) is taken as well.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
-    registered = session.registry.register(folder, **facts)
+    registered = session.registry.adapters.register(folder, **facts)
     view = {**registered.view, "created": registered.created}
 
     session.emit(view, names=[view["name"]], human=lambda: print_registered(session, view))
@@ -152,7 +152,7 @@ def check_command(session: Session, folder: Path, form: str, **facts: Any) -> in
 
     if form == "sarif" and (session.json or session.quiet):
         raise click.UsageError("--format sarif, --json and -q exclude each other.")
-    findings = session.registry.check(folder, **facts)
+    findings = session.registry.adapters.check(folder, **facts)
     result = verdict(findings)
     if form == "sarif":
         from fusery.registry.admission.sarif import sarif_log
@@ -212,7 +212,7 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     """
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
-    adapters = session.registry.list(**filters)
+    adapters = session.registry.adapters.list(**filters)
 
     def human() -> None:
         session.print_table(adapter_table(adapters, columns))
@@ -242,7 +242,7 @@ def show_command(session: Session, reference: str, at: str | None, plot: Path | 
     """
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")
-    view = session.registry.show(reference, at=at, plot=plot, force=force)
+    view = session.registry.adapters.show(reference, at=at, plot=plot, force=force)
     names = [view["plot"] if plot else view["name"]]
     session.emit(view, names=names, human=lambda: _print_adapter(session, view))
 
@@ -327,7 +327,7 @@ def history_command(session: Session, task: str) -> None:
 
     What is yanked is marked, and so is what an alias holds.
     """
-    versions = session.registry.history(task)
+    versions = session.registry.adapters.history(task)
 
     def human() -> None:
         right = ("version", "val loss", "change", "age", "rank")

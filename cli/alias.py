@@ -46,7 +46,7 @@ def set_command(session: Session, reference: str, alias: str, reason: str) -> No
 
     For example: fusery alias set course_rec@2 prod
     """
-    _emit_move(session, session.registry.set_alias(reference, alias, reason=reason))
+    _emit_move(session, session.registry.aliases.set(alias, reference, reason=reason))
 
 
 @command("remove")
@@ -55,7 +55,7 @@ def set_command(session: Session, reference: str, alias: str, reason: str) -> No
 @_EMERGENCY
 def remove_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
     """Take an alias away; its history stays."""
-    _emit_move(session, session.registry.remove_alias(alias, reason=reason, emergency=emergency))
+    _emit_move(session, session.registry.aliases.remove(alias, reason=reason, emergency=emergency))
 
 
 @command("rollback")
@@ -64,14 +64,14 @@ def remove_command(session: Session, alias: str, reason: str, emergency: bool) -
 @_EMERGENCY
 def rollback_command(session: Session, alias: str, reason: str, emergency: bool) -> None:
     """Give an alias back to the version that held it before."""
-    _emit_move(session, session.registry.roll_back(alias, reason=reason, emergency=emergency))
+    _emit_move(session, session.registry.aliases.roll_back(alias, reason=reason, emergency=emergency))
 
 
 @command("list", table=True)
 @click.option("--task", metavar="T", help="Only of this task.")
 def list_command(session: Session, task: str | None) -> None:
     """List the aliases and what they hold."""
-    aliases = session.registry.aliases(task)
+    aliases = session.registry.aliases.list(task)
 
     def human() -> None:
         titles = ("alias", "adapter", "state", "age", "by", "reason", "since")
@@ -100,7 +100,7 @@ def list_command(session: Session, task: str | None) -> None:
 )
 def show_command(session: Session, alias: str, at: str | None) -> None:
     """Show what an alias holds, or held at a date."""
-    shown = session.registry.alias(alias, at=at)
+    shown = session.registry.aliases.show(alias, at=at)
 
     def human() -> None:
         held = "held" if shown["at"] else "holds"
@@ -120,7 +120,7 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
 @_ALIAS
 def history_command(session: Session, alias: str) -> None:
     """Show every move of an alias, oldest first."""
-    moves = session.registry.alias_history(alias)
+    moves = session.registry.aliases.history(alias)
 
     def human() -> None:
         table = session.table("at", "to", "age", "by", "from", "reason", right=("age",), free=("reason",))
@@ -152,9 +152,9 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
     It stays on record.  What was made with it before is listed, since that is about already.
     """
     if undo:
-        view = session.registry.unyank(reference, reason=reason)
+        view = session.registry.adapters.unyank(reference, reason=reason)
     else:
-        view = session.registry.yank(reference, reason=reason)
+        view = session.registry.adapters.yank(reference, reason=reason)
 
     def human() -> None:
         if undo:
@@ -198,7 +198,7 @@ def _subject(entry: dict[str, Any]) -> str:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 def events_command(session: Session, **filters: Any) -> None:
     """Show the log: who did what, when and why."""
-    entries = session.registry.events(**filters)
+    entries = session.registry.upkeep.log(**filters)
 
     def human() -> None:
         titles = ("entry", "age", "by", "what", "to what", "told", "at")

@@ -29,7 +29,7 @@ def amend_command(session: Session, reference: str, **correction: Any) -> None:
     The log keeps what it was, who changed it and why.  Files, base and name are what an adapter is, and never change.
     `fusery show REF --at DATE` shows what was on record then.
     """
-    view = session.registry.amend(reference, **correction).to_dict()
+    view = session.registry.adapters.amend(reference, **correction).to_dict()
 
     def human() -> None:
         for change in view["amendments"]:

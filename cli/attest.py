@@ -48,7 +48,9 @@ def attest_command(
         raise click.UsageError("--force goes with -o.")
     if passphrase_file is not None and key is None:
         raise click.UsageError("--passphrase-file goes with --key.")
-    made = session.registry.attest(reference, form=form, key=key, passphrase=passphrase_from(passphrase_file))
+    made = session.registry.provenance.attest(
+        reference, form=form, key=key, passphrase=passphrase_from(passphrase_file)
+    )
     text = made.data.decode("ascii")
     if output is not None:
         from .written import write_document

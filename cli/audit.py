@@ -101,14 +101,14 @@ def audit_command(
         alone=alone,
     )
     if chain:
-        report = session.registry.audit_chain(anchors=anchors, keys=keys)
+        report = session.registry.upkeep.audit_chain(anchors=anchors, keys=keys)
     elif again:
-        report = session.registry.audit_rebuild(references, say=session.say)
+        report = session.registry.upkeep.audit_rebuild(references, say=session.say)
     elif references:
-        report = session.registry.audit(references, repair=repair, copies=copies, say=session.say)
+        report = session.registry.upkeep.audit(references, repair=repair, copies=copies, say=session.say)
     else:
         with counting(session, "reading") as told:
-            report = session.registry.audit_all(
+            report = session.registry.upkeep.audit_all(
                 repair=repair, copies=copies, jobs=jobs, anew=anew, say=session.say, told=told
             )
     session.emit(

@@ -27,7 +27,7 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
     registry's own store go to no other server.
     """
     with session.progress("copying") as progress:
-        made = session.registry.backup(
+        made = session.registry.upkeep.backup(
             destination, verify=verify, store_options=_options(), say=session.say, progress=progress
         )
     document = made.to_dict()
@@ -63,7 +63,7 @@ def restore_command(session: Session, source: str, own: bool) -> None:
     approvals in it are withdrawn, and admission looks at its adapters as if they were registered now.
     """
     with session.progress("copying") as progress:
-        restored = session.registry.restore(
+        restored = session.registry.upkeep.restore(
             source, own=own, store_options=_options(), say=session.say, progress=progress
         )
     document = restored.to_dict()

@@ -31,7 +31,7 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
     SOURCE is a folder in MLX or Hugging Face layout, a GGUF file, or a hub id such as org/name.
     """
     with session.progress("reading" if reference else "copying") as progress:
-        added = session.registry.add_base(
+        added = session.registry.bases.add(
             source, name=name, revision=revision, reference=reference, say=session.say, progress=progress
         )
     view = {
@@ -55,7 +55,7 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
 @command("list", table=True)
 def list_(session: Session) -> None:
     """List base models."""
-    bases = session.registry.bases()
+    bases = session.registry.bases.list()
 
     def human() -> None:
         table = session.table(
@@ -84,7 +84,7 @@ def list_(session: Session) -> None:
 @click.argument("name")
 def show(session: Session, name: str) -> None:
     """Show one base model, its calibrations and the adapters on it."""
-    view = session.registry.base(name)
+    view = session.registry.bases.show(name)
 
     def human() -> None:
         _facts(session, view)

@@ -43,10 +43,10 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
     options: dict[str, Any] = {"grace": parse_duration(grace), "force": force}
     registry = session.registry
     if not dry_run and not yes and _asks():
-        plan = registry.gc(**options, dry_run=True)
+        plan = registry.upkeep.gc(**options, dry_run=True)
         if plan.removed:
             _confirm(plan.removed, plan.freed_bytes, "the store")
-    done = registry.gc(**options, dry_run=dry_run, say=session.say)
+    done = registry.upkeep.gc(**options, dry_run=dry_run, say=session.say)
     document = done.to_dict()
 
     def human() -> None:
@@ -76,7 +76,7 @@ def cache_command() -> None:
 @command("list", table=True)
 def list_(session: Session) -> None:
     """List the fused models in the cache, least recently used first."""
-    document = session.registry.cache()
+    document = session.registry.cache.contents()
     entries = document["entries"]
 
     def human() -> None:
@@ -122,10 +122,10 @@ def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> Non
     limit = None if target is None else parse_size(target)
     registry = session.registry
     if not dry_run and not yes and _asks():
-        plan = registry.prune(limit, dry_run=True).to_dict()
+        plan = registry.cache.prune(limit, dry_run=True).to_dict()
         if plan["removed"]:
             _confirm(plan["removed"], plan["freed_bytes"], "the cache")
-    document = registry.prune(limit, dry_run=dry_run).to_dict()
+    document = registry.cache.prune(limit, dry_run=dry_run).to_dict()
 
     def human() -> None:
         for item in document["items"]:
@@ -141,14 +141,14 @@ def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> Non
 @click.argument("references", metavar="KEY_OR_REF...", nargs=-1, required=True)
 def pin(session: Session, references: tuple[str, ...]) -> None:
     """Keep fused models in the cache, whatever its limit."""
-    _pin(session, references, session.registry.pin, "pinned", "was pinned already")
+    _pin(session, references, session.registry.cache.pin, "pinned", "was pinned already")
 
 
 @command("unpin")
 @click.argument("references", metavar="KEY_OR_REF...", nargs=-1, required=True)
 def unpin(session: Session, references: tuple[str, ...]) -> None:
     """Let fused models leave the cache again."""
-    _pin(session, references, session.registry.unpin, "unpinned", "was not pinned")
+    _pin(session, references, session.registry.cache.unpin, "unpinned", "was not pinned")
 
 
 def _pin(
@@ -176,7 +176,7 @@ def explain(session: Session, reference: str, **options: Any) -> None:
     It shows what makes its key, and what of it is here.  KEY_OR_REF is a fused artifact by key or digest, or an
     adapter; the options are those of fuse.
     """
-    document = session.registry.explain(reference, make_request(options))
+    document = session.registry.fused.explain(reference, make_request(options))
 
     def human() -> None:
         for model in document["models"]:

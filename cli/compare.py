@@ -39,7 +39,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
     # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    difference = session.registry.diff(a, b, weights=weights, plot=plot, force=force)
+    difference = session.registry.adapters.diff(a, b, weights=weights, plot=plot, force=force)
 
     def human() -> None:
         _print_fields(
@@ -69,7 +69,7 @@ def compare_command(session: Session, references: tuple[str, ...], plot: Path | 
     """
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")
-    found = session.registry.compare(references, plot=plot, force=force)
+    found = session.registry.adapters.compare(references, plot=plot, force=force)
 
     def human() -> None:
         _print_fields(session, found["adapters"], found["differs"], found["amended"])

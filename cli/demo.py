@@ -180,8 +180,8 @@ def _ask(script: Script, examples: Path, folder: Path) -> None:
     question, expected = asked["question"], asked["answer"]
     script.tell(f"5. Ask all three what the adapter has learned.  It never saw this question:\n   {question}")
     with _registry(script) as registry:
-        fused = registry.fuse(f"{TASK}@2").path
-        adapter = folder / f"adapters_{registry.show(f'{TASK}@2')['name']}"
+        fused = registry.fused.fuse(f"{TASK}@2").path
+        adapter = folder / f"adapters_{registry.adapters.show(f'{TASK}@2')['name']}"
         base = folder / BASE
         with base_folder(registry.workspace, BASE) as files:
             shutil.copytree(files, base)
@@ -220,7 +220,7 @@ def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
     script.run("fuse", f"{SMALL_TASK}@2", "--precision", "keep", "--accept-loss")
     script.run("fuse", f"{SMALL_TASK}@2")
     with _registry(script) as registry:
-        made = registry.show(f"{SMALL_TASK}@2")["fused"]
+        made = registry.adapters.show(f"{SMALL_TASK}@2")["fused"]
     for fused in sorted(made, key=lambda fused: fused["precision"] != "keep"):
         script.kept.append(
             {

@@ -30,7 +30,7 @@ def record_command(session: Session, reference: str, place: str, note: str, repl
     host, a cluster and service.  Nothing is deployed by this, it is written down: a pipeline says so after it has
     deployed.
     """
-    view = session.registry.record_deployment(reference, place, note=note, replace=replace)
+    view = session.registry.deployments.record(reference, place, note=note, replace=replace)
 
     def human() -> None:
         already = "" if view["changed"] else " already"
@@ -51,7 +51,7 @@ def end_command(session: Session, places: tuple[str, ...], reference: str | None
 
     Or, with --ref, one thing of several.
     """
-    ended = session.registry.end_deployments(places, reference=reference, reason=reason)
+    ended = session.registry.deployments.end(places, reference=reference, reason=reason)
 
     def human() -> None:
         for view in ended:
@@ -71,7 +71,7 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
     """List what runs where, or ran at a date."""
     if at is not None and every:
         raise click.UsageError("--at and --all exclude each other.")
-    rows = session.registry.deployments(at=at, every=every, **chosen)
+    rows = session.registry.deployments.list(at=at, every=every, **chosen)
 
     def human() -> None:
         titles = ("place", "runs", "state", "age", "by", "until", "note", "digest", "since")

@@ -48,7 +48,7 @@ def push_command(session: Session, reference: str, **options: Any) -> None:
     says where each thing came from.  Options for the other store's file system are taken from
     FUSERY_OTHER_STORE_OPTIONS, as JSON.
     """
-    _run(session, session.registry.push, reference, "pushing", options)
+    _run(session, session.registry.exchange.push, reference, "pushing", options)
 
 
 @command("pull", table=True)
@@ -61,7 +61,7 @@ def pull_command(session: Session, reference: str, **options: Any) -> None:
     Its base, data and parents come along, as far as they are missing here.  REF is what it is called there; see `fusery
     push`.
     """
-    _run(session, session.registry.pull, reference, "pulling", options)
+    _run(session, session.registry.exchange.pull, reference, "pulling", options)
 
 
 def _run(

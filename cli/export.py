@@ -32,7 +32,9 @@ def export_command(
     It holds weights, configuration, metadata and a model card.  The folder is called adapters_NAME and is written into
     DIR.
     """
-    exported = session.registry.export(reference, destination, form=form, force=force, say=session.say)
+    exported = session.registry.exchange.export(
+        reference, destination, form=form, force=force, say=session.say
+    )
     document = exported.to_dict()
 
     def human() -> None:
@@ -55,7 +57,7 @@ def import_command(session: Session, folder: Path, base: str | None) -> None:
 
     Digest, name, version and facts are the same again.  DIR is an adapters_NAME folder.
     """
-    registered = session.registry.import_folder(folder, base=base)
+    registered = session.registry.exchange.import_folder(folder, base=base)
     view = {**registered.view, "created": registered.created}
 
     def human() -> None:

@@ -60,7 +60,7 @@ def fidelity_command(
             raise click.UsageError(f"{option} goes with --formats: what is on record is as it is.")
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")
-    view = session.registry.fidelity(reference, plot=plot, force=force)
+    view = session.registry.fused.fidelity(reference, plot=plot, force=force)
     names = [view["plot"] or view["key"]]
     session.emit(view, names=names, human=lambda: _print_record(session, view))
 
@@ -107,7 +107,7 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
     from fusery.registry.fusion.request import FuseRequest, parse_extra
 
     extras = tuple(parse_extra(text) for text in wanted.pop("extras"))
-    found = session.registry.formats(reference, FuseRequest(extras=extras, **wanted), say=session.say)
+    found = session.registry.fused.formats(reference, FuseRequest(extras=extras, **wanted), say=session.say)
 
     def human() -> None:
         right = ("weights", "of the base", "retained", "cosine", "noise")

@@ -108,12 +108,14 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
     request = make_request(options)
     if reference is None:
         with counting(session, "fusing") as told:
-            done = session.registry.fuse_all(
+            done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), say=session.say, told=told
             )
         return report(session, done, verb="fused", adapter=lambda document: document["adapter"])
     with session.progress("fusing") as progress:
-        fused = session.registry.fuse(reference, request, publish=publish, say=session.say, progress=progress)
+        fused = session.registry.fused.fuse(
+            reference, request, publish=publish, say=session.say, progress=progress
+        )
     document = fused.to_dict()
 
     def human() -> None:

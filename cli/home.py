@@ -39,7 +39,7 @@ def doctor_command(session: Session) -> int:
 
     Exit code 1 when a part has a problem.
     """
-    checks = session.registry.doctor()
+    checks = session.registry.upkeep.doctor()
     failed = any(check.status == "problem" for check in checks)
     document = {"ok": not failed, "checks": [check.to_dict() for check in checks]}
 
@@ -83,7 +83,7 @@ def upgrade(session: Session) -> None:
 @command("current")
 def current(session: Session) -> None:
     """Show the schema's version, and the one that is needed."""
-    state = session.registry.schema()
+    state = session.registry.upkeep.schema()
     document = {"current": state.current, "head": state.head, "status": state.status}
     session.emit(
         document,
@@ -100,7 +100,7 @@ def check(session: Session) -> int:
 
     Exit code 1 when they differ.
     """
-    differences = session.registry.schema_differences()
+    differences = session.registry.upkeep.schema_differences()
 
     def human() -> None:
         for difference in differences:
@@ -125,7 +125,7 @@ def grants(session: Session, role: str | None, user: str | None) -> None:
     and again after `fusery db upgrade`.
     """
     chosen = next((known for known in _ROLES if known == role), None)
-    script = session.registry.grants(chosen, user=user)
+    script = session.registry.upkeep.grants(chosen, user=user)
     names = [chosen] if chosen else list(_ROLES)
     session.emit(
         {"roles": [f"fusery_{name}" for name in names], "user": user, "sql": script},

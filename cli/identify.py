@@ -45,7 +45,9 @@ def identify_command(session: Session, path: str, strict: bool, fresh: bool) -> 
     begun = Begun(path)
     try:
         with session.progress("identifying") as progress:
-            result = session.registry.identify(begun, fresh=fresh, say=session.say, progress=progress)
+            result = session.registry.provenance.identify(
+                begun, fresh=fresh, say=session.say, progress=progress
+            )
     finally:
         begun.close()
     found = result.to_dict()

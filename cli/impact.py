@@ -23,7 +23,7 @@ def impact_command(session: Session, subject: str) -> None:
     do sums of adapters with one in them.  It is what to look at when a base is withdrawn, a dataset turns out to be
     bad, or an adapter is yanked.
     """
-    found = session.registry.impact(subject).to_dict()
+    found = session.registry.provenance.impact(subject).to_dict()
 
     def human() -> None:
         session.print(f"{found['kind']} {cell(found['name'])} has reached:")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from .bulk import bulk_options, choice, counting, report
 from .fuse import make_request, request_options
 from .session import Session, command
 from .text import foreign_fact, size
+
+if TYPE_CHECKING:
+    from fusery.registry.bundles import Content
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -133,11 +136,11 @@ def materialize_command(
         base_image=base_image,
         card=card and card.expanduser().absolute(),  # workers may run elsewhere
     )
-    content = None if fused is None else "fused" if fused else "adapters"
+    content: Content | None = None if fused is None else "fused" if fused else "adapters"
     engine = _engine(target, destination, bulk=chosen is not None) if build else None
     if chosen is not None:
         with counting(session, "writing") as told:
-            done = session.registry.materialize_all(
+            done = session.registry.bundles.materialize_all(
                 destination,
                 request,
                 target=target,
@@ -150,7 +153,7 @@ def materialize_command(
             )
         return report(session, done, verb="written", adapter=lambda document: document["adapters"][0])
     with session.progress("fusing") as progress:
-        bundle = session.registry.materialize(
+        bundle = session.registry.bundles.materialize(
             references,
             destination,
             target=target,

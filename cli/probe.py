@@ -66,7 +66,7 @@ def probe_command(
     from fusery.registry.fusion.request import FuseRequest
 
     with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
-        found = session.registry.probe(
+        found = session.registry.adapters.probe(
             reference,
             against=against,
             request=FuseRequest(precision) if precision else None,

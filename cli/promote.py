@@ -27,7 +27,7 @@ def promote_command(session: Session, reference: str, alias: str, reason: str, d
     Exit code 0 when it does, 1 when a rule failed, 3 when one cannot be decided.  A refusal is in the log, with its
     reasons.
     """
-    promotion = session.registry.promote(reference, alias, reason=reason, dry_run=dry_run)
+    promotion = session.registry.aliases.promote(reference, alias, reason=reason, dry_run=dry_run)
     found = promotion.to_dict()
 
     def human() -> None:
@@ -68,9 +68,9 @@ def approve_command(session: Session, reference: str, alias: str, note: str, wit
     This is for a rule that asks for approvals; nobody approves of their own adapter.
     """
     if withdraw:
-        view = session.registry.withdraw_approval(reference, alias, note=note)
+        view = session.registry.aliases.withdraw_approval(reference, alias, note=note)
     else:
-        view = session.registry.approve(reference, alias, note=note)
+        view = session.registry.aliases.approve(reference, alias, note=note)
 
     def human() -> None:
         who = ", ".join(cell(name) for name in view["approvals"]) or "nobody"

@@ -40,7 +40,9 @@ def report_command(session: Session, subject: str | None, html: Path | None, for
         raise click.UsageError("--html FILE is needed, or --json.\nHint: fusery report --html report.html")
     if force and html is None:
         raise click.UsageError("--force goes with --html.")
-    written = session.registry.report(subject, html=html, force=force, audit=audit, say=session.say)
+    written = session.registry.provenance.report(
+        subject, html=html, force=force, audit=audit, say=session.say
+    )
     names = [written.path] if written.path else []
     session.emit(written.to_dict(), names=names, human=lambda: _tell(session, written))
     return 0 if written.ok else 1

@@ -93,7 +93,9 @@ def set_command(
     if not rules and guarded is None:
         raise click.UsageError("No rule is given.\nHint: fusery rules set prod --approvals 1")
     wanted = rules if rules or file is not None else None
-    shown = session.registry.set_rules(target, wanted, guarded=guarded, reason=reason, dry_run=dry_run)
+    shown = session.registry.aliases.set_rules(
+        target, wanted, guarded=guarded, reason=reason, dry_run=dry_run
+    )
 
     def human() -> None:
         _print(session, shown)
@@ -111,14 +113,14 @@ def set_command(
 @_TARGET
 def show_command(session: Session, target: str) -> None:
     """Show the rules that count for an alias."""
-    shown = session.registry.rules(target)
+    shown = session.registry.aliases.rules(target)
     session.emit(shown, names=[shown["alias"]], human=lambda: _print(session, shown))
 
 
 @command("list", table=True)
 def list_command(session: Session) -> None:
     """List the rules of all aliases."""
-    found = session.registry.all_rules()
+    found = session.registry.aliases.all_rules()
 
     def human() -> None:
         titles = ("alias", "guarded", "age", "by", "rules", "since")
@@ -145,7 +147,7 @@ def list_command(session: Session) -> None:
 @_DRY
 def remove_command(session: Session, target: str, reason: str, dry_run: bool) -> None:
     """Take the rules of an alias away; it is not guarded any more."""
-    shown = session.registry.remove_rules(target, reason=reason, dry_run=dry_run)
+    shown = session.registry.aliases.remove_rules(target, reason=reason, dry_run=dry_run)
 
     def human() -> None:
         session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {shown['alias']}.")

@@ -72,7 +72,7 @@ def sign_command(
     token = identity_token_file.read_text(encoding="utf-8").strip() if identity_token_file else None
     chosen = SigningKey(key, passphrase_from(passphrase_file), certificate, chain, token)
     with session.progress("reading") as told:
-        made = session.registry.sign(subject, chosen, output=output, force=force, progress=told)
+        made = session.registry.trust.sign(subject, chosen, output=output, force=force, progress=told)
     document = made.to_dict()
 
     def human() -> None:
@@ -98,7 +98,7 @@ def signature_command() -> None:
 @click.argument("reference", metavar="REF")
 def list_command(session: Session, reference: str) -> None:
     """List the signatures over an adapter, a fused model or a bundle."""
-    found = session.registry.signatures(reference)
+    found = session.registry.trust.signatures(reference)
 
     def human() -> None:
         titles = ("key", "signer", "age", "by", "scheme", "at")
@@ -130,7 +130,7 @@ def export_command(session: Session, reference: str, output: Path, by: str | Non
 
     model-signing and `fusery verify` read it.
     """
-    written = session.registry.export_signature(reference, output, by=by, force=force)
+    written = session.registry.trust.export_signature(reference, output, by=by, force=force)
     session.emit(
         written,
         names=[written["path"]],
@@ -151,7 +151,7 @@ def anchor_command(
     Keep it elsewhere, and audit the log against it.  `fusery audit --chain --anchor FILE` finds a log that was cut off
     or written anew since then.
     """
-    anchor, data = session.registry.anchor(key, passphrase_from(passphrase_file))
+    anchor, data = session.registry.trust.anchor(key, passphrase_from(passphrase_file))
     if output is None:
         click.echo(data.decode(), nl=False)
         return

@@ -50,7 +50,7 @@ def lineage_command(
         raise click.UsageError("--force goes with -o.")
     chosen = form or (_ENDINGS.get(output.suffix.lower(), "tree") if output else "tree")
     both = up == down
-    graph = session.registry.lineage(
+    graph = session.registry.provenance.lineage(
         reference, up=up or both, down=down or both, complete=chosen in _DOCUMENTS
     )
     if output is not None:

@@ -86,7 +86,7 @@ def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) ->
     """Register what was trained, if that was asked for, and print what there is now."""
     view: dict[str, Any] | None = None
     if base is not None:
-        registered = session.registry.register(run.folder, base=base, **facts)
+        registered = session.registry.adapters.register(run.folder, base=base, **facts)
         view = {**registered.view, "created": registered.created}
     document = {
         "folder": str(run.folder),

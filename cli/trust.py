@@ -113,7 +113,7 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
     NAME is what the key is called here.  What it counts for is said anew each time: --for for aliases, --fused for
     fused artifacts of other registries.
     """
-    added = session.registry.trust_key(name, key, aliases, fused=fused)
+    added = session.registry.trust.add_key(name, key, aliases, fused=fused)
 
     def human() -> None:
         session.print(f"{added['name']} counts for {_purposes(added)}.")
@@ -124,7 +124,7 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
 @command("list", table=True)
 def list_command(session: Session) -> None:
     """List the keys that count, and those that were revoked."""
-    keys = session.registry.trusted_keys()
+    keys = session.registry.trust.keys()
 
     def human() -> None:
         titles = ("name", "for", "revoked", "age", "signatures", "key", "since")
@@ -158,7 +158,7 @@ def revoke_command(session: Session, name: str, reason: str) -> None:
 
     Those that it has made do not count any more, either.
     """
-    revoked = session.registry.revoke_key(name, reason=reason)
+    revoked = session.registry.trust.revoke_key(name, reason=reason)
 
     def human() -> None:
         session.print(

@@ -73,7 +73,9 @@ def verify_command(
         checkers.append(SigstoreChecker(identity, issuer))
     with session.progress("reading") as told:
         if registry:
-            result = session.registry.verify(path, signature=signature, checkers=checkers, progress=told)
+            result = session.registry.trust.verify(
+                path, signature=signature, checkers=checkers, progress=told
+            )
         else:
             result = verify(path, signature=signature, checkers=checkers, progress=told)
     names = [problem.path for problem in result.problems]

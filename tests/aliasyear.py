@@ -78,12 +78,12 @@ class Held:
 
 def stock(registry: Registry, folder: Path, base: Path) -> dict[str, list[str]]:
     """Register versions of every task on a base; return their names by task."""
-    registry.add_base(base, name="tiny")
+    registry.bases.add(base, name="tiny")
     names: dict[str, list[str]] = {task: [] for task in TASKS}
     for number in range(VERSIONS):
         adapter = tinymodels.make_adapter(folder / f"{number}", base, rank=1, num_layers=1, seed=number)
         for task in TASKS:
-            names[task].append(registry.register(adapter, base="tiny", task=task).view["name"])
+            names[task].append(registry.adapters.register(adapter, base="tiny", task=task).view["name"])
     return names
 
 
@@ -201,9 +201,9 @@ class Year:
         name = alias.partition("#")[2]
         if self._is_withdrawn(adapter, self._clock.now):
             with pytest.raises(BadInputError, match="yanked"):
-                self._registry.set_alias(adapter, name, reason=reason)
+                self._registry.aliases.set(name, adapter, reason=reason)
             return
-        moved = self._registry.set_alias(adapter, name, reason=reason)["moved"]
+        moved = self._registry.aliases.set(name, adapter, reason=reason)["moved"]
         assert moved == (self.aliases[alias].now != adapter)
         if moved:
             self._went(alias, adapter, reason)
@@ -214,28 +214,28 @@ class Year:
             return
         if len(held.holders) < 2 or self._is_withdrawn(held.holders[-2], self._clock.now):
             with pytest.raises(BadInputError):
-                self._registry.roll_back(alias, reason=reason)
+                self._registry.aliases.roll_back(alias, reason=reason)
             return
-        done = self._registry.roll_back(alias, reason=reason)
+        done = self._registry.aliases.roll_back(alias, reason=reason)
         assert (done["to"], done["moved"]) == (held.holders[-2], True)
         self._went(alias, held.holders[-2], reason, back=True)
 
     def _remove(self, alias: str, reason: str) -> None:
         if self.aliases[alias].now is None:
             return
-        assert self._registry.remove_alias(alias, reason=reason)["moved"]
+        assert self._registry.aliases.remove(alias, reason=reason)["moved"]
         self._went(alias, None, reason)
 
     def _yank(self, alias: str, adapter: str, reason: str) -> None:
         was = self._is_withdrawn(adapter, self._clock.now)
-        assert self._registry.yank(adapter, reason=reason)["changed"] is not was
+        assert self._registry.adapters.yank(adapter, reason=reason)["changed"] is not was
         if not was:
             self._withdrawn.setdefault(adapter, []).append([self._clock.now, None])
             self.boundaries.append((self._clock.now, alias))
 
     def _lift(self, alias: str, adapter: str, reason: str) -> None:
         was = self._is_withdrawn(adapter, self._clock.now)
-        assert self._registry.unyank(adapter, reason=reason)["changed"] is was
+        assert self._registry.adapters.unyank(adapter, reason=reason)["changed"] is was
         if was:
             self._withdrawn[adapter][-1][1] = self._clock.now
             self.boundaries.append((self._clock.now, alias))

@@ -22,12 +22,12 @@ def work(home: Path, url: str, folder: Path, base: Path, number: int, stop: Even
             turn += 1
             seed = number * 1000 + turn
             adapter = tinymodels.make_adapter(folder / f"{number}-{turn}", base, seed=seed)
-            name = registry.register(adapter, base="tiny", task="course_rec").view["name"]
-            registry.set_alias(name, "prod", reason=f"turn {turn} of {number}")
+            name = registry.adapters.register(adapter, base="tiny", task="course_rec").view["name"]
+            registry.aliases.set("prod", name, reason=f"turn {turn} of {number}")
             if turn % 2:
-                registry.fuse(name)
+                registry.fused.fuse(name)
             else:
-                registry.gc(grace=0)
+                registry.upkeep.gc(grace=0)
 
 
 def double(number: int) -> int:

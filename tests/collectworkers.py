@@ -32,11 +32,11 @@ def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: floa
         while time.monotonic() < end:
             seed = chance.randrange(1000)
             adapter = tinymodels.make_adapter(folder / f"{sum(done.values())}", base, seed=seed)
-            made = registry.register(adapter, base="tiny", task=f"task{number}", date="20260115")
+            made = registry.adapters.register(adapter, base="tiny", task=f"task{number}", date="20260115")
             done["register"] += 1
-            registry.fuse(made.view["name"], KEEP)
+            registry.fused.fuse(made.view["name"], KEEP)
             done["fuse"] += 1
-            registry.materialize(made.view["name"], folder / "bundle", request=KEEP, force=True)
+            registry.bundles.materialize(made.view["name"], folder / "bundle", request=KEEP, force=True)
             done["materialize"] += 1
             shelf.give_up(chance.randbytes(1000), b"the same of everybody")
             done["given up"] += 1

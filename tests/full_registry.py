@@ -37,12 +37,12 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
 
     Without `amended`, it is a registry of a time when nothing could be amended, and there were neither rules nor keys.
     """
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     for number in (1, 2):
         adapter = tinymodels.make_adapter(folder / f"adapter{number}", tiny_base, seed=number)
         # A curve that ends with another loss than is said: a run on record, and a finding.
         (adapter / "train.log").write_text(plain_log({1: 2.0, 100: 1.0}, {50: 1.5}))
-        registry.register(
+        registry.adapters.register(
             adapter,
             base="tiny",
             task="course_rec",
@@ -54,16 +54,16 @@ def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = T
             note="Ünïcode \u2028 and 'quotes'",
             parent="course_rec@1" if number == 2 else None,
         )
-    registry.set_alias("course_rec@1", "prod", reason="first")
-    registry.set_alias("course_rec@2", "prod", reason="better")
-    registry.fuse("course_rec@2", FuseRequest(extras=(("course_rec@1", 0.5),)))
-    registry.yank("course_rec@1", reason="worse")
-    registry.materialize("course_rec@2", folder / "bundle")
-    registry.export("course_rec@2", folder / "exported", form="peft")
+    registry.aliases.set("prod", "course_rec@1", reason="first")
+    registry.aliases.set("prod", "course_rec@2", reason="better")
+    registry.fused.fuse("course_rec@2", FuseRequest(extras=(("course_rec@1", 0.5),)))
+    registry.adapters.yank("course_rec@1", reason="worse")
+    registry.bundles.materialize("course_rec@2", folder / "bundle")
+    registry.exchange.export("course_rec@2", folder / "exported", form="peft")
     if amended:
-        registry.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
-        registry.set_rules("release", {"admission": "no_errors"})
-        registry.trust_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
+        registry.adapters.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
+        registry.aliases.set_rules("release", {"admission": "no_errors"})
+        registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
     with registry.workspace.database.write() as session:
         for table in all_tables():
             if (amended or table.name not in _TOLD) and session.execute(

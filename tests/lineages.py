@@ -27,8 +27,8 @@ def fill(registry: Registry, folder: Path) -> dict[str, str]:
     4-bit one, each with an adapter; a sum, a requantised fuse; bundles with and without a fuse; aliases, deployments.
     """
     base = tinymodels.make_base(folder / "tiny", layers=2)
-    registry.add_base(base, name="tiny")
-    register = registry.register
+    registry.bases.add(base, name="tiny")
+    register = registry.adapters.register
     common = {"base": "tiny", "task": "course_rec"}
     first = tinymodels.make_adapter(folder / "first", base, seed=1, rank=4)
     register(first, date="20260115", val_loss=0.61, dataset="courses", examples=120, **common)
@@ -49,11 +49,11 @@ def fill(registry: Registry, folder: Path) -> dict[str, str]:
     register(dora, base="tiny", task="dora", date="20260302")
     register(peftfolders.make_peft(folder / "peft", base, seed=5), base="tiny", task="peft", date="20260303")
     here = tinymodels.make_base(folder / "here", layers=2, seed=7)
-    registry.add_base(here, name="here", reference=True)
+    registry.bases.add(here, name="here", reference=True)
     there = tinymodels.make_adapter(folder / "there", here, seed=6, rank=4)
     register(there, base="here", task="there", date="20260304")
     few = tinymodels.make_base(folder / "few", layers=2, bits=4, group_size=32, seed=8)
-    registry.add_base(few, name="few")
+    registry.bases.add(few, name="few")
     small = tinymodels.make_adapter(folder / "small", few, seed=9, rank=4)
     register(small, base="few", task="small", date="20260305")
     return _made(registry, folder)
@@ -61,7 +61,7 @@ def fill(registry: Registry, folder: Path) -> dict[str, str]:
 
 def _made(registry: Registry, folder: Path) -> dict[str, str]:
     plain = FuseRequest(precision="keep", accept_loss=True)
-    fuse = registry.fuse
+    fuse = registry.fused.fuse
     found = {
         "adapter": DENSE,
         "continued": CONTINUED,
@@ -80,16 +80,16 @@ def _made(registry: Registry, folder: Path) -> dict[str, str]:
     twice = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.25),))
     found["with itself"] = fuse("course_rec@1", twice).view["key"]
     found["bundle"] = str(folder / "out")
-    registry.materialize("course_rec@2", folder / "out", request=plain)
+    registry.bundles.materialize("course_rec@2", folder / "out", request=plain)
     found["bundle of a sum"] = str(folder / "sum")
-    registry.materialize("other@1", folder / "sum", request=sum_of)
+    registry.bundles.materialize("other@1", folder / "sum", request=sum_of)
     found["unfused bundle"] = str(folder / "apart")
-    registry.materialize(["course_rec@1", "course_rec@2"], folder / "apart", target="adapters")
-    registry.set_alias("course_rec@2", "prod", reason="first")
-    registry.record_deployment(str(folder / "out"), "eu/ranker", note="rollout 7")
-    registry.record_deployment(found["sum"], "lab <1>")
-    registry.record_deployment("course_rec@1", "lab <1>")
-    registry.end_deployments(["lab <1>"], reference="course_rec@1", reason="over")
+    registry.bundles.materialize(["course_rec@1", "course_rec@2"], folder / "apart", target="adapters")
+    registry.aliases.set("prod", "course_rec@2", reason="first")
+    registry.deployments.record(str(folder / "out"), "eu/ranker", note="rollout 7")
+    registry.deployments.record(found["sum"], "lab <1>")
+    registry.deployments.record("course_rec@1", "lab <1>")
+    registry.deployments.end(["lab <1>"], reference="course_rec@1", reason="over")
     return found
 
 
@@ -106,5 +106,5 @@ def withdrawn() -> tuple[Registry, dict[str, str]]:
     atexit.register(registry.close)
     registry.init()
     found = fill(registry, folder)
-    registry.yank("course_rec@2", reason=REASON)
+    registry.adapters.yank("course_rec@2", reason=REASON)
     return registry, found

@@ -32,29 +32,29 @@ Way = Callable[[Any], Any]
 
 def stock(registry: Registry, base: Path, folder: Path) -> None:
     """Give a registry a row in every table, and a history that commands can be asked about."""
-    registry.add_base(base, name="tiny")
+    registry.bases.add(base, name="tiny")
     for number in (1, 2):
         adapter = tinymodels.make_adapter(folder / f"mail{number}", base, seed=10 + number)
-        registry.register(
+        registry.adapters.register(
             adapter, base="tiny", task="mail", date=f"2026021{number}", val_loss=0.0, tags={"Team": "Mail"}
         )
-        registry.set_alias(f"mail@{number}", "staging", reason=f"Try {number}")
-    registry.set_rules("mail#prod", {"approvals": 1, "val_loss_within": 1.0})
+        registry.aliases.set("staging", f"mail@{number}", reason=f"Try {number}")
+    registry.aliases.set_rules("mail#prod", {"approvals": 1, "val_loss_within": 1.0})
     settings = registry.workspace.settings.model_copy(update={"user": "Ann"})
     with Registry(Workspace(settings)) as ann:
-        ann.approve("mail@2", "mail#prod", note="Good")
-    registry.promote("mail@2", "mail#prod", reason="Better")
+        ann.aliases.approve("mail@2", "mail#prod", note="Good")
+    registry.aliases.promote("mail@2", "mail#prod", reason="Better")
     key = signingkeys.write_pair(folder)
-    registry.trust_key("anna", key.public, ["mail#*"])
-    registry.sign("mail@2", key.signing())
-    registry.record_deployment("mail@2", "Prod-EU/ranker", note="First")
-    registry.end_deployments(["Prod-EU/ranker"])
-    registry.record_deployment("mail@1", "lab")
-    registry.yank("mail@1", reason="By mistake")
-    registry.unyank("mail@1", reason="It was none")
+    registry.trust.add_key("anna", key.public, ["mail#*"])
+    registry.trust.sign("mail@2", key.signing())
+    registry.deployments.record("mail@2", "Prod-EU/ranker", note="First")
+    registry.deployments.end(["Prod-EU/ranker"])
+    registry.deployments.record("mail@1", "lab")
+    registry.adapters.yank("mail@1", reason="By mistake")
+    registry.adapters.unyank("mail@1", reason="It was none")
     full_registry.fill(registry, base, folder)
     changed = tinymodels.make_adapter(folder / "unknown", base, seed=11, rank=4)
-    registry.identify(changed)
+    registry.provenance.identify(changed)
 
 
 def _moment(form: str, *, hours: int = 0) -> Way:

@@ -66,7 +66,7 @@ class Show:
         path.write_text(json.dumps({**json.loads(path.read_text()), "iters": 600}), encoding="utf-8")
         (folder / "train.log").write_text(plain_log(losses, train), encoding="utf-8")
         date = f"{self.clock.now:%Y%m%d}"
-        self.registry.register(
+        self.registry.adapters.register(
             folder, base=base, task=task, date=date, **({"val_loss": best} if told else {}), **facts
         )
         self.wait(0.1)
@@ -78,7 +78,7 @@ def fill(registry: Registry, folder: Path, clock: Clock) -> None:
     show = Show(registry, folder, clock)
     for name, bits in (("tiny", None), ("tiny-4bit", 4)):
         base = tinymodels.make_base(folder / name, layers=4, bits=bits, seed=3)
-        registry.add_base(base, name=name)
+        registry.bases.add(base, name=name)
     _course_rec(show)
     _mail(show)
 
@@ -103,50 +103,54 @@ def _course_rec(show: Show) -> None:
         )
         show.wait(19)
         if number == 6:
-            registry.set_rules(
+            registry.aliases.set_rules(
                 "course_rec#staging", {"admission": "no_errors", "fidelity": "PASS"}, guarded=False
             )
-            registry.promote(
+            registry.aliases.promote(
                 "course_rec@6", "staging", reason="try version 6"
             )  # refused: nothing was fused from it
         if number in (1, 3, 5, 6):
-            registry.set_alias(f"course_rec@{number}", "staging", reason=f"try version {number}")
+            registry.aliases.set("staging", f"course_rec@{number}", reason=f"try version {number}")
             show.wait(4)
         if number in (1, 3, 5):
-            registry.set_alias(
-                f"course_rec@{number}", "prod", reason=f"version {number} is better in the A/B test"
+            registry.aliases.set(
+                "prod", f"course_rec@{number}", reason=f"version {number} is better in the A/B test"
             )
             show.wait(2)
         if number == 5:
-            registry.roll_back("course_rec#prod", reason="answers were too long")
+            registry.aliases.roll_back("course_rec#prod", reason="answers were too long")
             show.wait(3)
             _promote(show)
-    registry.promote("course_rec@7", "prod", reason="the lowest loss")  # refused: nobody approved of it
-    registry.yank("course_rec@4", reason="trained on the test set")
-    registry.fuse("course_rec@3", keep)
-    registry.fuse("course_rec@5")
-    registry.materialize("course_rec@5", show.folder / "bundle")
+    registry.aliases.promote(
+        "course_rec@7", "prod", reason="the lowest loss"
+    )  # refused: nobody approved of it
+    registry.adapters.yank("course_rec@4", reason="trained on the test set")
+    registry.fused.fuse("course_rec@3", keep)
+    registry.fused.fuse("course_rec@5")
+    registry.bundles.materialize("course_rec@5", show.folder / "bundle")
     key = signingkeys.write_pair(show.folder)
-    registry.trust_key("anna", key.public, ["course_rec#*"])
+    registry.trust.add_key("anna", key.public, ["course_rec#*"])
     for number in (3, 5):
-        registry.sign(f"course_rec@{number}", key.signing())
+        registry.trust.sign(f"course_rec@{number}", key.signing())
     stranger = signingkeys.write_pair(show.folder, "stranger")
-    registry.sign("course_rec@5", stranger.signing())
-    registry.record_deployment("course_rec@3", "prod-eu/ranker", note="first half of the year")
+    registry.trust.sign("course_rec@5", stranger.signing())
+    registry.deployments.record("course_rec@3", "prod-eu/ranker", note="first half of the year")
     show.wait(5)
-    registry.record_deployment(str(show.folder / "bundle"), "prod-eu/ranker", replace=True)
-    registry.record_deployment("course_rec@4", "lab", note="by mistake")
+    registry.deployments.record(str(show.folder / "bundle"), "prod-eu/ranker", replace=True)
+    registry.deployments.record("course_rec@4", "lab", note="by mistake")
 
 
 def _promote(show: Show) -> None:
     """Give prod rules, have somebody else approve of version 5, and let the rules decide."""
     registry = show.registry
-    registry.set_rules("course_rec#prod", {"admission": "no_errors", "val_loss_within": 0.02, "approvals": 1})
+    registry.aliases.set_rules(
+        "course_rec#prod", {"admission": "no_errors", "val_loss_within": 0.02, "approvals": 1}
+    )
     with open_as(registry, "ben") as other:
-        other.approve("course_rec@5", "prod", note="read 40 answers")
-        other.approve("course_rec@4", "prod")
-        other.withdraw_approval("course_rec@4", "prod", note="the test set is in it")
-    registry.promote("course_rec@5", "prod", reason="with a shorter prompt")
+        other.aliases.approve("course_rec@5", "prod", note="read 40 answers")
+        other.aliases.approve("course_rec@4", "prod")
+        other.aliases.withdraw_approval("course_rec@4", "prod", note="the test set is in it")
+    registry.aliases.promote("course_rec@5", "prod", reason="with a shorter prompt")
 
 
 def open_as(registry: Registry, user: str) -> Registry:
@@ -165,10 +169,10 @@ def fill_with_long_names(registry: Registry, folder: Path) -> None:
     with open_as(registry, LONG_ACTOR) as other:
         base = tinymodels.make_base(folder / "long-base", layers=4, bits=4, seed=9)
         name = "SmolLM2-135M-Instruct-quantised-to-four-bits-for-recommendations-of-courses"
-        other.add_base(base, name=name)
+        other.bases.add(base, name=name)
         adapter = tinymodels.make_adapter(folder / "long", base, seed=5, rank=4, num_layers=2)
         alias = "production-of-the-whole-team-in-europe"
-        other.register(
+        other.adapters.register(
             adapter,
             base=name,
             task="course_rec",
@@ -178,19 +182,21 @@ def fill_with_long_names(registry: Registry, folder: Path) -> None:
             note="e" * 200,
             tags={"of-the-team": "y" * 60},
         )
-        other.set_alias("course_rec@8", alias, reason="because " + "z" * 80)
-        other.fuse("course_rec@8", FuseRequest(precision="keep", accept_loss=True))
-        other.record_deployment("course_rec@8", LONG_PATH, note="n" * 70)
-        other.set_rules(f"course_rec#{alias}", {"licences": ["apache-2.0", "mit", "v" * 60], "approvals": 3})
-        other.promote("course_rec@7", alias, reason="u" * 60)
-        registry.approve("course_rec@8", alias, note="t" * 60)
+        other.aliases.set(alias, "course_rec@8", reason="because " + "z" * 80)
+        other.fused.fuse("course_rec@8", FuseRequest(precision="keep", accept_loss=True))
+        other.deployments.record("course_rec@8", LONG_PATH, note="n" * 70)
+        other.aliases.set_rules(
+            f"course_rec#{alias}", {"licences": ["apache-2.0", "mit", "v" * 60], "approvals": 3}
+        )
+        other.aliases.promote("course_rec@7", alias, reason="u" * 60)
+        registry.aliases.approve("course_rec@8", alias, note="t" * 60)
 
 
 def _mail(show: Show) -> None:
     """Register a task whose texts are hostile."""
     show.register("mail", 1, "tiny", best=0.9, note=HOSTILE, dataset=HOSTILE, tags={"team": HOSTILE})
-    show.registry.set_alias("mail@1", "prod", reason=HOSTILE)
-    show.registry.yank("mail@1", reason=HOSTILE)
-    show.registry.record_deployment(
+    show.registry.aliases.set("prod", "mail@1", reason=HOSTILE)
+    show.registry.adapters.yank("mail@1", reason=HOSTILE)
+    show.registry.deployments.record(
         "mail@1", HOSTILE.replace("\u202e", "").replace("\u202c", ""), note=HOSTILE
     )

@@ -77,12 +77,12 @@ def prepare(place: Place) -> None:
         (place.folder / host).mkdir()
     with place.open(HOSTS[0]) as registry:
         registry.init()
-        registry.add_base(base, name="tiny")
+        registry.bases.add(base, name="tiny")
         shared = tinymodels.make_adapter(place.folder / "shared", base, seed=1)
-        registry.register(shared, base="tiny", task="shared")
+        registry.adapters.register(shared, base="tiny", task="shared")
         for number, task in enumerate(TASKS):
             folder = tinymodels.make_adapter(place.folder / f"first{number}", base, seed=10 + number)
-            registry.register(folder, base="tiny", task=task)
+            registry.adapters.register(folder, base="tiny", task=task)
 
 
 def live_on(host: str) -> None:
@@ -158,32 +158,32 @@ class _Worker:
         self._register(self.place.folder / f"first{turn % len(TASKS)}", TASKS[(turn + 1) % len(TASKS)])
 
     def _register(self, folder: Path, task: str) -> None:
-        made = self.registry.register(folder, base="tiny", task=task)
+        made = self.registry.adapters.register(folder, base="tiny", task=task)
         self.made.append((task, made.view["version"], made.created))
 
     def alias(self, turn: int) -> None:
         task = self.random.choice(TASKS)
-        self.registry.set_alias(f"{task}@latest", self.random.choice(ALIASES), reason=f"turn {turn}")
+        self.registry.aliases.set(self.random.choice(ALIASES), f"{task}@latest", reason=f"turn {turn}")
 
     def list(self, turn: int) -> None:
         task = self.random.choice(TASKS)
-        versions = sorted(view["version"] for view in self.registry.list(task=task))
+        versions = sorted(view["version"] for view in self.registry.adapters.list(task=task))
         assert versions == [*range(1, len(versions) + 1)], versions
 
     def show(self, turn: int) -> None:
-        self.registry.show(f"{self.random.choice(TASKS)}@latest")
+        self.registry.adapters.show(f"{self.random.choice(TASKS)}@latest")
 
     def fuse(self, turn: int) -> None:
-        self.registry.fuse("shared@1", KEEP)
+        self.registry.fused.fuse("shared@1", KEEP)
 
     def materialize(self, turn: int) -> None:
         bundle = self.place.folder / f"bundle-{self.number}-{turn}"
-        self.registry.materialize("shared@1", bundle, request=KEEP)
+        self.registry.bundles.materialize("shared@1", bundle, request=KEEP)
 
     def yank(self, turn: int) -> None:
         reference = f"{self.random.choice(TASKS)}@1"
-        self.registry.yank(reference, reason="test")
-        self.registry.unyank(reference)
+        self.registry.adapters.yank(reference, reason="test")
+        self.registry.adapters.unyank(reference)
 
     def give_up(self, turn: int) -> None:
         """Store what is not recorded in the end, as a command that is refused: food for the collector.
@@ -203,7 +203,7 @@ def collect(place: Place, test: Connection) -> None:
     try:
         with place.open(HOSTS[1]) as registry:
             while not test.poll(0.05):  # seconds
-                done = registry.gc(grace=0.0)
+                done = registry.upkeep.gc(grace=0.0)
                 turns, removed = turns + 1, removed + sum(item.kind == "blob" for item in done.items)
     except Exception:  # noqa: BLE001  the test shows it
         test.send(traceback.format_exc())
@@ -235,7 +235,7 @@ def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong in the registry after that, one line each."""
     with place.open(HOSTS[0]) as registry:
         problems = _versions(registry, results) + _aliases(registry) + _log(registry, results)
-        report = registry.audit()
+        report = registry.upkeep.audit()
         problems += [f"audit: {problem}" for problem in report.problems]
         with registry.workspace.database.read() as session:
             held = session.query(tables.Lease).filter(tables.Lease.owner != "").all()
@@ -249,7 +249,7 @@ def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
 def _versions(registry: Registry, results: list[dict[str, Any]]) -> list[str]:
     problems = []
     for task in TASKS:
-        listed = sorted(view["version"] for view in registry.list(task=task))
+        listed = sorted(view["version"] for view in registry.adapters.list(task=task))
         if listed != list(range(1, len(listed) + 1)):
             problems.append(f"{task} has the versions {listed}")
         handed = [
@@ -290,7 +290,7 @@ def _log(registry: Registry, results: list[dict[str, Any]]) -> list[str]:
         problems = [problem.message for problem in events.verify_chain(session)]
         registered = len(events.history(session, action="adapter.registered"))
         made = [event.subject for event in events.history(session, action="fused.made")]
-    there = len(registry.list())
+    there = len(registry.adapters.list())
     if registered != there:
         problems.append(f"{registered} registrations are told of, and {there} adapters are there")
     if len(made) != 1:

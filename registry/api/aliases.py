@@ -1,84 +1,104 @@
-"""The part of the Python API about which version counts, and what is said of it: aliases, yanks, amendments, and the log."""
+"""Aliases and what they ask of an adapter, as `registry.aliases` has them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from ..workspace import Workspace
+from .resource import Resource, Rows, View
 
 if TYPE_CHECKING:
-    from ..registration.amend import Amended
-
-Rows = list[dict[str, Any]]
-"""Plain values, as `--json` prints them.  Named here, because within `Registry` `list` is a method."""
+    from ..releases.promote import Promotion
 
 
-class Releases:
-    """What `Registry` does about released versions.
+class Aliases(Resource):
+    """Movable names on tasks, such as `prod`: what each holds and held, and the rules for moving it."""
 
-    Attributes:
-        workspace: the registry's parts.
-    """
-
-    workspace: Workspace
-
-    def set_alias(self, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
-        """Let an alias of an adapter's task hold that adapter; see `fusery.registry.releases.aliases.set_alias`."""
+    def set(self, alias: str, adapter: str, *, reason: str = "") -> View:
+        """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task; see `fusery.registry.releases.aliases.set_alias`."""
         from ..releases.aliases import set_alias
 
-        return set_alias(self.workspace, reference, alias, reason=reason)
+        return set_alias(self.workspace, adapter, alias, reason=reason)
 
-    def remove_alias(self, alias: str, *, reason: str = "", emergency: bool = False) -> dict[str, Any]:
+    def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> View:
         """Take an alias away from what it holds; see `fusery.registry.releases.aliases.remove_alias`."""
         from ..releases.aliases import remove_alias
 
         return remove_alias(self.workspace, alias, reason=reason, emergency=emergency)
 
-    def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> dict[str, Any]:
+    def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> View:
         """Give an alias back to the adapter that held it before; see `fusery.registry.releases.aliases.roll_back`."""
         from ..releases.aliases import roll_back
 
         return roll_back(self.workspace, alias, reason=reason, emergency=emergency)
 
-    def aliases(self, task: str | None = None) -> Rows:
-        """Return the aliases and what they hold."""
-        from ..releases.aliases import list_aliases
-
-        return list_aliases(self.workspace, task)
-
-    def alias(self, alias: str, *, at: str | None = None) -> dict[str, Any]:
+    def show(self, alias: str, *, at: str | None = None) -> View:
         """Return what an alias holds, or held at a date."""
         from ..releases.history import show_alias
 
         return show_alias(self.workspace, alias, at=at)
 
-    def alias_history(self, alias: str) -> Rows:
+    def history(self, alias: str) -> Rows:
         """Return every move of an alias."""
         from ..releases.aliases import alias_history
 
         return alias_history(self.workspace, alias)
 
-    def amend(self, reference: str, **correction: Any) -> Amended:
-        """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction` for the keywords."""
-        from ..registration.amend import amend
-        from ..registration.correction import Correction
+    def promote(self, reference: str, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
+        """Let an alias hold an adapter if its rules allow it; see `fusery.registry.releases.promote.promote`.
 
-        return amend(self.workspace, reference, Correction(**correction))
+        Nothing is raised where they do not: look at `verdict` of what is returned.
+        """
+        from ..releases.promote import promote
 
-    def yank(self, reference: str, *, reason: str) -> dict[str, Any]:
-        """Withdraw an adapter; see `fusery.registry.releases.yanks.yank`."""
-        from ..releases.yanks import yank
+        return promote(self.workspace, reference, alias, reason=reason, dry_run=dry_run)
 
-        return yank(self.workspace, reference, reason=reason)
+    def approve(self, reference: str, alias: str, *, note: str = "") -> View:
+        """Approve of an alias holding an adapter; see `fusery.registry.releases.approvals.approve`."""
+        from ..releases.approvals import approve
 
-    def unyank(self, reference: str, *, reason: str = "") -> dict[str, Any]:
-        """Take a yank back."""
-        from ..releases.yanks import lift
+        return approve(self.workspace, reference, alias, note=note)
 
-        return lift(self.workspace, reference, reason=reason)
+    def withdraw_approval(self, reference: str, alias: str, *, note: str = "") -> View:
+        """Take one's own approval back; see `fusery.registry.releases.approvals.withdraw`."""
+        from ..releases.approvals import withdraw
 
-    def events(self, **filters: Any) -> Rows:
-        """Return entries of the log; `filters` are the keywords of `fusery.registry.catalog.journal.journal`."""
-        from ..catalog.journal import journal
+        return withdraw(self.workspace, reference, alias, note=note)
 
-        return journal(self.workspace, **filters)
+    def set_rules(
+        self,
+        target: str,
+        rules: Mapping[str, object] | None,
+        *,
+        guarded: bool | None = None,
+        reason: str = "",
+        dry_run: bool = False,
+    ) -> View:
+        """Give an alias rules; see `fusery.registry.releases.keeping.set_rules`."""
+        from ..releases.keeping import set_rules
+
+        return set_rules(self.workspace, target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
+
+    def rules(self, target: str) -> View:
+        """Return the rules that count for an alias; see `fusery.registry.releases.keeping.show_rules`."""
+        from ..releases.keeping import show_rules
+
+        return show_rules(self.workspace, target)
+
+    def all_rules(self) -> Rows:
+        """Return the rules of all aliases."""
+        from ..releases.keeping import list_rules
+
+        return list_rules(self.workspace)
+
+    def remove_rules(self, target: str, *, reason: str = "", dry_run: bool = False) -> View:
+        """Take the rules of an alias away; see `fusery.registry.releases.keeping.remove_rules`."""
+        from ..releases.keeping import remove_rules
+
+        return remove_rules(self.workspace, target, reason=reason, dry_run=dry_run)
+
+    def list(self, task: str | None = None) -> Rows:
+        """Return the aliases and what they hold."""
+        from ..releases.aliases import list_aliases
+
+        return list_aliases(self.workspace, task)

@@ -1,24 +1,20 @@
-"""The part of the Python API about other registries: what goes there and what comes from there."""
+"""Other registries and folders under git, as `registry.exchange` has them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..workspace import Workspace
+from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
     from ..exchange import Exchanged
+    from ..exchange.export import Exported
+    from ..registration.register import Registered
 
 
-class Moves:
-    """What `Registry` does with another registry.
-
-    Attributes:
-        workspace: the registry's parts.
-    """
-
-    workspace: Workspace
+class Exchange(Resource):
+    """What goes to other registries, and what comes from there."""
 
     def push(
         self,
@@ -28,7 +24,10 @@ class Moves:
         database: str | None = None,
         store: str | None = None,
         store_options: str | None = None,
-        **options: Any,
+        fused: bool = False,
+        dry_run: bool = False,
+        say: Say = silent,
+        progress: Progress | None = None,
     ) -> Exchanged:
         """Copy a thing and all that it needs to another registry; see `fusery.registry.exchange.exchange.push`.
 
@@ -38,13 +37,18 @@ class Moves:
             database: its database's URL, and
             store: its store's, with
             store_options: for the store's file system, as JSON.
-            options: `fused`, `dry_run`, `say` and `progress`.
+            fused: also what was fused from the adapters.
+            dry_run: only look what is missing.
+            say: hears what is going on.
+            progress: hears bytes done, and in all.
         """
         from ..exchange import push
         from ..exchange.place import Place
 
         place = Place(Path(home) if home is not None else None, database, store, store_options)
-        return push(self.workspace, reference, place, **options)
+        return push(
+            self.workspace, reference, place, fused=fused, dry_run=dry_run, say=say, progress=progress
+        )
 
     def pull(
         self,
@@ -54,11 +58,36 @@ class Moves:
         database: str | None = None,
         store: str | None = None,
         store_options: str | None = None,
-        **options: Any,
+        fused: bool = False,
+        dry_run: bool = False,
+        say: Say = silent,
+        progress: Progress | None = None,
     ) -> Exchanged:
         """Copy a thing and all that it needs from another registry; the arguments are those of `push`."""
         from ..exchange import pull
         from ..exchange.place import Place
 
         place = Place(Path(home) if home is not None else None, database, store, store_options)
-        return pull(self.workspace, reference, place, **options)
+        return pull(
+            self.workspace, reference, place, fused=fused, dry_run=dry_run, say=say, progress=progress
+        )
+
+    def export(
+        self,
+        reference: str,
+        destination: str | Path,
+        *,
+        form: str | None = None,
+        force: bool = False,
+        say: Say = silent,
+    ) -> Exported:
+        """Write an adapter's folder, in mlx-lm's form or PEFT's; see `fusery.registry.exchange.export.export_adapter`."""
+        from ..exchange.export import export_adapter
+
+        return export_adapter(self.workspace, reference, Path(destination), form=form, force=force, say=say)
+
+    def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:
+        """Take in a folder that `export` wrote; see `fusery.registry.exchange.import_folder.import_adapter`."""
+        from ..exchange.import_folder import import_adapter
+
+        return import_adapter(self.workspace, Path(folder), base=base)

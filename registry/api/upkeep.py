@@ -1,32 +1,147 @@
-"""The part of the Python API about whole registries: backups, and work on many adapters at once."""
+"""The registry itself: is it well, as `registry.upkeep` has it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..workspace import Workspace
+from .resource import Progress, Resource, Rows, Say, silent
 
 if TYPE_CHECKING:
     from ..audit import Report
+    from ..audit.doctor import Check
     from ..backup import BackedUp, Restored
-    from ..bulk.work import Done
+    from ..collect import Collection
     from ..database.grants import Role
     from ..database.schema import SchemaState
-    from ..evaluation.bench import BenchReport
-    from ..fusion.request import FuseRequest
 
 
-class Upkeep:
-    """What `Registry` does about all that it holds.
+class Upkeep(Resource):
+    """Audits, backups, the collector, and the schema of the database."""
 
-    Attributes:
-        workspace: the registry's parts.
-    """
+    def doctor(self) -> Sequence[Check]:
+        """Check settings, database, schema, store, cache and engine."""
+        from ..audit.doctor import examine
 
-    workspace: Workspace
+        return examine(self.workspace)
+
+    def audit(
+        self,
+        references: tuple[str, ...] = (),
+        *,
+        repair: bool = False,
+        copies: Sequence[str | Path] = (),
+        say: Say = silent,
+    ) -> Report:
+        """Rehash and cross-check database, store and cache, and repair them; see `fusery.registry.audit.audit`."""
+        from ..audit import audit
+        from ..releases.rejudging import check_moves
+
+        places = tuple(Path(place) for place in copies)
+        report = audit(self.workspace, references, repair=repair, copies=places, say=say)
+        if not references:
+            check_moves(self.workspace, report)
+        return report
+
+    def audit_all(
+        self,
+        *,
+        repair: bool = False,
+        copies: Sequence[str | Path] = (),
+        jobs: int | None = None,
+        anew: bool = False,
+        say: Say = silent,
+        told: Progress | None = None,
+    ) -> Report:
+        """Audit everything with many hands; see `fusery.registry.audit.everything.audit_all`."""
+        from ..audit.everything import audit_all
+        from ..releases.rejudging import check_moves
+
+        places = tuple(Path(place) for place in copies)
+        report = audit_all(
+            self.workspace, repair=repair, copies=places, jobs=jobs, anew=anew, say=say, told=told
+        )
+        check_moves(self.workspace, report)
+        return report
+
+    def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
+        """Follow the chain of the log alone, up to anchors; see `fusery.registry.audit.audit.audit_chain`."""
+        from ..audit import audit_chain
+
+        return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
+
+    def audit_rebuild(self, references: tuple[str, ...] = (), *, say: Say = silent) -> Report:
+        """Make fused models again and compare; see `fusery.registry.audit.audit.audit_rebuild`."""
+        from ..audit import audit_rebuild
+
+        return audit_rebuild(self.workspace, references, say=say)
+
+    def gc(
+        self,
+        *,
+        grace: float | None = None,
+        dry_run: bool = False,
+        force: bool = False,
+        say: Say = silent,
+    ) -> Collection:
+        """Remove from the store what nothing refers to; see `fusery.registry.collect.collect`."""
+        from ..collect import GRACE, collect
+
+        return collect(
+            self.workspace, grace=GRACE if grace is None else grace, dry_run=dry_run, force=force, say=say
+        )
+
+    def backup(
+        self,
+        destination: str | Path,
+        *,
+        verify: bool = False,
+        store_options: str | None = None,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> BackedUp:
+        """Make a backup of everything on record, with its bytes; see `fusery.registry.backup.backup`."""
+        from ..backup import backup
+
+        return backup(
+            self.workspace,
+            str(destination),
+            verify=verify,
+            store_options=store_options,
+            say=say,
+            progress=progress,
+        )
+
+    def restore(
+        self,
+        source: str | Path,
+        *,
+        own: bool = False,
+        store_options: str | None = None,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> Restored:
+        """Make this empty registry that of a backup; see `fusery.registry.backup.restore`."""
+        from ..backup import restore
+
+        return restore(
+            self.workspace, str(source), own=own, store_options=store_options, say=say, progress=progress
+        )
+
+    def log(
+        self,
+        *,
+        reference: str | None = None,
+        since: str | None = None,
+        action: str | None = None,
+        limit: int | None = None,
+    ) -> Rows:
+        """Return entries of the log, the newest last; see `fusery.registry.catalog.journal.journal`."""
+        from ..catalog.journal import journal
+
+        return journal(self.workspace, reference=reference, since=since, action=action, limit=limit)
 
     def schema(self) -> SchemaState:
         """Return which schema the database has, and which one this program needs; the database may be of any."""
@@ -48,100 +163,3 @@ class Upkeep:
 
         with closing(Database.open(self.workspace.settings.database)) as database:
             return grants_for(database, role, user)
-
-    def backup(
-        self,
-        destination: str | Path,
-        *,
-        verify: bool = False,
-        store_options: str | None = None,
-        say: Callable[[str], None] = lambda _: None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> BackedUp:
-        """Make a backup of everything on record, with its bytes; see `fusery.registry.backup.backup`."""
-        from ..backup import backup
-
-        return backup(
-            self.workspace,
-            str(destination),
-            verify=verify,
-            store_options=store_options,
-            say=say,
-            progress=progress,
-        )
-
-    def restore(
-        self,
-        source: str | Path,
-        *,
-        own: bool = False,
-        store_options: str | None = None,
-        say: Callable[[str], None] = lambda _: None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Restored:
-        """Make this empty registry that of a backup; see `fusery.registry.backup.restore`."""
-        from ..backup import restore
-
-        return restore(
-            self.workspace, str(source), own=own, store_options=store_options, say=say, progress=progress
-        )
-
-    def fuse_all(self, request: FuseRequest | None = None, **choice: Any) -> Done:
-        """Fuse many adapters; `choice` are the keywords of `fusery.registry.bulk.work.fuse_all`."""
-        from ..bulk.work import fuse_all
-        from ..fusion.request import FuseRequest
-
-        return fuse_all(self.workspace, request or FuseRequest(), **choice)
-
-    def materialize_all(self, pattern: str | Path, request: FuseRequest | None = None, **choice: Any) -> Done:
-        """Write bundles of many adapters; `choice` as in `fusery.registry.bulk.work.materialize_all`."""
-        from ..bulk.work import materialize_all
-        from ..fusion.request import FuseRequest
-
-        return materialize_all(self.workspace, str(pattern), request or FuseRequest(), **choice)
-
-    def audit_all(self, **options: Any) -> Report:
-        """Audit everything with many hands; `options` are the keywords of `fusery.registry.audit.everything.audit_all`."""
-        from ..audit.everything import audit_all
-        from ..releases.rejudging import check_moves
-
-        report = audit_all(self.workspace, **options)
-        check_moves(self.workspace, report)
-        return report
-
-    def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
-        """Follow the chain of the log alone, up to anchors; see `fusery.registry.audit.audit.audit_chain`."""
-        from ..audit import audit_chain
-
-        return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
-
-    def audit_rebuild(
-        self, references: tuple[str, ...] = (), *, say: Callable[[str], None] = lambda _: None
-    ) -> Report:
-        """Make fused models again and compare; see `fusery.registry.audit.audit.audit_rebuild`."""
-        from ..audit import audit_rebuild
-
-        return audit_rebuild(self.workspace, references, say=say)
-
-
-class Measuring:
-    """What `Registry` measures.
-
-    Attributes:
-        workspace: the registry's parts.
-    """
-
-    workspace: Workspace
-
-    def bench(self, reference: str, *, plot: str | Path | None = None, **options: Any) -> BenchReport:
-        """Measure an adapter in each form it could be shipped as; see `fusery.registry.evaluation.bench.bench`."""
-        from ..evaluation.bench import bench
-
-        place = Path(plot) if plot is not None else None
-        return bench(self.workspace, reference, plot=place, **options)
-
-    def benched(self, reference: str) -> BenchReport | None:
-        """Return what was measured last of an adapter, None if nothing was."""
-        from ..evaluation.bench import recorded
-
-        return recorded(self.workspace, reference)

@@ -159,15 +159,15 @@ class RecordRun:
             facts: the fields of `fusery.registry.admission.submission.Submission`.
 
         Raises:
-            FuseryError: as `Registry.register`.
+            FuseryError: as `Registry.adapters.register`.
         """
         from ..api.registry import Registry
 
         self.finish()
         if registry is not None:
-            return registry.register(self.folder, base=base, **facts)
+            return registry.adapters.register(self.folder, base=base, **facts)
         with Registry.open() as opened:
-            return opened.register(self.folder, base=base, **facts)
+            return opened.adapters.register(self.folder, base=base, **facts)
 
     def _add(self, iteration: int, said: Mapping[str, Any], *, now: bool = False) -> None:
         values = {name: _number(said[name]) for name in _NUMBERS if said.get(name) is not None}

@@ -32,18 +32,30 @@ _ROLLBACK = "rollback"
 def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
     """Set an alias of an adapter's task to that adapter.
 
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        alias: its name, which may stand behind that of the task, `TASK#NAME`.
+        reason: for the log.
+
     Returns:
         The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, `moved`, which is false if the alias held it already,
         and `withdrawals`, the yanks that concern the adapter, as `show` has it.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
-        BadInputError: the adapter is yanked, or the alias is not a valid name.
+        BadInputError: the adapter is yanked, or the alias is not a valid name, or one of another task.
         AliasGuardedError: only a promotion moves it.
     """
-    name = parse_alias(alias.removeprefix("#"))
+    task, _, bare = alias.rpartition("#")
+    name = parse_alias(bare)
     with workspace.database.write() as session:
         adapter = resolve_adapter(session, reference)
+        if task and task != adapter.task.name:
+            raise BadInputError(
+                f"{adapter.name} is of the task {adapter.task.name}, and {alias[:100]} is an alias of another",
+                hint=f"fusery alias set {adapter.name} {name}",
+            )
         hint = f"fusery promote {reference} {name}"
         refuse_guarded(session, adapter.task.name, name, hint=hint)
         refuse_yanked(session, adapter)

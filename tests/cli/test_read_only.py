@@ -112,9 +112,9 @@ def test_what_somebody_else_writes_meanwhile_is_seen(stocked: Fusery, tmp_path: 
     there = tmp_path / "mounted"
     there.mkdir()
     with mounted_read_only(tmp_path / "home", there), Registry.open(there) as registry:
-        assert len(registry.list()) == 2
+        assert len(registry.adapters.list()) == 2
         assert stocked("yank", "course_rec@1", "--reason", "worse", "-q").code == 0
-        assert registry.show("course_rec@1")["yanked"]
+        assert registry.adapters.show("course_rec@1")["yanked"]
         copies = list(Path(tempfile.gettempdir()).glob("fusery-read-*/fusery.db"))
         assert copies
     assert not any(copy.exists() for copy in copies)

@@ -59,9 +59,9 @@ def test_a_hit_does_not_read_the_model(reference: Installation) -> None:
     """The time of a hit does not depend on the model's size, because nothing of that size is read."""
     request = FuseRequest("dequantize", accept_loss=True)
     with Registry.open(reference.folder / "home") as registry:
-        first = registry.fuse("reference@1", request)
+        first = registry.fused.fuse("reference@1", request)
         before = bytes_read()
-        again = registry.fuse("reference@1", request)
+        again = registry.fused.fuse("reference@1", request)
         read = bytes_read() - before
     assert (first.cached, again.cached) == (False, True)
     assert again.view["bytes"] > 900 << 20

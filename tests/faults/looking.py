@@ -40,10 +40,10 @@ def _registry(collect: bool) -> dict[str, Any]:
             _ = registry.workspace.identity
         except SchemaError:
             return {}
-        done = registry.gc(grace=0.0) if collect else None
+        done = registry.upkeep.gc(grace=0.0) if collect else None
         if collect:
             registry.workspace.cache.sweep(older_than=0.0)
-        report = registry.audit()
+        report = registry.upkeep.audit()
         store = registry.workspace.store
         stored = sorted((blob.digest, blob.size) for blob in store.blobs())
         return {

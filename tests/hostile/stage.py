@@ -235,7 +235,7 @@ def require_whole(home: Path) -> None:
     if is_empty(home):
         return
     with closing(Registry.open(home)) as registry:
-        report = registry.audit()
+        report = registry.upkeep.audit()
         assert report.ok, report.problems
     left = [path for place in ("store/tmp", "cache/tmp") for path in (home / place).glob("*")]
     assert not left, left

@@ -65,8 +65,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tinymodels.make_adapter(root / "adapters", base, seed=1)
     with opened(root / "liar") as liar:
         liar.init()
-        liar.add_base(base, name="tiny")
-        liar.register(root / "adapters", base="tiny", task="course_rec", date="20260115", val_loss=0.6)
+        liar.bases.add(base, name="tiny")
+        liar.adapters.register(
+            root / "adapters", base="tiny", task="course_rec", date="20260115", val_loss=0.6
+        )
     with opened(root / "ours") as ours:
         ours.init()
     for name in ("liar", "ours"):
@@ -92,10 +94,12 @@ def ours(made: Path, tmp_path: Path) -> Iterator[Registry]:
 def bring(request: pytest.FixtureRequest, liar: Registry, ours: Registry) -> Callable[..., Any]:
     """What brings something from the liar to us, either way."""
     if request.param == "pull":
-        return lambda reference=ADAPTER, **options: ours.pull(
+        return lambda reference=ADAPTER, **options: ours.exchange.pull(
             reference, liar.workspace.settings.home, **options
         )
-    return lambda reference=ADAPTER, **options: liar.push(reference, ours.workspace.settings.home, **options)
+    return lambda reference=ADAPTER, **options: liar.exchange.push(
+        reference, ours.workspace.settings.home, **options
+    )
 
 
 # What cannot be is refused, and nothing of the thing is recorded.
@@ -183,7 +187,7 @@ def _wrong_sizes(liar: Registry, _: Path) -> None:
 
 
 def _on_another_base(liar: Registry, folder: Path) -> None:
-    made = liar.add_base(str(folder / "other"), name="other")
+    made = liar.bases.add(str(folder / "other"), name="other")
     with forging(liar) as session:
         other = session.scalars(
             select(tables.BaseModel).where(tables.BaseModel.digest == made.view["digest"])
@@ -263,7 +267,7 @@ def _calibration(folder: Path, base: str | None, **columns: Any) -> Forge:
 
         from fusery.registry.engine.calibration import Directions, write_calibration
 
-        digest, prompts = liar.base("tiny")["digest"], digest_bytes(b"prompts")
+        digest, prompts = liar.bases.show("tiny")["digest"], digest_bytes(b"prompts")
         inputs = {"x": Directions(np.zeros((1, 64), np.float32), np.ones(64, np.float32), 1.0)}
         path = folder / "calibration.safetensors"
         write_calibration(
@@ -340,16 +344,16 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(FuseryError, match=f"(?i){said}") as caught:
         bring("course_rec")
     assert caught.value.exit_code in (1, 2)
-    assert ours.list() == []
-    assert ours.audit().ok
+    assert ours.adapters.list() == []
+    assert ours.upkeep.audit().ok
     # What is genuine can be added afterwards, and is itself.
-    genuine = ours.add_base(str(made / "tiny"), name="genuine")
+    genuine = ours.bases.add(str(made / "tiny"), name="genuine")
     assert genuine.view["digest"] == genuine_digest(made)
 
 
 def genuine_digest(made: Path) -> str:
     with opened(made / "liar") as registry:
-        return str(registry.base("tiny")["digest"])
+        return str(registry.bases.show("tiny")["digest"])
 
 
 def test_a_refused_adapter_is_told_as_register_tells_it(
@@ -357,7 +361,7 @@ def test_a_refused_adapter_is_told_as_register_tells_it(
 ) -> None:
     with_weights(liar, _nan, tmp_path)
     with pytest.raises(AdmissionError) as caught:
-        ours.pull(ADAPTER, liar.workspace.settings.home)
+        ours.exchange.pull(ADAPTER, liar.workspace.settings.home)
     assert "course_rec_v1_20260115 was refused" in caught.value.message
     assert caught.value.hint
     assert all(finding.code for finding in caught.value.findings)
@@ -369,12 +373,12 @@ def test_a_base_that_claims_our_content_takes_nothing_over(
     """The base on the other side has other weights, and says that it holds what the victim will add."""
     with opened(made.parent / "forged-content") as scratch:
         scratch.init()
-        content = scratch.add_base(str(made / "other"), name="other").view["content"]
+        content = scratch.bases.add(str(made / "other"), name="other").view["content"]
     with forging(liar) as session:
         session.scalars(select(tables.BaseModel)).one().content = content
     with pytest.raises(BadInputError, match="content"):
-        ours.pull("tiny", liar.workspace.settings.home)
-    added = ours.add_base(str(made / "other"), name="other")
+        ours.exchange.pull("tiny", liar.workspace.settings.home)
+    added = ours.bases.add(str(made / "other"), name="other")
     assert added.created
     assert added.same_as is None
 
@@ -385,7 +389,7 @@ def test_a_calibration_of_another_base_is_refused(
     _calibration(tmp_path, NOBODY_S)(liar, tmp_path)
     with pytest.raises(BadInputError, match="made of another base"):
         bring()
-    assert ours.base("tiny")["calibrations"] == []
+    assert ours.bases.show("tiny")["calibrations"] == []
 
 
 def test_how_many_tokens_a_calibration_saw_is_what_its_file_says(
@@ -393,7 +397,7 @@ def test_how_many_tokens_a_calibration_saw_is_what_its_file_says(
 ) -> None:
     _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
     done = bring()
-    assert [one["tokens"] for one in ours.base("tiny")["calibrations"]] == [17]
+    assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
     assert [item.reason for item in done.items if item.kind == "calibration"] == [
         "recorded is what its bytes say, not what was said there: tokens"
     ]
@@ -405,7 +409,7 @@ def test_how_many_tokens_a_calibration_saw_is_what_its_file_says(
 def test_what_the_bytes_say_is_recorded_and_not_what_is_claimed(
     liar: Registry, ours: Registry, bring: Callable[..., Any]
 ) -> None:
-    honest, honest_base = liar.show(ADAPTER), liar.base("tiny")
+    honest, honest_base = liar.adapters.show(ADAPTER), liar.bases.show("tiny")
     with forging(liar) as session:
         _set(rank=64, scale=1.0, layers=99, method="dora", target_modules=["lm_head"], trainable_parameters=3,
              total_parameters=5, training={"iters": 1})(adapter(session))  # fmt: skip
@@ -418,7 +422,7 @@ def test_what_the_bytes_say_is_recorded_and_not_what_is_claimed(
             config={"forged": True},
         )(session.scalars(select(tables.BaseModel)).one())
     done = bring()
-    shown, base = ours.show(ADAPTER), ours.base("tiny")
+    shown, base = ours.adapters.show(ADAPTER), ours.bases.show("tiny")
     for name in (
         "rank",
         "scale",
@@ -433,9 +437,9 @@ def test_what_the_bytes_say_is_recorded_and_not_what_is_claimed(
     for name in ("parameters", "dtype", "architecture", "model_type", "bytes", "content"):
         assert base[name] == honest_base[name], name
     assert "rank" in str(done.items[-1].reason)
-    [told] = [event for event in ours.events() if event["action"] == "adapter.received"]
+    [told] = [event for event in ours.upkeep.log() if event["action"] == "adapter.received"]
     assert {"rank", "scale", "method"} <= set(told["detail"]["corrected"])
-    assert ours.audit().ok
+    assert ours.upkeep.audit().ok
 
 
 def test_findings_are_ours_and_clean_is_what_we_find(
@@ -449,14 +453,16 @@ def test_findings_are_ours_and_clean_is_what_we_find(
     with_weights(liar, loud, tmp_path)
     with forging(liar) as session:
         session.execute(delete(tables.AdapterFinding))
-    assert liar.show(ADAPTER)["findings"] == []
+    assert liar.adapters.show(ADAPTER)["findings"] == []
     bring()
     found = {
-        finding["code"] for finding in ours.show(ADAPTER)["findings"] if finding["severity"] == "warning"
+        finding["code"]
+        for finding in ours.adapters.show(ADAPTER)["findings"]
+        if finding["severity"] == "warning"
     }
     assert found
-    ours.set_rules("prod", {"admission": "clean"})
-    assert ours.promote(ADAPTER, "prod").verdict == "failed"
+    ours.aliases.set_rules("prod", {"admission": "clean"})
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "failed"
 
 
 def test_a_finding_s_text_is_never_theirs(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
@@ -472,7 +478,7 @@ def test_a_finding_s_text_is_never_theirs(liar: Registry, ours: Registry, bring:
             )
         )
     bring()
-    [found] = [one for one in ours.show(ADAPTER)["findings"] if one["code"] == "best_not_last"]
+    [found] = [one for one in ours.adapters.show(ADAPTER)["findings"] if one["code"] == "best_not_last"]
     assert "curl" not in json.dumps(found)
 
 
@@ -483,41 +489,41 @@ def test_a_curve_that_says_another_loss_is_found(
     with forging(liar) as session:
         adapter(session).val_loss = 0.01
     bring()
-    assert "training_conflict" in {finding["code"] for finding in ours.show(ADAPTER)["findings"]}
+    assert "training_conflict" in {finding["code"] for finding in ours.adapters.show(ADAPTER)["findings"]}
 
 
 def test_a_forged_rendering_is_computed_anew(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
-    liar.export(ADAPTER, tmp_path / "exported", form="peft")
-    [honest] = liar.show(ADAPTER)["renderings"]
+    liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
+    [honest] = liar.adapters.show(ADAPTER)["renderings"]
 
     def record(session: Any, stored: tables.Manifest, manifest: Manifest) -> None:
         rendering = session.scalars(select(tables.AdapterRendering)).one()
         rendering.manifest_id, rendering.digest = stored.id, manifest.digest
 
     put(liar, record, {"adapter_model.safetensors": b"forged", "adapter_config.json": b"{}"})
-    assert liar.show(ADAPTER)["renderings"] != [honest]
+    assert liar.adapters.show(ADAPTER)["renderings"] != [honest]
     bring()
-    assert ours.show(ADAPTER)["renderings"] == [honest]
-    ours.export(ADAPTER, tmp_path / "here", form="peft")
-    assert ours.audit().ok
+    assert ours.adapters.show(ADAPTER)["renderings"] == [honest]
+    ours.exchange.export(ADAPTER, tmp_path / "here", form="peft")
+    assert ours.upkeep.audit().ok
 
 
 def test_a_forged_signature_counts_for_nothing_and_keeps_no_place(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
     ann, eve = write_pair(tmp_path, "ann"), write_pair(tmp_path, "eve")
-    key = ours.trust_key("ann", ann.public, ["*#prod"])
-    liar.sign(ADAPTER, eve.signing())
+    key = ours.trust.add_key("ann", ann.public, ["*#prod"])
+    liar.trust.sign(ADAPTER, eve.signing())
     with forging(liar) as session:
         session.scalars(select(tables.Signature)).one().key_id = key["key_id"]
     bring()
-    assert ours.signatures(ADAPTER)["signatures"] == []
-    ours.set_rules("prod", {"signed": True})
-    assert ours.promote(ADAPTER, "prod").verdict == "failed"
-    ours.sign(ADAPTER, ann.signing())
-    assert ours.promote(ADAPTER, "prod").verdict == "passed"
+    assert ours.trust.signatures(ADAPTER)["signatures"] == []
+    ours.aliases.set_rules("prod", {"signed": True})
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "failed"
+    ours.trust.sign(ADAPTER, ann.signing())
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
 
 
 def test_a_forged_signature_that_came_first_gives_way_to_a_good_one(
@@ -525,27 +531,27 @@ def test_a_forged_signature_that_came_first_gives_way_to_a_good_one(
 ) -> None:
     """As it may be, if the key was not known when the forged one came."""
     ann, eve = write_pair(tmp_path, "ann"), write_pair(tmp_path, "eve")
-    number = liar.sign(ADAPTER, ann.signing()).key_id
+    number = liar.trust.sign(ADAPTER, ann.signing()).key_id
     with forging(liar) as session:
         good = session.scalars(select(tables.Signature)).one()
         envelope, good.key_id = good.envelope, "0" * 64
-    liar.sign(ADAPTER, eve.signing())
+    liar.trust.sign(ADAPTER, eve.signing())
     with forging(liar) as session:
         for row in session.scalars(select(tables.Signature)).all():
             if row.key_id == "0" * 64:
                 session.delete(row)
             else:
                 row.key_id = number
-    ours.pull(ADAPTER, liar.workspace.settings.home)
-    ours.trust_key("ann", ann.public, ["*#prod"])
-    ours.set_rules("prod", {"signed": True})
-    assert ours.promote(ADAPTER, "prod").verdict == "failed"
+    ours.exchange.pull(ADAPTER, liar.workspace.settings.home)
+    ours.trust.add_key("ann", ann.public, ["*#prod"])
+    ours.aliases.set_rules("prod", {"signed": True})
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "failed"
     with forging(liar) as session:
         session.scalars(select(tables.Signature)).one().envelope = envelope
     with forging(ours) as session:
         session.execute(text("UPDATE alias SET adapter_id = NULL"))
-    ours.pull(ADAPTER, liar.workspace.settings.home)
-    assert [one["signer"] for one in ours.signatures(ADAPTER)["signatures"]] == ["ann"]
+    ours.exchange.pull(ADAPTER, liar.workspace.settings.home)
+    assert [one["signer"] for one in ours.trust.signatures(ADAPTER)["signatures"]] == ["ann"]
 
 
 # Fused artifacts are claims.
@@ -561,42 +567,42 @@ def forged(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> str:
 
 def test_our_fuse_is_ours_whatever_is_claimed(ours: Registry, forged: str) -> None:
     said: list[str] = []
-    made = ours.fuse(ADAPTER, KEEP, say=said.append)
+    made = ours.fused.fuse(ADAPTER, KEEP, say=said.append)
     assert (made.source, made.view["key"], made.view["foreign"]) == ("computed", forged, None)
     assert any("FALSE" in line for line in said)
-    [told] = [event for event in ours.events() if event["action"] == "fused.refuted"]
+    [told] = [event for event in ours.upkeep.log() if event["action"] == "fused.refuted"]
     assert told["detail"]["made"] == made.view["digest"] != told["detail"]["claimed"]
-    again = ours.fuse(ADAPTER, KEEP)
+    again = ours.fused.fuse(ADAPTER, KEEP)
     assert (again.source, again.view["digest"]) == ("cache", made.view["digest"])
-    assert ours.audit().ok
+    assert ours.upkeep.audit().ok
 
 
 def test_a_claimed_pass_satisfies_no_rule(ours: Registry, forged: str) -> None:
-    ours.set_rules("prod", {"fidelity": "DEGRADED"})
-    judged = ours.promote(ADAPTER, "prod")
+    ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    judged = ours.aliases.promote(ADAPTER, "prod")
     assert judged.verdict == "unknown"
     assert not judged.moved
-    ours.fuse(ADAPTER, KEEP)
-    assert ours.promote(ADAPTER, "prod").verdict == "passed"
+    ours.fused.fuse(ADAPTER, KEEP)
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
 
 
 def test_what_is_foreign_is_named_so_everywhere(
     ours: Registry, forged: str, liar: Registry, tmp_path: Path
 ) -> None:
     origin = liar.workspace.identity
-    [line] = ours.show(ADAPTER)["fused"]
+    [line] = ours.adapters.show(ADAPTER)["fused"]
     assert line["foreign"] == {"registry": origin, "key": forged, "signed_by": [], "rebuilt": None}
-    nodes = ours.lineage(ADAPTER).to_dict()["nodes"]
+    nodes = ours.provenance.lineage(ADAPTER).to_dict()["nodes"]
     assert [node["name"] for node in nodes if node["kind"] == "fused"] == [
         "course_rec_v1_20260115 (keep, foreign)"
     ]
-    assert any("foreign" in note for note in ours.audit().notes)
-    assert ours.fidelity(ADAPTER)["foreign"]["registry"] == origin
+    assert any("foreign" in note for note in ours.upkeep.audit().notes)
+    assert ours.fused.fidelity(ADAPTER)["foreign"]["registry"] == origin
     with pytest.raises(BadInputError, match="not made here"):
-        ours.attest(line["key"])
+        ours.provenance.attest(line["key"])
     with pytest.raises(BadInputError, match="hearsay"):
-        ours.push(line["key"], tmp_path / "third")
-    bundle = ours.materialize(
+        ours.exchange.push(line["key"], tmp_path / "third")
+    bundle = ours.bundles.materialize(
         ADAPTER, tmp_path / "bundle", request=FuseRequest("keep", accept_loss=True, accept_foreign=True)
     )
     assert bundle.to_dict()["foreign"]["registry"] == origin
@@ -607,27 +613,29 @@ def test_what_is_foreign_is_named_so_everywhere(
 
 def test_it_is_fetched_on_request_only_and_never_taken_for_ours(ours: Registry, forged: str) -> None:
     asked = FuseRequest("keep", accept_loss=True, accept_foreign=True)
-    first = ours.fuse(ADAPTER, asked)
+    first = ours.fused.fuse(ADAPTER, asked)
     assert first.source == "store"
     assert first.view["foreign"]["key"] == forged
-    assert ours.fuse(ADAPTER, asked).source == "cache"
-    [entry] = ours.cache()["entries"]
+    assert ours.fused.fuse(ADAPTER, asked).source == "cache"
+    [entry] = ours.cache.contents()["entries"]
     assert entry["foreign"]["key"] == forged != entry["key"]
-    own = ours.fuse(ADAPTER, KEEP)
+    own = ours.fused.fuse(ADAPTER, KEEP)
     assert (own.source, own.view["foreign"]) == ("computed", None)
     assert own.view["digest"] != first.view["digest"]
-    after = ours.fuse(ADAPTER, asked)
+    after = ours.fused.fuse(ADAPTER, asked)
     assert (after.source, after.view["digest"]) == ("cache", own.view["digest"]), "what is ours comes first"
 
 
 def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
-    liar.fuse(ADAPTER, KEEP, publish="full")
+    liar.fused.fuse(ADAPTER, KEEP, publish="full")
     bring(fused=True)
     said: list[str] = []
-    ours.fuse(ADAPTER, KEEP, say=said.append)
+    ours.fused.fuse(ADAPTER, KEEP, say=said.append)
     assert any("same bytes" in line for line in said)
-    assert [event["action"] for event in ours.events()].count("fused.confirmed") == 1
-    assert {line["foreign"] and line["foreign"]["rebuilt"] for line in ours.show(ADAPTER)["fused"]} == {
+    assert [event["action"] for event in ours.upkeep.log()].count("fused.confirmed") == 1
+    assert {
+        line["foreign"] and line["foreign"]["rebuilt"] for line in ours.adapters.show(ADAPTER)["fused"]
+    } == {
         None,
         "same",
     }
@@ -636,45 +644,45 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
 def test_an_audit_that_makes_it_again_tells_what_is_true(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
-    key = str(liar.fuse(ADAPTER, KEEP, publish="full").view["key"])
+    key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full").view["key"])
     bring(fused=True)
-    ours.set_rules("prod", {"fidelity": "DEGRADED"})
-    assert ours.promote(ADAPTER, "prod").verdict == "unknown"
-    report = ours.audit_rebuild()
+    ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "unknown"
+    report = ours.upkeep.audit_rebuild()
     assert [one.verdict for one in report.rebuilt] == ["bit-identical"]
-    assert [line["key"] for line in ours.show(ADAPTER)["fused"] if line["foreign"] is None] == [key]
-    assert ours.promote(ADAPTER, "prod").verdict == "passed"
+    assert [line["key"] for line in ours.adapters.show(ADAPTER)["fused"] if line["foreign"] is None] == [key]
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
 
 
 def test_an_audit_that_makes_a_forged_one_again_says_so(ours: Registry, forged: str) -> None:
-    report = ours.audit_rebuild()
+    report = ours.upkeep.audit_rebuild()
     assert [problem.code for problem in report.problems] == ["rebuild_differs"]
-    assert [line["foreign"]["rebuilt"] for line in ours.show(ADAPTER)["fused"] if line["foreign"]] == [
-        "other"
-    ]
+    assert [
+        line["foreign"]["rebuilt"] for line in ours.adapters.show(ADAPTER)["fused"] if line["foreign"]
+    ] == ["other"]
 
 
 def test_a_claimed_loss_blocks_nothing(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
     forged_fused(liar, altering=False, verdict="LOST", retained=0.0)
     bring(fused=True)
-    assert ours.fuse(ADAPTER, FuseRequest("keep")).view["fidelity"]["verdict"] != "LOST"
+    assert ours.fused.fuse(ADAPTER, FuseRequest("keep")).view["fidelity"]["verdict"] != "LOST"
 
 
 def test_a_contradicted_claim_stays_out_once_it_was_made_here(
     made: Path, liar: Registry, ours: Registry, bring: Callable[..., Any]
 ) -> None:
-    ours.add_base(str(made / "tiny"), name="tiny")
-    ours.register(made / "adapters", base="tiny", task="course_rec", date="20260115", val_loss=0.6)
-    own = ours.fuse(ADAPTER, KEEP)
+    ours.bases.add(str(made / "tiny"), name="tiny")
+    ours.adapters.register(made / "adapters", base="tiny", task="course_rec", date="20260115", val_loss=0.6)
+    own = ours.fused.fuse(ADAPTER, KEEP)
     forged_fused(liar)
     done = bring(fused=True)
     assert (done.items[-1].state, "false" in str(done.items[-1].reason)) == ("left out", True)
-    assert ours.fuse(ADAPTER, KEEP).view["digest"] == own.view["digest"]
+    assert ours.fused.fuse(ADAPTER, KEEP).view["digest"] == own.view["digest"]
 
 
 def _fused(change: Callable[[tables.Fused], None]) -> Forge:
     def forge(liar: Registry, _: Path) -> None:
-        liar.fuse(ADAPTER, KEEP, publish="full")
+        liar.fused.fuse(ADAPTER, KEEP, publish="full")
         with forging(liar) as session:
             change(session.scalars(select(tables.Fused)).one())
 
@@ -683,8 +691,8 @@ def _fused(change: Callable[[tables.Fused], None]) -> Forge:
 
 def _files_of_another(liar: Registry, _: Path) -> None:
     """Put the honest files of one artifact under the key of another."""
-    other = liar.fuse(ADAPTER, FuseRequest("keep", scale=3.0, accept_loss=True), publish="full")
-    liar.fuse(ADAPTER, KEEP, publish="full")
+    other = liar.fused.fuse(ADAPTER, FuseRequest("keep", scale=3.0, accept_loss=True), publish="full")
+    liar.fused.fuse(ADAPTER, KEEP, publish="full")
     with forging(liar) as session:
         rows = {row.key: row for row in session.scalars(select(tables.Fused))}
         source = rows.pop(str(other.view["key"]))
@@ -720,37 +728,37 @@ def test_a_signature_for_that_purpose_makes_a_claim_count(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
     ann = write_pair(tmp_path, "ann")
-    key = str(liar.fuse(ADAPTER, KEEP, publish="full").view["key"])
-    liar.sign(key, ann.signing())
+    key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full").view["key"])
+    liar.trust.sign(key, ann.signing())
     bring(fused=True)
-    ours.set_rules("prod", {"fidelity": "DEGRADED"})
-    ours.trust_key("ann", ann.public, ["*#*"])
-    assert ours.promote(ADAPTER, "prod").verdict == "unknown", (
+    ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    ours.trust.add_key("ann", ann.public, ["*#*"])
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "unknown", (
         "trusted for aliases is not trusted for fused artifacts"
     )
-    ours.trust_key("ann", ann.public, ["*#*"], fused=True)
-    assert ours.promote(ADAPTER, "prod").verdict == "passed"
-    fetched = ours.fuse(ADAPTER, KEEP)
+    ours.trust.add_key("ann", ann.public, ["*#*"], fused=True)
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
+    fetched = ours.fused.fuse(ADAPTER, KEEP)
     assert (fetched.source, fetched.view["foreign"]["signed_by"]) == ("store", ["ann"])
-    ours.revoke_key("ann", reason="lost")
-    assert ours.fuse(ADAPTER, KEEP).source == "computed"
+    ours.trust.revoke_key("ann", reason="lost")
+    assert ours.fused.fuse(ADAPTER, KEEP).source == "computed"
 
 
 def test_a_signature_vouches_for_the_verdict_and_the_key_as_well(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
     ann = write_pair(tmp_path, "ann")
-    ours.trust_key("ann", ann.public, [], fused=True)
-    made = liar.fuse(ADAPTER, KEEP, publish="full")
-    liar.sign(str(made.view["key"]), ann.signing())
+    ours.trust.add_key("ann", ann.public, [], fused=True)
+    made = liar.fused.fuse(ADAPTER, KEEP, publish="full")
+    liar.trust.sign(str(made.view["key"]), ann.signing())
     other = {"PASS": "DEGRADED"}.get(made.view["fidelity"]["verdict"], "PASS")
     with forging(liar) as session:
         session.scalars(select(tables.Fused)).one().verdict = other
     bring(fused=True)
-    [line] = ours.show(ADAPTER)["fused"]
+    [line] = ours.adapters.show(ADAPTER)["fused"]
     assert line["foreign"]["signed_by"] == []
-    ours.set_rules("prod", {"fidelity": "DEGRADED"})
-    assert ours.promote(ADAPTER, "prod").verdict == "unknown"
+    ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    assert ours.aliases.promote(ADAPTER, "prod").verdict == "unknown"
 
 
 def test_the_id_of_a_registry_is_one(liar: Registry, ours: Registry) -> None:
@@ -758,7 +766,7 @@ def test_the_id_of_a_registry_is_one(liar: Registry, ours: Registry) -> None:
         session.execute(text("UPDATE registry SET store_id = 'a' || char(27) || 'b'"))
     before = rows_of(ours)
     with pytest.raises(FuseryError):
-        ours.pull(ADAPTER, liar.workspace.settings.home)
+        ours.exchange.pull(ADAPTER, liar.workspace.settings.home)
     assert rows_of(ours) == before
 
 
@@ -769,13 +777,13 @@ def test_the_id_of_a_registry_is_one(liar: Registry, ours: Registry) -> None:
 def saved(liar: Registry, tmp_path: Path) -> Path:
     """A backup of the liar's registry, with a fused artifact, a rendering, a trusted key and an approval."""
     pair = write_pair(tmp_path, "eve")
-    liar.fuse(ADAPTER, KEEP, publish="full")
-    liar.export(ADAPTER, tmp_path / "exported", form="peft")
-    liar.trust_key("eve", pair.public, ["*#*"], fused=True)
-    liar.sign(ADAPTER, pair.signing())
+    liar.fused.fuse(ADAPTER, KEEP, publish="full")
+    liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
+    liar.trust.add_key("eve", pair.public, ["*#*"], fused=True)
+    liar.trust.sign(ADAPTER, pair.signing())
     other = Registry(Workspace(liar.workspace.settings.model_copy(update={"user": "ann"})))
-    other.approve(ADAPTER, "prod")
-    liar.backup(tmp_path / "saved")
+    other.aliases.approve(ADAPTER, "prod")
+    liar.upkeep.backup(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -802,7 +810,7 @@ def test_a_forged_row_of_a_backup_is_refused_by_name(case: str, saved: Path, tmp
     resign(saved, {name: _row(**values)})
     with opened(tmp_path / "restored") as restored:
         with pytest.raises(BackupError, match=name) as caught:
-            restored.restore(saved)
+            restored.upkeep.restore(saved)
         assert "nothing was restored" in str(caught.value.hint)
         assert not (tmp_path / "restored" / "fusery.db").exists()
 
@@ -811,25 +819,25 @@ def test_nothing_of_a_stranger_s_backup_counts_that_only_its_people_can_vouch_fo
     saved: Path, tmp_path: Path
 ) -> None:
     with opened(tmp_path / "restored") as restored:
-        done = restored.restore(saved)
+        done = restored.upkeep.restore(saved)
         assert done.foreign == {"fused": 1, "trusted_keys": 1, "approvals": 1, "adapters": 0}
         for rules in ({"fidelity": "DEGRADED"}, {"signed": True}, {"approvals": 1}):
-            restored.set_rules("prod", rules)
-            assert not restored.promote(ADAPTER, "prod").moved, rules
-        assert [line["foreign"] is not None for line in restored.show(ADAPTER)["fused"]] == [True]
-        assert restored.fuse(ADAPTER, KEEP).source == "computed"
-        restored.trust_key("eve", tmp_path / "eve.pub", ["*#*"])
-        restored.set_rules("prod", {"signed": True})
-        assert restored.promote(ADAPTER, "prod").moved
-        assert restored.audit().ok
+            restored.aliases.set_rules("prod", rules)
+            assert not restored.aliases.promote(ADAPTER, "prod").moved, rules
+        assert [line["foreign"] is not None for line in restored.adapters.show(ADAPTER)["fused"]] == [True]
+        assert restored.fused.fuse(ADAPTER, KEEP).source == "computed"
+        restored.trust.add_key("eve", tmp_path / "eve.pub", ["*#*"])
+        restored.aliases.set_rules("prod", {"signed": True})
+        assert restored.aliases.promote(ADAPTER, "prod").moved
+        assert restored.upkeep.audit().ok
 
 
 def test_one_s_own_backup_counts_as_it_is(saved: Path, tmp_path: Path) -> None:
     with opened(tmp_path / "restored") as restored:
-        assert restored.restore(saved, own=True).foreign == {}
-        restored.set_rules("prod", {"fidelity": "DEGRADED", "signed": True, "approvals": 1})
-        assert restored.promote(ADAPTER, "prod").moved
-        assert restored.audit().ok
+        assert restored.upkeep.restore(saved, own=True).foreign == {}
+        restored.aliases.set_rules("prod", {"fidelity": "DEGRADED", "signed": True, "approvals": 1})
+        assert restored.aliases.promote(ADAPTER, "prod").moved
+        assert restored.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -839,14 +847,14 @@ def test_an_adapter_of_a_backup_that_would_not_get_in_is_not_believed(
     with_weights(liar, _nan, tmp_path)
     with forging(liar) as session:
         session.execute(delete(tables.AdapterFinding))
-    liar.backup(tmp_path / "saved")
+    liar.upkeep.backup(tmp_path / "saved")
     with opened(tmp_path / "restored") as restored:
-        done = restored.restore(tmp_path / "saved", own=own)
-        assert "adapter_unfit" in {problem.code for problem in restored.audit().problems} or not own
+        done = restored.upkeep.restore(tmp_path / "saved", own=own)
+        assert "adapter_unfit" in {problem.code for problem in restored.upkeep.audit().problems} or not own
         if not own:
             assert done.doubts
-            restored.set_rules("prod", {"admission": "no_errors"})
-            assert restored.promote(ADAPTER, "prod").verdict == "failed"
+            restored.aliases.set_rules("prod", {"admission": "no_errors"})
+            assert restored.aliases.promote(ADAPTER, "prod").verdict == "failed"
 
 
 # One's own database, edited by somebody who has all rights to it.
@@ -863,15 +871,15 @@ OWN: dict[str, tuple[Callable[[Registry], None], str]] = {
 @pytest.mark.parametrize("case", OWN)
 def test_an_audit_computes_again(case: str, liar: Registry) -> None:
     edit, code = OWN[case]
-    assert liar.audit().ok
+    assert liar.upkeep.audit().ok
     edit(liar)
-    assert code in {problem.code for problem in liar.audit().problems}
+    assert code in {problem.code for problem in liar.upkeep.audit().problems}
 
 
 def test_an_audit_finds_an_adapter_that_would_not_get_in_and_a_form_that_is_not_its_own(
     liar: Registry, tmp_path: Path
 ) -> None:
-    liar.export(ADAPTER, tmp_path / "exported", form="peft")
+    liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
     with_weights(liar, _nan, tmp_path)
-    codes = {problem.code for problem in liar.audit().problems}
+    codes = {problem.code for problem in liar.upkeep.audit().problems}
     assert {"adapter_unfit", "form_differs"} <= codes

@@ -31,8 +31,10 @@ def registered(tmp_path: Path, database_url: str) -> Iterator[Registry]:
     folder = tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
     with Registry(Workspace(settings)) as registry:
         registry.init()
-        registry.add_base(base, name="tiny")
-        registry.register(folder, base="tiny", task="t", date="20260115", val_loss=2.96, tags={"a": "b"})
+        registry.bases.add(base, name="tiny")
+        registry.adapters.register(
+            folder, base="tiny", task="t", date="20260115", val_loss=2.96, tags={"a": "b"}
+        )
         yield registry
 
 
@@ -52,18 +54,18 @@ def test_what_was_registered_before_is_amended_after(registered: Registry) -> No
     database = registered.workspace.database
     schema.downgrade(database, "0008")
     schema.upgrade(database)
-    assert registered.audit().ok
-    registered.amend("t@1", val_loss=0.296, clear=["tag.a"], reason="typo")
-    assert registered.audit().ok
+    assert registered.upkeep.audit().ok
+    registered.adapters.amend("t@1", val_loss=0.296, clear=["tag.a"], reason="typo")
+    assert registered.upkeep.audit().ok
 
 
 def test_what_was_amended_stays_so_in_an_older_schema(registered: Registry) -> None:
     """Only what it was before is in the log alone."""
-    registered.amend("t@1", val_loss=0.296, reason="typo")
-    log = registered.events()
+    registered.adapters.amend("t@1", val_loss=0.296, reason="typo")
+    log = registered.upkeep.log()
     schema.downgrade(registered.workspace.database, "0008")
     [row] = all_rows(registered.workspace.database)["adapter"]
     assert row["val_loss"] == 0.296
     schema.upgrade(registered.workspace.database)
-    assert registered.events() == log
+    assert registered.upkeep.log() == log
     assert log[-1]["detail"]["changes"] == [{"field": "val_loss", "from": 2.96, "to": 0.296}]

@@ -67,8 +67,8 @@ def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
     """Add the base `tiny` and two versions of the task `course_rec`."""
     tinymodels.make_adapter(first, base, seed=1)
     tinymodels.make_adapter(second, base, seed=2, rank=4)
-    registry.add_base(base, name="tiny")
-    registry.register(
+    registry.bases.add(base, name="tiny")
+    registry.adapters.register(
         first,
         base="tiny",
         task="course_rec",
@@ -77,7 +77,7 @@ def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
         dataset="courses",
         examples=120,
     )
-    registry.register(
+    registry.adapters.register(
         second,
         base="tiny",
         task="course_rec",
@@ -146,7 +146,7 @@ def sqlite_registry(sqlite_url: str, tmp_path: Path) -> Iterator[Registry]:
 @pytest.fixture
 def stocked(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
     """A registry with the base `tiny` and two versions of the task `course_rec`."""
-    if not registry.bases():
+    if not registry.bases.list():
         fill(registry, tiny_base, tmp_path / "first", tmp_path / "second")
     return registry
 
@@ -182,10 +182,10 @@ def works(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     base = tinymodels.make_base(scratch / "tiny", layers=2)
     with Registry(Workspace(settings)) as registry:
         registry.init()
-        registry.add_base(base, name="tiny")
+        registry.bases.add(base, name="tiny")
         for version in (1, 2):
             adapter = tinymodels.make_adapter(scratch / str(version), base, seed=version, rank=4)
-            registry.register(adapter, base="tiny", task="course_rec", date=f"2026010{version}")
+            registry.adapters.register(adapter, base="tiny", task="course_rec", date=f"2026010{version}")
         yield registry
 
 
@@ -200,7 +200,7 @@ def shelf(works: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         fused = TARGETS[target].content(content, 1) == "fused"
         extra = {"request": fusing} if fused else {}
         choices = Choices(base_name="org/tiny")
-        written = works.materialize(
+        written = works.bundles.materialize(
             "course_rec@1",
             place / name.replace(" ", "-"),
             target=target,
@@ -209,7 +209,7 @@ def shelf(works: Registry, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             **extra,
         )
         shelf[name] = Path(written.path)
-    shelf["export"] = works.export("course_rec@1", place).path
+    shelf["export"] = works.exchange.export("course_rec@1", place).path
     return shelf
 
 

@@ -70,38 +70,38 @@ def alter(path: Path) -> None:
 
 def altered_and_vouched(registry: Registry) -> Path:
     """Return the file of a fused model that was altered, with a voucher that says it was hashed since."""
-    fused = registry.fuse("course_rec@1")
+    fused = registry.fused.fuse("course_rec@1")
     path = fused.path / WEIGHTS
     alter(path)
     state = folder_state(fused.path)
     assert state is not None
     registry.workspace.vouchers.note_all(fused.view["key"], fused.view["digest"], state)
-    assert registry.fuse("course_rec@1").cached
+    assert registry.fused.fuse("course_rec@1").cached
     return path
 
 
 def base_file(registry: Registry) -> Path:
-    weights = next(file for file in registry.base("tiny")["files"] if file["path"] == WEIGHTS)
+    weights = next(file for file in registry.bases.show("tiny")["files"] if file["path"] == WEIGHTS)
     path = registry.workspace.store.local_path(Digest(weights["sha256"]))
     assert path is not None
     return path
 
 
 def test_what_changes_through_a_mapping_between_two_fuses_is_not_called_cached(cached: Registry) -> None:
-    first = cached.fuse("course_rec@1")
+    first = cached.fused.fuse("course_rec@1")
     data = (first.path / WEIGHTS).read_bytes()
     with mapped(first.path / WEIGHTS) as memory:
-        assert cached.fuse("course_rec@1").cached
+        assert cached.fused.fuse("course_rec@1").cached
         memory[-1] ^= 1
-        again = cached.fuse("course_rec@1")
+        again = cached.fused.fuse("course_rec@1")
         assert not again.cached
         assert (again.path / WEIGHTS).read_bytes() == data
 
 
 def test_nothing_that_lies_in_the_cache_is_believed(cached: Registry) -> None:
     """All that is in the cache folder is what it was when the model was right, but for the model."""
-    cached.fuse("course_rec@1")
-    assert cached.fuse("course_rec@1").cached
+    cached.fused.fuse("course_rec@1")
+    assert cached.fused.fuse("course_rec@1").cached
     notes = [path for path in cached.workspace.cache.root.rglob("*.json") if "fused" not in path.parts]
     assert notes == []
 
@@ -113,12 +113,12 @@ def test_a_bundle_is_made_of_what_is_recorded_whatever_a_voucher_says(
 ) -> None:
     altered_and_vouched(cached)
     with pytest.raises(BlobCorruptError, match=WEIGHTS) as caught:
-        cached.materialize("course_rec@1", tmp_path / "out", target=target)
+        cached.bundles.materialize("course_rec@1", tmp_path / "out", target=target)
     assert caught.value.hint == "run the command again: what is damaged in the cache is made anew"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
-    assert cached.show("course_rec@1")["bundles"] == []
-    cached.materialize("course_rec@1", tmp_path / "out", target=target)
-    assert cached.audit().ok
+    assert cached.adapters.show("course_rec@1")["bundles"] == []
+    cached.bundles.materialize("course_rec@1", tmp_path / "out", target=target)
+    assert cached.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("cached", ["disk"], indirect=True)
@@ -127,7 +127,7 @@ def test_a_hard_link_is_made_to_what_is_recorded_only(cached: Registry, tmp_path
 
     altered_and_vouched(cached)
     with pytest.raises(BlobCorruptError, match=WEIGHTS):
-        cached.materialize("course_rec@1", tmp_path / "out", choices=Choices(link=True))
+        cached.bundles.materialize("course_rec@1", tmp_path / "out", choices=Choices(link=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -150,7 +150,7 @@ def test_a_fused_model_is_hashed_before_it_is_served(cached: Registry) -> None:
 
 
 def test_a_fused_model_that_changes_while_it_is_loaded_is_not_served(cached: Registry) -> None:
-    path = cached.fuse("course_rec@1").path / WEIGHTS
+    path = cached.fused.fuse("course_rec@1").path / WEIGHTS
     with (
         mapped(path) as memory,
         pytest.raises(StorageError, match=f"{WEIGHTS} (changed|is damaged)"),
@@ -184,10 +184,10 @@ def test_a_base_that_changes_while_it_is_loaded_is_not_served(cached: Registry) 
 @pytest.mark.parametrize("before", ["hashed today", "never hashed"])
 def test_a_base_that_changes_while_it_is_fused_gives_no_model(cached: Registry, before: str) -> None:
     if before == "hashed today":
-        cached.fuse("course_rec@2")
+        cached.fused.fuse("course_rec@2")
     with mapped(base_file(cached)) as memory:
         if before == "hashed today":
-            cached.fuse(
+            cached.fused.fuse(
                 "course_rec@2", FuseRequest(scale=3.0)
             )  # the mode was changed: it is hashed once more
         changed: list[int] = []
@@ -198,16 +198,16 @@ def test_a_base_that_changes_while_it_is_fused_gives_no_model(cached: Registry, 
                 changed.append(done)
 
         with pytest.raises(StorageError, match="changed while it was read"):
-            cached.fuse("course_rec@1", progress=meddle)
+            cached.fused.fuse("course_rec@1", progress=meddle)
         assert changed
-    assert cached.show("course_rec@1")["fused"] == []
+    assert cached.adapters.show("course_rec@1")["fused"] == []
 
 
 @pytest.mark.parametrize(
     "use",
     [
-        lambda registry: registry.calibrate("tiny"),
-        lambda registry: registry.probe("tiny", against="course_rec@1"),
+        lambda registry: registry.bases.calibrate("tiny"),
+        lambda registry: registry.adapters.probe("tiny", against="course_rec@1"),
     ],
     ids=["calibrate", "probe"],
 )
@@ -216,18 +216,18 @@ def test_a_base_is_what_is_recorded_before_anything_is_measured_on_it(
     cached: Registry, use: Callable[[Registry], Any]
 ) -> None:
     pytest.importorskip("mlx_lm")
-    cached.fuse("course_rec@1")
+    cached.fused.fuse("course_rec@1")
     alter(base_file(cached))
     with pytest.raises(BlobCorruptError, match=WEIGHTS):
         use(cached)
 
 
 def test_doctor_says_when_others_may_write_the_cache(stocked: Registry) -> None:
-    stocked.fuse("course_rec@1")
+    stocked.fused.fuse("course_rec@1")
     root = stocked.workspace.cache.root
 
     def told() -> str:
-        return next(check.detail for check in stocked.doctor() if check.name == "cache")
+        return next(check.detail for check in stocked.upkeep.doctor() if check.name == "cache")
 
     root.chmod(0o755)
     assert "other users" not in told()
@@ -236,7 +236,7 @@ def test_doctor_says_when_others_may_write_the_cache(stocked: Registry) -> None:
 
 
 def test_the_settings_say_which_folder_is_private(stocked: Registry, tmp_path: Path) -> None:
-    stocked.fuse("course_rec@1")
+    stocked.fused.fuse("course_rec@1")
     private = stocked.workspace.settings.private
     assert private == tmp_path / "home" / f"private-{os.geteuid()}"
     assert (private / "vouchers").stat().st_mode & 0o777 == 0o700

@@ -93,8 +93,8 @@ def problems(registry: Registry, edit: str | None = None) -> list[str]:
 )
 def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set[str]]], edit: str) -> None:
     state, moments = (
-        said_of(stocked.show(ONE)),
-        [(stocked.events(limit=1)[0]["at"], said_of(stocked.show(ONE)))],
+        said_of(stocked.adapters.show(ONE)),
+        [(stocked.upkeep.log(limit=1)[0]["at"], said_of(stocked.adapters.show(ONE)))],
     )
     for said, chosen in steps:
         clear = {
@@ -104,18 +104,18 @@ def test_any_amendments(stocked: Registry, steps: list[tuple[dict[str, Any], set
         }
         if {field.removeprefix("tag.") for field in clear if field.startswith("tag.")} - state["tags"].keys():
             with pytest.raises(BadInputError, match="has no tag"):
-                stocked.amend(ONE, **said, clear=clear, reason="because")
+                stocked.adapters.amend(ONE, **said, clear=clear, reason="because")
             continue
         after = model_of(state, said, clear)
         if after is None or not (said.keys() - {"tags"} or said.get("tags") or clear):
             continue
-        done = stocked.amend(ONE, **said, clear=clear, reason="because")
+        done = stocked.adapters.amend(ONE, **said, clear=clear, reason="because")
         assert bool(done.amendments) == (after != state)
         state = after
-        assert said_of(stocked.show(ONE)) == state
-        moments.append((stocked.events(limit=1)[0]["at"], state))
+        assert said_of(stocked.adapters.show(ONE)) == state
+        moments.append((stocked.upkeep.log(limit=1)[0]["at"], state))
     last = dict(moments)
     for at, expected in last.items():
-        assert said_of(stocked.show(ONE, at=at)) == expected, at
+        assert said_of(stocked.adapters.show(ONE, at=at)) == expected, at
     assert problems(stocked) == []
     assert problems(stocked, EDITS[edit]) != []

@@ -28,7 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
     """A registry with many adapters, each of which was amended."""
-    registry.add_base(base, name="tiny", reference=True)
+    registry.bases.add(base, name="tiny", reference=True)
     crowd.fill(registry, MANY)
     with registry.workspace.database.write() as session:
         session.execute(text(crowd.AMENDED))
@@ -41,31 +41,39 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
     """Return the commands that are held to this, about the adapter with a number."""
     task, name = crowd.task_of(number), crowd.name_of(number)
     sorts = {
-        f"list --sort {field}{way}": lambda registry, by=field + way: registry.list(sort=by, limit=20)
+        f"list --sort {field}{way}": lambda registry, by=field + way: registry.adapters.list(
+            sort=by, limit=20
+        )
         for field in SORTABLE
         for way in ("", ":desc")
     }
     return sorts | {
-        "list --task --sort": lambda registry: registry.list(task=task, sort="val_loss:desc", limit=20),
-        "list --base --sort": lambda registry: registry.list(base="tiny", sort="val_loss", limit=20),
-        "list --tag of few": lambda registry: registry.list(tags={"run": "r3"}, limit=20),
-        "list --tag of many": lambda registry: registry.list(tags={"team": "t3"}, sort="date:desc", limit=20),
-        "list --where": lambda registry: registry.list(where="rank >= 8", sort="created_at:desc", limit=20),
-        "list --sort of two": lambda registry: registry.list(sort="date,val_loss:desc", limit=20),
-        "show name": lambda registry: registry.show(name),
-        "show version": lambda registry: registry.show(f"{task}@7"),
-        "show latest": lambda registry: registry.show(f"{task}@latest"),
-        "show --at": lambda registry: registry.show(name, at="2030-01-01"),
-        "show latest --at": lambda registry: registry.show(f"{task}@latest", at="2030-01-01"),
-        "show digest": lambda registry: registry.show(crowd.digest_of(number)[:12]),
-        "history": lambda registry: registry.history(task),
-        "lineage": lambda registry: registry.lineage(f"{task}@7"),
+        "list --task --sort": lambda registry: registry.adapters.list(
+            task=task, sort="val_loss:desc", limit=20
+        ),
+        "list --base --sort": lambda registry: registry.adapters.list(base="tiny", sort="val_loss", limit=20),
+        "list --tag of few": lambda registry: registry.adapters.list(tags={"run": "r3"}, limit=20),
+        "list --tag of many": lambda registry: registry.adapters.list(
+            tags={"team": "t3"}, sort="date:desc", limit=20
+        ),
+        "list --where": lambda registry: registry.adapters.list(
+            where="rank >= 8", sort="created_at:desc", limit=20
+        ),
+        "list --sort of two": lambda registry: registry.adapters.list(sort="date,val_loss:desc", limit=20),
+        "show name": lambda registry: registry.adapters.show(name),
+        "show version": lambda registry: registry.adapters.show(f"{task}@7"),
+        "show latest": lambda registry: registry.adapters.show(f"{task}@latest"),
+        "show --at": lambda registry: registry.adapters.show(name, at="2030-01-01"),
+        "show latest --at": lambda registry: registry.adapters.show(f"{task}@latest", at="2030-01-01"),
+        "show digest": lambda registry: registry.adapters.show(crowd.digest_of(number)[:12]),
+        "history": lambda registry: registry.adapters.history(task),
+        "lineage": lambda registry: registry.provenance.lineage(f"{task}@7"),
     }
 
 
 @pytest.mark.slow
 def test_no_command_reads_a_whole_table(crowded: Registry, make_adapter: Any, base: Path) -> None:
-    crowded.yank(crowd.name_of(MANY // 2), reason="so that who is told of it is looked up")
+    crowded.adapters.yank(crowd.name_of(MANY // 2), reason="so that who is told of it is looked up")
     said: dict[str, list[str]] = {}
     for name, command in commands(MANY // 2).items():
         with queryplans.recorded() as queries:
@@ -75,15 +83,15 @@ def test_no_command_reads_a_whole_table(crowded: Registry, make_adapter: Any, ba
             said[name] = found
     folder = make_adapter("new", seed=1, base=base)
     with queryplans.recorded() as queries:
-        crowded.register(folder, base="tiny", task=crowd.task_of(MANY // 2))
+        crowded.adapters.register(folder, base="tiny", task=crowd.task_of(MANY // 2))
     if found := queryplans.whole_tables(crowded.workspace.database, queries):
         said["register"] = found
     correction = {"val_loss": 0.125, "dataset": "another", "tags": {"team": "none"}, "reason": "typo"}
     with queryplans.recorded() as queries:
-        crowded.amend(crowd.name_of(MANY // 2), **correction)
+        crowded.adapters.amend(crowd.name_of(MANY // 2), **correction)
     if found := queryplans.whole_tables(crowded.workspace.database, queries):
         said["amend"] = found
-    assert [view["name"] for view in crowded.list(where="val_loss = 0.125 and tag.team = none")] == [
+    assert [view["name"] for view in crowded.adapters.list(where="val_loss = 0.125 and tag.team = none")] == [
         crowd.name_of(MANY // 2)
     ]
     assert said == {}
@@ -112,27 +120,27 @@ def counted(registry: Registry) -> dict[str, int]:
 
 
 def test_more_adapters_take_no_more_queries(registry: Registry, base: Path) -> None:
-    registry.add_base(base, name="tiny", reference=True)
+    registry.bases.add(base, name="tiny", reference=True)
     crowd.fill(registry, crowd.VERSIONS)
-    registry.yank(crowd.name_of(7), reason="so that who is told of it is looked up")
+    registry.adapters.yank(crowd.name_of(7), reason="so that who is told of it is looked up")
     few = counted(registry)
     crowd.fill(registry, 2 * crowd.VERSIONS, start=crowd.VERSIONS)
     assert counted(registry) == few
-    assert len(registry.list()) == 3 * crowd.VERSIONS
+    assert len(registry.adapters.list()) == 3 * crowd.VERSIONS
 
 
 @pytest.mark.parametrize("field", SORTABLE)
 @pytest.mark.parametrize("way", ["", ":desc"])
 def test_pages_are_the_whole_list_in_pieces(field: str, way: str, stocked_crowd: Registry) -> None:
     """Along an index and by sorting everything: the same order, with those without a value at the end."""
-    whole = [view["name"] for view in stocked_crowd.list(sort=field + way)]
+    whole = [view["name"] for view in stocked_crowd.adapters.list(sort=field + way)]
     pages = [
         view["name"]
         for offset in range(0, len(whole), 37)
-        for view in stocked_crowd.list(sort=field + way, limit=37, offset=offset)
+        for view in stocked_crowd.adapters.list(sort=field + way, limit=37, offset=offset)
     ]
     assert pages == whole
-    values = [view[field] for view in stocked_crowd.list(sort=field + way)]
+    values = [view[field] for view in stocked_crowd.adapters.list(sort=field + way)]
     known = [value for value in values if value is not None]
     assert values == sorted(known, reverse=way == ":desc") + [None] * (len(values) - len(known))
 
@@ -142,7 +150,7 @@ def stocked_crowd(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Itera
     """A registry with two hundred adapters, of which some have no loss."""
     with Registry.open(tmp_path_factory.mktemp("crowd") / "home") as registry:
         registry.init()
-        registry.add_base(base, name="tiny", reference=True)
+        registry.bases.add(base, name="tiny", reference=True)
         crowd.fill(registry, 2 * crowd.VERSIONS)
         yield registry
 
@@ -150,4 +158,6 @@ def stocked_crowd(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Itera
 def test_the_crowd_is_valid(stocked_crowd: Registry) -> None:
     with stocked_crowd.workspace.database.read() as session:
         assert list(events.verify_chain(session)) == []
-    assert [view["version"] for view in stocked_crowd.history(crowd.task_of(0))] == list(range(1, 101))
+    assert [view["version"] for view in stocked_crowd.adapters.history(crowd.task_of(0))] == list(
+        range(1, 101)
+    )

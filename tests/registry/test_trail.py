@@ -16,12 +16,12 @@ from fusery.registry.errors import UnknownReferenceError
 
 @pytest.fixture
 def shipped(stocked: Registry, tmp_path: Path) -> Registry:
-    stocked.materialize("course_rec@2", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@2", tmp_path / "out")
     return stocked
 
 
 def edges(registry: Registry, reference: str, **directions: bool) -> set[tuple[str, str, str]]:
-    document = registry.lineage(reference, **directions).to_dict()
+    document = registry.provenance.lineage(reference, **directions).to_dict()
     kinds = {node["id"]: node["kind"] for node in document["nodes"]}
     return {(kinds[edge["from"]], edge["relation"], kinds[edge["to"]]) for edge in document["edges"]}
 
@@ -50,18 +50,18 @@ def test_down_from_the_base_reaches_what_was_shipped(shipped: Registry) -> None:
 
 
 def test_a_fused_model_is_found_by_key_and_by_digest(shipped: Registry) -> None:
-    fused = shipped.fuse("course_rec@2").view
+    fused = shipped.fused.fuse("course_rec@2").view
     for reference in (fused["key"][:10], fused["digest"][:10]):
-        assert shipped.lineage(reference).root.startswith("fused:")
+        assert shipped.provenance.lineage(reference).root.startswith("fused:")
 
 
 def test_nothing_known(shipped: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
-        shipped.lineage("nothing@1")
+        shipped.provenance.lineage("nothing@1")
 
 
 def test_every_edge_joins_two_nodes(shipped: Registry) -> None:
-    document = shipped.lineage("tiny").to_dict()
+    document = shipped.provenance.lineage("tiny").to_dict()
     ids = [node["id"] for node in document["nodes"]]
     assert len(set(ids)) == len(ids)
     assert all(edge["from"] in ids and edge["to"] in ids for edge in document["edges"])
@@ -69,15 +69,15 @@ def test_every_edge_joins_two_nodes(shipped: Registry) -> None:
 
 def test_names_cannot_break_out_of_a_drawing(stocked: Registry, make_adapter: Any) -> None:
     evil = 'a"]; end\n digraph x {} <script>'
-    stocked.register(make_adapter("third", seed=3), base="tiny", task="course_rec", dataset=evil)
-    graph = stocked.lineage("course_rec@3")
+    stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec", dataset=evil)
+    graph = stocked.provenance.lineage("course_rec@3")
     assert len(graphs.mermaid(graph).splitlines()) == 1 + len(graph.nodes) + len(graph.edges)
     assert "<script>" not in graphs.mermaid(graph)
     assert len(graphs.dot(graph).splitlines()) == 3 + len(graph.nodes) + len(graph.edges)
 
 
 def test_all_is_well(shipped: Registry) -> None:
-    report = shipped.audit()
+    report = shipped.upkeep.audit()
     assert report.to_dict().keys() >= {"ok", "checked", "problems"}
     assert report.ok
     assert report.checked["adapter"] == 2
@@ -85,7 +85,7 @@ def test_all_is_well(shipped: Registry) -> None:
 
 
 def blob_path(registry: Registry, reference: str, name: str) -> Path:
-    file = next(file for file in registry.show(reference)["files"] if file["path"] == name)
+    file = next(file for file in registry.adapters.show(reference)["files"] if file["path"] == name)
     path = registry.workspace.store.local_path(file["sha256"])
     assert path is not None
     path.chmod(0o644)
@@ -98,20 +98,20 @@ def test_a_flipped_bit_is_found_and_named(shipped: Registry) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
-    [problem] = shipped.audit().problems
+    [problem] = shipped.upkeep.audit().problems
     assert problem.code == "blob_corrupt"
     assert problem.subject == "course_rec_v1_20260115: adapters.safetensors"
 
 
 def test_a_missing_blob_is_found(shipped: Registry) -> None:
     blob_path(shipped, "course_rec@1", "adapter_config.json").unlink()
-    assert {problem.code for problem in shipped.audit().problems} == {"blob_missing"}
+    assert {problem.code for problem in shipped.upkeep.audit().problems} == {"blob_missing"}
 
 
 def test_one_reference_checks_what_it_came_from_and_no_more(shipped: Registry) -> None:
     blob_path(shipped, "course_rec@1", "adapter_config.json").unlink()
-    assert shipped.audit(("course_rec@2",)).ok
-    assert not shipped.audit(("course_rec@1",)).ok
+    assert shipped.upkeep.audit(("course_rec@2",)).ok
+    assert not shipped.upkeep.audit(("course_rec@1",)).ok
 
 
 def test_a_changed_row_is_found(shipped: Registry) -> None:
@@ -121,27 +121,27 @@ def test_a_changed_row_is_found(shipped: Registry) -> None:
             .where(tables.ManifestFile.path == "adapter_config.json")
             .values(size=1)
         )
-    assert "manifest_changed" in {problem.code for problem in shipped.audit().problems}
+    assert "manifest_changed" in {problem.code for problem in shipped.upkeep.audit().problems}
 
 
 def test_a_changed_event_is_found(shipped: Registry) -> None:
     with shipped.workspace.database.write() as session, unguarded(session):
         session.execute(update(tables.Event).where(tables.Event.seq == 2).values(actor="mallory"))
-    assert [problem.subject for problem in shipped.audit().problems] == ["event 2"]
+    assert [problem.subject for problem in shipped.upkeep.audit().problems] == ["event 2"]
 
 
 def test_a_removed_event_is_found(shipped: Registry) -> None:
     with shipped.workspace.database.write() as session, unguarded(session):
         session.execute(delete(tables.Event).where(tables.Event.seq == 2))
     # The chain has a gap, and what the entry had sealed is unknown now.
-    codes = [problem.code for problem in shipped.audit().problems]
+    codes = [problem.code for problem in shipped.upkeep.audit().problems]
     assert codes[0] == "event_chain"
     assert set(codes) == {"event_chain", "record_unsealed"}
 
 
 def test_garbage_is_a_note_and_no_problem(shipped: Registry) -> None:
     shipped.workspace.store.put_bytes(b"nobody refers to this")
-    report = shipped.audit()
+    report = shipped.upkeep.audit()
     assert report.ok
     assert any("belong to nothing" in note for note in report.notes)
 
@@ -150,14 +150,14 @@ def test_a_changed_reference_is_found(registry: Registry, tiny_base: Path, tmp_p
     import shutil
 
     place = shutil.copytree(tiny_base, tmp_path / "tiny")
-    registry.add_base(place, reference=True)
-    assert registry.audit().ok
+    registry.bases.add(place, reference=True)
+    assert registry.upkeep.audit().ok
     (place / "tokenizer.json").write_text("{}")
-    assert [problem.code for problem in registry.audit().problems] == ["reference_changed"]
+    assert [problem.code for problem in registry.upkeep.audit().problems] == ["reference_changed"]
 
 
 def test_doctor_says_where_each_value_comes_from(shipped: Registry) -> None:
-    checks = {check.name: check for check in shipped.doctor()}
+    checks = {check.name: check for check in shipped.upkeep.doctor()}
     assert all(check.status != "problem" for check in checks.values())
     assert "default" in checks["setting.store_url"].detail
     assert "2 adapters" in checks["database"].detail
@@ -167,15 +167,15 @@ def test_a_log_that_lost_its_guards_is_found(shipped: Registry) -> None:
     with shipped.workspace.database.write() as session:
         where = " ON event" if session.get_bind().dialect.name == "postgresql" else ""
         session.execute(text(f"DROP TRIGGER event_no_update{where}"))
-    assert [(p.code, p.subject) for p in shipped.audit().problems] == [
+    assert [(p.code, p.subject) for p in shipped.upkeep.audit().problems] == [
         ("log_unprotected", "trigger event_no_update")
     ]
 
 
 def test_the_chain_alone(shipped: Registry) -> None:
-    report = shipped.audit_chain()
+    report = shipped.upkeep.audit_chain()
     assert report.ok
     assert set(report.checked) == {"event"} and report.checked["event"] > 3
     with shipped.workspace.database.write() as session, unguarded(session):
         session.execute(delete(tables.Event).where(tables.Event.seq == 2))
-    assert [problem.subject for problem in shipped.audit_chain().problems] == ["event 3"]
+    assert [problem.subject for problem in shipped.upkeep.audit_chain().problems] == ["event 3"]

@@ -205,15 +205,15 @@ def test_every_architecture_of_the_table_is_here() -> None:
 def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tmp_path: Path) -> None:
     base = make(kind, tmp_path / kind)
     before = (base / "config.json").read_bytes()
-    added = shared.add_base(base, name=kind)
+    added = shared.bases.add(base, name=kind)
     assert (base / "config.json").read_bytes() == before
     assert not {finding.code for finding in added.findings} & {"base_not_loaded", "base_keys_lost"}
     with base_folder(shared.workspace, kind) as folder:
         assert apart(of_mlx(folder, tmp_path), of_transformers(base, tmp_path)) < COMPUTED[kind]
         adapter = adapters_by_class.make_adapter(tmp_path / "adapter", folder, rank=2, scale=2.0, update=0.3)
         expected = of_mlx(folder, tmp_path, adapter)
-    shared.register(adapter, base=kind, task=kind.replace("_", "-"))
-    fused = shared.fuse(f"{kind.replace('_', '-')}@1", FuseRequest("keep", accept_loss=True))
+    shared.adapters.register(adapter, base=kind, task=kind.replace("_", "-"))
+    fused = shared.fused.fuse(f"{kind.replace('_', '-')}@1", FuseRequest("keep", accept_loss=True))
     assert apart(of_mlx(fused.path, tmp_path), expected) < 1e-4
     rotary = real_peft("rotary", base)
     assert real_peft("rotary", fused.path) == rotary
@@ -229,7 +229,7 @@ def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tm
 def test_what_mlx_cannot_compute_is_told_when_it_comes_in(
     kind: str, shared: Registry, tmp_path: Path
 ) -> None:
-    added = shared.add_base(make(kind, tmp_path / kind), name=kind)
+    added = shared.bases.add(make(kind, tmp_path / kind), name=kind)
     assert TOLD[kind] in {finding.code for finding in added.findings}
 
 
@@ -248,7 +248,7 @@ def test_scaled_rotary_embeddings(
 ) -> None:
     name = f"{kind}-{scaling['rope_type']}"
     base = make(kind, tmp_path / name, scaling)
-    shared.add_base(base, name=name)
+    shared.bases.add(base, name=name)
     expected = of_transformers(base, tmp_path)
     with base_folder(shared.workspace, name) as folder:
         assert apart(of_mlx(folder, tmp_path), expected) < 1e-4
@@ -257,17 +257,19 @@ def test_scaled_rotary_embeddings(
 
 def test_a_scaling_that_the_class_has_no_place_for(shared: Registry, tmp_path: Path) -> None:
     base = make("mixtral", tmp_path / "scaled", {"rope_type": "linear", "factor": 4.0})
-    findings = {finding.code: finding for finding in shared.add_base(base, name="scaled").findings}
+    findings = {finding.code: finding for finding in shared.bases.add(base, name="scaled").findings}
     assert "rope_scaling" in findings["base_keys_lost"].message
     assert "rope_theta (1777.0 instead of 1000000.0)" in findings["base_keys_added"].message
 
 
 def test_what_is_said_of_a_base(shared: Registry, tmp_path: Path) -> None:
-    added = shared.add_base(make("llama", tmp_path / "said"), name="said")
+    added = shared.bases.add(make("llama", tmp_path / "said"), name="said")
     (finding,) = added.findings
     assert (finding.code, finding.severity, finding.subject) == ("base_keys_added", "warning", "config.json")
     assert finding.message == "config.json lacks keys that mlx-lm reads: rope_theta (787.0 instead of 10000)"
-    told = shared.check(tinymodels.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said")
+    told = shared.adapters.check(
+        tinymodels.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said"
+    )
     assert "trained_on_defaults" in {finding.code for finding in told}
 
 
@@ -275,6 +277,10 @@ def test_a_base_that_mlx_lm_reads_has_nothing_said_of_it_and_keeps_its_engine(
     shared: Registry, tmp_path: Path
 ) -> None:
     base = tinymodels.make_base(tmp_path / "base", layers=2)
-    assert shared.add_base(base, name="of-old").findings == ()
-    shared.register(tinymodels.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old")
-    assert shared.fuse("of-old@1", FuseRequest("keep", accept_loss=True)).view["engine"] == "canonical-1"
+    assert shared.bases.add(base, name="of-old").findings == ()
+    shared.adapters.register(
+        tinymodels.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old"
+    )
+    assert (
+        shared.fused.fuse("of-old@1", FuseRequest("keep", accept_loss=True)).view["engine"] == "canonical-1"
+    )

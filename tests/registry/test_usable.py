@@ -208,7 +208,7 @@ def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Callab
         name = "tiny" + "".join(f"-{value}{key}" for key, value in options.items())
         if name not in made:
             made[name] = tinymodels.make_base(tmp_path_factory.mktemp("bases") / name, **options)
-            registry.add_base(made[name], name=name)
+            registry.bases.add(made[name], name=name)
         return made[name]
 
     return make
@@ -254,9 +254,9 @@ REFUSED_PEFT = {"alpha 0", "dropout null"}
 def admitted(registry: Registry, folder: Path, base: Path) -> str | None:
     """Register a folder if `check` passes it, and return its name."""
     task = f"t{next(_NUMBERS)}"
-    if verdict(registry.check(folder, base=base.name, task=task)) == "fail":
+    if verdict(registry.adapters.check(folder, base=base.name, task=task)) == "fail":
         return None
-    return registry.register(folder, base=base.name, task=task, date="20260115").view["name"]
+    return registry.adapters.register(folder, base=base.name, task=task, date="20260115").view["name"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -266,12 +266,12 @@ def test_what_is_admitted_on_other_classes_can_be_used(
     place = fusing.make_base(tmp_path / f"base{next(_NUMBERS)}", case)
     folder = fusing.make_adapter(tmp_path / "adapter", place, case)
     tinymodels.make_tokenizer(place)
-    registry.add_base(place, name=place.name)
+    registry.bases.add(place, name=place.name)
     reference = admitted(registry, folder, place)
     assert reference is not None
     if case.adapter == "full":
         with pytest.raises(BadInputError, match="full fine-tuning"):
-            registry.materialize(reference, tmp_path / "out", target="adapters")
+            registry.bundles.materialize(reference, tmp_path / "out", target="adapters")
     used_in_every_way(registry, reference, place, tmp_path, targets("as it is"))
 
 
@@ -287,15 +287,15 @@ def used_in_every_way(
     registry: Registry, reference: str, base: Path, scratch: Path, wanted: Iterable[tuple[str, str]]
 ) -> dict[str, Any]:
     """Use an adapter in every way there is, and return the tensors that it was fused to."""
-    fused = registry.fuse(reference, KEEP)
-    whole = registry.show(reference)["method"] == "full"
+    fused = registry.fused.fuse(reference, KEEP)
+    whole = registry.adapters.show(reference)["method"] == "full"
     loaded(registry, reference, base, whole=whole)
-    registry.export(reference, scratch / "exported")
+    registry.exchange.export(reference, scratch / "exported")
     for target, content in wanted:
         out = scratch / f"{target}-{content}{'.tar' if TARGETS[target].single else ''}"
         request = {"request": KEEP} if content == "fused" else {}
         try:
-            registry.materialize(reference, out, target=target, content=content, **request)
+            registry.bundles.materialize(reference, out, target=target, content=content, **request)
         except BadInputError as error:
             assert error.hint  # a reason, and a way on
             continue

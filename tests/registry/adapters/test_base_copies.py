@@ -77,18 +77,18 @@ def test_copies_change_nothing_and_are_left_out(
     plain = peftfolders.make_peft(tmp_path / "plain", tiny_base, rank=2)
     add(adapter, {name: form(stored(tiny_base, whole))})
     peftfolders.edit_config(adapter, modules_to_save=saved)
-    sqlite_registry.add_base(tiny_base, name="tiny")
-    found = sqlite_registry.check(adapter, base="tiny", task="copies")
+    sqlite_registry.bases.add(tiny_base, name="tiny")
+    found = sqlite_registry.adapters.check(adapter, base="tiny", task="copies")
     assert {finding.severity for finding in found} == {"info"}
     (copies,) = [finding for finding in found if finding.code == "peft_copies"]
     assert copies.message.endswith(f"left out: {whole}")
-    sqlite_registry.register(adapter, base="tiny", task="copies")
-    sqlite_registry.register(plain, base="tiny", task="plain")
-    ours, theirs = (sqlite_registry.fuse(f"{task}@1").path for task in ("copies", "plain"))
+    sqlite_registry.adapters.register(adapter, base="tiny", task="copies")
+    sqlite_registry.adapters.register(plain, base="tiny", task="plain")
+    ours, theirs = (sqlite_registry.fused.fuse(f"{task}@1").path for task in ("copies", "plain"))
     assert tinymodels.read_tensors(ours) == tinymodels.read_tensors(theirs)
     for target in ("hub", "vllm"):
-        sqlite_registry.materialize("copies@1", tmp_path / target, target=target, content="adapters")
-    sqlite_registry.export("copies@1", tmp_path / "exported")
+        sqlite_registry.bundles.materialize("copies@1", tmp_path / target, target=target, content="adapters")
+    sqlite_registry.exchange.export("copies@1", tmp_path / "exported")
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_what_was_trained_is_refused(
 ) -> None:
     add(adapter, {f"base_model.model.{name}": changed(stored(tiny_base, whole))})
     peftfolders.edit_config(adapter, modules_to_save=saved)
-    sqlite_registry.add_base(tiny_base, name="tiny")
-    found = sqlite_registry.check(adapter, base="tiny", task="other")
+    sqlite_registry.bases.add(tiny_base, name="tiny")
+    found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
     assert {finding.code for finding in found if finding.severity == "error"} == {"peft_full_modules"}
     assert any("; not copies of those of tiny: lm_head.weight" in finding.message for finding in found)
     assert "peft_copies" not in {finding.code for finding in found}
@@ -118,8 +118,8 @@ def test_a_copy_beside_something_trained_excuses_nothing(
     head, norm = stored(tiny_base, HEAD), changed(stored(tiny_base, NORM))
     add(adapter, {"base_model.model.lm_head.weight": head, "base_model.model.model.norm.weight": norm})
     peftfolders.edit_config(adapter, modules_to_save=["lm_head", "norm"])
-    sqlite_registry.add_base(tiny_base, name="tiny")
-    found = sqlite_registry.check(adapter, base="tiny", task="other")
+    sqlite_registry.bases.add(tiny_base, name="tiny")
+    found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
     codes = sorted(finding.code for finding in found if finding.severity == "error")
     assert codes == ["peft_full_modules", "peft_unknown_tensor"]
 
@@ -129,8 +129,8 @@ def test_what_was_to_be_saved_and_is_not_there_is_no_copy(
 ) -> None:
     add(adapter, {"base_model.model.lm_head.weight": stored(tiny_base, HEAD)})
     peftfolders.edit_config(adapter, modules_to_save=["lm_head", "embed_tokens"])
-    sqlite_registry.add_base(tiny_base, name="tiny")
-    found = sqlite_registry.check(adapter, base="tiny", task="other")
+    sqlite_registry.bases.add(tiny_base, name="tiny")
+    found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
     assert [finding.code for finding in found if finding.severity == "error"] == ["peft_full_modules"]
 
 
@@ -182,8 +182,8 @@ def test_what_peft_adds_by_itself_is_a_copy(
     peftfolders.real_peft("copied", tiny_base, adapter, tmp_path / "copied")
     base = tiny_base if bits is None else tinymodels.make_base(tmp_path / "4", bits=bits)
     peftfolders.edit_config(tmp_path / "copied", base_model_name_or_path="b")
-    sqlite_registry.add_base(base, name="b")
-    found = sqlite_registry.check(tmp_path / "copied", base="b", task="copies", dataset="none")
+    sqlite_registry.bases.add(base, name="b")
+    found = sqlite_registry.adapters.check(tmp_path / "copied", base="b", task="copies", dataset="none")
     assert {finding.severity for finding in found} == {"info"}
     (copies,) = [finding for finding in found if finding.code == "peft_copies"]
     assert EMBEDDING in copies.message

@@ -49,9 +49,9 @@ def follow(folder: Path, method: str, fields: dict[str, Any], **base: Any) -> li
 def errors(registry: Registry, folder: Path) -> list[Finding]:
     """Return why an adapter is refused that the real PEFT has made."""
     name = f"base-{folder.name}"
-    registry.add_base(folder / "base", name=name)
+    registry.bases.add(folder / "base", name=name)
     with pytest.raises(AdmissionError) as caught:
-        registry.register(folder / "adapter", base=name, task="one")
+        registry.adapters.register(folder / "adapter", base=name, task="one")
     return [finding for finding in caught.value.findings if finding.severity == "error"]
 
 

@@ -22,23 +22,23 @@ from fusery.storage.errors import FormatError
 
 @pytest.fixture
 def with_base(registry: Registry, tiny_base: Path) -> Iterator[Registry]:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     yield registry
 
 
 def test_the_registered_bytes_are_the_adapter(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
     folder = make_peft(tmp_path / "peft", tiny_base, rank=4, lora_alpha=6, use_rslora=True)
-    view = with_base.register(folder, base="tiny", task="one").view
+    view = with_base.adapters.register(folder, base="tiny", task="one").view
     assert (view["method"], view["rank"], view["alpha"], view["scale"]) == ("lora", 4, 6.0, 3.0)
     assert (view["layers"], view["target_modules"]) == (4, ["self_attn.q_proj", "self_attn.v_proj"])
-    shown = with_base.show("one@1")
+    shown = with_base.adapters.show("one@1")
     files = {file["path"]: file["sha256"] for file in shown["files"]}
     assert files == {path.name: digest_file(path)[0] for path in folder.iterdir()}
     assert shown["format"] == "peft"
     assert [rendering["format"] for rendering in shown["renderings"]] == ["mlx"]
     assert shown["training"]["peft_type"] == "LORA"
-    assert with_base.register(folder, base="tiny", task="one").created is False
-    assert with_base.audit().ok
+    assert with_base.adapters.register(folder, base="tiny", task="one").created is False
+    assert with_base.upkeep.audit().ok
 
 
 def test_fusing_it_is_fusing_its_rendering(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
@@ -49,27 +49,27 @@ def test_fusing_it_is_fusing_its_rendering(with_base: Registry, tiny_base: Path,
         alpha_pattern={"v_proj": 5},
         dora=True,
     )
-    with_base.register(folder, base="tiny", task="peft")
+    with_base.adapters.register(folder, base="tiny", task="peft")
     read = read_adapter_folder(folder)
-    with_base.register(read.files["adapters.safetensors"].parent, base="tiny", task="mlx")
-    fused = [with_base.fuse(reference).path for reference in ("peft@1", "mlx@1")]
+    with_base.adapters.register(read.files["adapters.safetensors"].parent, base="tiny", task="mlx")
+    fused = [with_base.fused.fuse(reference).path for reference in ("peft@1", "mlx@1")]
     theirs, ours = (tinymodels.read_tensors(path) for path in fused)
     assert ours == theirs
-    again = with_base.fuse("peft@1")
+    again = with_base.fused.fuse("peft@1")
     assert again.cached
-    difference = with_base.diff("peft@1", "mlx@1", weights=True)
+    difference = with_base.adapters.diff("peft@1", "mlx@1", weights=True)
     assert min(module["cosine"] for module in difference["modules"]) > 0.999999
 
 
 def test_a_rendering_that_came_out_differently_is_not_fused(
     with_base: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
-    with_base.register(make_peft(tmp_path / "peft", tiny_base), base="tiny", task="one")
+    with_base.adapters.register(make_peft(tmp_path / "peft", tiny_base), base="tiny", task="one")
     with with_base.workspace.database.write() as session:
         row = session.scalars(select(tables.AdapterRendering)).one()
         row.digest = "0" * 64
     with pytest.raises(FormatError, match="differently"):
-        with_base.fuse("one@1")
+        with_base.fused.fuse("one@1")
 
 
 def rewrite(change: Callable[[dict[str, tinymodels.Raw]], object]) -> Callable[[Path], None]:
@@ -158,7 +158,7 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
 @pytest.fixture(scope="module")
 def untouched(sqlite_registry: Registry, tiny_base: Path) -> Registry:
     """One registry for all that is refused: nothing of it may leave a trace."""
-    sqlite_registry.add_base(tiny_base, name="tiny")
+    sqlite_registry.bases.add(tiny_base, name="tiny")
     return sqlite_registry
 
 
@@ -170,19 +170,19 @@ def test_what_cannot_be_carried_over_is_refused_by_name(
     folder = make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
     change(folder)
     with pytest.raises(AdmissionError) as caught:
-        untouched.register(folder, base="tiny", task="one")
+        untouched.adapters.register(folder, base="tiny", task="one")
     errors = [finding for finding in caught.value.findings if finding.severity == "error"]
     assert code in {finding.code for finding in errors}, [finding.to_dict() for finding in errors]
     assert all(finding.message and "\n" not in finding.message for finding in errors)
     with untouched.workspace.database.read() as session:
         assert session.scalar(select(func.count()).select_from(tables.Adapter)) == 0
         assert session.scalar(select(func.count()).select_from(tables.Intent)) == 0
-    assert [finding.code for finding in untouched.check(folder, base="tiny", task="one")]
+    assert [finding.code for finding in untouched.adapters.check(folder, base="tiny", task="one")]
 
 
 def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: Path) -> None:
     base = tinymodels.make_base(tmp_path / "tied", tied=True)
-    registry.add_base(base, name="tied")
+    registry.bases.add(base, name="tied")
     folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")
     rewrite(
         lambda raw: raw.update(
@@ -199,7 +199,7 @@ def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: 
         )
     )(folder)
     with pytest.raises(AdmissionError, match="peft_tied_embedding"):
-        registry.register(folder, base="tied", task="one")
+        registry.adapters.register(folder, base="tied", task="one")
 
 
 def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_pat
     }
     for name, settings in good.items():
         folder = make_peft(tmp_path / name, tiny_base, base_model_name_or_path="tiny", **settings)
-        findings = with_base.check(folder, base="tiny", task="one", dataset="d")
+        findings = with_base.adapters.check(folder, base="tiny", task="one", dataset="d")
         assert [finding.to_dict() for finding in findings] == [], name
 
 

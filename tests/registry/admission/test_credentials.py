@@ -26,8 +26,8 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
     (folder / "fusery_run.json").write_text(
         json.dumps({"started_at": "2026-01-15T12:00:00Z", "arguments": {"model": f"{url}-2"}})
     )
-    registry.add_base(tiny_base, name="other")
-    checked = registry.check(folder, base="other")
+    registry.bases.add(tiny_base, name="other")
+    checked = registry.adapters.check(folder, base="other")
     assert "models.example/team/tiny" in str([finding.to_dict() for finding in checked])
     assert CANARY not in str([finding.to_dict() for finding in checked])
 
@@ -35,9 +35,11 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "adapter_metadata.json").unlink()
     (folder / "fusery_run.json").unlink()
-    made = registry.register(folder, base="other", task="course_rec")
-    shown = json.dumps([made.view, registry.show("course_rec@1"), registry.events()], default=str)
-    assert "models.example/team/other" in json.dumps(registry.show("course_rec@1"), default=str)
+    made = registry.adapters.register(folder, base="other", task="course_rec")
+    shown = json.dumps(
+        [made.view, registry.adapters.show("course_rec@1"), registry.upkeep.log()], default=str
+    )
+    assert "models.example/team/other" in json.dumps(registry.adapters.show("course_rec@1"), default=str)
     assert CANARY not in shown
 
 

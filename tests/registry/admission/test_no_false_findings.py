@@ -152,9 +152,9 @@ def keys_of(base: Path, which: str) -> list[str]:
 
 def require_silence(registry: Registry, folder: Path, base: str, task: str) -> None:
     """Fail unless an adapter is found good, and registered."""
-    findings = registry.check(folder, base=base, task=task)
+    findings = registry.adapters.check(folder, base=base, task=task)
     assert [finding for finding in findings if finding.severity != "info"] == []
-    view = registry.register(folder, base=base, task=task).view
+    view = registry.adapters.register(folder, base=base, task=task).view
     assert [finding for finding in view["findings"] if finding["severity"] != "info"] == []
 
 
@@ -179,7 +179,7 @@ def try_form(registry: Registry, folder: Path, model_type: str, form: str, **bas
         # On a CPU, mlx multiplies by experts in float32 only.
         experts = "expert" in json.dumps(ARCHITECTURES[model_type])
         make_architecture(source, model_type, **{"dtype": "float32" if experts else "bfloat16", **base})
-        registry.add_base(str(source), name=name)
+        registry.bases.add(str(source), name=name)
     if reason := why_not(source, model_type, form):
         pytest.skip(reason)
     label = f"{name}-{list(FORMS).index(form)}"
@@ -224,7 +224,7 @@ def smollm2(registry: Registry) -> str:
     assert found is not None
     assert found.origin is not None
     files = sorted(Path(found.origin).parent.rglob("*.gguf"))
-    return str(registry.add_base(str(files[0]), name="SmolLM2-135M-Instruct").view["name"])
+    return str(registry.bases.add(str(files[0]), name="SmolLM2-135M-Instruct").view["name"])
 
 
 @pytest.mark.slow

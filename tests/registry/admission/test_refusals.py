@@ -38,9 +38,9 @@ def stocked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     settings = Settings.load(home / "home")
     with Registry(Workspace(settings)) as registry:
         registry.init()
-        registry.add_base(tiny_base, name="tiny")
+        registry.bases.add(tiny_base, name="tiny")
         good = tinymodels.make_adapter(home / "good", tiny_base, seed=9)
-        registry.register(good, base="tiny", task="good")
+        registry.adapters.register(good, base="tiny", task="good")
         yield registry
 
 
@@ -76,7 +76,7 @@ def test_a_bad_adapter_is_refused_by_name(
     before = everything(stocked)
     started = time.process_time()
     with pytest.raises(AdmissionError) as caught:
-        stocked.register(
+        stocked.adapters.register(
             folder,
             base="tiny",
             task=case.look.get("task", "t"),
@@ -95,5 +95,5 @@ def test_a_good_adapter_is_taken_in_under_a_second(
 ) -> None:
     folder = tinymodels.make_adapter(tmp_path / "adapters", tiny_base, seed=11)
     started = time.process_time()
-    assert stocked.register(folder, base="tiny", task="another", strict=True).created
+    assert stocked.adapters.register(folder, base="tiny", task="another", strict=True).created
     assert time.process_time() - started < 1

@@ -82,7 +82,7 @@ def test_numbers_and_tags_get_their_one_form() -> None:
 
 @pytest.mark.parametrize("fact", [{"alpha": math.inf}, {"version": 2**63}, {"note": HALF}], ids=str)
 def test_the_python_interface_is_covered(registry: Registry, tmp_path: Path, fact: dict[str, Any]) -> None:
-    for use in (registry.register, registry.check):
+    for use in (registry.adapters.register, registry.adapters.check):
         with pytest.raises(BadInputError):
             use(tmp_path, base="tiny", **fact)
 

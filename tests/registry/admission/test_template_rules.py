@@ -113,9 +113,9 @@ def bad_base(tiny_base: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_adding_a_base_names_it_and_goes_on(registry: Registry, bad_base: Callable[[str], Path]) -> None:
-    added = registry.add_base(bad_base(chattemplates.ENDLESS), name="bad")
+    added = registry.bases.add(bad_base(chattemplates.ENDLESS), name="bad")
     assert [finding.code for finding in added.findings] == ["chat_template_exceeds"]
-    assert registry.base("bad")["digest"] == added.view["digest"]
+    assert registry.bases.show("bad")["digest"] == added.view["digest"]
     assert not [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
 
 
@@ -123,24 +123,24 @@ def test_a_base_is_kept_out_where_that_is_set(registry: Registry, bad_base: Call
     severity = {"admission": {"severity": {"chat_template_exceeds": "error"}}}
     registry.workspace.settings = registry.workspace.settings.model_copy(update=severity)
     with pytest.raises(AdmissionError, match="chat_template_exceeds") as caught:
-        registry.add_base(bad_base(chattemplates.ENDLESS), name="bad")
+        registry.bases.add(bad_base(chattemplates.ENDLESS), name="bad")
     assert [finding.code for finding in caught.value.findings] == ["chat_template_exceeds"]
-    assert registry.bases() == []
+    assert registry.bases.list() == []
 
 
 def test_registering_names_the_base_s_template_and_the_adapter_s_own(
     registry: Registry, bad_base: Callable[[str], Path], make_adapter: Callable[..., Path]
 ) -> None:
     base = bad_base(chattemplates.ENDLESS)
-    registry.add_base(base, name="bad")
+    registry.bases.add(base, name="bad")
     folder = make_adapter("own", base=base)
-    first = registry.register(folder, base="bad", task="a")
+    first = registry.adapters.register(folder, base="bad", task="a")
     findings = {f["code"]: f["message"] for f in first.view["findings"]}
     assert findings["chat_template_exceeds"].startswith(f"{FILE} of bad: ")
     (folder / FILE).write_text("{% if %}")
     findings = {
         f["code"]: f["message"]
-        for f in (each.to_dict() for each in registry.check(folder, base="bad", task="b"))
+        for f in (each.to_dict() for each in registry.adapters.check(folder, base="bad", task="b"))
     }
     assert findings["chat_template_fails"].startswith(f"{FILE}: ")
     assert "chat_template_exceeds" not in findings

@@ -28,25 +28,25 @@ def found(registry: Registry) -> list[tuple[str, str]]:
 @pytest.fixture
 def amended(stocked: Registry) -> Registry:
     """A registry in which everything that may be was amended, and some of it twice."""
-    stocked.amend(ONE, val_loss=0.061, tags={"team": "ads", "run": "1"}, note="first", reason="typo")
-    stocked.amend(
+    stocked.adapters.amend(ONE, val_loss=0.061, tags={"team": "ads", "run": "1"}, note="first", reason="typo")
+    stocked.adapters.amend(
         ONE, dataset="catalogue", dataset_revision="v2", examples=7, date="20260114", reason="sheet"
     )
-    stocked.amend(ONE, val_loss=0.6, clear=["tag.run", "dataset"], reason="again")
-    stocked.amend(TWO, clear=["val_loss", "tag.team"], note="second", reason="wrong split")
+    stocked.adapters.amend(ONE, val_loss=0.6, clear=["tag.run", "dataset"], reason="again")
+    stocked.adapters.amend(TWO, clear=["val_loss", "tag.team"], note="second", reason="wrong split")
     return stocked
 
 
 def test_nothing_is_found_where_amend_did_it(amended: Registry) -> None:
     assert found(amended) == []
-    assert amended.audit().ok
-    assert amended.audit((ONE,)).ok
+    assert amended.upkeep.audit().ok
+    assert amended.upkeep.audit((ONE,)).ok
 
 
 def test_nothing_is_found_where_a_form_was_computed_meanwhile(amended: Registry, tmp_path: Any) -> None:
-    amended.export(ONE, tmp_path / "out", form="peft")
-    amended.amend(ONE, val_loss=0.5, reason="again")
-    assert amended.show(ONE)["renderings"]
+    amended.exchange.export(ONE, tmp_path / "out", form="peft")
+    amended.adapters.amend(ONE, val_loss=0.5, reason="again")
+    assert amended.adapters.show(ONE)["renderings"]
     assert found(amended) == []
 
 
@@ -75,7 +75,7 @@ def test_what_sql_changed_is_found(amended: Registry, edit: str) -> None:
         session.execute(text(EDITS[edit]))
     codes = {code for code, _ in found(amended)}
     assert codes & {"record_changed", "record_missing"}
-    assert {problem.code for problem in amended.audit((ONE,)).problems} or "(2," in EDITS[edit]
+    assert {problem.code for problem in amended.upkeep.audit((ONE,)).problems} or "(2," in EDITS[edit]
 
 
 def write_anew(registry: Registry, reference: str, *, told: bool = False, **values: Any) -> None:
@@ -98,8 +98,8 @@ def write_anew(registry: Registry, reference: str, *, told: bool = False, **valu
 def test_a_sealed_change_without_an_amendment_is_found(stocked: Registry) -> None:
     write_anew(stocked, ONE, val_loss=0.01)
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
-    assert "entry" in stocked.audit((ONE,)).problems[0].message
-    stocked.amend(ONE, val_loss=0.02, reason="covered up")
+    assert "entry" in stocked.upkeep.audit((ONE,)).problems[0].message
+    stocked.adapters.amend(ONE, val_loss=0.02, reason="covered up")
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
 
 
@@ -112,7 +112,7 @@ def test_whatever_was_written_anew(stocked: Registry, column: str) -> None:
 def test_a_sealed_amendment_that_does_not_fit_is_found(stocked: Registry) -> None:
     write_anew(stocked, ONE, told=True, val_loss=0.01)
     assert found(stocked) == [("record_rewritten", f"adapter {ONE}")]
-    stocked.amend(TWO, val_loss=0.5, reason="typo")
+    stocked.adapters.amend(TWO, val_loss=0.5, reason="typo")
     write_anew(stocked, TWO, told=True, val_loss=0.01)
     assert ("amendment_unfit", f"adapter {TWO}") in found(stocked)
     write_anew(stocked, ONE, told=True, val_loss=0.3)
@@ -122,79 +122,81 @@ def test_a_sealed_amendment_that_does_not_fit_is_found(stocked: Registry) -> Non
 @pytest.fixture
 def guarded(stocked: Registry) -> Registry:
     """A registry in which `prod` went from the first version to the second by its rules."""
-    stocked.set_rules("prod", {"val_loss_within": 0.0, "admission": "no_errors"})
-    assert stocked.promote(ONE, "prod").moved
-    assert stocked.promote(TWO, "prod").moved
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0, "admission": "no_errors"})
+    assert stocked.aliases.promote(ONE, "prod").moved
+    assert stocked.aliases.promote(TWO, "prod").moved
     return stocked
 
 
 def test_a_promotion_judges_by_what_is_right(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"val_loss_within": 0.0})
-    stocked.promote(ONE, "prod")
-    stocked.amend(TWO, val_loss=0.9, reason="typo")
-    assert stocked.promote(TWO, "prod").verdict == "failed"
-    stocked.amend(TWO, val_loss=0.5, reason="typo")
-    assert stocked.promote(TWO, "prod").moved
-    assert stocked.audit().ok
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
+    stocked.aliases.promote(ONE, "prod")
+    stocked.adapters.amend(TWO, val_loss=0.9, reason="typo")
+    assert stocked.aliases.promote(TWO, "prod").verdict == "failed"
+    stocked.adapters.amend(TWO, val_loss=0.5, reason="typo")
+    assert stocked.aliases.promote(TWO, "prod").moved
+    assert stocked.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("reference", [ONE, TWO])
 def test_an_amendment_after_a_promotion_is_a_finding(guarded: Registry, reference: str) -> None:
-    assert guarded.audit().ok
-    guarded.amend(reference, val_loss=0.55, reason="typo")
-    report = guarded.audit()
+    assert guarded.upkeep.audit().ok
+    guarded.adapters.amend(reference, val_loss=0.55, reason="typo")
+    report = guarded.upkeep.audit()
     [problem] = report.problems
     assert (problem.code, problem.subject) == ("amended_after_promotion", "alias course_rec#prod")
     assert f"val_loss of {reference} was amended from" in problem.message
-    assert guarded.audit((TWO,)).problems == [problem]
+    assert guarded.upkeep.audit((TWO,)).problems == [problem]
     with guarded.workspace.database.read() as session:
         assert list(events.verify_chain(session)) == []
 
 
 def test_what_no_rule_judges_by_is_none(guarded: Registry) -> None:
-    guarded.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
-    assert guarded.audit().ok
+    guarded.adapters.amend(TWO, note="x", tags={"team": "ads"}, examples=9, date="20260131", reason="sheet")
+    assert guarded.upkeep.audit().ok
 
 
 def test_nor_is_it_once_the_alias_has_moved_on(guarded: Registry) -> None:
-    guarded.amend(TWO, val_loss=0.55, reason="typo")
-    assert not guarded.audit().ok
-    guarded.roll_back("course_rec#prod", reason="worse than it was said", emergency=True)
-    assert guarded.audit().ok
+    guarded.adapters.amend(TWO, val_loss=0.55, reason="typo")
+    assert not guarded.upkeep.audit().ok
+    guarded.aliases.roll_back("course_rec#prod", reason="worse than it was said", emergency=True)
+    assert guarded.upkeep.audit().ok
 
 
 def test_the_holder_is_judged_once_more(guarded: Registry) -> None:
-    log = len(guarded.events())
-    assert not guarded.promote(TWO, "prod").confirmed
-    assert len(guarded.events()) == log, "there was nothing to judge once more"
-    guarded.amend(TWO, val_loss=0.7, reason="typo")
-    refused = guarded.promote(TWO, "prod")
+    log = len(guarded.upkeep.log())
+    assert not guarded.aliases.promote(TWO, "prod").confirmed
+    assert len(guarded.upkeep.log()) == log, "there was nothing to judge once more"
+    guarded.adapters.amend(TWO, val_loss=0.7, reason="typo")
+    refused = guarded.aliases.promote(TWO, "prod")
     assert (refused.verdict, refused.holder, refused.moved) == ("failed", TWO, False)
-    assert not guarded.audit().ok
-    guarded.amend(TWO, val_loss=0.55, reason="typo")
-    assert not guarded.promote(TWO, "prod", dry_run=True).confirmed
-    assert not guarded.audit().ok
-    done = guarded.promote(TWO, "prod")
+    assert not guarded.upkeep.audit().ok
+    guarded.adapters.amend(TWO, val_loss=0.55, reason="typo")
+    assert not guarded.aliases.promote(TWO, "prod", dry_run=True).confirmed
+    assert not guarded.upkeep.audit().ok
+    done = guarded.aliases.promote(TWO, "prod")
     assert (done.verdict, done.holder, done.moved, done.confirmed) == ("passed", TWO, False, True)
-    assert guarded.events()[-1]["action"] == "alias.confirmed"
-    assert guarded.audit().ok
+    assert guarded.upkeep.log()[-1]["action"] == "alias.confirmed"
+    assert guarded.upkeep.audit().ok
 
 
 def test_a_licence_is_judged_by_too(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
     base = tinymodels.make_base(tmp_path / "licensed", layers=2)
     (base / "LICENSE").write_text("MIT License")
-    registry.add_base(base, name="licensed")
-    registry.register(make_adapter("one", base=base), base="licensed", task="t", tags={"license": "mit"})
-    registry.set_rules("prod", {"licences": ["mit"]})
-    assert registry.promote("t@1", "prod").moved
-    registry.amend("t@1", tags={"license": "cc-by-nc-4.0"})
-    assert [problem.code for problem in registry.audit().problems] == ["amended_after_promotion"]
+    registry.bases.add(base, name="licensed")
+    registry.adapters.register(
+        make_adapter("one", base=base), base="licensed", task="t", tags={"license": "mit"}
+    )
+    registry.aliases.set_rules("prod", {"licences": ["mit"]})
+    assert registry.aliases.promote("t@1", "prod").moved
+    registry.adapters.amend("t@1", tags={"license": "cc-by-nc-4.0"})
+    assert [problem.code for problem in registry.upkeep.audit().problems] == ["amended_after_promotion"]
 
 
 def test_a_move_by_hand_was_not_judged(stocked: Registry) -> None:
-    stocked.set_alias(ONE, "staging")
-    stocked.amend(ONE, val_loss=0.2, reason="typo")
-    assert stocked.audit().ok
+    stocked.aliases.set("staging", ONE)
+    stocked.adapters.amend(ONE, val_loss=0.2, reason="typo")
+    assert stocked.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("value", ["5", '"x"', "{", "[]", "1e999"])

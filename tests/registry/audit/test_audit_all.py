@@ -37,12 +37,12 @@ def damage(registry: Registry, *, delete: bool = False) -> str:
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_it_finds_what_one_hand_finds(stocked: Registry, tmp_path: Path, jobs: int) -> None:
-    stocked.materialize("course_rec@1", tmp_path / "bundle")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "bundle")
     (tmp_path / "bundle" / "config.json").chmod(0o644)
     (tmp_path / "bundle" / "config.json").write_text("{}")
     damage(stocked)
 
-    many, one = stocked.audit_all(jobs=jobs).to_dict(), stocked.audit().to_dict()
+    many, one = stocked.upkeep.audit_all(jobs=jobs).to_dict(), stocked.upkeep.audit().to_dict()
 
     def sorted_problems(document: dict[str, object]) -> list[str]:
         return sorted(map(str, document["problems"]))  # type: ignore[call-overload]
@@ -62,11 +62,11 @@ def test_an_interrupted_audit_is_taken_up_and_reads_nothing_twice(stocked: Regis
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stocked.audit_all(jobs=1, say=stop_after_three)
+        stocked.upkeep.audit_all(jobs=1, say=stop_after_three)
     again: list[str] = []
-    report = stocked.audit_all(jobs=2, say=again.append)
+    report = stocked.upkeep.audit_all(jobs=2, say=again.append)
     third: list[str] = []
-    stocked.audit_all(jobs=1, say=third.append)
+    stocked.upkeep.audit_all(jobs=1, say=third.append)
 
     assert report.ok
     assert not set(done) & set(again)
@@ -82,20 +82,20 @@ def test_what_was_wrong_before_an_interruption_is_looked_at_again(stocked: Regis
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stocked.audit_all(told=stop_at_the_end)
+        stocked.upkeep.audit_all(told=stop_at_the_end)
 
-    report = stocked.audit_all()
+    report = stocked.upkeep.audit_all()
     assert [problem.damage and problem.damage.digest for problem in report.problems] == [digest]
 
 
 def test_it_repairs(stocked: Registry, make_adapter: object, tmp_path: Path) -> None:
     damage(stocked, delete=True)
 
-    report = stocked.audit_all(repair=True, copies=[tmp_path])
+    report = stocked.upkeep.audit_all(repair=True, copies=[tmp_path])
 
     assert report.ok
     assert [mended.problem.code for mended in report.repaired] == ["blob_missing"]
-    assert stocked.audit_all().ok
+    assert stocked.upkeep.audit_all().ok
 
 
 def test_anew_reads_everything(stocked: Registry) -> None:
@@ -103,11 +103,11 @@ def test_anew_reads_everything(stocked: Registry) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stocked.audit_all(jobs=1, say=stop)
-    assert not any("interrupted" in note for note in stocked.audit_all(anew=True).notes)
+        stocked.upkeep.audit_all(jobs=1, say=stop)
+    assert not any("interrupted" in note for note in stocked.upkeep.audit_all(anew=True).notes)
 
 
 @pytest.mark.parametrize("jobs", [0, -1, 257])
 def test_so_many_jobs_are_refused(stocked: Registry, jobs: int) -> None:
     with pytest.raises(BadInputError, match="jobs at a time"):
-        stocked.audit_all(jobs=jobs)
+        stocked.upkeep.audit_all(jobs=jobs)

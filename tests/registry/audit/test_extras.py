@@ -64,7 +64,7 @@ def test_what_is_not_installed_has_no_extras() -> None:
 def test_doctor_has_every_extra_of_the_project(tmp_path: Path) -> None:
     assert list(DECLARED) == list(USES)
     with Registry.open(tmp_path / "home") as registry:
-        checks = {check.name: check for check in registry.doctor()}
+        checks = {check.name: check for check in registry.upkeep.doctor()}
     assert [name for name in checks if name.startswith("extra.")] == [f"extra.{name}" for name in DECLARED]
     for name in DECLARED:
         check = checks[f"extra.{name}"]
@@ -82,7 +82,7 @@ def test_the_two_builds_of_mlx_are_not_advised_together(
     for name in ("mlx", "mlx-cuda13"):
         assert name in DECLARED
     with Registry.open(tmp_path / "home") as registry:
-        checks = {check.name: check for check in registry.doctor()}
+        checks = {check.name: check for check in registry.upkeep.doctor()}
     pair = [checks["extra.mlx"], checks["extra.mlx-cuda13"]]
     if "ok" in (check.status for check in pair):
         assert [check.hint for check in pair] == ["", ""]

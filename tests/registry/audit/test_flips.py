@@ -22,10 +22,12 @@ def shelf(
     """A registry with a base, two adapters and a fused model, whose adapters' folders are still there."""
     with Registry(open_workspace(tmp_path / "home", sqlite_url)) as registry:
         registry.init()
-        registry.add_base(tiny_base, name="tiny")
+        registry.bases.add(tiny_base, name="tiny")
         for seed in (1, 2):
-            registry.register(make_adapter(f"a{seed}", seed=seed), base="tiny", task="t", date="20260115")
-        registry.fuse("t@1", FuseRequest(precision="keep", accept_loss=True))
+            registry.adapters.register(
+                make_adapter(f"a{seed}", seed=seed), base="tiny", task="t", date="20260115"
+            )
+        registry.fused.fuse("t@1", FuseRequest(precision="keep", accept_loss=True))
         yield registry
 
 
@@ -33,8 +35,11 @@ def stored_files(registry: Registry) -> dict[Path, tuple[str, str]]:
     """Return every stored file with the code that an audit has for it, and what it must name."""
     store, cache = registry.workspace.store, registry.workspace.cache
     expected: dict[Path, tuple[str, str]] = {}
-    holders = [("base tiny", registry.base("tiny")["files"])]
-    holders += [(f"adapter {row['name']}", registry.show(row["name"])["files"]) for row in registry.list()]
+    holders = [("base tiny", registry.bases.show("tiny")["files"])]
+    holders += [
+        (f"adapter {row['name']}", registry.adapters.show(row["name"])["files"])
+        for row in registry.adapters.list()
+    ]
     for name, files in holders:
         for file in files:
             path = store.local_path(Digest(file["sha256"]))
@@ -50,7 +55,7 @@ def flip_all(registry: Registry, flip: Flip, files: dict[Path, tuple[str, str]])
     """Flip one bit in every stored file, and see that the audit finds each; return how many there were."""
     for path in files:
         flip(path)
-    problems = registry.audit().problems
+    problems = registry.upkeep.audit().problems
     assert len(problems) == len(files)
     by_digest = {found.damage.digest: found for found in problems if found.damage}
     store = registry.workspace.settings.home / "store"
@@ -71,13 +76,13 @@ def check(registry: Registry, flip: Flip, copies: tuple[Path, ...], rounds: int)
         good = {path: path.read_bytes() for path in files}
         flipped += flip_all(registry, flip, files)
         # Half of the time there are copies of everything, and the fused model is made again.
-        report = registry.audit(repair=True, copies=copies if number % 2 == 0 else ())
+        report = registry.upkeep.audit(repair=True, copies=copies if number % 2 == 0 else ())
         if number % 2:
             assert not report.ok
             named = {name for problem in report.problems for name in problem.dependants}
             assert {"base tiny", "adapter t_v1_20260115", "adapter t_v2_20260115"} <= named
-            report = registry.audit(repair=True, copies=copies)
-            registry.fuse("t@1", FuseRequest(precision="keep", accept_loss=True))
+            report = registry.upkeep.audit(repair=True, copies=copies)
+            registry.fused.fuse("t@1", FuseRequest(precision="keep", accept_loss=True))
         assert report.ok, [problem.to_dict() for problem in report.problems]
         assert {path: path.read_bytes() for path in good} == good
         put_aside = [*(registry.workspace.settings.home / "store" / "quarantine").iterdir()]
@@ -99,7 +104,7 @@ def test_ten_thousand_flipped_bits(
     shelf: Registry, flip: Flip, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
 ) -> None:
     for seed in range(3, 31):
-        shelf.register(make_adapter(f"a{seed}", seed=seed), base="tiny", task="t", date="20260115")
+        shelf.adapters.register(make_adapter(f"a{seed}", seed=seed), base="tiny", task="t", date="20260115")
     copies = (tiny_base, *(tmp_path / f"a{seed}" for seed in range(1, 31)))
     flipped, rounds, files = 0, 0, stored_files(shelf)
     while flipped < 10_000:
@@ -112,4 +117,4 @@ def test_ten_thousand_flipped_bits(
             for path, data in good.items():
                 path.chmod(0o644)
                 path.write_bytes(data)
-    assert shelf.audit().ok
+    assert shelf.upkeep.audit().ok

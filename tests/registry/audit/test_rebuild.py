@@ -25,7 +25,7 @@ TENSOR = "model.layers.0.self_attn.q_proj.weight"
 
 
 def answer(registry: Registry, reference: str = "course_rec@2") -> Rebuilt:
-    [found] = registry.audit_rebuild((reference,)).rebuilt
+    [found] = registry.upkeep.audit_rebuild((reference,)).rebuilt
     return found
 
 
@@ -61,16 +61,16 @@ def record_as_it_is(registry: Registry, key: str, folder: Path) -> None:
 
 class TestProven:
     def test_bit_identical_after_its_bytes_are_gone(self, stocked: Registry) -> None:
-        made = stocked.fuse("course_rec@2", KEEP)
+        made = stocked.fused.fuse("course_rec@2", KEEP)
         stocked.workspace.cache.remove(made.view["key"])
         found = answer(stocked)
         assert (found.verdict, found.digest, found.inputs) == ("bit-identical", made.view["digest"], [])
         assert not stocked.workspace.cache.entry(made.view["key"]).exists()  # proving it publishes nothing
-        report = stocked.audit_rebuild()
+        report = stocked.upkeep.audit_rebuild()
         assert (report.ok, report.inconclusive, report.checked["fused"]) == (True, False, 1)
 
     def test_a_verdict_that_it_does_not_have(self, stocked: Registry) -> None:
-        stocked.fuse("course_rec@2", KEEP)
+        stocked.fused.fuse("course_rec@2", KEEP)
         with stocked.workspace.database.write() as session:
             session.scalars(select(tables.Fused)).one().verdict = "DEGRADED"
         found = answer(stocked)
@@ -79,16 +79,16 @@ class TestProven:
 
     @pytest.mark.parametrize("reference", ["course_rec@2", "tiny"])
     def test_what_references_lead_to(self, stocked: Registry, reference: str) -> None:
-        stocked.fuse("course_rec@2", KEEP)
-        stocked.fuse("course_rec@1", KEEP)
-        names = [one.name for one in stocked.audit_rebuild((reference,)).rebuilt]
+        stocked.fused.fuse("course_rec@2", KEEP)
+        stocked.fused.fuse("course_rec@1", KEEP)
+        names = [one.name for one in stocked.upkeep.audit_rebuild((reference,)).rebuilt]
         expected = {"course_rec@2": ["course_rec_v2_20260201 (keep)"]}
         assert names == expected.get(
             reference, ["course_rec_v2_20260201 (keep)", "course_rec_v1_20260115 (keep)"]
         )
 
     def test_identical_tensors(self, stocked: Registry) -> None:
-        made = stocked.fuse("course_rec@2", KEEP)
+        made = stocked.fused.fuse("course_rec@2", KEEP)
         path = made.path / "model.safetensors"
         header = read_header(path)
         length = header.data_start - 8
@@ -101,22 +101,22 @@ class TestProven:
         record_as_it_is(stocked, made.view["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.files) == ("identical-tensors", ["model.safetensors"])
-        assert stocked.audit_rebuild().ok
+        assert stocked.upkeep.audit_rebuild().ok
 
     def test_within_tolerance(self, stocked: Registry) -> None:
-        made = stocked.fuse("course_rec@2", KEEP)
+        made = stocked.fused.fuse("course_rec@2", KEEP)
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits ^ (np.arange(bits.size) == 3))
         record_as_it_is(stocked, made.view["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.tensor) == ("within-tolerance", TENSOR)
 
     def test_a_withdrawn_adapter_is_proven_as_well(self, stocked: Registry) -> None:
-        stocked.fuse("course_rec@2", KEEP)
-        stocked.yank("course_rec@2", reason="worse")
+        stocked.fused.fuse("course_rec@2", KEEP)
+        stocked.adapters.yank("course_rec@2", reason="worse")
         assert answer(stocked).verdict == "bit-identical"
 
     def test_another_engine_is_named(self, stocked: Registry) -> None:
-        made = stocked.fuse("course_rec@2", KEEP)
+        made = stocked.fused.fuse("course_rec@2", KEEP)
         with stocked.workspace.database.write() as session:
             row = find_fused(session, Digest(made.view["key"]))
             assert row is not None
@@ -127,17 +127,17 @@ class TestProven:
 
 class TestDifferent:
     def test_the_first_tensor_is_named(self, stocked: Registry) -> None:
-        made = stocked.fuse("course_rec@2", KEEP)
+        made = stocked.fused.fuse("course_rec@2", KEEP)
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits[::-1])
         record_as_it_is(stocked, made.view["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.tensor, found.inputs) == ("different", TENSOR, [])
-        [problem] = stocked.audit_rebuild().problems
+        [problem] = stocked.upkeep.audit_rebuild().problems
         assert (problem.code, problem.subject) == ("rebuild_differs", "course_rec_v2_20260201 (keep)")
         assert TENSOR in problem.message
 
     def test_without_the_recorded_bytes_only_the_files(self, stocked: Registry) -> None:
-        made = stocked.fuse("course_rec@2", KEEP)
+        made = stocked.fused.fuse("course_rec@2", KEEP)
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits[::-1])
         record_as_it_is(stocked, made.view["key"], made.path)
         stocked.workspace.cache.remove(made.view["key"])
@@ -151,9 +151,9 @@ class TestDifferent:
 
         folder = tmp_path / "kept"
         shutil.copytree(tiny_base, folder)
-        registry.add_base(folder, name="tiny", reference=True)
-        registry.register(make_adapter("one", seed=1), base="tiny", task="t", date="20260115")
-        registry.fuse("t@1", KEEP)
+        registry.bases.add(folder, name="tiny", reference=True)
+        registry.adapters.register(make_adapter("one", seed=1), base="tiny", task="t", date="20260115")
+        registry.fused.fuse("t@1", KEEP)
         norm = "model.layers.1.input_layernorm.weight"
         weights = next(path for path in folder.glob("*.safetensors") if norm in read_header(path).tensors)
         alter(weights, norm, lambda bits: bits[::-1] + 9)
@@ -163,9 +163,11 @@ class TestDifferent:
         assert f"changed: {weights.name} of the base tiny" in found.message
 
     def test_a_changed_adapter_is_named(self, stocked: Registry) -> None:
-        stocked.fuse("course_rec@2", KEEP)
+        stocked.fused.fuse("course_rec@2", KEEP)
         file = next(
-            one for one in stocked.show("course_rec@2")["files"] if one["path"] == "adapters.safetensors"
+            one
+            for one in stocked.adapters.show("course_rec@2")["files"]
+            if one["path"] == "adapters.safetensors"
         )
         path = stocked.workspace.store.local_path(Digest(file["sha256"]))
         assert path is not None
@@ -188,11 +190,11 @@ class TestNotRebuilt:
         shutil.copytree(tiny_base, folder)
         with open_registry(tmp_path / "home") as registry:
             registry.init()
-            registry.add_base(folder, name="tiny", reference=True)
-            registry.register(make_adapter("one", seed=1), base="tiny", task="t", date="20260115")
-            registry.fuse("t@1", KEEP)
+            registry.bases.add(folder, name="tiny", reference=True)
+            registry.adapters.register(make_adapter("one", seed=1), base="tiny", task="t", date="20260115")
+            registry.fused.fuse("t@1", KEEP)
             shutil.rmtree(folder)
-            report = registry.audit_rebuild()
+            report = registry.upkeep.audit_rebuild()
         assert (report.ok, report.inconclusive) == (True, True)
         assert [one.verdict for one in report.rebuilt] == ["not-rebuilt"]
         assert "gone" in report.rebuilt[0].message

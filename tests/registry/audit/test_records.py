@@ -138,7 +138,9 @@ def test_every_table_is_audited_or_named_as_not() -> None:
 def test_nothing_is_found_where_nobody_edited(full: Registry) -> None:
     with full.workspace.database.read() as session:
         assert problems(session) == []
-    assert [found.code for found in full.audit().problems if found.code.startswith(("record", "event"))] == []
+    assert [
+        found.code for found in full.upkeep.audit().problems if found.code.startswith(("record", "event"))
+    ] == []
 
 
 def test_every_column_edited(full: Registry) -> None:
@@ -251,7 +253,7 @@ def test_values_that_are_none_are_found_and_break_nothing(
     with forced(home / "fusery.db") as connection:
         connection.execute(statement)
     with Registry.open(home=home) as registry:
-        for report in (registry.audit(), registry.audit_all()):
+        for report in (registry.upkeep.audit(), registry.upkeep.audit_all()):
             assert any(
                 found.code == "record_changed" and found.subject.startswith(subject)
                 for found in report.problems
@@ -282,7 +284,7 @@ def test_a_named_record_is_held_against_its_seal(
     shutil.copytree(template, home)
     with Registry.open(home=home) as registry:
         assert [
-            found for found in registry.audit((reference,)).problems if found.code.startswith("record")
+            found for found in registry.upkeep.audit((reference,)).problems if found.code.startswith("record")
         ] == []
     connection = sqlite3.connect(home / "fusery.db")
     changed = connection.execute(f"{statement}").rowcount
@@ -290,7 +292,7 @@ def test_a_named_record_is_held_against_its_seal(
     connection.close()
     assert changed
     with Registry.open(home=home) as registry:
-        problems = registry.audit((reference,)).problems
+        problems = registry.upkeep.audit((reference,)).problems
     assert [found.code for found in problems if found.subject.startswith(subject)] == ["record_changed"]
 
 

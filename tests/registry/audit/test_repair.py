@@ -23,13 +23,17 @@ KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 @pytest.fixture
 def shipped(stocked: Registry, tmp_path: Path) -> Registry:
-    stocked.materialize("course_rec@2", tmp_path / "out", request=KEEP)
-    stocked.set_alias("course_rec@2", "prod")
+    stocked.bundles.materialize("course_rec@2", tmp_path / "out", request=KEEP)
+    stocked.aliases.set("prod", "course_rec@2")
     return stocked
 
 
 def digest_of(registry: Registry, reference: str, name: str) -> Digest:
-    files = registry.base(reference)["files"] if reference == "tiny" else registry.show(reference)["files"]
+    files = (
+        registry.bases.show(reference)["files"]
+        if reference == "tiny"
+        else registry.adapters.show(reference)["files"]
+    )
     return Digest(next(file["sha256"] for file in files if file["path"] == name))
 
 
@@ -53,9 +57,9 @@ class TestDependants:
         self, shipped: Registry, flip: Flip, tmp_path: Path
     ) -> None:
         flip(path_of(shipped, "course_rec@2", "adapters.safetensors"))
-        [problem] = shipped.audit().problems
+        [problem] = shipped.upkeep.audit().problems
         assert problem.code == "blob_corrupt"
-        [key] = [row["key"] for row in shipped.show("course_rec@2")["fused"]]
+        [key] = [row["key"] for row in shipped.adapters.show("course_rec@2")["fused"]]
         assert set(problem.dependants) == {
             "adapter course_rec_v2_20260201",
             f"fused course_rec_v2_20260201 (keep, {key[:12]})",
@@ -65,7 +69,7 @@ class TestDependants:
 
     def test_a_base_with_every_adapter_on_it(self, shipped: Registry) -> None:
         path_of(shipped, "tiny", "model.safetensors").unlink()
-        [problem] = shipped.audit().problems
+        [problem] = shipped.upkeep.audit().problems
         assert {"base tiny", "adapter course_rec_v1_20260115", "adapter course_rec_v2_20260201"} <= set(
             problem.dependants
         )
@@ -73,8 +77,8 @@ class TestDependants:
         assert problem.to_dict()["digest"] == digest_of(shipped, "tiny", "model.safetensors")
 
     def test_what_is_cached_with_its_bundles_and_aliases(self, shipped: Registry, flip: Flip) -> None:
-        flip(shipped.fuse("course_rec@2", KEEP).path / "model.safetensors")
-        [problem] = shipped.audit().problems
+        flip(shipped.fused.fuse("course_rec@2", KEEP).path / "model.safetensors")
+        [problem] = shipped.upkeep.audit().problems
         assert problem.code == "cache_changed"
         assert "alias course_rec#prod" in problem.dependants
         assert any(name.startswith("bundle ") for name in problem.dependants)
@@ -85,7 +89,7 @@ class TestBlobs:
         path = path_of(shipped, "tiny", "tokenizer.json")
         flip(path)
         damaged = path.read_bytes()
-        assert codes(shipped.audit()) == ["blob_corrupt"]
+        assert codes(shipped.upkeep.audit()) == ["blob_corrupt"]
         assert path.read_bytes() == damaged
         assert actions(shipped, "blob.repaired") == []
 
@@ -99,7 +103,7 @@ class TestBlobs:
             path.unlink()
         else:
             flip(path)
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert report.ok
         [repair] = report.repaired
         assert path.read_bytes() == good
@@ -108,43 +112,43 @@ class TestBlobs:
         [detail] = actions(shipped, "blob.repaired")
         assert detail["moved_to"] == repair.quarantined
         assert detail["source"] == repair.source
-        assert shipped.audit().ok
+        assert shipped.upkeep.audit().ok
 
     def test_from_a_folder_of_the_user_s(
         self, shipped: Registry, flip: Flip, tmp_path: Path, tiny_base: Path
     ) -> None:
         flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
         flip(path_of(shipped, "tiny", "model.safetensors"))
-        report = shipped.audit(repair=True, copies=(tmp_path / "first", tiny_base))
+        report = shipped.upkeep.audit(repair=True, copies=(tmp_path / "first", tiny_base))
         assert report.ok
         assert {repair.source for repair in report.repaired} == {
             str(tmp_path / "first" / "adapters.safetensors"),
             str(tiny_base / "model.safetensors"),
         }
-        assert shipped.audit().ok
-        shipped.fuse("course_rec@1", KEEP)
+        assert shipped.upkeep.audit().ok
+        shipped.fused.fuse("course_rec@1", KEEP)
 
     def test_a_file_of_the_same_size_is_no_copy(self, shipped: Registry, flip: Flip, tmp_path: Path) -> None:
         flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
         flip(tmp_path / "first" / "adapters.safetensors")
-        assert not shipped.audit(repair=True, copies=(tmp_path / "first",)).ok
+        assert not shipped.upkeep.audit(repair=True, copies=(tmp_path / "first",)).ok
 
     def test_from_another_generation(self, shipped: Registry) -> None:
         path = path_of(shipped, "course_rec@1", "adapters.safetensors")
         store, digest = shipped.workspace.store, digest_bytes(path.read_bytes())
         store.put_bytes(path.read_bytes(), generation=3)
         path.unlink()
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert report.ok
         assert report.repaired[0].source == "generation 3 in the store"
         with shipped.workspace.database.read() as session:
             assert session.get_one(tables.Blob, digest).generation == 3
-        assert shipped.audit().ok
+        assert shipped.upkeep.audit().ok
 
     def test_from_an_exported_folder_on_record(self, shipped: Registry, flip: Flip, tmp_path: Path) -> None:
-        shipped.export("course_rec@1", tmp_path / "exported")
+        shipped.exchange.export("course_rec@1", tmp_path / "exported")
         flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert report.ok
         assert str(tmp_path / "exported") in report.repaired[0].source
 
@@ -152,21 +156,21 @@ class TestBlobs:
         path = path_of(shipped, "course_rec@1", "adapters.safetensors")
         flip(path)
         damaged = path.read_bytes()
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         [problem] = report.problems
         assert "there is no copy" in problem.message
         assert problem.dependants == ("adapter course_rec_v1_20260115",)
         [name] = report.quarantined
         assert (shipped.workspace.settings.home / "store" / name).read_bytes() == damaged
         assert [detail["moved_to"] for detail in actions(shipped, "blob.quarantined")] == [name]
-        assert codes(shipped.audit(repair=True)) == ["blob_missing"]
-        assert shipped.gc(grace=0).quarantined == 1
+        assert codes(shipped.upkeep.audit(repair=True)) == ["blob_missing"]
+        assert shipped.upkeep.gc(grace=0).quarantined == 1
 
     def test_adding_it_again_puts_it_back(self, shipped: Registry, flip: Flip, tiny_base: Path) -> None:
         flip(path_of(shipped, "tiny", "model.safetensors"))
-        assert not shipped.audit(repair=True).ok
-        shipped.add_base(tiny_base, name="tiny")
-        assert shipped.audit().ok
+        assert not shipped.upkeep.audit(repair=True).ok
+        shipped.bases.add(tiny_base, name="tiny")
+        assert shipped.upkeep.audit().ok
 
     @pytest.mark.parametrize("state", ["pending", "absent", "deleting"])
     def test_a_row_that_says_otherwise_is_put_right(
@@ -177,67 +181,67 @@ class TestBlobs:
             session.execute(
                 update(tables.Blob).where(tables.Blob.digest == digest).values(state=state, tomb_expires=1.0)
             )
-        assert codes(shipped.audit()) == ["blob_not_ready"]
-        assert shipped.audit(repair=True, copies=(tmp_path / "first",)).ok
+        assert codes(shipped.upkeep.audit()) == ["blob_not_ready"]
+        assert shipped.upkeep.audit(repair=True, copies=(tmp_path / "first",)).ok
         with shipped.workspace.database.read() as session:
             row = session.get_one(tables.Blob, digest)
             assert (row.state, row.generation) == ("ready", int(state == "deleting"))
-        assert shipped.audit().ok
-        shipped.gc(grace=0)
-        assert shipped.audit().ok
+        assert shipped.upkeep.audit().ok
+        shipped.upkeep.gc(grace=0)
+        assert shipped.upkeep.audit().ok
 
     def test_a_folder_that_is_not_there_is_refused(self, shipped: Registry, flip: Flip) -> None:
         flip(path_of(shipped, "course_rec@1", "adapters.safetensors"))
         with pytest.raises(MissingFileError):
-            shipped.audit(repair=True, copies=("nowhere",))
+            shipped.upkeep.audit(repair=True, copies=("nowhere",))
 
 
 class TestFused:
     def test_it_is_made_again_by_its_recipe(self, shipped: Registry, flip: Flip) -> None:
-        made = shipped.fuse("course_rec@2", KEEP)
+        made = shipped.fused.fuse("course_rec@2", KEEP)
         good = (made.path / "model.safetensors").read_bytes()
         flip(made.path / "model.safetensors")
         flip(made.path / "config.json")
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert report.ok
         assert [repair.source for repair in report.repaired] == ["its recipe", "its recipe"]
         assert (made.path / "model.safetensors").read_bytes() == good
         assert len(actions(shipped, "fused.repaired")) == 1
-        assert shipped.audit().ok
+        assert shipped.upkeep.audit().ok
 
     def test_what_is_published_is_made_again_where_the_cache_has_it_no_more(
         self, shipped: Registry, flip: Flip
     ) -> None:
-        made = shipped.fuse("course_rec@1", KEEP, publish="full")
+        made = shipped.fused.fuse("course_rec@1", KEEP, publish="full")
         [entry] = [file for file in made.view["files"] if file["path"] == "model.safetensors"]
         path = shipped.workspace.store.local_path(Digest(entry["sha256"]))
         assert path is not None
         good = path.read_bytes()
         shipped.workspace.cache.remove(made.view["key"])
         flip(path)
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert report.ok
         assert [repair.source for repair in report.repaired] == [f"the recipe of {made.view['key'][:12]}"]
         assert path.read_bytes() == good
-        assert shipped.audit().ok
+        assert shipped.upkeep.audit().ok
 
     def test_its_base_is_repaired_first(self, shipped: Registry, flip: Flip, tiny_base: Path) -> None:
-        flip(shipped.fuse("course_rec@2", KEEP).path / "model.safetensors")
+        flip(shipped.fused.fuse("course_rec@2", KEEP).path / "model.safetensors")
         flip(path_of(shipped, "tiny", "model.safetensors"))
-        assert shipped.audit(repair=True, copies=(tiny_base,)).ok
-        assert shipped.audit().ok
+        assert shipped.upkeep.audit(repair=True, copies=(tiny_base,)).ok
+        assert shipped.upkeep.audit().ok
 
     def test_what_cannot_be_made_again_is_moved_away_and_named(self, shipped: Registry, flip: Flip) -> None:
-        path = shipped.fuse("course_rec@2", KEEP).path
+        path = shipped.fused.fuse("course_rec@2", KEEP).path
         flip(path / "model.safetensors")
         flip(path_of(shipped, "tiny", "model.safetensors"))
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert sorted(codes(report)) == ["blob_corrupt", "cache_changed"]
         assert not path.exists()
 
     def test_a_bundle_of_the_user_s_is_not_touched(self, shipped: Registry, tmp_path: Path) -> None:
         (tmp_path / "out" / "config.json").chmod(0o644)
         (tmp_path / "out" / "config.json").write_text("{}")
-        report = shipped.audit(repair=True)
+        report = shipped.upkeep.audit(repair=True)
         assert codes(report) == ["bundle_changed"]
         assert (tmp_path / "out" / "config.json").read_text() == "{}"

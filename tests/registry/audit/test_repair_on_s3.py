@@ -73,8 +73,8 @@ def shared(
         workspace = open_workspace(tmp_path / "home", "", f"s3://{BUCKET}/store", server.options())
         with Registry(workspace) as registry:
             registry.init()
-            registry.add_base(tiny_base, name="tiny")
-            registry.register(make_adapter(), base="tiny", task="course_rec", date="20260115")
+            registry.bases.add(tiny_base, name="tiny")
+            registry.adapters.register(make_adapter(), base="tiny", task="course_rec", date="20260115")
             yield registry, Bucket(server, registry)
 
 
@@ -84,38 +84,38 @@ def digest_in(files: list[dict[str, Any]], name: str) -> str:
 
 def test_a_store_in_a_bucket_is_repaired(shared: tuple[Registry, Bucket], tmp_path: Path) -> None:
     registry, bucket = shared
-    [checked] = [check for check in registry.doctor() if check.name == "store"]
+    [checked] = [check for check in registry.upkeep.doctor() if check.name == "store"]
     assert "an interrupted upload goes on where it stopped" in checked.detail
-    made = registry.fuse("course_rec@1", KEEP, publish="full")
+    made = registry.fused.fuse("course_rec@1", KEEP, publish="full")
     weights = digest_in(made.view["files"], "model.safetensors")
-    tokenizer = digest_in(registry.base("tiny")["files"], "tokenizer.json")
+    tokenizer = digest_in(registry.bases.show("tiny")["files"], "tokenizer.json")
 
     # Damaged or gone, with the same bytes in the cache of this machine.
     good = {tokenizer: bucket.spoil(tokenizer), weights: bucket.remove(weights)}
-    assert sorted(p.code for p in registry.audit().problems) == ["blob_corrupt", "blob_missing"]
-    report = registry.audit(repair=True)
+    assert sorted(p.code for p in registry.upkeep.audit().problems) == ["blob_corrupt", "blob_missing"]
+    report = registry.upkeep.audit(repair=True)
     assert report.ok and len(report.repaired) == 2
     assert {digest: bucket.read(digest) for digest in good} == good
     [aside] = bucket.quarantined()
     assert tokenizer in aside and report.quarantined == [aside.removeprefix("store/")]
-    assert registry.audit().ok
+    assert registry.upkeep.audit().ok
 
     # Damaged, and only the recipe is left.
     registry.workspace.cache.remove(made.view["key"])
     bucket.spoil(weights)
-    report = registry.audit(repair=True)
+    report = registry.upkeep.audit(repair=True)
     assert [repair.source for repair in report.repaired] == [f"the recipe of {made.view['key'][:12]}"]
     assert report.ok and bucket.read(weights) == good[weights]
 
     # Neither a copy nor a recipe: put aside, named with who needs it, and mended from a folder that has it.
-    adapter = digest_in(registry.show("course_rec@1")["files"], "adapters.safetensors")
+    adapter = digest_in(registry.adapters.show("course_rec@1")["files"], "adapters.safetensors")
     right = bucket.spoil(adapter)
-    [problem] = registry.audit(repair=True).problems
+    [problem] = registry.upkeep.audit(repair=True).problems
     assert "there is no copy" in problem.message
     assert "adapter course_rec_v1_20260115" in problem.dependants
     assert sum(adapter in key for key in bucket.quarantined()) == 1
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "adapters.safetensors").write_bytes(right)
-    assert registry.audit(repair=True, copies=(tmp_path / "kept",)).ok
+    assert registry.upkeep.audit(repair=True, copies=(tmp_path / "kept",)).ok
     assert bucket.read(adapter) == right
-    assert registry.audit().ok
+    assert registry.upkeep.audit().ok

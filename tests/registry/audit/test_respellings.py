@@ -92,7 +92,7 @@ class World:
 
     def __init__(self, registry: Registry, target: Target) -> None:
         self.registry, self.target = registry, target
-        events = registry.events()
+        events = registry.upkeep.log()
         moments = sorted({event["at"] for event in events})[:: max(1, len(events) // 5)]
         timed = (
             "alias show mail#staging --at",
@@ -119,7 +119,7 @@ class World:
             ):
                 if not definitions:
                     patch.setattr(bulk_audit, "check_definitions", lambda workspace, report: None)
-                return opened.audit_all().problems
+                return opened.upkeep.audit_all().problems
         except FuseryError:
             return None
 

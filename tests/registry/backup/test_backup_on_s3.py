@@ -25,19 +25,19 @@ def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
         store = f"s3://{BUCKET}/live"
         with Registry(open_workspace(tmp_path / "home", "", store, options)) as registry:
             registry.init()
-            registry.add_base(tiny_base, name="tiny")
-            registry.backup(f"s3://{BUCKET}/saved")
+            registry.bases.add(tiny_base, name="tiny")
+            registry.upkeep.backup(f"s3://{BUCKET}/saved")
             adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
-            registry.register(adapter, base="tiny", task="course_rec")
+            registry.adapters.register(adapter, base="tiny", task="course_rec")
 
-            made = registry.backup(f"s3://{BUCKET}/saved")
+            made = registry.upkeep.backup(f"s3://{BUCKET}/saved")
 
             assert made.copied[0] == 2
             restored_store = f"s3://{BUCKET}/restored"
             with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:
-                restored.restore(f"s3://{BUCKET}/saved")
-                assert restored.audit_all(jobs=2).ok
-                assert restored.list() == registry.list()
+                restored.upkeep.restore(f"s3://{BUCKET}/saved")
+                assert restored.upkeep.audit_all(jobs=2).ok
+                assert restored.adapters.list() == registry.adapters.list()
         secrets = [text for name, text in options.items() if name in ("key", "secret")]
         document = json.dumps(made.to_dict())
         assert not any(secret in document for secret in secrets)

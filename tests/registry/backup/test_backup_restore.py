@@ -41,9 +41,9 @@ def small(tmp_path: Path, tiny_base: Path) -> Iterator[Registry]:
     """A small registry on SQLite."""
     with open_registry(tmp_path / "small") as opened:
         opened.init()
-        opened.add_base(tiny_base, name="tiny")
+        opened.bases.add(tiny_base, name="tiny")
         adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
-        opened.register(adapter, base="tiny", task="course_rec", date="20260115")
+        opened.adapters.register(adapter, base="tiny", task="course_rec", date="20260115")
         yield opened
 
 
@@ -70,7 +70,7 @@ def other_url(request: pytest.FixtureRequest, database_url: str) -> str:
 def test_every_table_is_filled_by_the_fixture_and_named_by_the_backup(full: Registry, tmp_path: Path) -> None:
     assert [name for name, filled in used(full).items() if not filled] == []
 
-    full.backup(tmp_path / "backup")
+    full.upkeep.backup(tmp_path / "backup")
 
     rows = {file.table: file.rows for file in catalogue(tmp_path / "backup").tables}
     assert rows.keys() == tables.metadata.tables.keys()
@@ -80,45 +80,45 @@ def test_every_table_is_filled_by_the_fixture_and_named_by_the_backup(full: Regi
 def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
     full: Registry, other_url: str, tmp_path: Path, tiny_base: Path
 ) -> None:
-    made = full.backup(tmp_path / "backup")
+    made = full.upkeep.backup(tmp_path / "backup")
 
     with open_registry(tmp_path / "restored", other_url) as restored:
-        answer = restored.restore(tmp_path / "backup", own=True)
-        again = restored.backup(tmp_path / "again")
+        answer = restored.upkeep.restore(tmp_path / "backup", own=True)
+        again = restored.upkeep.backup(tmp_path / "again")
 
         assert made.catalogue.files == again.catalogue.files
         assert answer.last_event == made.catalogue.last_event
-        assert restored.list() == full.list()
-        assert restored.alias_history("course_rec#prod") == full.alias_history("course_rec#prod")
-        assert restored.audit().ok, restored.audit().problems
+        assert restored.adapters.list() == full.adapters.list()
+        assert restored.aliases.history("course_rec#prod") == full.aliases.history("course_rec#prod")
+        assert restored.upkeep.audit().ok, restored.upkeep.audit().problems
         adapter = tinymodels.make_adapter(tmp_path / "third", tiny_base, seed=3)
-        registered = restored.register(adapter, base="tiny", task="course_rec", date="20260301")
+        registered = restored.adapters.register(adapter, base="tiny", task="course_rec", date="20260301")
         assert registered.view["version"] == 3
-        restored.set_alias("course_rec@3", "canary")
-        assert restored.fuse("course_rec@3").cached is False
+        restored.aliases.set("canary", "course_rec@3")
+        assert restored.fused.fuse("course_rec@3").cached is False
 
 
 def test_only_new_blobs_are_copied(small: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    first = small.backup(tmp_path / "backup")
+    first = small.upkeep.backup(tmp_path / "backup")
     adapter = tinymodels.make_adapter(tmp_path / "second", tiny_base, seed=2)
-    small.register(adapter, base="tiny", task="course_rec", date="20260116")
+    small.adapters.register(adapter, base="tiny", task="course_rec", date="20260116")
 
-    second = small.backup(tmp_path / "backup")
-    third = small.backup(tmp_path / "backup")
+    second = small.upkeep.backup(tmp_path / "backup")
+    third = small.upkeep.backup(tmp_path / "backup")
 
     assert first.copied == first.catalogue.blobs
     assert second.copied[0] == 1
     assert third.copied == (0, 0)
     with open_registry(tmp_path / "restored") as restored:
-        restored.restore(tmp_path / "backup")
-        assert len(restored.list()) == 2
+        restored.upkeep.restore(tmp_path / "backup")
+        assert len(restored.adapters.list()) == 2
 
 
 def test_the_rows_of_the_backup_before_are_removed_and_nothing_else(small: Registry, tmp_path: Path) -> None:
-    small.backup(tmp_path / "backup")
-    small.set_alias("course_rec@1", "prod")
+    small.upkeep.backup(tmp_path / "backup")
+    small.aliases.set("prod", "course_rec@1")
 
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
 
     present = {blob.digest for blob in LocalStore(tmp_path / "backup").blobs()}
     with small.workspace.database.read() as session:
@@ -135,11 +135,11 @@ def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Regi
         assert old is not None
         old.rename(old.with_name(f"{digest}.g5"))
 
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
 
     with open_registry(tmp_path / "restored") as restored:
-        restored.restore(tmp_path / "backup")
-        assert restored.audit().ok
+        restored.upkeep.restore(tmp_path / "backup")
+        assert restored.upkeep.audit().ok
         assert restored.workspace.store.size(digest, generation=5) is not None  # type: ignore[arg-type]
 
 
@@ -147,40 +147,40 @@ def test_a_blob_that_moved_on_to_another_generation_is_kept_under_it(small: Regi
 def test_a_lost_database_is_restored_onto_its_own_store(
     small: Registry, tmp_path: Path, keep_store: bool
 ) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     small.close()
     for file in (tmp_path / "small").glob("fusery.db*"):
         file.unlink()
     if not keep_store:
         shutil.rmtree(tmp_path / "small" / "store")
 
-    small.restore(tmp_path / "backup")
+    small.upkeep.restore(tmp_path / "backup")
 
-    assert small.audit().ok
-    assert len(small.list()) == 1
+    assert small.upkeep.audit().ok
+    assert len(small.adapters.list()) == 1
 
 
 def test_a_new_registry_counts_as_empty(small: Registry, tmp_path: Path) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     with open_registry(tmp_path / "new") as new:
         new.init()
         store = new.workspace.store.identify()
 
-        new.restore(tmp_path / "backup")
+        new.upkeep.restore(tmp_path / "backup")
 
         assert new.workspace.store.identify() == store
-        assert new.audit().ok
-        assert new.list() == small.list()
+        assert new.upkeep.audit().ok
+        assert new.adapters.list() == small.adapters.list()
 
 
 def test_a_registry_with_something_in_it_is_left_alone(small: Registry, tmp_path: Path) -> None:
-    small.backup(tmp_path / "backup")
-    before = small.events()
+    small.upkeep.backup(tmp_path / "backup")
+    before = small.upkeep.log()
 
     with pytest.raises(NotEmptyError, match="is not empty"):
-        small.restore(tmp_path / "backup")
+        small.upkeep.restore(tmp_path / "backup")
 
-    assert small.events() == before
+    assert small.upkeep.log() == before
 
 
 def truncate(path: Path) -> None:
@@ -205,7 +205,7 @@ def flip(path: Path) -> None:
 def test_a_changed_file_is_named_and_nothing_is_restored(
     small: Registry, tmp_path: Path, name: str, change: Change
 ) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     path = file_path(tmp_path / "backup", name)
     before = path.read_bytes()
     change(path)
@@ -214,14 +214,14 @@ def test_a_changed_file_is_named_and_nothing_is_restored(
 
     with open_registry(tmp_path / "restored") as restored:
         with pytest.raises(BackupError, match=name):
-            restored.restore(tmp_path / "backup")
+            restored.upkeep.restore(tmp_path / "backup")
         with pytest.raises(SchemaError):
-            restored.list()
+            restored.adapters.list()
 
 
 @pytest.mark.parametrize("change", [truncate, edit, flip, Path.unlink])
 def test_a_changed_catalogue_is_named(small: Registry, tmp_path: Path, change: Change) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     path = tmp_path / "backup" / "backup.json"
     change(path)
     if change is edit:
@@ -231,20 +231,20 @@ def test_a_changed_catalogue_is_named(small: Registry, tmp_path: Path, change: C
         open_registry(tmp_path / "restored") as restored,
         pytest.raises(BackupError, match=r"backup\.json|no backup"),
     ):
-        restored.restore(tmp_path / "backup")
+        restored.upkeep.restore(tmp_path / "backup")
 
 
 @pytest.mark.parametrize("change", [truncate, flip, Path.unlink])
 def test_a_changed_blob_is_named(small: Registry, tmp_path: Path, change: Change) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     digest = small.workspace.store.blobs().__iter__().__next__().digest
     change(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
 
     with open_registry(tmp_path / "restored") as restored:
         with pytest.raises(BackupError, match=digest):
-            restored.restore(tmp_path / "backup")
+            restored.upkeep.restore(tmp_path / "backup")
         with pytest.raises(SchemaError):
-            restored.list()
+            restored.adapters.list()
 
 
 def resign(place: Path, name: str, change: Callable[[list[dict[str, Any]]], None]) -> None:
@@ -310,18 +310,18 @@ def _nowhere(rows: list[dict[str, Any]]) -> None:
 def test_a_forged_backup_is_refused(
     small: Registry, tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], None]
 ) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     resign(tmp_path / "backup", name, change)
 
     with open_registry(tmp_path / "restored") as restored:
         with pytest.raises(FuseryError):
-            restored.restore(tmp_path / "backup")
+            restored.upkeep.restore(tmp_path / "backup")
         with pytest.raises(SchemaError):
-            restored.list()
+            restored.adapters.list()
 
 
 def test_a_backup_of_a_newer_version_is_refused(small: Registry, tmp_path: Path) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     path = tmp_path / "backup" / "backup.json"
     document = json.loads(path.read_bytes())
     document.pop("sha256")
@@ -332,11 +332,11 @@ def test_a_backup_of_a_newer_version_is_refused(small: Registry, tmp_path: Path)
         open_registry(tmp_path / "restored") as restored,
         pytest.raises(SchemaError, match="the backup is at 9999"),
     ):
-        restored.restore(tmp_path / "backup")
+        restored.upkeep.restore(tmp_path / "backup")
 
 
 def test_a_damaged_blob_of_the_registry_is_not_backed_up(small: Registry, tmp_path: Path) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     before = (tmp_path / "backup" / "backup.json").read_bytes()
     digest = next(iter(small.workspace.store.blobs())).digest
     path = small.workspace.store.local_path(digest)
@@ -344,18 +344,18 @@ def test_a_damaged_blob_of_the_registry_is_not_backed_up(small: Registry, tmp_pa
     flip(path)
 
     with pytest.raises(BlobCorruptError, match=digest):
-        small.backup(tmp_path / "other")
+        small.upkeep.backup(tmp_path / "other")
 
     assert not (tmp_path / "other" / "backup.json").exists()
     assert (tmp_path / "backup" / "backup.json").read_bytes() == before
 
 
 def test_a_damaged_blob_of_the_backup_is_replaced_on_request(small: Registry, tmp_path: Path) -> None:
-    small.backup(tmp_path / "backup")
+    small.upkeep.backup(tmp_path / "backup")
     digest = next(iter(small.workspace.store.blobs())).digest
     flip(tmp_path / "backup" / "blobs" / "sha256" / digest[:2] / digest)
 
-    made = small.backup(tmp_path / "backup", verify=True)
+    made = small.upkeep.backup(tmp_path / "backup", verify=True)
 
     assert made.copied[0] == 1
     LocalStore(tmp_path / "backup").verify(digest, LocalStore(tmp_path / "backup").size(digest) or 0)
@@ -364,28 +364,28 @@ def test_a_damaged_blob_of_the_backup_is_replaced_on_request(small: Registry, tm
 def test_a_place_of_another_registry_is_refused(small: Registry, tmp_path: Path) -> None:
     with open_registry(tmp_path / "other") as other:
         other.init()
-        other.backup(tmp_path / "backup")
+        other.upkeep.backup(tmp_path / "backup")
 
     with pytest.raises(StoreMismatchError):
-        small.backup(tmp_path / "backup")
+        small.upkeep.backup(tmp_path / "backup")
 
 
 def test_the_registry_s_own_store_is_no_place_for_a_backup(small: Registry, tmp_path: Path) -> None:
     for place in (tmp_path / "small" / "store", tmp_path / "small" / "store" / "backup", tmp_path / "small"):
         with pytest.raises(BadInputError, match="the store of this registry"):
-            small.backup(place)
+            small.upkeep.backup(place)
 
 
 def test_no_backup_there_is_said_with_what_to_give_instead(tmp_path: Path) -> None:
     with open_registry(tmp_path / "new") as new:
         with pytest.raises(BackupError, match="there is no backup in") as caught:
-            new.restore(tmp_path / "nothing")
+            new.upkeep.restore(tmp_path / "nothing")
         assert caught.value.hint == "give the folder or URL that fusery backup wrote to"
 
 
 def test_a_backup_in_memory(small: Registry, tmp_path: Path) -> None:
-    small.backup("memory://backup-test")
+    small.upkeep.backup("memory://backup-test")
 
     with open_registry(tmp_path / "restored") as restored:
-        restored.restore("memory://backup-test")
-        assert restored.audit().ok
+        restored.upkeep.restore("memory://backup-test")
+        assert restored.upkeep.audit().ok

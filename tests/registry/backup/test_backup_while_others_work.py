@@ -29,7 +29,7 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
     home = tmp_path / "team"
     with Registry(open_workspace(home, database_url, str(home / "store"))) as registry:
         registry.init()
-        registry.add_base(tiny_base, name="tiny")
+        registry.bases.add(tiny_base, name="tiny")
         stop = SPAWN.Event()
         arguments = (home, database_url, tmp_path, tiny_base)
         workers = [SPAWN.Process(target=work, args=(*arguments, number, stop)) for number in range(WORKERS)]
@@ -39,7 +39,7 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
         try:
             end = time.monotonic() + 180
             while len(counts) < 4 or (min(counts[-2:]) < counts[0] + 20 and time.monotonic() < end):
-                made = registry.backup(tmp_path / f"backup{len(counts) % 2}")
+                made = registry.upkeep.backup(tmp_path / f"backup{len(counts) % 2}")
                 counts.append(made.catalogue.last_event[0])
         finally:
             stop.set()
@@ -50,10 +50,10 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
     assert min(counts[-2:]) >= counts[0] + 20, "nobody wrote meanwhile"
     for number in range(2):
         with Registry(open_workspace(tmp_path / f"restored{number}")) as restored:
-            restored.restore(tmp_path / f"backup{number}", own=True)
-            report = restored.audit()
+            restored.upkeep.restore(tmp_path / f"backup{number}", own=True)
+            report = restored.upkeep.audit()
             assert report.ok, report.problems
-            versions = [row["version"] for row in restored.history("course_rec")]
+            versions = [row["version"] for row in restored.adapters.history("course_rec")]
             assert versions == list(range(1, len(versions) + 1))
 
 
@@ -62,31 +62,31 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
     place = tmp_path / "backup"
     with Registry(open_workspace(tmp_path / "home")) as registry:
         registry.init()
-        registry.add_base(tiny_base, name="tiny")
-        registry.backup(place)
+        registry.bases.add(tiny_base, name="tiny")
+        registry.upkeep.backup(place)
         former = (place / "backup.json").read_bytes()
         for number in range(12):
             adapter = tinymodels.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
-            registry.register(adapter, base="tiny", task="course_rec")
+            registry.adapters.register(adapter, base="tiny", task="course_rec")
         kills = 0
         for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.2):
             kills += _killed(tmp_path / "home", place, delay)
             if (place / "backup.json").read_bytes() != former:
                 break
             with Registry(open_workspace(tmp_path / f"restored{delay}")) as restored:
-                restored.restore(place)
-                assert restored.list() == []
-                assert restored.audit().ok
+                restored.upkeep.restore(place)
+                assert restored.adapters.list() == []
+                assert restored.upkeep.audit().ok
         assert kills, "no backup was killed"
 
-        registry.backup(place)
+        registry.upkeep.backup(place)
 
         with Registry(open_workspace(tmp_path / "whole")) as restored:
-            restored.restore(place)
-            assert len(restored.list()) == 12
-            assert restored.audit().ok
-        registry.gc(grace=0)
-        assert registry.audit().ok
+            restored.upkeep.restore(place)
+            assert len(restored.adapters.list()) == 12
+            assert restored.upkeep.audit().ok
+        registry.upkeep.gc(grace=0)
+        assert registry.upkeep.audit().ok
 
 
 def _killed(home: Path, place: Path, delay: float) -> bool:
@@ -109,7 +109,7 @@ def _killed(home: Path, place: Path, delay: float) -> bool:
 def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) -> None:
     with Registry(open_workspace(tmp_path / "home")) as registry:
         registry.init()
-        registry.add_base(tiny_base, name="tiny")
+        registry.bases.add(tiny_base, name="tiny")
     words = ["--home", str(tmp_path / "home"), "backup", str(tmp_path / "backup")]
     both = [
         subprocess.Popen([sys.executable, "-P", "-c", "from fusery.cli.main import main; main()", *words])
@@ -120,7 +120,7 @@ def test_two_backups_to_one_place_take_turns(tiny_base: Path, tmp_path: Path) ->
 
     with Registry(open_workspace(tmp_path / "restored")) as restored:
         try:
-            restored.restore(tmp_path / "backup")
+            restored.upkeep.restore(tmp_path / "backup")
         except FuseryError as error:
             pytest.fail(error.message)
-        assert restored.audit().ok
+        assert restored.upkeep.audit().ok

@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[
     with Registry(open_workspace(folder / "home")) as registry:
         registry.init()
         fill(registry, tiny_base, folder, amended=False)
-        registry.backup(folder / "backup")
+        registry.upkeep.backup(folder / "backup")
         yield registry, folder / "backup"
 
 
@@ -90,11 +90,13 @@ def test_a_backup_of_every_older_revision_is_restored(
     registry, backup = made
     older = as_made_at(revision, backup, tmp_path)
     with Registry(open_workspace(tmp_path / "restored")) as restored:
-        restored.restore(older, own=True)
+        restored.upkeep.restore(older, own=True)
         assert schema.check(restored.workspace.database) == []
-        assert [row["digest"] for row in restored.list()] == [row["digest"] for row in registry.list()]
-        assert restored.alias_history("course_rec#prod") == registry.alias_history("course_rec#prod")
-        assert restored.audit().problems == []
+        assert [row["digest"] for row in restored.adapters.list()] == [
+            row["digest"] for row in registry.adapters.list()
+        ]
+        assert restored.aliases.history("course_rec#prod") == registry.aliases.history("course_rec#prod")
+        assert restored.upkeep.audit().problems == []
 
 
 @pytest.mark.slow
@@ -105,10 +107,15 @@ def test_an_older_backup_goes_into_a_registry_that_is_made_already(
     older = as_made_at("0001", backup, tmp_path)
     with Registry(open_workspace(tmp_path / "restored", database_url)) as restored:
         restored.init()
-        restored.restore(older, own=True)
+        restored.upkeep.restore(older, own=True)
         assert schema.check(restored.workspace.database) == []
-        assert [row["digest"] for row in restored.list()] == [row["digest"] for row in registry.list()]
-        assert restored.audit().problems == []
+        assert [row["digest"] for row in restored.adapters.list()] == [
+            row["digest"] for row in registry.adapters.list()
+        ]
+        assert restored.upkeep.audit().problems == []
         # What a newer revision knows beyond is learned again.
-        assert restored.fuse("course_rec@2").view["digest"] == registry.fuse("course_rec@2").view["digest"]
-        assert restored.backup(tmp_path / "again").catalogue.schema == schema.HEAD
+        assert (
+            restored.fused.fuse("course_rec@2").view["digest"]
+            == registry.fused.fuse("course_rec@2").view["digest"]
+        )
+        assert restored.upkeep.backup(tmp_path / "again").catalogue.schema == schema.HEAD

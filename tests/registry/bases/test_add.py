@@ -14,7 +14,7 @@ from fusery.storage.errors import FormatError, FuseryError, MissingFileError, St
 
 
 def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) -> None:
-    view = registry.add_base(tiny_base).view
+    view = registry.bases.add(tiny_base).view
     assert view["name"] == "tiny"
     assert view["architecture"] == "LlamaForCausalLM"
     assert view["dtype"] == "bf16"
@@ -27,9 +27,9 @@ def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) ->
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_parameters_are_counted_unpacked(bits: int | None, registry: Registry, tmp_path: Path) -> None:
-    dense = registry.add_base(tinymodels.make_base(tmp_path / "dense")).view["parameters"]
+    dense = registry.bases.add(tinymodels.make_base(tmp_path / "dense")).view["parameters"]
     base = tinymodels.make_base(tmp_path / "base", bits=bits)
-    view = registry.add_base(base, name="packed").view
+    view = registry.bases.add(base, name="packed").view
     assert view["parameters"] == dense
     assert (view["quantization"] or {}).get("bits") == bits
 
@@ -41,47 +41,47 @@ def test_parameters_are_what_mlx_lm_counts(registry: Registry, tmp_path: Path) -
     base = tinymodels.make_base(tmp_path / "base", kind="qwen2", tied=True, bias=True)
     model = mlx_lm.load(str(base))[0]
     counted = sum(value.size for _, value in tree_flatten(model.parameters()))
-    assert registry.add_base(base).view["parameters"] == counted
+    assert registry.bases.add(base).view["parameters"] == counted
 
 
 def test_the_same_bytes_under_another_name_are_one_base(registry: Registry, tiny_base: Path) -> None:
-    first = registry.add_base(tiny_base, name="tiny")
-    second = registry.add_base(tiny_base, name="Org/Tiny-Model")
+    first = registry.bases.add(tiny_base, name="tiny")
+    second = registry.bases.add(tiny_base, name="Org/Tiny-Model")
     assert (first.created, second.created) == (True, False)
     assert second.view["names"] == ["tiny", "Org/Tiny-Model"]
-    assert len(registry.bases()) == 1
-    assert registry.base("org/tiny-model")["digest"] == first.view["digest"]
+    assert len(registry.bases.list()) == 1
+    assert registry.bases.show("org/tiny-model")["digest"] == first.view["digest"]
 
 
 def test_another_model_under_a_taken_name_is_refused(
     registry: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     other = tinymodels.make_base(tmp_path / "other", seed=5)
     with pytest.raises(AlreadyExistsError) as caught:
-        registry.add_base(other, name="TINY")
+        registry.bases.add(other, name="TINY")
     assert caught.value.hint == "give another one with --name"
-    assert len(registry.bases()) == 1
+    assert len(registry.bases.list()) == 1
 
 
 def test_a_base_by_reference_stays_where_it_is(registry: Registry, tiny_base: Path) -> None:
-    view = registry.add_base(tiny_base, reference=True).view
+    view = registry.bases.add(tiny_base, reference=True).view
     assert view["reference"] == str(tiny_base.resolve())
     assert list(registry.workspace.store.blobs()) == []
 
 
 def test_a_reference_becomes_a_copy_when_it_is_added_again(registry: Registry, tiny_base: Path) -> None:
-    registry.add_base(tiny_base, reference=True)
-    assert registry.add_base(tiny_base).view["reference"] is None
-    assert registry.audit().ok
+    registry.bases.add(tiny_base, reference=True)
+    assert registry.bases.add(tiny_base).view["reference"] is None
+    assert registry.upkeep.audit().ok
 
 
 def test_only_what_makes_up_the_model_is_taken(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_base, tmp_path / "copy")
     for name in ("modeling_tiny.py", "pytorch_model.bin", "notes.txt", ".secret"):
         (folder / name).write_bytes(b"x")
-    paths = {file["path"] for file in registry.add_base(folder).view["files"]}
-    assert paths == {file["path"] for file in registry.add_base(tiny_base).view["files"]}
+    paths = {file["path"] for file in registry.bases.add(folder).view["files"]}
+    assert paths == {file["path"] for file in registry.bases.add(tiny_base).view["files"]}
 
 
 def spoil_header(folder: Path) -> None:
@@ -120,14 +120,14 @@ def test_what_is_no_model_is_refused_and_nothing_stored(
     folder = shutil.copytree(tiny_base, tmp_path / "copy")
     spoil(folder)  # type: ignore[operator]
     with pytest.raises(error):
-        registry.add_base(folder)
-    assert registry.bases() == []
+        registry.bases.add(folder)
+    assert registry.bases.list() == []
     assert list(registry.workspace.store.blobs()) == []
 
 
 def test_a_path_that_is_not_there_is_one_sentence(registry: Registry) -> None:
     with pytest.raises(MissingFileError) as caught:
-        registry.add_base("no/such/folder")
+        registry.bases.add("no/such/folder")
     assert caught.value.hint
 
 
@@ -135,19 +135,19 @@ def test_a_file_that_is_no_gguf_is_refused(registry: Registry, tmp_path: Path) -
     path = tmp_path / "model.gguf"
     path.write_bytes(b"not a model")
     with pytest.raises(BadInputError):
-        registry.add_base(path)
+        registry.bases.add(path)
 
 
 def test_an_unknown_base_names_the_nearest(registry: Registry, tiny_base: Path) -> None:
-    registry.add_base(tiny_base, name="SmolLM2-135M")
+    registry.bases.add(tiny_base, name="SmolLM2-135M")
     with pytest.raises(UnknownReferenceError) as caught:
-        registry.base("smollm2-135")
+        registry.bases.show("smollm2-135")
     assert caught.value.hint == "did you mean SmolLM2-135M?"
 
 
 def test_a_digest_prefix_means_the_base(registry: Registry, tiny_base: Path) -> None:
-    view = registry.add_base(tiny_base).view
-    assert registry.base(view["digest"][:8])["name"] == view["name"]
+    view = registry.bases.add(tiny_base).view
+    assert registry.bases.show(view["digest"][:8])["name"] == view["name"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 and not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -155,22 +155,22 @@ def test_a_pipe_in_the_folder_is_refused(registry: Registry, tiny_base: Path, tm
     folder = shutil.copytree(tiny_base, tmp_path / "copy")
     os.mkfifo(folder / "tokenizer_extra.json")
     with pytest.raises(FuseryError):
-        registry.add_base(folder)
+        registry.bases.add(folder)
 
 
 def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     first = shutil.copytree(tiny_base, tmp_path / "first")
-    registry.add_base(first, name="tiny", reference=True)
+    registry.bases.add(first, name="tiny", reference=True)
     first.rename(tmp_path / "second")
-    view = registry.add_base(tmp_path / "second", name="tiny", reference=True).view
+    view = registry.bases.add(tmp_path / "second", name="tiny", reference=True).view
     assert view["reference"] == str((tmp_path / "second").resolve())
-    assert registry.audit().ok
+    assert registry.upkeep.audit().ok
 
 
 def test_another_store_is_not_adopted(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
-    registry.add_base(tiny_base)
+    registry.bases.add(tiny_base)
     settings = registry.workspace.settings
     other = Registry(Workspace(settings.model_copy(update={"store_url": str(tmp_path / "elsewhere")})))
     with other, pytest.raises(StoreMismatchError):
-        other.add_base(tiny_base, name="again")
+        other.bases.add(tiny_base, name="again")
     assert not (tmp_path / "elsewhere").exists()

@@ -40,7 +40,7 @@ def prompts(tmp_path: Path) -> Path:
 @pytest.fixture
 def based(registry: Registry, tiny_base: Path) -> Registry:
     """A registry with the base `tiny`."""
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     return registry
 
 
@@ -63,14 +63,16 @@ def damage(registry: Registry, digest: str) -> None:
 def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Path) -> None:
     said: list[str] = []
     done: list[tuple[int, int]] = []
-    made = based.calibrate("tiny", prompts=prompts, say=said.append, progress=lambda *at: done.append(at))
+    made = based.bases.calibrate(
+        "tiny", prompts=prompts, say=said.append, progress=lambda *at: done.append(at)
+    )
     assert (made.base, made.prompts, made.rank, made.created) == ("tiny", "prompts.jsonl", 32, True)
     assert said == [f"the base reads {made.tokens:,} tokens, 2 times", "storing"]
     assert done[-1] == (2 * made.tokens, 2 * made.tokens)
-    again = based.calibrate("tiny", prompts=prompts, say=said.append)
+    again = based.bases.calibrate("tiny", prompts=prompts, say=said.append)
     assert again.to_dict() == {**made.to_dict(), "created": False, "seconds": 0.0}
     assert len(said) == 2
-    view = based.base("tiny")
+    view = based.bases.show("tiny")
     assert view["calibrations"] == [
         {
             "digest": made.digest,
@@ -91,10 +93,10 @@ def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Pat
 
 
 def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base: Path) -> None:
-    made = based.calibrate("tiny", prompts=prompts)
+    made = based.bases.calibrate("tiny", prompts=prompts)
     found = fetched(based, made.digest, tmp_path / "c")
     assert (tmp_path / "c").stat().st_size == made.bytes
-    assert (found.base, found.tokens) == (based.base("tiny")["digest"], made.tokens)
+    assert (found.base, found.tokens) == (based.bases.show("tiny")["digest"], made.tokens)
     blocks = [f"model.layers.{layer}.{name}" for layer in range(4) for name in tinymodels.LINEAR]
     assert set(found.modules) == {*blocks, "lm_head"}
     assert len(set(found.modules.values())) == 4 * 4 + 1
@@ -121,20 +123,20 @@ def second_moment(folder: Path, prompts: Path, module: str) -> Any:
 def test_other_prompts_and_other_ranks_are_other_calibrations(
     based: Registry, prompts: Path, tmp_path: Path
 ) -> None:
-    one = based.calibrate("tiny", prompts=prompts)
+    one = based.bases.calibrate("tiny", prompts=prompts)
     plain = tmp_path / "plain.txt"
     plain.write_text("Something else.\n", encoding="utf-8")
-    other = based.calibrate("tiny", prompts=plain)
+    other = based.bases.calibrate("tiny", prompts=plain)
     fewer = calibrate(based.workspace, "tiny", prompts=prompts, rank=4)
     assert len({one.digest, other.digest, fewer.digest}) == 3
     assert fetched(based, fewer.digest, tmp_path / "c").of("lm_head").directions.shape == (4, 128)  # type: ignore[union-attr]
-    assert len(based.base("tiny")["calibrations"]) == 3
+    assert len(based.bases.show("tiny")["calibrations"]) == 3
     with based.workspace.database.read() as session:
         newest = latest_calibration(session, resolve_base(session, "tiny"))
         assert newest is not None
         assert newest.digest == fewer.digest
     renamed = prompts.rename(tmp_path / "renamed.jsonl")
-    assert not based.calibrate("tiny", prompts=renamed).created
+    assert not based.bases.calibrate("tiny", prompts=renamed).created
 
 
 def test_a_base_without_a_calibration(based: Registry, tmp_path: Path) -> None:
@@ -149,19 +151,19 @@ def test_a_quantised_base_and_one_kept_by_reference(
     registry: Registry, prompts: Path, tmp_path: Path
 ) -> None:
     folder = tinymodels.make_base(tmp_path / "tiny4", bits=4, layers=2)
-    registry.add_base(folder, name="tiny4", reference=True)
-    made = registry.calibrate("tiny4", prompts=prompts)
+    registry.bases.add(folder, name="tiny4", reference=True)
+    made = registry.bases.calibrate("tiny4", prompts=prompts)
     found = fetched(registry, made.digest, tmp_path / "c")
     assert found.of("model.layers.1.mlp.up_proj") is not None
 
 
 def test_audit_finds_a_damaged_calibration(based: Registry, prompts: Path, tmp_path: Path) -> None:
-    made = based.calibrate("tiny", prompts=prompts)
-    before = based.audit()
+    made = based.bases.calibrate("tiny", prompts=prompts)
+    before = based.upkeep.audit()
     assert (before.ok, before.checked["calibration"]) == (True, 1)
     assert not before.notes
     damage(based, made.digest)
-    for report in (based.audit(), based.audit(("tiny",))):
+    for report in (based.upkeep.audit(), based.upkeep.audit(("tiny",))):
         assert [problem.code for problem in report.problems] == ["blob_corrupt"]
         assert report.problems[0].subject == f"tiny calibrated (prompts.jsonl, {made.digest[:12]}): {FILE}"
     with pytest.raises(BlobCorruptError):
@@ -169,12 +171,12 @@ def test_audit_finds_a_damaged_calibration(based: Registry, prompts: Path, tmp_p
 
 
 def test_a_damaged_calibration_is_made_anew(based: Registry, prompts: Path) -> None:
-    made = based.calibrate("tiny", prompts=prompts)
+    made = based.bases.calibrate("tiny", prompts=prompts)
     damage(based, made.digest)
-    again = based.calibrate("tiny", prompts=prompts)
+    again = based.bases.calibrate("tiny", prompts=prompts)
     assert again.digest == made.digest
-    assert based.audit().ok
-    assert len(based.base("tiny")["calibrations"]) == 1
+    assert based.upkeep.audit().ok
+    assert len(based.bases.show("tiny")["calibrations"]) == 1
 
 
 @pytest.mark.parametrize("options", [{"limit": 0}, {"rank": 0}, {"rank": 257}])
@@ -186,15 +188,15 @@ def test_what_has_no_meaning_is_refused(options: dict[str, int], based: Registry
 
 def test_what_is_not_there(based: Registry, tmp_path: Path) -> None:
     with pytest.raises(UnknownReferenceError):
-        based.calibrate("nothing")
+        based.bases.calibrate("nothing")
     with pytest.raises(FuseryError):
-        based.calibrate("tiny", prompts=tmp_path / "absent.jsonl")
+        based.bases.calibrate("tiny", prompts=tmp_path / "absent.jsonl")
 
 
 def test_a_prompt_file_with_a_name_that_is_no_text(based: Registry, tmp_path: Path) -> None:
     path = tmp_path / "odd\udcff.txt"
     path.write_text("Some text.\n", encoding="utf-8")
-    assert based.calibrate("tiny", prompts=path).prompts == "odd?.txt"
+    assert based.bases.calibrate("tiny", prompts=path).prompts == "odd?.txt"
 
 
 def test_without_mlx_it_says_what_to_install(based: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +204,7 @@ def test_without_mlx_it_says_what_to_install(based: Registry, monkeypatch: pytes
 
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
     with pytest.raises(FuseryError) as caught:
-        based.calibrate("tiny")
+        based.bases.calibrate("tiny")
     assert caught.value.hint == "pip install 'fusery[mlx]'"
 
 

@@ -20,7 +20,7 @@ from fusery.storage.digest import digest_file
 
 @pytest.mark.parametrize("target", ["model", "docker"])
 def test_a_bundle_is_whole_and_traced_back(target: str, stocked: Registry, tmp_path: Path) -> None:
-    bundle = stocked.materialize("course_rec@1", tmp_path / "out", target=target)
+    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", target=target)
     assert {entry.path for entry in bundle.manifest} >= {"fusery.json", "README.md"}
     for entry in bundle.manifest:
         assert digest_file(Path(bundle.path) / entry.path) == (entry.sha256, entry.size)
@@ -32,14 +32,14 @@ def test_a_bundle_is_whole_and_traced_back(target: str, stocked: Registry, tmp_p
         str(bundle.fused),
     ):
         assert fact in text
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
     document = bundle.to_dict()
     assert document.keys() >= {"target", "path", "digest", "adapters", "files"}
     assert document["adapters"] == ["course_rec_v1_20260115"]
 
 
 def test_a_bundle_names_nothing_of_the_machine(stocked: Registry, tmp_path: Path) -> None:
-    bundle = stocked.materialize("course_rec@1", tmp_path / "out", target="docker")
+    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", target="docker")
     for path in Path(bundle.path).rglob("*"):
         if path.is_file() and path.suffix != ".safetensors":
             content = path.read_bytes()
@@ -48,11 +48,11 @@ def test_a_bundle_names_nothing_of_the_machine(stocked: Registry, tmp_path: Path
 
 
 def test_the_same_again_is_left_as_it_is(stocked: Registry, tmp_path: Path) -> None:
-    first = stocked.materialize("course_rec@1", tmp_path / "out")
-    second = stocked.materialize("course_rec@1", tmp_path / "out")
+    first = stocked.bundles.materialize("course_rec@1", tmp_path / "out")
+    second = stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     assert (first.existed, second.existed) == (False, True)
     assert first.manifest == second.manifest
-    assert len(stocked.show("course_rec@1")["bundles"]) == 1
+    assert len(stocked.adapters.show("course_rec@1")["bundles"]) == 1
 
 
 def test_something_else_is_not_replaced_without_force(stocked: Registry, tmp_path: Path) -> None:
@@ -60,57 +60,57 @@ def test_something_else_is_not_replaced_without_force(stocked: Registry, tmp_pat
     place.mkdir()
     (place / "precious.txt").write_text("mine")
     with pytest.raises(AlreadyExistsError) as caught:
-        stocked.materialize("course_rec@1", place)
+        stocked.bundles.materialize("course_rec@1", place)
     assert "--force" in str(caught.value.hint)
     assert (place / "precious.txt").read_text() == "mine"
-    stocked.materialize("course_rec@1", place, force=True)
+    stocked.bundles.materialize("course_rec@1", place, force=True)
     assert not (place / "precious.txt").exists()
 
 
 def test_another_adapter_s_bundle_is_not_replaced_without_force(stocked: Registry, tmp_path: Path) -> None:
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     with pytest.raises(AlreadyExistsError):
-        stocked.materialize("course_rec@2", tmp_path / "out")
-    stocked.materialize("course_rec@2", tmp_path / "out", force=True)
+        stocked.bundles.materialize("course_rec@2", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@2", tmp_path / "out", force=True)
     assert "course_rec_v2" in (tmp_path / "out" / "fusery.json").read_text(encoding="utf-8")
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_an_edited_bundle_is_found_by_the_audit(stocked: Registry, tmp_path: Path) -> None:
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     card = tmp_path / "out" / "README.md"
     card.chmod(0o644)
     card.write_text("edited")
-    assert [problem.code for problem in stocked.audit().problems] == ["bundle_changed"]
+    assert [problem.code for problem in stocked.upkeep.audit().problems] == ["bundle_changed"]
 
 
 def test_a_bundle_that_was_moved_is_no_problem(stocked: Registry, tmp_path: Path) -> None:
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "elsewhere")
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_a_file_at_the_destination(stocked: Registry, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(AlreadyExistsError):
-        stocked.materialize("course_rec@1", tmp_path / "out", force=True)
+        stocked.bundles.materialize("course_rec@1", tmp_path / "out", force=True)
 
 
 def test_an_unknown_target(stocked: Registry, tmp_path: Path) -> None:
     with pytest.raises(BadInputError):
-        stocked.materialize("course_rec@1", tmp_path / "out", target="floppy")
+        stocked.bundles.materialize("course_rec@1", tmp_path / "out", target="floppy")
 
 
 def test_an_empty_folder_is_filled(stocked: Registry, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_hard_links_on_request_only(stocked: Registry, tmp_path: Path) -> None:
-    copied = stocked.materialize("course_rec@1", tmp_path / "copied")
-    linked = stocked.materialize("course_rec@1", tmp_path / "linked", choices=Choices(link=True))
-    weights = stocked.fuse("course_rec@1").path / "model.safetensors"
+    copied = stocked.bundles.materialize("course_rec@1", tmp_path / "copied")
+    linked = stocked.bundles.materialize("course_rec@1", tmp_path / "linked", choices=Choices(link=True))
+    weights = stocked.fused.fuse("course_rec@1").path / "model.safetensors"
     assert not os.path.samefile(weights, Path(copied.path) / "model.safetensors")
     assert os.path.samefile(weights, Path(linked.path) / "model.safetensors")
 
@@ -124,7 +124,7 @@ def test_what_a_killed_command_left_is_swept(stocked: Registry, tmp_path: Path) 
     elsewhere = tmp_path / ".out.fusery-4194303-0123456789ab-ghi"
     for folder in (stale, running, elsewhere):
         (folder / "out").mkdir(parents=True)
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     assert not stale.exists()
     assert running.exists()
     assert elsewhere.exists()
@@ -133,7 +133,7 @@ def test_what_a_killed_command_left_is_swept(stocked: Registry, tmp_path: Path) 
 def test_the_plain_folder_loads_in_mlx_lm(stocked: Registry, tmp_path: Path) -> None:
     import mlx_lm
 
-    path = Path(stocked.materialize("course_rec@1", tmp_path / "out").path)
+    path = Path(stocked.bundles.materialize("course_rec@1", tmp_path / "out").path)
     assert mlx_lm.load(str(path))[0] is not None
     assert json.loads((path / "fusery.json").read_text(encoding="utf-8"))
 
@@ -152,27 +152,27 @@ def test_nothing_of_ours_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = shutil.copytree(tiny_base, tmp_path / "tiny")
-    registry.add_base(base, reference=True)
-    registry.register(make_adapter(seed=1), base="tiny", task="one")
+    registry.bases.add(base, reference=True)
+    registry.adapters.register(make_adapter(seed=1), base="tiny", task="one")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     target = Path(place) if place.startswith(".") else tmp_path / place
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(BadInputError):
-        registry.materialize("one@1", target, force=force)
+        registry.bundles.materialize("one@1", target, force=force)
     assert set(before) <= set(tmp_path.rglob("*"))
-    assert registry.audit().ok
+    assert registry.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("spelling", ["out", "sub/../out", "link/out"])
 def test_a_place_is_one_place_however_it_is_spelled(spelling: str, stocked: Registry, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
-    stocked.materialize("course_rec@1", tmp_path / "out")
-    stocked.materialize("course_rec@2", tmp_path / spelling, force=True)
-    assert stocked.audit().ok
-    assert [row["path"] for row in stocked.show("course_rec@2")["bundles"]] == [
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@2", tmp_path / spelling, force=True)
+    assert stocked.upkeep.audit().ok
+    assert [row["path"] for row in stocked.adapters.show("course_rec@2")["bundles"]] == [
         str((tmp_path / "out").resolve())
     ]
 
@@ -184,23 +184,23 @@ def test_a_crash_around_the_swap_leaves_a_clean_audit(
     from fusery.registry.bundles import materialize
     from fusery.registry.bundles.delivery import local
 
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
 
     def crash(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(local if step == "publish_folder" else materialize, step, crash)
-        stocked.materialize("course_rec@2", tmp_path / "out", force=True)
-    assert stocked.audit().ok
-    stocked.materialize("course_rec@2", tmp_path / "out", force=True)
-    assert stocked.audit().ok
+        stocked.bundles.materialize("course_rec@2", tmp_path / "out", force=True)
+    assert stocked.upkeep.audit().ok
+    stocked.bundles.materialize("course_rec@2", tmp_path / "out", force=True)
+    assert stocked.upkeep.audit().ok
 
 
 def test_a_file_slipped_into_a_bundle_is_found(stocked: Registry, tmp_path: Path) -> None:
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     (tmp_path / "out" / "model-evil.safetensors").write_bytes(b"x")
-    assert [problem.code for problem in stocked.audit().problems] == ["bundle_added"]
+    assert [problem.code for problem in stocked.upkeep.audit().problems] == ["bundle_added"]
 
 
 def test_a_store_outside_of_the_home_is_no_place_for_a_bundle(
@@ -220,27 +220,31 @@ def test_a_store_outside_of_the_home_is_no_place_for_a_bundle(
     )
     with Registry(Workspace(settings)) as registry:
         registry.init()
-        registry.add_base(tiny_base, name="tiny")
-        registry.register(make_adapter(), base="tiny", task="course_rec")
+        registry.bases.add(tiny_base, name="tiny")
+        registry.adapters.register(make_adapter(), base="tiny", task="course_rec")
         for place in (store, store / "bundle", tmp_path):
             with pytest.raises(BadInputError, match="cannot be a bundle"):
-                registry.materialize("course_rec@1", place, force=True)
-        assert registry.audit().ok
+                registry.bundles.materialize("course_rec@1", place, force=True)
+        assert registry.upkeep.audit().ok
 
 
 def test_a_bundle_at_a_url(stocked: Registry) -> None:
     url = f"memory://{uuid.uuid4().hex}/ship"
     told: list[tuple[int, int]] = []
-    stocked.fuse("course_rec@1")
-    first = stocked.materialize("course_rec@1", url, progress=lambda done, total: told.append((done, total)))
+    stocked.fused.fuse("course_rec@1")
+    first = stocked.bundles.materialize(
+        "course_rec@1", url, progress=lambda done, total: told.append((done, total))
+    )
     assert told[-1] == (first.manifest.size, first.manifest.size)
     assert (first.path, first.existed) == (url, False)
-    assert stocked.materialize("course_rec@1", url).existed
+    assert stocked.bundles.materialize("course_rec@1", url).existed
     with pytest.raises(AlreadyExistsError):
-        stocked.materialize("course_rec@2", url)
-    assert stocked.materialize("course_rec@2", url, force=True).adapters == ("course_rec_v2_20260201",)
-    assert stocked.audit().ok
-    assert [row["path"] for row in stocked.show("course_rec@2")["bundles"]] == [url]
+        stocked.bundles.materialize("course_rec@2", url)
+    assert stocked.bundles.materialize("course_rec@2", url, force=True).adapters == (
+        "course_rec_v2_20260201",
+    )
+    assert stocked.upkeep.audit().ok
+    assert [row["path"] for row in stocked.adapters.show("course_rec@2")["bundles"]] == [url]
 
 
 def test_an_archive_says_by_its_name_how_it_is_compressed(stocked: Registry, tmp_path: Path) -> None:
@@ -251,15 +255,15 @@ def test_an_archive_says_by_its_name_how_it_is_compressed(stocked: Registry, tmp
         "b": b"\x28\xb5\x2f\xfd",
     }
     for name, begins in magic.items():
-        bundle = stocked.materialize("course_rec@1", tmp_path / name, target="archive")
+        bundle = stocked.bundles.materialize("course_rec@1", tmp_path / name, target="archive")
         expected = tmp_path / (name if "." in name else f"{name}.tar.zst")
         assert bundle.path == str(expected)
         assert expected.read_bytes().startswith(begins)
         assert [entry.size for entry in bundle.manifest] == [expected.stat().st_size]
-    assert stocked.materialize("course_rec@1", tmp_path / "b", target="archive").existed
+    assert stocked.bundles.materialize("course_rec@1", tmp_path / "b", target="archive").existed
     with pytest.raises(AlreadyExistsError):
-        stocked.materialize("course_rec@2", tmp_path / "b", target="archive")
-    assert stocked.audit().ok
+        stocked.bundles.materialize("course_rec@2", tmp_path / "b", target="archive")
+    assert stocked.upkeep.audit().ok
     damaged = tmp_path / "a.tar.gz"
     damaged.write_bytes(damaged.read_bytes() + b"x")
-    assert [problem.code for problem in stocked.audit().problems] == ["bundle_changed"]
+    assert [problem.code for problem in stocked.upkeep.audit().problems] == ["bundle_changed"]

@@ -37,10 +37,10 @@ def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     base = tinymodels.make_base(scratch / "tiny")
     with Registry(Workspace(settings)) as registry:
         registry.init()
-        registry.add_base(base, name="tiny")
+        registry.bases.add(base, name="tiny")
         for version, date in ((1, "20260115"), (2, "20260201")):
             adapter = tinymodels.make_adapter(scratch / str(version), base, seed=version, rank=2**version)
-            registry.register(adapter, base="tiny", task="course_rec", date=date)
+            registry.adapters.register(adapter, base="tiny", task="course_rec", date=date)
         yield registry
 
 
@@ -52,34 +52,34 @@ def test_adapters_beside_their_base(
     stocked: Registry, target: str, modules: int, tensors: int, tmp_path: Path
 ) -> None:
     """Two adapters of seven modules in two of four layers; LoRAX gets them in every layer."""
-    bundle = stocked.materialize(
+    bundle = stocked.bundles.materialize(
         ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters"
     )
     assert bundle.to_dict()["layout"] == {"tensors": tensors, "modules": modules, "adapters": 2}
     assert bundle.adapters == ("course_rec_v1_20260115", "course_rec_v2_20260201")
     record = json.loads((tmp_path / "out" / "fusery.json").read_text())
-    digests = [stocked.show(name)["digest"] for name in bundle.adapters]
+    digests = [stocked.adapters.show(name)["digest"] for name in bundle.adapters]
     assert [adapter["digest"] for adapter in record["adapters"]] == digests
-    again = stocked.materialize(
+    again = stocked.bundles.materialize(
         ["course_rec@1", "course_rec@2"], tmp_path / "out", target=target, content="adapters"
     )
     assert again.existed
-    kept = [each for each in stocked.show("course_rec@2")["bundles"] if each["target"] == target]
+    kept = [each for each in stocked.adapters.show("course_rec@2")["bundles"] if each["target"] == target]
     assert len(kept) == 1
 
 
 @pytest.mark.parametrize("target", ["vllm", "ollama", "llamacpp", "gguf"])
 def test_a_fused_model(stocked: Registry, target: str, tmp_path: Path) -> None:
-    bundle = stocked.materialize("course_rec@1", tmp_path / "out", target=target, content="fused")
+    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", target=target, content="fused")
     assert bundle.layout.tensors == 39
     assert bundle.fused
     assert bundle.fused in (tmp_path / "out" / "fusery.json").read_text()
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_what_a_server_calls_the_base_can_be_said(stocked: Registry, tmp_path: Path) -> None:
     choices = Choices(base_name="org/Served")
-    stocked.materialize("course_rec@1", tmp_path / "out", target="vllm", choices=choices)
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out", target="vllm", choices=choices)
     (adapter,) = (tmp_path / "out" / "adapters").iterdir()
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "org/Served"
@@ -88,5 +88,5 @@ def test_what_a_server_calls_the_base_can_be_said(stocked: Registry, tmp_path: P
 def test_a_target_holds_what_it_can(stocked: Registry, tmp_path: Path) -> None:
     for target, content in (("lorax", "fused"), ("gguf", "adapters")):
         with pytest.raises(BadInputError, match=f"the target {target} takes no --"):
-            stocked.materialize("course_rec@1", tmp_path / "out", target=target, content=content)  # type: ignore[arg-type]
+            stocked.bundles.materialize("course_rec@1", tmp_path / "out", target=target, content=content)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -38,9 +38,9 @@ def updates(folder: Path, scale: float) -> dict[str, Any]:
 
 
 def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
-    found = stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    found = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
     assert found["changed"]["rank"] == [8, 4]
-    scales = [stocked.show(f"course_rec@{version}")["scale"] for version in (1, 2)]
+    scales = [stocked.adapters.show(f"course_rec@{version}")["scale"] for version in (1, 2)]
     first, second = (
         updates(tmp_path / name, scale) for name, scale in zip(("first", "second"), scales, strict=True)
     )
@@ -62,7 +62,7 @@ def test_the_weights_of_two_versions(stocked: Registry, tmp_path: Path) -> None:
 
 
 def test_an_adapter_against_itself(stocked: Registry) -> None:
-    found = stocked.diff("course_rec@1", "course_rec@1", weights=True)
+    found = stocked.adapters.diff("course_rec@1", "course_rec@1", weights=True)
     assert found["overall"]["relative_change"] == 0.0
     assert found["overall"]["cosine"] == pytest.approx(1)
     assert all(module["relative_change"] == 0.0 for module in found["modules"])
@@ -72,20 +72,22 @@ def test_adapters_on_different_bases_are_refused(
     stocked: Registry, tmp_path: Path, make_adapter: Any
 ) -> None:
     base = tinymodels.make_base(tmp_path / "other", seed=5)
-    stocked.add_base(base, name="other")
-    stocked.register(make_adapter("foreign", base=base), base="other", task="foreign")
+    stocked.bases.add(base, name="other")
+    stocked.adapters.register(make_adapter("foreign", base=base), base="other", task="foreign")
     with pytest.raises(BadInputError) as caught:
-        stocked.diff("course_rec@1", "foreign@1", weights=True)
+        stocked.adapters.diff("course_rec@1", "foreign@1", weights=True)
     assert "on tiny and" in caught.value.message
     assert "without" not in str(caught.value.hint)
     assert str(caught.value.hint).startswith("fusery diff course_rec_v1_20260115 foreign_v1_")
-    assert "base" in stocked.diff("course_rec@1", "foreign@1")["changed"]
+    assert "base" in stocked.adapters.diff("course_rec@1", "foreign@1")["changed"]
 
 
 @on_sqlite
 def test_damaged_weights_are_not_compared(stocked: Registry) -> None:
     file = next(
-        file for file in stocked.show("course_rec@1")["files"] if file["path"].endswith("safetensors")
+        file
+        for file in stocked.adapters.show("course_rec@1")["files"]
+        if file["path"].endswith("safetensors")
     )
     path = stocked.workspace.store.local_path(file["sha256"])
     assert path is not None
@@ -94,7 +96,7 @@ def test_damaged_weights_are_not_compared(stocked: Registry) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(BlobCorruptError):
-        stocked.diff("course_rec@1", "course_rec@2", weights=True)
+        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
 
 
 def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +110,7 @@ def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: p
 
     monkeypatch.setattr(store, "verify", noted)
     for _ in range(2):
-        stocked.diff("course_rec@1", "course_rec@2", weights=True)
+        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
     assert len(verified) == len(set(verified)) <= 2
 
 
@@ -117,17 +119,17 @@ def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: p
 def test_the_picture(name: str, stocked: Registry, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     place = tmp_path / name
-    found = stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    found = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
     assert found["plot"] == str(place)
     first = place.read_bytes()
     assert first.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
     before = place.stat().st_mtime_ns
-    stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
     assert place.stat().st_mtime_ns == before
     place.write_bytes(b"precious")
     with pytest.raises(AlreadyExistsError):
-        stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
-    stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=place, force=True)
+        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
+    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place, force=True)
     assert place.read_bytes() == first
 
 
@@ -145,7 +147,7 @@ def test_the_picture_has_a_panel_for_each_figure(stocked: Registry, tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", noted)
-        stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")
+        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")
     (titles,) = seen
     assert [re.split(r":| \(", title)[0] for title in titles if title] == [
         "relative change",
@@ -155,9 +157,9 @@ def test_the_picture_has_a_panel_for_each_figure(stocked: Registry, tmp_path: Pa
 
 
 def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_adapter: Any) -> None:
-    stocked.register(make_adapter("third", seed=3), base="tiny", task="course_rec", date="20260301")
-    stocked.fuse("course_rec@1")
-    found = stocked.compare(["course_rec@1", "course_rec@2", "course_rec@latest"])
+    stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec", date="20260301")
+    stocked.fused.fuse("course_rec@1")
+    found = stocked.adapters.compare(["course_rec@1", "course_rec@2", "course_rec@latest"])
     assert found["adapters"] == [
         "course_rec_v1_20260115",
         "course_rec_v2_20260201",
@@ -167,7 +169,7 @@ def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_
     assert found["differs"]["rank"] == [8, 4, 8]
     assert found["differs"]["fused.verdict"][1:] == [None, None]
     assert found["differs"]["fused.retained"][0] == pytest.approx(
-        stocked.fidelity("course_rec@1")["fidelity"]["retained"]
+        stocked.fused.fidelity("course_rec@1")["fidelity"]["retained"]
     )
     assert found["same"]["base"] == "tiny"
     assert not found["differs"].keys() & found["same"].keys()
@@ -177,11 +179,11 @@ def test_compare_says_what_differs_and_what_is_the_same(stocked: Registry, make_
 def test_compare_takes_two_different_adapters(stocked: Registry) -> None:
     for references in ([], ["course_rec@1"], ["course_rec@1", "course_rec_v1_20260115"]):
         with pytest.raises(BadInputError, match="two different adapters"):
-            stocked.compare(references)
+            stocked.adapters.compare(references)
     with pytest.raises(UnknownReferenceError):
-        stocked.compare(["course_rec@1", "nobody@1"])
+        stocked.adapters.compare(["course_rec@1", "nobody@1"])
     with pytest.raises(BadInputError, match="too many"):
-        stocked.compare(["course_rec@1"] * 51)
+        stocked.adapters.compare(["course_rec@1"] * 51)
 
 
 def add_curve(registry: Registry, name: str, points: list[tuple[int, float | None, float | None]]) -> None:
@@ -201,7 +203,7 @@ def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
     add_curve(stocked, "course_rec_v1_20260115", [(1, None, 2.0), (10, 1.5, None), (20, 1.2, 1.1)])
     add_curve(stocked, "course_rec_v2_20260201", [(20, 1.0, 0.9), (1, 2.5, 2.2)])
     place = tmp_path / "curves.svg"
-    found = stocked.compare(["course_rec@1", "course_rec@2"], plot=place)
+    found = stocked.adapters.compare(["course_rec@1", "course_rec@2"], plot=place)
     assert [point["iteration"] for point in found["curves"]["course_rec_v2_20260201"]] == [1, 20]
     assert found["curves"]["course_rec_v1_20260115"][0] == {
         "iteration": 1,
@@ -211,13 +213,13 @@ def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
     }
     assert place.read_bytes().startswith(b"<?xml")
     first = place.read_bytes()
-    stocked.compare(["course_rec@1", "course_rec@2"], plot=place, force=True)
+    stocked.adapters.compare(["course_rec@1", "course_rec@2"], plot=place, force=True)
     assert place.read_bytes() == first
 
 
 def test_no_curve_no_picture(stocked: Registry, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no training curve"):
-        stocked.compare(["course_rec@1", "course_rec@2"], plot=tmp_path / "curves.svg")
+        stocked.adapters.compare(["course_rec@1", "course_rec@2"], plot=tmp_path / "curves.svg")
     assert not (tmp_path / "curves.svg").exists()
 
 
@@ -229,17 +231,17 @@ def test_a_picture_needs_its_extra_and_the_numbers_do_not(
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError):
-        stocked.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.png")
-    assert stocked.diff("course_rec@1", "course_rec@2", weights=True)["modules"]
+        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.png")
+    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)["modules"]
     assert not (tmp_path / "x.png").exists()
 
 
 @on_sqlite
 def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
     folder = make_adapter("fewer", seed=4, keys=["self_attn.q_proj"])
-    stocked.register(folder, base="tiny", task="fewer")
+    stocked.adapters.register(folder, base="tiny", task="fewer")
     pytest.importorskip("matplotlib")
-    found = stocked.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
+    found = stocked.adapters.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
     assert found["overall"]["only_b"] > 0
     assert found["overall"]["only_a"] == 0
     assert all(
@@ -250,7 +252,7 @@ def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp
 @on_sqlite
 def test_nothing_of_the_comparison_stays_behind(stocked: Registry) -> None:
     scratch = stocked.workspace.settings.cache
-    stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
     left = [place for place, _, files in os.walk(scratch) for file in files if file.endswith(".safetensors")]
     assert left == []
 
@@ -264,8 +266,8 @@ def test_a_change_of_one_number_is_seen(stocked: Registry, make_adapter: Any) ->
         raw[name][1][0, 0] = np.nextafter(raw[name][1][0, 0], np.float32(9))
 
     rewrite(folder, change)
-    stocked.register(folder, base="tiny", task="again")
-    found = stocked.diff("course_rec@1", "again@1", weights=True)
+    stocked.adapters.register(folder, base="tiny", task="again")
+    found = stocked.adapters.diff("course_rec@1", "again@1", weights=True)
     changed = [module for module in found["modules"] if module["relative_change"]]
     assert len(changed) == 1
     assert 0 < changed[0]["relative_change"] < 1e-6
@@ -273,22 +275,25 @@ def test_a_change_of_one_number_is_seen(stocked: Registry, make_adapter: Any) ->
 
 @on_sqlite
 def test_what_was_registered_in_the_form_of_peft(stocked: Registry, tmp_path: Path) -> None:
-    stocked.export("course_rec@1", tmp_path / "out", form="peft")
+    stocked.exchange.export("course_rec@1", tmp_path / "out", form="peft")
     (folder,) = (path.parent for path in (tmp_path / "out").rglob("adapter_model.safetensors"))
     again = tmp_path / "again"
     again.mkdir()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (again / name).write_bytes((folder / name).read_bytes())
-    stocked.register(again, base="tiny", task="again", date="20260401")
-    found = stocked.diff("course_rec@1", "again@1", weights=True)
+    stocked.adapters.register(again, base="tiny", task="again", date="20260401")
+    found = stocked.adapters.diff("course_rec@1", "again@1", weights=True)
     assert found["overall"]["relative_change"] < 1e-6
     assert found["overall"]["only_a"] == found["overall"]["only_b"] == 0
-    assert stocked.diff("again@1", "again@1", weights=True)["overall"]["relative_change"] == 0.0
+    assert stocked.adapters.diff("again@1", "again@1", weights=True)["overall"]["relative_change"] == 0.0
 
 
 @on_sqlite
 def test_weights_in_a_store_that_is_elsewhere(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = stocked.diff("course_rec@1", "course_rec@2", weights=True)
+    expected = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
     monkeypatch.setattr(type(stocked.workspace.store), "local_path", lambda *_, **__: None)
-    assert stocked.diff("course_rec@1", "course_rec@2", weights=True) == expected
-    assert stocked.diff("course_rec@1", "course_rec@1", weights=True)["overall"]["relative_change"] == 0.0
+    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True) == expected
+    assert (
+        stocked.adapters.diff("course_rec@1", "course_rec@1", weights=True)["overall"]["relative_change"]
+        == 0.0
+    )

@@ -20,11 +20,11 @@ KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
 def actions(registry: Registry, **filters: Any) -> list[str]:
-    return [event["action"] for event in registry.events(**filters)]
+    return [event["action"] for event in registry.upkeep.log(**filters)]
 
 
 def test_all_of_it_in_order(stocked: Registry) -> None:
-    told = stocked.events()
+    told = stocked.upkeep.log()
     assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
     assert [event["action"] for event in told] == [
         "registry.made",
@@ -41,42 +41,42 @@ def test_all_of_it_in_order(stocked: Registry) -> None:
     [("course_rec@1", "adapter"), ("tiny", "base"), (SECOND, "adapter")],
 )
 def test_about_one_thing(reference: str, kind: str, stocked: Registry) -> None:
-    (event,) = stocked.events(reference=reference)
+    (event,) = stocked.upkeep.log(reference=reference)
     assert event["kind"] == kind
 
 
 def test_about_a_fused_model(stocked: Registry) -> None:
-    key = stocked.fuse("course_rec@1").view["key"]
+    key = stocked.fused.fuse("course_rec@1").view["key"]
     assert actions(stocked, reference=key[:12]) == ["fused.made"]
 
 
 def test_filters(stocked: Registry) -> None:
-    assert len(stocked.events(action="adapter.registered")) == 2
-    assert [event["seq"] for event in stocked.events(limit=1)] == [4]
-    assert stocked.events(since="2100-01-01") == []
-    assert len(stocked.events(since="2020-01-01T00:00+02:00")) == 4
+    assert len(stocked.upkeep.log(action="adapter.registered")) == 2
+    assert [event["seq"] for event in stocked.upkeep.log(limit=1)] == [4]
+    assert stocked.upkeep.log(since="2100-01-01") == []
+    assert len(stocked.upkeep.log(since="2020-01-01T00:00+02:00")) == 4
 
 
 def test_what_there_is_not(stocked: Registry) -> None:
     for reference in ("nothing@1", "course_rec#prod", "abcdef0123", "no place"):
         with pytest.raises(UnknownReferenceError):
-            stocked.events(reference=reference)
+            stocked.upkeep.log(reference=reference)
     with pytest.raises(BadInputError, match="date"):
-        stocked.events(since="yesterday")
+        stocked.upkeep.log(since="yesterday")
 
 
 def test_an_unknown_action_is_an_error_that_lists_the_known_ones(stocked: Registry) -> None:
     with pytest.raises(BadInputError, match="no action 'adapter.yankd'") as refused:
-        stocked.events(action="adapter.yankd")
+        stocked.upkeep.log(action="adapter.yankd")
     assert refused.value.hint is not None and "did you mean adapter.yanked?" in refused.value.hint
     assert all(name in refused.value.hint for name in ACTIONS)
-    assert stocked.events(action="adapter.yanked") == []
+    assert stocked.upkeep.log(action="adapter.yanked") == []
 
 
 def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registry, tmp_path: Path) -> None:
     for place in ("one", "two"):
-        stocked.materialize("course_rec@1", tmp_path / place, request=KEEP)
-    told = stocked.events(action="bundle.written")
+        stocked.bundles.materialize("course_rec@1", tmp_path / place, request=KEEP)
+    told = stocked.upkeep.log(action="bundle.written")
     assert len({event["subject"] for event in told}) == 1
     assert [event["name"] for event in told] == [f"model {tmp_path / place}" for place in ("one", "two")]
 
@@ -84,26 +84,26 @@ def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registr
 @pytest.fixture
 def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
     """A registry where something of every kind happened, and what there is by what it is called in the tests."""
-    key = stocked.fuse("course_rec@1", KEEP, publish="full").view["key"]
-    bundle = stocked.materialize("course_rec@1", tmp_path / "out", request=KEEP)
-    stocked.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
-    stocked.promote("course_rec@2", "prod", reason="better")
-    stocked.set_alias("course_rec@1", "prod", reason="first")
-    stocked.set_alias("course_rec@2", "prod", reason="second")
-    stocked.record_deployment(str(tmp_path / "out"), "eu/ranker", note="rollout 7")
-    stocked.record_deployment("course_rec@2", "lab")
-    stocked.yank("course_rec@2", reason="leaks")
+    key = stocked.fused.fuse("course_rec@1", KEEP, publish="full").view["key"]
+    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP)
+    stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
+    stocked.aliases.promote("course_rec@2", "prod", reason="better")
+    stocked.aliases.set("prod", "course_rec@1", reason="first")
+    stocked.aliases.set("prod", "course_rec@2", reason="second")
+    stocked.deployments.record(str(tmp_path / "out"), "eu/ranker", note="rollout 7")
+    stocked.deployments.record("course_rec@2", "lab")
+    stocked.adapters.yank("course_rec@2", reason="leaks")
     return stocked, {
         "fused": key,
         "bundle": str(bundle.manifest.digest),
         "place": str(tmp_path / "out"),
-        "base": stocked.show("course_rec@1")["base"],
+        "base": stocked.adapters.show("course_rec@1")["base"],
     }
 
 
 def test_names_stand_beside_digests(eventful: tuple[Registry, dict[str, str]]) -> None:
     registry, found = eventful
-    named = {(event["kind"], event["subject"]): event["name"] for event in registry.events()}
+    named = {(event["kind"], event["subject"]): event["name"] for event in registry.upkeep.log()}
     assert all(named.values())
     assert named["fused", found["fused"]] == f"{FIRST} (keep)"
     assert named["bundle", found["bundle"]] == f"model {found['place']}"
@@ -114,15 +114,17 @@ def test_names_stand_beside_digests(eventful: tuple[Registry, dict[str, str]]) -
 
 def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> None:
     (weights,) = [
-        file for file in stocked.show("course_rec@1")["files"] if file["path"].endswith(".safetensors")
+        file
+        for file in stocked.adapters.show("course_rec@1")["files"]
+        if file["path"].endswith(".safetensors")
     ]
     store = stocked.workspace.store
     place = store.local_path(Digest(weights["sha256"]))
     assert place is not None
     place.chmod(0o600)
     place.write_bytes(b"x" * weights["size"])
-    assert not stocked.audit(repair=True).ok
-    (event,) = stocked.events(reference=weights["sha256"][:10])
+    assert not stocked.upkeep.audit(repair=True).ok
+    (event,) = stocked.upkeep.log(reference=weights["sha256"][:10])
     assert (event["action"], event["name"]) == (
         "blob.quarantined",
         f"{weights['path']} of {FIRST}",
@@ -131,7 +133,7 @@ def test_a_blob_is_called_by_the_file_that_is_made_of_it(stocked: Registry) -> N
 
 def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> None:
     registry, _ = eventful
-    told = {event["action"]: event["told"] for event in registry.events()}
+    told = {event["action"]: event["told"] for event in registry.upkeep.log()}
     assert told["alias.moved"] == f"{FIRST} -> {SECOND}; second"
     assert told["alias.refused"] == f"nobody -> {SECOND} refused: approvals: 0 of 1 approved; better"
     assert told["adapter.yanked"] == "leaks"
@@ -139,7 +141,7 @@ def test_what_happened_in_words(eventful: tuple[Registry, dict[str, str]]) -> No
     assert told["fused.made"].startswith("PASS, ")
     assert told["rules.set"] == "not guarded, approvals=1; four eyes"
     assert told["deployment.recorded"] == f"adapter {SECOND}"
-    moves = [event["told"] for event in registry.events(action="alias.moved")]
+    moves = [event["told"] for event in registry.upkeep.log(action="alias.moved")]
     assert moves[0] == f"nobody -> {FIRST}; first"
 
 
@@ -147,8 +149,10 @@ def test_a_refused_fuse_says_why(stocked: Registry) -> None:
     from fusery.registry.errors import FidelityError
 
     with pytest.raises(FidelityError):
-        stocked.fuse("course_rec@1", FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001))
-    (event,) = stocked.events(action="fuse.refused")
+        stocked.fused.fuse(
+            "course_rec@1", FuseRequest(quantize=2, group_size=32, min_fidelity=1.0, scale=0.001)
+        )
+    (event,) = stocked.upkeep.log(action="fuse.refused")
     assert event["name"] == f"{FIRST} (scale 0.001) (requantised to 2 bits, affine, groups of 32)"
     assert event["told"].startswith("not published: ") and "% of the update retained" in event["told"]
 
@@ -171,19 +175,19 @@ def test_an_adapter_has_what_it_figures_in(eventful: tuple[Registry, dict[str, s
     ]
     assert actions(registry, reference="course_rec@2", limit=2) == ["deployment.recorded", "adapter.yanked"]
     # What somebody wrote is no sign of it.
-    registry.yank("course_rec@1", reason=SECOND)
+    registry.adapters.yank("course_rec@1", reason=SECOND)
     assert actions(registry, reference="course_rec@2")[-1] == "adapter.yanked"
-    assert len(registry.events(reference="course_rec@2", action="adapter.yanked")) == 1
+    assert len(registry.upkeep.log(reference="course_rec@2", action="adapter.yanked")) == 1
 
 
 def test_digests_keys_and_places_are_found(eventful: tuple[Registry, dict[str, str]]) -> None:
     registry, found = eventful
-    digest = registry.show("course_rec@2")["digest"]
+    digest = registry.adapters.show("course_rec@2")["digest"]
     assert actions(registry, reference=digest[:12]) == actions(registry, reference="course_rec@2")
     for reference in (found["bundle"], found["bundle"][:12], found["place"], f"bundle:{found['place']}"):
         assert actions(registry, reference=reference) == ["bundle.written", "deployment.recorded"]
     assert "bundle.written" in actions(registry, reference=found["fused"][:10])
-    base = next(event["subject"] for event in registry.events(action="base.added"))
+    base = next(event["subject"] for event in registry.upkeep.log(action="base.added"))
     assert actions(registry, reference=base[:12]) == ["base.added"]
     assert actions(registry, reference="eu/ranker") == ["deployment.recorded"]
     assert actions(registry, reference="*#prod") == ["rules.set"]
@@ -198,8 +202,8 @@ def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str
         for alias, action in (("prod", "adapter.approved"), ("canary", "adapter.approved")):
             detail = {"digest": "d", "alias": alias, "reason": "prod"}
             record(session, action=action, kind="adapter", subject=FIRST, detail=detail, actor="eve")
-    registry.set_rules("course_rec#prod", {"approvals": 2})
-    registry.remove_rules("course_rec#prod")
+    registry.aliases.set_rules("course_rec#prod", {"approvals": 2})
+    registry.aliases.remove_rules("course_rec#prod")
     assert actions(registry, reference="course_rec#prod") == [
         *with_rules,
         "adapter.approved",
@@ -209,12 +213,12 @@ def test_an_alias_has_its_rules_and_approvals(eventful: tuple[Registry, dict[str
     assert actions(registry, reference="course_rec#canary") == ["adapter.approved"]
     for reference in ("other#prod", "course_rec#none"):
         with pytest.raises(UnknownReferenceError):
-            registry.events(reference=reference)
+            registry.upkeep.log(reference=reference)
 
 
 def test_no_entry_is_without_a_word(eventful: tuple[Registry, dict[str, str]]) -> None:
     registry, _ = eventful
-    assert all(event["told"] for event in registry.events())
+    assert all(event["told"] for event in registry.upkeep.log())
     assert all(told_of(action, {}) for action in ACTIONS), "even of another version's details"
 
 

@@ -29,41 +29,43 @@ def counted_queries() -> Iterator[list[str]]:
 
 def test_listing_takes_the_same_queries_for_any_number(stocked: Registry, make_adapter: Any) -> None:
     with counted_queries() as few:
-        stocked.list()
+        stocked.adapters.list()
     for seed in range(5):
-        stocked.register(make_adapter(f"more{seed}", seed=10 + seed), base="tiny", task=f"task{seed}")
+        stocked.adapters.register(
+            make_adapter(f"more{seed}", seed=10 + seed), base="tiny", task=f"task{seed}"
+        )
     with counted_queries() as many:
-        assert len(stocked.list()) == 7
+        assert len(stocked.adapters.list()) == 7
     assert len(many) == len(few)
 
 
 def test_filters(stocked: Registry) -> None:
-    assert [view["version"] for view in stocked.list(task="course_rec")] == [1, 2]
-    assert [view["version"] for view in stocked.list(base="tiny", tags={"team": "search"})] == [2]
-    assert [view["version"] for view in stocked.list(sort="val_loss")] == [2, 1]
-    assert [view["version"] for view in stocked.list(sort="val_loss:desc", limit=1)] == [1]
+    assert [view["version"] for view in stocked.adapters.list(task="course_rec")] == [1, 2]
+    assert [view["version"] for view in stocked.adapters.list(base="tiny", tags={"team": "search"})] == [2]
+    assert [view["version"] for view in stocked.adapters.list(sort="val_loss")] == [2, 1]
+    assert [view["version"] for view in stocked.adapters.list(sort="val_loss:desc", limit=1)] == [1]
 
 
 def test_adapters_without_a_value_come_last(stocked: Registry, make_adapter: Any) -> None:
-    stocked.register(make_adapter("third", seed=3), base="tiny", task="course_rec")
+    stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec")
     for sort in ("val_loss", "val_loss:desc"):
-        assert stocked.list(sort=sort)[-1]["val_loss"] is None
+        assert stocked.adapters.list(sort=sort)[-1]["val_loss"] is None
 
 
 @pytest.mark.parametrize("sort", ["name; DROP TABLE adapter", "nothing", "name:up", ""])
 def test_only_known_fields_can_be_sorted_by(sort: str, stocked: Registry) -> None:
     with pytest.raises(BadInputError):
-        stocked.list(sort=sort)
+        stocked.adapters.list(sort=sort)
 
 
 @pytest.mark.parametrize("evil", ["'", '"', "%", "_", "\\", "';--", "course_rec' OR '1'='1"])
 def test_filters_are_values_and_not_sql(evil: str, stocked: Registry) -> None:
-    assert stocked.list(tags={"team": evil}) == []
+    assert stocked.adapters.list(tags={"team": evil}) == []
 
 
 def test_an_unknown_task_names_the_nearest(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError) as caught:
-        stocked.list(task="course_rek")
+        stocked.adapters.list(task="course_rek")
     assert caught.value.hint == "did you mean course_rec?"
 
 
@@ -71,23 +73,23 @@ def test_an_unknown_task_names_the_nearest(stocked: Registry) -> None:
     "reference", ["course_rec@1", "course_rec@v1", "course_rec_v1_20260115", "Course_Rec@1"]
 )
 def test_references(reference: str, stocked: Registry) -> None:
-    assert stocked.show(reference)["version"] == 1
+    assert stocked.adapters.show(reference)["version"] == 1
 
 
 def test_latest_and_digest(stocked: Registry) -> None:
-    latest = stocked.show("course_rec@latest")
+    latest = stocked.adapters.show("course_rec@latest")
     assert latest["version"] == 2
-    assert stocked.show(latest["digest"][:8])["name"] == latest["name"]
+    assert stocked.adapters.show(latest["digest"][:8])["name"] == latest["name"]
 
 
 def test_an_unknown_version_lists_what_there_is(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError) as caught:
-        stocked.show("course_rec@9")
+        stocked.adapters.show("course_rec@9")
     assert caught.value.hint == "there are: course_rec@1, course_rec@2"
 
 
 def test_show_has_the_sizes_people_compare(stocked: Registry) -> None:
-    view = stocked.show("course_rec@1")
+    view = stocked.adapters.show("course_rec@1")
     assert view["reduction_factor"] == pytest.approx(
         view["total_parameters"] / view["trainable_parameters"], abs=0.01
     )
@@ -96,13 +98,13 @@ def test_show_has_the_sizes_people_compare(stocked: Registry) -> None:
 
 
 def test_history_shows_how_the_loss_moved(stocked: Registry) -> None:
-    first, second = stocked.history("course_rec")
+    first, second = stocked.adapters.history("course_rec")
     assert first["val_loss_change"] is None
     assert second["val_loss_change"] == pytest.approx(-0.19)
 
 
 def test_diff_shows_what_differs_and_nothing_else(stocked: Registry) -> None:
-    difference = stocked.diff("course_rec@1", "course_rec@2")
+    difference = stocked.adapters.diff("course_rec@1", "course_rec@2")
     assert (difference["a"], difference["b"]) == ("course_rec_v1_20260115", "course_rec_v2_20260201")
     changed = difference["changed"]
     assert changed["rank"] == [8, 4]
@@ -113,21 +115,21 @@ def test_diff_shows_what_differs_and_nothing_else(stocked: Registry) -> None:
 
 
 def test_an_adapter_does_not_differ_from_itself(stocked: Registry) -> None:
-    assert stocked.diff("course_rec@1", "course_rec@1")["changed"] == {}
+    assert stocked.adapters.diff("course_rec@1", "course_rec@1")["changed"] == {}
 
 
 def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Registry.open(home) as registry, pytest.raises(Exception, match="no registry"):
-        registry.list()
+        registry.adapters.list()
     assert not home.exists()
 
 
 def test_an_expression_chooses(stocked: Registry, make_adapter: Any) -> None:
-    stocked.register(make_adapter("third", seed=3), base="tiny", task="other", date="20260301")
+    stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="other", date="20260301")
 
     def versions(where: str, **filters: Any) -> list[str]:
-        return [f"{view['task']}@{view['version']}" for view in stocked.list(where=where, **filters)]
+        return [f"{view['task']}@{view['version']}" for view in stocked.adapters.list(where=where, **filters)]
 
     assert versions("val_loss < 0.5") == ["course_rec@2"]
     assert versions("not val_loss < 0.5") == ["course_rec@1", "other@1"]
@@ -142,22 +144,22 @@ def test_an_expression_chooses(stocked: Registry, make_adapter: Any) -> None:
 
 def test_an_expression_takes_no_more_queries(stocked: Registry) -> None:
     with counted_queries() as plain:
-        stocked.list()
+        stocked.adapters.list()
     with counted_queries() as chosen:
-        stocked.list(where="tag.team = search or dataset ~ course and base = tiny")
+        stocked.adapters.list(where="tag.team = search or dataset ~ course and base = tiny")
     assert len(chosen) == len(plain)
 
 
 def test_sorting_by_several_fields_and_paging(stocked: Registry, make_adapter: Any) -> None:
     for seed, loss in enumerate((0.5, 0.42, None, 0.42, 0.5)):
-        stocked.register(
+        stocked.adapters.register(
             make_adapter(f"more{seed}", seed=10 + seed, rank=4 + 4 * (seed % 2)),
             base="tiny",
             task=f"t-{seed}",
             val_loss=loss,
         )
-    everything = [view["name"] for view in stocked.list(sort="val_loss,rank:desc,name:desc")]
-    views = {view["name"]: view for view in stocked.list()}
+    everything = [view["name"] for view in stocked.adapters.list(sort="val_loss,rank:desc,name:desc")]
+    views = {view["name"]: view for view in stocked.adapters.list()}
     expected = sorted(
         sorted(views, reverse=True),
         key=lambda name: (
@@ -171,25 +173,27 @@ def test_sorting_by_several_fields_and_paging(stocked: Registry, make_adapter: A
         pages = [
             view["name"]
             for offset in range(0, 8, size)
-            for view in stocked.list(sort="val_loss,rank:desc,name:desc", limit=size, offset=offset)
+            for view in stocked.adapters.list(sort="val_loss,rank:desc,name:desc", limit=size, offset=offset)
         ]
         assert pages == everything
     # Of those that are alike, the first registered comes first, on every page.
     alike = [
-        view["name"] for offset in range(7) for view in stocked.list(sort="method", limit=1, offset=offset)
+        view["name"]
+        for offset in range(7)
+        for view in stocked.adapters.list(sort="method", limit=1, offset=offset)
     ]
-    assert alike == [view["name"] for view in stocked.list()]
-    assert stocked.list(offset=7) == []
+    assert alike == [view["name"] for view in stocked.adapters.list()]
+    assert stocked.adapters.list(offset=7) == []
 
 
 def test_names_are_sorted_alike_on_every_database(stocked: Registry, make_adapter: Any) -> None:
     for seed, task in enumerate(("a-b", "a.b", "a_b", "ab", "a0")):
-        stocked.register(make_adapter(f"more{seed}", seed=20 + seed), base="tiny", task=task)
-    names = [view["name"] for view in stocked.list(sort="name")]
+        stocked.adapters.register(make_adapter(f"more{seed}", seed=20 + seed), base="tiny", task=task)
+    names = [view["name"] for view in stocked.adapters.list(sort="name")]
     assert names == sorted(names)
 
 
 @pytest.mark.parametrize("sort", ["name,", "name,nothing", ",".join(["name"] * 9), "val_loss:desc,name:up"])
 def test_every_field_that_is_sorted_by_is_checked(sort: str, stocked: Registry) -> None:
     with pytest.raises(BadInputError):
-        stocked.list(sort=sort)
+        stocked.adapters.list(sort=sort)

@@ -14,7 +14,7 @@ from fusery.registry.catalog.words import names_beginning
 
 
 def test_names_of_every_kind(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     settings = stocked.workspace.settings
     if settings.database_url:
         monkeypatch.setenv("FUSERY_DATABASE_URL", settings.database_url)
@@ -31,7 +31,7 @@ def test_names_of_every_kind(stocked: Registry, monkeypatch: pytest.MonkeyPatch)
     assert names("p", "alias_name") == ["prod"]
     assert names("TI", "base") == ["tiny"]
     assert names("'; DROP TABLE task; --", "task") == names("_", "task") == []
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def database(folder: Path, *statements: str) -> Path:

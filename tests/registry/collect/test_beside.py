@@ -86,19 +86,19 @@ def test_collections_beside_four_processes_that_register_fuse_and_materialize(
 ) -> None:
     workspace = opened(place)
     with Registry(workspace) as registry:
-        registry.add_base(tiny_base, name="tiny")
+        registry.bases.add(tiny_base, name="tiny")
         workers = [start(use_a_registry, place, tiny_base, number, 15.0) for number in range(4)]
         collections = 0
         while any(process.is_alive() and not connection.poll(0) for process, connection in workers):
-            registry.gc(grace=0)
+            registry.upkeep.gc(grace=0)
             collections += 1
         results = [connection.recv() for _, connection in workers]
         for process, _ in workers:
             process.join()
         assert all(count > 0 for result in results for count in result.values())
         assert collections > 3
-        report = registry.audit()
+        report = registry.upkeep.audit()
         assert report.ok, [problem.to_dict() for problem in report.problems]
-        assert report.checked["adapter"] == len(registry.list())
+        assert report.checked["adapter"] == len(registry.adapters.list())
         require_exactly_the_live_bytes(workspace)
-        assert registry.audit().ok
+        assert registry.upkeep.audit().ok

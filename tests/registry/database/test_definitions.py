@@ -167,7 +167,7 @@ def test_whoever_may_make_no_temporary_table_is_told_so(tmp_path: Path, postgres
             registry.init()
         url = make_url(postgres_url).set(username="auditor").render_as_string(hide_password=False)
         with open_registry(tmp_path / "home", url) as registry:
-            report = registry.audit()
+            report = registry.upkeep.audit()
         assert report.problems == []
         assert any("the definitions of the tables were not looked at" in note for note in report.notes)
     finally:
@@ -178,5 +178,5 @@ def test_whoever_may_make_no_temporary_table_is_told_so(tmp_path: Path, postgres
 def test_an_audit_names_what_differs(stocked: Registry) -> None:
     with stocked.workspace.database.write() as session:
         session.execute(text("DROP INDEX ix_event_at"))
-    for report in (stocked.audit(), stocked.audit_all()):
+    for report in (stocked.upkeep.audit(), stocked.upkeep.audit_all()):
         assert [(one.code, one.subject) for one in report.problems] == [("schema_differs", "table event")]

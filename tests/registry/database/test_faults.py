@@ -173,7 +173,7 @@ class TestRestart:
         failed: list[DatabaseUnavailableError] = []
         with opened(tmp_path, server.url) as registry:
             registry.init()
-            registry.add_base(base, name="tiny", reference=True)
+            registry.bases.add(base, name="tiny", reference=True)
             ended = threading.Event()
 
             def crash() -> None:
@@ -189,7 +189,9 @@ class TestRestart:
             for folder in folders:
                 for _ in range(20):
                     try:
-                        done.append(registry.register(folder, base="tiny", task="course_rec").view["name"])
+                        done.append(
+                            registry.adapters.register(folder, base="tiny", task="course_rec").view["name"]
+                        )
                         break
                     except DatabaseUnavailableError as error:
                         failed.append(error)
@@ -199,10 +201,10 @@ class TestRestart:
                 error.hint or "starting" in error.message or "cannot use" in error.message for error in failed
             )
             assert len(done) == len(set(done)) == len(folders)
-            assert [view["version"] for view in registry.history("course_rec")] == list(
+            assert [view["version"] for view in registry.adapters.history("course_rec")] == list(
                 range(1, len(folders) + 1)
             )
-            assert registry.audit().ok
+            assert registry.upkeep.audit().ok
             with registry.workspace.database.read() as session:
                 assert list(events.verify_chain(session)) == []
 

@@ -54,8 +54,8 @@ class Team:
         ]
         with opened(self.home, url) as registry:
             registry.init()
-            registry.add_base(self.base, name="tiny", reference=True)
-            registry.register(self.folders[0], base="tiny", task="course_rec", date="20260115")
+            registry.bases.add(self.base, name="tiny", reference=True)
+            registry.adapters.register(self.folders[0], base="tiny", task="course_rec", date="20260115")
         self.logins: dict[str, str] = {}
 
     def login(self, role: Role) -> str:
@@ -107,12 +107,12 @@ def team(tmp_path: Path, postgres_url: str) -> Iterator[Team]:
 
 
 READS: dict[str, Callable[[Registry], Any]] = {
-    "list": lambda registry: registry.list(sort="val_loss"),
-    "show": lambda registry: registry.show("course_rec@latest"),
-    "history": lambda registry: registry.history("course_rec"),
-    "lineage": lambda registry: registry.lineage("course_rec@1"),
-    "bases": lambda registry: registry.bases(),
-    "audit": lambda registry: registry.audit(),
+    "list": lambda registry: registry.adapters.list(sort="val_loss"),
+    "show": lambda registry: registry.adapters.show("course_rec@latest"),
+    "history": lambda registry: registry.adapters.history("course_rec"),
+    "lineage": lambda registry: registry.provenance.lineage("course_rec@1"),
+    "bases": lambda registry: registry.bases.list(),
+    "audit": lambda registry: registry.upkeep.audit(),
 }
 
 
@@ -121,15 +121,15 @@ def test_who_reads_needs_no_more_than_to_read(role: Role, team: Team) -> None:
     with team.as_role(role) as registry:
         for read in READS.values():
             assert read(registry)
-        assert registry.audit().ok
+        assert registry.upkeep.audit().ok
 
 
 WRITES: dict[str, Callable[[Registry, Path], Any]] = {
-    "register": lambda registry, folder: registry.register(folder, base="tiny", task="course_rec"),
-    "alias": lambda registry, _: registry.set_alias("course_rec@1", "prod"),
-    "fuse": lambda registry, _: registry.fuse("course_rec@1"),
-    "materialize": lambda registry, folder: registry.materialize("course_rec@1", folder / "out"),
-    "yank": lambda registry, _: registry.yank("course_rec@1", reason="test"),
+    "register": lambda registry, folder: registry.adapters.register(folder, base="tiny", task="course_rec"),
+    "alias": lambda registry, _: registry.aliases.set("prod", "course_rec@1"),
+    "fuse": lambda registry, _: registry.fused.fuse("course_rec@1"),
+    "materialize": lambda registry, folder: registry.bundles.materialize("course_rec@1", folder / "out"),
+    "yank": lambda registry, _: registry.adapters.yank("course_rec@1", reason="test"),
 }
 
 
@@ -143,8 +143,8 @@ def test_a_reader_is_refused_in_a_sentence(name: str, team: Team) -> None:
     ):
         WRITES[name](registry, team.folders[1])
     with opened(team.home, team.url) as registry:
-        assert [view["name"] for view in registry.list()] == ["course_rec_v1_20260115"]
-        assert registry.audit().ok
+        assert [view["name"] for view in registry.adapters.list()] == ["course_rec_v1_20260115"]
+        assert registry.upkeep.audit().ok
 
 
 def test_a_reader_can_write_to_no_table(team: Team) -> None:
@@ -162,24 +162,29 @@ def test_a_reader_can_write_to_no_table(team: Team) -> None:
 def test_a_publisher_publishes(team: Team, tmp_path: Path) -> None:
     with team.as_role("publisher") as registry:
         other = tinymodels.make_base(tmp_path / "other", layers=2, seed=9)
-        registry.add_base(other, name="other")
-        assert registry.register(team.folders[1], base="tiny", task="course_rec", tags={"a": "b"}).created
-        assert not registry.fuse("course_rec@1").cached
-        assert registry.fuse("course_rec@1").cached
-        registry.materialize("course_rec@1", tmp_path / "bundle")
+        registry.bases.add(other, name="other")
+        assert registry.adapters.register(
+            team.folders[1], base="tiny", task="course_rec", tags={"a": "b"}
+        ).created
+        assert not registry.fused.fuse("course_rec@1").cached
+        assert registry.fused.fuse("course_rec@1").cached
+        registry.bundles.materialize("course_rec@1", tmp_path / "bundle")
         for version in (1, 2, 1):
-            registry.set_alias(f"course_rec@{version}", "prod")
-        registry.yank("course_rec@2", reason="test")
-        registry.amend(
+            registry.aliases.set("prod", f"course_rec@{version}")
+        registry.adapters.yank("course_rec@2", reason="test")
+        registry.adapters.amend(
             "course_rec@2", val_loss=0.5, dataset="d", examples=9, date="20260101", note="n", reason="typo"
         )
-        registry.amend("course_rec@2", tags={"a": "c", "e": "f"})
-        registry.amend("course_rec@2", clear=["tag.a"])
-        assert (registry.show("course_rec@2")["val_loss"], registry.show("course_rec@2")["tags"]) == (
+        registry.adapters.amend("course_rec@2", tags={"a": "c", "e": "f"})
+        registry.adapters.amend("course_rec@2", clear=["tag.a"])
+        assert (
+            registry.adapters.show("course_rec@2")["val_loss"],
+            registry.adapters.show("course_rec@2")["tags"],
+        ) == (
             0.5,
             {"e": "f"},
         )
-        assert registry.audit().ok
+        assert registry.upkeep.audit().ok
     with opened(team.home, team.url) as registry, registry.workspace.database.read() as session:
         assert list(events.verify_chain(session)) == []
 
@@ -219,10 +224,10 @@ def test_the_database_itself_holds_a_promotion_against_the_rules(
 ) -> None:
     rules, said = ASKED[rule]
     with opened(team.home, team.url) as registry:
-        registry.register(team.folders[1], base="tiny", task="course_rec", val_loss=0.5)
-        registry.register(team.folders[2], base="tiny", task="course_rec", val_loss=0.52)
-        registry.set_alias("course_rec@2", "prod")
-        registry.set_rules("prod", rules)
+        registry.adapters.register(team.folders[1], base="tiny", task="course_rec", val_loss=0.5)
+        registry.adapters.register(team.folders[2], base="tiny", task="course_rec", val_loss=0.52)
+        registry.aliases.set("prod", "course_rec@2")
+        registry.aliases.set_rules("prod", rules)
         if rule == "admission":
             with registry.workspace.database.write() as session:
                 adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 3)).one()
@@ -231,35 +236,41 @@ def test_the_database_itself_holds_a_promotion_against_the_rules(
                 )
     patched(monkeypatch)
     with team.as_role("publisher") as registry:
-        for move in (registry.promote, registry.set_alias):
+        moves = (
+            lambda: registry.aliases.promote("course_rec@3", "prod"),
+            lambda: registry.aliases.set("prod", "course_rec@3"),
+        )
+        for move in moves:
             with pytest.raises(AliasGuardedError, match=said) as caught:
-                move("course_rec@3", "prod")
+                move()
             assert caught.value.exit_code == 2
-        assert registry.alias("course_rec#prod")["adapter"].startswith("course_rec_v2_")
+        assert registry.aliases.show("course_rec#prod")["adapter"].startswith("course_rec_v2_")
         # The finding was put in by hand, which an audit names.
-        assert {one.code for one in registry.audit().problems} <= {"record_rewritten"}
+        assert {one.code for one in registry.upkeep.audit().problems} <= {"record_rewritten"}
 
 
 def test_the_database_knows_emergencies_and_withdrawals(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(team.home, team.url) as registry:
-        registry.register(team.folders[1], base="tiny", task="course_rec")
-        registry.register(team.folders[2], base="tiny", task="course_rec")
+        registry.adapters.register(team.folders[1], base="tiny", task="course_rec")
+        registry.adapters.register(team.folders[2], base="tiny", task="course_rec")
         for version in (1, 2):
-            registry.set_alias(f"course_rec@{version}", "prod")
-        registry.set_rules("prod", {"approvals": 1})
+            registry.aliases.set("prod", f"course_rec@{version}")
+        registry.aliases.set_rules("prod", {"approvals": 1})
     patched(monkeypatch)
     with team.as_role("publisher") as registry:
         monkeypatch.setattr("fusery.registry.releases.aliases._allow", lambda *_: {"emergency": True})
         with pytest.raises(AliasGuardedError, match="an emergency has a reason"):
-            registry.remove_alias("course_rec#prod")
-        assert registry.roll_back("course_rec#prod", reason="it swears")["to"].startswith("course_rec_v1_")
+            registry.aliases.remove("course_rec#prod")
+        assert registry.aliases.roll_back("course_rec#prod", reason="it swears")["to"].startswith(
+            "course_rec_v1_"
+        )
         monkeypatch.setattr("fusery.registry.releases.aliases._allow", lambda *_: {})
         with pytest.raises(AliasGuardedError, match="a promotion takes no alias away"):
-            registry.remove_alias("course_rec#prod")
-        registry.yank("course_rec@3", reason="bad")
+            registry.aliases.remove("course_rec#prod")
+        registry.adapters.yank("course_rec@3", reason="bad")
         with pytest.raises(AliasGuardedError, match="course_rec_v3_.* is yanked"):
-            registry.set_alias("course_rec@3", "canary")
-        assert registry.audit().ok
+            registry.aliases.set("canary", "course_rec@3")
+        assert registry.upkeep.audit().ok
 
 
 @pytest.mark.parametrize(
@@ -278,9 +289,9 @@ def test_a_publisher_cannot_log_what_only_an_admin_does(action: str, shadowed: b
             session.execute(text("CREATE TEMP TABLE alias_rule (x int)"))
         events.record(session, action=action, kind="alias", subject="*#prod", detail={}, actor="eve")
     with opened(team.home, team.url) as registry:
-        registry.set_rules("prod", {"approvals": 1})
-        assert registry.events(reference=None)[-1]["action"] == "rules.set"
-        assert registry.audit().ok
+        registry.aliases.set_rules("prod", {"approvals": 1})
+        assert registry.upkeep.log(reference=None)[-1]["action"] == "rules.set"
+        assert registry.upkeep.audit().ok
 
 
 def test_a_reader_moves_nothing_by_the_function(team: Team) -> None:
@@ -330,22 +341,22 @@ def test_a_name_cannot_end_the_statement(postgres_url: str) -> None:
 
 def test_a_reader_has_a_published_model_and_computes_none(team: Team, tmp_path: Path) -> None:
     with opened(team.home, team.url) as registry:
-        registry.register(team.folders[1], base="tiny", task="course_rec", date="20260201")
-        published = registry.fuse("course_rec@1", FuseRequest(), publish="full")
+        registry.adapters.register(team.folders[1], base="tiny", task="course_rec", date="20260201")
+        published = registry.fused.fuse("course_rec@1", FuseRequest(), publish="full")
     reader = team.login("reader")
     with opened(team.home, reader) as registry:
         registry.workspace.settings = registry.workspace.settings.model_copy(
             update={"cache_dir": tmp_path / "mine"}
         )
         for source in ("store", "cache"):
-            model = registry.fuse("course_rec@1", FuseRequest())
+            model = registry.fused.fuse("course_rec@1", FuseRequest())
             assert (model.source, model.view["digest"]) == (source, published.view["digest"])
             assert model.path.is_relative_to(tmp_path / "mine")
         with pytest.raises(
             DatabaseReadOnlyError, match="is not published, and to fuse it needs the right to write"
         ):
-            registry.fuse("course_rec@2", FuseRequest())
+            registry.fused.fuse("course_rec@2", FuseRequest())
         with pytest.raises(DatabaseReadOnlyError, match="may only be read by this user"):
-            registry.materialize("course_rec@1", tmp_path / "bundle")
+            registry.bundles.materialize("course_rec@1", tmp_path / "bundle")
         assert not (tmp_path / "bundle").exists()
     assert team.refuses("reader", "INSERT INTO lease (key, owner, fence, expires) VALUES ('x', 'x', 1, 1)")

@@ -256,12 +256,12 @@ def test_the_chain_names_hollow_guards_and_an_upgrade_mends_them(stocked: Regist
     hollowed(stocked)
     with database.write() as session:
         session.execute(text("UPDATE event SET actor = actor"))  # nothing refuses it
-    report = stocked.audit_chain()
+    report = stocked.upkeep.audit_chain()
     assert {problem.code for problem in report.problems} <= {LOG, OTHER}
     assert len(report.problems) == 2
     done = upgrade(stocked.workspace)
     assert (done.before, done.after, len(done.mended)) == (schema.HEAD, schema.HEAD, 2)
-    assert stocked.audit_chain().problems == []
+    assert stocked.upkeep.audit_chain().problems == []
     with database.read() as session:
         entry = events.last(session)
         assert entry is not None and entry.action == "guards.mended"
@@ -290,7 +290,7 @@ def test_the_chain_names_hollow_guards_and_an_upgrade_mends_them(stocked: Regist
 def test_sqlite_refuses_what_is_misspelled(stocked: Registry, statement: str) -> None:
     from sqlalchemy.exc import IntegrityError
 
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     with (
         pytest.raises(IntegrityError, match="not spelled as fusery spells it"),
         stocked.workspace.database.write() as session,

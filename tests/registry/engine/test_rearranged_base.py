@@ -24,11 +24,11 @@ def test_experts_of_a_base_in_the_layout_of_the_hub(
     base = architectures.make_architecture(tmp_path / "mixture", "mixtral", layout="hf")
     assert any(".experts.0." in name for name in load_raw(base / "model.safetensors"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
-    registry.add_base(str(base), name="mixture")
-    registry.register(adapter, base="mixture", task="mixed")
-    fused = registry.fuse("mixed@1", FuseRequest("keep", accept_loss=True))
+    registry.bases.add(str(base), name="mixture")
+    registry.adapters.register(adapter, base="mixture", task="mixed")
+    fused = registry.fused.fuse("mixed@1", FuseRequest("keep", accept_loss=True))
     theirs = mlx_fuse(base, adapter)
     assert tinymodels.read_tensors(fused.path) == tinymodels.read_tensors(theirs)
     assert json.loads((fused.path / "config.json").read_text())["model_type"] == "mixtral"
     assert "mlx-lm" in fused.view["engine"]
-    assert registry.audit().ok
+    assert registry.upkeep.audit().ok

@@ -20,15 +20,17 @@ def quantized(tmp_path: Path) -> Iterator[Registry]:
     settings = Settings.load(tmp_path / "home")
     with Registry(Workspace(settings)) as registry:
         registry.init()
-        registry.add_base(base, name="tiny")
-        registry.register(tinymodels.make_adapter(tmp_path / "adapter", base), base="tiny", task="course_rec")
+        registry.bases.add(base, name="tiny")
+        registry.adapters.register(
+            tinymodels.make_adapter(tmp_path / "adapter", base), base="tiny", task="course_rec"
+        )
         yield registry
 
 
 @pytest.mark.slow
 def test_every_form_is_measured_drawn_and_kept(quantized: Registry, tmp_path: Path) -> None:
-    assert quantized.benched("course_rec@1") is None
-    found = quantized.bench(
+    assert quantized.adapters.last_bench("course_rec@1") is None
+    found = quantized.adapters.bench(
         "course_rec@1",
         precisions=["keep", "dequantize"],
         resident=3,
@@ -48,20 +50,20 @@ def test_every_form_is_measured_drawn_and_kept(quantized: Registry, tmp_path: Pa
     assert sizes["fused, dequantize"] > 2 * sizes["base"]
     assert found["choice"] in labels[1:] and found["reasons"]
     assert b"<svg" in (tmp_path / "bars.svg").read_bytes()
-    again = quantized.benched("course_rec@1")
+    again = quantized.adapters.last_bench("course_rec@1")
     assert again is not None
     assert {**again.to_dict(), "plot": found["plot"]} == found
-    assert quantized.audit().ok
+    assert quantized.upkeep.audit().ok
 
 
 def test_numbers_that_measure_nothing(quantized: Registry) -> None:
     for wrong in ({"tokens": 1}, {"runs": 0}, {"prompt_tokens": 0}, {"resident": -1}):
         with pytest.raises(BadInputError, match="measure nothing"):
-            quantized.bench("course_rec@1", **wrong)
+            quantized.adapters.bench("course_rec@1", **wrong)
 
 
 @pytest.mark.slow
 def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(ModelUnusableError, match="the base cannot be run: the process ended with"):
-        quantized.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)
+        quantized.adapters.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)

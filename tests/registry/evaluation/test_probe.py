@@ -47,18 +47,18 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def losing(registry: Registry, quantised: tuple[Path, Path]) -> Registry:
     """A registry where `small@1` is lost when it is fused into its base's own format."""
     base, adapter = quantised
-    registry.add_base(base, name="tiny4")
-    registry.register(adapter, base="tiny4", task="small")
+    registry.bases.add(base, name="tiny4")
+    registry.adapters.register(adapter, base="tiny4", task="small")
     return registry
 
 
 def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path) -> None:
-    found = stocked.probe("course_rec@1", prompts=prompts)
+    found = stocked.adapters.probe("course_rec@1", prompts=prompts)
     document = found.to_dict()
     assert document.keys() == DOCUMENTED
     assert json.dumps(document, allow_nan=False)
-    adapter = stocked.show("course_rec@1")
-    fused = stocked.fuse("course_rec@1")
+    adapter = stocked.adapters.show("course_rec@1")
+    fused = stocked.fused.fuse("course_rec@1")
     assert fused.cached
     assert document["a"] == {
         "kind": "adapter", "name": adapter["name"], "digest": adapter["digest"], "precision": None, "format": None,
@@ -70,14 +70,14 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
     assert found.tokens == sum(row.tokens for row in found.rows)
     assert 0 < found.kl < 1e-3
     assert found.loss_base is not None
-    assert found.kl < stocked.probe("course_rec@1", against="base", prompts=prompts).kl / 50
+    assert found.kl < stocked.adapters.probe("course_rec@1", against="base", prompts=prompts).kl / 50
     assert found.conclusion.startswith("The fused model answers as base + adapter: KL ")
     assert found.rows[0].prompt == "Which course?"
 
 
 def test_a_lost_adapter_is_measured_and_not_refused(losing: Registry, prompts: Path) -> None:
-    kept = losing.probe("small@1", request=FuseRequest("keep"), prompts=prompts)
-    whole = losing.probe("small@1", request=FuseRequest("dequantize"), prompts=prompts)
+    kept = losing.adapters.probe("small@1", request=FuseRequest("keep"), prompts=prompts)
+    whole = losing.adapters.probe("small@1", request=FuseRequest("dequantize"), prompts=prompts)
     assert (kept.b.precision, whole.b.precision) == ("keep", "dequantize")
     assert whole.kl < kept.kl / 10
     assert whole.loss_base == kept.loss_base
@@ -86,46 +86,46 @@ def test_a_lost_adapter_is_measured_and_not_refused(losing: Registry, prompts: P
 def test_an_adapter_against_its_base(
     stocked: Registry, prompts: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    found = stocked.probe("course_rec@1", against="base", prompts=prompts)
+    found = stocked.adapters.probe("course_rec@1", against="base", prompts=prompts)
     assert (found.b.kind, found.b.name) == ("base", "tiny")
     assert found.kl > 1e-4
     assert found.loss_base == found.loss_b
     assert found.conclusion.startswith("The adapter changed ")
-    by_name = stocked.probe("course_rec@1", against="tiny", prompts=prompts)
+    by_name = stocked.adapters.probe("course_rec@1", against="tiny", prompts=prompts)
     assert replace(by_name, seconds=0) == replace(found, seconds=0)
 
 
 def test_two_versions(stocked: Registry, prompts: Path) -> None:
-    found = stocked.probe("course_rec@1", against="course_rec@2", prompts=prompts)
+    found = stocked.adapters.probe("course_rec@1", against="course_rec@2", prompts=prompts)
     assert [side.name for side in (found.a, found.b)] == ["course_rec_v1_20260115", "course_rec_v2_20260201"]
     assert found.kl > 1e-4
-    other = stocked.probe("course_rec@2", against="course_rec@1", prompts=prompts)
+    other = stocked.adapters.probe("course_rec@2", against="course_rec@1", prompts=prompts)
     assert (other.loss_a, other.loss_b) == (found.loss_b, found.loss_a)
     assert other.loss_base == found.loss_base
-    same = stocked.probe("course_rec@1", against="course_rec@1", prompts=prompts)
+    same = stocked.adapters.probe("course_rec@1", against="course_rec@1", prompts=prompts)
     assert (same.kl, same.top1_agreement) == (0, 1)
 
 
 def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
-    fused = stocked.fuse("course_rec@1")
+    fused = stocked.fused.fuse("course_rec@1")
     digest = fused.view["digest"][:12]
-    one = stocked.probe("course_rec@1", prompts=prompts)
-    other = stocked.probe("course_rec@1", against=digest, prompts=prompts)
+    one = stocked.adapters.probe("course_rec@1", prompts=prompts)
+    other = stocked.adapters.probe("course_rec@1", against=digest, prompts=prompts)
     assert replace(one, seconds=0) == replace(other, seconds=0)
-    base = stocked.probe(digest, against="base", prompts=prompts)
+    base = stocked.adapters.probe(digest, against="base", prompts=prompts)
     assert (base.a.kind, base.b.kind, base.loss_base) == ("fused", "base", None)
     assert base.loss_b == one.loss_base
     with pytest.raises(BadInputError, match="say what to compare"):
-        stocked.probe(digest)
+        stocked.adapters.probe(digest)
     stocked.workspace.cache.remove(fused.view["key"])
     with pytest.raises(BadInputError, match="not in this machine's cache") as caught:
-        stocked.probe("course_rec@1", against=digest)
+        stocked.adapters.probe("course_rec@1", against=digest)
     assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --precision keep"
 
 
 def test_bases_with_one_vocabulary_can_be_compared(stocked: Registry, prompts: Path, tmp_path: Path) -> None:
-    stocked.add_base(tinymodels.make_base(tmp_path / "other", seed=8, layers=1), name="other")
-    assert stocked.probe("course_rec@1", against="other", prompts=prompts).kl > 1e-3
+    stocked.bases.add(tinymodels.make_base(tmp_path / "other", seed=8, layers=1), name="other")
+    assert stocked.adapters.probe("course_rec@1", against="other", prompts=prompts).kl > 1e-3
 
 
 def test_other_vocabularies_are_refused(stocked: Registry, prompts: Path, tmp_path: Path) -> None:
@@ -135,19 +135,19 @@ def test_other_vocabularies_are_refused(stocked: Registry, prompts: Path, tmp_pa
     vocab = tokenizer["model"]["vocab"]
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
-    stocked.add_base(folder, name="other")
+    stocked.bases.add(folder, name="other")
     with pytest.raises(BadInputError, match="different vocabularies") as caught:
-        stocked.probe("course_rec@1", against="other", prompts=prompts)
+        stocked.adapters.probe("course_rec@1", against="other", prompts=prompts)
     assert caught.value.exit_code == 2
 
 
 def test_a_base_by_reference_is_probed_where_it_lies(
     registry: Registry, tiny_base: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    registry.add_base(tiny_base, name="tiny", reference=True)
+    registry.bases.add(tiny_base, name="tiny", reference=True)
     adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base)
-    registry.register(adapter, base="tiny", task="course_rec")
-    assert registry.probe("course_rec@1", against="base", prompts=prompts).kl > 0
+    registry.adapters.register(adapter, base="tiny", task="course_rec")
+    assert registry.adapters.probe("course_rec@1", against="base", prompts=prompts).kl > 0
 
 
 @pytest.mark.parametrize(
@@ -164,18 +164,18 @@ def test_what_has_no_meaning_is_refused(
     reference: str, options: dict[str, Any], stocked: Registry, prompts: Path
 ) -> None:
     with pytest.raises(BadInputError) as caught:
-        stocked.probe(reference, prompts=prompts, **options)
+        stocked.adapters.probe(reference, prompts=prompts, **options)
     assert caught.value.hint
 
 
 def test_an_unknown_reference(stocked: Registry) -> None:
     for words in ({"reference": "course_rec@9"}, {"reference": "course_rec@1", "against": "nothing@1"}):
         with pytest.raises(UnknownReferenceError):
-            stocked.probe(**words)
+            stocked.adapters.probe(**words)
 
 
 def test_the_built_in_prompts_are_taken_without_a_file(stocked: Registry) -> None:
-    found = stocked.probe("course_rec@1", against="base", limit=3)
+    found = stocked.adapters.probe("course_rec@1", against="base", limit=3)
     assert found.prompts == 3
     assert found.rows[0].prompt.startswith("The ferry leaves the harbour")
 
@@ -185,7 +185,7 @@ def test_without_mlx_it_says_what_to_install(stocked: Registry, monkeypatch: pyt
 
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
     with pytest.raises(FuseryError) as caught:
-        stocked.probe("course_rec@1", against="base")
+        stocked.adapters.probe("course_rec@1", against="base")
     assert caught.value.code == "missing_extra"
     assert caught.value.hint == "pip install 'fusery[mlx]'"
 

@@ -59,8 +59,8 @@ def register(
     if data is not None:
         with RecordRun(run, arguments={"data": str(data)}):
             pass
-    registry.add_base(base, name="letters")
-    registry.register(run, base="letters", task="caesar", date="20260101", **facts)
+    registry.bases.add(base, name="letters")
+    registry.adapters.register(run, base="letters", task="caesar", date="20260101", **facts)
 
 
 def test_prompts_of_the_task_need_no_word(
@@ -68,7 +68,9 @@ def test_prompts_of_the_task_need_no_word(
 ) -> None:
     register(registry, made, tmp_path)
     for against in (None, "base"):
-        found = registry.probe("caesar@1", against=against, prompts=write(tmp_path / "a.jsonl", OF_TASK))
+        found = registry.adapters.probe(
+            "caesar@1", against=against, prompts=write(tmp_path / "a.jsonl", OF_TASK)
+        )
         assert (found.about.of_task, found.about.note, found.about.file) == (True, None, "a.jsonl")
         assert found.about.gain is not None
         assert found.about.gain > 0.5
@@ -80,7 +82,7 @@ def test_prompts_of_something_else_are_told_of(
     against: str | None, registry: Registry, made: tuple[Path, Path], tmp_path: Path
 ) -> None:
     register(registry, made, tmp_path)
-    found = registry.probe("caesar@1", against=against, prompts=write(tmp_path / "b.jsonl", OTHER))
+    found = registry.adapters.probe("caesar@1", against=against, prompts=write(tmp_path / "b.jsonl", OTHER))
     assert found.about.of_task is False
     assert found.conclusion.endswith("They do not tell how it does its task.")
     assert "These prompts are unlike what the adapter was trained on" in found.conclusion
@@ -102,7 +104,7 @@ def test_a_loss_far_above_the_recorded_one_is_told_of(
     register(registry, made, tmp_path, val_loss=0.01)
     # Nearly all of it is of the task: the loss falls, and stays far from what is on record, for the end of a text is none.
     mixed = [text[: 20 + at] for at, text in enumerate(OF_TASK)]
-    found = registry.probe("caesar@1", against="base", prompts=write(tmp_path / "c.jsonl", mixed))
+    found = registry.adapters.probe("caesar@1", against="base", prompts=write(tmp_path / "c.jsonl", mixed))
     assert found.about.gain is not None
     assert found.about.gain > 0.02
     assert found.about.of_task is False
@@ -115,13 +117,13 @@ def test_where_no_base_was_measured_nothing_is_claimed(
 ) -> None:
     register(registry, made, tmp_path)
     first, second = (
-        registry.fuse("caesar@1", FuseRequest(scale=scale)).view["digest"] for scale in (None, 1.0)
+        registry.fused.fuse("caesar@1", FuseRequest(scale=scale)).view["digest"] for scale in (None, 1.0)
     )
-    found = registry.probe(first, against=second, prompts=write(tmp_path / "b.jsonl", OTHER))
+    found = registry.adapters.probe(first, against=second, prompts=write(tmp_path / "b.jsonl", OTHER))
     assert (found.about.of_task, found.about.note, found.about.gain) == (None, None, None)
-    base = registry.probe(first, against="base", prompts=tmp_path / "b.jsonl")
+    base = registry.adapters.probe(first, against="base", prompts=tmp_path / "b.jsonl")
     assert base.about.of_task is False
-    turned = registry.probe("letters", against="caesar@1", prompts=tmp_path / "b.jsonl")
+    turned = registry.adapters.probe("letters", against="caesar@1", prompts=tmp_path / "b.jsonl")
     assert turned.about.gain == pytest.approx(base.about.gain, abs=1e-4)
 
 
@@ -130,18 +132,18 @@ def test_held_out_data_of_the_run_is_asked_by_default(
 ) -> None:
     register(registry, made, tmp_path, data=data)
     said: list[str] = []
-    found = registry.probe("caesar@1", against="base", say=said.append)
+    found = registry.adapters.probe("caesar@1", against="base", say=said.append)
     assert (found.about.origin, found.about.file, found.prompts) == ("held-out", "test.jsonl", 2)
     assert (found.about.of_task, found.about.note) == (True, None)
     assert found.rows[0].prompt == OF_TASK[6]
     assert "asking what test.jsonl of its run has" in said
-    assert registry.probe("caesar@1", against="base", limit=1).prompts == 1
+    assert registry.adapters.probe("caesar@1", against="base", limit=1).prompts == 1
     # The digests were recorded: what was written over since is not what was held out.
     write(data / "test.jsonl", OF_TASK[:2])
-    assert registry.probe("caesar@1", against="base").about.file == "valid.jsonl"
+    assert registry.adapters.probe("caesar@1", against="base").about.file == "valid.jsonl"
     (data / "valid.jsonl").unlink()
     said.clear()
-    found = registry.probe("caesar@1", against="base", say=said.append, limit=2)
+    found = registry.adapters.probe("caesar@1", against="base", say=said.append, limit=2)
     assert (found.about.origin, found.about.file) == ("built-in", None)
     assert any("test.jsonl of its run is not in" in line for line in said)
 
@@ -151,19 +153,19 @@ def test_a_folder_is_looked_for_below_the_working_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     register(registry, made, tmp_path, data="data")
-    assert registry.probe("caesar@1", against="base").about.file == "test.jsonl"
-    assert registry.probe("caesar@1", against="caesar@1").about.file == "test.jsonl"
-    fused = registry.fuse("caesar@1").view["digest"]
-    assert registry.probe(fused, against="base").about.file == "test.jsonl"
+    assert registry.adapters.probe("caesar@1", against="base").about.file == "test.jsonl"
+    assert registry.adapters.probe("caesar@1", against="caesar@1").about.file == "test.jsonl"
+    fused = registry.fused.fuse("caesar@1").view["digest"]
+    assert registry.adapters.probe(fused, against="base").about.file == "test.jsonl"
     monkeypatch.chdir("/")
-    assert registry.probe("caesar@1", against="base", limit=1).about.origin == "built-in"
+    assert registry.adapters.probe("caesar@1", against="base", limit=1).about.origin == "built-in"
 
 
 def test_prompts_that_are_given_win(
     registry: Registry, made: tuple[Path, Path], tmp_path: Path, data: Path
 ) -> None:
     register(registry, made, tmp_path, data=data)
-    found = registry.probe("caesar@1", against="base", prompts=write(tmp_path / "b.jsonl", OTHER))
+    found = registry.adapters.probe("caesar@1", against="base", prompts=write(tmp_path / "b.jsonl", OTHER))
     assert (found.about.origin, found.about.file, found.about.of_task) == ("file", "b.jsonl", False)
 
 
@@ -172,9 +174,9 @@ def test_bad_prompts_are_told_before_anything_is_fused(
 ) -> None:
     register(registry, made, tmp_path)
     with pytest.raises(FuseryError, match="there is no file"):
-        registry.probe("caesar@1", prompts=tmp_path / "absent.jsonl")
+        registry.adapters.probe("caesar@1", prompts=tmp_path / "absent.jsonl")
     with pytest.raises(UnknownReferenceError):
-        registry.fidelity("caesar@1")
+        registry.fused.fidelity("caesar@1")
 
 
 def test_progress_is_told_in_tokens_of_every_model(
@@ -188,7 +190,7 @@ def test_progress_is_told_in_tokens_of_every_model(
         def answering(done: int, total: int, told: list[tuple[int, int]] = told) -> None:
             told.append((done, total))
 
-        registry.probe("caesar@1", against=against, prompts=path, answering=answering)
+        registry.adapters.probe("caesar@1", against=against, prompts=path, answering=answering)
         (total,) = {total for _, total in told}
         assert told[-1] == (total, total)
         assert len(told) == passes * len(OF_TASK)

@@ -19,7 +19,7 @@ PEOPLE = ("field", "from", "to", "reason", "at", "by")
 
 
 def facts(registry: Registry) -> dict[str, Any]:
-    shown = registry.show(ONE)
+    shown = registry.adapters.show(ONE)
     told = [{key: each[key] for key in PEOPLE} for each in shown["amendments"]]
     return {**{key: shown[key] for key in SAID}, "amendments": told}
 
@@ -30,8 +30,10 @@ def states(done: Any) -> list[tuple[str, str, str | None]]:
 
 @pytest.fixture
 def amended(stocked: Registry) -> Registry:
-    stocked.amend(ONE, val_loss=0.061, date="20260114", tags={"team": "ads"}, reason="typo")
-    stocked.amend(ONE, dataset="catalogue", dataset_revision="v2", clear=["tag.team"], reason="sheet")
+    stocked.adapters.amend(ONE, val_loss=0.061, date="20260114", tags={"team": "ads"}, reason="typo")
+    stocked.adapters.amend(
+        ONE, dataset="catalogue", dataset_revision="v2", clear=["tag.team"], reason="sheet"
+    )
     return stocked
 
 
@@ -39,92 +41,92 @@ def amended(stocked: Registry) -> Registry:
 def sound(other: Registry) -> Iterator[Registry]:
     """The other registry, which has to be in order in the end."""
     yield other
-    assert other.audit().ok, other.audit().problems
+    assert other.upkeep.audit().ok, other.upkeep.audit().problems
 
 
 def test_a_new_adapter_brings_its_amendments(amended: Registry, sound: Registry, other_home: Path) -> None:
-    assert states(amended.push("course_rec@1", other_home)) == [("adapter", "copied", None)]
+    assert states(amended.exchange.push("course_rec@1", other_home)) == [("adapter", "copied", None)]
     assert facts(sound) == facts(amended)
-    registered = amended.events(reference=ONE)[0]["at"]
-    assert sound.show(ONE, at=registered)["val_loss"] == 0.61
-    assert states(amended.push("course_rec@1", other_home)) == [("adapter", "present", None)]
+    registered = amended.upkeep.log(reference=ONE)[0]["at"]
+    assert sound.adapters.show(ONE, at=registered)["val_loss"] == 0.61
+    assert states(amended.exchange.push("course_rec@1", other_home)) == [("adapter", "present", None)]
 
 
 def test_what_is_held_against_the_files_is_what_was_said_with_them(
     stocked: Registry, sound: Registry, other_home: Path, make_adapter: Callable[..., Path]
 ) -> None:
     folder = make_adapter("told", metadata={"final_val_loss": 0.5}, seed=9)
-    name = stocked.register(folder, base="tiny", task="told", date="20260115").view["name"]
-    stocked.amend(name, val_loss=0.33, reason="typo")
-    before = [finding["code"] for finding in stocked.show(name)["findings"]]
-    stocked.push(name, other_home)
-    shown = sound.show(name)
+    name = stocked.adapters.register(folder, base="tiny", task="told", date="20260115").view["name"]
+    stocked.adapters.amend(name, val_loss=0.33, reason="typo")
+    before = [finding["code"] for finding in stocked.adapters.show(name)["findings"]]
+    stocked.exchange.push(name, other_home)
+    shown = sound.adapters.show(name)
     assert shown["val_loss"] == 0.33
     assert [finding["code"] for finding in shown["findings"]] == before
 
 
 def test_later_ones_come_later(stocked: Registry, sound: Registry, other_home: Path) -> None:
-    stocked.push("course_rec@1", other_home)
-    stocked.amend(ONE, val_loss=0.061, clear=["examples"], dataset="catalogue", reason="typo")
-    before = sound.events()[-1]["at"]
-    told = stocked.push("course_rec@1", other_home, dry_run=True)
+    stocked.exchange.push("course_rec@1", other_home)
+    stocked.adapters.amend(ONE, val_loss=0.061, clear=["examples"], dataset="catalogue", reason="typo")
+    before = sound.upkeep.log()[-1]["at"]
+    told = stocked.exchange.push("course_rec@1", other_home, dry_run=True)
     assert states(told) == [("adapter", "completed", None)]
-    assert sound.show(ONE)["val_loss"] == 0.61
-    assert states(stocked.push("course_rec@1", other_home)) == [("adapter", "completed", None)]
+    assert sound.adapters.show(ONE)["val_loss"] == 0.61
+    assert states(stocked.exchange.push("course_rec@1", other_home)) == [("adapter", "completed", None)]
     assert facts(sound) == facts(stocked)
-    event = sound.events()[-1]
+    event = sound.upkeep.log()[-1]
     assert (event["action"], event["detail"]["added"]) == ("adapter.received", ["amendment"])
     # It was made before, and is believed here since it came.
-    assert sound.show(ONE, at=before)["val_loss"] == 0.61
-    assert sound.show(ONE, at=event["at"])["val_loss"] == 0.061
-    stocked.amend(ONE, val_loss=0.07, reason="again")
-    stocked.push("course_rec@1", other_home)
+    assert sound.adapters.show(ONE, at=before)["val_loss"] == 0.61
+    assert sound.adapters.show(ONE, at=event["at"])["val_loss"] == 0.061
+    stocked.adapters.amend(ONE, val_loss=0.07, reason="again")
+    stocked.exchange.push("course_rec@1", other_home)
     assert facts(sound) == facts(stocked)
-    assert states(stocked.push("course_rec@1", other_home)) == [("adapter", "present", None)]
+    assert states(stocked.exchange.push("course_rec@1", other_home)) == [("adapter", "present", None)]
 
 
 def test_each_keeps_what_it_amended_itself(stocked: Registry, sound: Registry, other_home: Path) -> None:
-    stocked.push("course_rec@1", other_home)
-    sound.amend(ONE, val_loss=0.3, reason="measured here")
-    stocked.amend(ONE, val_loss=0.061, note="typo in the loss", reason="typo")
-    done = stocked.push("course_rec@1", other_home)
+    stocked.exchange.push("course_rec@1", other_home)
+    sound.adapters.amend(ONE, val_loss=0.3, reason="measured here")
+    stocked.adapters.amend(ONE, val_loss=0.061, note="typo in the loss", reason="typo")
+    done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("adapter", "completed", "keeps its own val_loss")]
-    shown = sound.show(ONE)
+    shown = sound.adapters.show(ONE)
     assert (shown["val_loss"], shown["note"]) == (0.3, "typo in the loss")
-    assert states(stocked.push("course_rec@1", other_home)) == [
+    assert states(stocked.exchange.push("course_rec@1", other_home)) == [
         ("adapter", "present", "keeps its own val_loss")
     ]
-    stocked.amend(ONE, val_loss=0.05, reason="again")
-    stocked.push("course_rec@1", other_home)
-    assert sound.show(ONE)["val_loss"] == 0.3
+    stocked.adapters.amend(ONE, val_loss=0.05, reason="again")
+    stocked.exchange.push("course_rec@1", other_home)
+    assert sound.adapters.show(ONE)["val_loss"] == 0.3
 
 
 def test_a_dataset_without_its_name_does_not_come(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
-    stocked.push("course_rec@1", other_home)
-    sound.amend(ONE, clear=["dataset"], reason="none")
-    stocked.amend(ONE, dataset_revision="v2", reason="forgotten")
-    done = stocked.push("course_rec@1", other_home)
+    stocked.exchange.push("course_rec@1", other_home)
+    sound.adapters.amend(ONE, clear=["dataset"], reason="none")
+    stocked.adapters.amend(ONE, dataset_revision="v2", reason="forgotten")
+    done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("adapter", "present", "keeps its own dataset_revision")]
-    assert sound.show(ONE)["dataset"] is None
+    assert sound.adapters.show(ONE)["dataset"] is None
 
 
 def test_a_promotion_is_overtaken_by_what_comes(stocked: Registry, other: Registry, other_home: Path) -> None:
     """By the order in which it came, whatever time it claims."""
-    stocked.push("course_rec", other_home)
-    other.set_rules("prod", {"val_loss_within": 0.0})
-    other.promote("course_rec@1", "prod")
-    other.promote("course_rec@2", "prod")
-    stocked.amend("course_rec@2", val_loss=0.9, reason="typo")
+    stocked.exchange.push("course_rec", other_home)
+    other.aliases.set_rules("prod", {"val_loss_within": 0.0})
+    other.aliases.promote("course_rec@1", "prod")
+    other.aliases.promote("course_rec@2", "prod")
+    stocked.adapters.amend("course_rec@2", val_loss=0.9, reason="typo")
     with stocked.workspace.database.write() as session:
         session.execute(
             text(
                 "UPDATE amendment SET at = '2026-01-01 00:00:00.000000', since = '2026-01-01 00:00:00.000000'"
             )
         )
-    stocked.push("course_rec@2", other_home)
-    assert [problem.code for problem in other.audit().problems] == ["amended_after_promotion"]
+    stocked.exchange.push("course_rec@2", other_home)
+    assert [problem.code for problem in other.upkeep.audit().problems] == ["amended_after_promotion"]
 
 
 FORGED = {
@@ -143,45 +145,45 @@ FORGED = {
 def test_amendments_that_are_none_keep_the_adapter_out(
     stocked: Registry, sound: Registry, other_home: Path, forged: str
 ) -> None:
-    stocked.amend(ONE, val_loss=0.061, reason="typo")
+    stocked.adapters.amend(ONE, val_loss=0.061, reason="typo")
     with stocked.workspace.database.write() as session:
         session.execute(text(FORGED[forged]))
     with pytest.raises(BadInputError):
-        stocked.push("course_rec@1", other_home)
-    assert sound.list() == []
+        stocked.exchange.push("course_rec@1", other_home)
+    assert sound.adapters.list() == []
 
 
 def test_a_name_must_be_that_of_the_first_day(amended: Registry, sound: Registry, other_home: Path) -> None:
     with amended.workspace.database.write() as session:
         session.execute(text("UPDATE amendment SET before = '\"20250101\"' WHERE field = 'date'"))
     with pytest.raises(BadInputError, match="on record as course_rec_v1_20250101"):
-        amended.push("course_rec@1", other_home)
-    assert sound.list() == []
+        amended.exchange.push("course_rec@1", other_home)
+    assert sound.adapters.list() == []
 
 
 def test_nothing_of_the_time_to_come_is_believed(
     stocked: Registry, sound: Registry, other_home: Path
 ) -> None:
-    stocked.amend(ONE, val_loss=0.061, reason="typo")
+    stocked.adapters.amend(ONE, val_loss=0.061, reason="typo")
     with stocked.workspace.database.write() as session:
         session.execute(
             text(
                 "UPDATE amendment SET since = '2999-01-01 00:00:00.000000', at = '2999-01-01 00:00:00.000000'"
             )
         )
-    stocked.push("course_rec@1", other_home)
+    stocked.exchange.push("course_rec@1", other_home)
     now = datetime.now(UTC).isoformat()
-    assert sound.show(ONE, at=now)["val_loss"] == 0.061
-    sound.amend(ONE, val_loss=0.07, reason="again")
-    assert sound.show(ONE)["amendments"][-1]["at"] < "2990"
+    assert sound.adapters.show(ONE, at=now)["val_loss"] == 0.061
+    sound.adapters.amend(ONE, val_loss=0.07, reason="again")
+    assert sound.adapters.show(ONE)["amendments"][-1]["at"] < "2990"
 
 
 def test_an_exported_folder_keeps_the_day_that_was_corrected(
     amended: Registry, sound: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
-    folder = amended.export(ONE, tmp_path / "out").path
-    sound.add_base(tiny_base, name="tiny")
-    view = sound.import_folder(folder).view
+    folder = amended.exchange.export(ONE, tmp_path / "out").path
+    sound.bases.add(tiny_base, name="tiny")
+    view = sound.exchange.import_folder(folder).view
     assert (view["name"], view["date"], view["val_loss"], view["dataset"]) == (
         ONE,
         "20260114",
@@ -189,22 +191,24 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
         "catalogue",
     )
     assert [each["field"] for each in view["amendments"]] == ["date"]
-    again = sound.import_folder(folder)
+    again = sound.exchange.import_folder(folder)
     assert (again.created, again.view["date"]) == (False, "20260114")
-    assert len(sound.show(ONE)["amendments"]) == 1
+    assert len(sound.adapters.show(ONE)["amendments"]) == 1
 
 
 def test_bytes_that_were_registered_anew_are_another_record_there_too(
     stocked: Registry, sound: Registry, other_home: Path, tmp_path: Path
 ) -> None:
-    stocked.push("course_rec", other_home)
-    stocked.yank(ONE, reason="wrong alpha")
-    new = stocked.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0).view
+    stocked.exchange.push("course_rec", other_home)
+    stocked.adapters.yank(ONE, reason="wrong alpha")
+    new = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0).view
     assert new["version"] == 3
-    stocked.push("course_rec", other_home)
-    assert [(view["version"], view["yanked"], view["alpha"]) for view in sound.history("course_rec")] == [
+    stocked.exchange.push("course_rec", other_home)
+    assert [
+        (view["version"], view["yanked"], view["alpha"]) for view in sound.adapters.history("course_rec")
+    ] == [
         (1, True, 160.0),
         (2, False, 80.0),
         (3, False, 99.0),
     ]
-    assert {item.state for item in stocked.push("course_rec", other_home).items} == {"present"}
+    assert {item.state for item in stocked.exchange.push("course_rec", other_home).items} == {"present"}

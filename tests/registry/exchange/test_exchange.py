@@ -26,7 +26,7 @@ FACTS = (
 
 
 def facts(registry: Registry, name: str) -> dict[str, Any]:
-    shown = registry.show(name)
+    shown = registry.adapters.show(name)
     return {key: shown[key] for key in FACTS}
 
 
@@ -47,23 +47,23 @@ def rows(registry: Registry) -> dict[str, int]:
 
 
 def test_an_adapter_brings_what_it_needs(stocked: Registry, other: Registry, other_home: Path) -> None:
-    done = stocked.push("course_rec@2", other_home)
+    done = stocked.exchange.push("course_rec@2", other_home)
     assert states(done) == [("base", "copied"), ("adapter", "copied"), ("adapter", "copied")]
     for name in ("course_rec_v1_20260115", "course_rec_v2_20260201"):
         assert facts(other, name) == facts(stocked, name)
-    assert other.base("tiny")["files"] == stocked.base("tiny")["files"]
-    assert other.audit().ok
+    assert other.bases.show("tiny")["files"] == stocked.bases.show("tiny")["files"]
+    assert other.upkeep.audit().ok
     ids = [
-        {node["id"] for node in registry.lineage("course_rec@2").to_dict()["nodes"]}
+        {node["id"] for node in registry.provenance.lineage("course_rec@2").to_dict()["nodes"]}
         for registry in (stocked, other)
     ]
     assert ids[0] == ids[1]
 
 
 def test_a_second_time_nothing_is_copied(stocked: Registry, other: Registry, other_home: Path) -> None:
-    first = stocked.push("course_rec@2", other_home)
+    first = stocked.exchange.push("course_rec@2", other_home)
     before, files = rows(other), files_of(other_home / "store")
-    again = stocked.push("course_rec@2", other_home)
+    again = stocked.exchange.push("course_rec@2", other_home)
     assert first.bytes > 0
     assert (again.bytes, again.moved) == (0, [])
     assert {state for _, state in states(again)} == {"present"}
@@ -71,8 +71,8 @@ def test_a_second_time_nothing_is_copied(stocked: Registry, other: Registry, oth
 
 
 def test_only_what_is_missing_is_copied(stocked: Registry, other: Registry, other_home: Path) -> None:
-    stocked.push("course_rec@1", other_home)
-    done = stocked.push("course_rec", other_home)
+    stocked.exchange.push("course_rec@1", other_home)
+    done = stocked.exchange.push("course_rec", other_home)
     assert states(done) == [("base", "present"), ("adapter", "present"), ("adapter", "copied")]
     assert done.bytes < 200_000
 
@@ -83,17 +83,17 @@ def test_pull_is_push_seen_from_the_other_side(stocked: Registry, other: Registr
     else:
         url = stocked.workspace.settings.database_url
     events_before = rows(stocked)
-    done = other.pull("course_rec", database=url, store=stocked.workspace.settings.store)
+    done = other.exchange.pull("course_rec", database=url, store=stocked.workspace.settings.store)
     assert [item.state for item in done.items] == ["copied"] * 3
     assert facts(other, "course_rec@2") == facts(stocked, "course_rec@2")
     assert rows(stocked) == events_before, "the registry it came from was written to"
 
 
 def test_dry_run_writes_nothing_and_tells_the_bytes(stocked: Registry, other_home: Path) -> None:
-    told = stocked.push("course_rec", other_home, dry_run=True)
+    told = stocked.exchange.push("course_rec", other_home, dry_run=True)
     assert not other_home.exists()
     assert told.to_dict()["to"]["registry"] is None
-    done = stocked.push("course_rec", other_home)
+    done = stocked.exchange.push("course_rec", other_home)
     assert (told.bytes, [item.name for item in told.moved]) == (
         done.bytes,
         [item.name for item in done.moved],
@@ -106,10 +106,10 @@ def test_dry_run_writes_nothing_and_tells_the_bytes(stocked: Registry, other_hom
 def test_the_log_says_where_it_came_from_and_is_not_continued(
     stocked: Registry, other: Registry, other_home: Path
 ) -> None:
-    stocked.push("course_rec@1", other_home)
-    [told] = other.events(reference="course_rec@1")
+    stocked.exchange.push("course_rec@1", other_home)
+    [told] = other.upkeep.log(reference="course_rec@1")
     origin = told["detail"]["origin"]
-    [registered] = stocked.events(reference="course_rec@1")
+    [registered] = stocked.upkeep.log(reference="course_rec@1")
     assert told["action"] == "adapter.received"
     assert origin["registry"] == stocked.workspace.identity != other.workspace.identity
     assert origin["event"] == registered["hash"]
@@ -125,11 +125,11 @@ def test_the_log_says_where_it_came_from_and_is_not_continued(
 def test_a_name_that_is_taken_by_other_bytes_is_refused_before_anything_is_copied(
     stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, make_adapter: Callable[..., Path]
 ) -> None:
-    other.add_base(tiny_base, name="tiny")
-    other.register(make_adapter("theirs", seed=77), base="tiny", task="course_rec", date="20260110")
+    other.bases.add(tiny_base, name="tiny")
+    other.adapters.register(make_adapter("theirs", seed=77), base="tiny", task="course_rec", date="20260110")
     before = rows(other)
     with pytest.raises(AlreadyExistsError, match="version 1 of course_rec") as caught:
-        stocked.push("course_rec@2", other_home)
+        stocked.exchange.push("course_rec@2", other_home)
     assert caught.value.hint
     assert rows(other) == before
 
@@ -137,11 +137,11 @@ def test_a_name_that_is_taken_by_other_bytes_is_refused_before_anything_is_copie
 def test_a_base_under_another_name_is_found_by_what_it_holds(
     stocked: Registry, other: Registry, other_home: Path, tiny_base: Path
 ) -> None:
-    other.add_base(tiny_base, name="theirs")
-    done = stocked.push("course_rec@1", other_home)
+    other.bases.add(tiny_base, name="theirs")
+    done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("base", "present"), ("adapter", "copied")]
     assert (done.items[0].name, done.items[0].there) == ("tiny", "theirs")
-    assert other.show("course_rec@1")["base"] == "theirs"
+    assert other.adapters.show("course_rec@1")["base"] == "theirs"
 
 
 def test_a_base_s_name_that_belongs_to_another_is_refused(
@@ -149,17 +149,19 @@ def test_a_base_s_name_that_belongs_to_another_is_refused(
 ) -> None:
     import tinymodels
 
-    other.add_base(tinymodels.make_base(tmp_path / "another", layers=2, seed=5), name="tiny")
+    other.bases.add(tinymodels.make_base(tmp_path / "another", layers=2, seed=5), name="tiny")
     with pytest.raises(AlreadyExistsError, match="'tiny'"):
-        stocked.push("course_rec@1", other_home)
+        stocked.exchange.push("course_rec@1", other_home)
 
 
 def test_the_same_bytes_under_another_name_are_found(
     stocked: Registry, other: Registry, other_home: Path, tiny_base: Path, make_adapter: Callable[..., Path]
 ) -> None:
-    other.add_base(tiny_base, name="tiny")
-    other.register(make_adapter("first", seed=1), base="tiny", task="course_rec", date="20250101", version=4)
-    done = stocked.push("course_rec@1", other_home)
+    other.bases.add(tiny_base, name="tiny")
+    other.adapters.register(
+        make_adapter("first", seed=1), base="tiny", task="course_rec", date="20250101", version=4
+    )
+    done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("base", "present"), ("adapter", "present")]
     assert done.items[1].there == "course_rec_v4_20250101"
 
@@ -169,48 +171,48 @@ def test_a_base_kept_by_reference_goes_as_files(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     folder = shutil.copytree(tiny_base, tmp_path / "referenced")
-    registry.add_base(folder, name="tiny", reference=True)
-    registry.register(make_adapter(), base="tiny", task="t")
-    registry.push("t", other_home)
-    assert other.base("tiny")["reference"] is None
-    assert other.audit().ok
+    registry.bases.add(folder, name="tiny", reference=True)
+    registry.adapters.register(make_adapter(), base="tiny", task="t")
+    registry.exchange.push("t", other_home)
+    assert other.bases.show("tiny")["reference"] is None
+    assert other.upkeep.audit().ok
     shutil.rmtree(folder)
     with pytest.raises(MissingFileError, match="by reference"):
-        registry.push("t", tmp_path / "third")
+        registry.exchange.push("t", tmp_path / "third")
 
 
 def test_withdrawn_is_withdrawn_there_too_even_later(
     stocked: Registry, other: Registry, other_home: Path
 ) -> None:
-    stocked.push("course_rec@1", other_home)
-    assert not other.show("course_rec@1")["yanked"]
-    stocked.yank("course_rec@1", reason="leaks")
-    done = stocked.push("course_rec@1", other_home)
+    stocked.exchange.push("course_rec@1", other_home)
+    assert not other.adapters.show("course_rec@1")["yanked"]
+    stocked.adapters.yank("course_rec@1", reason="leaks")
+    done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("base", "present"), ("adapter", "completed")]
-    assert other.show("course_rec@1")["yanked"]
-    assert stocked.push("course_rec@1", other_home).moved == []
-    other.unyank("course_rec@1", reason="ours is fine")
-    assert stocked.push("course_rec@1", other_home).moved == []
-    assert not other.show("course_rec@1")["yanked"]
+    assert other.adapters.show("course_rec@1")["yanked"]
+    assert stocked.exchange.push("course_rec@1", other_home).moved == []
+    other.adapters.unyank("course_rec@1", reason="ours is fine")
+    assert stocked.exchange.push("course_rec@1", other_home).moved == []
+    assert not other.adapters.show("course_rec@1")["yanked"]
 
 
 def test_fused_artifacts_go_with_their_files_if_they_are_published(
     stocked: Registry, other: Registry, other_home: Path
 ) -> None:
-    made = stocked.fuse("course_rec@1")
-    assert states(stocked.push("course_rec@1", other_home, fused=True))[-1] == ("fused", "copied")
-    again = other.fuse("course_rec@1")
+    made = stocked.fused.fuse("course_rec@1")
+    assert states(stocked.exchange.push("course_rec@1", other_home, fused=True))[-1] == ("fused", "copied")
+    again = other.fused.fuse("course_rec@1")
     assert (again.source, again.view["digest"]) == ("computed", made.view["digest"])
-    stocked.fuse("course_rec@1", publish="full")
-    done = stocked.push(made.view["key"], other_home)
+    stocked.fused.fuse("course_rec@1", publish="full")
+    done = stocked.exchange.push(made.view["key"], other_home)
     assert states(done)[-1] == ("fused", "completed")
     shutil.rmtree(other_home / "cache" / "fused")
-    assert other.fuse("course_rec@1").source == "store"
-    assert other.audit().ok
+    assert other.fused.fuse("course_rec@1").source == "store"
+    assert other.upkeep.audit().ok
 
 
 def test_damaged_bytes_do_not_travel(stocked: Registry, other: Registry, other_home: Path) -> None:
-    files = stocked.base("tiny")["files"]
+    files = stocked.bases.show("tiny")["files"]
     digest = Digest(next(file["sha256"] for file in files if file["path"].endswith(".safetensors")))
     path = stocked.workspace.store.local_path(digest)
     assert path is not None
@@ -219,9 +221,9 @@ def test_damaged_bytes_do_not_travel(stocked: Registry, other: Registry, other_h
     path.chmod(0o644)
     path.write_bytes(data)
     with pytest.raises(BlobCorruptError):
-        stocked.push("course_rec@1", other_home)
-    assert other.bases() == []
-    assert other.audit().ok
+        stocked.exchange.push("course_rec@1", other_home)
+    assert other.bases.list() == []
+    assert other.upkeep.audit().ok
 
 
 def test_an_interrupted_push_is_finished_by_the_next(
@@ -238,12 +240,12 @@ def test_an_interrupted_push_is_finished_by_the_next(
     with monkeypatch.context() as patched:
         patched.setattr(receiving.events, "record", fails)
         with pytest.raises(KeyboardInterrupt):
-            stocked.push("course_rec", other_home)
-    assert other.list() == []
-    assert other.audit().ok
-    done = stocked.push("course_rec", other_home)
+            stocked.exchange.push("course_rec", other_home)
+    assert other.adapters.list() == []
+    assert other.upkeep.audit().ok
+    done = stocked.exchange.push("course_rec", other_home)
     assert states(done) == [("base", "present"), ("adapter", "copied"), ("adapter", "copied")]
-    assert other.audit().ok
+    assert other.upkeep.audit().ok
 
 
 @pytest.mark.parametrize(
@@ -259,16 +261,16 @@ def test_an_interrupted_push_is_finished_by_the_next(
 )
 def test_a_place_that_is_none_is_refused(stocked: Registry, place: dict[str, str]) -> None:
     with pytest.raises(BadInputError) as caught:
-        stocked.push("course_rec", place.pop("home", None), **place)
+        stocked.exchange.push("course_rec", place.pop("home", None), **place)
     assert caught.value.hint
 
 
 def test_the_registry_itself_and_unknown_things_are_refused(stocked: Registry, other_home: Path) -> None:
     settings = stocked.workspace.settings
     with pytest.raises(BadInputError, match="is this one"):
-        stocked.push("course_rec", database=settings.database, store=settings.store)
+        stocked.exchange.push("course_rec", database=settings.database, store=settings.store)
     with pytest.raises(UnknownReferenceError):
-        stocked.push("nothing_of_it", other_home)
+        stocked.exchange.push("nothing_of_it", other_home)
     assert not other_home.exists()
 
 
@@ -277,7 +279,7 @@ def test_what_the_environment_says_is_not_the_other_home_s(
 ) -> None:
     monkeypatch.setenv("FUSERY_STORE_URL", str(tmp_path / "not-this"))
     monkeypatch.setenv("FUSERY_DATABASE_URL", f"sqlite:///{tmp_path}/nor-this.db")
-    stocked.push("course_rec@1", other_home)
+    stocked.exchange.push("course_rec@1", other_home)
     assert not (tmp_path / "not-this").exists()
     assert not (tmp_path / "nor-this.db").exists()
     assert files_of(other_home / "store")

@@ -37,15 +37,17 @@ def test_there_and_back_and_nothing_twice(
         "store": f"s3://{BUCKET}/{prefix}",
         "store_options": json.dumps(server.options()),
     }
-    first = stocked.push("course_rec", **place)
+    first = stocked.exchange.push("course_rec", **place)
     assert [item.state for item in first.items] == ["copied"] * 3
-    assert stocked.push("course_rec", **place).moved == []
-    back = other.pull("course_rec", **place)
+    assert stocked.exchange.push("course_rec", **place).moved == []
+    back = other.exchange.pull("course_rec", **place)
     assert back.bytes == first.bytes
-    assert other.audit().ok
-    assert other.show("course_rec@2")["digest"] == stocked.show("course_rec@2")["digest"]
+    assert other.upkeep.audit().ok
+    assert other.adapters.show("course_rec@2")["digest"] == stocked.adapters.show("course_rec@2")["digest"]
 
-    weights = next(file for file in stocked.base("tiny")["files"] if file["path"].endswith(".safetensors"))
+    weights = next(
+        file for file in stocked.bases.show("tiny")["files"] if file["path"].endswith(".safetensors")
+    )
     key = f"{prefix}/{blob_name(Digest(weights['sha256']), 0)}"
     client = server.client()
     body = bytearray(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
@@ -55,6 +57,6 @@ def test_there_and_back_and_nothing_twice(
     with Registry.open(tmp_path / "third") as third:
         third.init()
         with pytest.raises(BlobCorruptError):
-            third.pull("course_rec", **place)
-        assert third.bases() == []
+            third.exchange.pull("course_rec", **place)
+        assert third.bases.list() == []
         assert list((third.workspace.cache.root / "tmp").iterdir()) == []

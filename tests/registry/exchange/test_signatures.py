@@ -17,8 +17,8 @@ ONE = "course_rec@1"
 @pytest.fixture
 def key(stocked: Registry, other: Registry, other_home: Path) -> str:
     """The key of a published fused artifact that is in both registries."""
-    made = stocked.fuse(ONE, FuseRequest("keep", accept_loss=True), publish="full")
-    stocked.push(ONE, other_home, fused=True)
+    made = stocked.fused.fuse(ONE, FuseRequest("keep", accept_loss=True), publish="full")
+    stocked.exchange.push(ONE, other_home, fused=True)
     return str(made.view["key"])
 
 
@@ -27,27 +27,27 @@ def test_a_later_signature_comes_later(
     stocked: Registry, other: Registry, other_home: Path, tmp_path: Path, key: str, kind: str
 ) -> None:
     subject = {"adapter": ONE, "fused": key}[kind]
-    number = stocked.sign(subject, write_pair(tmp_path, "ann").signing()).key_id
+    number = stocked.trust.sign(subject, write_pair(tmp_path, "ann").signing()).key_id
     for dry_run in (True, False):
-        done = stocked.push(ONE, other_home, fused=True, dry_run=dry_run)
+        done = stocked.exchange.push(ONE, other_home, fused=True, dry_run=dry_run)
         changed = [(item.kind, item.state, item.bytes) for item in done.items if item.state != "present"]
         assert changed == [(kind, "completed", 0)]
-    event = other.events()[-1]
+    event = other.upkeep.log()[-1]
     assert (event["action"], event["detail"]["added"]) == (f"{kind}.received", ["signature"])
     with other.workspace.database.read() as session:
         assert [row.key_id for row in session.scalars(select(tables.Signature))] == [number]
-    again = stocked.push(ONE, other_home, fused=True)
+    again = stocked.exchange.push(ONE, other_home, fused=True)
     assert {item.state for item in again.items} == {"present"}
-    assert other.audit().ok
+    assert other.upkeep.audit().ok
 
 
 def test_a_signature_that_cannot_be_one_is_not_missing(
     stocked: Registry, other: Registry, other_home: Path, tmp_path: Path, key: str
 ) -> None:
     ann, eve = write_pair(tmp_path, "ann"), write_pair(tmp_path, "eve")
-    trusted = other.trust_key("ann", ann.public, ["*#prod"])
-    stocked.sign(ONE, eve.signing())
+    trusted = other.trust.add_key("ann", ann.public, ["*#prod"])
+    stocked.trust.sign(ONE, eve.signing())
     with stocked.workspace.database.write() as session:
         session.scalars(select(tables.Signature)).one().key_id = trusted["key_id"]
-    assert {item.state for item in stocked.push(ONE, other_home).items} == {"present"}
-    assert other.signatures(ONE)["signatures"] == []
+    assert {item.state for item in stocked.exchange.push(ONE, other_home).items} == {"present"}
+    assert other.trust.signatures(ONE)["signatures"] == []

@@ -35,7 +35,7 @@ def test_a_key_of_its_own_for_each_registry() -> None:
 @pytest.fixture
 def claimed(stocked: Registry) -> Registry:
     """A registry in which another one says that it has fused and published `course_rec@1`."""
-    stocked.fuse("course_rec@1", KEEP, publish="full")
+    stocked.fused.fuse("course_rec@1", KEEP, publish="full")
     with stocked.workspace.database.write() as session:
         disown(session.scalars(select(tables.Fused)).one(), ORIGIN)
     return stocked
@@ -63,7 +63,7 @@ def test_a_claim_without_files_is_of_no_use(claimed: Registry) -> None:
 
 
 def test_explain_says_what_a_claim_is(claimed: Registry) -> None:
-    reasons = [model["reason"] for model in claimed.explain("course_rec@1", KEEP)["models"]]
+    reasons = [model["reason"] for model in claimed.fused.explain("course_rec@1", KEEP)["models"]]
     assert "never made under this key" in reasons
     assert any("--accept-foreign" in reason for reason in reasons)
 

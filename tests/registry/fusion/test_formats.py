@@ -40,9 +40,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
 def small(registry: Registry, folders: tuple[Path, Path, Path]) -> Registry:
     """A registry with the adapters `small@1` and `small@2` of a 4-bit base."""
     base, *adapters = folders
-    registry.add_base(base, name="tiny4")
+    registry.bases.add(base, name="tiny4")
     for adapter in adapters:
-        registry.register(adapter, base="tiny4", task="small")
+        registry.adapters.register(adapter, base="tiny4", task="small")
     return registry
 
 
@@ -51,7 +51,7 @@ def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_a_quantised_base_has_all_formats_and_nothing_is_written(small: Registry) -> None:
-    found = small.formats("small@1")
+    found = small.fused.formats("small@1")
     assert tuple(rows(found)) == FORMATS
     with small.workspace.database.read() as session:
         assert session.scalar(select(func.count()).select_from(tables.Fused)) == 0
@@ -62,75 +62,75 @@ def test_a_quantised_base_has_all_formats_and_nothing_is_written(small: Registry
 
 
 def test_sizes_are_those_of_the_files(small: Registry) -> None:
-    found = rows(small.formats("small@1"))
+    found = rows(small.fused.formats("small@1"))
     sizes = [row["bytes"] for row in found.values()]
     assert sizes == sorted(sizes)
     for precision in ("dither", "dequantize"):
-        made = small.fuse("small@1", FuseRequest(precision)).view["weights_bytes"]
+        made = small.fused.fuse("small@1", FuseRequest(precision)).view["weights_bytes"]
         assert found[precision]["bytes"] == pytest.approx(made, rel=0.001)  # the key is in the header
     assert found["keep"]["times_base"] == pytest.approx(1.0, abs=0.01)
     assert found["dequantize"]["times_base"] > 3
 
 
 def test_the_choice_is_that_of_auto(small: Registry) -> None:
-    found = small.formats("small@1")
+    found = small.fused.formats("small@1")
     (chosen,) = (row for row in found["formats"] if row["chosen"])
     assert found["chosen"] == chosen["format"] == "mixed, 6 bits where adapted"
     assert found["formats"][0]["fidelity"]["verdict"] == "LOST"
-    assert small.fuse("small@1").view["key"] == chosen["key"]
+    assert small.fused.fuse("small@1").view["key"] == chosen["key"]
 
 
 def test_a_minimum_moves_the_choice(small: Registry) -> None:
     request = FuseRequest(min_fidelity=0.985)
-    found = small.formats("small@1", request)
+    found = small.fused.formats("small@1", request)
     assert found["chosen"] == "mixed, 8 bits where adapted"
-    assert small.fuse("small@1", request).view["key"] == rows(found)[found["chosen"]]["key"]
+    assert small.fused.fuse("small@1", request).view["key"] == rows(found)[found["chosen"]]["key"]
 
 
 def test_where_every_format_loses_it_nothing_is_chosen(stocked: Registry) -> None:
     request = FuseRequest(scale=1e-4)
-    found = stocked.formats("course_rec@1", request)
+    found = stocked.fused.formats("course_rec@1", request)
     assert found["formats"][0]["fidelity"]["verdict"] == "LOST"
     assert found["chosen"] is None
     with pytest.raises(FidelityError):
-        stocked.fuse("course_rec@1", request)
+        stocked.fused.fuse("course_rec@1", request)
 
 
 def test_a_refused_fuse_is_remembered(small: Registry) -> None:
     with pytest.raises(FidelityError):
-        small.fuse("small@1", FuseRequest("keep"))
-    row = rows(small.formats("small@1"))["keep"]
+        small.fused.fuse("small@1", FuseRequest("keep"))
+    row = rows(small.fused.formats("small@1"))["keep"]
     assert row["fidelity"]["verdict"] == "LOST"
     assert row["sampled"] is True
 
 
 def test_what_is_on_record_is_taken_from_there(small: Registry) -> None:
-    small.fuse("small@1")
-    row = rows(small.formats("small@1"))["mixed, 6 bits where adapted"]
+    small.fused.fuse("small@1")
+    row = rows(small.fused.formats("small@1"))["mixed, 6 bits where adapted"]
     assert row["sampled"] is False
-    assert row["fidelity"]["retained"] == small.fidelity("small@1")["fidelity"]["retained"]
+    assert row["fidelity"]["retained"] == small.fused.fidelity("small@1")["fidelity"]["retained"]
 
 
 def test_scale_and_further_adapters_are_those_of_the_fuse(small: Registry) -> None:
     request = FuseRequest(scale=60.0, extras=(("small@2", 0.5),))
-    plain, found = small.formats("small@1"), small.formats("small@1", request)
+    plain, found = small.fused.formats("small@1"), small.fused.formats("small@1", request)
     assert found["scale"] == 60.0
-    assert found["with"] == [{"adapter": small.show("small@2")["name"], "weight": 0.5}]
+    assert found["with"] == [{"adapter": small.adapters.show("small@2")["name"], "weight": 0.5}]
     assert rows(found)["keep"]["fidelity"]["retained"] > rows(plain)["keep"]["fidelity"]["retained"]
-    assert small.fuse("small@1", request).view["key"] in [row["key"] for row in found["formats"]]
+    assert small.fused.fuse("small@1", request).view["key"] in [row["key"] for row in found["formats"]]
 
 
 def test_a_dense_base_has_one_format(stocked: Registry) -> None:
-    found = stocked.formats("course_rec@1")
+    found = stocked.fused.formats("course_rec@1")
     assert [row["format"] for row in found["formats"]] == ["keep"] == [found["chosen"]]
     assert found["base_bytes"] > 0
 
 
 def test_a_format_that_does_not_fit_the_base_says_why(registry: Registry, tmp_path: Path) -> None:
     folders = odd_base(tmp_path)
-    registry.add_base(folders[0], name="odd")
-    registry.register(folders[1], base="odd", task="one")
-    found = registry.formats("one@1")
+    registry.bases.add(folders[0], name="odd")
+    registry.adapters.register(folders[1], base="odd", task="one")
+    found = registry.fused.formats("one@1")
     assert {row["format"] for row in found["formats"] if row["reason"]} == set(FORMATS[2:5])
     assert "cannot cut into groups" in found["formats"][2]["reason"]
     assert found["formats"][2]["fidelity"] is None
@@ -161,9 +161,9 @@ def odd_base(folder: Path) -> tuple[Path, Path]:
 )
 def test_a_format_cannot_be_asked_for(stocked: Registry, wanted: FuseRequest) -> None:
     with pytest.raises(BadInputError, match="none can be asked for"):
-        stocked.formats("course_rec@1", wanted)
+        stocked.fused.formats("course_rec@1", wanted)
 
 
 def test_an_unknown_adapter(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
-        stocked.formats("course_rec@9")
+        stocked.fused.formats("course_rec@9")

@@ -39,8 +39,8 @@ def small_update(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def losing(registry: Registry, small_update: tuple[Path, Path]) -> Registry:
     """A registry where `small@1` is lost when it is fused into its base's own format."""
     base, adapter = small_update
-    registry.add_base(base, name="tiny4")
-    registry.register(adapter, base="tiny4", task="small")
+    registry.bases.add(base, name="tiny4")
+    registry.adapters.register(adapter, base="tiny4", task="small")
     return registry
 
 
@@ -53,7 +53,7 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 
 def test_a_result_has_what_is_documented(stocked: Registry) -> None:
-    document = stocked.fuse("course_rec@1").to_dict()
+    document = stocked.fused.fuse("course_rec@1").to_dict()
     assert document.keys() >= DOCUMENTED
     assert document["fidelity"].keys() >= {"verdict", "retained", "cosine", "relative_error", "modules"}
     assert document["fidelity"]["verdict"] == "PASS"
@@ -61,7 +61,7 @@ def test_a_result_has_what_is_documented(stocked: Registry) -> None:
 
 
 def test_the_second_time_comes_from_the_cache(stocked: Registry) -> None:
-    first, second = stocked.fuse("course_rec@1"), stocked.fuse("course_rec@1")
+    first, second = stocked.fused.fuse("course_rec@1"), stocked.fused.fuse("course_rec@1")
     assert (first.cached, second.cached) == (False, True)
     assert first.path == second.path
     assert first.to_dict() | {"cached": True, "source": "cache"} == second.to_dict()
@@ -70,12 +70,12 @@ def test_the_second_time_comes_from_the_cache(stocked: Registry) -> None:
 def test_the_result_loads_in_mlx_lm(stocked: Registry) -> None:
     import mlx_lm
 
-    model = mlx_lm.load(str(stocked.fuse("course_rec@1").path))[0]
+    model = mlx_lm.load(str(stocked.fused.fuse("course_rec@1").path))[0]
     assert model is not None
 
 
 def test_the_files_are_read_only_and_as_recorded(stocked: Registry) -> None:
-    fused = stocked.fuse("course_rec@1")
+    fused = stocked.fused.fuse("course_rec@1")
     for file in fused.view["files"]:
         path = fused.path / file["path"]
         assert path.stat().st_size == file["size"]
@@ -83,14 +83,14 @@ def test_the_files_are_read_only_and_as_recorded(stocked: Registry) -> None:
 
 
 def test_companions_are_the_base_s_byte_for_byte(stocked: Registry, tiny_base: Path) -> None:
-    path = stocked.fuse("course_rec@1").path
+    path = stocked.fused.fuse("course_rec@1").path
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (path / name).read_bytes() == (tiny_base / name).read_bytes()
 
 
 def test_a_lost_adapter_is_not_published(losing: Registry) -> None:
     with pytest.raises(FidelityError) as caught:
-        losing.fuse("small@1", FuseRequest("keep"))
+        losing.fused.fuse("small@1", FuseRequest("keep"))
     assert caught.value.exit_code == 1
     assert "--precision auto" in str(caught.value.hint)
     with losing.workspace.database.read() as session:
@@ -99,71 +99,71 @@ def test_a_lost_adapter_is_not_published(losing: Registry) -> None:
 
 
 def test_loss_can_be_accepted(losing: Registry) -> None:
-    fused = losing.fuse("small@1", FuseRequest("keep", accept_loss=True))
+    fused = losing.fused.fuse("small@1", FuseRequest("keep", accept_loss=True))
     assert fused.view["fidelity"]["verdict"] == "LOST"
     with pytest.raises(FidelityError):
-        losing.fuse("small@1", FuseRequest("keep"))
+        losing.fused.fuse("small@1", FuseRequest("keep"))
 
 
 def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
     said: list[str] = []
-    fused = losing.fuse("small@1", say=said.append)
+    fused = losing.fused.fuse("small@1", say=said.append)
     assert fused.view["precision"] == "mixed"
     assert fused.view["fidelity"]["retained"] > 0.9
     assert fused.view["fidelity"]["noise"] < 0.025
     assert any("trying the next" in line for line in said)
     said.clear()
-    again = losing.fuse("small@1", say=said.append)
+    again = losing.fused.fuse("small@1", say=said.append)
     assert again.cached
     assert not any(line.startswith("fusing") for line in said)
 
 
 def test_auto_keeps_the_format_of_a_dense_base(stocked: Registry) -> None:
-    assert stocked.fuse("course_rec@1").view["precision"] == "keep"
+    assert stocked.fused.fuse("course_rec@1").view["precision"] == "keep"
 
 
 def test_a_minimum_can_be_asked_for(losing: Registry) -> None:
-    retained = losing.fuse("small@1", FuseRequest("dequantize")).view["fidelity"]["retained"]
+    retained = losing.fused.fuse("small@1", FuseRequest("dequantize")).view["fidelity"]["retained"]
     assert 0.9 < retained < 1
     with pytest.raises(FidelityError) as caught:
-        losing.fuse("small@1", FuseRequest("dequantize", min_fidelity=1.0))
+        losing.fused.fuse("small@1", FuseRequest("dequantize", min_fidelity=1.0))
     assert "1.0 was asked for" in caught.value.message
 
 
 @pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.1, 1.1])
 def test_a_minimum_is_a_share(share: float, stocked: Registry) -> None:
     with pytest.raises(BadInputError):
-        stocked.fuse("course_rec@1", FuseRequest(min_fidelity=share))
+        stocked.fused.fuse("course_rec@1", FuseRequest(min_fidelity=share))
 
 
 def test_the_same_bytes_under_two_tasks_have_one_model_and_two_names(
     stocked: Registry, tmp_path: Path
 ) -> None:
-    stocked.register(tmp_path / "first", base="tiny", task="other")
-    first, second = stocked.fuse("course_rec@1"), stocked.fuse("other@1")
+    stocked.adapters.register(tmp_path / "first", base="tiny", task="other")
+    first, second = stocked.fused.fuse("course_rec@1"), stocked.fused.fuse("other@1")
     assert (first.view["digest"], second.cached) == (second.view["digest"], True)
     assert (first.view["adapter"], second.view["adapter"]) == (
         "course_rec_v1_20260115",
-        stocked.show("other@1")["name"],
+        stocked.adapters.show("other@1")["name"],
     )
-    assert [row["key"] for row in stocked.show("other@1")["fused"]] == [first.view["key"]]
-    bundle = stocked.materialize("other@1", tmp_path / "out")
+    assert [row["key"] for row in stocked.adapters.show("other@1")["fused"]] == [first.view["key"]]
+    bundle = stocked.bundles.materialize("other@1", tmp_path / "out")
     assert bundle.adapters == (second.view["adapter"],)
     text = (tmp_path / "out" / "fusery.json").read_text(encoding="utf-8")
     assert second.view["adapter"] in text
     assert "course_rec" not in text
-    assert stocked.show("course_rec@1")["bundles"] == []
-    assert any(node["kind"] == "bundle" for node in stocked.lineage("other@1").to_dict()["nodes"])
+    assert stocked.adapters.show("course_rec@1")["bundles"] == []
+    assert any(node["kind"] == "bundle" for node in stocked.provenance.lineage("other@1").to_dict()["nodes"])
 
 
 def test_an_unknown_precision_is_refused(stocked: Registry) -> None:
     with pytest.raises(BadInputError):
-        stocked.fuse("course_rec@1", FuseRequest("half"))
+        stocked.fused.fuse("course_rec@1", FuseRequest("half"))
 
 
 def test_an_unknown_adapter_is_refused(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
-        stocked.fuse("course_rec@9")
+        stocked.fused.fuse("course_rec@9")
 
 
 def test_a_yanked_adapter_is_not_fused(stocked: Registry) -> None:
@@ -172,42 +172,44 @@ def test_a_yanked_adapter_is_not_fused(stocked: Registry) -> None:
         now = stocked.workspace.database.utcnow(session)
         session.add(tables.Yank(adapter_id=row.id, reason="trained on the test set", at=now, by="ann"))
     with pytest.raises(BadInputError, match="trained on the test set"):
-        stocked.fuse("course_rec@1")
-    assert stocked.show("course_rec@1")["yanked"]
+        stocked.fused.fuse("course_rec@1")
+    assert stocked.adapters.show("course_rec@1")["yanked"]
 
 
 def test_a_damaged_entry_is_built_again(stocked: Registry) -> None:
-    fused = stocked.fuse("course_rec@1")
+    fused = stocked.fused.fuse("course_rec@1")
     path = fused.path / "model.safetensors"
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    again = stocked.fuse("course_rec@1")
+    again = stocked.fused.fuse("course_rec@1")
     assert not again.cached
     assert again.view["digest"] == fused.view["digest"]
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_an_evicted_entry_is_built_again_to_the_same_digest(stocked: Registry) -> None:
-    fused = stocked.fuse("course_rec@1")
+    fused = stocked.fused.fuse("course_rec@1")
     stocked.workspace.cache.remove(fused.view["key"])
-    assert stocked.audit().ok
-    again = stocked.fuse("course_rec@1")
+    assert stocked.upkeep.audit().ok
+    again = stocked.fused.fuse("course_rec@1")
     assert (again.cached, again.view["digest"]) == (False, fused.view["digest"])
 
 
 def test_a_rebuild_that_differs_from_its_record_is_said(stocked: Registry) -> None:
-    fused = stocked.fuse("course_rec@1")
+    fused = stocked.fused.fuse("course_rec@1")
     stocked.workspace.cache.remove(fused.view["key"])
     with stocked.workspace.database.write() as session:
         session.execute(update(tables.Fused).values(digest="0" * 64))
     with pytest.raises(RebuildDiffersError):
-        stocked.fuse("course_rec@1")
+        stocked.fused.fuse("course_rec@1")
 
 
 def test_a_damaged_base_is_noticed_while_it_is_read(stocked: Registry) -> None:
-    weights = next(file for file in stocked.base("tiny")["files"] if file["path"] == "model.safetensors")
+    weights = next(
+        file for file in stocked.bases.show("tiny")["files"] if file["path"] == "model.safetensors"
+    )
     path = stocked.workspace.store.local_path(weights["sha256"])
     assert path is not None
     path.chmod(0o644)
@@ -217,18 +219,20 @@ def test_a_damaged_base_is_noticed_while_it_is_read(stocked: Registry) -> None:
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last[0] ^ 1]))
     with pytest.raises(BlobCorruptError):
-        stocked.fuse("course_rec@1")
+        stocked.fused.fuse("course_rec@1")
     assert stocked.workspace.cache.entries() == []
-    assert [problem.code for problem in stocked.audit().problems] == ["blob_corrupt"]
+    assert [problem.code for problem in stocked.upkeep.audit().problems] == ["blob_corrupt"]
 
 
 def test_a_base_is_read_through_once_and_again_after_a_change(stocked: Registry) -> None:
-    weights = next(file for file in stocked.base("tiny")["files"] if file["path"] == "model.safetensors")
+    weights = next(
+        file for file in stocked.bases.show("tiny")["files"] if file["path"] == "model.safetensors"
+    )
     path = stocked.workspace.store.local_path(weights["sha256"])
     assert path is not None
     vouchers = stocked.workspace.vouchers
     assert not vouchers.hold(path, weights["sha256"])
-    stocked.fuse("course_rec@1")
+    stocked.fused.fuse("course_rec@1")
     assert vouchers.hold(path, weights["sha256"])
     path.chmod(0o644)
     assert not vouchers.hold(path, weights["sha256"])
@@ -238,27 +242,27 @@ def test_a_base_by_reference_is_fused_where_it_lies(
     registry: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Any
 ) -> None:
     place = shutil.copytree(tiny_base, tmp_path / "tiny")
-    registry.add_base(place, reference=True)
-    registry.register(make_adapter(seed=1), base="tiny", task="one")
-    fused = registry.fuse("one@1")
+    registry.bases.add(place, reference=True)
+    registry.adapters.register(make_adapter(seed=1), base="tiny", task="one")
+    fused = registry.fused.fuse("one@1")
     assert fused.view["fidelity"]["verdict"] == "PASS"
     registry.workspace.cache.remove(fused.view["key"])
     shutil.rmtree(place)
     with pytest.raises(MissingFileError) as caught:
-        registry.fuse("one@1")
+        registry.fused.fuse("one@1")
     assert "by reference" in caught.value.message
 
 
 def test_many_at_once_compute_it_once(stocked: Registry) -> None:
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(lambda _: stocked.fuse("course_rec@1"), range(6)))
+        results = list(pool.map(lambda _: stocked.fused.fuse("course_rec@1"), range(6)))
     assert len({result.view["digest"] for result in results}) == 1
     assert sum(not result.cached for result in results) == 1
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_two_versions_give_two_models(stocked: Registry) -> None:
-    first, second = stocked.fuse("course_rec@1").path, stocked.fuse("course_rec@2").path
+    first, second = stocked.fused.fuse("course_rec@1").path, stocked.fused.fuse("course_rec@2").path
     ours, theirs = tensors(first), tensors(second)
     assert ours.keys() == theirs.keys()
     assert any(ours[name] != theirs[name] for name in ours)
@@ -272,13 +276,13 @@ def test_no_room_is_said_before_anything_is_written(
     full = SimpleNamespace(f_frsize=found.f_frsize, f_bavail=1)
     monkeypatch.setattr(room, "os", SimpleNamespace(statvfs=lambda _: full))
     with pytest.raises(OutOfSpaceError) as caught:
-        stocked.fuse("course_rec@1")
+        stocked.fused.fuse("course_rec@1")
     assert "FUSERY_CACHE_DIR" in str(caught.value.hint)
 
 
 def test_the_cap_of_the_cache_holds_but_for_the_newest(stocked: Registry) -> None:
     object.__setattr__(stocked.workspace.settings, "cache_limit", 1)
-    first, second = stocked.fuse("course_rec@1"), stocked.fuse("course_rec@2")
+    first, second = stocked.fused.fuse("course_rec@1"), stocked.fused.fuse("course_rec@2")
     assert [entry.key for entry in stocked.workspace.cache.entries()] == [second.view["key"]]
     assert first.view["key"] != second.view["key"]
 
@@ -288,35 +292,35 @@ def test_what_has_an_alias_is_spared(stocked: Registry) -> None:
     with stocked.workspace.database.write() as session:
         row = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 1)).one()
         session.add(tables.Alias(task_id=row.task_id, name="prod", adapter_id=row.id))
-    stocked.fuse("course_rec#prod")
-    stocked.fuse("course_rec@2")
+    stocked.fused.fuse("course_rec#prod")
+    stocked.fused.fuse("course_rec@2")
     assert len(stocked.workspace.cache.entries()) == 2
 
 
 def test_auto_rounds_dora_once_and_keep_as_mlx_lm_does(
     registry: Registry, tiny_base: Path, make_adapter: Callable[..., Path]
 ) -> None:
-    registry.add_base(tiny_base, name="tiny")
-    registry.register(make_adapter(fine_tune_type="dora"), base="tiny", task="dora")
-    best, theirs = registry.fuse("dora@1"), registry.fuse("dora@1", FuseRequest(precision="keep"))
+    registry.bases.add(tiny_base, name="tiny")
+    registry.adapters.register(make_adapter(fine_tune_type="dora"), base="tiny", task="dora")
+    best, theirs = registry.fused.fuse("dora@1"), registry.fused.fuse("dora@1", FuseRequest(precision="keep"))
     assert best.view["format"] == "keep, rounded once"
     assert theirs.view["format"] == "keep"
     assert best.view["fidelity"]["relative_error"] < theirs.view["fidelity"]["relative_error"]
     assert {tensor[0] for tensor in tensors(best.path).values()} == {"BF16"}
     assert "F32" in {tensor[0] for tensor in tensors(theirs.path).values()}  # so does `mlx_lm.fuse`
     asked = FuseRequest(precision="keep", rounding="once")
-    assert registry.fuse("dora@1", asked).view["key"] == best.view["key"]
-    assert registry.fuse("dora@1", FuseRequest(rounding="mlx-lm")).view["key"] == theirs.view["key"]
+    assert registry.fused.fuse("dora@1", asked).view["key"] == best.view["key"]
+    assert registry.fused.fuse("dora@1", FuseRequest(rounding="mlx-lm")).view["key"] == theirs.view["key"]
 
 
 def test_a_rounding_is_one_that_there_is(stocked: Registry) -> None:
     with pytest.raises(BadInputError, match="there is no rounding 'twice'"):
-        stocked.fuse("course_rec@1", FuseRequest(rounding="twice"))
+        stocked.fused.fuse("course_rec@1", FuseRequest(rounding="twice"))
 
 
 def test_of_lora_the_rounding_says_nothing(stocked: Registry) -> None:
-    plain = stocked.fuse("course_rec@1", FuseRequest(precision="keep"))
-    assert stocked.fuse("course_rec@1", FuseRequest(rounding="once")).view["key"] == plain.view["key"]
+    plain = stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep"))
+    assert stocked.fused.fuse("course_rec@1", FuseRequest(rounding="once")).view["key"] == plain.view["key"]
 
 
 def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path) -> None:
@@ -326,7 +330,9 @@ def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path
         base = tinymodels.make_base(tmp_path / name)
         config = json.loads((base / "config.json").read_text())
         (base / "config.json").write_text(json.dumps({**config, **more}))
-        registry.add_base(base, name=name)
-        registry.register(tinymodels.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name)
-        keys.append(registry.fuse(f"{name}@1").view["engine"])
+        registry.bases.add(base, name=name)
+        registry.adapters.register(
+            tinymodels.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name
+        )
+        keys.append(registry.fused.fuse(f"{name}@1").view["engine"])
     assert keys == ["canonical-1", "canonical-2"]

@@ -93,67 +93,69 @@ def team(
         Registry(open_workspace(tmp_path / "two", database_url, store)) as two,
     ):
         one.init()
-        one.add_base(folder, name="tiny", reference=True)
-        one.register(make_adapter(), base="tiny", task="course_rec")
+        one.bases.add(folder, name="tiny", reference=True)
+        one.adapters.register(make_adapter(), base="tiny", task="course_rec")
         yield Team(one, two, computed)
 
 
 def test_by_default_only_the_record_is_shared(team: Team) -> None:
-    first = team.one.fuse("course_rec@1")
-    again = team.two.fuse("course_rec@1")
+    first = team.one.fused.fuse("course_rec@1")
+    again = team.two.fused.fuse("course_rec@1")
     assert (first.source, again.source, len(team.computed)) == ("computed", "computed", 2)
     assert (first.view["published"], again.view["published"]) == (False, False)
     assert first.view["digest"] == again.view["digest"]
 
 
 def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: Path) -> None:
-    first = team.one.fuse("course_rec@1", publish="full")
+    first = team.one.fused.fuse("course_rec@1", publish="full")
     shutil.rmtree(tmp_path / "only-there")  # the second machine has nothing to compute from
     told: list[tuple[int, int]] = []
-    fetched = team.two.fuse("course_rec@1", progress=lambda done, total: told.append((done, total)))
+    fetched = team.two.fused.fuse("course_rec@1", progress=lambda done, total: told.append((done, total)))
     assert (first.source, fetched.source, len(team.computed)) == ("computed", "store", 1)
     assert told[-1] == (first.view["bytes"], first.view["bytes"])
     for file in first.view["files"]:
         assert (fetched.path / file["path"]).read_bytes() == (first.path / file["path"]).read_bytes()
         assert not (fetched.path / file["path"]).stat().st_mode & 0o222
-    assert team.two.fuse("course_rec@1").source == "cache"
-    team.two.materialize("course_rec@1", tmp_path / "bundle")
+    assert team.two.fused.fuse("course_rec@1").source == "cache"
+    team.two.bundles.materialize("course_rec@1", tmp_path / "bundle")
     assert len(team.computed) == 1
 
 
 def test_a_budget_needs_nothing_of_the_base_where_its_model_is_published(team: Team, tmp_path: Path) -> None:
     quantised = tinymodels.make_base(tmp_path / "small", bits=4)
-    team.one.add_base(quantised, name="small", reference=True)
-    team.one.register(tinymodels.make_adapter(tmp_path / "adapter", quantised), base="small", task="small")
+    team.one.bases.add(quantised, name="small", reference=True)
+    team.one.adapters.register(
+        tinymodels.make_adapter(tmp_path / "adapter", quantised), base="small", task="small"
+    )
     request = FuseRequest("mixed", budget=1.3, accept_loss=True)
-    made = team.one.fuse("small@1", request, publish="full")
+    made = team.one.fused.fuse("small@1", request, publish="full")
     shutil.rmtree(quantised)
-    again = team.two.fuse("small@1", request)
+    again = team.two.fused.fuse("small@1", request)
     assert (again.source, again.view["key"], len(team.computed)) == ("store", made.view["key"], 1)
     # Of another budget nobody has looked at it yet.
     with pytest.raises(FuseryError, match="is gone"):
-        team.two.fuse("small@1", replace(request, budget=1.1))
+        team.two.fused.fuse("small@1", replace(request, budget=1.1))
 
 
 def test_it_is_explained_how_a_published_model_would_be_had(team: Team, tmp_path: Path) -> None:
-    made = team.one.fuse("course_rec@1", publish="full")
+    made = team.one.fused.fuse("course_rec@1", publish="full")
     key = made.view["key"]
-    [here], [there] = (registry.explain(key)["models"] for registry in (team.one, team.two))
+    [here], [there] = (registry.fused.explain(key)["models"] for registry in (team.one, team.two))
     assert (here["status"], here["published"]) == ("hit", True)
     assert (there["status"], there["published"], there["missing"]) == ("miss", True, [])
     assert "fetched" in there["reason"] and "made again" not in there["reason"]
     blob_path(team.one, weights(made.view)["sha256"]).unlink()
-    [broken] = team.two.explain(key)["models"]
+    [broken] = team.two.fused.explain(key)["models"]
     assert (broken["published"], "not whole in the store" in broken["reason"]) == (True, True)
     assert "made again" in broken["reason"]
 
 
 def test_what_was_made_before_is_published_when_it_is_asked_for(team: Team) -> None:
-    assert not team.one.fuse("course_rec@1").view["published"]
-    shared = team.one.fuse("course_rec@1", publish="full")
+    assert not team.one.fused.fuse("course_rec@1").view["published"]
+    shared = team.one.fused.fuse("course_rec@1", publish="full")
     assert (shared.source, shared.view["published"]) == ("cache", True)
-    assert team.two.fuse("course_rec@1").source == "store"
-    actions = [event["action"] for event in team.two.events(reference=shared.view["key"])]
+    assert team.two.fused.fuse("course_rec@1").source == "store"
+    actions = [event["action"] for event in team.two.upkeep.log(reference=shared.view["key"])]
     assert actions == ["fused.made", "fused.published"]
     assert len(team.computed) == 1
 
@@ -161,13 +163,13 @@ def test_what_was_made_before_is_published_when_it_is_asked_for(team: Team) -> N
 def test_the_setting_counts_where_nothing_else_is_said(team: Team) -> None:
     settings = team.one.workspace.settings.model_copy(update={"publish": "full"})
     team.one.workspace.settings = settings
-    assert team.one.fuse("course_rec@1").view["published"]
+    assert team.one.fused.fuse("course_rec@1").view["published"]
     with pytest.raises(BadInputError, match="no way to publish"):
-        team.one.fuse("course_rec@1", publish="half")
+        team.one.fused.fuse("course_rec@1", publish="half")
 
 
 def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = team.one.fuse("course_rec@1", publish="full")
+    made = team.one.fused.fuse("course_rec@1", publish="full")
     fetches: list[Path] = []
     store_type = type(team.two.workspace.store)
     honest = store_type.fetch
@@ -179,33 +181,33 @@ def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: p
 
     monkeypatch.setattr(store_type, "fetch", counting)
     with ThreadPoolExecutor(6) as pool:
-        sources = list(pool.map(lambda _: team.two.fuse("course_rec@1").source, range(6)))
+        sources = list(pool.map(lambda _: team.two.fused.fuse("course_rec@1").source, range(6)))
     assert sorted(set(sources)) in (["cache", "store"], ["store"])
     assert (len(fetches), len(team.computed)) == (1, 1)
 
 
 def test_damaged_files_are_refused_made_again_and_mended(team: Team) -> None:
-    made = team.one.fuse("course_rec@1", publish="full")
+    made = team.one.fused.fuse("course_rec@1", publish="full")
     path = blob_path(team.one, weights(made.view)["sha256"])
     tamper(path)
     said: list[str] = []
-    again = team.two.fuse("course_rec@1", say=said.append)
+    again = team.two.fused.fuse("course_rec@1", say=said.append)
     assert (again.source, len(team.computed)) == ("computed", 2)
     assert any("cannot be used" in line and "damaged" in line for line in said)
     for file in made.view["files"]:
         assert (again.path / file["path"]).read_bytes() == (made.path / file["path"]).read_bytes()
-    assert team.two.audit().ok
+    assert team.two.upkeep.audit().ok
     shutil.rmtree(team.two.workspace.cache.root / "fused")
-    assert team.two.fuse("course_rec@1").source == "store"
+    assert team.two.fused.fuse("course_rec@1").source == "store"
 
 
 def test_files_that_are_gone_are_made_again(team: Team) -> None:
-    made = team.one.fuse("course_rec@1", publish="full")
+    made = team.one.fused.fuse("course_rec@1", publish="full")
     path = blob_path(team.one, weights(made.view)["sha256"])
     path.unlink()
-    assert team.two.fuse("course_rec@1").source == "computed"
+    assert team.two.fused.fuse("course_rec@1").source == "computed"
     assert path.exists()
-    assert team.two.audit().ok
+    assert team.two.upkeep.audit().ok
 
 
 def test_a_store_that_takes_nothing_leaves_the_model_and_its_record(
@@ -218,20 +220,20 @@ def test_a_store_that_takes_nothing_leaves_the_model_and_its_record(
 
         patched.setattr(type(team.one.workspace.store), "put_file", fails)
         with pytest.raises(StoreUnavailableError):
-            team.one.fuse("course_rec@1", publish="full")
-    again = team.one.fuse("course_rec@1", publish="full")
+            team.one.fused.fuse("course_rec@1", publish="full")
+    again = team.one.fused.fuse("course_rec@1", publish="full")
     assert (again.source, again.view["published"], len(team.computed)) == ("cache", True, 1)
 
 
 def test_the_collector_spares_what_is_published(team: Team) -> None:
-    made = team.one.fuse("course_rec@1", publish="full")
-    team.one.gc(grace=0.0)
+    made = team.one.fused.fuse("course_rec@1", publish="full")
+    team.one.upkeep.gc(grace=0.0)
     assert all(blob_path(team.two, file["sha256"]).exists() for file in made.view["files"])
-    assert team.two.fuse("course_rec@1").source == "store"
+    assert team.two.fused.fuse("course_rec@1").source == "store"
 
 
 def test_a_killed_fetch_leaves_nothing_half_written(team: Team, tmp_path: Path, database_url: str) -> None:
-    team.one.fuse("course_rec@1", publish="full")
+    team.one.fused.fuse("course_rec@1", publish="full")
     script = f"""
 import os, signal, sys
 sys.path[:0] = {sys.path!r}
@@ -248,7 +250,7 @@ fuse(open_workspace(Path({str(tmp_path / "two")!r}), {database_url!r}, {str(tmp_
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert team.two.workspace.cache.entries() == []
-    assert team.two.fuse("course_rec@1").source == "store"
+    assert team.two.fused.fuse("course_rec@1").source == "store"
     assert list((team.two.workspace.cache.root / "tmp").iterdir()) == []
     assert len(team.computed) == 1
 
@@ -264,8 +266,8 @@ def test_a_machine_without_mlx_gets_what_another_published(tmp_path: Path) -> No
         open_workspace(tmp_path / "one", f"sqlite:///{tmp_path}/db", str(tmp_path / "shared"))
     ) as one:
         one.init()
-        one.add_base(base, name="experts")
-        one.register(adapter, base="experts", task="t")
+        one.bases.add(base, name="experts")
+        one.adapters.register(adapter, base="experts", task="t")
         script = f"""{WITHOUT_MLX}
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
@@ -286,9 +288,9 @@ except MissingExtraError as error:
             return json.loads(done.stdout)
 
         assert "mlx-lm rearranges" in elsewhere()
-        made = one.fuse("t@1")
+        made = one.fused.fuse("t@1")
         assert "mlx-lm rearranges" in elsewhere(), "there was nothing to fetch"
-        one.fuse("t@1", publish="full")
+        one.fused.fuse("t@1", publish="full")
         fetched = elsewhere()
         assert (fetched["source"], fetched["digest"]) == ("store", made.view["digest"])
         assert elsewhere()["source"] == "cache"
@@ -318,19 +320,19 @@ def test_over_s3(
         Registry(open_workspace(tmp_path / "two", database_url, url, options)) as two,
     ):
         one.init()
-        one.add_base(tiny_base, name="tiny")
-        one.register(make_adapter(), base="tiny", task="course_rec")
-        made = one.fuse("course_rec@1", publish="full")
-        assert (two.fuse("course_rec@1").source, len(computed)) == ("store", 1)
+        one.bases.add(tiny_base, name="tiny")
+        one.adapters.register(make_adapter(), base="tiny", task="course_rec")
+        made = one.fused.fuse("course_rec@1", publish="full")
+        assert (two.fused.fuse("course_rec@1").source, len(computed)) == ("store", 1)
         shutil.rmtree(tmp_path / "two" / "cache")
         _spoil(one, server, url, weights(made.view)["sha256"])
         said: list[str] = []
-        assert two.fuse("course_rec@1", say=said.append).source == "computed"
+        assert two.fused.fuse("course_rec@1", say=said.append).source == "computed"
         assert any("cannot be used" in line for line in said)
         assert len(computed) == 2
         shutil.rmtree(tmp_path / "two" / "cache")
-        assert two.fuse("course_rec@1").source == "store", "the damaged blob was not replaced"
-        one.gc(grace=0.0)
+        assert two.fused.fuse("course_rec@1").source == "store", "the damaged blob was not replaced"
+        one.upkeep.gc(grace=0.0)
         with one.workspace.database.read() as session:
             blobs = {row.digest for row in session.scalars(select(tables.Blob)) if row.state == "ready"}
         assert {file["sha256"] for file in made.view["files"]} <= blobs

@@ -20,8 +20,8 @@ def museum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Museum]:
     qwen = tinymodels.make_base(root / "qwen", kind="qwen2", dtype="float32", layers=3, tied=True, seed=5)
     with Registry.open(root / "home") as registry:
         registry.init()
-        registry.add_base(llama, name=LLAMA)
-        registry.add_base(qwen, name=QWEN)
+        registry.bases.add(llama, name=LLAMA)
+        registry.bases.add(qwen, name=QWEN)
         originals = {LLAMA: llama, QWEN: qwen}
         for name, base, task, date, seed, rank in (
             (FIRST, llama, "course_rec", "20260115", 1, 8),
@@ -29,8 +29,8 @@ def museum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Museum]:
             (OTHER, qwen, "songs", "20260301", 3, 4),
         ):
             folder = tinymodels.make_adapter(root / name, base, seed=seed, rank=rank)
-            registry.register(folder, base=LLAMA if base is llama else QWEN, task=task, date=date)
+            registry.adapters.register(folder, base=LLAMA if base is llama else QWEN, task=task, date=date)
             originals[name] = folder
-            fused = registry.fuse(name, KEEP)
+            fused = registry.fused.fuse(name, KEEP)
             originals[f"fused {name}"] = shutil.copytree(fused.path, root / f"fused {name}")
         yield Museum(registry, originals)

@@ -106,7 +106,7 @@ def the_one(found: Identified, kind: str, name: str) -> dict[str, object]:
 @pytest.mark.parametrize("way", SAME)
 def test_a_model_is_known_again(museum: Museum, tmp_path: Path, model: str, way: str) -> None:
     make, evidence = SAME[way]
-    found = museum.registry.identify(make(museum.originals[model], tmp_path))
+    found = museum.registry.provenance.identify(make(museum.originals[model], tmp_path))
     match = the_one(found, *MODELS[model])
     assert match["identical"]
     assert (
@@ -121,7 +121,7 @@ def test_a_model_is_known_again(museum: Museum, tmp_path: Path, model: str, way:
 @pytest.mark.parametrize("way", ALTERED)
 def test_what_was_changed_is_named(museum: Museum, tmp_path: Path, model: str, way: str) -> None:
     make, what, name = ALTERED[way]
-    found = museum.registry.identify(make(museum.originals[model], tmp_path))
+    found = museum.registry.provenance.identify(make(museum.originals[model], tmp_path))
     match = the_one(found, *MODELS[model])
     told = {key: match[key] for key in ("changed", "missing", "extra")}
     assert told == {"changed": [], "missing": [], "extra": [], what: [name]}
@@ -146,14 +146,14 @@ def test_an_adapter_is_known_again(
     museum: Museum, tmp_path: Path, name: str, change: altering.Change, evidence: str
 ) -> None:
     copy = altering.saved_anew(museum.originals[name], tmp_path / "x", change)
-    match = the_one(museum.registry.identify(copy), "adapter", name)
+    match = the_one(museum.registry.provenance.identify(copy), "adapter", name)
     assert (match["evidence"], match["identical"]) == (evidence, True)
 
 
 def test_a_changed_factor_of_an_adapter_is_named(museum: Museum, tmp_path: Path) -> None:
     factor = "model.layers.2.self_attn.v_proj.lora_b"
     copy = altering.saved_anew(museum.originals[FIRST], tmp_path / "x", altering.touched(factor))
-    match = the_one(museum.registry.identify(copy), "adapter", FIRST)
+    match = the_one(museum.registry.provenance.identify(copy), "adapter", FIRST)
     assert (match["changed"], match["layers"]) == ([factor], [2])
 
 
@@ -162,7 +162,7 @@ def test_a_changed_configuration_of_an_adapter_is_named(museum: Museum, tmp_path
     altering.with_config(
         copy, "adapter_config.json", lora_parameters={"rank": 8, "scale": 1.0, "dropout": 0.0}
     )
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     match = the_one(found, "adapter", FIRST)
     assert match["files"]["changed"] == ["adapter_config.json"]  # type: ignore[index]
     assert not found.intact
@@ -172,20 +172,20 @@ def test_a_changed_configuration_of_an_adapter_is_named(museum: Museum, tmp_path
 def test_an_exported_adapter_saved_anew_is_known_in_either_form(
     museum: Museum, tmp_path: Path, form: str
 ) -> None:
-    exported = museum.registry.export(SECOND, tmp_path / "out", form=form)
+    exported = museum.registry.exchange.export(SECOND, tmp_path / "out", form=form)
     (tensors,) = exported.path.glob("*.safetensors")
     tinymodels.write_tensors(tmp_path / "found.safetensors", altering.read(tensors), {"by": "hand"})
-    match = the_one(museum.registry.identify(tmp_path / "found.safetensors"), "adapter", SECOND)
+    match = the_one(museum.registry.provenance.identify(tmp_path / "found.safetensors"), "adapter", SECOND)
     assert match["identical"]
 
 
 @pytest.mark.parametrize("target", ["archive", "gguf", "model", "oci", "vllm", "llamacpp"])
 def test_a_bundle_is_known_again_under_another_name(museum: Museum, tmp_path: Path, target: str) -> None:
     options = {} if target in ("vllm", "llamacpp") else {"request": KEEP}
-    written = museum.registry.materialize(SECOND, tmp_path / "out" / target, target=target, **options)
+    written = museum.registry.bundles.materialize(SECOND, tmp_path / "out" / target, target=target, **options)
     place = Path(written.path)
     moved = place.rename(tmp_path / "something-else")
-    found = museum.registry.identify(moved).to_dict()
+    found = museum.registry.provenance.identify(moved).to_dict()
     kinds = {(match["kind"], match["name"]) for match in found["matches"] if match["identical"]}
     assert ("adapter" if options == {} else "fused", SECOND) in kinds
     assert ("bundle", str(place)) in kinds
@@ -193,17 +193,19 @@ def test_a_bundle_is_known_again_under_another_name(museum: Museum, tmp_path: Pa
 
 
 def test_an_adapter_for_llama_cpp_is_known_without_its_keys(museum: Museum, tmp_path: Path) -> None:
-    museum.registry.materialize(SECOND, tmp_path / "out", target="llamacpp")
+    museum.registry.bundles.materialize(SECOND, tmp_path / "out", target="llamacpp")
     file = tmp_path / "out" / "adapters" / f"{SECOND}.gguf"
     data = file.read_bytes()
     assert b"fusery." in data
     (tmp_path / "found.gguf").write_bytes(data.replace(b"fusery.", b"nobody."))
-    match = the_one(museum.registry.identify(tmp_path / "found.gguf"), "adapter", SECOND)
+    match = the_one(museum.registry.provenance.identify(tmp_path / "found.gguf"), "adapter", SECOND)
     assert (match["identical"], match["missing"]) == (True, [])
 
 
 def test_an_archive_packed_anew_with_a_change_is_known(museum: Museum, tmp_path: Path) -> None:
-    written = museum.registry.materialize(FIRST, tmp_path / "out.tar.gz", target="archive", request=KEEP)
+    written = museum.registry.bundles.materialize(
+        FIRST, tmp_path / "out.tar.gz", target="archive", request=KEEP
+    )
     with tarfile.open(written.path) as old, tarfile.open(tmp_path / "new.tar.gz", "w:gz") as new:
         for member in old:
             content = old.extractfile(member)
@@ -213,7 +215,7 @@ def test_an_archive_packed_anew_with_a_change_is_known(museum: Museum, tmp_path:
                 data = data.replace(b'"rope_theta": 10000.0', b'"rope_theta": 20000.0')
                 member.size = len(data)
             new.addfile(member, io.BytesIO(data))
-    found = museum.registry.identify(tmp_path / "new.tar.gz").to_dict()
+    found = museum.registry.provenance.identify(tmp_path / "new.tar.gz").to_dict()
     match = next(match for match in found["matches"] if match["kind"] == "fused")
     assert (match["name"], match["files"]["changed"]) == (FIRST, ["config.json"])
     (claim,) = [claim for claim in found["claims"] if claim["source"].endswith("fusery.json")]
@@ -222,6 +224,8 @@ def test_an_archive_packed_anew_with_a_change_is_known(museum: Museum, tmp_path:
 
 def test_a_part_of_a_model_is_known(museum: Museum, tmp_path: Path) -> None:
     altering.saved_anew(museum.originals[f"fused {SECOND}"], tmp_path / "x", shards=3)
-    match = the_one(museum.registry.identify(tmp_path / "x" / "part-2.safetensors"), "fused", SECOND)
+    match = the_one(
+        museum.registry.provenance.identify(tmp_path / "x" / "part-2.safetensors"), "fused", SECOND
+    )
     assert match["missing"]
     assert match["changed"] == []

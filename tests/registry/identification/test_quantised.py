@@ -26,10 +26,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registry,
     base = tinymodels.make_base(root / "base", bits=4, layers=2)
     with Registry.open(root / "home") as registry:
         registry.init()
-        registry.add_base(base, name="packed")
+        registry.bases.add(base, name="packed")
         adapter = tinymodels.make_adapter(root / "adapter", base)
-        registry.register(adapter, base="packed", task="course_rec", date="20260115")
-        fused = registry.fuse(NAME, FuseRequest(precision="dequantize"))
+        registry.adapters.register(adapter, base="packed", task="course_rec", date="20260115")
+        fused = registry.fused.fuse(NAME, FuseRequest(precision="dequantize"))
         yield registry, base, shutil.copytree(fused.path, root / "fused")
 
 
@@ -38,7 +38,7 @@ def test_a_quantised_base_is_known_in_gguf(
     packed: tuple[Registry, Path, Path], tmp_path: Path, kind: str
 ) -> None:
     registry, base, _ = packed
-    (match,) = registry.identify(altering.as_gguf(base, tmp_path / "x.gguf", kind)).matches
+    (match,) = registry.provenance.identify(altering.as_gguf(base, tmp_path / "x.gguf", kind)).matches
     assert (match.owner.kind, match.owner.name, match.identical) == ("base", "packed", True)
 
 
@@ -47,7 +47,7 @@ def test_what_was_fused_onto_it_is_told_from_it(
     packed: tuple[Registry, Path, Path], tmp_path: Path, kind: str | None
 ) -> None:
     registry, _, fused = packed
-    (match,) = registry.identify(altering.as_gguf(fused, tmp_path / "x.gguf", kind)).matches
+    (match,) = registry.provenance.identify(altering.as_gguf(fused, tmp_path / "x.gguf", kind)).matches
     assert (match.owner.kind, match.owner.name, match.identical) == ("fused", NAME, True)
 
 
@@ -57,11 +57,14 @@ def test_a_changed_part_of_a_quantised_matrix_is_named(
 ) -> None:
     registry, base, _ = packed
     copy = altering.saved_anew(base, tmp_path / "x", altering.touched(f"{PACKED}.{part}"), shards=2)
-    (match,) = registry.identify(copy).matches
+    (match,) = registry.provenance.identify(copy).matches
     told = match.to_dict()
     assert (told["name"], told["changed"], told["layers"]) == ("packed", [f"{PACKED}.{part}"], [1])
 
 
 def test_a_stranger_of_the_same_bits_is_unknown(packed: tuple[Registry, Path, Path], tmp_path: Path) -> None:
     registry, _, _ = packed
-    assert registry.identify(tinymodels.make_base(tmp_path / "x", bits=4, layers=2, seed=3)).matches == []
+    assert (
+        registry.provenance.identify(tinymodels.make_base(tmp_path / "x", bits=4, layers=2, seed=3)).matches
+        == []
+    )

@@ -30,9 +30,9 @@ def test_a_real_model_is_found_again(tmp_path: Path) -> None:
     convert_gguf(next(package.glob("*.gguf")), base)
     with Registry.open(tmp_path / "home") as registry:
         registry.init()
-        registry.add_base(base, name="smollm2")
-        registry.register(peftfolders.REAL / "lora", base="smollm2", task="real", date="20260115")
-        fused = registry.fuse(NAME, KEEP)
+        registry.bases.add(base, name="smollm2")
+        registry.adapters.register(peftfolders.REAL / "lora", base="smollm2", task="real", date="20260115")
+        fused = registry.fused.fuse(NAME, KEEP)
         cases = (
             (altering.as_gguf(base, tmp_path / "base.gguf", "f16"), "base", "smollm2", []),
             (altering.as_gguf(fused.path, tmp_path / "fused.gguf", "f16"), "fused", NAME, []),
@@ -46,9 +46,9 @@ def test_a_real_model_is_found_again(tmp_path: Path) -> None:
             ),
         )
         for path, kind, name, changed in cases:
-            match, *others = registry.identify(path).matches
+            match, *others = registry.provenance.identify(path).matches
             assert (match.owner.kind, match.owner.name, others) == (kind, name, []), path
             assert match.to_dict()["changed"] == changed
         assert "fused onto smollm2 (keep), but in layer 12" in match.sentence
-        model = registry.identify(fused.path)
+        model = registry.provenance.identify(fused.path)
         assert (model.matches[0].owner.name, model.intact) == (NAME, True)

@@ -41,14 +41,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     base = tinymodels.make_base(root / "base", **SHAPES)
     with Registry.open(root / "home") as registry:
         registry.init()
-        registry.add_base(base, name="base")
+        registry.bases.add(base, name="base")
         for seed, task in ((1, "first"), (2, "second")):
             folder = tinymodels.make_adapter(root / task, base, seed=seed)
-            registry.register(folder, base="base", task=task, date="20260115")
+            registry.adapters.register(folder, base="base", task=task, date="20260115")
         peft = peftfolders.make_peft(root / "peft", base, base_model_name_or_path="base")
-        registry.register(peft, base="base", task="peft", date="20260115")
-        fused = registry.fuse(FIRST, FuseRequest())
-        registry.fuse(SECOND, FuseRequest())
+        registry.adapters.register(peft, base="base", task="peft", date="20260115")
+        fused = registry.fused.fuse(FIRST, FuseRequest())
+        registry.fused.fuse(SECOND, FuseRequest())
         yield Shop(registry, base, shutil.copytree(fused.path, root / "fused"), peft)
 
 
@@ -64,7 +64,9 @@ def nearest(found: Identified) -> tuple[str, str]:
 def test_what_llama_quantize_writes_is_nearest_to_its_model(shop: Shop, tmp_path: Path, kind: str) -> None:
     for folder, expected in ((shop.base, ("base", "base")), (shop.first, ("fused", FIRST))):
         dense = altering.as_gguf(folder, tmp_path / f"{expected[0]}.gguf", "f16", {"fusery.note": "x"})
-        found = shop.registry.identify(llama_quantize(dense, kind, tmp_path / f"{expected[0]}-{kind}.gguf"))
+        found = shop.registry.provenance.identify(
+            llama_quantize(dense, kind, tmp_path / f"{expected[0]}-{kind}.gguf")
+        )
         assert nearest(found) == expected
         told = found.matches[0].to_dict()
         assert 0.001 < told["distance"] <= told["from_base"] < 0.35
@@ -72,9 +74,9 @@ def test_what_llama_quantize_writes_is_nearest_to_its_model(shop: Shop, tmp_path
 
 
 def test_what_the_file_says_of_itself_is_not_proven_and_not_false(shop: Shop, tmp_path: Path) -> None:
-    shop.registry.materialize(FIRST, tmp_path / "bundle", target="gguf", request=FuseRequest())
+    shop.registry.bundles.materialize(FIRST, tmp_path / "bundle", target="gguf", request=FuseRequest())
     (model,) = tmp_path.glob("bundle/*.gguf")
-    found = shop.registry.identify(llama_quantize(model, "Q4_K_M", tmp_path / "small.gguf"))
+    found = shop.registry.provenance.identify(llama_quantize(model, "Q4_K_M", tmp_path / "small.gguf"))
     assert nearest(found) == ("fused", FIRST)
     truths = {claim.kind: claim.truth for claim in found.claims if claim.digest}
     assert truths
@@ -87,7 +89,7 @@ def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, 
     model = tmp_path / "merged"
     if dtype is not None:
         model = altering.saved_anew(model, tmp_path / "saved", altering.converted(dtype))
-    found = shop.registry.identify(model)
+    found = shop.registry.provenance.identify(model)
     match = found.matches[0]
     assert (match.owner.kind, match.owner.name, match.evidence) == ("adapter", PEFT, "nearest")
     assert match.sentence.startswith(f"nearest to {PEFT} put onto base: ")
@@ -98,7 +100,7 @@ def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, 
 def test_a_stranger_is_near_nothing(shop: Shop, tmp_path: Path) -> None:
     other = tinymodels.make_base(tmp_path / "other", seed=9, **SHAPES)
     dense = altering.as_gguf(other, tmp_path / "other.gguf", "f16")
-    found = shop.registry.identify(llama_quantize(dense, "Q4_K_M", tmp_path / "small.gguf"))
+    found = shop.registry.provenance.identify(llama_quantize(dense, "Q4_K_M", tmp_path / "small.gguf"))
     assert "nearest" not in {match.evidence for match in found.matches}
 
 
@@ -114,7 +116,7 @@ def test_another_update_of_the_base_is_none_of_those_on_record(shop: Shop, tmp_p
             for name, value in tensors.items()
         }
 
-    found = shop.registry.identify(altering.saved_anew(shop.base, tmp_path / "x", trained))
+    found = shop.registry.provenance.identify(altering.saved_anew(shop.base, tmp_path / "x", trained))
     assert {match.owner.kind for match in found.matches} <= {"base"}
 
 
@@ -125,8 +127,8 @@ def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> Non
     source = next(Path(next(iter(spec.submodule_search_locations or ()))).glob("*.gguf"))
     with Registry.open(tmp_path / "home") as registry:
         registry.init()
-        registry.add_base(source, name="smollm2")
-        found = registry.identify(source)
+        registry.bases.add(source, name="smollm2")
+        found = registry.provenance.identify(source)
     (match,) = found.matches
     assert (match.owner.kind, match.evidence, found.verdict) == ("base", "source", "known")
     assert match.sentence == "the file that the base model smollm2 was converted from"
@@ -137,10 +139,10 @@ def test_a_pickle_is_said_not_to_be_read(shop: Shop, tmp_path: Path) -> None:
     folder.mkdir()
     shutil.copy(shop.base / "config.json", folder)
     (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(4096))
-    found = shop.registry.identify(folder)
+    found = shop.registry.provenance.identify(folder)
     assert found.verdict == "inconclusive"
     assert found.problems[0].startswith("pytorch_model.bin is a pickle, which runs code")
-    assert shop.registry.identify(folder / "pytorch_model.bin").verdict == "inconclusive"
+    assert shop.registry.provenance.identify(folder / "pytorch_model.bin").verdict == "inconclusive"
 
 
 def test_a_matrix_without_rows_is_passed_over(shop: Shop, tmp_path: Path) -> None:
@@ -149,5 +151,5 @@ def test_a_matrix_without_rows_is_passed_over(shop: Shop, tmp_path: Path) -> Non
         noisy = {name: (dtype, bits ^ 1) for name, (dtype, bits) in rounded.items()}
         return {**noisy, "model.layers.0.none.weight": ("BF16", np.zeros((0, 8), np.uint16))}
 
-    found = shop.registry.identify(altering.saved_anew(shop.first, tmp_path / "x", changed))
+    found = shop.registry.provenance.identify(altering.saved_anew(shop.first, tmp_path / "x", changed))
     assert ("fused", FIRST) in {(match.owner.kind, match.owner.name) for match in found.matches}

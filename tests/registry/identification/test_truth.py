@@ -26,19 +26,19 @@ def said(found: Identified) -> dict[str, tuple[str, bool | None]]:
 @pytest.fixture
 def bundle(museum: Museum, tmp_path: Path) -> Path:
     """A bundle of the second version, as `materialize` writes it."""
-    written = museum.registry.materialize(SECOND, tmp_path / "bundle", target="model", request=KEEP)
+    written = museum.registry.bundles.materialize(SECOND, tmp_path / "bundle", target="model", request=KEEP)
     return Path(written.path)
 
 
 def test_a_bundle_tells_the_truth(museum: Museum, bundle: Path) -> None:
-    found = museum.registry.identify(bundle)
+    found = museum.registry.provenance.identify(bundle)
     assert said(found) == {"fusery.json": ("fused", True), "model.safetensors": ("fused", True)}
     assert found.intact
 
 
 def test_a_bundle_saved_anew_still_tells_the_truth(museum: Museum, bundle: Path, tmp_path: Path) -> None:
     copy = altering.saved_anew(bundle, tmp_path / "x", file="model.safetensors", metadata={"format": "pt"})
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     assert said(found) == {"fusery.json": ("fused", True)}
 
 
@@ -46,7 +46,7 @@ def test_a_bundle_with_another_model_in_it_does_not(museum: Museum, bundle: Path
     file = bundle / "model.safetensors"
     file.unlink()
     shutil.copyfile(museum.originals[f"fused {FIRST}"] / "model.safetensors", file)
-    found = museum.registry.identify(bundle)
+    found = museum.registry.provenance.identify(bundle)
     assert said(found)["fusery.json"] == ("fused", False)
     assert said(found)["model.safetensors"] == ("fused", True)
     assert found.matches[0].owner.name == FIRST
@@ -56,7 +56,7 @@ def test_a_bundle_with_another_model_in_it_does_not(museum: Museum, bundle: Path
 def test_a_bundle_with_a_changed_tensor_does_not(museum: Museum, bundle: Path, tmp_path: Path) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     copy = altering.saved_anew(bundle, tmp_path / "x", altering.touched(name), file="model.safetensors")
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     (claim,) = [claim for claim in found.claims if claim.digest]
     assert (claim.truth, name in claim.reason, "layer 1" in claim.reason) == (False, True, True)
 
@@ -67,14 +67,14 @@ def test_a_forged_key_is_not_believed(museum: Museum, tmp_path: Path) -> None:
         key = session.scalars(select(tables.Fused.key)).first()
     stranger = tinymodels.make_base(tmp_path / "stranger", layers=3, seed=77)
     copy = altering.saved_anew(stranger, tmp_path / "x", metadata={"fusery.key": str(key)})
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     assert found.verdict == "unknown"
     assert said(found) == {"weights.safetensors": ("fused", False)}
 
 
 def test_what_is_said_of_another_registry_is_neither(museum: Museum, tmp_path: Path) -> None:
     copy = altering.saved_anew(museum.originals[LLAMA], tmp_path / "x", metadata={"fusery.key": "ab" * 32})
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     assert said(found) == {"weights.safetensors": ("fused", None)}
 
 
@@ -84,14 +84,14 @@ def test_the_keys_of_a_gguf_file_are_held_against_its_numbers(museum: Museum, tm
         keys = {"fusery.key": str(session.scalars(query).one())}
     for original, truth in ((f"fused {SECOND}", True), (f"fused {FIRST}", False)):
         file = altering.as_gguf(museum.originals[original], tmp_path / f"{truth}.gguf", "f16", keys)
-        assert said(museum.registry.identify(file)) == {file.name: ("fused", truth)}
+        assert said(museum.registry.provenance.identify(file)) == {file.name: ("fused", truth)}
 
 
 def test_an_exported_adapter_tells_the_truth_until_it_is_changed(museum: Museum, tmp_path: Path) -> None:
-    exported = museum.registry.export(FIRST, tmp_path / "out").path
-    assert said(museum.registry.identify(exported)) == {"adapter_metadata.json": ("adapter", True)}
+    exported = museum.registry.exchange.export(FIRST, tmp_path / "out").path
+    assert said(museum.registry.provenance.identify(exported)) == {"adapter_metadata.json": ("adapter", True)}
     altering.with_config(exported, "adapter_config.json", num_layers=7)
-    found = museum.registry.identify(exported)
+    found = museum.registry.provenance.identify(exported)
     assert said(found) == {"adapter_metadata.json": ("adapter", False)}
     assert not found.intact
 
@@ -99,7 +99,7 @@ def test_an_exported_adapter_tells_the_truth_until_it_is_changed(museum: Museum,
 @pytest.fixture
 def fused(stocked: Registry) -> Path:
     """The second version, fused, in the cache of a registry on either database."""
-    return stocked.fuse("course_rec@2", KEEP).path
+    return stocked.fused.fuse("course_rec@2", KEEP).path
 
 
 def test_it_is_known_on_either_database_and_the_index_is_made_once(
@@ -108,13 +108,13 @@ def test_it_is_known_on_either_database_and_the_index_is_made_once(
     name = "model.layers.3.mlp.gate_proj.weight"
     copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name), shards=2)
     told: list[str] = []
-    first = stocked.identify(copy, say=told.append)
+    first = stocked.provenance.identify(copy, say=told.append)
     assert (first.matches[0].owner.kind, first.matches[0].to_dict()["changed"]) == ("fused", [name])
     assert told == ["reading tiny and 1 more, not looked at before"]
     statements: list[str] = []
     engine = stocked.workspace.database._engine
     event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    second = stocked.identify(copy, say=told.append)
+    second = stocked.provenance.identify(copy, say=told.append)
     assert (second.to_dict(), len(told)) == (first.to_dict(), 1)
     assert not any(text.startswith(("INSERT", "UPDATE")) for text in statements)
 
@@ -124,11 +124,11 @@ def test_an_evicted_fused_model_is_known_if_it_was_looked_at_before(
 ) -> None:
     copy = altering.saved_anew(fused, tmp_path / "x")
     half = altering.saved_anew(fused, tmp_path / "half", altering.converted("F16"))
-    stocked.identify(copy)
-    stocked.identify(half)
+    stocked.provenance.identify(copy)
+    stocked.provenance.identify(half)
     stocked.workspace.cache.remove(fused.name)
     for path, evidence in ((copy, "tensors"), (half, "numbers")):
-        match = stocked.identify(path).matches[0]
+        match = stocked.provenance.identify(path).matches[0]
         assert (match.owner.kind, match.evidence, match.identical) == ("fused", evidence, True)
 
 
@@ -137,15 +137,15 @@ def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
 ) -> None:
     copy = altering.saved_anew(fused, tmp_path / "x")
     stocked.workspace.cache.remove(fused.name)
-    found = stocked.identify(copy)
+    found = stocked.provenance.identify(copy)
     near, base, guess = found.matches
     assert (near.owner.kind, near.owner.name, near.evidence) == ("adapter", SECOND, "nearest")
     assert (base.owner.kind, base.identical) == ("base", False)
     assert (guess.owner.kind, guess.evidence, guess.identical) == ("fused", "modules", False)
     assert guess.confidence <= 0.5
     assert found.unread == {guess.owner.title: "its files are no longer in the cache"}
-    stocked.fuse("course_rec@2", KEEP)
-    assert [match.owner.kind for match in stocked.identify(copy).matches] == ["fused"]
+    stocked.fused.fuse("course_rec@2", KEEP)
+    assert [match.owner.kind for match in stocked.provenance.identify(copy).matches] == ["fused"]
 
 
 def test_a_stranger_is_inconclusive_where_something_cannot_be_compared_with(
@@ -153,7 +153,7 @@ def test_a_stranger_is_inconclusive_where_something_cannot_be_compared_with(
 ) -> None:
     stocked.workspace.cache.remove(fused.name)
     stranger = tinymodels.make_base(tmp_path / "stranger", seed=8)
-    assert stocked.identify(stranger).verdict == "inconclusive"
+    assert stocked.provenance.identify(stranger).verdict == "inconclusive"
 
 
 def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, t
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    found = stocked.identify(copy)
+    found = stocked.provenance.identify(copy)
     assert found.unread == {"course_rec_v2_20260201 (keep)": "its files are damaged"}
     near, base, guess = found.matches
     assert guess.evidence == "modules"
@@ -176,7 +176,7 @@ def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
     """Somebody lets the index say that a changed model is the one on record."""
     name = "model.layers.3.mlp.gate_proj.weight"
     copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name))
-    stocked.identify(copy)
+    stocked.provenance.identify(copy)
     (view,) = [view for view in Begun(copy).found.views if view.name == name]
     with stocked.workspace.database.write() as session:
         query = select(tables.Tensor).join(
@@ -184,10 +184,10 @@ def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
         )
         for row in session.scalars(query.where(tables.Tensor.name == name)):
             row.digest = str(exact_digest(view))
-    assert stocked.identify(copy).intact
-    found = stocked.identify(copy, fresh=True)
+    assert stocked.provenance.identify(copy).intact
+    found = stocked.provenance.identify(copy, fresh=True)
     assert (found.intact, found.matches[0].to_dict()["changed"]) == (False, [name])
-    assert not stocked.identify(copy).intact
+    assert not stocked.provenance.identify(copy).intact
 
 
 def test_a_registry_that_may_only_be_read_is_enough(
@@ -207,13 +207,13 @@ def test_a_registry_that_may_only_be_read_is_enough(
         half = altering.saved_anew(
             museum.originals[f"fused {SECOND}"], tmp_path / "x", altering.converted("F16")
         )
-        assert registry.identify(half).matches[0].owner.name == SECOND
+        assert registry.provenance.identify(half).matches[0].owner.name == SECOND
         with registry.workspace.database.read() as session:
             assert session.scalars(select(tables.Tensor)).first() is None
 
 
 def test_the_answer_is_plain_json(museum: Museum, bundle: Path) -> None:
-    told = museum.registry.identify(bundle).to_dict()
+    told = museum.registry.provenance.identify(bundle).to_dict()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     for match in told["matches"]:
         assert {"kind", "name", "digest", "evidence", "confidence"} <= match.keys()

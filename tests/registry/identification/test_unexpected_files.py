@@ -107,7 +107,7 @@ UNKNOWN: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_what_is_not_on_record_is_unknown(museum: Museum, tmp_path: Path, kind: str) -> None:
-    found = museum.registry.identify(UNKNOWN[kind](tmp_path))
+    found = museum.registry.provenance.identify(UNKNOWN[kind](tmp_path))
     assert (found.verdict, found.matches, found.intact) == ("unknown", [], False)
 
 
@@ -169,7 +169,7 @@ def test_what_is_made_to_break_a_reader_is_refused_in_one_sentence(
     path = tmp_path / ("x.safetensors" if kind.startswith("safetensors") else "x")
     path.write_bytes(data)
     with pytest.raises(FuseryError, match=why) as refused:
-        museum.registry.identify(path)
+        museum.registry.provenance.identify(path)
     assert "\n" not in refused.value.message
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
@@ -178,14 +178,14 @@ def test_nothing_of_a_refused_archive_stays(museum: Museum, tmp_path: Path) -> N
     path = tmp_path / "x.tar"
     path.write_bytes(tar_of(("model/a", tarfile.REGTYPE, b"x" * 1000), ("b", tarfile.SYMTYPE, b"")))
     with pytest.raises(UnsafePathError):
-        museum.registry.identify(path)
+        museum.registry.provenance.identify(path)
     assert list((museum.registry.workspace.settings.cache / "tmp").iterdir()) == []
 
 
 def test_a_folder_is_told_although_a_file_of_it_is_damaged(museum: Museum, tmp_path: Path) -> None:
     copy = altering.saved_anew(museum.originals[LLAMA], tmp_path / "x", shards=3)
     (copy / "part-1.safetensors").write_bytes((copy / "part-1.safetensors").read_bytes()[:-100])
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     assert found.matches[0].owner.name == LLAMA
     assert "part-1.safetensors" in found.problems[0]
     assert not found.intact
@@ -198,22 +198,22 @@ def test_a_file_of_holes_is_not_hashed(museum: Museum, tmp_path: Path) -> None:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + (1 << 40))
     with pytest.raises(UnsafePathError, match="holes"):
-        museum.registry.identify(path)
+        museum.registry.provenance.identify(path)
 
 
 def test_nothing_at_the_path(museum: Museum, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
-        museum.registry.identify(tmp_path / "nowhere")
+        museum.registry.provenance.identify(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(MissingFileError):
-        museum.registry.identify(tmp_path / "pipe")
+        museum.registry.provenance.identify(tmp_path / "pipe")
 
 
 def test_a_link_out_of_a_folder_is_not_followed(museum: Museum, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "model.safetensors").symlink_to(museum.originals[LLAMA] / "model.safetensors")
     with pytest.raises(UnsafePathError):
-        museum.registry.identify(tmp_path / "x")
+        museum.registry.provenance.identify(tmp_path / "x")
 
 
 def test_documents_that_lie_about_their_kind_are_passed_over(museum: Museum, tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ def test_documents_that_lie_about_their_kind_are_passed_over(museum: Museum, tmp
         ("adapter_config.json", json.dumps({"model": {"a": 1}, "base_model_name_or_path": ["x"]})),
     ):
         (copy / name).write_text(text)
-    found = museum.registry.identify(copy)
+    found = museum.registry.provenance.identify(copy)
     assert (found.matches[0].owner.name, found.claims) == (FIRST, [])
     assert "adapter_metadata.json" in found.problems[0]
     with pytest.raises(FormatError):
-        museum.registry.identify(written(b"GGUF\x03")(tmp_path))
+        museum.registry.provenance.identify(written(b"GGUF\x03")(tmp_path))

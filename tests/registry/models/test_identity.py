@@ -169,44 +169,44 @@ def test_a_file_that_is_not_the_one_of_the_header_is_refused(tiny_base: Path, co
 
 
 def test_a_base_in_other_files_gets_a_further_name(registry: Registry, tiny_base: Path, copy: Path) -> None:
-    first = registry.add_base(tiny_base, name="tiny")
+    first = registry.bases.add(tiny_base, name="tiny")
     blobs = set(registry.workspace.store.blobs())
     resharded(copy, 3, "model_part")
-    second = registry.add_base(copy, name="org/tiny-resharded")
+    second = registry.bases.add(copy, name="org/tiny-resharded")
     assert (first.created, first.same_as) == (True, None)
     assert (second.created, second.same_as) == (False, "tiny")
     assert second.view["names"] == ["tiny", "org/tiny-resharded"]
     assert second.view["content"] == content(tiny_base)
-    assert len(registry.bases()) == 1
+    assert len(registry.bases.list()) == 1
     assert set(registry.workspace.store.blobs()) == blobs
-    assert registry.audit().ok
+    assert registry.upkeep.audit().ok
 
 
 @pytest.mark.parametrize("change", OTHER.values(), ids=OTHER)
 def test_a_taken_name_is_refused_for_other_bytes(
     change: Change, registry: Registry, tiny_base: Path, copy: Path
 ) -> None:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     blobs = set(registry.workspace.store.blobs())
     change(copy)
     with pytest.raises(AlreadyExistsError, match="other bytes"):
-        registry.add_base(copy, name="Tiny")
+        registry.bases.add(copy, name="Tiny")
     assert set(registry.workspace.store.blobs()) == blobs
-    assert [base["names"] for base in registry.bases()] == [["tiny"]]
+    assert [base["names"] for base in registry.bases.list()] == [["tiny"]]
 
 
 def test_the_same_name_for_the_same_content_is_nothing_new(
     registry: Registry, tiny_base: Path, copy: Path
 ) -> None:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     resharded(copy, 2)
-    assert registry.add_base(copy, name="tiny").view["names"] == ["tiny"]
+    assert registry.bases.add(copy, name="tiny").view["names"] == ["tiny"]
 
 
 def test_a_base_by_reference_is_found_in_other_files(registry: Registry, tiny_base: Path, copy: Path) -> None:
-    registry.add_base(tiny_base, name="tiny", reference=True)
+    registry.bases.add(tiny_base, name="tiny", reference=True)
     resharded(copy, 2)
-    added = registry.add_base(copy, name="again", reference=True)
+    added = registry.bases.add(copy, name="again", reference=True)
     assert added.same_as == "tiny"
     assert added.view["reference"] == str(tiny_base.resolve())
 
@@ -220,33 +220,33 @@ def forget_contents(registry: Registry) -> None:
 def test_an_older_record_is_read_when_it_may_be_the_same(
     registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
 ) -> None:
-    registry.add_base(tiny_base, name="tiny")
-    registry.add_base(tinymodels.make_base(tmp_path / "other", layers=2), name="other")
+    registry.bases.add(tiny_base, name="tiny")
+    registry.bases.add(tinymodels.make_base(tmp_path / "other", layers=2), name="other")
     forget_contents(registry)
     resharded(copy, 2)
     said: list[str] = []
-    assert registry.add_base(copy, name="again", say=said.append).same_as == "tiny"
+    assert registry.bases.add(copy, name="again", say=said.append).same_as == "tiny"
     assert [text for text in said if text.startswith("reading")] == [
         "reading tiny, to tell whether it is the same model"
     ]
-    assert registry.base("tiny")["content"] == content(tiny_base)
-    assert registry.base("other")["content"] is None
+    assert registry.bases.show("tiny")["content"] == content(tiny_base)
+    assert registry.bases.show("other")["content"] is None
 
 
 def test_an_older_record_that_cannot_be_read_is_another_base(
     registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(tiny_base, tmp_path / "moved")
-    registry.add_base(moved, name="tiny", reference=True)
+    registry.bases.add(moved, name="tiny", reference=True)
     forget_contents(registry)
     shutil.rmtree(moved)
     resharded(copy, 2)
     said: list[str] = []
-    assert registry.add_base(copy, name="again", say=said.append).created
+    assert registry.bases.add(copy, name="again", say=said.append).created
     assert any("cannot be read" in text for text in said)
 
 
 def test_adding_an_older_record_again_fills_in_its_content(registry: Registry, tiny_base: Path) -> None:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     forget_contents(registry)
-    assert registry.add_base(tiny_base, name="tiny").view["content"] == content(tiny_base)
+    assert registry.bases.add(tiny_base, name="tiny").view["content"] == content(tiny_base)

@@ -25,9 +25,9 @@ def test_every_kind_of_record(withdrawn: Everything) -> None:
     registry, found = withdrawn
     serials = set()
     for name, reference in found.items():
-        made = registry.attest(reference, form="cyclonedx")
+        made = registry.provenance.attest(reference, form="cyclonedx")
         assert invalid(made.document) is None, name
-        assert registry.attest(reference, form="cyclonedx").data == made.data, name
+        assert registry.provenance.attest(reference, form="cyclonedx").data == made.data, name
         assert _refs_are_unique(made.document)
         serials.add(made.document["serialNumber"])
     assert len(serials) == len(found)
@@ -47,7 +47,7 @@ def _refs_are_unique(document: dict[str, Any]) -> bool:
 
 
 def test_the_validator_can_refuse(withdrawn: Everything) -> None:
-    document = withdrawn[0].attest("course_rec@1", form="cyclonedx").document
+    document = withdrawn[0].provenance.attest("course_rec@1", form="cyclonedx").document
     card = document["metadata"]["component"]["modelCard"]
     assert invalid({**document, "nonsense": 1}) is not None
     card["modelParameters"]["nonsense"] = 1
@@ -56,7 +56,7 @@ def test_the_validator_can_refuse(withdrawn: Everything) -> None:
 
 def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
     registry, found = withdrawn
-    document = registry.attest(found["sum"], form="cyclonedx").document
+    document = registry.provenance.attest(found["sum"], form="cyclonedx").document
     component = document["metadata"]["component"]
     assert component["type"] == "machine-learning-model"
     ancestors = {each["name"]: each for each in component["pedigree"]["ancestors"]}
@@ -64,7 +64,7 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
     assert ancestors[lineages.CONTINUED]["licenses"] == [{"license": {"id": "MIT"}}]
     assert ancestors["other_v1_20260301"]["licenses"] == [{"license": {"name": "our own & <odd>"}}]
     files = {each["name"]: each["hashes"] for each in ancestors[lineages.DENSE]["components"]}
-    shown = registry.show("course_rec@1")["files"]
+    shown = registry.adapters.show("course_rec@1")["files"]
     assert files == {file["path"]: [{"alg": "SHA-256", "content": file["sha256"]}] for file in shown}
     weights = {
         name: next(each["value"] for each in ancestor["properties"] if each["name"] == "fusery:weight")
@@ -91,7 +91,7 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
 
 
 def test_an_adapter_with_itself_is_one_ancestor(withdrawn: Everything) -> None:
-    document = withdrawn[0].attest(withdrawn[1]["with itself"], form="cyclonedx").document
+    document = withdrawn[0].provenance.attest(withdrawn[1]["with itself"], form="cyclonedx").document
     [adapter] = [
         each for each in document["metadata"]["component"]["pedigree"]["ancestors"] if each["name"] != "tiny"
     ]
@@ -99,7 +99,7 @@ def test_an_adapter_with_itself_is_one_ancestor(withdrawn: Everything) -> None:
 
 
 def test_without_a_dataset_nothing_is_made_up(withdrawn: Everything) -> None:
-    document = withdrawn[0].attest("other@1", form="cyclonedx").document
+    document = withdrawn[0].provenance.attest("other@1", form="cyclonedx").document
     assert "components" not in document
     card = document["metadata"]["component"]["modelCard"]
     assert card["modelParameters"].get("datasets", []) == []
@@ -109,5 +109,5 @@ def test_without_a_dataset_nothing_is_made_up(withdrawn: Everything) -> None:
 def test_the_extra_is_named(withdrawn: Everything, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cyclonedx.output.json", None)
     with pytest.raises(MissingExtraError, match="not installed") as raised:
-        withdrawn[0].attest("course_rec@1", form="cyclonedx")
+        withdrawn[0].provenance.attest("course_rec@1", form="cyclonedx")
     assert "fusery[bom]" in (raised.value.hint or "")

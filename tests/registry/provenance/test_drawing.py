@@ -74,7 +74,7 @@ def test_any_graph_is_well_formed_and_no_two_boxes_overlap(graph: Graph, most: i
 def test_what_was_made_stands_to_the_right_of_what_it_was_made_from(
     withdrawn: tuple[Registry, dict[str, str]],
 ) -> None:
-    graph = withdrawn[0].lineage("tiny", complete=True)
+    graph = withdrawn[0].provenance.lineage("tiny", complete=True)
     root = ElementTree.fromstring(svg(graph))
     titles = {}
     for group in root.iter(f"{SVG}g"):
@@ -98,7 +98,7 @@ def _shown(name: str) -> str:
 
 
 def test_it_asks_for_nothing_and_runs_nothing(withdrawn: tuple[Registry, dict[str, str]]) -> None:
-    text = svg(withdrawn[0].lineage("course_rec@2"))
+    text = svg(withdrawn[0].provenance.lineage("course_rec@2"))
     assert escape(lineages.ODD[:10]) in text
     assert not re.search(r"<script|<a |href|url\(|@import|<image|<foreignObject| id=| on\w+=", text)
     assert "prefers-color-scheme:dark" in text

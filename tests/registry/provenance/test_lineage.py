@@ -8,7 +8,7 @@ from fusery.registry import Registry
 
 
 def _ids(registry: Registry, reference: str, kind: str) -> list[str]:
-    nodes = registry.lineage(reference).to_dict()["nodes"]
+    nodes = registry.provenance.lineage(reference).to_dict()["nodes"]
     return [node["id"] for node in nodes if node["kind"] == kind]
 
 
@@ -17,10 +17,14 @@ def test_an_id_says_what_a_thing_is_and_not_its_row(
 ) -> None:
     with Registry.open(tmp_path / "second-home") as other:
         other.init()
-        other.add_base(tiny_base, name="tiny")
+        other.bases.add(tiny_base, name="tiny")
         # Another order, so that the same data set has another row.
-        other.register(tmp_path / "second", base="tiny", task="course_rec", version=1, dataset="first")
-        other.register(tmp_path / "first", base="tiny", task="course_rec", version=2, dataset="courses")
+        other.adapters.register(
+            tmp_path / "second", base="tiny", task="course_rec", version=1, dataset="first"
+        )
+        other.adapters.register(
+            tmp_path / "first", base="tiny", task="course_rec", version=2, dataset="courses"
+        )
         assert _ids(other, "course_rec@2", "dataset") == _ids(stocked, "course_rec@1", "dataset")
         assert _ids(other, "course_rec@1", "dataset") != _ids(stocked, "course_rec@1", "dataset")
 
@@ -28,10 +32,10 @@ def test_an_id_says_what_a_thing_is_and_not_its_row(
 def test_a_bundle_is_its_content_and_its_place(stocked: Registry, tmp_path: Path) -> None:
     places = [tmp_path / "out", tmp_path / "copy"]
     for place in places:
-        stocked.materialize("course_rec@2", place)
+        stocked.bundles.materialize("course_rec@2", place)
     first = _ids(stocked, "course_rec@2", "bundle")
     assert len(set(first)) == 2
     assert {len(node_id) for node_id in first} == {len("bundle:") + 16 + 1 + 8}
     # Written once more to the same place: another record, the same thing.
-    stocked.materialize("course_rec@2", places[0], force=True)
+    stocked.bundles.materialize("course_rec@2", places[0], force=True)
     assert _ids(stocked, "course_rec@2", "bundle") == first

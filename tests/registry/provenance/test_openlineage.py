@@ -19,7 +19,7 @@ from fusery.registry.provenance import openlineage
 
 def documents(registry: Registry, found: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
     references = [*found.values(), "tiny", "here", "few", "dataset:courses", f"dataset:{lineages.ODD}"]
-    return {each: openlineage(registry.lineage(each, complete=True)) for each in references}
+    return {each: openlineage(registry.provenance.lineage(each, complete=True)) for each in references}
 
 
 def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]]) -> None:
@@ -41,13 +41,13 @@ def test_each_run_starts_and_completes(withdrawn: tuple[Registry, dict[str, str]
 
 def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     registry, found = withdrawn
-    events = openlineage(registry.lineage(found["sum"], complete=True))
+    events = openlineage(registry.provenance.lineage(found["sum"], complete=True))
     fuse = next(event for event in events if event["job"]["name"] == f"fusing/{found['sum'][:16]}")
     assert {each["name"] for each in fuse["inputs"]} == {
         "adapter/other_v1_20260301",
         f"adapter/{lineages.DENSE}",
         f"adapter/{lineages.CONTINUED}",
-        f"base/{registry.base('tiny')['digest'][:16]}",
+        f"base/{registry.bases.show('tiny')['digest'][:16]}",
     }
     tags = {
         tag["key"]: tag["value"]
@@ -55,7 +55,7 @@ def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> No
         for tag in each["facets"].get("tags", {}).get("tags", [])
     }
     assert tags == {"yanked": 'leaked <b> "x"'}
-    whole = openlineage(registry.lineage("course_rec@2", complete=True))
+    whole = openlineage(registry.provenance.lineage("course_rec@2", complete=True))
     assert any(
         tag == {"key": "alias", "value": "course_rec#prod", "source": "fusery"}
         for event in whole

@@ -26,7 +26,7 @@ def schema() -> Any:
 
 def documents(registry: Registry, found: dict[str, str]) -> dict[str, Any]:
     references = [*found.values(), "tiny", "here", "few", "dataset:courses", f"dataset:{lineages.ODD}"]
-    return {each: as_prov(registry.lineage(each, complete=True)) for each in references}
+    return {each: as_prov(registry.provenance.lineage(each, complete=True)) for each in references}
 
 
 def test_documents_are_valid_and_round_trip(withdrawn: tuple[Registry, dict[str, str]], schema: Any) -> None:
@@ -43,7 +43,7 @@ def test_documents_are_valid_and_round_trip(withdrawn: tuple[Registry, dict[str,
 
 
 def test_the_schema_can_refuse(withdrawn: tuple[Registry, dict[str, str]], schema: Any) -> None:
-    document = as_prov(withdrawn[0].lineage("course_rec@2", complete=True))
+    document = as_prov(withdrawn[0].provenance.lineage("course_rec@2", complete=True))
     assert list(schema.iter_errors({**document, "nonsense": {}}))
     assert list(schema.iter_errors({**document, "entity": {"fusery:x": {"prov:label": {"$": 1, "q": 2}}}}))
 
@@ -51,7 +51,8 @@ def test_the_schema_can_refuse(withdrawn: tuple[Registry, dict[str, str]], schem
 def test_who_made_what_of_what_and_when(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     registry, found = withdrawn
     read = prov.model.ProvDocument.deserialize(
-        content=json.dumps(as_prov(registry.lineage(found["bundle"], complete=True))), format="json"
+        content=json.dumps(as_prov(registry.provenance.lineage(found["bundle"], complete=True))),
+        format="json",
     )
     labels = {
         str(record.identifier): str(record.label) for record in read.get_records(prov.model.ProvElement)
@@ -69,12 +70,14 @@ def test_who_made_what_of_what_and_when(withdrawn: tuple[Registry, dict[str, str
         for activity in read.get_records(prov.model.ProvActivity)
         if str(activity.label) == f"fusing of {fused}"
     )
-    node = next(node for node in registry.lineage(found["bundle"]).nodes.values() if node.name == fused)
+    node = next(
+        node for node in registry.provenance.lineage(found["bundle"]).nodes.values() if node.name == fused
+    )
     assert (fusing.get_endTime() - fusing.get_startTime()).total_seconds() == pytest.approx(
         node.facts["seconds"], abs=1e-3
     )
     agents = {str(agent.label) for agent in read.get_records(prov.model.ProvAgent)}
     assert agents == {node.by}
     assert found["bundle"] not in json.dumps(
-        as_prov(registry.lineage(found["bundle"]))
+        as_prov(registry.provenance.lineage(found["bundle"]))
     )  # no path of this machine

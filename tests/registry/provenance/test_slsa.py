@@ -49,15 +49,15 @@ def check(document: dict[str, Any]) -> provenance_pb2.Provenance:
 def test_every_kind_of_record(withdrawn: Everything) -> None:
     registry, found = withdrawn
     for name, reference in found.items():
-        made = registry.attest(reference)
+        made = registry.provenance.attest(reference)
         predicate = check(made.document)
         assert predicate.build_definition.build_type == BUILD_TYPES[made.kind], name
-        assert registry.attest(reference).data == made.data, name
+        assert registry.provenance.attest(reference).data == made.data, name
 
 
 def test_the_fuse_is_told_in_full(withdrawn: Everything) -> None:
     registry, found = withdrawn
-    predicate = check(registry.attest(found["sum"]).document)
+    predicate = check(registry.provenance.attest(found["sum"]).document)
     definition, run = predicate.build_definition, predicate.run_details
     adapters = definition.external_parameters["adapters"]
     assert [(each["name"], each["weight"]) for each in adapters] == [
@@ -67,8 +67,8 @@ def test_the_fuse_is_told_in_full(withdrawn: Everything) -> None:
     ]
     known = {each.digest["sha256"] for each in definition.resolved_dependencies if each.digest}
     for reference in ("other@1", "course_rec@1", "course_rec@2"):
-        assert {file["sha256"] for file in registry.show(reference)["files"]} <= known
-    assert {file["sha256"] for file in registry.base("tiny")["files"]} <= known
+        assert {file["sha256"] for file in registry.adapters.show(reference)["files"]} <= known
+    assert {file["sha256"] for file in registry.bases.show("tiny")["files"]} <= known
     roles = {each.annotations["role"] for each in definition.resolved_dependencies}
     assert roles >= {"base weights", "adapter weights", "configuration", "chat template", "dataset"}
     with registry.workspace.database.read() as session:
@@ -91,22 +91,22 @@ def test_the_subjects_are_the_files_of_the_bundle(withdrawn: Everything) -> None
         folder = Path(found[kind])
         told = {
             each["name"]: each["digest"]["sha256"]
-            for each in registry.attest(found[kind]).document["subject"]
+            for each in registry.provenance.attest(found[kind]).document["subject"]
         }
         there = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
         assert {name: digest_bytes(path.read_bytes()) for name, path in there.items()} == told
     assert read_header(Path(found["bundle"]) / "model.safetensors")
     assert found["bundle"] not in json.dumps(
-        registry.attest(found["bundle"]).document
+        registry.provenance.attest(found["bundle"]).document
     )  # no path of this machine
 
 
 @pytest.mark.parametrize("reference", ["tiny", "dataset:courses"])
 def test_a_base_or_a_dataset_was_not_made_here(reference: str, withdrawn: Everything) -> None:
     with pytest.raises(BadInputError, match="neither an adapter"):
-        withdrawn[0].attest(reference)
+        withdrawn[0].provenance.attest(reference)
     with pytest.raises(BadInputError, match="no format"):
-        withdrawn[0].attest("course_rec@1", form="spdx")
+        withdrawn[0].provenance.attest("course_rec@1", form="spdx")
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30)

@@ -32,7 +32,7 @@ def names(graph: Graph, kind: str) -> set[str]:
 
 def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp_path: Path) -> None:
     registry, found = filled
-    whole = registry.lineage("tiny", up=False)
+    whole = registry.provenance.lineage("tiny", up=False)
     assert relations(whole) == {
         ("adapter", "trained-on-base", "base"),
         ("adapter", "continued-from", "adapter"),
@@ -50,16 +50,16 @@ def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp
     _from_an_alias(registry)
     _of_a_sum(registry, found)
     with pytest.raises(UnknownReferenceError):
-        registry.lineage("dataset:nothing")
+        registry.provenance.lineage("dataset:nothing")
     with pytest.raises(UnknownReferenceError):
-        registry.lineage("bundle:nothing")
+        registry.provenance.lineage("bundle:nothing")
 
 
 def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> None:
-    by_place = registry.lineage(found["bundle"])
+    by_place = registry.provenance.lineage(found["bundle"])
     digest = next(node.digest for node in by_place.nodes.values() if node.kind == "bundle")
-    assert registry.lineage(digest[:12]).to_dict() == by_place.to_dict()
-    assert registry.lineage(f"bundle:{folder / 'out'}").root == by_place.root
+    assert registry.provenance.lineage(digest[:12]).to_dict() == by_place.to_dict()
+    assert registry.provenance.lineage(f"bundle:{folder / 'out'}").root == by_place.root
     assert relations(by_place) == {
         ("bundle", "packed-from", "fused"),
         ("fused", "fused-from-adapter", "adapter"),
@@ -72,28 +72,33 @@ def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> N
 
 
 def _from_a_dataset(registry: Registry) -> None:
-    graph = registry.lineage("dataset:courses")
+    graph = registry.provenance.lineage("dataset:courses")
     assert graph.nodes[graph.root].kind == "dataset"
     assert names(graph, "adapter") == {lineages.DENSE, lineages.CONTINUED}
     assert ("alias", "holds", "adapter") in relations(graph)
-    assert names(registry.lineage(f"dataset:{lineages.ODD}"), "adapter") == {lineages.CONTINUED}
+    assert names(registry.provenance.lineage(f"dataset:{lineages.ODD}"), "adapter") == {lineages.CONTINUED}
 
 
 def _from_an_alias(registry: Registry) -> None:
-    assert registry.lineage("course_rec#prod").to_dict() == registry.lineage("course_rec@2").to_dict()
+    assert (
+        registry.provenance.lineage("course_rec#prod").to_dict()
+        == registry.provenance.lineage("course_rec@2").to_dict()
+    )
 
 
 def _of_a_sum(registry: Registry, found: dict[str, str]) -> None:
-    graph = registry.lineage(found["sum"][:16])
+    graph = registry.provenance.lineage(found["sum"][:16])
     assert names(graph, "adapter") == {"other_v1_20260301", lineages.DENSE, lineages.CONTINUED}
     # From one part one sees the sum, and with `complete` the other parts of it.
-    assert "other_v1_20260301" not in names(registry.lineage("course_rec@1", up=False), "adapter")
-    assert "other_v1_20260301" in names(registry.lineage("course_rec@1", up=False, complete=True), "adapter")
+    assert "other_v1_20260301" not in names(registry.provenance.lineage("course_rec@1", up=False), "adapter")
+    assert "other_v1_20260301" in names(
+        registry.provenance.lineage("course_rec@1", up=False, complete=True), "adapter"
+    )
 
 
 def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     registry, found = withdrawn
-    graph = registry.lineage("tiny", up=False)
+    graph = registry.provenance.lineage("tiny", up=False)
     reason = 'leaked <b> "x"'
     nodes = graph.to_dict()["nodes"]
     assert {node["name"] for node in nodes if node["yanked"] == reason} == {
@@ -114,11 +119,11 @@ def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str
     ended = next(node for node in graph.nodes.values() if node.over)
     assert ended.yanked is None and ended.to_dict()["ended_at"] is not None
     for form in ("tree", "mermaid", "dot", "svg", "prov", "openlineage"):
-        complete = registry.lineage("tiny", up=False, complete=True)
+        complete = registry.provenance.lineage("tiny", up=False, complete=True)
         text = graphs.written(complete, form)
         assert text.count("leaked") >= 7, form
         assert "yanked" in text
-    assert all(row["withdrawals"] for row in registry.impact("adapter:course_rec@2").fused)
+    assert all(row["withdrawals"] for row in registry.provenance.impact("adapter:course_rec@2").fused)
 
 
 def test_a_prefix_of_several_things(filled: tuple[Registry, dict[str, str]]) -> None:
@@ -128,23 +133,23 @@ def test_a_prefix_of_several_things(filled: tuple[Registry, dict[str, str]]) -> 
         first.digest = second.digest[:12] + "0" * 52
         prefix = second.digest[:10]
     with pytest.raises(AmbiguousReferenceError):
-        registry.lineage(prefix)
+        registry.provenance.lineage(prefix)
 
 
 def test_a_long_line_of_versions(tmp_path: Path) -> None:
     """No recursion, every version in the tree of a file, and no query for each thing."""
     base = tinymodels.make_base(tmp_path / "tiny", layers=1)
     with Registry.open(tmp_path / "home") as registry:
-        registry.add_base(base, name="tiny")
+        registry.bases.add(base, name="tiny")
         keys = ["self_attn.q_proj"]
         folder = tinymodels.make_adapter(tmp_path / "a", base, seed=1, num_layers=1, keys=keys, rank=2)
-        registry.register(folder, base="tiny", task="line", date="20260101")
+        registry.adapters.register(folder, base="tiny", task="line", date="20260101")
         _lengthen(registry, 150)
-        graph = registry.lineage("line@1", up=False)
+        graph = registry.provenance.lineage("line@1", up=False)
         assert len(graph.nodes) == 151
         assert graphs.written(graph, "tree").count("continued-from") == 150
         with queryplans.recorded() as queries:
-            registry.lineage("tiny", up=False)
+            registry.provenance.lineage("tiny", up=False)
         assert len(queries) < 60
 
 

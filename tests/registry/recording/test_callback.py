@@ -200,7 +200,7 @@ def test_data_of_a_hub_are_known_by_name(tmp_path: Path) -> None:
 class TestRegistering:
     @pytest.fixture
     def with_base(self, registry: Registry, tiny_base: Path) -> Registry:
-        registry.add_base(tiny_base, name="tiny")
+        registry.bases.add(tiny_base, name="tiny")
         return registry
 
     def recorded(self, folder: Path, base: Path, data: Path) -> RecordRun:
@@ -214,7 +214,7 @@ class TestRegistering:
     ) -> None:
         run = self.recorded(tmp_path / "run", tiny_base, data)
         made = run.register(base="tiny", task="t", registry=with_base, dataset="letters")
-        view = with_base.show(made.view["name"])
+        view = with_base.adapters.show(made.view["name"])
         assert (view["val_loss"], view["iterations"]) == (1.23456, 200)
         assert (view["dataset"], view["examples"]) == ("letters", 3)
         training = view["training_run"]
@@ -226,17 +226,17 @@ class TestRegistering:
         assert (training["trained_tokens"], training["peak_memory"]) == (30_000, 1_500_000_000)
         assert [file["examples"] for file in training["dataset_files"]] == [3, 1]
         assert view["date"] == f"{run.record.started():%Y%m%d}"
-        assert with_base.audit().ok
+        assert with_base.upkeep.audit().ok
 
     def test_a_log_that_says_otherwise(
         self, with_base: Registry, tiny_base: Path, tmp_path: Path, data: Path
     ) -> None:
         folder = self.recorded(tmp_path / "run", tiny_base, data).folder
         (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.235}))
-        first = with_base.check(folder, base="tiny", task="t")
+        first = with_base.adapters.check(folder, base="tiny", task="t")
         assert not any(finding.code == "training_conflict" for finding in first)
         (folder / "train.log").write_text(plain_log({1: 5.0, 200: 1.3}))
-        second = with_base.check(folder, base="tiny", task="t")
+        second = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in second if finding.code == "training_conflict"] == ["train.log"]
 
     def test_a_record_of_another_configuration(
@@ -246,7 +246,7 @@ class TestRegistering:
         make_run(folder, tiny_base, saved=(100, 200, 300), iters=300, seed=7)
         path = folder / RECORD
         path.write_text(json.dumps({**json.loads(path.read_text()), "arguments": {"seed": 8}}))
-        found = with_base.check(folder, base="tiny", task="t")
+        found = with_base.adapters.check(folder, base="tiny", task="t")
         assert [finding.subject for finding in found if finding.code == "training_conflict"] == ["seed"]
 
     @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ class TestRegistering:
     ) -> None:
         folder = make_run(tmp_path / "run", tiny_base)
         (folder / RECORD).write_text(text)
-        view = with_base.register(folder, base="tiny", task="t").view
+        view = with_base.adapters.register(folder, base="tiny", task="t").view
         assert "record_unusable" in {finding["code"] for finding in view["findings"]}
-        assert with_base.show(view["name"])["training_run"] is None
+        assert with_base.adapters.show(view["name"])["training_run"] is None
 
 
 JSON = st.recursive(

@@ -111,10 +111,10 @@ def test_the_sum() -> None:
 def several(registry: Registry, tmp_path: Path) -> tuple[Registry, set[str]]:
     """A registry on a 4-bit base, with an adapter fused in many ways; and the labels of what was fused."""
     base = tinymodels.make_base(tmp_path / "few", layers=2, bits=4, group_size=32)
-    registry.add_base(base, name="few")
+    registry.bases.add(base, name="few")
     for seed, task in enumerate(("own", "other"), 1):
         folder = tinymodels.make_adapter(tmp_path / task, base, seed=seed, rank=4)
-        registry.register(folder, base="few", task=task, date="20260101")
+        registry.adapters.register(folder, base="few", task=task, date="20260101")
     ways: list[dict[str, Any]] = [
         *({"precision": name} for name in ("keep", "dither", "dequantize")),
         {"precision": "dither", "seed": 3},
@@ -123,7 +123,9 @@ def several(registry: Registry, tmp_path: Path) -> tuple[Registry, set[str]]:
         {"precision": "keep", "scale": 5.0, "extras": (("other@1", 0.5),)},
         *({"quantize": bits, "group_size": size} for bits, size in ((4, 32), (4, 64), (8, 32))),
     ]
-    labels = [registry.fuse("own@1", FuseRequest(**way, accept_loss=True)).to_dict()["label"] for way in ways]
+    labels = [
+        registry.fused.fuse("own@1", FuseRequest(**way, accept_loss=True)).to_dict()["label"] for way in ways
+    ]
     assert len(set(labels)) == len(ways)
     return registry, set(labels)
 
@@ -131,27 +133,29 @@ def several(registry: Registry, tmp_path: Path) -> tuple[Registry, set[str]]:
 def test_every_view_calls_them_so(several: tuple[Registry, set[str]], tmp_path: Path) -> None:
     registry, labels = several
     places: list[Callable[[], list[dict[str, Any]]]] = [
-        lambda: list(registry.show("own@1")["fused"]),
-        lambda: list(registry.cache()["entries"]),
-        lambda: [model for model in registry.explain("own@1")["models"] if model["recorded"]],
-        lambda: list(registry.impact("base:few").fused),
-        lambda: list(registry.report("own").facts["tasks"][0]["fused"]),
+        lambda: list(registry.adapters.show("own@1")["fused"]),
+        lambda: list(registry.cache.contents()["entries"]),
+        lambda: [model for model in registry.fused.explain("own@1")["models"] if model["recorded"]],
+        lambda: list(registry.provenance.impact("base:few").fused),
+        lambda: list(registry.provenance.report("own").facts["tasks"][0]["fused"]),
     ]
     for place in places:
         rows = place()
         assert {row["label"] for row in rows} == labels
         assert len({(row["combined"], row["format"]) for row in rows}) == len(labels)
-    graph = registry.lineage("own@1", up=False)
+    graph = registry.provenance.lineage("own@1", up=False)
     assert {node.name for node in graph.nodes.values() if node.kind == "fused"} == labels
     for form in ("tree", "mermaid", "dot", "prov", "openlineage", "svg"):
         text = graphs.written(graph, form)
         if form != "openlineage":  # its names are made of keys
             assert all(name in text for name in labels), form
-    for row in registry.show("own@1")["fused"]:
-        (match,) = registry.identify(registry.workspace.cache.entry(row["key"])).to_dict()["matches"]
+    for row in registry.adapters.show("own@1")["fused"]:
+        (match,) = registry.provenance.identify(registry.workspace.cache.entry(row["key"])).to_dict()[
+            "matches"
+        ]
         assert match["label"] == row["label"]
         assert match["sentence"] == f"{row['combined']} fused onto few ({row['format']})"
-    bundle = registry.materialize(
+    bundle = registry.bundles.materialize(
         "own@1", tmp_path / "out", request=FuseRequest(quantize=4, group_size=32, accept_loss=True)
     )
     assert bundle.to_dict()["label"] == "own_v1_20260101 (requantised to 4 bits, affine, groups of 32)"

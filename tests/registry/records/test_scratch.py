@@ -119,5 +119,5 @@ def test_what_killed_processes_left_goes_when_the_cache_is_pruned(
     )
     assert done.returncode == -9
     assert len(list(place.iterdir())) == 1
-    assert stocked.prune().swept_bytes == 777
+    assert stocked.cache.prune().swept_bytes == 777
     assert list(place.iterdir()) == []

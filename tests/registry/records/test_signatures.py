@@ -29,7 +29,7 @@ def bert(tmp_path: Path) -> Pair:
 
 
 def counted(registry: Registry, alias: str = ALIAS, reference: str = REFERENCE) -> list[str]:
-    digest = registry.show(reference)["digest"]
+    digest = registry.adapters.show(reference)["digest"]
     with registry.workspace.database.read() as session:
         return trusted_signers(session, "adapter", digest, alias)
 
@@ -37,46 +37,46 @@ def counted(registry: Registry, alias: str = ALIAS, reference: str = REFERENCE) 
 def test_a_signature_counts_for_what_its_key_is_trusted_for(
     stocked: Registry, anna: Pair, bert: Pair
 ) -> None:
-    stocked.sign(REFERENCE, anna.signing())
+    stocked.trust.sign(REFERENCE, anna.signing())
     assert counted(stocked) == [], "a signature is worth nothing while nobody trusts its key"
-    stocked.trust_key("Anna", anna.public, ["course_rec#prod", "other#*"])
+    stocked.trust.add_key("Anna", anna.public, ["course_rec#prod", "other#*"])
     assert counted(stocked) == ["anna"]
     assert counted(stocked, "course_rec#staging") == []
     assert counted(stocked, reference="course_rec@2") == []
-    stocked.trust_key("bert", bert.public, ["*#prod"])
+    stocked.trust.add_key("bert", bert.public, ["*#prod"])
     assert counted(stocked) == ["anna"]
-    stocked.sign(REFERENCE, bert.signing())
+    stocked.trust.sign(REFERENCE, bert.signing())
     assert counted(stocked) == ["anna", "bert"]
     with stocked.workspace.database.read() as session:
-        assert trusted_signers(session, "fused", stocked.show(REFERENCE)["digest"], ALIAS) == []
+        assert trusted_signers(session, "fused", stocked.adapters.show(REFERENCE)["digest"], ALIAS) == []
 
 
 def test_a_revoked_key_counts_no_more_and_never_again(stocked: Registry, anna: Pair) -> None:
-    stocked.sign(REFERENCE, anna.signing())
-    stocked.trust_key("anna", anna.public, ["*#*"])
-    revoked = stocked.revoke_key("anna", reason="the laptop was stolen")
+    stocked.trust.sign(REFERENCE, anna.signing())
+    stocked.trust.add_key("anna", anna.public, ["*#*"])
+    revoked = stocked.trust.revoke_key("anna", reason="the laptop was stolen")
     assert revoked["revoked_by"] == "tester" and counted(stocked) == []
-    assert stocked.revoke_key("anna") == revoked
+    assert stocked.trust.revoke_key("anna") == revoked
     with pytest.raises(AlreadyExistsError, match="revoked"):
-        stocked.trust_key("anna", anna.public, ["*#*"])
+        stocked.trust.add_key("anna", anna.public, ["*#*"])
     with pytest.raises(AlreadyExistsError, match="revoked"):
-        stocked.trust_key("another", anna.public, ["*#*"])
-    events = [event for event in stocked.events() if event["kind"] == "key"]
+        stocked.trust.add_key("another", anna.public, ["*#*"])
+    events = [event for event in stocked.upkeep.log() if event["kind"] == "key"]
     assert [(event["action"], event["subject"]) for event in events] == [
         ("key.trusted", "anna"),
         ("key.revoked", "anna"),
     ]
     assert events[-1]["detail"]["reason"] == "the laptop was stolen"
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_signing_twice_is_signing_once(stocked: Registry, anna: Pair) -> None:
-    first = stocked.sign(REFERENCE, anna.signing())
-    second = stocked.sign(REFERENCE, anna.signing())
+    first = stocked.trust.sign(REFERENCE, anna.signing())
+    second = stocked.trust.sign(REFERENCE, anna.signing())
     assert (first.existed, second.existed) == (False, True)
     assert first.signature == second.signature
-    assert [event["action"] for event in stocked.events()].count("adapter.signed") == 1
-    found = stocked.signatures(REFERENCE)
+    assert [event["action"] for event in stocked.upkeep.log()].count("adapter.signed") == 1
+    found = stocked.trust.signatures(REFERENCE)
     assert [row["key_id"] for row in found["signatures"]] == [first.key_id]
 
 
@@ -96,9 +96,9 @@ def change(session: Session, row: tables.Signature, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["another subject", "another key", "no signature", "another signature"])
 def test_a_forged_row_counts_for_nothing(stocked: Registry, anna: Pair, bert: Pair, what: str) -> None:
-    stocked.sign(REFERENCE, anna.signing())
-    stocked.trust_key("anna", anna.public, ["*#*"])
-    stocked.trust_key("bert", bert.public, ["*#*"])
+    stocked.trust.sign(REFERENCE, anna.signing())
+    stocked.trust.add_key("anna", anna.public, ["*#*"])
+    stocked.trust.add_key("bert", bert.public, ["*#*"])
     assert counted(stocked) == ["anna"]
     with stocked.workspace.database.write() as session:
         change(session, session.scalars(select(tables.Signature)).one(), what)
@@ -106,43 +106,43 @@ def test_a_forged_row_counts_for_nothing(stocked: Registry, anna: Pair, bert: Pa
 
 
 def test_a_forged_row_is_made_good_by_signing_again(stocked: Registry, anna: Pair) -> None:
-    stocked.trust_key("anna", anna.public, ["*#*"])
-    stocked.sign(REFERENCE, anna.signing())
+    stocked.trust.add_key("anna", anna.public, ["*#*"])
+    stocked.trust.sign(REFERENCE, anna.signing())
     with stocked.workspace.database.write() as session:
         change(session, session.scalars(select(tables.Signature)).one(), "no signature")
     assert counted(stocked) == []
-    assert not stocked.sign(REFERENCE, anna.signing()).existed
+    assert not stocked.trust.sign(REFERENCE, anna.signing()).existed
     assert counted(stocked) == ["anna"]
 
 
 def test_names_keys_and_patterns_are_checked(stocked: Registry, anna: Pair, bert: Pair) -> None:
-    stocked.trust_key("anna", anna.public, ["*#prod"])
-    assert stocked.trust_key("anna", anna.public, ["*#prod", "a#b"])["aliases"] == ["*#prod", "a#b"]
+    stocked.trust.add_key("anna", anna.public, ["*#prod"])
+    assert stocked.trust.add_key("anna", anna.public, ["*#prod", "a#b"])["aliases"] == ["*#prod", "a#b"]
     with pytest.raises(AlreadyExistsError, match="name of another key"):
-        stocked.trust_key("anna", bert.public, ["*#prod"])
+        stocked.trust.add_key("anna", bert.public, ["*#prod"])
     with pytest.raises(AlreadyExistsError, match="trusted already, as anna"):
-        stocked.trust_key("bert", anna.public, ["*#prod"])
+        stocked.trust.add_key("bert", anna.public, ["*#prod"])
     for pattern in ("prod", "", "a#b#c", "[a]#b", "a b#c"):
         with pytest.raises(BadInputError, match="no pattern"):
-            stocked.trust_key("bert", bert.public, [pattern])
+            stocked.trust.add_key("bert", bert.public, [pattern])
     with pytest.raises(BadInputError, match="1 to 100") as caught:
-        stocked.trust_key("bert", bert.public, [])
+        stocked.trust.add_key("bert", bert.public, [])
     assert "--fused" in str(caught.value.hint)
     with pytest.raises(BadInputError, match="private key"):
-        stocked.trust_key("bert", bert.private, ["*#*"])
+        stocked.trust.add_key("bert", bert.private, ["*#*"])
     with pytest.raises(BadInputError, match="not a key name"):
-        stocked.trust_key("../bert", bert.public, ["*#*"])
+        stocked.trust.add_key("../bert", bert.public, ["*#*"])
     with pytest.raises(UnknownReferenceError):
-        stocked.revoke_key("nobody")
-    assert [key["name"] for key in stocked.trusted_keys()] == ["anna"]
+        stocked.trust.revoke_key("nobody")
+    assert [key["name"] for key in stocked.trust.list_keys()] == ["anna"]
 
 
 def test_no_private_key_and_no_passphrase_is_on_record(stocked: Registry, tmp_path: Path) -> None:
     from fusery.registry.signing.sign import SigningKey
 
     pair = signingkeys.write_pair(tmp_path, "locked", passphrase=b"correct horse")
-    stocked.sign(REFERENCE, SigningKey(pair.private, lambda: b"correct horse"))
-    stocked.trust_key("locked", pair.public, ["*#*"])
+    stocked.trust.sign(REFERENCE, SigningKey(pair.private, lambda: b"correct horse"))
+    stocked.trust.add_key("locked", pair.public, ["*#*"])
     secrets = ("correct horse", "PRIVATE", pair.private.read_text().splitlines()[1])
     with stocked.workspace.database.read() as session:
         for table in (tables.Signature, tables.TrustedKey, tables.Event):
@@ -152,37 +152,37 @@ def test_no_private_key_and_no_passphrase_is_on_record(stocked: Registry, tmp_pa
 
 
 def test_signatures_travel_with_what_they_are_over(stocked: Registry, anna: Pair, tmp_path: Path) -> None:
-    bundle = stocked.materialize("course_rec@1", tmp_path / "out")
-    by_path = stocked.sign(str(tmp_path / "out"), anna.signing())
+    bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out")
+    by_path = stocked.trust.sign(str(tmp_path / "out"), anna.signing())
     assert (by_path.subject.kind, by_path.subject.digest) == ("bundle", bundle.manifest.digest)
-    assert stocked.sign(bundle.manifest.digest[:12], anna.signing()).existed
-    assert stocked.sign(bundle.path, anna.signing()).existed
-    stocked.export_signature(bundle.manifest.digest, tmp_path / "again.sig")
+    assert stocked.trust.sign(bundle.manifest.digest[:12], anna.signing()).existed
+    assert stocked.trust.sign(bundle.path, anna.signing()).existed
+    stocked.trust.export_signature(bundle.manifest.digest, tmp_path / "again.sig")
     assert (tmp_path / "again.sig").read_bytes() == (tmp_path / "out.sig").read_bytes()
     with pytest.raises(UnknownReferenceError, match="no signature by bert"):
-        stocked.export_signature(bundle.manifest.digest, tmp_path / "x.sig", by="bert")
+        stocked.trust.export_signature(bundle.manifest.digest, tmp_path / "x.sig", by="bert")
     with pytest.raises(BadInputError, match="base model"):
-        stocked.sign("tiny", anna.signing())
+        stocked.trust.sign("tiny", anna.signing())
 
 
 def test_verifying_with_the_registry_at_hand(
     stocked: Registry, anna: Pair, bert: Pair, tmp_path: Path
 ) -> None:
-    stocked.materialize("course_rec@1", tmp_path / "out")
-    assert stocked.verify(tmp_path / "out").verdict == "unproven"
-    stocked.sign(str(tmp_path / "out"), anna.signing())
-    stranger = stocked.verify(tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
+    assert stocked.trust.verify(tmp_path / "out").verdict == "unproven"
+    stocked.trust.sign(str(tmp_path / "out"), anna.signing())
+    stranger = stocked.trust.verify(tmp_path / "out")
     assert stranger.verdict == "unproven" and any("does not trust" in note for note in stranger.notes)
-    stocked.trust_key("anna", anna.public, ["course_rec#prod"])
+    stocked.trust.add_key("anna", anna.public, ["course_rec#prod"])
     (tmp_path / "out.sig").unlink()
-    found = stocked.verify(tmp_path / "out")
+    found = stocked.trust.verify(tmp_path / "out")
     assert (found.verdict, found.signer, found.signature) == ("verified", "anna", "registry")
     assert found.registry is not None
     assert (found.registry["kind"], found.registry["aliases"]) == ("bundle", ["course_rec#prod"])
-    stocked.revoke_key("anna")
-    assert [problem.code for problem in stocked.verify(tmp_path / "out").problems] == ["revoked"]
+    stocked.trust.revoke_key("anna")
+    assert [problem.code for problem in stocked.trust.verify(tmp_path / "out").problems] == ["revoked"]
     (tmp_path / "out" / "README.md").write_text("x")
-    changed = stocked.verify(tmp_path / "out")
+    changed = stocked.trust.verify(tmp_path / "out")
     assert [problem.path for problem in changed.problems] == ["README.md"]
     assert changed.registry is not None and not changed.registry["known"]
 
@@ -190,13 +190,13 @@ def test_verifying_with_the_registry_at_hand(
 def test_a_damaged_bundle_is_not_signed(stocked: Registry, anna: Pair, tmp_path: Path) -> None:
     from fusery.registry.errors import CheckFailedError
 
-    stocked.materialize("course_rec@1", tmp_path / "out")
+    stocked.bundles.materialize("course_rec@1", tmp_path / "out")
     weights = tmp_path / "out" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(
         CheckFailedError, match=r"model\.safetensors is not what fusery\.json lists, and nothing"
     ):
-        stocked.sign(str(tmp_path / "out"), anna.signing())
+        stocked.trust.sign(str(tmp_path / "out"), anna.signing())
     assert not (tmp_path / "out.sig").exists()
 
 
@@ -205,10 +205,10 @@ def test_what_is_not_on_record_is_signed_beside_itself_only(
 ) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "x").write_text("x")
-    signed = stocked.sign(str(tmp_path / "foreign"), anna.signing())
+    signed = stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())
     assert (signed.recorded, signed.subject.kind, signed.output) == (False, None, tmp_path / "foreign.sig")
     (tmp_path / "foreign.sig").write_text("my own notes")
     with pytest.raises(AlreadyExistsError, match="is no signature"):
-        stocked.sign(str(tmp_path / "foreign"), anna.signing())
+        stocked.trust.sign(str(tmp_path / "foreign"), anna.signing())
     assert (tmp_path / "foreign.sig").read_text() == "my own notes"
-    stocked.sign(str(tmp_path / "foreign"), anna.signing(), force=True)
+    stocked.trust.sign(str(tmp_path / "foreign"), anna.signing(), force=True)

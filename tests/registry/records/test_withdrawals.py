@@ -56,42 +56,42 @@ class Family:
     aliases: dict[str, Told] = field(default_factory=dict)
 
     def fuse(self, told: Told, reference: str, request: FuseRequest) -> str:
-        key = str(self.registry.fuse(reference, request).view["key"])
+        key = str(self.registry.fused.fuse(reference, request).view["key"])
         self.fused[key] = told
         return key
 
     def pack(self, told: Told, name: str, references: str | list[str], **options: Any) -> str:
         place = str(self.folder / name)
-        self.registry.materialize(references, place, **options)
+        self.registry.bundles.materialize(references, place, **options)
         self.bundles[place] = told
         return place
 
     def run(self, told: Told, reference: str, place: str) -> None:
-        self.registry.record_deployment(reference, place)
+        self.registry.deployments.record(reference, place)
         self.places[place] = told
 
     def hold(self, told: Told, reference: str, alias: str) -> None:
         task = reference.partition("@")[0]
-        self.registry.set_alias(reference, alias)
+        self.registry.aliases.set(alias, reference)
         self.aliases[f"{task}#{alias}"] = told
 
 
 @pytest.fixture
 def family(registry: Registry, tiny_base: Path, tmp_path: Path) -> Family:
     second = tinymodels.make_base(tmp_path / "second-base", seed=7)
-    registry.add_base(tiny_base, name="tiny")
-    registry.add_base(second, name="second")
+    registry.bases.add(tiny_base, name="tiny")
+    registry.bases.add(second, name="second")
     folders = [
         tinymodels.make_adapter(tmp_path / f"adapter-{seed}", tiny_base, seed=seed) for seed in (1, 2, 9)
     ]
     for folder in folders:
         peftfolders.edit_config(folder, model=None)  # nobody says which base it is for
     first, child, unlike = folders
-    registry.register(first, base="tiny", task="course_rec", date="20260115", dataset="courses")
-    registry.register(child, base="tiny", task="course_rec", date="20260201", parent="course_rec@1")
-    registry.register(first, base="tiny", task="other", date="20260301")
-    registry.register(first, base="second", task="there", date="20260302")
-    registry.register(unlike, base="tiny", task="free", date="20260303")
+    registry.adapters.register(first, base="tiny", task="course_rec", date="20260115", dataset="courses")
+    registry.adapters.register(child, base="tiny", task="course_rec", date="20260201", parent="course_rec@1")
+    registry.adapters.register(first, base="tiny", task="other", date="20260301")
+    registry.adapters.register(first, base="second", task="there", date="20260302")
+    registry.adapters.register(unlike, base="tiny", task="free", date="20260303")
     made = Family(registry, tmp_path)
     made.adapters |= {YANKED: ITSELF, TWIN: SAME, AFAR: SAME, CHILD: [], FREE: []}
     of_it = made.fuse(HOLDS, "course_rec@1", keep())
@@ -135,18 +135,22 @@ View = Callable[[Family], Iterator[tuple[str, dict[str, Told], Mapping[str, Told
 
 
 def listing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
-    rows = family.registry.list()
+    rows = family.registry.adapters.list()
     assert all(row["yanked"] == (family.adapters[row["name"]] == ITSELF) for row in rows)
     yield "list", {row["name"]: told(row) for row in rows}, family.adapters
-    chosen = family.registry.list(where="yanked")
+    chosen = family.registry.adapters.list(where="yanked")
     assert {row["name"] for row in chosen} == {row["name"] for row in rows if row["yanked"]}
     for task in ("course_rec", "other", "there", "free"):
-        yield "history", {row["name"]: told(row) for row in family.registry.history(task)}, family.adapters
+        yield (
+            "history",
+            {row["name"]: told(row) for row in family.registry.adapters.history(task)},
+            family.adapters,
+        )
 
 
 def showing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     for name in family.adapters:
-        view = family.registry.show(name)
+        view = family.registry.adapters.show(name)
         yield f"show {name}", {name: told(view)}, family.adapters
         yield f"show {name}: fused", {row["key"]: told(row) for row in view["fused"]}, family.fused
         yield f"show {name}: bundles", {row["path"]: told(row) for row in view["bundles"]}, family.bundles
@@ -157,7 +161,7 @@ def showing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str,
 
 def graphs(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     for base in ("tiny", "second"):
-        nodes = family.registry.lineage(base, up=False).to_dict()["nodes"]
+        nodes = family.registry.provenance.lineage(base, up=False).to_dict()["nodes"]
         by_kind: dict[str, dict[str, Told]] = {}
         for node in nodes:
             by_kind.setdefault(node["kind"], {})[node["name"]] = told(node)
@@ -177,7 +181,7 @@ def graphs(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, 
 
 def reaching(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     for subject in ("base:tiny", "base:second", "adapter:course_rec@1", "adapter:other@1", "dataset:courses"):
-        found = family.registry.impact(subject).to_dict()
+        found = family.registry.provenance.impact(subject).to_dict()
         known = {
             name: told({"withdrawals": found["withdrawals"].get(name, [])}) for name in found["adapters"]
         }
@@ -192,19 +196,19 @@ def reaching(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str
 
 def holding(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     registry = family.registry
-    yield "deploy list", {row["place"]: told(row) for row in registry.deployments()}, family.places
-    yield "alias list", {row["alias"]: told(row) for row in registry.aliases()}, family.aliases
+    yield "deploy list", {row["place"]: told(row) for row in registry.deployments.list()}, family.places
+    yield "alias list", {row["alias"]: told(row) for row in registry.aliases.list()}, family.aliases
     for alias in family.aliases:
-        yield "alias show", {alias: told(registry.alias(alias))}, family.aliases
-    yield "cache list", {row["key"]: told(row) for row in registry.cache()["entries"]}, family.fused
+        yield "alias show", {alias: told(registry.aliases.show(alias))}, family.aliases
+    yield "cache list", {row["key"]: told(row) for row in registry.cache.contents()["entries"]}, family.fused
     for key in family.fused:
-        yield "fidelity", {key: told(registry.fidelity(key))}, family.fused
-        assert registry.audit([key]).ok
+        yield "fidelity", {key: told(registry.fused.fidelity(key))}, family.fused
+        assert registry.upkeep.audit([key]).ok
 
 
 def documents(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     registry = family.registry
-    facts = registry.report().facts
+    facts = registry.provenance.report().facts
     for row in facts["tasks_listed"]:
         yield "report", {row["newest"]["name"]: told(row["newest"])}, family.adapters
     for section in facts["tasks"]:
@@ -226,24 +230,29 @@ def documents(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[st
 
 def comparing(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     registry = family.registry
-    for found in (registry.compare(list(family.adapters)), registry.diff("course_rec@1", "other@1")):
+    for found in (
+        registry.adapters.compare(list(family.adapters)),
+        registry.adapters.diff("course_rec@1", "other@1"),
+    ):
         rows = {name: told({"withdrawals": said}) for name, said in found["withdrawals"].items()}
         yield "compare", rows, family.adapters
     for place in family.bundles:
-        for match in registry.identify(place).to_dict()["matches"]:
+        for match in registry.provenance.identify(place).to_dict()["matches"]:
             if match["kind"] == "adapter":
                 yield "identify", {match["name"]: told(match)}, family.adapters
             if match["kind"] == "fused":
                 yield "identify", {match["key"]: told(match)}, family.fused
     for name in family.adapters:
-        found = registry.promote(name, "soon", dry_run=True).to_dict()
+        found = registry.aliases.promote(name, "soon", dry_run=True).to_dict()
         yield "promote", {name: told(found)}, family.adapters
         assert (found["verdict"] == "failed") == (told(found)[:1] == ITSELF)
 
 
 def exchanging(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     for name in family.adapters:
-        done = family.registry.push(name, family.folder / "elsewhere", fused=True, dry_run=True).to_dict()
+        done = family.registry.exchange.push(
+            name, family.folder / "elsewhere", fused=True, dry_run=True
+        ).to_dict()
         items = {item["name"]: told(item) for item in done["items"] if item["kind"] == "adapter"}
         yield "push", items, family.adapters
         for item in done["items"]:
@@ -268,10 +277,10 @@ def look(family: Family) -> int:
 
 def test_every_view_says_the_same_and_nothing_after_it_is_lifted(family: Family) -> None:
     registry = family.registry
-    found = registry.yank("course_rec@1", reason=REASON)
+    found = registry.adapters.yank("course_rec@1", reason=REASON)
     assert (found["same_bytes"], found["continued"]) == ([TWIN, AFAR], [CHILD])
     assert look(family) > 150
-    registry.unyank("course_rec@1")
+    registry.adapters.unyank("course_rec@1")
     for kind in (family.adapters, family.fused, family.bundles, family.places, family.aliases):
         kind.update({name: [] for name in kind})
     assert look(family) > 150
@@ -279,29 +288,31 @@ def test_every_view_says_the_same_and_nothing_after_it_is_lifted(family: Family)
 
 def test_only_the_record_itself_is_refused_and_the_others_are_told(family: Family) -> None:
     registry, folder = family.registry, family.folder
-    registry.yank("course_rec@1", reason=REASON)
+    registry.adapters.yank("course_rec@1", reason=REASON)
 
     def plan(reference: str) -> Mapping[str, Any]:
         with registry.workspace.database.read() as session:
             found = plan_serving(session, [reference])
             assert len(found.told) == len(of_adapters(session, [row.id for row in found.adapters]))
-            return registry.show(reference)
+            return registry.adapters.show(reference)
 
     ways: dict[str, tuple[Callable[[str], Mapping[str, Any]], dict[str, Told]]] = {
-        "fuse": (lambda ref: registry.fuse(ref, keep()).to_dict(), {"same-bytes": HOLDS}),
+        "fuse": (lambda ref: registry.fused.fuse(ref, keep()).to_dict(), {"same-bytes": HOLDS}),
         "materialize": (
-            lambda ref: registry.materialize(ref, folder / f"out-{ref}", request=keep()).to_dict(),
+            lambda ref: registry.bundles.materialize(ref, folder / f"out-{ref}", request=keep()).to_dict(),
             {"same-bytes": HOLDS},
         ),
         "adapters": (
-            lambda ref: registry.materialize(ref, folder / f"apart-{ref}", target="adapters").to_dict(),
+            lambda ref: registry.bundles.materialize(
+                ref, folder / f"apart-{ref}", target="adapters"
+            ).to_dict(),
             {"same-bytes": HOLDS},
         ),
-        "export": (lambda ref: registry.export(ref, folder / "exported").to_dict(), {}),
-        "alias set": (lambda ref: registry.set_alias(ref, "soon"), {}),
+        "export": (lambda ref: registry.exchange.export(ref, folder / "exported").to_dict(), {}),
+        "alias set": (lambda ref: registry.aliases.set("soon", ref), {}),
         "serve": (plan, {}),
         "sum": (
-            lambda ref: registry.fuse("free@1", keep((ref, 0.75))).to_dict(),
+            lambda ref: registry.fused.fuse("free@1", keep((ref, 0.75))).to_dict(),
             {"same-bytes": HOLDS},
         ),
     }
@@ -315,29 +326,29 @@ def test_only_the_record_itself_is_refused_and_the_others_are_told(family: Famil
         for reference, said in references.items():
             expected = words.get("same-bytes", said) if said else []
             assert told(use(reference)) == expected, (name, reference)
-    assert registry.promote("course_rec@1", "never").to_dict()["verdict"] == "failed"
-    promoted = registry.promote("other@1", "stable").to_dict()
+    assert registry.aliases.promote("course_rec@1", "never").to_dict()["verdict"] == "failed"
+    promoted = registry.aliases.promote("other@1", "stable").to_dict()
     assert (promoted["moved"], promoted["rules"][0]["why"]) == (
         True,
         f"it is not withdrawn; the same bytes were yanked as {YANKED}: {REASON}",
     )
     with pytest.raises(BadInputError, match="was yanked"):
-        registry.bench("course_rec@1")
+        registry.adapters.bench("course_rec@1")
     with pytest.raises(BadInputError, match="was yanked"):
-        registry.formats("course_rec@1")
+        registry.fused.formats("course_rec@1")
     with pytest.raises(BadInputError, match="was yanked"):
-        registry.approve("course_rec@1", "prod")
+        registry.aliases.approve("course_rec@1", "prod")
 
 
 def test_a_rebuild_asks_whether_any_record_of_the_bytes_is_left(family: Family) -> None:
     """A fused model belongs to all records of its bytes: under which of them it was made first decides nothing."""
     registry = family.registry
     keys = [key for key, said in family.fused.items() if said == HOLDS]
-    registry.yank("course_rec@1", reason=REASON)
+    registry.adapters.yank("course_rec@1", reason=REASON)
     for key in keys:
         registry.workspace.cache.quarantine(Digest(key))
         assert remake(registry.workspace, Digest(key)).view["key"] == key
-    registry.yank("other@1", reason="the same")
+    registry.adapters.yank("other@1", reason="the same")
     of_it = keys[0]
     registry.workspace.cache.quarantine(Digest(of_it))
     with pytest.raises(BadInputError, match="was yanked"):
@@ -346,9 +357,9 @@ def test_a_rebuild_asks_whether_any_record_of_the_bytes_is_left(family: Family) 
 
 def test_two_yanks_are_both_told_and_the_own_one_comes_first(family: Family) -> None:
     registry = family.registry
-    registry.yank("course_rec@1", reason=REASON)
-    registry.yank("other@1", reason="no licence")
-    shown = registry.show("other@1")
+    registry.adapters.yank("course_rec@1", reason=REASON)
+    registry.adapters.yank("other@1", reason="no licence")
+    shown = registry.adapters.show("other@1")
     assert [(each["adapter"], each["relation"]) for each in shown["withdrawals"]] == [
         (TWIN, "itself"),
         (YANKED, "same-bytes"),
@@ -359,12 +370,15 @@ def test_two_yanks_are_both_told_and_the_own_one_comes_first(family: Family) -> 
 
 def test_an_alias_is_asked_about_a_moment(family: Family) -> None:
     registry = family.registry
-    registry.yank("course_rec@1", reason=REASON)
-    yanked = next(event["at"] for event in registry.events() if event["action"] == "adapter.yanked")
-    registry.unyank("course_rec@1")
-    then = registry.alias("course_rec#prod", at=yanked)
+    registry.adapters.yank("course_rec@1", reason=REASON)
+    yanked = next(event["at"] for event in registry.upkeep.log() if event["action"] == "adapter.yanked")
+    registry.adapters.unyank("course_rec@1")
+    then = registry.aliases.show("course_rec#prod", at=yanked)
     assert (then["yanked"], told(then)) == (True, ITSELF)
-    assert (told(registry.alias("other#prod", at=yanked)), registry.alias("other#prod")["withdrawals"]) == (
+    assert (
+        told(registry.aliases.show("other#prod", at=yanked)),
+        registry.aliases.show("other#prod")["withdrawals"],
+    ) == (
         SAME,
         [],
     )
@@ -372,7 +386,7 @@ def test_an_alias_is_asked_about_a_moment(family: Family) -> None:
 
 def test_many_things_are_found_from_what_is_yanked(family: Family) -> None:
     """Of more things than fit into one query the answer is the same."""
-    family.registry.yank("course_rec@1", reason=REASON)
+    family.registry.adapters.yank("course_rec@1", reason=REASON)
     with family.registry.workspace.database.read() as session:
         for table, look_up in (
             (tables.Adapter, of_adapters),

@@ -20,7 +20,7 @@ MakeAdapter = Callable[..., Path]
 
 
 def actions(registry: Registry) -> list[str]:
-    return [event["action"] for event in registry.events()]
+    return [event["action"] for event in registry.upkeep.log()]
 
 
 def changes(view: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -28,8 +28,8 @@ def changes(view: dict[str, Any]) -> list[tuple[str, Any, Any]]:
 
 
 def test_a_typo_is_corrected_and_the_log_says_so(stocked: Registry) -> None:
-    done = stocked.amend("course_rec@1", val_loss=0.061, reason="typo")
-    shown = stocked.show(ONE)
+    done = stocked.adapters.amend("course_rec@1", val_loss=0.061, reason="typo")
+    shown = stocked.adapters.show(ONE)
     assert (done.name, shown["val_loss"]) == (ONE, 0.061)
     [told] = shown["amendments"]
     assert told == done.amendments[0]
@@ -40,16 +40,16 @@ def test_a_typo_is_corrected_and_the_log_says_so(stocked: Registry) -> None:
         "reason": "typo",
         "by": "tester",
     }
-    event = stocked.events()[-1]
+    event = stocked.upkeep.log()[-1]
     assert (event["action"], event["subject"], event["actor"]) == ("adapter.amended", ONE, "tester")
     assert event["detail"]["changes"] == [{"field": "val_loss", "from": 0.61, "to": 0.061}]
     assert {record["kind"] for record in event["records"]} == {"adapter", "amendment"}
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_what_it_is_stays_what_it_is(stocked: Registry) -> None:
-    before = stocked.show(ONE)
-    stocked.amend(
+    before = stocked.adapters.show(ONE)
+    stocked.adapters.amend(
         ONE,
         val_loss=0.1,
         note="looked at again",
@@ -61,7 +61,7 @@ def test_what_it_is_stays_what_it_is(stocked: Registry) -> None:
         tags={"Team": "search", "run": "7"},
         reason="the run's sheet",
     )
-    after = stocked.show(ONE)
+    after = stocked.adapters.show(ONE)
     said = {
         "val_loss": 0.1,
         "note": "looked at again",
@@ -75,29 +75,31 @@ def test_what_it_is_stays_what_it_is(stocked: Registry) -> None:
     assert {field: after[field] for field in said} == said
     assert {key for key in before if before[key] != after[key]} == {*said, "amendments"}
     assert after["name"] == ONE
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_fields_are_cleared(stocked: Registry) -> None:
-    stocked.amend(TWO, clear=["val_loss", "dataset", "tag.team"], reason="measured on the wrong split")
-    shown = stocked.show(TWO)
+    stocked.adapters.amend(
+        TWO, clear=["val_loss", "dataset", "tag.team"], reason="measured on the wrong split"
+    )
+    shown = stocked.adapters.show(TWO)
     assert (shown["val_loss"], shown["dataset"], shown["tags"]) == (None, None, {})
     assert changes(shown) == [
         ("val_loss", 0.42, None),
         ("dataset", "courses", None),
         ("tag.team", "search", None),
     ]
-    stocked.amend(TWO, tags={"team": "ads"})
-    assert stocked.show(TWO)["tags"] == {"team": "ads"}
-    assert stocked.audit().ok
+    stocked.adapters.amend(TWO, tags={"team": "ads"})
+    assert stocked.adapters.show(TWO)["tags"] == {"team": "ads"}
+    assert stocked.upkeep.audit().ok
 
 
 def test_what_is_on_record_already_is_no_change(stocked: Registry) -> None:
     before = actions(stocked)
-    done = stocked.amend(ONE, val_loss=0.61, dataset="courses", tags={}, clear=["note"])
+    done = stocked.adapters.amend(ONE, val_loss=0.61, dataset="courses", tags={}, clear=["note"])
     assert (done.amendments, done.to_dict()["changed"]) == ([], False)
     assert actions(stocked) == before
-    assert stocked.show(ONE)["amendments"] == []
+    assert stocked.adapters.show(ONE)["amendments"] == []
 
 
 @pytest.mark.parametrize(
@@ -105,17 +107,17 @@ def test_what_is_on_record_already_is_no_change(stocked: Registry) -> None:
     [{"val_loss": 0.1}, {"dataset": "other"}, {"examples": 1}, {"date": "20260114"}, {"clear": ["examples"]}],
 )
 def test_another_fact_needs_a_reason(stocked: Registry, facts: dict[str, Any]) -> None:
-    before = stocked.show(ONE)
+    before = stocked.adapters.show(ONE)
     with pytest.raises(BadInputError, match="needs a reason"):
-        stocked.amend(ONE, **facts)
+        stocked.adapters.amend(ONE, **facts)
     with pytest.raises(BadInputError, match="needs a reason"):
-        stocked.amend(ONE, note="so", reason="  ", **facts)
-    assert stocked.show(ONE) == before
+        stocked.adapters.amend(ONE, note="so", reason="  ", **facts)
+    assert stocked.adapters.show(ONE) == before
 
 
 def test_tags_and_notes_need_none(stocked: Registry) -> None:
-    stocked.amend(ONE, note="first try", tags={"team": "search"})
-    assert changes(stocked.show(ONE)) == [("note", None, "first try"), ("tag.team", None, "search")]
+    stocked.adapters.amend(ONE, note="first try", tags={"team": "search"})
+    assert changes(stocked.adapters.show(ONE)) == [("note", None, "first try"), ("tag.team", None, "search")]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -150,57 +152,57 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("said", "why"), BAD, ids=[repr(said)[:40] for said, _ in BAD])
 def test_what_register_refuses_is_refused(stocked: Registry, said: dict[str, Any], why: str) -> None:
-    before, log = stocked.show(ONE), actions(stocked)
+    before, log = stocked.adapters.show(ONE), actions(stocked)
     with pytest.raises(BadInputError, match=why):
-        stocked.amend(ONE, **{"reason": "typo", **said})
-    assert (stocked.show(ONE), actions(stocked)) == (before, log)
+        stocked.adapters.amend(ONE, **{"reason": "typo", **said})
+    assert (stocked.adapters.show(ONE), actions(stocked)) == (before, log)
 
 
 def test_a_revision_of_no_dataset_is_refused(stocked: Registry) -> None:
-    stocked.amend(ONE, clear=["dataset"], reason="none")
+    stocked.adapters.amend(ONE, clear=["dataset"], reason="none")
     with pytest.raises(BadInputError, match="no dataset"):
-        stocked.amend(ONE, dataset_revision="v2", reason="forgotten")
+        stocked.adapters.amend(ONE, dataset_revision="v2", reason="forgotten")
 
 
 def test_an_adapter_that_is_not_there(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
-        stocked.amend("course_rec@9", note="x")
+        stocked.adapters.amend("course_rec@9", note="x")
 
 
 def test_a_dataset_that_others_have_stays_theirs(stocked: Registry) -> None:
-    stocked.amend(ONE, dataset="catalogue", reason="typo")
-    assert [view["dataset"] for view in stocked.list(sort="version")] == ["catalogue", "courses"]
-    stocked.amend(TWO, dataset="catalogue", reason="typo")
+    stocked.adapters.amend(ONE, dataset="catalogue", reason="typo")
+    assert [view["dataset"] for view in stocked.adapters.list(sort="version")] == ["catalogue", "courses"]
+    stocked.adapters.amend(TWO, dataset="catalogue", reason="typo")
     with stocked.workspace.database.read() as session:
         assert sorted(session.scalars(select(tables.Dataset.name))) == ["catalogue", "courses"]
 
 
 def test_lists_filter_and_sort_by_what_is_right(stocked: Registry) -> None:
-    stocked.amend(
+    stocked.adapters.amend(
         ONE, val_loss=0.1, examples=7, date="20270101", tags={"team": "ads"}, dataset="x", reason="r"
     )
-    assert [view["name"] for view in stocked.list(sort="val_loss")] == [ONE, TWO]
-    assert [view["name"] for view in stocked.list(sort="date:desc")] == [ONE, TWO]
+    assert [view["name"] for view in stocked.adapters.list(sort="val_loss")] == [ONE, TWO]
+    assert [view["name"] for view in stocked.adapters.list(sort="date:desc")] == [ONE, TWO]
     for where in ("val_loss < 0.2", "examples = 7", "date >= 2027-01-01", "tag.team = ads", "dataset = x"):
-        assert [view["name"] for view in stocked.list(where=where)] == [ONE], where
-    assert [view["name"] for view in stocked.list(tags={"team": "ads"})] == [ONE]
-    assert stocked.list(where="val_loss = 0.61") == []
-    assert stocked.history("course_rec")[1]["val_loss_change"] == pytest.approx(0.32)
-    assert stocked.compare([ONE, TWO])["differs"]["val_loss"] == [0.1, 0.42]
-    assert stocked.diff(ONE, TWO)["changed"]["dataset"] == ["x", "courses"]
+        assert [view["name"] for view in stocked.adapters.list(where=where)] == [ONE], where
+    assert [view["name"] for view in stocked.adapters.list(tags={"team": "ads"})] == [ONE]
+    assert stocked.adapters.list(where="val_loss = 0.61") == []
+    assert stocked.adapters.history("course_rec")[1]["val_loss_change"] == pytest.approx(0.32)
+    assert stocked.adapters.compare([ONE, TWO])["differs"]["val_loss"] == [0.1, 0.42]
+    assert stocked.adapters.diff(ONE, TWO)["changed"]["dataset"] == ["x", "courses"]
 
 
 def test_what_was_believed_then(stocked: Registry) -> None:
-    first = stocked.show(ONE)
+    first = stocked.adapters.show(ONE)
     moments = []
     for loss in (0.5, 0.4, 0.3):
-        stocked.amend(ONE, val_loss=loss, tags={"n": str(loss)}, reason="again")
-        moments.append((stocked.events()[-1]["at"], loss))
+        stocked.adapters.amend(ONE, val_loss=loss, tags={"n": str(loss)}, reason="again")
+        moments.append((stocked.upkeep.log()[-1]["at"], loss))
     for at, loss in moments:
-        then = stocked.show(ONE, at=at)
+        then = stocked.adapters.show(ONE, at=at)
         assert (then["val_loss"], then["tags"], then["at"]) == (loss, {"n": str(loss)}, at)
         assert then["amendments"][-1]["to"] in (loss, str(loss))
-    before = stocked.show(ONE, at=stocked.events(reference=ONE)[0]["at"])
+    before = stocked.adapters.show(ONE, at=stocked.upkeep.log(reference=ONE)[0]["at"])
     assert (before["val_loss"], before["tags"], before["amendments"]) == (0.61, {}, [])
     assert {key: before[key] for key in before if key in first and key != "aliases"} == {
         key: first[key] for key in first if key in before and key != "aliases"
@@ -209,46 +211,52 @@ def test_what_was_believed_then(stocked: Registry) -> None:
 
 def test_aliases_and_withdrawals_are_those_of_then(stocked: Registry) -> None:
     def now() -> str:
-        return str(stocked.events()[-1]["at"])
+        return str(stocked.upkeep.log()[-1]["at"])
 
-    stocked.set_alias(ONE, "prod")
+    stocked.aliases.set("prod", ONE)
     held = now()
-    stocked.yank(ONE, reason="wrong licence")
+    stocked.adapters.yank(ONE, reason="wrong licence")
     yanked = now()
-    stocked.unyank(ONE)
-    stocked.set_alias(TWO, "prod")
-    assert stocked.show(ONE, at=held)["aliases"] == ["prod"]
-    assert (stocked.show(ONE, at=held)["yanked"], stocked.show(ONE, at=yanked)["yanked_reason"]) == (
+    stocked.adapters.unyank(ONE)
+    stocked.aliases.set("prod", TWO)
+    assert stocked.adapters.show(ONE, at=held)["aliases"] == ["prod"]
+    assert (
+        stocked.adapters.show(ONE, at=held)["yanked"],
+        stocked.adapters.show(ONE, at=yanked)["yanked_reason"],
+    ) == (
         False,
         "wrong licence",
     )
-    assert (stocked.show(ONE, at=now())["aliases"], stocked.show(ONE, at=now())["yanked"]) == ([], False)
-    assert stocked.show("course_rec#prod", at=held)["name"] == ONE
-    assert stocked.show("course_rec#prod", at=now())["name"] == TWO
-    registered = stocked.events(reference=ONE)[0]["at"]
-    assert stocked.show("course_rec@latest", at=registered)["name"] == ONE
+    assert (
+        stocked.adapters.show(ONE, at=now())["aliases"],
+        stocked.adapters.show(ONE, at=now())["yanked"],
+    ) == ([], False)
+    assert stocked.adapters.show("course_rec#prod", at=held)["name"] == ONE
+    assert stocked.adapters.show("course_rec#prod", at=now())["name"] == TWO
+    registered = stocked.upkeep.log(reference=ONE)[0]["at"]
+    assert stocked.adapters.show("course_rec@latest", at=registered)["name"] == ONE
 
 
 def test_before_it_was_there(stocked: Registry) -> None:
     for reference in (ONE, "course_rec@latest", "course_rec#prod"):
         with pytest.raises(UnknownReferenceError):
-            stocked.show(reference, at="2020-01-01")
-    stocked.set_alias(ONE, "prod")
+            stocked.adapters.show(reference, at="2020-01-01")
+    stocked.aliases.set("prod", ONE)
     with pytest.raises(UnknownReferenceError, match="named nothing"):
-        stocked.show("course_rec#prod", at="2020-01-01")
+        stocked.adapters.show("course_rec#prod", at="2020-01-01")
     with pytest.raises(BadInputError):
-        stocked.show(ONE, at="then")
+        stocked.adapters.show(ONE, at="then")
 
 
 def test_two_at_once_land_in_order(stocked: Registry) -> None:
     losses = [round(0.1 + number / 100, 2) for number in range(12)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda loss: stocked.amend(ONE, val_loss=loss, reason="race"), losses))
-    told = changes(stocked.show(ONE))
+        list(pool.map(lambda loss: stocked.adapters.amend(ONE, val_loss=loss, reason="race"), losses))
+    told = changes(stocked.adapters.show(ONE))
     assert sorted(after for _, _, after in told) == losses
     assert [before for _, before, _ in told] == [0.61, *(after for _, _, after in told[:-1])]
-    assert stocked.show(ONE)["val_loss"] == told[-1][2]
-    assert stocked.audit().ok
+    assert stocked.adapters.show(ONE)["val_loss"] == told[-1][2]
+    assert stocked.upkeep.audit().ok
 
 
 def test_registering_again_says_how_to_correct_it(stocked: Registry, tmp_path: Path) -> None:
@@ -256,7 +264,7 @@ def test_registering_again_says_how_to_correct_it(stocked: Registry, tmp_path: P
     with pytest.raises(
         AlreadyExistsError, match=f"registered as {ONE}, with val_loss 0.61 and not 0.061"
     ) as caught:
-        stocked.register(tmp_path / "first", **again, val_loss=0.061, tags={"team": "the ads"})
+        stocked.adapters.register(tmp_path / "first", **again, val_loss=0.061, tags={"team": "the ads"})
     words = shlex.split(str(caught.value.hint))
     assert words == [
         "fusery",
@@ -269,11 +277,11 @@ def test_registering_again_says_how_to_correct_it(stocked: Registry, tmp_path: P
         "--reason",
         "TEXT",
     ]
-    stocked.amend(ONE, val_loss=0.061, tags={"team": "the ads"}, reason="typo")
-    done = stocked.register(tmp_path / "first", **again, val_loss=0.061, tags={"team": "the ads"})
+    stocked.adapters.amend(ONE, val_loss=0.061, tags={"team": "the ads"}, reason="typo")
+    done = stocked.adapters.register(tmp_path / "first", **again, val_loss=0.061, tags={"team": "the ads"})
     assert (done.created, done.view["name"]) == (False, ONE)
     # A pipeline that says once more what it said at first says nothing new.
-    assert not stocked.register(tmp_path / "first", **again, date="20260115", val_loss=0.61).created
+    assert not stocked.adapters.register(tmp_path / "first", **again, date="20260115", val_loss=0.61).created
 
 
 def test_what_cannot_be_amended_is_registered_anew_once_it_is_withdrawn(
@@ -281,24 +289,24 @@ def test_what_cannot_be_amended_is_registered_anew_once_it_is_withdrawn(
 ) -> None:
     again: dict[str, Any] = {"base": "tiny", "task": "course_rec", "alpha": 99.0}
     with pytest.raises(AlreadyExistsError, match="alpha is never amended") as caught:
-        stocked.register(tmp_path / "first", **again)
+        stocked.adapters.register(tmp_path / "first", **again)
     assert f"fusery yank {ONE}" in str(caught.value.hint)
-    stocked.yank(ONE, reason="wrong alpha")
-    same = stocked.register(tmp_path / "first", base="tiny", task="course_rec")
+    stocked.adapters.yank(ONE, reason="wrong alpha")
+    same = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec")
     assert (same.created, same.view["yanked"]) == (False, True)
     with pytest.raises(AlreadyExistsError, match=r"yanked \(wrong alpha\), with val_loss") as caught:
-        stocked.register(tmp_path / "first", base="tiny", task="course_rec", val_loss=0.2)
+        stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", val_loss=0.2)
     assert str(caught.value.hint).endswith(f"fusery yank {ONE} --undo")
-    new = stocked.register(tmp_path / "first", **again)
+    new = stocked.adapters.register(tmp_path / "first", **again)
     assert (new.created, new.view["version"], new.view["alpha"], new.view["yanked"]) == (True, 3, 99.0, False)
-    assert stocked.show(ONE)["yanked"]
-    assert not stocked.register(tmp_path / "first", **again).created
-    assert stocked.audit().ok
+    assert stocked.adapters.show(ONE)["yanked"]
+    assert not stocked.adapters.register(tmp_path / "first", **again).created
+    assert stocked.upkeep.audit().ok
 
 
 def test_the_document_of_an_exported_folder_says_so(stocked: Registry, tmp_path: Path) -> None:
-    stocked.amend(ONE, val_loss=0.061, date="20260114", reason="typo")
-    folder = stocked.export(ONE, tmp_path / "out").path
+    stocked.adapters.amend(ONE, val_loss=0.061, date="20260114", reason="typo")
+    folder = stocked.exchange.export(ONE, tmp_path / "out").path
     document = json.loads((folder / "adapter_metadata.json").read_text())
     assert document["final_val_loss"] == 0.061
     assert document["training_date"] == "2026-01-14"
@@ -307,9 +315,9 @@ def test_the_document_of_an_exported_folder_says_so(stocked: Registry, tmp_path:
 
 
 def test_whatever_leaves_the_registry_says_so_and_names_nobody(stocked: Registry, tmp_path: Path) -> None:
-    stocked.amend(ONE, val_loss=0.061, reason="typo")
-    stocked.materialize(ONE, tmp_path / "model")
-    stocked.materialize(ONE, tmp_path / "adapters", target="vllm")
+    stocked.adapters.amend(ONE, val_loss=0.061, reason="typo")
+    stocked.bundles.materialize(ONE, tmp_path / "model")
+    stocked.bundles.materialize(ONE, tmp_path / "adapters", target="vllm")
     record = json.loads((tmp_path / "model" / "fusery.json").read_text())
     told = record["provenance"]["adapter"]
     assert told["val_loss"] == 0.061
@@ -331,15 +339,15 @@ def test_whatever_leaves_the_registry_says_so_and_names_nobody(stocked: Registry
 def test_documents_for_auditors_say_so(stocked: Registry, tmp_path: Path) -> None:
     from fusery.registry.provenance.prov import prov
 
-    stocked.amend(ONE, val_loss=0.061, clear=["examples"], reason="<typo>")
-    page = stocked.report("course_rec", html=tmp_path / "report.html")
+    stocked.adapters.amend(ONE, val_loss=0.061, clear=["examples"], reason="<typo>")
+    page = stocked.provenance.report("course_rec", html=tmp_path / "report.html")
     [told] = [section["amendments"] for section in page.facts["tasks"]]
     assert [(each["adapter"], each["field"]) for each in told] == [(ONE, "val_loss"), (ONE, "examples")]
     text = (tmp_path / "report.html").read_text()
     assert "Amendments" in text
     assert "&lt;typo&gt;" in text
     assert "<typo>" not in text
-    document = json.dumps(prov(stocked.lineage(ONE, complete=True)))
+    document = json.dumps(prov(stocked.provenance.lineage(ONE, complete=True)))
     assert '"fusery:amended": "examples, val_loss"' in document
-    attested = json.dumps(stocked.attest(ONE).document)
+    attested = json.dumps(stocked.provenance.attest(ONE).document)
     assert '"amended": [{"field": "val_loss", "from": 0.61, "to": 0.061' in attested

@@ -21,9 +21,9 @@ MakeAdapter = Callable[..., Path]
 @pytest.fixture
 def known(registry: Registry, tiny_base: Path, make_adapter: MakeAdapter) -> Path:
     """A folder that is registered as `course_rec@1`."""
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     folder = make_adapter("known", seed=1)
-    registry.register(folder, base="tiny", task="course_rec", date="20260115")
+    registry.adapters.register(folder, base="tiny", task="course_rec", date="20260115")
     return folder
 
 
@@ -63,7 +63,7 @@ def in_another_gauge(tensors: dict[str, np.ndarray]) -> None:
 
 
 def found(registry: Registry, folder: Path, **facts: Any) -> dict[str, str]:
-    return {f.code: f.message for f in registry.check(folder, base="tiny", **facts)}
+    return {f.code: f.message for f in registry.adapters.check(folder, base="tiny", **facts)}
 
 
 def test_nearly_the_same_update_is_named(registry: Registry, known: Path, tmp_path: Path) -> None:
@@ -100,13 +100,13 @@ def test_the_same_weights_for_another_task_are_named(registry: Registry, known: 
         "duplicate_weights": "these weights are registered as course_rec_v1_20260115 on tiny"
     }
     with pytest.raises(AdmissionError):
-        registry.register(known, base="tiny", task="other", strict=True)
-    assert registry.register(known, base="tiny", task="other").created
+        registry.adapters.register(known, base="tiny", task="other", strict=True)
+    assert registry.adapters.register(known, base="tiny", task="other").created
 
 
 def test_the_same_weights_for_the_same_task_are_nothing_new(registry: Registry, known: Path) -> None:
     assert found(registry, known, task="course_rec") == {}
-    assert not registry.register(known, base="tiny", task="course_rec", strict=True).created
+    assert not registry.adapters.register(known, base="tiny", task="course_rec", strict=True).created
 
 
 def test_the_nearest_of_many_is_found_with_few_reads(
@@ -117,7 +117,7 @@ def test_the_nearest_of_many_is_found_with_few_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for seed in range(10, 10 + 2 * module.READ):
-        registry.register(make_adapter(f"a{seed}", seed=seed, rank=1), base="tiny", task="other")
+        registry.adapters.register(make_adapter(f"a{seed}", seed=seed, rank=1), base="tiny", task="other")
     from fusery.registry.comparison import modules
 
     opened: list[Path] = []

@@ -22,12 +22,12 @@ DOCUMENTED = {
 
 @pytest.fixture
 def with_base(registry: Registry, tiny_base: Path) -> Registry:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     return registry
 
 
 def test_a_record_has_what_is_documented(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    view = with_base.register(
+    view = with_base.adapters.register(
         make_adapter(rank=4), base="tiny", task="course_rec", date="20260115", val_loss=0.5, dataset="courses"
     ).view
     assert view.keys() >= DOCUMENTED
@@ -51,28 +51,28 @@ def test_metadata_fills_in_and_flags_win(with_base: Registry, make_adapter: Make
         "lora_rank": 8,
         "lora_alpha": 160,
     }
-    view = with_base.register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25).view
+    view = with_base.adapters.register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25).view
     assert view["name"] == "course_rec_v7_20260115"
     assert (view["val_loss"], view["dataset"], view["examples"]) == (0.25, "courses", 120)
     assert [finding["code"] for finding in view["findings"]] == ["metadata_conflict"]
 
 
 def test_the_folder_s_name_is_the_last_resort(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    view = with_base.register(make_adapter("adapters_course_rec_v3_20260115"), base="tiny").view
+    view = with_base.adapters.register(make_adapter("adapters_course_rec_v3_20260115"), base="tiny").view
     assert view["name"] == "course_rec_v3_20260115"
 
 
 def test_without_any_name_the_task_is_asked_for(with_base: Registry, make_adapter: MakeAdapter) -> None:
     with pytest.raises(BadInputError) as caught:
-        with_base.register(make_adapter(), base="tiny")
+        with_base.adapters.register(make_adapter(), base="tiny")
     assert "--task" in str(caught.value.hint)
 
 
 def test_versions_count_up_within_a_task(with_base: Registry, make_adapter: MakeAdapter) -> None:
     names = [
-        with_base.register(make_adapter(f"a{seed}", seed=seed), base="tiny", task=task, date="20260115").view[
-            "name"
-        ]
+        with_base.adapters.register(
+            make_adapter(f"a{seed}", seed=seed), base="tiny", task=task, date="20260115"
+        ).view["name"]
         for seed, task in enumerate(["one", "one", "two", "one"])
     ]
     assert names == ["one_v1_20260115", "one_v2_20260115", "two_v1_20260115", "one_v3_20260115"]
@@ -80,17 +80,19 @@ def test_versions_count_up_within_a_task(with_base: Registry, make_adapter: Make
 
 def test_the_same_bytes_again_are_the_same_adapter(with_base: Registry, make_adapter: MakeAdapter) -> None:
     folder = make_adapter()
-    first = with_base.register(folder, base="tiny", task="one")
-    second = with_base.register(folder, base="tiny", task="one")
+    first = with_base.adapters.register(folder, base="tiny", task="one")
+    second = with_base.adapters.register(folder, base="tiny", task="one")
     assert (first.created, second.created) == (True, False)
     assert second.view["name"] == first.view["name"]
-    assert len(with_base.list()) == 1
+    assert len(with_base.adapters.list()) == 1
 
 
 def test_a_taken_version_names_who_has_it(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    with_base.register(make_adapter("a", seed=1), base="tiny", task="one", version=1, date="20260115")
+    with_base.adapters.register(
+        make_adapter("a", seed=1), base="tiny", task="one", version=1, date="20260115"
+    )
     with pytest.raises(AlreadyExistsError) as caught:
-        with_base.register(make_adapter("b", seed=2), base="tiny", task="one", version=1)
+        with_base.adapters.register(make_adapter("b", seed=2), base="tiny", task="one", version=1)
     assert "one_v1_20260115" in caught.value.message
     assert "tester" in caught.value.message
     assert "--version 2" in str(caught.value.hint)
@@ -117,7 +119,7 @@ def test_a_refused_adapter_leaves_nothing(with_base: Registry, make_adapter: Mak
     (folder / "adapters.safetensors").write_bytes(b"not weights")
     before = counts(with_base)
     with pytest.raises(AdmissionError) as caught:
-        with_base.register(folder, base="tiny", task="one")
+        with_base.adapters.register(folder, base="tiny", task="one")
     assert {finding.code for finding in caught.value.findings} == {"not_safetensors"}
     assert counts(with_base) == before
 
@@ -125,36 +127,38 @@ def test_a_refused_adapter_leaves_nothing(with_base: Registry, make_adapter: Mak
 def test_an_unknown_parent_leaves_no_record(with_base: Registry, make_adapter: MakeAdapter) -> None:
     before = counts(with_base)
     with pytest.raises(UnknownReferenceError):
-        with_base.register(make_adapter(), base="tiny", task="one", parent="one@9")
+        with_base.adapters.register(make_adapter(), base="tiny", task="one", parent="one@9")
     assert counts(with_base) == {**before, "blobs": counts(with_base)["blobs"]}
-    assert with_base.audit().ok
+    assert with_base.upkeep.audit().ok
 
 
 def test_check_writes_nothing(with_base: Registry, make_adapter: MakeAdapter) -> None:
     before = counts(with_base)
-    assert with_base.check(make_adapter(), base="tiny") == []
+    assert with_base.adapters.check(make_adapter(), base="tiny") == []
     assert counts(with_base) == before
 
 
 @pytest.mark.parametrize("version", [0, -1])
 def test_versions_count_from_one(version: int, with_base: Registry, make_adapter: MakeAdapter) -> None:
     with pytest.raises(BadInputError):
-        with_base.register(make_adapter(), base="tiny", task="one", version=version)
+        with_base.adapters.register(make_adapter(), base="tiny", task="one", version=version)
 
 
 def test_a_folder_that_is_not_there(with_base: Registry, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
-        with_base.register(tmp_path / "nowhere", base="tiny", task="one")
+        with_base.adapters.register(tmp_path / "nowhere", base="tiny", task="one")
 
 
 def test_many_at_once_get_a_version_each(with_base: Registry, make_adapter: MakeAdapter) -> None:
     folders = [make_adapter(f"a{seed}", seed=seed, num_layers=1, rank=1) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         views = list(
-            pool.map(lambda folder: with_base.register(folder, base="tiny", task="one").view, folders)
+            pool.map(
+                lambda folder: with_base.adapters.register(folder, base="tiny", task="one").view, folders
+            )
         )
     assert sorted(view["version"] for view in views) == list(range(1, 9))
-    assert with_base.audit().ok
+    assert with_base.upkeep.audit().ok
 
 
 def test_other_facts_about_the_same_bytes_are_refused(
@@ -163,24 +167,24 @@ def test_other_facts_about_the_same_bytes_are_refused(
     import shutil
 
     folder = make_adapter()
-    with_base.register(folder, base="tiny", task="one", val_loss=0.5)
-    with_base.register(folder, base="tiny", task="one", val_loss=0.5)
+    with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5)
+    with_base.adapters.register(folder, base="tiny", task="one", val_loss=0.5)
     for facts in ({"val_loss": 0.1}, {"note": "hi"}, {"tags": {"a": "b"}}, {"date": "20200101"}):
         with pytest.raises(AlreadyExistsError, match="registering changes no record") as caught:
-            with_base.register(folder, base="tiny", task="one", **facts)
+            with_base.adapters.register(folder, base="tiny", task="one", **facts)
         assert str(caught.value.hint).startswith("fusery amend one_v1_")
     other = shutil.copytree(with_base_folder(with_base, tmp_path), tmp_path / "copy")
     (other / "generation_config.json").write_text('{"do_sample": true}')
-    with_base.add_base(other, name="copy/tiny")
+    with_base.bases.add(other, name="copy/tiny")
     with pytest.raises(AlreadyExistsError, match="base tiny"):
-        with_base.register(folder, base="copy/tiny", task="one")
+        with_base.adapters.register(folder, base="copy/tiny", task="one")
 
 
 def with_base_folder(registry: Registry, tmp_path: Path) -> Path:
     """Write the files of the base `tiny` to a folder."""
     folder = tmp_path / "tiny-files"
     folder.mkdir()
-    for file in registry.base("tiny")["files"]:
+    for file in registry.bases.show("tiny")["files"]:
         registry.workspace.store.fetch(file["sha256"], folder / file["path"])
     return folder
 
@@ -201,8 +205,8 @@ def test_what_is_stored_is_what_was_judged(
 
     monkeypatch.setattr(module, "examine", examine_then_save)
     with pytest.raises(BadInputError, match="changed while it was read"):
-        with_base.register(folder, base="tiny", task="one")
-    assert with_base.list() == []
+        with_base.adapters.register(folder, base="tiny", task="one")
+    assert with_base.adapters.list() == []
     assert counts(with_base)["intent"] == 0
 
 
@@ -210,9 +214,11 @@ def test_a_name_tells_the_version_of_its_own_task_only(
     with_base: Registry, make_adapter: MakeAdapter
 ) -> None:
     metadata = {"adapter_name": "bar"}
-    view = with_base.register(
+    view = with_base.adapters.register(
         make_adapter("adapters_foo_v3_20260101", metadata=metadata, seed=1), base="tiny", date="20260101"
     ).view
     assert view["name"] == "bar_v1_20260101"
-    other = with_base.register(make_adapter("adapters_foo_v4_20260102", seed=2), base="tiny", task="baz").view
+    other = with_base.adapters.register(
+        make_adapter("adapters_foo_v4_20260102", seed=2), base="tiny", task="baz"
+    ).view
     assert (other["task"], other["version"]) == ("baz", 1)

@@ -33,15 +33,15 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def both(registry: Registry, tiny_base: Path, quantised: Path) -> Registry:
     """A registry with the dense base `tiny` and its 4-bit twin `tiny4`."""
-    registry.add_base(tiny_base, name="tiny")
-    registry.add_base(quantised, name="tiny4")
+    registry.bases.add(tiny_base, name="tiny")
+    registry.bases.add(quantised, name="tiny4")
     return registry
 
 
 @pytest.fixture
 def registered(both: Registry, make_adapter: MakeAdapter) -> Registry:
     """With an adapter that says it was trained on `tiny`, and stands on `tiny4`."""
-    both.register(named(make_adapter(), "org/tiny"), base="tiny4", trained_on="tiny", **SAID)
+    both.adapters.register(named(make_adapter(), "org/tiny"), base="tiny4", trained_on="tiny", **SAID)
     return both
 
 
@@ -53,12 +53,12 @@ def named(folder: Path, model: str | None) -> Path:
 
 
 def digest_of(registry: Registry, name: str) -> str:
-    return str(registry.base(name)["digest"])
+    return str(registry.bases.show(name)["digest"])
 
 
 def test_without_a_word_the_files_are_believed(both: Registry, make_adapter: MakeAdapter) -> None:
     with pytest.raises(AdmissionError) as caught:
-        both.register(named(make_adapter(), "org/tiny"), base="tiny4", **SAID)
+        both.adapters.register(named(make_adapter(), "org/tiny"), base="tiny4", **SAID)
     assert caught.value.findings[0].code == "base_mismatch"
     assert "--trained-on tiny" in str(caught.value.hint)
 
@@ -68,26 +68,28 @@ def test_what_was_said_is_on_record_and_no_finding(
     both: Registry, make_adapter: MakeAdapter, base: str, other: str
 ) -> None:
     folder = named(make_adapter(), f"org/{other}")
-    assert both.check(folder, base=base, trained_on=other, task="course_rec") == []
-    view = both.register(folder, base=base, trained_on=other, **SAID).view
+    assert both.adapters.check(folder, base=base, trained_on=other, task="course_rec") == []
+    view = both.adapters.register(folder, base=base, trained_on=other, **SAID).view
     assert (view["base"], view["trained_on"], view["findings"]) == (base, other, [])
     assert view["trained_on_digest"] == digest_of(both, other)
-    assert [row["trained_on"] for row in both.list(where=f"trained_on = {other}")] == [other]
-    registered = both.events(reference=NAME, action="adapter.registered")[0]
+    assert [row["trained_on"] for row in both.adapters.list(where=f"trained_on = {other}")] == [other]
+    registered = both.upkeep.log(reference=NAME, action="adapter.registered")[0]
     assert registered["detail"]["trained_on"] == {"name": other, "digest": digest_of(both, other)}
     assert registered["told"].startswith(f"trained on {other}")
     with both.workspace.database.read() as session:
         assert list(check_records(session)) == []
-    assert both.audit().ok
+    assert both.upkeep.audit().ok
 
 
 def test_it_can_be_fused_onto_the_twin(registered: Registry) -> None:
-    made = registered.fuse("course_rec@1", DENSE)
+    made = registered.fused.fuse("course_rec@1", DENSE)
     assert made.view["fidelity"]["verdict"] == "PASS"
 
 
 def test_its_own_base_is_nothing_to_say(both: Registry, make_adapter: MakeAdapter) -> None:
-    view = both.register(named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID).view
+    view = both.adapters.register(
+        named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID
+    ).view
     assert (view["trained_on"], view["trained_on_digest"]) == (None, None)
 
 
@@ -96,7 +98,9 @@ def test_files_that_say_otherwise_are_found(both: Registry, make_adapter: MakeAd
         ("org/tiny4", "leave out --trained-on"),
         ("org/stranger", "if both are the same model"),
     ):
-        findings = both.check(named(make_adapter(), model), base="tiny4", trained_on="tiny", task="t")
+        findings = both.adapters.check(
+            named(make_adapter(), model), base="tiny4", trained_on="tiny", task="t"
+        )
         assert [finding.code for finding in findings] == ["base_mismatch"]
         assert hint in str(findings[0].hint)
 
@@ -104,7 +108,7 @@ def test_files_that_say_otherwise_are_found(both: Registry, make_adapter: MakeAd
 def test_who_writes_metadata_may_name_either(both: Registry, make_adapter: MakeAdapter) -> None:
     for model in ("tiny", "tiny4"):
         folder = named(make_adapter(metadata={"base_model": model}), "org/tiny")
-        assert both.check(folder, base="tiny4", trained_on="tiny", task="t") == []
+        assert both.adapters.check(folder, base="tiny4", trained_on="tiny", task="t") == []
 
 
 @pytest.mark.parametrize(
@@ -119,18 +123,18 @@ def test_who_writes_metadata_may_name_either(both: Registry, make_adapter: MakeA
 def test_another_model_is_refused(
     both: Registry, make_adapter: MakeAdapter, tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
-    both.add_base(tinymodels.make_base(tmp_path / "odd", **settings), name="odd")
+    both.bases.add(tinymodels.make_base(tmp_path / "odd", **settings), name="odd")
     folder = named(make_adapter(), "org/odd")
-    for ask in (both.register, both.check):
+    for ask in (both.adapters.register, both.adapters.check):
         with pytest.raises(BadInputError) as caught:
             ask(folder, base="tiny4", trained_on="odd", task="course_rec")
         assert words in caught.value.message
-    assert both.list() == []
+    assert both.adapters.list() == []
 
 
 def test_a_base_that_is_not_here_is_none(both: Registry, make_adapter: MakeAdapter) -> None:
     with pytest.raises(FuseryError) as caught:
-        both.register(make_adapter(), base="tiny4", trained_on="tiny5", **SAID)
+        both.adapters.register(make_adapter(), base="tiny4", trained_on="tiny5", **SAID)
     assert "there is no base model 'tiny5'" in caught.value.message
 
 
@@ -139,10 +143,10 @@ def test_the_same_again_is_the_same_and_another_is_refused(
 ) -> None:
     again = named(make_adapter("again"), "org/tiny")
     for said in ({"trained_on": "tiny"}, {"trained_on": digest_of(registered, "tiny")[:12]}):
-        assert not registered.register(again, base="tiny4", **said, **SAID).created
-    registered.add_base(tinymodels.make_base(tmp_path / "six", seed=3), name="third")
+        assert not registered.adapters.register(again, base="tiny4", **said, **SAID).created
+    registered.bases.add(tinymodels.make_base(tmp_path / "six", seed=3), name="third")
     with pytest.raises(AlreadyExistsError) as caught:
-        registered.register(
+        registered.adapters.register(
             again,
             base="tiny4",
             trained_on=TrainedOn("third", digest_of(registered, "third"), frozenset({"tiny"})),
@@ -152,7 +156,7 @@ def test_the_same_again_is_the_same_and_another_is_refused(
 
 
 def test_the_lineage_leads_to_both(registered: Registry) -> None:
-    graph = registered.lineage(NAME)
+    graph = registered.provenance.lineage(NAME)
     found = {
         (edge.relation, graph.nodes[edge.target].name)
         for edge in graph.edges
@@ -160,15 +164,15 @@ def test_the_lineage_leads_to_both(registered: Registry) -> None:
     }
     assert found == {("trained-on-base", "tiny"), ("registered-for-base", "tiny4")}
     for base, relation in (("tiny", "trained-on-base"), ("tiny4", "registered-for-base")):
-        below = registered.lineage(base, up=False)
+        below = registered.provenance.lineage(base, up=False)
         assert [(edge.relation, below.nodes[edge.source].name) for edge in below.edges] == [(relation, NAME)]
-        assert list(registered.impact(f"base:{base}").adapters) == [NAME]
+        assert list(registered.provenance.impact(f"base:{base}").adapters) == [NAME]
 
 
 def test_documents_of_the_lineage_say_what_training_used(registered: Registry) -> None:
     from fusery.registry.provenance import openlineage, prov
 
-    graph = registered.lineage(NAME, complete=True)
+    graph = registered.provenance.lineage(NAME, complete=True)
     used = [each["prov:entity"] for each in prov(graph)["used"].values()]
     tiny, twin = (f"fusery:base/{digest_of(registered, name)[:16]}" for name in ("tiny", "tiny4"))
     assert [name for name in used if name.startswith("fusery:base/")] == [tiny]
@@ -180,14 +184,14 @@ def test_documents_of_the_lineage_say_what_training_used(registered: Registry) -
 
 def test_attestations_and_cards_say_it(registered: Registry, tmp_path: Path) -> None:
     told = {"name": "tiny", "digest": digest_of(registered, "tiny")}
-    predicate = registered.attest(NAME).document["predicate"]["buildDefinition"]
+    predicate = registered.provenance.attest(NAME).document["predicate"]["buildDefinition"]
     assert predicate["internalParameters"]["trained_on"] == told
-    registered.materialize(NAME, tmp_path / "model", request=DENSE)
+    registered.bundles.materialize(NAME, tmp_path / "model", request=DENSE)
     record = json.loads((tmp_path / "model" / "fusery.json").read_text(encoding="utf-8"))
     assert record["provenance"]["adapter"]["trained_on"] == "tiny"
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert f"| adapter, trained on, digest | {told['digest']} |" in card
-    out = registered.export(NAME, tmp_path / "out").path
+    out = registered.exchange.export(NAME, tmp_path / "out").path
     assert f"| trained on, digest | {told['digest']} |" in (out / "README.md").read_text(encoding="utf-8")
 
 
@@ -201,37 +205,37 @@ def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantised: Path) -> R
         monkeypatch.delenv(name, raising=False)
     opened = Registry.open(tmp_path / "elsewhere")
     opened.init()
-    opened.add_base(quantised, name="q4")
+    opened.bases.add(quantised, name="q4")
     return opened
 
 
 def test_it_travels_without_the_base_that_it_names(
     registered: Registry, other: Registry, tmp_path: Path
 ) -> None:
-    registered.push(NAME, tmp_path / "elsewhere")
-    shown = other.show(NAME)
+    registered.exchange.push(NAME, tmp_path / "elsewhere")
+    shown = other.adapters.show(NAME)
     assert (shown["base"], shown["trained_on"]) == ("q4", "tiny")
     assert shown["trained_on_digest"] == digest_of(registered, "tiny")
-    assert [base["name"] for base in other.bases()] == ["q4"]
-    assert other.audit().ok, other.audit().problems
+    assert [base["name"] for base in other.bases.list()] == ["q4"]
+    assert other.upkeep.audit().ok, other.upkeep.audit().problems
     other.close()
 
 
 def test_and_on_to_a_third(registered: Registry, other: Registry, tmp_path: Path, quantised: Path) -> None:
-    registered.push(NAME, tmp_path / "elsewhere")
+    registered.exchange.push(NAME, tmp_path / "elsewhere")
     with Registry.open(tmp_path / "third") as third:
         third.init()
-        other.push(NAME, tmp_path / "third")
-        assert third.show(NAME)["trained_on_digest"] == digest_of(registered, "tiny")
+        other.exchange.push(NAME, tmp_path / "third")
+        assert third.adapters.show(NAME)["trained_on_digest"] == digest_of(registered, "tiny")
     other.close()
 
 
 def test_exported_and_imported(registered: Registry, other: Registry, tmp_path: Path) -> None:
-    out = registered.export(NAME, tmp_path / "out").path
-    came = other.import_folder(out)
+    out = registered.exchange.export(NAME, tmp_path / "out").path
+    came = other.exchange.import_folder(out)
     assert came.view["trained_on_digest"] == digest_of(registered, "tiny")
-    assert other.audit().ok
-    again = other.export(NAME, tmp_path / "again").path
+    assert other.upkeep.audit().ok
+    again = other.exchange.export(NAME, tmp_path / "again").path
     theirs, ours = (
         json.loads((folder / "adapter_metadata.json").read_text())["fusery"]["trained_on"]
         for folder in (again, out)
@@ -241,13 +245,13 @@ def test_exported_and_imported(registered: Registry, other: Registry, tmp_path: 
 
 
 def test_a_backup_has_it(registered: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registered.backup(str(tmp_path / "kept"))
+    registered.upkeep.backup(str(tmp_path / "kept"))
     for name in ("FUSERY_HOME", "FUSERY_DATABASE_URL", "FUSERY_STORE_URL"):
         monkeypatch.delenv(name, raising=False)
     with Registry.open(tmp_path / "restored") as restored:
-        restored.restore(str(tmp_path / "kept"))
-        assert restored.show(NAME)["trained_on"] == "tiny"
-        assert restored.audit().ok
+        restored.upkeep.restore(str(tmp_path / "kept"))
+        assert restored.adapters.show(NAME)["trained_on"] == "tiny"
+        assert restored.upkeep.audit().ok
 
 
 # ---------------------------------------------------------------- the base that the files name
@@ -256,24 +260,24 @@ def test_a_backup_has_it(registered: Registry, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("model", ["tiny4", "org/Tiny4", "/models/tiny4"])
 def test_the_files_name_the_base(both: Registry, make_adapter: MakeAdapter, model: str) -> None:
     folder = named(make_adapter(), model)
-    assert both.check(folder, task="course_rec") == []
-    assert both.register(folder, **SAID).view["base"] == "tiny4"
+    assert both.adapters.check(folder, task="course_rec") == []
+    assert both.adapters.register(folder, **SAID).view["base"] == "tiny4"
 
 
 def test_metadata_names_it_where_the_configuration_does_not(
     both: Registry, make_adapter: MakeAdapter
 ) -> None:
     folder = named(make_adapter(metadata={"base_model": "tiny"}), None)
-    assert both.register(folder, **SAID).view["base"] == "tiny"
+    assert both.adapters.register(folder, **SAID).view["base"] == "tiny"
 
 
 def test_a_whole_name_goes_before_a_likeness(
     both: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    both.add_base(tinymodels.make_base(tmp_path / "mine", seed=4), name="mine/tiny")
-    assert both.register(named(make_adapter(), "mine/tiny"), **SAID).view["base"] == "mine/tiny"
+    both.bases.add(tinymodels.make_base(tmp_path / "mine", seed=4), name="mine/tiny")
+    assert both.adapters.register(named(make_adapter(), "mine/tiny"), **SAID).view["base"] == "mine/tiny"
     with pytest.raises(AmbiguousReferenceError) as caught:
-        both.register(named(make_adapter("b", seed=2), "theirs/tiny"), **SAID)
+        both.adapters.register(named(make_adapter("b", seed=2), "theirs/tiny"), **SAID)
     assert "2 bases here are called so: tiny, mine/tiny" in caught.value.message
     assert str(caught.value.hint) == "give --base tiny or another of them"
 
@@ -285,7 +289,7 @@ def test_a_whole_name_goes_before_a_likeness(
 def test_what_cannot_be_told_is_asked_for(
     both: Registry, make_adapter: MakeAdapter, model: str | None, words: str
 ) -> None:
-    for ask in (both.register, both.check):
+    for ask in (both.adapters.register, both.adapters.check):
         with pytest.raises(BadInputError) as caught:
             ask(named(make_adapter(), model), task="course_rec")
         assert words in caught.value.message
@@ -294,5 +298,5 @@ def test_what_cannot_be_told_is_asked_for(
 
 def test_what_it_was_trained_on_is_not_what_it_stands_on(both: Registry, make_adapter: MakeAdapter) -> None:
     with pytest.raises(BadInputError) as caught:
-        both.register(named(make_adapter(), "tiny"), trained_on="tiny", **SAID)
+        both.adapters.register(named(make_adapter(), "tiny"), trained_on="tiny", **SAID)
     assert caught.value.hint == "give --base NAME"

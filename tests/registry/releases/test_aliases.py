@@ -19,13 +19,13 @@ PROD = "course_rec#prod"
 
 
 def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
-    made = stocked.set_alias("course_rec@1", "prod", reason="first release")
+    made = stocked.aliases.set("prod", "course_rec@1", reason="first release")
     assert (made["alias"], made["from"], made["to"], made["moved"]) == (PROD, None, FIRST, True)
-    moved = stocked.set_alias("course_rec@latest", "#prod", reason="better")
+    moved = stocked.aliases.set("#prod", "course_rec@latest", reason="better")
     assert (moved["from"], moved["to"], moved["by"]) == (FIRST, SECOND, "tester")
-    assert stocked.show(PROD)["name"] == SECOND
-    assert stocked.show("course_rec@2")["aliases"] == ["prod"]
-    assert stocked.aliases() == [
+    assert stocked.adapters.show(PROD)["name"] == SECOND
+    assert stocked.adapters.show("course_rec@2")["aliases"] == ["prod"]
+    assert stocked.aliases.list() == [
         {
             "alias": PROD,
             "task": "course_rec",
@@ -36,109 +36,116 @@ def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
             "withdrawals": [],
         }
     ]
-    assert stocked.aliases("other") == []
+    assert stocked.aliases.list("other") == []
 
 
 def test_the_same_move_twice_is_one(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    assert not stocked.set_alias("course_rec@1", "prod")["moved"]
-    assert len(stocked.alias_history(PROD)) == 1
-    assert len(stocked.events(reference=PROD)) == 1
+    stocked.aliases.set("prod", "course_rec@1")
+    assert not stocked.aliases.set("prod", "course_rec@1")["moved"]
+    assert len(stocked.aliases.history(PROD)) == 1
+    assert len(stocked.upkeep.log(reference=PROD)) == 1
 
 
 def test_every_move_is_in_the_log(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod", reason="first release")
-    stocked.remove_alias(PROD, reason="too slow")
-    told = stocked.events(reference=PROD)
+    stocked.aliases.set("prod", "course_rec@1", reason="first release")
+    stocked.aliases.remove(PROD, reason="too slow")
+    told = stocked.upkeep.log(reference=PROD)
     assert [event["action"] for event in told] == ["alias.moved"] * 2
-    digest = stocked.show("course_rec@1")["digest"]
+    digest = stocked.adapters.show("course_rec@1")["digest"]
     assert told[0]["detail"] == {
         "from": None,
         "to": {"name": FIRST, "digest": digest},
         "reason": "first release",
     }
     assert told[1]["detail"]["to"] is None
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_taken_away(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.remove_alias(PROD)
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.remove(PROD)
     with pytest.raises(UnknownReferenceError):
-        stocked.show(PROD)
-    assert stocked.aliases() == []
-    assert stocked.alias(PROD)["adapter"] is None
-    assert [move["to"] for move in stocked.alias_history(PROD)] == [FIRST, None]
+        stocked.adapters.show(PROD)
+    assert stocked.aliases.list() == []
+    assert stocked.aliases.show(PROD)["adapter"] is None
+    assert [move["to"] for move in stocked.aliases.history(PROD)] == [FIRST, None]
 
 
 def test_rolled_back(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     with pytest.raises(BadInputError, match="no other adapter"):
-        stocked.roll_back(PROD)
-    stocked.set_alias("course_rec@2", "prod")
-    assert stocked.roll_back(PROD)["to"] == FIRST
+        stocked.aliases.roll_back(PROD)
+    stocked.aliases.set("prod", "course_rec@2")
+    assert stocked.aliases.roll_back(PROD)["to"] == FIRST
     with pytest.raises(BadInputError, match="no other adapter"):
-        stocked.roll_back(PROD)
-    assert stocked.alias_history(PROD)[-1]["reason"] == "rolled back"
+        stocked.aliases.roll_back(PROD)
+    assert stocked.aliases.history(PROD)[-1]["reason"] == "rolled back"
 
 
 def test_a_move_back_is_no_rollback(stocked: Registry) -> None:
     for reference in ("course_rec@2", "course_rec@1", "course_rec@2"):
-        stocked.set_alias(reference, "prod")
-    assert stocked.roll_back(PROD)["to"] == FIRST
-    assert stocked.roll_back(PROD)["to"] == SECOND
+        stocked.aliases.set("prod", reference)
+    assert stocked.aliases.roll_back(PROD)["to"] == FIRST
+    assert stocked.aliases.roll_back(PROD)["to"] == SECOND
     with pytest.raises(BadInputError, match="no other adapter"):
-        stocked.roll_back(PROD)
+        stocked.aliases.roll_back(PROD)
 
 
 def test_what_it_held_at_a_date(stocked: Registry) -> None:
     """The question of an auditor; the moves are dated back by hand."""
-    stocked.set_alias("course_rec@1", "prod", reason="launch")
-    stocked.set_alias("course_rec@2", "prod")
+    stocked.aliases.set("prod", "course_rec@1", reason="launch")
+    stocked.aliases.set("prod", "course_rec@2")
     days = [datetime(2026, 2, 10, 9, tzinfo=UTC), datetime(2026, 3, 15, 9, tzinfo=UTC)]
     with stocked.workspace.database.write() as session:
         for move, day in zip(session.scalars(select(tables.AliasMove.id)).all(), days, strict=True):
             session.execute(update(tables.AliasMove).where(tables.AliasMove.id == move).values(at=day))
-    held = {at: stocked.alias(PROD, at=at)["adapter"] for at in ("2026-02-09", "2026-02-10", "2026-03-14")}
+    held = {
+        at: stocked.aliases.show(PROD, at=at)["adapter"] for at in ("2026-02-09", "2026-02-10", "2026-03-14")
+    }
     assert held == {"2026-02-09": None, "2026-02-10": FIRST, "2026-03-14": FIRST}
-    assert stocked.alias(PROD, at="20260315")["adapter"] == SECOND
-    assert stocked.alias(PROD, at="2026-03-15T08:59")["adapter"] == FIRST
-    assert stocked.alias(PROD, at="2026-03-15T10:30:00+01:00")["adapter"] == SECOND
-    asked = stocked.alias(PROD, at="2026-03-01")
+    assert stocked.aliases.show(PROD, at="20260315")["adapter"] == SECOND
+    assert stocked.aliases.show(PROD, at="2026-03-15T08:59")["adapter"] == FIRST
+    assert stocked.aliases.show(PROD, at="2026-03-15T10:30:00+01:00")["adapter"] == SECOND
+    asked = stocked.aliases.show(PROD, at="2026-03-01")
     assert (asked["since"], asked["by"], asked["reason"]) == (days[0].isoformat(), "tester", "launch")
 
 
 @pytest.mark.parametrize("name", ["latest", "v3", "12", "", "Ä b", "../x"])
 def test_names_that_are_none(name: str, stocked: Registry) -> None:
     with pytest.raises(BadInputError):
-        stocked.set_alias("course_rec@1", name)
-    assert stocked.aliases() == []
+        stocked.aliases.set(name, "course_rec@1")
+    assert stocked.aliases.list() == []
 
 
 def test_what_there_is_not(stocked: Registry) -> None:
-    for ask in (stocked.alias, stocked.alias_history, stocked.remove_alias, stocked.roll_back):
+    for ask in (
+        stocked.aliases.show,
+        stocked.aliases.history,
+        stocked.aliases.remove,
+        stocked.aliases.roll_back,
+    ):
         with pytest.raises(UnknownReferenceError, match="no alias"):
             ask(PROD)
         with pytest.raises(BadInputError, match="not an alias"):
             ask("course_rec@1")
     with pytest.raises(UnknownReferenceError):
-        stocked.set_alias("course_rec@9", "prod")
+        stocked.aliases.set("prod", "course_rec@9")
     with pytest.raises(UnknownReferenceError):
-        stocked.events(reference=PROD)
+        stocked.upkeep.log(reference=PROD)
     with pytest.raises(BadInputError):
-        stocked.alias(PROD, at="last week")
+        stocked.aliases.show(PROD, at="last week")
 
 
 def test_a_yanked_adapter_gets_no_alias(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_alias("course_rec@2", "prod")
-    found = stocked.yank("course_rec@1", reason="trained on the test set")
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set("prod", "course_rec@2")
+    found = stocked.adapters.yank("course_rec@1", reason="trained on the test set")
     assert found["aliases"] == []
     with pytest.raises(BadInputError, match="trained on the test set"):
-        stocked.set_alias("course_rec@1", "canary")
+        stocked.aliases.set("canary", "course_rec@1")
     with pytest.raises(BadInputError, match="yanked"):
-        stocked.roll_back(PROD)
-    assert stocked.alias(PROD)["adapter"] == SECOND
+        stocked.aliases.roll_back(PROD)
+    assert stocked.aliases.show(PROD)["adapter"] == SECOND
 
 
 def test_moves_at_once_leave_one_history(stocked: Registry) -> None:
@@ -146,17 +153,17 @@ def test_moves_at_once_leave_one_history(stocked: Registry) -> None:
 
     def move(reference: str) -> None:
         for _ in range(8):
-            stocked.set_alias(reference, "prod")
+            stocked.aliases.set("prod", reference)
 
     threads = [threading.Thread(target=move, args=(f"course_rec@{version}",)) for version in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    moves = stocked.alias_history(PROD)
+    moves = stocked.aliases.history(PROD)
     assert [move["from"] for move in moves] == [None, *(move["to"] for move in moves[:-1])]
-    assert stocked.alias(PROD)["adapter"] == moves[-1]["to"]
-    assert stocked.audit().ok
+    assert stocked.aliases.show(PROD)["adapter"] == moves[-1]["to"]
+    assert stocked.upkeep.audit().ok
 
 
 @settings(
@@ -172,12 +179,12 @@ def test_any_moves_are_told_as_they_were(moves: list[str], stocked: Registry) ->
         if move == "remove":
             if not held:
                 continue
-            stocked.remove_alias(f"course_rec#{name}")
+            stocked.aliases.remove(f"course_rec#{name}")
             now = None
         else:
-            now = stocked.set_alias(move, name)["to"]
+            now = stocked.aliases.set(name, move)["to"]
         if not held or held[-1] != now:
             held.append(now)
     if held:
-        assert [move["to"] for move in stocked.alias_history(f"course_rec#{name}")] == held
-        assert stocked.alias(f"course_rec#{name}")["adapter"] == held[-1]
+        assert [move["to"] for move in stocked.aliases.history(f"course_rec#{name}")] == held
+        assert stocked.aliases.show(f"course_rec#{name}")["adapter"] == held[-1]

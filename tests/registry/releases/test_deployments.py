@@ -15,19 +15,19 @@ FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 
 
 def running(registry: Registry, **chosen: object) -> list[tuple[str, str]]:
-    return [(row["place"], row["name"]) for row in registry.deployments(**chosen)]
+    return [(row["place"], row["name"]) for row in registry.deployments.list(**chosen)]
 
 
 def told(registry: Registry) -> list[tuple[str, str, str]]:
     return [
         (event["action"], event["subject"], event["detail"]["name"])
-        for event in registry.events()
+        for event in registry.upkeep.log()
         if event["kind"] == "deployment"
     ]
 
 
 def test_recorded_replaced_and_ended(stocked: Registry) -> None:
-    view = stocked.record_deployment("course_rec@1", " eu/ranker ", note="rollout 7")
+    view = stocked.deployments.record("course_rec@1", " eu/ranker ", note="rollout 7")
     assert (view["place"], view["kind"], view["name"], view["note"], view["changed"], view["ended"]) == (
         "eu/ranker",
         "adapter",
@@ -36,13 +36,13 @@ def test_recorded_replaced_and_ended(stocked: Registry) -> None:
         True,
         [],
     )
-    assert not stocked.record_deployment(FIRST, "eu/ranker")["changed"]
-    stocked.record_deployment("course_rec@2", "eu/ranker")
+    assert not stocked.deployments.record(FIRST, "eu/ranker")["changed"]
+    stocked.deployments.record("course_rec@2", "eu/ranker")
     assert running(stocked) == [("eu/ranker", FIRST), ("eu/ranker", SECOND)]
-    replaced = stocked.record_deployment("course_rec@2", "eu/ranker", replace=True)
+    replaced = stocked.deployments.record("course_rec@2", "eu/ranker", replace=True)
     assert [row["name"] for row in replaced["ended"]] == [FIRST] and replaced["changed"]
     assert running(stocked) == [("eu/ranker", SECOND)]
-    assert [row["name"] for row in stocked.end_deployments(["eu/ranker"], reason="sunset")] == [SECOND]
+    assert [row["name"] for row in stocked.deployments.end(["eu/ranker"], reason="sunset")] == [SECOND]
     assert running(stocked) == []
     assert running(stocked, every=True) == [("eu/ranker", FIRST), ("eu/ranker", SECOND)]
     assert told(stocked) == [
@@ -51,69 +51,73 @@ def test_recorded_replaced_and_ended(stocked: Registry) -> None:
         ("deployment.ended", "eu/ranker", FIRST),
         ("deployment.ended", "eu/ranker", SECOND),
     ]
-    assert stocked.events()[-1]["detail"]["reason"] == "sunset"
-    assert stocked.end_deployments(["eu/ranker"]) == []  # a second time changes nothing
-    assert stocked.events()[-1]["detail"]["reason"] == "sunset"
-    assert stocked.audit_chain().ok
+    assert stocked.upkeep.log()[-1]["detail"]["reason"] == "sunset"
+    assert stocked.deployments.end(["eu/ranker"]) == []  # a second time changes nothing
+    assert stocked.upkeep.log()[-1]["detail"]["reason"] == "sunset"
+    assert stocked.upkeep.audit_chain().ok
 
 
 def test_a_bundle_by_its_place_and_by_its_digest(stocked: Registry, tmp_path: Path) -> None:
-    made = stocked.materialize("course_rec@2", tmp_path / "out")
-    by_place = stocked.record_deployment(str(tmp_path / "out"), "one")
-    by_digest = stocked.record_deployment(made.manifest.digest[:12], "two")
+    made = stocked.bundles.materialize("course_rec@2", tmp_path / "out")
+    by_place = stocked.deployments.record(str(tmp_path / "out"), "one")
+    by_digest = stocked.deployments.record(made.manifest.digest[:12], "two")
     assert by_place["kind"] == by_digest["kind"] == "bundle"
     assert by_place["digest"] == by_digest["digest"] == made.manifest.digest
-    key = stocked.fuse("course_rec@2").view["key"]
-    assert stocked.record_deployment(key[:12], "three")["kind"] == "fused"
+    key = stocked.fused.fuse("course_rec@2").view["key"]
+    assert stocked.deployments.record(key[:12], "three")["kind"] == "fused"
     assert running(stocked, reference=str(tmp_path / "out")) == [
         ("one", f"model {tmp_path / 'out'}"),
         ("two", f"model {tmp_path / 'out'}"),
     ]
     assert running(stocked, place="three") == [("three", f"{SECOND} (keep)")]
-    assert {row["place"] for row in stocked.show("course_rec@2")["deployments"]} == {"one", "two", "three"}
-    found = stocked.impact("base:tiny")
-    assert {row["place"] for row in found.deployments} == {"one", "two", "three"}
-    assert {row["place"] for row in stocked.impact("adapter:course_rec@1").deployments} == {
+    assert {row["place"] for row in stocked.adapters.show("course_rec@2")["deployments"]} == {
         "one",
         "two",
         "three",
     }
-    stocked.end_deployments(["one"])
-    assert {row["place"] for row in stocked.impact("base:tiny").deployments} == {"two", "three"}
+    found = stocked.provenance.impact("base:tiny")
+    assert {row["place"] for row in found.deployments} == {"one", "two", "three"}
+    assert {row["place"] for row in stocked.provenance.impact("adapter:course_rec@1").deployments} == {
+        "one",
+        "two",
+        "three",
+    }
+    stocked.deployments.end(["one"])
+    assert {row["place"] for row in stocked.provenance.impact("base:tiny").deployments} == {"two", "three"}
 
 
 def test_what_it_is_not(stocked: Registry) -> None:
     for place in ("", "  ", "a\nb", "x" * 301):
         with pytest.raises(BadInputError, match="not a place"):
-            stocked.record_deployment("course_rec@1", place)
+            stocked.deployments.record("course_rec@1", place)
     for reference in ("tiny", "dataset:courses"):
         with pytest.raises(BadInputError, match="neither an adapter"):
-            stocked.record_deployment(reference, "here")
+            stocked.deployments.record(reference, "here")
     with pytest.raises(UnknownReferenceError):
-        stocked.record_deployment("course_rec@9", "here")
+        stocked.deployments.record("course_rec@9", "here")
     with pytest.raises(UnknownReferenceError, match="nothing runs at 'here'"):
-        stocked.end_deployments(["here"])
+        stocked.deployments.end(["here"])
     assert told(stocked) == []
 
 
 def test_one_place_that_is_wrong_ends_nothing(stocked: Registry) -> None:
-    stocked.record_deployment("course_rec@1", "here")
+    stocked.deployments.record("course_rec@1", "here")
     with pytest.raises(UnknownReferenceError):
-        stocked.end_deployments(["here", "there"])
+        stocked.deployments.end(["here", "there"])
     assert running(stocked) == [("here", FIRST)]
 
 
 def test_no_password_is_kept(stocked: Registry) -> None:
-    stocked.record_deployment(
+    stocked.deployments.record(
         "course_rec@1", "https://bot:s3cret@host/app", note="see https://me:s3cret@wiki/x"
     )
-    assert "s3cret" not in str(stocked.deployments()) + str(stocked.events())
+    assert "s3cret" not in str(stocked.deployments.list()) + str(stocked.upkeep.log())
 
 
 def test_what_ran_then_is_what_a_plain_list_of_facts_says(stocked: Registry) -> None:
     """Random deployments over a year, at times of our own, against the simplest possible model of them."""
-    stocked.record_deployment("course_rec@1", "seed")
-    stocked.end_deployments(["seed"])
+    stocked.deployments.record("course_rec@1", "seed")
+    stocked.deployments.end(["seed"])
     chance, start = random.Random(7), datetime(2025, 1, 1, tzinfo=UTC)
     facts = []
     with stocked.workspace.database.write() as session:

@@ -25,7 +25,7 @@ def require_truth(registry: Registry, year: Year, *, random: int, boundaries: in
         with shared("read", registry) if len(questions) > BATCH else nullcontext():
             for alias, moment in some:
                 expected = year.answer(alias, moment)
-                found = registry.alias(alias, at=moment.isoformat())
+                found = registry.aliases.show(alias, at=moment.isoformat())
                 assert {key: found[key] for key in expected} == expected
     return len(questions)
 
@@ -43,11 +43,11 @@ def test_a_short_year(registry: Registry, year: Year) -> None:
     assert require_truth(registry, year, random=100, boundaries=50) == 250
     for alias in year.aliases:
         now = year.answer(alias, datetime(2030, 1, 1, tzinfo=UTC))
-        found = registry.alias(alias)
+        found = registry.aliases.show(alias)
         assert [found[key] for key in ("adapter", "yanked", "since", "reason")] == [
             now[key] for key in ("adapter", "yanked", "since", "reason")
         ]
-    assert registry.audit_chain().ok
+    assert registry.upkeep.audit_chain().ok
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_year_of_ten_thousand_events(registry: Registry, year: Year) -> None:
     year.live(events, batch=200)
     assert len(year.boundaries) == events
     assert require_truth(registry, year, random=2_000) == 2_000 + 3 * events
-    assert registry.audit_chain().ok
+    assert registry.upkeep.audit_chain().ok
 
 
 def test_a_move_counts_from_its_moment_on(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,14 +66,14 @@ def test_a_move_counts_from_its_moment_on(stocked: Registry, monkeypatch: pytest
     clock = Clock(moment)
     clock.put_in(monkeypatch)
     for version in (2, 1, 2):
-        stocked.set_alias(f"course_rec@{version}", "prod")
-    stocked.yank("course_rec@2", reason="bad")
+        stocked.aliases.set("prod", f"course_rec@{version}")
+    stocked.adapters.yank("course_rec@2", reason="bad")
     clock.now = moment + timedelta(seconds=1)
-    stocked.unyank("course_rec@2")
-    stocked.remove_alias(PROD)
+    stocked.adapters.unyank("course_rec@2")
+    stocked.aliases.remove(PROD)
 
     def held(at: datetime | str) -> tuple[Any, Any]:
-        found = stocked.alias(PROD, at=at if isinstance(at, str) else at.isoformat())
+        found = stocked.aliases.show(PROD, at=at if isinstance(at, str) else at.isoformat())
         return found["adapter"] and found["adapter"].partition("_v")[2][0], found["yanked"]
 
     assert held(moment - MICROSECOND) == (None, None)
@@ -81,7 +81,7 @@ def test_a_move_counts_from_its_moment_on(stocked: Registry, monkeypatch: pytest
     assert held("2026-03-01") == held("2026-03-02T01:59:59.999999+02:00") == ("2", True)
     assert held("2026-03-02T00:00:00.999998") == ("2", True)
     assert held(clock.now) == (None, None)
-    assert stocked.alias(PROD)["since"] == clock.now.isoformat()
+    assert stocked.aliases.show(PROD)["since"] == clock.now.isoformat()
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_history_round(
@@ -89,22 +89,22 @@ def test_a_clock_that_was_set_back_does_not_turn_the_history_round(
 ) -> None:
     clock = Clock(BEGIN + timedelta(hours=1))
     clock.put_in(monkeypatch)
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     clock.now = BEGIN
-    stocked.set_alias("course_rec@2", "prod")
-    times = [move["at"] for move in stocked.alias_history(PROD)]
+    stocked.aliases.set("prod", "course_rec@2")
+    times = [move["at"] for move in stocked.aliases.history(PROD)]
     assert times == sorted(times)
-    assert stocked.alias(PROD, at=times[-1])["adapter"] == stocked.alias(PROD)["adapter"]
-    assert stocked.alias(PROD, at=(BEGIN + timedelta(minutes=59)).isoformat())["adapter"] is None
+    assert stocked.aliases.show(PROD, at=times[-1])["adapter"] == stocked.aliases.show(PROD)["adapter"]
+    assert stocked.aliases.show(PROD, at=(BEGIN + timedelta(minutes=59)).isoformat())["adapter"] is None
 
 
 def test_one_query_that_an_index_answers(stocked: Registry) -> None:
     for version in (1, 2) * 5:
-        stocked.set_alias(f"course_rec@{version}", "prod")
+        stocked.aliases.set("prod", f"course_rec@{version}")
     database = stocked.workspace.database
     for at in (None, "2026-03-01"):
         with queryplans.recorded() as queries:
-            stocked.alias(PROD, at=at)
+            stocked.aliases.show(PROD, at=at)
         assert len(queries) <= 2  # the other one: is anything yanked at all
         if (
             database.dialect == "sqlite" and at is not None
@@ -123,4 +123,4 @@ def test_one_query_that_an_index_answers(stocked: Registry) -> None:
 )
 def test_what_is_no_moment(text: str, registry: Registry) -> None:
     with pytest.raises(BadInputError):
-        registry.alias(PROD, at=text)
+        registry.aliases.show(PROD, at=text)

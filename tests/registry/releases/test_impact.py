@@ -19,18 +19,18 @@ FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 def family(stocked: Registry, make_adapter: Callable[..., Path], tmp_path: Path) -> Registry:
     """v1 <- v2 (continued), `other` of its own, a sum of `other` and v1, a bundle of the sum, aliases."""
     other = make_adapter("other", seed=5)
-    stocked.register(other, base="tiny", task="other", date="20260301", dataset="songs")
-    stocked.set_alias("course_rec@2", "prod")
-    stocked.set_alias("other@1", "prod")
+    stocked.adapters.register(other, base="tiny", task="other", date="20260301", dataset="songs")
+    stocked.aliases.set("prod", "course_rec@2")
+    stocked.aliases.set("prod", "other@1")
     request = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.5),))
-    stocked.materialize("other@1", tmp_path / "out", request=request)
+    stocked.bundles.materialize("other@1", tmp_path / "out", request=request)
     return stocked
 
 
 def test_an_adapter_reaches_what_was_continued_from_it_and_sums_with_it(
     family: Registry, tmp_path: Path
 ) -> None:
-    found = family.impact("adapter:course_rec@1")
+    found = family.provenance.impact("adapter:course_rec@1")
     assert (found.kind, found.name, list(found.adapters)) == ("adapter", FIRST, [FIRST, SECOND])
     assert [row["adapter"] for row in found.fused] == ["other_v1_20260301"]
     assert [row["path"] for row in found.bundles] == [str((tmp_path / "out").resolve())]
@@ -40,14 +40,14 @@ def test_an_adapter_reaches_what_was_continued_from_it_and_sums_with_it(
 
 
 def test_the_last_of_a_line_reaches_only_itself(family: Registry) -> None:
-    found = family.impact("adapter:course_rec@2")
+    found = family.provenance.impact("adapter:course_rec@2")
     assert (list(found.adapters), found.fused, found.bundles) == ([SECOND], [], [])
 
 
 def test_a_dataset_and_a_base(family: Registry) -> None:
-    assert list(family.impact("dataset:courses").adapters) == [FIRST, SECOND]
-    assert list(family.impact("dataset:songs").adapters) == ["other_v1_20260301"]
-    base = family.impact("base:tiny")
+    assert list(family.provenance.impact("dataset:courses").adapters) == [FIRST, SECOND]
+    assert list(family.provenance.impact("dataset:songs").adapters) == ["other_v1_20260301"]
+    base = family.provenance.impact("base:tiny")
     assert len(base.adapters) == 3
     assert [row["alias"] for row in base.aliases] == ["course_rec#prod", "other#prod"]
     assert len(base.fused) == len(base.bundles) == 1
@@ -59,27 +59,27 @@ def test_the_number_of_queries_does_not_grow(family: Registry) -> None:
     event.listen(engine, "before_cursor_execute", lambda *call: told.append(call[2]))
     for subject in ("adapter:course_rec@2", "base:tiny"):
         told.clear()
-        family.impact(subject)
+        family.provenance.impact(subject)
         assert len([text for text in told if text.startswith(("SELECT", "WITH"))]) <= 14
 
 
 def test_of_many_it_says_the_same(family: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """What holds a few is looked up, what holds many is found by reading through everything."""
-    family.record_deployment("other@1", "eu/ranker")
-    family.yank("course_rec@1", reason="bad data")
+    family.deployments.record("other@1", "eu/ranker")
+    family.adapters.yank("course_rec@1", reason="bad data")
     subjects = ("base:tiny", "dataset:courses", "adapter:course_rec@2", "adapter:other@1")
-    few = [family.impact(subject).to_dict() for subject in subjects]
+    few = [family.provenance.impact(subject).to_dict() for subject in subjects]
     monkeypatch.setattr("fusery.registry.releases.impact.MANY", 0)
-    assert [family.impact(subject).to_dict() for subject in subjects] == few
+    assert [family.provenance.impact(subject).to_dict() for subject in subjects] == few
 
 
 @pytest.mark.parametrize("subject", ["tiny", "model:tiny", "base:", ":x", ""])
 def test_what_is_no_subject(subject: str, family: Registry) -> None:
     with pytest.raises(BadInputError, match="is not base:NAME"):
-        family.impact(subject)
+        family.provenance.impact(subject)
 
 
 @pytest.mark.parametrize("subject", ["base:nope", "dataset:nope", "adapter:nope@1"])
 def test_what_is_not_there(subject: str, family: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
-        family.impact(subject)
+        family.provenance.impact(subject)

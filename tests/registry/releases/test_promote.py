@@ -37,62 +37,62 @@ def why(promoted: Any, rule: str) -> str:
 
 
 def test_without_rules_it_is_a_move(stocked: Registry) -> None:
-    done = stocked.promote("course_rec@1", "prod", reason="launch")
+    done = stocked.aliases.promote("course_rec@1", "prod", reason="launch")
     assert (done.verdict, done.exit_code, done.moved, done.holder) == ("passed", 0, True, None)
-    assert stocked.alias(PROD)["adapter"] == FIRST
-    assert stocked.alias_history(PROD)[0]["reason"] == "launch"
-    again = stocked.promote("course_rec@1", PROD)
+    assert stocked.aliases.show(PROD)["adapter"] == FIRST
+    assert stocked.aliases.history(PROD)[0]["reason"] == "launch"
+    again = stocked.aliases.promote("course_rec@1", PROD)
     assert (again.exit_code, again.moved, again.holder) == (0, False, FIRST)
-    assert len(stocked.alias_history(PROD)) == 1
+    assert len(stocked.aliases.history(PROD)) == 1
 
 
 def test_a_guarded_alias_is_moved_by_promotion_only(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_alias("course_rec@2", "prod")
-    stocked.set_rules("prod", {"admission": "no_errors"})
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set("prod", "course_rec@2")
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
     moves: list[Callable[[], Any]] = [
-        lambda: stocked.set_alias("course_rec@1", "prod"),
-        lambda: stocked.set_alias("course_rec@2", "prod"),
-        lambda: stocked.remove_alias(PROD),
-        lambda: stocked.roll_back(PROD),
+        lambda: stocked.aliases.set("prod", "course_rec@1"),
+        lambda: stocked.aliases.set("prod", "course_rec@2"),
+        lambda: stocked.aliases.remove(PROD),
+        lambda: stocked.aliases.roll_back(PROD),
     ]
     for move in moves:
         with pytest.raises(AliasGuardedError, match="only a promotion moves it") as caught:
             move()
         assert caught.value.exit_code == 2
         assert "fusery promote" in str(caught.value.hint)
-    assert stocked.alias(PROD)["adapter"] == SECOND
-    stocked.set_alias("course_rec@1", "canary")  # another alias is free
-    assert stocked.promote("course_rec@1", "prod").moved
-    stocked.set_rules("prod", {"admission": "no_errors"}, guarded=False)
-    assert stocked.set_alias("course_rec@2", "prod")["moved"]
+    assert stocked.aliases.show(PROD)["adapter"] == SECOND
+    stocked.aliases.set("canary", "course_rec@1")  # another alias is free
+    assert stocked.aliases.promote("course_rec@1", "prod").moved
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"}, guarded=False)
+    assert stocked.aliases.set("prod", "course_rec@2")["moved"]
 
 
 def test_an_emergency_is_a_way_out_and_is_logged(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_alias("course_rec@2", "prod")
-    stocked.set_rules("prod", {"val_loss_within": 0.0})
-    assert stocked.promote("course_rec@1", "prod").verdict == "failed"
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set("prod", "course_rec@2")
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
+    assert stocked.aliases.promote("course_rec@1", "prod").verdict == "failed"
     for reason in ("", " "):
         with pytest.raises(BadInputError, match="reason"):
-            stocked.roll_back(PROD, emergency=True, reason=reason)
+            stocked.aliases.roll_back(PROD, emergency=True, reason=reason)
         with pytest.raises(BadInputError, match="reason"):
-            stocked.remove_alias(PROD, emergency=True, reason=reason)
-    assert stocked.roll_back(PROD, emergency=True, reason="it swears")["to"] == FIRST
-    stocked.remove_alias(PROD, emergency=True, reason="that one, too")
-    told = stocked.events(reference=PROD, action="alias.moved")[-2:]
+            stocked.aliases.remove(PROD, emergency=True, reason=reason)
+    assert stocked.aliases.roll_back(PROD, emergency=True, reason="it swears")["to"] == FIRST
+    stocked.aliases.remove(PROD, emergency=True, reason="that one, too")
+    told = stocked.upkeep.log(reference=PROD, action="alias.moved")[-2:]
     assert [(event["detail"]["emergency"], event["detail"]["reason"]) for event in told] == [
         (True, "it swears"),
         (True, "that one, too"),
     ]
-    stocked.yank("course_rec@1", reason="bad")
+    stocked.adapters.yank("course_rec@1", reason="bad")
     with pytest.raises(BadInputError):
-        stocked.roll_back(PROD, emergency=True, reason="back")
+        stocked.aliases.roll_back(PROD, emergency=True, reason="back")
 
 
 def test_refusals_are_logged_with_reasons(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1, "fidelity": "PASS", "admission": "no_errors"})
-    refused = stocked.promote("course_rec@2", "prod", reason="it is better")
+    stocked.aliases.set_rules("prod", {"approvals": 1, "fidelity": "PASS", "admission": "no_errors"})
+    refused = stocked.aliases.promote("course_rec@2", "prod", reason="it is better")
     assert (refused.verdict, refused.exit_code, refused.moved) == ("failed", 1, False)
     assert states(refused) == {
         "not_yanked": "passed",
@@ -100,7 +100,7 @@ def test_refusals_are_logged_with_reasons(stocked: Registry) -> None:
         "fidelity": "unknown",
         "approvals": "failed",
     }
-    rules, event = stocked.events(reference=PROD)
+    rules, event = stocked.upkeep.log(reference=PROD)
     assert rules["action"] == "rules.set"
     assert (event["action"], event["actor"], event["subject"]) == ("alias.refused", "tester", PROD)
     detail = event["detail"]
@@ -108,57 +108,57 @@ def test_refusals_are_logged_with_reasons(stocked: Registry) -> None:
     assert (detail["verdict"], detail["reason"]) == ("failed", "it is better")
     assert [reason.partition(":")[0] for reason in detail["reasons"]] == ["fidelity", "approvals"]
     assert detail["rules"] == refused.to_dict()["rules"]
-    assert stocked.aliases() == []
-    assert stocked.audit().ok
+    assert stocked.aliases.list() == []
+    assert stocked.upkeep.audit().ok
 
 
 def test_the_move_s_event_has_the_results(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"admission": "no_errors"})
-    done = stocked.promote("course_rec@2", "prod")
-    [event] = stocked.events(reference=PROD, action="alias.moved")
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
+    done = stocked.aliases.promote("course_rec@2", "prod")
+    [event] = stocked.upkeep.log(reference=PROD, action="alias.moved")
     assert event["detail"]["rules"] == done.to_dict()["rules"]
     assert event["detail"]["reason"] == "promoted"
 
 
 def test_a_dry_run_records_nothing(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
-    before = len(stocked.events())
-    assert stocked.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
-    assert stocked.promote("course_rec@1", "canary", dry_run=True).exit_code == 0
-    assert len(stocked.events()) == before
-    assert stocked.aliases() == []
+    stocked.aliases.set_rules("prod", {"approvals": 1})
+    before = len(stocked.upkeep.log())
+    assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
+    assert stocked.aliases.promote("course_rec@1", "canary", dry_run=True).exit_code == 0
+    assert len(stocked.upkeep.log()) == before
+    assert stocked.aliases.list() == []
 
 
 def test_what_was_yanked_is_not_promoted(stocked: Registry) -> None:
-    stocked.yank("course_rec@1", reason="wrong licence")
-    refused = stocked.promote("course_rec@1", "prod")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
+    refused = stocked.aliases.promote("course_rec@1", "prod")
     assert (refused.exit_code, states(refused)) == (1, {"not_yanked": "failed"})
     assert "wrong licence" in why(refused, "not_yanked")
-    assert len(stocked.events(reference=PROD, action="alias.refused")) == 1
+    assert len(stocked.upkeep.log(reference=PROD, action="alias.refused")) == 1
 
 
 def test_what_there_is_not(stocked: Registry) -> None:
     with pytest.raises(UnknownReferenceError):
-        stocked.promote("course_rec@9", "prod")
+        stocked.aliases.promote("course_rec@9", "prod")
     for alias in ("latest", "other#prod", "", "a b"):
         with pytest.raises(BadInputError):
-            stocked.promote("course_rec@1", alias)
+            stocked.aliases.promote("course_rec@1", alias)
 
 
 def test_admission(stocked: Registry, make_adapter: MakeAdapter) -> None:
-    stocked.register(make_adapter("early", seed=5), base="tiny", task="course_rec", date="20200101")
-    stocked.set_rules("prod", {"admission": "clean"})
-    refused = stocked.promote("course_rec@3", "prod")
+    stocked.adapters.register(make_adapter("early", seed=5), base="tiny", task="course_rec", date="20200101")
+    stocked.aliases.set_rules("prod", {"admission": "clean"})
+    refused = stocked.aliases.promote("course_rec@3", "prod")
     assert (refused.exit_code, "date_too_early" in why(refused, "admission")) == (1, True)
-    stocked.set_rules("prod", {"admission": "no_errors"})
-    assert stocked.promote("course_rec@3", "prod").exit_code == 0
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
+    assert stocked.aliases.promote("course_rec@3", "prod").exit_code == 0
 
 
 def test_validation_loss(stocked: Registry, make_adapter: MakeAdapter) -> None:
     losses = (0.7, 0.6, 0.8, 0.8000001, 0.71, None)
     folders = [make_adapter(f"a{number}", seed=10 + number, num_layers=1) for number in range(len(losses))]
     version = {
-        loss: stocked.register(folder, base="tiny", task="other", val_loss=loss).view["version"]
+        loss: stocked.adapters.register(folder, base="tiny", task="other", val_loss=loss).view["version"]
         for loss, folder in zip(losses, folders, strict=True)
     }
     version["again"] = version[0.7]
@@ -173,42 +173,48 @@ def test_validation_loss(stocked: Registry, make_adapter: MakeAdapter) -> None:
     ]
     for number, (holder, candidate, within, code) in enumerate(cases):
         alias = f"case-{number}"
-        stocked.set_rules(alias, {"val_loss_within": within})
-        first = stocked.promote(f"other@{version[holder]}", alias)
+        stocked.aliases.set_rules(alias, {"val_loss_within": within})
+        first = stocked.aliases.promote(f"other@{version[holder]}", alias)
         assert first.exit_code == 0, "there is nobody to be worse than"
-        assert stocked.promote(f"other@{version[candidate]}", alias).exit_code == code, (holder, candidate)
+        assert stocked.aliases.promote(f"other@{version[candidate]}", alias).exit_code == code, (
+            holder,
+            candidate,
+        )
         held = version[holder] if code else version[candidate]
-        assert stocked.show(f"other#{alias}")["version"] == held
+        assert stocked.adapters.show(f"other#{alias}")["version"] == held
 
 
 def test_fidelity(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"fidelity": "PASS"})
-    unknown = stocked.promote("course_rec@1", "prod")
+    stocked.aliases.set_rules("prod", {"fidelity": "PASS"})
+    unknown = stocked.aliases.promote("course_rec@1", "prod")
     assert (unknown.verdict, unknown.exit_code) == ("unknown", 3)
     assert unknown.outcomes[-1].hint == f"fusery fuse {FIRST}"
-    refused = stocked.events(reference=PROD, action="alias.refused")
+    refused = stocked.upkeep.log(reference=PROD, action="alias.refused")
     assert [event["detail"]["verdict"] for event in refused] == ["unknown"]
-    stocked.fuse("course_rec@1", FuseRequest(scale=5.0))
-    stocked.fuse("course_rec@1", FuseRequest(extras=(("course_rec@2", 0.5),)))
-    assert stocked.promote("course_rec@1", "prod").exit_code == 3, "neither is the adapter itself"
-    verdict = stocked.fuse("course_rec@1").view["fidelity"]["verdict"]
+    stocked.fused.fuse("course_rec@1", FuseRequest(scale=5.0))
+    stocked.fused.fuse("course_rec@1", FuseRequest(extras=(("course_rec@2", 0.5),)))
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 3, "neither is the adapter itself"
+    verdict = stocked.fused.fuse("course_rec@1").view["fidelity"]["verdict"]
     assert verdict == "PASS"
-    assert stocked.promote("course_rec@1", "prod").exit_code == 0
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 0
 
 
 def test_a_fuse_that_lost_it_is_not_enough(
     registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:
     base = tinymodels.make_base(tmp_path / "four", bits=4, layers=2)
-    registry.add_base(base, name="four")
-    registry.register(make_adapter("small", base=base, update=0.002), base="four", task="quiet")
-    made = registry.fuse("quiet@1", FuseRequest(precision="keep", accept_loss=True))
+    registry.bases.add(base, name="four")
+    registry.adapters.register(make_adapter("small", base=base, update=0.002), base="four", task="quiet")
+    made = registry.fused.fuse("quiet@1", FuseRequest(precision="keep", accept_loss=True))
     assert made.view["fidelity"]["verdict"] == "LOST"
-    registry.set_rules("prod", {"fidelity": "DEGRADED"})
-    refused = registry.promote("quiet@1", "prod")
+    registry.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
+    refused = registry.aliases.promote("quiet@1", "prod")
     assert (refused.exit_code, "LOST" in why(refused, "fidelity")) == (1, True)
-    assert registry.fuse("quiet@1", FuseRequest(precision="dequantize")).view["fidelity"]["verdict"] == "PASS"
-    assert registry.promote("quiet@1", "prod").exit_code == 0
+    assert (
+        registry.fused.fuse("quiet@1", FuseRequest(precision="dequantize")).view["fidelity"]["verdict"]
+        == "PASS"
+    )
+    assert registry.aliases.promote("quiet@1", "prod").exit_code == 0
 
 
 def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
@@ -221,7 +227,7 @@ def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter)
         (None, "cc-by-nc-4.0", 1),
         (None, None, 3),
     ]
-    registry.set_rules("prod", {"licences": ["MIT", "apache-2.0"]})
+    registry.aliases.set_rules("prod", {"licences": ["MIT", "apache-2.0"]})
     said = [None, "apache-2.0", "Apache-2.0", "llama3"]
     for number, base_says in enumerate(said):
         base = tinymodels.make_base(tmp_path / f"base-{number}", layers=1, seed=number)
@@ -229,13 +235,13 @@ def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter)
             config = json.loads((base / "config.json").read_text(encoding="utf-8"))
             text = json.dumps({**config, "license": base_says})
             (base / "config.json").write_text(text, encoding="utf-8")
-        registry.add_base(base, name=f"base-{number}")
+        registry.bases.add(base, name=f"base-{number}")
     for number, (base_says, adapter_says, code) in enumerate(cases):
         name = f"base-{said.index(base_says)}"
         folder = make_adapter(f"a{number}", base=tmp_path / name, num_layers=1, seed=number)
         tags = {"license": adapter_says} if adapter_says else {}
-        registry.register(folder, base=name, task=f"t{number}", tags=tags)
-        assert registry.promote(f"t{number}@1", "prod").exit_code == code, (base_says, adapter_says)
+        registry.adapters.register(folder, base=name, task=f"t{number}", tags=tags)
+        assert registry.aliases.promote(f"t{number}@1", "prod").exit_code == code, (base_says, adapter_says)
 
 
 def test_the_licence_text_beside_the_weights_counts(
@@ -243,35 +249,37 @@ def test_the_licence_text_beside_the_weights_counts(
 ) -> None:
     base = tinymodels.make_base(tmp_path / "licensed", layers=2)
     (base / "LICENSE").write_text("MIT License\n\nCopyright", encoding="utf-8")
-    registry.add_base(base, name="licensed")
-    registry.register(make_adapter("one", base=base), base="licensed", task="t")
-    registry.set_rules("prod", {"licences": ["mit"]})
-    assert registry.promote("t@1", "prod").exit_code == 0
+    registry.bases.add(base, name="licensed")
+    registry.adapters.register(make_adapter("one", base=base), base="licensed", task="t")
+    registry.aliases.set_rules("prod", {"licences": ["mit"]})
+    assert registry.aliases.promote("t@1", "prod").exit_code == 0
 
 
 def test_approvals_come_from_others_and_from_each_once(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 2})
+    stocked.aliases.set_rules("prod", {"approvals": 2})
     ann, ann_elsewhere, bob = (as_user(stocked, name) for name in ("ann", "Ann (laptop)", "bob"))
     with pytest.raises(BadInputError, match="own approval"):
-        stocked.approve("course_rec@1", "prod")
-    first = ann.approve("course_rec@1", "prod", note="looked at the answers")
+        stocked.aliases.approve("course_rec@1", "prod")
+    first = ann.aliases.approve("course_rec@1", "prod", note="looked at the answers")
     assert (first["changed"], first["by"], first["approvals"]) == (True, "ann", ["ann"])
-    again = ann_elsewhere.approve("course_rec@1", PROD)
+    again = ann_elsewhere.aliases.approve("course_rec@1", PROD)
     assert (again["changed"], again["by"], again["approvals"]) == (False, "ann", ["ann"])
-    assert stocked.promote("course_rec@1", "prod").exit_code == 1
-    bob.approve("course_rec@2", "prod")
-    bob.approve("course_rec@1", "canary")
-    assert stocked.promote("course_rec@1", "prod").exit_code == 1, "another version, and another alias"
-    bob.approve("course_rec@1", "prod")
-    assert bob.withdraw_approval("course_rec@1", "prod")["changed"]
-    assert not bob.withdraw_approval("course_rec@1", "prod")["changed"]
-    refused = stocked.promote("course_rec@1", "prod")
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
+    bob.aliases.approve("course_rec@2", "prod")
+    bob.aliases.approve("course_rec@1", "canary")
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1, (
+        "another version, and another alias"
+    )
+    bob.aliases.approve("course_rec@1", "prod")
+    assert bob.aliases.withdraw_approval("course_rec@1", "prod")["changed"]
+    assert not bob.aliases.withdraw_approval("course_rec@1", "prod")["changed"]
+    refused = stocked.aliases.promote("course_rec@1", "prod")
     assert (refused.exit_code, why(refused, "approvals")) == (1, "1 of 2 approved: ann")
-    bob.approve("course_rec@1", "prod")
-    assert stocked.promote("course_rec@1", "prod").exit_code == 0
+    bob.aliases.approve("course_rec@1", "prod")
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 0
     told = [
         (event["action"], event["actor"], event["detail"]["alias"])
-        for event in stocked.events(reference="course_rec@1")
+        for event in stocked.upkeep.log(reference="course_rec@1")
         if "approved" in event["action"]
     ]
     assert told == [
@@ -283,37 +291,37 @@ def test_approvals_come_from_others_and_from_each_once(stocked: Registry) -> Non
     ]
     for other in (ann, ann_elsewhere, bob):
         other.close()
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_an_approval_of_the_author_under_another_name_of_hers_does_not_count(stocked: Registry) -> None:
     """However it got there: by a former version, or by hand."""
-    stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("prod", {"approvals": 1})
     with stocked.workspace.database.write() as session:
         adapter = session.scalars(select(tables.Adapter).where(tables.Adapter.version == 1)).one()
         at = stocked.workspace.database.utcnow(session)
         session.add(
             tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by="Tester (laptop)")
         )
-    assert stocked.promote("course_rec@1", "prod").exit_code == 1
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
 
 
 def test_a_yanked_adapter_is_not_approved(stocked: Registry) -> None:
-    stocked.yank("course_rec@1", reason="wrong licence")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
     ann = as_user(stocked, "ann")
     with pytest.raises(BadInputError, match="wrong licence"):
-        ann.approve("course_rec@1", "prod")
+        ann.aliases.approve("course_rec@1", "prod")
     with pytest.raises(BadInputError, match="note"):
-        ann.approve("course_rec@2", "prod", note="x" * 10_001)
+        ann.aliases.approve("course_rec@2", "prod", note="x" * 10_001)
     ann.close()
 
 
 def test_rules_of_a_newer_version_are_not_passed_over(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"admission": "no_errors"})
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
     with stocked.workspace.database.write() as session:
         row = session.scalars(select(tables.AliasRule)).one()
         row.rules = {**row.rules, "probed": {"agreement": 0.9}}
-    undecided = stocked.promote("course_rec@1", "prod")
+    undecided = stocked.aliases.promote("course_rec@1", "prod")
     assert (undecided.exit_code, states(undecided)["rules"]) == (3, "unknown")
 
 
@@ -326,9 +334,9 @@ def test_promotions_at_once_let_no_worse_one_in(
     The first one dawdles between its decision and its move, and the other one begins then: were these not one
     transaction, both would be held against the former holder, and the second version could come last.
     """
-    stocked.register(make_adapter("third", seed=3), base="tiny", task="course_rec", val_loss=0.30)
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_rules("prod", {"val_loss_within": 0.0})
+    stocked.adapters.register(make_adapter("third", seed=3), base="tiny", task="course_rec", val_loss=0.30)
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
     judged, decided = promotion.judge, threading.Event()
 
     def slowly(case: Any, rule: Any) -> Any:
@@ -343,7 +351,7 @@ def test_promotions_at_once_let_no_worse_one_in(
 
     def run(version: int) -> None:
         with as_user(stocked, f"user{version}") as mine:
-            done[version] = mine.promote(f"course_rec@{version}", "prod")
+            done[version] = mine.aliases.promote(f"course_rec@{version}", "prod")
 
     threads = [threading.Thread(target=run, args=(version,)) for version in (first, 5 - first)]
     threads[0].start()
@@ -355,8 +363,8 @@ def test_promotions_at_once_let_no_worse_one_in(
     assert done[2].moved is (first == 2)
     if first == 3:
         assert (done[2].exit_code, done[2].holder) == (1, done[3].adapter)
-    assert stocked.alias(PROD)["adapter"] == done[3].adapter
-    losses = [stocked.show(str(move["to"]))["val_loss"] for move in stocked.alias_history(PROD)]
+    assert stocked.aliases.show(PROD)["adapter"] == done[3].adapter
+    losses = [stocked.adapters.show(str(move["to"]))["val_loss"] for move in stocked.aliases.history(PROD)]
     assert losses == sorted(losses, reverse=True)
-    assert len(stocked.events(reference=PROD, action="alias.refused")) == (first == 3)
-    assert stocked.audit_chain().ok
+    assert len(stocked.upkeep.log(reference=PROD, action="alias.refused")) == (first == 3)
+    assert stocked.upkeep.audit_chain().ok

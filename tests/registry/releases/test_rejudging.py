@@ -80,21 +80,21 @@ def change(registry: Registry, work: Change, version: int = 1) -> None:
 
 def accused(registry: Registry) -> list[str]:
     """Return what an audit says of moves, and see to it that it says nothing else, but of records written anew."""
-    report = registry.audit()
+    report = registry.upkeep.audit()
     found = [one for one in report.problems if one.code in ("move_against_rules", "alias_unexplained")]
     others = {one.code for one in report.problems} - {"move_against_rules", "alias_unexplained"}
     assert others <= {"record_rewritten"}, report.problems
-    assert registry.audit_all().problems == report.problems
+    assert registry.upkeep.audit_all().problems == report.problems
     return [one.message for one in found]
 
 
 def rewritten(registry: Registry) -> list[str]:
     """Return the records that an audit says were written anew, and see to it that it names something."""
-    return [one.subject for one in registry.audit().problems if one.code == "record_rewritten"]
+    return [one.subject for one in registry.upkeep.audit().problems if one.code == "record_rewritten"]
 
 
 def test_a_move_without_a_promotion_is_named(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("prod", {"approvals": 1})
     force(stocked, FIRST)
     [said] = accused(stocked)
     assert said.startswith(f"the move to {FIRST} by eve at ")
@@ -104,19 +104,19 @@ def test_a_move_without_a_promotion_is_named(stocked: Registry) -> None:
 def test_the_log_s_word_that_all_rules_passed_is_not_believed(
     stocked: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("prod", {"approvals": 1})
     monkeypatch.setattr("fusery.registry.releases.promote.verdict_of", lambda _: "passed")
     if stocked.workspace.database.dialect == "postgresql":
         with pytest.raises(AliasGuardedError, match="refuses to move course_rec#prod: 0 of 1 approved"):
-            stocked.promote("course_rec@1", "prod")
+            stocked.aliases.promote("course_rec@1", "prod")
         force(stocked, FIRST, told={"rules": [{"rule": "approvals", "state": "passed"}]})
     else:
-        assert stocked.promote("course_rec@1", "prod").moved
+        assert stocked.aliases.promote("course_rec@1", "prod").moved
     assert len(accused(stocked)) == 1
 
 
 def test_what_was_recorded_afterwards_does_not_count_whatever_time_it_claims(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1, "fidelity": "PASS"})
+    stocked.aliases.set_rules("prod", {"approvals": 1, "fidelity": "PASS"})
     force(stocked, FIRST)
     early = timedelta(days=30)
 
@@ -125,22 +125,22 @@ def test_what_was_recorded_afterwards_does_not_count_whatever_time_it_claims(sto
         session.add(tables.Approval(adapter_id=adapter.id, alias="prod", note="", at=at, by="mallory"))
 
     change(stocked, approve)
-    stocked.fuse("course_rec@1")
+    stocked.fused.fuse("course_rec@1")
     with stocked.workspace.database.write() as session:
         fused = session.scalars(select(tables.Fused)).one()
         fused.created_at -= early
     [said] = accused(stocked)
     assert "approvals: 0 of 1 approved" in said
     assert "fidelity: nothing was fused from it yet" in said
-    assert stocked.promote("course_rec@1", "prod", dry_run=True).exit_code == 0, "now it would pass"
+    assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 0, "now it would pass"
     assert rewritten(stocked) == ["fused 1"]
 
 
 def test_a_withdrawal_that_was_lifted_later_held_then(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"admission": "no_errors"})
-    stocked.yank("course_rec@1", reason="leaks names")
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
+    stocked.adapters.yank("course_rec@1", reason="leaks names")
     force(stocked, FIRST)
-    stocked.unyank("course_rec@1")
+    stocked.adapters.unyank("course_rec@1")
     with stocked.workspace.database.write() as session:
         yank = session.scalars(select(tables.Yank)).one()
         yank.lifted_at = yank.at
@@ -149,44 +149,44 @@ def test_a_withdrawal_that_was_lifted_later_held_then(stocked: Registry) -> None
 
 
 def test_an_approval_that_was_withdrawn_later_counted_then(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("prod", {"approvals": 1})
     ann = as_user(stocked, "ann")
-    ann.approve("course_rec@1", "prod")
-    assert stocked.promote("course_rec@1", "prod").moved
-    ann.withdraw_approval("course_rec@1", "prod")
+    ann.aliases.approve("course_rec@1", "prod")
+    assert stocked.aliases.promote("course_rec@1", "prod").moved
+    ann.aliases.withdraw_approval("course_rec@1", "prod")
     ann.close()
-    stocked.yank("course_rec@1", reason="later")
+    stocked.adapters.yank("course_rec@1", reason="later")
     assert accused(stocked) == []
 
 
 def test_rules_are_those_of_the_moment(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_rules("prod", {"val_loss_within": 0.0})
-    assert stocked.promote("course_rec@2", "prod").moved
-    stocked.set_rules("prod", {"approvals": 5})
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
+    assert stocked.aliases.promote("course_rec@2", "prod").moved
+    stocked.aliases.set_rules("prod", {"approvals": 5})
     assert accused(stocked) == [], "tighter rules judge nothing that was before them"
     force(stocked, FIRST)
-    stocked.remove_rules("prod")
+    stocked.aliases.remove_rules("prod")
     [said] = accused(stocked)
     assert "approvals: 0 of 5 approved" in said, "nor do looser ones"
 
 
 def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
-    stocked.set_rules(PROD, {}, guarded=False)
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules(PROD, {}, guarded=False)
+    stocked.aliases.set("prod", "course_rec@1")
     assert accused(stocked) == []
-    stocked.remove_rules(PROD)
+    stocked.aliases.remove_rules(PROD)
     force(stocked, SECOND)
     assert len(accused(stocked)) == 1
 
 
 def test_emergencies_go_back_or_away_and_say_why(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_alias("course_rec@2", "prod")
-    stocked.set_rules("prod", {"approvals": 1})
-    stocked.roll_back(PROD, emergency=True, reason="it swears")
-    stocked.remove_alias(PROD, emergency=True, reason="that one, too")
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set("prod", "course_rec@2")
+    stocked.aliases.set_rules("prod", {"approvals": 1})
+    stocked.aliases.roll_back(PROD, emergency=True, reason="it swears")
+    stocked.aliases.remove(PROD, emergency=True, reason="that one, too")
     assert accused(stocked) == []
     force(stocked, FIRST, told={"emergency": True})
     assert accused(stocked) == []
@@ -195,22 +195,22 @@ def test_emergencies_go_back_or_away_and_say_why(stocked: Registry) -> None:
 
 
 def test_an_emergency_is_no_way_to_something_new(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set_rules("prod", {"approvals": 1})
     force(stocked, SECOND, told={"emergency": True})
     [said] = accused(stocked)
     assert "only goes back" in said
 
 
 def test_a_move_that_the_log_does_not_tell_of(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"admission": "no_errors"})
+    stocked.aliases.set_rules("prod", {"admission": "no_errors"})
     force(stocked, FIRST, silent=True)
     [said] = accused(stocked)
     assert "the log has no entry that tells of it" in said
 
 
 def test_a_holder_without_a_move(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     with stocked.workspace.database.write() as session:
         alias = session.scalars(select(tables.Alias)).one()
         alias.adapter_id = session.scalars(select(tables.Adapter.id).where(tables.Adapter.version == 2)).one()
@@ -221,7 +221,7 @@ def test_a_holder_without_a_move(stocked: Registry) -> None:
 
 
 def test_a_move_that_claims_to_be_of_the_future(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     with stocked.workspace.database.write() as session:
         session.scalars(select(tables.AliasMove)).one().at += timedelta(days=2)
     assert any(said.endswith("is to come") for said in accused(stocked))
@@ -230,29 +230,29 @@ def test_a_move_that_claims_to_be_of_the_future(stocked: Registry) -> None:
 
 def test_keys_count_as_they_counted_then(stocked: Registry, tmp_path: Path) -> None:
     ann = make_pair(tmp_path / "ann.pem", None)
-    stocked.set_rules("prod", {"signed": True})
-    stocked.trust_key("ann", ann.public, ["other#prod"])
-    stocked.sign("course_rec@1", SigningKey(ann.private))
+    stocked.aliases.set_rules("prod", {"signed": True})
+    stocked.trust.add_key("ann", ann.public, ["other#prod"])
+    stocked.trust.sign("course_rec@1", SigningKey(ann.private))
     force(stocked, FIRST)
-    stocked.trust_key("ann", ann.public, ["*#prod"])
+    stocked.trust.add_key("ann", ann.public, ["*#prod"])
     assert ["no key that counts" in said for said in accused(stocked)] == [True]
-    stocked.sign("course_rec@2", SigningKey(ann.private))
-    assert stocked.promote("course_rec@2", "prod").moved
-    stocked.revoke_key("ann", reason="lost")
+    stocked.trust.sign("course_rec@2", SigningKey(ann.private))
+    assert stocked.aliases.promote("course_rec@2", "prod").moved
+    stocked.trust.revoke_key("ann", reason="lost")
     assert len(accused(stocked)) == 1, "the second move passed when it was made"
 
 
 def test_what_cannot_be_judged_here_is_a_note(registry: Registry, tmp_path: Path) -> None:
     base = tinymodels.make_base(tmp_path / "licensed", layers=1)
     (base / "LICENSE").write_text("MIT License\n\nCopyright", encoding="utf-8")
-    registry.add_base(base, name="licensed", reference=True)
+    registry.bases.add(base, name="licensed", reference=True)
     folder = tinymodels.make_adapter(tmp_path / "a", base, num_layers=1)
-    registry.register(folder, base="licensed", task="course_rec")
-    registry.set_rules("prod", {"licences": ["mit"]})
-    assert registry.promote("course_rec@1", "prod").moved
+    registry.adapters.register(folder, base="licensed", task="course_rec")
+    registry.aliases.set_rules("prod", {"licences": ["mit"]})
+    assert registry.aliases.promote("course_rec@1", "prod").moved
     assert accused(registry) == []
     base.rename(tmp_path / "elsewhere")
-    report = registry.audit()
+    report = registry.upkeep.audit()
     assert [one.code for one in report.problems if one.code.startswith("move")] == []
     assert [note for note in report.notes if "cannot be judged here: licences" in note]
 
@@ -262,23 +262,23 @@ def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
 ) -> None:
     """What a restore takes back is taken back then: promotions before it rested on it, and those after it cannot."""
     ann, bert = make_pair(tmp_path / "ann.pem", None), as_user(stocked, "bert")
-    stocked.trust_key("ann", ann.public, ["*#*"])
-    stocked.sign("course_rec@1", SigningKey(ann.private))
-    stocked.fuse("course_rec@1")
-    stocked.amend("course_rec@1", val_loss=0.061, reason="typo")
-    bert.approve("course_rec@1", "prod")
+    stocked.trust.add_key("ann", ann.public, ["*#*"])
+    stocked.trust.sign("course_rec@1", SigningKey(ann.private))
+    stocked.fused.fuse("course_rec@1")
+    stocked.adapters.amend("course_rec@1", val_loss=0.061, reason="typo")
+    bert.aliases.approve("course_rec@1", "prod")
     bert.close()
     rules = {"fidelity": "PASS", "signed": True, "approvals": 1}
-    stocked.set_rules("prod", rules)
-    assert stocked.promote("course_rec@1", "prod").moved
-    stocked.backup(tmp_path / "saved")
+    stocked.aliases.set_rules("prod", rules)
+    assert stocked.aliases.promote("course_rec@1", "prod").moved
+    stocked.upkeep.backup(tmp_path / "saved")
     settings = stocked.workspace.settings.model_copy(update={"home": tmp_path / "other", "database_url": ""})
     with Registry(Workspace(settings)) as restored:
-        restored.restore(tmp_path / "saved")
-        assert restored.events(action="registry.adopted")
+        restored.upkeep.restore(tmp_path / "saved")
+        assert restored.upkeep.log(action="registry.adopted")
         assert accused(restored) == rewritten(restored) == []
         force(restored, SECOND)
-        restored.sign("course_rec@2", SigningKey(ann.private))
+        restored.trust.sign("course_rec@2", SigningKey(ann.private))
         [said] = accused(restored)
         for each in ("signed: no key that counts", "approvals: 0 of 1", "fidelity:"):
             assert each in said
@@ -304,13 +304,13 @@ def test_what_is_written_through_the_program_and_never_by_it(
 ) -> None:
     """Well sealed, and named all the same: records do not change but in the ways that there are commands for."""
     ann = as_user(stocked, "ann")
-    ann.approve("course_rec@1", "prod")
+    ann.aliases.approve("course_rec@1", "prod")
     ann.close()
-    stocked.yank("course_rec@2", reason="bad")
-    stocked.trust_key("ann", make_pair(tmp_path / "ann.pem", None).public, ["other#*"])
-    stocked.set_alias("course_rec@1", "canary")
-    stocked.set_rules("prod", {"approvals": 1})
-    assert stocked.audit().ok
+    stocked.adapters.yank("course_rec@2", reason="bad")
+    stocked.trust.add_key("ann", make_pair(tmp_path / "ann.pem", None).public, ["other#*"])
+    stocked.aliases.set("canary", "course_rec@1")
+    stocked.aliases.set_rules("prod", {"approvals": 1})
+    assert stocked.upkeep.audit().ok
     if what == "a junk seal":
         text = log.seals_text
         monkeypatch.setattr(log, "seals_text", lambda seals: '[[[],0,"",null],' + text(seals)[1:])
@@ -320,12 +320,12 @@ def test_what_is_written_through_the_program_and_never_by_it(
             session, action="adapter.approved", kind="adapter", subject=FIRST, detail={}, actor="eve"
         )
         touch(session, "task", [1])
-    assert {one.code for one in stocked.audit().problems} & {"record_rewritten", "event_chain"}
+    assert {one.code for one in stocked.upkeep.audit().problems} & {"record_rewritten", "event_chain"}
 
 
 @pytest.mark.parametrize("action", ["rules.set", "key.trusted"])
 def test_an_entry_that_tells_of_nothing_that_was_written(action: str, stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("prod", {"approvals": 1})
     with stocked.workspace.database.write() as session:
         kind = "alias" if action == "rules.set" else "key"
         detail = {"guarded": False, "rules": {}, "key_id": "x", "aliases": ["*#*"]}
@@ -334,11 +334,11 @@ def test_an_entry_that_tells_of_nothing_that_was_written(action: str, stocked: R
 
 
 def test_a_confirmation_is_judged_too(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_rules("prod", {"val_loss_within": 0.0})
-    assert stocked.promote("course_rec@2", "prod").moved
-    stocked.amend("course_rec@2", val_loss=9.9, reason="it was in per cent")
-    assert [one.code for one in stocked.audit().problems] == ["amended_after_promotion"]
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set_rules("prod", {"val_loss_within": 0.0})
+    assert stocked.aliases.promote("course_rec@2", "prod").moved
+    stocked.adapters.amend("course_rec@2", val_loss=9.9, reason="it was in per cent")
+    assert [one.code for one in stocked.upkeep.audit().problems] == ["amended_after_promotion"]
     with stocked.workspace.database.write() as session:
         detail = {"from": {"name": FIRST}, "to": {"name": SECOND}, "reason": "", "rules": []}
         events.record(
@@ -354,7 +354,7 @@ def test_exactly_what_could_not_have_passed_is_named(seed: int, stocked: Registr
     """Whatever happens before and after, a forced move is named just where a promotion would have been refused."""
     chance = random.Random(seed)
     people = [as_user(stocked, name) for name in ("ann", "bob")]
-    stocked.fuse("course_rec@1", FuseRequest(precision="keep"))
+    stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep"))
     asked: list[dict[str, Any]] = [
         {"approvals": 1},
         {"val_loss_within": 0.05, "admission": "no_errors"},
@@ -362,27 +362,29 @@ def test_exactly_what_could_not_have_passed_is_named(seed: int, stocked: Registr
         {},
     ]
     deeds: list[Callable[[str], object]] = [
-        lambda ref: stocked.set_rules("prod", chance.choice(asked)),
-        lambda ref: chance.choice(people).approve(ref, "prod"),
-        lambda ref: chance.choice(people).withdraw_approval(ref, "prod"),
-        lambda ref: stocked.yank(ref, reason="bad"),
-        lambda ref: stocked.unyank(ref),
-        lambda ref: stocked.roll_back(PROD, emergency=True, reason="back"),
+        lambda ref: stocked.aliases.set_rules("prod", chance.choice(asked)),
+        lambda ref: chance.choice(people).aliases.approve(ref, "prod"),
+        lambda ref: chance.choice(people).aliases.withdraw_approval(ref, "prod"),
+        lambda ref: stocked.adapters.yank(ref, reason="bad"),
+        lambda ref: stocked.adapters.unyank(ref),
+        lambda ref: stocked.aliases.roll_back(PROD, emergency=True, reason="back"),
     ]
-    stocked.set_rules("prod", asked[0])
+    stocked.aliases.set_rules("prod", asked[0])
     expected = 0
     for _ in range(25):
         version = chance.choice([1, 2])
         if chance.random() < 0.2:
-            held = stocked.aliases()
+            held = stocked.aliases.list()
             if held and held[0]["adapter"] == (FIRST, SECOND)[version - 1]:
                 continue
-            refused = stocked.promote(f"course_rec@{version}", "prod", dry_run=True).exit_code != 0
+            refused = stocked.aliases.promote(f"course_rec@{version}", "prod", dry_run=True).exit_code != 0
             force(stocked, (FIRST, SECOND)[version - 1])
             expected += refused
             continue
         if chance.random() < 0.2:
-            stocked.promote(f"course_rec@{version}", "prod")  # and the database agrees with what it decides
+            stocked.aliases.promote(
+                f"course_rec@{version}", "prod"
+            )  # and the database agrees with what it decides
             continue
         try:
             chance.choice(deeds)(f"course_rec@{version}")

@@ -118,35 +118,39 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_rules_of_a_task_come_before_those_of_every_task(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1})
-    stocked.set_rules("other#prod", {"approvals": 3})
-    assert stocked.rules("course_rec#prod")["alias"] == "*#prod"
-    own = stocked.set_rules("course_rec#prod", {"approvals": 2}, guarded=False)
+    stocked.aliases.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("other#prod", {"approvals": 3})
+    assert stocked.aliases.rules("course_rec#prod")["alias"] == "*#prod"
+    own = stocked.aliases.set_rules("course_rec#prod", {"approvals": 2}, guarded=False)
     assert (own["task"], own["guarded"], own["rules"]) == ("course_rec", False, {"approvals": 2})
-    assert stocked.rules("course_rec#prod")["rules"] == {"approvals": 2}
-    assert stocked.rules("*#prod") == stocked.rules("prod")
-    assert [row["alias"] for row in stocked.all_rules()] == ["*#prod", "course_rec#prod", "other#prod"]
-    stocked.remove_rules("course_rec#prod")
-    assert stocked.rules("course_rec#prod")["rules"] == {"approvals": 1}
+    assert stocked.aliases.rules("course_rec#prod")["rules"] == {"approvals": 2}
+    assert stocked.aliases.rules("*#prod") == stocked.aliases.rules("prod")
+    assert [row["alias"] for row in stocked.aliases.all_rules()] == [
+        "*#prod",
+        "course_rec#prod",
+        "other#prod",
+    ]
+    stocked.aliases.remove_rules("course_rec#prod")
+    assert stocked.aliases.rules("course_rec#prod")["rules"] == {"approvals": 1}
     for target in ("canary", "course_rec#canary"):
         with pytest.raises(UnknownReferenceError):
-            stocked.rules(target)
+            stocked.aliases.rules(target)
         with pytest.raises(UnknownReferenceError):
-            stocked.remove_rules(target)
+            stocked.aliases.remove_rules(target)
     for target in ("latest", "course_rec#", "a b#prod", "course_rec@1"):
         with pytest.raises(BadInputError):
-            stocked.set_rules(target, {"approvals": 1})
-    assert stocked.audit().ok
+            stocked.aliases.set_rules(target, {"approvals": 1})
+    assert stocked.upkeep.audit().ok
 
 
 def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1}, reason="after the incident")
-    assert not stocked.set_rules("prod", {"approvals": 1})["changed"]
-    assert stocked.set_rules("prod", {"approvals": 2}, guarded=False)["changed"]
-    kept = stocked.set_rules("prod", {"admission": "clean"}, guarded=False)
+    stocked.aliases.set_rules("prod", {"approvals": 1}, reason="after the incident")
+    assert not stocked.aliases.set_rules("prod", {"approvals": 1})["changed"]
+    assert stocked.aliases.set_rules("prod", {"approvals": 2}, guarded=False)["changed"]
+    kept = stocked.aliases.set_rules("prod", {"admission": "clean"}, guarded=False)
     assert (kept["guarded"], kept["rules"]) == (False, {"admission": "clean"})
-    stocked.remove_rules("prod", reason="for a test")
-    told = [event for event in stocked.events() if event["action"].startswith("rules.")]
+    stocked.aliases.remove_rules("prod", reason="for a test")
+    told = [event for event in stocked.upkeep.log() if event["action"].startswith("rules.")]
     assert [(event["action"], event["subject"], event["actor"]) for event in told] == [
         ("rules.set", "*#prod", "tester"),
         ("rules.set", "*#prod", "tester"),
@@ -161,33 +165,33 @@ def test_every_change_is_in_the_log_with_what_was_before(stocked: Registry) -> N
     }
     assert told[1]["detail"]["before"] == {"guarded": True, "rules": {"approvals": 1}}
     assert told[3]["detail"]["before"] == {"guarded": False, "rules": {"admission": "clean"}}
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_new_rules_close_what_was_open_and_the_guard_alone_keeps_the_rules(stocked: Registry) -> None:
-    stocked.set_rules("prod", {"approvals": 1}, guarded=False)
-    again = stocked.set_rules("prod", {"approvals": 1})
+    stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False)
+    again = stocked.aliases.set_rules("prod", {"approvals": 1})
     assert (again["changed"], again["guarded"]) == (True, True)
-    opened = stocked.set_rules("prod", None, guarded=False)
+    opened = stocked.aliases.set_rules("prod", None, guarded=False)
     assert (opened["guarded"], opened["rules"]) == (False, {"approvals": 1})
-    assert stocked.set_rules("canary", None, guarded=True)["rules"] == {}
-    assert stocked.set_rules("prod", {})["rules"] == {}
+    assert stocked.aliases.set_rules("canary", None, guarded=True)["rules"] == {}
+    assert stocked.aliases.set_rules("prod", {})["rules"] == {}
 
 
 def test_a_dry_run_writes_nothing(stocked: Registry) -> None:
-    before = len(stocked.events())
-    assert stocked.set_rules("prod", {"approvals": 1}, dry_run=True)["changed"]
-    assert stocked.all_rules() == []
-    stocked.set_rules("prod", {"approvals": 1})
-    assert not stocked.remove_rules("prod", dry_run=True)["removed"]
-    assert len(stocked.all_rules()) == 1
-    assert len(stocked.events()) == before + 1
+    before = len(stocked.upkeep.log())
+    assert stocked.aliases.set_rules("prod", {"approvals": 1}, dry_run=True)["changed"]
+    assert stocked.aliases.all_rules() == []
+    stocked.aliases.set_rules("prod", {"approvals": 1})
+    assert not stocked.aliases.remove_rules("prod", dry_run=True)["removed"]
+    assert len(stocked.aliases.all_rules()) == 1
+    assert len(stocked.upkeep.log()) == before + 1
 
 
 def test_which_aliases_they_are_for(stocked: Registry) -> None:
-    assert stocked.set_rules("prod", {"approvals": 1})["applies_to"] == []
-    stocked.set_rules("prod", {"approvals": 1}, guarded=False)
-    stocked.set_alias("course_rec@1", "prod")
-    assert stocked.set_rules("prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
-    assert stocked.set_rules("course_rec#prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
-    assert stocked.set_rules("prod", {"approvals": 3})["applies_to"] == []
+    assert stocked.aliases.set_rules("prod", {"approvals": 1})["applies_to"] == []
+    stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False)
+    stocked.aliases.set("prod", "course_rec@1")
+    assert stocked.aliases.set_rules("prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
+    assert stocked.aliases.set_rules("course_rec#prod", {"approvals": 2})["applies_to"] == ["course_rec#prod"]
+    assert stocked.aliases.set_rules("prod", {"approvals": 3})["applies_to"] == []

@@ -15,38 +15,38 @@ from fusery.registry.signing.sign import SigningKey
 
 def test_signed_with_a_key_that_counts_for_the_alias(stocked: Registry, tmp_path: Path) -> None:
     ann, eve = make_pair(tmp_path / "ann.pem", None), make_pair(tmp_path / "eve.pem", None)
-    stocked.set_rules("prod", {"signed": True})
-    stocked.set_rules("canary", {"signed": True})
+    stocked.aliases.set_rules("prod", {"signed": True})
+    stocked.aliases.set_rules("canary", {"signed": True})
 
     def code(alias: str = "prod") -> int:
-        return stocked.promote("course_rec@1", alias, dry_run=True).exit_code
+        return stocked.aliases.promote("course_rec@1", alias, dry_run=True).exit_code
 
     assert code() == 1
-    stocked.sign("course_rec@1", SigningKey(eve.private))
-    stocked.sign("course_rec@1", SigningKey(ann.private))
+    stocked.trust.sign("course_rec@1", SigningKey(eve.private))
+    stocked.trust.sign("course_rec@1", SigningKey(ann.private))
     assert code() == 1, "nobody trusts these keys"
-    stocked.trust_key("eve", eve.public, ["*#canary"])
+    stocked.trust.add_key("eve", eve.public, ["*#canary"])
     assert (code(), code("canary")) == (1, 0)
-    stocked.trust_key("ann", ann.public, ["course_rec#p*"])
-    done = stocked.promote("course_rec@1", "prod")
+    stocked.trust.add_key("ann", ann.public, ["course_rec#p*"])
+    done = stocked.aliases.promote("course_rec@1", "prod")
     assert (done.exit_code, done.outcomes[-1].why) == (0, "signed with ann")
-    assert stocked.promote("course_rec@2", "prod").exit_code == 1, "another adapter"
-    stocked.revoke_key("ann", reason="lost")
-    assert stocked.promote("course_rec@1", "prod").exit_code == 1
-    assert stocked.alias("course_rec#prod")["adapter"] == "course_rec_v1_20260115"
+    assert stocked.aliases.promote("course_rec@2", "prod").exit_code == 1, "another adapter"
+    stocked.trust.revoke_key("ann", reason="lost")
+    assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
+    assert stocked.aliases.show("course_rec#prod")["adapter"] == "course_rec_v1_20260115"
 
 
 def test_a_signature_over_something_else_does_not_count(stocked: Registry, tmp_path: Path) -> None:
     ann = make_pair(tmp_path / "ann.pem", None)
-    stocked.trust_key("ann", ann.public, ["*#*"])
-    stocked.set_rules("prod", {"signed": True})
-    stocked.sign("course_rec@2", SigningKey(ann.private))
-    assert stocked.promote("course_rec@2", "prod", dry_run=True).exit_code == 0
-    first = stocked.show("course_rec@1")["digest"]
+    stocked.trust.add_key("ann", ann.public, ["*#*"])
+    stocked.aliases.set_rules("prod", {"signed": True})
+    stocked.trust.sign("course_rec@2", SigningKey(ann.private))
+    assert stocked.aliases.promote("course_rec@2", "prod", dry_run=True).exit_code == 0
+    first = stocked.adapters.show("course_rec@1")["digest"]
     with stocked.workspace.database.write() as session:
         row = session.scalars(select(tables.Signature)).one()
         row.subject_digest = first
-    assert stocked.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
+    assert stocked.aliases.promote("course_rec@1", "prod", dry_run=True).exit_code == 1
 
 
 def test_what_cannot_be_checked_is_not_decided(stocked: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +54,6 @@ def test_what_cannot_be_checked_is_not_decided(stocked: Registry, monkeypatch: p
         raise MissingExtraError("checking a signature", "sign")
 
     monkeypatch.setattr("fusery.registry.records.signatures.trusted_signers", missing)
-    stocked.set_rules("prod", {"signed": True})
-    undecided = stocked.promote("course_rec@1", "prod")
+    stocked.aliases.set_rules("prod", {"signed": True})
+    undecided = stocked.aliases.promote("course_rec@1", "prod")
     assert (undecided.exit_code, undecided.outcomes[-1].hint) == (3, "pip install 'fusery[sign]'")

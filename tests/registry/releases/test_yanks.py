@@ -16,10 +16,10 @@ KEEP = FuseRequest(precision="keep", accept_loss=True)
 
 
 def test_what_was_made_with_it_is_listed(stocked: Registry, tmp_path: Path) -> None:
-    stocked.set_alias("course_rec@2", "prod")
-    bundle = stocked.materialize("course_rec@2", tmp_path / "out")
-    key = stocked.fuse("course_rec@2").view["key"]
-    found = stocked.yank("course_rec@2", reason="wrong licence")
+    stocked.aliases.set("prod", "course_rec@2")
+    bundle = stocked.bundles.materialize("course_rec@2", tmp_path / "out")
+    key = stocked.fused.fuse("course_rec@2").view["key"]
+    found = stocked.adapters.yank("course_rec@2", reason="wrong licence")
     assert (found["name"], found["changed"], found["aliases"]) == (
         "course_rec_v2_20260201",
         True,
@@ -30,33 +30,33 @@ def test_what_was_made_with_it_is_listed(stocked: Registry, tmp_path: Path) -> N
 
 
 def test_it_is_neither_fused_nor_shipped(stocked: Registry, tmp_path: Path) -> None:
-    stocked.fuse("course_rec@1")
-    stocked.yank("course_rec@1", reason="wrong licence")
+    stocked.fused.fuse("course_rec@1")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
     for use in (
-        lambda: stocked.fuse("course_rec@1"),
-        lambda: stocked.materialize("course_rec@1", tmp_path / "out"),
+        lambda: stocked.fused.fuse("course_rec@1"),
+        lambda: stocked.bundles.materialize("course_rec@1", tmp_path / "out"),
     ):
         with pytest.raises(BadInputError, match=r"yanked by tester on .*: wrong licence"):
             use()
     assert not (tmp_path / "out").exists()
-    assert stocked.show("course_rec@1")["yanked"]
-    assert stocked.audit().ok
+    assert stocked.adapters.show("course_rec@1")["yanked"]
+    assert stocked.upkeep.audit().ok
 
 
 def test_a_second_time_changes_nothing(stocked: Registry) -> None:
-    stocked.yank("course_rec@1", reason="wrong licence")
-    again = stocked.yank("course_rec@1", reason="another reason")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
+    again = stocked.adapters.yank("course_rec@1", reason="another reason")
     assert (again["changed"], again["reason"]) == (False, "wrong licence")
-    assert [event["action"] for event in stocked.events(reference="course_rec@1")][-1] == "adapter.yanked"
+    assert [event["action"] for event in stocked.upkeep.log(reference="course_rec@1")][-1] == "adapter.yanked"
 
 
 def test_taken_back(stocked: Registry) -> None:
-    stocked.yank("course_rec@1", reason="wrong licence")
-    assert stocked.unyank("course_rec@1", reason="cleared")["changed"]
-    assert not stocked.unyank("course_rec@1")["changed"]
-    assert not stocked.show("course_rec@1")["yanked"]
-    assert stocked.fuse("course_rec@1").view["fidelity"]["verdict"] == "PASS"
-    told = stocked.events(reference="course_rec@1")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
+    assert stocked.adapters.unyank("course_rec@1", reason="cleared")["changed"]
+    assert not stocked.adapters.unyank("course_rec@1")["changed"]
+    assert not stocked.adapters.show("course_rec@1")["yanked"]
+    assert stocked.fused.fuse("course_rec@1").view["fidelity"]["verdict"] == "PASS"
+    told = stocked.upkeep.log(reference="course_rec@1")
     assert [event["action"] for event in told] == [
         "adapter.registered",
         "adapter.yanked",
@@ -68,30 +68,32 @@ def test_taken_back(stocked: Registry) -> None:
 
 def test_a_reason_is_needed(stocked: Registry) -> None:
     with pytest.raises(BadInputError, match="reason"):
-        stocked.yank("course_rec@1", reason=" ")
+        stocked.adapters.yank("course_rec@1", reason=" ")
     with pytest.raises(UnknownReferenceError):
-        stocked.yank("course_rec@9", reason="x")
+        stocked.adapters.yank("course_rec@9", reason="x")
 
 
 def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
     """By whichever way: as itself, as a part of a sum, in a bundle of several, in bulk."""
-    stocked.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
-    stocked.fuse("course_rec@1")
-    stocked.yank("course_rec@1", reason="wrong licence")
+    stocked.adapters.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
+    stocked.fused.fuse("course_rec@1")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
     summed = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.5),))
     ways: list[Callable[[], object]] = [
-        lambda: stocked.fuse("other@1", summed),
-        lambda: stocked.materialize("other@1", tmp_path / "sum", request=summed),
-        lambda: stocked.materialize(["other@1", "course_rec@1"], tmp_path / "both", target="adapters"),
-        lambda: stocked.materialize("course_rec@1", tmp_path / "own.tar.gz", target="archive"),
-        lambda: stocked.export("course_rec@1", tmp_path / "exported"),
-        lambda: stocked.set_alias("course_rec@1", "prod"),
-        lambda: stocked.bench("course_rec@1"),
+        lambda: stocked.fused.fuse("other@1", summed),
+        lambda: stocked.bundles.materialize("other@1", tmp_path / "sum", request=summed),
+        lambda: stocked.bundles.materialize(
+            ["other@1", "course_rec@1"], tmp_path / "both", target="adapters"
+        ),
+        lambda: stocked.bundles.materialize("course_rec@1", tmp_path / "own.tar.gz", target="archive"),
+        lambda: stocked.exchange.export("course_rec@1", tmp_path / "exported"),
+        lambda: stocked.aliases.set("prod", "course_rec@1"),
+        lambda: stocked.adapters.bench("course_rec@1"),
     ]
     for way in ways:
         with pytest.raises(BadInputError, match="was yanked by tester"):
             way()
-    done = stocked.materialize_all(str(tmp_path / "all" / "{name}"), KEEP)
+    done = stocked.bundles.materialize_all(str(tmp_path / "all" / "{name}"), KEEP)
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
         "course_rec_v2_20260201",
         "other_v1_20260301",
@@ -101,40 +103,40 @@ def test_nothing_of_it_leaves_any_more(stocked: Registry, make_adapter: Any, tmp
 
 
 def test_it_is_carried_to_another_registry_with_its_withdrawal(stocked: Registry, tmp_path: Path) -> None:
-    stocked.yank("course_rec@1", reason="wrong licence")
-    stocked.push("course_rec@1", tmp_path / "there")
+    stocked.adapters.yank("course_rec@1", reason="wrong licence")
+    stocked.exchange.push("course_rec@1", tmp_path / "there")
     with Registry.open(tmp_path / "there") as other:
-        assert other.show("course_rec@1")["yanked_reason"] == "wrong licence"
+        assert other.adapters.show("course_rec@1")["yanked_reason"] == "wrong licence"
         with pytest.raises(BadInputError, match="was yanked"):
-            other.fuse("course_rec@1")
+            other.fused.fuse("course_rec@1")
 
 
 def test_what_exists_is_marked(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
-    stocked.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
+    stocked.adapters.register(make_adapter("other", seed=5), base="tiny", task="other", date="20260301")
     summed = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.5),))
-    sum_bundle = stocked.materialize("other@1", tmp_path / "sum", request=summed)
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.record_deployment(str(tmp_path / "sum"), "eu/ranker")
-    stocked.record_deployment("course_rec@1", "lab")
-    found = stocked.yank("course_rec@1", reason="bad data")
+    sum_bundle = stocked.bundles.materialize("other@1", tmp_path / "sum", request=summed)
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.deployments.record(str(tmp_path / "sum"), "eu/ranker")
+    stocked.deployments.record("course_rec@1", "lab")
+    found = stocked.adapters.yank("course_rec@1", reason="bad data")
     assert [row["digest"] for row in found["bundles"]] == [sum_bundle.manifest.digest]
     assert [row["place"] for row in found["deployments"]] == ["eu/ranker", "lab"]
-    shown = stocked.show("other@1")
+    shown = stocked.adapters.show("other@1")
     assert shown["yanked_reason"] is None and not shown["yanked"]
     words = "contains the weights of course_rec_v1_20260115, which is yanked: bad data"
     assert [_told(row) for row in (*shown["fused"], *shown["bundles"])] == [[words], [words]]
-    assert [(row["yanked"], _told(row)) for row in stocked.deployments()] == [
+    assert [(row["yanked"], _told(row)) for row in stocked.deployments.list()] == [
         (None, [words]),
         ("bad data", ["yanked: bad data"]),
     ]
-    assert [_told(row) for row in stocked.cache()["entries"]] == [[words]]
-    reached = stocked.impact("base:tiny")
+    assert [_told(row) for row in stocked.cache.contents()["entries"]] == [[words]]
+    reached = stocked.provenance.impact("base:tiny")
     assert reached.yanked == {"course_rec_v1_20260115": "bad data"}
     for rows in (reached.fused, reached.bundles, reached.aliases, reached.deployments):
         assert rows and all(_told(row) for row in rows)
-    stocked.unyank("course_rec@1")
-    assert stocked.impact("base:tiny").yanked == {}
-    assert [_told(row) for row in stocked.cache()["entries"]] == [[]]
+    stocked.adapters.unyank("course_rec@1")
+    assert stocked.provenance.impact("base:tiny").yanked == {}
+    assert [_told(row) for row in stocked.cache.contents()["entries"]] == [[]]
 
 
 def _told(row: Mapping[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def pages(museum: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str | 
     with open_at(museum) as registry:
         for number, subject in enumerate(SUBJECTS):
             found[subject] = folder / f"{number}.html"
-            registry.report(subject, html=found[subject])
+            registry.provenance.report(subject, html=found[subject])
     return found
 
 

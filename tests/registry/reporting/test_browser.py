@@ -155,7 +155,7 @@ def test_nothing_is_cut_off_and_no_word_is_broken(page: Any) -> None:
 
 def test_neither_with_long_names_of_everything(chromium: Any, copied: Registry, tmp_path: Path) -> None:
     showcase.fill_with_long_names(copied, tmp_path)
-    copied.report("course_rec", html=tmp_path / "long.html")
+    copied.provenance.report("course_rec", html=tmp_path / "long.html")
     opened = chromium.new_page(offline=True)
     opened.goto((tmp_path / "long.html").as_uri())
     assert "the-team-of-recommendations" in opened.text_content("body")

@@ -20,8 +20,8 @@ from fusery.registry.reporting.facts import RecordsDamagedError
 
 
 def test_versions_are_those_of_history(shown: Registry) -> None:
-    (section,) = shown.report("course_rec").facts["tasks"]
-    wanted = shown.history("course_rec")
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    wanted = shown.adapters.history("course_rec")
     assert [view["name"] for view in section["versions"]] == [view["name"] for view in wanted]
     for view, expected in zip(section["versions"], wanted, strict=True):
         assert {key: view[key] for key in expected} == expected
@@ -31,10 +31,10 @@ def test_versions_are_those_of_history(shown: Registry) -> None:
 
 
 def test_every_move_of_an_alias_is_there(shown: Registry) -> None:
-    (section,) = shown.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
     assert [alias["alias"] for alias in section["aliases"]] == ["prod", "staging"]
     for alias in section["aliases"]:
-        assert alias["moves"] == shown.alias_history(f"course_rec#{alias['alias']}")
+        assert alias["moves"] == shown.aliases.history(f"course_rec#{alias['alias']}")
         assert alias["moves_total"] == len(alias["moves"]) > 3
         assert alias["holder"] == alias["moves"][-1]["to"]
 
@@ -42,7 +42,8 @@ def test_every_move_of_an_alias_is_there(shown: Registry) -> None:
 def test_an_adapter_has_the_aliases_that_ever_held_it(shown: Registry) -> None:
     held = {
         number: [
-            alias["alias"] for alias in shown.report(f"course_rec@{number}").facts["tasks"][0]["aliases"]
+            alias["alias"]
+            for alias in shown.provenance.report(f"course_rec@{number}").facts["tasks"][0]["aliases"]
         ]
         for number in (1, 2, 6)
     }
@@ -50,9 +51,9 @@ def test_an_adapter_has_the_aliases_that_ever_held_it(shown: Registry) -> None:
 
 
 def test_curves_and_maps_are_those_on_record(shown: Registry) -> None:
-    (section,) = shown.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
     assert [curve["version"] for curve in section["curves"]] == [2, 3, 4, 5, 6, 7]
-    recorded = shown.show("course_rec@7")["curve"]
+    recorded = shown.adapters.show("course_rec@7")["curve"]
     assert [(point["iteration"], point["val_loss"]) for point in section["curves"][-1]["points"]] == [
         (point["iteration"], point["val_loss"]) for point in recorded
     ]
@@ -60,7 +61,7 @@ def test_curves_and_maps_are_those_on_record(shown: Registry) -> None:
     (view,) = [each for each in section["maps"] if each["name"].startswith("course_rec_v3")]
     known = {
         module["module"]: module["retained"]
-        for module in shown.fidelity("course_rec@3")["fidelity"]["modules"]
+        for module in shown.fused.fidelity("course_rec@3")["fidelity"]["modules"]
     }
     layer = view["layers"].index(2)
     cells = {row["label"]: row["cells"][layer] for row in view["rows"]}
@@ -71,7 +72,7 @@ def test_curves_and_maps_are_those_on_record(shown: Registry) -> None:
 
 
 def test_signatures_say_whose_and_whether_they_hold(copied: Registry) -> None:
-    (section,) = copied.report("course_rec").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec").facts["tasks"]
     found = {(line["name"][:13], line["signer"]): line["state"] for line in section["signatures"]}
     assert found == {
         ("course_rec_v5", None): "unknown-key",
@@ -83,15 +84,15 @@ def test_signatures_say_whose_and_whether_they_hold(copied: Registry) -> None:
         database.execute(
             "UPDATE signature SET envelope = (SELECT envelope FROM signature WHERE id = 1) WHERE id = 2"
         )
-    (section,) = copied.report("course_rec@5").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec@5").facts["tasks"]
     assert sorted(line["state"] for line in section["signatures"]) == ["unknown-key", "wrong"]
-    copied.revoke_key("anna", reason="left")
-    (section,) = copied.report("course_rec@3").facts["tasks"]
+    copied.trust.revoke_key("anna", reason="left")
+    (section,) = copied.provenance.report("course_rec@3").facts["tasks"]
     assert [line["state"] for line in section["signatures"]] == ["revoked"]
 
 
 def test_what_runs_stands_before_what_ran(shown: Registry) -> None:
-    (section,) = shown.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
     places = [(line["place"], line["kind"], line["ended_at"] is None) for line in section["deployments"]]
     assert places == [
         ("lab", "adapter", True),
@@ -105,7 +106,7 @@ def test_what_runs_stands_before_what_ran(shown: Registry) -> None:
 
 
 def test_the_overview_has_every_task(shown: Registry) -> None:
-    found = shown.report().facts
+    found = shown.provenance.report().facts
     assert [
         (line["task"], line["versions"], line["newest"]["version"]) for line in found["tasks_listed"]
     ] == [
@@ -117,7 +118,7 @@ def test_the_overview_has_every_task(shown: Registry) -> None:
         {"alias": "staging", "version": 6},
     ]
     assert found["registry"]["counts"] == {"tasks": 2, "bases": 2, "adapters": 8, "fused": 2, "bundles": 1}
-    assert found["registry"]["log"]["hash"] == shown.events(limit=1)[-1]["hash"]
+    assert found["registry"]["log"]["hash"] == shown.upkeep.log(limit=1)[-1]["hash"]
 
 
 def test_a_page_says_what_it_leaves_out(
@@ -131,11 +132,11 @@ def test_a_page_says_what_it_leaves_out(
         (facts, "MOST_SECTIONS", 1),
     ):
         monkeypatch.setattr(module, name, most)
-    written = shown.report(html=tmp_path / "a.html")
+    written = shown.provenance.report(html=tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "1 task, with the newest versions, has a section below" in page
     assert [section["task"] for section in written.facts["tasks"]] == ["mail"]
-    shown.report("course_rec", html=tmp_path / "b.html")
+    shown.provenance.report("course_rec", html=tmp_path / "b.html")
     page = (tmp_path / "b.html").read_text(encoding="utf-8")
     assert "The newest 3 of 7 versions are shown." in page
     assert "The newest 2 of 3 curves are shown." in page
@@ -143,16 +144,16 @@ def test_a_page_says_what_it_leaves_out(
     assert "The newest 2 of 3 deployments are shown." in page
     assert re.search(r"\d of 61 points are shown, in the picture too", page)
     # The adapter that is asked for is there, however old it is.
-    (section,) = shown.report("course_rec@1").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec@1").facts["tasks"]
     assert [view["version"] for view in section["versions"]] == [1, 5, 6, 7]
 
 
 def test_the_picture_of_lineage_stays_one(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    (section,) = shown.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
     assert section["lineage_complete"]
     everything = len(section["lineage"]["nodes"])
     monkeypatch.setattr(task, "MOST_NODES", everything - 1)
-    (section,) = shown.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
     assert not section["lineage_complete"]
     assert {"adapter"} < {node["kind"] for node in section["lineage"]["nodes"]}
     assert len(section["lineage"]["nodes"]) < everything
@@ -162,7 +163,7 @@ def test_the_same_registry_gives_the_same_bytes(shown: Registry, tmp_path: Path)
     for subject in (None, "course_rec", "course_rec@5"):
         pages = []
         for name in ("a", "b"):
-            written = shown.report(subject, html=tmp_path / f"{name}.html", force=True)
+            written = shown.provenance.report(subject, html=tmp_path / f"{name}.html", force=True)
             page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
             at = written.facts["at"]
             stated = f'<time datetime="{at}">{at[:10]} {at[11:16]}</time>'
@@ -172,10 +173,10 @@ def test_the_same_registry_gives_the_same_bytes(shown: Registry, tmp_path: Path)
 
 
 def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path) -> None:
-    assert copied.report("course_rec", html=tmp_path / "a.html").ok
+    assert copied.provenance.report("course_rec", html=tmp_path / "a.html").ok
     with sqlite3.connect(copied.workspace.settings.home / "fusery.db") as database:
         database.execute("UPDATE adapter SET val_loss = 0.1 WHERE version = 6")
-    written = copied.report("course_rec", html=tmp_path / "b.html")
+    written = copied.provenance.report("course_rec", html=tmp_path / "b.html")
     assert not written.ok
     (problem,) = written.facts["audit"]["problems"]
     assert (problem["code"], problem["subject"].split()[0]) == ("record_changed", "adapter")
@@ -205,7 +206,7 @@ def test_values_that_are_none_are_told_of_in_a_sentence(edit: str, copied: Regis
     with forced(copied.workspace.settings.home / "fusery.db") as database:
         database.execute(edit)
     try:
-        written = copied.report(html=tmp_path / "a.html")
+        written = copied.provenance.report(html=tmp_path / "a.html")
     except RecordsDamagedError as error:
         assert "audit" in str(error.hint)
         assert not (tmp_path / "a.html").exists()
@@ -221,16 +222,16 @@ def test_all_bytes_are_read_on_request(copied: Registry) -> None:
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    assert copied.report("course_rec").ok
-    found = copied.report("course_rec", audit=True).facts["audit"]
+    assert copied.provenance.report("course_rec").ok
+    found = copied.provenance.report("course_rec", audit=True).facts["audit"]
     assert found["whole"]
     assert [problem["code"] for problem in found["problems"]] == ["blob_corrupt"]
 
 
 def test_on_both_databases(stocked: Registry, tmp_path: Path) -> None:
-    stocked.set_alias("course_rec@2", "prod", reason="better")
+    stocked.aliases.set("prod", "course_rec@2", reason="better")
     for subject in (None, "course_rec", "course_rec#prod", "course_rec@1"):
-        written = stocked.report(subject, html=tmp_path / "a.html", force=True)
+        written = stocked.provenance.report(subject, html=tmp_path / "a.html", force=True)
         assert written.ok
         assert written.bytes == (tmp_path / "a.html").stat().st_size
         assert [view["val_loss"] for view in written.facts["tasks"][0]["versions"]] == [0.61, 0.42]
@@ -240,13 +241,13 @@ def test_on_both_databases(stocked: Registry, tmp_path: Path) -> None:
 def test_a_registry_with_rows_in_every_table(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     fill(registry, tiny_base, tmp_path)
     for subject in (None, "course_rec", "course_rec@2"):
-        written = registry.report(subject, html=tmp_path / "a.html", force=True)
+        written = registry.provenance.report(subject, html=tmp_path / "a.html", force=True)
         assert written.facts["tasks"]
         json.dumps(written.to_dict(), allow_nan=False)
 
 
 def test_an_empty_registry(registry: Registry, tmp_path: Path) -> None:
-    written = registry.report(html=tmp_path / "a.html")
+    written = registry.provenance.report(html=tmp_path / "a.html")
     assert written.ok
     assert "Nothing is registered yet." in (tmp_path / "a.html").read_text(encoding="utf-8")
 
@@ -254,23 +255,23 @@ def test_an_empty_registry(registry: Registry, tmp_path: Path) -> None:
 def test_a_task_without_versions(registry: Registry, tmp_path: Path) -> None:
     with registry.workspace.database.write() as session:
         session.add(tables.Task(name="empty"))
-    written = registry.report("empty", html=tmp_path / "a.html")
+    written = registry.provenance.report("empty", html=tmp_path / "a.html")
     assert written.facts["tasks"][0]["versions"] == []
 
 
 def test_what_cannot_be_reported_on(shown: Registry, tmp_path: Path) -> None:
     with pytest.raises(UnknownReferenceError, match="no task or adapter 'cours_rec'"):
-        shown.report("cours_rec")
+        shown.provenance.report("cours_rec")
     with pytest.raises(BadInputError, match="base model"):
-        shown.report("tiny-4bit")
+        shown.provenance.report("tiny-4bit")
     with pytest.raises(BadInputError, match=r"called \.html"):
-        shown.report(html=tmp_path / "a.pdf")
+        shown.provenance.report(html=tmp_path / "a.pdf")
     (tmp_path / "a.html").write_text("mine")
     with pytest.raises(AlreadyExistsError):
-        shown.report(html=tmp_path / "a.html")
+        shown.provenance.report(html=tmp_path / "a.html")
     assert (tmp_path / "a.html").read_text() == "mine"
 
 
 def test_a_fused_model_stands_for_its_adapter(shown: Registry) -> None:
-    key = shown.fidelity("course_rec@3")["key"]
-    assert shown.report(key[:12]).facts["subject"] == shown.show("course_rec@3")["name"]
+    key = shown.fused.fidelity("course_rec@3")["key"]
+    assert shown.provenance.report(key[:12]).facts["subject"] == shown.adapters.show("course_rec@3")["name"]

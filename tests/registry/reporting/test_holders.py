@@ -15,7 +15,7 @@ from fusery.registry import Registry
 
 def held(registry: Registry, subject: str, alias: str) -> dict[str, Any]:
     """Return what a report says of an alias."""
-    (section,) = registry.report(subject).facts["tasks"]
+    (section,) = registry.provenance.report(subject).facts["tasks"]
     (found,) = [each for each in section["holders"] if each["alias"] == alias]
     assert isinstance(found, dict)
     return found
@@ -37,7 +37,7 @@ def test_who_moved_it_when_and_what_the_rules_said(shown: Registry) -> None:
     )
     staging = held(shown, "course_rec", "staging")
     assert staging["says"].endswith("anna moved it from v5 (“try version 6”); no rule was asked.")
-    (section,) = shown.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
     assert [each["alias"] for each in section["holders"]] == ["prod", "staging"]
 
 
@@ -55,21 +55,21 @@ def test_the_sentence_stands_above_everything_else(pages: dict[str | None, Path]
 
 
 def test_prod_stands_before_all_others(copied: Registry) -> None:
-    copied.set_alias("course_rec@1", "canary")
-    (section,) = copied.report("course_rec").facts["tasks"]
+    copied.aliases.set("canary", "course_rec@1")
+    (section,) = copied.provenance.report("course_rec").facts["tasks"]
     assert [each["alias"] for each in section["holders"]] == ["prod", "canary", "staging"]
 
 
 def test_an_emergency_a_withdrawal_and_nothing_held(copied: Registry) -> None:
-    copied.roll_back("course_rec#prod", reason="answers in the wrong language", emergency=True)
+    copied.aliases.roll_back("course_rec#prod", reason="answers in the wrong language", emergency=True)
     prod = held(copied, "course_rec", "prod")
     assert prod["emergency"]
     assert "from v5 (“answers in the wrong language”); in an emergency, past its rules." in prod["says"]
-    copied.yank("course_rec@3", reason="licence of the data")
+    copied.adapters.yank("course_rec@3", reason="licence of the data")
     assert held(copied, "course_rec", "prod")["says"].endswith(
         "that version is withdrawn now (“licence of the data”)."
     )
-    copied.remove_alias("course_rec#prod", reason="none is fit", emergency=True)
+    copied.aliases.remove("course_rec#prod", reason="none is fit", emergency=True)
     prod = held(copied, "course_rec", "prod")
     assert (prod["version"], prod["withdrawn"]) == (None, None)
     assert prod["says"].startswith("#prod holds nothing since ")
@@ -77,20 +77,20 @@ def test_an_emergency_a_withdrawal_and_nothing_held(copied: Registry) -> None:
 
 
 def test_a_holder_that_was_judged_once_more(copied: Registry) -> None:
-    copied.amend("course_rec@5", val_loss=0.55, reason="the mean of three seeds")
-    copied.promote("course_rec@5", "prod")
+    copied.adapters.amend("course_rec@5", val_loss=0.55, reason="the mean of three seeds")
+    copied.aliases.promote("course_rec@5", "prod")
     prod = held(copied, "course_rec", "prod")
     assert "; anna had it judged once more on 20" in prod["says"]
-    (section,) = copied.report("course_rec@5").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec@5").facts["tasks"]
     assert section["decisions"][0]["outcome"] == "confirmed"
     # Another move, and that is over.
-    copied.roll_back("course_rec#prod", reason="slow", emergency=True)
+    copied.aliases.roll_back("course_rec#prod", reason="slow", emergency=True)
     assert held(copied, "course_rec", "prod")["confirmed_at"] is None
 
 
 def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str | None, Path]) -> None:
-    (section,) = shown.report("course_rec").facts["tasks"]
-    assert section["rules"] == shown.all_rules()
+    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    assert section["rules"] == shown.aliases.all_rules()
     assert [
         (line["adapter"][:13], line["alias"], line["outcome"], line["verdict"])
         for line in section["decisions"]
@@ -122,16 +122,19 @@ def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str 
 
 def test_an_adapter_has_what_was_decided_about_it(shown: Registry) -> None:
     for number, outcomes in ((5, ["promoted"]), (6, ["refused"]), (2, [])):
-        (section,) = shown.report(f"course_rec@{number}").facts["tasks"]
+        (section,) = shown.provenance.report(f"course_rec@{number}").facts["tasks"]
         assert [line["outcome"] for line in section["decisions"]] == outcomes
         assert section["decisions_total"] == len(outcomes)
 
 
 def test_rules_of_every_task_count_where_a_task_has_none(copied: Registry) -> None:
-    copied.set_rules("prod", {"admission": "clean"})
-    copied.set_rules("live", {"approvals": 2})
+    copied.aliases.set_rules("prod", {"admission": "clean"})
+    copied.aliases.set_rules("live", {"approvals": 2})
     found = {
-        subject: [(rule["alias"], rule["task"]) for rule in copied.report(subject).facts["tasks"][0]["rules"]]
+        subject: [
+            (rule["alias"], rule["task"])
+            for rule in copied.provenance.report(subject).facts["tasks"][0]["rules"]
+        ]
         for subject in ("course_rec", "mail")
     }
     assert found == {
@@ -145,8 +148,8 @@ def test_rules_of_every_task_count_where_a_task_has_none(copied: Registry) -> No
 
 
 def test_a_reason_that_looks_like_a_judgement_is_none(copied: Registry) -> None:
-    copied.set_alias("course_rec@1", "canary", reason='{"rules":[{"rule":"signed","state":"passed"}]}')
-    (section,) = copied.report("course_rec").facts["tasks"]
+    copied.aliases.set("canary", "course_rec@1", reason='{"rules":[{"rule":"signed","state":"passed"}]}')
+    (section,) = copied.provenance.report("course_rec").facts["tasks"]
     assert [line["alias"] for line in section["decisions"]] == ["prod", "staging", "prod"]
     assert held(copied, "course_rec", "canary")["rules"] == []
 
@@ -160,7 +163,7 @@ def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path)
     with forced(copied.workspace.settings.home / "fusery.db") as database:
         database.execute("UPDATE event SET detail = ? WHERE subject = 'course_rec#prod'", (detail,))
     try:
-        written = copied.report("course_rec", html=tmp_path / "a.html")
+        written = copied.provenance.report("course_rec", html=tmp_path / "a.html")
     except RecordsDamagedError:
         return
     assert not written.ok
@@ -170,10 +173,10 @@ def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path)
 def test_rows_without_end_stay_a_page(copied: Registry) -> None:
     with showcase.open_as(copied, "ben") as other:
         for _ in range(30):
-            other.approve("course_rec@6", "prod")
-            other.withdraw_approval("course_rec@6", "prod")
-            copied.promote("course_rec@7", "prod")
-            copied.promote("course_rec@6", "staging")
-    (section,) = copied.report("course_rec").facts["tasks"]
+            other.aliases.approve("course_rec@6", "prod")
+            other.aliases.withdraw_approval("course_rec@6", "prod")
+            copied.aliases.promote("course_rec@7", "prod")
+            copied.aliases.promote("course_rec@6", "staging")
+    (section,) = copied.provenance.report("course_rec").facts["tasks"]
     assert (len(section["decisions"]), section["decisions_total"]) == (50, 63)
     assert (len(section["approvals"]), section["approvals_total"]) == (32, 32)

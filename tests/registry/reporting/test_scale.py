@@ -18,7 +18,7 @@ MANY = 20_000
 
 @pytest.mark.slow
 def test_a_section_reads_no_whole_table(registry: Registry, tiny_base: Path) -> None:
-    registry.add_base(tiny_base, name="tiny", reference=True)
+    registry.bases.add(tiny_base, name="tiny", reference=True)
     crowd.fill(registry, MANY)
     database = registry.workspace.database
     with database.write() as session:

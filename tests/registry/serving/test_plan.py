@@ -65,7 +65,7 @@ def test_what_is_no_split(text: str) -> None:
 
 
 def test_public_names(stocked: Registry) -> None:
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     found = plan(
         stocked, "course_rec#prod", "course_rec@latest", V1, models=("ab=course_rec@1:0.9,course_rec@2:0.1",)
     )
@@ -90,12 +90,12 @@ def test_refusals(stocked: Registry, tmp_path: Path) -> None:
         plan(stocked)
     with pytest.raises(UnknownReferenceError):
         plan(stocked, "course_rec#nobody")
-    stocked.yank("course_rec@1", reason="bad data")
+    stocked.adapters.yank("course_rec@1", reason="bad data")
     with pytest.raises(BadInputError, match="was yanked"):
         plan(stocked, "course_rec@1")
     other = tinymodels.make_base(tmp_path / "other", seed=5)
-    stocked.add_base(other, name="other")
-    stocked.register(tinymodels.make_adapter(tmp_path / "a", other), base="other", task="second")
+    stocked.bases.add(other, name="other")
+    stocked.adapters.register(tinymodels.make_adapter(tmp_path / "a", other), base="other", task="second")
     with pytest.raises(BadInputError, match="cannot share one base"):
         plan(stocked, "course_rec@2", "second@latest")
     with pytest.raises(BadInputError, match="name of something else"):
@@ -109,5 +109,5 @@ def test_the_document(stocked: Registry) -> None:
     assert Document.model_validate(json.loads(data)) == document
     (adapter,) = document.adapters
     assert (adapter.name, adapter.folder) == (V1, f"adapters/{V1}")
-    assert adapter.digest == stocked.show(V1)["digest"]
+    assert adapter.digest == stocked.adapters.show(V1)["digest"]
     assert (document.base.name, document.base.folder) == ("tiny", "base")

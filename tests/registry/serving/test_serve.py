@@ -36,25 +36,25 @@ def follower(registry: Registry, folder: Path, heard: list[str], *references: st
 
 def test_an_alias_is_followed(stocked: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
-    stocked.set_alias("course_rec@1", "prod")
+    stocked.aliases.set("prod", "course_rec@1")
     heard: list[str] = []
     folder = tmp_path / "served"
     following = follower(stocked, folder, heard, "course_rec#prod")
     assert read_document(folder / "serving.json").routes == {"course_rec#prod": V1, "course_rec": V1}
     following.start()
     try:
-        stocked.set_alias("course_rec@2", "prod")
+        stocked.aliases.set("prod", "course_rec@2")
         wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V2)
         files = {path.name for path in (folder / "adapters" / V2).iterdir()}
         assert files >= {"adapters.safetensors", "adapter_config.json"}
         assert f"now serving {V2}" in heard
         # What is served when it is yanked is served on, and that is said once.
-        stocked.yank("course_rec@2", reason="bad data")
+        stocked.adapters.yank("course_rec@2", reason="bad data")
         wait_until(lambda: any("yanked" in text for text in heard))
         time.sleep(0.2)
         assert len([text for text in heard if text.startswith(f"still serving {V2}: ")]) == 1
         assert read_document(folder / "serving.json").routes["course_rec#prod"] == V2
-        stocked.roll_back("course_rec#prod", reason="bad data")
+        stocked.aliases.roll_back("course_rec#prod", reason="bad data")
         wait_until(lambda: read_document(folder / "serving.json").routes["course_rec#prod"] == V1)
     finally:
         following.stop()

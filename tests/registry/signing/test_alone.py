@@ -42,7 +42,7 @@ def run(folder: Path, *words: str | Path, without: str = "") -> subprocess.Compl
 def elsewhere(works: Registry, bundle: Copy, key: Pair, stranger: Pair, tmp_path: Path) -> Path:
     """Another machine's folder: a signed bundle, its signature, a public key and a stranger's."""
     place = bundle("docker")
-    works.sign(str(place), key.signing())
+    works.trust.sign(str(place), key.signing())
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     shutil.move(place, folder / "bundle")

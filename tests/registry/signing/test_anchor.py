@@ -51,13 +51,13 @@ def say(registry: Registry, what: str) -> None:
 
 
 def anchored(registry: Registry, key: Pair | None, place: Path) -> Path:
-    _, data = registry.anchor(key.private if key else None, no_passphrase)
+    _, data = registry.trust.anchor(key.private if key else None, no_passphrase)
     place.write_bytes(data)
     return place
 
 
 def audit(registry: Registry, anchor: Path, key: Pair | None = None) -> Report:
-    return registry.audit_chain(anchors=[anchor], keys=[key.public] if key else [])
+    return registry.upkeep.audit_chain(anchors=[anchor], keys=[key.public] if key else [])
 
 
 def codes(report: Report) -> list[str]:
@@ -91,7 +91,7 @@ def test_a_log_whose_end_was_cut_off_is_found(registry: Registry, key: Pair, tmp
     last = json.loads(base64.b64decode(json.loads(anchor.read_text())["payload"]))["seq"]
     with registry.workspace.database.write() as session, unguarded(session):
         session.execute(delete(tables.Event).where(tables.Event.seq > last - 3))
-    assert registry.audit_chain().ok, "without an anchor nobody can tell"
+    assert registry.upkeep.audit_chain().ok, "without an anchor nobody can tell"
     (problem,) = audit(registry, anchor, key).problems
     assert (problem.code, problem.subject) == ("log_cut", f"event {last}")
     assert f"ends at entry {last - 3}" in problem.message
@@ -103,7 +103,7 @@ def test_a_log_that_was_cut_off_and_went_on_is_found(registry: Registry, key: Pa
         session.execute(delete(tables.Event).where(tables.Event.seq > 5))
     for number in range(9):
         say(registry, f"another story {number}")
-    assert registry.audit_chain().ok
+    assert registry.upkeep.audit_chain().ok
     assert codes(audit(registry, anchor, key)) == ["log_rewritten"]
 
 
@@ -113,7 +113,7 @@ def test_a_log_that_was_written_anew_is_found(
 ) -> None:
     anchor = anchored(registry, key, tmp_path / "head.json")
     rewrite(registry, first)
-    assert codes(registry.audit_chain()) == [], "without an anchor nobody can tell"
+    assert codes(registry.upkeep.audit_chain()) == [], "without an anchor nobody can tell"
     assert codes(audit(registry, anchor, key)) == ["log_rewritten"]
 
 
@@ -196,11 +196,11 @@ def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -
         row = session.scalars(select(tables.Event).order_by(tables.Event.seq.desc()).limit(1)).one()
         row.actor = "somebody else"
     with pytest.raises(CheckFailedError):
-        registry.anchor(key.private, no_passphrase)
+        registry.trust.anchor(key.private, no_passphrase)
 
 
 def test_a_locked_key(registry: Registry, tmp_path: Path) -> None:
     pair = signingkeys.write_pair(tmp_path, "locked", passphrase=b"secret")
-    _, data = registry.anchor(pair.private, lambda: b"secret")
+    _, data = registry.trust.anchor(pair.private, lambda: b"secret")
     (tmp_path / "head.json").write_bytes(data)
     assert read_anchor(tmp_path / "head.json", [pair.public]).seq > 1

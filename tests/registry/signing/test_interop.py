@@ -52,7 +52,7 @@ def run_theirs(*words: str | Path) -> subprocess.CompletedProcess[str]:
 )
 def test_the_library_verifies_what_we_signed(works: Registry, bundle: Copy, key: Pair, name: str) -> None:
     place = bundle(name)
-    works.sign(str(place), key.signing())
+    works.trust.sign(str(place), key.signing())
     theirs(place, beside_of(place), key.public)
     victim = place if place.is_file() else place / "README.md"
     victim.write_bytes(victim.read_bytes() + b"\n")
@@ -62,7 +62,7 @@ def test_the_library_verifies_what_we_signed(works: Registry, bundle: Copy, key:
 
 def test_the_library_refuses_what_hides_from_git(works: Registry, bundle: Copy, key: Pair) -> None:
     place = bundle("model")
-    signed = works.sign(str(place), key.signing())
+    signed = works.trust.sign(str(place), key.signing())
     assert read_statement(parse_envelope(signed.signature, "it")).ignored == ()
     (place / ".git").mkdir()
     (place / ".git" / "hook").write_text("x")
@@ -74,7 +74,7 @@ def test_the_library_verifies_an_adapter_by_its_signature(
     works: Registry, key: Pair, bundle: Copy, tmp_path: Path
 ) -> None:
     """An adapter is signed without being read; its folder in a bundle is what was signed."""
-    works.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
+    works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
     (folder,) = (bundle("adapters") / "adapters").iterdir()
     theirs(folder, tmp_path / "adapter.sig", key.public)
     assert (
@@ -90,7 +90,7 @@ def test_the_library_verifies_an_adapter_by_its_signature(
 def test_the_library_s_own_commands(works: Registry, bundle: Copy, key: Pair) -> None:
     """With its defaults: it leaves git's files out, and we take them for added."""
     place = bundle("model")
-    works.sign(str(place), key.signing())
+    works.trust.sign(str(place), key.signing())
     ran = run_theirs("verify", "key", place, "--signature", beside_of(place), "--public_key", key.public)
     assert ran.returncode == 0, ran.stderr
     signature = place.with_name("theirs.sig")
@@ -110,7 +110,7 @@ def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_pa
 
     pair = signingkeys.write_pair(tmp_path, curve, curve=signingkeys.CURVES[curve])
     place = bundle("export")
-    works.sign(str(place), pair.signing())
+    works.trust.sign(str(place), pair.signing())
     theirs(place, beside_of(place), pair.public)
     other = tmp_path / "theirs.sig"
     signing.Config().set_hashing_config(strict()).use_elliptic_key_signer(private_key=pair.private).sign(
@@ -124,14 +124,14 @@ def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_pa
 def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
     pair = signingkeys.write_pair(tmp_path, "locked", passphrase=b"s\xffcret")
     place = bundle("export")
-    works.sign(str(place), SigningKey(pair.private, lambda: b"s\xffcret"))
+    works.trust.sign(str(place), SigningKey(pair.private, lambda: b"s\xffcret"))
     theirs(place, beside_of(place), pair.public)
     with pytest.raises(BadInputError, match=r"passphrase of locked\.pem is wrong") as refused:
-        works.sign(str(place), SigningKey(pair.private, lambda: b"guessed"))
+        works.trust.sign(str(place), SigningKey(pair.private, lambda: b"guessed"))
     assert "guessed" not in str(refused.value)
     assert refused.value.__cause__ is None
     with pytest.raises(BadInputError, match="locked with a passphrase"):
-        works.sign(str(place), SigningKey(pair.private))
+        works.trust.sign(str(place), SigningKey(pair.private))
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_certificate(works: Registry, bundle: Copy, authority: Authority, tmp_
     certificate = authority.signer("carol", private)
     chosen = SigningKey(pair.private, lambda: b"pass", certificate, (authority.between,))
     place = bundle("export")
-    works.sign(str(place), chosen)
+    works.trust.sign(str(place), chosen)
     checking = verifying.Config().set_hashing_config(strict())
     checking.use_certificate_verifier(certificate_chain=[authority.root]).verify(place, beside_of(place))
     result = verify(place, checkers=[CertificateChecker.of([authority.root])])
@@ -165,20 +165,20 @@ def test_certificates_that_nobody_should_trust(
     pair = signingkeys.write_key(tmp_path, "dave", private)
     place = bundle("export")
     unfit = authority.signer("unfit", private, signing=False)
-    works.sign(str(place), SigningKey(pair.private, certificate=unfit, chain=(authority.between,)))
+    works.trust.sign(str(place), SigningKey(pair.private, certificate=unfit, chain=(authority.between,)))
     (problem,) = verify(place, checkers=[CertificateChecker.of([authority.root])]).problems
     assert "cannot be used for signing" in problem.message
     good = authority.signer("dave", private)
-    works.sign(str(place), SigningKey(pair.private, certificate=good, chain=(authority.between,)))
+    works.trust.sign(str(place), SigningKey(pair.private, certificate=good, chain=(authority.between,)))
     other = tmp_path / "other"
     other.mkdir()
     (problem,) = verify(place, checkers=[CertificateChecker.of([Authority(other).root])]).problems
     assert problem.code == "bad_signature"
-    works.sign(str(place), key.signing())
+    works.trust.sign(str(place), key.signing())
     (problem,) = verify(place, checkers=[CertificateChecker.of([authority.root])]).problems
     assert "no certificate" in problem.message
     with pytest.raises(BadInputError, match=r"dave\.crt is not the certificate of this key"):
-        works.sign(str(place), SigningKey(key.private, certificate=good))
+        works.trust.sign(str(place), SigningKey(key.private, certificate=good))
 
 
 def test_sigstore_without_a_network_is_one_sentence(
@@ -196,6 +196,6 @@ def test_sigstore_without_a_network_is_one_sentence(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     place = bundle("export")
     with pytest.raises(CheckFailedError, match="Sigstore did not sign") as refused:
-        works.sign(str(place), SigningKey())
+        works.trust.sign(str(place), SigningKey())
     assert "--key" in str(refused.value.hint)
     assert not beside_of(place).exists()

@@ -55,7 +55,7 @@ def test_one_bit_of_any_file_is_found_and_the_file_named(
     works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], name: str
 ) -> None:
     place = bundle(name)
-    works.sign(str(place), key.signing())
+    works.trust.sign(str(place), key.signing())
     assert verify(place, checkers=checker).verdict == "verified"
     random = Random(name)
     for path in files_of(place):
@@ -106,7 +106,7 @@ def test_what_was_added_is_named(
 ) -> None:
     place = bundle("model")
     if signed:
-        works.sign(str(place), key.signing())
+        works.trust.sign(str(place), key.signing())
     for path in (".hidden", ".git/config", ".gitattributes", ".github/x.yml", "model.sig", "deep/er/x"):
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (place / path).write_text("x")
@@ -135,7 +135,7 @@ def test_what_is_missing_is_named(
     works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
 ) -> None:
     place = bundle("docker")
-    works.sign(str(place), key.signing())
+    works.trust.sign(str(place), key.signing())
     (place / "server.py").unlink()
     shutil.move(place / "Dockerfile", place / "Containerfile")
     result = verify(place, checkers=checker)
@@ -158,7 +158,7 @@ def test_the_signature_may_lie_within(
 ) -> None:
     """As publishers of models on the hub do it; said explicitly, it is no file that was added."""
     place = bundle("hub")
-    works.sign(str(place), key.signing(), output=place / "model.sig")
+    works.trust.sign(str(place), key.signing(), output=place / "model.sig")
     assert verify(place, signature=place / "model.sig", checkers=checker).verdict == "verified"
     assert named(verify(place, checkers=checker)) == {"model.sig"}
 
@@ -167,7 +167,7 @@ def test_a_stranger_s_signature(
     works: Registry, bundle: Copy, key: Pair, stranger: Pair, checker: list[KeyChecker]
 ) -> None:
     place = bundle("model")
-    works.sign(str(place), stranger.signing())
+    works.trust.sign(str(place), stranger.signing())
     (problem,) = verify(place, checkers=checker).problems
     assert (problem.code, problem.path) == ("wrong_key", f"{place.name}.sig")
     assert "anna.pub" in problem.message
@@ -179,7 +179,7 @@ def test_a_signature_that_nobody_can_check_still_shows_changes(
     works: Registry, bundle: Copy, key: Pair
 ) -> None:
     place = bundle("model")
-    signed = works.sign(str(place), key.signing())
+    signed = works.trust.sign(str(place), key.signing())
     result = verify(place)
     assert (result.verdict, result.hint) == ("unproven", signed.key_id)
     (place / "README.md").write_text("another")
@@ -190,8 +190,8 @@ def test_a_signature_over_the_model_does_not_vouch_for_what_lies_beside_it(
     works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
 ) -> None:
     place = bundle("docker")
-    fused = works.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True)).view
-    works.sign(fused["key"], key.signing(), output=tmp_path / "model.sig")
+    fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True)).view
+    works.trust.sign(fused["key"], key.signing(), output=tmp_path / "model.sig")
     result = verify(place, signature=tmp_path / "model.sig", checkers=checker)
     assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])
     assert "server.py" in result.unsigned and "model/model.safetensors" not in result.unsigned
@@ -206,7 +206,7 @@ def test_a_record_that_lists_the_signed_model_elsewhere_gets_nothing_verified(
 ) -> None:
     """Whoever writes a bundle of his own around a signed adapter gets no exit code 0 for his own files."""
     place = bundle("export")
-    works.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
+    works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
     result = verify(place, signature=tmp_path / "adapter.sig", checkers=checker)
     assert (result.verdict, result.problems) == ("unproven", [])
     assert set(result.unsigned) == {".gitattributes", "README.md", "adapter_metadata.json"}
@@ -222,7 +222,7 @@ def test_an_adapter_s_own_files_are_verified_by_its_signature(
     place = bundle("export")
     for extra in (".gitattributes", "README.md", "adapter_metadata.json"):
         (place / extra).unlink()
-    works.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
+    works.trust.sign("course_rec@1", key.signing(), output=tmp_path / "adapter.sig")
     assert verify(place, signature=tmp_path / "adapter.sig", checkers=checker).verdict == "verified"
 
 
@@ -230,8 +230,8 @@ def test_a_folder_and_a_file_are_not_taken_for_each_other(
     works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker]
 ) -> None:
     archive, folder = bundle("archive"), bundle("model")
-    works.sign(str(archive), key.signing())
-    works.sign(str(folder), key.signing())
+    works.trust.sign(str(archive), key.signing())
+    works.trust.sign(str(folder), key.signing())
     crossed = verify(folder, signature=beside_of(archive), checkers=checker)
     assert [problem.code for problem in crossed.problems] == ["other"]
     crossed = verify(archive, signature=beside_of(folder), checkers=checker)
@@ -243,7 +243,7 @@ def test_a_file_may_have_another_name(
 ) -> None:
     (gguf,) = bundle("gguf").glob("*.gguf")
     lone = shutil.copyfile(gguf, tmp_path / "renamed.gguf")
-    works.sign(str(lone), key.signing())
+    works.trust.sign(str(lone), key.signing())
     result = verify(lone, checkers=checker)
     assert (result.verdict, result.claim is not None and result.claim.kind) == ("verified", "gguf")
     flip(lone, lone.stat().st_size - 1, 1)

@@ -26,7 +26,7 @@ CONFIGS = sorted((Path(__file__).parent / "configs").glob("*.json"))
 
 @pytest.fixture
 def with_base(registry: Registry, tiny_base: Path) -> Registry:
-    registry.add_base(tiny_base, name="tiny")
+    registry.bases.add(tiny_base, name="tiny")
     return registry
 
 
@@ -36,8 +36,8 @@ def run(tiny_base: Path, tmp_path: Path) -> MakeRun:
 
 
 def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
-    view = registry.register(folder, base="tiny", task="t", **facts).view
-    return registry.show(view["name"])
+    view = registry.adapters.register(folder, base="tiny", task="t", **facts).view
+    return registry.adapters.show(view["name"])
 
 
 def codes(view: dict[str, Any]) -> set[str]:
@@ -89,7 +89,7 @@ def test_a_checkpoint_that_is_not_there_names_those_that_are(
     with pytest.raises(BadInputError, match="there are 100, 200") as caught:
         register(with_base, folder, checkpoint=wanted)
     assert caught.value.exit_code == 2
-    assert with_base.list() == []
+    assert with_base.adapters.list() == []
 
 
 def test_without_a_curve_it_is_the_last(with_base: Registry, run: MakeRun) -> None:
@@ -260,9 +260,9 @@ class TestContradictions:
 
 def test_check_says_the_same_and_writes_nothing(with_base: Registry, run: MakeRun) -> None:
     folder = run(saved=(600, 1000), log=plain_log(VAL))
-    found = {finding.code for finding in with_base.check(folder, base="tiny", task="t")}
+    found = {finding.code for finding in with_base.adapters.check(folder, base="tiny", task="t")}
     assert "best_not_last" in found
-    assert with_base.list() == []
+    assert with_base.adapters.list() == []
     assert found == codes(register(with_base, folder))
 
 

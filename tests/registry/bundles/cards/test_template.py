@@ -294,14 +294,14 @@ def test_a_template_is_given_no_credentials(
 def test_the_record_knows_note_licence_and_training(
     stocked: Registry, make_adapter: Any, tmp_path: Path
 ) -> None:
-    stocked.register(
+    stocked.adapters.register(
         make_adapter("third", seed=3),
         base="tiny",
         task="other",
         note="What it is for.",
         tags={"license": "mit"},
     )
-    path = Path(stocked.materialize("other@1", tmp_path / "out").path)
+    path = Path(stocked.bundles.materialize("other@1", tmp_path / "out").path)
     text = (path / "README.md").read_text(encoding="utf-8")
     assert "\nWhat it is for.\n" in text
     assert "| licence of the adapter | mit |" in text
@@ -326,10 +326,10 @@ def test_the_licence_of_a_base_is_found(
     if reference:
         (base / "README.md").write_text("---\nlicense: gemma\n---\n# Gemma\n")
     (base / "LICENSE").write_text("\n   Apache License\n   Version 2.0, January 2004\n")
-    registry.add_base(base, name="licensed", reference=reference)
+    registry.bases.add(base, name="licensed", reference=reference)
     adapter = make_adapter(seed=4, base=base)
-    registry.register(adapter, base="licensed", task="told", tags={"license": "apache-2.0"})
-    path = Path(registry.materialize("told@1", tmp_path / "out").path)
+    registry.adapters.register(adapter, base="licensed", task="told", tags={"license": "apache-2.0"})
+    path = Path(registry.bundles.materialize("told@1", tmp_path / "out").path)
     card = ModelCard.load(path / "README.md")
     expected = "gemma" if reference else "apache-2.0"
     assert f"| licence of the base model | {expected} |" in card.content

@@ -62,10 +62,10 @@ def uploaded(hub: Hub, repository: str) -> dict[str, bytes]:
 
 
 def test_what_arrives_is_the_bundle_in_one_commit(hub: Hub, stocked: Registry, tmp_path: Path) -> None:
-    done = stocked.materialize(
+    done = stocked.bundles.materialize(
         "course_rec@1", "hf://team/course-rec", target="hub", choices=Choices(base_name="org/tiny")
     )
-    local = stocked.materialize(
+    local = stocked.bundles.materialize(
         "course_rec@1", tmp_path / "local", target="hub", choices=Choices(base_name="org/tiny")
     )
     assert uploaded(hub, "team/course-rec") == on_disk(Path(local.path))
@@ -74,24 +74,24 @@ def test_what_arrives_is_the_bundle_in_one_commit(hub: Hub, stocked: Registry, t
     assert hub.private == {"team/course-rec"}
     data = ModelCard(uploaded(hub, "team/course-rec")["README.md"].decode()).data
     assert (data.base_model, data.to_dict()["base_model_relation"]) == ("org/tiny", "finetune")
-    again = stocked.materialize(
+    again = stocked.bundles.materialize(
         "course_rec@1", "hf://team/course-rec", target="hub", choices=Choices(base_name="org/tiny")
     )
     assert (again.existed, len(hub.commits["team/course-rec"])) == (True, 1)
 
 
 def test_another_model_takes_its_place_by_force_only(hub: Hub, stocked: Registry) -> None:
-    stocked.materialize("course_rec@1", "hf://team/x", target="hub")
+    stocked.bundles.materialize("course_rec@1", "hf://team/x", target="hub")
     hub.repositories["team/x"]["old.txt"] = b"left over"
     with pytest.raises(AlreadyExistsError):
-        stocked.materialize("course_rec@2", "hf://team/x", target="hub")
-    stocked.materialize("course_rec@2", "hf://team/x", target="hub", force=True)
+        stocked.bundles.materialize("course_rec@2", "hf://team/x", target="hub")
+    stocked.bundles.materialize("course_rec@2", "hf://team/x", target="hub", force=True)
     files = uploaded(hub, "team/x")
     assert json.loads(files["fusery.json"])["name"] == "course_rec_v2_20260201"
     assert "old.txt" not in files
     assert ".gitattributes" in hub.repositories["team/x"]
     assert len(hub.commits["team/x"]) == 2
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_a_repository_of_something_else_is_left_alone(hub: Hub, registry: Registry) -> None:
@@ -103,7 +103,7 @@ def test_a_repository_of_something_else_is_left_alone(hub: Hub, registry: Regist
 
 
 def test_an_adapter_is_uploaded_in_peft_s_form(hub: Hub, stocked: Registry) -> None:
-    done = stocked.materialize(
+    done = stocked.bundles.materialize(
         ["course_rec@1"],
         "hf://team/adapter",
         target="hub",
@@ -130,20 +130,20 @@ def test_a_token_is_never_shown(
     wrong = "hf_wrong9d2e7a44"
     monkeypatch.setenv("HF_TOKEN", wrong)
     with pytest.raises(StoreDeniedError, match="does not let this user write") as caught:
-        stocked.materialize("course_rec@1", "hf://team/course-rec", target="hub")
+        stocked.bundles.materialize("course_rec@1", "hf://team/course-rec", target="hub")
     assert "hf auth login" in str(caught.value.hint)
     shown = (
         "".join(traceback.format_exception(caught.value))
         + caplog.text
-        + json.dumps(stocked.events(), default=str)
+        + json.dumps(stocked.upkeep.log(), default=str)
     )
     assert wrong not in shown
     assert "team/course-rec" not in hub.repositories
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    done = stocked.materialize("course_rec@1", "hf://team/course-rec", target="hub")
+    done = stocked.bundles.materialize("course_rec@1", "hf://team/course-rec", target="hub")
     everything = b"".join(uploaded(hub, "team/course-rec").values()).decode(errors="replace")
     assert TOKEN not in everything + json.dumps(done.to_dict()) + caplog.text + json.dumps(
-        stocked.events(), default=str
+        stocked.upkeep.log(), default=str
     )
 
 

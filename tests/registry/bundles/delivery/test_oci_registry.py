@@ -44,14 +44,14 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_pushed_is_what_oras_pulls(registry_host: str, stocked: Registry, tmp_path: Path) -> None:
     url = f"oci://{registry_host}/team/course_rec:v1"
-    pushed = stocked.materialize("course_rec@1", url, target="oci")
+    pushed = stocked.bundles.materialize("course_rec@1", url, target="oci")
     assert (pushed.existed, pushed.path) == (False, url)
     client = OrasClient(hostname=registry_host, insecure=True)
     manifest = client.get_manifest(f"{registry_host}/team/course_rec:v1")
     assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
     assert manifest["annotations"]["fusery.adapter.name"] == "course_rec_v1_20260115"
     client.pull(f"{registry_host}/team/course_rec:v1", outdir=str(tmp_path / "pulled"))
-    local = Path(stocked.materialize("course_rec@1", tmp_path / "local", target="model").path)
+    local = Path(stocked.bundles.materialize("course_rec@1", tmp_path / "local", target="model").path)
     pulled = {
         path.relative_to(tmp_path / "pulled"): path
         for path in (tmp_path / "pulled").rglob("*")
@@ -61,20 +61,20 @@ def test_what_is_pushed_is_what_oras_pulls(registry_host: str, stocked: Registry
         path.relative_to(local): digest_file(path) for path in local.rglob("*") if path.is_file()
     }
     assert mlx_lm.load(str(tmp_path / "pulled"))[0] is not None
-    again = stocked.materialize("course_rec@1", url, target="oci")
+    again = stocked.bundles.materialize("course_rec@1", url, target="oci")
     assert (again.existed, again.manifest) == (True, pushed.manifest)
 
 
 def test_a_tag_is_moved_by_force_only(registry_host: str, stocked: Registry) -> None:
     url = f"oci://{registry_host}/moved:prod"
-    stocked.materialize("course_rec@1", url, target="oci")
+    stocked.bundles.materialize("course_rec@1", url, target="oci")
     with pytest.raises(AlreadyExistsError):
-        stocked.materialize("course_rec@2", url, target="oci")
-    stocked.materialize("course_rec@2", url, target="oci", force=True)
+        stocked.bundles.materialize("course_rec@2", url, target="oci")
+    stocked.bundles.materialize("course_rec@2", url, target="oci", force=True)
     client = OrasClient(hostname=registry_host, insecure=True)
     annotations = client.get_manifest(f"{registry_host}/moved:prod")["annotations"]
     assert annotations["fusery.adapter.name"] == "course_rec_v2_20260201"
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
 
 
 def test_an_image_is_not_replaced(registry_host: str, registry: Registry, tmp_path: Path) -> None:
@@ -103,22 +103,22 @@ def test_a_guarded_registry(
     with running_registry(tmp_path / "guarded", guarded=True) as host:
         url = f"oci://{host}/team/course_rec:v1"
         with pytest.raises(StoreDeniedError, match="does not let this user") as caught:
-            stocked.materialize("course_rec@1", url, target="oci")
+            stocked.bundles.materialize("course_rec@1", url, target="oci")
         assert "docker login" in str(caught.value.hint)
         if way == "environment":
             monkeypatch.setenv("FUSERY_OCI_USERNAME", USER)
             monkeypatch.setenv("FUSERY_OCI_PASSWORD", "wrong-" + PASSWORD)
             with pytest.raises(StoreDeniedError) as denied:
-                stocked.materialize("course_rec@1", url, target="oci")
+                stocked.bundles.materialize("course_rec@1", url, target="oci")
             assert PASSWORD not in "".join(traceback.format_exception(denied.value))
             monkeypatch.setenv("FUSERY_OCI_PASSWORD", PASSWORD)
         else:
             (tmp_path / "docker").mkdir()
             (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": basic}}}))
-        pushed = stocked.materialize("course_rec@1", url, target="oci")
+        pushed = stocked.bundles.materialize("course_rec@1", url, target="oci")
     assert not pushed.existed
-    assert stocked.audit().ok
-    shown = caplog.text + json.dumps(stocked.events(), default=str) + json.dumps(pushed.to_dict())
+    assert stocked.upkeep.audit().ok
+    shown = caplog.text + json.dumps(stocked.upkeep.log(), default=str) + json.dumps(pushed.to_dict())
     assert PASSWORD not in shown
     assert basic not in shown
 

@@ -93,10 +93,10 @@ def test_no_text_becomes_code(unfused: BundleSource, evil: str, tmp_path: Path) 
 
 @pytest.fixture
 def shipped(stocked: Registry, tmp_path: Path) -> Iterator[Path]:
-    stocked.set_alias("course_rec@1", "prod")
-    stocked.set_alias("course_rec@1", "canary")
+    stocked.aliases.set("prod", "course_rec@1")
+    stocked.aliases.set("canary", "course_rec@1")
     choices = Choices(models=("mix=course_rec@1:0.5,course_rec@2:0.5",))
-    bundle = stocked.materialize(
+    bundle = stocked.bundles.materialize(
         ["course_rec#prod", "course_rec#canary", "course_rec@2"],
         tmp_path / "bundle",
         target="adapters",
@@ -104,7 +104,7 @@ def shipped(stocked: Registry, tmp_path: Path) -> Iterator[Path]:
     )
     assert bundle.adapters == ("course_rec_v1_20260115", "course_rec_v2_20260201")
     assert bundle.fused is None
-    assert stocked.audit().ok
+    assert stocked.upkeep.audit().ok
     yield tmp_path / "bundle"
 
 
@@ -152,11 +152,13 @@ def wait(client: OpenAI, process: subprocess.Popen[bytes], log: Path) -> None:
 def test_what_makes_no_sense_is_refused(stocked: Registry, tmp_path: Path) -> None:
     place = tmp_path / "out"
     with pytest.raises(BadInputError, match="nothing is fused"):
-        stocked.materialize("course_rec@1", place, target="adapters", request=FuseRequest(precision="keep"))
+        stocked.bundles.materialize(
+            "course_rec@1", place, target="adapters", request=FuseRequest(precision="keep")
+        )
     with pytest.raises(BadInputError, match="holds one fused model"):
-        stocked.materialize(["course_rec@1", "course_rec@2"], place, target="model")
+        stocked.bundles.materialize(["course_rec@1", "course_rec@2"], place, target="model")
     with pytest.raises(BadInputError, match="takes no --fused"):
-        stocked.materialize("course_rec@1", place, target="adapters", content="fused")
+        stocked.bundles.materialize("course_rec@1", place, target="adapters", content="fused")
     with pytest.raises(BadInputError, match="they are fused"):
-        stocked.materialize("course_rec@1", place, choices=Choices(models=("a=course_rec@1",)))
+        stocked.bundles.materialize("course_rec@1", place, choices=Choices(models=("a=course_rec@1",)))
     assert not place.exists()

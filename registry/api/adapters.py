@@ -1,0 +1,324 @@
+"""Adapters, as `registry.adapters` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .resource import Progress, Resource, Rows, Say, View, silent
+
+if TYPE_CHECKING:
+    from ..admission import Finding
+    from ..evaluation.bench import BenchReport
+    from ..evaluation.probe import ProbeReport
+    from ..fusion.request import FuseRequest
+    from ..registration.amend import Amended
+    from ..registration.register import Registered
+
+
+class Adapters(Resource):
+    """The adapters of a registry: what comes in, what is known of it, and what is said of it later."""
+
+    def register(
+        self,
+        folder: str | Path,
+        *,
+        base: str | None = None,
+        task: str | None = None,
+        version: int | None = None,
+        date: str | None = None,
+        alpha: float | None = None,
+        val_loss: float | None = None,
+        dataset: str | None = None,
+        examples: int | None = None,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        note: str | None = None,
+        checkpoint: str | None = None,
+        log: str | Path | None = None,
+        trained_on: str | None = None,
+        strict: bool = False,
+    ) -> Registered:
+        """Register an adapter folder as the next version of its task.
+
+        Args:
+            folder: weights and `adapter_config.json`, as mlx-lm or PEFT writes them, or a run with checkpoints.
+            base: the base model that it stands on; None for the one that its files name.
+            task: what the adapter is for; None for what its metadata or its folder's name says.
+            version: None for the next one.
+            date: of the training, as `YYYY-MM-DD` or `YYYYMMDD`.
+            alpha: of the training, where the files do not say it.
+            val_loss: final validation loss.
+            dataset: name of the dataset, perhaps as `NAME@REVISION`.
+            examples: how many it was trained on.
+            parent: the adapter that training went on from.
+            tags: keys and values.
+            note: for people.
+            checkpoint: `best`, `last` or an iteration, for a run with several.
+            log: the file that the trainer's output is in.
+            trained_on: the base that it was trained on, where it is registered for another, such as the dense model of
+                a 4-bit one.
+            strict: warnings keep it out, as errors do.
+
+        Raises:
+            AdmissionError: it was refused; the error has all that was found.
+            AlreadyExistsError: name or version are taken by other bytes.
+            UnknownReferenceError: there is no such base or parent.
+            BadInputError: a value is not acceptable.
+        """
+        from ..admission.submission import Submission
+        from ..registration.register import register
+
+        said = Submission(
+            base=base,
+            task=task,
+            version=version,
+            date=date,
+            alpha=alpha,
+            val_loss=val_loss,
+            dataset=dataset,
+            examples=examples,
+            parent=parent,
+            tags=tags or {},
+            note=note,
+            checkpoint=checkpoint,
+            log=log,
+            trained_on=trained_on,
+        )
+        return register(self.workspace, Path(folder), said, strict=strict)
+
+    def check(
+        self,
+        folder: str | Path,
+        *,
+        base: str | None = None,
+        task: str | None = None,
+        version: int | None = None,
+        date: str | None = None,
+        alpha: float | None = None,
+        val_loss: float | None = None,
+        dataset: str | None = None,
+        examples: int | None = None,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        note: str | None = None,
+        checkpoint: str | None = None,
+        log: str | Path | None = None,
+        trained_on: str | None = None,
+        strict: bool = False,
+    ) -> Sequence[Finding]:
+        """Return what admission finds in a folder; nothing is written.  The arguments are those of `register`."""
+        from ..admission.submission import Submission
+        from ..registration.register import check
+
+        said = Submission(
+            base=base,
+            task=task,
+            version=version,
+            date=date,
+            alpha=alpha,
+            val_loss=val_loss,
+            dataset=dataset,
+            examples=examples,
+            parent=parent,
+            tags=tags or {},
+            note=note,
+            checkpoint=checkpoint,
+            log=log,
+            trained_on=trained_on,
+        )
+        return check(self.workspace, Path(folder), said, strict=strict)
+
+    def show(
+        self,
+        reference: str,
+        *,
+        at: str | None = None,
+        plot: str | Path | None = None,
+        force: bool = False,
+    ) -> View:
+        """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
+        from ..catalog.listing import show_adapter
+
+        place = Path(plot) if plot is not None else None
+        return show_adapter(self.workspace, reference, at=at, plot=place, force=force)
+
+    def history(self, task: str) -> Rows:
+        """Return the versions of a task, oldest first."""
+        from ..catalog.listing import task_history
+
+        return task_history(self.workspace, task)
+
+    def diff(
+        self,
+        a: str,
+        b: str,
+        *,
+        weights: bool = False,
+        plot: str | Path | None = None,
+        force: bool = False,
+    ) -> View:
+        """Return what differs between two adapters, in their weights too; see `fusery.registry.catalog.diff.diff_adapters`."""
+        from ..catalog.diff import diff_adapters
+
+        place = Path(plot) if plot is not None else None
+        return diff_adapters(self.workspace, a, b, weights=weights, plot=place, force=force)
+
+    def compare(
+        self, references: Sequence[str], *, plot: str | Path | None = None, force: bool = False
+    ) -> View:
+        """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
+        from ..catalog.compare import compare_adapters
+
+        place = Path(plot) if plot is not None else None
+        return compare_adapters(self.workspace, references, plot=place, force=force)
+
+    def amend(
+        self,
+        reference: str,
+        *,
+        val_loss: float | None = None,
+        note: str | None = None,
+        dataset: str | None = None,
+        dataset_revision: str | None = None,
+        dataset_digest: str | None = None,
+        examples: int | None = None,
+        date: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        clear: Collection[str] = (),
+        reason: str = "",
+    ) -> Amended:
+        """Correct what was said about an adapter; see `fusery.registry.registration.correction.Correction`."""
+        from ..registration.amend import amend
+        from ..registration.correction import Correction
+
+        correction = Correction(
+            val_loss=val_loss,
+            note=note,
+            dataset=dataset,
+            dataset_revision=dataset_revision,
+            dataset_digest=dataset_digest,
+            examples=examples,
+            date=date,
+            tags=tags or {},
+            clear=clear,
+            reason=reason,
+        )
+        return amend(self.workspace, reference, correction)
+
+    def yank(self, reference: str, *, reason: str) -> View:
+        """Withdraw an adapter; see `fusery.registry.releases.yanks.yank`."""
+        from ..releases.yanks import yank
+
+        return yank(self.workspace, reference, reason=reason)
+
+    def unyank(self, reference: str, *, reason: str = "") -> View:
+        """Take a yank back."""
+        from ..releases.yanks import lift
+
+        return lift(self.workspace, reference, reason=reason)
+
+    def probe(
+        self,
+        reference: str,
+        *,
+        against: str | None = None,
+        request: FuseRequest | None = None,
+        prompts: str | Path | None = None,
+        limit: int = 32,
+        say: Say = silent,
+        progress: Progress | None = None,
+        answering: Progress | None = None,
+    ) -> ProbeReport:
+        """Compare what two models answer to prompts; see `fusery.registry.evaluation.probe.probe`."""
+        from ..evaluation.probe import probe
+
+        return probe(
+            self.workspace,
+            reference,
+            against=against,
+            request=request,
+            prompts=Path(prompts) if prompts is not None else None,
+            limit=limit,
+            say=say,
+            progress=progress,
+            answering=answering,
+        )
+
+    def bench(
+        self,
+        reference: str,
+        *,
+        precisions: Sequence[str] = (),
+        resident: int = 8,
+        prompt_tokens: int = 64,
+        tokens: int = 32,
+        runs: int = 3,
+        plot: str | Path | None = None,
+        force: bool = False,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> BenchReport:
+        """Measure an adapter in each form it could be shipped as; see `fusery.registry.evaluation.bench.bench`."""
+        from ..evaluation.bench import bench
+
+        return bench(
+            self.workspace,
+            reference,
+            precisions=precisions,
+            resident=resident,
+            prompt_tokens=prompt_tokens,
+            tokens=tokens,
+            runs=runs,
+            plot=Path(plot) if plot is not None else None,
+            force=force,
+            say=say,
+            progress=progress,
+        )
+
+    def last_bench(self, reference: str) -> BenchReport | None:
+        """Return what was measured last of an adapter, None if nothing was."""
+        from ..evaluation.bench import recorded
+
+        return recorded(self.workspace, reference)
+
+    def list(
+        self,
+        *,
+        task: str | None = None,
+        base: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        where: str | None = None,
+        sort: str = "created_at",
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> Rows:
+        """Return adapters.
+
+        Args:
+            task: only of this task.
+            base: only on this base.
+            tags: only with all of these tags.
+            where: only those that fit an expression, such as `val_loss < 1 and rank >= 8`.
+            sort: fields, each as `FIELD` or `FIELD:desc`, with commas between; what has no value comes last.
+            limit: at most so many.
+            offset: leave out so many from the beginning.
+
+        Raises:
+            UnknownReferenceError: there is no such task or base.
+            BadInputError: there is no such field to sort by.
+            WhereError: the expression is not one.
+        """
+        from ..catalog.listing import list_adapters
+
+        return list_adapters(
+            self.workspace,
+            task=task,
+            base=base,
+            tags=dict(tags) if tags else None,
+            where=where,
+            sort=sort,
+            limit=limit,
+            offset=offset,
+        )

@@ -1,0 +1,65 @@
+"""Base models, as `registry.bases` has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .resource import Progress, Resource, Rows, Say, View, silent
+
+if TYPE_CHECKING:
+    from ..bases.add import AddedBase
+    from ..bases.calibrate import CalibrationReport
+
+
+class Bases(Resource):
+    """The base models of a registry."""
+
+    def add(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        reference: bool = False,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> AddedBase:
+        """Take in a base model from a folder, a GGUF file or a hub id; see `fusery.registry.bases.add.add_base`."""
+        from ..bases.add import add_base
+
+        return add_base(
+            self.workspace,
+            str(source),
+            name=name,
+            revision=revision,
+            reference=reference,
+            say=say,
+            progress=progress,
+        )
+
+    def show(self, name: str) -> View:
+        """Return one base model, by name or digest prefix."""
+        from ..bases.listing import show_base
+
+        return show_base(self.workspace, name)
+
+    def calibrate(
+        self,
+        base: str,
+        *,
+        prompts: str | Path | None = None,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> CalibrationReport:
+        """Have a base read prompts, so that rounding can go by them; see `fusery.registry.bases.calibrate.calibrate`."""
+        from ..bases.calibrate import calibrate
+
+        place = Path(prompts) if prompts is not None else None
+        return calibrate(self.workspace, base, prompts=place, say=say, progress=progress)
+
+    def list(self) -> Rows:
+        """Return all base models."""
+        from ..bases.listing import list_bases
+
+        return list_bases(self.workspace)

@@ -1,0 +1,84 @@
+"""Bundles, as `registry.bundles` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .resource import Progress, Resource, Say, silent
+
+if TYPE_CHECKING:
+    from ..bulk.work import Done
+    from ..bundles import Choices, Content
+    from ..bundles.materialize import Materialized
+    from ..fusion.request import FuseRequest
+
+
+class Bundles(Resource):
+    """What is shipped of adapters."""
+
+    def materialize(
+        self,
+        reference: str | Sequence[str],
+        destination: str | Path,
+        *,
+        target: str = "model",
+        request: FuseRequest | None = None,
+        content: Content | None = None,
+        choices: Choices | None = None,
+        force: bool = False,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> Materialized:
+        """Write a deployable bundle; see `fusery.registry.bundles.materialize.materialize`."""
+        from ..bundles.materialize import materialize
+        from ..fusion.request import FuseRequest
+
+        names = [reference] if isinstance(reference, str) else reference
+        return materialize(
+            self.workspace,
+            names,
+            destination,
+            target=target,
+            request=request or FuseRequest(),
+            content=content,
+            choices=choices,
+            force=force,
+            say=say,
+            progress=progress,
+        )
+
+    def materialize_all(
+        self,
+        pattern: str | Path,
+        request: FuseRequest | None = None,
+        *,
+        target: str = "model",
+        task: str | None = None,
+        where: str | None = None,
+        force: bool = False,
+        content: Content | None = None,
+        choices: Choices | None = None,
+        jobs: int | None = None,
+        say: Say = silent,
+        told: Progress | None = None,
+    ) -> Done:
+        """Write bundles of many adapters; see `fusery.registry.bulk.work.materialize_all`."""
+        from ..bulk.work import materialize_all
+        from ..fusion.request import FuseRequest
+
+        return materialize_all(
+            self.workspace,
+            str(pattern),
+            request or FuseRequest(),
+            target=target,
+            task=task,
+            where=where,
+            force=force,
+            content=content,
+            choices=choices,
+            jobs=jobs,
+            say=say,
+            told=told,
+        )

@@ -1,0 +1,36 @@
+"""What runs where, as `registry.deployments` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .resource import Resource, Rows, View
+
+
+class Deployments(Resource):
+    """What ran where, from when until when, as people and pipelines say; nothing is deployed here."""
+
+    def record(self, reference: str, place: str, *, note: str = "", replace: bool = False) -> View:
+        """Say that something runs at a place; see `fusery.registry.releases.deployments.record_deployment`."""
+        from ..releases.deployments import record_deployment
+
+        return record_deployment(self.workspace, reference, place, note=note, replace=replace)
+
+    def end(self, places: Sequence[str], *, reference: str | None = None, reason: str = "") -> Rows:
+        """Say that nothing runs at places any more; see `fusery.registry.releases.deployments.end_deployments`."""
+        from ..releases.deployments import end_deployments
+
+        return end_deployments(self.workspace, places, reference=reference, reason=reason)
+
+    def list(
+        self,
+        *,
+        at: str | None = None,
+        every: bool = False,
+        place: str | None = None,
+        reference: str | None = None,
+    ) -> Rows:
+        """Return what runs where; see `fusery.registry.releases.deployments.list_deployments`."""
+        from ..releases.deployments import list_deployments
+
+        return list_deployments(self.workspace, at=at, every=every, place=place, reference=reference)

@@ -1,0 +1,119 @@
+"""Fused models, as `registry.fused` and `registry.cache` have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .resource import Progress, Resource, Rows, Say, View, silent
+
+if TYPE_CHECKING:
+    from ..bulk.work import Done
+    from ..fusion.cache import Pruned
+    from ..fusion.fuse import FusedModel
+    from ..fusion.request import FuseRequest
+
+
+class FusedModels(Resource):
+    """The models that adapters make of their bases."""
+
+    def fuse(
+        self,
+        reference: str,
+        request: FuseRequest | None = None,
+        *,
+        precision: str | None = None,
+        publish: str | None = None,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> FusedModel:
+        """Return the fused model of an adapter: cached, fetched or computed; see `fusery.registry.fusion.fuse.fuse`.
+
+        Args:
+            reference: the adapter.
+            request: how to fuse, in every detail.
+            precision: how to write it, where nothing else is asked for: `auto`, `keep`, `dither`, `mixed`, `dequantize`.
+            publish: `full` puts its files into the store for others, `recipe` does not; None for what the settings say.
+            say: hears what is going on.
+            progress: hears bytes written, and in all.
+
+        Raises:
+            BadInputError: it cannot be written so, or both a request and a precision are given.
+            FuseLostError: too much of the update would be lost; nothing is published.
+            UnknownReferenceError: there is no such adapter.
+        """
+        from ..errors import BadInputError
+        from ..fusion.fuse import fuse
+        from ..fusion.request import FuseRequest
+
+        if request is not None and precision is not None:
+            raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
+        wanted = request or FuseRequest(precision or "auto")
+        return fuse(self.workspace, reference, wanted, publish=publish, say=say, progress=progress)
+
+    def fuse_all(
+        self,
+        request: FuseRequest | None = None,
+        *,
+        publish: str | None = None,
+        task: str | None = None,
+        where: str | None = None,
+        jobs: int | None = None,
+        say: Say = silent,
+        told: Progress | None = None,
+    ) -> Done:
+        """Fuse many adapters; see `fusery.registry.bulk.work.fuse_all`."""
+        from ..bulk.work import fuse_all
+        from ..fusion.request import FuseRequest
+
+        wanted = request or FuseRequest()
+        return fuse_all(
+            self.workspace, wanted, publish=publish, task=task, where=where, jobs=jobs, say=say, told=told
+        )
+
+    def fidelity(self, reference: str, *, plot: str | Path | None = None, force: bool = False) -> View:
+        """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
+        from ..fusion.fidelity import fidelity
+
+        place = Path(plot) if plot is not None else None
+        return fidelity(self.workspace, reference, plot=place, force=force)
+
+    def formats(self, reference: str, request: FuseRequest | None = None, *, say: Say = silent) -> View:
+        """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
+        from ..fusion.formats import formats
+
+        return formats(self.workspace, reference, request, say=say)
+
+    def explain(self, reference: str, request: FuseRequest | None = None) -> View:
+        """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""
+        from ..fusion.explain import explain
+
+        return explain(self.workspace, reference, request)
+
+
+class Cache(Resource):
+    """The fused models on this machine."""
+
+    def contents(self) -> View:
+        """Return what is in this machine's cache; see `fusery.registry.fusion.cache.cache_contents`."""
+        from ..fusion.cache import cache_contents
+
+        return cache_contents(self.workspace)
+
+    def prune(self, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
+        """Remove what was not used for longest from the cache; see `fusery.registry.fusion.cache.prune`."""
+        from ..fusion.cache import prune
+
+        return prune(self.workspace, limit, dry_run=dry_run)
+
+    def pin(self, reference: str) -> Rows:
+        """Keep fused models in the cache whatever its limit; see `fusery.registry.fusion.cache.pin`."""
+        from ..fusion.cache import pin
+
+        return pin(self.workspace, reference)
+
+    def unpin(self, reference: str) -> Rows:
+        """Let fused models leave the cache again."""
+        from ..fusion.cache import unpin
+
+        return unpin(self.workspace, reference)

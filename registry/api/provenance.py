@@ -1,0 +1,73 @@
+"""Where things come from and where they went, as `registry.provenance` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .resource import Progress, Resource, Say, silent
+
+if TYPE_CHECKING:
+    from ..identification.identify import Begun, Identified
+    from ..provenance import Attested, Graph
+    from ..releases.impact import Impact
+    from ..reporting import Written
+
+
+class Provenance(Resource):
+    """What a thing was made from, what was made from it, and what a found file is."""
+
+    def lineage(self, reference: str, *, up: bool = True, down: bool = True, complete: bool = False) -> Graph:
+        """Return what a thing was made from and what was made from it; see `fusery.registry.provenance.trace`."""
+        from ..provenance import trace
+
+        return trace(self.workspace, reference, up=up, down=down, complete=complete)
+
+    def impact(self, subject: str) -> Impact:
+        """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.releases.impact.impact`."""
+        from ..releases.impact import impact
+
+        return impact(self.workspace, subject)
+
+    def attest(
+        self,
+        reference: str,
+        *,
+        form: str = "slsa",
+        key: str | Path | None = None,
+        passphrase: Callable[[], bytes] = lambda: b"",
+    ) -> Attested:
+        """Return how something was made, for auditors; see `fusery.registry.provenance.attest.attest`."""
+        from ..provenance import attest
+
+        place = Path(key) if key is not None else None
+        return attest(self.workspace, reference, form=form, key=place, passphrase=passphrase)
+
+    def identify(
+        self,
+        path: str | Path | Begun,
+        *,
+        fresh: bool = False,
+        say: Say = silent,
+        progress: Progress | None = None,
+    ) -> Identified:
+        """Find out what a folder, an archive or a file is; see `fusery.registry.identification.identify`."""
+        from ..identification.identify import identify
+
+        return identify(self.workspace, path, fresh=fresh, say=say, progress=progress)
+
+    def report(
+        self,
+        subject: str | None = None,
+        *,
+        html: str | Path | None = None,
+        force: bool = False,
+        audit: bool = False,
+        say: Say = silent,
+    ) -> Written:
+        """Write what is on record as one HTML page; see `fusery.registry.reporting.report.report`."""
+        from ..reporting import report
+
+        place = Path(html) if html is not None else None
+        return report(self.workspace, subject, html=place, force=force, audit=audit, say=say)
