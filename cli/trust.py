@@ -124,7 +124,7 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
 @command("list", table=True)
 def list_command(session: Session) -> None:
     """List the keys that count, and those that were revoked."""
-    keys = session.registry.trust.keys()
+    keys = session.registry.trust.list_keys()
 
     def human() -> None:
         titles = ("name", "for", "revoked", "age", "signatures", "key", "since")
