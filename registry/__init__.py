@@ -1,24 +1,51 @@
-"""What exists and how it relates: records, admission, fusion, diff, lineage, audit and bundles."""
+"""What exists and how it relates.  The names below are the Python API; paths of modules are not promised."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fusery.storage.errors import FuseryError
+
+    from .admission.finding import Finding
+    from .admission.refusal import AdmissionError
     from .api.registry import Registry
+    from .bundles.choices import Choices
+    from .errors import (
+        AlreadyExistsError,
+        BadInputError,
+        CheckFailedError,
+        MissingExtraError,
+        UnknownReferenceError,
+    )
+    from .fusion.request import FuseRequest
     from .recording.callback import RecordRun
 
-__all__ = ["RecordRun", "Registry"]
+_PLACES = {
+    "AdmissionError": ".admission.refusal",
+    "AlreadyExistsError": ".errors",
+    "BadInputError": ".errors",
+    "CheckFailedError": ".errors",
+    "Choices": ".bundles.choices",
+    "Finding": ".admission.finding",
+    "FuseRequest": ".fusion.request",
+    "FuseryError": "fusery.storage.errors",
+    "MissingExtraError": ".errors",
+    "RecordRun": ".recording.callback",
+    "Registry": ".api.registry",
+    "UnknownReferenceError": ".errors",
+}
+
+__all__ = [
+    "AdmissionError", "AlreadyExistsError", "BadInputError", "CheckFailedError", "Choices", "Finding", "FuseRequest",
+    "FuseryError", "MissingExtraError", "RecordRun", "Registry", "UnknownReferenceError",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     # Importing a sub-module must not cost what `Registry` costs: pydantic-settings and what it brings.
-    if name == "Registry":
-        from .api.registry import Registry
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Registry
-    if name == "RecordRun":
-        from .recording.callback import RecordRun
-
-        return RecordRun
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name], __name__), name)

@@ -1,0 +1,85 @@
+"""The Python API as an editor and a type checker see it: resources, real keywords, names that can be imported."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fusery.registry
+from fusery.registry import BadInputError, FuseRequest, Registry
+from fusery.registry.api.resource import Resource
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def methods() -> Iterator[tuple[str, str, inspect.Signature]]:
+    """Yield every verb of every resource: the resource's name, the verb's, and what it takes."""
+    with Registry.open("nowhere") as registry:
+        for name, resource in vars(registry).items():
+            if isinstance(resource, Resource):
+                for verb, function in inspect.getmembers(type(resource), inspect.isfunction):
+                    if not verb.startswith("_"):
+                        yield name, verb, inspect.signature(function)
+
+
+METHODS = list(methods())
+
+
+def test_every_verb_has_real_keywords() -> None:
+    assert len(METHODS) > 60
+    for resource, verb, signature in METHODS:
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, f"{resource}.{verb}"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in fusery.registry.__all__:
+        assert getattr(fusery.registry, name).__name__ == name
+    assert not hasattr(fusery.registry, "registry")
+
+
+def test_a_misspelt_keyword_is_an_error_of_types(tmp_path: Path) -> None:
+    calls = [
+        f"    registry.{resource}.{verb}(misspelt_keyword=1)  # type: ignore[call-arg]"
+        for resource, verb, _ in METHODS
+    ]
+    # An ignored error that is none is an error itself, so that each call has to be one.
+    lines = ["from fusery.registry import Registry", "", "def use(registry: Registry) -> None:", *calls]
+    lines.append("    registry.adapters.list(misspelt_keyword=1)")
+    script = tmp_path / "misspelt.py"
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # Types of other packages are left out, which takes most of the time and has no part in it.
+    command = [
+        sys.executable, "-P", "-m", "mypy", "--warn-unused-ignores", "--explicit-package-bases", "--no-site-packages",
+        "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(script),
+    ]  # fmt: skip
+    environment = {**os.environ, "MYPYPATH": str(ROOT / ".typings")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    [error, *_, summary] = done.stdout.splitlines()
+    assert error.startswith(
+        f'misspelt.py:{len(lines)}: error: Unexpected keyword argument "misspelt_keyword"'
+    ), done.stdout
+    assert summary.startswith("Found 1 error")
+
+
+def test_an_alias_may_be_named_with_its_task(stocked: Registry) -> None:
+    assert stocked.aliases.set("course_rec#prod", "course_rec@1")["to"] == "course_rec_v1_20260115"
+    assert stocked.aliases.set("prod", "course_rec@2")["alias"] == "course_rec#prod"
+    assert stocked.aliases.set("#canary", "course_rec@2")["alias"] == "course_rec#canary"
+    with pytest.raises(BadInputError, match="is an alias of another") as caught:
+        stocked.aliases.set("other#prod", "course_rec@2")
+    assert "fusery alias set" in str(caught.value.hint)
+    assert stocked.aliases.show("course_rec#prod")["adapter"] == "course_rec_v2_20260201"
+
+
+def test_a_precision_is_enough_to_fuse(stocked: Registry) -> None:
+    made = stocked.fused.fuse("course_rec@1", precision="dequantize")
+    assert made.view["precision"] == "dequantize"
+    with pytest.raises(BadInputError, match="its own precision"):
+        stocked.fused.fuse("course_rec@1", FuseRequest("keep"), precision="auto")
