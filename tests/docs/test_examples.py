@@ -71,10 +71,8 @@ def name_the_base(adapter: Path) -> None:
 def test_the_examples_of_a_page_run(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = list(examples(page))
     if not found:
-        assert page.stem in (
-            "team",
-            "security",
-        )  # needs servers, which tests of their own start; has no commands
+        # Needs servers, which tests of their own start; has no commands; is run below.
+        assert page.stem in ("team", "security", "python")
         return
     if found[0][0][:3] != ["fusery", "base", "add"]:
         assert run(["base", "add", BASE]) == 0
@@ -94,3 +92,13 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_guide_to_python_runs(folder: Path) -> None:
+    # Other pages show a line of a trainer's script or of a client, which run nowhere by themselves.
+    page = ROOT / "docs" / "guides" / "python.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 4
+    known: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), known)
