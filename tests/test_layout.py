@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -113,3 +114,39 @@ def test_a_name_means_one_module_of_a_room() -> None:
         if path.name != "__init__.py" and "serving" not in path.parts[-2]
     )
     assert {key for key, count in found.items() if count > 1} <= allowed
+
+
+TERMS = {
+    "passport": "export metadata",
+    "ingredients": "fuse inputs",
+    "holdings": "auditable items",
+    "strangers": "unexpected files",
+    "giving": "before replacing",
+}
+"""Words that names no longer have, and the field's terms instead."""
+
+
+def test_names_are_the_fields_terms() -> None:
+    found = {}
+    for path in MODULES:
+        if bad := (words_of(path.stem) | names_in(path)) & TERMS.keys():
+            found[str(path.relative_to(ROOT))] = [f"{word}: say {TERMS[word]}" for word in sorted(bad)]
+    assert found == {}
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the words of all classes, functions, arguments and variables of a module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found |= words_of(node.name)
+        elif isinstance(node, ast.arg):
+            found |= words_of(node.arg)
+        elif isinstance(node, ast.Name):
+            found |= words_of(node.id)
+    return found
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of a name, in small letters."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+", name)}

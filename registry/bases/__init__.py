@@ -1,1 +1,1 @@
-"""Base models: taking one in, from a folder, a hub or a GGUF file; the list of them; what calibrates one."""
+"""Base models: adding one from a folder, a hub or a GGUF file; listing; calibrating."""

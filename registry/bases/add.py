@@ -1,7 +1,7 @@
-"""Taking in a base model.
+"""Adding a base model.
 
-A base is identified by what it holds (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub ids and folders
-are only what it is known by, so the same model under two names, or in other files, is one base.
+A base is identified by its content (`fusery.registry.models.identity`): tensors, configuration and tokenizer.  Names, hub
+ids and folders only refer to it, so the same model under two names, or in other files, is one base.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ _COMPANIONS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AddedBase:
-    """What `add_base` did.
+    """The result of `add_base`.
 
     Attributes:
         view: the base as `base show` prints it.
         created: it was not registered before.
-        same_as: the first name of the base that was there already, in other files; else None.
-        findings: what is wrong with its chat template, and what mlx-lm does not read of its configuration.
+        same_as: the first name of the base that had this content already, in other files; else None.
+        findings: about its chat template, and about configuration keys that mlx-lm does not read.
     """
 
     view: dict[str, Any]
@@ -97,12 +97,12 @@ def add_base(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AddedBase:
-    """Take a base model in, or add a name to one that is already there.
+    """Add a base model, or a name to one that is already there.
 
     Args:
         workspace: the registry's parts.
         source: a model folder, a GGUF file, or a hub id.
-        name: what to call it; by default what the source is called.
+        name: of the base; by default that of the source.
         revision: the hub's branch, tag or commit.
         reference: record the files where they lie, instead of copying them into the store.
         say: called with each progress message.
@@ -110,8 +110,8 @@ def add_base(
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.
-        AdmissionError: something is found that is set to be an error here.
-        FuseryError: as the source, the format and the store have it.
+        AdmissionError: a finding is configured as an error.
+        FuseryError: of the source, the format or the store.
     """
     if name is not None:
         parse_base_name(name)

@@ -46,17 +46,17 @@ RANK = 32
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """What `calibrate` did.
+    """The result of `calibrate`.
 
     Attributes:
         base: name of the base.
         digest: of the calibration.
-        prompts: what it was made from: `built-in`, or the name of the file.
-        tokens: how many the base read.
+        prompts: `built-in`, or the name of the file it was made from.
+        tokens: number that the base read.
         rank: most directions stored per input.
         bytes: size of its file.
         engine: which mlx-lm ran the base.
-        created: it was not there already.
+        created: it did not exist before.
         seconds: how long it took.
     """
 
@@ -105,14 +105,14 @@ def calibrate(
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationReport:
-    """Have a base read prompts, and keep what goes into its linear layers; once for the same prompts and rank.
+    """Run a base over prompts and store statistics of its linear layers' inputs; once for the same prompts and rank.
 
     Args:
         workspace: the registry's parts.
         base_reference: name or digest prefix of the base.
         prompts: a file of prompts; None for the built-in texts.
-        limit: at most so many prompts.
-        rank: how many directions to keep of each input.
+        limit: at most this many prompts.
+        rank: directions to store per input.
         say: called with each progress message.
         progress: called with the tokens run and the total.
 

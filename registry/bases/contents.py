@@ -1,4 +1,4 @@
-"""The content of bases that were added before it was recorded: read when another one may turn out to be the same."""
+"""The content digest of bases that were added before it was recorded; read when a new base may be the same."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def may_be(base: tables.BaseModel, architecture: Architecture) -> bool:
-    """Tell whether a base may hold what other files hold, from what is on record."""
+    """Tell from its record whether a base may have the same content as other files."""
     return base.parameters == architecture.parameters and lasting(base.config) == lasting(architecture.config)
 
 
 def learn_contents(
     workspace: Workspace, identity: Identity, architecture: Architecture, say: Callable[[str], None]
 ) -> None:
-    """Read and record the content of bases that may be the same as a new one, and of which it is not known.
+    """Read and record the content digest of bases that may equal a new one and have none yet.
 
     Args:
         workspace: the registry's parts.

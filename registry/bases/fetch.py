@@ -1,4 +1,4 @@
-"""A source as the user typed it, made into a local folder in MLX or Hugging Face layout."""
+"""Turning a source that the user typed into a local folder in MLX or Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class FetchedBase:
     """A base model's files on this machine.
 
     Attributes:
-        folder: where they lie.
-        source: where they came from, as it is recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`.
+        folder: of the files.
+        source: as recorded: `folder:NAME`, `hub:ORG/NAME` or `gguf:FILE`.
         revision: the hub's commit, the SHA-256 of a GGUF file, or empty.
-        name: the name to give it if the user gave none.
-        durable: the folder belongs to the user and stays; else it is ours and temporary.
+        name: the default name.
+        durable: the folder is the user's and stays; else it is temporary.
     """
 
     folder: Path
@@ -43,12 +43,12 @@ class FetchedBase:
 def fetched(
     source: str, *, revision: str | None, scratch: Scratch, say: Callable[[str], None]
 ) -> Iterator[FetchedBase]:
-    """Yield a source's files as a local folder; what was made for it is removed afterwards.
+    """Yield a source's files as a local folder; temporary files are removed afterwards.
 
     Args:
         source: a folder, a GGUF file, or a hub id `org/name`.
         revision: the hub's branch, tag or commit; only for hub ids.
-        scratch: gives a folder for temporary files, on a disk with room for the model.
+        scratch: returns a folder for temporary files, on a disk with room for the model.
         say: called with each progress message.
 
     Raises:

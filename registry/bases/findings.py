@@ -1,4 +1,4 @@
-"""Looking at a base that comes in: its chat templates are tried, and its configuration is held against mlx-lm's class."""
+"""Checking a new base: its chat templates are tried, and its configuration is compared with mlx-lm's class."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def look_at_base(
     config: Mapping[str, Any],
     failures: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
-    """Return what is wrong with a base; its chat templates are rendered once.
+    """Return the findings about a base; its chat templates are rendered once.
 
     Args:
-        workspace: says how severe findings are here.
-        name: what the base is called.
+        workspace: has the policy for findings.
+        name: of the base.
         files: its files by path.
         config: its parsed `config.json`.
-        failures: why mlx-lm's class cannot load it, if it cannot.
+        failures: the reasons if mlx-lm's class cannot load it.
 
     Raises:
-        AdmissionError: what is wrong is set to be an error here.
+        AdmissionError: a finding is configured as an error.
         ModelUnusableError: nothing can be rendered on this machine.
         StorageError: a file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The base models on record: one of them, or all."""
+"""Listing base models, and showing one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_bases(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def show_base(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Return one base model by name or digest prefix, with the adapters that stand on it.
+    """Return one base model by name or digest prefix, with its adapters.
 
     Raises:
         UnknownReferenceError: there is none.

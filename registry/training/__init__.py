@@ -1,1 +1,1 @@
-"""What a training run left: its folder, its log and curve, its checkpoints, and what of them goes on record."""
+"""Training runs: folder, log, curve and checkpoints, and which of their facts are recorded."""

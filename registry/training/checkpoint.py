@@ -1,11 +1,11 @@
-"""Which of a run's checkpoints is meant: the best, the last, or one by its iteration.
+"""Choosing a checkpoint of a run: the best, the last, or one by its iteration.
 
 The rules, in this order:
 
 - A checkpoint's validation loss is the one measured at its own iteration; none is taken over from a neighbour.
 - `best` is the checkpoint whose own validation loss is lowest, the later one of equals.
-- Without being asked, it is the best where any checkpoint was validated, and the last otherwise.
-- A validation at an iteration without a checkpoint chooses nothing; where it was better, that is said.
+- The default is the best if any checkpoint was validated, else the last.
+- A validation at an iteration without a checkpoint chooses nothing; if it was better, there is a finding.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Choice:
 
     Attributes:
         checkpoint: its file and iteration.
-        chosen: why this one.
+        chosen: the reason.
         val_loss: measured at its iteration, None where it was not validated.
-        is_last: no later weights are there.
+        is_last: there are no later weights.
     """
 
     checkpoint: Checkpoint
@@ -42,7 +42,7 @@ class Choice:
 
 
 def choose(run: Run, wanted: str | None = None) -> Choice:
-    """Return the checkpoint that is meant.
+    """Return the chosen checkpoint.
 
     Args:
         run: the run.
@@ -118,7 +118,7 @@ def _numbers(numbers: Iterable[object]) -> str:
 
 
 def choice_findings(run: Run, choice: Choice) -> Iterator[Finding]:
-    """Say what there is to know about the choice, as findings that stay with the record."""
+    """Return findings about the choice, which are recorded with the adapter."""
     name, loss = choice.checkpoint.name, choice.val_loss
     last = _last(run) if run.checkpoints else None
     if choice.chosen == "best" and not choice.is_last and last is not None and loss is not None:

@@ -1,4 +1,4 @@
-"""Where a run's log or record says other than the configuration, the hand-written file or the user."""
+"""Contradictions between a run's log or record and the configuration, the hand-written file or the user."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ARGUMENTS = (
 
 
 def conflicts(run: Run, choice: Choice, folder: AdapterFolder, submission: Submission) -> Iterator[Finding]:
-    """Yield what contradicts: `training_conflict`."""
+    """Yield a `training_conflict` for each contradiction."""
     yield from _losses(run, choice, folder, submission)
     yield from _learning_rate(run, folder)
     yield from _record(run, folder)

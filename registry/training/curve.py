@@ -1,4 +1,4 @@
-"""The learning curve of a run: what was measured at which iteration.
+"""The learning curve of a run: measurements by iteration.
 
 Iterations are numbered as the trainer prints them.  mlx-lm validates before the step that it names (since June 2024;
 after it in older versions), so the loss of iteration 200 is that of weights with 199 steps, and stands for checkpoint
@@ -20,7 +20,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is known of one iteration; None for what was not measured there.
+    """The measurements of one iteration; None if not measured.
 
     Attributes:
         iteration: counted from 1.

@@ -19,7 +19,7 @@ from .run_folder import Run
 
 
 def record_run(session: Session, adapter: tables.Adapter, run: Run, choice: Choice) -> None:
-    """Add the facts of an adapter's run, and its curve up to the checkpoint, to the caller's transaction."""
+    """Record the facts of an adapter's run, and its curve up to the checkpoint, in the caller's transaction."""
     record, best, last = run.record, run.curve.best(), run.curve.last()
     data = record.dataset if record else None
     session.add(
@@ -64,7 +64,7 @@ def adapter_with_weights(session: Session, digest: str) -> tables.Adapter | None
 
 
 def recorded_curve(session: Session, adapter: tables.Adapter) -> Curve:
-    """Return the curve on record of an adapter, empty where there is none."""
+    """Return the recorded curve of an adapter; empty if there is none."""
     query = select(tables.CurvePoint).where(tables.CurvePoint.adapter_id == adapter.id)
     return Curve.of(
         Point(row.iteration, row.train_loss, row.val_loss, row.learning_rate)

@@ -1,4 +1,4 @@
-"""Reading a learning curve from what `mlx_lm.lora` printed, whatever it was printed to.
+"""Reading a learning curve from the output of `mlx_lm.lora`.
 
 Two generations of output, both from the sources of mlx-lm (`tuner/trainer.py`, `cli_ui.py`):
 
@@ -50,7 +50,7 @@ _BEGIN = re.compile(r"Starting training\.\.\., iters: \d+|^\s*iter +train_loss +
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What a log says.
+    """The contents of a log.
 
     Attributes:
         curve: of its last run.

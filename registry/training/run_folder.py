@@ -1,4 +1,4 @@
-"""What a run of `mlx_lm.lora` left in its folder: numbered checkpoints, the final weights, its log and its record.
+"""The folder of a run of `mlx_lm.lora`: numbered checkpoints, the final weights, log and record.
 
 mlx-lm has written `NNNNNNN_adapters.safetensors` and `adapters.safetensors` since April 2024 (`tuner/trainer.py`), the
 second again at each checkpoint and at the end; before that it wrote `.npz` files, which are not read.
@@ -65,7 +65,7 @@ class Run:
         log: name of the log that was read.
         peak_memory: in bytes.
         record: what the run recorded of itself.
-        remarks: what is to be said about the folder, as findings.
+        remarks: findings about the folder.
     """
 
     name: str
