@@ -70,7 +70,9 @@ def test_the_end_of_a_day_is_meant_of_days_only() -> None:
     assert before <= found + timedelta(days=7) <= after
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7y", "7 days", "99999999999w", "tomorrow", "2026-13-01"])
+@pytest.mark.parametrize(
+    "text", ["", "7", "d", "-7d", "7y", "7 days", "99999999999w", "tomorrow", "2026-13-01"]
+)
 def test_what_is_no_moment_is_told_what_one_is(text: str) -> None:
     with pytest.raises(BadInputError) as caught:
         parse_moment(text, now=NOW)
