@@ -60,19 +60,13 @@ def choice(options: dict[str, Any], reference: str | None) -> dict[str, Any] | N
 @contextmanager
 def counting(session: Session, label: str) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback `(done, total)` that counts on stderr, or None when there is no terminal."""
-    import sys
-
-    if session.quiet or session.json or not sys.stderr.isatty():
-        yield None
-        return
-    from .terminal import bar
 
     def columns() -> list[ProgressColumn]:
         from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
         return [BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
 
-    with bar(label, columns, lambda done, total: f"{done}/{total}") as told:
+    with session.bar(label, columns, lambda done, total: f"{done}/{total}") as told:
         yield told
 
 

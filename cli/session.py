@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .hints import Hints
     from .tables import Table
+    from .terminal import PlainBar, Told
 
 
 class Session:
@@ -34,6 +35,7 @@ class Session:
         self.json = False
         self.quiet = False
         self.wide = False
+        self._drawn: list[PlainBar] = []
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +82,8 @@ class Session:
 
     def _tell(self, text: str) -> None:
         if not self.quiet and not self.json:
+            for bar in self._drawn:
+                bar.clear()
             click.echo(one_line(text), err=True)
 
     def warn(self, view: Mapping[str, Any]) -> None:
@@ -125,20 +129,44 @@ class Session:
             self.print(f"{label:<{width}}  {value}")
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
+    def progress(self, label: str) -> Iterator[Told | None]:
         """Yield a callback `(done, total)` in bytes that moves a bar on stderr, or None when there is no terminal."""
-        if self.quiet or self.json or not sys.stderr.isatty():
-            yield None
-            return
-        from .terminal import bar
 
         def columns() -> list[ProgressColumn]:
             from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 
             return [BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()]
 
-        with bar(label, columns, lambda done, total: f"{size(done)} of {size(total)}") as told:
+        with self.bar(label, columns, lambda done, total: f"{size(done)} of {size(total)}") as told:
             yield told
+
+    @contextmanager
+    def bar(
+        self, label: str, columns: Callable[[], list[ProgressColumn]], words: Callable[[int, int], str]
+    ) -> Iterator[Told | None]:
+        """Yield a callback `(done, total)` that moves a bar on stderr, or None when there is no terminal.
+
+        Args:
+            label: what is going on.
+            columns: makes rich's columns behind the label.
+            words: say the same where there are no escape codes.
+        """
+        if self.quiet or self.json or not sys.stderr.isatty():
+            yield None
+            return
+        from .terminal import PlainBar, has_colours, moving_bar
+
+        if has_colours():
+            with moving_bar(label, columns()) as told:
+                yield told
+            return
+        drawn = PlainBar(label, words)
+        self._drawn.append(drawn)
+        try:
+            yield drawn
+        finally:
+            drawn.clear()
+            self._drawn.remove(drawn)
 
 
 def command(name: str, *, table: bool = False) -> Callable[[Callable[..., Any]], click.Command]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -58,22 +58,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextmanager
-def bar(
-    label: str, columns: Callable[[], list[ProgressColumn]], plain: Callable[[int, int], str]
-) -> Iterator[Told]:
-    """Yield what moves a bar on stderr, which goes away at the end.
+def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
+    """Yield what moves a bar on stderr, by escape codes; it goes away at the end.
 
     Args:
         label: what is going on.
-        columns: makes rich's columns behind the label; not called without escape codes.
-        plain: says how far it is without them.
+        columns: rich's, behind the label.
     """
-    if not has_colours():
-        yield from _plain_bar(label, plain)
-        return
     from rich.progress import Progress, TextColumn
 
-    moving = Progress(TextColumn(label), *columns(), console=console(stderr=True), transient=True)
+    moving = Progress(TextColumn(label), *columns, console=console(stderr=True), transient=True)
     task = moving.add_task(label, total=None)
 
     def told(done: int, total: int) -> None:
@@ -89,30 +83,35 @@ def bar(
             moving.stop()
 
 
-def _plain_bar(label: str, plain: Callable[[int, int], str]) -> Iterator[Told]:
-    """Yield what writes the same line again and again, by carriage returns alone."""
-    shown, last = "", 0.0
+class PlainBar:
+    """A line on stderr that is written again and again, by carriage returns alone.
 
-    def write(text: str) -> None:
-        nonlocal shown
-        line = cut(text, shutil.get_terminal_size().columns - 1, PLAIN.cut)
-        click.echo(f"\r{line:<{len(shown)}}", err=True, nl=False)
-        shown = line
+    Args:
+        label: what is going on.
+        words: say how far it is, of what is done and what there is in all.
+    """
 
-    def clear() -> None:
-        if shown:
-            write("")
+    def __init__(self, label: str, words: Callable[[int, int], str]) -> None:
+        self._label = label
+        self._words = words
+        self._shown = ""
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how far it is, unless that was shown just now; at its end the bar goes away."""
+        if done >= total:
+            self.clear()
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PAUSE
+            self._write(f"{self._label} {self._words(done, total)}")
+
+    def clear(self) -> None:
+        """Make room for another line."""
+        if self._shown:
+            self._write("")
             click.echo("\r", err=True, nl=False)
 
-    def told(done: int, total: int) -> None:
-        nonlocal last
-        if done >= total:
-            clear()
-        elif time.monotonic() - last >= _PAUSE:
-            last = time.monotonic()
-            write(f"{label} {plain(done, total)}")
-
-    try:
-        yield told
-    finally:
-        clear()
+    def _write(self, text: str) -> None:
+        line = cut(text, shutil.get_terminal_size().columns - 1, PLAIN.cut)
+        click.echo(f"\r{line:<{len(self._shown)}}", err=True, nl=False)
+        self._shown = line

@@ -32,6 +32,7 @@ Shown = Callable[..., str]
 def shown(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> Shown:
     """Run a command on a terminal, and return what that shows on stderr."""
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*words: str | Path) -> str:

@@ -1,0 +1,223 @@
+"""What people see on a terminal, a real one: tables that fit and can be copied, and colours unless they are unwanted."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest_types import Fusery
+from pseudoterminal import shown_on
+
+ESCAPE = "\x1b"
+NAMES = ("course_rec_v1_20260115", "course_rec_v2_20260201")
+USUAL = (
+    "name",
+    "aliases",
+    "state",
+    "age",
+    "by",
+    "val loss",
+    "base",
+    "rank",
+    "method",
+    "layers",
+    "trained",
+    "dataset",
+)
+TABLES = {
+    "list": NAMES,
+    "history course_rec": NAMES,
+    "base list": ("tiny",),
+    "alias list": ("course_rec#prod", "course_rec#canary"),
+    "alias history course_rec#prod": ("20",),
+    "deploy list": ("eu/ranker",),
+    "rules list": ("*#prod",),
+    "events": ("1", "2", "3", "4"),
+    "cache list": NAMES[1:],
+    "compare course_rec": ("rank", "dataset"),
+    "push course_rec@1 --to other": NAMES[:1],
+}
+"""Commands with a table, and first cells of its rows."""
+
+CODE = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
+
+
+@pytest.fixture
+def busy(stocked: Fusery, monkeypatch: pytest.MonkeyPatch) -> Fusery:
+    """A registry with something in every table."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for words in (
+        ("alias", "set", "course_rec@2", "prod", "--reason", "won the A/B test of the spring, by a wide margin"),
+        ("alias", "set", "course_rec@1", "canary"),
+        ("amend", "course_rec@2", "--dataset", "courses_of_the_spring_without_duplicates", "--reason", "was wrong"),
+        ("deploy", "record", "course_rec@2", "eu/ranker"),
+        ("rules", "set", "prod", "--approvals", "1"),
+        ("fuse", "course_rec@2"),
+        ("yank", "course_rec@1", "--reason", "leaks what nobody should read"),
+    ):  # fmt: skip
+        assert stocked(*words).code == 0, words
+    return stocked
+
+
+def table_in(shown: str) -> tuple[str, list[str]]:
+    """Return the titles and the rows of the table in what a command showed."""
+    lines = [line.split("\r")[-1] for line in CODE.sub("", shown).split("\n")]
+    rule = next(number for number, line in enumerate(lines) if line and not line.strip("─"))
+    width = len(lines[rule])
+    rows = []
+    for line in lines[rule + 1 :]:
+        if (
+            line.startswith(("No room for ", "* was amended", "Note: ", "Copied ", "1.3", "Hint: "))
+            or not line
+        ):
+            break
+        rows.append(line)
+    assert all(len(line) <= width for line in (lines[rule - 1], *rows)), shown
+    return lines[rule - 1], rows
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_every_table_fits_the_terminal(busy: Fusery, columns: int) -> None:
+    shown = shown_on(columns, *(words.split() for words in TABLES))
+    for (words, first), text in zip(TABLES.items(), shown, strict=True):
+        titles, rows = table_in(text)
+        assert all(len(line) <= columns for line in (titles, *rows)), words
+        for name in first:
+            assert sum(row.split()[0].startswith(name) for row in rows) >= 1, (words, name)
+        assert ("…" in text) <= (columns < 200), words
+    titles, rows = table_in(shown[0])
+    assert [row.split()[0] for row in rows] == list(NAMES)
+    kept = [title for title in USUAL if title in titles]
+    assert kept == list(USUAL[: len(kept)])
+    if columns == 200:
+        assert len(kept) == len(USUAL)
+        assert "No room" not in shown[0]
+    else:
+        assert f"No room for {', '.join(USUAL[len(kept) :])}; --wide shows all.\n" in shown[0]
+        assert 4 <= len(kept) < len(USUAL)
+
+
+def test_what_is_asked_for_is_shown_whole(busy: Fusery) -> None:
+    wide, chosen, narrow = shown_on(
+        60,
+        ("list", "--wide"),
+        ("list", "--columns", "name,Dataset,val-loss,digest"),
+        ("list", "--sort", "val_loss"),
+        env={"COLUMNS": "50"},
+    )
+    titles, rows = table_in(wide)
+    assert [title for title in USUAL if title in titles] == list(USUAL)
+    assert rows[1].endswith("courses_of_the_spring_without_duplicates*")
+    titles, rows = table_in(chosen)
+    assert re.split(r"  +", titles) == ["name", "dataset", "val loss", "digest"]
+    assert "courses_of_the_spring_without_duplicates*" in rows[1]
+    assert "No room" not in wide + chosen
+    titles, rows = table_in(narrow)
+    assert max(len(line) for line in (titles, *rows)) <= 50
+
+
+def test_a_pipe_gets_everything_and_no_escape_code(busy: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    code = "from fusery.cli.main import main; main()"
+    for words in ("list", "events", "alias list", "lineage course_rec@2"):
+        command = [sys.executable, "-P", "-c", code, *words.split()]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ESCAPE not in printed.stdout + printed.stderr
+        assert "…" not in printed.stdout
+        assert "No room" not in printed.stderr
+        if words == "list":
+            titles, rows = table_in(printed.stdout)
+            assert re.split(r"  +", titles) == list(USUAL)
+            assert all(row.endswith(("data", "duplicates*")) for row in rows)
+
+
+COLOURED = (("list",), ("lineage", "course_rec@2"), ("--help",), ("list", "--help"), ("nonsense",))
+
+
+def test_colours_are_for_terminals(busy: Fusery) -> None:
+    listed, *_ = shown_on(80, *COLOURED)
+    assert listed.startswith(f"{ESCAPE}[1mname ")
+    assert ESCAPE in shown_on(80, ("list",), env={"NO_COLOR": ""})[0]
+
+
+@pytest.mark.parametrize(
+    "env", [{"NO_COLOR": "1"}, {"NO_COLOR": "0"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, {"TERM": "dumb"}], ids=str
+)  # fmt: skip
+def test_no_colour_means_no_escape_code_at_all(busy: Fusery, tmp_path: Path, env: dict[str, str]) -> None:
+    moving = (
+        ("backup", str(tmp_path / "backup")),  # moves a bar of bytes
+        ("probe", "course_rec@2", "--limit", "4"),  # and one that counts
+    )
+    shown = shown_on(80, *COLOURED, *moving, ("fuse", "course_rec@2", "--precision", "dequantize"), env=env)
+    assert all(ESCAPE not in text for text in shown)
+    assert re.search(r"\rcopying \S+ \S*B of \S+ \S*B", shown[-3])
+    assert re.search(r"\ranswering, in tokens \d+/\d+", shown[-2])
+    # What is left of a bar is a blank line, from whose beginning on the next one is written.
+    left = "\n".join(line.split("\r")[-1] for text in shown for line in text.split("\n"))
+    assert not re.search(r"\d \S*B of|tokens \d+/", left)
+
+
+def test_a_bar_with_escape_codes_goes_away_too(busy: Fusery, tmp_path: Path) -> None:
+    assert ESCAPE in shown_on(80, ("backup", str(tmp_path / "backup")))[0]
+
+
+def test_columns_of_list_are_chosen_by_name(busy: Fusery) -> None:
+    ran = busy("list", "--columns", "name,age,by,created,tags")
+    head, _, row, *_ = ran.out.splitlines()
+    assert head.split() == ["name", "age", "by", "created", "tags"]
+    assert re.fullmatch(rf"{NAMES[0]} +\d+[smh]  tester  20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ  -", row)
+    assert busy("list", "--columns", "name,name").out.splitlines()[0] == "name"
+    wrong = busy("list", "--columns", "name,datset")
+    assert (wrong.code, "there is no column 'datset'" in wrong.err) == (2, True)
+    assert "Hint: did you mean dataset?" in wrong.err
+    assert "there are name, aliases, " in busy("list", "--columns", "x", "--json").json["error"]["hint"]
+    for flag in ("--json", "-q"):
+        assert busy("list", "--columns", "name", flag).code == 2
+
+
+def test_an_amended_value_is_explained_if_it_is_shown(busy: Fusery) -> None:
+    assert "was amended" in busy("list").err
+    assert "was amended" not in busy("list", "--columns", "name,val_loss").err
+    assert busy("amend", "course_rec@1", "--tag", "team=search").code == 0
+    ran = busy("list", "--columns", "name,tags")
+    assert "team=search*" in ran.out and "was amended" in ran.err
+
+
+def test_every_column_of_list_has_something_to_show(busy: Fusery) -> None:
+    from fusery.cli.columns import COLUMNS
+
+    rows = busy("list", "--columns", ",".join(COLUMNS)).out.splitlines()
+    assert len(rows) == 4
+    assert len(rows[0].split("  ")) >= len(COLUMNS)
+    known = set(busy("list", "--json").json[0])
+    assert set(COLUMNS) - known == {"state", "age"}
+
+
+def test_ages_and_relative_times(busy: Fusery) -> None:
+    for words in (
+        "list",
+        "history course_rec",
+        "alias list",
+        "alias history course_rec#prod",
+        "events",
+        "deploy list",
+    ):
+        assert re.search(r" \d+[smh]  tester ", busy(*words.split()).out), words
+    everything = json.loads(busy("events", "--json").out)
+    assert busy("events", "--since", "1d", "--json").json == everything
+    assert busy("events", "--since", "0s", "--json").json == []
+    assert busy("list", "--where", "created_at >= 7d", "-q").out.split() == list(NAMES)
+    assert busy("list", "--where", "created_at < 7d", "-q").out == ""
+    assert busy("alias", "show", "course_rec#prod", "--at", "0s", "-q").out == f"{NAMES[1]}\n"
+    assert busy("alias", "show", "course_rec#prod", "--at", "2w", "-q").out == "\n"
+    assert busy("deploy", "list", "--at", "0s", "-q").out == "eu/ranker\n"
+    assert busy("deploy", "list", "--at", "12h", "-q").out == ""
+    assert busy("show", "course_rec@1", "--at", "0s", "-q").code == 0
+    wrong = busy("events", "--since", "7 days")
+    assert wrong.code == 2
+    assert "Hint: write 2026-03-01, 2026-03-01T12:00+00:00, or 7d for seven days ago" in wrong.err
