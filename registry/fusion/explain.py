@@ -18,9 +18,9 @@ from ..records.fused_label import label_view, names
 from ..records.references import fused_from, resolve_adapter, resolve_any
 from ..records.views import moment
 from .cache import aliases_of, entry_named
-from .choice import known_measurement
 from .foreign import foreign_view
 from .ingredients import Ingredients, gather
+from .known import known_measurement
 from .published import is_published
 from .records import find_fused, in_words
 from .request import FuseRequest, candidates

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.fused_label import describe
-from .choice import Measured, known_measurement
 from .ingredients import Ingredients, Inputs, gather
+from .known import Measured, known_measurement
 from .records import find_fused
 from .request import FuseRequest, candidates
 from .views import fused_line, weights_bytes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..engine.recipe import Recipe
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..records.fused_label import describe
-from .choice import Measured
+from .known import Measured
 from .ingredients import Ingredients
 from .request import FuseRequest
 
