@@ -23,7 +23,7 @@ def submission_of(row: tables.Adapter) -> Submission:
     """Return what was said of an adapter when it was registered: what was amended since is in no file."""
     said = undone(state_of(row), row.amendments)
     return Submission(
-        base=row.base.names[0].name,
+        base=row.base.name,
         task=row.task.name,
         version=row.version,
         date=said["date"],

@@ -20,7 +20,8 @@ from .config import INDEX, copied_names, fused_config, has_vision, weight_index
 from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
 from .naming import NeedsModelClassError
-from .policy import DEQUANTIZE, MIXED, Policy, Quantize
+from .policy import Policy, Quantize
+from .precisions import DEQUANTIZE, MIXED
 
 SHARD = 5 << 30
 """Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes."""

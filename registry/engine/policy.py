@@ -22,10 +22,8 @@ from .arithmetic import Format
 from .calibration import Calibration
 from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
+from .precisions import DEQUANTIZE, DITHER, MIXED, PRECISIONS
 from .recipe import ONCE
-
-KEEP, DITHER, MIXED, DEQUANTIZE = "keep", "dither", "mixed", "dequantize"
-PRECISIONS = (KEEP, DITHER, MIXED, DEQUANTIZE)
 
 _LEAST = min(GROUP_SIZES)
 """MLX has no smaller affine groups; those of nvfp4 are 16 wide."""

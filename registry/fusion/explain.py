@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..engine.recipe import Recipe, artifact_key
@@ -103,11 +102,10 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict[str, Any]:
-    files = row.manifest.files
-    manifest = Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files)
+    manifest = row.manifest.value
     here = _here(workspace, row.key)
     inputs = {
-        "base": {"name": row.base.names[0].name, "digest": row.base.digest},
+        "base": {"name": row.base.name, "digest": row.base.digest},
         "adapter": {"name": row.adapter.name, "digest": row.adapter.digest},
         "with": [
             {"name": extra.adapter.name, "digest": extra.adapter.digest, "weight": extra.weight}
@@ -172,7 +170,7 @@ def _never_made(
         "reason": reason,
         **names(ingredients.adapter.name, recipe, [(part.name, part.weight) for part in ingredients.extras]),
         "inputs": {
-            "base": {"name": ingredients.base.names[0].name, "digest": ingredients.base_digest},
+            "base": {"name": ingredients.base.name, "digest": ingredients.base_digest},
             "adapter": {"name": ingredients.adapter.name, "digest": ingredients.adapter.digest},
             "with": [
                 {"name": part.name, "digest": part.digest, "weight": part.weight}

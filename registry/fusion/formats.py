@@ -70,7 +70,7 @@ def formats(
         "adapter": ingredients.adapter.name,
         "scale": request.scale,
         "with": [{"adapter": part.name, "weight": part.weight} for part in ingredients.extras],
-        "base": ingredients.base.names[0].name,
+        "base": ingredients.base.name,
         "base_bytes": base_bytes,
         "chosen": None if chosen is None else chosen.view["format"],
         "formats": [{**row.view, "chosen": row is chosen} for row in rows],

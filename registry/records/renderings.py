@@ -60,7 +60,7 @@ def fetch_originals(workspace: Workspace, adapter: tables.Adapter, folder: Path)
     digests = {file.path: Digest(file.sha256) for file in adapter.manifest.files}
     generations = blob_generations(workspace, list(digests.values()))
     for name, digest in digests.items():
-        workspace.store.fetch(digest, folder / name, generation=generations.get(digest, 0))
+        workspace.store.fetch(digest, folder / name, generation=generations[digest])
     return {name: folder / name for name in digests}
 
 

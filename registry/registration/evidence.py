@@ -15,7 +15,7 @@ from fusery.storage.errors import FuseryError
 from ..adapters.folder import AdapterFolder
 from ..admission import BaseFacts, Candidate, Finding, Neighbour, Policy, Trained, look_around
 from ..admission.submission import Submission
-from ..records.bases import blob_generations, recorded_architecture
+from ..records.bases import Generations, blob_generations, recorded_architecture
 from .ground import Ground, ground_of
 from .trained_on import known_as
 
@@ -92,9 +92,9 @@ class _Files:
             }
         return {name: path for name, path in places.items() if path.is_file()}
 
-    def _local(self, digest: str, generations: Mapping[str, int]) -> Path | None:
+    def _local(self, digest: str, generations: Generations) -> Path | None:
         try:
-            return self._workspace.store.local_path(Digest(digest), generation=generations.get(digest, 0))
+            return self._workspace.store.local_path(Digest(digest), generation=generations[digest])
         except FuseryError:
             return None  # a store that is away is said where bytes are stored
 
@@ -110,7 +110,7 @@ class _Files:
             places = {name: scratch / digest for name, digest in digests.items()}
             try:
                 for digest in sorted(set(digests.values())):
-                    store.fetch(Digest(digest), scratch / digest, generation=generations.get(digest, 0))
+                    store.fetch(Digest(digest), scratch / digest, generation=generations[digest])
             except FuseryError:
                 places = {}  # a store that is away is said where bytes are stored
             yield places

@@ -54,5 +54,5 @@ def ground_of(session: Session, folder: AdapterFolder, submission: Submission) -
     parent = resolve_adapter(session, submission.parent) if submission.parent else None
     _loaded = base.names, base.revisions, base.manifest.files, base.weights
     rows = session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
-    others = {row.name: row.base.names[0].name for row in rows}
+    others = {row.name: row.base.name for row in rows}
     return Ground(base, others, parent, trained_on(session, base, submission.trained_on))

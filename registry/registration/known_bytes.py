@@ -97,7 +97,7 @@ def _differences(
     """
     base, parent, other = ground.base, ground.parent, ground.trained_on
     fixed: dict[str, tuple[Any, Any]] = {
-        "base": (row.base.names[0].name, base.names[0].name if base.id != row.base_id else None),
+        "base": (row.base.name, base.name if base.id != row.base_id else None),
         "version": (row.version, submission.version),
         "alpha": (row.alpha, submission.alpha),
         "parent": (row.parent.name if row.parent else None, parent.name if parent else None),

@@ -210,7 +210,7 @@ def _see(
     weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
     findings = _examine(workspace, folder, submission, training, ground, strict=strict, weights=weights)
     if verdict(findings) == "fail":
-        raise _refusal(path, findings, f"fusery check {path} --base {ground.base.names[0].name}")
+        raise _refusal(path, findings, f"fusery check {path} --base {ground.base.name}")
     return _Seen(folder, copies, manifest, rendering, training, ground, name, findings)
 
 

@@ -52,7 +52,7 @@ def trained_on(session: Session, base: tables.BaseModel, said: str | TrainedOn |
     if isinstance(said, TrainedOn):
         return said if said.digest != base.digest else None
     assert other is not None
-    return TrainedOn(other.names[0].name, other.digest, known_as(other)) if other.id != base.id else None
+    return TrainedOn(other.name, other.digest, known_as(other)) if other.id != base.id else None
 
 
 def with_digest(session: Session, digest: str | None) -> tables.BaseModel | None:
@@ -90,7 +90,7 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModel:
     if len(found) == 1:
         return found[0]
     if found:
-        called = [base.names[0].name for base in found]
+        called = [base.name for base in found]
         raise AmbiguousReferenceError(
             f"{file} names the base {name[:200]!r}, and {len(found)} bases here are called so: {', '.join(called)}",
             hint=f"give --base {called[0]} or another of them",
@@ -103,12 +103,12 @@ def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModel:
 def _among(known: Sequence[tuple[tables.BaseModel, frozenset[str]]]) -> str:
     if not known:
         return "fusery base add SOURCE"
-    names = ", ".join(base.names[0].name for base, _ in known[:_SHOWN])
+    names = ", ".join(base.name for base, _ in known[:_SHOWN])
     return f"give --base NAME; there are: {names}{', ...' if len(known) > _SHOWN else ''}"
 
 
 def _require_alike(base: tables.BaseModel, other: tables.BaseModel) -> None:
-    name, trained = base.names[0].name, other.names[0].name
+    name, trained = base.name, other.name
     if (found := _difference(recorded_architecture(base), recorded_architecture(other))) is not None:
         what, here, there = found
         raise BadInputError(
