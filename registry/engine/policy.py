@@ -116,6 +116,16 @@ class Policy:
             Quantize(bits, _LEAST)  # raises where mlx has no such width
 
     @property
+    def dequantizes(self) -> bool:
+        """Whether the result has plain numbers."""
+        return self.precision == DEQUANTIZE and self.quantize is None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether modules may have more bits than the base's."""
+        return self.precision == MIXED
+
+    @property
     def rewrites(self) -> bool:
         """Whether quantised modules that no adapter touches are written anew."""
         return self.precision == DEQUANTIZE or self.quantize is not None
