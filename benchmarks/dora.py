@@ -19,7 +19,8 @@ from pathlib import Path
 from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.engine.engine import fuse
 from fusery.registry.engine.plan import make_plan
-from fusery.registry.engine.policy import KEEP, Policy
+from fusery.registry.engine.policy import Policy
+from fusery.registry.engine.precisions import KEEP
 from fusery.registry.engine.recipe import ONCE
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -338,7 +338,7 @@ class Writer:
         return Written(folder, facts)
 
     def _noise(self, view: Any) -> float | None:
-        from fusery.registry.fusion.choice import known_measurement
+        from fusery.registry.fusion.known import known_measurement
 
         measured = known_measurement(self._registry.workspace, view["key"])
         return None if measured is None else measured.noise

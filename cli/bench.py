@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from fusery.registry.engine.precisions import PRECISIONS
 from fusery.registry.parsing import plural
 
-from .fuse import PRECISIONS
 from .session import Session, command
 from .text import number, share, size
 
@@ -19,7 +19,7 @@ from .text import number, share, size
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(PRECISIONS[1:]),
+    type=click.Choice(PRECISIONS),
     multiple=True,
     help="Of the fused models; may be given again; default: each that the base allows.",
 )

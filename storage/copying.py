@@ -74,6 +74,20 @@ class Source:
                 f"{self.path} changed while it was read", hint="run the command again when it is complete"
             )
 
+    def require_still_there(self) -> None:
+        """Refuse a file whose name now belongs to nothing, to another file, or to other bytes.
+
+        Raises:
+            StorageError: it does.
+        """
+        try:
+            found = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageError(
+                f"{self.path} was removed while it was read", hint="run the command again when it is complete"
+            ) from error
+        self.require_unchanged(found)
+
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -25,6 +25,7 @@ from .failures import AbsentBlobError, DigestMismatchError, os_failures
 from .layout import MAX_DOCUMENT_BYTES, parse_format
 from .manifest import FileEntry
 from .publishing import part_beside, write_all
+from .staging import Staged
 
 Sink = Callable[[bytes | memoryview], None]
 """Called with bytes, one piece after the other."""
@@ -131,6 +132,15 @@ class BlobStore(ABC):
             StoreDeniedError: the file may not be read or the store not be written.
             StoreUnavailableError: the store failed.
         """
+
+    @property
+    def staging_folder(self) -> Path | None:
+        """Where copies lie that `put_staged` can take as they are, None if that is nowhere; made if it is needed."""
+        return None
+
+    def put_staged(self, staged: Staged, *, generation: int = 0) -> Blob:
+        """Store a private copy, which was hashed while it was made; raises as `put_file`."""
+        return self.put_file(staged.path, expected=staged.entry(staged.path.name), generation=generation)
 
     @abstractmethod
     def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
@@ -370,31 +380,3 @@ class BlobStore(ABC):
                 hint="check FUSERY_STORE_URL and FUSERY_DATABASE_URL: they must belong together",
             )
         return found is not None
-
-
-def require_size(subject: Path, expected: FileEntry | None, size: int) -> None:
-    """Refuse a file whose size is not as expected, before its bytes are read: they may be endless.
-
-    Raises:
-        DigestMismatchError: its size differs from `expected`.
-    """
-    if expected is not None and size != expected.size:
-        raise DigestMismatchError(
-            str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=_CHANGED
-        )
-
-
-_CHANGED = "the file changed since it was looked at; run the command again"
-
-
-def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, size: int) -> None:
-    """Refuse a file whose size or digest is not as expected.
-
-    Raises:
-        DigestMismatchError: its size or digest differs from `expected`.
-    """
-    if expected is None:
-        return
-    require_size(subject, expected, size)
-    if digest != expected.sha256:
-        raise DigestMismatchError(str(subject), expected.sha256, expected.sha256, digest, hint=_CHANGED)

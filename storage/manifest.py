@@ -10,6 +10,7 @@ from typing import Any
 
 from .digest import Digest, canonical_json, digest_bytes, digest_file, parse_digest
 from .errors import FormatError, UnsafePathError
+from .failures import DigestMismatchError
 
 FORMAT = "fusery.manifest.v1"
 
@@ -118,3 +119,31 @@ def file_entry(path: str, file: Path) -> FileEntry:
 def manifest_of(files: Mapping[str, Path]) -> Manifest:
     """Return the manifest of files by name."""
     return Manifest.of(file_entry(name, path) for name, path in files.items())
+
+
+def require_size(subject: Path, expected: FileEntry | None, size: int) -> None:
+    """Refuse a file whose size is not what was promised, before its bytes are read: there may be no end of them.
+
+    Raises:
+        DigestMismatchError: its size differs from `expected`.
+    """
+    if expected is not None and size != expected.size:
+        raise DigestMismatchError(
+            str(subject), expected.sha256, f"{expected.size} bytes", f"{size} bytes", hint=_CHANGED
+        )
+
+
+_CHANGED = "the file changed since it was looked at; run the command again"
+
+
+def require_expected(subject: Path, expected: FileEntry | None, digest: Digest, size: int) -> None:
+    """Refuse a file that is not what was promised.
+
+    Raises:
+        DigestMismatchError: its size or digest differs from `expected`.
+    """
+    if expected is None:
+        return
+    require_size(subject, expected, size)
+    if digest != expected.sha256:
+        raise DigestMismatchError(str(subject), expected.sha256, expected.sha256, digest, hint=_CHANGED)

@@ -20,7 +20,7 @@ from .copying import Progress, Source, pump, reading
 from .digest import Digest
 from .errors import StorageError, StoreDeniedError, StoreUnavailableError
 from .failures import AbsentBlobError, os_failures
-from .interface import Blob, BlobStore, Capabilities, Leftover, Sink, require_expected, require_size
+from .interface import Blob, BlobStore, Capabilities, Leftover, Sink
 from .layout import (
     BLOBS,
     FORMAT_NAME,
@@ -33,10 +33,11 @@ from .layout import (
     parse_blob_name,
     quarantine_name,
 )
-from .manifest import FileEntry
+from .manifest import FileEntry, require_expected, require_size
 from .probes import probe_name
 from .remote_calls import DEADLINE, RemoteCalls, StoreSilentError
 from .remote_errors import RemoteError
+from .staging import Staged
 
 SMALL = 16 << 20
 """Bytes up to which a blob is uploaded from memory, in one request."""
@@ -128,11 +129,14 @@ class FsspecStore(BlobStore):
                 digest, size = pump(source.fd, None)
             source.require_unchanged()
             require_expected(path, expected, digest, size)
-            blob = Blob(digest, size, generation)
-            arrived = _Arrived(progress)
-            self._publish(blob, lambda exclusive: self._upload(source, blob, exclusive, arrived.once_more()))
-            arrived.tell(size)
-        return blob
+            return self._put_in_parts(source, Blob(digest, size, generation), progress)
+
+    def put_staged(self, staged: Staged, *, generation: int = 0) -> Blob:
+        """Store a private copy; see `BlobStore.put_staged`.  A large one is read once, while it is sent."""
+        if staged.size <= SMALL or not self._objects.in_parts:
+            return super().put_staged(staged, generation=generation)
+        with reading(staged.path) as source:
+            return self._put_in_parts(source, Blob(staged.sha256, staged.size, generation), None)
 
     def put_bytes(self, data: bytes, *, generation: int = 0) -> Blob:
         """Store bytes that are in memory; see `BlobStore.put_bytes`."""
@@ -251,6 +255,12 @@ class FsspecStore(BlobStore):
         blob = self.put_bytes(data, generation=generation)
         if progress:
             progress(len(data))
+        return blob
+
+    def _put_in_parts(self, source: Source, blob: Blob, progress: Progress | None) -> Blob:
+        arrived = _Arrived(progress)
+        self._publish(blob, lambda exclusive: self._upload(source, blob, exclusive, arrived.once_more()))
+        arrived.tell(blob.size)
         return blob
 
     def _upload(self, source: Source, blob: Blob, exclusive: bool, progress: Progress) -> bool:

@@ -16,12 +16,12 @@ from fusery.registry.adapters.folder import read_adapter_folder
 from fusery.registry.admission import (
     BaseFacts,
     Candidate,
-    Declared,
     Finding,
     Neighbour,
     examine,
     look_around,
 )
+from fusery.registry.admission.submission import Submission
 from fusery.registry.models.architecture import read_architecture
 
 Spoil = Callable[[Path], None]
@@ -46,7 +46,7 @@ def look(
     candidate = Candidate(
         read_adapter_folder(folder),
         known,
-        Declared(**declared),
+        Submission(**declared),
         look_around(folder),
         lambda: neighbours,
         today,

@@ -27,6 +27,7 @@ from fusery.storage.errors import (
 from fusery.storage.failures import AbsentBlobError, DigestMismatchError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.manifest import FileEntry
+from fusery.storage.staging import Staging
 
 HELLO = b"hello, adapter\n"
 HELLO_DIGEST = Digest("ce6d5ce77cb645348e95deb295455646e37bbacf85458a761750519982d2fdf3")
@@ -117,6 +118,25 @@ class StoreContract:
         expected = FileEntry("adapters.safetensors", len(LARGE), digest_bytes(LARGE))
         blob = backend.store.put_file(file_with(tmp_path, LARGE), expected=expected)
         assert backend.read(name_of(blob.digest)) == LARGE
+
+    @pytest.mark.parametrize("data", [b"", HELLO, LARGE], ids=["empty", "small", "large"])
+    def test_a_staged_copy_is_stored(self, backend: Backend, tmp_path: Path, data: bytes) -> None:
+        path = file_with(tmp_path, data)
+        with Staging(backend.store.staging_folder or tmp_path) as staging:
+            staged = staging.copies({"a": path})["a"]
+            path.write_bytes(b"something else by now")
+            blob = backend.store.put_staged(staged, generation=2)
+            assert backend.store.put_staged(staged, generation=2) == blob
+        assert blob == Blob(digest_bytes(data), len(data), 2)
+        assert backend.read(name_of(blob.digest, 2)) == data
+        assert list(backend.store.leftovers()) == []
+
+    def test_a_staged_copy_takes_the_place_of_a_damaged_blob(self, backend: Backend, tmp_path: Path) -> None:
+        backend.write(name_of(HELLO_DIGEST), b"jello, adapter\n")
+        with Staging(backend.store.staging_folder or tmp_path) as staging:
+            backend.store.put_staged(staging.copies({"a": file_with(tmp_path, HELLO)})["a"])
+        assert backend.read(name_of(HELLO_DIGEST)) == HELLO
+        assert len(list(backend.store.quarantined())) == 1
 
     @pytest.mark.parametrize("generation", [0, 2])
     def test_a_wrong_digest_is_refused_and_nothing_is_visible(

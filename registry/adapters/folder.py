@@ -7,8 +7,8 @@ collected as problems, so that one reading of a folder reports everything that i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -37,6 +37,9 @@ _NAMES = (WEIGHTS, PEFT_WEIGHTS, CONFIG, METADATA)
 _MOST_PROBLEMS = 20
 """Of one file: who has a thousand wrong keys is not helped by a thousand sentences."""
 _Model = TypeVar("_Model", bound=BaseModel)
+
+Take = Callable[[Path], Path]
+"""Makes a private copy of a file that is to be kept, and returns its path: what is read then is the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +110,12 @@ class AdapterFolder:
         return sum(math.prod(tensor.shape) for tensor in self.header.tensors.values()) if self.header else 0
 
 
-def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
+def read_adapter_folder(path: Path, take: Take | None = None) -> AdapterFolder:
     """Read an adapter folder; unreadable parts become `problems`.
 
     Args:
         path: the folder.
-        weights: the file that is taken as `adapters.safetensors`, such as a numbered checkpoint.
+        take: copies each file before it is read; not the weights in mlx-lm's form, which `with_weights` takes.
 
     Raises:
         MissingFileError: there is no such folder.
@@ -126,9 +129,15 @@ def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
         )
     if not path.is_dir():
         raise MissingFileError(f"{path} is a file", hint=f"give its folder: {path.parent}")
-    names = {name: name for name in _NAMES if name != WEIGHTS} | {weights: WEIGHTS}
-    files = {names[file.path]: file.real for file in scan(path) if file.path in names}
+    found = {file.path: file for file in scan(path) if file.path in _NAMES}
+    files = {name: file.real for name, file in found.items()}
+    if take is not None:
+        # What is too large is not read, and not copied either.
+        texts = [name for name in (CONFIG, METADATA) if name in found and found[name].size <= JSON_LIMIT]
+        files |= {name: take(files[name]) for name in texts}
     if PEFT_WEIGHTS in files and WEIGHTS not in files:
+        if take is not None and _is_readable(files[PEFT_WEIGHTS]):
+            files[PEFT_WEIGHTS] = take(files[PEFT_WEIGHTS])
         return _read_peft_folder(path, files)
     files.pop(PEFT_WEIGHTS, None)
     problems: list[Problem] = []
@@ -141,6 +150,47 @@ def read_adapter_folder(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
     return AdapterFolder(
         path, files, config, raw_config, metadata, header, modules, unexpected, tuple(problems)
     )
+
+
+def with_weights(folder: AdapterFolder, weights: str, take: Take | None = None) -> AdapterFolder:
+    """Return a folder with one of its files as `adapters.safetensors`; what is in PEFT's form stays as it is.
+
+    Args:
+        folder: as it was read.
+        weights: name of the file, such as a numbered checkpoint.
+        take: copies the weights before they are read.
+
+    Raises:
+        MissingFileError: the file is gone by now.
+        UnsafePathError: something in the folder is not a plain file by now.
+    """
+    if folder.originals is not None or (weights == WEIGHTS and (folder.header is None or take is None)):
+        return folder
+    files, problems = dict(folder.files), list(folder.problems)
+    header = folder.header
+    if weights != WEIGHTS:
+        places = {file.path: file.real for file in scan(folder.path)}
+        if weights not in places:
+            raise MissingFileError(f"there is no {weights} in {folder.path} any more")
+        files[WEIGHTS] = places[weights]
+        problems = [problem for problem in problems if problem.file != WEIGHTS]
+        header = _header(files, problems)
+    # What has no readable header may be a terabyte of nothing, and is not copied.
+    if header is not None and take is not None:
+        files[WEIGHTS] = take(files[WEIGHTS])
+        header = _header(files, problems)
+    modules, unexpected = lora_modules(header)
+    return replace(
+        folder, files=files, header=header, modules=modules, unexpected=unexpected, problems=tuple(problems)
+    )
+
+
+def _is_readable(weights: Path) -> bool:
+    try:
+        read_header(weights)
+    except FormatError:
+        return False
+    return True
 
 
 def _read_peft_folder(path: Path, files: Mapping[str, Path]) -> AdapterFolder:

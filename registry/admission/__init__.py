@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fusery.storage.errors import FuseryError
 
-from .candidate import BaseFacts, Candidate, Declared, Neighbour, Trained
+from .candidate import BaseFacts, Candidate, Neighbour, Trained
 from .finding import Finding, Severity, Verdict, by_severity, verdict
 from .policy import Policy
 from .refusal import AdmissionError
@@ -14,7 +14,6 @@ __all__ = [
     "AdmissionError",
     "BaseFacts",
     "Candidate",
-    "Declared",
     "Finding",
     "Neighbour",
     "Policy",

@@ -14,21 +14,9 @@ from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
 from ..adapters.folder import AdapterFolder
 from ..models.architecture import Architecture, Weight
 from .finding import Finding
+from .submission import Submission
 from .surroundings import Surroundings
 from .values import Values
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """What the user gave as flags; it wins over the files, and a difference is a finding."""
-
-    task: str | None = None
-    version: int | None = None
-    date: date | None = None
-    alpha: float | None = None
-    val_loss: float | None = None
-    dataset: str | None = None
-    examples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +83,8 @@ class Candidate:
 
     Attributes:
         folder: its files.
-        base: the base that it is for.
-        declared: what the user gave as flags.
+        base: the base that it is to stand on.
+        declared: what the user said; it wins over what the files say, and a difference is a finding.
         surroundings: what else lies in its folder.
         neighbours: finds registered adapters that are equal or similar; called only when everything else is sound.
         today: today's date in UTC.
@@ -106,7 +94,7 @@ class Candidate:
 
     folder: AdapterFolder
     base: BaseFacts
-    declared: Declared
+    declared: Submission
     surroundings: Surroundings = field(default_factory=Surroundings)
     neighbours: Callable[[], Sequence[Neighbour]] = _nobody
     today: date | None = None

@@ -101,7 +101,7 @@ def metadata_agrees(candidate: Candidate) -> Iterator[Finding]:
         ("training_examples", metadata.training_examples, declared.examples, "--examples"),
         ("lora_alpha", metadata.lora_alpha, declared.alpha, "--alpha"),
         ("lora_rank", metadata.lora_rank, folder.rank or config_rank, "the tensors"),
-        ("training_date", _metadata_date(candidate), declared.date, "--date"),
+        ("training_date", _metadata_date(candidate), declared.day, "--date"),
     ]
     for field, written, other, source in pairs:
         if written is not None and other is not None and written != other:
@@ -137,14 +137,14 @@ def names_agree(candidate: Candidate) -> Iterator[Finding]:
     """A folder that is called by an adapter's name has the version and date that are recorded."""
     declared, metadata = candidate.declared, candidate.folder.metadata
     written = _name(candidate.folder.path.resolve().name)
-    task = declared.task
+    task = declared.task or None
     if task is None and metadata.adapter_name:
         task = named.task if (named := _name(metadata.adapter_name)) else metadata.adapter_name.casefold()
     if written is None or (task is not None and task != written.task):
         return
     for field, in_name, recorded in (
         ("version", written.version, declared.version or metadata.version),
-        ("date", written.date, declared.date or _metadata_date(candidate)),
+        ("date", written.date, declared.day or _metadata_date(candidate)),
     ):
         if recorded is not None and recorded != in_name:
             message = f"the folder is called {written}, and its {field} is given as {recorded}"
@@ -159,7 +159,7 @@ def dates_plausible(candidate: Candidate) -> Iterator[Finding]:
         message = f"{METADATA} says training_date {written[:40]!r}, which is not a date"
         yield DATE_INVALID.found("training_date", message)
     named = _name(candidate.folder.path.resolve().name)
-    date = candidate.declared.date or _metadata_date(candidate) or (named.date if named else None)
+    date = candidate.declared.day or _metadata_date(candidate) or (named.date if named else None)
     if date is None:
         return
     # Somewhere it is tomorrow already.

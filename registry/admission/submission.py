@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class Submission:
         if not isinstance(self.trained_on, TrainedOn):
             require_text("base it was trained on", self.trained_on, LIMITS["base"])
         if self.task:
-            parse_task(self.task)
+            object.__setattr__(self, "task", parse_task(self.task))
         if self.date:
             parse_date(self.date)
         _require_whole(self.version, "version", 1, MAX_VERSION, "leave out --version to get the next one")
@@ -86,6 +87,11 @@ class Submission:
         for name in ("dataset", "note"):
             object.__setattr__(self, name, without_credentials(getattr(self, name)))
         object.__setattr__(self, "checkpoint", _checkpoint(self.checkpoint))
+
+    @property
+    def day(self) -> datetime.date | None:
+        """The date that was said."""
+        return parse_date(self.date) if self.date else None
 
     @property
     def base_name(self) -> str:

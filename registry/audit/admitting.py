@@ -23,7 +23,7 @@ def submission_of(row: tables.Adapter) -> Submission:
     """Return what was declared about an adapter when it was registered, without later amendments."""
     said = undone(state_of(row), row.amendments)
     return Submission(
-        base=row.base.names[0].name,
+        base=row.base.name,
         task=row.task.name,
         version=row.version,
         date=said["date"],

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..database.sealing import Key
@@ -115,14 +115,14 @@ def _checked(found: Iterable[tuple[AuditableItem, Digest]], report: Report) -> I
 
 def _item(row: Any, workspace: Workspace) -> AuditableItem:
     files = row.manifest.files
-    manifest = Manifest(tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files))
+    manifest = Manifest(tuple(file.entry for file in files))
     stored = frozenset(file.path for file in files if file.blob is not None)
     kind, name, folder, key = "bundle", "", None, None
     if isinstance(row, tables.BaseModel):
-        kind, name = "base", row.names[0].name
+        kind, name = "base", row.name
         folder = Path(row.location) if row.location else None
     elif isinstance(row, tables.Calibration):
-        kind, name = "calibration", f"{row.base.names[0].name} calibrated ({row.prompts}, {row.digest[:12]})"
+        kind, name = "calibration", f"{row.base.name} calibrated ({row.prompts}, {row.digest[:12]})"
     elif isinstance(row, tables.Adapter):
         kind, name = "adapter", row.name
     elif isinstance(row, tables.Fused):

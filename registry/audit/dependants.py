@@ -27,7 +27,7 @@ def of_blob(session: Session, digest: str) -> tuple[str, ...]:
     bundle = tables.Bundle
     bundles = or_(bundle.fused_id.in_(select(fused.id).where(models)), bundle.id.in_(packed))
     return (
-        *(f"base {row.names[0].name}" for row in _all(session, base, base.id.in_(bases))),
+        *(f"base {row.name}" for row in _all(session, base, base.id.in_(bases))),
         *(f"calibration {row.digest[:12]}" for row in _all(session, made, made.manifest_id.in_(manifests))),
         *(f"adapter {row.name}" for row in _all(session, adapter, adapters)),
         *(f"fused {label_with_key(row)}" for row in _all(session, fused, models)),

@@ -142,7 +142,7 @@ def _keys(session: Session, references: Sequence[str]) -> list[str]:
 def _record(session: Session, key: str) -> _Record:
     row = find_fused(session, Digest(key))
     assert row is not None
-    files = (FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files)
+    files = (file.entry for file in row.manifest.files)
     return _Record(
         Digest(row.key),
         recipe_key(row) if row.origin is not None else Digest(row.key),
@@ -234,7 +234,7 @@ def _compute(inputs: InputFiles, record: _Record, folder: Path) -> tuple[Manifes
 
 
 def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
-    name = fuse_inputs.base.names[0].name
+    name = fuse_inputs.base.name
     found = [
         f"{file.path} of the base {name}"
         for file in fuse_inputs.base.manifest.files
@@ -245,7 +245,7 @@ def _changed_inputs(fuse_inputs: FuseInputs, inputs: InputFiles) -> list[str]:
         generations = blob_generations(fuse_inputs.workspace, [entry.sha256 for entry in part.files])
         for entry in part.files:
             try:
-                store.verify(entry.sha256, entry.size, generation=generations.get(entry.sha256, 0))
+                store.verify(entry.sha256, entry.size, generation=generations[entry.sha256])
             except StorageError:
                 found.append(f"{entry.path} of {part.name}")
     return found

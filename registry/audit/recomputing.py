@@ -115,7 +115,7 @@ def _paths(workspace: Workspace, item: AuditableItem) -> dict[str, Path] | None:
 
     generations = blob_generations(workspace, [entry.sha256 for entry in item.manifest])
     found = {
-        entry.path: workspace.store.local_path(entry.sha256, generation=generations.get(entry.sha256, 0))
+        entry.path: workspace.store.local_path(entry.sha256, generation=generations[entry.sha256])
         for entry in item.manifest
     }
     paths = {name: path for name, path in found.items() if path is not None}

@@ -205,7 +205,7 @@ def _record(
             elif base.location is not None:
                 base.location = str(origin.folder.resolve())
         base.content = identity.content
-        same_as = base.names[0].name if not created and base.digest != manifest.digest else None
+        same_as = base.name if not created and base.digest != manifest.digest else None
         _name(session, base, name, now)
         _revise(session, base, origin, now)
         session.flush()

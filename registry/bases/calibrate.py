@@ -163,7 +163,7 @@ def _known(workspace: Workspace, reference: str, texts: _Texts, rank: int) -> Ca
             return None
         report, file = _report(row, created=False, seconds=0.0), _file(row)
         blob, size = Digest(file.sha256), file.size
-    generation = blob_generations(workspace, [blob]).get(blob, 0)
+    generation = blob_generations(workspace, [blob])[blob]
     try:
         workspace.store.verify(blob, size, generation=generation)
     except (BlobMissingError, BlobCorruptError):
@@ -251,7 +251,7 @@ def _record(
 
 def _report(row: tables.Calibration, *, created: bool, seconds: float) -> CalibrationReport:
     return CalibrationReport(
-        base=row.base.names[0].name,
+        base=row.base.name,
         digest=row.digest,
         prompts=row.prompts,
         tokens=row.tokens,

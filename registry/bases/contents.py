@@ -38,7 +38,7 @@ def learn_contents(
     from ..records.bases import locate_files
 
     for base in _unknown(workspace, identity, architecture):
-        name = base.names[0].name
+        name = base.name
         say(f"reading {name}, to tell whether it is the same model")
         try:
             with scratch_folder(workspace) as folder:

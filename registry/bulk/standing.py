@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry, Manifest
-
 from .. import tables
 from ..bundles import Choices
 from ..bundles.delivery.local import LocalFolder, folder_holds
@@ -43,9 +40,7 @@ def standing_bundle(
             named = name in {adapter.name for adapter in row.adapters}
             if not named or row.fused is None or not _answers(request, row.fused):
                 continue
-            manifest = Manifest.of(
-                FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.manifest.files
-            )
+            manifest = row.manifest.value
             if choices.digest() not in choices_of(session, row.digest, str(place)):
                 continue
             digest = row.fused.digest

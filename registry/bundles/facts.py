@@ -39,7 +39,7 @@ def base_facts(workspace: Workspace, base: tables.BaseModel) -> dict[str, Any]:
     """Return `name`, `digest`, `licence`, and `hub_id` with `revision` if it came from a hub."""
     hub = next((row for row in base.revisions if row.source.startswith("hub:")), None)
     return {
-        "name": base.names[0].name,
+        "name": base.name,
         "digest": base.digest,
         "licence": base_licence(workspace, base),
         "hub_id": hub.source.removeprefix("hub:") if hub else None,

@@ -113,7 +113,7 @@ def adapters_source(
             _bundled(workspace, adapter, plan, facts[adapter.name], form, scratch / f"adapter-{number}")
             for number, adapter in enumerate(rows)
         )
-        name = rows[0].name if len(rows) == 1 else _common_name(base.names[0].name)
+        name = rows[0].name if len(rows) == 1 else _common_name(base.name)
         source = BundleSource(name, provenance, model, bundled, plan.routes, architecture)
         yield Gathered(source, tuple(row.name for row in rows))
 

@@ -60,7 +60,7 @@ def _located(workspace: Workspace, adapter: tables.Adapter, folder: Path) -> Pat
     if file is None:  # registered in PEFT's form
         return fetch_form(workspace, adapter, "mlx", folder)[WEIGHTS]
     digest = Digest(file.sha256)
-    generation = blob_generations(workspace, [digest]).get(digest, 0)
+    generation = blob_generations(workspace, [digest])[digest]
     local = workspace.store.local_path(digest, generation=generation)
     if local is None:
         folder.mkdir()

@@ -20,7 +20,7 @@ from .config import INDEX, copied_names, fused_config, has_vision, weight_index
 from .grids import bits_of
 from .modules import Module, computed_modules, part_names, written_parts
 from .naming import NeedsModelClassError
-from .policy import DEQUANTIZE, MIXED, Policy, Quantize
+from .policy import Policy, Quantize
 
 SHARD = 5 << 30
 """Bytes of tensors in one weight file at most, unless a single tensor is larger: what mlx-lm writes."""
@@ -225,7 +225,7 @@ def _plan(
             base.config,
             _generation(base.files),
             quantization=_quantization(base, policy, modules),
-            dequantized=policy.precision == DEQUANTIZE and policy.quantize is None,
+            dequantized=policy.dequantizes,
             keep_vision=has_vision(base.tensors),
         ),
         INDEX: weight_index(layout.where(), size, _count(layout, modules)),
@@ -248,7 +248,7 @@ def _quantization(base: Base, policy: Policy, modules: Mapping[str, Module]) -> 
     own = {
         path: Quantize(grid.bits, grid.group_size).to_dict()
         for path, module in modules.items()
-        if policy.precision == MIXED and (grid := module.target.grid) is not None
+        if policy.mixes and (grid := module.target.grid) is not None
     }
     return {**base.config["quantization"], **own}
 

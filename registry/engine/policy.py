@@ -22,10 +22,8 @@ from .arithmetic import Format
 from .calibration import Calibration
 from .grids import AFFINE, AnyGrid
 from .microscaling import MODES
+from .precisions import DEQUANTIZE, DITHER, MIXED, PRECISIONS
 from .recipe import ONCE
-
-KEEP, DITHER, MIXED, DEQUANTIZE = "keep", "dither", "mixed", "dequantize"
-PRECISIONS = (KEEP, DITHER, MIXED, DEQUANTIZE)
 
 _LEAST = min(GROUP_SIZES)
 """MLX has no smaller affine groups; those of nvfp4 are 16 wide."""
@@ -116,6 +114,16 @@ class Policy:
             raise FusionUnsupportedError(f"the rounding {self.rounding[:40]!r} is not known to this version")
         for bits in self.bits.values():
             Quantize(bits, _LEAST)  # raises where mlx has no such width
+
+    @property
+    def dequantizes(self) -> bool:
+        """Whether the result has plain numbers."""
+        return self.precision == DEQUANTIZE and self.quantize is None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether modules may have more bits than the base's."""
+        return self.precision == MIXED
 
     @property
     def rewrites(self) -> bool:

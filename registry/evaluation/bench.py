@@ -22,6 +22,7 @@ from .. import tables
 from ..charts.files import picture_kind
 from ..database import events
 from ..documents import write_picture
+from ..engine.precisions import KEEP, PRECISIONS
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import weights_bytes
@@ -106,9 +107,9 @@ def bench(
         adapter = resolve_adapter(session, reference)
         refuse_yanked(session, adapter)
         assert adapter.manifest.files is not None  # loaded, for use after the session
-        base_name, size = adapter.base.names[0].name, weights_bytes(adapter.base.manifest)
+        base_name, size = adapter.base.name, weights_bytes(adapter.base.manifest)
         quantized, served = adapter.base.quantization is not None, _served(session, adapter)
-    wanted = tuple(precisions) or (("keep", "dither", "mixed", "dequantize") if quantized else ("keep",))
+    wanted = tuple(precisions) or (PRECISIONS if quantized else (KEEP,))
     with _subjects(workspace, adapter, base_name, size, wanted, resident, say) as subjects:
         rows = _measured(subjects, runs, prompt_tokens, tokens, say, progress)
     view: dict[str, Any] = {

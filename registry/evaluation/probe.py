@@ -153,7 +153,7 @@ def _subject(workspace: Workspace, reference: str) -> _Subject:
 
 
 def _base_subject(base: tables.BaseModel) -> _Subject:
-    return _Subject(Side("base", base.names[0].name, base.digest), Digest(base.digest))
+    return _Subject(Side("base", base.name, base.digest), Digest(base.digest))
 
 
 def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
@@ -169,7 +169,7 @@ def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
 
 
 def _entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
-    return tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in manifest.files)
+    return tuple(file.entry for file in manifest.files)
 
 
 def _other(
@@ -250,7 +250,7 @@ def _fetch(workspace: Workspace, files: Sequence[FileEntry], folder: Path) -> No
     folder.mkdir()
     generations = blob_generations(workspace, [entry.sha256 for entry in files])
     for entry in files:
-        workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations.get(entry.sha256, 0))
+        workspace.store.fetch(entry.sha256, folder / entry.path, generation=generations[entry.sha256])
 
 
 def _samples(

@@ -71,7 +71,7 @@ class Carrier:
         folder.mkdir()
         found: dict[str, Path] = {}
         for entry in files.manifest:
-            generation = generations.get(entry.sha256, 0)
+            generation = generations[entry.sha256]
             _require_size(entry.sha256, entry.size, store.size(entry.sha256, generation=generation))
             place = None if copied else store.local_path(entry.sha256, generation=generation)
             if place is None:

@@ -149,7 +149,7 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
         return _Facts(
             adapter,
             adapter_view(session, adapter),
-            {"name": base.names[0].name, "digest": base.digest, "content": base.content},
+            {"name": base.name, "digest": base.digest, "content": base.content},
             {"name": parent.name, "digest": parent.digest} if parent else None,
             chosen,
             chosen != own,

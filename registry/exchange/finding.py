@@ -13,6 +13,7 @@ from ..errors import AlreadyExistsError
 from ..fusion.foreign import foreign_key
 from ..records.references import next_version
 from ..records.renderings import own_form
+from ..records.withdrawals import stands
 from .package import Adapter, Base, Calibration, Fused, Item
 
 RECOGNISED = "base.recognised"
@@ -118,7 +119,7 @@ def find_adapter(session: Session, item: Adapter) -> tables.Adapter | None:
     of_task = select(adapter).join(adapter.task).where(tables.Task.name == item.task)
     same = session.scalars(of_task.where(adapter.digest == item.digest).order_by(adapter.id)).all()
     withdrawn = _withdrawn(session, [row.id for row in same])
-    if not any(yank["lifted_at"] is None for yank in item.yanks):
+    if not any(stands(yank) for yank in item.yanks):
         same = [row for row in same if row.id not in withdrawn]
     base = find_base(session, item.base) if same else None
     for row in same:
@@ -137,7 +138,7 @@ def find_adapter(session: Session, item: Adapter) -> tables.Adapter | None:
 
 def _withdrawn(session: Session, numbers: list[int]) -> set[int]:
     yank = tables.Yank
-    standing = select(yank.adapter_id).where(yank.adapter_id.in_(numbers), yank.lifted_at.is_(None))
+    standing = select(yank.adapter_id).where(yank.adapter_id.in_(numbers), yank.stands)
     return set(session.scalars(standing))
 
 
@@ -158,7 +159,5 @@ def missing_yanks(session: Session, row: tables.Adapter, item: Adapter) -> list[
         for yank in session.scalars(select(tables.Yank).where(tables.Yank.adapter_id == row.id))
     }
     return [
-        values
-        for values in item.yanks
-        if values["lifted_at"] is None and (values["at"], values["reason"]) not in known
+        values for values in item.yanks if stands(values) and (values["at"], values["reason"]) not in known
     ]

@@ -165,13 +165,13 @@ def _base(workspace: Workspace, said: ExportMetadata, asked: str | None) -> str:
     """Return the name of the base: the requested one, or the one with the recorded digest."""
     with workspace.database.read() as session:
         if asked is not None:
-            return resolve_base(session, asked).names[0].name
+            return resolve_base(session, asked).name
         same = tables.BaseModel.digest == said.base.digest
         if said.base.content is not None:
             same |= tables.BaseModel.content == said.base.content
         known = session.scalars(select(tables.BaseModel).where(same).order_by(tables.BaseModel.id)).first()
         if known is not None:
-            return known.names[0].name
+            return known.name
         named = session.scalar(
             select(tables.BaseName).where(tables.BaseName.folded == said.base.name.casefold())
         )

@@ -14,8 +14,7 @@ from typing import Any
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..database import events
@@ -197,7 +196,7 @@ class _Reader:
             )
         folder = Path(row.location) if row.location else None
         base = Base(
-            **self._common(row, row.names[0].name, "base", row.digest, folder),
+            **self._common(row, row.name, "base", row.digest, folder),
             names=[values_of(name) for name in row.names],
             revisions=[values_of(revision) for revision in row.revisions],
         )
@@ -295,7 +294,7 @@ def values_of(row: Any) -> Values:
 
 
 def _manifest(row: tables.Manifest) -> Manifest:
-    return Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.files)
+    return row.value
 
 
 def _told(session: Session, kind: str, subject: str) -> Iterable[Mapping[str, Any]]:

@@ -65,9 +65,7 @@ def _planned(session: Session, item: Item, origin: str, counted: set[str]) -> Mo
             return moved_as(item, item.name, "left out", 0, reason)
         return moved_as(item, item.name, "copied", _bytes(session, item, counted))
     name = item.name
-    if isinstance(row, tables.BaseModel):
-        name = row.names[0].name
-    elif isinstance(row, tables.Adapter):
+    if isinstance(row, tables.BaseModel | tables.Adapter):
         name = row.name
     signed = any(is_missing(session, item, values) for values in item.signatures)
     complete, kept = is_complete(row, item) and not signed, None

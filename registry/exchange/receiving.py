@@ -18,6 +18,7 @@ from ..errors import BadInputError
 from ..fusion.foreign import foreign_key
 from ..records.deposit import record_manifest
 from ..records.renderings import record_rendering, recorded_digest
+from ..records.withdrawals import stands
 from .arriving import Seen
 from .corrections import bring_corrections, rows_of
 from .finding import (
@@ -87,7 +88,7 @@ def _received(
         added += _attach(session, row, item, seen)
         if added:
             _tell(workspace, session, item, seen, row, origin, added)
-        name = row.names[0].name if isinstance(row, tables.BaseModel) else item.name
+        name = row.name if isinstance(row, tables.BaseModel) else item.name
     if recognised and deposit is not None:
         deposit.abandon()  # somebody added it meanwhile
     return bool(added), name
@@ -150,7 +151,7 @@ def _insert_adapter(session: Session, item: Adapter, seen: Seen, files: tables.M
     session.add_all(tables.CurvePoint(**point, adapter_id=row.id) for point in item.curve)
     if item.run is not None:
         session.add(tables.TrainingRun(**item.run, adapter_id=row.id))
-    lifted = [yank for yank in item.yanks if yank["lifted_at"] is not None]
+    lifted = [yank for yank in item.yanks if not stands(yank)]
     session.add_all(tables.Yank(**yank, adapter_id=row.id) for yank in lifted)
     return row
 

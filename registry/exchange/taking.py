@@ -78,7 +78,7 @@ class Receiver:
         with self.destination.database.read() as session:
             base = find_base(session, item.base)
             parent = find_adapter(session, item.parent) if item.parent is not None else None
-            name = base.names[0].name if base is not None else item.base.name
+            name = base.name if base is not None else item.base.name
             parent_name = parent.name if parent is not None else None
         return look_at_adapter(self.destination, item, paths, base=name, parent=parent_name, scratch=scratch)
 

@@ -19,73 +19,14 @@ from ..database import events
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import FidelityError
 from ..records.fused_label import describe, label
-from .foreign import usable
 from .fuse_inputs import FuseInputs, InputFiles
-from .records import find_fused
+from .known import REFUSED, Known, Measured, look_up
 from .request import FuseRequest
 
 if TYPE_CHECKING:
-    from ..engine.fidelity import Fidelity
     from ..workspace import Workspace
 
-REFUSED, FITTED = "fuse.refused", "fuse.fitted"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The measured fidelity of a fuse.
-
-    Attributes:
-        verdict: `PASS`, `DEGRADED` or `LOST`.
-        retained: share of the update.
-        noise: the error that was written, as a share of the weights; None if it is not known.
-    """
-
-    verdict: str
-    retained: float | None
-    noise: float | None = None
-
-    @classmethod
-    def of(cls, fidelity: Fidelity) -> Measured:
-        """Return the overall figures of a fuse or a sample."""
-        return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
-
-    @property
-    def in_words(self) -> str:
-        """The verdict with its reason."""
-        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
-        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
-
-    def passes(self, request: FuseRequest, *, strict: bool) -> bool:
-        """Tell whether it may be published; `strict`, while other candidates remain, demands PASS and little noise."""
-        if request.accept_loss and not strict:
-            return True
-        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
-            return False
-        if not strict:
-            return self.verdict != "LOST"
-        from ..engine.fidelity import QUIET_TO
-
-        return self.verdict == "PASS" and (self.noise or 0.0) <= QUIET_TO
-
-
-def known_measurement(workspace: Workspace, key: Digest, *, accept: bool = False) -> Measured | None:
-    """Return the recorded fidelity of a key, or that of a refused attempt from the log.
-
-    Args:
-        workspace: the registry's parts.
-        key: of the fused artifact.
-        accept: also take what another registry claims without proof.
-    """
-    with workspace.database.read() as session:
-        row = find_fused(session, key) or usable(session, key, accept=accept)
-        if row is not None:
-            return Measured(row.verdict, row.retained, row.noise)
-        refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
-    if not refusals:
-        return None
-    detail = json.loads(refusals[0].detail)
-    return Measured(detail["verdict"], detail["retained"], detail.get("noise"))
+FITTED = "fuse.fitted"
 
 
 def record_refusal(
@@ -130,8 +71,8 @@ class Choice:
     request: FuseRequest
     say: Callable[[str], None]
 
-    def recipes(self, candidates: Sequence[Recipe]) -> Iterator[tuple[Recipe, bool]]:
-        """Yield the recipes worth computing, each with whether it is the last.
+    def recipes(self, candidates: Sequence[Recipe]) -> Iterator[tuple[Recipe, Known, bool]]:
+        """Yield the recipes worth computing, each with what is on record about it and whether it is the last.
 
         Raises:
             FidelityError: nothing fits into the budget.
@@ -140,12 +81,13 @@ class Choice:
             candidates = self._fitting(candidates, self.request.budget)
         for position, recipe in enumerate(candidates):
             last = position + 1 == len(candidates)
-            if last or not self._passed_over(recipe):
-                yield recipe, last
+            ours = self.fuse_inputs
+            key = artifact_key(ours.base_digest, ours.adapter.digest, recipe)
+            known = look_up(self.workspace, key, ours.adapter.name, self.request, strict=not last)
+            if last or not self._passed_over(recipe, key, known.measured):
+                yield recipe, known, last
 
-    def _passed_over(self, recipe: Recipe) -> bool:
-        key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
-        measured = known_measurement(self.workspace, key, accept=self.request.accept_foreign)
+    def _passed_over(self, recipe: Recipe, key: Digest, measured: Measured | None) -> bool:
         if measured is None:
             measured = Measured.of(self.inputs.sample(recipe).fidelity)
             if not measured.passes(self.request, strict=True):

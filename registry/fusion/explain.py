@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..engine.recipe import Recipe, artifact_key
@@ -18,9 +17,9 @@ from ..records.fused_label import label_view, names
 from ..records.references import fused_from, resolve_adapter, resolve_any
 from ..records.views import moment
 from .cache import aliases_of, entry_named
-from .choice import known_measurement
 from .foreign import foreign_view
 from .fuse_inputs import FuseInputs, gather
+from .known import known_measurement
 from .published import is_published
 from .records import find_fused, in_words
 from .request import FuseRequest, candidates
@@ -103,11 +102,10 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict[str, Any]:
-    files = row.manifest.files
-    manifest = Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in files)
+    manifest = row.manifest.value
     here = _here(workspace, row.key)
     inputs = {
-        "base": {"name": row.base.names[0].name, "digest": row.base.digest},
+        "base": {"name": row.base.name, "digest": row.base.digest},
         "adapter": {"name": row.adapter.name, "digest": row.adapter.digest},
         "with": [
             {"name": extra.adapter.name, "digest": extra.adapter.digest, "weight": extra.weight}
@@ -170,7 +168,7 @@ def _never_made(workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, k
         "reason": reason,
         **names(fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]),
         "inputs": {
-            "base": {"name": fuse_inputs.base.names[0].name, "digest": fuse_inputs.base_digest},
+            "base": {"name": fuse_inputs.base.name, "digest": fuse_inputs.base_digest},
             "adapter": {"name": fuse_inputs.adapter.name, "digest": fuse_inputs.adapter.digest},
             "with": [
                 {"name": part.name, "digest": part.digest, "weight": part.weight}

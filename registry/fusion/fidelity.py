@@ -59,7 +59,7 @@ def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:
     if found.base is not None:
         raise BadInputError(
             f"{reference} is a base model, and fidelity is that of a fused model",
-            hint=f"fusery list --base {found.base.names[0].name}",
+            hint=f"fusery list --base {found.base.name}",
         )
     if found.fused is not None:
         return found.fused, found.fused.adapter.name
@@ -82,7 +82,7 @@ def _view(fused: tables.Fused, name: str) -> dict[str, Any]:
     modules = sorted(fused.modules, key=lambda module: natural(module.module))
     return {
         **line,
-        "base": fused.base.names[0].name,
+        "base": fused.base.name,
         "fidelity": {**line["fidelity"], "modules": [module_view(module) for module in modules]},
     }
 

@@ -78,18 +78,19 @@ def counts(session: Session, row: tables.Fused, moment: Moment | None = None) ->
     return bool(signers(session, row, moment))
 
 
-def usable(session: Session, key: str, *, accept: bool) -> tables.Fused | None:
-    """Return the claim that may stand in for an artifact that was not made here, None if there is none.
+def counting(session: Session, key: Digest, *, accept: bool) -> tables.Fused | None:
+    """Return the record of an artifact that was made here, or else the claim that may stand in for it, None if there is none.
 
-    Only a claim whose files are in the store: without them the artifact would have to be made anyway.
+    Only a claim whose files are in the store: without them it would have to be made anyway, and then what is said of it
+    is of no use.
 
     Args:
         session: of any transaction.
         key: of the artifact.
         accept: the user accepts claims without proof.
     """
-    if find_fused(session, Digest(key)) is not None:
-        return None
+    if (row := find_fused(session, key)) is not None:
+        return row
     there = (row for row in claims(session, key) if is_published(row))
     return next((row for row in there if accept or counts(session, row)), None)
 

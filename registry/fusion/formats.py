@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, FusionUnsupportedError
 from ..records.fused_label import describe
-from .choice import Measured, known_measurement
 from .fuse_inputs import FuseInputs, InputFiles, gather
+from .known import Measured, known_measurement
 from .records import find_fused
 from .request import FuseRequest, candidates
 from .views import fused_line, weights_bytes
@@ -70,7 +70,7 @@ def formats(
         "adapter": fuse_inputs.adapter.name,
         "scale": request.scale,
         "with": [{"adapter": part.name, "weight": part.weight} for part in fuse_inputs.extras],
-        "base": fuse_inputs.base.names[0].name,
+        "base": fuse_inputs.base.name,
         "base_bytes": base_bytes,
         "chosen": None if chosen is None else chosen.view["format"],
         "formats": [{**row.view, "chosen": row is chosen} for row in rows],

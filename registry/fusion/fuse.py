@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -27,14 +27,14 @@ from ..database import leases
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError, UnknownReferenceError
 from ..records.fused_label import describe
-from ..records.withdrawals import of_fused, shown, usable_record
-from .choice import Choice, Measured, known_measurement, record_refusal
-from .foreign import compare_claims, made_alike, usable
+from ..records.withdrawals import usable_record
+from .choice import Choice, record_refusal
+from .foreign import compare_claims, made_alike
 from .fuse_inputs import FuseInputs, InputFiles, gather
-from .published import checked_publish, deposit_files, fetch_published, is_published, record_published
+from .known import Known, Measured, look_up, view_of
+from .published import checked_publish, deposit_files, fetch_published, record_published
 from .records import FusedModel, find_fused, in_words, make_room, manifest_of, record_fused
 from .request import FuseRequest, candidates
-from .views import fused_view
 from .words import claim_in_words, differing, lost, unpublished, waiting
 
 if TYPE_CHECKING:
@@ -80,8 +80,10 @@ def fuse(
     fuse_inputs = gather(workspace, reference, request.extras)
     with fuse_inputs.opened(progress) as inputs:
 
-        def job_of(recipe: Recipe, last: bool) -> _Job:
-            return _Job(workspace, fuse_inputs, inputs, recipe, request, not last, wanted, say, progress)
+        def job_of(recipe: Recipe, last: bool, known: Known | None = None) -> _Job:
+            return _Job(
+                workspace, fuse_inputs, inputs, recipe, request, not last, wanted, say, progress, known
+            )
 
         try:
             recipes = candidates(request, fuse_inputs)
@@ -90,8 +92,8 @@ def fuse(
                 return model
             raise
         choice = Choice(workspace, fuse_inputs, inputs, request, say)
-        for recipe, last in choice.recipes(recipes):
-            if (model := job_of(recipe, last).run()) is not None:
+        for recipe, known, last in choice.recipes(recipes):
+            if (model := job_of(recipe, last, known).run()) is not None:
                 return model
     raise AssertionError("the last candidate either returns or raises")
 
@@ -184,7 +186,11 @@ def remake(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One candidate: a key, and how to get its model."""
+    """One candidate: a key, and how to get its model.
+
+    What is on record about the key is looked up three times: before the lease, after it, and where the model is recorded.
+    `found` is what was found before the lease, if somebody has looked already.
+    """
 
     workspace: Workspace
     fuse_inputs: FuseInputs
@@ -195,6 +201,7 @@ class _Job:
     publish: str
     say: Callable[[str], None]
     progress: Callable[[int, int], None] | None
+    found: Known | None = None
 
     @property
     def key(self) -> Digest:
@@ -202,22 +209,25 @@ class _Job:
 
     def run(self) -> FusedModel | None:
         """Return the model, or None when it does not pass and there is another candidate."""
-        if (known := self._known()) is not None and not self._passes(known):
+        known = self.found or self._look_up()
+        if known.measured is not None and not self._passes(known.measured):
             return None
-        if (model := self._cached()) is not None:
+        if (model := self._cached(known)) is not None:
             return self._shared(model)
-        return self._claimed() or self._build()
+        return self._claimed(known) or self._build()
 
     def at_hand(self) -> FusedModel | None:
         """Return the model if it need not be computed, None if it would have to be, or does not pass."""
-        if (known := self._known()) is not None and not self._passes(known):
+        known = self.found or self._look_up()
+        if known.measured is not None and not self._passes(known.measured):
             return None
-        if (model := self._cached()) is not None:
+        if (model := self._cached(known)) is not None:
             return model
-        return self._build(compute=False) if self._published() else self._claimed()
+        return self._build(compute=False) if known.published else self._claimed(known)
 
-    def _known(self) -> Measured | None:
-        return known_measurement(self.workspace, self.key, accept=self.request.accept_foreign)
+    def _look_up(self) -> Known:
+        name = self.fuse_inputs.adapter.name
+        return look_up(self.workspace, self.key, name, self.request, strict=self.strict)
 
     def _passes(self, measured: Measured) -> bool:
         """Return True to go on, False to try the next candidate; raise when there is none."""
@@ -228,22 +238,17 @@ class _Job:
             return False
         raise lost(self.fuse_inputs, self.recipe, measured, self.request)
 
-    def _cached(self) -> FusedModel | None:
-        with self.workspace.database.read() as session:
-            row = find_fused(session, self.key)
-            view = self._view(session, row) if row else None
-        if view is None:
+    def _cached(self, known: Known) -> FusedModel | None:
+        if (view := known.own) is None:
             return None
         path = self.workspace.cache.lookup(self.key, manifest_of(view))
         return FusedModel(path, "cache", view) if path else None
 
-    def _claimed(self) -> FusedModel | None:
+    def _claimed(self, known: Known) -> FusedModel | None:
         """Return what another registry says is this model, if it has its files and the user or a signature says so."""
-        with self.workspace.database.read() as session:
-            row = usable(session, self.key, accept=self.request.accept_foreign)
-            if row is None:
-                return None
-            view, key = self._view(session, row), Digest(row.key)
+        if (view := known.claim) is None:
+            return None
+        key = Digest(view["key"])
         self.say(f"{self.fuse_inputs.adapter.name}: {in_words(view['foreign'])}")
         manifest = manifest_of(view)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
@@ -259,28 +264,23 @@ class _Job:
                 lease.release(session)
         return FusedModel(path, "store", view) if path else None
 
-    def _published(self) -> dict[str, Any] | None:
-        """Return the record if the files are in the store."""
-        with self.workspace.database.read() as session:
-            row = find_fused(session, self.key)
-            return self._view(session, row) if row is not None and is_published(row) else None
-
     def _build(self, *, compute: bool = True) -> FusedModel | None:
         try:
             lease = self._lease(self.key)
         except DatabaseReadOnlyError as error:
             # What is published may be fetched by two at a time; what is computed could not be recorded.
-            if (model := self._fetched(None)) is None and compute:
+            if (model := self._fetched(None, self._look_up())) is None and compute:
                 raise unpublished(self.fuse_inputs, self.recipe, error) from error
             return model
         with lease.keep():
             # After the lease, not before: whoever held it may just have published.
-            model = self._cached() or self._fetched(lease)
+            known = self._look_up()
+            model = self._cached(known) or self._fetched(lease, known)
             if model is not None or not compute:
                 with self.workspace.database.write() as session:
                     lease.release(session)
                 return model and self._shared(model)
-            return self._compute(lease)
+            return self._compute(lease, known)
 
     def _lease(self, key: Digest) -> leases.Lease:
         workspace = self.workspace
@@ -288,9 +288,9 @@ class _Job:
             workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
         )
 
-    def _fetched(self, lease: leases.Lease | None) -> FusedModel | None:
+    def _fetched(self, lease: leases.Lease | None, known: Known) -> FusedModel | None:
         """Return the model from the store, None if it is not published or cannot be had."""
-        if (view := self._published()) is None:
+        if (view := known.published) is None:
             return None
         path = self._fetch(lease, self.key, manifest_of(view))
         return FusedModel(path, "store", view) if path else None
@@ -325,7 +325,7 @@ class _Job:
             record_published(self.workspace, session, self.key, manifest)
         return FusedModel(model.path, model.source, {**model.view, "published": True})
 
-    def _compute(self, lease: leases.Lease) -> FusedModel | None:
+    def _compute(self, lease: leases.Lease, known: Known) -> FusedModel | None:
         started = time.monotonic()
         cache = self.workspace.cache
         with cache.build(self.key, lease.fence) as folder:
@@ -337,19 +337,18 @@ class _Job:
                 self._refuse(lease, measured)
                 return None
             lease.check()
-            self._require_same(made.manifest)
+            if known.own is not None and known.own["digest"] != made.manifest.digest:
+                raise differing(self.key, made.manifest.digest, known.own["digest"])
             path = cache.publish(self.key, folder, made.manifest, hashed=True)
         seconds = time.monotonic() - started
-        deposit, failure = self._deposit(made.manifest, path)
+        deposit, failure = self._deposit(known, made.manifest, path)
         with deposit.recording() if deposit else self.workspace.database.write() as session:
             lease.publish(session)
-            told = self._record(session, made.manifest, made.fidelity, seconds)
+            row, told = self._record(session, made.manifest, made.fidelity, seconds)
             if deposit:
                 deposit.commit(session)
                 record_published(self.workspace, session, self.key, made.manifest)
-            row = find_fused(session, self.key)
-            assert row is not None
-            view = self._view(session, row)
+            view = view_of(session, row, self.fuse_inputs.adapter.name)
         for registry, true in told:
             self.say(claim_in_words(registry, true))
         if failure is not None:
@@ -357,9 +356,11 @@ class _Job:
         make_room(self.workspace, self.key)
         return FusedModel(path, "computed", view)
 
-    def _deposit(self, manifest: Manifest, path: Path) -> tuple[Deposit | None, StorageError | None]:
+    def _deposit(
+        self, known: Known, manifest: Manifest, path: Path
+    ) -> tuple[Deposit | None, StorageError | None]:
         """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
-        if self.publish != "full" and self._published() is None:
+        if self.publish != "full" and known.published is None:
             return None, None
         self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
         try:
@@ -373,27 +374,14 @@ class _Job:
             lease.release(session)
         self._passes(measured)
 
-    def _require_same(self, manifest: Manifest) -> None:
-        with self.workspace.database.read() as session:
-            row = find_fused(session, self.key)
-        if row is not None and row.digest != manifest.digest:
-            raise differing(self.key, manifest.digest, row.digest)
-
     def _record(
         self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
-    ) -> Sequence[tuple[str, bool]]:
-        """Record the model unless it is recorded; return which registries had claimed it, and whether rightly."""
-        if find_fused(session, self.key) is not None:
-            return ()
-        record_fused(
+    ) -> tuple[tables.Fused, Sequence[tuple[str, bool]]]:
+        """Record the model if it is not; also return which registries had said what it is, and whether that was true."""
+        row = find_fused(session, self.key)
+        if row is not None:
+            return row, ()
+        row = record_fused(
             self.workspace, session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
         )
-        return compare_claims(self.workspace, session, self.key, manifest)
-
-    def _view(self, session: Session, row: tables.Fused) -> dict[str, Any]:
-        """Return the record under the name in the request: the same bytes may be registered under several."""
-        return {
-            **fused_view(row, self.fuse_inputs.adapter.name),
-            "published": is_published(row),
-            "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
-        }
+        return row, compare_claims(self.workspace, session, self.key, manifest)

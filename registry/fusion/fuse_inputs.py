@@ -285,7 +285,7 @@ class InputFiles:
         found = {}
         for entry in part.files:
             found[entry.path] = self._scratch / f"adapter-{number}-{entry.path}"
-            generation = generations.get(entry.sha256, 0)
+            generation = generations[entry.sha256]
             there = self._workspace.store.local_path(entry.sha256, generation=generation)
             if there is not None and not self._verify:
                 shutil.copyfile(there, found[entry.path])
@@ -345,8 +345,8 @@ def gather(
                 refuse_yanked(session, adapter)
             if adapter.base_id != base.id:
                 raise BadInputError(
-                    f"{adapter.name} was trained on {adapter.base.names[0].name}, "
-                    f"{adapters[0].name} on {base.names[0].name}: they cannot be combined",
+                    f"{adapter.name} was trained on {adapter.base.name}, "
+                    f"{adapters[0].name} on {base.name}: they cannot be combined",
                     hint="fusery list --base NAME",
                 )
         parts = tuple(_part(adapter, weight) for adapter, weight in zip(adapters, weights, strict=True))
@@ -357,7 +357,7 @@ def gather(
 
 
 def _part(adapter: tables.Adapter, weight: float) -> AdapterPart:
-    files = tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in adapter.manifest.files)
+    files = tuple(file.entry for file in adapter.manifest.files)
     rendering = recorded_digest(adapter, "mlx")
     return AdapterPart(
         adapter.id, adapter.name, Digest(adapter.digest), files, weight, rendering, adapter.method

@@ -115,7 +115,7 @@ def fetch_published(
 
     generations = blob_generations(workspace, [entry.sha256 for entry in manifest])
     for entry in manifest:
-        target, generation = folder / entry.path, generations.get(entry.sha256, 0)
+        target, generation = folder / entry.path, generations[entry.sha256]
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             workspace.store.fetch(entry.sha256, target, generation=generation, progress=arrived)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ..engine.recipe import Recipe
 from ..errors import DatabaseReadOnlyError, FidelityError, RebuildDiffersError
 from ..records.fused_label import describe
-from .choice import Measured
 from .fuse_inputs import FuseInputs
+from .known import Measured
 from .request import FuseRequest
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def _targets(session: Session, claim: Claim) -> set[tuple[str, str]]:
         adapters = session.scalars(select(tables.Adapter).where(tables.Adapter.digest == digest))
         return {(row.name, row.digest) for row in adapters}
     bases = session.scalars(select(tables.BaseModel).where(tables.BaseModel.digest == digest))
-    return {(row.names[0].name, row.digest) for row in bases}
+    return {(row.name, row.digest) for row in bases}
 
 
 def _changed(claim: Claim, found: Found, digests: Mapping[str, str], truth: bool | None) -> str | None:

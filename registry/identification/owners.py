@@ -80,7 +80,7 @@ def _adapters(session: Session, where: Any) -> Iterable[Owner]:
 
 
 def _adapter(row: tables.Adapter, digest: str, manifest: int, form: str | None) -> Owner:
-    facts = {"base": row.base.names[0].name, "form": form}
+    facts = {"base": row.base.name, "form": form}
     return Owner("adapter", row.id, row.name, digest, manifest, facts)
 
 
@@ -102,7 +102,7 @@ def _fused(session: Session, where: Any) -> Iterable[Owner]:
             "key": row.key,
             "origin": row.origin,
             "adapters": names,
-            "base": row.base.names[0].name,
+            "base": row.base.name,
             "precision": row.precision,
             **label_view(row),
             "quantization": row.quantization,
@@ -121,7 +121,7 @@ def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
             "adapter_digests": [adapter.digest for adapter in row.adapters],
             "key": fused.key if fused else None,
             "fused": fused.digest if fused else None,
-            "base": row.adapters[0].base.names[0].name if row.adapters else None,
+            "base": row.adapters[0].base.name if row.adapters else None,
             "base_digest": row.adapters[0].base.digest if row.adapters else None,
         }
         yield Owner("bundle", row.id, row.path, row.digest, row.manifest_id, facts)
@@ -138,7 +138,7 @@ def owners_in(session: Session, bundle: Owner) -> list[Owner]:
 def _calibrations(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
     row = tables.Calibration
     for found in session.scalars(select(row).where(row.manifest_id.in_(manifests)).order_by(row.id)):
-        facts = {"base": found.base.names[0].name, "prompts": found.prompts}
+        facts = {"base": found.base.name, "prompts": found.prompts}
         yield Owner("calibration", found.id, found.prompts, found.digest, found.manifest_id, facts)
 
 

@@ -96,7 +96,7 @@ def _stored(workspace: Workspace, manifest: tables.Manifest, scratch: Path) -> d
     generations = blob_generations(workspace, [file.sha256 for file in manifest.files])
     found = {}
     for file in manifest.files:
-        digest, generation = Digest(file.sha256), generations.get(file.sha256, 0)
+        digest, generation = Digest(file.sha256), generations[file.sha256]
         local = workspace.store.local_path(digest, generation=generation)
         if local is None:
             local = scratch / digest

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 from fusery.storage.errors import FormatError, OutOfSpaceError, UnsafePathError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import safe_relative_path
+from fusery.storage.opening import opened
 
 MOST_FILES = 10_000
 RATIO = 100
@@ -37,7 +38,7 @@ def archive_kind(path: Path) -> str | None:
     Raises:
         StorageError: it cannot be read.
     """
-    with os_failures(f"read {path}", near=path), path.open("rb") as file:
+    with opened(path) as file:
         start = file.read(512)
     if start[257:262] == b"ustar":
         return "tar"
@@ -63,10 +64,10 @@ def unpack(path: Path, kind: str, folder: Path) -> None:
         limit = size
     room = shutil.disk_usage(folder).free - FREE
     try:
-        with _stream(path, kind) as stream:
+        with decompressed(path, kind) as stream:
             source = _Bounded(path.name, stream, limit, room)
             with tarfile.open(
-                fileobj=cast("IO[bytes]", source), mode="r|", tarinfo=_Member, errorlevel=1
+                fileobj=cast("IO[bytes]", source), mode="r|", tarinfo=Member, errorlevel=1
             ) as archive:
                 _extract(path.name, archive, folder)
     except (tarfile.TarError, EOFError, ValueError, zlib.error, _zstd_error()) as error:
@@ -101,7 +102,7 @@ def _extract(name: str, archive: tarfile.TarFile, folder: Path) -> None:
             raise FormatError(f"the archive {name} is cut short: it ends within {member.name[:80]!r}")
 
 
-class _Member(tarfile.TarInfo):
+class Member(tarfile.TarInfo):
     """A member whose header may not be larger than memory: tarfile reads long names and pax headers whole."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -134,7 +135,14 @@ class _Bounded:
 
 
 @contextmanager
-def _stream(path: Path, kind: str) -> Iterator[IO[bytes]]:
+def decompressed(path: Path, kind: str, *, frames: bool = False) -> Iterator[IO[bytes]]:
+    """Yield the bytes of an archive; memory does not grow with what its header asks for.
+
+    Args:
+        path: the archive.
+        kind: what `archive_kind` said.
+        frames: of Zstandard, go on after the first frame, to the end of the file.
+    """
     with os_failures(f"read {path}", near=path):
         file = path.open("rb")
     with file:
@@ -144,8 +152,8 @@ def _stream(path: Path, kind: str) -> Iterator[IO[bytes]]:
         elif kind == "zst":
             import zstandard
 
-            reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file)
-            with reader as stream:
+            reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+            with reader.stream_reader(file, read_across_frames=frames) as stream:
                 yield cast("IO[bytes]", stream)
         else:
             yield file

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, cast
@@ -16,17 +13,15 @@ import zstandard
 from fusery.storage.digest import CHUNK, Digest
 from fusery.storage.errors import StorageError
 from fusery.storage.manifest import FileEntry
-from fusery.storage.opening import opened
 
 from ..documents import RECORD
+from .archives import Member, archive_kind, decompressed
 from .problem import Problem
 from .signed_claim import Claim, read_record
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _HEADROOM = 64 << 20
 """Bytes of headers and padding that an archive may unpack to, besides its files."""
 _MOST_RECORD = 16 << 20
-_MOST_HEADER = 1 << 20
 
 
 def read_packed(path: Path) -> Claim | None:
@@ -34,15 +29,14 @@ def read_packed(path: Path) -> Claim | None:
 
     Only what is listed is unpacked, in memory that does not grow with it.
     """
-    with opened(path) as file:
-        start = file.read(4)
-    if not start.startswith((_GZIP, _ZSTD)):
+    kind = archive_kind(path)
+    if kind not in ("gz", "zst"):
         return None
     claim = Claim("archive", path.name)
     try:
         with (
-            _unpacked(path, start) as stream,
-            tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive,
+            decompressed(path, kind, frames=True) as stream,
+            tarfile.open(fileobj=stream, mode="r|", tarinfo=Member) as archive,
         ):
             _compare(archive, claim)
             if not claim.problems:
@@ -69,18 +63,6 @@ def read_packed(path: Path) -> Claim | None:
     return claim
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose headers are small: `tarfile` takes those of any size into memory."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.size > _MOST_HEADER:
-            raise ValueError("it has a header of an absurd size")
-        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        if member.issparse():
-            raise ValueError("it has a file with holes")
-        return member
-
-
 def _to_the_end(stream: IO[bytes]) -> None:
     left = _HEADROOM
     while data := stream.read(CHUNK):
@@ -93,7 +75,7 @@ def _compare(archive: tarfile.TarFile, claim: Claim) -> None:
     first = archive.next()
     folder, _, name = first.name.rpartition("/") if first is not None else ("", "", "")
     content = archive.extractfile(first) if first is not None and first.isreg() else None
-    if first is None or content is None or name != RECORD or first.size > _MOST_RECORD:
+    if first is None or content is None or first.issparse() or name != RECORD or first.size > _MOST_RECORD:
         return
     document = claim.document
     read_record(content.read(), claim)
@@ -104,7 +86,7 @@ def _compare(archive: tarfile.TarFile, claim: Claim) -> None:
         path = member.name.removeprefix(f"{folder}/")
         entry = missing.pop(path, None)
         left -= member.size
-        if entry is None or not member.isreg() or left < 0:
+        if entry is None or not member.isreg() or member.issparse() or left < 0:
             _note(claim, "added", path, "is not listed, and the rest of the archive was not unpacked")
             return
         if _of(archive, member, path) != entry:
@@ -123,14 +105,3 @@ def _of(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> FileEnt
 def _note(claim: Claim, code: str, path: str, what: str) -> None:
     place = f"{claim.document}: {path[:300]}"
     claim.problems.append(Problem(code, place, f"{place} {what}"))
-
-
-@contextmanager
-def _unpacked(path: Path, start: bytes) -> Iterator[IO[bytes]]:
-    with opened(path) as file:
-        if start.startswith(_GZIP):
-            with gzip.GzipFile(fileobj=file, mode="rb") as stream:
-                yield cast("IO[bytes]", stream)
-            return
-        with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
-            yield cast("IO[bytes]", reader)

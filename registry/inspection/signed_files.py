@@ -6,14 +6,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 
-from fusery.storage.digest import CHUNK, Digest
+from fusery.storage.copying import pump, reading
 from fusery.storage.errors import MissingFileError, StorageError
 from fusery.storage.failures import os_failures
 from fusery.storage.manifest import FileEntry, Manifest
-from fusery.storage.opening import opened
 
 from .problem import Problem
 
@@ -105,13 +103,11 @@ def _names(folder: Path, prefix: str, problems: list[Problem], deep: int) -> Ite
 
 
 def _hashed(found: Found, name: str) -> FileEntry | None:
-    running, size = sha256(), 0
+    place = _place(found, name)
     try:
-        with opened(_place(found, name)) as file:
-            while chunk := file.read(CHUNK):
-                running.update(chunk)
-                size += len(chunk)
+        with reading(place) as source, os_failures(f"read {place}", near=place):
+            digest, size = pump(source.fd, None)
     except StorageError as error:
         found.problems.append(Problem("unreadable", name, f"{name} cannot be read: {error.message}"))
         return None
-    return FileEntry(name, size, Digest(running.hexdigest()))
+    return FileEntry(name, size, digest)

@@ -241,7 +241,7 @@ def _base(workspace: Workspace, row: tables.BaseModel) -> Part:
     hub = next((each for each in row.revisions if each.source.startswith("hub:")), None)
     return Part(
         "base",
-        row.names[0].name,
+        row.name,
         row.digest,
         _files(row.manifest),
         base_licence(workspace, row),

@@ -133,7 +133,7 @@ def _last_moves(session: Session, ids: Iterable[int]) -> Iterable[tables.AliasMo
 def _node(thing: Made, known: _Known) -> Node:
     if isinstance(thing, tables.BaseModel):
         facts = {"architecture": thing.architecture, "parameters": thing.parameters, "dtype": thing.dtype}
-        name = thing.names[0].name
+        name = thing.name
         return Node(
             f"base:{thing.digest[:16]}",
             "base",

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.storage.digest import Digest
 from fusery.storage.jsonfile import read_object
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 from fusery.storage.watching import require_digests, watched
 
 from ..server.mlx_keys import mlx_keys, with_mlx_keys
@@ -82,7 +81,7 @@ def completed_config(file: Path) -> bytes | None:
 
 def base_manifest(base: tables.BaseModel) -> Manifest:
     """Return the recorded files of a base."""
-    return Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in base.manifest.files)
+    return base.manifest.value
 
 
 def unproven(workspace: Workspace, manifest: Manifest, files: dict[str, Path]) -> Manifest:

@@ -52,7 +52,7 @@ def locate_files(
     generations = blob_generations(workspace, [file.sha256 for file in base.manifest.files])
     found = {}
     for file in base.manifest.files:
-        digest, generation = Digest(file.sha256), generations.get(file.sha256, 0)
+        digest, generation = Digest(file.sha256), generations[file.sha256]
         local = workspace.store.local_path(digest, generation=generation)
         if local is None:
             local = scratch / digest
@@ -62,16 +62,23 @@ def locate_files(
     return found
 
 
-def blob_generations(workspace: Workspace, digests: Sequence[str]) -> dict[str, int]:
+class Generations(dict[str, int]):
+    """Blobs' generations by digest; that of a blob which is not on record is the first, 0."""
+
+    def __missing__(self, digest: str) -> int:
+        return 0
+
+
+def blob_generations(workspace: Workspace, digests: Sequence[str]) -> Generations:
     """Return the generation under which each of these blobs is stored."""
     with workspace.database.read() as session:
         query = select(tables.Blob.digest, tables.Blob.generation).where(tables.Blob.digest.in_(digests))
-        return {row.digest: row.generation for row in session.execute(query)}
+        return Generations({row.digest: row.generation for row in session.execute(query)})
 
 
 def _referenced(folder: Path, base: tables.BaseModel, file: tables.ManifestFile) -> Path:
     path = folder / file.path
-    name = base.names[0].name
+    name = base.name
     try:
         size = path.stat().st_size
     except OSError as error:

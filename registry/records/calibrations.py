@@ -45,6 +45,6 @@ def fetch_calibration(workspace: Workspace, digest: str, target: Path) -> Path:
                 f"there is no calibration {digest[:12]}", hint="fusery base show BASE lists them"
             )
         blob = Digest(row.manifest.files[0].sha256)
-    generation = blob_generations(workspace, [blob]).get(blob, 0)
+    generation = blob_generations(workspace, [blob])[blob]
     workspace.store.fetch(blob, target, generation=generation)
     return target

@@ -27,6 +27,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.interface import BlobStore
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.room import require_room
+from fusery.storage.staging import Staged
 
 from .. import tables
 from ..database import Database
@@ -34,7 +35,7 @@ from ..database.intents import TTL, Intents
 from ..database.owner import Owner
 from ..errors import DatabaseUnavailableError, DepositLostError
 
-Source = Path | bytes
+Source = Path | Staged | bytes
 """Where bytes are."""
 
 
@@ -74,7 +75,12 @@ class Deposit:
         contents = {entry.sha256: entry for entry in manifest}
         try:
             ready = self._announce(contents)
-            missing = [one.size for digest, one in contents.items() if digest not in ready]
+            missing = [
+                one.size
+                for digest, one in contents.items()
+                if digest not in ready
+                and not isinstance(files[one.path], Staged)  # which has its room already
+            ]
             require_room(self._store, missing)
             with self._intents.kept():
                 for digest, entry in contents.items():
@@ -156,6 +162,8 @@ class Deposit:
             return
         if isinstance(source, bytes):
             self._store.put_bytes(source, generation=generation)
+        elif isinstance(source, Staged):
+            self._store.put_staged(source, generation=generation)
         else:
             self._store.put_file(source, expected=entry, generation=generation, progress=progress)
 
@@ -196,6 +204,8 @@ def _decide(session: Session, entry: FileEntry, now: datetime) -> tables.Blob | 
 def _entry(path: str, source: Source) -> FileEntry:
     if isinstance(source, bytes):
         return FileEntry(path, len(source), digest_bytes(source))
+    if isinstance(source, Staged):
+        return source.entry(path)
     with reading(source) as opened, os_failures(f"read {source}", near=source):
         digest, size = pump(opened.fd, None)
     return FileEntry(path, size, digest)

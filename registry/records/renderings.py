@@ -13,7 +13,6 @@ from fusery.storage.digest import Digest
 from fusery.storage.manifest import Manifest, manifest_of
 
 from .. import tables
-from ..adapters.folder import AdapterFolder
 from ..adapters.render import FORM_FILES, Form, form_of, render_mlx, render_peft
 from .bases import blob_generations, recorded_architecture
 
@@ -29,12 +28,6 @@ def own_form(adapter: tables.Adapter) -> Form:
 def recorded_digest(adapter: tables.Adapter, form: Form) -> Digest | None:
     """Return the digest on record of an adapter's rendering."""
     return next((Digest(row.digest) for row in adapter.renderings if row.form == form), None)
-
-
-def record_own_rendering(session: Session, adapter: tables.Adapter, folder: AdapterFolder) -> None:
-    """Record mlx-lm's form of an adapter that is registered in PEFT's, within the transaction that registers it."""
-    if folder.form == "peft":
-        record_rendering(session, adapter, "mlx", rendering_of(folder.files, "mlx"), adapter.created_at)
 
 
 def rendering_of(files: Mapping[str, Path], form: Form) -> Manifest:
@@ -67,7 +60,7 @@ def fetch_originals(workspace: Workspace, adapter: tables.Adapter, folder: Path)
     digests = {file.path: Digest(file.sha256) for file in adapter.manifest.files}
     generations = blob_generations(workspace, list(digests.values()))
     for name, digest in digests.items():
-        workspace.store.fetch(digest, folder / name, generation=generations.get(digest, 0))
+        workspace.store.fetch(digest, folder / name, generation=generations[digest])
     return {name: folder / name for name in digests}
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.digest import Digest
 from fusery.storage.errors import StorageError
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import RegistryError
@@ -117,7 +116,7 @@ def manifest_of(session: Session, digest: str) -> Manifest | None:
     if row is None:
         return None
     try:
-        manifest = Manifest.of(FileEntry(file.path, file.size, Digest(file.sha256)) for file in row.files)
+        manifest = row.value
     except StorageError:
         return None
     return manifest if manifest.digest == digest else None

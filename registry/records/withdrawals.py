@@ -125,14 +125,19 @@ def is_yanked(adapter_id: Any, at: datetime | None = None) -> ColumnElement[bool
 def _stands(at: datetime | None) -> ColumnElement[bool]:
     yank = tables.Yank
     if at is None:
-        return yank.lifted_at.is_(None)
-    return and_(yank.at <= at, or_(yank.lifted_at.is_(None), yank.lifted_at > at))
+        return and_(yank.stands)
+    return and_(yank.at <= at, or_(yank.stands, yank.lifted_at > at))
+
+
+def stands(yank: Mapping[str, Any]) -> bool:
+    """Tell whether a withdrawal that is no row was not lifted."""
+    return yank["lifted_at"] is None
 
 
 def standing_yank(session: Session, adapter: tables.Adapter) -> tables.Yank | None:
     """Return the yank of a record that stands, None if there is none."""
     yank = tables.Yank
-    query = select(yank).where(yank.adapter_id == adapter.id, yank.lifted_at.is_(None))
+    query = select(yank).where(yank.adapter_id == adapter.id, yank.stands)
     return session.scalars(query.order_by(yank.id).limit(1)).first()
 
 

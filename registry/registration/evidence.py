@@ -9,20 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 
-from .. import tables
 from ..adapters.folder import AdapterFolder
-from ..admission import BaseFacts, Candidate, Declared, Finding, Neighbour, Policy, Trained, look_around
+from ..admission import BaseFacts, Candidate, Finding, Neighbour, Policy, Trained, look_around
 from ..admission.submission import Submission
-from ..names import parse_date, parse_task
-from ..records.bases import blob_generations, recorded_architecture
-from ..records.references import resolve_adapter, resolve_base
-from .trained_on import known_as, trained_on
+from ..records.bases import Generations, blob_generations, recorded_architecture
+from .ground import Ground, ground_of
+from .trained_on import known_as
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -33,6 +28,7 @@ def candidate_for(
     folder: AdapterFolder,
     submission: Submission,
     *,
+    ground: Ground | None = None,
     weights: str | None = None,
     training: Iterable[Finding] = (),
 ) -> Candidate:
@@ -41,7 +37,8 @@ def candidate_for(
     Args:
         workspace: the registry's parts.
         folder: the adapter's files.
-        submission: what the user declared.
+        submission: what the user said.
+        ground: what it is to stand on, if that was looked up already.
         weights: digest of the adapter's weights, if it is known already.
         training: findings about its training run.
 
@@ -49,32 +46,24 @@ def candidate_for(
         UnknownReferenceError: there is no such base or parent.
         BadInputError: the declared training base does not fit its base.
     """
-    with workspace.database.read() as session:
-        base = resolve_base(session, submission.base_name)
-        files = {file.path: file.sha256 for file in base.manifest.files}
-        facts = _base_facts(session, base, _Files(workspace, base.location, files))
-        facts = replace(facts, known_as=facts.known_as | set(submission.base_known_as))
-        parent = resolve_adapter(session, submission.parent).digest if submission.parent else None
-        other = trained_on(session, base, submission.trained_on)
-    declared = Declared(
-        task=parse_task(submission.task) if submission.task else None,
-        version=submission.version,
-        date=parse_date(submission.date) if submission.date else None,
-        alpha=submission.alpha,
-        val_loss=submission.val_loss,
-        dataset=submission.dataset,
-        examples=submission.examples,
-    )
+    if ground is None:
+        with workspace.database.read() as session:
+            ground = ground_of(session, folder, submission)
+    base, other = ground.base, ground.trained_on
+    parent = ground.parent.digest if ground.parent else None
+    files = {file.path: file.sha256 for file in base.manifest.files}
+    facts = _base_facts(ground, _Files(workspace, base.location, files))
+    facts = replace(facts, known_as=facts.known_as | set(submission.base_known_as))
 
     def registered() -> Sequence[Neighbour]:
         from .neighbours import neighbours
 
-        return neighbours(workspace, folder, base=base, task=declared.task, parent=parent, digest=weights)
+        return neighbours(workspace, folder, base=base, task=submission.task, parent=parent, digest=weights)
 
     today = dt.datetime.now(dt.UTC).date()
     trained = Trained(other.name, other.known_as | {other.name}) if other is not None else None
     around = look_around(folder.path)
-    return Candidate(folder, facts, declared, around, registered, today, tuple(training), trained)
+    return Candidate(folder, facts, submission, around, registered, today, tuple(training), trained)
 
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> Policy:
@@ -103,9 +92,9 @@ class _Files:
             }
         return {name: path for name, path in places.items() if path.is_file()}
 
-    def _local(self, digest: str, generations: Mapping[str, int]) -> Path | None:
+    def _local(self, digest: str, generations: Generations) -> Path | None:
         try:
-            return self._workspace.store.local_path(Digest(digest), generation=generations.get(digest, 0))
+            return self._workspace.store.local_path(Digest(digest), generation=generations[digest])
         except FuseryError:
             return None  # a store that is away is said where bytes are stored
 
@@ -121,7 +110,7 @@ class _Files:
             places = {name: scratch / digest for name, digest in digests.items()}
             try:
                 for digest in sorted(set(digests.values())):
-                    store.fetch(Digest(digest), scratch / digest, generation=generations.get(digest, 0))
+                    store.fetch(Digest(digest), scratch / digest, generation=generations[digest])
             except FuseryError:
                 places = {}  # a store that is away is said where bytes are stored
             yield places
@@ -132,17 +121,14 @@ class _Files:
         return found if len(found) == len(self._digests) else {}
 
 
-def _base_facts(session: Session, base: tables.BaseModel, files: _Files) -> BaseFacts:
+def _base_facts(ground: Ground, files: _Files) -> BaseFacts:
+    base = ground.base
     names = [name.name for name in base.names]
-    others = {
-        row.name: row.base.names[0].name
-        for row in session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
-    }
     return BaseFacts(
         names[0],
         recorded_architecture(base),
         known_as(base),
-        others,
+        ground.others,
         aliases=frozenset(names[1:]),
         tokenizer=lambda name: _read(files([name]).get(name)),
         weight_sizes=_sizes(files, base.config),

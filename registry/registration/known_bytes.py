@@ -17,10 +17,10 @@ from ..admission.submission import Submission
 from ..errors import AlreadyExistsError
 from ..names import compact_date, parse_date
 from ..records.amendments import TAG, State, state_of, undone
-from ..records.references import load_adapters, resolve_adapter, resolve_base
+from ..records.references import load_adapters
 from ..records.withdrawals import of_adapters, own
 from ..training.facts import recorded_curve
-from .trained_on import trained_on
+from .ground import Ground
 
 _OPTIONS = {
     "date": "--date",
@@ -32,9 +32,16 @@ _OPTIONS = {
 
 
 def known_adapter(
-    session: Session, task: tables.Task, digest: str, submission: Submission
+    session: Session, task: tables.Task, digest: str, submission: Submission, ground: Ground
 ) -> tables.Adapter | None:
     """Return the adapter with these bytes under a task; None if they are to be registered.
+
+    Args:
+        session: of any transaction.
+        task: what they are for.
+        digest: of their manifest.
+        submission: what the user says about them.
+        ground: what they are said to stand on.
 
     Raises:
         AlreadyExistsError: the submission contradicts the record.
@@ -45,7 +52,7 @@ def known_adapter(
     told = of_adapters(session, [row.id for row in known])
     withdrawn = {number: reason for number, found in told.items() if (reason := own(found)) is not None}
     known = sorted(known, key=lambda row: row.id in withdrawn)
-    said = [(row, _differences(session, row, submission)) for row in known]
+    said = [(row, _differences(session, row, submission, ground)) for row in known]
     for row, differs in said:
         if not differs:
             return row
@@ -81,16 +88,16 @@ def _refusal(
     )
 
 
-def _differences(session: Session, row: tables.Adapter, submission: Submission) -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which the submission contradicts the record, each with both values.
+def _differences(
+    session: Session, row: tables.Adapter, submission: Submission, ground: Ground
+) -> dict[str, tuple[Any, Any]]:
+    """Return what is said otherwise than on record, each with both values.
 
     What was on record once counts as well: who registers again what was amended since says nothing new.
     """
-    base = resolve_base(session, submission.base_name)
-    parent = resolve_adapter(session, submission.parent) if submission.parent else None
-    other = trained_on(session, base, submission.trained_on)
+    base, parent, other = ground.base, ground.parent, ground.trained_on
     fixed: dict[str, tuple[Any, Any]] = {
-        "base": (row.base.names[0].name, base.names[0].name if base.id != row.base_id else None),
+        "base": (row.base.name, base.name if base.id != row.base_id else None),
         "version": (row.version, submission.version),
         "alpha": (row.alpha, submission.alpha),
         "parent": (row.parent.name if row.parent else None, parent.name if parent else None),

@@ -158,7 +158,7 @@ def _candidates(
         # What would have to be fetched first is left out.
         path = workspace.store.local_path(Digest(row.sha256), generation=row.generation)
         if path is not None and row.digest != parent and row.scale:
-            found.append(_Known(row.name, row.task, base.names[0].name, row.method, row.scale, path))
+            found.append(_Known(row.name, row.task, base.name, row.method, row.scale, path))
     return found
 
 

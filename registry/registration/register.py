@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from fusery.storage.errors import MissingFileError, UnsafePathError
-from fusery.storage.manifest import Manifest, file_entry
+from fusery.storage.errors import MissingFileError, StorageError, UnsafePathError
+from fusery.storage.manifest import Manifest
+from fusery.storage.room import require_room
+from fusery.storage.staging import Staged, Staging, manifest_of_staged
 
 from .. import tables
 from ..adapters.files import WEIGHTS
-from ..adapters.folder import AdapterFolder, read_adapter_folder
+from ..adapters.folder import AdapterFolder, Take, read_adapter_folder, with_weights
 from ..admission import AdmissionError, Finding, examine, unreadable, verdict
 from ..admission.submission import Submission
 from ..database import events
@@ -23,16 +26,18 @@ from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
-from ..records.references import load_adapters, next_version, resolve_adapter, resolve_base
-from ..records.renderings import record_own_rendering
+from ..records.references import load_adapters, next_version
+from ..records.renderings import record_rendering, rendering_of
+from ..records.scratch import scratch_folder
 from ..records.views import adapter_view, trained_on_view
 from ..training.facts import adapter_with_weights, record_run
 from ..training.selection import Training, select_run
+from .ground import Ground, ground_of
 from .known_bytes import known_adapter
 from .proposal import proposed_name
-from .trained_on import named_by_files, trained_on
 
 if TYPE_CHECKING:
+    from ..records.deposit import Deposit
     from ..workspace import Workspace
 
 
@@ -65,37 +70,35 @@ def check(
         UnknownReferenceError: there is no such base.
     """
     try:
-        found = _read(folder)
-        training = select_run(found, submission)
-        if training.weights != WEIGHTS:
-            found = _read(folder, training.weights)
+        found, training = _read(folder, submission)
     except AdmissionError as error:
         return list(error.findings)
-    submission = _with_base(workspace, found, submission)
-    said = training.findings(found, submission)
-    return _examine(workspace, found, submission, strict=strict, training=said)
+    ground = _ground(workspace, found, submission)
+    return _examine(workspace, found, submission, training, ground, strict=strict)
 
 
-def _read(path: Path, weights: str = WEIGHTS) -> AdapterFolder:
-    """Read a folder; what is wrong with the folder itself is a finding too."""
+def _read(path: Path, submission: Submission, take: Take | None = None) -> tuple[AdapterFolder, Training]:
+    """Read a folder with the weights that are meant; what is wrong with the folder itself is a finding too."""
+    with _readable(path):
+        folder = read_adapter_folder(path, take)
+    training = select_run(folder, submission)
+    with _readable(path):
+        return with_weights(folder, training.weights, take), training
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return read_adapter_folder(path, weights)
+        yield
     except (UnsafePathError, MissingFileError) as error:
         if not path.is_dir():
             raise
         raise _refusal(path, [unreadable(error)], error.hint or "") from error
 
 
-def _with_base(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Submission:
-    """Return what the user said; where that is no base, with the one that the files name."""
-    if submission.base is not None:
-        return submission
-    if submission.trained_on is not None:
-        raise BadInputError(
-            "it is said what it was trained on, and not which base it is to stand on", hint="give --base NAME"
-        )
+def _ground(workspace: Workspace, folder: AdapterFolder, submission: Submission) -> Ground:
     with workspace.database.read() as session:
-        return replace(submission, base=named_by_files(session, folder))
+        return ground_of(session, folder, submission)
 
 
 def _refusal(path: Path, findings: Sequence[Finding], hint: str) -> AdmissionError:
@@ -113,14 +116,16 @@ def _examine(
     workspace: Workspace,
     folder: AdapterFolder,
     submission: Submission,
+    training: Training,
+    ground: Ground,
     *,
     strict: bool,
     weights: str | None = None,
-    training: Iterable[Finding] = (),
 ) -> list[Finding]:
     from .evidence import candidate_for, policy_of
 
-    candidate = candidate_for(workspace, folder, submission, weights=weights, training=training)
+    said = training.findings(folder, submission)
+    candidate = candidate_for(workspace, folder, submission, ground=ground, weights=weights, training=said)
     return examine(candidate, policy_of(workspace, strict=strict))
 
 
@@ -143,36 +148,83 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
     """
     from ..records.deposit import Deposit
 
-    # Hashed before anything is looked at: what is stored must be what was judged, and a trainer may still be writing.
-    folder = _read(path)
-    training = select_run(folder, submission)
-    hashed = _hashed(folder if training.weights == WEIGHTS else _read(path, training.weights))
-    folder = _read(path, training.weights)
-    submission = _with_base(workspace, folder, submission)
+    with _staging(workspace) as staging:
+        seen = _see(workspace, path, submission, staging, strict=strict)
+        _refuse_early(workspace, seen, submission)
+        try:
+            staging.require_unchanged()
+        except StorageError as error:
+            raise BadInputError(
+                f"{path} changed while it was read", hint="register it when the training run has ended"
+            ) from error
+        deposit = Deposit(workspace.database, workspace.store, workspace.owner())
+        deposit.put(seen.copies, manifest=seen.manifest)
+        return _record(workspace, deposit, seen, submission)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An adapter that admission lets in: what its copies hold, and what it is to stand on.
+
+    Attributes:
+        folder: the files, which are copies.
+        copies: those that are kept, by name.
+        manifest: of these.
+        rendering: of mlx-lm's form, where the adapter is in PEFT's.
+        training: the run that it is of.
+        ground: its base, and what else it stands on.
+        name: what it is to be called; version 0 is the next.
+        findings: what admission says.
+    """
+
+    folder: AdapterFolder
+    copies: Mapping[str, Staged]
+    manifest: Manifest
+    rendering: Manifest | None
+    training: Training
+    ground: Ground
+    name: AdapterName
+    findings: Sequence[Finding]
+
+
+@contextmanager
+def _staging(workspace: Workspace) -> Iterator[Staging]:
+    """Give the place where copies lie while admission looks at them: a trainer may still be writing the files."""
+    store = workspace.store
+    with ExitStack() as held:
+        folder = store.staging_folder or held.enter_context(scratch_folder(workspace))
+        yield held.enter_context(Staging(folder, lambda size: require_room(store, [size])))
+
+
+def _see(
+    workspace: Workspace, path: Path, submission: Submission, staging: Staging, *, strict: bool
+) -> _Seen:
+    folder, training = _read(path, submission, staging.take)
+    ground = _ground(workspace, folder, submission)
     name = proposed_name(folder, submission, training.day)
-    weights = next((entry.sha256 for entry in hashed if entry.path == WEIGHTS), None)
-    said = training.findings(folder, submission)
-    findings = _examine(workspace, folder, submission, strict=strict, weights=weights, training=said)
+    # What has no readable header will be refused for that: a file of holes is not read to its end before.
+    copies = staging.copies(folder.kept) if folder.header is not None else {}
+    peft = folder.form == "peft" and folder.header is not None
+    rendering = rendering_of(folder.files, "mlx") if peft else None
+    manifest = manifest_of_staged(copies)
+    weights = next((entry.sha256 for entry in rendering or manifest if entry.path == WEIGHTS), None)
+    findings = _examine(workspace, folder, submission, training, ground, strict=strict, weights=weights)
     if verdict(findings) == "fail":
-        raise _refusal(path, findings, f"fusery check {path} --base {submission.base}")
-    _refuse_early(workspace, name, hashed, submission)
-    deposit = Deposit(workspace.database, workspace.store, workspace.owner())
-    manifest = deposit.put(folder.kept)
-    if manifest != hashed:
-        deposit.abandon()
-        raise BadInputError(
-            f"{path} changed while it was read", hint="register it when the training run has ended"
-        )
+        raise _refusal(path, findings, f"fusery check {path} --base {ground.base.name}")
+    return _Seen(folder, copies, manifest, rendering, training, ground, name, findings)
+
+
+def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Submission) -> Registered:
     with deposit.recording() as session:
         stored = deposit.commit(session)
-        task = _task(session, name.task)
-        same = known_adapter(session, task, manifest.digest, submission)
+        task = _task(session, seen.name.task)
+        same = known_adapter(session, task, seen.manifest.digest, submission, seen.ground)
         if same is not None:
             return Registered(adapter_view(session, same), created=False)
-        version = _version(session, task, submission.version or name.version)
-        final = AdapterName(task.name, version, name.date)
-        adapter = _add(workspace, session, folder, submission, training, final, task, manifest, stored)
-        for finding in findings:
+        version = _version(session, task, submission.version or seen.name.version)
+        name = AdapterName(task.name, version, seen.name.date)
+        adapter = _add(workspace, session, seen, submission, name, task, stored)
+        for finding in seen.findings:
             session.add(tables.AdapterFinding(adapter_id=adapter.id, **finding.to_dict()))
         session.flush()
         session.expire_all()
@@ -194,25 +246,14 @@ def register(workspace: Workspace, path: Path, submission: Submission, *, strict
         return Registered(adapter_view(session, adapter), created=True)
 
 
-def _hashed(folder: AdapterFolder) -> Manifest:
-    if folder.header is None:
-        # It will be refused for that: a file of holes that claims a terabyte is not read to its end before.
-        return Manifest.of(())
-    return Manifest.of(file_entry(path, file) for path, file in folder.kept.items())
-
-
-def _refuse_early(
-    workspace: Workspace, name: AdapterName, manifest: Manifest, submission: Submission
-) -> None:
-    """Say what the recording would say, before bytes are stored: an unknown parent, a version that is taken."""
+def _refuse_early(workspace: Workspace, seen: _Seen, submission: Submission) -> None:
+    """Say before bytes are stored what the recording would say: a version that is taken, other facts about known bytes."""
     with workspace.database.read() as session:
-        if submission.parent:
-            resolve_adapter(session, submission.parent)
-        task = session.scalar(select(tables.Task).where(tables.Task.name == name.task))
+        task = session.scalar(select(tables.Task).where(tables.Task.name == seen.name.task))
         if task is None:
             return
-        if known_adapter(session, task, manifest.digest, submission) is None:
-            _version(session, task, submission.version or name.version)
+        if known_adapter(session, task, seen.manifest.digest, submission, seen.ground) is None:
+            _version(session, task, submission.version or seen.name.version)
 
 
 def _task(session: Session, name: str) -> tables.Task:
@@ -242,17 +283,14 @@ def _version(session: Session, task: tables.Task, wanted: int) -> int:
 def _add(
     workspace: Workspace,
     session: Session,
-    folder: AdapterFolder,
+    seen: _Seen,
     submission: Submission,
-    training: Training,
     name: AdapterName,
     task: tables.Task,
-    manifest: Manifest,
     stored: tables.Manifest,
 ) -> tables.Adapter:
-    base = resolve_base(session, submission.base_name)
-    other = trained_on(session, base, submission.trained_on)
-    metadata = folder.metadata
+    folder, training = seen.folder, seen.training
+    base, other, metadata = seen.ground.base, seen.ground.trained_on, folder.metadata
     alpha = submission.alpha if submission.alpha is not None else alpha_of(folder)
     data = training.data
     examples = submission.examples if submission.examples is not None else metadata.training_examples
@@ -269,14 +307,14 @@ def _add(
         name=str(name),
         base_id=base.id,
         manifest_id=stored.id,
-        **adapter_columns(folder, manifest.digest),
+        **adapter_columns(folder, seen.manifest.digest),
         alpha=alpha,
         total_parameters=base.parameters,
         val_loss=val_loss,
         iterations=training.iterations(folder),
         dataset_id=known.id if known else None,
         examples=examples,
-        parent_id=_parent(session, submission, training),
+        parent_id=_parent(session, seen),
         trained_on=other.digest if other else None,
         trained_on_name=other.name if other else None,
         note=submission.note,
@@ -285,7 +323,8 @@ def _add(
     )
     session.add(adapter)
     session.flush()
-    record_own_rendering(session, adapter, folder)
+    if seen.rendering is not None:
+        record_rendering(session, adapter, "mlx", seen.rendering, adapter.created_at)
     if training.run.is_known:
         record_run(session, adapter, training.run, training.choice)
     for key, value in submission.tags.items():
@@ -293,9 +332,10 @@ def _add(
     return adapter
 
 
-def _parent(session: Session, submission: Submission, training: Training) -> int | None:
+def _parent(session: Session, seen: _Seen) -> int | None:
     """Return the parent that was said, or else the adapter that the run recorded it went on from."""
-    if submission.parent:
-        return resolve_adapter(session, submission.parent).id
-    known = adapter_with_weights(session, training.continued) if training.continued else None
+    if seen.ground.parent is not None:
+        return seen.ground.parent.id
+    continued = seen.training.continued
+    known = adapter_with_weights(session, continued) if continued else None
     return known.id if known else None

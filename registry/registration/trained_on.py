@@ -52,7 +52,7 @@ def trained_on(session: Session, base: tables.BaseModel, said: str | TrainedOn |
     if isinstance(said, TrainedOn):
         return said if said.digest != base.digest else None
     assert other is not None
-    return TrainedOn(other.names[0].name, other.digest, known_as(other)) if other.id != base.id else None
+    return TrainedOn(other.name, other.digest, known_as(other)) if other.id != base.id else None
 
 
 def with_digest(session: Session, digest: str | None) -> tables.BaseModel | None:
@@ -62,8 +62,8 @@ def with_digest(session: Session, digest: str | None) -> tables.BaseModel | None
     return session.scalar(select(tables.BaseModel).where(tables.BaseModel.digest == digest))
 
 
-def named_by_files(session: Session, folder: AdapterFolder) -> str:
-    """Return the first name of the base that an adapter's own files name, if this registry knows exactly one such.
+def named_by_files(session: Session, folder: AdapterFolder) -> tables.BaseModel:
+    """Return the base that an adapter's own files name, if this registry knows exactly one such.
 
     Raises:
         BadInputError: they name none that is here.
@@ -79,35 +79,36 @@ def named_by_files(session: Session, folder: AdapterFolder) -> str:
             hint=f"fusery check {folder.path} --base NAME  lists all that is wrong with it",
         )
     bases = session.scalars(select(tables.BaseModel).options(defer(tables.BaseModel.weights)))
-    known = [(base.names[0].name, known_as(base)) for base in bases]
+    known = [(base, known_as(base)) for base in bases]
     if not name:
         raise BadInputError(
             "neither --base nor the adapter's files say which base model it is on", hint=_among(known)
         )
-    same = [first for first, names in known if name.casefold() in {each.casefold() for each in names}]
+    same = [base for base, names in known if name.casefold() in {each.casefold() for each in names}]
     end = tail(name)
-    found = same or [first for first, names in known if end and end in {tail(each) for each in names}]
+    found = same or [base for base, names in known if end and end in {tail(each) for each in names}]
     if len(found) == 1:
         return found[0]
     if found:
+        called = [base.name for base in found]
         raise AmbiguousReferenceError(
-            f"{file} names the base {name[:200]!r}, and {len(found)} bases here are called so: {', '.join(found)}",
-            hint=f"give --base {found[0]} or another of them",
+            f"{file} names the base {name[:200]!r}, and {len(found)} bases here are called so: {', '.join(called)}",
+            hint=f"give --base {called[0]} or another of them",
         )
     raise BadInputError(
         f"{file} names the base {name[:200]!r}, which is not in this registry", hint=_among(known)
     )
 
 
-def _among(known: Sequence[tuple[str, frozenset[str]]]) -> str:
+def _among(known: Sequence[tuple[tables.BaseModel, frozenset[str]]]) -> str:
     if not known:
         return "fusery base add SOURCE"
-    names = ", ".join(first for first, _ in known[:_SHOWN])
+    names = ", ".join(base.name for base, _ in known[:_SHOWN])
     return f"give --base NAME; there are: {names}{', ...' if len(known) > _SHOWN else ''}"
 
 
 def _require_alike(base: tables.BaseModel, other: tables.BaseModel) -> None:
-    name, trained = base.names[0].name, other.names[0].name
+    name, trained = base.name, other.name
     if (found := _difference(recorded_architecture(base), recorded_architecture(other))) is not None:
         what, here, there = found
         raise BadInputError(

@@ -122,7 +122,7 @@ def _roots(session: Session, kind: str, reference: str) -> tuple[str, Select[int
     if kind == "base":
         base = resolve_base(session, reference)
         stands = or_(adapter.base_id == base.id, adapter.trained_on == base.digest)
-        return base.names[0].name, select(adapter.id).where(stands)
+        return base.name, select(adapter.id).where(stands)
     if kind == "adapter":
         found = resolve_adapter(session, reference)
         # The same bytes may be registered under two tasks.

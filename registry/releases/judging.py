@@ -162,7 +162,7 @@ def _signed(case: Case, rules: Rules) -> Said:
 def _licences(case: Case, rules: Rules) -> Said:
     if not case.licence_read:
         return "unknown", "the rules were changed at this moment", "the same command again"
-    allowed, base = set(rules.licences or ()), case.adapter.base.names[0].name
+    allowed, base = set(rules.licences or ()), case.adapter.base.name
     own = adapter_licence(case.facts.tags(case.adapter))
     if own is not None and own.casefold() not in allowed:
         return "failed", f"the adapter is under {own}"

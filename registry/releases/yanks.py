@@ -80,7 +80,7 @@ def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str,
 
 def _standing(session: Session, adapter: tables.Adapter) -> Sequence[tables.Yank]:
     """Return all yanks that stand: one of them may have come from another registry."""
-    query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.lifted_at.is_(None))
+    query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.stands)
     return session.scalars(query.order_by(tables.Yank.id)).all()
 
 

@@ -144,7 +144,7 @@ def _meant(session: Session, subject: str | None) -> tuple[tables.Task | None, t
     if found.base is not None:
         raise BadInputError(
             f"{subject[:80]} is a base model, and a report is of a task or an adapter",
-            hint=f"fusery list --base {found.base.names[0].name}",
+            hint=f"fusery list --base {found.base.name}",
         )
     adapter = found.adapter or (found.fused.adapter if found.fused else None)
     assert adapter is not None

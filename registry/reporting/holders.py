@@ -15,6 +15,7 @@ from ..parsing import plural
 from ..records.alias_moves import ALIAS_MOVED
 from ..records.overtaken import ALIAS_CONFIRMED
 from ..records.views import moment
+from ..records.withdrawals import stands
 
 _FIRST = ("prod", "production")
 """What a reader asks about first."""
@@ -36,7 +37,7 @@ def holders(
         when it was moved; empty where none was asked), `emergency`, `confirmed_at`, `confirmed_by`, `withdrawn` (why), and
         `says`: all of that in a sentence.
     """
-    withdrawn = {yank["adapter"]: yank["reason"] for yank in yanks if yank["lifted_at"] is None}
+    withdrawn = {yank["adapter"]: yank["reason"] for yank in yanks if stands(yank)}
     found = []
     for alias in sorted(aliases, key=_rank):
         if not alias["moves"]:

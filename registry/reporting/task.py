@@ -233,7 +233,7 @@ def _yanks(
     yank, adapter = tables.Yank, tables.Adapter
     about = adapter.task_id == task.id if only is None else adapter.id == only.id
     query = select(yank, adapter.name).join(adapter, adapter.id == yank.adapter_id).where(about)
-    found = session.execute(query.order_by(yank.lifted_at.is_not(None), yank.id.desc())).all()
+    found = session.execute(query.order_by(~yank.stands, yank.id.desc())).all()
     return [
         {
             "adapter": name,

@@ -107,7 +107,7 @@ class ServingPlan:
         try:
             return Document(
                 format=1,
-                base=Base(name=self.base.names[0].name, folder=base, digest=self.base.digest),
+                base=Base(name=self.base.name, folder=base, digest=self.base.digest),
                 adapters=[
                     Adapter(name=adapter.name, folder=f"{adapters}/{adapter.name}", digest=adapter.digest)
                     for adapter in self.adapters
@@ -141,7 +141,7 @@ def plan_serving(session: Session, references: Sequence[str], splits: Sequence[S
     if not found:
         raise BadInputError("there is nothing to serve", hint="fusery serve TASK#ALIAS")
     base = next(iter(found.values())).base
-    own = {base.names[0].name, *(adapter.name for adapter in found.values())}
+    own = {base.name, *(adapter.name for adapter in found.values())}
     routes: dict[str, str | dict[str, float]] = {}
     for reference in references:
         adapter = found[reference]
@@ -167,8 +167,8 @@ def _served(session: Session, reference: str, first: tables.Adapter | None) -> t
     refuse_yanked(session, adapter)
     if first is not None and adapter.base_id != first.base_id:
         raise BadInputError(
-            f"{adapter.name} was trained on {adapter.base.names[0].name}, {first.name} on"
-            f" {first.base.names[0].name}: they cannot share one base",
+            f"{adapter.name} was trained on {adapter.base.name}, {first.name} on"
+            f" {first.base.name}: they cannot share one base",
             hint="one server for each base",
         )
     if adapter.method == "full":

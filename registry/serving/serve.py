@@ -184,7 +184,7 @@ def _folder(
     with _kept_folder(workspace) as folder:
         follower = Follower(workspace, request, splits, folder, say)
         plan = follower.plan()
-        say(f"fetching {plan.base.names[0].name}")
+        say(f"fetching {plan.base.name}")
         _link_base(workspace, plan.base, folder, reading)
         follower.follow(plan)
         yield folder, follower

@@ -7,6 +7,9 @@ from datetime import datetime
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from fusery.storage import manifest as values
+from fusery.storage.digest import Digest
+
 from .record import DIGEST, Record, one_of
 
 
@@ -49,6 +52,11 @@ class Manifest(Record):
     size: Mapped[int] = mapped_column(BigInteger)
     files: Mapped[list[ManifestFile]] = relationship(order_by="ManifestFile.path", cascade="all")
 
+    @property
+    def value(self) -> values.Manifest:
+        """The manifest itself."""
+        return values.Manifest.of(file.entry for file in self.files)
+
 
 class ManifestFile(Record):
     """One file of a manifest.  `blob` is set where its bytes are in the store, and null where only their digest is kept."""
@@ -64,6 +72,11 @@ class ManifestFile(Record):
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(DIGEST, index=True)
     blob: Mapped[str | None] = mapped_column(ForeignKey("blob.digest"), index=True)
+
+    @property
+    def entry(self) -> values.FileEntry:
+        """The entry of the manifest itself."""
+        return values.FileEntry(self.path, self.size, Digest(self.sha256))
 
 
 class Tensor(Record):

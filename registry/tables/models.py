@@ -46,6 +46,11 @@ class BaseModel(Record):
     revisions: Mapped[list[BaseRevision]] = relationship(order_by="BaseRevision.id")
     calibrations: Mapped[list[Calibration]] = relationship(order_by="Calibration.id", back_populates="base")
 
+    @property
+    def name(self) -> str:
+        """The name that is shown: the first that it was given."""
+        return self.names[0].name
+
 
 class BaseName(Record):
     """A name that a base model is known by; the first is the one that is shown.

@@ -15,8 +15,9 @@ from typing import Any
 from fuzz.mutate import garble, mutate, text, tree
 
 from fusery.registry.adapters.folder import read_adapter_folder
-from fusery.registry.admission import BaseFacts, Candidate, Declared, examine, look_around, verdict
+from fusery.registry.admission import BaseFacts, Candidate, examine, look_around, verdict
 from fusery.registry.admission.rules import CODES
+from fusery.registry.admission.submission import Submission
 from fusery.storage.errors import StorageError
 
 METADATA: Mapping[str, Any] = {
@@ -65,7 +66,7 @@ def hold(folder: Path, base: BaseFacts) -> str:
     except StorageError as error:
         _require_sentence(error.message)
         return "unreadable"
-    findings = examine(Candidate(found, base, Declared(task="course_rec"), look_around(folder)))
+    findings = examine(Candidate(found, base, Submission(task="course_rec"), look_around(folder)))
     assert len(findings) < 200, len(findings)
     for finding in findings:
         assert finding.code in CODES, finding

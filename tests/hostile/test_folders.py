@@ -154,8 +154,9 @@ def _after(function: Callable[..., Any], turn: int, change: Callable[[], object]
     ("step", "turn"),
     [
         ("read_adapter_folder", 1),
-        ("_hashed", 1),
-        ("read_adapter_folder", 2),
+        ("select_run", 1),
+        ("with_weights", 1),
+        ("_ground", 1),
         ("_examine", 1),
         ("_refuse_early", 1),
     ],

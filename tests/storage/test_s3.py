@@ -22,6 +22,7 @@ from s3_server import BUCKET, S3Server, find_server, running_server
 from store_contract import HELLO, StoreContract, file_with, name_of
 from tree_contract import check_tree
 
+from fusery.storage import remote
 from fusery.storage.backends.objects import AHEAD, PART
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.errors import StorageError, StoreDeniedError, StoreUnavailableError
@@ -30,6 +31,7 @@ from fusery.storage.interface import Blob
 from fusery.storage.locate import open_store, open_tree
 from fusery.storage.manifest import FileEntry
 from fusery.storage.remote import SMALL, FsspecStore
+from fusery.storage.staging import Staging
 
 WEED = find_server()
 MULTIPART = os.urandom(1 << 20) * ((SMALL >> 20) + 3)
@@ -100,6 +102,17 @@ def test_a_lost_reply_to_the_last_request_of_an_upload_is_success(
     blob = backend.behind(proxy).put_file(file_with(tmp_path, MULTIPART))
     assert blob.digest == MULTIPART_DIGEST
     assert backend.store.size(blob.digest) == len(MULTIPART)
+
+
+def test_a_staged_copy_in_parts_is_read_once(
+    backend: S3Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Staging(tmp_path) as staging:
+        staged = staging.copies({"a": file_with(tmp_path, MULTIPART)})["a"]
+        # Hashed while it was copied and while it is sent, and not between.
+        monkeypatch.setattr(remote, "pump", None)
+        assert backend.store.put_staged(staged).digest == MULTIPART_DIGEST
+    assert backend.read(name_of(MULTIPART_DIGEST)) == MULTIPART
 
 
 def test_a_part_that_fails_is_sent_again(backend: S3Backend, proxy: FaultProxy, tmp_path: Path) -> None:

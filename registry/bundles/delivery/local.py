@@ -53,7 +53,7 @@ class LocalPlace(Place):
         base = tables.BaseModel
         with workspace.database.read() as session:
             for found in session.scalars(select(base).where(base.location.is_not(None))):
-                guarded[f"the base {found.names[0].name}"] = Path(str(found.location))
+                guarded[f"the base {found.name}"] = Path(str(found.location))
         for what, folder in guarded.items():
             real = folder.resolve()
             if self.path == real or self.path in real.parents or real in self.path.parents:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -118,7 +117,9 @@ class RegistryClient:
             StoreUnavailableError: it did not work, several times.
             StoreDeniedError: this user may not.
         """
-        for attempt in range(_ATTEMPTS):
+
+        def send() -> Any:
+            # An upload that was cut off cannot be gone on with here: it is begun anew.
             reply = self._ask("POST", "/blobs/uploads/", headers={"Content-Length": "0"})
             self._require(reply, 202, "an upload")
             place = reply.headers.get("Location", "")
@@ -126,17 +127,9 @@ class RegistryClient:
             joined = f"{url}{'&' if '?' in url else '?'}digest={descriptor['digest']}"
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
             with path.open("rb") as file:
-                try:
-                    reply = self._request(joined, "PUT", data=file, headers=headers)
-                except self._failures as error:
-                    if attempt == _ATTEMPTS - 1:
-                        raise self._unavailable(error) from without_secrets(error)
-                    time.sleep(2**attempt)
-                    continue
-            if reply.status_code < 500 or attempt == _ATTEMPTS - 1:
-                self._require(reply, 201, "a blob")
-                return
-            time.sleep(2**attempt)
+                return self._request(joined, "PUT", data=file, headers=headers)
+
+        self._require(self._patiently(send), 201, "a blob")
 
     def put_manifest(self, tag: str, content: bytes, media_type: str) -> None:
         """Give a tag to a manifest, and make sure that the registry took it for what it is."""
@@ -147,19 +140,28 @@ class RegistryClient:
             raise StoreUnavailableError(f"the registry {self._registry} changed the manifest that was pushed")
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
-        for attempt in range(_ATTEMPTS):
-            try:
-                reply = self._request(f"{self._url}{path}", method, **options)
-            except self._failures as error:
-                if isinstance(error, ValueError) and "authentication" in str(error):
-                    raise self._denied() from without_secrets(error)
-                if attempt == _ATTEMPTS - 1:
-                    raise self._unavailable(error) from without_secrets(error)
-            else:
-                if reply.status_code < 500 or attempt == _ATTEMPTS - 1:
-                    return reply
-            time.sleep(2**attempt)
-        raise AssertionError("every last attempt returns or raises")
+        return self._patiently(lambda: self._request(f"{self._url}{path}", method, **options))
+
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
+        """Return a reply; the registry is asked again while it does not answer, or says that the failure is its own."""
+        import tenacity
+
+        def may_pass(error: BaseException) -> bool:
+            return isinstance(error, self._failures) and not _is_denial(error)
+
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(may_pass) | tenacity.retry_if_result(_is_its_own),
+            wait=tenacity.wait_exponential(),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            # The last reply or the last failure, as it is.
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+        )
+        try:
+            return again(ask)
+        except self._failures as error:
+            raise (self._denied() if _is_denial(error) else self._unavailable(error)) from without_secrets(
+                error
+            )
 
     def _require(self, reply: Any, expected: int, what: str) -> None:
         if reply.status_code in (401, 403):
@@ -180,3 +182,12 @@ class RegistryClient:
         return StoreUnavailableError(
             f"the registry {self._registry} did not answer: {type(error).__name__}", hint="try again later"
         )
+
+
+def _is_denial(error: BaseException) -> bool:
+    # All that oras says of it.
+    return isinstance(error, ValueError) and "authentication" in str(error)
+
+
+def _is_its_own(reply: Any) -> bool:
+    return bool(reply.status_code >= 500)

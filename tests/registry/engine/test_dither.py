@@ -20,7 +20,8 @@ from fusery.registry.engine.blocks import fuse_rows
 from fusery.registry.engine.dither import Thresholds, round_steps
 from fusery.registry.engine.fidelity import Sums
 from fusery.registry.engine.layouts import to_rows
-from fusery.registry.engine.policy import DEQUANTIZE, DITHER, KEEP, Policy, Target
+from fusery.registry.engine.policy import Policy, Target
+from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP
 from fusery.registry.engine.rows import Change, Kind, NotFiniteError, Rows
 from fusery.registry.engine.workspace import Workspace
 

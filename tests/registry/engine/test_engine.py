@@ -17,7 +17,8 @@ import tinymodels
 
 from fusery.registry.engine.engine import Fused, fuse
 from fusery.registry.engine.plan import Plan
-from fusery.registry.engine.policy import DEQUANTIZE, DITHER, KEEP, MIXED, Policy, Quantize
+from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP, MIXED
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.errors import (
     BlobCorruptError,

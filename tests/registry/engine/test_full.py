@@ -14,7 +14,8 @@ from tensorfiles import load_raw
 
 from fusery.registry.engine.config import INDEX
 from fusery.registry.engine.plan import Compute, Plan
-from fusery.registry.engine.policy import KEEP, Policy, Quantize
+from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.precisions import KEEP
 from fusery.registry.errors import FusionUnsupportedError
 
 MlxFuse = Callable[..., Path]

@@ -12,7 +12,8 @@ from tensorfiles import rewrite
 
 from fusery.registry.engine.naming import NeedsModelClassError
 from fusery.registry.engine.plan import Compute, Plan
-from fusery.registry.engine.policy import KEEP, Policy, Quantize
+from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.precisions import KEEP
 from fusery.registry.errors import FusionUnsupportedError
 
 Planner = Callable[..., Plan]

@@ -14,7 +14,8 @@ import pytest
 import tinymodels
 
 from fusery.registry.engine.config import INDEX
-from fusery.registry.engine.policy import KEEP, Policy, Quantize
+from fusery.registry.engine.policy import Policy, Quantize
+from fusery.registry.engine.precisions import KEEP
 
 pytest.importorskip("mlx_lm")
 

@@ -13,7 +13,8 @@ import tinymodels
 from fusery.registry.engine.affine import Grid, Packed, unpack_rows
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
 from fusery.registry.engine.calibration import Directions, read_calibration, write_calibration
-from fusery.registry.engine.policy import DEQUANTIZE, KEEP, MIXED, Policy
+from fusery.registry.engine.policy import Policy
+from fusery.registry.engine.precisions import DEQUANTIZE, KEEP, MIXED
 from fusery.registry.engine.recipe import ONCE
 from fusery.registry.errors import FusionUnsupportedError
 from fusery.storage.digest import Digest

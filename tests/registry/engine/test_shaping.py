@@ -19,7 +19,8 @@ from fusery.registry.engine.arithmetic import F32, Array, Update
 from fusery.registry.engine.calibration import Calibration, Directions, read_calibration, write_calibration
 from fusery.registry.engine.files import open_input
 from fusery.registry.engine.plan import Compute
-from fusery.registry.engine.policy import DITHER, KEEP, MIXED, Policy
+from fusery.registry.engine.policy import Policy
+from fusery.registry.engine.precisions import DITHER, KEEP, MIXED
 from fusery.registry.engine.shaping import (
     DAMPING,
     UPDATE_WEIGHT,

@@ -12,12 +12,12 @@ from fusery.registry import Registry, tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.foreign import (
     claims,
+    counting,
     counts,
     disown,
     foreign_key,
     foreign_view,
     recipe_key,
-    usable,
 )
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.fusion.records import in_words
@@ -47,8 +47,8 @@ def test_a_claim_is_found_by_the_key_that_it_claims_and_counts_for_nothing(claim
         key = recipe_key(row)
         assert [one.id for one in claims(session, key)] == [row.id]
         assert not counts(session, row)
-        assert usable(session, key, accept=False) is None
-        assert usable(session, key, accept=True) is row
+        assert counting(session, key, accept=False) is None
+        assert counting(session, key, accept=True) is row
         assert foreign_view(row) == {"registry": ORIGIN, "key": key, "signed_by": [], "rebuilt": None}
 
 
@@ -59,7 +59,7 @@ def test_a_claim_without_files_is_of_no_use(claimed: Registry) -> None:
             file.blob = None
     with claimed.workspace.database.read() as session:
         row = session.scalars(select(tables.Fused)).one()
-        assert usable(session, recipe_key(row), accept=True) is None
+        assert counting(session, recipe_key(row), accept=True) is None
 
 
 def test_explain_says_what_a_claim_is(claimed: Registry) -> None:

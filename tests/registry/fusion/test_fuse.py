@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import queryplans
 import tinymodels
 from sqlalchemy import func, select, update
 
@@ -336,3 +339,26 @@ def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path
         )
         keys.append(registry.fused.fuse(f"{name}@1").view["engine"])
     assert keys == ["canonical-1", "canonical-2"]
+
+
+BY_KEY = re.compile(r"FROM fused\s+WHERE fused\.key = ")
+
+
+@pytest.mark.parametrize("publish", ["recipe", "full"])
+def test_a_cold_fuse_asks_for_its_record_three_times(stocked: Registry, publish: str) -> None:
+    """Before the lease, after it, and where it is recorded."""
+    with queryplans.recorded() as cold:
+        made = stocked.fused.fuse("course_rec@1", publish=publish)
+    assert made.source == "computed"
+    assert len([query for query in cold if BY_KEY.search(query.statement)]) == 3
+    with queryplans.recorded() as warm:
+        assert stocked.fused.fuse("course_rec@1", publish=publish).cached
+    assert len([query for query in warm if BY_KEY.search(query.statement)]) == 1
+
+
+def test_of_several_formats_each_is_looked_up_three_times_at_most(losing: Registry) -> None:
+    with queryplans.recorded() as cold:
+        assert losing.fused.fuse("small@1").source == "computed"
+    asked = Counter(str(query.parameters) for query in cold if BY_KEY.search(query.statement))
+    assert len(asked) > 1
+    assert max(asked.values()) == 3

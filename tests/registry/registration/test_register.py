@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import func, select
 from fusery.registry import Registry, tables
 from fusery.registry.admission import AdmissionError
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
+from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 
 MakeAdapter = Any
@@ -222,3 +224,30 @@ def test_a_name_tells_the_version_of_its_own_task_only(
         make_adapter("adapters_foo_v4_20260102", seed=2), base="tiny", task="baz"
     ).view
     assert (other["task"], other["version"]) == ("baz", 1)
+
+
+def test_a_change_that_no_time_tells_of_does_not_get_in(
+    with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was judged is a copy: what is written into the file afterwards, as a memory map does it, is not stored."""
+    from fusery.registry.registration import register as module
+
+    folder = make_adapter("a", seed=1)
+    weights = folder / "adapters.safetensors"
+    judged = digest_file(weights)[0]
+    examine = module.examine
+
+    def examine_then_write(*arguments: Any) -> Any:
+        found, before = examine(*arguments), weights.stat()
+        with weights.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"\x00\x00\xc0\x7f")  # not a number
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return found
+
+    monkeypatch.setattr(module, "examine", examine_then_write)
+    name = with_base.adapters.register(folder, base="tiny", task="one").view["name"]
+    files = {file["path"]: file["sha256"] for file in with_base.adapters.show(name)["files"]}
+    assert files["adapters.safetensors"] == judged
+    assert digest_file(weights)[0] != judged
+    assert with_base.upkeep.audit().ok

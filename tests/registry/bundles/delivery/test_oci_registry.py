@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
+import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlx_lm
@@ -142,9 +146,7 @@ def test_a_broken_configuration_of_docker_s(content: str, registry: Registry, tm
 
 
 def test_no_registry_is_one_sentence(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusery.registry.bundles.delivery import oci_client
-
-    monkeypatch.setattr(oci_client.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     place = place_at(registry.workspace, "oci://127.0.0.1:1/x:y", target="oci")
     with pytest.raises(StoreUnavailableError, match=r"127.0.0.1:1 did not answer: \w+$"):
         place.require_free(False)
@@ -171,3 +173,81 @@ def test_the_helper_skips_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", "")
     with pytest.raises(pytest.skip.Exception, match="docker-registry is not installed"):
         need_registry()
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """A registry that fails as often as it is told to before it takes something."""
+
+    failures: Counter[str]
+    asked: list[str]
+
+    def _answer(self, status: int, **headers: str) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        self.asked.append(self.command)
+        if self.failures[self.command]:
+            self.failures[self.command] -= 1
+            status, headers = 503, {}
+        self.send_response(status)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self._answer(200)
+
+    def do_HEAD(self) -> None:
+        self._answer(404)
+
+    def do_POST(self) -> None:
+        self._answer(202, Location="/v2/x/blobs/uploads/1")
+
+    def do_PUT(self) -> None:
+        self._answer(201)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    Flaky.failures, Flaky.asked = Counter(), []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("failures", [{"PUT": 3}, {"POST": 3}, {"PUT": 1, "POST": 2}], ids=str)
+def test_what_a_registry_fails_at_is_tried_again(
+    flaky: str, tmp_path: Path, failures: dict[str, int]
+) -> None:
+    from fusery.registry.bundles.delivery.oci_client import RegistryClient
+
+    (tmp_path / "blob").write_bytes(b"bytes")
+    client = RegistryClient(flaky, "x")
+    Flaky.failures.update(failures)
+    client.upload(tmp_path / "blob", {"digest": f"sha256:{'a' * 64}", "size": 5})
+    # An upload is begun anew each time, and never gone on with.
+    puts = Flaky.asked.count("PUT")
+    assert puts == failures.get("PUT", 0) + 1
+    assert Flaky.asked.count("POST") == puts + failures.get("POST", 0)
+
+
+def test_what_a_registry_fails_at_for_ever_is_said(flaky: str, tmp_path: Path) -> None:
+    from fusery.registry.bundles.delivery.oci_client import RegistryClient
+
+    (tmp_path / "blob").write_bytes(b"bytes")
+    client = RegistryClient(flaky, "x")
+    Flaky.failures["PUT"] = 99
+    with pytest.raises(StoreUnavailableError, match="answered 503 when it was asked for a blob"):
+        client.upload(tmp_path / "blob", {"digest": f"sha256:{'a' * 64}", "size": 5})
+    assert Flaky.asked.count("PUT") == 4
+    Flaky.failures["HEAD"] = 99
+    with pytest.raises(StoreUnavailableError, match="answered 503"):
+        client.has("sha256:" + "b" * 64)
+    assert Flaky.asked.count("HEAD") == 4

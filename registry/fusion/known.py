@@ -1,0 +1,137 @@
+"""What is on record about a fuse, looked up in one go: what it retained, and the record if it is any use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session
+
+from fusery.storage.digest import Digest
+
+from .. import tables
+from ..database import events
+from ..records.withdrawals import of_fused, shown
+from .foreign import counting
+from .published import is_published
+from .request import FuseRequest
+from .views import fused_view
+
+if TYPE_CHECKING:
+    from ..engine.fidelity import Fidelity
+    from ..workspace import Workspace
+
+REFUSED = "fuse.refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a fuse was found to retain.
+
+    Attributes:
+        verdict: `PASS`, `DEGRADED` or `LOST`.
+        retained: share of the update.
+        noise: what was written beside the update, as a share of the weights; None if it is not known.
+    """
+
+    verdict: str
+    retained: float | None
+    noise: float | None = None
+
+    @classmethod
+    def of(cls, fidelity: Fidelity | tables.Fused) -> Measured:
+        """Take the overall figures of a fuse, of a sample or of a record."""
+        return cls(fidelity.verdict, fidelity.retained, fidelity.noise)
+
+    @property
+    def in_words(self) -> str:
+        """The verdict with its reason."""
+        noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
+        return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
+
+    def passes(self, request: FuseRequest, *, strict: bool) -> bool:
+        """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
+        if request.accept_loss and not strict:
+            return True
+        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
+            return False
+        if not strict:
+            return self.verdict != "LOST"
+        from ..engine.fidelity import QUIET_TO
+
+        return self.verdict == "PASS" and (self.noise or 0.0) <= QUIET_TO
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is on record about a key.
+
+    Attributes:
+        measured: what it retained, as recorded or as the log says of a refused attempt; None if nobody knows.
+        view: the record, as `FusedModel.view` has it; None if there is none, or it does not pass what was asked for.
+    """
+
+    measured: Measured | None = None
+    view: Mapping[str, Any] | None = None
+
+    @property
+    def own(self) -> Mapping[str, Any] | None:
+        """The record, if it was made here."""
+        return self.view if self.view is not None and self.view["foreign"] is None else None
+
+    @property
+    def published(self) -> Mapping[str, Any] | None:
+        """The record, if it was made here and its files are in the store."""
+        return self.own if self.own is not None and self.own["published"] else None
+
+    @property
+    def claim(self) -> Mapping[str, Any] | None:
+        """The record, if another registry says what it is, and that is enough."""
+        return self.view if self.own is None else None
+
+
+def look_up(
+    workspace: Workspace, key: Digest, adapter: str, request: FuseRequest, *, strict: bool = False
+) -> Known:
+    """Return what is on record about a key.
+
+    Args:
+        workspace: the registry's parts.
+        key: of the fused artifact.
+        adapter: the name that was asked for: the same bytes may be registered under another, too.
+        request: what was asked for.
+        strict: there is an alternative.
+    """
+    with workspace.database.read() as session:
+        row = counting(session, key, accept=request.accept_foreign)
+        if row is None:
+            return Known(_refused(session, key))
+        measured = Measured.of(row)
+        passes = measured.passes(request, strict=strict)
+        return Known(measured, view_of(session, row, adapter) if passes else None)
+
+
+def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
+    """Return what is on record about a key, or what the log says of a refused attempt."""
+    with workspace.database.read() as session:
+        row = counting(session, key, accept=False)
+        return _refused(session, key) if row is None else Measured.of(row)
+
+
+def view_of(session: Session, row: tables.Fused, adapter: str) -> dict[str, Any]:
+    """Return a record as `FusedModel.view` has it, under the name of an adapter that was asked for."""
+    return {
+        **fused_view(row, adapter),
+        "published": is_published(row),
+        "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
+    }
+
+
+def _refused(session: Session, key: str) -> Measured | None:
+    refusals = events.history(session, kind="fused", subject=key, action=REFUSED, limit=1)
+    if not refusals:
+        return None
+    detail = json.loads(refusals[0].detail)
+    return Measured(detail["verdict"], detail["retained"], detail.get("noise"))

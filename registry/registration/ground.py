@@ -1,0 +1,58 @@
+"""What an adapter is to stand on, looked up once: its base, its parent, the base that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import tables
+from ..adapters.folder import AdapterFolder
+from ..admission.submission import Submission, TrainedOn
+from ..errors import BadInputError
+from ..records.references import resolve_adapter, resolve_base
+from .trained_on import named_by_files, trained_on
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What an adapter is to stand on.
+
+    Attributes:
+        base: the base that was said, or else the one that the files name.
+        others: the names of all other bases to their first names.
+        parent: the adapter whose training it continues, where that was said.
+        trained_on: the base that it was trained on, if that was said to be another one.
+    """
+
+    base: tables.BaseModel
+    others: Mapping[str, str]
+    parent: tables.Adapter | None = None
+    trained_on: TrainedOn | None = None
+
+
+def ground_of(session: Session, folder: AdapterFolder, submission: Submission) -> Ground:
+    """Return what an adapter is to stand on.  What the base has can be read after the transaction, too.
+
+    Raises:
+        UnknownReferenceError: there is no such base or parent.
+        AmbiguousReferenceError: several bases are called what the files name.
+        BadInputError: no base is said and the files name none, or the base that it was said to be trained on is none that
+            goes with its base.
+    """
+    if submission.base is None:
+        if submission.trained_on is not None:
+            raise BadInputError(
+                "it is said what it was trained on, and not which base it is to stand on",
+                hint="give --base NAME",
+            )
+        base = named_by_files(session, folder)
+    else:
+        base = resolve_base(session, submission.base)
+    parent = resolve_adapter(session, submission.parent) if submission.parent else None
+    _loaded = base.names, base.revisions, base.manifest.files, base.weights
+    rows = session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
+    others = {row.name: row.base.name for row in rows}
+    return Ground(base, others, parent, trained_on(session, base, submission.trained_on))

@@ -1,0 +1,125 @@
+"""A register reads each file once: parsed once, and hashed once while it is copied; what is looked up is looked up once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import queryplans
+from peftfolders import make_peft
+from runfolders import make_run
+
+from fusery.registry import Registry
+from fusery.registry.registration import register as steps
+
+MakeAdapter = Callable[..., Path]
+
+
+class CountedHash:
+    """A SHA-256 that is counted when its value is asked for."""
+
+    counted: Counter[str]
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._running, self._told, self._size = _SHA256(data), False, len(data)
+
+    def update(self, data: bytes) -> None:
+        self._running.update(data)
+        self._size += len(data)
+
+    def hexdigest(self) -> str:
+        found = self._running.hexdigest()
+        if not self._told and self._size >= SMALLEST:
+            self.counted[found] += 1
+        self._told = True
+        return found
+
+    def digest(self) -> bytes:
+        self.hexdigest()
+        return self._running.digest()
+
+
+_SHA256 = hashlib.sha256
+SMALLEST = 2048
+"""Bytes from which something is counted: a manifest's own digest is taken whenever it is asked for."""
+
+
+@contextmanager
+def hashed() -> Iterator[Counter[str]]:
+    """Yield a counter that fills with the digests of all that this process hashes."""
+    with pytest.MonkeyPatch.context() as patch:
+        CountedHash.counted = Counter()
+        patch.setattr(hashlib, "sha256", CountedHash)
+        yield CountedHash.counted
+
+
+def sha256(path: Path) -> str:
+    return _SHA256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def with_base(sqlite_registry: Registry, tiny_base: Path) -> Registry:
+    sqlite_registry.bases.add(tiny_base, name="tiny")
+    return sqlite_registry
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that are parsed."""
+    found: list[Path] = []
+    read = steps.read_adapter_folder
+
+    def counting(path: Path, *rest: Any) -> Any:
+        found.append(path)
+        return read(path, *rest)
+
+    monkeypatch.setattr(steps, "read_adapter_folder", counting)
+    return found
+
+
+@pytest.mark.parametrize("form", ["mlx", "peft", "run"])
+def test_each_file_is_read_once(
+    with_base: Registry,
+    make_adapter: MakeAdapter,
+    tmp_path: Path,
+    tiny_base: Path,
+    parses: list[Path],
+    form: str,
+) -> None:
+    if form == "mlx":
+        folder = make_adapter()
+        kept = [folder / "adapters.safetensors"]
+    elif form == "peft":
+        folder = make_peft(tmp_path / "peft", tiny_base)
+        kept = [folder / "adapter_model.safetensors"]
+    else:
+        folder = make_run(tmp_path / "run", tiny_base, saved=(20, 40), iters=40)
+        kept = [folder / "0000020_adapters.safetensors"]
+    with hashed() as counted:
+        made = with_base.adapters.register(
+            folder, base="tiny", task="one", **({"checkpoint": "20"} if form == "run" else {})
+        )
+    assert made.created
+    assert parses == [folder]
+    assert {path.name: counted[sha256(path)] for path in kept} == {path.name: 1 for path in kept}
+    # Of the other form nothing is read twice either, and of weights that are not meant nothing at all.
+    assert sum(counted.values()) == (2 if form == "peft" else 1)
+    assert max(counted.values()) == 1, counted.most_common(3)
+
+
+def test_the_base_and_the_parent_are_looked_up_once(with_base: Registry, make_adapter: MakeAdapter) -> None:
+    with_base.adapters.register(make_adapter("a", seed=1), base="tiny", task="one")
+    with queryplans.recorded() as found:
+        with_base.adapters.register(make_adapter("b", seed=2), base="tiny", task="one", parent="one@1")
+    by_name = [query for query in found if "base_name.folded =" in query.statement]
+    by_version = [
+        query
+        for query in found
+        if "adapter.version =" in query.statement and "findings" not in query.statement
+    ]
+    assert (len(by_name), len(by_version)) == (1, 1)
