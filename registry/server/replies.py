@@ -39,12 +39,12 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], used: Mapping[str, Any]) -> dict[str, Any]:
         """Return a reply that is not streamed."""
         return {
             **self._head(stream=False),
             "choices": [self._choice(number, choice) for number, choice in enumerate(choices)],
-            "usage": usage(choices, prompt_tokens),
+            "usage": used,
         }
 
     def opening(self, count: int) -> list[bytes]:
@@ -66,9 +66,9 @@ class Reply:
             choice["delta"] = {"content": text} if text else {}
         return self._event([choice])
 
-    def closing(self, choices: Sequence[Choice], prompt_tokens: int) -> bytes:
+    def closing(self, used: Mapping[str, Any]) -> bytes:
         """Return the event with the numbers of tokens."""
-        return self._event([], usage=usage(choices, prompt_tokens))
+        return self._event([], usage=used)
 
     def _head(self, *, stream: bool) -> dict[str, Any]:
         chat = self.kind == "chat"
@@ -91,13 +91,14 @@ class Reply:
         return event({**self._head(stream=True), "choices": choices, **more})
 
 
-def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
-    """Return the numbers of tokens of a request."""
+def usage(choices: Sequence[Choice], prompt_tokens: int, reused: int) -> dict[str, Any]:
+    """Return the numbers of tokens of a request; `reused` are those of its prompts that had been read before."""
     written = sum(choice.tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": written,
         "total_tokens": prompt_tokens + written,
+        "prompt_tokens_details": {"cached_tokens": reused},
     }
 
 

@@ -51,6 +51,10 @@ class Table:
         """The adapters in memory."""
         return [target.resident for target in self._targets.values() if target.resident is not None]
 
+    def has(self, resident: Resident | None) -> bool:
+        """Return whether an adapter is served; the base, None, always is."""
+        return resident is None or any(target.resident is resident for target in self._targets.values())
+
     def names(self, tenant: Tenant | None) -> list[str]:
         """Return the names that may be asked for."""
         allowed = None if tenant is None or tenant.models is None else set(tenant.models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ class Job:
         receiver: whatever the engine's `post` needs to hand the text on.
         owner: whose share it uses.
         cancelled: nobody wants the answer any more.
+        may_keep: tells whether what was read for it may be kept for later prompts of its owner.
+        reused: how many tokens of the prompt had been read before; known when the first piece comes.
     """
 
     resident: Resident | None
@@ -35,6 +38,8 @@ class Job:
     receiver: Any = None
     owner: str = ""
     cancelled: bool = False
+    may_keep: Callable[[], bool] = lambda: True
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

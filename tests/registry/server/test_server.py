@@ -294,6 +294,23 @@ def test_too_many_at_once(strict: Served) -> None:
     assert acme.completions.create(model="caesar_v1", prompt="a", max_tokens=1).choices
 
 
+def test_a_prompt_that_was_read_is_not_read_again_for_the_same_tenant(strict: Served) -> None:
+    def cached(key: str, prompt: str) -> int:
+        reply = client(strict, KEYS[key]).completions.create(model="caesar_v1", prompt=prompt, max_tokens=2)
+        assert reply.choices[0].text == "bc"
+        assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
+        return reply.usage.prompt_tokens_details.cached_tokens or 0
+
+    prompt = "xyzzy" * 20
+    assert [cached("acme", prompt + "a"), cached("acme", prompt + "a")] == [0, 100]
+    assert [cached("acme", prompt + "ba"), cached("other", prompt + "a")] == [100, 0]
+    _, text = ask(strict, "GET", "/metrics", Authorization=f"Bearer {KEYS['ops']}")
+    lines = text.decode().splitlines()
+    assert 'fusery_prompt_tokens_reused_total{model="caesar_v1",tenant="acme"} 200.0' in lines
+    assert 'fusery_prompt_tokens_reused_total{model="caesar_v1",tenant="other"} 0.0' in lines
+    assert any(line.startswith("fusery_prompt_cache_bytes ") and not line.endswith(" 0.0") for line in lines)
+
+
 HEADS: dict[str, tuple[dict[str, str], int]] = {
     "no key": ({"Authorization": ""}, 401),
     "a key of nobody": ({"Authorization": "Bearer sk-nobody"}, 401),
