@@ -46,7 +46,7 @@ class Answer:
             repeats: how many of them each prompt has.
         """
         self.reply, self._repeats = reply, repeats
-        self.choices = [Choice() for _ in jobs]
+        self.choices = [Choice(asks_logprobs=job.alternatives is not None) for job in jobs]
         self._engine, self._jobs = engine, jobs
         self.first: float | None = None
         self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
@@ -80,8 +80,8 @@ class Answer:
                     begun = True
                     for opening in self.reply.opening(len(self.choices)):
                         yield opening
-                if piece.text or piece.finish:
-                    yield self.reply.piece(number, piece.text, piece.finish)
+                if piece.text or piece.finish or piece.logprob:
+                    yield self.reply.piece(number, piece, self.choices[number])
         if include_usage:
             yield self.reply.closing(usage(self.choices, prompt_tokens, self.reused))
         yield DONE
@@ -105,6 +105,8 @@ class Answer:
                 if self.first is None and piece.tokens:
                     self.first = time.perf_counter()
                 choice.text += piece.text
+                if piece.logprob is not None:
+                    choice.logprobs.append(piece.logprob)
                 choice.tokens += piece.tokens
                 if piece.finish == "error":
                     raise Refusal(500, "generation failed")

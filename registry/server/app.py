@@ -74,6 +74,7 @@ def create_app(
     chat, text = Completions(service, ChatBody, "chat"), Completions(service, TextBody, "text")
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
     ]
 

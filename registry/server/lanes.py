@@ -100,7 +100,7 @@ class BatchLane:
         for answer in answers:
             writing = self._writings[answer.uid]
             self._places.read(writing)
-            piece = writing.add(answer.token, answer.finish_reason)
+            piece = writing.add(answer.token, answer.finish_reason, answer.logprobs)
             if piece.finish is not None:
                 self._end(answer.uid)
                 if answer.finish_reason is None:

@@ -9,18 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .logprobs import TokenLogprob, chat_form, text_form
 from .routing import Target
+from .writing import Piece
 
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(slots=True)
 class Choice:
-    """One answer as it grows: its text, how many tokens it took, why it ended."""
+    """One answer as it grows.
+
+    Attributes:
+        text: so far.
+        tokens: how many it took.
+        finish: why it ended.
+        asks_logprobs: whether `logprobs` are wanted.
+        logprobs: of the tokens so far.
+    """
 
     text: str = ""
     tokens: int = 0
     finish: str | None = None
+    asks_logprobs: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +69,19 @@ class Reply:
             for number in range(count)
         ]
 
-    def piece(self, number: int, text: str, finish: str | None) -> bytes:
-        """Return the event for new text of one answer."""
-        choice: dict[str, Any] = {"index": number, "logprobs": None, "finish_reason": finish}
+    def piece(self, number: int, piece: Piece, choice: Choice) -> bytes:
+        """Return the event for new text of one answer, which `choice` has already."""
+        told = choice.logprobs[-1:] if piece.logprob else []
+        part: dict[str, Any] = {
+            "index": number,
+            "logprobs": self._logprobs(choice, told),
+            "finish_reason": piece.finish,
+        }
         if self.kind == "text":
-            choice["text"] = text
+            part["text"] = piece.text
         else:
-            choice["delta"] = {"content": text} if text else {}
-        return self._event([choice])
+            part["delta"] = {"content": piece.text} if piece.text else {}
+        return self._event([part])
 
     def closing(self, used: Mapping[str, Any]) -> bytes:
         """Return the event with the numbers of tokens."""
@@ -82,10 +99,20 @@ class Reply:
         }
 
     def _choice(self, number: int, choice: Choice) -> dict[str, Any]:
-        common = {"index": number, "logprobs": None, "finish_reason": choice.finish}
+        logprobs = self._logprobs(choice, choice.logprobs)
+        common = {"index": number, "logprobs": logprobs, "finish_reason": choice.finish}
         if self.kind == "text":
             return {**common, "text": choice.text}
         return {**common, "message": {"role": "assistant", "content": choice.text}}
+
+    def _logprobs(self, choice: Choice, told: list[TokenLogprob]) -> dict[str, Any] | None:
+        """Return what is said of an answer's last tokens."""
+        if not choice.asks_logprobs:
+            return None
+        if self.kind == "chat":
+            return chat_form(told)
+        before = choice.logprobs[: len(choice.logprobs) - len(told)]
+        return text_form(told, sum(len(each.token) for each in before))
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return event({**self._head(stream=True), "choices": choices, **more})

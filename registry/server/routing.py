@@ -47,6 +47,11 @@ class Table:
             self._routes[name] = {target: 1.0} if isinstance(target, str) else dict(target)
 
     @property
+    def default(self) -> str | None:
+        """The name of what answers requests that name no model: there is one where there is nothing to choose."""
+        return next(iter(self._targets)) if len(self._targets) == 1 else None
+
+    @property
     def residents(self) -> list[Resident]:
         """The adapters in memory."""
         return [target.resident for target in self._targets.values() if target.resident is not None]

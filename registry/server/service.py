@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from .admission import Admission
-from .bodies import Body, ChatBody, TextBody, read_body
+from .bodies import DEFAULT_MODEL, Body, ChatBody, TextBody, read_body
 from .calls import Calls
 from .desk import Desk
 from .document import Adapter, Document
 from .engine import Engine
+from .errors import Refusal
 from .keys import Access, Keys
 from .metrics import Metrics
 from .prompts import WIDTH, Prompts
@@ -194,12 +195,18 @@ class Service:
 
     def _read(self, table: Table, data: bytes, kind: type[Body], access: Access) -> tuple[Body, Target]:
         body = read_body(data, kind)
+        if body.model == DEFAULT_MODEL and table.default is not None:
+            body.model = table.default
+        elif "model" not in body.model_fields_set:
+            raise Refusal(400, "model is required", param="model")
         return body, table.choose(body.model, access.tenant, body.user)
 
     def _jobs(
         self, table: Table, body: Body, target: Target, access: Access, chat: str | None = None
     ) -> Prepared:
         sampling = body.sampling(self.engine.vocabulary)
+        if sampling.xtc_probability:
+            sampling = replace(sampling, xtc_spared=self.prompts.spared())
         if chat is not None:
             prompts, default = [self.prompts.chat(chat)], self.context
         else:
@@ -220,6 +227,7 @@ class Service:
                         options,
                         tuple(body.stop),
                         owner=access.owner,
+                        alternatives=body.alternatives,
                         may_keep=partial(self._may_keep, access, body.model, target.resident),
                     )
                 )

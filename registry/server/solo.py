@@ -14,6 +14,8 @@ from .prefixes import Prefixes
 from .sampling import make_processors, make_sampler
 from .writing import Job, Piece, Writing
 
+Steps = Generator[tuple[int, Any] | None, None, None]
+
 
 @dataclass(eq=False, slots=True)
 class _Run:
@@ -23,14 +25,15 @@ class _Run:
         writing: its text.
         cache: mlx-lm's caches of the prompt and of what was written; empty before the first step.
         tokens: what they hold.
-        steps: yields None for each part of the prompt that has been read, and then the tokens.
+        steps: yields None for each part of the prompt that has been read, and then the tokens, each with the logarithms of the
+            probabilities of all.
         read: how many tokens of the prompt the last step read.
     """
 
     writing: Writing
     cache: list[Any] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    steps: Generator[int | None, None, None] | None = None
+    steps: Steps | None = None
     read: int = 0
 
     def end(self) -> None:
@@ -87,17 +90,18 @@ class SoloLane:
             if writing.reading:
                 self._size = self._pace.share(1, others=self._rests.has_others(job.owner))
             assert run.steps is not None
-            token = next(run.steps)
+            found = next(run.steps)
             if writing.reading:
                 took = self._pace.note(time.perf_counter() - began, run.read)
                 self._places.charge(job.owner, took)
-            if token is None:
+            if found is None:
                 self._running[job] = self._running.pop(job)  # the next part is another's
                 continue
             self._places.read(writing)
+            token, logprobs = found
             ended = token in self._tokenizer.eos_token_ids
             full = writing.tokens + 1 >= job.max_tokens
-            piece = writing.add(token, "stop" if ended else "length" if full else None)
+            piece = writing.add(token, "stop" if ended else "length" if full else None, logprobs)
             if piece.finish is not None:
                 self._prefixes.put(job, run.tokens, run.cache)
             pieces.append((job, piece))
@@ -120,7 +124,7 @@ class SoloLane:
             run.end()
         self._running.clear()
 
-    def _steps(self, job: Job, run: _Run) -> Generator[int | None, None, None]:
+    def _steps(self, job: Job, run: _Run) -> Steps:
         """Read the prompt in parts, the last of them with the first token, and write."""
         import mlx.core as mx
         from mlx_lm.generate import generate_step
@@ -149,7 +153,7 @@ class SoloLane:
         before = mx.array(job.tokens[:last], mx.int32)
         processors = [_after(before, processor) for processor in make_processors(job.sampling)]
         run.tokens.append(job.tokens[last])
-        for token, _ in generate_step(
+        for token, logprobs in generate_step(
             mx.array(job.tokens[last:], mx.int32),
             self._model,
             self._stream,
@@ -160,7 +164,7 @@ class SoloLane:
         ):
             # mlx-lm is a token ahead: this one is in the cache already.
             run.tokens.append(int(token))
-            yield run.tokens[-1]
+            yield run.tokens[-1], logprobs
 
 
 def _after(read: Any, processor: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -112,6 +112,29 @@ def test_several_answers_and_prompts(server: Served) -> None:
     assert said == ["bcd", "bcd"]
 
 
+def test_a_request_without_a_model(server: Served, echo_base: Path, tmp_path: Path) -> None:
+    """Where there is one model, that is meant; where there are several, none is."""
+    body = {"prompt": "b", "max_tokens": 3, "temperature": 0}
+    json_type = {"Content_Type": "application/json"}
+
+    def complete(running: Served, **more: Any) -> tuple[int, Any]:
+        status, data = ask(running, "POST", "/v1/completions", json.dumps(body | more).encode(), **json_type)
+        return status, json.loads(data)
+
+    status, document = complete(server)
+    assert (status, document["error"]["param"]) == (400, "model")
+    assert complete(server, model="default_model")[0] == 404
+    (tmp_path / "one").mkdir()
+    folder = caesar.make_bundle(tmp_path / "one", (), base=echo_base, routes={"other": "echo"})
+    with served(folder) as alone:
+        for named in ({}, {"model": None}, {"model": "default_model"}, {"model": "echo"}, {"model": "other"}):
+            status, document = complete(alone, **named)
+            assert (status, document["model"], document["choices"][0]["text"]) == (200, "echo", "bbb")
+        assert complete(alone, model="org/other")[0] == 404
+        chat = json.dumps({"messages": HELLO, "max_tokens": 1}).encode()
+        assert ask(alone, "POST", "/chat/completions", chat, **json_type)[0] == 200
+
+
 def test_tokens_as_prompt(server: Served) -> None:
     reply = client(server).completions.create(model="caesar_v1", prompt=[97, 98], max_tokens=2)
     assert reply.choices[0].text == "cd"
