@@ -135,6 +135,28 @@ def test_a_request_without_a_model(server: Served, echo_base: Path, tmp_path: Pa
         assert ask(alone, "POST", "/chat/completions", chat, **json_type)[0] == 200
 
 
+def test_pages_that_may_ask_may_read_the_answer(echo_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    folder = caesar.make_bundle(tmp_path / "one", (), base=echo_base)
+    body = json.dumps({"prompt": "b", "max_tokens": 1}).encode()
+    with served(folder, origins=["https://chat.example"]) as running:
+        connection = http.client.HTTPConnection(running.root.removeprefix("http://"), timeout=60)
+        for origin, status in (("https://chat.example", 200), ("https://evil.example", 403)):
+            headers = {"Origin": origin, "Content-Type": "application/json"}
+            connection.request("POST", "/v1/completions", body, headers)
+            reply = connection.getresponse()
+            reply.read()
+            assert reply.status == status
+            allowed = reply.headers["Access-Control-Allow-Origin"]
+            assert allowed == (origin if status == 200 else None)
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        connection.request("OPTIONS", "/v1/completions", headers={"Origin": "https://chat.example", **asks})
+        reply = connection.getresponse()
+        assert reply.status == 200
+        assert "content-type" in reply.headers["Access-Control-Allow-Headers"]
+        connection.close()
+
+
 def test_tokens_as_prompt(server: Served) -> None:
     reply = client(server).completions.create(model="caesar_v1", prompt=[97, 98], max_tokens=2)
     assert reply.choices[0].text == "cd"
