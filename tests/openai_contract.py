@@ -93,6 +93,50 @@ class OpenAIContract:
         assert len(whole) == 12
         assert (ended.text, ended.finish_reason) == (whole[: whole.index(stop)], "stop")
 
+    def test_probabilities_of_a_chat(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
+        options = {"model": endpoint.model, "messages": HELLO, "max_tokens": 6, "temperature": 0}
+        options |= {"logit_bias": endpoint.plain, "logprobs": True, "top_logprobs": 3}
+        (choice,) = client.chat.completions.create(**options).choices
+        assert choice.logprobs is not None
+        told = choice.logprobs.content or []
+        assert "".join(each.token for each in told) == choice.message.content
+        for each in told:
+            assert [other.logprob for other in each.top_logprobs] == sorted(
+                (other.logprob for other in each.top_logprobs), reverse=True
+            )
+            assert (each.top_logprobs[0].token, each.top_logprobs[0].logprob) == (each.token, each.logprob)
+            assert len(each.top_logprobs) == 3
+            assert each.logprob <= 0
+            assert bytes(each.bytes or []).decode() == each.token
+        chunks = client.chat.completions.create(**options, stream=True)
+        streamed = [
+            each
+            for chunk in chunks
+            for part in chunk.choices
+            for each in (part.logprobs and part.logprobs.content) or []
+        ]
+        assert [(each.token, round(each.logprob, 4)) for each in streamed] == [
+            (each.token, round(each.logprob, 4)) for each in told
+        ]
+        del options["logprobs"], options["top_logprobs"]
+        assert client.chat.completions.create(**options).choices[0].logprobs is None
+
+    def test_probabilities_of_a_text(self, client: openai.OpenAI, endpoint: Endpoint) -> None:
+        options = {"model": endpoint.model, "prompt": "hello b", "max_tokens": 6, "temperature": 0}
+        (choice,) = client.completions.create(**options, logit_bias=endpoint.plain, logprobs=2).choices
+        told = choice.logprobs
+        assert told is not None
+        assert told.tokens and told.top_logprobs and told.token_logprobs
+        assert "".join(told.tokens) == choice.text
+        assert told.text_offset == list(range(6))
+        assert all(len(each) == 2 for each in told.top_logprobs)
+        assert all(
+            each[token] == value == max(each.values())
+            for token, value, each in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
+        )
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(**options, logprobs=99)
+
     def test_wrong_model(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as caught:
             client.chat.completions.create(model="no/such-model", messages=HELLO)

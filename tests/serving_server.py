@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -42,7 +43,7 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, keys: Keys | None = None) -> Iterator[Served]:
+def served(folder: Path, keys: Keys | None = None, **options: Any) -> Iterator[Served]:
     """Serve the `serving.json` of a folder until the block ends, and drain."""
     document = folder / "serving.json"
     service = Service(read_document(document), folder, keys or Keys.of_document(document))
@@ -54,7 +55,7 @@ def served(folder: Path, keys: Keys | None = None) -> Iterator[Served]:
         urls.append(url)
         ready.set()
 
-    server = http_server(service, document, listener, outcome=[0], drain=20, ready=tell)
+    server = http_server(service, document, listener, outcome=[0], drain=20, ready=tell, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -24,8 +24,12 @@ def resource(name: str) -> bytes:
 
 
 def server_files() -> dict[str, bytes]:
-    """Return the server of one model, and what renders its chat template: path and content, sorted."""
-    return _modules(_package() / "serving") | package_files("server/templates", under="templates/")
+    """Return the server, how it is started and what it needs, pinned: path and content, sorted."""
+    return {
+        "requirements.txt": resource("requirements.txt"),
+        "server.py": resource("server.py.txt"),
+        **package_files("server", under="serving/"),
+    }
 
 
 def package_files(name: str, *, under: str = "") -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .engine import Engine
 from .errors import Refusal
-from .replies import DONE, Choice, Reply
+from .replies import DONE, Choice, Reply, usage
 from .writing import Job, Piece
 
 _Entry = tuple[int, Piece]
@@ -36,12 +36,25 @@ class Answer:
         first: when the first token was there, as `time.perf_counter` has it; None before.
     """
 
-    def __init__(self, engine: Engine, reply: Reply, jobs: Sequence[Job]) -> None:
-        self.reply = reply
-        self.choices = [Choice() for _ in jobs]
+    def __init__(self, engine: Engine, reply: Reply, jobs: Sequence[Job], *, repeats: int = 1) -> None:
+        """Prepare.
+
+        Args:
+            engine: writes.
+            reply: who answers.
+            jobs: the answers, those of one prompt after those of the one before.
+            repeats: how many of them each prompt has.
+        """
+        self.reply, self._repeats = reply, repeats
+        self.choices = [Choice(asks_logprobs=job.alternatives is not None) for job in jobs]
         self._engine, self._jobs = engine, jobs
         self.first: float | None = None
         self._queue: asyncio.Queue[_Entry] = asyncio.Queue()
+
+    @property
+    def reused(self) -> int:
+        """How many tokens of its prompts had been read before; each prompt counts once, as in `usage`."""
+        return sum(job.reused for job in self._jobs[:: self._repeats])
 
     async def whole(self, prompt_tokens: int) -> dict[str, Any]:
         """Wait for the answers; `prompt_tokens` is for `usage`.
@@ -52,7 +65,7 @@ class Answer:
         async with aclosing(self.pieces()) as pieces:
             async for _ in pieces:
                 pass
-        return self.reply.whole(self.choices, prompt_tokens)
+        return self.reply.whole(self.choices, usage(self.choices, prompt_tokens, self.reused))
 
     async def events(self, prompt_tokens: int, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
         """Yield the events of a stream, the first of them when there is a first token.
@@ -67,10 +80,10 @@ class Answer:
                     begun = True
                     for opening in self.reply.opening(len(self.choices)):
                         yield opening
-                if piece.text or piece.finish:
-                    yield self.reply.piece(number, piece.text, piece.finish)
+                if piece.text or piece.finish or piece.logprob:
+                    yield self.reply.piece(number, piece, self.choices[number])
         if include_usage:
-            yield self.reply.closing(self.choices, prompt_tokens)
+            yield self.reply.closing(usage(self.choices, prompt_tokens, self.reused))
         yield DONE
 
     async def pieces(self) -> AsyncGenerator[_Entry, None]:
@@ -92,6 +105,8 @@ class Answer:
                 if self.first is None and piece.tokens:
                     self.first = time.perf_counter()
                 choice.text += piece.text
+                if piece.logprob is not None:
+                    choice.logprobs.append(piece.logprob)
                 choice.tokens += piece.tokens
                 if piece.finish == "error":
                     raise Refusal(500, "generation failed")

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import Lifespan
 
@@ -29,7 +30,11 @@ SLOWED = 256
 
 
 def create_app(
-    service: Service, lifespan: Lifespan[FastAPI] | None = None, *, hosts: Collection[str] = ()
+    service: Service,
+    lifespan: Lifespan[FastAPI] | None = None,
+    *,
+    hosts: Collection[str] = (),
+    origins: Collection[str] = (),
 ) -> FastAPI:
     """Return the application for a service that has been started.
 
@@ -37,9 +42,14 @@ def create_app(
         service: what is served.
         lifespan: runs around it.
         hosts: names that requests may be for, as `HostCheck` has it.
+        origins: web pages that may ask and read what is answered, as `HostCheck` has it.
     """
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(HostCheck, hosts=hosts)
+    app.add_middleware(HostCheck, hosts=hosts, origins=origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"]
+        )
     created = int(time.time())
     slow = Slowing()
 
@@ -74,6 +84,7 @@ def create_app(
     chat, text = Completions(service, ChatBody, "chat"), Completions(service, TextBody, "text")
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
     ]
 

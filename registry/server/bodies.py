@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import Refusal
-from .sampling import Sampling
+from .sampling import LOOK_BACK, Sampling
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_CHOICES = 16
@@ -22,7 +22,14 @@ MAX_CHOICES = 16
 TemplateOption = Literal["enable_thinking", "reasoning_effort", "thinking"]
 """The chat template variables that a request may set; anything else could replace the template itself."""
 
+DEFAULT_MODEL = "default_model"
+"""What a request asks for that names no model; the word is mlx-lm's."""
+
+MAX_ALTERNATIVES = 20
+"""Tokens whose probabilities are told at each place."""
+
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
+_Window = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
 class _Part(BaseModel):
@@ -39,8 +46,6 @@ class Body(_Part):
     """What both kinds of request have in common."""
 
     unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {
-        "logprobs": bool,
-        "top_logprobs": bool,
         "suffix": bool,
         "echo": bool,
         "best_of": lambda value: value != 1,
@@ -48,12 +53,14 @@ class Body(_Part):
         "functions": bool,
         "audio": bool,
         "adapters": bool,
+        "adapter": bool,
+        "draft_model": bool,
         "response_format": lambda value: value != {"type": "text"},
         "modalities": lambda value: value != ["text"],
     }
     """Fields that are not done here, and whether a value asks for something."""
 
-    model: Annotated[str, Field(min_length=1, max_length=300)]
+    model: Annotated[str, Field(min_length=1, max_length=300)] = DEFAULT_MODEL
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     stop: list[str] = []
@@ -68,8 +75,14 @@ class Body(_Part):
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] = 1.0
+    repetition_context_size: _Window = LOOK_BACK
+    presence_context_size: _Window = LOOK_BACK
+    frequency_context_size: _Window = LOOK_BACK
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
     user: Annotated[str, Field(max_length=1000)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] = 0
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -80,6 +93,11 @@ class Body(_Part):
         if not all(isinstance(word, str) and 0 < len(word) <= MAX_STOP_CHARS for word in words):
             raise ValueError(f"must hold strings of 1 to {MAX_STOP_CHARS} characters")
         return words
+
+    @property
+    def alternatives(self) -> int | None:
+        """Of how many tokens at each place to tell the probability besides the chosen one's; None for not even that."""
+        raise NotImplementedError
 
     def length(self, default: int) -> int:
         """Return how many tokens an answer may have."""
@@ -110,6 +128,11 @@ class Body(_Part):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
+            presence_context_size=self.presence_context_size,
+            frequency_context_size=self.frequency_context_size,
+            repetition_context_size=self.repetition_context_size,
+            xtc_probability=self.xtc_probability,
+            xtc_threshold=self.xtc_threshold,
             logit_bias=bias,
         )
 
@@ -142,12 +165,39 @@ class ChatBody(Body):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     chat_template_kwargs: dict[TemplateOption, bool | Annotated[str, Field(max_length=64)]] = {}
+    logprobs: bool = False
+
+    @model_validator(mode="after")
+    def _asks_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """Of how many tokens at each place to tell the probability besides the chosen one's; None for not even that."""
+        return self.top_logprobs if self.logprobs else None
 
 
 class TextBody(Body):
     """A request to `/v1/completions`: the prompts, as text or as tokens."""
 
     prompt: list[str | list[int]]
+    logprobs: bool | int = False
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _logprobs(cls, value: Any) -> Any:
+        if not isinstance(value, int) or not 0 <= value <= MAX_ALTERNATIVES:
+            raise ValueError(f"must be true, false or an integer from 0 to {MAX_ALTERNATIVES}")
+        return value
+
+    @property
+    def alternatives(self) -> int | None:
+        """Of how many tokens at each place to tell the probability besides the chosen one's; None for not even that."""
+        return (
+            self.top_logprobs if self.logprobs is True else None if self.logprobs is False else self.logprobs
+        )
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -181,6 +231,8 @@ def read_body(data: bytes, kind: type[B]) -> B:
         raise Refusal(400, "the body is not JSON that can be read") from error
     if not isinstance(document, dict):
         raise Refusal(400, "the body must be a JSON object")
+    if b"\\ud" in data.lower():
+        _refuse_half_characters(document)
     given = {name: value for name, value in document.items() if value is not None}
     _refuse_unsupported(given, kind)
     try:
@@ -190,6 +242,14 @@ def read_body(data: bytes, kind: type[B]) -> B:
     if body.n * len(getattr(body, "prompt", [None])) > MAX_CHOICES:
         raise Refusal(400, f"a request can have up to {MAX_CHOICES} answers", param="n")
     return body
+
+
+def _refuse_half_characters(document: Mapping[str, Any]) -> None:
+    """Refuse half of a surrogate pair, which is no text: whoever encodes it fails."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Refusal(400, "the body has half a character, which is no text") from error
 
 
 def _refuse_unsupported(given: Mapping[str, Any], kind: type[Body]) -> None:

@@ -58,7 +58,7 @@ class Completions:
                 more = len(prepared.jobs) - 1
                 with service.admission.answers(access.tenant, more, beside=1):
                     reply = Reply(self._form, prepared.target)
-                    answer = Answer(service.engine, reply, prepared.jobs)
+                    answer = Answer(service.engine, reply, prepared.jobs, repeats=prepared.body.n)
                     with _Account(service, access, prepared, answer, began):
                         if prepared.body.stream:
                             await self._stream(stream, answer, prepared)
@@ -181,6 +181,7 @@ class _Account:
         ended = all(choice.finish for choice in self._answer.choices)
         outcome = "done" if ended else "failed" if isinstance(error, Refusal) else "cancelled"
         self._metrics.requests.labels(*self._labels, outcome).inc()
+        self._metrics.reused_tokens.labels(*self._labels).inc(self._answer.reused)
         self._metrics.answer_tokens.labels(*self._labels).inc(
             sum(choice.tokens for choice in self._answer.choices)
         )

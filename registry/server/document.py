@@ -15,7 +15,8 @@
   "tenants": [
     {"name": "acme", "key_sha256": ["..."], "models": ["course_rec"], "concurrent": 16, "metrics": false}
   ],
-  "limits": {"context": 8192, "max_tokens": 4096, "waiting": 256, "batch": 32, "body_bytes": 327680}
+  "limits": {"context": 8192, "max_tokens": 4096, "waiting": 256, "batch": 32, "body_bytes": 327680,
+             "prompt_cache_bytes": 1073741824}
 }
 ```
 
@@ -101,6 +102,7 @@ class Limits(_Part):
         waiting: answers at once, in progress or waiting; more are told to come back.
         batch: answers that one adapter works on at a time.
         body_bytes: bytes of a request; None for what the context can hold.
+        prompt_cache_bytes: bytes of prompts that were read and are kept for later ones that begin alike; 0 for none.
     """
 
     context: Count | None = None
@@ -108,6 +110,7 @@ class Limits(_Part):
     waiting: Count = 256
     batch: Annotated[int, Field(ge=1, le=1024)] = 32
     body_bytes: Count | None = None
+    prompt_cache_bytes: Annotated[int, Field(ge=0)] = 1 << 30
 
 
 class Document(_Part):

@@ -17,6 +17,7 @@ from .errors import EngineError, sentence
 from .fairness import Rests
 from .lanes import BatchLane, Lane
 from .mlx_keys import mlx_keys
+from .prefixes import Prefixes
 from .solo import SoloLane
 from .switching import Resident, Switchboard
 from .writing import Job, Piece
@@ -42,18 +43,21 @@ class Engine:
         context: tokens of prompt and answer together.
         vocabulary: token ids are below it.
         tokenizer: mlx-lm's.
+        prefixes: what has been read of prompts; the engine's thread changes it.
     """
 
-    def __init__(self, base: Path, post: Post, *, width: int = 32) -> None:
+    def __init__(self, base: Path, post: Post, *, width: int = 32, prompt_cache_bytes: int = 0) -> None:
         """Prepare; nothing is loaded before `start`.
 
         Args:
             base: folder of the base.
             post: is called in the engine's thread with what each step brought.
             width: answers that one adapter works on at a time.
+            prompt_cache_bytes: bytes of `prefixes`.
         """
         self.context, self.vocabulary = CONTEXT, 1
         self.tokenizer: Any = None
+        self.prefixes = Prefixes(prompt_cache_bytes)
         self._base, self._post, self._width = base, post, width
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lanes: dict[Resident | None, Lane] = {}  # whose step is longest ago comes first
@@ -102,6 +106,10 @@ class Engine:
         job.cancelled = True
         self._inbox.put(lambda: self._drop(job))
 
+    def sweep(self) -> None:
+        """Forget prompts of keys that were taken back and of adapters that are gone."""
+        self._inbox.put(self.prefixes.sweep)
+
     def _call(self, function: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
 
@@ -144,6 +152,7 @@ class Engine:
         for lane in self._lanes.values():
             lane.close()
         self._lanes.clear()
+        self.prefixes.clear()
         self._board = None
         if self._stream is not None:
             mx.synchronize(self._stream)
@@ -194,7 +203,12 @@ class Engine:
             if lane is None:
                 model = self._require_board().model
                 lane = self._lane_class(
-                    model, self.tokenizer, width=self._width, stream=self._stream, rests=self._rests
+                    model,
+                    self.tokenizer,
+                    width=self._width,
+                    stream=self._stream,
+                    rests=self._rests,
+                    prefixes=self.prefixes,
                 )
                 self._lanes[job.resident] = lane
             lane.insert(job)

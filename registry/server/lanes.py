@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from .fairness import Rests
 from .places import PREFILL_ANSWERS, PREFILL_TOKENS, Pace, Places
+from .prefixes import Prefixes
 from .sampling import make_processors, make_sampler
 from .writing import Job, Piece, Writing
 
@@ -45,10 +46,12 @@ class Lane(Protocol):
 class BatchLane:
     """Continuous batching by mlx-lm's `BatchGenerator`, which gets what can begin at once and never has a queue."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, width: int, stream: Any, rests: Rests, prefixes: Prefixes
+    ) -> None:
         from mlx_lm.generate import BatchGenerator, make_stop_sequences
 
-        self._tokenizer = tokenizer
+        self._tokenizer, self._prefixes = tokenizer, prefixes
         self._ends = make_stop_sequences(tokenizer)
         self._places, self._rests = Places(width, rests), rests
         self._writings: dict[int, Writing] = {}
@@ -92,18 +95,23 @@ class BatchLane:
         for owner in readers:
             self._places.charge(owner, took / len(readers))
         self.idle = not (size or answers or any(part.end_of_prompt for part in progress))
-        pieces, over = [], []
+        self._keep_prompts([part.uid for part in progress if part.end_of_segment and not part.end_of_prompt])
+        pieces, over = [], {}
         for answer in answers:
             writing = self._writings[answer.uid]
             self._places.read(writing)
-            piece = writing.add(answer.token, answer.finish_reason)
+            piece = writing.add(answer.token, answer.finish_reason, answer.logprobs)
             if piece.finish is not None:
                 self._end(answer.uid)
                 if answer.finish_reason is None:
-                    over.append(answer.uid)
+                    over[answer.uid] = writing.job
+                elif self._prefixes.limit:
+                    self._prefixes.put(writing.job, answer.all_tokens, answer.prompt_cache)
             pieces.append((writing.job, piece))
         if over:
-            self._generator.remove(over)
+            kept = self._generator.remove(list(over), return_prompt_caches=bool(self._prefixes.limit))
+            for uid, (cache, tokens) in kept.items():
+                self._prefixes.put(over[uid], tokens, cache)
         return pieces
 
     def jobs(self) -> list[Job]:
@@ -118,9 +126,21 @@ class BatchLane:
         """Close the generator."""
         self._generator.close()
 
+    def _keep_prompts(self, uids: list[int]) -> None:
+        """Keep what was read of prompts: another that begins alike may be there before these are answered."""
+        if not uids or not self._prefixes.limit:
+            return
+        for uid, (cache, tokens) in self._generator.extract_cache(uids).items():
+            self._prefixes.put(self._writings[uid].job, tokens, cache)
+
     def _begin(self, job: Job) -> None:
-        (uid,) = self._generator.insert(
-            [list(job.tokens)],
+        found = self._prefixes.find(job)
+        job.reused = found.length
+        cut = found.boundary or found.length
+        (uid,) = self._generator.insert_segments(
+            [[job.tokens[found.length : cut], job.tokens[cut:]]],
+            caches=[found.cache],
+            all_tokens=[job.tokens[: found.length]],
             max_tokens=[job.max_tokens],
             samplers=[make_sampler(job.sampling)],
             logits_processors=[make_processors(job.sampling)],

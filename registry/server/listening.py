@@ -73,6 +73,7 @@ def http_server(
     outcome: list[int],
     drain: int = DRAIN_SECONDS,
     hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
     ready: Ready | None = None,
 ) -> uvicorn.Server:
     """Return uvicorn's server for a service that has been started; its `run` takes the listener.
@@ -84,6 +85,7 @@ def http_server(
         outcome: gets the exit code when generation dies.
         drain: seconds to finish what is being answered.
         hosts: names that requests may be for, as `HostCheck` has it.
+        origins: web pages that may ask, as `HostCheck` has it.
         ready: told the server's URL once it answers.
     """
     import uvicorn
@@ -131,7 +133,7 @@ def http_server(
 
     server = Server(
         uvicorn.Config(
-            create_app(service, lifespan, hosts=hosts),
+            create_app(service, lifespan, hosts=hosts, origins=origins),
             http=cast("type[asyncio.Protocol]", partial(Connection, {})),  # it is called, and no more
             log_config=None,
             log_level="warning",

@@ -24,6 +24,12 @@ class Metrics:
             "fusery_requests", "Requests by what became of them.", (*by, "outcome"), registry=registry
         )
         self.prompt_tokens = Counter("fusery_prompt_tokens", "Tokens read.", by, registry=registry)
+        self.reused_tokens = Counter(
+            "fusery_prompt_tokens_reused",
+            "Tokens of prompts that had been read before.",
+            by,
+            registry=registry,
+        )
         self.answer_tokens = Counter("fusery_answer_tokens", "Tokens written.", by, registry=registry)
         self.seconds = Histogram(
             "fusery_request_seconds", "Until the last token.", ("model",), buckets=_SECONDS, registry=registry
@@ -61,6 +67,16 @@ class Metrics:
         self._switches = Gauge(
             "fusery_adapter_switches", "How often another adapter was put on the base.", registry=registry
         )
+
+        self._prompts_kept = Gauge(
+            "fusery_prompt_cache_entries", "Prompts kept for later ones.", registry=registry
+        )
+        self._prompt_bytes = Gauge("fusery_prompt_cache_bytes", "Bytes of what is kept.", registry=registry)
+
+    def tell_prompt_cache(self, entries: Callable[[], int], nbytes: Callable[[], int]) -> None:
+        """Ask for what is kept of prompts whenever the metrics are read."""
+        self._prompts_kept.set_function(entries)
+        self._prompt_bytes.set_function(nbytes)
 
     def count_switches(self, read: Callable[[], int]) -> None:
         """Ask for the number of switches whenever the metrics are read."""

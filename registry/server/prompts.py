@@ -91,6 +91,11 @@ class Prompts:
             raise Refusal(400, f"prompt must have tokens from 0 to {self._vocabulary - 1}", param="prompt")
         return self._checked(prompt, "prompt")
 
+    def spared(self) -> tuple[int, ...]:
+        """Return the tokens that sampling must not leave out however likely they are: a line's end, and an answer's."""
+        ends = self._tokenizer.encode("\n", add_special_tokens=False)
+        return tuple(sorted({*map(int, ends), *map(int, self._tokenizer.eos_token_ids)}))
+
     def close(self) -> None:
         """Kill what renders."""
         self.templates.close()

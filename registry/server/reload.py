@@ -49,9 +49,8 @@ class Reloader:
 
     async def _follow(self, document: Document) -> None:
         old = self._service.table.document
-        fixed = (document.base, document.limits.batch, document.limits.context)
-        if fixed != (old.base, old.limits.batch, old.limits.context):
-            raise DocumentError("another base, batch or context needs a new start")
+        if _fixed(document) != _fixed(old):
+            raise DocumentError("another base, batch, context or size of the prompt cache needs a new start")
         if document == old:
             return
         known = {(entry.name, entry.folder, entry.digest): entry.name for entry in old.adapters}
@@ -72,3 +71,8 @@ class Reloader:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _fixed(document: Document) -> tuple[object, ...]:
+    limits = document.limits
+    return document.base, limits.batch, limits.context, limits.prompt_cache_bytes

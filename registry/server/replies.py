@@ -9,18 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .logprobs import TokenLogprob, chat_form, text_form
 from .routing import Target
+from .writing import Piece
 
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(slots=True)
 class Choice:
-    """One answer as it grows: its text, how many tokens it took, why it ended."""
+    """One answer as it grows.
+
+    Attributes:
+        text: so far.
+        tokens: how many it took.
+        finish: why it ended.
+        asks_logprobs: whether `logprobs` are wanted.
+        logprobs: of the tokens so far.
+    """
 
     text: str = ""
     tokens: int = 0
     finish: str | None = None
+    asks_logprobs: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +51,12 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     id: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    def whole(self, choices: Sequence[Choice], prompt_tokens: int) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], used: Mapping[str, Any]) -> dict[str, Any]:
         """Return a reply that is not streamed."""
         return {
             **self._head(stream=False),
             "choices": [self._choice(number, choice) for number, choice in enumerate(choices)],
-            "usage": usage(choices, prompt_tokens),
+            "usage": used,
         }
 
     def opening(self, count: int) -> list[bytes]:
@@ -57,18 +69,23 @@ class Reply:
             for number in range(count)
         ]
 
-    def piece(self, number: int, text: str, finish: str | None) -> bytes:
-        """Return the event for new text of one answer."""
-        choice: dict[str, Any] = {"index": number, "logprobs": None, "finish_reason": finish}
+    def piece(self, number: int, piece: Piece, choice: Choice) -> bytes:
+        """Return the event for new text of one answer, which `choice` has already."""
+        told = choice.logprobs[-1:] if piece.logprob else []
+        part: dict[str, Any] = {
+            "index": number,
+            "logprobs": self._logprobs(choice, told),
+            "finish_reason": piece.finish,
+        }
         if self.kind == "text":
-            choice["text"] = text
+            part["text"] = piece.text
         else:
-            choice["delta"] = {"content": text} if text else {}
-        return self._event([choice])
+            part["delta"] = {"content": piece.text} if piece.text else {}
+        return self._event([part])
 
-    def closing(self, choices: Sequence[Choice], prompt_tokens: int) -> bytes:
+    def closing(self, used: Mapping[str, Any]) -> bytes:
         """Return the event with the numbers of tokens."""
-        return self._event([], usage=usage(choices, prompt_tokens))
+        return self._event([], usage=used)
 
     def _head(self, *, stream: bool) -> dict[str, Any]:
         chat = self.kind == "chat"
@@ -82,22 +99,33 @@ class Reply:
         }
 
     def _choice(self, number: int, choice: Choice) -> dict[str, Any]:
-        common = {"index": number, "logprobs": None, "finish_reason": choice.finish}
+        logprobs = self._logprobs(choice, choice.logprobs)
+        common = {"index": number, "logprobs": logprobs, "finish_reason": choice.finish}
         if self.kind == "text":
             return {**common, "text": choice.text}
         return {**common, "message": {"role": "assistant", "content": choice.text}}
+
+    def _logprobs(self, choice: Choice, told: list[TokenLogprob]) -> dict[str, Any] | None:
+        """Return what is said of an answer's last tokens."""
+        if not choice.asks_logprobs:
+            return None
+        if self.kind == "chat":
+            return chat_form(told)
+        before = choice.logprobs[: len(choice.logprobs) - len(told)]
+        return text_form(told, sum(len(each.token) for each in before))
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return event({**self._head(stream=True), "choices": choices, **more})
 
 
-def usage(choices: Sequence[Choice], prompt_tokens: int) -> dict[str, int]:
-    """Return the numbers of tokens of a request."""
+def usage(choices: Sequence[Choice], prompt_tokens: int, reused: int) -> dict[str, Any]:
+    """Return the numbers of tokens of a request; `reused` are those of its prompts that had been read before."""
     written = sum(choice.tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": written,
         "total_tokens": prompt_tokens + written,
+        "prompt_tokens_details": {"cached_tokens": reused},
     }
 
 

@@ -47,9 +47,18 @@ class Table:
             self._routes[name] = {target: 1.0} if isinstance(target, str) else dict(target)
 
     @property
+    def default(self) -> str | None:
+        """The name of what answers requests that name no model: there is one where there is nothing to choose."""
+        return next(iter(self._targets)) if len(self._targets) == 1 else None
+
+    @property
     def residents(self) -> list[Resident]:
         """The adapters in memory."""
         return [target.resident for target in self._targets.values() if target.resident is not None]
+
+    def has(self, resident: Resident | None) -> bool:
+        """Return whether an adapter is served; the base, None, always is."""
+        return resident is None or any(target.resident is resident for target in self._targets.values())
 
     def names(self, tenant: Tenant | None) -> list[str]:
         """Return the names that may be asked for."""

@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +23,8 @@ from .errors import DocumentError, ServingError
 from .listening import DRAIN_SECONDS, Ready, bind, http_server
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from .keys import Keys
     from .service import Service
 
@@ -62,6 +66,7 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
             drain=options.drain,
             api_keys=options.api_keys,
             hosts=options.allow_host,
+            origins=[origin for origin in options.allowed_origins.split(",") if origin],
         )
     except ServingError as error:
         sys.stderr.write(f"server.py: {error}\n")
@@ -76,6 +81,7 @@ def serve(
     drain: int = DRAIN_SECONDS,
     api_keys: Path | None = None,
     hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
     loaded: Callable[[], None] = lambda: None,
     ready: Ready | None = None,
 ) -> int:
@@ -88,6 +94,7 @@ def serve(
         drain: seconds to finish what is being answered.
         api_keys: TOML file of tenants; None for those of the document.
         hosts: names that requests may be for, besides addresses, localhost and `host`; `*` for all.
+        origins: web pages that may ask and read answers; `*` for all.
         loaded: called when the base and the adapters are in memory, before anything is answered; may raise.
         ready: told the server's URL once it answers.
 
@@ -103,7 +110,18 @@ def serve(
     try:
         found = read_document(document)
         service = Service(found, document.parent, follow_keys(document, api_keys))
-        return _serve(service, document, host, port, drain, [host, *hosts], loaded, ready)
+        listener = bind(host, port)
+        make = partial(
+            http_server,
+            service,
+            document,
+            listener,
+            drain=drain,
+            hosts=[host, *hosts],
+            origins=origins,
+            ready=ready,
+        )
+        return _serve(service, listener, make, drain, loaded)
     except Stopped:
         return 0
     finally:
@@ -129,15 +147,11 @@ def follow_keys(document: Path, api_keys: Path | None) -> Keys:
 
 def _serve(
     service: Service,
-    document: Path,
-    host: str,
-    port: int,
+    listener: socket.socket,
+    make: Callable[..., uvicorn.Server],
     drain: int,
-    hosts: Sequence[str],
     loaded: Callable[[], None],
-    ready: Ready | None,
 ) -> int:
-    listener = bind(host, port)
     outcome = [0]
     last = threading.Timer(drain + LAST_SECONDS, _leave, [outcome])
     last.daemon = True
@@ -158,9 +172,7 @@ def _serve(
         gc.freeze()
         try:
             loaded()
-            server = http_server(
-                service, document, listener, drain=drain, hosts=hosts, ready=ready, outcome=outcome
-            )
+            server = make(outcome=outcome)
             for number in _wanted():
                 signal.signal(number, end)
             server.run(sockets=[listener])
@@ -208,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     variables = os.environ
     built = argparse.ArgumentParser(
         prog="server.py",
-        description="Serve this bundle's base and adapters with OpenAI's API.",
+        description="Serve what is in this bundle with OpenAI's API.",
         allow_abbrev=False,
     )
     built.add_argument("--host", default=variables.get("HOST", "127.0.0.1"), help="address ($HOST)")
@@ -228,7 +240,15 @@ def _parser() -> argparse.ArgumentParser:
         " ($ALLOW_HOST, comma-separated)",
     )
     built.add_argument(
-        "--drain", type=int, default=DRAIN_SECONDS, help="seconds to finish answers after SIGTERM"
+        "--allowed-origins",
+        default=variables.get("ALLOWED_ORIGINS", ""),
+        help="web pages that may ask and read answers, comma-separated, * for all ($ALLOWED_ORIGINS; default: none)",
+    )
+    built.add_argument(
+        "--drain",
+        type=int,
+        default=variables.get("DRAIN", str(DRAIN_SECONDS)),
+        help="seconds to finish answers after SIGTERM ($DRAIN)",
     )
     built.add_argument(
         "--health", action="store_true", help="ask the server on this port for its health, and exit"

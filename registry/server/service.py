@@ -6,15 +6,17 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .admission import Admission
-from .bodies import Body, ChatBody, TextBody, read_body
+from .bodies import DEFAULT_MODEL, Body, ChatBody, TextBody, read_body
 from .calls import Calls
 from .desk import Desk
 from .document import Adapter, Document
 from .engine import Engine
+from .errors import Refusal
 from .keys import Access, Keys
 from .metrics import Metrics
 from .prompts import WIDTH, Prompts
@@ -75,15 +77,24 @@ class Service:
         """
         self.folder, self.keys = folder, keys
         self.metrics = Metrics()
-        self.engine = Engine(folder / document.base.folder, self._post, width=document.limits.batch)
+        limits = document.limits
+        self.engine = Engine(
+            folder / document.base.folder,
+            self._post,
+            width=limits.batch,
+            prompt_cache_bytes=limits.prompt_cache_bytes,
+        )
         self.admission = Admission(lambda: self.table.document.limits, self.metrics)
         self.calls = Calls(keys)
         self.desk = Desk(self.admission.owners)
         self.rendering = Desk(self.admission.owners, threads=WIDTH, waits=True)
         self._document = document
         self._missing: set[tuple[str, str]] = set()
+        self._let_in: tuple[Any, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.metrics.tell_keys(lambda: keys.usable)
+        prefixes = self.engine.prefixes
+        self.metrics.tell_prompt_cache(lambda: len(prefixes), lambda: prefixes.nbytes)
         keys.count = lambda outcome: self.metrics.key_changes.labels(outcome).inc()
 
     def start(self) -> None:
@@ -134,10 +145,15 @@ class Service:
         self.table = Table(document, residents)
         self.metrics.adapters.set(len(residents))
         self.metrics.adapter_bytes.set(sum(resident.nbytes for resident in residents.values()))
+        self.engine.sweep()
 
     def check(self) -> None:
         """End what is answered for keys that are no good any more, and log which models tenants have lost."""
         self.calls.check()
+        let_in = (self.keys.usable, self.keys.tenants)
+        if let_in != self._let_in:
+            self._let_in = let_in
+            self.engine.sweep()
         names = set(self.table.names(None))
         missing = {
             (tenant.name, model)
@@ -179,12 +195,18 @@ class Service:
 
     def _read(self, table: Table, data: bytes, kind: type[Body], access: Access) -> tuple[Body, Target]:
         body = read_body(data, kind)
+        if body.model == DEFAULT_MODEL and table.default is not None:
+            body.model = table.default
+        elif "model" not in body.model_fields_set:
+            raise Refusal(400, "model is required", param="model")
         return body, table.choose(body.model, access.tenant, body.user)
 
     def _jobs(
         self, table: Table, body: Body, target: Target, access: Access, chat: str | None = None
     ) -> Prepared:
         sampling = body.sampling(self.engine.vocabulary)
+        if sampling.xtc_probability:
+            sampling = replace(sampling, xtc_spared=self.prompts.spared())
         if chat is not None:
             prompts, default = [self.prompts.chat(chat)], self.context
         else:
@@ -197,8 +219,23 @@ class Service:
             for number in range(body.n):
                 seed = None if sampling.seed is None else (sampling.seed + number) % (1 << 64)
                 options = replace(sampling, seed=seed)
-                made.append(Job(target.resident, tokens, most, options, tuple(body.stop), owner=access.owner))
+                made.append(
+                    Job(
+                        target.resident,
+                        tokens,
+                        most,
+                        options,
+                        tuple(body.stop),
+                        owner=access.owner,
+                        alternatives=body.alternatives,
+                        may_keep=partial(self._may_keep, access, body.model, target.resident),
+                    )
+                )
         return Prepared(body, target, made, sum(map(len, prompts)))
+
+    def _may_keep(self, access: Access, model: str, resident: Resident | None) -> bool:
+        """Tell whether what was read for a request may be kept: its key is good, and what answered it is still there."""
+        return self.keys.objection(access, model) is None and self.table.has(resident)
 
     def _post(self, pieces: Sequence[tuple[Job, Piece]]) -> None:
         """Hand pieces over to the event loop; called by the engine."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .logprobs import TokenLogprob, measure
 from .sampling import Sampling
 from .stopping import StopWords
 from .switching import Resident
@@ -24,7 +26,10 @@ class Job:
         stop: strings that end the answer.
         receiver: whatever the engine's `post` needs to hand the text on.
         owner: whose share it uses.
+        alternatives: of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's.
         cancelled: nobody wants the answer any more.
+        may_keep: tells whether what was read for it may be kept for later prompts of its owner.
+        reused: how many tokens of the prompt had been read before; known when the first piece comes.
     """
 
     resident: Resident | None
@@ -34,7 +39,10 @@ class Job:
     stop: tuple[str, ...] = ()
     receiver: Any = None
     owner: str = ""
+    alternatives: int | None = None
     cancelled: bool = False
+    may_keep: Callable[[], bool] = lambda: True
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +52,14 @@ class Piece:
     Attributes:
         text: new text, perhaps none.
         tokens: how many new tokens.
+        logprob: how likely the new token was, if that was asked for and it is part of the text.
         finish: why it has ended, "error" when generation failed; None while it goes on.
     """
 
     text: str
     tokens: int
     finish: Finish | Literal["error"] | None = None
+    logprob: TokenLogprob | None = None
 
 
 class Writing:
@@ -63,17 +73,26 @@ class Writing:
 
     def __init__(self, job: Job, tokenizer: Any) -> None:
         self.job, self.tokens, self.reading = job, 0, True
-        self._detokenizer = tokenizer.detokenizer
+        self._tokenizer, self._detokenizer = tokenizer, tokenizer.detokenizer
         self._stop = StopWords(job.stop)
 
-    def add(self, token: int, finish: Finish | None) -> Piece:
-        """Return what a token adds; `finish` is "stop" for a token that ends a text and is none of it."""
+    def add(self, token: int, finish: Finish | None, logprobs: Any) -> Piece:
+        """Return what a token adds.
+
+        Args:
+            token: the new one.
+            finish: "stop" for a token that ends a text and is none of it.
+            logprobs: an array with a value for each token of the vocabulary.
+        """
         self.tokens += 1
+        logprob = None
         if finish != "stop":
             self._detokenizer.add_token(token)
+            if self.job.alternatives is not None:
+                logprob = measure(self._tokenizer, token, logprobs, self.job.alternatives)
         if finish is not None:
             self._detokenizer.finalize()
         text = self._stop.push(self._detokenizer.last_segment)
         if self._stop.found:
-            return Piece(text, 1, "stop")
-        return Piece(text + self._stop.finish() if finish else text, 1, finish)
+            return Piece(text, 1, "stop", logprob)
+        return Piece(text + self._stop.finish() if finish else text, 1, finish, logprob)

@@ -18,7 +18,7 @@ from ...server.errors import DocumentError
 from ..choices import Choices
 from ..layout import Layout, LayoutError, model_layout
 from ..record import bundle_record, sealed_bytes
-from ..rendering import package_files, render, resource
+from ..rendering import render, server_files
 from ..source import BundleSource
 from ..writing import BundleFolder
 
@@ -35,10 +35,8 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
     bundle.copy(source.model, under=f"{BASE}/", link=choices.link)
     for adapter in source.adapters:
         bundle.copy(adapter.files, under=f"adapters/{adapter.name}/", link=choices.link)
-    for name, content in package_files("server").items():
-        bundle.write(f"serving/{name}", content)
-    bundle.write("server.py", resource("adapters_server.py.txt"))
-    bundle.write("requirements.txt", resource("server_requirements.txt"))
+    for name, content in server_files().items():
+        bundle.write(name, content)
     bundle.write("serving.json", json.dumps(serving_document(source, record), indent=2).encode() + b"\n")
     bundle.write("README.md", render("adapters_readme.md.j2", **readme_values(source, record)))
     bundle.write("fusery.json", sealed_bytes(record, bundle.manifest()))

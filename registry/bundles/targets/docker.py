@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from ...documents import provenance_part
 from ...errors import BadInputError
+from ...server.document import read_document
+from ...server.errors import DocumentError
 from ..cards.card import card_values
 from ..choices import Choices
 from ..layout import Layout, LayoutError, model_layout
@@ -17,6 +20,8 @@ from ..rendering import render, resource, server_files
 from ..source import BundleSource
 from ..writing import BundleFolder
 from .model import write_model
+
+MODEL = "model"
 
 BASE_IMAGE = "docker.io/library/python:3.12-slim-bookworm"
 """The default base image; any with Python 3.11 to 3.13 on glibc will do."""
@@ -43,14 +48,14 @@ _SPDX = {
 
 
 def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
-    """Write `model/`, the server, its pinned requirements, a Dockerfile, a file for `docker compose` and how to use them."""
-    record = bundle_record(source, "docker", "model")
+    """Write `model/`, the server, its pinned requirements and `serving.json`, a Dockerfile, a file for compose and how to use them."""
+    record = bundle_record(source, "docker", MODEL)
     base_image = checked_image(choices.base_image or BASE_IMAGE)
-    write_model(source, bundle, choices, under="model/")
+    write_model(source, bundle, choices, under=f"{MODEL}/")
     for name, content in server_files().items():
-        bundle.write(f"serving/{name}", content)
-    bundle.write("server.py", resource("server.py.txt"))
-    bundle.write("requirements.txt", resource("requirements.txt"))
+        bundle.write(name, content)
+    served = {"name": source.name, "folder": MODEL, "digest": record["digest"]}
+    bundle.write("serving.json", json.dumps({"format": 1, "base": served}, indent=2).encode() + b"\n")
     bundle.write("requirements-nvidia.txt", resource("requirements_nvidia.txt"))
     bundle.write(
         "Dockerfile",
@@ -63,14 +68,17 @@ def write(source: BundleSource, bundle: BundleFolder, choices: Choices) -> None:
 
 
 def check(folder: Path) -> Layout:
-    """Read the model that the server will load, and look for what the Dockerfile copies."""
+    """Read the model as the server will find it, and look for what the Dockerfile copies."""
     copied = re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", (folder / "Dockerfile").read_text(), re.MULTILINE)
     missing = [name for line in copied for name in line.split() if not (folder / name).exists()]
     if missing or not copied:
         raise LayoutError(
             f"the bundle's Dockerfile copies {missing or 'nothing'}, which is not in the bundle"
         )
-    return model_layout(folder / "model")
+    try:
+        return model_layout(folder / read_document(folder / "serving.json").base.folder)
+    except DocumentError as error:
+        raise LayoutError(f"the bundle cannot be served: {error}") from error
 
 
 def image_tag(name: str) -> str:

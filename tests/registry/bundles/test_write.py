@@ -19,6 +19,7 @@ from bundling import make_bundle, model_folder, with_model
 
 from fusery.registry import bundles
 from fusery.registry.bundles import BundleSource
+from fusery.registry.bundles.rendering import package_files
 from fusery.registry.errors import BadInputError
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import BlobCorruptError, MissingFileError
@@ -37,16 +38,8 @@ OWN = {
         "requirements-nvidia.txt",
         "requirements.txt",
         "server.py",
-        "serving/__init__.py",
-        "serving/checks.py",
-        "serving/gate.py",
-        "serving/pages.py",
-        "serving/run.py",
-        "serving/templates/__init__.py",
-        "serving/templates/chat.py",
-        "serving/templates/errors.py",
-        "serving/templates/process.py",
-        "serving/templates/program.py",
+        "serving.json",
+        *(f"serving/{name}" for name in package_files("server")),
     },
 }
 
@@ -248,9 +241,11 @@ def test_nothing_of_the_machine_is_in_it(
         monkeypatch.setenv(variable, canary)
     written = write(source, target, tmp_path / "bundle")
     monkeypatch.undo()
-    package = Path(bundles.__file__).parent
+    package = Path(bundles.__file__).parents[1]
     ours = b"".join(
-        path.read_bytes() for folder in ("serving", "templates") for path in (package / folder).glob("*.*")
+        path.read_bytes()
+        for folder in ("bundles/templates", "server")
+        for path in (package / folder).glob("*.*")
     )
     here = {canary, str(tmp_path), str(model_folder(source)), str(Path.cwd()), str(Path.home()), sys.prefix}
     # A user or a machine may be called like a word of the bundle: "build", "server".

@@ -17,7 +17,6 @@ TEXT = {"model": "a", "prompt": "hello"}
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "hi"}]}
 
 BAD: dict[str, tuple[dict[str, Any], str | None]] = {
-    "no model": ({"model": None}, "model"),
     "empty model": ({"model": ""}, "model"),
     "a number as model": ({"model": 5}, "model"),
     "a long model": ({"model": "a" * 301}, "model"),
@@ -48,8 +47,13 @@ BAD: dict[str, tuple[dict[str, Any], str | None]] = {
     "stream options": ({"stream_options": []}, "stream_options"),
     "tools": ({"tools": [{"type": "function"}]}, "tools"),
     "JSON answers": ({"response_format": {"type": "json_object"}}, "response_format"),
-    "log-probabilities": ({"logprobs": 3}, "logprobs"),
+    "log-probabilities": ({"logprobs": 21}, "logprobs"),
+    "more of them": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    "a window": ({"presence_context_size": -1}, "presence_context_size"),
+    "a threshold": ({"xtc_threshold": 0.6}, "xtc_threshold"),
     "a folder of its own": ({"adapters": "/etc"}, "adapters"),
+    "an adapter": ({"adapter": "x"}, "adapter"),
+    "a draft model": ({"draft_model": "org/other"}, "draft_model"),
     "an echo": ({"echo": True}, "echo"),
 }
 NO_JSON = {
@@ -61,6 +65,10 @@ NO_JSON = {
     "infinite": b'{"model": "a", "prompt": "a", "temperature": -Infinity}',
     "deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "not UTF-8": b'{"model": "\xff"}',
+    "half a character": b'{"model": "a", "prompt": "\\ud800"}',
+    "half a character in a list": b'{"model": "a", "prompt": "a", "stop": ["\\uDC00\\uD800"]}',
+    "half a character in a name": b'{"model": "a", "prompt": "a", "logit_bias": {"\\ud800": 1}}',
+    "half a character in what is left out": b'{"model": "a", "prompt": "a", "x": [{"y": "\\ud800"}]}',
     "a number of 5000 digits": b'{"seed": ' + b"9" * 5000 + b"}",
 }
 
@@ -98,6 +106,32 @@ def test_what_is_no_json(what: str) -> None:
 )
 def test_messages_that_are_none(messages: Any) -> None:
     refusal(json.dumps(CHAT | {"messages": messages}).encode(), ChatBody)
+
+
+def test_a_character_of_two_halves() -> None:
+    assert read_body(b'{"model": "a", "prompt": "\\ud83d\\ude80"}', TextBody).prompt == ["🚀"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 4}, 4),
+    ],
+)
+def test_how_many_probabilities_are_told(fields: dict[str, Any], expected: int | None) -> None:
+    assert read_body(json.dumps(CHAT | fields).encode(), ChatBody).alternatives == expected
+    assert read_body(json.dumps(TEXT | fields).encode(), TextBody).alternatives == expected
+
+
+def test_a_number_of_probabilities_is_for_texts_alone() -> None:
+    assert [
+        read_body(json.dumps(TEXT | {"logprobs": n}).encode(), TextBody).alternatives for n in (0, 5)
+    ] == [0, 5]
+    refusal(json.dumps(CHAT | {"logprobs": 5}).encode(), ChatBody)
+    refusal(json.dumps(CHAT | {"top_logprobs": 5}).encode(), ChatBody)
 
 
 def test_a_template_gets_its_own_options_and_no_other_template() -> None:

@@ -72,6 +72,20 @@ TAKEN: dict[str, tuple[str, int]] = {
 
 
 @pytest.mark.parametrize("what", TAKEN)
+def test_what_was_read_for_a_key_goes_with_it(server: Served, path: Path, what: str) -> None:
+    for key in ("sk-acme", "sk-other"):
+        prompt = key + "z" * 100
+        server.client(key).completions.create(model="caesar_v1", prompt=prompt, max_tokens=1)
+    prefixes = server.service.engine.prefixes
+    assert len(prefixes) == 2
+    text, status = TAKEN[what]
+    path.write_text(text)
+    left = 0 if status == 503 else 1
+    wait_until(lambda: len(prefixes) == left, lambda: f"{len(prefixes)} are kept")
+    assert bool(prefixes.nbytes) == bool(left)
+
+
+@pytest.mark.parametrize("what", TAKEN)
 def test_what_is_being_answered_ends_with_the_key(server: Served, path: Path, what: str) -> None:
     text, status = TAKEN[what]
     streamed, whole = post(server, stream=True), post(server)

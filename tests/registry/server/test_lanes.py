@@ -15,6 +15,7 @@ from fusery.registry.server.engine import Engine
 from fusery.registry.server.fairness import Rests
 from fusery.registry.server.lanes import BatchLane
 from fusery.registry.server.places import PREFILL_TOKENS
+from fusery.registry.server.prefixes import Prefixes
 from fusery.registry.server.sampling import Sampling
 from fusery.registry.server.solo import SoloLane
 from fusery.registry.server.switching import Resident, Switchboard
@@ -39,7 +40,7 @@ def lane(request: pytest.FixtureRequest, made: Made) -> Iterator[BatchLane | Sol
     import mlx.core as mx
 
     stream = mx.default_stream(mx.default_device())
-    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, tuple))
+    found = request.param(*made, width=WIDTH, stream=stream, rests=Rests(0, tuple), prefixes=Prefixes())
     yield found
     found.close()
 

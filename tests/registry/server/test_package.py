@@ -9,13 +9,14 @@ import pytest
 
 from fusery.registry.bundles.rendering import package_files
 
-FILES = package_files("serving")
+FILES = package_files("server")
 ALLOWED = {
     "fastapi",
     "h11",
     "jinja2",
     "mlx",
     "mlx_lm",
+    "numpy",
     "prometheus_client",
     "pydantic",
     "starlette",

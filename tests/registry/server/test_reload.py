@@ -94,6 +94,27 @@ def test_the_same_name_with_other_files(server: Served, echo_base: Path) -> None
     assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 7, 3))
 
 
+def test_what_was_read_with_an_adapter_goes_with_it(server: Served, echo_base: Path) -> None:
+    """The same name with other files, or an alias that has moved: nothing that an old one read is used."""
+
+    def cached(model: str) -> int:
+        reply = server.client().completions.create(model=model, prompt="z" * 100, max_tokens=1)
+        assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
+        return reply.usage.prompt_tokens_details.cached_tokens or 0
+
+    assert [cached("caesar#prod"), cached("caesar_v1"), cached("caesar_v2")] == [0, 99, 0]
+    caesar.make_adapter(server.document.parent / "new", echo_base, 7)
+    adapters = json.loads(server.document.read_text())["adapters"]
+    adapters[0] |= {"folder": "new", "digest": "e" * 64}
+    change(server, adapters=adapters, routes={"caesar#prod": "caesar_v2"})
+    wait_for(server, done=1)
+    assert [cached("caesar_v1"), cached("caesar#prod")] == [0, 99]
+    change(server, adapters=adapters[1:])
+    wait_for(server, done=2)
+    assert cached("caesar_v2") == 99
+    assert len(server.service.engine.prefixes) == 1
+
+
 def test_keys_come_and_go(server: Served) -> None:
     change(server, tenants=[{"name": "acme", "key_sha256": ["0" * 64]}])
     wait_for(server, done=1)
@@ -105,6 +126,7 @@ def test_keys_come_and_go(server: Served) -> None:
 BAD: dict[str, dict[str, Any]] = {
     "another base": {"base": {"name": "other", "folder": "base"}},
     "another context": {"limits": {"context": 100}},
+    "another prompt cache": {"limits": {"prompt_cache_bytes": 100}},
     "a route to nothing": {"routes": {"caesar#prod": "caesar_v9"}},
     "an adapter that is not there": {"adapters": [{"name": "caesar_v9", "folder": "nowhere"}], "routes": {}},
 }

@@ -112,6 +112,51 @@ def test_several_answers_and_prompts(server: Served) -> None:
     assert said == ["bcd", "bcd"]
 
 
+def test_a_request_without_a_model(server: Served, echo_base: Path, tmp_path: Path) -> None:
+    """Where there is one model, that is meant; where there are several, none is."""
+    body = {"prompt": "b", "max_tokens": 3, "temperature": 0}
+    json_type = {"Content_Type": "application/json"}
+
+    def complete(running: Served, **more: Any) -> tuple[int, Any]:
+        status, data = ask(running, "POST", "/v1/completions", json.dumps(body | more).encode(), **json_type)
+        return status, json.loads(data)
+
+    status, document = complete(server)
+    assert (status, document["error"]["param"]) == (400, "model")
+    assert complete(server, model="default_model")[0] == 404
+    (tmp_path / "one").mkdir()
+    folder = caesar.make_bundle(tmp_path / "one", (), base=echo_base, routes={"other": "echo"})
+    with served(folder) as alone:
+        for named in ({}, {"model": None}, {"model": "default_model"}, {"model": "echo"}, {"model": "other"}):
+            status, document = complete(alone, **named)
+            assert (status, document["model"], document["choices"][0]["text"]) == (200, "echo", "bbb")
+        assert complete(alone, model="org/other")[0] == 404
+        chat = json.dumps({"messages": HELLO, "max_tokens": 1}).encode()
+        assert ask(alone, "POST", "/chat/completions", chat, **json_type)[0] == 200
+
+
+def test_pages_that_may_ask_may_read_the_answer(echo_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    folder = caesar.make_bundle(tmp_path / "one", (), base=echo_base)
+    body = json.dumps({"prompt": "b", "max_tokens": 1}).encode()
+    with served(folder, origins=["https://chat.example"]) as running:
+        connection = http.client.HTTPConnection(running.root.removeprefix("http://"), timeout=60)
+        for origin, status in (("https://chat.example", 200), ("https://evil.example", 403)):
+            headers = {"Origin": origin, "Content-Type": "application/json"}
+            connection.request("POST", "/v1/completions", body, headers)
+            reply = connection.getresponse()
+            reply.read()
+            assert reply.status == status
+            allowed = reply.headers["Access-Control-Allow-Origin"]
+            assert allowed == (origin if status == 200 else None)
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        connection.request("OPTIONS", "/v1/completions", headers={"Origin": "https://chat.example", **asks})
+        reply = connection.getresponse()
+        assert reply.status == 200
+        assert "content-type" in reply.headers["Access-Control-Allow-Headers"]
+        connection.close()
+
+
 def test_tokens_as_prompt(server: Served) -> None:
     reply = client(server).completions.create(model="caesar_v1", prompt=[97, 98], max_tokens=2)
     assert reply.choices[0].text == "cd"
@@ -292,6 +337,23 @@ def test_too_many_at_once(strict: Served) -> None:
         stream.close()
     wait_until_idle(strict)
     assert acme.completions.create(model="caesar_v1", prompt="a", max_tokens=1).choices
+
+
+def test_a_prompt_that_was_read_is_not_read_again_for_the_same_tenant(strict: Served) -> None:
+    def cached(key: str, prompt: str) -> int:
+        reply = client(strict, KEYS[key]).completions.create(model="caesar_v1", prompt=prompt, max_tokens=2)
+        assert reply.choices[0].text == "bc"
+        assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
+        return reply.usage.prompt_tokens_details.cached_tokens or 0
+
+    prompt = "xyzzy" * 20
+    assert [cached("acme", prompt + "a"), cached("acme", prompt + "a")] == [0, 100]
+    assert [cached("acme", prompt + "ba"), cached("other", prompt + "a")] == [100, 0]
+    _, text = ask(strict, "GET", "/metrics", Authorization=f"Bearer {KEYS['ops']}")
+    lines = text.decode().splitlines()
+    assert 'fusery_prompt_tokens_reused_total{model="caesar_v1",tenant="acme"} 200.0' in lines
+    assert 'fusery_prompt_tokens_reused_total{model="caesar_v1",tenant="other"} 0.0' in lines
+    assert any(line.startswith("fusery_prompt_cache_bytes ") and not line.endswith(" 0.0") for line in lines)
 
 
 HEADS: dict[str, tuple[dict[str, str], int]] = {

@@ -1,0 +1,77 @@
+"""How likely each token of an answer was, and what else it might have been."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+IMPOSSIBLE = -9999.0
+"""For a token of no probability, as OpenAI's API has it: JSON has no infinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer.
+
+    Attributes:
+        token: its text; bytes that are no character by themselves are U+FFFD.
+        logprob: natural logarithm of its probability, before temperature and the like.
+        top: the likeliest tokens there with theirs, likeliest first.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+def measure(tokenizer: Any, token: int, logprobs: Any, count: int) -> TokenLogprob:
+    """Return how likely a token was.
+
+    Args:
+        tokenizer: mlx-lm's.
+        token: that was chosen.
+        logprobs: an array with a value for each token of the vocabulary.
+        count: how many of the likeliest to tell.
+    """
+    import mlx.core as mx
+
+    count = min(count, logprobs.size)
+    likeliest: Any = mx.argpartition(-logprobs, kth=count - 1)[:count].tolist() if count else []
+    wanted = logprobs[mx.array([token, *likeliest])].tolist()
+    values = [max(float(value), IMPOSSIBLE) for value in wanted]
+    top = sorted(zip(likeliest, values[1:], strict=True), key=lambda pair: (-pair[1], pair[0]))
+    return TokenLogprob(
+        tokenizer.decode([token]), values[0], tuple((tokenizer.decode([each]), value) for each, value in top)
+    )
+
+
+def chat_form(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Return `logprobs` of a chat."""
+    return {
+        "content": [
+            _entry(each.token, each.logprob) | {"top_logprobs": [_entry(*other) for other in each.top]}
+            for each in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def text_form(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    """Return `logprobs` of a text, of which `offset` characters came before."""
+    offsets = []
+    for each in tokens:
+        offsets.append(offset)
+        offset += len(each.token)
+    return {
+        "tokens": [each.token for each in tokens],
+        "token_logprobs": [each.logprob for each in tokens],
+        "top_logprobs": [dict(reversed(each.top)) for each in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _entry(token: str, logprob: float) -> dict[str, Any]:
+    # Of half a character, only the tokenizer knows the bytes.
+    known = None if "\ufffd" in token else list(token.encode("utf-8", "surrogatepass"))
+    return {"token": token, "logprob": logprob, "bytes": known}

@@ -1,0 +1,41 @@
+"""How tokens are chosen: what mlx-lm would choose, and with a seed the same again."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from fusery.registry.server.sampling import Sampling, make_processors, make_sampler
+
+LOGPROBS = mx.log(mx.array([[0.4, 0.3, 0.2, 0.06, 0.04]]))
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_likely_tokens_are_left_out_but_for_the_least_likely_of_them(seed: int | None) -> None:
+    def drawn(probability: float, spared: tuple[int, ...] = ()) -> set[int]:
+        options = Sampling(seed=seed, xtc_probability=probability, xtc_threshold=0.1, xtc_spared=spared)
+        sample = make_sampler(options)
+        return {int(sample(LOGPROBS).item()) for _ in range(200)}
+
+    assert drawn(0.0) == {0, 1, 2, 3, 4}
+    assert drawn(1.0) == {2, 3, 4}
+    assert drawn(1.0, (0,)) == {0, 2, 3, 4}
+    assert drawn(0.5) == {0, 1, 2, 3, 4}
+
+
+def test_a_seed_repeats_with_it() -> None:
+    def drawn() -> list[int]:
+        sample = make_sampler(Sampling(seed=9, xtc_probability=0.5, temperature=1.3))
+        return [int(sample(LOGPROBS).item()) for _ in range(50)]
+
+    assert drawn() == drawn()
+
+
+@pytest.mark.parametrize("penalty", ["presence", "frequency", "repetition"])
+def test_how_far_penalties_look_back(penalty: str) -> None:
+    tokens = mx.array([0, 1, 2])
+    for window, changed in ((1, [2]), (2, [1, 2]), (20, [0, 1, 2])):
+        options = Sampling(**{f"{penalty}_penalty": 2.0, f"{penalty}_context_size": window})
+        (process,) = make_processors(options)
+        different = (process(tokens, LOGPROBS[:]) != LOGPROBS).tolist()[0]
+        assert [number for number, each in enumerate(different) if each] == changed
