@@ -83,9 +83,19 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     task, _, wanted = text.strip().partition("#")
     alias = tables.Alias
     there = select(tables.Task.name, alias.name).join(alias.task).where(alias.adapter_id.is_not(None))
-    own = [f"{task}#{name}" for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
-    known = own or [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
-    hint = _nearest(f"{task}#{wanted}", known) or (f"there are: {', '.join(own[:5])}" if own else None)
+    own = [name for _, name in session.execute(there.where(tables.Task.name == task).limit(1000))]
+    if own:
+        # What the names of a task have in common says nothing.
+        close = difflib.get_close_matches(wanted.casefold(), own, n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {task}#{close[0]}?"
+            if close
+            else "there are: " + ", ".join(f"{task}#{name}" for name in own[:5])
+        )
+    else:
+        hint = _nearest(
+            f"{task}#{wanted}", [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
+        )
     return UnknownReferenceError(f"there is no alias {text!r}", hint=hint or "fusery alias list")
 
 

@@ -59,7 +59,7 @@ class Environment:
         site = next(folder.glob("lib/python3*/site-packages"))
         # A plain path: what makes the editable fusery importable there is not followed.
         (site / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
-        self.fusion = site / "fusery" / "registry" / "fusion"
+        self.fusion = site / "fusery" / "registry" / "engine"
         self.variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))},
             "PIP_NO_INDEX": "1",

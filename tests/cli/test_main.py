@@ -156,7 +156,7 @@ def test_an_alias_that_is_not_there_names_the_nearest(stocked: Fusery) -> None:
     for words in (
         ("show", "course_rec#pord"),
         ("alias", "show", "course_rec#pord"),
-        ("events", "course_rec#pord"),
+        ("events", "--ref", "course_rec#pord"),
     ):
         done = stocked(*words)
         assert done.code == 2
