@@ -129,7 +129,8 @@ def read_calibration(path: Path) -> Calibration:
         raise
     except FormatError as error:
         raise FormatError(
-            f"{path.name} is not a calibration file: {error.message}", hint="fusery base calibrate BASE makes one"
+            f"{path.name} is not a calibration file: {error.message}",
+            hint="fusery base calibrate BASE makes one",
         ) from None
     return Calibration(path, modules, base, int(meta["tokens"]), prompts, header)
 

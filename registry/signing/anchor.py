@@ -131,7 +131,8 @@ def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:
         anchor = _anchor(envelope, None if unsigned else str(document["signatures"][0].get("keyid"))[:200])
     except (StorageError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise BadSignatureError(
-            f"{path.name} is not an anchor that can be read", hint="fusery signature anchor -o FILE writes one"
+            f"{path.name} is not an anchor that can be read",
+            hint="fusery signature anchor -o FILE writes one",
         ) from error
     if keys and unsigned:
         raise BadSignatureError(f"the anchor {path.name} is not signed")

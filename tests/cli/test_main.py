@@ -54,7 +54,7 @@ def test_listing_imports_no_model_library(
     stocked: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert imported_by("list").isdisjoint(
-        {"mlx", "mlx_lm", "transformers", "alembic", "numpy", "safetensors"}
+        {"mlx", "mlx_lm", "transformers", "alembic", "numpy", "safetensors", "rich"}
     )
 
 
