@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import click
@@ -85,6 +84,8 @@ def chosen_columns(
         name = word.strip().casefold()
         key = _BY_NAME.get(name) or _BY_NAME.get(name.replace("-", "_"))
         if key is None:
+            from difflib import get_close_matches
+
             close = get_close_matches(name, _BY_NAME, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COLUMNS)}"
             raise click.BadParameter(f"there is no column {word.strip()[:40]!r}.\nHint: {hint}")

@@ -18,7 +18,6 @@ import click
 from .tables import DRAWN, PLAIN, Marks, cut
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import ProgressColumn
 
 Told = Callable[[int, int], None]
@@ -44,19 +43,6 @@ def table_marks() -> Marks:
     return DRAWN if encoding.startswith("utf") else PLAIN
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return rich's console on stdout or stderr, which takes text as it is."""
-    from rich.console import Console
-
-    return Console(
-        stderr=stderr,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        color_system="auto" if has_colours() else None,
-    )
-
-
 @contextmanager
 def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
     """Yield what moves a bar on stderr, by escape codes; it goes away at the end.
@@ -65,9 +51,10 @@ def moving_bar(label: str, columns: Iterable[ProgressColumn]) -> Iterator[Told]:
         label: what is going on.
         columns: rich's, behind the label.
     """
+    from rich.console import Console
     from rich.progress import Progress, TextColumn
 
-    moving = Progress(TextColumn(label), *columns, console=console(stderr=True), transient=True)
+    moving = Progress(TextColumn(label), *columns, console=Console(stderr=True), transient=True)
     task = moving.add_task(label, total=None)
 
     def told(done: int, total: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +63,9 @@ def lineage_command(
     def human() -> None:
         from . import graphs
 
-        if chosen == "tree" and sys.stdout.isatty():
-            from .terminal import console
-
-            console().print(graphs.tree(graph))  # cut at the edge of the terminal
-        else:
-            click.echo(graphs.written(graph, chosen), nl=False)
+        click.echo(
+            graphs.written(graph, chosen), nl=False
+        )  # a narrow terminal breaks lines by itself, if need be
 
     session.emit(graph.to_dict(), names=_names(graph), human=human)
 

@@ -28,11 +28,8 @@ def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = 
             return datetime.combine(parse_date(stripped), time.max if end_of_day else time.min, UTC)
         found = datetime.fromisoformat(stripped)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
-    except (
-        BadInputError,
-        ValueError,
-        OverflowError,
-    ) as error:  # the year 1 with an offset is before the first
+    except (BadInputError, ValueError, OverflowError) as error:
+        # OverflowError: the year 1 with an offset lies before the first year.
         raise BadInputError(
             f"{text[:40]!r} is not a moment",
             hint="write 2026-03-01, 2026-03-01T12:00+00:00, or 7d for seven days ago (s, m, h, d, w)",

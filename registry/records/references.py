@@ -87,16 +87,12 @@ def no_alias(session: Session, text: str) -> UnknownReferenceError:
     if own:
         # What the names of a task have in common says nothing.
         close = difflib.get_close_matches(wanted.casefold(), own, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {task}#{close[0]}?"
-            if close
-            else "there are: " + ", ".join(f"{task}#{name}" for name in own[:5])
-        )
+        those = f"there are: {', '.join(f'{task}#{name}' for name in own[:5])}"
+        hint = f"did you mean {task}#{close[0]}?" if close else those
     else:
-        hint = _nearest(
-            f"{task}#{wanted}", [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
-        )
-    return UnknownReferenceError(f"there is no alias {text!r}", hint=hint or "fusery alias list")
+        known = [f"{name}#{one}" for name, one in session.execute(there.limit(1000))]
+        hint = _nearest(f"{task}#{wanted}", known) or "fusery alias list"
+    return UnknownReferenceError(f"there is no alias {text!r}", hint=hint)
 
 
 def _unknown(session: Session, text: str, hint: str | None) -> UnknownReferenceError:

@@ -10,6 +10,7 @@ import pytest
 from conftest_types import Fusery
 
 from fusery.cli.commands import COMMANDS, FORMER, SECTIONS
+from fusery.cli.hints import Hints
 from fusery.cli.main import cli
 
 WIDTH = 80
@@ -70,3 +71,6 @@ def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery, former: str,
     assert found(former) is found(*now.split())
     assert f"Usage: fusery {former} " in fusery(former, "--help").out
     assert not re.search(rf"^  {former} ", fusery("--help").out, re.MULTILINE)
+    hints = Hints()
+    hints.home = "here"
+    assert hints.spelled(f"fusery {former} X") == f"fusery --home here {former} X"

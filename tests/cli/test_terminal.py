@@ -120,6 +120,10 @@ def test_what_is_asked_for_is_shown_whole(busy: Fusery) -> None:
     assert max(len(line) for line in (titles, *rows)) <= 50
 
 
+def test_a_tree_is_the_same_on_a_terminal_as_in_a_pipe(busy: Fusery) -> None:
+    assert shown_on(40, ("lineage", "course_rec@2"))[0] == busy("lineage", "course_rec@2").out
+
+
 def test_a_pipe_gets_everything_and_no_escape_code(busy: Fusery, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)
