@@ -1,7 +1,7 @@
 """One base and many adapters behind OpenAI's API: `serving.json` says which, and may change while it runs.
 
-This package needs Python, mlx-lm, FastAPI, uvicorn and prometheus_client, and nothing else of fusery: a bundle carries it
-as a folder beside `server.py`.  What goes where:
+This package needs Python, mlx-lm, FastAPI, uvicorn and prometheus_client, llguidance for answers in JSON, and nothing else of
+fusery: a bundle carries it as a folder beside `server.py`.  What goes where:
 
     document    what is served: `serving.json`              keys        who may ask, followed on its own
     switching   adapters in memory, and putting one of them on the base
@@ -11,6 +11,9 @@ as a folder beside `server.py`.  What goes where:
     calls       requests that end early                     completing  a request from head to end
     connections limits of time and number                   hosts       what keeps web pages out
     solo        the same for caches that make no batch
+    prefixes    prompts that have been read     logprobs    how likely tokens were
+    forms       JSON and tools that are asked for   structured  answers by a schema
+    tools       calls in answers                writing     one answer in progress
     engine      the thread that has the model               sampling    how a token is chosen
     routing     which adapter a request gets                prompts     from messages to tokens
     bodies      what a request may say                      replies     what is said in return

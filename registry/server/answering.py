@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from .engine import Engine
 from .errors import Refusal
 from .replies import DONE, Choice, Reply, usage
+from .tools import CallReader
 from .writing import Job, Piece
 
 _Entry = tuple[int, Piece]
@@ -36,16 +38,25 @@ class Answer:
         first: when the first token was there, as `time.perf_counter` has it; None before.
     """
 
-    def __init__(self, engine: Engine, reply: Reply, jobs: Sequence[Job], *, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reply: Reply,
+        jobs: Sequence[Job],
+        readers: Sequence[CallReader | None],
+        *,
+        repeats: int = 1,
+    ) -> None:
         """Prepare.
 
         Args:
             engine: writes.
             reply: who answers.
             jobs: the answers, those of one prompt after those of the one before.
+            readers: for each of them, what takes calls out of it; None if it may have none.
             repeats: how many of them each prompt has.
         """
-        self.reply, self._repeats = reply, repeats
+        self.reply, self._repeats, self._readers = reply, repeats, readers
         self.choices = [Choice(asks_logprobs=job.alternatives is not None) for job in jobs]
         self._engine, self._jobs = engine, jobs
         self.first: float | None = None
@@ -80,7 +91,7 @@ class Answer:
                     begun = True
                     for opening in self.reply.opening(len(self.choices)):
                         yield opening
-                if piece.text or piece.finish or piece.logprob:
+                if piece.text or piece.finish or piece.logprob or piece.calls:
                     yield self.reply.piece(number, piece, self.choices[number])
         if include_usage:
             yield self.reply.closing(usage(self.choices, prompt_tokens, self.reused))
@@ -102,9 +113,11 @@ class Answer:
             while left:
                 number, piece = await self._queue.get()
                 choice = self.choices[number]
+                piece = self._without_calls(number, piece)
                 if self.first is None and piece.tokens:
                     self.first = time.perf_counter()
                 choice.text += piece.text
+                choice.calls += piece.calls
                 if piece.logprob is not None:
                     choice.logprobs.append(piece.logprob)
                 choice.tokens += piece.tokens
@@ -118,3 +131,13 @@ class Answer:
             for job, choice in zip(self._jobs, self.choices, strict=True):
                 if choice.finish is None:
                     self._engine.cancel(job)
+
+    def _without_calls(self, number: int, piece: Piece) -> Piece:
+        """Return a piece with its calls apart from its text."""
+        reader = self._readers[number]
+        if reader is None or piece.finish == "error":
+            return piece
+        text, calls = reader.push(piece.text, last=piece.finish is not None)
+        called = calls or self.choices[number].calls
+        finish = "tool_calls" if called and piece.finish == "stop" else piece.finish
+        return replace(piece, text=text, calls=tuple(calls), finish=finish)

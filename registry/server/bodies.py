@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .errors import Refusal
+from .forms import MOST_TOOLS, Part, ResponseFormat, Tool, ToolCall, ToolChoice
 from .sampling import LOOK_BACK, Sampling
 
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
@@ -32,30 +33,24 @@ _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Window = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-
-class StreamOptions(_Part):
+class StreamOptions(Part):
     """How to stream: `include_usage` asks for a last event with the numbers of tokens."""
 
     include_usage: bool | None = None
 
 
-class Body(_Part):
+class Body(Part):
     """What both kinds of request have in common."""
 
     unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {
         "suffix": bool,
         "echo": bool,
         "best_of": lambda value: value != 1,
-        "tools": bool,
         "functions": bool,
         "audio": bool,
         "adapters": bool,
         "adapter": bool,
         "draft_model": bool,
-        "response_format": lambda value: value != {"type": "text"},
         "modalities": lambda value: value != ["text"],
     }
     """Fields that are not done here, and whether a value asks for something."""
@@ -63,7 +58,7 @@ class Body(_Part):
     model: Annotated[str, Field(min_length=1, max_length=300)] = DEFAULT_MODEL
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    stop: list[str] = []
+    stop: list[str] = Field(default_factory=list)
     n: Annotated[int, Field(ge=1, le=8)] = 1
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -80,7 +75,9 @@ class Body(_Part):
     frequency_context_size: _Window = LOOK_BACK
     xtc_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     xtc_threshold: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] = {}
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, max_length=1024
+    )
     user: Annotated[str, Field(max_length=1000)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_ALTERNATIVES)] = 0
 
@@ -137,12 +134,14 @@ class Body(_Part):
         )
 
 
-class Message(_Part):
+class Message(Part):
     """One message of a chat; content that comes in parts is joined."""
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str = ""
     name: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
     @field_validator("content", mode="before")
     @classmethod
@@ -164,8 +163,44 @@ class ChatBody(Body):
     """A request to `/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
-    chat_template_kwargs: dict[TemplateOption, bool | Annotated[str, Field(max_length=64)]] = {}
+    chat_template_kwargs: dict[TemplateOption, bool | Annotated[str, Field(max_length=64)]] = Field(
+        default_factory=dict
+    )
     logprobs: bool = False
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] = Field(default_factory=list, max_length=MOST_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else None
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("tools: two functions have the same name")
+        if (named is not None and named not in names) or (self.tool_choice == "required" and not names):
+            raise ValueError("tool_choice: there is no such function in tools")
+        if self.callable_tools and self.answer_schema is not None:
+            raise ValueError(
+                "response_format and tools cannot be had together; tool_choice none turns tools off"
+            )
+        return self
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The functions that the answer may call."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def forced_tools(self) -> list[Tool]:
+        """The functions of which the answer must call one; none if it need not."""
+        if isinstance(self.tool_choice, ToolChoice):
+            return [tool for tool in self.tools if tool.function.name == self.tool_choice.function.name]
+        return self.tools if self.tool_choice == "required" else []
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """What the answer must match; None for any text."""
+        return None if self.response_format is None else self.response_format.schema_asked_for
 
     @model_validator(mode="after")
     def _asks_logprobs(self) -> Self:
@@ -181,6 +216,12 @@ class ChatBody(Body):
 
 class TextBody(Body):
     """A request to `/v1/completions`: the prompts, as text or as tokens."""
+
+    unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {
+        **Body.unsupported,
+        "tools": bool,
+        "response_format": lambda value: value != {"type": "text"},
+    }
 
     prompt: list[str | list[int]]
     logprobs: bool | int = False

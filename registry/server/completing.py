@@ -58,7 +58,8 @@ class Completions:
                 more = len(prepared.jobs) - 1
                 with service.admission.answers(access.tenant, more, beside=1):
                     reply = Reply(self._form, prepared.target)
-                    answer = Answer(service.engine, reply, prepared.jobs, repeats=prepared.body.n)
+                    readers = [service.reader(prepared.body) for _ in prepared.jobs]
+                    answer = Answer(service.engine, reply, prepared.jobs, readers, repeats=prepared.body.n)
                     with _Account(service, access, prepared, answer, began):
                         if prepared.body.stream:
                             await self._stream(stream, answer, prepared)

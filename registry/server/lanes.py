@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from .fairness import Rests
 from .places import PREFILL_ANSWERS, PREFILL_TOKENS, Pace, Places
 from .prefixes import Prefixes
-from .sampling import make_processors, make_sampler
+from .sampling import make_sampler
 from .writing import Job, Piece, Writing
 
 
@@ -143,7 +143,7 @@ class BatchLane:
             all_tokens=[job.tokens[: found.length]],
             max_tokens=[job.max_tokens],
             samplers=[make_sampler(job.sampling)],
-            logits_processors=[make_processors(job.sampling)],
+            logits_processors=[job.processors()],
             stop_sequences=[self._ends],
         )
         self._writings[uid] = Writing(job, self._tokenizer)

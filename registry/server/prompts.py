@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .bodies import Message
 from .errors import EngineError, Refusal, sentence
+from .forms import Tool
 from .templates.chat import ChatTemplates, encoded
 from .templates.errors import NoProcess, TemplateError, TemplateTooLong
 
@@ -51,8 +53,15 @@ class Prompts:
         except NoProcess as error:
             raise EngineError(str(error)) from error
 
-    def render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
-        """Return the text of a chat, by the base's chat template and its options.
+    def render(
+        self, messages: Sequence[Message], options: Mapping[str, Any], tools: Sequence[Tool] = ()
+    ) -> str:
+        """Return the text of a chat, by the base's chat template.
+
+        Args:
+            messages: of the chat.
+            options: of the template.
+            tools: functions that may be called.
 
         Raises:
             Refusal: the base has no template, or it refuses the messages or needs too much for them, or they are too long.
@@ -60,11 +69,12 @@ class Prompts:
         if not self._tokenizer.has_chat_template:
             raise Refusal(400, "the base has no chat template; use /v1/completions", param="messages")
         self._bounded(sum(len(message.content) for message in messages), "messages")
-        given = [message.model_dump(exclude_none=True) for message in messages]
+        given = [_given_message(message) for message in messages]
+        functions = [tool.model_dump(exclude_unset=True) for tool in tools]
         text = self._given(
             "messages",
             lambda: self._tokenizer.apply_chat_template(
-                given, add_generation_prompt=True, tokenize=False, **options
+                given, tools=functions or None, add_generation_prompt=True, tokenize=False, **options
             ),
         )
         return str(text)
@@ -135,3 +145,21 @@ class Prompts:
             param=field,
             code="context_length_exceeded",
         )
+
+
+def _given_message(message: Message) -> dict[str, Any]:
+    """Return a message as templates expect it: with the arguments of calls as objects, which OpenAI has as text.
+
+    Raises:
+        Refusal: they are no JSON object.
+    """
+    given = message.model_dump(exclude_none=True)
+    for call in given.get("tool_calls", ()):
+        try:
+            arguments = json.loads(call["function"]["arguments"])
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise Refusal(400, "messages: the arguments of a call must be a JSON object", param="messages")
+        call["function"]["arguments"] = arguments
+    return given

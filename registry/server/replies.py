@@ -26,6 +26,7 @@ class Choice:
         finish: why it ended.
         asks_logprobs: whether `logprobs` are wanted.
         logprobs: of the tokens so far.
+        calls: of functions so far.
     """
 
     text: str = ""
@@ -33,6 +34,7 @@ class Choice:
     finish: str | None = None
     asks_logprobs: bool = False
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ class Reply:
             part["text"] = piece.text
         else:
             part["delta"] = {"content": piece.text} if piece.text else {}
+            before = len(choice.calls) - len(piece.calls)
+            if piece.calls:
+                part["delta"]["tool_calls"] = [
+                    {"index": before + place, **call} for place, call in enumerate(piece.calls)
+                ]
         return self._event([part])
 
     def closing(self, used: Mapping[str, Any]) -> bytes:
@@ -103,7 +110,10 @@ class Reply:
         common = {"index": number, "logprobs": logprobs, "finish_reason": choice.finish}
         if self.kind == "text":
             return {**common, "text": choice.text}
-        return {**common, "message": {"role": "assistant", "content": choice.text}}
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text}
+        if choice.calls:
+            message |= {"content": choice.text or None, "tool_calls": choice.calls}
+        return {**common, "message": message}
 
     def _logprobs(self, choice: Choice, told: list[TokenLogprob]) -> dict[str, Any] | None:
         """Return what is said of an answer's last tokens."""

@@ -21,7 +21,9 @@ from .keys import Access, Keys
 from .metrics import Metrics
 from .prompts import WIDTH, Prompts
 from .routing import Table, Target
+from .structured import Constraint, Grammars
 from .switching import Resident
+from .tools import CallReader, forced_grammar, require_tools
 from .writing import Job, Piece
 
 LOG = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class Service:
                 self.engine.tokenizer, context=self.context, vocabulary=self.engine.vocabulary
             )
             self.prompts.start()
+            self.grammars = Grammars(self.engine.tokenizer, self.engine.vocabulary)
         except BaseException:  # a signal, too: the end of the interpreter must not meet mlx at work
             self.engine.stop()
             raise
@@ -190,7 +193,10 @@ class Service:
             return await self.desk.do(access.owner, lambda: self._jobs(table, body, target, access))
         template = {str(name): value for name, value in body.chat_template_kwargs.items()}
         place = self.rendering if self.prompts.renders_apart else self.desk
-        text = await place.do(access.owner, lambda: self.prompts.render(body.messages, template))
+        tools = body.callable_tools
+        if tools:
+            require_tools(self.engine.tokenizer)
+        text = await place.do(access.owner, lambda: self.prompts.render(body.messages, template, tools))
         return await self.desk.do(access.owner, lambda: self._jobs(table, body, target, access, text))
 
     def _read(self, table: Table, data: bytes, kind: type[Body], access: Access) -> tuple[Body, Target]:
@@ -212,6 +218,7 @@ class Service:
         else:
             assert isinstance(body, TextBody)
             prompts, default = [self.prompts.text(prompt) for prompt in body.prompt], TEXT_TOKENS
+        matcher = self._matcher(body)
         longest = table.document.limits.max_tokens
         made = []
         for tokens in prompts:
@@ -228,14 +235,30 @@ class Service:
                         tuple(body.stop),
                         owner=access.owner,
                         alternatives=body.alternatives,
+                        constraint=matcher and Constraint(matcher, self.grammars.ends),
                         may_keep=partial(self._may_keep, access, body.model, target.resident),
                     )
                 )
         return Prepared(body, target, made, sum(map(len, prompts)))
 
+    def _matcher(self, body: Body) -> Any:
+        """Return what an answer must match; None for any text."""
+        if not isinstance(body, ChatBody):
+            return None
+        if body.answer_schema is not None:
+            return self.grammars.of_schema(body.answer_schema, "response_format")
+        if body.forced_tools:
+            return self.grammars.of_lark(forced_grammar(self.engine.tokenizer, body.forced_tools), "tools")
+        return None
+
     def _may_keep(self, access: Access, model: str, resident: Resident | None) -> bool:
         """Tell whether what was read for a request may be kept: its key is good, and what answered it is still there."""
         return self.keys.objection(access, model) is None and self.table.has(resident)
+
+    def reader(self, body: Body) -> CallReader | None:
+        """Return what takes the calls out of an answer; None if it may have none."""
+        tools = body.callable_tools if isinstance(body, ChatBody) else []
+        return CallReader(self.engine.tokenizer, tools) if tools else None
 
     def _post(self, pieces: Sequence[tuple[Job, Piece]]) -> None:
         """Hand pieces over to the event loop; called by the engine."""

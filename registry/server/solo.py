@@ -11,7 +11,7 @@ from typing import Any
 from .fairness import Rests
 from .places import PREFILL_TOKENS, Pace, Places
 from .prefixes import Prefixes
-from .sampling import make_processors, make_sampler
+from .sampling import make_sampler
 from .writing import Job, Piece, Writing
 
 Steps = Generator[tuple[int, Any] | None, None, None]
@@ -151,7 +151,7 @@ class SoloLane:
                 yield None
         run.read += 1
         before = mx.array(job.tokens[:last], mx.int32)
-        processors = [_after(before, processor) for processor in make_processors(job.sampling)]
+        processors = [_after(before, processor) for processor in job.processors()]
         run.tokens.append(job.tokens[last])
         for token, logprobs in generate_step(
             mx.array(job.tokens[last:], mx.int32),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .logprobs import TokenLogprob, measure
-from .sampling import Sampling
+from .sampling import Sampling, make_processors
 from .stopping import StopWords
+from .structured import Constraint
 from .switching import Resident
 
 Finish = Literal["stop", "length"]
+End = Literal["stop", "length", "tool_calls", "error"]
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +29,7 @@ class Job:
         receiver: whatever the engine's `post` needs to hand the text on.
         owner: whose share it uses.
         alternatives: of how many of the likeliest tokens to tell the probability at each; None for not even the chosen one's.
+        constraint: what the answer must match, if that was asked for.
         cancelled: nobody wants the answer any more.
         may_keep: tells whether what was read for it may be kept for later prompts of its owner.
         reused: how many tokens of the prompt had been read before; known when the first piece comes.
@@ -40,9 +43,15 @@ class Job:
     receiver: Any = None
     owner: str = ""
     alternatives: int | None = None
+    constraint: Constraint | None = None
     cancelled: bool = False
     may_keep: Callable[[], bool] = lambda: True
     reused: int = 0
+
+    def processors(self) -> list[Callable[[Any, Any], Any]]:
+        """Return what changes the logits before a token is chosen; the constraint has the last word."""
+        made = make_processors(self.sampling)
+        return made if self.constraint is None else [*made, self.constraint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +61,16 @@ class Piece:
     Attributes:
         text: new text, perhaps none.
         tokens: how many new tokens.
+        calls: of functions, in OpenAI's form, that have come to their end.
         logprob: how likely the new token was, if that was asked for and it is part of the text.
         finish: why it has ended, "error" when generation failed; None while it goes on.
     """
 
     text: str
     tokens: int
-    finish: Finish | Literal["error"] | None = None
+    finish: End | None = None
     logprob: TokenLogprob | None = None
+    calls: tuple[Mapping[str, Any], ...] = ()
 
 
 class Writing:
@@ -85,6 +96,8 @@ class Writing:
             logprobs: an array with a value for each token of the vocabulary.
         """
         self.tokens += 1
+        if self.job.constraint is not None and self.job.constraint.failed:
+            return Piece("", 1, "error")
         logprob = None
         if finish != "stop":
             self._detokenizer.add_token(token)

@@ -14,6 +14,7 @@ ALLOWED = {
     "fastapi",
     "h11",
     "jinja2",
+    "llguidance",
     "mlx",
     "mlx_lm",
     "numpy",

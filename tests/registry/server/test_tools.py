@@ -1,0 +1,200 @@
+"""Functions that a model may ask to be called: the model is told of them, and calls are taken out of what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+import tinymodels
+from mlx_lm.utils import load_tokenizer
+from openai_contract import HELLO
+from serving_server import Served, served
+
+from fusery.registry.server.errors import Refusal
+from fusery.registry.server.forms import Tool
+from fusery.registry.server.tools import CallReader, forced_grammar
+
+TEMPLATE = (
+    "{% if tools %}Tools:{% for tool in tools %} {{ tool.function | tojson }}{% endfor %}\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for tool_call in message.tool_calls %}{% set tool_call = tool_call.function %}"
+    '<tool_call>\n{"name": "{{ tool_call.name }}", "arguments": {{ tool_call.arguments | tojson }}}\n</tool_call>'
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 6}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "now"}},
+]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm", "days": 2}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    tinymodels.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    document = {"format": 1, "base": {"name": "tiny", "folder": str(base)}}
+    (folder / "serving.json").write_text(json.dumps(document))
+    with served(folder) as running:
+        yield running
+
+
+def reader(base: Path) -> CallReader:
+    return CallReader(load_tokenizer(base), [Tool.model_validate(tool) for tool in TOOLS])
+
+
+def read(base: Path, pieces: list[str]) -> tuple[str, list[dict[str, Any]]]:
+    found, text, calls = reader(base), "", []
+    for number, piece in enumerate(pieces):
+        plain, more = found.push(piece, last=number == len(pieces) - 1)
+        text, calls = text + plain, calls + more
+    return text, calls
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_calls_are_found_however_the_text_is_cut(base: Path, size: int) -> None:
+    said = f"Let me see <tool.\n{CALL}{CALL.replace('Ulm', 'Bonn')} done <"
+    text, calls = read(base, [said[place : place + size] for place in range(0, len(said), size)])
+    assert text == "Let me see <tool.\n done <"
+    assert [call["function"]["name"] for call in calls] == ["weather", "weather"]
+    assert [json.loads(call["function"]["arguments"])["city"] for call in calls] == ["Ulm", "Bonn"]
+    assert len({call["id"] for call in calls}) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<tool_call>no JSON</tool_call> after",
+        '<tool_call>["a"]</tool_call>',
+        '<tool_call>{"name": 5, "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "weather"}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": 5}</tool_call>',
+        CALL[:-3],
+    ],
+)
+def test_what_is_no_call_stays_text(base: Path, said: str) -> None:
+    for size in (1, len(said)):
+        pieces = [said[place : place + size] for place in range(0, len(said), size)]
+        assert read(base, pieces) == (said, [])
+
+
+def test_the_model_is_told_of_tools_and_of_calls_before(server: Served) -> None:
+    def prompt(messages: list[Any], **more: Any) -> int:
+        reply = server.client().chat.completions.create(model="tiny", messages=messages, max_tokens=1, **more)
+        assert reply.usage is not None
+        return reply.usage.prompt_tokens
+
+    told = "Tools:" + "".join(" " + json.dumps(tool["function"]) for tool in TOOLS)
+    plain = prompt(HELLO)
+    assert prompt(HELLO, tools=TOOLS) == plain + len(told)
+    assert prompt(HELLO, tools=TOOLS, tool_choice="none") == plain
+    called = {"id": "1", "type": "function", "function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
+    messages = [*HELLO, {"role": "assistant", "tool_calls": [called]}]
+    messages += [{"role": "tool", "tool_call_id": "1", "content": "noon"}]
+    text = '<|im_start|>assistant\n<tool_call>\n{"name": "now", "arguments": {"zone": "UTC"}}\n</tool_call><|im_end|>\n'
+    text += "<|im_start|>tool\nnoon<|im_end|>\n"
+    one_token_each = text.replace("<|im_start|>", "s").replace("<|im_end|>", "e")
+    assert prompt(messages) == plain + len(one_token_each)
+    called["function"] = {"name": "now", "arguments": "{"}
+    with pytest.raises(openai.BadRequestError, match="must be a JSON object"):
+        prompt(messages)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [("required", {"weather", "now"}), ({"type": "function", "function": {"name": "weather"}}, {"weather"})],
+)
+def test_a_call_that_must_be(server: Served, choice: Any, names: set[str]) -> None:
+    options: dict[str, Any] = {"model": "tiny", "messages": HELLO, "tools": TOOLS, "tool_choice": choice}
+    options |= {"seed": 1, "logit_bias": {"125": 20}}
+    (whole,) = server.client().chat.completions.create(**options).choices
+    assert whole.finish_reason == "tool_calls"
+    assert whole.message.content is None
+    (call,) = whole.message.tool_calls or []
+    assert isinstance(call, openai.types.chat.ChatCompletionMessageFunctionToolCall)
+    assert call.function.name in names
+    if call.function.name == "weather":
+        jsonschema.validate(json.loads(call.function.arguments), WEATHER)
+    chunks = [
+        part
+        for chunk in server.client().chat.completions.create(**options, stream=True)
+        for part in chunk.choices
+    ]
+    (streamed,) = [each for part in chunks for each in part.delta.tool_calls or []]
+    assert streamed.function is not None
+    assert (streamed.index, streamed.function.name) == (0, call.function.name)
+    assert streamed.function.arguments == call.function.arguments
+    assert chunks[-1].finish_reason == "tool_calls"
+    assert not any(part.delta.content for part in chunks)
+
+
+def test_who_need_not_call_answers(server: Served) -> None:
+    options: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 20, "temperature": 0}
+    (choice,) = server.client().chat.completions.create(**options, tools=TOOLS).choices
+    assert choice.message.content
+    assert choice.message.tool_calls is None
+    assert choice.finish_reason in ("stop", "length")
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "no list": {"tools": {}},
+    "no function": {"tools": [{"type": "function"}]},
+    "another type": {"tools": [{"type": "code", "function": {"name": "a"}}]},
+    "a name with a space": {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+    "twice the same": {"tools": [TOOLS[1], TOOLS[1]]},
+    "129 of them": {"tools": [TOOLS[1]] * 129},
+    "a choice that is not there": {
+        "tools": TOOLS,
+        "tool_choice": {"type": "function", "function": {"name": "later"}},
+    },
+    "a choice of nothing": {"tool_choice": "required"},
+    "a choice of another kind": {"tools": TOOLS, "tool_choice": "any"},
+    "JSON besides": {"tools": TOOLS, "response_format": {"type": "json_object"}},
+    "parameters from elsewhere": {
+        "tools": [{"type": "function", "function": {"name": "a", "parameters": {"$ref": "http://x"}}}],
+        "tool_choice": "required",
+    },
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_refused(server: Served, what: str) -> None:
+    with pytest.raises(openai.BadRequestError):
+        server.client().chat.completions.create(model="tiny", messages=HELLO, extra_body=REFUSED[what])
+
+
+def test_a_model_that_knows_no_calls(tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
+    document = {"format": 1, "base": {"name": "tiny", "folder": str(base)}}
+    (tmp_path / "serving.json").write_text(json.dumps(document))
+    with served(tmp_path) as running:
+        create = running.client().chat.completions.create
+        with pytest.raises(openai.BadRequestError, match="tools are not supported by this model"):
+            create(model="tiny", messages=HELLO, extra_body={"tools": TOOLS})
+        create(model="tiny", messages=HELLO, max_tokens=1, extra_body={"tools": TOOLS, "tool_choice": "none"})
+
+
+def test_a_form_of_calls_that_is_not_json(tmp_path: Path) -> None:
+    base = tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
+    (base / "chat_template.jinja").write_text(TEMPLATE.replace("<tool_call>\n", "<tool_call>\n<function="))
+    tokenizer = load_tokenizer(base)
+    assert tokenizer.has_tool_calling
+    with pytest.raises(Refusal, match="auto or none"):
+        forced_grammar(tokenizer, [Tool.model_validate(TOOLS[0])])
