@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from fusery.registry.engine.precisions import CHOICES
+
 from .bulk import bulk_options, choice, counting, report
 from .session import Session, command
 from .text import foreign_fact, share, size
 
-PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _ROUNDINGS = ("once", "mlx-lm")
 _SOURCES = {"cache": "from the cache", "store": "from the store", "computed": "fused"}
@@ -22,7 +23,7 @@ def request_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
             "--precision",
-            type=click.Choice(PRECISIONS),
+            type=click.Choice(CHOICES),
             default="auto",
             help="keep: the base's own format, rounded as mlx_lm.fuse does; dither: the same size, rounded at random "
             "so that small updates survive; mixed: more bits where the adapter is; dequantize: 16 bits; "
@@ -96,6 +97,12 @@ def make_request(options: dict[str, Any]) -> Any:
     "default: the setting.",
 )
 @request_options
+@click.option(
+    "--recipe",
+    metavar="FILE|KEY",
+    help="How to fuse, as it is on record: the key of what was made so, or a file that says it: what --json "
+    "printed, or a bundle's fusery.json.",
+)
 def fuse_command(session: Session, reference: str | None, publish: str | None, **options: Any) -> int:
     """Fuse an adapter into its base.
 
@@ -107,6 +114,10 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
     chosen = choice(options, reference)
     request = make_request(options)
     if reference is None:
+        if request.recipe is not None:
+            from fusery.registry.errors import BadInputError
+
+            raise BadInputError("a recipe goes with one adapter", hint="fusery fuse REF --recipe KEY")
         with counting(session, "fusing") as told:
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), say=session.say, told=told

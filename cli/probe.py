@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.parsing import plural
 
 from .bulk import counting
@@ -16,7 +17,6 @@ from .text import count, number, share
 if TYPE_CHECKING:
     from fusery.registry.evaluation.probe_prompts import Prompts
 
-_PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 _WORST = 3
 
 
@@ -29,7 +29,7 @@ _WORST = 3
 )
 @click.option(
     "--precision",
-    type=click.Choice(_PRECISIONS),
+    type=click.Choice(CHOICES),
     help="How the fused model is written; default auto, as in fusery fuse.",
 )
 @click.option(

@@ -5,7 +5,6 @@ A copy lies where the store can give it its name without copying it again, if th
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from .copying import Source, pump, reading
 from .digest import Digest
 from .failures import os_failures
 from .manifest import FileEntry, Manifest
+from .probes import staged_name
 from .publishing import new_part
 
 
@@ -77,7 +77,7 @@ class Staging:
         """
         with reading(file) as source, os_failures(f"copy {file} to {self._folder}", near=self._folder):
             self._room(source.size)
-            part = new_part(self._folder / f"{uuid.uuid4().hex}.part", 0o600)
+            part = new_part(self._folder / staged_name(), 0o600)
             path, fd = self._parts.enter_context(part)
             digest, size = pump(source.fd, fd)
             source.require_unchanged()

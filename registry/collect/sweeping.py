@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.interface import Blob as Stored
 from fusery.storage.interface import BlobStore, Leftover
 from fusery.storage.layout import blob_name
-from fusery.storage.probes import is_maker_dead, is_probe
+from fusery.storage.probes import has_maker, is_maker_dead
 
 from .. import tables
 from ..database import Database
@@ -117,8 +117,8 @@ def adopt(session: Session, listing: Listing, at: datetime) -> None:
 def abandoned(database: Database, store: BlobStore, grace: float) -> list[Leftover]:
     """Return what interrupted writes left and nobody needs.
 
-    While anybody has an intent, a part file may be theirs, and only what has not grown for a day goes.  So does a probe
-    whose maker may still wait for its answer.
+    While anybody has an intent, a part file may be theirs, and only what has not grown for a day goes.  So does what says
+    who made it, while that process may run: a probe, a copy that is being looked at.
     """
     found = list(store.leftovers())
     if not found:
@@ -129,8 +129,8 @@ def abandoned(database: Database, store: BlobStore, grace: float) -> list[Leftov
 
 
 def _patience(left: Leftover, grace: float, *, busy: bool) -> float:
-    # A probe belongs to somebody who only looks at the store, and has no intent; it does say who that is.
-    waits = not is_maker_dead(left.name) if is_probe(left.name) else busy
+    # It belongs to somebody who has no intent yet; it does say who that is.
+    waits = not is_maker_dead(left.name) if has_maker(left.name) else busy
     return ABANDONED if waits else min(grace, ABANDONED)
 
 

@@ -13,7 +13,7 @@ from ..errors import AlreadyExistsError
 from ..fusion.foreign import foreign_key
 from ..records.references import next_version
 from ..records.renderings import own_form
-from ..records.withdrawals import stands
+from ..records.withdrawals import stands, stands_at
 from .package import Adapter, Base, Calibration, Fused, Item
 
 RECOGNISED = "base.recognised"
@@ -138,8 +138,8 @@ def find_adapter(session: Session, item: Adapter) -> tables.Adapter | None:
 
 def _withdrawn(session: Session, numbers: list[int]) -> set[int]:
     yank = tables.Yank
-    standing = select(yank.adapter_id).where(yank.adapter_id.in_(numbers), yank.stands)
-    return set(session.scalars(standing))
+    query = select(yank.adapter_id).where(yank.adapter_id.in_(numbers), stands_at())
+    return set(session.scalars(query))
 
 
 def is_complete(row: Row, item: Item) -> bool:

@@ -8,38 +8,32 @@ the adapter learned.  A refused fuse leaves its measurement in the log, so that 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from fusery.storage.digest import Digest
-from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError, StoreUnavailableError
+from fusery.storage.errors import StoreUnavailableError
 from fusery.storage.failures import DigestMismatchError
-from fusery.storage.manifest import Manifest
 
 from .. import tables
-from ..database import leases
-from ..engine.recipe import Recipe, artifact_key
-from ..errors import DatabaseReadOnlyError, FusionUnsupportedError, MissingExtraError, UnknownReferenceError
-from ..records.fused_label import describe
+from ..engine.recipe import Recipe
+from ..errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
+from ..records.references import resolve_adapter
 from ..records.withdrawals import usable_record
-from .choice import Choice, record_refusal
-from .foreign import compare_claims, made_alike
-from .fuse_inputs import FuseInputs, InputFiles, gather
-from .known import Known, Measured, look_up, view_of
-from .published import checked_publish, deposit_files, fetch_published, record_published
-from .records import FusedModel, find_fused, in_words, make_room, manifest_of, record_fused
-from .request import FuseRequest, candidates
-from .words import claim_in_words, differing, lost, unpublished, waiting
+from .choice import Choice
+from .foreign import made_alike
+from .fuse_inputs import FuseInputs, gather
+from .job import Job
+from .known import Known
+from .published import checked_publish
+from .records import FusedModel, find_fused
+from .request import FuseRequest, candidates, require_meaning
 
 if TYPE_CHECKING:
-    from ..engine.fidelity import Fidelity
-    from ..records.deposit import Deposit
     from ..workspace import Workspace
 
 __all__ = ["FuseRequest", "FusedModel", "fuse", "fuse_to_read", "remake"]
@@ -77,11 +71,16 @@ def fuse(
     """
     request.check()
     wanted = checked_publish(publish or workspace.settings.publish)
+    if request.recipe is not None:
+        from .recipes import find_recipe  # its forms take a moment to build
+
+        recipe = find_recipe(workspace, request.recipe)
+        return _by_recipe(workspace, reference, recipe, request, wanted, say, progress)
     fuse_inputs = gather(workspace, reference, request.extras)
     with fuse_inputs.opened(progress) as inputs:
 
-        def job_of(recipe: Recipe, last: bool, known: Known | None = None) -> _Job:
-            return _Job(
+        def job_of(recipe: Recipe, last: bool, known: Known | None = None) -> Job:
+            return Job(
                 workspace, fuse_inputs, inputs, recipe, request, not last, wanted, say, progress, known
             )
 
@@ -102,7 +101,7 @@ def _made_elsewhere(
     workspace: Workspace,
     fuse_inputs: FuseInputs,
     request: FuseRequest,
-    job_of: Callable[[Recipe, bool], _Job],
+    job_of: Callable[[Recipe, bool], Job],
 ) -> FusedModel | None:
     """Return what another machine made of the request, from the cache or the store, where nothing can be computed."""
     recipes = candidates(request, fuse_inputs, engine="any")
@@ -167,221 +166,55 @@ def remake(
         if row is None:
             raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
-        extras = tuple((usable_record(session, extra.adapter).name, extra.weight) for extra in row.extras)
-    fuse_inputs = gather(workspace, adapter, extras)
+    return _by_recipe(workspace, adapter, recipe, FuseRequest(accept_loss=True), "recipe", say, progress)
+
+
+def _by_recipe(
+    workspace: Workspace,
+    reference: str,
+    recipe: Recipe,
+    request: FuseRequest,
+    publish: str,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+) -> FusedModel:
+    """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
+    fuse_inputs = gather(workspace, reference, _added(workspace, reference, recipe))
     with fuse_inputs.opened(progress) as inputs:
-        request = FuseRequest(accept_loss=True, extras=extras)
-        job = _Job(workspace, fuse_inputs, inputs, recipe, request, False, "recipe", say, progress)
+        job = Job(workspace, fuse_inputs, inputs, recipe, request, False, publish, say, progress)
+        job = replace(job, found=job.look_up())
         if (found := job.at_hand()) is not None:
-            return found
+            return job.shared(found)
         engine = fuse_inputs.engine(quantize=recipe.quantization is not None)
         if engine != recipe.engine:
             raise FusionUnsupportedError(
-                f"{key[:12]} was made by {recipe.engine}, and here is {engine}", hint=f"fusery fuse {adapter}"
+                f"{job.key[:12]} is made by {recipe.engine}, and here is {engine}",
+                hint=f"fusery fuse {reference}",
             )
+        require_meaning(recipe.precision, fuse_inputs)
         model = job.run()
-    assert model is not None  # everything passes a request that accepts loss
+    assert model is not None  # there is no other candidate
     return model
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One candidate: a key, and how to get its model.
+def _added(workspace: Workspace, reference: str, recipe: Recipe) -> list[tuple[str, float]]:
+    """Return the further adapters of a recipe by name: of several records with the bytes, one that is not withdrawn.
 
-    What is on record about the key is looked up three times: before the lease, after it, and where the model is recorded.
-    `found` is what was found before the lease, if somebody has looked already.
+    Raises:
+        UnknownReferenceError: one of them is not on record on the base.
     """
-
-    workspace: Workspace
-    fuse_inputs: FuseInputs
-    inputs: InputFiles
-    recipe: Recipe
-    request: FuseRequest
-    strict: bool
-    publish: str
-    say: Callable[[str], None]
-    progress: Callable[[int, int], None] | None
-    found: Known | None = None
-
-    @property
-    def key(self) -> Digest:
-        return artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, self.recipe)
-
-    def run(self) -> FusedModel | None:
-        """Return the model, or None when it does not pass and there is another candidate."""
-        known = self.found or self._look_up()
-        if known.measured is not None and not self._passes(known.measured):
-            return None
-        if (model := self._cached(known)) is not None:
-            return self._shared(model)
-        return self._claimed(known) or self._build()
-
-    def at_hand(self) -> FusedModel | None:
-        """Return the model if it need not be computed, None if it would have to be, or does not pass."""
-        known = self.found or self._look_up()
-        if known.measured is not None and not self._passes(known.measured):
-            return None
-        if (model := self._cached(known)) is not None:
-            return model
-        return self._build(compute=False) if known.published else self._claimed(known)
-
-    def _look_up(self) -> Known:
-        name = self.fuse_inputs.adapter.name
-        return look_up(self.workspace, self.key, name, self.request, strict=self.strict)
-
-    def _passes(self, measured: Measured) -> bool:
-        """Return True to go on, False to try the next candidate; raise when there is none."""
-        if measured.passes(self.request, strict=self.strict):
-            return True
-        if self.strict:
-            self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
-            return False
-        raise lost(self.fuse_inputs, self.recipe, measured, self.request)
-
-    def _cached(self, known: Known) -> FusedModel | None:
-        if (view := known.own) is None:
-            return None
-        path = self.workspace.cache.lookup(self.key, manifest_of(view))
-        return FusedModel(path, "cache", view) if path else None
-
-    def _claimed(self, known: Known) -> FusedModel | None:
-        """Return what another registry says is this model, if it has its files and the user or a signature says so."""
-        if (view := known.claim) is None:
-            return None
-        key = Digest(view["key"])
-        self.say(f"{self.fuse_inputs.adapter.name}: {in_words(view['foreign'])}")
-        manifest = manifest_of(view)
-        if (path := self.workspace.cache.lookup(key, manifest)) is not None:
-            return FusedModel(path, "cache", view)
-        try:
-            lease = self._lease(key)
-        except DatabaseReadOnlyError:
-            path = self._fetch(None, key, manifest)
-            return FusedModel(path, "store", view) if path else None
-        with lease.keep():
-            path = self._fetch(lease, key, manifest)
-            with self.workspace.database.write() as session:
-                lease.release(session)
-        return FusedModel(path, "store", view) if path else None
-
-    def _build(self, *, compute: bool = True) -> FusedModel | None:
-        try:
-            lease = self._lease(self.key)
-        except DatabaseReadOnlyError as error:
-            # What is published may be fetched by two at a time; what is computed could not be recorded.
-            if (model := self._fetched(None, self._look_up())) is None and compute:
-                raise unpublished(self.fuse_inputs, self.recipe, error) from error
-            return model
-        with lease.keep():
-            # After the lease, not before: whoever held it may just have published.
-            known = self._look_up()
-            model = self._cached(known) or self._fetched(lease, known)
-            if model is not None or not compute:
-                with self.workspace.database.write() as session:
-                    lease.release(session)
-                return model and self._shared(model)
-            return self._compute(lease, known)
-
-    def _lease(self, key: Digest) -> leases.Lease:
-        workspace = self.workspace
-        return leases.wait(
-            workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
-        )
-
-    def _fetched(self, lease: leases.Lease | None, known: Known) -> FusedModel | None:
-        """Return the model from the store, None if it is not published or cannot be had."""
-        if (view := known.published) is None:
-            return None
-        path = self._fetch(lease, self.key, manifest_of(view))
-        return FusedModel(path, "store", view) if path else None
-
-    def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
-        """Bring files from the store into the cache, under a key; None if they cannot be had."""
-        cache = self.workspace.cache
-        self.say(f"fetching {self.fuse_inputs.adapter.name} ({describe(self.recipe)}) from the store")
-        try:
-            with cache.build(key, lease.fence if lease else 0) as folder:
-                check = lease.check if lease else lambda: None
-                fetch_published(self.workspace, manifest, folder, check=check, progress=self.progress)
-                path = cache.publish(key, folder, manifest, hashed=True)
-        except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
-            self.say(f"what is published of {key[:12]} cannot be used: {error.message}")
-            return None
-        make_room(self.workspace, key)
-        return path
-
-    def _shared(self, model: FusedModel) -> FusedModel:
-        """Return a model that is there already; its files go to the store if they are to and are not."""
-        if self.publish != "full" or model.view["published"]:
-            return model
-        manifest = manifest_of(model.view)
-        with self.workspace.cache.using(self.key) as folder:
-            if folder is None:  # evicted since: what was asked for is a model, and there is one no more
-                return model
-            self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
-            deposit = deposit_files(self.workspace, manifest, folder, self.progress)
-        with deposit.recording() as session:
-            deposit.commit(session)
-            record_published(self.workspace, session, self.key, manifest)
-        return FusedModel(model.path, model.source, {**model.view, "published": True})
-
-    def _compute(self, lease: leases.Lease, known: Known) -> FusedModel | None:
-        started = time.monotonic()
-        cache = self.workspace.cache
-        with cache.build(self.key, lease.fence) as folder:
-            self.say(f"fusing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
-            full, tell = self.publish == "full", self.progress
-            made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
-            measured = Measured.of(made.fidelity)
-            if not measured.passes(self.request, strict=self.strict):
-                self._refuse(lease, measured)
-                return None
-            lease.check()
-            if known.own is not None and known.own["digest"] != made.manifest.digest:
-                raise differing(self.key, made.manifest.digest, known.own["digest"])
-            path = cache.publish(self.key, folder, made.manifest, hashed=True)
-        seconds = time.monotonic() - started
-        deposit, failure = self._deposit(known, made.manifest, path)
-        with deposit.recording() if deposit else self.workspace.database.write() as session:
-            lease.publish(session)
-            row, told = self._record(session, made.manifest, made.fidelity, seconds)
-            if deposit:
-                deposit.commit(session)
-                record_published(self.workspace, session, self.key, made.manifest)
-            view = view_of(session, row, self.fuse_inputs.adapter.name)
-        for registry, true in told:
-            self.say(claim_in_words(registry, true))
-        if failure is not None:
-            raise failure  # the model is here and on record; the same command only publishes it then
-        make_room(self.workspace, self.key)
-        return FusedModel(path, "computed", view)
-
-    def _deposit(
-        self, known: Known, manifest: Manifest, path: Path
-    ) -> tuple[Deposit | None, StorageError | None]:
-        """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
-        if self.publish != "full" and known.published is None:
-            return None, None
-        self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
-        try:
-            return deposit_files(self.workspace, manifest, path, self.progress), None
-        except StorageError as error:
-            return None, error if self.publish == "full" else None
-
-    def _refuse(self, lease: leases.Lease, measured: Measured) -> None:
-        with self.workspace.database.write() as session:
-            record_refusal(self.workspace, session, self.fuse_inputs, self.recipe, self.key, measured)
-            lease.release(session)
-        self._passes(measured)
-
-    def _record(
-        self, session: Session, manifest: Manifest, fidelity: Fidelity, seconds: float
-    ) -> tuple[tables.Fused, Sequence[tuple[str, bool]]]:
-        """Record the model if it is not; also return which registries had said what it is, and whether that was true."""
-        row = find_fused(session, self.key)
-        if row is not None:
-            return row, ()
-        row = record_fused(
-            self.workspace, session, self.fuse_inputs, self.recipe, self.key, manifest, fidelity, seconds
-        )
-        return row, compare_claims(self.workspace, session, self.key, manifest)
+    added = []
+    with workspace.database.read() as session:
+        base = resolve_adapter(session, reference).base if recipe.extras else None
+        for digest, weight in recipe.extras:
+            assert base is not None
+            adapter = tables.Adapter
+            query = select(adapter).where(adapter.digest == digest, adapter.base_id == base.id)
+            row = session.scalars(query.order_by(adapter.id)).first()
+            if row is None:
+                raise UnknownReferenceError(
+                    f"the recipe adds the adapter {digest[:12]}, which is not here on {base.name}",
+                    hint=f"fusery list --base {base.name}",
+                )
+            added.append((usable_record(session, row).name, weight))
+    return added

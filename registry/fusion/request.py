@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..engine.precisions import CHOICES
 from ..engine.recipe import ONCE, Recipe
 from ..errors import BadInputError
 from .fuse_inputs import FuseInputs
 
-PRECISIONS = ("auto", "keep", "dither", "mixed", "dequantize")
 ROUNDINGS = ("once", "mlx-lm")
 MODES: Mapping[str, tuple[int, int]] = {
     "affine": (4, 64),
@@ -45,7 +45,9 @@ class FuseRequest:
             `once` with `auto`, and `mlx-lm` otherwise.
         min_fidelity: share of the update that must be retained, 0 to 1; None for the verdict alone.
         accept_loss: publish even what is LOST or below `min_fidelity`.
-        accept_foreign: take another registry's claim of the model, if its files are here, instead of making it.
+        accept_foreign: take what another registry says is the model, if its files are here, instead of making it.
+        recipe: a recipe as it is on record: the key of what was made by it, or a file that holds it; instead of all that says
+            how to fuse.
     """
 
     precision: str = "auto"
@@ -60,6 +62,7 @@ class FuseRequest:
     min_fidelity: float | None = None
     accept_loss: bool = False
     accept_foreign: bool = False
+    recipe: str | None = None
 
     def check(self) -> None:
         """Refuse contradictory or impossible values.
@@ -67,9 +70,9 @@ class FuseRequest:
         Raises:
             BadInputError: names the value and how to write it.
         """
-        if self.precision not in PRECISIONS:
+        if self.precision not in CHOICES:
             raise BadInputError(
-                f"there is no precision {self.precision[:40]!r}", hint=f"--precision {'|'.join(PRECISIONS)}"
+                f"there is no precision {self.precision[:40]!r}", hint=f"--precision {'|'.join(CHOICES)}"
             )
         if self.rounding not in (None, *ROUNDINGS):
             raise BadInputError(
@@ -89,6 +92,17 @@ class FuseRequest:
                 "the budget is a multiple of the base's size, at least 1", hint="--budget 1.2x"
             )
         self._check_quantization()
+        if self.recipe is not None and self.says_how:
+            raise BadInputError(
+                "a recipe says how to fuse, and nothing can be said besides",
+                hint="with --recipe: --min-fidelity, --accept-loss, --accept-foreign, --publish",
+            )
+
+    @property
+    def says_how(self) -> bool:
+        """Something of the recipe is asked for."""
+        how = replace(self, recipe=None, min_fidelity=None, accept_loss=False, accept_foreign=False)
+        return how != FuseRequest()
 
     def _check_quantization(self) -> None:
         if self.quantize is None:
@@ -149,6 +163,18 @@ def parse_budget(text: str) -> float:
     return float(match["factor"])
 
 
+def require_meaning(precision: str, fuse_inputs: FuseInputs) -> None:
+    """Refuse a precision that says nothing of a dense base.
+
+    Raises:
+        BadInputError: it is one, and the base is dense.
+    """
+    if not fuse_inputs.quantized and precision in ("dither", "mixed"):
+        raise BadInputError(
+            f"{precision} is for quantised bases, {fuse_inputs.base.name} is not", hint="--precision keep"
+        )
+
+
 def candidates(
     request: FuseRequest, fuse_inputs: FuseInputs, *, engine: str | None = None
 ) -> tuple[Recipe, ...]:
@@ -171,11 +197,7 @@ def candidates(
     once = ONCE if request.rounds_once and fuse_inputs.adapter.method == "dora" else None
     if request.quantize is not None:
         return (Recipe("dequantize", quantization=request.quantization, rounding=once, **common),)
-    if not fuse_inputs.quantized and request.precision in ("dither", "mixed"):
-        raise BadInputError(
-            f"{request.precision} is for quantised bases, {fuse_inputs.base.names[0].name} is not",
-            hint="--precision keep",
-        )
+    require_meaning(request.precision, fuse_inputs)
     keep = Recipe("keep", rounding=once, **common)
     # Always computed in float32 to the end.
     dither = Recipe("dither", seed=request.seed, calibration=fuse_inputs.calibration, **common)

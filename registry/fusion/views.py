@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 from .. import tables
@@ -23,9 +22,8 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
     """
     from ..records.fused_label import label_view
     from .foreign import foreign_view
-    from .rebuild_command import rebuild_command
 
-    size, name, recipe = weights_bytes(fused.manifest), adapter or fused.adapter.name, fused.recipe
+    size, name = weights_bytes(fused.manifest), adapter or fused.adapter.name
     times = size / max(1, weights_bytes(fused.base.manifest))
     extras = [(extra.adapter.name, extra.weight) for extra in fused.extras]
     return {
@@ -48,19 +46,16 @@ def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
             "relative_error": fused.relative_error,
             "noise": fused.noise,
         },
-        "rebuild": rebuild_command(
-            name,
-            recipe,
-            extras,
-            base_bits=(fused.base.quantization or {}).get("bits"),
-            verdict=fused.verdict,
-            retained=fused.retained,
-            numbers={module: prod(shape) for module, (shape, *_) in fused.base.weights.items()},
-            size=size,
-        ),
+        "rebuild": _rebuild(fused, name),
         "created_at": moment(fused.created_at),
         "created_by": fused.created_by,
     }
+
+
+def _rebuild(fused: tables.Fused, adapter: str) -> str:
+    """Return the command that makes it again, wherever it is on record."""
+    accepted = " --accept-loss" if fused.verdict == "LOST" else ""
+    return f"fusery fuse {adapter} --recipe {fused.key}{accepted}"
 
 
 def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
@@ -92,7 +87,7 @@ def fused_view(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any
         "adapter": name,
         **label_view(fused, name),
         "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],
-        "base": fused.base.names[0].name,
+        "base": fused.base.name,
         "precision": fused.precision,
         "quantization": fused.quantization,
         "bytes": fused.bytes,

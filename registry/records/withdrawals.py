@@ -119,14 +119,15 @@ def is_yanked(adapter_id: Any, at: datetime | None = None) -> ColumnElement[bool
         adapter_id: the column with the number of its row.
         at: a withdrawal counts from its own moment on, until it is lifted.
     """
-    return exists().where(tables.Yank.adapter_id == adapter_id, _stands(at))
+    return exists().where(tables.Yank.adapter_id == adapter_id, stands_at(at))
 
 
-def _stands(at: datetime | None) -> ColumnElement[bool]:
+def stands_at(at: datetime | None = None) -> ColumnElement[bool]:
+    """Return the condition that a withdrawal stands: now, or at a moment."""
     yank = tables.Yank
     if at is None:
-        return and_(yank.stands)
-    return and_(yank.at <= at, or_(yank.stands, yank.lifted_at > at))
+        return yank.lifted_at.is_(None)
+    return and_(yank.at <= at, or_(stands_at(), yank.lifted_at > at))
 
 
 def stands(yank: Mapping[str, Any]) -> bool:
@@ -137,7 +138,7 @@ def stands(yank: Mapping[str, Any]) -> bool:
 def standing_yank(session: Session, adapter: tables.Adapter) -> tables.Yank | None:
     """Return the yank of a record that stands, None if there is none."""
     yank = tables.Yank
-    query = select(yank).where(yank.adapter_id == adapter.id, yank.stands)
+    query = select(yank).where(yank.adapter_id == adapter.id, stands_at())
     return session.scalars(query.order_by(yank.id).limit(1)).first()
 
 
@@ -209,7 +210,7 @@ def _found(
         holding: the things are no adapters, and hold them.
         at: of that moment; None for now.
     """
-    if not ids or session.scalar(select(tables.Yank.id).where(_stands(at)).limit(1)) is None:
+    if not ids or session.scalar(select(tables.Yank.id).where(stands_at(at)).limit(1)) is None:
         return {}
     told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
     for number, same, name, reason, since, by in _rows(session, ids, parts_of, at):
@@ -252,6 +253,6 @@ def _query(parts: Select[*tuple[Any, ...]], at: datetime | None) -> Select[*tupl
         .join(part, part.id == adapter)
         .join(record, record.digest == part.digest)
         .join(yank, yank.adapter_id == record.id)
-        .where(_stands(at))
+        .where(stands_at(at))
         .order_by(yank.id)
     )

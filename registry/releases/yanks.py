@@ -14,7 +14,7 @@ from .. import tables
 from ..database import events
 from ..errors import BadInputError
 from ..records.references import fused_from, resolve_adapter
-from ..records.withdrawals import standing_yank
+from ..records.withdrawals import standing_yank, stands_at
 from .deployments import deployments_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str,
 
 def _standing(session: Session, adapter: tables.Adapter) -> Sequence[tables.Yank]:
     """Return all yanks that stand: one of them may have come from another registry."""
-    query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, tables.Yank.stands)
+    query = select(tables.Yank).where(tables.Yank.adapter_id == adapter.id, stands_at())
     return session.scalars(query.order_by(tables.Yank.id)).all()
 
 

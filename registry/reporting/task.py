@@ -16,7 +16,7 @@ from ..database.batches import batches
 from ..provenance import Graph, trace_things
 from ..records.references import load_adapters
 from ..records.views import adapter_views, moment
-from ..records.withdrawals import of_bundles, own_reason, shown
+from ..records.withdrawals import of_bundles, own_reason, shown, stands_at
 from ..releases.aliases import alias_moves
 from ..releases.deployments import views as deployment_views
 from ..training.facts import recorded_curve
@@ -233,7 +233,7 @@ def _yanks(
     yank, adapter = tables.Yank, tables.Adapter
     about = adapter.task_id == task.id if only is None else adapter.id == only.id
     query = select(yank, adapter.name).join(adapter, adapter.id == yank.adapter_id).where(about)
-    found = session.execute(query.order_by(~yank.stands, yank.id.desc())).all()
+    found = session.execute(query.order_by(~stands_at(), yank.id.desc())).all()
     return [
         {
             "adapter": name,

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    ColumnElement,
-    ForeignKey,
-    Index,
-    Integer,
-    String,
-    Text,
-    UniqueConstraint,
-)
-from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .bytes import Manifest
@@ -104,16 +93,6 @@ class Yank(Record):
     by: Mapped[str] = mapped_column(String(200))
     lifted_at: Mapped[datetime | None]
     lifted_by: Mapped[str | None] = mapped_column(String(200))
-
-    @hybrid_property
-    def stands(self) -> bool:
-        """It was not lifted."""
-        return self.lifted_at is None
-
-    @stands.inplace.expression
-    @classmethod
-    def _stands(cls) -> ColumnElement[bool]:
-        return cls.lifted_at.is_(None)
 
 
 class Event(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -180,10 +181,17 @@ def test_the_command_that_is_named_makes_the_same_again(
     made = small("fuse", "one@1", *options, "--json").json
     (line,) = small("show", "one@1", "--json").json["fused"]
     assert line["key"] == made["key"]
+    # Here, where it is on record.
+    shutil.rmtree(made["path"])
+    again = small(*shlex.split(line["rebuild"])[1:], "--json").json
+    assert (again["key"], again["digest"], again["source"]) == (made["key"], made["digest"], "computed")
     # Elsewhere, where nothing is known of it.
+    record = tmp_path / "made.json"
+    record.write_text(json.dumps(made))
     shutil.rmtree(tmp_path / "home")
     small("base", "add", folders[0], "--name", "tiny4")
     for task, folder in zip(("one", "two"), folders[1:], strict=True):
         small("register", folder, "--base", "tiny4", "--task", task, "--date", "20260115")
-    again = small(*shlex.split(line["rebuild"])[1:], "--json").json
+    accepted = [word for word in options if word == "--accept-loss"]
+    again = small("fuse", "one@1", "--recipe", record, *accepted, "--json").json
     assert (again["key"], again["digest"]) == (made["key"], made["digest"])

@@ -115,7 +115,7 @@ def example_provenance() -> dict[str, Any]:
         "format": "mixed, 6 bits where adapted",
         "weights_bytes": 1234567,
         "times_base": 1.1699,
-        "rebuild": f"fusery fuse {NAME} --precision mixed --min-fidelity 0.97 --with courses_v1_20261101:0.5",
+        "rebuild": f"fusery fuse {NAME} --recipe {'d' * 64}",
         "fidelity": {
             "verdict": "PASS",
             "retained": 0.987654321,

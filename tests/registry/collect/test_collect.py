@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fusery.registry.database.owner import Owner
 from fusery.registry.errors import BadInputError, DepositLostError
 from fusery.registry.workspace import Workspace
 from fusery.storage.digest import digest_bytes
-from fusery.storage.probes import probe_name
+from fusery.storage.probes import probe_name, staged_name
 
 
 @pytest.fixture
@@ -269,18 +269,19 @@ class TestWhatNoRowStandsFor:
         assert gc(shelf)["removed"] == 1
         assert shelf.files() == {b"on its way"}
 
-    def test_a_probe_goes_with_the_process_that_made_it(
-        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(("kind", "made"), [("probe", probe_name), ("staged", staged_name)])
+    def test_what_names_its_maker_goes_with_that_process(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, kind: str, made: Callable[[], str]
     ) -> None:
-        code = "from fusery.storage.probes import probe_name; print(probe_name())"
+        code = f"from fusery.storage.probes import {kind}_name; print({kind}_name())"
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-        elsewhere = re.sub(r"[0-9a-f]{12}\.probe", f"{'0' * 12}.probe", probe_name())
+        elsewhere = re.sub(rf"[0-9a-f]{{12}}\.{kind}", f"{'0' * 12}.{kind}", made())
         folder = shelf.workspace.settings.home / "store" / "tmp"
         names = {
             "dead": done.stdout.strip(),
-            "ours": probe_name(),
+            "ours": made(),
             "elsewhere": elsewhere,
-            "old": "f" * 32 + ".probe",
+            "old": f"{'f' * 32}.{kind}",
         }
         for name in names.values():
             (folder / name).write_bytes(b"probe")

@@ -19,15 +19,12 @@ from fusery.registry.engine.arithmetic import BF16, F16, F32
 from fusery.registry.engine.grids import AnyGrid
 from fusery.registry.engine.microscaling import MODES
 from fusery.registry.engine.policy import (
-    DEQUANTIZE,
-    DITHER,
-    KEEP,
-    MIXED,
     Policy,
     Quantize,
     Target,
     quantized_target,
 )
+from fusery.registry.engine.precisions import DEQUANTIZE, DITHER, KEEP, MIXED
 from fusery.registry.errors import FusionUnsupportedError
 
 OurFuse = Callable[..., Any]

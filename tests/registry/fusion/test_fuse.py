@@ -341,7 +341,7 @@ def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path
     assert keys == ["canonical-1", "canonical-2"]
 
 
-BY_KEY = re.compile(r"FROM fused\s+WHERE fused\.key = ")
+BY_KEY = re.compile(r'FROM fused\s+WHERE fused\."?key"? = ')
 
 
 @pytest.mark.parametrize("publish", ["recipe", "full"])

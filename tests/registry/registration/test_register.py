@@ -251,3 +251,20 @@ def test_a_change_that_no_time_tells_of_does_not_get_in(
     assert files["adapters.safetensors"] == judged
     assert digest_file(weights)[0] != judged
     assert with_base.upkeep.audit().ok
+
+
+def test_a_collector_leaves_what_is_being_looked_at(
+    with_base: Registry, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies that admission looks at lie in the store, and nothing in the database says so yet."""
+    from fusery.registry.registration import register as module
+
+    examine = module.examine
+
+    def collect_then_examine(*arguments: Any) -> Any:
+        with_base.upkeep.gc(grace=0.0)
+        return examine(*arguments)
+
+    monkeypatch.setattr(module, "examine", collect_then_examine)
+    assert with_base.adapters.register(make_adapter(), base="tiny", task="one").created
+    assert with_base.upkeep.audit().ok

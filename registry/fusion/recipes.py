@@ -1,0 +1,112 @@
+"""Recipes that are taken as they are: by the key of what was made by one, or from a file that holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from sqlalchemy import select
+
+from fusery.storage.jsonfile import read_object
+
+from .. import tables
+from ..engine.recipe import Recipe
+from ..errors import AmbiguousReferenceError, BadInputError, UnknownReferenceError
+from ..records.references import begins_with
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+_SHORTEST = 8
+"""Hex digits of a key."""
+
+_HINT = "a key of `fusery show REF --json`, what `fusery fuse REF --json` printed, or a bundle's fusery.json"
+
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=1, le=1024)]
+_Path = Annotated[str, Field(max_length=512)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Shape(_Strict):
+    bits: _Count
+    group_size: _Count
+    mode: Annotated[str, Field(max_length=40)]
+
+
+class _Part(_Strict):
+    adapter: _Digest
+    weight: FiniteFloat
+
+
+class _Form(_Strict):
+    """The JSON form of a recipe, from a file that nobody vouches for."""
+
+    precision: Literal["keep", "dither", "mixed", "dequantize"]
+    engine: Annotated[str, Field(max_length=500)]
+    quantization: _Shape | None
+    scale: FiniteFloat | None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None
+    bits: Annotated[dict[_Path, _Count], Field(max_length=100_000)] = {}
+    calibration: _Digest | None = None
+    rounding: Literal["once"] | None = None
+    # JSON says it with a word that is none of Python's names.
+    parts: Annotated[list[_Part], Field(alias="with", max_length=1000)] = []
+
+
+def find_recipe(workspace: Workspace, said: str) -> Recipe:
+    """Return the recipe that is meant.
+
+    Args:
+        workspace: the registry's parts.
+        said: the key of a fused artifact that is on record, its first digits, or a file that holds a recipe.
+
+    Raises:
+        UnknownReferenceError: there is neither such a key nor such a file.
+        AmbiguousReferenceError: several keys begin so.
+        BadInputError: the file holds no recipe.
+        StorageError: it cannot be read.
+    """
+    path = Path(said).expanduser()
+    if path.is_file():
+        return _read(path)
+    folded = said.strip().casefold()
+    if len(folded) < _SHORTEST or folded.strip("0123456789abcdef"):
+        raise UnknownReferenceError(f"there is no recipe {said[:80]!r}: no such file, and no key", hint=_HINT)
+    with workspace.database.read() as session:
+        rows = session.scalars(
+            select(tables.Fused).where(begins_with(tables.Fused.key, folded)).limit(2)
+        ).all()
+    if len(rows) > 1:
+        raise AmbiguousReferenceError(f"more than one key begins with {folded}", hint="give more digits")
+    if not rows:
+        raise UnknownReferenceError(f"nothing on record has the key {folded[:16]}", hint=_HINT)
+    return Recipe.from_dict(rows[0].recipe)
+
+
+def _read(path: Path) -> Recipe:
+    """Read a recipe, or what has one in it: the record of a fuse, the record of a bundle."""
+    document = read_object(path)
+    for inner in (document.get("recipe"), _object(document.get("provenance")).get("recipe"), document):
+        if isinstance(inner, Mapping) and "precision" in inner and "engine" in inner:
+            break
+    else:
+        raise BadInputError(f"{path.name[:80]} holds no recipe", hint=_HINT)
+    try:
+        form = _Form.model_validate(dict(inner))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:200]
+        raise BadInputError(
+            f"the recipe in {path.name[:80]} is none: {where}: {first['msg'][:200]}", hint=_HINT
+        ) from None
+    return Recipe.from_dict(form.model_dump(by_alias=True))
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
