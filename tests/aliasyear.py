@@ -4,7 +4,7 @@ What should be true at any moment is written down beside it, by rules of its own
 
     year = Year(registry, stock(registry, folder, base), clock, seed=7)
     year.live(10_000)
-    assert registry.alias(alias, at=text) == year.answer(alias, moment)
+    assert registry.aliases.show(alias, at=text) == year.answer(alias, moment)
 """
 
 from __future__ import annotations

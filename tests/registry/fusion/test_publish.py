@@ -276,7 +276,7 @@ from fusery.registry import Registry
 from fusery.registry.errors import MissingExtraError
 two = Registry(open_workspace(Path({str(tmp_path / "two")!r}), "sqlite:///{tmp_path}/db", {str(tmp_path / "shared")!r}))
 try:
-    print(json.dumps(two.fuse("t@1").to_dict()))
+    print(json.dumps(two.fused.fuse("t@1").to_dict()))
 except MissingExtraError as error:
     print(json.dumps(error.message))
 """
