@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..errors import BadInputError
 from .finding import Finding, Severity, by_severity
@@ -20,17 +20,21 @@ class Policy:
     Attributes:
         severities: configured severity by code; `off` drops its findings.
         strict: warnings keep an adapter out like errors.
-
-    Raises:
-        BadInputError: there is no such code or severity, or the code's severity cannot be lowered.
     """
 
     severities: Mapping[str, Setting] = field(default_factory=dict)
     strict: bool = False
 
-    def __post_init__(self) -> None:
-        if self.severities:
-            _check(self.severities)
+    @classmethod
+    def configured(cls, severities: Mapping[str, Any], *, strict: bool = False) -> Policy:
+        """Return the policy that the settings ask for.
+
+        Raises:
+            BadInputError: there is no such code or severity, or the code's severity cannot be lowered.
+        """
+        if severities:
+            _check(severities)
+        return cls(severities, strict)
 
     def apply(self, findings: Iterable[Finding]) -> list[Finding]:
         """Return the findings with the severities of this policy, errors first."""

@@ -101,7 +101,7 @@ def _settings(workspace: Workspace) -> Iterator[Check]:
 
 
 def _severities(settings: Settings) -> str:
-    set_here = Policy(settings.severities).severities
+    set_here = Policy.configured(settings.severities).severities
     changed = ", ".join(f"{code} = {value}" for code, value in sorted(set_here.items()))
     return f"severities: {changed or 'as documented'}"
 

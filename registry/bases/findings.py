@@ -49,7 +49,7 @@ def look_at_base(
 
     failure = next(iter(failures), None) or _failure(files, config)
     found = [*key_findings(config, failure), *template_findings(read)]
-    findings = Policy(workspace.settings.severities).apply(found)
+    findings = Policy.configured(workspace.settings.severities).apply(found)
     if verdict(findings) == "fail":
         first = findings[0]
         message = f"{name} was refused: {first.code}: {first.message}"

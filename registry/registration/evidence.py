@@ -68,7 +68,7 @@ def candidate_for(
 
 def policy_of(workspace: Workspace, *, strict: bool = False) -> Policy:
     """Return this registry's policy for the severity of findings."""
-    return Policy(workspace.settings.severities, strict)
+    return Policy.configured(workspace.settings.severities, strict=strict)
 
 
 class _Files:

@@ -225,3 +225,22 @@ def bundle(shelf: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
         return Path(shutil.copytree(source, place))
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def module_registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """An initialised registry on SQLite, one for all tests of a module: for what the database has no part in."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copyfile(sqlite_template, home / "fusery.db")
+    settings = Settings.model_construct(
+        home=home,
+        database_url="",
+        store_url="",
+        store_options={},
+        cache_dir=None,
+        cache_limit=1 << 40,
+        user="tester",
+    )
+    with Registry(Workspace(settings)) as registry:
+        registry.init()
+        yield registry

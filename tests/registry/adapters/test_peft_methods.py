@@ -56,8 +56,8 @@ def errors(registry: Registry, folder: Path) -> list[Finding]:
 
 
 @pytest.fixture(scope="module")
-def registry(sqlite_registry: Registry) -> Registry:
-    return sqlite_registry
+def registry(module_registry: Registry) -> Registry:
+    return module_registry
 
 
 def test_every_method_is_known() -> None:

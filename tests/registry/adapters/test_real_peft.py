@@ -113,11 +113,11 @@ def test_peft_saves_again_what_it_was_given(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_fuse_is_peft_s_merge(sqlite_registry: Registry, base: Path, tmp_path: Path, case: str) -> None:
+def test_a_fuse_is_peft_s_merge(module_registry: Registry, base: Path, tmp_path: Path, case: str) -> None:
     adapter = make_peft(tmp_path / "peft", base, **CASES[case])
-    sqlite_registry.bases.add(base, name="tiny")
-    sqlite_registry.adapters.register(adapter, base="tiny", task=case)
-    fused = sqlite_registry.fused.fuse(f"{case}@1")
+    module_registry.bases.add(base, name="tiny")
+    module_registry.adapters.register(adapter, base="tiny", task=case)
+    fused = module_registry.fused.fuse(f"{case}@1")
     real_peft("merge", base, adapter, tmp_path / "merged")
     theirs, ours = (
         numbers(tmp_path / "merged" / "model.safetensors"),
@@ -171,10 +171,10 @@ def test_on_a_real_model_a_trained_adapter_answers_the_same(smollm2: Path, tmp_p
     assert np.abs(single - theirs).max() < 1e-5 * np.abs(theirs).max()
 
 
-def test_trained_adapters_are_admitted_without_a_finding(sqlite_registry: Registry, smollm2: Path) -> None:
-    sqlite_registry.bases.add(smollm2)
+def test_trained_adapters_are_admitted_without_a_finding(module_registry: Registry, smollm2: Path) -> None:
+    module_registry.bases.add(smollm2)
     for name in ("lora", "rslora_patterns", "dora"):
-        findings = sqlite_registry.adapters.check(
+        findings = module_registry.adapters.check(
             peftfolders.REAL / name, base="SmolLM2-135M-Instruct", task=name, dataset="facts"
         )
         assert {finding.severity for finding in findings} <= {"info"}

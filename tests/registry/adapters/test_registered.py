@@ -156,10 +156,10 @@ SPOILS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.fixture(scope="module")
-def untouched(sqlite_registry: Registry, tiny_base: Path) -> Registry:
+def untouched(module_registry: Registry, tiny_base: Path) -> Registry:
     """One registry for all that is refused: nothing of it may leave a trace."""
-    sqlite_registry.bases.add(tiny_base, name="tiny")
-    return sqlite_registry
+    module_registry.bases.add(tiny_base, name="tiny")
+    return module_registry
 
 
 @pytest.mark.parametrize("spoil", SPOILS)

@@ -100,12 +100,12 @@ def test_a_dora_without_keys_has_those_of_its_tensors(adapter: Path) -> None:
 
 
 def test_an_export_has_the_bytes_that_were_registered(
-    adapter: Path, sqlite_registry: Registry, tiny_base: Path, tmp_path: Path
+    adapter: Path, module_registry: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
     put(adapter, {"lora_layers": 1}, {}, "num_layers")
-    sqlite_registry.bases.add(tiny_base, name="tiny")
-    registered = sqlite_registry.adapters.register(adapter, base="tiny", task="old").view
+    module_registry.bases.add(tiny_base, name="tiny")
+    registered = module_registry.adapters.register(adapter, base="tiny", task="old").view
     assert "layers_unsaid" in {finding["code"] for finding in registered["findings"]}
-    exported = sqlite_registry.exchange.export("old@1", tmp_path / "exported").path
+    exported = module_registry.exchange.export("old@1", tmp_path / "exported").path
     for name in ("adapter_config.json", "adapters.safetensors"):
         assert (exported / name).read_bytes() == (adapter / name).read_bytes()

@@ -82,7 +82,7 @@ def test_without_a_table_nothing_is_changed(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_set_is_refused_with_a_sentence(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(BadInputError) as caught:
-        Policy(configured(tmp_path / "home", text).severities)
+        Policy.configured(configured(tmp_path / "home", text).severities)
     assert said in caught.value.message
 
 
