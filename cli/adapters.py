@@ -209,6 +209,10 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
 
     --where takes comparisons (= != < <= > >=, and ~ for a part of a text or a pattern with * and ?), `in (...)`,
     `is null`, `and`, `or`, `not` and parentheses; tags are called tag.KEY. docs/guides/compare.md lists the fields.
+
+    --columns takes name, aliases, state, age, created_by, val_loss, base, rank, method, layers, trainable_parameters,
+    dataset; and created_at, task, version, date, digest, trained_on, alpha, scale, iterations, examples, parent, tags,
+    note.
     """
     if columns is not None and (session.json or session.quiet):
         raise click.UsageError("--columns goes with neither --json, which has all of them, nor -q.")
@@ -333,7 +337,7 @@ def history_command(session: Session, task: str) -> None:
         right = ("version", "val loss", "change", "age", "rank")
         table = session.table(
             "name", "version", "aliases", "state", "val loss", "change", "age", "by", "rank", "base", "dataset",
-            right=right, free=("aliases", "state", "base", "dataset"),
+            right=right, free=("aliases", "state", "base", "dataset"), rare=("state",),
         )  # fmt: skip
         for view in versions:
             change = view["val_loss_change"]

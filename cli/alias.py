@@ -75,12 +75,12 @@ def list_command(session: Session, task: str | None) -> None:
 
     def human() -> None:
         titles = ("alias", "adapter", "state", "age", "by", "reason", "since")
-        table = session.table(*titles, right=("age",), free=("state", "reason"))
+        table = session.table(*titles, right=("age",), free=("state", "reason"), rare=("state",))
         for alias in aliases:
             table.add_row(
                 cell(alias["alias"]),
                 cell(alias["adapter"]),
-                told(alias),
+                told(alias) or "-",
                 ago(alias["since"]),
                 cell(alias["by"]),
                 cell(alias["reason"] or None),
@@ -210,7 +210,7 @@ def events_command(session: Session, **filters: Any) -> None:
                 cell(entry["actor"]),
                 entry["action"],
                 _subject(entry),
-                cell(entry["told"]) if entry["told"] else "",
+                cell(entry["told"] or None),
                 when(entry["at"]),
             )
         session.print_table(table)

@@ -82,7 +82,7 @@ def list_(session: Session) -> None:
     def human() -> None:
         table = session.table(
             "adapter", "precision", "size", "key", "unused", "state", "stays",
-            right=("size", "unused"), free=("state", "stays"),
+            right=("size", "unused"), free=("state", "stays"), rare=("state",),
         )  # fmt: skip
         for entry in entries:
             table.add_row(
@@ -91,7 +91,7 @@ def list_(session: Session) -> None:
                 size(entry["bytes"]),
                 entry["key"][:12],
                 ago(entry["last_used"]),
-                told(entry),
+                told(entry) or "-",
                 cell(_stays(entry)),
             )
         session.print_table(table)

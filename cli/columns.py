@@ -31,7 +31,7 @@ def _fact(key: str, title: str | None = None, *, right: bool = False, free: bool
 COLUMNS: dict[str, Shown] = {
     "name": _fact("name"),
     "aliases": Shown(Column("aliases", free=True), held_by),
-    "state": Shown(Column("state", free=True), state_of),
+    "state": Shown(Column("state", free=True, rare=True), state_of),
     "age": Shown(Column("age", right=True), lambda view: ago(view["created_at"])),
     "created_by": _fact("created_by", "by"),
     "val_loss": Shown(

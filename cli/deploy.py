@@ -75,12 +75,12 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
 
     def human() -> None:
         titles = ("place", "runs", "state", "age", "by", "until", "note", "digest", "since")
-        table = session.table(*titles, right=("age",), free=("state", "note"))
+        table = session.table(*titles, right=("age",), free=("state", "note"), rare=("state",))
         for row in rows:
             table.add_row(
                 cell(row["place"]),
                 cell(_what(row)),
-                told(row),
+                told(row) or "-",
                 ago(row["at"]),
                 cell(row["by"]),
                 when(row["ended_at"]),

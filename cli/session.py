@@ -99,18 +99,21 @@ class Session:
         """Print a hint that belongs to a result, behind a margin."""
         self.print(f"{margin}Hint: {self.hints.spelled(text)}")
 
-    def table(self, *columns: str, right: Iterable[str] = (), free: Iterable[str] = ()) -> Table:
+    def table(
+        self, *columns: str, right: Iterable[str] = (), free: Iterable[str] = (), rare: Iterable[str] = ()
+    ) -> Table:
         """Return an empty table with these columns, the least important ones last.
 
         Args:
             columns: the titles.
             right: those of numbers.
             free: those of texts, which may be cut off on a narrow terminal.
+            rare: those that a terminal does without while there is nothing in them.
         """
         from .tables import Column, Table
 
-        numbers, texts = set(right), set(free)
-        return Table([Column(title, title in numbers, title in texts) for title in columns])
+        kinds = [set(right), set(free), set(rare)]
+        return Table([Column(title, *(title in kind for kind in kinds)) for title in columns])
 
     def print_table(self, table: Table) -> None:
         """Print a table: as wide as the terminal, or as wide as it is with `--wide` and where there is none."""

@@ -29,11 +29,13 @@ class Column:
         title: stands above it.
         right: its cells end at the same place, as numbers do, and do not begin there.
         free: it has text of people, which may be cut off.
+        rare: a terminal does without it while there is nothing in it; a pipe has the same columns every day.
     """
 
     title: str
     right: bool = False
     free: bool = False
+    rare: bool = False
 
 
 class Marks(NamedTuple):
@@ -74,7 +76,7 @@ class Table:
 
     Args:
         columns: from left to right; the last ones go first when there is no room.
-        whole: all columns are kept and none is cut off, whether there is room and something in them or not.
+        whole: all columns are kept and none is cut off, whether there is room or not.
     """
 
     def __init__(self, columns: Sequence[Column], *, whole: bool = False) -> None:
@@ -90,7 +92,7 @@ class Table:
 
     def laid(self, width: int | None, marks: Marks = DRAWN) -> Laid:
         """Return the table as lines of at most this width, or as wide as it is for None."""
-        shown = [index for index in range(len(self._columns)) if self._whole or self._has_text(index)]
+        shown = [index for index in range(len(self._columns)) if self._is_shown(index, width)]
         widths = {index: self._natural(index) for index in shown}
         left_out: list[int] = []
         if width is not None and not self._whole:
@@ -108,8 +110,11 @@ class Table:
             [titles[index] or "remarks" for index in told],
         )
 
-    def _has_text(self, index: int) -> bool:
-        return not self._rows or index == 0 or any(row[index] for row in self._rows)
+    def _is_shown(self, index: int, width: int | None) -> bool:
+        column = self._columns[index]
+        if index == 0 or self._whole or not self._is_empty(index):
+            return True
+        return bool(column.title) and (width is None or not column.rare)
 
     def _is_empty(self, index: int) -> bool:
         return all(row[index] in _NOTHING for row in self._rows)

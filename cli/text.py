@@ -83,11 +83,10 @@ def held_by(view: Mapping[str, Any]) -> str:
 
 
 def state_of(view: Mapping[str, Any]) -> str:
-    """Return what is wrong with an adapter, in a table: that it is yanked, or as what else its bytes are; mostly nothing."""
+    """Return what is wrong with an adapter, in a table: that it is yanked, or as what else its bytes are."""
     others = [each["adapter"] for each in view["withdrawals"] if each["relation"] != "itself"]
-    return ", ".join(
-        [*(["yanked"] if view["yanked"] else []), *(f"same bytes yanked as {name}" for name in others)]
-    )
+    own = ["yanked"] if view["yanked"] else []
+    return ", ".join([*own, *(f"same bytes yanked as {name}" for name in others)]) or "-"
 
 
 def cell(value: Any) -> str:

@@ -52,8 +52,11 @@ def test_the_first_column_stays_whole() -> None:
 def test_columns_with_nothing_in_them_go_first_and_are_not_missed() -> None:
     found = laid(25, ("course_rec_v1", "-", "-", "SmolLM2"))
     assert (found.rows, found.left_out) == (["course_rec_v1  SmolLM2"], [])
-    # Empty ones are not there at all, unless all of them were asked for.
-    assert laid(None, ("a", "1", "", "b")).head == "name  loss  base"
+    rare = (NAME, Column("state", rare=True), Column(""), BASE)
+    assert laid(80, ("a", "-", "", "b"), columns=rare).head == "name  base"
+    assert laid(80, ("a", "yanked", "<-", "b"), columns=rare).rows == ["a     yanked  <-  b"]
+    # A pipe has the same columns every day, but for the one without a title.
+    assert laid(None, ("a", "-", "", "b"), columns=rare).rows == ["a     -      b"]
     table = Table((NAME, NOTE, BASE), whole=True)
     table.add_row("a", "", "x" * 100)
     assert table.laid(20).head == "name  note  base"

@@ -192,12 +192,23 @@ def test_an_amended_value_is_explained_if_it_is_shown(busy: Fusery) -> None:
     assert "team=search*" in ran.out and "was amended" in ran.err
 
 
+def test_a_pipe_has_the_same_columns_whether_something_is_yanked_or_not(stocked: Fusery) -> None:
+    assert stocked("alias", "set", "course_rec@2", "prod").code == 0
+    for words in ("list", "history course_rec", "alias list"):
+        head, _, row, *_ = stocked(*words.split()).out.splitlines()
+        assert "state" in head.split()
+        assert "-" in row.split(), words
+        assert "state" not in shown_on(200, words.split())[0]
+
+
 def test_every_column_of_list_has_something_to_show(busy: Fusery) -> None:
     from fusery.cli.columns import COLUMNS
 
     rows = busy("list", "--columns", ",".join(COLUMNS)).out.splitlines()
     assert len(rows) == 4
     assert len(rows[0].split("  ")) >= len(COLUMNS)
+    told = busy("list", "--help").out.partition("--columns takes ")[2].partition(".")[0]
+    assert set(re.findall(r"\w+", told)) - {"and"} == set(COLUMNS)
     known = set(busy("list", "--json").json[0])
     assert set(COLUMNS) - known == {"state", "age"}
 
