@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from conftest_types import Fusery
 
+import fusery.cli
 from fusery.cli.commands import COMMANDS, FORMER, SECTIONS
 from fusery.cli.hints import Hints
 from fusery.cli.main import cli
 
 WIDTH = 80
+FOLDER = Path(str(fusery.cli.__file__)).parent
 
 
 def all_commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -74,3 +77,25 @@ def test_an_old_spelling_works_and_no_help_shows_it(fusery: Fusery, former: str,
     hints = Hints()
     hints.home = "here"
     assert hints.spelled(f"fusery {former} X") == f"fusery --home here {former} X"
+
+
+WITH_TABLES = {
+    "base list", "list", "history", "diff", "compare", "probe", "bench", "fidelity", "cache list", "alias list",
+    "alias history", "deploy list", "events", "signature list", "trust list", "push", "pull", "rules list",
+}  # fmt: skip
+
+
+def test_every_command_with_a_table_can_show_all_of_it() -> None:
+    wide = {
+        " ".join(words)
+        for words in all_commands()
+        if "wide" in {parameter.name for parameter in found(*words).params}
+    }
+    assert wide == WITH_TABLES
+    modules = {
+        path.name for path in FOLDER.glob("*.py") if ".print_table(" in path.read_text(encoding="utf-8")
+    }
+    declared = {
+        path.name for path in FOLDER.glob("*.py") if "table=True)" in path.read_text(encoding="utf-8")
+    }
+    assert modules == declared
