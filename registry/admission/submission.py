@@ -93,17 +93,6 @@ class Submission:
         """The date that was said."""
         return parse_date(self.date) if self.date else None
 
-    @property
-    def base_name(self) -> str:
-        """The declared base.
-
-        Raises:
-            BadInputError: none was declared.
-        """
-        if self.base is None:
-            raise BadInputError("it is not said which base model it is on", hint="give --base NAME")
-        return self.base
-
 
 def require_text(what: str, value: Any, limit: int) -> None:
     """Refuse text that a database cannot store; None is allowed.

@@ -211,6 +211,7 @@ def _see(
     findings = _examine(workspace, folder, submission, training, ground, strict=strict, weights=weights)
     if verdict(findings) == "fail":
         raise _refusal(path, findings, f"fusery check {path} --base {ground.base.name}")
+    assert folder.header is not None  # what that comes from is an error whatever the settings say
     return _Seen(folder, copies, manifest, rendering, training, ground, name, findings)
 
 

@@ -85,9 +85,3 @@ def test_the_python_interface_is_covered(registry: Registry, tmp_path: Path, fac
     for use in (registry.adapters.register, registry.adapters.check):
         with pytest.raises(BadInputError):
             use(tmp_path, base="tiny", **fact)
-
-
-def test_a_base_that_nobody_said_is_asked_for() -> None:
-    with pytest.raises(BadInputError) as caught:
-        _ = Submission().base_name
-    assert caught.value.hint == "give --base NAME"
