@@ -237,13 +237,14 @@ class Engine:
         try:
             self._require_board().use(resident)
             pieces = lane.step()
+            if pieces:
+                self._post([(job, piece) for job, piece in pieces if not job.cancelled])
+            lane.keep()
         except Exception as error:  # noqa: BLE001 - the other lanes go on
             self._lanes.pop(resident)
             self._fail(lane.jobs(), error)
             lane.close()
             return
-        if pieces:
-            self._post([(job, piece) for job, piece in pieces if not job.cancelled])
         self._close_if_done(resident)
 
     def _close_if_done(self, resident: Resident | None) -> None:

@@ -33,6 +33,9 @@ class Lane(Protocol):
     def step(self) -> list[tuple[Job, Piece]]:
         """Go on by up to one token for each job."""
 
+    def keep(self) -> None:
+        """Keep what the last step has read, now that what it brought has been told."""
+
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
 
@@ -55,6 +58,7 @@ class BatchLane:
         self._ends = make_stop_sequences(tokenizer)
         self._places, self._rests = Places(width, rests), rests
         self._writings: dict[int, Writing] = {}
+        self._read: list[tuple[Job, list[int], list[Any]]] = []
         self._pace = Pace()
         self.idle = False
         self._generator = BatchGenerator(
@@ -95,7 +99,7 @@ class BatchLane:
         for owner in readers:
             self._places.charge(owner, took / len(readers))
         self.idle = not (size or answers or any(part.end_of_prompt for part in progress))
-        self._keep_prompts([part.uid for part in progress if part.end_of_segment and not part.end_of_prompt])
+        self._note_prompts([part.uid for part in progress if part.end_of_segment and not part.end_of_prompt])
         pieces, over = [], {}
         for answer in answers:
             writing = self._writings[answer.uid]
@@ -106,13 +110,19 @@ class BatchLane:
                 if answer.finish_reason is None:
                     over[answer.uid] = writing.job
                 elif self._prefixes.limit:
-                    self._prefixes.put(writing.job, answer.all_tokens, answer.prompt_cache)
+                    self._read.append((writing.job, answer.all_tokens, answer.prompt_cache))
             pieces.append((writing.job, piece))
         if over:
             kept = self._generator.remove(list(over), return_prompt_caches=bool(self._prefixes.limit))
             for uid, (cache, tokens) in kept.items():
-                self._prefixes.put(over[uid], tokens, cache)
+                self._read.append((over[uid], tokens, cache))
         return pieces
+
+    def keep(self) -> None:
+        """Keep what the last step has read.  Its caches are not computed yet: whoever waits for a token does not wait for that."""
+        read, self._read = self._read, []
+        for job, tokens, cache in read:
+            self._prefixes.put(job, tokens, cache)
 
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""
@@ -126,12 +136,12 @@ class BatchLane:
         """Close the generator."""
         self._generator.close()
 
-    def _keep_prompts(self, uids: list[int]) -> None:
-        """Keep what was read of prompts: another that begins alike may be there before these are answered."""
+    def _note_prompts(self, uids: list[int]) -> None:
+        """Note what was read of prompts: another that begins alike may be there before these are answered."""
         if not uids or not self._prefixes.limit:
             return
         for uid, (cache, tokens) in self._generator.extract_cache(uids).items():
-            self._prefixes.put(self._writings[uid].job, tokens, cache)
+            self._read.append((self._writings[uid].job, list(tokens), cache))
 
     def _begin(self, job: Job) -> None:
         found = self._prefixes.find(job)

@@ -54,6 +54,7 @@ class SoloLane:
         self._pace, self._size = Pace(), PREFILL_TOKENS
         self.idle = False
         self._running: dict[Job, _Run] = {}
+        self._read: list[tuple[Job, list[int], list[Any]]] = []
 
     def insert(self, job: Job) -> None:
         """Take a job in."""
@@ -103,12 +104,18 @@ class SoloLane:
             full = writing.tokens + 1 >= job.max_tokens
             piece = writing.add(token, "stop" if ended else "length" if full else None, logprobs)
             if piece.finish is not None:
-                self._prefixes.put(job, run.tokens, run.cache)
+                self._read.append((job, run.tokens, run.cache))
             pieces.append((job, piece))
         for job, piece in pieces:
             if piece.finish is not None:
                 self.remove(job)
         return pieces
+
+    def keep(self) -> None:
+        """Keep what has been read of answers that have ended."""
+        read, self._read = self._read, []
+        for job, tokens, cache in read:
+            self._prefixes.put(job, tokens, cache)
 
     def jobs(self) -> list[Job]:
         """Return the jobs that have not ended."""

@@ -77,7 +77,7 @@ def test_what_was_read_for_a_key_goes_with_it(server: Served, path: Path, what: 
         prompt = key + "z" * 100
         server.client(key).completions.create(model="caesar_v1", prompt=prompt, max_tokens=1)
     prefixes = server.service.engine.prefixes
-    assert len(prefixes) == 2
+    wait_until(lambda: len(prefixes) == 2)
     text, status = TAKEN[what]
     path.write_text(text)
     left = 0 if status == 503 else 1
