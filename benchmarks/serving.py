@@ -326,8 +326,8 @@ RULES = "You answer questions about the courses of a college. " + "Say the name 
 """A system prompt that all chats of `peer` share, of some sixty tokens."""
 
 
-def peer(scratch: Path, rounds: int = 3, each: int = 2) -> None:
-    """Ask our server and mlx-lm's the same, in turns: in each round, so many questions of each client."""
+def peer(scratch: Path, rounds: int, each: int, numbers: list[int]) -> None:
+    """Ask our server and mlx-lm's the same, in turns: for each number of clients, some rounds with so many questions of each."""
     import courseanswers
 
     base = real_base(scratch)
@@ -339,7 +339,7 @@ def peer(scratch: Path, rounds: int = 3, each: int = 2) -> None:
         servers = {"ours": (mine, "base"), "mlx_lm.server": (theirs, str(base))}
         for server, model in servers.values():
             asyncio.run(chats(server.url, model, [["Hello"]]))
-        for clients in (1, 4, 8):
+        for clients in numbers:
             speeds: dict[str, list[float]] = {name: [] for name in servers}
             spent = dict.fromkeys(servers, 0.0)
             for number in range(rounds):
@@ -440,12 +440,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of the crowd")
     parser.add_argument("--rounds", type=int, default=3, help="of peer")
     parser.add_argument("--each", type=int, default=2, help="questions of each client in a round of peer")
+    parser.add_argument(
+        "--clients", type=int, nargs="*", default=[1, 4, 8], help="numbers of clients of peer"
+    )
     options = parser.parse_args()
     parts: dict[str, Callable[[Path], None]] = {
         "crowd": lambda scratch: crowd(scratch, options.seconds),
         "tenants": tenants,
         "switching": switching,
-        "peer": lambda scratch: peer(scratch, options.rounds, options.each),
+        "peer": lambda scratch: peer(scratch, options.rounds, options.each, options.clients),
     }
     for name in options.parts or parts:
         print(f"-- {name}")

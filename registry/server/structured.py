@@ -131,6 +131,7 @@ class Grammars:
         return made
 
     def _ready(self, field: str) -> LLTokenizer:
+        """Return the tokenizer as llguidance has it, which takes a second for a large vocabulary, the first time."""
         if self._tokenizer is None:
             try:
                 from llguidance.hf import from_tokenizer
