@@ -31,7 +31,7 @@ def parse_moment(text: str, *, end_of_day: bool = False, now: datetime | None = 
     except (BadInputError, ValueError, OverflowError) as error:
         # OverflowError: the year 1 with an offset lies before the first year.
         raise BadInputError(
-            f"{text[:40]!r} is not a moment",
+            f"{text[:40]!r} is neither a date nor a time",
             hint="write 2026-03-01, 2026-03-01T12:00+00:00, or 7d for seven days ago (s, m, h, d, w)",
         ) from error
 
