@@ -30,7 +30,6 @@ from spoiling import (
 )
 
 from fusery.registry.admission import Neighbour
-from fusery.registry.names import parse_date
 
 TODAY = dt.date(2026, 3, 1)
 
@@ -289,8 +288,8 @@ CASES: dict[str, Case] = {
     ),
     "date_in_future": Case(
         nothing,
-        look={"today": TODAY, "date": parse_date("20260303")},
-        good_look={"today": TODAY, "date": parse_date("20260302")},
+        look={"today": TODAY, "date": "20260303"},
+        good_look={"today": TODAY, "date": "20260302"},
     ),
     "date_too_early": Case(metadata(training_date="2012-06-01"), metadata(training_date="2022-06-01")),
     "date_invalid": Case(metadata(training_date="last Tuesday"), metadata(training_date="2026-01-15T09:00")),
