@@ -35,6 +35,7 @@ USES = {
     "oci": "pushing images to a registry",
     "plot": "pictures of fidelity and training curves",
     "serve": "serving adapters over HTTP",
+    "json": "answers of a server by a JSON schema",
     "sign": "signing, and verifying signatures",
     "bom": "bills of materials as CycloneDX",
     "demo": "what the demo needs beside its model",
