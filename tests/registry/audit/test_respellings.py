@@ -11,6 +11,7 @@ import os
 import random
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from respelling import PostgresTarget, Respeller, Respelling, SqliteTarget, Targ
 from sqlalchemy import make_url
 
 from fusery.cli.main import run
-from fusery.registry import Registry
+from fusery.registry import Registry, parsing
 from fusery.registry.audit import Problem
 from fusery.registry.audit import everything as bulk_audit
 from fusery.registry.catalog.paging import SORTABLE
@@ -238,7 +239,10 @@ def changed_answers(
     return changed_answers(world, some[:half], before) + changed_answers(world, some[half:], before)
 
 
-def test_respelled_values_are_found_or_change_nothing(world: World) -> None:
+def test_respelled_values_are_found_or_change_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ages grow while the test goes on.
+    age, now = parsing.age, datetime.now(UTC)
+    monkeypatch.setattr(parsing, "age", lambda moment: age(moment, now=now))
     respeller = Respeller(world.target, random.Random(SEED))
     assert world.found(definitions=True) == []
     before = world.answers()
