@@ -300,7 +300,7 @@ class Writer:
         self._calibration: Path | None = None
         self._registry.bases.add(pair.base, name=pair.base.name)
         found = self._registry.adapters.register(pair.adapter, base=pair.base.name, task="task", version=1)
-        self._name = str(found.view["name"])
+        self._name = str(found["name"])
         self._base_bytes = _weights(pair.base)
 
     def __enter__(self) -> Self:
@@ -315,9 +315,7 @@ class Writer:
             self._calibrate()
         if way.request is not None:
             fused = self._registry.fused.fuse(self._name, way.request, say=print)
-            return self._written(
-                fused.path, fused.view["fidelity"], _recipe_in_words(fused.view), self._noise(fused.view)
-            )
+            return self._written(fused.path, fused["fidelity"], _recipe_in_words(fused), self._noise(fused))
         folder = self._folder / f"{way.name}-{way.calibrated}"
         if way.bits is None:
             self._run_mlx_lm(folder)

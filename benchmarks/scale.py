@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def fill(home: Path, url: str, base: Path, count: int) -> Any:
     from fusery.registry.settings.settings import Settings
     from fusery.registry.workspace import Workspace
 
-    registry = Registry(Workspace(Settings.load(home).model_copy(update={"database_url": url})))
+    registry = Registry(Workspace(replace(Settings.load(home), database_url=url)))
     registry.init()
     registry.bases.add(base, name="tiny", reference=True)
     crowd.fill(registry, count)

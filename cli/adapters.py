@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +28,9 @@ from .text import (
     told,
 )
 from .training import print_training
+
+if TYPE_CHECKING:
+    from fusery.registry.records.adapter import Adapter, AdapterDetails, Registered
 
 _MOST = 2**31 - 1
 TRAINED_ON = click.option(
@@ -105,13 +108,11 @@ def register_command(session: Session, folder: Path, **facts: Any) -> None:
     folder that PEFT saved (adapter_model.safetensors) is taken as well.
     """
     session.registry.workspace.database  # noqa: B018 -- "no registry yet" is said before the folder is read
-    registered = session.registry.adapters.register(folder, **facts)
-    view = {**registered.view, "created": registered.created}
-
-    session.emit(view, names=[view["name"]], human=lambda: print_registered(session, view))
+    done = session.registry.adapters.register(folder, **facts)
+    session.emit(done, names=[done.name], human=lambda: print_registered(session, done))
 
 
-def print_registered(session: Session, view: dict[str, Any]) -> None:
+def print_registered(session: Session, view: Registered) -> None:
     """Print what was registered, and what was found about it."""
     session.print(f"{'Registered' if view['created'] else 'Already registered'}: {view['name']}")
     session.print(_summary(view))
@@ -119,7 +120,7 @@ def print_registered(session: Session, view: dict[str, Any]) -> None:
     print_findings(session, view["findings"])
 
 
-def _summary(view: dict[str, Any]) -> str:
+def _summary(view: Adapter) -> str:
     loss = ""
     if view["val_loss"] is not None:
         loss = f", validation loss {marked(number(view['val_loss']), view, 'val_loss')}"
@@ -251,7 +252,7 @@ def show_command(session: Session, reference: str, at: str | None, plot: Path | 
     session.emit(view, names=names, human=lambda: _print_adapter(session, view))
 
 
-def _print_adapter(session: Session, view: dict[str, Any]) -> None:
+def _print_adapter(session: Session, view: AdapterDetails) -> None:
     marks = "".join(f" #{alias}" for alias in view["aliases"])
     marks += aside(view)
     alpha, scale = number(view["alpha"]), number(view["scale"])
@@ -305,7 +306,7 @@ def _print_adapter(session: Session, view: dict[str, Any]) -> None:
     print_findings(session, view["findings"])
 
 
-def _dataset(view: dict[str, Any]) -> str:
+def _dataset(view: Adapter) -> str:
     revision = f", revision {cell(view['dataset_revision'])}" if view["dataset_revision"] else ""
     examples = f", {plural(view['examples'], 'example')}" if view["examples"] else ""
     text = f"{cell(view['dataset'])}{revision}{examples}"

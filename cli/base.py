@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from .calibrate import calibrate_command
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, count, size
+
+if TYPE_CHECKING:
+    from fusery.registry.records.base import Base
 
 
 @click.group("base", cls=Group)
@@ -34,22 +37,16 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
         added = session.registry.bases.add(
             source, name=name, revision=revision, reference=reference, say=session.say, progress=progress
         )
-    view = {
-        **added.view,
-        "created": added.created,
-        "same_as": added.same_as,
-        "findings": [finding.to_dict() for finding in added.findings],
-    }
 
     def human() -> None:
-        session.print(f"{'Added' if added.created else 'Already there'}: {view['name']}")
+        session.print(f"{'Added' if added.created else 'Already there'}: {added.name}")
         if added.same_as is not None:
-            called = cell(view["names"][-1])
+            called = cell(added.names[-1])
             session.print(f"The same model in other files: {called} is a further name of {added.same_as}.")
-        _facts(session, view)
-        print_findings(session, view["findings"])
+        _facts(session, added)
+        print_findings(session, added.findings)
 
-    session.emit(view, names=[view["name"]], human=human)
+    session.emit(added, names=[added.name], human=human)
 
 
 @command("list", table=True)
@@ -98,7 +95,7 @@ def show(session: Session, name: str) -> None:
     session.emit(view, names=[view["name"]], human=human)
 
 
-def _facts(session: Session, view: dict[str, Any]) -> None:
+def _facts(session: Session, view: Base) -> None:
     sources = ", ".join(
         row["source"] + (f"@{row['revision']}" if row["revision"] else "") for row in view["sources"]
     )

@@ -8,6 +8,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("demo", "Run the main job on a real model and show what happens."),
         "doctor": ("home", "Show every setting, where it is from, and check each part."),
         "completion": ("home", "Print the completion script for a shell."),
+        "schema": ("schema", "Print the JSON Schema of what a command prints."),
     },
     "Track": {
         "base": ("base", "Add, list, show and calibrate base models."),

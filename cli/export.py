@@ -57,11 +57,10 @@ def import_command(session: Session, folder: Path, base: str | None) -> None:
 
     Digest, name, version and facts are the same again.  DIR is an adapters_NAME folder.
     """
-    registered = session.registry.exchange.import_folder(folder, base=base)
-    view = {**registered.view, "created": registered.created}
+    view = session.registry.exchange.import_folder(folder, base=base)
 
     def human() -> None:
-        session.print(f"{'Imported' if registered.created else 'Already there'}: {view['name']}")
+        session.print(f"{'Imported' if view.created else 'Already there'}: {view['name']}")
         session.print(f"  on {view['base']}, adapter {view['digest'][:12]}")
         session.warn(view)
 

@@ -65,7 +65,11 @@ class Session:
 
     def document(self, document: Any) -> None:
         """Print one JSON document, without passwords and tokens in its URLs."""
-        text = json.dumps(self.hints.in_document(document), indent=2, ensure_ascii=True, allow_nan=False)
+        from fusery.registry.record import plain
+
+        text = json.dumps(
+            self.hints.in_document(plain(document)), indent=2, ensure_ascii=True, allow_nan=False
+        )
         if ":/" in text:
             from fusery.storage.secrets import masked
 

@@ -84,10 +84,9 @@ def _has_weights(folder: str) -> bool:
 
 def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:
     """Register what was trained, if that was asked for, and print what there is now."""
-    view: dict[str, Any] | None = None
+    view = None
     if base is not None:
-        registered = session.registry.adapters.register(run.folder, base=base, **facts)
-        view = {**registered.view, "created": registered.created}
+        view = session.registry.adapters.register(run.folder, base=base, **facts)
     document = {
         "folder": str(run.folder),
         "state": run.record.state,

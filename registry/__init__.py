@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusery.storage.errors import FuseryError
 
-    from .admission.finding import Finding
+    from .adapters.finding import Finding
     from .admission.refusal import AdmissionError
     from .api.registry import Registry
     from .bundles.choices import Choices
@@ -27,7 +27,7 @@ _PLACES = {
     "BadInputError": ".errors",
     "CheckFailedError": ".errors",
     "Choices": ".bundles.choices",
-    "Finding": ".admission.finding",
+    "Finding": ".adapters.finding",
     "FuseRequest": ".fusion.request",
     "FuseryError": "fusery.storage.errors",
     "MissingExtraError": ".errors",

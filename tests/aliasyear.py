@@ -83,7 +83,7 @@ def stock(registry: Registry, folder: Path, base: Path) -> dict[str, list[str]]:
     for number in range(VERSIONS):
         adapter = tinymodels.make_adapter(folder / f"{number}", base, rank=1, num_layers=1, seed=number)
         for task in TASKS:
-            names[task].append(registry.adapters.register(adapter, base="tiny", task=task).view["name"])
+            names[task].append(registry.adapters.register(adapter, base="tiny", task=task)["name"])
     return names
 
 

@@ -22,7 +22,7 @@ def work(home: Path, url: str, folder: Path, base: Path, number: int, stop: Even
             turn += 1
             seed = number * 1000 + turn
             adapter = tinymodels.make_adapter(folder / f"{number}-{turn}", base, seed=seed)
-            name = registry.adapters.register(adapter, base="tiny", task="course_rec").view["name"]
+            name = registry.adapters.register(adapter, base="tiny", task="course_rec")["name"]
             registry.aliases.set("prod", name, reason=f"turn {turn} of {number}")
             if turn % 2:
                 registry.fused.fuse(name)

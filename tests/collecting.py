@@ -27,7 +27,7 @@ def open_workspace(
     cache_limit: int = 1 << 40,
 ) -> Workspace:
     """Open a registry's parts, with its own home."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url=database_url,
         store_url=store_url,

@@ -34,9 +34,9 @@ def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: floa
             adapter = tinymodels.make_adapter(folder / f"{sum(done.values())}", base, seed=seed)
             made = registry.adapters.register(adapter, base="tiny", task=f"task{number}", date="20260115")
             done["register"] += 1
-            registry.fused.fuse(made.view["name"], KEEP)
+            registry.fused.fuse(made["name"], KEEP)
             done["fuse"] += 1
-            registry.bundles.materialize(made.view["name"], folder / "bundle", request=KEEP, force=True)
+            registry.bundles.materialize(made["name"], folder / "bundle", request=KEEP, force=True)
             done["materialize"] += 1
             shelf.give_up(chance.randbytes(1000), b"the same of everybody")
             done["given up"] += 1

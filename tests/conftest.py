@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import documents
 import pytest
 import reusing
 from hypothesis import HealthCheck, settings
@@ -38,6 +39,13 @@ def shared_statements() -> Iterator[None]:
 def known_schema() -> Iterator[None]:
     """New SQLite files get the schema at once; `every_migration` runs them."""
     with reusing.schema_known():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def documents_checked() -> Iterator[None]:
+    """What commands print in this process is held against their schemas."""
+    with documents.checked():
         yield
 
 

@@ -68,17 +68,17 @@ def _made(registry: Registry, folder: Path) -> dict[str, str]:
         "no dataset": "other@1",
         "dora adapter": "dora@1",
         "peft adapter": "peft@1",
-        "fused": fuse("course_rec@2", plain).view["key"],
-        "peft": fuse("peft@1", plain).view["key"],
-        "base by reference": fuse("there@1", plain).view["key"],
-        "4-bit base": fuse("small@1", plain).view["key"],
+        "fused": fuse("course_rec@2", plain)["key"],
+        "peft": fuse("peft@1", plain)["key"],
+        "base by reference": fuse("there@1", plain)["key"],
+        "4-bit base": fuse("small@1", plain)["key"],
     }
     sum_of = FuseRequest(
         precision="keep", accept_loss=True, extras=(("course_rec@2", 0.5), ("course_rec@1", -1.0))
     )
-    found["sum"] = fuse("other@1", sum_of).view["key"]
+    found["sum"] = fuse("other@1", sum_of)["key"]
     twice = FuseRequest(precision="keep", accept_loss=True, extras=(("course_rec@1", 0.25),))
-    found["with itself"] = fuse("course_rec@1", twice).view["key"]
+    found["with itself"] = fuse("course_rec@1", twice)["key"]
     found["bundle"] = str(folder / "out")
     registry.bundles.materialize("course_rec@2", folder / "out", request=plain)
     found["bundle of a sum"] = str(folder / "sum")

@@ -10,7 +10,7 @@ import random
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ def stock(registry: Registry, base: Path, folder: Path) -> None:
         )
         registry.aliases.set("staging", f"mail@{number}", reason=f"Try {number}")
     registry.aliases.set_rules("mail#prod", {"approvals": 1, "val_loss_within": 1.0})
-    settings = registry.workspace.settings.model_copy(update={"user": "Ann"})
+    settings = replace(registry.workspace.settings, user="Ann")
     with Registry(Workspace(settings)) as ann:
         ann.aliases.approve("mail@2", "mail#prod", note="Good")
     registry.aliases.promote("mail@2", "mail#prod", reason="Better")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def _promote(show: Show) -> None:
 
 def open_as(registry: Registry, user: str) -> Registry:
     """Open a registry once more, as somebody else."""
-    return Registry(Workspace(registry.workspace.settings.model_copy(update={"user": user})))
+    return Registry(Workspace(replace(registry.workspace.settings, user=user)))
 
 
 LONG_ACTOR = "continuous.integration.of.the-team-of-recommendations@example.org"

@@ -12,7 +12,7 @@ import os
 import random
 import traceback
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -57,14 +57,13 @@ class Place:
         settings = Settings.load(self.folder / host)
         return Registry(
             Workspace(
-                settings.model_copy(
-                    update={
-                        "database_url": self.database_url,
-                        "store_url": self.store_url,
-                        "store_options": self.store_options,
-                        "publish": "full",
-                        "user": f"worker-{host}",
-                    }
+                replace(
+                    settings,
+                    database_url=self.database_url,
+                    store_url=self.store_url,
+                    store_options=self.store_options,
+                    publish="full",
+                    user=f"worker-{host}",
                 )
             )
         )
@@ -159,7 +158,7 @@ class _Worker:
 
     def _register(self, folder: Path, task: str) -> None:
         made = self.registry.adapters.register(folder, base="tiny", task=task)
-        self.made.append((task, made.view["version"], made.created))
+        self.made.append((task, made["version"], made.created))
 
     def alias(self, turn: int) -> None:
         task = self.random.choice(TASKS)

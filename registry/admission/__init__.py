@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fusery.storage.errors import FuseryError
 
+from ..adapters.finding import Finding, Severity, Verdict, by_severity, verdict
 from .candidate import BaseFacts, Candidate, Neighbour, Trained
-from .finding import Finding, Severity, Verdict, by_severity, verdict
 from .policy import Policy
 from .refusal import AdmissionError
 from .surroundings import look_around

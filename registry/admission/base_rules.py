@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..adapters.files import CONFIG, METADATA, WEIGHTS
+from ..adapters.finding import Finding, some
 from ..errors import BadInputError
 from ..names import parse_base_name
 from ..parsing import plural
 from .candidate import Candidate, tail
 from .code import Code, rule
-from .finding import Finding, some
 
 BASE_MISMATCH = Code(
     "base_mismatch",

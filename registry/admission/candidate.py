@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 from ..adapters.files import PEFT_WEIGHTS, WEIGHTS
+from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
 from ..models.architecture import Architecture, Weight
-from .finding import Finding
 from .submission import Submission
 from .surroundings import Surroundings
 from .values import Values

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .finding import Finding, Severity
+from ..adapters.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from .candidate import Candidate

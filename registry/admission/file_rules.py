@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..adapters.files import METADATA, WEIGHTS
+from ..adapters.finding import Finding, some
 from ..adapters.folder import Problem
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding, some
 
 _FLOATS = ("BF16", "F16", "F32")
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ..adapters.files import CONFIG
+from ..adapters.finding import Finding, some
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding, some
 from .surroundings import Entry
 
 _BIG = 100 << 20

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from typing import Any
 
 from ..adapters.files import CONFIG as ADAPTER_CONFIG
+from ..adapters.finding import Finding
 from ..server.mlx_keys import added_keys, class_of
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 
 FILE = "config.json"
 _SHOWN = 60

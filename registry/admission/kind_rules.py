@@ -16,9 +16,9 @@ from fusery.storage.errors import FuseryError
 from fusery.storage.safetensors import BASE_HEADER_LIMIT, read_header
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS, WEIGHTS
+from ..adapters.finding import Finding, some
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding, some
 
 OTHER_KIND = Code(
     "other_kind",

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.finding import Finding, some
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding, some
 
 _WORDS = frozenset({"auto", "all", "all-linear", "all_linear", "default", "none", "null", "*", ".*", ""})
 

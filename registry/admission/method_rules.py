@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..adapters.files import CONFIG
+from ..adapters.finding import Finding
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 
 METHOD_MISMATCH = Code(
     "method_mismatch",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..adapters.files import WEIGHTS
+from ..adapters.finding import Finding
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 
 NEAR = 0.95
 """Cosine between two updates from which one is called nearly the same as the other."""

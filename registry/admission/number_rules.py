@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Iterator, Mapping
 
 from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.finding import Finding, some
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding, some
 from .values import TensorValues
 
 _CLIPPED = 0.02

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..adapters.files import CONFIG, PEFT_WEIGHTS
+from ..adapters.finding import Finding, some
 from ..adapters.patterns import PatternError
 from ..adapters.peft_config import CONVERT, TIED, PeftConfig, targets
 from ..adapters.peft_folder import COPY, OTHER, QUANTISED_COPY, own_name
@@ -15,7 +16,6 @@ from ..models.architecture import Weight
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding, some
 
 PEFT_METHOD = Code(
     "peft_method",

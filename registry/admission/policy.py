@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from ..adapters.finding import Finding, Severity, by_severity
 from ..errors import BadInputError
-from .finding import Finding, Severity, by_severity
 
 Setting = Literal["error", "warning", "info", "off"]
 """What can be set for a code in `config.toml`."""

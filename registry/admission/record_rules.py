@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterator
 
 from ..adapters.files import CONFIG, METADATA
+from ..adapters.finding import Finding
 from ..errors import BadInputError
 from ..names import AdapterName, parse_date
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 from .tokenizer_rules import embedding_rows
 
 _FIRST_LORA = dt.date(2021, 6, 1)

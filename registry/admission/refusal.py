@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..adapters.finding import Finding
 from ..errors import RegistryError
-from .finding import Finding
 
 
 class AdmissionError(RegistryError):

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.finding import Finding
 from .code import Code
-from .finding import Finding
 from .rules import CODES
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from ..adapters.files import CONFIG
+from ..adapters.finding import Finding
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 
 _LARGEST, _SMALLEST = 1e3, 1e-4
 

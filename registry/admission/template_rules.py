@@ -10,10 +10,10 @@ from typing import Any
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import parse_json
 
+from ..adapters.finding import Finding
 from ..errors import ModelUnusableError
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 from .tokenizer_rules import beside
 
 FILE, TOOLS_FILE, SETTINGS = (

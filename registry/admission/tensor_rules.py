@@ -9,13 +9,13 @@ from statistics import median
 from fusery.storage.safetensors import Tensor
 
 from ..adapters.files import CONFIG, WEIGHTS
+from ..adapters.finding import Finding, some
 from ..adapters.mlx_config import LoraModule
 from ..models.architecture import Weight
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
 from .file_rules import NO_TENSORS, UNKNOWN_TENSOR
-from .finding import Finding, some
 
 _EMBEDDINGS = frozenset({"embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings"})
 _PARTS = ("weight", "bias", "scales", "biases")

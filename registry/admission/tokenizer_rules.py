@@ -9,10 +9,10 @@ from typing import Any
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import parse_json
 
+from ..adapters.finding import Finding
 from ..parsing import plural
 from .candidate import Candidate
 from .code import Code, rule
-from .finding import Finding
 
 TOKENIZER, ADDED = "tokenizer.json", "added_tokens.json"
 _EMBEDDINGS = ("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "embeddings")

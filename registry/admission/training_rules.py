@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..adapters.finding import Finding
 from .candidate import Candidate
 from .code import rule
-from .finding import Finding
 from .training_codes import ALL
 
 

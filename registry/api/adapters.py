@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Rows, Say, View, silent
+from .resource import Progress, Resource, Say, View, silent
 
 if TYPE_CHECKING:
     from ..admission import Finding
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
+    from ..records.adapter import Adapter, AdapterDetails, Registered, Version
     from ..registration.amend import Amended
-    from ..registration.register import Registered
 
 
 class Adapters(Resource):
@@ -137,14 +138,14 @@ class Adapters(Resource):
         at: str | None = None,
         plot: str | Path | None = None,
         force: bool = False,
-    ) -> View:
+    ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
         from ..catalog.listing import show_adapter
 
         place = Path(plot) if plot is not None else None
         return show_adapter(self.workspace, reference, at=at, plot=place, force=force)
 
-    def history(self, task: str) -> Rows:
+    def history(self, task: str) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""
         from ..catalog.listing import task_history
 
@@ -293,7 +294,7 @@ class Adapters(Resource):
         sort: str = "created_at",
         limit: int | None = None,
         offset: int = 0,
-    ) -> Rows:
+    ) -> builtins.list[Adapter]:
         """Return adapters.
 
         Args:

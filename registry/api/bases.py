@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Rows, Say, View, silent
+from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
-    from ..bases.add import AddedBase
     from ..bases.calibrate import CalibrationReport
+    from ..records.base import AddedBase, Base, BaseDetails
 
 
 class Bases(Resource):
@@ -38,7 +39,7 @@ class Bases(Resource):
             progress=progress,
         )
 
-    def show(self, name: str) -> View:
+    def show(self, name: str) -> BaseDetails:
         """Return one base model, by name or digest prefix."""
         from ..bases.listing import show_base
 
@@ -58,7 +59,7 @@ class Bases(Resource):
         place = Path(prompts) if prompts is not None else None
         return calibrate(self.workspace, base, prompts=place, say=say, progress=progress)
 
-    def list(self) -> Rows:
+    def list(self) -> builtins.list[Base]:
         """Return all base models."""
         from ..bases.listing import list_bases
 

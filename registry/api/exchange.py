@@ -10,7 +10,7 @@ from .resource import Progress, Resource, Say, silent
 if TYPE_CHECKING:
     from ..exchange import Exchanged
     from ..exchange.export import Exported
-    from ..registration.register import Registered
+    from ..records.adapter import Registered
 
 
 class Exchange(Resource):

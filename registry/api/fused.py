@@ -10,8 +10,8 @@ from .resource import Progress, Resource, Rows, Say, View, silent
 if TYPE_CHECKING:
     from ..bulk.work import Done
     from ..fusion.cache import Pruned
-    from ..fusion.fuse import FusedModel
     from ..fusion.request import FuseRequest
+    from ..records.fused import Fused
 
 
 class FusedModels(Resource):
@@ -26,7 +26,7 @@ class FusedModels(Resource):
         publish: str | None = None,
         say: Say = silent,
         progress: Progress | None = None,
-    ) -> FusedModel:
+    ) -> Fused:
         """Return the fused model of an adapter: cached, fetched or computed; see `fusery.registry.fusion.fuse.fuse`.
 
         Args:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from fusery.storage.errors import FuseryError
 
 from .. import tables
+from ..adapters.finding import ORDER
 from ..adapters.folder import AdapterFolder, read_adapter_folder
 from ..admission import Candidate, Finding, Policy, examine, unreadable
-from ..admission.finding import ORDER
 from ..admission.submission import Submission
 from ..records.amendments import state_of, undone
 from ..records.renderings import fetch_originals

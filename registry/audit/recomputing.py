@@ -18,7 +18,7 @@ from ..adapters.folder import read_adapter_folder
 from ..adapters.other_forms import other_forms
 from ..admission import Finding, unreadable
 from ..engine.naming import taken_by_name
-from ..fusion.foreign import foreign_key, foreign_view, recipe_key
+from ..fusion.foreign import foreign_key, foreign_record, recipe_key
 from ..fusion.records import in_words
 from ..models.identity import identify_base
 from ..records.bases import recorded_architecture
@@ -184,7 +184,7 @@ def _fused(workspace: Workspace, item: AuditableItem, number: int, notes: list[s
         if key != row.key:
             message = "its base, adapters and recipe do not have the key on record"
             yield Untrue("key_differs", item.name, message, "fused")
-        elif (foreign := foreign_view(row)) is not None:
+        elif (foreign := foreign_record(row)) is not None:
             notes.append(f"{item.name} is {in_words(foreign)}")
         total = sum(entry.size for entry in item.manifest)
         if row.bytes != total:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def rehearsal(workspace: Workspace, folder: Path, fill: Callable[[Database], Non
     url = f"sqlite:///{folder / 'rehearsal.db'}"
     with closing(Database.open(url)) as database:
         fill(database)
-    parts = Parts(workspace.settings.model_copy(update={"database_url": url}))
+    parts = Parts(replace(workspace.settings, database_url=url))
     try:
         yield parts
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,10 @@ from ..errors import AlreadyExistsError, BadInputError
 from ..models.architecture import WEIGHTS, Architecture
 from ..models.identity import Identity, identify_base
 from ..names import parse_base_name
+from ..records.base import AddedBase
 from ..records.derived import base_columns, describe_base, require_sensible
 from ..records.scratch import scratch_folder
-from ..records.views import base_view
+from ..records.views import base_facts
 from .contents import learn_contents, may_be
 from .fetch import FetchedBase, fetched
 from .findings import look_at_base
@@ -38,7 +39,6 @@ from .findings import look_at_base
 if TYPE_CHECKING:
     from fusery.storage.copying import Progress
 
-    from ..admission import Finding
     from ..workspace import Workspace
 
 _COMPANIONS = re.compile(
@@ -46,23 +46,6 @@ _COMPANIONS = re.compile(
     r"|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|additional_chat_templates/[^/]+\.jinja"
     r"|(pre)?processor_config\.json|LICENSE[^/]*|model\.safetensors\.index\.json"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class AddedBase:
-    """The result of `add_base`.
-
-    Attributes:
-        view: the base as `base show` prints it.
-        created: it was not registered before.
-        same_as: the first name of the base that had this content already, in other files; else None.
-        findings: about its chat template, and about configuration keys that mlx-lm does not read.
-    """
-
-    view: dict[str, Any]
-    created: bool
-    same_as: str | None = None
-    findings: tuple[Finding, ...] = ()
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -210,7 +193,7 @@ def _record(
         _revise(session, base, origin, now)
         session.flush()
         session.refresh(base)
-        view = base_view(base)
+        facts = base_facts(base)
         events.record(
             session,
             action="base.added",
@@ -222,7 +205,7 @@ def _record(
         )
     if same_as is not None:
         deposit.abandon()  # somebody added it in other files, while these were stored
-    return AddedBase(view, created, same_as)
+    return AddedBase(**facts, created=created, same_as=same_as, findings=())
 
 
 def _same(session: Session, identity: Identity) -> tables.BaseModel | None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from .. import tables
+from ..records.base import Base, BaseDetails
 from ..records.references import resolve_base
-from ..records.views import base_view
+from ..records.views import base_facts, base_record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def list_bases(workspace: Workspace) -> list[dict[str, Any]]:
+def list_bases(workspace: Workspace) -> list[Base]:
     """Return all base models, oldest first."""
     with workspace.database.read() as session:
         return [
-            base_view(base)
+            base_record(base)
             for base in session.scalars(select(tables.BaseModel).order_by(tables.BaseModel.id))
         ]
 
 
-def show_base(workspace: Workspace, name: str) -> dict[str, Any]:
+def show_base(workspace: Workspace, name: str) -> BaseDetails:
     """Return one base model by name or digest prefix, with its adapters.
 
     Raises:
@@ -34,4 +35,4 @@ def show_base(workspace: Workspace, name: str) -> dict[str, Any]:
         adapters = session.scalars(
             select(tables.Adapter.name).where(tables.Adapter.base_id == base.id).order_by(tables.Adapter.id)
         )
-        return {**base_view(base), "adapters": list(adapters)}
+        return BaseDetails(**base_facts(base), adapters=tuple(adapters))

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..documents import without_people
 from ..names import compact_date
-from ..records.amendments import amendment_views
+from ..records.amendments import amendment_records
 from ..records.licences import adapter_licence, base_licence
 from ..records.views import moment
 from ..training.curve import point_view
@@ -74,7 +74,7 @@ def adapter_facts(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
         "parent": adapter.parent.name if adapter.parent else None,
         "licence": adapter_licence({tag.key: tag.value for tag in adapter.tags}),
         "note": adapter.note,
-        "amendments": without_people(amendment_views(adapter.amendments)),
+        "amendments": without_people(amendment_records(adapter.amendments)),
         "training": _training(session, adapter),
         "curve": _curve(session, adapter),
     }

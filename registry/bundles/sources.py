@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from fusery.storage.manifest import Manifest
+
 from .. import tables
 from ..adapters.render import Form
-from ..fusion.fuse import FusedModel, FuseRequest, fuse_to_read
-from ..fusion.records import manifest_of
-from ..fusion.views import fused_line, module_view
+from ..fusion.fuse import FuseRequest, fuse_to_read
+from ..fusion.views import fused_line, module_record
 from ..records.bases import locate_files, recorded_architecture
+from ..records.fused import Fused
 from ..records.licences import adapter_licence
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of
-from ..records.views import moment
+from ..records.views import entries, moment
 from ..serving.plan import ServingPlan, Split, plan_serving
 from . import BundledAdapter, BundleSource, Files
 from .facts import adapter_facts, base_facts
@@ -69,12 +71,9 @@ def fused_source(
         FuseryError: as `fusery.registry.fusion.fuse.fuse`.
     """
     with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
-        view = fused.view
-        files = Files.within(fused.path, manifest_of(view))
-        source = BundleSource(view["adapter"], _provenance(workspace, fused), files)
-        yield Gathered(
-            source, (view["adapter"],), view["key"], view["digest"], view["label"], view["foreign"]
-        )
+        files = Files.within(fused.path, Manifest.of(fused.files))
+        source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
+        yield Gathered(source, (fused.adapter,), fused.key, fused.digest, fused.label, fused["foreign"])
 
 
 @contextmanager
@@ -105,7 +104,7 @@ def adapters_source(
         rows, base = plan.adapters, plan.base
         facts = {adapter.name: adapter_facts(session, adapter) for adapter in rows}
         provenance = {"base": base_facts(workspace, base), "tool": _tool()}
-        manifest = manifest_of({"files": [_row(file) for file in base.manifest.files]})
+        manifest = Manifest.of(entries(base.manifest))
         architecture = recorded_architecture(base)
     with workspace.cache.scratch() as scratch:
         model = Files(locate_files(workspace, base, _new(scratch / "base")), manifest) if with_base else None
@@ -131,10 +130,10 @@ def _bundled(
     return BundledAdapter(adapter.name, names, Files(files, rendering_of(files, form)), facts)
 
 
-def _provenance(workspace: Workspace, fused: FusedModel) -> dict[str, Any]:
+def _provenance(workspace: Workspace, fused: Fused) -> dict[str, Any]:
     with workspace.database.read() as session:
-        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.view["key"])).one()
-        adapter, base = resolve_adapter(session, fused.view["adapter"]), row.base
+        row = session.scalars(select(tables.Fused).where(tables.Fused.key == fused.key)).one()
+        adapter, base = resolve_adapter(session, fused.adapter), row.base
         line = fused_line(row, adapter.name)
         foreign = line["foreign"]
         return {
@@ -169,15 +168,11 @@ def _worst(fused: tables.Fused) -> list[dict[str, Any]]:
     """Return the modules that retained least."""
     known = [module for module in fused.modules if module.retained is not None]
     least = sorted(known, key=lambda module: (module.retained, module.module))[:_WORST]
-    return [module_view(module) for module in least]
+    return [module_record(module).to_dict() for module in least]
 
 
 def _tool() -> str:
     return f"fusery {version('fusery')}"
-
-
-def _row(file: tables.ManifestFile) -> dict[str, Any]:
-    return {"path": file.path, "size": file.size, "sha256": file.sha256}
 
 
 def _new(folder: Path) -> Path:

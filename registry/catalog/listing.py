@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,11 +14,12 @@ from .. import tables
 from ..errors import UnknownReferenceError
 from ..fusion.views import fused_line
 from ..names import parse_slug, parse_task
+from ..records.adapter import Adapter, AdapterDetails, BundleLine, Rendering, Version
 from ..records.references import fused_from, load_adapters, resolve_adapter, resolve_base
-from ..records.views import adapter_views
-from ..records.withdrawals import of_adapters, of_bundles, of_fused, own, shown
+from ..records.views import adapter_facts, adapter_records
+from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
 from .paging import Page
-from .views import full_view
+from .views import full_record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -33,8 +35,8 @@ def list_adapters(
     sort: str = "created_at",
     limit: int | None = None,
     offset: int = 0,
-) -> list[dict[str, Any]]:
-    """Return adapters as plain values, in a constant number of queries.
+) -> list[Adapter]:
+    """Return adapters, in a constant number of queries.
 
     Pages are stable: adapters that are equal in all sorted fields come in the order of registration (reversed where the
     last field is), and one registered meanwhile moves only those that sort behind it.  Reading a page takes the same
@@ -70,7 +72,7 @@ def list_adapters(
             page.keep_tagged(parse_slug(key, "tag"), value)
         if chosen is not None:
             page.keep_those(condition(chosen, session.get_bind().dialect.name))
-        return adapter_views(session, list(session.scalars(page.query(offset, limit))))
+        return adapter_records(session, list(session.scalars(page.query(offset, limit))))
 
 
 def _task_id(session: Session, name: str) -> int:
@@ -92,7 +94,7 @@ def show_adapter(
     at: str | None = None,
     plot: Path | None = None,
     force: bool = False,
-) -> dict[str, Any]:
+) -> AdapterDetails:
     """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
 
     Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
@@ -115,8 +117,8 @@ def show_adapter(
     from ..training.facts import draw_curve
 
     if plot is not None:
-        view = show_adapter(workspace, reference, at=at)
-        return {**view, "plot": draw_curve(view["name"], view["curve"], plot, force=force)}
+        found = show_adapter(workspace, reference, at=at)
+        return replace(found, plot=draw_curve(found.name, found.curve, plot, force=force))
     if at is not None:
         from .past import show_then
 
@@ -135,34 +137,33 @@ def show_adapter(
         )
         packed = of_bundles(session, [bundle.id for bundle in bundles])
         reasons = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])])
-        return {
-            **full_view(session, adapter),
-            "yanked_reason": own(reasons.get(adapter.id, ())),
-            "parent_yanked": own(reasons.get(adapter.parent_id or 0, ())),
-            "renderings": [{"format": row.form, "digest": row.digest} for row in adapter.renderings],
-            "fused": [
-                {
-                    **fused_line(artifact, _name_in(artifact, adapter)),
-                    "withdrawals": shown(told.get(artifact.id, ())),
-                }
+        running = deployments_of(
+            session,
+            adapters=[adapter.id],
+            fused=[artifact.id for artifact in fused],
+            bundles=[bundle.id for bundle in bundles],
+        )
+        return full_record(
+            session,
+            adapter,
+            yanked_reason=own(reasons.get(adapter.id, ())),
+            parent_yanked=own(reasons.get(adapter.parent_id or 0, ())),
+            renderings=tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),
+            fused=tuple(
+                fused_line(artifact, _name_in(artifact, adapter), withdrawals=told.get(artifact.id, ()))
                 for artifact in fused
-            ],
-            "bundles": [
-                {
-                    "target": bundle.target,
-                    "path": bundle.path,
-                    "digest": bundle.digest,
-                    "withdrawals": shown(packed.get(bundle.id, ())),
-                }
-                for bundle in bundles
-            ],
-            "deployments": deployments_of(
-                session,
-                adapters=[adapter.id],
-                fused=[artifact.id for artifact in fused],
-                bundles=[bundle.id for bundle in bundles],
             ),
-        }
+            bundles=tuple(
+                BundleLine(
+                    target=bundle.target,
+                    path=bundle.path,
+                    digest=bundle.digest,
+                    withdrawals=packed.get(bundle.id, ()),
+                )
+                for bundle in bundles
+            ),
+            deployments=tuple(running),
+        )
 
 
 def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
@@ -170,7 +171,7 @@ def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
     return adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
 
 
-def task_history(workspace: Workspace, task: str) -> list[dict[str, Any]]:
+def task_history(workspace: Workspace, task: str) -> list[Version]:
     """Return the versions of a task, oldest first, each with the change of its validation loss against the one before.
 
     Raises:
@@ -178,10 +179,13 @@ def task_history(workspace: Workspace, task: str) -> list[dict[str, Any]]:
     """
     with workspace.database.read() as session:
         query = load_adapters().where(tables.Adapter.task_id == _task_id(session, task))
-        views = adapter_views(session, list(session.scalars(query.order_by(tables.Adapter.version))))
-    for view in views[:1]:
-        view["val_loss_change"] = None
-    for before, view in itertools.pairwise(views):
-        known = view["val_loss"] is not None and before["val_loss"] is not None
-        view["val_loss_change"] = view["val_loss"] - before["val_loss"] if known else None
-    return views
+        versions = adapter_facts(session, list(session.scalars(query.order_by(tables.Adapter.version))))
+    losses = [facts["val_loss"] for facts in versions]
+    changes = [None, *itertools.starmap(_change, itertools.pairwise(losses))]
+    return [
+        Version(**facts, val_loss_change=change) for facts, change in zip(versions, changes, strict=False)
+    ]
+
+
+def _change(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before

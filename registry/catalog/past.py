@@ -12,17 +12,18 @@ from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
-from ..records.amendments import DATASET, TAG, amendment_views, state_then
+from ..records.adapter import AdapterDetails
+from ..records.amendments import DATASET, TAG, amendment_records, state_then
 from ..records.references import load_adapters, resolve_adapter
-from ..records.withdrawals import of_adapters, own, shown
+from ..records.withdrawals import of_adapters, own
 from ..releases.history import holder_then
-from .views import full_view
+from .views import full_record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def show_then(workspace: Workspace, reference: str, at: str) -> dict[str, Any]:
+def show_then(workspace: Workspace, reference: str, at: str) -> AdapterDetails:
     """Return an adapter as it was recorded at a moment.
 
     Later amendments are undone; aliases and withdrawal are those of that moment.  What was made of it and where it ran is
@@ -43,11 +44,7 @@ def show_then(workspace: Workspace, reference: str, at: str) -> dict[str, Any]:
     moment = parse_moment(at, end_of_day=True)
     with workspace.database.read() as session:
         adapter = resolve_then(session, reference, moment)
-        return {
-            **full_view(session, adapter),
-            **_believed(session, adapter, moment),
-            "at": moment.isoformat(),
-        }
+        return full_record(session, adapter, **_believed(session, adapter, moment), at=moment)
 
 
 def resolve_then(session: Session, text: str, moment: datetime) -> tables.Adapter:
@@ -96,16 +93,16 @@ def _believed(session: Session, adapter: tables.Adapter, moment: datetime) -> di
     return {
         **{field: state[field] for field in ("val_loss", "note", "examples", "date", *DATASET)},
         "tags": {field.removeprefix(TAG): state[field] for field in tags},
-        "amendments": amendment_views(row for row in adapter.amendments if row.since <= moment),
+        "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
         "aliases": _aliases(session, adapter, moment),
         "yanked": own(own_yanks) is not None,
         "yanked_reason": own(own_yanks),
-        "withdrawals": shown(own_yanks),
+        "withdrawals": own_yanks,
         "parent_yanked": own(told.get(adapter.parent_id or 0, ())),
     }
 
 
-def _aliases(session: Session, adapter: tables.Adapter, moment: datetime) -> list[str]:
+def _aliases(session: Session, adapter: tables.Adapter, moment: datetime) -> tuple[str, ...]:
     """Return the aliases that held an adapter at a moment."""
     alias, moved, task = tables.Alias, tables.AliasMove, adapter.task.name
     held = select(moved.alias_id).where(moved.to_adapter_id == adapter.id)
@@ -113,4 +110,4 @@ def _aliases(session: Session, adapter: tables.Adapter, moment: datetime) -> lis
         select(alias.name).where(alias.task_id == adapter.task_id, alias.id.in_(held)).order_by(alias.name)
     )
     wanted = (Reference("alias", f"{task}#{name}", task, name) for name in names)
-    return [one.value for one in wanted if holder_then(session, one, moment) == adapter.id]
+    return tuple(one.value for one in wanted if holder_then(session, one, moment) == adapter.id)

@@ -7,21 +7,30 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..records.adapter import AdapterDetails
 from ..records.renderings import own_form
-from ..records.views import adapter_view, files_view
+from ..records.views import adapter_facts, entries
 
 
-def full_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
-    """Return an adapter as `list` has it, with sizes, files and training."""
-    from ..training.facts import training_view
+def full_record(session: Session, adapter: tables.Adapter, **facts: Any) -> AdapterDetails:
+    """Return an adapter with sizes, files and training.
 
-    return {
-        **adapter_view(session, adapter),
+    Args:
+        session: of any transaction.
+        adapter: its row.
+        facts: further fields of the record, and those that were otherwise at another moment.
+    """
+    from ..training.facts import recorded_points, run_record
+
+    known = {
+        **adapter_facts(session, [adapter])[0],
         "reduction_factor": round(adapter.total_parameters / max(1, adapter.trainable_parameters), 2),
         "bytes": adapter.manifest.size,
         "base_bytes": adapter.base.bytes,
-        "files": files_view(adapter.manifest),
+        "files": entries(adapter.manifest),
         "format": own_form(adapter),
         "training": adapter.training,
-        **training_view(session, adapter),
+        "training_run": run_record(session, adapter),
+        "curve": recorded_points(session, adapter),
     }
+    return AdapterDetails(**{**known, **facts})

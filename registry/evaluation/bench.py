@@ -27,6 +27,7 @@ from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import weights_bytes
 from ..records.base_files import base_folder
+from ..records.fused import Fused
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form
 from ..records.views import moment
@@ -205,14 +206,14 @@ def _subjects(
             except FusionUnsupportedError as error:
                 say(f"{precision} is left out: {error.message}")
                 continue
-            found.append(_fused(fused.path, fused.view))
+            found.append(_fused(fused))
         yield found
 
 
-def _fused(path: Path, view: Any) -> Subject:
-    fidelity = {name: view["fidelity"][name] for name in ("verdict", "retained")}
-    size = sum(file["size"] for file in view["files"] if file["path"].endswith(".safetensors"))
-    return Subject("fused", f"fused, {view['format']}", path, size, (), view["precision"], fidelity)
+def _fused(fused: Fused) -> Subject:
+    fidelity = {"verdict": fused.fidelity.verdict, "retained": fused.fidelity.retained}
+    size, label = fused.weights_bytes, f"fused, {fused.format}"
+    return Subject("fused", label, fused.path, size, (), fused.precision, fidelity)
 
 
 def _measured(

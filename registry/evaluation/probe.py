@@ -21,7 +21,7 @@ from ..fusion.request import FuseRequest
 from ..names import an
 from ..records.base_files import base_folder
 from ..records.bases import blob_generations
-from ..records.fused_label import label_view
+from ..records.fused_label import label_record
 from ..records.references import resolve_any
 from .held_out import held_out
 from .probe_prompts import Prompts
@@ -163,7 +163,7 @@ def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
             f"the fused model {fused.digest[:12]} is not in this machine's cache any more",
             hint=f"fusery fuse {fused.adapter.name} --precision {fused.precision}",
         )
-    names = label_view(fused)
+    names = label_record(fused)
     side = Side("fused", names["combined"], fused.digest, fused.precision, names["format"])
     return _Subject(side, Digest(fused.base.digest), fused.adapter_id, fused=path)
 
@@ -217,7 +217,7 @@ def _own_fused(
             "a model is probed with its adapter as it is", hint="leave --with and --scale out"
         )
     made = fuse(workspace, reference, wanted, say=say, progress=progress)
-    side = Side("fused", a.side.name, made.view["digest"], made.view["precision"], made.view["format"])
+    side = Side("fused", a.side.name, made.digest, made.precision, made.format)
     return _Subject(side, a.base, a.task_of, fused=made.path)
 
 

@@ -22,10 +22,11 @@ from ..bundles.source import Files
 from ..bundles.writing import BundleFolder
 from ..documents import document_bytes
 from ..errors import BadInputError
+from ..records.adapter import Adapter
 from ..records.bundles import note_replaced, record_bundle
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
-from ..records.views import adapter_view
+from ..records.views import adapter_record
 from ..records.withdrawals import refuse_yanked
 from .export_metadata import export_metadata
 
@@ -79,7 +80,7 @@ class _Facts:
     """What is on record of an adapter, read once."""
 
     adapter: tables.Adapter
-    view: Mapping[str, Any]
+    view: Adapter
     base: Mapping[str, str | None]
     parent: Mapping[str, str] | None
     form: Form
@@ -135,7 +136,7 @@ def export_adapter(
         )
     _record(workspace, facts, place, done.manifest, rendering)
     name, digest = facts.adapter.name, facts.adapter.digest
-    path, told = Path(place.text), tuple(facts.view["withdrawals"])
+    path, told = Path(place.text), facts.view.withdrawals
     return Exported(name, digest, facts.form, facts.rendered, path, done.manifest, done.existed, told)
 
 
@@ -148,7 +149,7 @@ def _facts(workspace: Workspace, reference: str, form: str | None) -> _Facts:
         base, parent = adapter.base, adapter.parent
         return _Facts(
             adapter,
-            adapter_view(session, adapter),
+            adapter_record(session, adapter),
             {"name": base.name, "digest": base.digest, "content": base.content},
             {"name": parent.name, "digest": parent.digest} if parent else None,
             chosen,
@@ -160,7 +161,7 @@ def _fill(bundle: BundleFolder, facts: _Facts, files: Mapping[str, Path], render
     bundle.copy(Files(files, rendering))
     card = render(
         "adapter_card.md.j2",
-        view=facts.view,
+        view=facts.view.to_dict(),
         base=facts.base["name"],
         form=facts.form,
         rendered=facts.rendered,

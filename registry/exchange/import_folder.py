@@ -22,12 +22,13 @@ from ..adapters.render import FORM_FILES
 from ..admission.submission import Submission, TrainedOn
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import AdapterName, compact_date
+from ..records.adapter import Registered
 from ..records.references import load_adapters, resolve_adapter, resolve_base
 from ..records.renderings import recorded_digest
-from ..records.views import adapter_view
+from ..records.views import registered_record
 from ..registration.amend import amend
 from ..registration.correction import Correction
-from ..registration.register import Registered, register
+from ..registration.register import register
 from .export_metadata import ExportMetadata, read_export_metadata
 
 if TYPE_CHECKING:
@@ -74,12 +75,12 @@ def import_adapter(workspace: Workspace, folder: Path, *, base: str | None = Non
 def _with_its_day(workspace: Workspace, done: Registered, said: ExportMetadata) -> Registered:
     """Correct the day as it was corrected where the folder was exported: the name has the one that was said at first."""
     told = next((each for each in reversed(said.facts.amendments) if each.field == "date"), None)
-    if told is None or done.view["date"] == said.facts.date:
+    if told is None or done.date == said.facts.date:
         return done
     reason = f"as exported: {told.reason}"
-    amend(workspace, done.view["name"], Correction(date=said.facts.date, reason=reason))
+    amend(workspace, done.name, Correction(date=said.facts.date, reason=reason))
     with workspace.database.read() as session:
-        return Registered(adapter_view(session, resolve_adapter(session, done.view["name"])), done.created)
+        return registered_record(session, resolve_adapter(session, done.name), created=done.created)
 
 
 def _own_files(found: Mapping[str, Path], said: ExportMetadata, folder: Path) -> dict[str, Path]:
@@ -120,7 +121,7 @@ def _already_here(
         query = load_adapters().where(tables.Adapter.digest == said.digest).order_by(tables.Adapter.id)
         for adapter in session.scalars(query):
             if recorded_digest(adapter, said.form) == rendering.digest:
-                return Registered(adapter_view(session, adapter), created=False)
+                return registered_record(session, adapter, created=False)
     raise BadInputError(
         f"{folder} holds a form that was computed from {said.name}, and {said.name} itself is not registered here",
         hint="export it without --format, or take this form as an adapter of its own: fusery register",

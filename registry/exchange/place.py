@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +60,8 @@ class Place:
             require_files(path)
         with temporary_folder("other") as folder:
             if reading and path is not None and path.exists():
-                copied = {"database_url": f"sqlite:///{copy_aside(path, folder)}"}
-                there = Workspace(settings.model_copy(update=copied), foreign=name, shown=path)
+                copied = replace(settings, database_url=f"sqlite:///{copy_aside(path, folder)}")
+                there = Workspace(copied, foreign=name, shown=path)
             try:
                 yield there
             finally:
@@ -82,7 +82,7 @@ class Place:
                 "another registry has a database and a store",
                 hint="give a home folder, or --database and --store",
             )
-        return there.model_copy(update={"user": ours.actor})
+        return replace(there, user=ours.actor)
 
     def _folder(self, home: Path) -> tuple[Path, Path]:
         from ..settings.other_home import plain_folder

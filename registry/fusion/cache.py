@@ -15,11 +15,11 @@ from fusery.storage.temporary import sweep_temporary
 
 from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
-from ..records.fused_label import label_view
+from ..records.fused_label import label_record
 from ..records.references import fused_from, resolve_any
 from ..records.views import moment
 from ..records.withdrawals import of_fused, shown
-from .foreign import foreign_view
+from .foreign import foreign_record
 from .records import aliased_keys, find_fused
 
 if TYPE_CHECKING:
@@ -161,9 +161,9 @@ def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
         "last_used": moment(datetime.fromtimestamp(entry.last_used, UTC)),
         "adapter": row.adapter.name if row else None,
         "precision": row.precision if row else None,
-        **(label_view(row) if row else dict.fromkeys(("scale", "combined", "format", "label"))),
+        **(label_record(row) if row else dict.fromkeys(("scale", "combined", "format", "label"))),
         "digest": row.digest if row else None,
-        "foreign": foreign_view(row) if row else None,
+        "foreign": foreign_record(row) if row else None,
         "aliases": aliases_of(session, row) if row else [],
         "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())) if row else [],
     }

@@ -13,11 +13,11 @@ from fusery.storage.digest import Digest
 from .. import tables
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, UnknownReferenceError
-from ..records.fused_label import label_view, names
+from ..records.fused_label import label_record, names
 from ..records.references import fused_from, resolve_adapter, resolve_any
 from ..records.views import moment
 from .cache import aliases_of, entry_named
-from .foreign import foreign_view
+from .foreign import foreign_record
 from .fuse_inputs import FuseInputs, gather
 from .known import known_measurement
 from .published import is_published
@@ -125,7 +125,7 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict
         "key": row.key,
         "status": status,
         "reason": reason,
-        **label_view(row),
+        **label_record(row),
         "inputs": inputs,
         "asked": False,
         "differs": [],
@@ -140,7 +140,7 @@ def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict
 def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tuple[str, list[str]]:
     """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
     published, where = is_published(row), "made once, and not in this machine's cache"
-    if (foreign := foreign_view(row)) is not None and not foreign["signed_by"]:
+    if (foreign := foreign_record(row)) is not None and not foreign["signed_by"]:
         return (
             f"{in_words(foreign)}: it is fetched with --accept-foreign only, if its files are published",
             [],

@@ -9,12 +9,11 @@ from sqlalchemy.orm import Session
 
 from .. import tables
 from ..charts.files import picture_kind
-from ..charts.heat_map import HeatMap, heat_map, natural
+from ..charts.heat_map import HeatMap, heat_map
 from ..documents import write_picture
 from ..errors import BadInputError, UnknownReferenceError
 from ..records.references import fused_from, resolve_any
-from ..records.withdrawals import of_fused, shown
-from .views import fused_line, module_view
+from .views import fused_details
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -44,7 +43,7 @@ def fidelity(
     kind = None if plot is None else picture_kind(plot)
     with workspace.database.read() as session:
         fused, name = _recorded(session, reference)
-        view = {**_view(fused, name), "withdrawals": shown(of_fused(session, [fused.id]).get(fused.id, ()))}
+        view = fused_details(fused, name)
         blocks = list(fused.base.weights)
     if plot is None or kind is None:
         return {**view, "plot": None}
@@ -75,16 +74,6 @@ def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:
         )
     # What another registry says counts where there is nothing else.
     return max(made, key=lambda fused: (fused.origin is None, fused.id)), adapter.name
-
-
-def _view(fused: tables.Fused, name: str) -> dict[str, Any]:
-    line = fused_line(fused, name)
-    modules = sorted(fused.modules, key=lambda module: natural(module.module))
-    return {
-        **line,
-        "base": fused.base.name,
-        "fidelity": {**line["fidelity"], "modules": [module_view(module) for module in modules]},
-    }
 
 
 def _drawn(picture: HeatMap, kind: str) -> bytes:

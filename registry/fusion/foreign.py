@@ -19,6 +19,7 @@ from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import MissingExtraError
+from ..records.fused import Foreign
 from ..records.signatures import SCHEME, is_good, signed_name
 from .fuse_inputs import FuseInputs
 from .published import is_published
@@ -133,12 +134,10 @@ def _vouches(key: tables.TrustedKey, signature: tables.Signature, moment: Moment
     return moment.vouches(key.key_id) and moment.has("signature", signature.id)
 
 
-def foreign_view(row: tables.Fused) -> dict[str, Any] | None:
+def foreign_record(row: tables.Fused) -> Foreign | None:
     """Return where an artifact comes from that was not made here; None if it was.
 
-    Returns:
-        `registry`, `key` (there), `signed_by` (names of trusted keys), and `rebuilt`: whether a rebuild here gave the
-        `same` or `other` bytes, None where there was none.
+    What a rebuild here gave is looked up too: the same bytes or others.
     """
     if row.origin is None:
         return None
@@ -146,7 +145,7 @@ def foreign_view(row: tables.Fused) -> dict[str, Any] | None:
     assert session is not None
     own = find_fused(session, key)
     rebuilt = None if own is None else "same" if own.digest == row.digest else "other"
-    return {"registry": row.origin, "key": key, "signed_by": signers(session, row), "rebuilt": rebuilt}
+    return Foreign(registry=row.origin, key=key, signed_by=tuple(signers(session, row)), rebuilt=rebuilt)
 
 
 def compare_claims(

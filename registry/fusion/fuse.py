@@ -22,6 +22,7 @@ from fusery.storage.failures import DigestMismatchError
 from .. import tables
 from ..engine.recipe import Recipe
 from ..errors import FusionUnsupportedError, MissingExtraError, UnknownReferenceError
+from ..records.fused import Fused
 from ..records.references import resolve_adapter
 from ..records.withdrawals import usable_record
 from .choice import Choice
@@ -30,13 +31,13 @@ from .fuse_inputs import FuseInputs, gather
 from .job import Job
 from .known import Known
 from .published import checked_publish
-from .records import FusedModel, find_fused
+from .records import find_fused
 from .request import FuseRequest, candidates, require_meaning
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-__all__ = ["FuseRequest", "FusedModel", "fuse", "fuse_to_read", "remake"]
+__all__ = ["FuseRequest", "fuse", "fuse_to_read", "remake"]
 
 _ATTEMPTS = 5
 """How often a fused model is looked up that vanishes before it can be held."""
@@ -50,7 +51,7 @@ def fuse(
     publish: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
-) -> FusedModel:
+) -> Fused:
     """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
 
     Args:
@@ -102,7 +103,7 @@ def _made_elsewhere(
     fuse_inputs: FuseInputs,
     request: FuseRequest,
     job_of: Callable[[Recipe, bool], Job],
-) -> FusedModel | None:
+) -> Fused | None:
     """Return what another machine made of the request, from the cache or the store, where nothing can be computed."""
     recipes = candidates(request, fuse_inputs, engine="any")
     for recipe in recipes:
@@ -122,7 +123,7 @@ def fuse_to_read(
     *,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[FusedModel]:
+) -> Iterator[Fused]:
     """Fuse like `fuse`, and keep the model in the cache until the block ends.
 
     The block must hash what leaves the machine or is served: the cache may rely on an earlier verification.
@@ -138,7 +139,7 @@ def fuse_to_read(
                 try:
                     yield model
                 except DigestMismatchError as error:
-                    workspace.cache.doubt(Digest(model.view["key"]))
+                    workspace.cache.doubt(Digest(model.key))
                     error.hint = "run the command again: what is damaged in the cache is made anew"
                     raise
                 return
@@ -153,7 +154,7 @@ def remake(
     *,
     say: Callable[[str], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
-) -> FusedModel:
+) -> Fused:
     """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe.
 
     Raises:
@@ -177,7 +178,7 @@ def _by_recipe(
     publish: str,
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
-) -> FusedModel:
+) -> Fused:
     """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
     fuse_inputs = gather(workspace, reference, _added(workspace, reference, recipe))
     with fuse_inputs.opened(progress) as inputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,16 @@ from .. import tables
 from ..database import leases
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import DatabaseReadOnlyError
+from ..records.fused import Fused
 from ..records.fused_label import describe
 from .choice import record_refusal
 from .foreign import compare_claims
 from .fuse_inputs import FuseInputs, InputFiles
-from .known import Known, Measured, look_up, view_of
-from .published import deposit_files, fetch_published, record_published
-from .records import FusedModel, find_fused, in_words, make_room, manifest_of, record_fused
+from .known import Known, Measured, look_up
+from .published import deposit_files, fetch_published, is_published, record_published
+from .records import find_fused, in_words, make_room, on_this_machine, record_fused
 from .request import FuseRequest
+from .views import fused_record
 from .words import claim_in_words, differing, lost, unpublished, waiting
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Job:
         """Of the result."""
         return artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, self.recipe)
 
-    def run(self) -> FusedModel | None:
+    def run(self) -> Fused | None:
         """Return the model, or None when it does not pass and there is another candidate."""
         known = self.found or self.look_up()
         if known.measured is not None and not self._passes(known.measured):
@@ -67,7 +69,7 @@ class Job:
             return self.shared(model)
         return self._claimed(known) or self._build()
 
-    def at_hand(self) -> FusedModel | None:
+    def at_hand(self) -> Fused | None:
         """Return the model if it need not be computed, None if it would have to be, or does not pass."""
         known = self.found or self.look_up()
         if known.measured is not None and not self._passes(known.measured):
@@ -90,33 +92,33 @@ class Job:
             return False
         raise lost(self.fuse_inputs, self.recipe, measured, self.request)
 
-    def _cached(self, known: Known) -> FusedModel | None:
+    def _cached(self, known: Known) -> Fused | None:
         if (view := known.own) is None:
             return None
-        path = self.workspace.cache.lookup(self.key, manifest_of(view))
-        return FusedModel(path, "cache", view) if path else None
+        path = self.workspace.cache.lookup(self.key, Manifest.of(view.files))
+        return on_this_machine(view, path, "cache") if path else None
 
-    def _claimed(self, known: Known) -> FusedModel | None:
+    def _claimed(self, known: Known) -> Fused | None:
         """Return what another registry says is this model, if it has its files and the user or a signature says so."""
         if (view := known.claim) is None:
             return None
-        key = Digest(view["key"])
-        self.say(f"{self.fuse_inputs.adapter.name}: {in_words(view['foreign'])}")
-        manifest = manifest_of(view)
+        key = Digest(view.key)
+        self.say(f"{self.fuse_inputs.adapter.name}: {in_words(view.foreign)}")
+        manifest = Manifest.of(view.files)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
-            return FusedModel(path, "cache", view)
+            return on_this_machine(view, path, "cache")
         try:
             lease = self._lease(key)
         except DatabaseReadOnlyError:
             path = self._fetch(None, key, manifest)
-            return FusedModel(path, "store", view) if path else None
+            return on_this_machine(view, path, "store") if path else None
         with lease.keep():
             path = self._fetch(lease, key, manifest)
             with self.workspace.database.write() as session:
                 lease.release(session)
-        return FusedModel(path, "store", view) if path else None
+        return on_this_machine(view, path, "store") if path else None
 
-    def _build(self, *, compute: bool = True) -> FusedModel | None:
+    def _build(self, *, compute: bool = True) -> Fused | None:
         try:
             lease = self._lease(self.key)
         except DatabaseReadOnlyError as error:
@@ -140,12 +142,12 @@ class Job:
             workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
         )
 
-    def _fetched(self, lease: leases.Lease | None, known: Known) -> FusedModel | None:
+    def _fetched(self, lease: leases.Lease | None, known: Known) -> Fused | None:
         """Return the model from the store, None if it is not published or cannot be had."""
         if (view := known.published) is None:
             return None
-        path = self._fetch(lease, self.key, manifest_of(view))
-        return FusedModel(path, "store", view) if path else None
+        path = self._fetch(lease, self.key, Manifest.of(view.files))
+        return on_this_machine(view, path, "store") if path else None
 
     def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
         """Bring files from the store into the cache, under a key; None if they cannot be had."""
@@ -162,11 +164,11 @@ class Job:
         make_room(self.workspace, key)
         return path
 
-    def shared(self, model: FusedModel) -> FusedModel:
+    def shared(self, model: Fused) -> Fused:
         """Return a model that is there already; its files go to the store if they are to and are not."""
-        if self.publish != "full" or model.view["published"]:
+        if self.publish != "full" or model.published:
             return model
-        manifest = manifest_of(model.view)
+        manifest = Manifest.of(model.files)
         with self.workspace.cache.using(self.key) as folder:
             if folder is None:  # evicted since: what was asked for is a model, and there is one no more
                 return model
@@ -175,9 +177,9 @@ class Job:
         with deposit.recording() as session:
             deposit.commit(session)
             record_published(self.workspace, session, self.key, manifest)
-        return FusedModel(model.path, model.source, {**model.view, "published": True})
+        return replace(model, published=True)
 
-    def _compute(self, lease: leases.Lease, known: Known) -> FusedModel | None:
+    def _compute(self, lease: leases.Lease, known: Known) -> Fused | None:
         started = time.monotonic()
         cache = self.workspace.cache
         with cache.build(self.key, lease.fence) as folder:
@@ -200,13 +202,13 @@ class Job:
             if deposit:
                 deposit.commit(session)
                 record_published(self.workspace, session, self.key, made.manifest)
-            view = view_of(session, row, self.fuse_inputs.adapter.name)
+            view = fused_record(row, self.fuse_inputs.adapter.name, published=is_published(row))
         for registry, true in told:
             self.say(claim_in_words(registry, true))
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
         make_room(self.workspace, self.key)
-        return FusedModel(path, "computed", view)
+        return on_this_machine(view, path, "computed")
 
     def _deposit(
         self, known: Known, manifest: Manifest, path: Path

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -13,11 +12,11 @@ from fusery.storage.digest import Digest
 
 from .. import tables
 from ..database import events
-from ..records.withdrawals import of_fused, shown
+from ..records.fused import FusedRecord
 from .foreign import counting
 from .published import is_published
 from .request import FuseRequest
-from .views import fused_view
+from .views import fused_record
 
 if TYPE_CHECKING:
     from ..engine.fidelity import Fidelity
@@ -70,24 +69,24 @@ class Known:
 
     Attributes:
         measured: what it retained, as recorded or as the log says of a refused attempt; None if nobody knows.
-        view: the record, as `FusedModel.view` has it; None if there is none, or it does not pass what was asked for.
+        view: the record; None if there is none, or it does not pass what was asked for.
     """
 
     measured: Measured | None = None
-    view: Mapping[str, Any] | None = None
+    view: FusedRecord | None = None
 
     @property
-    def own(self) -> Mapping[str, Any] | None:
+    def own(self) -> FusedRecord | None:
         """The record, if it was made here."""
-        return self.view if self.view is not None and self.view["foreign"] is None else None
+        return self.view if self.view is not None and self.view.foreign is None else None
 
     @property
-    def published(self) -> Mapping[str, Any] | None:
+    def published(self) -> FusedRecord | None:
         """The record, if it was made here and its files are in the store."""
-        return self.own if self.own is not None and self.own["published"] else None
+        return self.own if self.own is not None and self.own.published else None
 
     @property
-    def claim(self) -> Mapping[str, Any] | None:
+    def claim(self) -> FusedRecord | None:
         """The record, if another registry says what it is, and that is enough."""
         return self.view if self.own is None else None
 
@@ -110,7 +109,7 @@ def look_up(
             return Known(_refused(session, key))
         measured = Measured.of(row)
         passes = measured.passes(request, strict=strict)
-        return Known(measured, view_of(session, row, adapter) if passes else None)
+        return Known(measured, fused_record(row, adapter, published=is_published(row)) if passes else None)
 
 
 def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
@@ -118,15 +117,6 @@ def known_measurement(workspace: Workspace, key: Digest) -> Measured | None:
     with workspace.database.read() as session:
         row = counting(session, key, accept=False)
         return _refused(session, key) if row is None else Measured.of(row)
-
-
-def view_of(session: Session, row: tables.Fused, adapter: str) -> dict[str, Any]:
-    """Return a record as `FusedModel.view` has it, under the name of an adapter that was asked for."""
-    return {
-        **fused_view(row, adapter),
-        "published": is_published(row),
-        "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())),
-    }
 
 
 def _refused(session: Session, key: str) -> Measured | None:

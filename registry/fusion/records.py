@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,12 +12,13 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, aliased
 
 from fusery.storage.digest import Digest
-from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..database import events
 from ..engine.recipe import Recipe
 from ..records.deposit import record_manifest
+from ..records.fused import Fused, FusedRecord
 from .fuse_inputs import FuseInputs
 
 if TYPE_CHECKING:
@@ -128,34 +129,16 @@ def make_room(workspace: Workspace, key: Digest) -> None:
     workspace.cache.evict(workspace.settings.cache_limit, spared).execute()
 
 
-@dataclass(frozen=True, slots=True)
-class FusedModel:
-    """A fused model in the local cache.
+def on_this_machine(known: FusedRecord, path: Path, source: Literal["cache", "store", "computed"]) -> Fused:
+    """Return a fused model whose files are in the local cache.
 
-    Attributes:
-        path: its folder, which `mlx_lm.load` takes; read-only.
-        source: it was in the `cache`, fetched from the `store`, or `computed`.
-        view: the record, as `fusion.views.fused_view` has it, whether it is `published`, and `withdrawals`: the yanks that concern it.
+    Args:
+        known: what is on record about it.
+        path: its folder.
+        source: where it is from.
     """
-
-    path: Path
-    source: Literal["cache", "store", "computed"]
-    view: Mapping[str, Any]
-
-    @property
-    def cached(self) -> bool:
-        """It was in the cache already."""
-        return self.source == "cache"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {**self.view, "path": str(self.path), "cached": self.cached, "source": self.source}
-
-
-def manifest_of(view: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a record."""
-    files = view["files"]
-    return Manifest.of(FileEntry(file["path"], file["size"], Digest(file["sha256"])) for file in files)
+    facts = {each.name: getattr(known, each.name) for each in fields(FusedRecord)}
+    return Fused(**facts, path=path, source=source, cached=source == "cache")
 
 
 def in_words(foreign: Mapping[str, Any] | None) -> str | None:

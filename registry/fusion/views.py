@@ -1,11 +1,15 @@
-"""A fused artifact as JSON."""
+"""How rows become the records of fused models."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.orm import object_session
+
 from .. import tables
-from ..records.views import files_view, moment
+from ..records.fused import Fidelity, FusedDetails, FusedLine, FusedRecord, ModuleFidelity, Weighted
+from ..records.views import entries
+from ..records.withdrawals import Withdrawals, of_fused
 
 
 def weights_bytes(manifest: tables.Manifest) -> int:
@@ -13,97 +17,107 @@ def weights_bytes(manifest: tables.Manifest) -> int:
     return sum(file.size for file in manifest.files if file.path.endswith(".safetensors"))
 
 
-def fused_line(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
+def fused_line(
+    fused: tables.Fused, adapter: str | None = None, *, withdrawals: Withdrawals | None = None
+) -> FusedLine:
     """Return a fused artifact as `show` lists it: label, size, fidelity, and the command that makes it again.
 
     Args:
-        fused: the record.
+        fused: its row.
         adapter: the name to call its adapter by; the same bytes may be registered under several.
+        withdrawals: what it has to do with yanks, where that is to be said.
     """
-    from ..records.fused_label import label_view
-    from .foreign import foreign_view
-
-    size, name = weights_bytes(fused.manifest), adapter or fused.adapter.name
-    times = size / max(1, weights_bytes(fused.base.manifest))
-    extras = [(extra.adapter.name, extra.weight) for extra in fused.extras]
-    return {
-        "key": fused.key,
-        "digest": fused.digest,
-        "adapter": name,
-        **label_view(fused, name),
-        "with": [{"adapter": extra, "weight": weight} for extra, weight in extras],
-        "precision": fused.precision,
-        "quantization": fused.quantization,
-        "bytes": fused.bytes,
-        "weights_bytes": size,
-        "times_base": round(times, 4),
-        "engine": fused.engine,
-        "foreign": foreign_view(fused),
-        "fidelity": {
-            "verdict": fused.verdict,
-            "retained": fused.retained,
-            "cosine": fused.cosine,
-            "relative_error": fused.relative_error,
-            "noise": fused.noise,
-        },
-        "rebuild": _rebuild(fused, name),
-        "created_at": moment(fused.created_at),
-        "created_by": fused.created_by,
-    }
+    return FusedLine(**_line_facts(fused, adapter), withdrawals=withdrawals)
 
 
-def _rebuild(fused: tables.Fused, adapter: str) -> str:
-    """Return the command that makes it again, wherever it is on record."""
-    accepted = " --accept-loss" if fused.verdict == "LOST" else ""
-    return f"fusery fuse {adapter} --recipe {fused.key}{accepted}"
+def fused_details(fused: tables.Fused, adapter: str) -> FusedDetails:
+    """Return the same with the fidelity of each module."""
+    from ..charts.heat_map import natural
+
+    facts = _line_facts(fused, adapter)
+    modules = sorted(fused.modules, key=lambda module: natural(module.module))
+    facts["fidelity"] = _fidelity(fused, modules)
+    return FusedDetails(**facts, base=fused.base.name, withdrawals=_withdrawals(fused))
 
 
-def module_view(module: tables.ModuleFidelity) -> dict[str, Any]:
-    """Return what one module retained."""
-    return {
-        "module": module.module,
-        "norm": module.norm,
-        "retained": module.retained,
-        "cosine": module.cosine,
-        "relative_error": module.relative_error,
-    }
-
-
-def fused_view(fused: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
-    """Return a fused artifact as `fuse` prints it, without the keys that only the command knows (`path`, `cached`).
+def fused_record(fused: tables.Fused, adapter: str | None = None, *, published: bool) -> FusedRecord:
+    """Return the record of a fused artifact.
 
     Args:
-        fused: the record.
+        fused: its row.
         adapter: the name to call its adapter by, as for `fused_line`.
+        published: its files are in the store.
     """
-    from ..records.fused_label import label_view
-    from .foreign import foreign_view
+    return FusedRecord(
+        **_facts(fused, adapter),
+        base=fused.base.name,
+        seconds=round(fused.seconds, 3),
+        recipe=fused.recipe,
+        fidelity=_fidelity(fused, fused.modules),
+        files=entries(fused.manifest),
+        published=published,
+        withdrawals=_withdrawals(fused),
+    )
+
+
+def _line_facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
+    facts = _facts(fused, adapter)
+    accepted = " --accept-loss" if fused.verdict == "LOST" else ""
+    times = facts["weights_bytes"] / max(1, weights_bytes(fused.base.manifest))
+    return {
+        **facts,
+        "times_base": round(times, 4),
+        "fidelity": _fidelity(fused, None),
+        "rebuild": f"fusery fuse {facts['adapter']} --recipe {fused.key}{accepted}",
+    }
+
+
+def _facts(fused: tables.Fused, adapter: str | None) -> dict[str, Any]:
+    """Return the fields that all records of a fused artifact have."""
+    from ..records.fused_label import label_record
+    from .foreign import foreign_record
 
     name = adapter or fused.adapter.name
     return {
         "key": fused.key,
         "digest": fused.digest,
-        "foreign": foreign_view(fused),
+        "foreign": foreign_record(fused),
         "adapter": name,
-        **label_view(fused, name),
-        "with": [{"adapter": extra.adapter.name, "weight": extra.weight} for extra in fused.extras],
-        "base": fused.base.name,
+        **label_record(fused, name),
+        "with_": tuple(Weighted(adapter=extra.adapter.name, weight=extra.weight) for extra in fused.extras),
         "precision": fused.precision,
         "quantization": fused.quantization,
         "bytes": fused.bytes,
         "weights_bytes": weights_bytes(fused.manifest),
-        "seconds": round(fused.seconds, 3),
         "engine": fused.engine,
-        "recipe": fused.recipe,
-        "fidelity": {
-            "verdict": fused.verdict,
-            "retained": fused.retained,
-            "cosine": fused.cosine,
-            "relative_error": fused.relative_error,
-            "noise": fused.noise,
-            "modules": [module_view(module) for module in fused.modules],
-        },
-        "created_at": moment(fused.created_at),
+        "created_at": fused.created_at,
         "created_by": fused.created_by,
-        "files": files_view(fused.manifest),
     }
+
+
+def _withdrawals(fused: tables.Fused) -> Withdrawals:
+    session = object_session(fused)
+    assert session is not None
+    return of_fused(session, [fused.id]).get(fused.id, ())
+
+
+def _fidelity(fused: tables.Fused, modules: list[tables.ModuleFidelity] | None) -> Fidelity:
+    return Fidelity(
+        verdict=fused.verdict,
+        retained=fused.retained,
+        cosine=fused.cosine,
+        relative_error=fused.relative_error,
+        noise=fused.noise,
+        modules=None if modules is None else tuple(module_record(module) for module in modules),
+    )
+
+
+def module_record(module: tables.ModuleFidelity) -> ModuleFidelity:
+    """Return what one module retained."""
+    return ModuleFidelity(
+        module=module.module,
+        norm=module.norm,
+        retained=module.retained,
+        cosine=module.cosine,
+        relative_error=module.relative_error,
+    )

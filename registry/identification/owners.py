@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, selectinload
 from .. import tables
 from ..database.batches import batches
 from ..inspection.views import View
-from ..records.fused_label import label_view
+from ..records.fused_label import label_record
 from ..records.withdrawals import of_adapters, of_bundles, of_fused, shown
 
 
@@ -104,7 +104,7 @@ def _fused(session: Session, where: Any) -> Iterable[Owner]:
             "adapters": names,
             "base": row.base.name,
             "precision": row.precision,
-            **label_view(row),
+            **label_record(row),
             "quantization": row.quantization,
         }
         yield Owner("fused", row.id, facts["combined"], row.digest, row.manifest_id, facts)

@@ -15,7 +15,7 @@ from ..database import events
 from ..documents import without_people, without_places
 from ..errors import BadInputError
 from ..fusion.views import fused_line
-from ..records.amendments import amendment_views
+from ..records.amendments import amendment_records
 from ..records.bundles import WRITTEN
 from ..records.licences import adapter_licence, base_licence
 from ..records.views import trained_on_view
@@ -275,7 +275,7 @@ def _adapter(row: tables.Adapter, weight: float | None = None) -> Part:
             "layers": row.layers,
             "target_modules": row.target_modules,
             "val_loss": row.val_loss,
-            "amended": without_people(amendment_views(row.amendments)) or None,
+            "amended": without_people(amendment_records(row.amendments)) or None,
             "iterations": row.iterations,
         },
     )

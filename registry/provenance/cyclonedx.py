@@ -78,7 +78,7 @@ def _bom(account: Account) -> Bom:
 
 
 def _withdrawn(account: Account) -> dict[str, Any]:
-    others = [each.words for each in account.withdrawals if each.relation != "itself"]
+    others = [each.told for each in account.withdrawals if each.relation != "itself"]
     return {"yanked": own(account.withdrawals), "withdrawals": others or None}
 
 
@@ -221,7 +221,7 @@ def _metrics(account: Account) -> list[dict[str, str]]:
 
 
 def _limits(account: Account) -> list[str]:
-    limits = [each.words for each in account.withdrawals]
+    limits = [each.told for each in account.withdrawals]
     verdict = (account.fidelity or {}).get("verdict")
     if verdict in ("DEGRADED", "LOST"):
         limits.append(f"fidelity of the fuse: {verdict}")

@@ -48,7 +48,7 @@ class Node:
     @property
     def told(self) -> str:
         """All yanks that concern it, in words; empty if there is nothing."""
-        return "; ".join(each.words for each in self.withdrawals)
+        return "; ".join(each.told for each in self.withdrawals)
 
     @property
     def over(self) -> bool:

@@ -13,7 +13,7 @@ from fusery.storage.digest import digest_bytes, digest_json
 
 from .. import tables
 from ..database.batches import batches
-from ..records.fused_label import label_of, label_view
+from ..records.fused_label import label_of, label_record
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
 from .graph import Node
 
@@ -194,7 +194,7 @@ def _fused(row: tables.Fused, known: _Known) -> Node:
         "key": row.key,
         "origin": row.origin,
         "precision": row.precision,
-        "format": label_view(row)["format"],
+        "format": label_record(row)["format"],
         "engine": row.engine,
         "seconds": row.seconds,
         "verdict": row.verdict,

@@ -108,7 +108,7 @@ def _datasets(graph: Graph) -> dict[str, dict[str, Any]]:
             tags[node.id].append({"key": "yanked", "value": node.yanked, "source": "fusery"})
         for each in node.withdrawals:
             if each.relation != "itself":
-                tags[node.id].append({"key": "withdrawal", "value": each.words, "source": "fusery"})
+                tags[node.id].append({"key": "withdrawal", "value": each.told, "source": "fusery"})
     for edge in graph.edges:
         holder = graph.nodes[edge.source]
         if holder.kind in ("alias", "deployment") and not holder.over:

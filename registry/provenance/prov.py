@@ -96,7 +96,7 @@ def _entity(node: Node) -> dict[str, Any]:
 
 
 def _withdrawn(node: Node) -> dict[str, Any]:
-    others = [each.words for each in node.withdrawals if each.relation != "itself"]
+    others = [each.told for each in node.withdrawals if each.relation != "itself"]
     return {"fusery:yanked": node.yanked, "fusery:withdrawals": others or None}
 
 

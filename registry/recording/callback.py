@@ -42,7 +42,7 @@ from ..training.surroundings import git_commit, machine, versions
 
 if TYPE_CHECKING:
     from ..api.registry import Registry
-    from ..registration.register import Registered
+    from ..records.adapter import Registered
 
 _SHARE = 0.02
 """How much of the time may go into writing the record while a run goes on."""

@@ -18,6 +18,7 @@ from fusery.storage.digest import canonical_json
 
 from .. import tables
 from ..names import compact_date, parse_date
+from .adapter import Amendment
 from .datasets import dataset_row
 
 State = dict[str, Any]
@@ -148,17 +149,17 @@ def text_of(value: Any) -> str:
     return canonical_json(value).decode("ascii")
 
 
-def amendment_views(amendments: Iterable[tables.Amendment]) -> list[dict[str, Any]]:
-    """Return amendments as `show` has them: `field`, `from`, `to`, `reason`, `at`, `since`, `by`."""
+def amendment_records(amendments: Iterable[tables.Amendment]) -> list[Amendment]:
+    """Return the records of amendments."""
     return [
-        {
-            "field": row.field,
-            "from": json.loads(row.before),
-            "to": json.loads(row.after),
-            "reason": row.reason,
-            "at": row.at.isoformat(timespec="seconds"),
-            "since": row.since.isoformat(timespec="seconds"),
-            "by": row.by,
-        }
+        Amendment(
+            field=row.field,
+            from_=json.loads(row.before),
+            to=json.loads(row.after),
+            reason=row.reason,
+            at=row.at,
+            since=row.since,
+            by=row.by,
+        )
         for row in amendments
     ]

@@ -7,11 +7,13 @@ usual is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fusery.storage.digest import digest_json
 
 from ..engine.recipe import ENGINE, Recipe
+from .fused import FusedLabel
 
 if TYPE_CHECKING:
     from .. import tables
@@ -44,7 +46,7 @@ def label(adapter: str, recipe: Recipe, extras: Sequence[tuple[str, float]]) -> 
 
 def label_of(row: tables.Fused) -> str:
     """Return what a fused artifact on record is called."""
-    return str(label_view(row)["label"])
+    return label_record(row).label
 
 
 def label_with_key(row: tables.Fused) -> str:
@@ -58,7 +60,7 @@ def label_by_key(row: tables.Fused) -> str:
     return f"{combined(row.adapter.name, None, extras)} ({row.precision}, {row.key[:12]})"
 
 
-def label_view(row: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
+def label_record(row: tables.Fused, adapter: str | None = None) -> FusedLabel:
     """Return what views say of the name of a fused artifact: `scale`, `combined`, `format` and `label`.
 
     Another registry's claim is called foreign: one's own of the same recipe is another thing.
@@ -68,20 +70,20 @@ def label_view(row: tables.Fused, adapter: str | None = None) -> dict[str, Any]:
         adapter: the name to call its adapter by; the same bytes may be registered under several.
     """
     extras = [(extra.adapter.name, extra.weight) for extra in row.extras]
-    view = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
+    made = names(adapter or row.adapter.name, Recipe.from_dict(row.recipe), extras)
     if row.origin is not None:
-        view["label"] = f"{view['label'].removesuffix(')')}, foreign)"
-    return view
+        return replace(made, label=f"{made.label.removesuffix(')')}, foreign)")
+    return made
 
 
-def names(adapter: str, recipe: Recipe, extras: Sequence[tuple[str, float]]) -> dict[str, Any]:
-    """Return what `label_view` does, of what is not on record, or not loaded."""
-    return {
-        "scale": recipe.scale,
-        "combined": combined(adapter, recipe.scale, extras),
-        "format": describe(recipe),
-        "label": label(adapter, recipe, extras),
-    }
+def names(adapter: str, recipe: Recipe, extras: Sequence[tuple[str, float]]) -> FusedLabel:
+    """Return what `label_record` does, of what is not on record, or not loaded."""
+    return FusedLabel(
+        scale=recipe.scale,
+        combined=combined(adapter, recipe.scale, extras),
+        format=describe(recipe),
+        label=label(adapter, recipe, extras),
+    )
 
 
 def _words(recipe: Recipe) -> Iterator[str]:

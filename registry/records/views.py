@@ -1,19 +1,25 @@
-"""Records as plain JSON values: the keys of `--json` (docs/internals/json.md), the same for the command line and the Python API."""
+"""How rows become the records of base models and adapters."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.digest import Digest
+from fusery.storage.manifest import FileEntry
+
 from .. import tables
+from ..adapters.finding import Finding, Severity
 from ..names import compact_date
-from .amendments import amendment_views
-from .withdrawals import Withdrawals, of_adapters, own, shown
+from .adapter import Adapter, Registered
+from .amendments import amendment_records
+from .base import Base, Calibration, Source
+from .withdrawals import Withdrawals, of_adapters, own
 
 
 def moment(value: datetime) -> str:
@@ -21,11 +27,16 @@ def moment(value: datetime) -> str:
     return value.isoformat(timespec="seconds")
 
 
-def base_view(base: tables.BaseModel) -> dict[str, Any]:
-    """Return a base model as `base add` and `base show` print it."""
+def base_record(base: tables.BaseModel) -> Base:
+    """Return the record of a base model."""
+    return Base(**base_facts(base))
+
+
+def base_facts(base: tables.BaseModel) -> dict[str, Any]:
+    """Return the fields of a base model's record."""
     return {
         "name": base.names[0].name,
-        "names": [name.name for name in base.names],
+        "names": tuple(name.name for name in base.names),
         "digest": base.digest,
         "content": base.content,
         "architecture": base.architecture,
@@ -35,33 +46,39 @@ def base_view(base: tables.BaseModel) -> dict[str, Any]:
         "quantization": base.quantization,
         "bytes": base.bytes,
         "reference": base.location,
-        "sources": [
-            {"source": revision.source, "revision": revision.revision or None} for revision in base.revisions
-        ],
-        "created_at": moment(base.created_at),
+        "sources": tuple(Source(source=row.source, revision=row.revision or None) for row in base.revisions),
+        "created_at": base.created_at,
         "created_by": base.created_by,
-        "calibrations": [calibration_view(calibration) for calibration in base.calibrations],
-        "files": files_view(base.manifest),
+        "calibrations": tuple(
+            Calibration(digest=row.digest, prompts=row.prompts, tokens=row.tokens, created_at=row.created_at)
+            for row in base.calibrations
+        ),
+        "files": entries(base.manifest),
     }
 
 
-def calibration_view(calibration: tables.Calibration) -> dict[str, Any]:
-    """Return a calibration as `base show` lists it."""
-    return {
-        "digest": calibration.digest,
-        "prompts": calibration.prompts,
-        "tokens": calibration.tokens,
-        "created_at": moment(calibration.created_at),
-    }
-
-
-def files_view(manifest: tables.Manifest) -> list[dict[str, Any]]:
+def entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:
     """Return the files of a manifest: path, size in bytes, digest."""
-    return [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files]
+    return tuple(FileEntry(file.path, file.size, Digest(file.sha256)) for file in manifest.files)
 
 
-def adapter_views(session: Session, adapters: Sequence[tables.Adapter]) -> list[dict[str, Any]]:
-    """Return adapters as `list` and `show` print them; the number of queries does not depend on how many they are."""
+def adapter_records(session: Session, adapters: Sequence[tables.Adapter]) -> list[Adapter]:
+    """Return the records of adapters; the number of queries does not depend on how many they are."""
+    return [Adapter(**facts) for facts in adapter_facts(session, adapters)]
+
+
+def adapter_record(session: Session, adapter: tables.Adapter) -> Adapter:
+    """Return the record of one adapter."""
+    return adapter_records(session, [adapter])[0]
+
+
+def registered_record(session: Session, adapter: tables.Adapter, *, created: bool) -> Registered:
+    """Return the record of an adapter that was handed in."""
+    return Registered(**adapter_facts(session, [adapter])[0], created=created)
+
+
+def adapter_facts(session: Session, adapters: Sequence[tables.Adapter]) -> list[dict[str, Any]]:
+    """Return the fields of adapters' records, for those that have more of them."""
     ids = [adapter.id for adapter in adapters]
     aliases: dict[int, list[str]] = defaultdict(list)
     for alias in session.scalars(
@@ -69,15 +86,10 @@ def adapter_views(session: Session, adapters: Sequence[tables.Adapter]) -> list[
     ):
         aliases[alias.adapter_id or 0].append(alias.name)
     told = of_adapters(session, ids)
-    return [_adapter_view(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
+    return [_adapter_facts(adapter, aliases[adapter.id], told.get(adapter.id, ())) for adapter in adapters]
 
 
-def adapter_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
-    """Return one adapter as `register` prints it."""
-    return adapter_views(session, [adapter])[0]
-
-
-def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
+def _adapter_facts(adapter: tables.Adapter, aliases: list[str], told: Withdrawals) -> dict[str, Any]:
     dataset = adapter.dataset
     return {
         "name": adapter.name,
@@ -93,7 +105,7 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals
         "alpha": adapter.alpha,
         "scale": adapter.scale,
         "layers": adapter.layers,
-        "target_modules": adapter.target_modules,
+        "target_modules": tuple(adapter.target_modules),
         "trainable_parameters": adapter.trainable_parameters,
         "total_parameters": adapter.total_parameters,
         "trainable_percent": round(100 * adapter.trainable_parameters / adapter.total_parameters, 6),
@@ -104,24 +116,18 @@ def _adapter_view(adapter: tables.Adapter, aliases: list[str], told: Withdrawals
         "dataset_digest": (dataset.digest or None) if dataset else None,
         "examples": adapter.examples,
         "parent": adapter.parent.name if adapter.parent else None,
-        "aliases": aliases,
+        "aliases": tuple(aliases),
         "tags": {tag.key: tag.value for tag in adapter.tags},
         "note": adapter.note,
-        "amendments": amendment_views(adapter.amendments),
+        "amendments": tuple(amendment_records(adapter.amendments)),
         "yanked": own(told) is not None,
-        "withdrawals": shown(told),
-        "created_at": moment(adapter.created_at),
+        "withdrawals": told,
+        "created_at": adapter.created_at,
         "created_by": adapter.created_by,
-        "findings": [
-            {
-                "code": finding.code,
-                "severity": finding.severity,
-                "subject": finding.subject,
-                "message": finding.message,
-                "hint": finding.hint,
-            }
-            for finding in adapter.findings
-        ],
+        "findings": tuple(
+            Finding(row.code, cast(Severity, row.severity), row.subject, row.message, row.hint)
+            for row in adapter.findings
+        ),
     }
 
 

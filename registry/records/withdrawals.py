@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, true, union_all
 from sqlalchemy.orm import Session, aliased
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, aliased
 from .. import tables
 from ..database.batches import BATCH
 from ..errors import BadInputError
+from ..record import Record
 
 Relation = Literal["itself", "same-bytes", "contains"]
 _WORDS: Mapping[Relation, str] = {
@@ -30,7 +31,7 @@ _WORDS: Mapping[Relation, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
+class Withdrawal(Record):
     """What a thing has to do with one yank that stands.
 
     Attributes:
@@ -46,22 +47,12 @@ class Withdrawal:
     reason: str
     at: datetime
     by: str
+    KEYS: ClassVar[tuple[str, ...]] = ("adapter", "relation", "reason", "at", "by", "told")
 
     @property
-    def words(self) -> str:
+    def told(self) -> str:
         """A sentence that names the yanked record."""
         return _WORDS[self.relation].format(adapter=self.adapter, reason=self.reason)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it; `told` is the sentence."""
-        return {
-            "adapter": self.adapter,
-            "relation": self.relation,
-            "reason": self.reason,
-            "at": self.at.isoformat(timespec="seconds"),
-            "by": self.by,
-            "told": self.words,
-        }
 
 
 Withdrawals = tuple[Withdrawal, ...]

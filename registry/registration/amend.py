@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy.orm import Session
 
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
-from ..records.amendments import TAG, State, amend_row, amendment_views, changes, is_free, state_of, text_of
+from ..record import Record
+from ..records.adapter import Amendment
+from ..records.amendments import TAG, State, amend_row, amendment_records, changes, is_free, state_of, text_of
 from ..records.references import resolve_adapter
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ AMENDED = "adapter.amended"
 
 
 @dataclass(frozen=True, slots=True)
-class Amended:
+class Amended(Record):
     """The result of `amend`.
 
     Attributes:
@@ -33,16 +35,13 @@ class Amended:
 
     name: str
     digest: str
-    amendments: list[dict[str, Any]]
+    amendments: tuple[Amendment, ...]
+    KEYS: ClassVar[tuple[str, ...]] = ("name", "digest", "changed", "amendments")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {
-            "name": self.name,
-            "digest": self.digest,
-            "changed": bool(self.amendments),
-            "amendments": self.amendments,
-        }
+    @property
+    def changed(self) -> bool:
+        """Something is otherwise than before."""
+        return bool(self.amendments)
 
 
 def amend(workspace: Workspace, reference: str, correction: Correction) -> Amended:
@@ -65,7 +64,7 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
         _require_tags(adapter.name, before, correction)
         changed = changes(before, correction.applied(before))
         if not changed:
-            return Amended(adapter.name, adapter.digest, [])
+            return Amended(adapter.name, adapter.digest, ())
         facts = [field for field, _, _ in changed if not is_free(field)]
         if facts and not correction.reason.strip():
             raise BadInputError(
@@ -98,7 +97,7 @@ def amend(workspace: Workspace, reference: str, correction: Correction) -> Amend
             actor=workspace.actor,
             at=at,
         )
-        return Amended(adapter.name, adapter.digest, amendment_views(rows))
+        return Amended(adapter.name, adapter.digest, tuple(amendment_records(rows)))
 
 
 def _require_tags(name: str, before: State, correction: Correction) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,12 +24,13 @@ from ..admission.submission import Submission
 from ..database import events
 from ..errors import AlreadyExistsError, BadInputError
 from ..names import AdapterName, parse_slug
+from ..records.adapter import Registered
 from ..records.datasets import dataset_row
 from ..records.derived import adapter_columns, alpha_of
 from ..records.references import load_adapters, next_version
 from ..records.renderings import record_rendering, rendering_of
 from ..records.scratch import scratch_folder
-from ..records.views import adapter_view, trained_on_view
+from ..records.views import registered_record, trained_on_view
 from ..training.facts import adapter_with_weights, record_run
 from ..training.selection import Training, select_run
 from .ground import Ground, ground_of
@@ -39,19 +40,6 @@ from .proposal import proposed_name
 if TYPE_CHECKING:
     from ..records.deposit import Deposit
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """What `register` did.
-
-    Attributes:
-        view: the adapter as `show` prints it.
-        created: it was not registered before.
-    """
-
-    view: dict[str, Any]
-    created: bool
 
 
 def check(
@@ -221,7 +209,7 @@ def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Sub
         task = _task(session, seen.name.task)
         same = known_adapter(session, task, seen.manifest.digest, submission, seen.ground)
         if same is not None:
-            return Registered(adapter_view(session, same), created=False)
+            return registered_record(session, same, created=False)
         version = _version(session, task, submission.version or seen.name.version)
         name = AdapterName(task.name, version, seen.name.date)
         adapter = _add(workspace, session, seen, submission, name, task, stored)
@@ -244,7 +232,7 @@ def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Sub
             actor=workspace.actor,
             at=adapter.created_at,
         )
-        return Registered(adapter_view(session, adapter), created=True)
+        return registered_record(session, adapter, created=True)
 
 
 def _refuse_early(workspace: Workspace, seen: _Seen, submission: Submission) -> None:

@@ -47,7 +47,7 @@ class Facts:
         if self.moment is not None:
             return []
         found = of_adapters(self.session, [adapter.id]).get(adapter.id, ())
-        return [each.words for each in found if each.relation != "itself"]
+        return [each.told for each in found if each.relation != "itself"]
 
     def findings(self, adapter: tables.Adapter) -> Sequence[tables.AdapterFinding]:
         """Return the findings of admission."""

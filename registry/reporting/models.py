@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, selectinload
 from .. import tables
 from ..charts.heat_map import heat_map, natural
 from ..errors import BadInputError
-from ..fusion.views import fused_line, module_view
+from ..fusion.views import fused_line, module_record
 from ..records.withdrawals import of_fused, shown
 
 MOST_LINES = 30
@@ -48,14 +48,14 @@ def fused_facts(session: Session, ids: Sequence[int], *, about: bool) -> dict[st
 
 
 def _line(row: tables.Fused) -> dict[str, Any]:
-    line = fused_line(row)
+    line = fused_line(row).to_dict()
     del line["rebuild"]
     return {**line, "name": line["combined"]}
 
 
 def _map(row: tables.Fused, line: dict[str, Any]) -> dict[str, Any]:
     modules = sorted(row.modules, key=lambda module: natural(module.module))
-    view = {**line, "fidelity": {**line["fidelity"], "modules": [module_view(each) for each in modules]}}
+    view = {**line, "fidelity": {**line["fidelity"], "modules": [module_record(each) for each in modules]}}
     facts: dict[str, Any] = {
         "key": line["key"],
         "name": line["name"],

@@ -15,7 +15,7 @@ from ..charts.text import finite
 from ..database.batches import batches
 from ..provenance import Graph, trace_things
 from ..records.references import load_adapters
-from ..records.views import adapter_views, moment
+from ..records.views import adapter_records, moment
 from ..records.withdrawals import of_bundles, own_reason, shown, stands_at
 from ..releases.aliases import alias_moves
 from ..releases.deployments import views as deployment_views
@@ -127,7 +127,7 @@ def _versions(session: Session, task: tables.Task, adapter: tables.Adapter | Non
 def _views(session: Session, rows: Sequence[tables.Adapter]) -> list[dict[str, Any]]:
     views = [
         {**view, "yanked_reason": own_reason(view), "val_loss_change": None}
-        for view in adapter_views(session, rows)
+        for view in adapter_records(session, rows)
     ]
     for before, view in itertools.pairwise(views):
         now, then = finite(view["val_loss"]), finite(before["val_loss"])

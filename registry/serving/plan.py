@@ -157,7 +157,7 @@ def plan_serving(session: Session, references: Sequence[str], splits: Sequence[S
     unique = {adapter.id: adapter for adapter in found.values()}
     withdrawals = of_adapters(session, unique)
     told = tuple(
-        f"{unique[number].name}: {each.words}" for number in unique for each in withdrawals.get(number, ())
+        f"{unique[number].name}: {each.told}" for number in unique for each in withdrawals.get(number, ())
     )
     return ServingPlan(base, tuple(unique.values()), routes, told)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.storage.errors import FuseryError
+from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
-from ..fusion.records import manifest_of
 from ..records.base_files import lay_out, proven_files
 from ..records.renderings import fetch_form
 from ..server.document import Adapter, Base, Document, read_document
@@ -236,13 +236,13 @@ def _fused_folder(
             workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), say=say, progress=None
         ) as fused,
     ):
-        manifest = manifest_of(fused.view)
+        manifest = Manifest.of(fused.files)
         files = {entry.path: fused.path / entry.path for entry in manifest}
         reading.enter_context(verified(files, manifest, near=workspace.vouchers.root))
-        name = fused.view["adapter"]
-        for withdrawal in fused.view["withdrawals"]:
-            say(f"{name}: {withdrawal['told']}")
-        base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.view["digest"])
+        name = fused.adapter
+        for withdrawal in fused.withdrawals:
+            say(f"{name}: {withdrawal.told}")
+        base = Base(name=name, folder=str(fused.path.absolute()), digest=fused.digest)
         task = name.rpartition("_v")[0]
         routes: dict[str, Any] = {route: name for route in (reference, task) if route != name}
         _write(folder, Document(format=1, base=base, routes=routes))

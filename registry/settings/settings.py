@@ -1,24 +1,19 @@
-"""The settings of a registry, and for each value where it came from."""
+"""The settings of a registry, and for each value where it came from.
+
+Read by plain code: a library for it costs each command more than the database does (docs/decisions/0036-records-are-dataclasses.md).
+"""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from typing import Any, Literal
 
 from fusery.storage.errors import StoreDeniedError
 from fusery.storage.plaintext import is_keepable
@@ -31,19 +26,8 @@ from .reach import require_allowed
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
 
 
-def _keepable(value: str) -> str:
-    if not is_keepable(value):
-        raise ValueError("it is not UTF-8 text")
-    return value
-
-
-def _admission(value: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    if unknown := sorted(value.keys() - {"severity"}):
-        raise ValueError(f"there is no setting {unknown[0][:60]!r}, only severity")
-    return value
-
-
-class Settings(BaseSettings):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """Where a registry lives, and under which name this user acts in it.
 
     Every field can be set as `FUSERY_<FIELD>` in the environment or as a key of `config.toml` in the home folder.
@@ -52,20 +36,16 @@ class Settings(BaseSettings):
     variable counts as not set.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="FUSERY_", env_ignore_empty=True, extra="forbid", frozen=True, hide_input_in_errors=True
-    )
-
     home: Path
     database_url: str = ""
     store_url: str = ""
-    store_options: dict[str, Any] = {}
-    cache_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
-    cache_limit: Annotated[int, Field(ge=0)] = 100 << 30
+    store_options: dict[str, Any] = field(default_factory=dict)
+    cache_dir: Path | None = None
+    cache_limit: int = 100 << 30
     publish: Literal["full", "recipe"] = "recipe"
-    card: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
-    user: Annotated[str, Field(max_length=200), AfterValidator(_keepable)] = ""
-    admission: Annotated[dict[str, dict[str, str]], AfterValidator(_admission)] = {}
+    card: Path | None = None
+    user: str = ""
+    admission: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, home: Path | None = None) -> Settings:
@@ -83,50 +63,32 @@ class Settings(BaseSettings):
             StoreDeniedError: the home folder may not be read.
         """
         folder = expanded(home or default_home()).absolute()
-
-        said: dict[str, Any] = {}
-
-        class Layered(cls):  # type: ignore[misc, valid-type]
-            @classmethod
-            def settings_customise_sources(
-                cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
-            ) -> tuple[PydanticBaseSettingsSource, ...]:
-                said.update(TomlConfigSettingsSource(settings_cls, folder / CONFIG_NAME)())
-                if _is_in_environment("store_options"):
-                    # Or the two are merged, and what the environment leaves out comes from the file.
-                    said.pop("store_options", None)
-                file = InitSettingsSource(settings_cls, init_kwargs=said)
-                return sources["init_settings"], sources["env_settings"], file
-
         try:
-            values = Layered(home=folder).model_dump()
+            from_file, from_environment = _in_file(folder / CONFIG_NAME), dict(_in_environment())
         except PermissionError as error:
             raise StoreDeniedError(
                 f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
             ) from error
-        except (ValidationError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadInputError(
-                f"the settings of {folder} are not acceptable: {_first_problem(error)}",
+                f"the settings of {folder} are not acceptable: {_problem(error)}",
                 hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
             ) from error
-        for field, anchored in _PLACES.items():
-            if values[field]:
-                here = _is_in_environment(field)
-                values[field] = anchored(values[field], Path() if here else folder)
-        from_file = {
-            field: values[field] for field in said if field in values and not _is_in_environment(field)
-        }
+        from_file = {name: value for name, value in from_file.items() if name not in from_environment}
+        for said, start in ((from_file, folder), (from_environment, Path())):
+            said |= {name: _PLACES[name](said[name], start) for name in _PLACES.keys() & said if said[name]}
         if from_file:
             require_allowed(folder, from_file, own=_same(folder, default_home()))
-        return cls.model_construct(**values)
+        return cls(**{**from_file, **from_environment, "home": folder})
 
     def elsewhere(self, database_url: str, store_url: str, store_options: dict[str, Any]) -> Settings:
         """Return the settings of a registry at another database and store, used by the same person here."""
-        places = {
-            "database_url": _anchored_database(database_url, Path()),
-            "store_url": _anchored_store(store_url, Path()),
-        }
-        return self.model_copy(update={**places, "store_options": store_options})
+        return replace(
+            self,
+            database_url=_anchored_database(database_url, Path()),
+            store_url=_anchored_store(store_url, Path()),
+            store_options=store_options,
+        )
 
     @property
     def database(self) -> str:
@@ -164,21 +126,112 @@ class Settings(BaseSettings):
         """The name that records carry as `created_by`: the one that was set, or account and machine, or who started CI."""
         return self.user or actor_of(os.environ, _user())
 
-    def origin(self, field: str) -> str:
+    def origin(self, name: str) -> str:
         """Return where a field's value came from: `environment`, `config.toml` or `default`."""
-        if _is_in_environment(field):
+        if _variable(name):
             return "environment"
-        default = type(self).model_fields[field].default
-        return "default" if field == "home" or getattr(self, field) == default else CONFIG_NAME
+        default = getattr(Settings(home=self.home), name)
+        return "default" if getattr(self, name) == default else CONFIG_NAME
 
 
 def _same(folder: Path, other: Path) -> bool:
     return os.path.realpath(folder) == os.path.realpath(other)
 
 
-def _is_in_environment(field: str) -> bool:
-    # As pydantic-settings reads it: in upper or lower case, and not when it is empty.
-    return any(value and name.upper() == f"FUSERY_{field.upper()}" for name, value in os.environ.items())
+def _variable(name: str) -> str:
+    """Return what the environment says of a field, in upper or lower case; empty where it is empty or not set."""
+    wanted = f"FUSERY_{name.upper()}"
+    said = (value for variable, value in os.environ.items() if variable.upper() == wanted)
+    return os.environ.get(wanted) or next(filter(None, said), "")
+
+
+def _in_environment() -> Iterator[tuple[str, Any]]:
+    for name, read in _READERS.items():
+        if said := _variable(name):
+            yield name, _value(name, read, _from_json(name, said) if read in _FROM_JSON else said)
+
+
+def _in_file(path: Path) -> dict[str, Any]:
+    try:
+        said = tomllib.loads(path.read_bytes().decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    if unknown := sorted(said.keys() - {each.name for each in fields(Settings)}):
+        raise ValueError(f"{unknown[0][:60]}: there is no such setting")
+    return {name: _value(name, _READERS[name], value) for name, value in said.items() if name != "home"}
+
+
+def _from_json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: it cannot be read as JSON") from error
+
+
+def _value(name: str, read: Callable[[Any], Any], value: Any) -> Any:
+    # The value itself may be a credential (a URL, store options) and is never repeated.
+    try:
+        return read(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _text(value: Any, most: int | None = None) -> str:
+    if not isinstance(value, str):
+        raise TypeError("it should be a text")
+    if not is_keepable(value):
+        raise ValueError("it is not UTF-8 text")
+    if most is not None and len(value) > most:
+        raise ValueError(f"it should have at most {most} characters")
+    return value
+
+
+def _path(value: Any) -> Path | None:
+    return Path(_text(value)) if value != "" else None
+
+
+def _count(value: Any) -> int:
+    try:
+        count = int(value) if isinstance(value, str) else value
+    except ValueError:
+        count = None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError("it should be a whole number of bytes, 0 or more")
+    return count
+
+
+def _publish(value: Any) -> str:
+    if value not in ("full", "recipe"):
+        raise ValueError("it should be 'full' or 'recipe'")
+    return str(value)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("it should be a table of names and values")
+    return value
+
+
+def _admission(value: Any) -> dict[str, dict[str, str]]:
+    if unknown := sorted(_table(value).keys() - {"severity"}):
+        raise ValueError(f"there is no setting {unknown[0][:60]!r}, only severity")
+    return {
+        part: {code: _text(said) for code, said in _table(table).items()} for part, table in value.items()
+    }
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "database_url": _text,
+    "store_url": _text,
+    "store_options": _table,
+    "cache_dir": _path,
+    "cache_limit": _count,
+    "publish": _publish,
+    "card": _path,
+    "user": lambda value: _text(value, 200),
+    "admission": _admission,
+}
+_FROM_JSON = (_table, _admission)
 
 
 def _user() -> str:
@@ -211,18 +264,10 @@ _PLACES: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
-def _first_problem(error: Exception) -> str:
-    # The value itself may be a credential (a URL, store options) and is never repeated.
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        said = first["msg"].removeprefix("Value error, ")
-        return f"{'.'.join(str(part) for part in first['loc']) or 'value'}: {said}"
-    if isinstance(error, SettingsError):
-        named = re.search(r'field "(\w+)"', str(error))
-        return f"{named[1] if named else 'value'}: it cannot be read as JSON"
+def _problem(error: Exception) -> str:
     if isinstance(error, tomllib.TOMLDecodeError):
         place = re.search(r"\(at .*\)", str(error))
         return f"{CONFIG_NAME} is not TOML {place[0] if place else ''}".rstrip()
     if isinstance(error, UnicodeDecodeError):
         return f"{CONFIG_NAME} is not UTF-8 text"
-    return type(error).__name__
+    return str(error) if type(error) is ValueError else type(error).__name__

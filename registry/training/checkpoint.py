@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..adapters.files import WEIGHTS
-from ..admission.finding import Finding
+from ..adapters.finding import Finding
 from ..admission.training_codes import BEST_NOT_LAST, BETTER_UNSAVED, LOSS_NOT_FINITE, WORSE_THAN_START
 from ..errors import BadInputError
 from .run_folder import Checkpoint, Run

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..adapters.files import CONFIG, METADATA
+from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
-from ..admission.finding import Finding
 from ..admission.submission import Submission
 from ..admission.training_codes import TRAINING_CONFLICT
 from .checkpoint import Choice

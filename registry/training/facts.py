@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -12,7 +12,7 @@ from .. import tables
 from ..adapters.files import WEIGHTS
 from ..errors import BadInputError
 from ..parsing import plural
-from ..records.views import moment
+from ..records.run import Commit, CurvePoint, Measured, TrainingRun
 from .checkpoint import Choice
 from .curve import Curve, Point, curve_from, point_view, sparkline
 from .run_folder import Run
@@ -72,41 +72,37 @@ def recorded_curve(session: Session, adapter: tables.Adapter) -> Curve:
     )
 
 
-def training_view(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
-    """Return what `show` adds about an adapter's run: `training_run` and `curve`."""
+def recorded_points(session: Session, adapter: tables.Adapter) -> tuple[CurvePoint, ...]:
+    """Return the recorded curve of an adapter as records."""
+    return tuple(CurvePoint(**point_view(point)) for point in recorded_curve(session, adapter).points)
+
+
+def run_record(session: Session, adapter: tables.Adapter) -> TrainingRun | None:
+    """Return the record of an adapter's run, None if nothing is known of one."""
     run = session.get(tables.TrainingRun, adapter.id)
-    return {
-        "training_run": _run_view(run) if run else None,
-        "curve": [point_view(point) for point in recorded_curve(session, adapter).points],
-    }
+    if run is None:
+        return None
+    best = Measured(iteration=run.best_iteration, val_loss=run.best_val_loss)
+    return TrainingRun(
+        checkpoint=run.checkpoint,
+        chosen=run.chosen,
+        best=None if run.best_iteration is None else best,
+        last=Measured(iteration=run.last_iteration, val_loss=run.last_val_loss),
+        state=run.state,
+        source=run.source,
+        started_at=run.started_at,
+        seconds=run.seconds,
+        trained_tokens=run.trained_tokens,
+        peak_memory=run.peak_memory,
+        git=Commit(commit=run.git_commit, dirty=run.git_dirty) if run.git_commit else None,
+        machine=run.machine,
+        versions=run.versions,
+        arguments=run.arguments,
+        dataset_files=None if run.dataset_files is None else tuple(run.dataset_files),
+    )
 
 
-def _run_view(run: tables.TrainingRun) -> dict[str, Any]:
-    git = {"commit": run.git_commit, "dirty": run.git_dirty} if run.git_commit else None
-    return {
-        "checkpoint": run.checkpoint,
-        "chosen": run.chosen,
-        "best": _measured(run.best_iteration, run.best_val_loss),
-        "last": {"iteration": run.last_iteration, "val_loss": run.last_val_loss},
-        "state": run.state,
-        "source": run.source,
-        "started_at": moment(run.started_at) if run.started_at else None,
-        "seconds": run.seconds,
-        "trained_tokens": run.trained_tokens,
-        "peak_memory": run.peak_memory,
-        "git": git,
-        "machine": run.machine,
-        "versions": run.versions,
-        "arguments": run.arguments,
-        "dataset_files": run.dataset_files,
-    }
-
-
-def _measured(iteration: int | None, loss: float | None) -> dict[str, Any] | None:
-    return None if iteration is None else {"iteration": iteration, "val_loss": loss}
-
-
-def draw_curve(name: str, rows: list[dict[str, Any]], plot: Path, *, force: bool) -> str:
+def draw_curve(name: str, rows: Sequence[CurvePoint], plot: Path, *, force: bool) -> str:
     """Draw an adapter's curve to a file; return the file's path.
 
     Raises:
@@ -129,7 +125,7 @@ def draw_curve(name: str, rows: list[dict[str, Any]], plot: Path, *, force: bool
     return str(place)
 
 
-def curve_line(rows: list[dict[str, Any]]) -> str:
+def curve_line(rows: Sequence[CurvePoint]) -> str:
     """Return one line for people: the validation losses, or the training losses where there was no validation."""
     curve = curve_from(rows)
     validated = [point.val_loss for point in curve.points if point.val_loss is not None]

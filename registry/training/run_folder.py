@@ -16,8 +16,8 @@ from fusery.storage.errors import FormatError
 from fusery.storage.folder import SourceFile, scan
 
 from ..adapters.files import WEIGHTS
+from ..adapters.finding import Finding, some
 from ..adapters.folder import AdapterFolder
-from ..admission.finding import Finding, some
 from ..admission.training_codes import (
     FINAL_WEIGHTS_UNCLEAR,
     OTHER_LOG,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from ..adapters.finding import Finding
 from ..adapters.folder import AdapterFolder
-from ..admission.finding import Finding
 from ..admission.submission import Submission
 from .checkpoint import Choice, choice_findings, choose
 from .conflicts import conflicts

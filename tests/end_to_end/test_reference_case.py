@@ -64,7 +64,7 @@ def test_a_hit_does_not_read_the_model(reference: Installation) -> None:
         again = registry.fused.fuse("reference@1", request)
         read = bytes_read() - before
     assert (first.cached, again.cached) == (False, True)
-    assert again.view["bytes"] > 900 << 20
+    assert again["bytes"] > 900 << 20
     assert read < 4 << 20
 
 

@@ -100,7 +100,7 @@ def altered(files: Mapping[str, bytes], name: str) -> dict[str, bytes]:
 def forged_fused(registry: Registry, *, altering: bool = True, **columns: Any) -> str:
     """Publish a fused artifact whose weights are others, under the right key; return the key."""
     made = registry.fused.fuse(ADAPTER, KEEP, publish="full")
-    key = str(made.view["key"])
+    key = str(made["key"])
     with registry.workspace.database.read() as session:
         row = session.scalars(select(tables.Fused).where(tables.Fused.key == key)).one()
         files = files_of(registry, row.manifest)

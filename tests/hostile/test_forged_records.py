@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ PROD = "course_rec#prod"
 
 
 def opened(home: Path) -> Registry:
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url="",
         store_url="",
@@ -190,7 +191,7 @@ def _on_another_base(liar: Registry, folder: Path) -> None:
     made = liar.bases.add(str(folder / "other"), name="other")
     with forging(liar) as session:
         other = session.scalars(
-            select(tables.BaseModel).where(tables.BaseModel.digest == made.view["digest"])
+            select(tables.BaseModel).where(tables.BaseModel.digest == made["digest"])
         ).one()
         adapter(session).base_id = other.id
 
@@ -348,7 +349,7 @@ def test_what_cannot_be_is_refused(
     assert ours.upkeep.audit().ok
     # What is genuine can be added afterwards, and is itself.
     genuine = ours.bases.add(str(made / "tiny"), name="genuine")
-    assert genuine.view["digest"] == genuine_digest(made)
+    assert genuine["digest"] == genuine_digest(made)
 
 
 def genuine_digest(made: Path) -> str:
@@ -373,7 +374,7 @@ def test_a_base_that_claims_our_content_takes_nothing_over(
     """The base on the other side has other weights, and says that it holds what the victim will add."""
     with opened(made.parent / "forged-content") as scratch:
         scratch.init()
-        content = scratch.bases.add(str(made / "other"), name="other").view["content"]
+        content = scratch.bases.add(str(made / "other"), name="other")["content"]
     with forging(liar) as session:
         session.scalars(select(tables.BaseModel)).one().content = content
     with pytest.raises(BadInputError, match="content"):
@@ -568,12 +569,12 @@ def forged(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> str:
 def test_our_fuse_is_ours_whatever_is_claimed(ours: Registry, forged: str) -> None:
     said: list[str] = []
     made = ours.fused.fuse(ADAPTER, KEEP, say=said.append)
-    assert (made.source, made.view["key"], made.view["foreign"]) == ("computed", forged, None)
+    assert (made.source, made["key"], made["foreign"]) == ("computed", forged, None)
     assert any("FALSE" in line for line in said)
     [told] = [event for event in ours.upkeep.log() if event["action"] == "fused.refuted"]
-    assert told["detail"]["made"] == made.view["digest"] != told["detail"]["claimed"]
+    assert told["detail"]["made"] == made["digest"] != told["detail"]["claimed"]
     again = ours.fused.fuse(ADAPTER, KEEP)
-    assert (again.source, again.view["digest"]) == ("cache", made.view["digest"])
+    assert (again.source, again["digest"]) == ("cache", made["digest"])
     assert ours.upkeep.audit().ok
 
 
@@ -615,15 +616,15 @@ def test_it_is_fetched_on_request_only_and_never_taken_for_ours(ours: Registry, 
     asked = FuseRequest("keep", accept_loss=True, accept_foreign=True)
     first = ours.fused.fuse(ADAPTER, asked)
     assert first.source == "store"
-    assert first.view["foreign"]["key"] == forged
+    assert first["foreign"]["key"] == forged
     assert ours.fused.fuse(ADAPTER, asked).source == "cache"
     [entry] = ours.cache.contents()["entries"]
     assert entry["foreign"]["key"] == forged != entry["key"]
     own = ours.fused.fuse(ADAPTER, KEEP)
-    assert (own.source, own.view["foreign"]) == ("computed", None)
-    assert own.view["digest"] != first.view["digest"]
+    assert (own.source, own["foreign"]) == ("computed", None)
+    assert own["digest"] != first["digest"]
     after = ours.fused.fuse(ADAPTER, asked)
-    assert (after.source, after.view["digest"]) == ("cache", own.view["digest"]), "what is ours comes first"
+    assert (after.source, after["digest"]) == ("cache", own["digest"]), "what is ours comes first"
 
 
 def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
@@ -644,7 +645,7 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
 def test_an_audit_that_makes_it_again_tells_what_is_true(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
-    key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full").view["key"])
+    key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full")["key"])
     bring(fused=True)
     ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
     assert ours.aliases.promote(ADAPTER, "prod").verdict == "unknown"
@@ -665,7 +666,7 @@ def test_an_audit_that_makes_a_forged_one_again_says_so(ours: Registry, forged: 
 def test_a_claimed_loss_blocks_nothing(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> None:
     forged_fused(liar, altering=False, verdict="LOST", retained=0.0)
     bring(fused=True)
-    assert ours.fused.fuse(ADAPTER, FuseRequest("keep")).view["fidelity"]["verdict"] != "LOST"
+    assert ours.fused.fuse(ADAPTER, FuseRequest("keep"))["fidelity"]["verdict"] != "LOST"
 
 
 def test_a_contradicted_claim_stays_out_once_it_was_made_here(
@@ -677,7 +678,7 @@ def test_a_contradicted_claim_stays_out_once_it_was_made_here(
     forged_fused(liar)
     done = bring(fused=True)
     assert (done.items[-1].state, "false" in str(done.items[-1].reason)) == ("left out", True)
-    assert ours.fused.fuse(ADAPTER, KEEP).view["digest"] == own.view["digest"]
+    assert ours.fused.fuse(ADAPTER, KEEP)["digest"] == own["digest"]
 
 
 def _fused(change: Callable[[tables.Fused], None]) -> Forge:
@@ -695,7 +696,7 @@ def _files_of_another(liar: Registry, _: Path) -> None:
     liar.fused.fuse(ADAPTER, KEEP, publish="full")
     with forging(liar) as session:
         rows = {row.key: row for row in session.scalars(select(tables.Fused))}
-        source = rows.pop(str(other.view["key"]))
+        source = rows.pop(str(other["key"]))
         (row,) = rows.values()
         row.manifest_id, row.digest, row.bytes = source.manifest_id, source.digest, source.bytes
         session.execute(delete(tables.ModuleFidelity).where(tables.ModuleFidelity.fused_id == source.id))
@@ -728,7 +729,7 @@ def test_a_signature_for_that_purpose_makes_a_claim_count(
     liar: Registry, ours: Registry, bring: Callable[..., Any], tmp_path: Path
 ) -> None:
     ann = write_pair(tmp_path, "ann")
-    key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full").view["key"])
+    key = str(liar.fused.fuse(ADAPTER, KEEP, publish="full")["key"])
     liar.trust.sign(key, ann.signing())
     bring(fused=True)
     ours.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
@@ -739,7 +740,7 @@ def test_a_signature_for_that_purpose_makes_a_claim_count(
     ours.trust.add_key("ann", ann.public, ["*#*"], fused=True)
     assert ours.aliases.promote(ADAPTER, "prod").verdict == "passed"
     fetched = ours.fused.fuse(ADAPTER, KEEP)
-    assert (fetched.source, fetched.view["foreign"]["signed_by"]) == ("store", ["ann"])
+    assert (fetched.source, fetched["foreign"]["signed_by"]) == ("store", ["ann"])
     ours.trust.revoke_key("ann", reason="lost")
     assert ours.fused.fuse(ADAPTER, KEEP).source == "computed"
 
@@ -750,8 +751,8 @@ def test_a_signature_vouches_for_the_verdict_and_the_key_as_well(
     ann = write_pair(tmp_path, "ann")
     ours.trust.add_key("ann", ann.public, [], fused=True)
     made = liar.fused.fuse(ADAPTER, KEEP, publish="full")
-    liar.trust.sign(str(made.view["key"]), ann.signing())
-    other = {"PASS": "DEGRADED"}.get(made.view["fidelity"]["verdict"], "PASS")
+    liar.trust.sign(str(made["key"]), ann.signing())
+    other = {"PASS": "DEGRADED"}.get(made["fidelity"]["verdict"], "PASS")
     with forging(liar) as session:
         session.scalars(select(tables.Fused)).one().verdict = other
     bring(fused=True)
@@ -781,7 +782,7 @@ def saved(liar: Registry, tmp_path: Path) -> Path:
     liar.exchange.export(ADAPTER, tmp_path / "exported", form="peft")
     liar.trust.add_key("eve", pair.public, ["*#*"], fused=True)
     liar.trust.sign(ADAPTER, pair.signing())
-    other = Registry(Workspace(liar.workspace.settings.model_copy(update={"user": "ann"})))
+    other = Registry(Workspace(replace(liar.workspace.settings, user="ann")))
     other.aliases.approve(ADAPTER, "prod")
     liar.upkeep.backup(tmp_path / "saved")
     return tmp_path / "saved"

@@ -123,7 +123,7 @@ def test_a_bundle_takes_no_password_along(stage: Stage, servers: tuple[Server, S
     from fusery.registry.workspace import Workspace
 
     ours, theirs = servers
-    settings = Settings.model_construct(
+    settings = Settings(
         home=stage.home, store_url=ours.url("store"), store_options=options(PASSWORD), cache_dir=None
     )
     workspace = Workspace(settings)

@@ -18,7 +18,7 @@ from fusery.registry.workspace import Workspace
 @pytest.fixture
 def registered(tmp_path: Path, database_url: str) -> Iterator[Registry]:
     """A registry with an adapter, on each kind of database."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=tmp_path / "home",
         database_url=database_url,
         store_url="",

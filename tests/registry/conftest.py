@@ -51,7 +51,7 @@ def make_adapter(tiny_base: Path, tmp_path: Path) -> MakeAdapter:
 
 def open_registry(home: Path, database_url: str = "") -> Registry:
     """Open a registry with its own home, on a database that is given or in the home."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url=database_url,
         store_url="",
@@ -169,7 +169,7 @@ def works(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     pytest.importorskip("gguf")
     home, scratch = tmp_path_factory.mktemp("works"), tmp_path_factory.mktemp("made")
     shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url="",
         store_url="",
@@ -232,7 +232,7 @@ def module_registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFact
     """An initialised registry on SQLite, one for all tests of a module: for what the database has no part in."""
     home = tmp_path_factory.mktemp("home")
     shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url="",
         store_url="",

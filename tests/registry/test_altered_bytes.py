@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def cached(request: pytest.FixtureRequest, stocked: Registry) -> Iterator[Regist
     if not os.access("/dev/shm", os.W_OK):
         pytest.skip("there is no tmpfs here")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        stocked.workspace.settings = stocked.workspace.settings.model_copy(update={"cache_dir": Path(folder)})
+        stocked.workspace.settings = replace(stocked.workspace.settings, cache_dir=Path(folder))
         yield stocked
 
 
@@ -75,7 +76,7 @@ def altered_and_vouched(registry: Registry) -> Path:
     alter(path)
     state = folder_state(fused.path)
     assert state is not None
-    registry.workspace.vouchers.note_all(fused.view["key"], fused.view["digest"], state)
+    registry.workspace.vouchers.note_all(fused["key"], fused["digest"], state)
     assert registry.fused.fuse("course_rec@1").cached
     return path
 

@@ -50,7 +50,7 @@ def test_down_from_the_base_reaches_what_was_shipped(shipped: Registry) -> None:
 
 
 def test_a_fused_model_is_found_by_key_and_by_digest(shipped: Registry) -> None:
-    fused = shipped.fused.fuse("course_rec@2").view
+    fused = shipped.fused.fuse("course_rec@2")
     for reference in (fused["key"][:10], fused["digest"][:10]):
         assert shipped.provenance.lineage(reference).root.startswith("fused:")
 

@@ -143,7 +143,7 @@ UNMADE = [
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry that all architectures go into."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=tmp_path_factory.mktemp("shared") / "home",
         database_url="",
         store_url="",
@@ -217,7 +217,7 @@ def test_mlx_computes_what_transformers_computes(kind: str, shared: Registry, tm
     assert apart(of_mlx(fused.path, tmp_path), expected) < 1e-4
     rotary = real_peft("rotary", base)
     assert real_peft("rotary", fused.path) == rotary
-    assert ("mlx-keys-1" in fused.view["engine"]) is bool(mlx_keys(read_object(base / "config.json")))
+    assert ("mlx-keys-1" in fused["engine"]) is bool(mlx_keys(read_object(base / "config.json")))
     if kind in FAMILIES:
         dimensions = dimensions_of(read_object(fused.path / "config.json"))
         assert dimensions.theta == json.loads(rotary[0])["rope_theta"]
@@ -281,6 +281,4 @@ def test_a_base_that_mlx_lm_reads_has_nothing_said_of_it_and_keeps_its_engine(
     shared.adapters.register(
         tinymodels.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old"
     )
-    assert (
-        shared.fused.fuse("of-old@1", FuseRequest("keep", accept_loss=True)).view["engine"] == "canonical-1"
-    )
+    assert shared.fused.fuse("of-old@1", FuseRequest("keep", accept_loss=True))["engine"] == "canonical-1"

@@ -19,7 +19,7 @@ import tinymodels
 from spoiling import Spoil, edit_config, edit_tensors, without
 
 from fusery.registry import Registry
-from fusery.registry.admission.finding import verdict
+from fusery.registry.adapters.finding import verdict
 from fusery.registry.bundles.target import TARGETS
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse import FuseRequest
@@ -185,7 +185,7 @@ CASES = [
 def registry(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     home = tmp_path_factory.mktemp("home")
     shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url="",
         store_url="",
@@ -256,7 +256,7 @@ def admitted(registry: Registry, folder: Path, base: Path) -> str | None:
     task = f"t{next(_NUMBERS)}"
     if verdict(registry.adapters.check(folder, base=base.name, task=task)) == "fail":
         return None
-    return registry.adapters.register(folder, base=base.name, task=task, date="20260115").view["name"]
+    return registry.adapters.register(folder, base=base.name, task=task, date="20260115")["name"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

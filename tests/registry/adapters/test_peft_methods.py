@@ -10,9 +10,9 @@ import pytest
 from peftfolders import real_peft
 
 from fusery.registry import Registry
+from fusery.registry.adapters.finding import Finding
 from fusery.registry.adapters.peft_methods import LIKE_LORA, MERGED, PROMPTS, UNMERGED
 from fusery.registry.admission import AdmissionError
-from fusery.registry.admission.finding import Finding
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,7 @@ def with_base(registry: Registry, tiny_base: Path) -> Iterator[Registry]:
 
 def test_the_registered_bytes_are_the_adapter(with_base: Registry, tiny_base: Path, tmp_path: Path) -> None:
     folder = make_peft(tmp_path / "peft", tiny_base, rank=4, lora_alpha=6, use_rslora=True)
-    view = with_base.adapters.register(folder, base="tiny", task="one").view
+    view = with_base.adapters.register(folder, base="tiny", task="one")
     assert (view["method"], view["rank"], view["alpha"], view["scale"]) == ("lora", 4, 6.0, 3.0)
     assert (view["layers"], view["target_modules"]) == (4, ["self_attn.q_proj", "self_attn.v_proj"])
     shown = with_base.adapters.show("one@1")

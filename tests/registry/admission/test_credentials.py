@@ -36,9 +36,7 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
     (folder / "adapter_metadata.json").unlink()
     (folder / "fusery_run.json").unlink()
     made = registry.adapters.register(folder, base="other", task="course_rec")
-    shown = json.dumps(
-        [made.view, registry.adapters.show("course_rec@1"), registry.upkeep.log()], default=str
-    )
+    shown = json.dumps([made, registry.adapters.show("course_rec@1"), registry.upkeep.log()], default=str)
     assert "models.example/team/other" in json.dumps(registry.adapters.show("course_rec@1"), default=str)
     assert CANARY not in shown
 

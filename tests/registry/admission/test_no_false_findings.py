@@ -92,7 +92,7 @@ def _without_compiling() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def registry(folder: Path) -> Iterator[Registry]:
     """A registry with no base in it yet."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=folder / "home",
         database_url="",
         store_url="",
@@ -154,7 +154,7 @@ def require_silence(registry: Registry, folder: Path, base: str, task: str) -> N
     """Fail unless an adapter is found good, and registered."""
     findings = registry.adapters.check(folder, base=base, task=task)
     assert [finding for finding in findings if finding.severity != "info"] == []
-    view = registry.adapters.register(folder, base=base, task=task).view
+    view = registry.adapters.register(folder, base=base, task=task)
     assert [finding for finding in view["findings"] if finding["severity"] != "info"] == []
 
 
@@ -224,7 +224,7 @@ def smollm2(registry: Registry) -> str:
     assert found is not None
     assert found.origin is not None
     files = sorted(Path(found.origin).parent.rglob("*.gguf"))
-    return str(registry.bases.add(str(files[0]), name="SmolLM2-135M-Instruct").view["name"])
+    return str(registry.bases.add(str(files[0]), name="SmolLM2-135M-Instruct")["name"])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,13 @@ def bad_base(tiny_base: Path, tmp_path: Path) -> Callable[[str], Path]:
 def test_adding_a_base_names_it_and_goes_on(registry: Registry, bad_base: Callable[[str], Path]) -> None:
     added = registry.bases.add(bad_base(chattemplates.ENDLESS), name="bad")
     assert [finding.code for finding in added.findings] == ["chat_template_exceeds"]
-    assert registry.bases.show("bad")["digest"] == added.view["digest"]
+    assert registry.bases.show("bad")["digest"] == added["digest"]
     assert not [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
 
 
 def test_a_base_is_kept_out_where_that_is_set(registry: Registry, bad_base: Callable[[str], Path]) -> None:
     severity = {"admission": {"severity": {"chat_template_exceeds": "error"}}}
-    registry.workspace.settings = registry.workspace.settings.model_copy(update=severity)
+    registry.workspace.settings = replace(registry.workspace.settings, **severity)
     with pytest.raises(AdmissionError, match="chat_template_exceeds") as caught:
         registry.bases.add(bad_base(chattemplates.ENDLESS), name="bad")
     assert [finding.code for finding in caught.value.findings] == ["chat_template_exceeds"]
@@ -135,7 +136,7 @@ def test_registering_names_the_base_s_template_and_the_adapter_s_own(
     registry.bases.add(base, name="bad")
     folder = make_adapter("own", base=base)
     first = registry.adapters.register(folder, base="bad", task="a")
-    findings = {f["code"]: f["message"] for f in first.view["findings"]}
+    findings = {f["code"]: f["message"] for f in first["findings"]}
     assert findings["chat_template_exceeds"].startswith(f"{FILE} of bad: ")
     (folder / FILE).write_text("{% if %}")
     findings = {

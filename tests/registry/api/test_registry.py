@@ -80,6 +80,6 @@ def test_an_alias_may_be_named_with_its_task(stocked: Registry) -> None:
 
 def test_a_precision_is_enough_to_fuse(stocked: Registry) -> None:
     made = stocked.fused.fuse("course_rec@1", precision="dequantize")
-    assert made.view["precision"] == "dequantize"
+    assert made["precision"] == "dequantize"
     with pytest.raises(BadInputError, match="its own precision"):
         stocked.fused.fuse("course_rec@1", FuseRequest("keep"), precision="auto")

@@ -62,10 +62,10 @@ def record_as_it_is(registry: Registry, key: str, folder: Path) -> None:
 class TestProven:
     def test_bit_identical_after_its_bytes_are_gone(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
-        stocked.workspace.cache.remove(made.view["key"])
+        stocked.workspace.cache.remove(made["key"])
         found = answer(stocked)
-        assert (found.verdict, found.digest, found.inputs) == ("bit-identical", made.view["digest"], [])
-        assert not stocked.workspace.cache.entry(made.view["key"]).exists()  # proving it publishes nothing
+        assert (found.verdict, found.digest, found.inputs) == ("bit-identical", made["digest"], [])
+        assert not stocked.workspace.cache.entry(made["key"]).exists()  # proving it publishes nothing
         report = stocked.upkeep.audit_rebuild()
         assert (report.ok, report.inconclusive, report.checked["fused"]) == (True, False, 1)
 
@@ -98,7 +98,7 @@ class TestProven:
         text = json.dumps(form).encode()
         text += b" " * (-len(text) % 8)
         replace(path, len(text).to_bytes(8, "little") + text + data[8 + length :])
-        record_as_it_is(stocked, made.view["key"], made.path)
+        record_as_it_is(stocked, made["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.files) == ("identical-tensors", ["model.safetensors"])
         assert stocked.upkeep.audit_rebuild().ok
@@ -106,7 +106,7 @@ class TestProven:
     def test_within_tolerance(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits ^ (np.arange(bits.size) == 3))
-        record_as_it_is(stocked, made.view["key"], made.path)
+        record_as_it_is(stocked, made["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.tensor) == ("within-tolerance", TENSOR)
 
@@ -118,7 +118,7 @@ class TestProven:
     def test_another_engine_is_named(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
         with stocked.workspace.database.write() as session:
-            row = find_fused(session, Digest(made.view["key"]))
+            row = find_fused(session, Digest(made["key"]))
             assert row is not None
             row.recipe = {**row.recipe, "engine": "canonical-0"}
         found = answer(stocked)
@@ -129,7 +129,7 @@ class TestDifferent:
     def test_the_first_tensor_is_named(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits[::-1])
-        record_as_it_is(stocked, made.view["key"], made.path)
+        record_as_it_is(stocked, made["key"], made.path)
         found = answer(stocked)
         assert (found.verdict, found.tensor, found.inputs) == ("different", TENSOR, [])
         [problem] = stocked.upkeep.audit_rebuild().problems
@@ -139,8 +139,8 @@ class TestDifferent:
     def test_without_the_recorded_bytes_only_the_files(self, stocked: Registry) -> None:
         made = stocked.fused.fuse("course_rec@2", KEEP)
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits[::-1])
-        record_as_it_is(stocked, made.view["key"], made.path)
-        stocked.workspace.cache.remove(made.view["key"])
+        record_as_it_is(stocked, made["key"], made.path)
+        stocked.workspace.cache.remove(made["key"])
         found = answer(stocked)
         assert (found.verdict, found.tensor, found.files) == ("different", None, ["model.safetensors"])
 

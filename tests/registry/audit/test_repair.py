@@ -213,15 +213,15 @@ class TestFused:
         self, shipped: Registry, flip: Flip
     ) -> None:
         made = shipped.fused.fuse("course_rec@1", KEEP, publish="full")
-        [entry] = [file for file in made.view["files"] if file["path"] == "model.safetensors"]
+        [entry] = [file for file in made["files"] if file["path"] == "model.safetensors"]
         path = shipped.workspace.store.local_path(Digest(entry["sha256"]))
         assert path is not None
         good = path.read_bytes()
-        shipped.workspace.cache.remove(made.view["key"])
+        shipped.workspace.cache.remove(made["key"])
         flip(path)
         report = shipped.upkeep.audit(repair=True)
         assert report.ok
-        assert [repair.source for repair in report.repaired] == [f"the recipe of {made.view['key'][:12]}"]
+        assert [repair.source for repair in report.repaired] == [f"the recipe of {made['key'][:12]}"]
         assert path.read_bytes() == good
         assert shipped.upkeep.audit().ok
 

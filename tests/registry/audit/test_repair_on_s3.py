@@ -87,7 +87,7 @@ def test_a_store_in_a_bucket_is_repaired(shared: tuple[Registry, Bucket], tmp_pa
     [checked] = [check for check in registry.upkeep.doctor() if check.name == "store"]
     assert "an interrupted upload goes on where it stopped" in checked.detail
     made = registry.fused.fuse("course_rec@1", KEEP, publish="full")
-    weights = digest_in(made.view["files"], "model.safetensors")
+    weights = digest_in(made["files"], "model.safetensors")
     tokenizer = digest_in(registry.bases.show("tiny")["files"], "tokenizer.json")
 
     # Damaged or gone, with the same bytes in the cache of this machine.
@@ -101,10 +101,10 @@ def test_a_store_in_a_bucket_is_repaired(shared: tuple[Registry, Bucket], tmp_pa
     assert registry.upkeep.audit().ok
 
     # Damaged, and only the recipe is left.
-    registry.workspace.cache.remove(made.view["key"])
+    registry.workspace.cache.remove(made["key"])
     bucket.spoil(weights)
     report = registry.upkeep.audit(repair=True)
-    assert [repair.source for repair in report.repaired] == [f"the recipe of {made.view['key'][:12]}"]
+    assert [repair.source for repair in report.repaired] == [f"the recipe of {made['key'][:12]}"]
     assert report.ok and bucket.read(weights) == good[weights]
 
     # Neither a copy nor a recipe: put aside, named with who needs it, and mended from a folder that has it.

@@ -93,7 +93,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
         assert restored.upkeep.audit().ok, restored.upkeep.audit().problems
         adapter = tinymodels.make_adapter(tmp_path / "third", tiny_base, seed=3)
         registered = restored.adapters.register(adapter, base="tiny", task="course_rec", date="20260301")
-        assert registered.view["version"] == 3
+        assert registered["version"] == 3
         restored.aliases.set("canary", "course_rec@3")
         assert restored.fused.fuse("course_rec@3").cached is False
 

@@ -114,8 +114,5 @@ def test_an_older_backup_goes_into_a_registry_that_is_made_already(
         ]
         assert restored.upkeep.audit().problems == []
         # What a newer revision knows beyond is learned again.
-        assert (
-            restored.fused.fuse("course_rec@2").view["digest"]
-            == registry.fused.fuse("course_rec@2").view["digest"]
-        )
+        assert restored.fused.fuse("course_rec@2")["digest"] == registry.fused.fuse("course_rec@2")["digest"]
         assert restored.upkeep.backup(tmp_path / "again").catalogue.schema == schema.HEAD

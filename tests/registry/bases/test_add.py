@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fusery.storage.errors import FormatError, FuseryError, MissingFileError, St
 
 
 def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) -> None:
-    view = registry.bases.add(tiny_base).view
+    view = registry.bases.add(tiny_base)
     assert view["name"] == "tiny"
     assert view["architecture"] == "LlamaForCausalLM"
     assert view["dtype"] == "bf16"
@@ -27,9 +28,9 @@ def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) ->
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_parameters_are_counted_unpacked(bits: int | None, registry: Registry, tmp_path: Path) -> None:
-    dense = registry.bases.add(tinymodels.make_base(tmp_path / "dense")).view["parameters"]
+    dense = registry.bases.add(tinymodels.make_base(tmp_path / "dense"))["parameters"]
     base = tinymodels.make_base(tmp_path / "base", bits=bits)
-    view = registry.bases.add(base, name="packed").view
+    view = registry.bases.add(base, name="packed")
     assert view["parameters"] == dense
     assert (view["quantization"] or {}).get("bits") == bits
 
@@ -41,16 +42,16 @@ def test_parameters_are_what_mlx_lm_counts(registry: Registry, tmp_path: Path) -
     base = tinymodels.make_base(tmp_path / "base", kind="qwen2", tied=True, bias=True)
     model = mlx_lm.load(str(base))[0]
     counted = sum(value.size for _, value in tree_flatten(model.parameters()))
-    assert registry.bases.add(base).view["parameters"] == counted
+    assert registry.bases.add(base)["parameters"] == counted
 
 
 def test_the_same_bytes_under_another_name_are_one_base(registry: Registry, tiny_base: Path) -> None:
     first = registry.bases.add(tiny_base, name="tiny")
     second = registry.bases.add(tiny_base, name="Org/Tiny-Model")
     assert (first.created, second.created) == (True, False)
-    assert second.view["names"] == ["tiny", "Org/Tiny-Model"]
+    assert second["names"] == ["tiny", "Org/Tiny-Model"]
     assert len(registry.bases.list()) == 1
-    assert registry.bases.show("org/tiny-model")["digest"] == first.view["digest"]
+    assert registry.bases.show("org/tiny-model")["digest"] == first["digest"]
 
 
 def test_another_model_under_a_taken_name_is_refused(
@@ -65,14 +66,14 @@ def test_another_model_under_a_taken_name_is_refused(
 
 
 def test_a_base_by_reference_stays_where_it_is(registry: Registry, tiny_base: Path) -> None:
-    view = registry.bases.add(tiny_base, reference=True).view
+    view = registry.bases.add(tiny_base, reference=True)
     assert view["reference"] == str(tiny_base.resolve())
     assert list(registry.workspace.store.blobs()) == []
 
 
 def test_a_reference_becomes_a_copy_when_it_is_added_again(registry: Registry, tiny_base: Path) -> None:
     registry.bases.add(tiny_base, reference=True)
-    assert registry.bases.add(tiny_base).view["reference"] is None
+    assert registry.bases.add(tiny_base)["reference"] is None
     assert registry.upkeep.audit().ok
 
 
@@ -80,8 +81,8 @@ def test_only_what_makes_up_the_model_is_taken(registry: Registry, tiny_base: Pa
     folder = shutil.copytree(tiny_base, tmp_path / "copy")
     for name in ("modeling_tiny.py", "pytorch_model.bin", "notes.txt", ".secret"):
         (folder / name).write_bytes(b"x")
-    paths = {file["path"] for file in registry.bases.add(folder).view["files"]}
-    assert paths == {file["path"] for file in registry.bases.add(tiny_base).view["files"]}
+    paths = {file["path"] for file in registry.bases.add(folder)["files"]}
+    assert paths == {file["path"] for file in registry.bases.add(tiny_base)["files"]}
 
 
 def spoil_header(folder: Path) -> None:
@@ -146,7 +147,7 @@ def test_an_unknown_base_names_the_nearest(registry: Registry, tiny_base: Path) 
 
 
 def test_a_digest_prefix_means_the_base(registry: Registry, tiny_base: Path) -> None:
-    view = registry.bases.add(tiny_base).view
+    view = registry.bases.add(tiny_base)
     assert registry.bases.show(view["digest"][:8])["name"] == view["name"]
 
 
@@ -162,7 +163,7 @@ def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, t
     first = shutil.copytree(tiny_base, tmp_path / "first")
     registry.bases.add(first, name="tiny", reference=True)
     first.rename(tmp_path / "second")
-    view = registry.bases.add(tmp_path / "second", name="tiny", reference=True).view
+    view = registry.bases.add(tmp_path / "second", name="tiny", reference=True)
     assert view["reference"] == str((tmp_path / "second").resolve())
     assert registry.upkeep.audit().ok
 
@@ -170,7 +171,7 @@ def test_a_base_by_reference_can_be_moved(registry: Registry, tiny_base: Path, t
 def test_another_store_is_not_adopted(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     registry.bases.add(tiny_base)
     settings = registry.workspace.settings
-    other = Registry(Workspace(settings.model_copy(update={"store_url": str(tmp_path / "elsewhere")})))
+    other = Registry(Workspace(replace(settings, store_url=str(tmp_path / "elsewhere"))))
     with other, pytest.raises(StoreMismatchError):
         other.bases.add(tiny_base, name="again")
     assert not (tmp_path / "elsewhere").exists()

@@ -208,7 +208,7 @@ def test_a_store_outside_of_the_home_is_no_place_for_a_bundle(
 ) -> None:
     """Its folder is kept as a URL; a blank in it is written otherwise there."""
     store = tmp_path / "our store"
-    settings = Settings.model_construct(
+    settings = Settings(
         home=tmp_path / "home",
         database_url="",
         store_url=str(store),

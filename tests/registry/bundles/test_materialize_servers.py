@@ -24,7 +24,7 @@ def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A registry with two versions of a task, one for all tests: the database has no part in what they ask."""
     home = tmp_path_factory.mktemp("home")
     shutil.copyfile(sqlite_template, home / "fusery.db")
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url="",
         store_url="",

@@ -46,7 +46,7 @@ def test_about_one_thing(reference: str, kind: str, stocked: Registry) -> None:
 
 
 def test_about_a_fused_model(stocked: Registry) -> None:
-    key = stocked.fused.fuse("course_rec@1").view["key"]
+    key = stocked.fused.fuse("course_rec@1")["key"]
     assert actions(stocked, reference=key[:12]) == ["fused.made"]
 
 
@@ -84,7 +84,7 @@ def test_a_bundle_is_named_by_the_place_that_its_entry_tells_of(stocked: Registr
 @pytest.fixture
 def eventful(stocked: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
     """A registry where something of every kind happened, and what there is by what it is called in the tests."""
-    key = stocked.fused.fuse("course_rec@1", KEEP, publish="full").view["key"]
+    key = stocked.fused.fuse("course_rec@1", KEEP, publish="full")["key"]
     bundle = stocked.bundles.materialize("course_rec@1", tmp_path / "out", request=KEEP)
     stocked.aliases.set_rules("prod", {"approvals": 1}, guarded=False, reason="four eyes")
     stocked.aliases.promote("course_rec@2", "prod", reason="better")

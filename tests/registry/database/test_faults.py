@@ -39,7 +39,7 @@ def kill_connections(url: str) -> None:
 
 
 def opened(folder: Path, url: str) -> Registry:
-    settings = Settings.model_construct(
+    settings = Settings(
         home=folder / "home",
         database_url=url,
         store_url="",
@@ -190,7 +190,7 @@ class TestRestart:
                 for _ in range(20):
                     try:
                         done.append(
-                            registry.adapters.register(folder, base="tiny", task="course_rec").view["name"]
+                            registry.adapters.register(folder, base="tiny", task="course_rec")["name"]
                         )
                         break
                     except DatabaseUnavailableError as error:

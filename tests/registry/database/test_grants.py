@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _numbers = itertools.count()
 
 
 def opened(home: Path, url: str) -> Registry:
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url=url,
         store_url="",
@@ -345,12 +346,10 @@ def test_a_reader_has_a_published_model_and_computes_none(team: Team, tmp_path: 
         published = registry.fused.fuse("course_rec@1", FuseRequest(), publish="full")
     reader = team.login("reader")
     with opened(team.home, reader) as registry:
-        registry.workspace.settings = registry.workspace.settings.model_copy(
-            update={"cache_dir": tmp_path / "mine"}
-        )
+        registry.workspace.settings = replace(registry.workspace.settings, cache_dir=tmp_path / "mine")
         for source in ("store", "cache"):
             model = registry.fused.fuse("course_rec@1", FuseRequest())
-            assert (model.source, model.view["digest"]) == (source, published.view["digest"])
+            assert (model.source, model["digest"]) == (source, published["digest"])
             assert model.path.is_relative_to(tmp_path / "mine")
         with pytest.raises(
             DatabaseReadOnlyError, match="is not published, and to fuse it needs the right to write"

@@ -30,5 +30,5 @@ def test_experts_of_a_base_in_the_layout_of_the_hub(
     theirs = mlx_fuse(base, adapter)
     assert tinymodels.read_tensors(fused.path) == tinymodels.read_tensors(theirs)
     assert json.loads((fused.path / "config.json").read_text())["model_type"] == "mixtral"
-    assert "mlx-lm" in fused.view["engine"]
+    assert "mlx-lm" in fused["engine"]
     assert registry.upkeep.audit().ok

@@ -64,7 +64,7 @@ def test_a_fused_model_against_base_and_adapter(stocked: Registry, prompts: Path
         "kind": "adapter", "name": adapter["name"], "digest": adapter["digest"], "precision": None, "format": None,
     }  # fmt: skip
     assert document["b"] == {
-        "kind": "fused", "name": adapter["name"], "digest": fused.view["digest"], "precision": "keep", "format": "keep",
+        "kind": "fused", "name": adapter["name"], "digest": fused["digest"], "precision": "keep", "format": "keep",
     }  # fmt: skip
     assert (found.prompts, len(found.rows)) == (2, 2)
     assert found.tokens == sum(row.tokens for row in found.rows)
@@ -108,7 +108,7 @@ def test_two_versions(stocked: Registry, prompts: Path) -> None:
 
 def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     fused = stocked.fused.fuse("course_rec@1")
-    digest = fused.view["digest"][:12]
+    digest = fused["digest"][:12]
     one = stocked.adapters.probe("course_rec@1", prompts=prompts)
     other = stocked.adapters.probe("course_rec@1", against=digest, prompts=prompts)
     assert replace(one, seconds=0) == replace(other, seconds=0)
@@ -117,7 +117,7 @@ def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
     assert base.loss_b == one.loss_base
     with pytest.raises(BadInputError, match="say what to compare"):
         stocked.adapters.probe(digest)
-    stocked.workspace.cache.remove(fused.view["key"])
+    stocked.workspace.cache.remove(fused["key"])
     with pytest.raises(BadInputError, match="not in this machine's cache") as caught:
         stocked.adapters.probe("course_rec@1", against=digest)
     assert caught.value.hint == "fusery fuse course_rec_v1_20260115 --precision keep"

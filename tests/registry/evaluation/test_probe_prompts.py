@@ -117,7 +117,7 @@ def test_where_no_base_was_measured_nothing_is_claimed(
 ) -> None:
     register(registry, made, tmp_path)
     first, second = (
-        registry.fused.fuse("caesar@1", FuseRequest(scale=scale)).view["digest"] for scale in (None, 1.0)
+        registry.fused.fuse("caesar@1", FuseRequest(scale=scale))["digest"] for scale in (None, 1.0)
     )
     found = registry.adapters.probe(first, against=second, prompts=write(tmp_path / "b.jsonl", OTHER))
     assert (found.about.of_task, found.about.note, found.about.gain) == (None, None, None)
@@ -155,7 +155,7 @@ def test_a_folder_is_looked_for_below_the_working_folder(
     register(registry, made, tmp_path, data="data")
     assert registry.adapters.probe("caesar@1", against="base").about.file == "test.jsonl"
     assert registry.adapters.probe("caesar@1", against="caesar@1").about.file == "test.jsonl"
-    fused = registry.fused.fuse("caesar@1").view["digest"]
+    fused = registry.fused.fuse("caesar@1")["digest"]
     assert registry.adapters.probe(fused, against="base").about.file == "test.jsonl"
     monkeypatch.chdir("/")
     assert registry.adapters.probe("caesar@1", against="base", limit=1).about.origin == "built-in"

@@ -56,7 +56,7 @@ def test_what_is_held_against_the_files_is_what_was_said_with_them(
     stocked: Registry, sound: Registry, other_home: Path, make_adapter: Callable[..., Path]
 ) -> None:
     folder = make_adapter("told", metadata={"final_val_loss": 0.5}, seed=9)
-    name = stocked.adapters.register(folder, base="tiny", task="told", date="20260115").view["name"]
+    name = stocked.adapters.register(folder, base="tiny", task="told", date="20260115")["name"]
     stocked.adapters.amend(name, val_loss=0.33, reason="typo")
     before = [finding["code"] for finding in stocked.adapters.show(name)["findings"]]
     stocked.exchange.push(name, other_home)
@@ -183,7 +183,7 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
 ) -> None:
     folder = amended.exchange.export(ONE, tmp_path / "out").path
     sound.bases.add(tiny_base, name="tiny")
-    view = sound.exchange.import_folder(folder).view
+    view = sound.exchange.import_folder(folder)
     assert (view["name"], view["date"], view["val_loss"], view["dataset"]) == (
         ONE,
         "20260114",
@@ -192,7 +192,7 @@ def test_an_exported_folder_keeps_the_day_that_was_corrected(
     )
     assert [each["field"] for each in view["amendments"]] == ["date"]
     again = sound.exchange.import_folder(folder)
-    assert (again.created, again.view["date"]) == (False, "20260114")
+    assert (again.created, again["date"]) == (False, "20260114")
     assert len(sound.adapters.show(ONE)["amendments"]) == 1
 
 
@@ -201,7 +201,7 @@ def test_bytes_that_were_registered_anew_are_another_record_there_too(
 ) -> None:
     stocked.exchange.push("course_rec", other_home)
     stocked.adapters.yank(ONE, reason="wrong alpha")
-    new = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0).view
+    new = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", alpha=99.0)
     assert new["version"] == 3
     stocked.exchange.push("course_rec", other_home)
     assert [

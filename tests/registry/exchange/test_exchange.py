@@ -202,9 +202,9 @@ def test_fused_artifacts_go_with_their_files_if_they_are_published(
     made = stocked.fused.fuse("course_rec@1")
     assert states(stocked.exchange.push("course_rec@1", other_home, fused=True))[-1] == ("fused", "copied")
     again = other.fused.fuse("course_rec@1")
-    assert (again.source, again.view["digest"]) == ("computed", made.view["digest"])
+    assert (again.source, again["digest"]) == ("computed", made["digest"])
     stocked.fused.fuse("course_rec@1", publish="full")
-    done = stocked.exchange.push(made.view["key"], other_home)
+    done = stocked.exchange.push(made["key"], other_home)
     assert states(done)[-1] == ("fused", "completed")
     shutil.rmtree(other_home / "cache" / "fused")
     assert other.fused.fuse("course_rec@1").source == "store"

@@ -19,7 +19,7 @@ def key(stocked: Registry, other: Registry, other_home: Path) -> str:
     """The key of a published fused artifact that is in both registries."""
     made = stocked.fused.fuse(ONE, FuseRequest("keep", accept_loss=True), publish="full")
     stocked.exchange.push(ONE, other_home, fused=True)
-    return str(made.view["key"])
+    return str(made["key"])
 
 
 @pytest.mark.parametrize("kind", ["adapter", "fused"])

@@ -21,7 +21,7 @@ from fusery.storage.errors import MissingFileError
 
 
 def test_by_key_and_by_digest(stocked: Registry) -> None:
-    made = stocked.fused.fuse("course_rec@1").view
+    made = stocked.fused.fuse("course_rec@1")
     by_key = stocked.fused.fidelity(made["key"][:12])
     assert by_key == stocked.fused.fidelity(made["digest"][:12])
     assert by_key["key"] == made["key"]

@@ -16,7 +16,7 @@ from fusery.registry.fusion.foreign import (
     counts,
     disown,
     foreign_key,
-    foreign_view,
+    foreign_record,
     recipe_key,
 )
 from fusery.registry.fusion.fuse import FuseRequest
@@ -49,7 +49,7 @@ def test_a_claim_is_found_by_the_key_that_it_claims_and_counts_for_nothing(claim
         assert not counts(session, row)
         assert counting(session, key, accept=False) is None
         assert counting(session, key, accept=True) is row
-        assert foreign_view(row) == {"registry": ORIGIN, "key": key, "signed_by": [], "rebuilt": None}
+        assert foreign_record(row) == {"registry": ORIGIN, "key": key, "signed_by": [], "rebuilt": None}
 
 
 def test_a_claim_without_files_is_of_no_use(claimed: Registry) -> None:

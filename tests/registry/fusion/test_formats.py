@@ -66,7 +66,7 @@ def test_sizes_are_those_of_the_files(small: Registry) -> None:
     sizes = [row["bytes"] for row in found.values()]
     assert sizes == sorted(sizes)
     for precision in ("dither", "dequantize"):
-        made = small.fused.fuse("small@1", FuseRequest(precision)).view["weights_bytes"]
+        made = small.fused.fuse("small@1", FuseRequest(precision))["weights_bytes"]
         assert found[precision]["bytes"] == pytest.approx(made, rel=0.001)  # the key is in the header
     assert found["keep"]["times_base"] == pytest.approx(1.0, abs=0.01)
     assert found["dequantize"]["times_base"] > 3
@@ -77,14 +77,14 @@ def test_the_choice_is_that_of_auto(small: Registry) -> None:
     (chosen,) = (row for row in found["formats"] if row["chosen"])
     assert found["chosen"] == chosen["format"] == "mixed, 6 bits where adapted"
     assert found["formats"][0]["fidelity"]["verdict"] == "LOST"
-    assert small.fused.fuse("small@1").view["key"] == chosen["key"]
+    assert small.fused.fuse("small@1")["key"] == chosen["key"]
 
 
 def test_a_minimum_moves_the_choice(small: Registry) -> None:
     request = FuseRequest(min_fidelity=0.985)
     found = small.fused.formats("small@1", request)
     assert found["chosen"] == "mixed, 8 bits where adapted"
-    assert small.fused.fuse("small@1", request).view["key"] == rows(found)[found["chosen"]]["key"]
+    assert small.fused.fuse("small@1", request)["key"] == rows(found)[found["chosen"]]["key"]
 
 
 def test_where_every_format_loses_it_nothing_is_chosen(stocked: Registry) -> None:
@@ -117,7 +117,7 @@ def test_scale_and_further_adapters_are_those_of_the_fuse(small: Registry) -> No
     assert found["scale"] == 60.0
     assert found["with"] == [{"adapter": small.adapters.show("small@2")["name"], "weight": 0.5}]
     assert rows(found)["keep"]["fidelity"]["retained"] > rows(plain)["keep"]["fidelity"]["retained"]
-    assert small.fused.fuse("small@1", request).view["key"] in [row["key"] for row in found["formats"]]
+    assert small.fused.fuse("small@1", request)["key"] in [row["key"] for row in found["formats"]]
 
 
 def test_a_dense_base_has_one_format(stocked: Registry) -> None:

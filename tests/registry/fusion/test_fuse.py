@@ -79,7 +79,7 @@ def test_the_result_loads_in_mlx_lm(stocked: Registry) -> None:
 
 def test_the_files_are_read_only_and_as_recorded(stocked: Registry) -> None:
     fused = stocked.fused.fuse("course_rec@1")
-    for file in fused.view["files"]:
+    for file in fused["files"]:
         path = fused.path / file["path"]
         assert path.stat().st_size == file["size"]
         assert not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
@@ -103,7 +103,7 @@ def test_a_lost_adapter_is_not_published(losing: Registry) -> None:
 
 def test_loss_can_be_accepted(losing: Registry) -> None:
     fused = losing.fused.fuse("small@1", FuseRequest("keep", accept_loss=True))
-    assert fused.view["fidelity"]["verdict"] == "LOST"
+    assert fused["fidelity"]["verdict"] == "LOST"
     with pytest.raises(FidelityError):
         losing.fused.fuse("small@1", FuseRequest("keep"))
 
@@ -111,9 +111,9 @@ def test_loss_can_be_accepted(losing: Registry) -> None:
 def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
     said: list[str] = []
     fused = losing.fused.fuse("small@1", say=said.append)
-    assert fused.view["precision"] == "mixed"
-    assert fused.view["fidelity"]["retained"] > 0.9
-    assert fused.view["fidelity"]["noise"] < 0.025
+    assert fused["precision"] == "mixed"
+    assert fused["fidelity"]["retained"] > 0.9
+    assert fused["fidelity"]["noise"] < 0.025
     assert any("trying the next" in line for line in said)
     said.clear()
     again = losing.fused.fuse("small@1", say=said.append)
@@ -122,11 +122,11 @@ def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
 
 
 def test_auto_keeps_the_format_of_a_dense_base(stocked: Registry) -> None:
-    assert stocked.fused.fuse("course_rec@1").view["precision"] == "keep"
+    assert stocked.fused.fuse("course_rec@1")["precision"] == "keep"
 
 
 def test_a_minimum_can_be_asked_for(losing: Registry) -> None:
-    retained = losing.fused.fuse("small@1", FuseRequest("dequantize")).view["fidelity"]["retained"]
+    retained = losing.fused.fuse("small@1", FuseRequest("dequantize"))["fidelity"]["retained"]
     assert 0.9 < retained < 1
     with pytest.raises(FidelityError) as caught:
         losing.fused.fuse("small@1", FuseRequest("dequantize", min_fidelity=1.0))
@@ -144,16 +144,16 @@ def test_the_same_bytes_under_two_tasks_have_one_model_and_two_names(
 ) -> None:
     stocked.adapters.register(tmp_path / "first", base="tiny", task="other")
     first, second = stocked.fused.fuse("course_rec@1"), stocked.fused.fuse("other@1")
-    assert (first.view["digest"], second.cached) == (second.view["digest"], True)
-    assert (first.view["adapter"], second.view["adapter"]) == (
+    assert (first["digest"], second.cached) == (second["digest"], True)
+    assert (first["adapter"], second["adapter"]) == (
         "course_rec_v1_20260115",
         stocked.adapters.show("other@1")["name"],
     )
-    assert [row["key"] for row in stocked.adapters.show("other@1")["fused"]] == [first.view["key"]]
+    assert [row["key"] for row in stocked.adapters.show("other@1")["fused"]] == [first["key"]]
     bundle = stocked.bundles.materialize("other@1", tmp_path / "out")
-    assert bundle.adapters == (second.view["adapter"],)
+    assert bundle.adapters == (second["adapter"],)
     text = (tmp_path / "out" / "fusery.json").read_text(encoding="utf-8")
-    assert second.view["adapter"] in text
+    assert second["adapter"] in text
     assert "course_rec" not in text
     assert stocked.adapters.show("course_rec@1")["bundles"] == []
     assert any(node["kind"] == "bundle" for node in stocked.provenance.lineage("other@1").to_dict()["nodes"])
@@ -188,21 +188,21 @@ def test_a_damaged_entry_is_built_again(stocked: Registry) -> None:
     path.write_bytes(data)
     again = stocked.fused.fuse("course_rec@1")
     assert not again.cached
-    assert again.view["digest"] == fused.view["digest"]
+    assert again["digest"] == fused["digest"]
     assert stocked.upkeep.audit().ok
 
 
 def test_an_evicted_entry_is_built_again_to_the_same_digest(stocked: Registry) -> None:
     fused = stocked.fused.fuse("course_rec@1")
-    stocked.workspace.cache.remove(fused.view["key"])
+    stocked.workspace.cache.remove(fused["key"])
     assert stocked.upkeep.audit().ok
     again = stocked.fused.fuse("course_rec@1")
-    assert (again.cached, again.view["digest"]) == (False, fused.view["digest"])
+    assert (again.cached, again["digest"]) == (False, fused["digest"])
 
 
 def test_a_rebuild_that_differs_from_its_record_is_said(stocked: Registry) -> None:
     fused = stocked.fused.fuse("course_rec@1")
-    stocked.workspace.cache.remove(fused.view["key"])
+    stocked.workspace.cache.remove(fused["key"])
     with stocked.workspace.database.write() as session:
         session.execute(update(tables.Fused).values(digest="0" * 64))
     with pytest.raises(RebuildDiffersError):
@@ -248,8 +248,8 @@ def test_a_base_by_reference_is_fused_where_it_lies(
     registry.bases.add(place, reference=True)
     registry.adapters.register(make_adapter(seed=1), base="tiny", task="one")
     fused = registry.fused.fuse("one@1")
-    assert fused.view["fidelity"]["verdict"] == "PASS"
-    registry.workspace.cache.remove(fused.view["key"])
+    assert fused["fidelity"]["verdict"] == "PASS"
+    registry.workspace.cache.remove(fused["key"])
     shutil.rmtree(place)
     with pytest.raises(MissingFileError) as caught:
         registry.fused.fuse("one@1")
@@ -259,7 +259,7 @@ def test_a_base_by_reference_is_fused_where_it_lies(
 def test_many_at_once_compute_it_once(stocked: Registry) -> None:
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda _: stocked.fused.fuse("course_rec@1"), range(6)))
-    assert len({result.view["digest"] for result in results}) == 1
+    assert len({result["digest"] for result in results}) == 1
     assert sum(not result.cached for result in results) == 1
     assert stocked.upkeep.audit().ok
 
@@ -286,8 +286,8 @@ def test_no_room_is_said_before_anything_is_written(
 def test_the_cap_of_the_cache_holds_but_for_the_newest(stocked: Registry) -> None:
     object.__setattr__(stocked.workspace.settings, "cache_limit", 1)
     first, second = stocked.fused.fuse("course_rec@1"), stocked.fused.fuse("course_rec@2")
-    assert [entry.key for entry in stocked.workspace.cache.entries()] == [second.view["key"]]
-    assert first.view["key"] != second.view["key"]
+    assert [entry.key for entry in stocked.workspace.cache.entries()] == [second["key"]]
+    assert first["key"] != second["key"]
 
 
 def test_what_has_an_alias_is_spared(stocked: Registry) -> None:
@@ -306,14 +306,14 @@ def test_auto_rounds_dora_once_and_keep_as_mlx_lm_does(
     registry.bases.add(tiny_base, name="tiny")
     registry.adapters.register(make_adapter(fine_tune_type="dora"), base="tiny", task="dora")
     best, theirs = registry.fused.fuse("dora@1"), registry.fused.fuse("dora@1", FuseRequest(precision="keep"))
-    assert best.view["format"] == "keep, rounded once"
-    assert theirs.view["format"] == "keep"
-    assert best.view["fidelity"]["relative_error"] < theirs.view["fidelity"]["relative_error"]
+    assert best["format"] == "keep, rounded once"
+    assert theirs["format"] == "keep"
+    assert best["fidelity"]["relative_error"] < theirs["fidelity"]["relative_error"]
     assert {tensor[0] for tensor in tensors(best.path).values()} == {"BF16"}
     assert "F32" in {tensor[0] for tensor in tensors(theirs.path).values()}  # so does `mlx_lm.fuse`
     asked = FuseRequest(precision="keep", rounding="once")
-    assert registry.fused.fuse("dora@1", asked).view["key"] == best.view["key"]
-    assert registry.fused.fuse("dora@1", FuseRequest(rounding="mlx-lm")).view["key"] == theirs.view["key"]
+    assert registry.fused.fuse("dora@1", asked)["key"] == best["key"]
+    assert registry.fused.fuse("dora@1", FuseRequest(rounding="mlx-lm"))["key"] == theirs["key"]
 
 
 def test_a_rounding_is_one_that_there_is(stocked: Registry) -> None:
@@ -323,7 +323,7 @@ def test_a_rounding_is_one_that_there_is(stocked: Registry) -> None:
 
 def test_of_lora_the_rounding_says_nothing(stocked: Registry) -> None:
     plain = stocked.fused.fuse("course_rec@1", FuseRequest(precision="keep"))
-    assert stocked.fused.fuse("course_rec@1", FuseRequest(rounding="once")).view["key"] == plain.view["key"]
+    assert stocked.fused.fuse("course_rec@1", FuseRequest(rounding="once"))["key"] == plain["key"]
 
 
 def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path
         registry.adapters.register(
             tinymodels.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name
         )
-        keys.append(registry.fused.fuse(f"{name}@1").view["engine"])
+        keys.append(registry.fused.fuse(f"{name}@1")["engine"])
     assert keys == ["canonical-1", "canonical-2"]
 
 

@@ -102,8 +102,8 @@ def test_by_default_only_the_record_is_shared(team: Team) -> None:
     first = team.one.fused.fuse("course_rec@1")
     again = team.two.fused.fuse("course_rec@1")
     assert (first.source, again.source, len(team.computed)) == ("computed", "computed", 2)
-    assert (first.view["published"], again.view["published"]) == (False, False)
-    assert first.view["digest"] == again.view["digest"]
+    assert (first["published"], again["published"]) == (False, False)
+    assert first["digest"] == again["digest"]
 
 
 def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: 
     told: list[tuple[int, int]] = []
     fetched = team.two.fused.fuse("course_rec@1", progress=lambda done, total: told.append((done, total)))
     assert (first.source, fetched.source, len(team.computed)) == ("computed", "store", 1)
-    assert told[-1] == (first.view["bytes"], first.view["bytes"])
-    for file in first.view["files"]:
+    assert told[-1] == (first["bytes"], first["bytes"])
+    for file in first["files"]:
         assert (fetched.path / file["path"]).read_bytes() == (first.path / file["path"]).read_bytes()
         assert not (fetched.path / file["path"]).stat().st_mode & 0o222
     assert team.two.fused.fuse("course_rec@1").source == "cache"
@@ -131,7 +131,7 @@ def test_a_budget_needs_nothing_of_the_base_where_its_model_is_published(team: T
     made = team.one.fused.fuse("small@1", request, publish="full")
     shutil.rmtree(quantised)
     again = team.two.fused.fuse("small@1", request)
-    assert (again.source, again.view["key"], len(team.computed)) == ("store", made.view["key"], 1)
+    assert (again.source, again["key"], len(team.computed)) == ("store", made["key"], 1)
     # Of another budget nobody has looked at it yet.
     with pytest.raises(FuseryError, match="is gone"):
         team.two.fused.fuse("small@1", replace(request, budget=1.1))
@@ -139,31 +139,31 @@ def test_a_budget_needs_nothing_of_the_base_where_its_model_is_published(team: T
 
 def test_it_is_explained_how_a_published_model_would_be_had(team: Team, tmp_path: Path) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
-    key = made.view["key"]
+    key = made["key"]
     [here], [there] = (registry.fused.explain(key)["models"] for registry in (team.one, team.two))
     assert (here["status"], here["published"]) == ("hit", True)
     assert (there["status"], there["published"], there["missing"]) == ("miss", True, [])
     assert "fetched" in there["reason"] and "made again" not in there["reason"]
-    blob_path(team.one, weights(made.view)["sha256"]).unlink()
+    blob_path(team.one, weights(made)["sha256"]).unlink()
     [broken] = team.two.fused.explain(key)["models"]
     assert (broken["published"], "not whole in the store" in broken["reason"]) == (True, True)
     assert "made again" in broken["reason"]
 
 
 def test_what_was_made_before_is_published_when_it_is_asked_for(team: Team) -> None:
-    assert not team.one.fused.fuse("course_rec@1").view["published"]
+    assert not team.one.fused.fuse("course_rec@1")["published"]
     shared = team.one.fused.fuse("course_rec@1", publish="full")
-    assert (shared.source, shared.view["published"]) == ("cache", True)
+    assert (shared.source, shared["published"]) == ("cache", True)
     assert team.two.fused.fuse("course_rec@1").source == "store"
-    actions = [event["action"] for event in team.two.upkeep.log(reference=shared.view["key"])]
+    actions = [event["action"] for event in team.two.upkeep.log(reference=shared["key"])]
     assert actions == ["fused.made", "fused.published"]
     assert len(team.computed) == 1
 
 
 def test_the_setting_counts_where_nothing_else_is_said(team: Team) -> None:
-    settings = team.one.workspace.settings.model_copy(update={"publish": "full"})
+    settings = replace(team.one.workspace.settings, publish="full")
     team.one.workspace.settings = settings
-    assert team.one.fused.fuse("course_rec@1").view["published"]
+    assert team.one.fused.fuse("course_rec@1")["published"]
     with pytest.raises(BadInputError, match="no way to publish"):
         team.one.fused.fuse("course_rec@1", publish="half")
 
@@ -175,7 +175,7 @@ def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: p
     honest = store_type.fetch
 
     def counting(self: BlobStore, digest: Digest, destination: Path, **options: Any) -> int:
-        if destination.name == weights(made.view)["path"]:
+        if destination.name == weights(made)["path"]:
             fetches.append(destination)
         return honest(self, digest, destination, **options)
 
@@ -188,13 +188,13 @@ def test_asked_for_by_many_at_once_it_is_fetched_once(team: Team, monkeypatch: p
 
 def test_damaged_files_are_refused_made_again_and_mended(team: Team) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
-    path = blob_path(team.one, weights(made.view)["sha256"])
+    path = blob_path(team.one, weights(made)["sha256"])
     tamper(path)
     said: list[str] = []
     again = team.two.fused.fuse("course_rec@1", say=said.append)
     assert (again.source, len(team.computed)) == ("computed", 2)
     assert any("cannot be used" in line and "damaged" in line for line in said)
-    for file in made.view["files"]:
+    for file in made["files"]:
         assert (again.path / file["path"]).read_bytes() == (made.path / file["path"]).read_bytes()
     assert team.two.upkeep.audit().ok
     shutil.rmtree(team.two.workspace.cache.root / "fused")
@@ -203,7 +203,7 @@ def test_damaged_files_are_refused_made_again_and_mended(team: Team) -> None:
 
 def test_files_that_are_gone_are_made_again(team: Team) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
-    path = blob_path(team.one, weights(made.view)["sha256"])
+    path = blob_path(team.one, weights(made)["sha256"])
     path.unlink()
     assert team.two.fused.fuse("course_rec@1").source == "computed"
     assert path.exists()
@@ -222,13 +222,13 @@ def test_a_store_that_takes_nothing_leaves_the_model_and_its_record(
         with pytest.raises(StoreUnavailableError):
             team.one.fused.fuse("course_rec@1", publish="full")
     again = team.one.fused.fuse("course_rec@1", publish="full")
-    assert (again.source, again.view["published"], len(team.computed)) == ("cache", True, 1)
+    assert (again.source, again["published"], len(team.computed)) == ("cache", True, 1)
 
 
 def test_the_collector_spares_what_is_published(team: Team) -> None:
     made = team.one.fused.fuse("course_rec@1", publish="full")
     team.one.upkeep.gc(grace=0.0)
-    assert all(blob_path(team.two, file["sha256"]).exists() for file in made.view["files"])
+    assert all(blob_path(team.two, file["sha256"]).exists() for file in made["files"])
     assert team.two.fused.fuse("course_rec@1").source == "store"
 
 
@@ -292,7 +292,7 @@ except MissingExtraError as error:
         assert "mlx-lm rearranges" in elsewhere(), "there was nothing to fetch"
         one.fused.fuse("t@1", publish="full")
         fetched = elsewhere()
-        assert (fetched["source"], fetched["digest"]) == ("store", made.view["digest"])
+        assert (fetched["source"], fetched["digest"]) == ("store", made["digest"])
         assert elsewhere()["source"] == "cache"
 
 
@@ -325,7 +325,7 @@ def test_over_s3(
         made = one.fused.fuse("course_rec@1", publish="full")
         assert (two.fused.fuse("course_rec@1").source, len(computed)) == ("store", 1)
         shutil.rmtree(tmp_path / "two" / "cache")
-        _spoil(one, server, url, weights(made.view)["sha256"])
+        _spoil(one, server, url, weights(made)["sha256"])
         said: list[str] = []
         assert two.fused.fuse("course_rec@1", say=said.append).source == "computed"
         assert any("cannot be used" in line for line in said)
@@ -335,7 +335,7 @@ def test_over_s3(
         one.upkeep.gc(grace=0.0)
         with one.workspace.database.read() as session:
             blobs = {row.digest for row in session.scalars(select(tables.Blob)) if row.state == "ready"}
-        assert {file["sha256"] for file in made.view["files"]} <= blobs
+        assert {file["sha256"] for file in made["files"]} <= blobs
 
 
 def _spoil(registry: Registry, server: S3Server, url: str, digest: str) -> None:

@@ -91,16 +91,16 @@ def test_a_recipe_that_is_nowhere(registry: Registry, said: str) -> None:
 def test_by_its_key_the_same_is_made_again(stocked: Registry) -> None:
     made = stocked.fused.fuse("course_rec@1", FuseRequest(scale=3.0))
     stocked.workspace.cache.evict(0, ()).execute()
-    again = stocked.fused.fuse("course_rec@1", FuseRequest(recipe=made.view["key"][:12]))
-    assert (again.view["key"], again.source) == (made.view["key"], "computed")
-    assert stocked.fused.fuse("course_rec@1", FuseRequest(recipe=made.view["key"])).cached
+    again = stocked.fused.fuse("course_rec@1", FuseRequest(recipe=made["key"][:12]))
+    assert (again["key"], again.source) == (made["key"], "computed")
+    assert stocked.fused.fuse("course_rec@1", FuseRequest(recipe=made["key"])).cached
 
 
 def test_of_another_adapter_it_is_another_model(stocked: Registry) -> None:
     made = stocked.fused.fuse("course_rec@1", FuseRequest(scale=3.0))
-    other = stocked.fused.fuse("course_rec@2", FuseRequest(recipe=made.view["key"]))
-    assert other.view["recipe"] == made.view["recipe"]
-    assert other.view["key"] != made.view["key"]
+    other = stocked.fused.fuse("course_rec@2", FuseRequest(recipe=made["key"]))
+    assert other["recipe"] == made["recipe"]
+    assert other["key"] != made["key"]
 
 
 def test_nothing_is_said_besides(stocked: Registry) -> None:

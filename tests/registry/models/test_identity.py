@@ -175,8 +175,8 @@ def test_a_base_in_other_files_gets_a_further_name(registry: Registry, tiny_base
     second = registry.bases.add(copy, name="org/tiny-resharded")
     assert (first.created, first.same_as) == (True, None)
     assert (second.created, second.same_as) == (False, "tiny")
-    assert second.view["names"] == ["tiny", "org/tiny-resharded"]
-    assert second.view["content"] == content(tiny_base)
+    assert second["names"] == ["tiny", "org/tiny-resharded"]
+    assert second["content"] == content(tiny_base)
     assert len(registry.bases.list()) == 1
     assert set(registry.workspace.store.blobs()) == blobs
     assert registry.upkeep.audit().ok
@@ -200,7 +200,7 @@ def test_the_same_name_for_the_same_content_is_nothing_new(
 ) -> None:
     registry.bases.add(tiny_base, name="tiny")
     resharded(copy, 2)
-    assert registry.bases.add(copy, name="tiny").view["names"] == ["tiny"]
+    assert registry.bases.add(copy, name="tiny")["names"] == ["tiny"]
 
 
 def test_a_base_by_reference_is_found_in_other_files(registry: Registry, tiny_base: Path, copy: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_base_by_reference_is_found_in_other_files(registry: Registry, tiny_ba
     resharded(copy, 2)
     added = registry.bases.add(copy, name="again", reference=True)
     assert added.same_as == "tiny"
-    assert added.view["reference"] == str(tiny_base.resolve())
+    assert added["reference"] == str(tiny_base.resolve())
 
 
 def forget_contents(registry: Registry) -> None:
@@ -249,4 +249,4 @@ def test_an_older_record_that_cannot_be_read_is_another_base(
 def test_adding_an_older_record_again_fills_in_its_content(registry: Registry, tiny_base: Path) -> None:
     registry.bases.add(tiny_base, name="tiny")
     forget_contents(registry)
-    assert registry.bases.add(tiny_base, name="tiny").view["content"] == content(tiny_base)
+    assert registry.bases.add(tiny_base, name="tiny")["content"] == content(tiny_base)

@@ -214,7 +214,7 @@ class TestRegistering:
     ) -> None:
         run = self.recorded(tmp_path / "run", tiny_base, data)
         made = run.register(base="tiny", task="t", registry=with_base, dataset="letters")
-        view = with_base.adapters.show(made.view["name"])
+        view = with_base.adapters.show(made["name"])
         assert (view["val_loss"], view["iterations"]) == (1.23456, 200)
         assert (view["dataset"], view["examples"]) == ("letters", 3)
         training = view["training_run"]
@@ -268,7 +268,7 @@ class TestRegistering:
     ) -> None:
         folder = make_run(tmp_path / "run", tiny_base)
         (folder / RECORD).write_text(text)
-        view = with_base.adapters.register(folder, base="tiny", task="t").view
+        view = with_base.adapters.register(folder, base="tiny", task="t")
         assert "record_unusable" in {finding["code"] for finding in view["findings"]}
         assert with_base.adapters.show(view["name"])["training_run"] is None
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_where_the_cache_may_not_be_written_the_system_s_own_place_is_taken(
         assert folder.is_relative_to(stocked.workspace.settings.cache.resolve())
     assert not folder.exists()
     (tmp_path / "file").write_text("no folder")
-    elsewhere = stocked.workspace.settings.model_copy(update={"cache_dir": tmp_path / "file" / "cache"})
+    elsewhere = replace(stocked.workspace.settings, cache_dir=tmp_path / "file" / "cache")
     with scratch_folder(Workspace(elsewhere)) as folder:
         assert not folder.is_relative_to(tmp_path / "file")
         (folder / "a").write_text("a")

@@ -56,7 +56,7 @@ class Family:
     aliases: dict[str, Told] = field(default_factory=dict)
 
     def fuse(self, told: Told, reference: str, request: FuseRequest) -> str:
-        key = str(self.registry.fused.fuse(reference, request).view["key"])
+        key = str(self.registry.fused.fuse(reference, request)["key"])
         self.fused[key] = told
         return key
 
@@ -347,7 +347,7 @@ def test_a_rebuild_asks_whether_any_record_of_the_bytes_is_left(family: Family) 
     registry.adapters.yank("course_rec@1", reason=REASON)
     for key in keys:
         registry.workspace.cache.quarantine(Digest(key))
-        assert remake(registry.workspace, Digest(key)).view["key"] == key
+        assert remake(registry.workspace, Digest(key))["key"] == key
     registry.adapters.yank("other@1", reason="the same")
     of_it = keys[0]
     registry.workspace.cache.quarantine(Digest(of_it))

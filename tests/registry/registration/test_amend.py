@@ -279,7 +279,7 @@ def test_registering_again_says_how_to_correct_it(stocked: Registry, tmp_path: P
     ]
     stocked.adapters.amend(ONE, val_loss=0.061, tags={"team": "the ads"}, reason="typo")
     done = stocked.adapters.register(tmp_path / "first", **again, val_loss=0.061, tags={"team": "the ads"})
-    assert (done.created, done.view["name"]) == (False, ONE)
+    assert (done.created, done["name"]) == (False, ONE)
     # A pipeline that says once more what it said at first says nothing new.
     assert not stocked.adapters.register(tmp_path / "first", **again, date="20260115", val_loss=0.61).created
 
@@ -293,12 +293,12 @@ def test_what_cannot_be_amended_is_registered_anew_once_it_is_withdrawn(
     assert f"fusery yank {ONE}" in str(caught.value.hint)
     stocked.adapters.yank(ONE, reason="wrong alpha")
     same = stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec")
-    assert (same.created, same.view["yanked"]) == (False, True)
+    assert (same.created, same["yanked"]) == (False, True)
     with pytest.raises(AlreadyExistsError, match=r"yanked \(wrong alpha\), with val_loss") as caught:
         stocked.adapters.register(tmp_path / "first", base="tiny", task="course_rec", val_loss=0.2)
     assert str(caught.value.hint).endswith(f"fusery yank {ONE} --undo")
     new = stocked.adapters.register(tmp_path / "first", **again)
-    assert (new.created, new.view["version"], new.view["alpha"], new.view["yanked"]) == (True, 3, 99.0, False)
+    assert (new.created, new["version"], new["alpha"], new["yanked"]) == (True, 3, 99.0, False)
     assert stocked.adapters.show(ONE)["yanked"]
     assert not stocked.adapters.register(tmp_path / "first", **again).created
     assert stocked.upkeep.audit().ok

@@ -31,7 +31,7 @@ def with_base(registry: Registry, tiny_base: Path) -> Registry:
 def test_a_record_has_what_is_documented(with_base: Registry, make_adapter: MakeAdapter) -> None:
     view = with_base.adapters.register(
         make_adapter(rank=4), base="tiny", task="course_rec", date="20260115", val_loss=0.5, dataset="courses"
-    ).view
+    )
     assert view.keys() >= DOCUMENTED
     assert view["name"] == "course_rec_v1_20260115"
     assert (view["rank"], view["scale"], view["alpha"], view["layers"]) == (4, 20.0, 80.0, 2)
@@ -53,14 +53,14 @@ def test_metadata_fills_in_and_flags_win(with_base: Registry, make_adapter: Make
         "lora_rank": 8,
         "lora_alpha": 160,
     }
-    view = with_base.adapters.register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25).view
+    view = with_base.adapters.register(make_adapter(metadata=metadata), base="tiny", val_loss=0.25)
     assert view["name"] == "course_rec_v7_20260115"
     assert (view["val_loss"], view["dataset"], view["examples"]) == (0.25, "courses", 120)
     assert [finding["code"] for finding in view["findings"]] == ["metadata_conflict"]
 
 
 def test_the_folder_s_name_is_the_last_resort(with_base: Registry, make_adapter: MakeAdapter) -> None:
-    view = with_base.adapters.register(make_adapter("adapters_course_rec_v3_20260115"), base="tiny").view
+    view = with_base.adapters.register(make_adapter("adapters_course_rec_v3_20260115"), base="tiny")
     assert view["name"] == "course_rec_v3_20260115"
 
 
@@ -74,7 +74,7 @@ def test_versions_count_up_within_a_task(with_base: Registry, make_adapter: Make
     names = [
         with_base.adapters.register(
             make_adapter(f"a{seed}", seed=seed), base="tiny", task=task, date="20260115"
-        ).view["name"]
+        )["name"]
         for seed, task in enumerate(["one", "one", "two", "one"])
     ]
     assert names == ["one_v1_20260115", "one_v2_20260115", "two_v1_20260115", "one_v3_20260115"]
@@ -85,7 +85,7 @@ def test_the_same_bytes_again_are_the_same_adapter(with_base: Registry, make_ada
     first = with_base.adapters.register(folder, base="tiny", task="one")
     second = with_base.adapters.register(folder, base="tiny", task="one")
     assert (first.created, second.created) == (True, False)
-    assert second.view["name"] == first.view["name"]
+    assert second["name"] == first["name"]
     assert len(with_base.adapters.list()) == 1
 
 
@@ -155,9 +155,7 @@ def test_many_at_once_get_a_version_each(with_base: Registry, make_adapter: Make
     folders = [make_adapter(f"a{seed}", seed=seed, num_layers=1, rank=1) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         views = list(
-            pool.map(
-                lambda folder: with_base.adapters.register(folder, base="tiny", task="one").view, folders
-            )
+            pool.map(lambda folder: with_base.adapters.register(folder, base="tiny", task="one"), folders)
         )
     assert sorted(view["version"] for view in views) == list(range(1, 9))
     assert with_base.upkeep.audit().ok
@@ -218,11 +216,11 @@ def test_a_name_tells_the_version_of_its_own_task_only(
     metadata = {"adapter_name": "bar"}
     view = with_base.adapters.register(
         make_adapter("adapters_foo_v3_20260101", metadata=metadata, seed=1), base="tiny", date="20260101"
-    ).view
+    )
     assert view["name"] == "bar_v1_20260101"
     other = with_base.adapters.register(
         make_adapter("adapters_foo_v4_20260102", seed=2), base="tiny", task="baz"
-    ).view
+    )
     assert (other["task"], other["version"]) == ("baz", 1)
 
 
@@ -246,7 +244,7 @@ def test_a_change_that_no_time_tells_of_does_not_get_in(
         return found
 
     monkeypatch.setattr(module, "examine", examine_then_write)
-    name = with_base.adapters.register(folder, base="tiny", task="one").view["name"]
+    name = with_base.adapters.register(folder, base="tiny", task="one")["name"]
     files = {file["path"]: file["sha256"] for file in with_base.adapters.show(name)["files"]}
     assert files["adapters.safetensors"] == judged
     assert digest_file(weights)[0] != judged

@@ -69,7 +69,7 @@ def test_what_was_said_is_on_record_and_no_finding(
 ) -> None:
     folder = named(make_adapter(), f"org/{other}")
     assert both.adapters.check(folder, base=base, trained_on=other, task="course_rec") == []
-    view = both.adapters.register(folder, base=base, trained_on=other, **SAID).view
+    view = both.adapters.register(folder, base=base, trained_on=other, **SAID)
     assert (view["base"], view["trained_on"], view["findings"]) == (base, other, [])
     assert view["trained_on_digest"] == digest_of(both, other)
     assert [row["trained_on"] for row in both.adapters.list(where=f"trained_on = {other}")] == [other]
@@ -83,13 +83,11 @@ def test_what_was_said_is_on_record_and_no_finding(
 
 def test_it_can_be_fused_onto_the_twin(registered: Registry) -> None:
     made = registered.fused.fuse("course_rec@1", DENSE)
-    assert made.view["fidelity"]["verdict"] == "PASS"
+    assert made["fidelity"]["verdict"] == "PASS"
 
 
 def test_its_own_base_is_nothing_to_say(both: Registry, make_adapter: MakeAdapter) -> None:
-    view = both.adapters.register(
-        named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID
-    ).view
+    view = both.adapters.register(named(make_adapter(), "org/tiny"), base="tiny", trained_on="tiny", **SAID)
     assert (view["trained_on"], view["trained_on_digest"]) == (None, None)
 
 
@@ -233,7 +231,7 @@ def test_and_on_to_a_third(registered: Registry, other: Registry, tmp_path: Path
 def test_exported_and_imported(registered: Registry, other: Registry, tmp_path: Path) -> None:
     out = registered.exchange.export(NAME, tmp_path / "out").path
     came = other.exchange.import_folder(out)
-    assert came.view["trained_on_digest"] == digest_of(registered, "tiny")
+    assert came["trained_on_digest"] == digest_of(registered, "tiny")
     assert other.upkeep.audit().ok
     again = other.exchange.export(NAME, tmp_path / "again").path
     theirs, ours = (
@@ -261,21 +259,21 @@ def test_a_backup_has_it(registered: Registry, tmp_path: Path, monkeypatch: pyte
 def test_the_files_name_the_base(both: Registry, make_adapter: MakeAdapter, model: str) -> None:
     folder = named(make_adapter(), model)
     assert both.adapters.check(folder, task="course_rec") == []
-    assert both.adapters.register(folder, **SAID).view["base"] == "tiny4"
+    assert both.adapters.register(folder, **SAID)["base"] == "tiny4"
 
 
 def test_metadata_names_it_where_the_configuration_does_not(
     both: Registry, make_adapter: MakeAdapter
 ) -> None:
     folder = named(make_adapter(metadata={"base_model": "tiny"}), None)
-    assert both.adapters.register(folder, **SAID).view["base"] == "tiny"
+    assert both.adapters.register(folder, **SAID)["base"] == "tiny"
 
 
 def test_a_whole_name_goes_before_a_likeness(
     both: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     both.bases.add(tinymodels.make_base(tmp_path / "mine", seed=4), name="mine/tiny")
-    assert both.adapters.register(named(make_adapter(), "mine/tiny"), **SAID).view["base"] == "mine/tiny"
+    assert both.adapters.register(named(make_adapter(), "mine/tiny"), **SAID)["base"] == "mine/tiny"
     with pytest.raises(AmbiguousReferenceError) as caught:
         both.adapters.register(named(make_adapter("b", seed=2), "theirs/tiny"), **SAID)
     assert "2 bases here are called so: tiny, mine/tiny" in caught.value.message

@@ -63,7 +63,7 @@ def test_a_bundle_by_its_place_and_by_its_digest(stocked: Registry, tmp_path: Pa
     by_digest = stocked.deployments.record(made.manifest.digest[:12], "two")
     assert by_place["kind"] == by_digest["kind"] == "bundle"
     assert by_place["digest"] == by_digest["digest"] == made.manifest.digest
-    key = stocked.fused.fuse("course_rec@2").view["key"]
+    key = stocked.fused.fuse("course_rec@2")["key"]
     assert stocked.deployments.record(key[:12], "three")["kind"] == "fused"
     assert running(stocked, reference=str(tmp_path / "out")) == [
         ("one", f"model {tmp_path / 'out'}"),

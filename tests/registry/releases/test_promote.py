@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ PROD = "course_rec#prod"
 
 def as_user(registry: Registry, name: str) -> Registry:
     """Return the same registry as somebody else sees it."""
-    return Registry(Workspace(registry.workspace.settings.model_copy(update={"user": name})))
+    return Registry(Workspace(replace(registry.workspace.settings, user=name)))
 
 
 def states(promoted: Any) -> dict[str, str]:
@@ -158,7 +159,7 @@ def test_validation_loss(stocked: Registry, make_adapter: MakeAdapter) -> None:
     losses = (0.7, 0.6, 0.8, 0.8000001, 0.71, None)
     folders = [make_adapter(f"a{number}", seed=10 + number, num_layers=1) for number in range(len(losses))]
     version = {
-        loss: stocked.adapters.register(folder, base="tiny", task="other", val_loss=loss).view["version"]
+        loss: stocked.adapters.register(folder, base="tiny", task="other", val_loss=loss)["version"]
         for loss, folder in zip(losses, folders, strict=True)
     }
     version["again"] = version[0.7]
@@ -194,7 +195,7 @@ def test_fidelity(stocked: Registry) -> None:
     stocked.fused.fuse("course_rec@1", FuseRequest(scale=5.0))
     stocked.fused.fuse("course_rec@1", FuseRequest(extras=(("course_rec@2", 0.5),)))
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 3, "neither is the adapter itself"
-    verdict = stocked.fused.fuse("course_rec@1").view["fidelity"]["verdict"]
+    verdict = stocked.fused.fuse("course_rec@1")["fidelity"]["verdict"]
     assert verdict == "PASS"
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 0
 
@@ -206,13 +207,12 @@ def test_a_fuse_that_lost_it_is_not_enough(
     registry.bases.add(base, name="four")
     registry.adapters.register(make_adapter("small", base=base, update=0.002), base="four", task="quiet")
     made = registry.fused.fuse("quiet@1", FuseRequest(precision="keep", accept_loss=True))
-    assert made.view["fidelity"]["verdict"] == "LOST"
+    assert made["fidelity"]["verdict"] == "LOST"
     registry.aliases.set_rules("prod", {"fidelity": "DEGRADED"})
     refused = registry.aliases.promote("quiet@1", "prod")
     assert (refused.exit_code, "LOST" in why(refused, "fidelity")) == (1, True)
     assert (
-        registry.fused.fuse("quiet@1", FuseRequest(precision="dequantize")).view["fidelity"]["verdict"]
-        == "PASS"
+        registry.fused.fuse("quiet@1", FuseRequest(precision="dequantize"))["fidelity"]["verdict"] == "PASS"
     )
     assert registry.aliases.promote("quiet@1", "prod").exit_code == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ Change = Callable[[Session, tables.Adapter], None]
 
 
 def as_user(registry: Registry, name: str) -> Registry:
-    return Registry(Workspace(registry.workspace.settings.model_copy(update={"user": name})))
+    return Registry(Workspace(replace(registry.workspace.settings, user=name)))
 
 
 def force(registry: Registry, name: str, *, told: dict[str, Any] | None = None, silent: bool = False) -> None:
@@ -272,7 +273,7 @@ def test_a_restored_registry_of_others_is_judged_by_what_counted_there(
     stocked.aliases.set_rules("prod", rules)
     assert stocked.aliases.promote("course_rec@1", "prod").moved
     stocked.upkeep.backup(tmp_path / "saved")
-    settings = stocked.workspace.settings.model_copy(update={"home": tmp_path / "other", "database_url": ""})
+    settings = replace(stocked.workspace.settings, home=tmp_path / "other", database_url="")
     with Registry(Workspace(settings)) as restored:
         restored.upkeep.restore(tmp_path / "saved")
         assert restored.upkeep.log(action="registry.adopted")

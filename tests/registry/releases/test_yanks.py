@@ -18,7 +18,7 @@ KEEP = FuseRequest(precision="keep", accept_loss=True)
 def test_what_was_made_with_it_is_listed(stocked: Registry, tmp_path: Path) -> None:
     stocked.aliases.set("prod", "course_rec@2")
     bundle = stocked.bundles.materialize("course_rec@2", tmp_path / "out")
-    key = stocked.fused.fuse("course_rec@2").view["key"]
+    key = stocked.fused.fuse("course_rec@2")["key"]
     found = stocked.adapters.yank("course_rec@2", reason="wrong licence")
     assert (found["name"], found["changed"], found["aliases"]) == (
         "course_rec_v2_20260201",
@@ -55,7 +55,7 @@ def test_taken_back(stocked: Registry) -> None:
     assert stocked.adapters.unyank("course_rec@1", reason="cleared")["changed"]
     assert not stocked.adapters.unyank("course_rec@1")["changed"]
     assert not stocked.adapters.show("course_rec@1")["yanked"]
-    assert stocked.fused.fuse("course_rec@1").view["fidelity"]["verdict"] == "PASS"
+    assert stocked.fused.fuse("course_rec@1")["fidelity"]["verdict"] == "PASS"
     told = stocked.upkeep.log(reference="course_rec@1")
     assert [event["action"] for event in told] == [
         "adapter.registered",

@@ -20,7 +20,7 @@ SUBJECTS = (None, "course_rec", "mail", "course_rec#prod", "mail@1")
 
 def open_at(home: Path) -> Registry:
     """Open a registry that was made."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=home,
         database_url="",
         store_url="",

@@ -29,7 +29,7 @@ pytest.importorskip("cryptography")
 @pytest.fixture
 def registry(database_url: str, tmp_path: Path) -> Iterator[Registry]:
     """A registry with a log of some entries, once on SQLite and once on PostgreSQL."""
-    settings = Settings.model_construct(
+    settings = Settings(
         home=tmp_path / "home",
         database_url=database_url,
         store_url="",

@@ -190,7 +190,7 @@ def test_a_signature_over_the_model_does_not_vouch_for_what_lies_beside_it(
     works: Registry, bundle: Copy, key: Pair, checker: list[KeyChecker], tmp_path: Path
 ) -> None:
     place = bundle("docker")
-    fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True)).view
+    fused = works.fused.fuse("course_rec@1", FuseRequest(precision="keep", accept_loss=True))
     works.trust.sign(fused["key"], key.signing(), output=tmp_path / "model.sig")
     result = verify(place, signature=tmp_path / "model.sig", checkers=checker)
     assert (result.verdict, result.signer, result.problems) == ("unproven", "anna.pub", [])

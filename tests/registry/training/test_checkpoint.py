@@ -36,7 +36,7 @@ def run(tiny_base: Path, tmp_path: Path) -> MakeRun:
 
 
 def register(registry: Registry, folder: Path, **facts: Any) -> dict[str, Any]:
-    view = registry.adapters.register(folder, base="tiny", task="t", **facts).view
+    view = registry.adapters.register(folder, base="tiny", task="t", **facts)
     return registry.adapters.show(view["name"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_the_store_of_the_registry_is_no_place(tmp_path: Path) -> None:
     from fusery.registry.workspace import Workspace
 
     name = uuid.uuid4().hex
-    settings = Settings.load(tmp_path / "home").model_copy(update={"store_url": f"memory://{name}/store"})
+    settings = replace(Settings.load(tmp_path / "home"), store_url=f"memory://{name}/store")
     workspace = Workspace(settings)
     Registry(workspace).init()
     for url in (f"memory://{name}/store", f"memory://{name}/store/x", f"memory://{name}"):

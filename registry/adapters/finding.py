@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from ..record import Record
 
 Severity = Literal["error", "warning", "info"]
 Verdict = Literal["pass", "warn", "fail"]
@@ -13,7 +15,7 @@ ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record):
     """One result of an admission rule.
 
     Attributes:
@@ -29,16 +31,6 @@ class Finding:
     subject: str
     message: str
     hint: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the finding as `--json` prints it."""
-        return {
-            "code": self.code,
-            "severity": self.severity,
-            "subject": self.subject,
-            "message": self.message,
-            "hint": self.hint,
-        }
 
 
 def verdict(findings: Iterable[Finding]) -> Verdict:

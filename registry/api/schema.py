@@ -1,0 +1,102 @@
+"""JSON Schemas of records: what `--json` prints, for programs that read it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from inspect import getdoc
+from os import PathLike
+from types import UnionType
+from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic.json_schema import GenerateJsonSchema
+from typing_extensions import TypedDict
+
+from ..record import Record, names_of, optional_names
+
+_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of what a record, or an array of records, is printed as."""
+    return TypeAdapter(_shape(kind, "ignore")).json_schema(schema_generator=_Untitled)
+
+
+class _Untitled(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False  # it would say the key once more
+
+
+def misfits(kind: Any, document: Any) -> list[str]:
+    """Say where a document is not as its kind says; a key that no record has is one of these places."""
+    try:
+        _adapter(kind).validate_python(document, strict=False)
+    except ValidationError as error:
+        return [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)
+        ]
+    return []
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_shape(kind, "forbid"))
+
+
+def _shape(kind: Any, extra: str) -> Any:
+    """Return the type of a value's JSON."""
+    origin, args = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and hasattr(kind, "to_dict") and is_dataclass(kind):
+        return _object(kind, extra)
+    if isinstance(kind, type) and issubclass(kind, PathLike):
+        return str
+    if hasattr(kind, "__supertype__"):
+        return _shape(kind.__supertype__, extra)
+    if hasattr(kind, "__value__"):
+        return _shape(kind.__value__, extra)
+    if origin in (Union, UnionType):
+        return Union[tuple(_shape(each, extra) for each in args)]  # noqa: UP007 -- made from a tuple
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict[str, _shape(args[1], extra)]  # type: ignore[misc]
+    if isinstance(origin, type) and issubclass(origin, Collection):
+        return list[_shape(args[0], extra)]  # type: ignore[misc]
+    return kind
+
+
+@cache
+def _object(kind: type, extra: Any) -> Any:
+    optional = optional_names(kind)
+    keys = {}
+    for name, (of, said) in _attributes(kind):
+        shape = _shape(of, extra)
+        if said:
+            shape = Annotated[shape, Field(description=said)]
+        keys[name.rstrip("_")] = NotRequired[shape] if name in optional else shape
+    made = TypedDict(kind.__name__, keys)  # type: ignore[misc]
+    summary = (getdoc(kind) or "").partition("\n\n")[0]
+    made.__doc__ = " ".join(summary.split())
+    made.__module__ = kind.__module__
+    return with_config(ConfigDict(extra=extra, json_schema_extra={"description": made.__doc__}))(made)
+
+
+def _attributes(kind: type) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Yield what the JSON of a kind has: the name of each attribute, its type, and what its docstring says of it."""
+    hints, said = get_type_hints(kind), _said(kind)
+    for name in names_of(kind):
+        if name in hints:
+            yield name, (hints[name], said.get(name, ""))
+        else:
+            getter = getattr(kind, name).fget
+            yield name, (get_type_hints(getter)["return"], (getdoc(getter) or "").partition("\n")[0])
+
+
+def _said(kind: type) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if issubclass(each, Record) or each is kind:
+            _, _, part = (getdoc(each) or "").partition("Attributes:\n")
+            found |= {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(part)}
+    return found

@@ -1,0 +1,96 @@
+"""What all typed records have in common: made once, read by attributes, and written as JSON by one rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import field, fields
+from datetime import date, datetime
+from html import escape
+from os import PathLike, fspath
+from typing import Any, ClassVar
+
+_LEFT_OUT = "left out"
+
+
+def left_out() -> Any:
+    """Return a field that is None by default, and then has no key in the JSON: for what is there only when asked for."""
+    return field(default=None, metadata={_LEFT_OUT: True})
+
+
+class Record(Mapping[str, Any]):
+    """A typed, immutable record.  Subclasses are frozen dataclasses.
+
+    Its JSON has a key for each field, in their order.  A name with a `_` at its end, for what Python keeps for itself,
+    is a key without it.  A moment is ISO 8601 in UTC with seconds and offset, a path a text, a tuple an array.
+
+    A record can also be read as that mapping: `adapter["created_at"]` is what `--json` prints of `adapter.created_at`,
+    and `dict(adapter)` is all of it.
+
+    Attributes:
+        KEYS: names of the fields and properties that the JSON has, where these are not just its fields.
+    """
+
+    __slots__ = ()
+    KEYS: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as `--json` prints it."""
+        return {key: self[key] for key in self}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            raise KeyError(key)
+        return plain(getattr(self, _name_of(type(self), key)))
+
+    def __iter__(self) -> Iterator[str]:
+        kind = type(self)
+        optional = optional_names(kind)
+        for name in names_of(kind):
+            if name not in optional or getattr(self, name) is not None:
+                yield name.rstrip("_")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, key: object) -> bool:
+        return any(key == each for each in self)
+
+    def _repr_html_(self) -> str:
+        """Return a table of its values, for notebooks."""
+        rows = "".join(
+            f"<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>"
+            for key, value in self.to_dict().items()
+            if value is not None and value != []
+        )
+        return f"<table>{rows}</table>"
+
+
+def names_of(kind: type) -> tuple[str, ...]:
+    """Return the names of the attributes that the JSON of a kind of record has."""
+    return getattr(kind, "KEYS", ()) or tuple(each.name for each in fields(kind))
+
+
+def optional_names(kind: type) -> frozenset[str]:
+    """Return those that are left out where they are None."""
+    return frozenset(each.name for each in fields(kind) if _LEFT_OUT in each.metadata)
+
+
+def _name_of(kind: type[Record], key: str) -> str:
+    return key if key in names_of(kind) else f"{key}_"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it, with the records in it."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, PathLike):
+        return fspath(value)
+    return [plain(each) for each in value]

@@ -1,0 +1,210 @@
+"""The records of an adapter: in a list, and in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from fusery.storage.manifest import FileEntry
+
+from ..adapters.finding import Finding
+from ..record import Record, left_out
+from .deployment import Deployment
+from .fused import FusedLine
+from .run import CurvePoint, TrainingRun
+from .withdrawals import Withdrawal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amendment(Record):
+    """One change of what was said about an adapter.
+
+    Attributes:
+        field: what was changed, such as `val_loss` or `tag.KEY`.
+        from_: the value before; None if there was none.
+        to: the value after.
+        reason: why.
+        at: when it was recorded.
+        since: the moment from which on it counts.
+        by: who said so.
+    """
+
+    field: str
+    from_: object
+    to: object
+    reason: str
+    at: datetime
+    since: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter(Record):
+    """A registered adapter.
+
+    Attributes:
+        name: `{task}_v{version}_{date}`.
+        task: what it is for.
+        version: counted from 1 within the task.
+        date: day of its training, as YYYYMMDD.
+        base: name of the base model that it stands on.
+        trained_on: name of the base that it was trained on, where that is another.
+        trained_on_digest: of that base.
+        digest: of its manifest: all files.
+        method: `lora`, `dora` or `full`.
+        rank: of its updates; None where its modules have several.
+        alpha: scale times rank, as trainers have it.
+        scale: that its updates are multiplied by.
+        layers: how many transformer layers it changes.
+        target_modules: names of the modules that it changes in a layer.
+        trainable_parameters: numbers in its weights.
+        total_parameters: numbers in its base.
+        trainable_percent: the one of the other.
+        val_loss: final validation loss.
+        iterations: of its training.
+        dataset: name of what it was trained on.
+        dataset_revision: of the dataset.
+        dataset_digest: of the dataset's files.
+        examples: how many it was trained on.
+        parent: the adapter that training went on from.
+        aliases: the names that it holds, such as `prod`.
+        tags: keys and values.
+        note: for people.
+        amendments: what was corrected, oldest first.
+        yanked: it is withdrawn.
+        withdrawals: what it has to do with yanks that stand.
+        created_at: when it was registered.
+        created_by: who registered it.
+        findings: what admission found.
+    """
+
+    name: str
+    task: str
+    version: int
+    date: str
+    base: str
+    trained_on: str | None
+    trained_on_digest: str | None
+    digest: str
+    method: str
+    rank: int | None
+    alpha: float | None
+    scale: float | None
+    layers: int
+    target_modules: tuple[str, ...]
+    trainable_parameters: int
+    total_parameters: int
+    trainable_percent: float
+    val_loss: float | None
+    iterations: int | None
+    dataset: str | None
+    dataset_revision: str | None
+    dataset_digest: str | None
+    examples: int | None
+    parent: str | None
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    note: str | None
+    amendments: tuple[Amendment, ...]
+    yanked: bool
+    withdrawals: tuple[Withdrawal, ...]
+    created_at: datetime
+    created_by: str
+    findings: tuple[Finding, ...]
+
+    def __repr__(self) -> str:
+        return f"<Adapter {self.name} on {self.base}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Version(Adapter):
+    """A version of a task.
+
+    Attributes:
+        val_loss_change: validation loss less that of the version before.
+    """
+
+    val_loss_change: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Registered(Adapter):
+    """An adapter that was handed in.
+
+    Attributes:
+        created: it was not registered before.
+    """
+
+    created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering(Record):
+    """An adapter in another form than it was registered in.
+
+    Attributes:
+        format: `mlx` or `peft`.
+        digest: of its manifest.
+    """
+
+    format: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleLine(Record):
+    """A bundle, as what is in it lists it.
+
+    Attributes:
+        target: what it was made for.
+        path: where it was written.
+        digest: of its manifest.
+        withdrawals: what it has to do with yanks that stand.
+    """
+
+    target: str
+    path: str
+    digest: str
+    withdrawals: tuple[Withdrawal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AdapterDetails(Adapter):
+    """An adapter in full, as it is now or was at a moment.
+
+    Attributes:
+        reduction_factor: how many times fewer parameters were trained than the base has.
+        bytes: of its files.
+        base_bytes: of its base's files.
+        files: path, size in bytes and SHA-256 of each.
+        format: the form that it was registered in, `mlx` or `peft`.
+        training: its trainer's configuration.
+        training_run: where and how it was trained.
+        curve: what was measured on the way.
+        yanked_reason: why it is withdrawn.
+        parent_yanked: why its parent is.
+        renderings: other forms of it.
+        fused: models made of it.
+        bundles: what it was shipped in.
+        deployments: where it runs, also as a part of other things.
+        at: the moment that was asked for; what was made of it is left out then.
+        plot: the picture of its curve.
+    """
+
+    reduction_factor: float
+    bytes: int
+    base_bytes: int
+    files: tuple[FileEntry, ...]
+    format: str
+    training: Mapping[str, object]
+    training_run: TrainingRun | None
+    curve: tuple[CurvePoint, ...]
+    yanked_reason: str | None
+    parent_yanked: str | None
+    renderings: tuple[Rendering, ...] | None = left_out()
+    fused: tuple[FusedLine, ...] | None = left_out()
+    bundles: tuple[BundleLine, ...] | None = left_out()
+    deployments: tuple[Deployment, ...] | None = left_out()
+    at: datetime | None = left_out()
+    plot: str | None = left_out()

@@ -1,0 +1,55 @@
+"""The record of a deployment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..record import Record, left_out
+from .withdrawals import Withdrawal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment(Record):
+    """Something that runs somewhere, or ran there.
+
+    Attributes:
+        place: where, in the words of whoever recorded it.
+        kind: what runs: `adapter`, `fused` or `bundle`.
+        name: of that.
+        digest: of that.
+        id: of that in the lineage.
+        yanked: it is withdrawn itself.
+        withdrawals: what it has to do with yanks that stand.
+        note: for people.
+        at: since when.
+        by: who recorded it.
+        ended_at: until when; None if it runs still.
+        ended_by: who recorded that.
+    """
+
+    place: str
+    kind: str
+    name: str
+    digest: str
+    id: str
+    yanked: bool
+    withdrawals: tuple[Withdrawal, ...]
+    note: str | None
+    at: datetime
+    by: str
+    ended_at: datetime | None
+    ended_by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed(Deployment):
+    """A deployment that was recorded.
+
+    Attributes:
+        changed: something else is on record than before.
+        ended: what ran there before, and does not any more.
+    """
+
+    changed: bool
+    ended: tuple[Deployment, ...] | None = left_out()
