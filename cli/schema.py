@@ -13,7 +13,7 @@ from .session import Session, command
 @command("schema")
 @click.argument("words", nargs=-1, metavar="[COMMAND]...")
 def schema_command(session: Session, words: tuple[str, ...]) -> None:
-    """Print the JSON Schema of what a command prints with --json.
+    """Print the JSON Schema of what a command prints.
 
     COMMAND is one or two words, such as: fusery schema alias list. Without it, the commands are listed, and --json
     prints the schemas of all.
