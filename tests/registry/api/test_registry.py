@@ -59,7 +59,7 @@ def test_a_misspelt_keyword_is_an_error_of_types(tmp_path: Path) -> None:
         sys.executable, "-P", "-m", "mypy", "--warn-unused-ignores", "--explicit-package-bases", "--no-site-packages",
         "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(script),
     ]  # fmt: skip
-    environment = {**os.environ, "MYPYPATH": str(ROOT / ".typings")}
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     [error, *_, summary] = done.stdout.splitlines()
     assert error.startswith(

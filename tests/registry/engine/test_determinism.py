@@ -95,7 +95,7 @@ def digests(
 
 
 def run(*command: str, environment: Mapping[str, str] | None = None) -> str:
-    path = os.pathsep.join([str(ROOT / ".typings"), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": path, **(environment or {})},
