@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "serve": ("serve", "Serve adapters of one base with OpenAI's API."),
         "alias": ("alias", "Move names such as course_rec#prod; see who held them when."),
         "deploy": ("deploy", "Record where something runs; see what ran where when."),
+        "path": ("path", "Print a folder of this machine with REF's files, to be loaded."),
         "export": ("export", "Write an adapter's folder, ready for git."),
         "import": ("export", "Take in a folder that export wrote."),
     },

@@ -50,6 +50,7 @@ DOCUMENTS: Mapping[str, str] = {
     "deploy record": "",
     "deploy end": "",
     "deploy list": "",
+    "path": "records.folders:LocalFolder",
     "export": "",
     "import": "records.adapter:Registered",
     "lineage": "",

@@ -27,10 +27,12 @@ class Record(Mapping[str, Any]):
     and `dict(adapter)` is all of it.
 
     Attributes:
+        REFERENCE: the field that names what the record is of, where a reference is asked for; empty if it names nothing.
         KEYS: names of the fields and properties that the JSON has, where these are not just its fields.
     """
 
     __slots__ = ()
+    REFERENCE: ClassVar[str] = ""
     KEYS: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:

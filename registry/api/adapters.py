@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, View, silent
+from .resource import Named, Progress, Resource, Say, View, named, silent
 
 if TYPE_CHECKING:
     from ..admission import Finding
@@ -144,6 +144,21 @@ class Adapters(Resource):
 
         place = Path(plot) if plot is not None else None
         return show_adapter(self.workspace, reference, at=at, plot=place, force=force)
+
+    def folder(self, reference: Named, *, format: str = "mlx") -> Path:
+        """Return a folder of this machine with an adapter's two files, to be loaded and not to be written to.
+
+        Args:
+            reference: the adapter.
+            format: `mlx` for mlx-lm, `peft` for PEFT, vLLM and others.
+
+        Raises:
+            UnknownReferenceError: there is no such adapter.
+            BadInputError: it is yanked, or has no such form.
+        """
+        from ..records.folders import adapter_folder
+
+        return adapter_folder(self.workspace, named(reference), format)
 
     def history(self, task: str) -> builtins.list[Version]:
         """Return the versions of a task, oldest first."""

@@ -39,6 +39,18 @@ class Bases(Resource):
             progress=progress,
         )
 
+    def folder(self, name: str) -> Path:
+        """Return a folder of this machine with a base model's files, to be loaded and not to be written to.
+
+        Raises:
+            UnknownReferenceError: there is no such base.
+            BlobCorruptError: a file is not what is recorded.
+            OutOfSpaceError: there is no room for a copy.
+        """
+        from ..records.folders import model_folder
+
+        return model_folder(self.workspace, name)
+
     def show(self, name: str) -> BaseDetails:
         """Return one base model, by name or digest prefix."""
         from ..bases.listing import show_base

@@ -22,6 +22,7 @@ from .trust import Trust
 from .upkeep import Upkeep
 
 if TYPE_CHECKING:
+    from ..records.folders import LocalFolder
     from ..serving.serve import ServeRequest, Serving
 
 
@@ -96,6 +97,21 @@ class Registry:
         made = self.workspace.ensure(explicit=True)
         write_config(self.workspace.settings)
         return made
+
+    def folder(self, reference: str, *, format: str | None = None) -> LocalFolder:
+        """Return where the files of an adapter, a base model or a fused model are on this machine.
+
+        Args:
+            reference: what is meant; of a fused model its key or digest.
+            format: of an adapter's files, `mlx` or `peft`; None for mlx-lm's.
+
+        Raises:
+            UnknownReferenceError: nothing has that name, or the fused model is not on this machine.
+            BadInputError: the adapter is yanked or has no such form, or a form was given for a model.
+        """
+        from ..records.folders import local_folder
+
+        return local_folder(self.workspace, reference, format)
 
     def serve(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from fusery.storage.manifest import FileEntry
 
@@ -112,6 +113,7 @@ class Adapter(Record):
     created_at: datetime
     created_by: str
     findings: tuple[Finding, ...]
+    REFERENCE: ClassVar[str] = "name"
 
     def __repr__(self) -> str:
         return f"<Adapter {self.name} on {self.base}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from fusery.storage.manifest import FileEntry
 
@@ -81,6 +82,7 @@ class Base(Record):
     created_by: str
     calibrations: tuple[Calibration, ...]
     files: tuple[FileEntry, ...]
+    REFERENCE: ClassVar[str] = "digest"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

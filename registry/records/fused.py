@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fusery.storage.manifest import FileEntry
 
@@ -140,6 +140,7 @@ class FusedLine(FusedLabel):
     created_at: datetime
     created_by: str
     withdrawals: tuple[Withdrawal, ...] | None = left_out()
+    REFERENCE: ClassVar[str] = "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +201,7 @@ class FusedRecord(FusedLabel):
     files: tuple[FileEntry, ...]
     published: bool
     withdrawals: tuple[Withdrawal, ...]
+    REFERENCE: ClassVar[str] = "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

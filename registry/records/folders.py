@@ -1,0 +1,165 @@
+"""Folders of this machine with the files of an adapter or a base model, as mlx-lm and PEFT load them.
+
+They lie in the cache beside the fused models, each under the digest of its files: whole, read-only, checked, pinned and
+removed by the same rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fusery.storage.copying import copy_file
+from fusery.storage.digest import Digest, digest_bytes
+from fusery.storage.manifest import FileEntry, Manifest, manifest_of
+from fusery.storage.room import Need, require_rooms
+
+from ..adapters.render import FORMS, Form
+from ..errors import BadInputError, UnknownReferenceError
+from ..record import Record
+from .base_files import base_manifest, completed_config, proven_files
+from .fused_label import label_of
+from .references import resolve_adapter, resolve_any, resolve_base
+from .renderings import fetch_form
+from .scratch import scratch_folder
+from .withdrawals import refuse_yanked
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalFolder(Record):
+    """Where the files of something are on this machine.
+
+    Attributes:
+        kind: `adapter`, `base` or `fused`.
+        name: of that; of a fused model its label.
+        digest: of that.
+        format: of an adapter's files, `mlx` or `peft`; None for models.
+        path: the folder, which is not to be written to.
+    """
+
+    kind: Literal["adapter", "base", "fused"]
+    name: str
+    digest: str
+    format: str | None
+    path: Path
+
+
+def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:
+    """Return a folder of this machine with the files of an adapter, a base model or a fused model.
+
+    Args:
+        workspace: the registry's parts.
+        reference: what is meant; of a fused model its key or digest.
+        form: of an adapter's files, `mlx` or `peft`; None for mlx-lm's.
+
+    Raises:
+        UnknownReferenceError: nothing has that name, or the fused model is not on this machine.
+        BadInputError: the adapter is yanked or has no such form, or a form was given for a model.
+    """
+    with workspace.database.read() as session:
+        found = resolve_any(session, reference)
+        if (fused := found.fused) is not None:
+            key, manifest, name = Digest(fused.key), fused.manifest.value, label_of(fused)
+            maker, digest = fused.adapter.name, fused.digest
+        elif found.base is not None:
+            name, digest = found.base.name, found.base.digest
+        else:
+            assert found.adapter is not None
+            name, digest = found.adapter.name, found.adapter.digest
+    if found.adapter is not None:
+        path = adapter_folder(workspace, name, form or "mlx")
+        return LocalFolder(kind="adapter", name=name, digest=digest, format=form or "mlx", path=path)
+    if form is not None:
+        raise BadInputError(f"{name} is a model, and a format is one of adapters", hint="leave out --format")
+    if fused is None:
+        return LocalFolder(
+            kind="base", name=name, digest=digest, format=None, path=model_folder(workspace, digest)
+        )
+    here = workspace.cache.lookup(key, manifest)
+    if here is None:
+        raise UnknownReferenceError(
+            f"{name} is not on this machine", hint=f"fusery fuse {maker} --recipe {key}"
+        )
+    return LocalFolder(kind="fused", name=name, digest=digest, format=None, path=here)
+
+
+def adapter_folder(workspace: Workspace, reference: str, form: str = "mlx") -> Path:
+    """Return a folder with an adapter's two files.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        form: `mlx` for mlx-lm, `peft` for PEFT, vLLM and others.
+
+    Raises:
+        UnknownReferenceError: there is no such adapter.
+        BadInputError: it is yanked, or has no such form.
+    """
+    chosen: Form | None = next((each for each in FORMS if each == form), None)
+    if chosen is None:
+        raise BadInputError(f"there is no format {form[:40]!r}", hint=f"--format {'|'.join(FORMS)}")
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        refuse_yanked(session, adapter)
+        assert adapter.manifest.files is not None
+        assert adapter.renderings is not None
+    with workspace.cache.scratch() as scratch:
+        files = fetch_form(workspace, adapter, chosen, scratch / "adapter")
+        return _kept(workspace, files, manifest_of(files), {})
+
+
+def model_folder(workspace: Workspace, reference: str) -> Path:
+    """Return a folder with a base model's files.
+
+    A model that was added by reference stays where it is, unless mlx-lm needs keys that its `config.json` has not.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the base model.
+
+    Raises:
+        UnknownReferenceError: there is no such base.
+        BlobCorruptError: a file is not what is recorded.
+        OutOfSpaceError: there is no room for a copy.
+    """
+    with workspace.database.read() as session:
+        base = resolve_base(session, reference)
+        assert base.names is not None
+        manifest = base_manifest(base)
+    with scratch_folder(workspace) as scratch, proven_files(workspace, base, scratch) as files:
+        completed = completed_config(files[CONFIG])
+        if completed is None and base.location is not None:
+            return Path(base.location)
+        own = {} if completed is None else {CONFIG: completed}
+        entries = (
+            FileEntry(entry.path, len(own[entry.path]), digest_bytes(own[entry.path]))
+            if entry.path in own
+            else entry
+            for entry in manifest
+        )
+        return _kept(workspace, files, Manifest.of(entries), own)
+
+
+def _kept(workspace: Workspace, files: dict[str, Path], manifest: Manifest, own: dict[str, bytes]) -> Path:
+    """Return the entry of the cache with these files, made if it is not there; `own` has those that are written anew."""
+    key = Digest(manifest.digest)
+    if (path := workspace.cache.lookup(key, manifest)) is not None:
+        return path
+    require_rooms([Need(workspace.cache.root, [entry.size for entry in manifest])])
+    with workspace.cache.build(key, 0) as folder:
+        for entry in manifest:
+            place = folder / entry.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if entry.path in own:
+                place.write_bytes(own[entry.path])
+            else:
+                copy_file(files[entry.path], place, expected=entry.sha256)
+        path = workspace.cache.publish(key, folder, manifest)
+    workspace.cache.evict(workspace.settings.cache_limit, {key}).execute()
+    return path
