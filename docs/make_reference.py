@@ -1,4 +1,7 @@
-"""Make the reference pages from the code: the command line, the findings of admission, the errors, and the settings.
+"""Make the reference pages from the code.
+
+They are the command line, the Python API, what commands print with `--json`, the findings of admission, the errors and
+the settings.
 
 `python docs/make_reference.py` writes them; with `--check` it only says whether they are up to date.
 """
@@ -7,17 +10,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
 import fusery.registry
 import fusery.storage
+from fusery.cli.documents import DOCUMENTS, document_of
 from fusery.cli.main import OTHER_ERRORS, cli
+from fusery.registry import Registry
 from fusery.registry.admission.rules import CODES, RULES, UNREADABLE
+from fusery.registry.api.schema import schema_of
 from fusery.registry.settings.settings import Settings
 from fusery.storage.errors import FuseryError
 
@@ -117,12 +126,126 @@ def settings() -> str:
     """Return the page of settings."""
     parts = [NOTE, "# Settings\n", f"{(inspect.getdoc(Settings) or '').splitlines()[2]}\n"]
     parts += ["| environment | `config.toml` | type |", "| --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        kind = re.sub(
-            r"<class '(?:\w+\.)*(\w+)'>|(?:\w+\.)*(\w+)", lambda m: m[1] or m[2], str(field.annotation)
-        )
-        parts.append(f"| `FUSERY_{name.upper()}` | `{name}` | `{kind.replace('|', 'or')}` |")
+    for field in fields(Settings):
+        kind = str(field.type).replace("|", "or")
+        parts.append(f"| `FUSERY_{field.name.upper()}` | `{field.name}` | `{kind}` |")
     return "\n".join([*parts, ""])
+
+
+def documents() -> str:
+    """Return the page of what commands print with `--json`: each command's record, and the keys of each record."""
+    intro = (
+        "`--json` prints one document on standard output; `fusery schema COMMAND` prints its JSON Schema, of which this page is "
+        "made.  More keys may be added; those below keep their names and meaning.  Moments are ISO 8601 in UTC with offset, "
+        "sizes are bytes, digests are SHA-256 in hexadecimal.  A value that is not known is null, and its key is there, but for "
+        "keys in *italics*, which are there only when they are asked for.\n"
+    )
+    parts = [NOTE, "# JSON\n", intro, "| command | prints |", "| --- | --- |"]
+    known: dict[str, dict[str, Any]] = {}
+    for command in DOCUMENTS:
+        kind = document_of(command)
+        schema = schema_of(kind)
+        known |= schema.get("$defs", {})
+        if "properties" in schema:
+            known[schema["title"]] = schema
+        parts.append(f"| `{command}` | {_kind(schema)} |")
+    for name in sorted(known):
+        parts += ["", f"## {name}\n", f"{known[name].get('description', '')}\n"]
+        parts += ["| key | type | what it is |", "| --- | --- | --- |"]
+        required = known[name].get("required", [])
+        for key, value in known[name]["properties"].items():
+            shown = f"`{key}`" if key in required else f"*`{key}`*"
+            parts.append(f"| {shown} | {_kind(value)} | {_cell(value.get('description', ''))} |")
+    return "\n".join([*parts, ""])
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """Return the type of a value in words, with links to the records."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "properties" in schema:
+        return f"[{schema['title']}](#{schema['title'].lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_kind(each) for each in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{json.dumps(each)}`" for each in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"array of {_kind(schema.get('items', {}))}"
+    if schema.get("type") == "object":
+        inner = schema.get("additionalProperties")
+        return f"object of {_kind(inner)}" if isinstance(inner, dict) and inner else "object"
+    if schema.get("format") == "date-time":
+        return "moment"
+    return str(schema.get("type", "any"))
+
+
+def python() -> str:
+    """Return the page of the Python API: each resource and its methods, from their docstrings."""
+    intro = (
+        "The names of `fusery`, and what each resource of a `Registry` does.  A *reference* is a text as the command line takes it, or "
+        "a record; the records are those of [JSON](json.md), read by attributes.  [The guide](../guides/python.md) "
+        "shows them at work.\n"
+    )
+    parts = [NOTE, "# Python\n", intro]
+    for name in fusery.registry.__all__:
+        kind = getattr(fusery.registry, name)
+        if inspect.isclass(kind) and kind is not Registry:
+            parts += [f"## {name}\n", f"{_paragraphs(kind)}\n"]
+            if not issubclass(kind, Exception):
+                parts += [f"```python\n{name}{_signature(kind)}\n```\n"]
+    parts += ["## Registry\n", f"{_paragraphs(Registry)}\n", *_methods("registry", Registry)]
+    for name, kind in resources().items():
+        parts += [f"## registry.{name}\n", f"{_paragraphs(kind)}\n", *_methods(f"registry.{name}", kind)]
+    return "\n".join(parts)
+
+
+def resources() -> dict[str, type]:
+    """Return the kinds of a registry's resources by the attribute that has each."""
+    hints = inspect.getsource(Registry.__init__)
+    found = re.findall(r"self\.(\w+) = (\w+)\(workspace\)", hints)
+    return {name: getattr(importlib.import_module(Registry.__module__), kind) for name, kind in found}
+
+
+def _methods(owner: str, kind: type) -> Iterator[str]:
+    for name, method in vars(kind).items():
+        function = getattr(method, "__func__", method)
+        if not name.startswith("_") and inspect.isfunction(function):
+            yield f"### {owner}.{name}\n"
+            yield f"```python\n{name}{_signature(function)}\n```\n"
+            yield f"{_paragraphs(function)}\n"
+
+
+def _signature(function: Any) -> str:
+    text = inspect.signature(function)
+    parameters = [each for each in text.parameters.values() if each.name not in ("self", "cls")]
+    shown = [_parameter(each) for each in parameters]
+    kinds = [each.kind for each in parameters]
+    if inspect.Parameter.KEYWORD_ONLY in kinds:
+        shown.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    returned = str(text.return_annotation).replace("builtins.", "")
+    back = "" if text.return_annotation in (text.empty, None, "None") else f" -> {returned}"
+    line = f"({', '.join(shown)}){back}"
+    if len(line) < 90:
+        return line
+    return "(\n    " + ",\n    ".join(shown) + f",\n){back}"
+
+
+def _parameter(each: inspect.Parameter) -> str:
+    stars = {each.VAR_KEYWORD: "**", each.VAR_POSITIONAL: "*"}.get(each.kind, "")
+    default = (
+        "" if each.default is each.empty else f" = {getattr(each.default, '__name__', repr(each.default))}"
+    )
+    return f"{stars}{each.name}: {each.annotation}{default}"
+
+
+def _paragraphs(thing: Any) -> str:
+    """Return a docstring as Markdown: what its sections list becomes a list."""
+    text = inspect.getdoc(thing) or ""
+    text = re.sub(r"^(Args|Raises|Returns|Attributes|Yields):$", r"*\1*\n", text, flags=re.MULTILINE)
+    while (joined := re.sub(r"^( {4}\w+(?:, \w+)*: .*)\n {8,}", r"\1 ", text, flags=re.MULTILINE)) != text:
+        text = joined
+    return re.sub(r"^ {4}(\w+(?:, \w+)*): ", r"- `\1`: ", text, flags=re.MULTILINE)
 
 
 def main() -> int:
@@ -131,6 +254,8 @@ def main() -> int:
         "command-line.md": command_line(),
         "errors.md": errors(),
         "findings.md": findings(),
+        "json.md": documents(),
+        "python.md": python(),
         "settings.md": settings(),
     }
     stale = [name for name, text in pages.items() if not _is(FOLDER / name, text)]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from fusery.storage.plaintext import is_keepable
 from fusery.storage.secrets import without_credentials
@@ -35,6 +35,25 @@ class TrainedOn:
     name: str
     digest: str
     known_as: frozenset[str] = frozenset()
+
+
+class Facts(TypedDict, total=False):
+    """What can be said about an adapter's folder, as keywords; `Adapters.register` says what each means."""
+
+    base: str | None
+    task: str | None
+    version: int | None
+    date: str | None
+    alpha: float | None
+    val_loss: float | None
+    dataset: str | None
+    examples: int | None
+    parent: str | None
+    tags: Mapping[str, str]
+    note: str | None
+    checkpoint: str | None
+    log: str | Path | None
+    trained_on: str | None
 
 
 @dataclass(frozen=True, slots=True)

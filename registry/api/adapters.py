@@ -5,12 +5,13 @@ from __future__ import annotations
 import builtins
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from .resource import Named, Progress, Resource, Say, View, named, silent
 
 if TYPE_CHECKING:
-    from ..admission import Finding
+    from ..adapters.finding import Finding
+    from ..admission.submission import Facts
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
@@ -89,46 +90,12 @@ class Adapters(Resource):
         )
         return register(self.workspace, Path(folder), said, strict=strict)
 
-    def check(
-        self,
-        folder: str | Path,
-        *,
-        base: str | None = None,
-        task: str | None = None,
-        version: int | None = None,
-        date: str | None = None,
-        alpha: float | None = None,
-        val_loss: float | None = None,
-        dataset: str | None = None,
-        examples: int | None = None,
-        parent: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        note: str | None = None,
-        checkpoint: str | None = None,
-        log: str | Path | None = None,
-        trained_on: str | None = None,
-        strict: bool = False,
-    ) -> Sequence[Finding]:
-        """Return what admission finds in a folder; nothing is written.  The arguments are those of `register`."""
+    def check(self, folder: str | Path, *, strict: bool = False, **facts: Unpack[Facts]) -> Sequence[Finding]:
+        """Return what admission finds in a folder; nothing is written.  The keywords are those of `register`."""
         from ..admission.submission import Submission
         from ..registration.register import check
 
-        said = Submission(
-            base=base,
-            task=task,
-            version=version,
-            date=date,
-            alpha=alpha,
-            val_loss=val_loss,
-            dataset=dataset,
-            examples=examples,
-            parent=parent,
-            tags=tags or {},
-            note=note,
-            checkpoint=checkpoint,
-            log=log,
-            trained_on=trained_on,
-        )
+        said = Submission(**facts)
         return check(self.workspace, Path(folder), said, strict=strict)
 
     def show(

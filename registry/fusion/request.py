@@ -128,7 +128,7 @@ class FuseRequest:
         return by_default if self.rounding is None else self.rounding == "once"
 
     @property
-    def quantization(self) -> dict[str, Any] | None:
+    def quantization(self) -> Mapping[str, object] | None:
         """MLX's parameters of the requantisation."""
         if self.quantize is None:
             return None

@@ -20,13 +20,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import StorageError
 from fusery.storage.failures import os_failures
 from fusery.storage.publishing import make_folders
 
+from ..admission.submission import Facts
 from ..training.dataset import read_data
 from ..training.record import (
     RecordedData,
@@ -51,6 +52,16 @@ MAX_POINTS = 50_000
 """A record with more is thinned out, so that it can still be read back."""
 
 _NUMBERS = ("train_loss", "val_loss", "learning_rate", "trained_tokens")
+
+
+class Callback(Protocol):
+    """What mlx-lm's trainer tells how a run goes (`mlx_lm.tuner.callbacks.TrainingCallback`)."""
+
+    def on_train_loss_report(self, train_info: dict[str, object], /) -> None:
+        """Hear of the last steps."""
+
+    def on_val_loss_report(self, val_info: dict[str, object], /) -> None:
+        """Hear of a validation."""
 
 
 class RecordRun:
@@ -78,7 +89,7 @@ class RecordRun:
         arguments: object = None,
         data: str | Path | None = None,
         examples: int | None = None,
-        wrapped: Any = None,
+        wrapped: Callback | None = None,
         working_folder: str | Path = ".",
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
@@ -112,20 +123,20 @@ class RecordRun:
     ) -> None:
         self.finish(stopped=kind is not None)
 
-    def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+    def on_train_loss_report(self, train_info: dict[str, object]) -> None:
         """Take in what the trainer reports of the last steps."""
         if self._active:
             memory = train_info.get("peak_memory")
             if isinstance(memory, int | float) and math.isfinite(memory):
                 self.record.peak_memory = round(memory * 1e9)
-            self._add(int(train_info["iteration"]), train_info)
+            self._add(_iteration(train_info), train_info)
         if self._wrapped is not None:
             self._wrapped.on_train_loss_report(train_info)
 
-    def on_val_loss_report(self, val_info: dict[str, Any]) -> None:
+    def on_val_loss_report(self, val_info: dict[str, object]) -> None:
         """Take in a validation loss."""
         if self._active:
-            iteration = int(val_info["iteration"])
+            iteration = _iteration(val_info)
             if self._offset is None:
                 # Since 0.25 mlx-lm tells callbacks the steps that were done, from 0; its output counts from 1.
                 self._offset = 1 if iteration == 0 else 0
@@ -149,14 +160,15 @@ class RecordRun:
             self._write()
 
     def register(
-        self, *, base: str | None = None, registry: Registry | None = None, **facts: Any
+        self, *, registry: Registry | None = None, strict: bool = False, **facts: Unpack[Facts]
     ) -> Registered:
         """Register what the run left, its best checkpoint unless `checkpoint` says otherwise.
 
         Args:
-            base: the base model; without, the one that the run's configuration names.
             registry: default: the one of the environment.
-            facts: the fields of `fusery.registry.admission.submission.Submission`.
+            strict: warnings keep it out, as errors do.
+            facts: what is said about the adapter, as `Registry.adapters.register` takes it; without a base, it is the one
+                that the run's configuration names.
 
         Raises:
             FuseryError: as `Registry.adapters.register`.
@@ -165,9 +177,9 @@ class RecordRun:
 
         self.finish()
         if registry is not None:
-            return registry.adapters.register(self.folder, base=base, **facts)
+            return registry.adapters.register(self.folder, strict=strict, **facts)
         with Registry.open() as opened:
-            return opened.adapters.register(self.folder, base=base, **facts)
+            return opened.adapters.register(self.folder, strict=strict, **facts)
 
     def _add(self, iteration: int, said: Mapping[str, Any], *, now: bool = False) -> None:
         values = {name: _number(said[name]) for name in _NUMBERS if said.get(name) is not None}
@@ -201,6 +213,10 @@ def _thinned(points: list[RecordedPoint]) -> list[RecordedPoint]:
 def _number(value: Any) -> float:
     # An array of mlx or NumPy with one element has `item`.
     return float(value.item() if hasattr(value, "item") else value)
+
+
+def _iteration(said: Mapping[str, Any]) -> int:
+    return int(said["iteration"])
 
 
 def _rank() -> int:
