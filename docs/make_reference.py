@@ -138,7 +138,9 @@ def documents() -> str:
         "`--json` prints one document on standard output; `fusery schema COMMAND` prints its JSON Schema, of which this page is "
         "made.  More keys may be added; those below keep their names and meaning.  Moments are ISO 8601 in UTC with offset, "
         "sizes are bytes, digests are SHA-256 in hexadecimal.  A value that is not known is null, and its key is there, but for "
-        "keys in *italics*, which are there only when they are asked for.\n"
+        "keys in *italics*, which are there only when they are asked for.\n\n"
+        'An error is a document as well, with the exit code that it would have otherwise: `{"error": {"code", "message", "hint"}}`; '
+        "[Errors](errors.md) lists the codes.\n"
     )
     parts = [NOTE, "# JSON\n", intro, "| command | prints |", "| --- | --- |"]
     known: dict[str, dict[str, Any]] = {}

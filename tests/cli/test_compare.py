@@ -16,7 +16,7 @@ KEYS = {
     "relative_change",
     "effective_rank_a",
     "effective_rank_b",
-}  # docs/internals/json.md
+}  # docs/reference/json.md
 
 
 def test_diff_without_weights_is_as_before(stocked: Fusery) -> None:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import documents
+import jsonschema
+import pytest
+
+from fusery.cli.documents import DOCUMENTS, OTHERS_FORMAT, document_of
+from fusery.cli.main import cli
+from fusery.registry.api.schema import misfits, schema_of
+
+FREE = {"schema", "attest"}
+"""What these print has a form that others have laid down."""
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that prints JSON, by its words."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        elif any("--json" in option.opts for option in command.params):
+            yield " ".join((*path, name)), command
+
+
+def test_every_command_has_a_schema_and_nothing_else_has() -> None:
+    assert [name for name, _ in commands()] == list(DOCUMENTS)
+    assert {name for name, said in DOCUMENTS.items() if said == OTHERS_FORMAT} == FREE
+
+
+@pytest.mark.parametrize("command", DOCUMENTS)
+def test_a_schema_is_one_and_says_what_each_key_is(command: str) -> None:
+    schema = schema_of(document_of(command))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    if command not in FREE:
+        objects = list(parts(schema))
+        assert objects, "no record"
+        silent = [
+            f"{each['title']}.{key}"
+            for each in objects
+            for key, value in each["properties"].items()
+            if "description" not in value and "$ref" not in value
+        ]
+        assert silent == []
+
+
+def parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the records of a schema."""
+    yield from (each for each in (schema, *schema.get("$defs", {}).values()) if "properties" in each)
+
+
+def test_the_schema_of_a_command_is_printed(fusery: Any) -> None:
+    done = fusery("schema", "alias", "list")
+    assert json.loads(done.out) == schema_of(document_of("alias list"))
+    assert fusery("schema", "list", "--json").json == schema_of(document_of("list"))
+
+
+def test_what_a_command_prints_is_as_the_schema_says(stocked: Any) -> None:
+    schema = stocked("schema", "list", "--json").json
+    jsonschema.validate(stocked("list", "--json").json, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate([{"name": 1}], schema)
+
+
+def test_without_a_command_there_are_all(fusery: Any) -> None:
+    assert fusery("schema").out.split("\n")[: len(DOCUMENTS)] == list(DOCUMENTS)
+    assert fusery("schema", "--json").json.keys() == DOCUMENTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("alias",), "schema alias set or alias remove"),
+        (("lits",), "schema list"),
+        (("alias", "lst"), "schema alias list"),
+        (("zzzz",), "fusery schema"),
+    ],
+)
+def test_another_word_is_a_sentence(fusery: Any, words: tuple[str, ...], hint: str) -> None:
+    done = fusery("schema", *words)
+    assert done.code == 2
+    assert hint in done.err
+
+
+def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(fusery: Any) -> None:
+    kind = document_of("list")
+    assert misfits(kind, []) == []
+    [fault, *_] = misfits(kind, [{"nmae": "x"}])
+    assert fault.startswith("0.")
+    assert documents.checked is not None
