@@ -78,9 +78,9 @@ from fusery.registry.comparison.modules import compare_adapters, open_adapter, o
 with ExitStack() as stack:
     ours, theirs = (stack.enter_context(open_adapter(Path(path), 2.0)) for path in sys.argv[1:3])
     changes = compare_adapters(ours, theirs)
-text = json.dumps({"overall": overall(changes), "modules": [change.view() for change in changes]}, indent=2)
+text = json.dumps({"overall": overall(changes).to_dict(), "modules": [change.record().to_dict() for change in changes]}, indent=2)
 print(json.dumps({
-    "overall": overall(changes),
+    "overall": overall(changes).to_dict(),
     "modules": {change.module: [change.updates.norm_a, change.updates.cosine, change.updates.relative_change] for change in changes},
     "seconds": time.perf_counter() - started,
     "processor": time.process_time(),

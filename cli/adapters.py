@@ -149,25 +149,23 @@ def check_command(session: Session, folder: Path, form: str, **facts: Any) -> in
 
     Exit code 1 when the adapter would be refused.
     """
-    from fusery.registry.admission import verdict
+    from fusery.registry.admission.checked import Checked
 
     if form == "sarif" and (session.json or session.quiet):
         raise click.UsageError("--format sarif, --json and -q exclude each other.")
-    findings = session.registry.adapters.check(folder, **facts)
-    result = verdict(findings)
+    checked = Checked.of(session.registry.adapters.check(folder, **facts))
     if form == "sarif":
         from fusery.registry.admission.sarif import sarif_log
 
-        session.document(sarif_log(findings, folder))
-        return 1 if result == "fail" else 0
-    document = {"verdict": result, "findings": [finding.to_dict() for finding in findings]}
+        session.document(sarif_log(checked.findings, folder))
+        return 1 if checked.verdict == "fail" else 0
 
     def human() -> None:
-        print_findings(session, document["findings"])
-        session.print(f"Verdict: {result}")
+        print_findings(session, checked.findings)
+        session.print(f"Verdict: {checked.verdict}")
 
-    session.emit(document, names=[finding.code for finding in findings], human=human)
-    return 1 if result == "fail" else 0
+    session.emit(checked, names=[finding.code for finding in checked.findings], human=human)
+    return 1 if checked.verdict == "fail" else 0
 
 
 def print_findings(session: Session, findings: Iterable[Any]) -> None:

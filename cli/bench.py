@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,10 @@ from fusery.registry.parsing import plural
 
 from .session import Session, command
 from .text import number, share, size
+
+if TYPE_CHECKING:
+    from fusery.registry.evaluation.bench import BenchReport
+    from fusery.registry.evaluation.subjects import FormCost
 
 
 @command("bench", table=True)
@@ -74,40 +78,40 @@ def bench_command(
         found = session.registry.adapters.bench(
             reference, precisions=precisions, plot=plot, force=force, say=session.say, **numbers
         )
-    view = found.to_dict()
-    session.emit(view, names=[view["choice"] or ""], human=lambda: _print(session, view))
+    measured = found
+    session.emit(measured, names=[measured.choice or ""], human=lambda: _print(session, measured))
     return 0
 
 
-def _print(session: Session, view: dict[str, Any]) -> None:
+def _print(session: Session, found: BenchReport) -> None:
     right = ("weights", "load", "first token", "tokens/s", "peak memory", "retained")
     table = session.table("form", "", *right, right=right, free=("",))
-    for row in view["rows"]:
-        table.add_row(*_cells(row, view["choice"]))
+    for row in found.rows:
+        table.add_row(*_cells(row, found.choice))
     session.print_table(table)
-    machine = view["machine"]
+    machine = found.machine
+    cores = "cores" if machine.cores is None else plural(machine.cores, "core")
     session.print(
-        f"{view['adapter']} on {view['base']}; {machine['processor']}, {plural(machine['cores'], 'core')}, mlx {machine['mlx']}; "
-        f"{view['prompt_tokens']} + {plural(view['tokens'], 'token')}, {plural(view['runs'], 'round')}"
+        f"{found.adapter} on {found.base}; {machine.processor}, {cores}, mlx {machine.mlx}; "
+        f"{found.prompt_tokens} + {plural(found.tokens, 'token')}, {plural(found.runs, 'round')}"
     )
-    session.print(f"Ship: {view['choice'] or 'nothing of this'}")
-    for reason in view["reasons"]:
+    session.print(f"Ship: {found.choice or 'nothing of this'}")
+    for reason in found.reasons:
         session.print(f"  {reason}")
-    if view["plot"]:
-        session.print(f"Drawn to {view['plot']}")
+    if found.plot:
+        session.print(f"Drawn to {found.plot}")
 
 
-def _cells(row: dict[str, Any], choice: str | None) -> list[str]:
-    if row["error"] is not None:
-        return [row["label"], row["error"], size(row["bytes"]), "-", "-", "-", "-", "-"]
-    fidelity = row["fidelity"]
+def _cells(row: FormCost, choice: str | None) -> list[str]:
+    if row.error is not None:
+        return [row.label, row.error, size(row.bytes), "-", "-", "-", "-", "-"]
     return [
-        row["label"],
-        "<- ship this" if row["label"] == choice else "",
-        size(row["bytes"]),
-        f"{row['load_seconds']:.2f} s",
-        f"{1000 * row['first_token_seconds']:.0f} ms",
-        number(row["tokens_per_second"]),
-        size(row["peak_bytes"]),
-        "-" if fidelity is None else share(fidelity["retained"]),
+        row.label,
+        "<- ship this" if row.label == choice else "",
+        size(row.bytes),
+        f"{row.load_seconds:.2f} s",
+        f"{1000 * (row.first_token_seconds or 0):.0f} ms",
+        number(row.tokens_per_second),
+        size(int(row.peak_bytes or 0)),
+        "-" if row.fidelity is None else share(row.fidelity.retained),
     ]

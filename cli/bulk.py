@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from fusery.registry.bulk.work import Done
+
+_Made = TypeVar("_Made", bound=Mapping[str, Any])
 
 
 def bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,29 +72,29 @@ def counting(session: Session, label: str) -> Iterator[Callable[[int, int], None
         yield told
 
 
-def report(session: Session, done: Done, *, verb: str, adapter: Callable[[dict[str, Any]], str]) -> int:
+def report(session: Session, done: Done[_Made], *, verb: str, adapter: Callable[[_Made], str]) -> int:
     """Print what became of many; return the exit code.
 
     Args:
         session: the command line's.
-        done: the documents.
+        done: what became of them.
         verb: what was done with them.
-        adapter: the name of the adapter that a document is about.
+        adapter: the name of the adapter that a result is about.
     """
-    good = [document for document in done.documents if "error" not in document]
+    good = done.made
 
     def human() -> None:
         for document in good:
             session.print(f"{cell(adapter(document))}  {cell(document['path'])}")
             session.warn(document)
-        for document in done.failures:
-            session.print(f"{cell(document['adapter'])}  failed: {cell(document['error']['message'])}")
-            if document["error"]["hint"]:
-                session.hint(cell(document["error"]["hint"]), "  ")
+        for failed in done.failures:
+            session.print(f"{cell(failed.adapter)}  failed: {cell(failed.error.message)}")
+            if failed.error.hint:
+                session.hint(cell(failed.error.hint), "  ")
         session.print(f"{len(good)} {verb}, {len(done.failures) or 'none'} failed.")
 
     if session.quiet:
-        for document in done.failures:
-            click.echo(f"{cell(document['adapter'])}: {cell(document['error']['message'])}", err=True)
+        for failed in done.failures:
+            click.echo(f"{cell(failed.adapter)}: {cell(failed.error.message)}", err=True)
     session.emit(done.documents, names=[document["path"] for document in good], human=human)
     return 0 if done.ok else 1

@@ -44,4 +44,4 @@ def calibrate_command(session: Session, base: str, prompts: Path | None) -> None
             ]
         )
 
-    session.emit(found.to_dict(), names=[found.digest], human=human)
+    session.emit(found, names=[found.digest], human=human)

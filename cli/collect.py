@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from .fuse import make_request, request_options
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, count, size, told
+
+if TYPE_CHECKING:
+    from fusery.registry.fusion.cache import CachedModel, Pinned
+    from fusery.registry.fusion.explain import ExplainedModel, Ingredient
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 _YES = click.option("-y", "--yes", is_flag=True, help="Do not ask first, on a terminal.")
@@ -76,35 +80,32 @@ def cache_command() -> None:
 @command("list", table=True)
 def list_(session: Session) -> None:
     """List the fused models in the cache, least recently used first."""
-    document = session.registry.cache.contents()
-    entries = document["entries"]
+    contents = session.registry.cache.contents()
 
     def human() -> None:
         table = session.table(
             "adapter", "precision", "size", "key", "unused", "state", "stays",
             right=("size", "unused"), free=("state", "stays"), rare=("state",),
         )  # fmt: skip
-        for entry in entries:
+        for entry in contents.entries:
             table.add_row(
-                cell(entry["combined"]),
-                cell(entry["format"]),
-                size(entry["bytes"]),
-                entry["key"][:12],
-                ago(entry["last_used"]),
+                cell(entry.combined),
+                cell(entry.format),
+                size(entry.bytes),
+                entry.key[:12],
+                ago(entry.last_used),
                 told(entry) or "-",
                 cell(_stays(entry)),
             )
         session.print_table(table)
-        session.print(
-            f"{size(document['bytes'])} in {document['path']}, the limit is {size(document['limit_bytes'])}"
-        )
+        session.print(f"{size(contents.bytes)} in {contents.path}, the limit is {size(contents.limit_bytes)}")
 
-    session.emit(document, names=[entry["key"] for entry in entries], human=human)
+    session.emit(contents, names=[entry.key for entry in contents.entries], human=human)
 
 
-def _stays(entry: dict[str, Any]) -> list[str]:
-    reasons = [name for name, field in (("pinned", "pinned"), ("in use", "in_use")) if entry[field]]
-    return [*reasons, *entry["aliases"], *(["foreign"] if entry["foreign"] is not None else [])]
+def _stays(entry: CachedModel) -> list[str]:
+    reasons = [name for name, holds in (("pinned", entry.pinned), ("in use", entry.in_use)) if holds]
+    return [*reasons, *entry.aliases, *(["foreign"] if entry.foreign is not None else [])]
 
 
 @command("prune")
@@ -122,19 +123,19 @@ def prune(session: Session, target: str | None, dry_run: bool, yes: bool) -> Non
     limit = None if target is None else parse_size(target)
     registry = session.registry
     if not dry_run and not yes and _asks():
-        plan = registry.cache.prune(limit, dry_run=True).to_dict()
-        if plan["removed"]:
-            _confirm(plan["removed"], plan["freed_bytes"], "the cache")
-    document = registry.cache.prune(limit, dry_run=dry_run).to_dict()
+        plan = registry.cache.prune(limit, dry_run=True)
+        if plan.removed:
+            _confirm(plan.removed, plan.freed_bytes, "the cache")
+    done = registry.cache.prune(limit, dry_run=dry_run)
 
     def human() -> None:
-        for item in document["items"]:
-            session.print(f"  {item['key'][:12]}  {size(item['bytes'])}")
-        _summary(session, document, f"{size(document['kept_bytes'])} are left")
-        if not document["fits"]:
+        for item in done.items_:
+            session.print(f"  {item.key[:12]}  {size(item.bytes)}")
+        _summary(session, done, f"{size(done.kept_bytes)} are left")
+        if not done.fits:
             session.say("What is left is more than that: it is pinned, aliased or in use.")
 
-    session.emit(document, names=[item["key"] for item in document["items"]], human=human)
+    session.emit(done, names=[item.key for item in done.items_], human=human)
 
 
 @command("pin")
@@ -154,7 +155,7 @@ def unpin(session: Session, references: tuple[str, ...]) -> None:
 def _pin(
     session: Session,
     references: tuple[str, ...],
-    change: Callable[[str], list[dict[str, Any]]],
+    change: Callable[[str], list[Pinned]],
     done: str,
     already: str,
 ) -> None:
@@ -162,9 +163,9 @@ def _pin(
 
     def human() -> None:
         for row in rows:
-            session.print(f"{row['key'][:12]} {done if row['changed'] else already}")
+            session.print(f"{row.key[:12]} {done if row.changed else already}")
 
-    session.emit(rows, names=[row["key"] for row in rows], human=human)
+    session.emit(rows, names=[row.key for row in rows], human=human)
 
 
 @command("explain")
@@ -176,36 +177,36 @@ def explain(session: Session, reference: str, **options: Any) -> None:
     It shows what makes its key, and what of it is here.  KEY_OR_REF is a fused artifact by key or digest, or an
     adapter; the options are those of fuse.
     """
-    document = session.registry.fused.explain(reference, make_request(options))
+    explanation = session.registry.fused.explain(reference, make_request(options))
 
     def human() -> None:
-        for model in document["models"]:
+        for model in explanation.models:
             _explain(session, model)
 
-    session.emit(document, names=[model["key"] for model in document["models"]], human=human)
+    session.emit(explanation, names=[model.key for model in explanation.models], human=human)
 
 
-def _explain(session: Session, model: dict[str, Any]) -> None:
-    session.print(f"{model['status']}: {cell(model['label'])} {model['key'][:12]}: {model['reason']}")
-    if inputs := model["inputs"]:
-        rows = [("  base", _input(inputs["base"])), ("  adapter", _input(inputs["adapter"]))]
-        rows += [("  with", f"{part['weight']} x {_input(part)}") for part in inputs["with"]]
-        shown = {name: value for name, value in inputs["recipe"].items() if value is not None}
+def _explain(session: Session, model: ExplainedModel) -> None:
+    session.print(f"{model.status}: {cell(model.label)} {model.key[:12]}: {model.reason}")
+    if inputs := model.inputs:
+        rows = [("  base", _input(inputs.base)), ("  adapter", _input(inputs.adapter))]
+        rows += [("  with", f"{part.weight} x {_input(part)}") for part in inputs.with_]
+        shown = {name: value for name, value in inputs.recipe.items() if value is not None}
         rows.append(("  recipe", cell({key: value for key, value in shown.items() if key != "with"})))
-        if here := model["here"]:
-            rows.append(("  here", f"{cell(here['path'])}, last used {here['last_used']}"))
-        if model["missing"]:
-            rows.append(("  missing in the store", cell(model["missing"])))
-        if model["differs"]:
-            rows.append(("  not what is asked for, by its", cell(model["differs"])))
+        if here := model.here:
+            rows.append(("  here", f"{cell(str(here.path))}, last used {here['last_used']}"))
+        if model.missing:
+            rows.append(("  missing in the store", cell(list(model.missing))))
+        if model.differs:
+            rows.append(("  not what is asked for, by its", cell(list(model.differs))))
         session.facts(rows)
 
 
-def _input(part: dict[str, Any]) -> str:
-    return f"{cell(part['name'])} {part['digest'][:12]}"
+def _input(part: Ingredient) -> str:
+    return f"{cell(part.name)} {part.digest[:12]}"
 
 
-def _summary(session: Session, document: dict[str, Any], rest: str) -> None:
+def _summary(session: Session, document: Mapping[str, Any], rest: str) -> None:
     verb = "Would remove" if document["dry_run"] else "Removed"
     session.print(
         f"{verb} {count(document['removed'])}, {size(document['freed_bytes'])}; "

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .amendments import MARK, explain_mark
 from .session import Session, command
 from .text import cell, count, number, share
+
+if TYPE_CHECKING:
+    from fusery.registry.catalog.diff import WeightsDifference
+    from fusery.registry.comparison.differences import ModuleDifference
+    from fusery.registry.records.withdrawals import Withdrawal
 
 _SHORT_DIGEST = 12
 
@@ -39,17 +45,17 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     # Modules are compared on all cores: threads within each product would only get in one another's way.  NumPy reads
     # this when it is loaded, which is later.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from fusery.registry.catalog.diff import WeightsDifference
+
     difference = session.registry.adapters.diff(a, b, weights=weights, plot=plot, force=force)
 
     def human() -> None:
-        _print_fields(
-            session, [difference["a"], difference["b"]], difference["changed"], difference["amended"]
-        )
-        _warn(session, difference["withdrawals"])
-        if weights:
+        _print_fields(session, [difference.a, difference.b], difference.changed, difference.amended)
+        _warn(session, difference.withdrawals)
+        if isinstance(difference, WeightsDifference):
             _print_weights(session, difference)
 
-    session.emit(difference, names=list(difference["changed"]), human=human)
+    session.emit(difference, names=list(difference.changed), human=human)
 
 
 @command("compare", table=True)
@@ -72,22 +78,25 @@ def compare_command(session: Session, references: tuple[str, ...], plot: Path | 
     found = session.registry.adapters.compare(references, plot=plot, force=force)
 
     def human() -> None:
-        _print_fields(session, found["adapters"], found["differs"], found["amended"])
-        _warn(session, found["withdrawals"])
-        if found["plot"]:
-            session.print(f"Curves: {found['plot']}")
+        _print_fields(session, found.adapters, found.differs, found.amended)
+        _warn(session, found.withdrawals)
+        if found.plot:
+            session.print(f"Curves: {found.plot}")
 
-    session.emit(found, names=list(found["differs"]), human=human)
+    session.emit(found, names=list(found.differs), human=human)
 
 
-def _warn(session: Session, withdrawals: dict[str, list[dict[str, Any]]]) -> None:
+def _warn(session: Session, withdrawals: Mapping[str, Sequence[Withdrawal]]) -> None:
     for name, found in withdrawals.items():
         for each in found:
-            session.note(f"{name}: {each['told']}")
+            session.note(f"{name}: {each.told}")
 
 
 def _print_fields(
-    session: Session, names: list[str], fields: dict[str, list[Any]], amended: dict[str, list[str]]
+    session: Session,
+    names: Sequence[str],
+    fields: Mapping[str, Sequence[object]],
+    amended: Mapping[str, Sequence[str]],
 ) -> None:
     if not fields:
         session.print("Nothing differs.")
@@ -102,36 +111,36 @@ def _print_fields(
     explain_mark(session, any(field in amended for field in fields))
 
 
-def _shown(field: str, value: Any) -> str:
+def _shown(field: str, value: object) -> str:
     return cell(value)[:_SHORT_DIGEST] if field == "digest" else cell(value)
 
 
-def _print_weights(session: Session, difference: dict[str, Any]) -> None:
-    whole = difference["overall"]
+def _print_weights(session: Session, difference: WeightsDifference) -> None:
+    whole = difference.overall
     session.print()
     session.facts(
         [
-            ("cosine", number(whole["cosine"])),
-            ("relative change", number(whole["relative_change"])),
-            ("norm", f"{number(whole['norm_a'])} and {number(whole['norm_b'])}"),
+            ("cosine", number(whole.cosine)),
+            ("relative change", number(whole.relative_change)),
+            ("norm", f"{number(whole.norm_a)} and {number(whole.norm_b)}"),
             (
                 "effective rank",
-                f"{number(whole['effective_rank_a'], 3)} and {number(whole['effective_rank_b'], 3)}",
+                f"{number(whole.effective_rank_a, 3)} and {number(whole.effective_rank_b, 3)}",
             ),
-            ("overlap", f"input {share(whole['overlap_in'])}, output {share(whole['overlap_out'])}"),
+            ("overlap", f"input {share(whole.overlap_in)}, output {share(whole.overlap_out)}"),
             (
                 "modules",
-                f"{count(whole['modules'])} ({count(whole['only_a'])} only in the first, "
-                + f"{count(whole['only_b'])} only in the second)",
+                f"{count(whole.modules)} ({count(whole.only_a)} only in the first, "
+                + f"{count(whole.only_b)} only in the second)",
             ),
-            *([("picture", difference["plot"])] if difference["plot"] else []),
+            *([("picture", str(difference.plot))] if difference.plot else []),
         ]
     )
     session.print()
-    _print_modules(session, difference["modules"])
+    _print_modules(session, difference.modules)
 
 
-def _print_modules(session: Session, modules: list[dict[str, Any]]) -> None:
+def _print_modules(session: Session, modules: Sequence[ModuleDifference]) -> None:
     """Print the modules, those that changed the most first; one that only one of the two adapts has no cosine."""
     right = (
         "norm a",
@@ -143,26 +152,26 @@ def _print_modules(session: Session, modules: list[dict[str, Any]]) -> None:
         "overlap in",
         "overlap out",
     )
-    dora = any(module["magnitudes"] for module in modules)
+    dora = any(module.magnitudes for module in modules)
     extra = ("magnitudes",) if dora else ()
     table = session.table("module", *right, *extra, right=(*right, *extra))
     for module in sorted(modules, key=_most_changed_first):
-        magnitudes = module["magnitudes"] or {}
+        magnitudes = module.magnitudes
         table.add_row(
-            cell(module["module"]),
-            number(module["norm_a"]),
-            number(module["norm_b"]),
-            number(module["cosine"]),
-            number(module["relative_change"]),
-            number(module["effective_rank_a"], 3),
-            number(module["effective_rank_b"], 3),
-            share(module["overlap_in"]),
-            share(module["overlap_out"]),
-            *([number(magnitudes.get("relative_change"))] if dora else []),
+            cell(module.module),
+            number(module.norm_a),
+            number(module.norm_b),
+            number(module.cosine),
+            number(module.relative_change),
+            number(module.effective_rank_a, 3),
+            number(module.effective_rank_b, 3),
+            share(module.overlap_in),
+            share(module.overlap_out),
+            *([number(magnitudes.relative_change if magnitudes else None)] if dora else []),
         )
     session.print_table(table)
 
 
-def _most_changed_first(module: dict[str, Any]) -> float:
-    change = module["relative_change"]
+def _most_changed_first(module: ModuleDifference) -> float:
+    change = module.relative_change
     return float("-inf") if change is None else -float(change)

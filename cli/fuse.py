@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from fusery.registry.engine.precisions import CHOICES
 from .bulk import bulk_options, choice, counting, report
 from .session import Session, command
 from .text import foreign_fact, share, size
+
+if TYPE_CHECKING:
+    from fusery.registry.records.fused import Fidelity
 
 _MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 _ROUNDINGS = ("once", "mlx-lm")
@@ -122,35 +125,33 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
             done = session.registry.fused.fuse_all(
                 request, publish=publish, **(chosen or {}), say=session.say, told=told
             )
-        return report(session, done, verb="fused", adapter=lambda document: document["adapter"])
+        return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.progress("fusing") as progress:
         fused = session.registry.fused.fuse(
             reference, request, publish=publish, say=session.say, progress=progress
         )
-    document = fused.to_dict()
 
     def human() -> None:
-        fidelity = document["fidelity"]
         session.facts(
             [
-                (_SOURCES[fused.source], document["combined"]),
-                *foreign_fact(document),
-                ("path", document["path"]),
-                ("precision", document["format"]),
-                ("fidelity", _fidelity(fidelity)),
-                ("size", size(document["bytes"])),
-                ("seconds", f"{document['seconds']:.2f}"),
-                ("key", document["key"]),
-                ("digest", document["digest"]),
-                *([("published", "in the store")] if document["published"] else []),
+                (_SOURCES[fused.source], fused.combined),
+                *foreign_fact(fused),
+                ("path", str(fused.path)),
+                ("precision", fused.format),
+                ("fidelity", _fidelity(fused.fidelity)),
+                ("size", size(fused.bytes)),
+                ("seconds", f"{fused.seconds:.2f}"),
+                ("key", fused.key),
+                ("digest", fused.digest),
+                *([("published", "in the store")] if fused.published else []),
             ]
         )
-        session.warn(document)
+        session.warn(fused)
 
-    session.emit(document, names=[document["path"]], human=human)
+    session.emit(fused, names=[str(fused.path)], human=human)
     return 0
 
 
-def _fidelity(fidelity: dict[str, Any]) -> str:
-    noise = "" if fidelity["noise"] is None else f", {share(fidelity['noise'])} noise"
-    return f"{fidelity['verdict']}, {share(fidelity['retained'])} of the update retained{noise}"
+def _fidelity(fidelity: Fidelity) -> str:
+    noise = "" if fidelity.noise is None else f", {share(fidelity.noise)} noise"
+    return f"{fidelity.verdict}, {share(fidelity.retained)} of the update retained{noise}"

@@ -2,16 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import click
 
 from fusery.registry.parsing import plural
+from fusery.registry.record import Record
 
 from .groups import Group
 from .session import Session, command
 
 _ROLES: tuple[Literal["reader", "publisher", "admin"], ...] = ("reader", "publisher", "admin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialised(Record):
+    """A registry that was to be made.
+
+    Attributes:
+        home: its folder.
+        store: URL of its store, without secrets.
+        created: it was not there before.
+    """
+
+    home: Path
+    store: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaCheck(Record):
+    """How the database differs from the tables of this program.
+
+    Attributes:
+        differences: a sentence for each.
+    """
+
+    differences: tuple[str, ...]
+    KEYS: ClassVar[tuple[str, ...]] = ("ok", "differences")
+
+    @property
+    def ok(self) -> bool:
+        """There are no differences."""
+        return not self.differences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grants(Record):
+    """What gives roles their rights in PostgreSQL.
+
+    Attributes:
+        roles: their names in the database.
+        user: the login that becomes a member of the role.
+        sql: the script for psql.
+    """
+
+    roles: tuple[str, ...]
+    user: str | None
+    sql: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion(Record):
+    """What makes a shell complete.
+
+    Attributes:
+        shell: `bash`, `zsh` or `fish`.
+        script: for it to run.
+    """
+
+    shell: str
+    script: str
 
 
 @command("init")
@@ -24,13 +87,13 @@ def init_command(session: Session) -> None:
 
     made = session.registry.init()
     settings = session.registry.workspace.settings
-    document = {"home": str(settings.home), "store": display_url(settings.store), "created": made}
+    done = Initialised(home=settings.home, store=display_url(settings.store), created=made)
 
     def human() -> None:
         session.print(f"{'Made a registry' if made else 'There is a registry'} in {settings.home}")
         session.say("Next: fusery base add SOURCE")
 
-    session.emit(document, names=[str(settings.home)], human=human)
+    session.emit(done, names=[str(settings.home)], human=human)
 
 
 @command("doctor")
@@ -39,18 +102,19 @@ def doctor_command(session: Session) -> int:
 
     Exit code 1 when a part has a problem.
     """
-    checks = session.registry.upkeep.doctor()
-    failed = any(check.status == "problem" for check in checks)
-    document = {"ok": not failed, "checks": [check.to_dict() for check in checks]}
+    from fusery.registry.audit.doctor import Health
+
+    health = Health(tuple(session.registry.upkeep.doctor()))
 
     def human() -> None:
-        for check in checks:
+        for check in health.checks:
             session.print(f"{check.status:<8} {check.name:<22} {check.detail}")
             if check.hint:
                 session.hint(check.hint, f"{'':<32}")
 
-    session.emit(document, names=[check.name for check in checks if check.status == "problem"], human=human)
-    return 1 if failed else 0
+    failed = [check.name for check in health.checks if check.status == "problem"]
+    session.emit(health, names=failed, human=human)
+    return 0 if health.ok else 1
 
 
 @click.group("db", cls=Group)
@@ -77,16 +141,15 @@ def upgrade(session: Session) -> None:
         if done.before is None:
             session.say("Next: fusery init, which makes the store that belongs to it")
 
-    session.emit(done.to_dict(), names=[str(done.after)], human=human)
+    session.emit(done, names=[str(done.after)], human=human)
 
 
 @command("current")
 def current(session: Session) -> None:
     """Show the schema's version, and the one that is needed."""
     state = session.registry.upkeep.schema()
-    document = {"current": state.current, "head": state.head, "status": state.status}
     session.emit(
-        document,
+        state,
         names=[str(state.current or "")],
         human=lambda: session.print(
             f"{state.current or 'empty'} (this program needs {state.head}: {state.status})"
@@ -100,19 +163,19 @@ def check(session: Session) -> int:
 
     Exit code 1 when they differ.
     """
-    differences = session.registry.upkeep.schema_differences()
+    found = SchemaCheck(differences=tuple(session.registry.upkeep.schema_differences()))
 
     def human() -> None:
-        for difference in differences:
+        for difference in found.differences:
             session.print(difference)
         session.print(
             "The schema is as it should be."
-            if not differences
-            else f"{plural(len(differences), 'difference')}."
+            if found.ok
+            else f"{plural(len(found.differences), 'difference')}."
         )
 
-    session.emit({"ok": not differences, "differences": differences}, names=differences, human=human)
-    return 1 if differences else 0
+    session.emit(found, names=found.differences, human=human)
+    return 0 if found.ok else 1
 
 
 @command("grants")
@@ -126,10 +189,10 @@ def grants(session: Session, role: str | None, user: str | None) -> None:
     """
     chosen = next((known for known in _ROLES if known == role), None)
     script = session.registry.upkeep.grants(chosen, user=user)
-    names = [chosen] if chosen else list(_ROLES)
+    names = tuple(f"fusery_{name}" for name in ([chosen] if chosen else _ROLES))
     session.emit(
-        {"roles": [f"fusery_{name}" for name in names], "user": user, "sql": script},
-        names=[f"fusery_{name}" for name in names],
+        Grants(roles=names, user=user, sql=script),
+        names=names,
         human=lambda: click.echo(script, nl=False),
     )
 
@@ -152,6 +215,6 @@ def completion_command(session: Session, shell: str) -> None:
     root = click.get_current_context().find_root().command
     script = kind(root, {}, "fusery", "_FUSERY_COMPLETE").source()
     if session.json:
-        session.emit({"shell": shell, "script": script}, names=(), human=lambda: None)
+        session.emit(Completion(shell=shell, script=script), names=(), human=lambda: None)
     else:
         click.echo(script)

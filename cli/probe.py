@@ -104,7 +104,7 @@ def probe_command(
             table.add_row(number(row.kl), share(row.top1_agreement), row.prompt)
         session.print_table(table)
 
-    session.emit(found.to_dict(), names=[found.a.name, found.b.name], human=human)
+    session.emit(found, names=[found.a.name, found.b.name], human=human)
     if found.about.of_task is False:
         session.say(
             "Hint: give prompts of its task that it was not trained on: --prompts FILE, such as its test.jsonl"

@@ -68,16 +68,14 @@ def serve_command(
     request = ServeRequest(references, models, host, port, api_keys, fused, accept_foreign, hosts)
 
     def ready(serving: Serving) -> None:
-        document = serving.to_dict()
-
         def human() -> None:
             session.print(f"Serving on {serving.url}")
-            for name in document["models"]:
+            for name in serving.models:
                 target = serving.routes.get(name, name)
-                parts = target if isinstance(target, dict) else {target: 1.0}
+                parts = {target: 1.0} if isinstance(target, str) else target
                 leads = ", ".join(part if len(parts) == 1 else f"{part}: {parts[part]:g}" for part in parts)
                 session.print(f"  {name}" + ("" if leads == name else f"  ->  {leads}"))
 
-        session.emit(document, names=[serving.url], human=human)
+        session.emit(serving, names=[serving.url], human=human)
 
     return session.registry.serve(request, ready=ready, say=session.say)

@@ -84,20 +84,19 @@ def _has_weights(folder: str) -> bool:
 
 def _finish(session: Session, run: RecordRun, base: str | None, **facts: Any) -> None:
     """Register what was trained, if that was asked for, and print what there is now."""
-    view = None
+    from fusery.registry.recording.result import TrainingResult
+
+    made = None
     if base is not None:
-        view = session.registry.adapters.register(run.folder, base=base, **facts)
-    document = {
-        "folder": str(run.folder),
-        "state": run.record.state,
-        "seconds": run.record.seconds,
-        "registered": view,
-    }
+        made = session.registry.adapters.register(run.folder, base=base, **facts)
+    result = TrainingResult(
+        folder=run.folder, state=run.record.state, seconds=run.record.seconds, registered=made
+    )
 
     def human() -> None:
-        if view is not None:
-            print_registered(session, view)
+        if made is not None:
+            print_registered(session, made)
         else:
             session.say(f"Recorded in {run.folder}. Next: fusery register {run.folder} --base NAME --task T")
 
-    session.emit(document, names=[view["name"] if view else str(run.folder)], human=human)
+    session.emit(result, names=[made.name if made else str(run.folder)], human=human)

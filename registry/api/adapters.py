@@ -12,6 +12,8 @@ from .resource import Named, Progress, Resource, Say, View, named, silent
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
     from ..admission.submission import Facts
+    from ..catalog.compare import ComparedAdapters
+    from ..catalog.diff import Difference
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
@@ -141,8 +143,8 @@ class Adapters(Resource):
         weights: bool = False,
         plot: str | Path | None = None,
         force: bool = False,
-    ) -> View:
-        """Return what differs between two adapters, in their weights too; see `fusery.registry.catalog.diff.diff_adapters`."""
+    ) -> Difference:
+        """Return what differs between two adapters, a `WeightsDifference` with `weights`; see `fusery.registry.catalog.diff.diff_adapters`."""
         from ..catalog.diff import diff_adapters
 
         place = Path(plot) if plot is not None else None
@@ -150,7 +152,7 @@ class Adapters(Resource):
 
     def compare(
         self, references: Sequence[str], *, plot: str | Path | None = None, force: bool = False
-    ) -> View:
+    ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
         from ..catalog.compare import compare_adapters
 
@@ -214,7 +216,7 @@ class Adapters(Resource):
         progress: Progress | None = None,
         answering: Progress | None = None,
     ) -> ProbeReport:
-        """Compare what two models answer to prompts; see `fusery.registry.evaluation.probe.probe`."""
+        """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
         from ..evaluation.probe import probe
 
         return probe(
@@ -243,7 +245,10 @@ class Adapters(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> BenchReport:
-        """Measure an adapter in each form it could be shipped as; see `fusery.registry.evaluation.bench.bench`."""
+        """Measure an adapter in each form it could be shipped as, and return what each costs.
+
+        See `fusery.registry.evaluation.bench.bench`.
+        """
         from ..evaluation.bench import bench
 
         return bench(

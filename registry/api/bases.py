@@ -65,7 +65,10 @@ class Bases(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> CalibrationReport:
-        """Have a base read prompts, so that rounding can go by them; see `fusery.registry.bases.calibrate.calibrate`."""
+        """Have a base read prompts, so that rounding can go by them, and return what was kept.
+
+        See `fusery.registry.bases.calibrate.calibrate`.
+        """
         from ..bases.calibrate import calibrate
 
         place = Path(prompts) if prompts is not None else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
+    from ..bulk.jobs import Document
     from ..bulk.work import Done
     from ..bundles import Choices, Content
     from ..bundles.materialize import Materialized
@@ -63,7 +64,7 @@ class Bundles(Resource):
         jobs: int | None = None,
         say: Say = silent,
         told: Progress | None = None,
-    ) -> Done:
+    ) -> Done[Document]:
         """Write bundles of many adapters; see `fusery.registry.bulk.work.materialize_all`."""
         from ..bulk.work import materialize_all
         from ..fusion.request import FuseRequest

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Rows, Say, View, silent
+from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
     from ..bulk.work import Done
-    from ..fusion.cache import Pruned
+    from ..fusion.cache import CacheContents, Pinned, Pruned
+    from ..fusion.explain import Explanation
+    from ..fusion.formats import Formats
     from ..fusion.request import FuseRequest
-    from ..records.fused import Fused
+    from ..records.fused import Fused, FusedDetails
 
 
 class FusedModels(Resource):
@@ -61,8 +63,8 @@ class FusedModels(Resource):
         jobs: int | None = None,
         say: Say = silent,
         told: Progress | None = None,
-    ) -> Done:
-        """Fuse many adapters; see `fusery.registry.bulk.work.fuse_all`."""
+    ) -> Done[Fused]:
+        """Fuse many adapters, and return what became of each; see `fusery.registry.bulk.work.fuse_all`."""
         from ..bulk.work import fuse_all
         from ..fusion.request import FuseRequest
 
@@ -71,20 +73,22 @@ class FusedModels(Resource):
             self.workspace, wanted, publish=publish, task=task, where=where, jobs=jobs, say=say, told=told
         )
 
-    def fidelity(self, reference: str, *, plot: str | Path | None = None, force: bool = False) -> View:
+    def fidelity(
+        self, reference: str, *, plot: str | Path | None = None, force: bool = False
+    ) -> FusedDetails:
         """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
         from ..fusion.fidelity import fidelity
 
         place = Path(plot) if plot is not None else None
         return fidelity(self.workspace, reference, plot=place, force=force)
 
-    def formats(self, reference: str, request: FuseRequest | None = None, *, say: Say = silent) -> View:
+    def formats(self, reference: str, request: FuseRequest | None = None, *, say: Say = silent) -> Formats:
         """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
         from ..fusion.formats import formats
 
         return formats(self.workspace, reference, request, say=say)
 
-    def explain(self, reference: str, request: FuseRequest | None = None) -> View:
+    def explain(self, reference: str, request: FuseRequest | None = None) -> Explanation:
         """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""
         from ..fusion.explain import explain
 
@@ -94,26 +98,26 @@ class FusedModels(Resource):
 class Cache(Resource):
     """The fused models on this machine."""
 
-    def contents(self) -> View:
+    def contents(self) -> CacheContents:
         """Return what is in this machine's cache; see `fusery.registry.fusion.cache.cache_contents`."""
         from ..fusion.cache import cache_contents
 
         return cache_contents(self.workspace)
 
     def prune(self, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
-        """Remove what was not used for longest from the cache; see `fusery.registry.fusion.cache.prune`."""
+        """Remove what was not used for longest from the cache, and return what that was; see `fusery.registry.fusion.cache.prune`."""
         from ..fusion.cache import prune
 
         return prune(self.workspace, limit, dry_run=dry_run)
 
-    def pin(self, reference: str) -> Rows:
-        """Keep fused models in the cache whatever its limit; see `fusery.registry.fusion.cache.pin`."""
+    def pin(self, reference: str) -> list[Pinned]:
+        """Keep fused models in the cache whatever its limit, and return them; see `fusery.registry.fusion.cache.pin`."""
         from ..fusion.cache import pin
 
         return pin(self.workspace, reference)
 
-    def unpin(self, reference: str) -> Rows:
-        """Let fused models leave the cache again."""
+    def unpin(self, reference: str) -> list[Pinned]:
+        """Let fused models leave the cache again, and return them."""
         from ..fusion.cache import unpin
 
         return unpin(self.workspace, reference)

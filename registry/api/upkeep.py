@@ -22,7 +22,7 @@ class Upkeep(Resource):
     """Audits, backups, the collector, and the schema of the database."""
 
     def doctor(self) -> Sequence[Check]:
-        """Check settings, database, schema, store, cache and engine."""
+        """Check settings, database, schema, store, cache and engine; return what was found of each."""
         from ..audit.doctor import examine
 
         return examine(self.workspace)

@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.private import others_may_write
 
 from ..admission.policy import Policy
 from ..parsing import plural, shown_size
+from ..record import Record
 from ..settings.settings import Settings
 from .extras import extras
 
@@ -50,7 +51,7 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Record):
     """One thing looked at.
 
     Attributes:
@@ -65,9 +66,22 @@ class Check:
     detail: str
     hint: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the check as plain JSON."""
-        return {"name": self.name, "status": self.status, "detail": self.detail, "hint": self.hint}
+
+@dataclass(frozen=True, slots=True)
+class Health(Record):
+    """What was found of all that was looked at.
+
+    Attributes:
+        checks: each thing.
+    """
+
+    checks: tuple[Check, ...]
+    KEYS: ClassVar[tuple[str, ...]] = ("ok", "checks")
+
+    @property
+    def ok(self) -> bool:
+        """Nothing has a problem."""
+        return all(check.status != "problem" for check in self.checks)
 
 
 def examine(workspace: Workspace) -> list[Check]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,7 @@ from ..database.protection import damaged, mend
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
 from ..fusion.records import find_fused
+from ..record import Record
 from .records import unsealed
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CLAIMS_SINCE = "0010"
 
 
 @dataclass(frozen=True, slots=True)
-class Upgraded:
+class Upgraded(Record):
     """What an upgrade has done.
 
     Attributes:
@@ -46,10 +47,6 @@ class Upgraded:
     before: str | None
     after: str | None
     mended: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {"before": self.before, "after": self.after, "mended": list(self.mended)}
 
 
 def upgrade(workspace: Workspace) -> Upgraded:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import select
@@ -25,6 +25,7 @@ from ..database import events
 from ..engine.calibration import MAX_DIRECTIONS, Directions, rounded, write_calibration
 from ..engine.fingerprint import fingerprint
 from ..errors import BadInputError
+from ..record import Record
 from ..records.base_files import base_folder
 from ..records.bases import blob_generations
 from ..records.deposit import Deposit
@@ -45,7 +46,7 @@ RANK = 32
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationReport:
+class CalibrationReport(Record):
     """The result of `calibrate`.
 
     Attributes:
@@ -57,7 +58,7 @@ class CalibrationReport:
         bytes: size of its file.
         engine: which mlx-lm ran the base.
         created: it did not exist before.
-        seconds: how long it took.
+        seconds: that it took.
     """
 
     base: str
@@ -69,10 +70,6 @@ class CalibrationReport:
     engine: str
     created: bool
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as `calibrate --json` prints it."""
-        return {**asdict(self), "seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,5 +256,5 @@ def _report(row: tables.Calibration, *, created: bool, seconds: float) -> Calibr
         bytes=_file(row).size,
         engine=row.engine,
         created=created,
-        seconds=seconds,
+        seconds=round(seconds, 3),
     )

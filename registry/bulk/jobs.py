@@ -1,8 +1,7 @@
-"""What one worker does with one item: plain values in, a plain document out, so that it can be done on any machine."""
+"""What one worker does with one item: plain values in, a record out, so that it can be done on any machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,9 @@ from fusery.storage.locate import local_path
 
 from ..bundles import Choices, Content, find_target
 from ..fusion.request import FuseRequest
+from ..record import Record
+from ..records.fused import Fused
+from ..workers.executor import Failure
 from ..workers.site import Site
 from ..workspace import Workspace
 
@@ -30,12 +32,12 @@ class FuseJob:
     request: FuseRequest
     publish: str | None
 
-    def __call__(self, name: str) -> Document:
-        """Return what `fuse --json` prints of an adapter."""
+    def __call__(self, name: str) -> Fused:
+        """Return what `fuse` does of an adapter."""
         from ..fusion.fuse import fuse
 
         with self.site.opened() as workspace:
-            return fuse(workspace, name, self.request, publish=self.publish).to_dict()
+            return fuse(workspace, name, self.request, publish=self.publish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,18 @@ class MaterializeJob:
         return standing_bundle(workspace, name, local, self.target, self.request, choices)
 
 
-def failed(name: str, failure: Mapping[str, Any]) -> Document:
-    """Return the document of an item that failed."""
-    return {"adapter": name, "error": dict(failure)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotDone(Record):
+    """An item that failed.
+
+    Attributes:
+        adapter: its name.
+        error: why.
+    """
+
+    adapter: str
+    error: Failure
+
+
+FusedOrNot = Fused | NotDone
+"""What became of an adapter that was to be fused."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fusery.storage.locate import local_path
 
@@ -14,23 +14,25 @@ from ..fusion.request import FuseRequest
 from ..workers.cluster import check_jobs, cluster_address
 from ..workers.executor import Processes, Serial, Workers
 from ..workers.site import Say, Site, Told
-from .jobs import Document, FuseJob, MaterializeJob, failed
+from .jobs import Document, FuseJob, MaterializeJob, NotDone
 from .selection import select_names
 
 if TYPE_CHECKING:
+    from ..records.fused import Fused
     from ..workspace import Workspace
+
+Made = TypeVar("Made", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Done(Generic[Made]):
     """What became of the items.
 
     Attributes:
-        documents: of each item, in the order in which they were chosen: what the command for one prints, or `adapter`
-            and `error`.
+        documents: of each item, in the order in which they were chosen: what the use case for one returns, or what failed.
     """
 
-    documents: list[Document]
+    documents: list[Made | NotDone]
 
     @property
     def ok(self) -> bool:
@@ -38,9 +40,14 @@ class Done:
         return not self.failures
 
     @property
-    def failures(self) -> list[Document]:
-        """The documents of those that failed."""
-        return [document for document in self.documents if "error" in document]
+    def made(self) -> list[Made]:
+        """What came of those that did not fail."""
+        return [document for document in self.documents if not isinstance(document, NotDone)]
+
+    @property
+    def failures(self) -> list[NotDone]:
+        """Those that failed."""
+        return [document for document in self.documents if isinstance(document, NotDone)]
 
 
 def fuse_all(
@@ -53,7 +60,7 @@ def fuse_all(
     jobs: int | None = None,
     say: Say = lambda _: None,
     told: Told | None = None,
-) -> Done:
+) -> Done[Fused]:
     """Fuse many adapters, each once; what is in the cache is found there.
 
     Args:
@@ -90,7 +97,7 @@ def materialize_all(
     jobs: int | None = None,
     say: Say = lambda _: None,
     told: Told | None = None,
-) -> Done:
+) -> Done[Document]:
     """Write bundles of many adapters; those that stand already, as recorded, are left as they are.
 
     Args:
@@ -131,21 +138,21 @@ def materialize_all(
 
 def _do(
     workspace: Workspace,
-    make: Callable[[Site], Callable[[str], Document]],
+    make: Callable[[Site], Callable[[str], Made]],
     names: list[str],
     jobs: int | None,
     say: Say,
     told: Told | None,
-) -> Done:
+) -> Done[Made]:
     number = check_jobs(jobs)
     if not names:
         return Done([])
     store = str(workspace.store.identify())
     workers, site = _workers(workspace, store, min(number, len(names)))
-    documents: dict[str, Document] = {}
+    documents: dict[str, Made | NotDone] = {}
     for outcome in workers.run(make(site), names):
         if outcome.failure is not None:
-            documents[outcome.item] = failed(outcome.item, outcome.failure.to_dict())
+            documents[outcome.item] = NotDone(adapter=outcome.item, error=outcome.failure)
             say(f"{outcome.item}: {outcome.failure.message}")
         elif outcome.result is not None:
             documents[outcome.item] = outcome.result

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -12,14 +13,15 @@ from .. import tables
 from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
+from ..record import Record
+from ..records.adapter import AdapterDetails
+from ..records.run import CurvePoint
+from ..records.withdrawals import Withdrawal
 from .diff import amended_in, fields
 from .listing import show_adapter
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-Curves = dict[str, list[dict[str, Any]]]
-"""Name of an adapter to the points of its training curve, by iteration."""
 
 MOST = 50
 """Adapters that one table compares."""
@@ -28,9 +30,33 @@ _FUSED = ("format", "weights_bytes", "times_base")
 _FIDELITY = ("verdict", "retained", "cosine", "relative_error", "noise")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedAdapters(Record):
+    """What adapters have in common and where they differ.
+
+    Attributes:
+        adapters: their names.
+        differs: by field, one value for each adapter, null where it has none; fields of the training configuration are
+            called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
+        same: the fields with one value for all.
+        amended: by field, the adapters that it was amended in.
+        curves: by adapter, the points of its training curve, by iteration.
+        withdrawals: by adapter, what it has to do with yanks that stand.
+        plot: the picture of the curves; None if none was asked for.
+    """
+
+    adapters: tuple[str, ...]
+    differs: Mapping[str, tuple[object, ...]]
+    same: Mapping[str, object]
+    amended: Mapping[str, tuple[str, ...]]
+    curves: Mapping[str, tuple[CurvePoint, ...]]
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]]
+    plot: Path | None
+
+
 def compare_adapters(
     workspace: Workspace, references: Sequence[str], *, plot: Path | None = None, force: bool = False
-) -> dict[str, Any]:
+) -> ComparedAdapters:
     """Return the differences between adapters.
 
     Args:
@@ -38,12 +64,6 @@ def compare_adapters(
         references: two or more different ones; a task means all its versions.
         plot: draw all training curves into this file, `.png` or `.svg`.
         force: replace the file.
-
-    Returns:
-        `adapters`: their names; `differs`: by field, one value for each adapter, null where it has none;
-        `same`: the fields with one value for all; `amended`: a field to the adapters in which it was amended;
-        `curves`; `withdrawals`, the yanks that concern each; `plot`.  Fields of the training
-        configuration are called `training.FIELD`, those of the newest model fused from each `fused.FIELD`.
 
     Raises:
         UnknownReferenceError: one does not exist.
@@ -58,16 +78,14 @@ def compare_adapters(
             f"{len(wanted)} adapters are too many for one table",
             hint=f"at most {MOST}, such as TASK@1 TASK@2; fusery history TASK lists all",
         )
-    views = {view["name"]: view for view in (show_adapter(workspace, text) for text in wanted)}
-    if len(views) < 2:
+    adapters = {adapter.name: adapter for adapter in (show_adapter(workspace, text) for text in wanted)}
+    if len(adapters) < 2:
         raise BadInputError(
             "comparing takes two different adapters or more",
             hint="fusery compare REF REF..., or TASK for all its versions; of one: fusery show REF",
         )
-    names = list(views)
-    found = fields(*views.values())
-    for field, values in _fused_fields([view["fused"] for view in views.values()]).items():
-        found[field] = values
+    names, details = tuple(adapters), list(adapters.values())
+    found = fields(details) | _fused_fields(details)
     curves = _curves(workspace, names)
     place = None
     if plot is not None and kind is not None:
@@ -76,17 +94,17 @@ def compare_adapters(
         place = plot.expanduser().absolute()
         _require_curves(curves)
         write_picture(place, draw(curves, kind), force=force)
-    return {
-        "adapters": names,
-        "differs": {field: values for field, values in found.items() if not _alike(values)},
-        "same": {
+    return ComparedAdapters(
+        adapters=names,
+        differs={field: values for field, values in found.items() if not _alike(values)},
+        same={
             field: values[0] for field, values in found.items() if _alike(values) and values[0] is not None
         },
-        "amended": {field: names for field in found if (names := amended_in(field, *views.values()))},
-        "curves": curves,
-        "withdrawals": {name: view["withdrawals"] for name, view in views.items()},
-        "plot": None if place is None else str(place),
-    }
+        amended={field: within for field in found if (within := amended_in(field, *details))},
+        curves=curves,
+        withdrawals={name: adapter.withdrawals for name, adapter in adapters.items()},
+        plot=place,
+    )
 
 
 def _with_versions(workspace: Workspace, references: Sequence[str]) -> list[str]:
@@ -105,22 +123,22 @@ def _with_versions(workspace: Workspace, references: Sequence[str]) -> list[str]
     return found
 
 
-def _alike(values: Sequence[Any]) -> bool:
+def _alike(values: Sequence[object]) -> bool:
     return all(value == values[0] for value in values)
 
 
-def _fused_fields(fused: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
+def _fused_fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
     """Return the figures of the newest model that was fused from each adapter, null where there is none."""
-    newest = [lines[-1] if lines else None for lines in fused]
-    found: dict[str, list[Any]] = {
-        f"fused.{field}": [None if line is None else line[field] for line in newest] for field in _FUSED
+    newest = [adapter.fused[-1] if adapter.fused else None for adapter in adapters]
+    found: dict[str, tuple[object, ...]] = {
+        f"fused.{field}": tuple(None if line is None else line[field] for line in newest) for field in _FUSED
     }
     for field in _FIDELITY:
-        found[f"fused.{field}"] = [None if line is None else line["fidelity"][field] for line in newest]
+        found[f"fused.{field}"] = tuple(None if line is None else line.fidelity[field] for line in newest)
     return found
 
 
-def _curves(workspace: Workspace, names: Sequence[str]) -> Curves:
+def _curves(workspace: Workspace, names: Sequence[str]) -> dict[str, tuple[CurvePoint, ...]]:
     point = tables.CurvePoint
     query = (
         select(tables.Adapter.name, point)
@@ -128,21 +146,21 @@ def _curves(workspace: Workspace, names: Sequence[str]) -> Curves:
         .where(tables.Adapter.name.in_(names))
         .order_by(point.iteration)
     )
-    curves: Curves = {name: [] for name in names}
+    curves: dict[str, list[CurvePoint]] = {name: [] for name in names}
     with workspace.database.read() as session:
         for name, row in session.execute(query):
             curves[name].append(
-                {
-                    "iteration": row.iteration,
-                    "train_loss": row.train_loss,
-                    "val_loss": row.val_loss,
-                    "learning_rate": row.learning_rate,
-                }
+                CurvePoint(
+                    iteration=row.iteration,
+                    train_loss=row.train_loss,
+                    val_loss=row.val_loss,
+                    learning_rate=row.learning_rate,
+                )
             )
-    return curves
+    return {name: tuple(points) for name, points in curves.items()}
 
 
-def _require_curves(curves: Curves) -> None:
+def _require_curves(curves: Mapping[str, Sequence[CurvePoint]]) -> None:
     if not any(curves.values()):
         raise BadInputError(
             "no training curve is on record for these adapters",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import tables
 from ..charts.files import picture_kind
+from ..comparison.differences import ModuleDifference, WholeDifference
 from ..documents import write_picture
 from ..errors import BadInputError
+from ..record import Record
+from ..records.adapter import AdapterDetails
 from ..records.references import resolve_adapter
+from ..records.withdrawals import Withdrawal
 from .listing import show_adapter
 
 if TYPE_CHECKING:
@@ -44,6 +49,41 @@ _RECORD = (
 _SAID_ABOVE = frozenset({"training.iters", "training.lora_parameters.rank", "training.lora_parameters.scale"})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Record):
+    """What differs between two adapters.
+
+    Attributes:
+        a: name of the one.
+        b: name of the other.
+        changed: by field, its two values; fields of the training configuration are called `training.FIELD`, and a field
+            that one side lacks is null there.
+        amended: by field, the adapters that it was amended in.
+        withdrawals: by adapter, what it has to do with yanks that stand.
+    """
+
+    a: str
+    b: str
+    changed: Mapping[str, tuple[object, ...]]
+    amended: Mapping[str, tuple[str, ...]]
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsDifference(Difference):
+    """What differs between two adapters, in their weights too.
+
+    Attributes:
+        overall: over all modules.
+        modules: what differs in each, in the order of the layers.
+        plot: the picture of it; None if none was asked for.
+    """
+
+    overall: WholeDifference
+    modules: tuple[ModuleDifference, ...]
+    plot: Path | None
+
+
 def diff_adapters(
     workspace: Workspace,
     a: str,
@@ -52,16 +92,14 @@ def diff_adapters(
     weights: bool = False,
     plot: Path | None = None,
     force: bool = False,
-) -> dict[str, Any]:
-    """Return the differences: `changed` maps a field to its two values, `amended` a field to the adapters it was amended in.
-
-    `withdrawals` has the yanks that concern each, by name.  Fields of the training configuration are called `training.FIELD`; a field that one side lacks is null there.
+) -> Difference:
+    """Return the differences, a `WeightsDifference` where weights are compared too.
 
     Args:
         workspace: the registry's parts.
         a: one adapter.
         b: the other.
-        weights: also compare the updates: `modules` for each module and `overall` (see `comparison.modules`).
+        weights: also compare the updates, module by module (see `comparison.modules`).
         plot: with `weights`, draw them into this file, `.png` or `.svg`.
         force: replace the file.
 
@@ -76,58 +114,60 @@ def diff_adapters(
     """
     kind = None if plot is None else picture_kind(plot)
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)
-    withdrawals = {view["name"]: view["withdrawals"] for view in (left, right)}
-    changed = changed_fields(left, right)
-    found = {
-        "a": left["name"],
-        "b": right["name"],
-        "changed": changed,
-        "amended": {field: names for field in changed if (names := amended_in(field, left, right))},
-        "withdrawals": withdrawals,
-    }
+    changed = _changed_fields(left, right)
+    amended = {field: names for field in changed if (names := amended_in(field, left, right))}
+    withdrawals = {adapter.name: adapter.withdrawals for adapter in (left, right)}
     if not weights:
-        return found
-    changes = _changes(workspace, left["name"], right["name"])
+        return Difference(
+            a=left.name, b=right.name, changed=changed, amended=amended, withdrawals=withdrawals
+        )
+    changes = _changes(workspace, left.name, right.name)
     place = None
     if plot is not None and kind is not None:
         from ..comparison.picture import draw
 
         place = plot.expanduser().absolute()
-        write_picture(place, draw(left["name"], right["name"], changes, kind), force=force)
+        write_picture(place, draw(left.name, right.name, changes, kind), force=force)
     from ..comparison.modules import overall
 
-    return {
-        **found,
-        "overall": overall(changes),
-        "modules": [change.view() for change in changes],
-        "plot": None if place is None else str(place),
-    }
+    return WeightsDifference(
+        a=left.name,
+        b=right.name,
+        changed=changed,
+        amended=amended,
+        withdrawals=withdrawals,
+        overall=overall(changes),
+        modules=tuple(change.record() for change in changes),
+        plot=place,
+    )
 
 
-def changed_fields(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the fields in which two records, as `show` has them, differ, each with both values."""
-    return {field: values for field, values in fields(left, right).items() if values[0] != values[1]}
+def _changed_fields(left: AdapterDetails, right: AdapterDetails) -> dict[str, tuple[object, ...]]:
+    """Return the fields in which two adapters differ, each with both values."""
+    found = fields([left, right])
+    return {field: values for field, values in found.items() if values[0] != values[1]}
 
 
-def amended_in(field: str, *views: Mapping[str, Any]) -> list[str]:
-    """Return the names of the records in which a field was amended; `tags` are one field here."""
+def amended_in(field: str, *adapters: AdapterDetails) -> tuple[str, ...]:
+    """Return the names of the adapters in which a field was amended; `tags` are one field here."""
     prefix = "tag." if field == "tags" else None
-    return [
-        view["name"]
-        for view in views
+    return tuple(
+        adapter.name
+        for adapter in adapters
         if any(
-            each["field"] == field or (prefix and each["field"].startswith(prefix))
-            for each in view["amendments"]
+            each.field == field or (prefix and each.field.startswith(prefix)) for each in adapter.amendments
         )
-    ]
+    )
 
 
-def fields(*views: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return what can be compared of records: each field of the record and of the training with a value for each."""
-    found = {field: [view[field] for view in views] for field in _RECORD}
-    training = [_flat(view["training"], "training") for view in views]
+def fields(adapters: Sequence[AdapterDetails]) -> dict[str, tuple[object, ...]]:
+    """Return what can be compared of adapters: each field of the record and of the training with a value for each."""
+    found: dict[str, tuple[object, ...]] = {
+        field: tuple(adapter[field] for adapter in adapters) for field in _RECORD
+    }
+    training = [_flat(adapter.training, "training") for adapter in adapters]
     for field in sorted({field for flat in training for field in flat} - _SAID_ABOVE):
-        found[field] = [flat.get(field) for flat in training]
+        found[field] = tuple(flat.get(field) for flat in training)
     return found
 
 
@@ -154,8 +194,8 @@ def _require_one_base(a: tables.Adapter, b: tables.Adapter) -> None:
     )
 
 
-def _flat(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(value: Mapping[str, object], prefix: str) -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, item in value.items():
         name = f"{prefix}.{key}"
         if isinstance(item, Mapping):

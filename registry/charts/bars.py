@@ -21,7 +21,7 @@ def draw(view: Mapping[str, Any], kind: str) -> bytes:
     """Return a picture with a panel for each figure and a bar for each form; the recommended one stands out.
 
     Args:
-        view: as `BenchReport.view`.
+        view: the report of a measurement, as `--json` prints it.
         kind: `png` or `svg`.
 
     Raises:

@@ -22,6 +22,7 @@ from ..engine.arithmetic import FORMATS, decode
 from ..engine.files import open_input, read_all
 from ..errors import BadInputError, FusionUnsupportedError
 from .cores import Comparison, LowRank, compare, joined
+from .differences import Magnitudes, ModuleDifference, WholeDifference
 from .spectra import effective_rank, numerical_rank, overlap
 
 Array = NDArray[Any]
@@ -131,38 +132,38 @@ class ModuleChange:
         rank_a: the rank that the first gives it, 0 if it does not adapt it.
         rank_b: likewise of the second.
         updates: the low-rank updates compared.
-        magnitudes: those of DoRA compared: norms, cosine and relative change; None with LoRA.
+        magnitudes: those of DoRA compared; None with LoRA.
     """
 
     module: str
     rank_a: int
     rank_b: int
     updates: Comparison
-    magnitudes: Mapping[str, float | None] | None
+    magnitudes: Magnitudes | None
 
-    def view(self) -> dict[str, Any]:
+    def record(self) -> ModuleDifference:
         """Return it as `diff --weights` lists it; angles are in degrees there."""
         found = self.updates
-        return {
-            "module": self.module,
-            "rank_a": self.rank_a,
-            "rank_b": self.rank_b,
-            "norm_a": found.norm_a,
-            "norm_b": found.norm_b,
-            "cosine": found.cosine,
-            "relative_change": found.relative_change,
-            "effective_rank_a": effective_rank(found.spectrum_a) if self.rank_a else None,
-            "effective_rank_b": effective_rank(found.spectrum_b) if self.rank_b else None,
-            "numerical_rank_a": numerical_rank(found.spectrum_a),
-            "numerical_rank_b": numerical_rank(found.spectrum_b),
-            "overlap_in": overlap(found.angles_in),
-            "overlap_out": overlap(found.angles_out),
-            "angles_in": [round(math.degrees(angle), 4) for angle in found.angles_in],
-            "angles_out": [round(math.degrees(angle), 4) for angle in found.angles_out],
-            "spectrum_a": list(found.spectrum_a),
-            "spectrum_b": list(found.spectrum_b),
-            "magnitudes": None if self.magnitudes is None else dict(self.magnitudes),
-        }
+        return ModuleDifference(
+            module=self.module,
+            rank_a=self.rank_a,
+            rank_b=self.rank_b,
+            norm_a=found.norm_a,
+            norm_b=found.norm_b,
+            cosine=found.cosine,
+            relative_change=found.relative_change,
+            effective_rank_a=effective_rank(found.spectrum_a) if self.rank_a else None,
+            effective_rank_b=effective_rank(found.spectrum_b) if self.rank_b else None,
+            numerical_rank_a=numerical_rank(found.spectrum_a),
+            numerical_rank_b=numerical_rank(found.spectrum_b),
+            overlap_in=overlap(found.angles_in),
+            overlap_out=overlap(found.angles_out),
+            angles_in=tuple(round(math.degrees(angle), 4) for angle in found.angles_in),
+            angles_out=tuple(round(math.degrees(angle), 4) for angle in found.angles_out),
+            spectrum_a=found.spectrum_a,
+            spectrum_b=found.spectrum_b,
+            magnitudes=self.magnitudes,
+        )
 
 
 def compare_adapters(a: OpenAdapter, b: OpenAdapter) -> list[ModuleChange]:
@@ -218,7 +219,7 @@ def _shape(factors: Factors) -> tuple[int, int]:
     return factors.a.shape[0], factors.b.shape[1]
 
 
-def _magnitudes(ours: Array | None, theirs: Array | None) -> Mapping[str, float | None] | None:
+def _magnitudes(ours: Array | None, theirs: Array | None) -> Magnitudes | None:
     if ours is None and theirs is None:
         return None
     norm_a, norm_b = (0.0 if one is None else float(np.linalg.norm(one)) for one in (ours, theirs))
@@ -226,38 +227,35 @@ def _magnitudes(ours: Array | None, theirs: Array | None) -> Mapping[str, float 
     if ours is not None and theirs is not None and norm_a and norm_b:
         cosine = float(ours @ theirs) / norm_a / norm_b
         change = float(np.linalg.norm(ours - theirs)) / norm_a
-    return {
-        "norm_a": norm_a if ours is not None else None,
-        "norm_b": norm_b if theirs is not None else None,
-        "cosine": cosine,
-        "relative_change": change,
-    }
+    return Magnitudes(
+        norm_a=norm_a if ours is not None else None,
+        norm_b=norm_b if theirs is not None else None,
+        cosine=cosine,
+        relative_change=change,
+    )
 
 
-def overall(changes: Sequence[ModuleChange]) -> dict[str, Any]:
-    """Return what two adapters have in common over all modules; the keys are those of a module where they fit.
-
-    Effective ranks are means over the modules, weighted by the squares of the norms: where the update is.
-    """
+def overall(changes: Sequence[ModuleChange]) -> WholeDifference:
+    """Return what two adapters have in common over all modules."""
     whole = joined([change.updates for change in changes]) if changes else Comparison(0.0, 0.0, 0.0, 0.0)
     squares = [(change.updates.norm_a**2, change.updates.norm_b**2) for change in changes]
     ranks = [
         (effective_rank(change.updates.spectrum_a), effective_rank(change.updates.spectrum_b))
         for change in changes
     ]
-    return {
-        "modules": len(changes),
-        "only_a": sum(not change.rank_b for change in changes),
-        "only_b": sum(not change.rank_a for change in changes),
-        "norm_a": whole.norm_a,
-        "norm_b": whole.norm_b,
-        "cosine": whole.cosine,
-        "relative_change": whole.relative_change,
-        "effective_rank_a": _mean([rank[0] for rank in ranks], [square[0] for square in squares]),
-        "effective_rank_b": _mean([rank[1] for rank in ranks], [square[1] for square in squares]),
-        "overlap_in": overlap(whole.angles_in),
-        "overlap_out": overlap(whole.angles_out),
-    }
+    return WholeDifference(
+        modules=len(changes),
+        only_a=sum(not change.rank_b for change in changes),
+        only_b=sum(not change.rank_a for change in changes),
+        norm_a=whole.norm_a,
+        norm_b=whole.norm_b,
+        cosine=whole.cosine,
+        relative_change=whole.relative_change,
+        effective_rank_a=_mean([rank[0] for rank in ranks], [square[0] for square in squares]),
+        effective_rank_b=_mean([rank[1] for rank in ranks], [square[1] for square in squares]),
+        overlap_in=overlap(whole.angles_in),
+        overlap_out=overlap(whole.angles_out),
+    )
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

@@ -78,7 +78,7 @@ def _largest(rows: Sequence[Row]) -> float:
 def _title(a: str, b: str, changes: Sequence[ModuleChange]) -> str:
     whole = overall(changes)
     cosine, change = (
-        "-" if whole[key] is None else f"{whole[key]:.3g}" for key in ("cosine", "relative_change")
+        "-" if value is None else f"{value:.3g}" for value in (whole.cosine, whole.relative_change)
     )
     return f"{a}\nagainst {b}\ncosine {cosine}, relative change {change}"
 

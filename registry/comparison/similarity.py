@@ -77,11 +77,11 @@ def similarity(ours: OpenAdapter, theirs: OpenAdapter, *, most: int = MOST_MODUL
         chosen = [modules[(2 * place + 1) * len(modules) // (2 * most)] for place in range(most)]
     found = overall([compare_module(ours, theirs, module) for module in chosen])
     return Similarity(
-        found["cosine"],
-        found["relative_change"],
-        found["overlap_in"],
-        found["overlap_out"],
-        len(chosen) - found["only_a"] - found["only_b"],
+        found.cosine,
+        found.relative_change,
+        found.overlap_in,
+        found.overlap_out,
+        len(chosen) - found.only_a - found.only_b,
         len(chosen),
         len(modules),
     )

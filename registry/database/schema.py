@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from ..errors import SchemaError
+from ..record import Record
 from .connection import Database
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Status = Literal["empty", "current", "older", "newer", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
-class SchemaState:
+class SchemaState(Record):
     """What a database holds.
 
     Attributes:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-Document = Mapping[str, Any]
+from .subjects import FormCost, Held
 
 NOTICEABLE = 0.05
 """A difference of speed or memory that anybody would notice; below it, other things decide."""
 
 
-def advise(rows: Sequence[Document], *, adapters: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to ship.
+
+    Attributes:
+        choice: label of a row; None if nothing could be measured.
+        reasons: sentences.
+    """
+
+    choice: str | None
+    reasons: tuple[str, ...]
+
+
+def advise(rows: Sequence[FormCost], *, adapters: int) -> Advice:
     """Return which row to ship, and why.
 
     A fused model that does not hold what the adapter learned is out, however fast it is.  Of the others the fastest is
@@ -19,65 +32,71 @@ def advise(rows: Sequence[Document], *, adapters: int) -> dict[str, Any]:
     on its base is one of them: it is exact, and several adapters share the base.
 
     Args:
-        rows: as `Row.to_dict` has them.
+        rows: what was measured of each form.
         adapters: how many adapters of this base are to be served on this machine.
-
-    Returns:
-        `choice` (a label, None if nothing could be measured) and `reasons`, sentences.
     """
-    able = [row for row in rows if row["kind"] in ("adapter", "fused") and row["error"] is None]
-    lossy = [row for row in able if row["kind"] == "fused" and row["fidelity"]["verdict"] != "PASS"]
+    able = [row for row in rows if row.kind in ("adapter", "fused") and row.error is None]
+    lossy = [row for row in able if row.kind == "fused" and _held(row).verdict != "PASS"]
     kept = [row for row in able if row not in lossy]
     reasons = [_loses(row) for row in lossy]
     if not kept:
-        return {
-            "choice": None,
-            "reasons": [*reasons, "Nothing that holds what the adapter learned could be measured."],
-        }
-    fastest = max(row["tokens_per_second"] for row in kept)
-    fast = [row for row in kept if row["tokens_per_second"] >= (1 - NOTICEABLE) * fastest]
+        nothing = "Nothing that holds what the adapter learned could be measured."
+        return Advice(None, (*reasons, nothing))
+    fastest = max(_speed(row) for row in kept)
+    fast = [row for row in kept if _speed(row) >= (1 - NOTICEABLE) * fastest]
     chosen = min(fast, key=lambda row: _memory(row, rows, adapters))
-    return {"choice": chosen["label"], "reasons": [*reasons, *_why(chosen, kept, rows, adapters)]}
+    return Advice(chosen.label, (*reasons, *_why(chosen, kept, rows, adapters)))
 
 
-def _why(chosen: Document, kept: Sequence[Document], rows: Sequence[Document], adapters: int) -> list[str]:
+def _speed(row: FormCost) -> float:
+    assert row.tokens_per_second is not None  # it was measured
+    return row.tokens_per_second
+
+
+def _peak(row: FormCost) -> float:
+    assert row.peak_bytes is not None  # it was measured
+    return row.peak_bytes
+
+
+def _held(row: FormCost) -> Held:
+    assert row.fidelity is not None  # it is a fused model
+    return row.fidelity
+
+
+def _why(chosen: FormCost, kept: Sequence[FormCost], rows: Sequence[FormCost], adapters: int) -> list[str]:
     reasons = []
     for row in kept:
         if row is chosen:
             continue
-        slower = 1 - row["tokens_per_second"] / chosen["tokens_per_second"]
+        slower = 1 - _speed(row) / _speed(chosen)
         memory = _memory(row, rows, adapters) / _memory(chosen, rows, adapters) - 1
         if slower > NOTICEABLE:
-            reasons.append(f"{row['label']} writes {slower:.0%} fewer tokens a second.")
+            reasons.append(f"{row.label} writes {slower:.0%} fewer tokens a second.")
         elif memory > NOTICEABLE:
             for_all = f" for {adapters} adapters" if adapters > 1 else ""
-            reasons.append(f"{row['label']} is as fast, and takes {memory:.0%} more memory{for_all}.")
+            reasons.append(f"{row.label} is as fast, and takes {memory:.0%} more memory{for_all}.")
         else:
-            reasons.append(f"{row['label']} is as fast and as large; either will do.")
-    if chosen["kind"] == "adapter":
+            reasons.append(f"{row.label} is as fast and as large; either will do.")
+    if chosen.kind == "adapter":
         reasons.append("The adapter on its base is exact, and every further adapter costs its own size only.")
     else:
-        retained = chosen["fidelity"].get("retained")
+        retained = _held(chosen).retained
         share = f"{retained:.1%}" if isinstance(retained, float) else "all"
-        reasons.append(
-            f"{chosen['label']} holds {share} of the adapter's update and needs nothing but mlx-lm."
-        )
+        reasons.append(f"{chosen.label} holds {share} of the adapter's update and needs nothing but mlx-lm.")
     return reasons
 
 
-def _loses(row: Document) -> str:
-    retained = row["fidelity"].get("retained")
+def _loses(row: FormCost) -> str:
+    retained = _held(row).retained
     share = f"{retained:.1%}" if isinstance(retained, float) else "too little"
-    return f"{row['label']} is out: it holds {share} of the adapter's update ({row['fidelity']['verdict']})."
+    return f"{row.label} is out: it holds {share} of the adapter's update ({_held(row).verdict})."
 
 
-def _memory(row: Document, rows: Sequence[Document], adapters: int) -> float:
+def _memory(row: FormCost, rows: Sequence[FormCost], adapters: int) -> float:
     """Return the memory that serving all adapters takes: one base with them, or one fused model for each."""
-    if row["kind"] == "fused":
-        return float(row["peak_bytes"]) * adapters
-    base = next(
-        (other["peak_bytes"] for other in rows if other["kind"] == "base" and other["peak_bytes"]), None
-    )
+    if row.kind == "fused":
+        return _peak(row) * adapters
+    base = next((other.peak_bytes for other in rows if other.kind == "base" and other.peak_bytes), None)
     if base is None:
-        return float(row["peak_bytes"])
-    return float(base + adapters * max(0, row["peak_bytes"] - base))
+        return _peak(row)
+    return base + adapters * max(0, _peak(row) - base)

@@ -7,9 +7,10 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,14 +27,14 @@ from ..engine.precisions import KEEP, PRECISIONS
 from ..errors import BadInputError, FusionUnsupportedError, MissingExtraError
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import weights_bytes
+from ..record import Record
 from ..records.base_files import base_folder
 from ..records.fused import Fused
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form
-from ..records.views import moment
 from ..records.withdrawals import refuse_yanked
 from .advice import advise
-from .subjects import Row, Subject
+from .subjects import FormCost, Held, Row, Subject
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -46,20 +47,54 @@ MINUTES = 30
 """After which one measurement is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class BenchReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine(Record):
+    """What the numbers of a measurement depend on.
+
+    Attributes:
+        system: of the machine, such as `Linux`.
+        processor: what it calls itself.
+        cores: that the process may use; None if nobody knows.
+        mlx: version of the package.
+        mlx_lm: likewise.
+    """
+
+    system: str
+    processor: str
+    cores: int | None
+    mlx: str
+    mlx_lm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport(Record):
     """What was measured, and what follows from it.
 
     Attributes:
-        view: `adapter`, `base`, `machine`, `prompt_tokens`, `tokens`, `runs`, `rows` (see `Row.to_dict`), `choice` and
-            `reasons` (see `advise`), `at`, `plot`.
+        adapter: its name.
+        base: name of its base.
+        machine: on which it was measured.
+        prompt_tokens: length of the prompt.
+        tokens: how many were written.
+        runs: rounds.
+        rows: each form.
+        choice: label of the form to ship; None if nothing could be measured.
+        reasons: why, in sentences.
+        at: when it was measured.
+        plot: the picture of it; None if none was asked for.
     """
 
-    view: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return self.view
+    adapter: str
+    base: str
+    machine: Machine
+    prompt_tokens: int
+    tokens: int
+    runs: int
+    rows: tuple[FormCost, ...]
+    choice: str | None
+    reasons: tuple[str, ...]
+    at: datetime
+    plot: Path | None = None
 
 
 def bench(
@@ -113,22 +148,28 @@ def bench(
     wanted = tuple(precisions) or (PRECISIONS if quantized else (KEEP,))
     with _subjects(workspace, adapter, base_name, size, wanted, resident, say) as subjects:
         rows = _measured(subjects, runs, prompt_tokens, tokens, say, progress)
-    view: dict[str, Any] = {
-        "adapter": adapter.name,
-        "base": base_name,
-        "machine": machine(),
-        "prompt_tokens": prompt_tokens,
-        "tokens": tokens,
-        "runs": runs,
-        "rows": [row.to_dict() for row in rows],
-    }
-    view |= advise(view["rows"], adapters=served)
-    view["at"] = _record(workspace, adapter, view)
-    if plot is not None and kind is not None:
-        from ..charts.bars import draw
+    costs = tuple(row.cost() for row in rows)
+    advice = advise(costs, adapters=served)
+    with workspace.database.write() as session:
+        found = BenchReport(
+            adapter=adapter.name,
+            base=base_name,
+            machine=machine(),
+            prompt_tokens=prompt_tokens,
+            tokens=tokens,
+            runs=runs,
+            rows=costs,
+            choice=advice.choice,
+            reasons=advice.reasons,
+            at=workspace.database.utcnow(session),
+        )
+        _record(session, adapter, found, workspace.actor)
+    if plot is None or kind is None:
+        return found
+    from ..charts.bars import draw
 
-        write_picture(plot, draw(view, kind), force=force)
-    return BenchReport({**view, "plot": str(plot) if plot is not None else None})
+    write_picture(plot, draw(found, kind), force=force)
+    return replace(found, plot=plot)
 
 
 def recorded(workspace: Workspace, reference: str) -> BenchReport | None:
@@ -136,22 +177,28 @@ def recorded(workspace: Workspace, reference: str) -> BenchReport | None:
     with workspace.database.read() as session:
         adapter = resolve_adapter(session, reference)
         found = events.history(session, kind="adapter", subject=adapter.digest, action=ACTION, limit=1)
-    return (
-        BenchReport({**json.loads(found[0].detail), "at": moment(found[0].at), "plot": None})
-        if found
-        else None
+    return _read(json.loads(found[0].detail), found[0].at) if found else None
+
+
+def _read(detail: Mapping[str, Any], at: datetime) -> BenchReport:
+    """Return the report that the log kept."""
+    rows = (
+        FormCost(**{**row, "fidelity": None if row["fidelity"] is None else Held(**row["fidelity"])})
+        for row in detail["rows"]
     )
+    made = {"machine": Machine(**detail["machine"]), "rows": tuple(rows), "reasons": tuple(detail["reasons"])}
+    return BenchReport(**{**detail, **made}, at=at)
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Machine:
     """Return what the numbers depend on."""
-    return {
-        "system": platform.system(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "mlx": version("mlx"),
-        "mlx_lm": version("mlx-lm"),
-    }
+    return Machine(
+        system=platform.system(),
+        processor=platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        mlx=version("mlx"),
+        mlx_lm=version("mlx-lm"),
+    )
 
 
 def _served(session: Session, adapter: tables.Adapter) -> int:
@@ -211,7 +258,7 @@ def _subjects(
 
 
 def _fused(fused: Fused) -> Subject:
-    fidelity = {"verdict": fused.fidelity.verdict, "retained": fused.fidelity.retained}
+    fidelity = Held(verdict=fused.fidelity.verdict, retained=fused.fidelity.retained)
     size, label = fused.weights_bytes, f"fused, {fused.format}"
     return Subject("fused", label, fused.path, size, (), fused.precision, fidelity)
 
@@ -272,19 +319,19 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
 
 
-def _record(workspace: Workspace, adapter: tables.Adapter, view: dict[str, Any]) -> str:
-    with workspace.database.write() as session:
-        now = workspace.database.utcnow(session)
-        events.record(
-            session,
-            action=ACTION,
-            kind="adapter",
-            subject=adapter.digest,
-            detail=view,
-            actor=workspace.actor,
-            at=now,
-        )
-    return moment(now)
+def _record(session: Session, adapter: tables.Adapter, report: BenchReport, actor: str) -> None:
+    """Write a report into the log, but for when that was, which the log says itself, and for the picture."""
+    kept = report.to_dict()
+    del kept["at"], kept["plot"]
+    events.record(
+        session,
+        action=ACTION,
+        kind="adapter",
+        subject=adapter.digest,
+        detail=kept,
+        actor=actor,
+        at=report.at,
+    )
 
 
 __all__ = ["BenchReport", "bench", "recorded"]

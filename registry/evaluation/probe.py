@@ -164,7 +164,7 @@ def _fused_subject(workspace: Workspace, fused: tables.Fused) -> _Subject:
             hint=f"fusery fuse {fused.adapter.name} --precision {fused.precision}",
         )
     names = label_record(fused)
-    side = Side("fused", names["combined"], fused.digest, fused.precision, names["format"])
+    side = Side("fused", names.combined, fused.digest, fused.precision, names.format)
     return _Subject(side, Digest(fused.base.digest), fused.adapter_id, fused=path)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from ..behaviour.compare import Floats
+from ..record import Record
 
 if TYPE_CHECKING:
     from ..behaviour.measure import Measured
@@ -22,7 +23,7 @@ Origin = Literal["built-in", "file", "held-out"]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class Prompts(Record):
     """What the prompts are to the adapter: of its task, or about something else.
 
     An adapter makes texts like those that it was trained on more likely than its base does.  Where it does not, what was
@@ -43,6 +44,7 @@ class Prompts:
     clear: bool = False
     loss: float | None = None
     val_loss: float | None = None
+    KEYS: ClassVar[tuple[str, ...]] = ("origin", "file", "gain", "val_loss", "of_task", "note")
 
     @property
     def of_task(self) -> bool | None:
@@ -81,11 +83,6 @@ class Prompts:
         if self.val_loss is None or self.loss is None:
             return False
         return self.loss >= max(self.val_loss + FAR, 2 * self.val_loss)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for `--json`."""
-        plain = {name: getattr(self, name) for name in ("origin", "file", "gain", "val_loss")}
-        return {**plain, "of_task": self.of_task, "note": self.note}
 
 
 def short(value: float) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..behaviour.compare import TokenScores
+from ..record import Record
 from .probe_prompts import GAIN, Prompts, about_prompts, short
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _LABEL = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Side(Record):
     """One of the two models.
 
     Attributes:
@@ -45,10 +46,6 @@ class Side:
     precision: str | None = None
     format: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for `--json`."""
-        return {name: getattr(self, name) for name in ("kind", "name", "digest", "precision", "format")}
-
     def __str__(self) -> str:
         words = {
             "base": self.name,
@@ -59,8 +56,17 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What was found on one prompt; the fields are as those of the whole."""
+class Row(Record):
+    """What was found on one prompt.
+
+    Attributes:
+        prompt: the beginning of it.
+        tokens: how many were scored.
+        kl: mean over the tokens of the divergence of b's prediction from a's, KL(a || b), in nats.
+        top1_agreement: share of the tokens for which both find the same token most likely.
+        loss_a: mean of -log p of the text's own next token, in nats.
+        loss_b: the same of b.
+    """
 
     prompt: str
     tokens: int
@@ -69,13 +75,9 @@ class Row:
     loss_a: float
     loss_b: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for `--json`."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
 
 @dataclass(frozen=True, slots=True)
-class ProbeReport:
+class ProbeReport(Record):
     """What a probe found.
 
     Attributes:
@@ -109,21 +111,28 @@ class ProbeReport:
     seconds: float
     rows: tuple[Row, ...]
     about: Prompts = field(default_factory=Prompts)
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "a",
+        "b",
+        "prompts",
+        "tokens",
+        "kl",
+        "kl_p99",
+        "top1_agreement",
+        "loss_a",
+        "loss_b",
+        "loss_base",
+        "gain_kept",
+        "seconds",
+        "conclusion",
+        "about_prompts",
+        "rows",
+    )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for `--json`."""
-        plain = {
-            name: getattr(self, name) for name in self.__slots__ if name not in ("a", "b", "rows", "about")
-        }
-        return {
-            "a": self.a.to_dict(),
-            "b": self.b.to_dict(),
-            **plain,
-            "seconds": round(self.seconds, 3),
-            "conclusion": self.conclusion,
-            "about_prompts": self.about.to_dict(),
-            "rows": [row.to_dict() for row in self.rows],
-        }
+    @property
+    def about_prompts(self) -> Prompts:
+        """What the prompts are to the adapter."""
+        return self.about
 
     @property
     def conclusion(self) -> str:
@@ -206,7 +215,7 @@ def report(
         loss_b=loss_b,
         loss_base=loss_base,
         gain_kept=(loss_base - loss_b) / gain if loss_base is not None and gain >= GAIN else None,
-        seconds=seconds,
+        seconds=round(seconds, 3),
         about=about_prompts(about or Prompts(), kinds, measured, one_base=one_base),
         rows=tuple(_row(sample, scores) for sample, scores in zip(samples, measured.scores, strict=True)),
     )

@@ -7,7 +7,53 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..record import Record
+
 Kind = Literal["base", "adapter", "resident", "fused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Record):
+    """What a fused model holds of what its adapter learned.
+
+    Attributes:
+        verdict: `PASS`, `DEGRADED` or `LOST`.
+        retained: share of the update that is in the fused weights; None if there is no update.
+    """
+
+    verdict: str
+    retained: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormCost(Record):
+    """What one form of an adapter costs: medians over the rounds, None where it could not be measured.
+
+    Attributes:
+        kind: `base`; `adapter`: base with the adapter put on; `resident`: the same with more adapters in memory; `fused`.
+        label: what it is called.
+        precision: of a fused model, in words.
+        fidelity: of a fused model.
+        adapters: how many are in memory.
+        bytes: of all weights that it takes.
+        error: why it could not be measured, in one sentence.
+        load_seconds: until the model is in memory.
+        first_token_seconds: until the first token is there.
+        tokens_per_second: that are written.
+        peak_bytes: the most memory that its process took.
+    """
+
+    kind: Kind
+    label: str
+    precision: str | None
+    fidelity: Held | None
+    adapters: int
+    bytes: int
+    error: str | None
+    load_seconds: float | None
+    first_token_seconds: float | None
+    tokens_per_second: float | None
+    peak_bytes: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +67,7 @@ class Subject:
         size: bytes of all weights that it takes.
         adapters: folders of the adapters in memory, the first one on.
         precision: of a fused model, in words.
-        fidelity: of a fused model: `verdict` and `retained`.
+        fidelity: of a fused model.
     """
 
     kind: Kind
@@ -30,7 +76,7 @@ class Subject:
     size: int
     adapters: tuple[Path, ...] = ()
     precision: str | None = None
-    fidelity: dict[str, Any] | None = None
+    fidelity: Held | None = None
 
 
 @dataclass(slots=True)
@@ -47,25 +93,24 @@ class Row:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return medians over the rounds as plain JSON values; times in seconds, memory in bytes."""
-        return {
-            "kind": self.subject.kind,
-            "label": self.subject.label,
-            "precision": self.subject.precision,
-            "fidelity": self.subject.fidelity,
-            "adapters": len(self.subject.adapters),
-            "bytes": self.subject.size,
-            "error": self.error,
-            **{name: self._median(name) for name in FIGURES},
-        }
+    def cost(self) -> FormCost:
+        """Return medians over the rounds."""
+        return FormCost(
+            kind=self.subject.kind,
+            label=self.subject.label,
+            precision=self.subject.precision,
+            fidelity=self.subject.fidelity,
+            adapters=len(self.subject.adapters),
+            bytes=self.subject.size,
+            error=self.error,
+            load_seconds=self._median("load_seconds"),
+            first_token_seconds=self._median("first_token_seconds"),
+            tokens_per_second=self._median("tokens_per_second"),
+            peak_bytes=self._median("peak_bytes"),
+        )
 
     def _median(self, name: str) -> float | None:
         import statistics
 
         values: Sequence[float] = [each[name] for each in self.rounds]
         return statistics.median(values) if values else None
-
-
-FIGURES = ("load_seconds", "first_token_seconds", "tokens_per_second", "peak_bytes")
-"""What a worker measures and a table shows."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
@@ -15,10 +18,11 @@ from fusery.storage.temporary import sweep_temporary
 
 from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
+from ..record import Record
+from ..records.fused import Foreign
 from ..records.fused_label import label_record
 from ..records.references import fused_from, resolve_any
-from ..records.views import moment
-from ..records.withdrawals import of_fused, shown
+from ..records.withdrawals import Withdrawal, of_fused
 from .foreign import foreign_record
 from .records import aliased_keys, find_fused
 
@@ -29,55 +33,142 @@ _SHORTEST = 8
 """Hex digits that name an entry of the cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedModel(Record):
+    """A fused model in the cache; what only the registry's records say of it is None where it is on none.
+
+    Attributes:
+        key: digest of what it is made from and how.
+        path: its folder.
+        bytes: of its files.
+        last_used: when something was last made of it, or read it.
+        adapter: name of its first adapter.
+        precision: how it was written, such as `keep` or `auto`.
+        scale: that the first adapter's update is multiplied by, where that is not its own.
+        combined: its adapters, with their weights.
+        format: its precision in words.
+        label: both.
+        digest: of its manifest.
+        foreign: where it comes from; None if it was made here.
+        aliases: that stand for an adapter in it, as `task#alias`: it stays because of them.
+        withdrawals: what it has to do with yanks that stand.
+        pinned: it stays whatever the limit.
+        in_use: somebody reads it.
+    """
+
+    key: Digest
+    path: Path
+    bytes: int
+    last_used: datetime
+    adapter: str | None
+    precision: str | None
+    scale: float | None
+    combined: str | None
+    format: str | None
+    label: str | None
+    digest: str | None
+    foreign: Foreign | None
+    aliases: tuple[str, ...]
+    withdrawals: tuple[Withdrawal, ...]
+    pinned: bool
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheContents(Record):
+    """What is in this machine's cache.
+
+    Attributes:
+        path: its folder.
+        bytes: of all its models.
+        limit_bytes: up to which it may grow.
+        entries: its models, least recently used first.
+        pinned_elsewhere: keys that are pinned, of models that are not in it.
+    """
+
+    path: Path
+    bytes: int
+    limit_bytes: int
+    entries: tuple[CachedModel, ...]
+    pinned_elsewhere: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed(Record):
+    """A fused model that was removed from the cache, or would be.
+
+    Attributes:
+        key: digest of what it is made from and how.
+        bytes: of its files.
+    """
+
+    key: Digest
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned(Record):
     """What was removed from the cache, or would be.
 
     Attributes:
         dry_run: nothing was removed; this is the plan.
+        removed: how many models were removed.
+        freed_bytes: of these, and of what was swept.
+        kept: how many models remain.
+        kept_bytes: of these.
         limit_bytes: the limit that was applied.
-        removed: entries that were removed.
-        kept: entries that remain.
-        swept_bytes: bytes that interrupted builds and damaged entries had left behind.
         fits: the cache is now within the limit.
+        items_: the models that were removed.
+        swept_bytes: bytes that interrupted builds and damaged entries had left behind.
     """
 
     dry_run: bool
+    removed: int
+    freed_bytes: int
+    kept: int
+    kept_bytes: int
     limit_bytes: int
-    removed: tuple[CacheEntry, ...]
-    kept: tuple[CacheEntry, ...]
-    swept_bytes: int
     fits: bool
+    items_: tuple[Removed, ...]
+    swept_bytes: int
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "dry_run",
+        "removed",
+        "freed_bytes",
+        "kept",
+        "kept_bytes",
+        "limit_bytes",
+        "fits",
+        "items_",
+    )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {
-            "dry_run": self.dry_run,
-            "removed": len(self.removed),
-            "freed_bytes": sum(entry.size for entry in self.removed) + self.swept_bytes,
-            "kept": len(self.kept),
-            "kept_bytes": sum(entry.size for entry in self.kept),
-            "limit_bytes": self.limit_bytes,
-            "fits": self.fits,
-            "items": [{"key": entry.key, "bytes": entry.size} for entry in self.removed],
-        }
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned(Record):
+    """A fused model that was pinned, or is not any more.
+
+    Attributes:
+        key: digest of what it is made from and how.
+        changed: it was not so before.
+    """
+
+    key: Digest
+    changed: bool
 
 
-def cache_contents(workspace: Workspace) -> dict[str, Any]:
+def cache_contents(workspace: Workspace) -> CacheContents:
     """Return the entries of the cache, least recently used first, with its limit and why each entry stays."""
     cache = workspace.cache
     entries, pinned = cache.entries(), cache.pinned()
     with workspace.database.read() as session:
-        rows = {entry.key: _entry_view(session, entry) for entry in entries}
-    for entry in entries:
-        rows[entry.key] |= {"pinned": entry.key in pinned, "in_use": cache.is_in_use(entry.key)}
-    return {
-        "path": str(cache.root),
-        "bytes": sum(entry.size for entry in entries),
-        "limit_bytes": workspace.settings.cache_limit,
-        "entries": list(rows.values()),
-        "pinned_elsewhere": sorted(pinned - {entry.key for entry in entries}),
-    }
+        models = tuple(_cached_model(workspace, session, entry, pinned) for entry in entries)
+    return CacheContents(
+        path=cache.root,
+        bytes=sum(entry.size for entry in entries),
+        limit_bytes=workspace.settings.cache_limit,
+        entries=models,
+        pinned_elsewhere=tuple(sorted(pinned - {entry.key for entry in entries})),
+    )
 
 
 def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = False) -> Pruned:
@@ -99,15 +190,37 @@ def prune(workspace: Workspace, limit: int | None = None, *, dry_run: bool = Fal
         spared = aliased_keys(session)
     plan = cache.evict(limit, spared)
     if dry_run:
-        return Pruned(True, limit, plan.remove, plan.keep, 0, plan.fits)
+        return _pruned(plan.remove, plan.keep, limit, dry_run=True)
     gone = {entry.key for entry in plan.carry_out()}
     swept = cache.sweep() + sweep_temporary()
     removed = tuple(entry for entry in plan.remove if entry.key in gone)
     kept = (*plan.keep, *(entry for entry in plan.remove if entry.key not in gone))
-    return Pruned(False, limit, removed, kept, swept, sum(entry.size for entry in kept) <= limit)
+    return _pruned(removed, kept, limit, swept=swept)
 
 
-def pin(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
+def _pruned(
+    removed: Sequence[CacheEntry],
+    kept: Sequence[CacheEntry],
+    limit: int,
+    *,
+    swept: int = 0,
+    dry_run: bool = False,
+) -> Pruned:
+    left = sum(entry.size for entry in kept)
+    return Pruned(
+        dry_run=dry_run,
+        removed=len(removed),
+        freed_bytes=sum(entry.size for entry in removed) + swept,
+        kept=len(kept),
+        kept_bytes=left,
+        limit_bytes=limit,
+        fits=left <= limit,
+        items_=tuple(Removed(key=entry.key, bytes=entry.size) for entry in removed),
+        swept_bytes=swept,
+    )
+
+
+def pin(workspace: Workspace, reference: str) -> list[Pinned]:
     """Pin fused models: they stay in this machine's cache whatever its limit.
 
     Args:
@@ -115,18 +228,18 @@ def pin(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
         reference: a fused artifact, or an adapter for all fused artifacts made from it.
 
     Returns:
-        `key` and `changed` of each.
+        each of them, and whether it was pinned already.
 
     Raises:
         BadInputError: nothing was fused from it yet.
         UnknownReferenceError: nothing has that name.
     """
-    return [{"key": key, "changed": workspace.cache.pin(key)} for key in _keys(workspace, reference)]
+    return [Pinned(key=key, changed=workspace.cache.pin(key)) for key in _keys(workspace, reference)]
 
 
-def unpin(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
+def unpin(workspace: Workspace, reference: str) -> list[Pinned]:
     """Undo `pin`."""
-    return [{"key": key, "changed": workspace.cache.unpin(key)} for key in _keys(workspace, reference)]
+    return [Pinned(key=key, changed=workspace.cache.unpin(key)) for key in _keys(workspace, reference)]
 
 
 def aliases_of(session: Session, fused: tables.Fused) -> list[str]:
@@ -152,21 +265,29 @@ def entry_named(workspace: Workspace, text: str) -> CacheEntry | None:
     return found[0] if len(found) == 1 else None
 
 
-def _entry_view(session: Session, entry: CacheEntry) -> dict[str, Any]:
+def _cached_model(
+    workspace: Workspace, session: Session, entry: CacheEntry, pinned: AbstractSet[Digest]
+) -> CachedModel:
     row = find_fused(session, entry.key)
-    return {
-        "key": entry.key,
-        "path": str(entry.path),
-        "bytes": entry.size,
-        "last_used": moment(datetime.fromtimestamp(entry.last_used, UTC)),
-        "adapter": row.adapter.name if row else None,
-        "precision": row.precision if row else None,
-        **(label_record(row) if row else dict.fromkeys(("scale", "combined", "format", "label"))),
-        "digest": row.digest if row else None,
-        "foreign": foreign_record(row) if row else None,
-        "aliases": aliases_of(session, row) if row else [],
-        "withdrawals": shown(of_fused(session, [row.id]).get(row.id, ())) if row else [],
-    }
+    label = label_record(row) if row else None
+    return CachedModel(
+        key=entry.key,
+        path=entry.path,
+        bytes=entry.size,
+        last_used=datetime.fromtimestamp(entry.last_used, UTC),
+        adapter=row.adapter.name if row else None,
+        precision=row.precision if row else None,
+        scale=label.scale if label else None,
+        combined=label.combined if label else None,
+        format=label.format if label else None,
+        label=label.label if label else None,
+        digest=row.digest if row else None,
+        foreign=foreign_record(row) if row else None,
+        aliases=tuple(aliases_of(session, row)) if row else (),
+        withdrawals=of_fused(session, [row.id]).get(row.id, ()) if row else (),
+        pinned=entry.key in pinned,
+        in_use=workspace.cache.is_in_use(entry.key),
+    )
 
 
 def _keys(workspace: Workspace, reference: str) -> list[Digest]:

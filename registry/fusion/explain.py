@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.orm import Session
 
@@ -13,9 +15,9 @@ from fusery.storage.digest import Digest
 from .. import tables
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, UnknownReferenceError
+from ..record import Record
 from ..records.fused_label import label_record, names
 from ..records.references import fused_from, resolve_adapter, resolve_any
-from ..records.views import moment
 from .cache import aliases_of, entry_named
 from .foreign import foreign_record
 from .fuse_inputs import FuseInputs, gather
@@ -28,19 +30,138 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def explain(workspace: Workspace, reference: str, request: FuseRequest | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingredient(Record):
+    """A base or an adapter that a fused model is made from.
+
+    Attributes:
+        name: of it.
+        digest: of its manifest.
+    """
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedIngredient(Ingredient):
+    """A further adapter of a sum.
+
+    Attributes:
+        weight: that its update is multiplied by.
+    """
+
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyInputs(Record):
+    """What makes the key of a fused model.
+
+    Attributes:
+        base: the base.
+        adapter: the first adapter.
+        with_: further ones.
+        recipe: how it is made.
+    """
+
+    base: Ingredient
+    adapter: Ingredient
+    with_: tuple[WeightedIngredient, ...]
+    recipe: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnRecord(Record):
+    """What is on record of a fused model.
+
+    Attributes:
+        digest: of its manifest.
+        bytes: of its files.
+        created_at: when it was made.
+    """
+
+    digest: str
+    bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here(Record):
+    """A fused model in this machine's cache.
+
+    Attributes:
+        path: its folder.
+        last_used: when something was last made of it, or read it.
+        pinned: it stays whatever the limit.
+        in_use: somebody reads it.
+    """
+
+    path: Path
+    last_used: datetime
+    pinned: bool
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedModel(Record):
+    """Why getting a fused model is a hit or a miss.
+
+    Attributes:
+        key: digest of what it is made from and how.
+        status: `hit`, `miss` or `refused`.
+        reason: why, in a sentence.
+        scale: that the first adapter's update is multiplied by, where that is not its own.
+        combined: its adapters, with their weights; None if it is on record nowhere.
+        format: its precision in words; likewise.
+        label: both; likewise.
+        inputs: what makes the key; likewise.
+        asked: the request may lead to it.
+        differs: entries of the recipe, `base` and `adapter`, in which it differs from what is asked for.
+        recorded: what is on record of it; None if it was never made.
+        aliases: that stand for an adapter in it, as `task#alias`.
+        here: what is in this machine's cache; None if it is not there.
+        published: its files are on record as being in the store, from where they are fetched.
+        missing: files that getting it would need, and the store lacks.
+    """
+
+    key: str
+    status: Literal["hit", "miss", "refused"]
+    reason: str
+    scale: float | None = None
+    combined: str | None = None
+    format: str | None = None
+    label: str | None = None
+    inputs: KeyInputs | None = None
+    asked: bool = False
+    differs: tuple[str, ...] = ()
+    recorded: OnRecord | None = None
+    aliases: tuple[str, ...] = ()
+    here: Here | None
+    published: bool = False
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation(Record):
+    """Why a fuse is a hit or a miss.
+
+    Attributes:
+        reference: what was asked about.
+        models: the fused model that is meant, or each that fusing the adapter could give or has given.
+    """
+
+    reference: str
+    models: tuple[ExplainedModel, ...]
+
+
+def explain(workspace: Workspace, reference: str, request: FuseRequest | None = None) -> Explanation:
     """Explain whether a fused artifact, or each one that fusing an adapter could give, is here, and why.
 
     Args:
         workspace: the registry's parts.
         reference: a fused artifact by key or digest, or an adapter.
         request: how an adapter would be fused; as `fuse` takes it.
-
-    Returns:
-        `reference`, and `models`: each with `key`, `status` (`hit`, `miss` or `refused`), `reason`, `inputs` (what makes
-        the key: `base`, `adapter`, `with`, `recipe`), `asked` (whether the request may lead to it), `differs` (the
-        recipe entries in which it differs from the request), `recorded`, `here`, `published` (its files are on record as being in the
-        store, from where they are fetched) and `missing` (files that getting it would need).
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -52,19 +173,20 @@ def explain(workspace: Workspace, reference: str, request: FuseRequest | None = 
         except UnknownReferenceError:
             if entry_named(workspace, reference) is None:
                 raise
-            return {"reference": reference, "models": [_unrecorded(workspace, reference)]}
+            return Explanation(reference=reference, models=(_unrecorded(workspace, reference),))
         if subject.fused is not None:
-            return {"reference": reference, "models": [_recorded(workspace, session, subject.fused)]}
+            model = _recorded(workspace, session, subject.fused)
+            return Explanation(reference=reference, models=(model,))
         if subject.adapter is None:
             raise BadInputError(
                 f"{reference} is a base model, and not fused itself", hint="fusery cache explain ADAPTER"
             )
     models = _asked(workspace, reference, request or FuseRequest())
     models += _others(workspace, reference, models)
-    return {"reference": reference, "models": models}
+    return Explanation(reference=reference, models=tuple(models))
 
 
-def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[dict[str, Any]]:
+def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[ExplainedModel]:
     """Explain the keys that a fuse of the adapter would try, in its order."""
     request.check()
     fuse_inputs = gather(workspace, reference, request.extras)
@@ -74,15 +196,15 @@ def _asked(workspace: Workspace, reference: str, request: FuseRequest) -> list[d
         with workspace.database.read() as session:
             row = find_fused(session, key)
             if row is not None:
-                models.append({**_recorded(workspace, session, row), "asked": True})
+                models.append(replace(_recorded(workspace, session, row), asked=True))
                 continue
         models.append(_never_made(workspace, fuse_inputs, recipe, key))
     return models
 
 
-def _others(workspace: Workspace, reference: str, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _others(workspace: Workspace, reference: str, asked: Sequence[ExplainedModel]) -> list[ExplainedModel]:
     """Explain what else was fused from the adapter, and what keeps the request from leading to it."""
-    known = {model["key"] for model in asked}
+    known = {model.key for model in asked}
     others = []
     with workspace.database.read() as session:
         for row in session.scalars(fused_from(resolve_adapter(session, reference))):
@@ -90,57 +212,57 @@ def _others(workspace: Workspace, reference: str, asked: list[dict[str, Any]]) -
                 continue
             model = _recorded(workspace, session, row)
             # The nearest of those that were asked for: the one it differs from in the fewest entries.
-            differences = [_differences(model["inputs"], other["inputs"]) for other in asked]
-            others.append({**model, "differs": min(differences, key=len, default=[])})
+            differences = [_differences(model.inputs, other.inputs) for other in asked]
+            others.append(replace(model, differs=min(differences, key=len, default=())))
     return others
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    names = sorted({*one["recipe"], *other["recipe"]})
-    differs = [name for name in names if one["recipe"].get(name) != other["recipe"].get(name)]
-    return [part for part in ("base", "adapter") if one[part]["digest"] != other[part]["digest"]] + differs
+def _differences(one: KeyInputs | None, other: KeyInputs | None) -> tuple[str, ...]:
+    assert one is not None
+    assert other is not None
+    names = sorted({*one.recipe, *other.recipe})
+    differs = [name for name in names if one.recipe.get(name) != other.recipe.get(name)]
+    parts = [("base", one.base, other.base), ("adapter", one.adapter, other.adapter)]
+    return (*(name for name, ours, theirs in parts if ours.digest != theirs.digest), *differs)
 
 
-def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> dict[str, Any]:
+def _recorded(workspace: Workspace, session: Session, row: tables.Fused) -> ExplainedModel:
     manifest = row.manifest.value
     here = _here(workspace, row.key)
-    inputs = {
-        "base": {"name": row.base.name, "digest": row.base.digest},
-        "adapter": {"name": row.adapter.name, "digest": row.adapter.digest},
-        "with": [
-            {"name": extra.adapter.name, "digest": extra.adapter.digest, "weight": extra.weight}
+    inputs = KeyInputs(
+        base=Ingredient(name=row.base.name, digest=row.base.digest),
+        adapter=Ingredient(name=row.adapter.name, digest=row.adapter.digest),
+        with_=tuple(
+            WeightedIngredient(name=extra.adapter.name, digest=extra.adapter.digest, weight=extra.weight)
             for extra in row.extras
-        ],
-        "recipe": row.recipe,
-    }
+        ),
+        recipe=row.recipe,
+    )
     missing: list[str] = []
     if here is None:
-        status = "miss"
         reason, missing = _to_be_had(workspace, session, row)
     elif workspace.cache.is_vouched(row.key, manifest):
-        status, reason = "hit", "in the cache, and untouched since it was last hashed"
+        reason = "in the cache, and untouched since it was last hashed"
     else:
-        status, reason = "hit", "in the cache, and hashed again before it is served"
-    return {
-        "key": row.key,
-        "status": status,
-        "reason": reason,
+        reason = "in the cache, and hashed again before it is served"
+    return ExplainedModel(
+        key=row.key,
+        status="miss" if here is None else "hit",
+        reason=reason,
         **label_record(row),
-        "inputs": inputs,
-        "asked": False,
-        "differs": [],
-        "recorded": {"digest": row.digest, "bytes": row.bytes, "created_at": moment(row.created_at)},
-        "aliases": aliases_of(session, row),
-        "here": here,
-        "published": is_published(row),
-        "missing": missing,
-    }
+        inputs=inputs,
+        recorded=OnRecord(digest=row.digest, bytes=row.bytes, created_at=row.created_at),
+        aliases=tuple(aliases_of(session, row)),
+        here=here,
+        published=is_published(row),
+        missing=tuple(missing),
+    )
 
 
 def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tuple[str, list[str]]:
     """Say how a fused model that is not in the cache would be had, as `fuse` goes about it, and what it lacks for that."""
     published, where = is_published(row), "made once, and not in this machine's cache"
-    if (foreign := foreign_record(row)) is not None and not foreign["signed_by"]:
+    if (foreign := foreign_record(row)) is not None and not foreign.signed_by:
         return (
             f"{in_words(foreign)}: it is fetched with --accept-foreign only, if its files are published",
             [],
@@ -157,67 +279,51 @@ def _to_be_had(workspace: Workspace, session: Session, row: tables.Fused) -> tup
     return f"{where}: it is made again, to the same digest", []
 
 
-def _never_made(workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, key: Digest) -> dict[str, Any]:
+def _never_made(workspace: Workspace, fuse_inputs: FuseInputs, recipe: Recipe, key: Digest) -> ExplainedModel:
     measured = known_measurement(workspace, key)
-    status, reason = "miss", "never made under this key"
+    reason = "never made under this key"
     if measured is not None:
-        status, reason = "refused", f"looked at before and passed over: {measured.in_words}"
-    return {
-        "key": key,
-        "status": status,
-        "reason": reason,
+        reason = f"looked at before and passed over: {measured.in_words}"
+    return ExplainedModel(
+        key=key,
+        status="miss" if measured is None else "refused",
+        reason=reason,
         **names(fuse_inputs.adapter.name, recipe, [(part.name, part.weight) for part in fuse_inputs.extras]),
-        "inputs": {
-            "base": {"name": fuse_inputs.base.name, "digest": fuse_inputs.base_digest},
-            "adapter": {"name": fuse_inputs.adapter.name, "digest": fuse_inputs.adapter.digest},
-            "with": [
-                {"name": part.name, "digest": part.digest, "weight": part.weight}
+        inputs=KeyInputs(
+            base=Ingredient(name=fuse_inputs.base.name, digest=fuse_inputs.base_digest),
+            adapter=Ingredient(name=fuse_inputs.adapter.name, digest=fuse_inputs.adapter.digest),
+            with_=tuple(
+                WeightedIngredient(name=part.name, digest=part.digest, weight=part.weight)
                 for part in fuse_inputs.extras
-            ],
-            "recipe": recipe.to_dict(),
-        },
-        "asked": True,
-        "differs": [],
-        "recorded": None,
-        "aliases": [],
-        "here": _here(workspace, key),
-        "published": False,
-        "missing": [],
-    }
+            ),
+            recipe=recipe.to_dict(),
+        ),
+        asked=True,
+        here=_here(workspace, key),
+    )
 
 
-def _unrecorded(workspace: Workspace, reference: str) -> dict[str, Any]:
+def _unrecorded(workspace: Workspace, reference: str) -> ExplainedModel:
     entry = entry_named(workspace, reference)
     assert entry is not None
-    return {
-        "key": entry.key,
-        "status": "miss",
-        "reason": "in the cache, and on record nowhere in this registry: nothing looks it up",
-        "scale": None,
-        "combined": None,
-        "format": None,
-        "label": None,
-        "inputs": None,
-        "asked": False,
-        "differs": [],
-        "recorded": None,
-        "aliases": [],
-        "here": _here(workspace, entry.key),
-        "published": False,
-        "missing": [],
-    }
+    return ExplainedModel(
+        key=entry.key,
+        status="miss",
+        reason="in the cache, and on record nowhere in this registry: nothing looks it up",
+        here=_here(workspace, entry.key),
+    )
 
 
-def _here(workspace: Workspace, key: str) -> dict[str, Any] | None:
+def _here(workspace: Workspace, key: str) -> Here | None:
     cache = workspace.cache
     if not cache.entry(key).is_dir():
         return None
-    return {
-        "path": str(cache.entry(key)),
-        "last_used": moment(datetime.fromtimestamp(cache.last_used(key), UTC)),
-        "pinned": key in cache.pinned(),
-        "in_use": cache.is_in_use(key),
-    }
+    return Here(
+        path=cache.entry(key),
+        last_used=datetime.fromtimestamp(cache.last_used(key), UTC),
+        pinned=key in cache.pinned(),
+        in_use=cache.is_in_use(key),
+    )
 
 
 def _missing(workspace: Workspace, session: Session, manifests: list[tables.Manifest]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -12,6 +13,7 @@ from ..charts.files import picture_kind
 from ..charts.heat_map import HeatMap, heat_map
 from ..documents import write_picture
 from ..errors import BadInputError, UnknownReferenceError
+from ..records.fused import FusedDetails
 from ..records.references import fused_from, resolve_any
 from .views import fused_details
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 def fidelity(
     workspace: Workspace, reference: str, *, plot: Path | None = None, force: bool = False
-) -> dict[str, Any]:
+) -> FusedDetails:
     """Return the recorded fidelity of a fused artifact, and optionally draw it.
 
     Args:
@@ -31,7 +33,7 @@ def fidelity(
         force: replace the file.
 
     Returns:
-        the fused artifact as `show` prints it, with `base`, `fidelity.modules`, `withdrawals` and `plot`.
+        the fused artifact as `show` has it, with the fidelity of each module, its withdrawals, and where the picture is.
 
     Raises:
         UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.
@@ -43,13 +45,13 @@ def fidelity(
     kind = None if plot is None else picture_kind(plot)
     with workspace.database.read() as session:
         fused, name = _recorded(session, reference)
-        view = fused_details(fused, name)
+        found = fused_details(fused, name)
         blocks = list(fused.base.weights)
     if plot is None or kind is None:
-        return {**view, "plot": None}
+        return found
     place = plot.expanduser().absolute()
-    write_picture(place, _drawn(heat_map(view, blocks), kind), force=force)
-    return {**view, "plot": str(place)}
+    write_picture(place, _drawn(heat_map(found, blocks), kind), force=force)
+    return replace(found, plot=place)
 
 
 def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine.recipe import Recipe, artifact_key
 from ..errors import BadInputError, FusionUnsupportedError
+from ..record import Record
+from ..records.fused import Fidelity, Weighted
 from ..records.fused_label import describe
 from .fuse_inputs import FuseInputs, InputFiles, gather
 from .known import Measured, known_measurement
@@ -23,8 +25,57 @@ if TYPE_CHECKING:
 
     from ..workspace import Workspace
 
-_NOTHING = {"key": None, "bytes": None, "times_base": None, "fidelity": None, "sampled": False}
-_FIGURES = ("verdict", "retained", "cosine", "relative_error", "noise")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format(Record):
+    """One format that a fused model could have.
+
+    Attributes:
+        format: its precision in words.
+        precision: `keep`, `dither`, `mixed` or `dequantize`.
+        bits: where the adapter is, if all of it has as many of its own.
+        key: of the model in it; None where the format does not fit this base.
+        bytes: of its weights.
+        times_base: the same over that of the base.
+        fidelity: what it holds of the update; None where the format does not fit this base.
+        sampled: that was measured on a sample of the rows; false where it is on record.
+        reason: why the format does not fit this base; None where it does.
+        chosen: `fuse` would write it.
+    """
+
+    format: str
+    precision: str
+    bits: int | None
+    key: str | None = None
+    bytes: int | None = None
+    times_base: float | None = None
+    fidelity: Fidelity | None = None
+    sampled: bool = False
+    reason: str | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formats(Record):
+    """The formats that an adapter's fused model could have.
+
+    Attributes:
+        adapter: its name.
+        scale: that its update is multiplied by, where that is not its own.
+        with_: further adapters of a sum.
+        base: name of the base.
+        base_bytes: of the base's weights.
+        chosen: the format that `fuse` would write; None if all lose the adapter.
+        formats: from the smallest to the largest.
+    """
+
+    adapter: str
+    scale: float | None
+    with_: tuple[Weighted, ...]
+    base: str
+    base_bytes: int
+    chosen: str | None
+    formats: tuple[Format, ...]
 
 
 def formats(
@@ -33,7 +84,7 @@ def formats(
     request: FuseRequest | None = None,
     *,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Formats:
     """Return the formats of an adapter's fused model, from the smallest to the largest.
 
     Args:
@@ -41,12 +92,6 @@ def formats(
         reference: the adapter.
         request: its `scale`, `extras` and `min_fidelity` are those of the fuse; its precision is `auto`.
         say: called with each progress message.
-
-    Returns:
-        `adapter`, `scale`, `with`, `base`, `base_bytes` (of its weights), `chosen` (the format that `fuse` would
-        write, None if all lose the adapter), and `formats`: each `format`, `precision`, `bits`, `bytes`, `times_base`,
-        `fidelity` (None where the format does not fit this base, and then `reason` says why), `sampled` (False: from
-        the record), `key` and `chosen`.
 
     Raises:
         BadInputError: the request has a precision, the adapter is yanked, or the adapters cannot be combined.
@@ -66,22 +111,22 @@ def formats(
     with fuse_inputs.opened() as inputs:
         rows = _Rows(workspace, fuse_inputs, inputs, base_bytes, say).of(candidates(request, fuse_inputs))
     chosen = _chosen(rows, request)
-    return {
-        "adapter": fuse_inputs.adapter.name,
-        "scale": request.scale,
-        "with": [{"adapter": part.name, "weight": part.weight} for part in fuse_inputs.extras],
-        "base": fuse_inputs.base.name,
-        "base_bytes": base_bytes,
-        "chosen": None if chosen is None else chosen.view["format"],
-        "formats": [{**row.view, "chosen": row is chosen} for row in rows],
-    }
+    return Formats(
+        adapter=fuse_inputs.adapter.name,
+        scale=request.scale,
+        with_=tuple(Weighted(adapter=part.name, weight=part.weight) for part in fuse_inputs.extras),
+        base=fuse_inputs.base.name,
+        base_bytes=base_bytes,
+        chosen=None if chosen is None else chosen.shown.format,
+        formats=tuple(replace(row.shown, chosen=row is chosen) for row in rows),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     """One format: what is shown of it, and what a fuse would go by."""
 
-    view: dict[str, Any]
+    shown: Format
     measured: Measured | None
 
 
@@ -95,8 +140,8 @@ def _chosen(rows: list[_Row], request: FuseRequest) -> _Row | None:
     return None
 
 
-def _names(recipe: Recipe) -> dict[str, Any]:
-    return {"format": describe(recipe), "precision": recipe.precision, "bits": recipe.bits.get("")}
+def _format(recipe: Recipe) -> Format:
+    return Format(format=describe(recipe), precision=recipe.precision, bits=recipe.bits.get(""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,42 +166,51 @@ class _Rows:
                 rows.append(self._row(recipe))
             except FusionUnsupportedError as error:
                 refusals.append(error)
-                rows.append(_Row({**_names(recipe), **_NOTHING, "reason": error.message}, None))
+                rows.append(_Row(replace(_format(recipe), reason=error.message), None))
         if len(refusals) == len(rows):
             raise refusals[0]
         return rows
 
     def _row(self, recipe: Recipe) -> _Row:
         key = artifact_key(self.fuse_inputs.base_digest, self.fuse_inputs.adapter.digest, recipe)
-        measured, figures = self._recorded(key) or self._sampled(key, recipe)
-        return _Row({**_names(recipe), "key": key, **figures, "reason": None}, measured)
+        return self._recorded(key, recipe) or self._sampled(key, recipe)
 
-    def _recorded(self, key: Digest) -> tuple[Measured, dict[str, Any]] | None:
+    def _recorded(self, key: Digest, recipe: Recipe) -> _Row | None:
         with self.workspace.database.read() as session:
             fused = find_fused(session, key)
             if fused is None:
                 return None
             line = fused_line(fused)
-        figures = {
-            "bytes": line["weights_bytes"],
-            "times_base": line["times_base"],
-            "fidelity": line["fidelity"],
-            "sampled": False,
-        }
-        return Measured(fused.verdict, fused.retained, fused.noise), figures
+        shown = replace(
+            _format(recipe),
+            key=key,
+            bytes=line.weights_bytes,
+            times_base=line.times_base,
+            fidelity=line.fidelity,
+        )
+        return _Row(shown, Measured.of(fused))
 
-    def _sampled(self, key: Digest, recipe: Recipe) -> tuple[Measured, dict[str, Any]]:
+    def _sampled(self, key: Digest, recipe: Recipe) -> _Row:
         self.say(f"sampling {describe(recipe)}")
         sampled = self.inputs.sample(recipe)
-        fidelity = {name: getattr(sampled.fidelity, name) for name in _FIGURES}
+        found = sampled.fidelity
+        fidelity = Fidelity(
+            verdict=found.verdict,
+            retained=found.retained,
+            cosine=found.cosine,
+            relative_error=found.relative_error,
+            noise=found.noise,
+        )
         # A fuse that was computed and refused is in the log, measured over all rows: it decides, as it does for `auto`.
         known = known_measurement(self.workspace, key)
         if known is not None:
-            fidelity |= {"verdict": known.verdict, "retained": known.retained}
-        figures = {
-            "bytes": sampled.size,
-            "times_base": round(sampled.size / max(1, self.base_bytes), 4),
-            "fidelity": fidelity,
-            "sampled": True,
-        }
-        return known or Measured.of(sampled.fidelity), figures
+            fidelity = replace(fidelity, verdict=known.verdict, retained=known.retained)
+        shown = replace(
+            _format(recipe),
+            key=key,
+            bytes=sampled.size,
+            times_base=round(sampled.size / max(1, self.base_bytes), 4),
+            fidelity=fidelity,
+            sampled=True,
+        )
+        return _Row(shown, known or Measured.of(found))

@@ -149,11 +149,11 @@ class FusedDetails(FusedLine):
 
     Attributes:
         base: name of its base.
-        plot: the picture of the modules' fidelity.
+        plot: the picture of the modules' fidelity; None if none was asked for.
     """
 
     base: str
-    plot: str | None = left_out()
+    plot: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

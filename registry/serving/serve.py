@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
+from ..record import Record
 from ..records.base_files import lay_out, proven_files
 from ..records.renderings import fetch_form
 from ..server.document import Adapter, Base, Document, read_document
@@ -64,30 +65,26 @@ class ServeRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(Record):
     """A server that answers.
 
     Attributes:
         url: for OpenAI's clients: `base_url`.
         base: name of the base.
         adapters: full names of the adapters in memory.
-        routes: public names and what they lead to.
+        routes: public names, each with the name that it leads to, or with several and their weights.
     """
 
     url: str
     base: str
     adapters: tuple[str, ...]
-    routes: Mapping[str, Any] = field(default_factory=dict)
+    routes: Mapping[str, str | Mapping[str, float]] = field(default_factory=dict)
+    KEYS: ClassVar[tuple[str, ...]] = ("url", "base", "adapters", "models", "routes")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "url": self.url,
-            "base": self.base,
-            "adapters": list(self.adapters),
-            "models": [self.base, *self.adapters, *self.routes],
-            "routes": dict(self.routes),
-        }
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All names that a request may ask for."""
+        return (self.base, *self.adapters, *self.routes)
 
 
 def serve(workspace: Workspace, request: ServeRequest, *, ready: Callable[[Serving], None], say: Say) -> int:

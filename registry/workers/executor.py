@@ -21,9 +21,11 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from fusery.storage.errors import FuseryError
+
+from ..record import Record
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,8 +38,14 @@ _LOSSES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an item failed, as `--json` prints it."""
+class Failure(Record):
+    """Why an item failed.
+
+    Attributes:
+        code: of the kind of error.
+        message: one sentence.
+        hint: what to do about it.
+    """
 
     code: str
     message: str
@@ -47,10 +55,6 @@ class Failure:
     def of(cls, error: FuseryError) -> Failure:
         """Return what an error says."""
         return cls(error.code, error.message, error.hint)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
 LOST = Failure(

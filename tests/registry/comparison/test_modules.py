@@ -60,7 +60,7 @@ def test_norms_cosine_and_change_are_those_of_the_whole_matrices(opened: Open) -
             scale * tensors[f"{change.module}.lora_a"].astype(np.float64) @ tensors[f"{change.module}.lora_b"]
             for tensors, scale in ((mine, 2.0), (theirs, 3.0))
         )
-        view = change.view()
+        view = change.record()
         assert view["norm_a"] == pytest.approx(np.linalg.norm(first))
         assert view["relative_change"] == pytest.approx(
             np.linalg.norm(first - second) / np.linalg.norm(first)
@@ -81,7 +81,7 @@ def test_modules_of_one_side_only(opened: Open) -> None:
         ("y", 4, 4),
         ("z", 0, 4),
     ]
-    gone, _, new = (change.view() for change in changes)
+    gone, _, new = (change.record() for change in changes)
     assert (gone["relative_change"], gone["cosine"], gone["effective_rank_b"]) == (1.0, None, None)
     assert (new["relative_change"], new["norm_a"], new["effective_rank_a"]) == (None, 0.0, None)
     whole = overall(changes)
@@ -131,12 +131,12 @@ def test_dora_compares_the_low_rank_part_and_the_magnitudes_beside_it(opened: Op
     mine, theirs = lora(1, "m"), lora(1, "m")
     mine["m.m"], theirs["m.m"] = np.full(20, 2, np.float32), np.full(20, 3, np.float32)
     (change,) = compare_adapters(opened("a", mine, method="dora"), opened("b", theirs, method="dora"))
-    view = change.view()
+    view = change.record()
     assert view["relative_change"] == 0.0
     assert view["magnitudes"]["cosine"] == pytest.approx(1)
     assert view["magnitudes"]["relative_change"] == pytest.approx(0.5)
     (mixed,) = compare_adapters(opened("c", mine, method="dora"), opened("d", lora(1, "m")))
-    assert mixed.view()["magnitudes"] == {
+    assert mixed.record()["magnitudes"] == {
         "norm_a": pytest.approx(2 * 20**0.5),
         "norm_b": None,
         "cosine": None,
@@ -230,4 +230,6 @@ def test_a_view_is_plain_json(opened: Open) -> None:
     import json
 
     changes: list[ModuleChange] = compare_adapters(opened("a", lora(1, "x")), opened("b", lora(2, "y")))
-    json.dumps({"modules": [change.view() for change in changes], **overall(changes)}, allow_nan=False)
+    json.dumps(
+        {"modules": [change.record().to_dict() for change in changes], **overall(changes)}, allow_nan=False
+    )

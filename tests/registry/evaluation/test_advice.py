@@ -1,23 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fusery.registry.evaluation.advice import advise
+from fusery.registry.evaluation.subjects import FormCost, Held, Kind
 
 
-def row(kind: str, label: str, speed: float, peak: int, verdict: str = "PASS", **more: Any) -> dict[str, Any]:
-    fidelity = (
-        {"verdict": verdict, "retained": 0.99 if verdict == "PASS" else 0.2} if kind == "fused" else None
+def row(kind: Kind, label: str, speed: float, peak: int, verdict: str = "PASS", **more: Any) -> FormCost:
+    fidelity = Held(verdict=verdict, retained=0.99 if verdict == "PASS" else 0.2) if kind == "fused" else None
+    found = FormCost(
+        kind=kind,
+        label=label,
+        precision=None,
+        fidelity=fidelity,
+        adapters=0,
+        bytes=0,
+        error=None,
+        load_seconds=1.0,
+        first_token_seconds=1.0,
+        tokens_per_second=speed,
+        peak_bytes=peak,
     )
-    return {
-        "kind": kind,
-        "label": label,
-        "tokens_per_second": speed,
-        "peak_bytes": peak,
-        "fidelity": fidelity,
-        "error": None,
-        **more,
-    }
+    return replace(found, **more)
 
 
 BASE = row("base", "base", 100, 1000)
@@ -31,32 +36,32 @@ def test_what_loses_the_adapter_is_out_however_fast() -> None:
         row("fused", "16", 80, 3000),
     ]
     found = advise(rows, adapters=1)
-    assert found["choice"] == "16"
-    assert "keep is out: it holds 20.0% of the adapter's update (LOST)." in found["reasons"]
-    assert any("on writes 25% fewer tokens a second" in reason for reason in found["reasons"])
+    assert found.choice == "16"
+    assert "keep is out: it holds 20.0% of the adapter's update (LOST)." in found.reasons
+    assert any("on writes 25% fewer tokens a second" in reason for reason in found.reasons)
 
 
 def test_of_the_equally_fast_the_smaller_one() -> None:
     rows = [BASE, row("adapter", "on", 98, 1010), row("fused", "keep", 100, 1200)]
     found = advise(rows, adapters=1)
-    assert found["choice"] == "on"
+    assert found.choice == "on"
     assert (
         "The adapter on its base is exact, and every further adapter costs its own size only."
-        in found["reasons"]
+        in found.reasons
     )
 
 
 def test_several_adapters_share_the_base() -> None:
     rows = [BASE, row("adapter", "on", 99, 1050), row("fused", "keep", 100, 1000)]
-    assert advise(rows, adapters=1)["choice"] == "keep"
+    assert advise(rows, adapters=1).choice == "keep"
     found = advise(rows, adapters=5)
-    assert found["choice"] == "on"
-    assert "keep is as fast, and takes 300% more memory for 5 adapters." in found["reasons"]
+    assert found.choice == "on"
+    assert "keep is as fast, and takes 300% more memory for 5 adapters." in found.reasons
 
 
 def test_what_could_not_be_measured_is_no_choice() -> None:
     broken = {"error": "no", "tokens_per_second": None, "peak_bytes": None}
     rows = [BASE, row("adapter", "on", 0, 0, **broken), row("fused", "keep", 0, 0, **broken)]
-    assert advise(rows, adapters=1)["choice"] is None
+    assert advise(rows, adapters=1).choice is None
     rows[1] = row("adapter", "on", 10, 100)
-    assert advise(rows, adapters=1)["choice"] == "on"
+    assert advise(rows, adapters=1).choice == "on"

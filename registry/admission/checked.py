@@ -1,0 +1,28 @@
+"""What a check of an adapter's folder says, as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..adapters.finding import Finding, Verdict, verdict
+from ..record import Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked(Record):
+    """What admission says of a folder.
+
+    Attributes:
+        verdict: `fail` if the adapter would be refused, `warn` if there are warnings, else `pass`.
+        findings: what it found, errors first.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding]) -> Checked:
+        """Sum findings up."""
+        found = tuple(findings)
+        return cls(verdict=verdict(found), findings=found)
