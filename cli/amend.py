@@ -29,12 +29,12 @@ def amend_command(session: Session, reference: str, **correction: Any) -> None:
     The log keeps what it was, who changed it and why.  Files, base and name are what an adapter is, and never change.
     `fusery show REF --at DATE` shows what was on record then.
     """
-    view = session.registry.adapters.amend(reference, **correction).to_dict()
+    done = session.registry.adapters.amend(reference, **correction)
 
     def human() -> None:
-        for change in view["amendments"]:
-            session.print(f"{view['name']}: {change_of(change)}")
-        if not view["changed"]:
-            session.print(f"{view['name']}: that is on record already.")
+        for change in done.amendments:
+            session.print(f"{done.name}: {change_of(change)}")
+        if not done.changed:
+            session.print(f"{done.name}: that is on record already.")
 
-    session.emit(view, names=[view["name"]], human=human)
+    session.emit(done, names=[done.name], human=human)

@@ -97,9 +97,9 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value, 6)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return one_line(", ".join(str(item) for item in value)) or "-"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return one_line(", ".join(f"{key}={item}" for key, item in value.items())) or "-"
     return one_line(str(value))
 

@@ -35,7 +35,7 @@ class Record(Mapping[str, Any]):
     REFERENCE: ClassVar[str] = ""
     KEYS: ClassVar[tuple[str, ...]] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the record as `--json` prints it."""
         return {key: self[key] for key in self}
 
