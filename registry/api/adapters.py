@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..fusion.request import FuseRequest
     from ..records.adapter import Adapter, AdapterDetails, Registered, Version
     from ..registration.amend import Amended
+    from ..releases.yanks import LiftedYank, Yank
 
 
 class Adapters(Resource):
@@ -208,14 +209,14 @@ class Adapters(Resource):
         )
         return amend(self.workspace, reference, correction)
 
-    def yank(self, reference: str, *, reason: str) -> View:
+    def yank(self, reference: str, *, reason: str) -> Yank:
         """Withdraw an adapter; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
 
         return yank(self.workspace, reference, reason=reason)
 
-    def unyank(self, reference: str, *, reason: str = "") -> View:
-        """Take a yank back."""
+    def unyank(self, reference: str, *, reason: str = "") -> LiftedYank:
+        """Take a yank back; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
         return lift(self.workspace, reference, reason=reason)
