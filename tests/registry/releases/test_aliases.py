@@ -25,7 +25,7 @@ def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
     assert (moved["from"], moved["to"], moved["by"]) == (FIRST, SECOND, "tester")
     assert stocked.adapters.show(PROD)["name"] == SECOND
     assert stocked.adapters.show("course_rec@2")["aliases"] == ["prod"]
-    assert stocked.aliases.list() == [
+    assert [each.to_dict() for each in stocked.aliases.list()] == [
         {
             "alias": PROD,
             "task": "course_rec",
