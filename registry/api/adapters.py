@@ -210,13 +210,13 @@ class Adapters(Resource):
         return amend(self.workspace, reference, correction)
 
     def yank(self, reference: str, *, reason: str) -> Yank:
-        """Withdraw an adapter; see `fusery.registry.releases.yanks.yank`."""
+        """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
 
         return yank(self.workspace, reference, reason=reason)
 
     def unyank(self, reference: str, *, reason: str = "") -> LiftedYank:
-        """Take a yank back; see `fusery.registry.releases.yanks.lift`."""
+        """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
         return lift(self.workspace, reference, reason=reason)

@@ -19,19 +19,28 @@ class Aliases(Resource):
     """Movable names on tasks, such as `prod`: what each holds and held, and the rules for moving it."""
 
     def set(self, alias: str, adapter: str, *, reason: str = "") -> Moved:
-        """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task; see `fusery.registry.releases.aliases.set_alias`."""
+        """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task, and return the move.
+
+        See `fusery.registry.releases.aliases.set_alias`.
+        """
         from ..releases.aliases import set_alias
 
         return set_alias(self.workspace, adapter, alias, reason=reason)
 
     def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
-        """Take an alias away from what it holds; see `fusery.registry.releases.aliases.remove_alias`."""
+        """Take an alias away from what it holds, and return the move.
+
+        See `fusery.registry.releases.aliases.remove_alias`.
+        """
         from ..releases.aliases import remove_alias
 
         return remove_alias(self.workspace, alias, reason=reason, emergency=emergency)
 
     def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
-        """Give an alias back to the adapter that held it before; see `fusery.registry.releases.aliases.roll_back`."""
+        """Give an alias back to the adapter that held it before, and return the move.
+
+        See `fusery.registry.releases.aliases.roll_back`.
+        """
         from ..releases.aliases import roll_back
 
         return roll_back(self.workspace, alias, reason=reason, emergency=emergency)
@@ -49,22 +58,28 @@ class Aliases(Resource):
         return alias_history(self.workspace, alias)
 
     def promote(self, reference: str, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
-        """Let an alias hold an adapter if its rules allow it; see `fusery.registry.releases.promote.promote`.
+        """Let an alias hold an adapter if its rules allow it, and return what came of each rule.
 
-        Nothing is raised where they do not: look at `verdict` of what is returned.
+        Nothing is raised where they do not: look at `verdict`; see `fusery.registry.releases.promote.promote`.
         """
         from ..releases.promote import promote
 
         return promote(self.workspace, reference, alias, reason=reason, dry_run=dry_run)
 
     def approve(self, reference: str, alias: str, *, note: str = "") -> Approval:
-        """Approve of an alias holding an adapter; see `fusery.registry.releases.approvals.approve`."""
+        """Approve of an alias holding an adapter, and return the approval, with all that there are.
+
+        See `fusery.registry.releases.approvals.approve`.
+        """
         from ..releases.approvals import approve
 
         return approve(self.workspace, reference, alias, note=note)
 
     def withdraw_approval(self, reference: str, alias: str, *, note: str = "") -> Approval:
-        """Take one's own approval back; see `fusery.registry.releases.approvals.withdraw`."""
+        """Take one's own approval back, and return those that are left.
+
+        See `fusery.registry.releases.approvals.withdraw`.
+        """
         from ..releases.approvals import withdraw
 
         return withdraw(self.workspace, reference, alias, note=note)
@@ -78,7 +93,7 @@ class Aliases(Resource):
         reason: str = "",
         dry_run: bool = False,
     ) -> SetRules:
-        """Give an alias rules; see `fusery.registry.releases.keeping.set_rules`."""
+        """Give an alias rules, and return them with what they apply to; see `fusery.registry.releases.keeping.set_rules`."""
         from ..releases.keeping import set_rules
 
         return set_rules(self.workspace, target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
@@ -96,7 +111,7 @@ class Aliases(Resource):
         return list_rules(self.workspace)
 
     def remove_rules(self, target: str, *, reason: str = "", dry_run: bool = False) -> RemovedRules:
-        """Take the rules of an alias away; see `fusery.registry.releases.keeping.remove_rules`."""
+        """Take the rules of an alias away, and return them; see `fusery.registry.releases.keeping.remove_rules`."""
         from ..releases.keeping import remove_rules
 
         return remove_rules(self.workspace, target, reason=reason, dry_run=dry_run)

@@ -16,7 +16,10 @@ class Deployments(Resource):
     """What ran where, from when until when, as people and pipelines say; nothing is deployed here."""
 
     def record(self, reference: str, place: str, *, note: str = "", replace: bool = False) -> Deployed:
-        """Say that something runs at a place; see `fusery.registry.releases.deployments.record_deployment`."""
+        """Say that something runs at a place, and return the deployment, with those that it replaced.
+
+        See `fusery.registry.releases.deployments.record_deployment`.
+        """
         from ..releases.deployments import record_deployment
 
         return record_deployment(self.workspace, reference, place, note=note, replace=replace)
@@ -24,7 +27,10 @@ class Deployments(Resource):
     def end(
         self, places: Sequence[str], *, reference: str | None = None, reason: str = ""
     ) -> builtins.list[Deployment]:
-        """Say that nothing runs at places any more; see `fusery.registry.releases.deployments.end_deployments`."""
+        """Say that nothing runs at places any more, and return what ran there until now.
+
+        See `fusery.registry.releases.deployments.end_deployments`.
+        """
         from ..releases.deployments import end_deployments
 
         return end_deployments(self.workspace, places, reference=reference, reason=reason)
