@@ -39,6 +39,16 @@ def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
     assert stocked.aliases.list("other") == []
 
 
+def test_the_json_of_a_move_has_its_moment_to_the_microsecond(stocked: Registry) -> None:
+    moved = stocked.aliases.set("prod", "course_rec@1")
+    (told,) = stocked.aliases.history(PROD)
+    assert datetime.fromisoformat(told["at"]) == told.at == moved.at
+    assert datetime.fromisoformat(stocked.aliases.show(PROD)["since"]) == moved.at
+    assert datetime.fromisoformat(stocked.upkeep.log()[-1]["at"]) == moved.at
+    assert told.from_ is None and told["from"] is None and "withdrawals" not in told
+    assert "withdrawals" not in stocked.aliases.remove(PROD)
+
+
 def test_the_same_move_twice_is_one(stocked: Registry) -> None:
     stocked.aliases.set("prod", "course_rec@1")
     assert not stocked.aliases.set("prod", "course_rec@1")["moved"]
