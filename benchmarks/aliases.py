@@ -9,10 +9,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fusery.registry import Registry
+    from fusery.registry.records.alias import AliasHolder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -23,7 +24,7 @@ BOUND = 0.1
 """Seconds for one answer, at most."""
 
 
-def ask(registry: Registry, alias: str, at: str) -> tuple[dict[str, Any], float]:
+def ask(registry: Registry, alias: str, at: str) -> tuple[AliasHolder, float]:
     """Return an answer, and how many seconds it took."""
     began = time.perf_counter()
     found = registry.aliases.show(alias, at=at)

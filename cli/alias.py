@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, told, when
+
+if TYPE_CHECKING:
+    from fusery.registry.catalog.journal import Event
+    from fusery.registry.records.alias import Moved
+    from fusery.registry.releases.yanks import Yank
 
 _ALIAS = click.argument("alias", metavar="TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -22,18 +27,18 @@ def alias_command() -> None:
     """Move names such as course_rec#prod; see who held them when."""
 
 
-def _print_move(session: Session, move: dict[str, Any]) -> None:
-    if not move["moved"]:
-        session.print(f"{move['alias']} holds {move['to'] or 'nothing'} already.")
-    elif move["to"] is None:
-        session.print(f"{move['alias']} holds nothing any more; it held {move['from']}.")
+def _print_move(session: Session, move: Moved) -> None:
+    if not move.moved:
+        session.print(f"{move.alias} holds {move.to or 'nothing'} already.")
+    elif move.to is None:
+        session.print(f"{move.alias} holds nothing any more; it held {move.from_}.")
     else:
-        before = f", before that {move['from']}" if move["from"] else ""
-        session.print(f"{move['alias']} holds {move['to']}{before}.")
+        before = f", before that {move.from_}" if move.from_ else ""
+        session.print(f"{move.alias} holds {move.to}{before}.")
 
 
-def _emit_move(session: Session, move: dict[str, Any]) -> None:
-    session.emit(move, names=[move["to"] or ""], human=lambda: _print_move(session, move))
+def _emit_move(session: Session, move: Moved) -> None:
+    session.emit(move, names=[move.to or ""], human=lambda: _print_move(session, move))
     session.warn(move)
 
 
@@ -78,19 +83,19 @@ def list_command(session: Session, task: str | None) -> None:
         table = session.table(*titles, right=("age",), free=("state", "reason"), rare=("state",))
         for alias in aliases:
             table.add_row(
-                cell(alias["alias"]),
-                cell(alias["adapter"]),
+                cell(alias.alias),
+                cell(alias.adapter),
                 told(alias) or "-",
-                ago(alias["since"]),
-                cell(alias["by"]),
-                cell(alias["reason"] or None),
-                when(alias["since"]),
+                ago(alias.since),
+                cell(alias.by),
+                cell(alias.reason or None),
+                when(alias.since),
             )
         session.print_table(table)
         if not aliases:
             session.say("There is no alias. Hint: fusery alias set REF ALIAS")
 
-    session.emit(aliases, names=[alias["alias"] for alias in aliases], human=human)
+    session.emit(aliases, names=[alias.alias for alias in aliases], human=human)
 
 
 @command("show")
@@ -103,17 +108,17 @@ def show_command(session: Session, alias: str, at: str | None) -> None:
     shown = session.registry.aliases.show(alias, at=at)
 
     def human() -> None:
-        held = "held" if shown["at"] else "holds"
-        since = f", since {shown['since']}, set by {cell(shown['by'])}" if shown["adapter"] else ""
-        when = f" on {shown['at']}" if shown["at"] else ""
-        session.print(f"{shown['alias']} {held} {shown['adapter'] or 'nothing'}{when}{since}.")
-        if shown["yanked"]:
-            session.print("  it is yanked" if shown["at"] is None else "  it was yanked at that time")
-        for each in shown["withdrawals"]:
-            if each["relation"] != "itself":
-                session.print(f"  {cell(each['told'])}")
+        held = "held" if shown.at else "holds"
+        since = f", since {shown['since']}, set by {cell(shown.by)}" if shown.adapter else ""
+        when = f" on {shown['at']}" if shown.at else ""
+        session.print(f"{shown.alias} {held} {shown.adapter or 'nothing'}{when}{since}.")
+        if shown.yanked:
+            session.print("  it is yanked" if shown.at is None else "  it was yanked at that time")
+        for each in shown.withdrawals:
+            if each.relation != "itself":
+                session.print(f"  {cell(each.told)}")
 
-    session.emit(shown, names=[shown["adapter"] or ""], human=human)
+    session.emit(shown, names=[shown.adapter or ""], human=human)
 
 
 @command("history", table=True)
@@ -126,16 +131,16 @@ def history_command(session: Session, alias: str) -> None:
         table = session.table("at", "to", "age", "by", "from", "reason", right=("age",), free=("reason",))
         for move in moves:
             table.add_row(
-                when(move["at"]),
-                cell(move["to"]),
-                ago(move["at"]),
-                cell(move["by"]),
-                cell(move["from"]),
-                cell(move["reason"] or None),
+                when(move.at),
+                cell(move.to),
+                ago(move.at),
+                cell(move.by),
+                cell(move.from_),
+                cell(move.reason or None),
             )
         session.print_table(table)
 
-    session.emit(moves, names=[move["to"] or "" for move in moves], human=human)
+    session.emit(moves, names=[move.to or "" for move in moves], human=human)
 
 
 for _command in (set_command, remove_command, rollback_command, list_command, show_command, history_command):
@@ -152,37 +157,36 @@ def yank_command(session: Session, reference: str, reason: str, undo: bool) -> N
     It stays on record.  What was made with it before is listed, since that is about already.
     """
     if undo:
-        view = session.registry.adapters.unyank(reference, reason=reason)
-    else:
-        view = session.registry.adapters.yank(reference, reason=reason)
-
-    def human() -> None:
-        if undo:
-            session.print(f"{view['name']} {'may be used again' if view['changed'] else 'was not yanked'}.")
-            return
-        already = "" if view["changed"] else f" already, by {view['by']} on {view['at']}"
-        session.print(f"{view['name']} is yanked{already}: {view['reason']}")
-        for alias in view["aliases"]:
-            session.print(f"  it is held by {alias}")
-        for key in view["fused"]:
-            session.print(f"  it was fused: {key[:12]}")
-        for bundle in view["bundles"]:
-            session.print(f"  it was shipped: {bundle['target']} bundle in {bundle['path']}")
-        for running in view["deployments"]:
-            session.print(f"  it runs at {cell(running['place'])}, since {running['at']}")
-        for name in view["same_bytes"]:
-            session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
-        for name in view["continued"]:
-            session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
-
-    session.emit(view, names=[view["name"]], human=human)
+        lifted = session.registry.adapters.unyank(reference, reason=reason)
+        said = f"{lifted.name} {'may be used again' if lifted.changed else 'was not yanked'}."
+        session.emit(lifted, names=[lifted.name], human=lambda: session.print(said))
+        return
+    yank = session.registry.adapters.yank(reference, reason=reason)
+    session.emit(yank, names=[yank.name], human=lambda: _print_yank(session, yank))
 
 
-def _subject(entry: dict[str, Any]) -> str:
+def _print_yank(session: Session, yank: Yank) -> None:
+    already = "" if yank.changed else f" already, by {yank.by} on {yank['at']}"
+    session.print(f"{yank.name} is yanked{already}: {yank.reason}")
+    for alias in yank.aliases:
+        session.print(f"  it is held by {alias}")
+    for key in yank.fused:
+        session.print(f"  it was fused: {key[:12]}")
+    for bundle in yank.bundles:
+        session.print(f"  it was shipped: {bundle.target} bundle in {bundle.path}")
+    for running in yank.deployments:
+        session.print(f"  it runs at {cell(running.place)}, since {running['at']}")
+    for name in yank.same_bytes:
+        session.print(f"  the same bytes are {cell(name)}, which is not yanked by this")
+    for name in yank.continued:
+        session.print(f"  it was continued to {cell(name)}, which is not yanked by this")
+
+
+def _subject(entry: Event) -> str:
     """Return what an entry is about: its name, with the beginning of its digest if that is what the log has."""
-    if entry["name"] == entry["subject"]:
-        return cell(entry["name"])
-    return cell(" ".join([*([entry["name"]] if entry["name"] else []), entry["subject"][:12]]))
+    if entry.name == entry.subject:
+        return cell(entry.name)
+    return cell(" ".join([*([entry.name] if entry.name else []), entry.subject[:12]]))
 
 
 @command("events", table=True)
@@ -205,14 +209,14 @@ def events_command(session: Session, **filters: Any) -> None:
         table = session.table(*titles, right=("entry", "age"), free=("to what", "told"))
         for entry in entries:
             table.add_row(
-                str(entry["seq"]),
-                ago(entry["at"]),
-                cell(entry["actor"]),
-                entry["action"],
+                str(entry.seq),
+                ago(entry.at),
+                cell(entry.actor),
+                entry.action,
                 _subject(entry),
-                cell(entry["told"] or None),
-                when(entry["at"]),
+                cell(entry.told or None),
+                when(entry.at),
             )
         session.print_table(table)
 
-    session.emit(entries, names=[entry["hash"] for entry in entries], human=human)
+    session.emit(entries, names=[entry.hash for entry in entries], human=human)

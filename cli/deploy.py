@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, told, when
+
+if TYPE_CHECKING:
+    from fusery.registry.records.deployment import Deployment
 
 _PLACES = click.argument("places", metavar="PLACE...", nargs=-1, required=True)
 
@@ -30,16 +33,16 @@ def record_command(session: Session, reference: str, place: str, note: str, repl
     host, a cluster and service.  Nothing is deployed by this, it is written down: a pipeline says so after it has
     deployed.
     """
-    view = session.registry.deployments.record(reference, place, note=note, replace=replace)
+    made = session.registry.deployments.record(reference, place, note=note, replace=replace)
 
     def human() -> None:
-        already = "" if view["changed"] else " already"
-        session.print(f"{cell(view['place'])} runs {_what(view)}{already}, since {view['at']}.")
-        for ended in view["ended"]:
+        already = "" if made.changed else " already"
+        session.print(f"{cell(made.place)} runs {_what(made)}{already}, since {made['at']}.")
+        for ended in made.ended:
             session.print(f"  it no longer runs {_what(ended)}")
-        session.warn(view)
+        session.warn(made)
 
-    session.emit(view, names=[view["id"]], human=human)
+    session.emit(made, names=[made.id], human=human)
 
 
 @command("end")
@@ -54,12 +57,12 @@ def end_command(session: Session, places: tuple[str, ...], reference: str | None
     ended = session.registry.deployments.end(places, reference=reference, reason=reason)
 
     def human() -> None:
-        for view in ended:
-            session.print(f"{cell(view['place'])} no longer runs {_what(view)}.")
+        for each in ended:
+            session.print(f"{cell(each.place)} no longer runs {_what(each)}.")
         if not ended:
             session.say("Nothing runs there any more already.")
 
-    session.emit(ended, names=[view["id"] for view in ended], human=human)
+    session.emit(ended, names=[each.id for each in ended], human=human)
 
 
 @command("list", table=True)
@@ -78,25 +81,25 @@ def list_command(session: Session, at: str | None, every: bool, **chosen: Any) -
         table = session.table(*titles, right=("age",), free=("state", "note"), rare=("state",))
         for row in rows:
             table.add_row(
-                cell(row["place"]),
+                cell(row.place),
                 cell(_what(row)),
                 told(row) or "-",
-                ago(row["at"]),
-                cell(row["by"]),
-                when(row["ended_at"]),
-                cell(row["note"] or None),
-                row["digest"][:12],
-                when(row["at"]),
+                ago(row.at),
+                cell(row.by),
+                when(row.ended_at),
+                cell(row.note or None),
+                row.digest[:12],
+                when(row.at),
             )
         session.print_table(table)
         if not rows:
             session.say("Nothing is on record there. Hint: fusery deploy record REF PLACE")
 
-    session.emit(rows, names=[row["place"] for row in rows], human=human)
+    session.emit(rows, names=[row.place for row in rows], human=human)
 
 
-def _what(view: dict[str, Any]) -> str:
-    return cell(f"{view['kind']} {view['name']}")
+def _what(deployment: Deployment) -> str:
+    return cell(f"{deployment.kind} {deployment.name}")
 
 
 for _made in (record_command, end_command, list_command):

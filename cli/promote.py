@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .session import Session, command
 from .text import cell
+
+if TYPE_CHECKING:
+    from fusery.registry.releases.promote import Promotion
 
 _REF = click.argument("reference", metavar="REF")
 _ALIAS = click.argument("alias", metavar="ALIAS")
@@ -28,31 +31,32 @@ def promote_command(session: Session, reference: str, alias: str, reason: str, d
     reasons.
     """
     promotion = session.registry.aliases.promote(reference, alias, reason=reason, dry_run=dry_run)
-    found = promotion.to_dict()
 
     def human() -> None:
-        for rule in found["rules"]:
-            session.print(f"  {_MARKS[rule['state']]:<8}{rule['rule']}: {cell(rule['why'])}")
-        session.print(_sentence(found))
-        for hint in [rule["hint"] for rule in found["rules"] if rule["state"] != "passed" and rule["hint"]]:
-            session.say(f"Hint: {hint}")
+        for outcome in promotion.rules:
+            session.print(f"  {_MARKS[outcome.state]:<8}{outcome.rule}: {cell(outcome.why)}")
+        session.print(_sentence(promotion))
+        for outcome in promotion.rules:
+            if outcome.state != "passed" and outcome.hint:
+                session.say(f"Hint: {outcome.hint}")
 
     # What the alias holds afterwards, as for `alias set`; nothing where it was refused.
-    session.emit(found, names=[found["adapter"]] if found["verdict"] == "passed" else [], human=human)
+    names = [promotion.adapter] if promotion.verdict == "passed" else []
+    session.emit(promotion, names=names, human=human)
     return promotion.exit_code
 
 
-def _sentence(found: dict[str, Any]) -> str:
-    alias, adapter, holder = found["alias"], found["adapter"], found["holder"]
-    if found["verdict"] != "passed":
+def _sentence(promotion: Promotion) -> str:
+    alias, adapter, holder = promotion.alias, promotion.adapter, promotion.holder
+    if promotion.verdict != "passed":
         stays = f"{alias} stays with {holder}" if holder else f"{alias} stays with nobody"
-        return f"{'Refused' if found['verdict'] == 'failed' else 'Undecided'}: {stays}."
-    if found["confirmed"]:
+        return f"{'Refused' if promotion.verdict == 'failed' else 'Undecided'}: {stays}."
+    if promotion.confirmed:
         return f"{alias} holds {adapter} already, and was judged once more: what it was judged by had been amended."
     if holder == adapter:
         return f"{alias} holds {adapter} already."
     before = f", before that {holder}" if holder else ""
-    if found["dry_run"]:
+    if promotion.dry_run:
         return f"{alias} would hold {adapter}{before}."
     return f"{alias} holds {adapter}{before}."
 
@@ -68,21 +72,20 @@ def approve_command(session: Session, reference: str, alias: str, note: str, wit
     This is for a rule that asks for approvals; nobody approves of their own adapter.
     """
     if withdraw:
-        view = session.registry.aliases.withdraw_approval(reference, alias, note=note)
+        approval = session.registry.aliases.withdraw_approval(reference, alias, note=note)
     else:
-        view = session.registry.aliases.approve(reference, alias, note=note)
+        approval = session.registry.aliases.approve(reference, alias, note=note)
 
     def human() -> None:
-        who = ", ".join(cell(name) for name in view["approvals"]) or "nobody"
+        who = ", ".join(cell(name) for name in approval.approvals) or "nobody"
         if withdraw:
-            session.print(
-                f"{view['adapter']} for {view['alias']}: {'withdrawn' if view['changed'] else 'there was no approval of yours'}."
-            )
+            done = "withdrawn" if approval.changed else "there was no approval of yours"
+            session.print(f"{approval.adapter} for {approval.alias}: {done}.")
         else:
-            already = "" if view["changed"] else " already"
-            session.print(f"{view['adapter']} is approved for {view['alias']}{already}.")
+            already = "" if approval.changed else " already"
+            session.print(f"{approval.adapter} is approved for {approval.alias}{already}.")
         session.print(f"  approved by {who}")
         if not withdraw:
-            session.warn(view)
+            session.warn(approval)
 
-    session.emit(view, names=[view["adapter"]], human=human)
+    session.emit(approval, names=[approval.adapter], human=human)

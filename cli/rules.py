@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, when
+
+if TYPE_CHECKING:
+    from fusery.registry.releases.keeping import AliasRules
 
 _TARGET = click.argument("target", metavar="ALIAS|TASK#ALIAS")
 _REASON = click.option("--reason", default="", metavar="TEXT", help="Why, for the log.")
@@ -101,12 +103,12 @@ def set_command(
         _print(session, shown)
         if dry_run:
             session.print("Nothing was written.")
-        elif not shown["changed"]:
+        elif not shown.changed:
             session.print("They were so already.")
-        applies = ", ".join(shown["applies_to"]) or "no alias yet"
+        applies = ", ".join(shown.applies_to) or "no alias yet"
         session.print(f"  applies to  {applies}")
 
-    session.emit(shown, names=[shown["alias"]], human=human)
+    session.emit(shown, names=[shown.alias], human=human)
 
 
 @command("show")
@@ -114,7 +116,7 @@ def set_command(
 def show_command(session: Session, target: str) -> None:
     """Show the rules that count for an alias."""
     shown = session.registry.aliases.rules(target)
-    session.emit(shown, names=[shown["alias"]], human=lambda: _print(session, shown))
+    session.emit(shown, names=[shown.alias], human=lambda: _print(session, shown))
 
 
 @command("list", table=True)
@@ -127,18 +129,18 @@ def list_command(session: Session) -> None:
         table = session.table(*titles, right=("age",), free=("rules",))
         for row in found:
             table.add_row(
-                cell(row["alias"]),
-                cell(row["guarded"]),
-                ago(row["at"]),
-                cell(row["by"]),
-                cell(row["rules"]),
-                when(row["at"]),
+                cell(row.alias),
+                cell(row.guarded),
+                ago(row.at),
+                cell(row.by),
+                cell(row.rules),
+                when(row.at),
             )
         session.print_table(table)
         if not found:
             session.say("There are no rules. Hint: fusery rules set prod --approvals 1")
 
-    session.emit(found, names=[row["alias"] for row in found], human=human)
+    session.emit(found, names=[row.alias for row in found], human=human)
 
 
 @command("remove")
@@ -150,15 +152,15 @@ def remove_command(session: Session, target: str, reason: str, dry_run: bool) ->
     shown = session.registry.aliases.remove_rules(target, reason=reason, dry_run=dry_run)
 
     def human() -> None:
-        session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {shown['alias']}.")
+        session.print(f"{'Would remove' if dry_run else 'Removed'} the rules of {shown.alias}.")
 
-    session.emit(shown, names=[shown["alias"]], human=human)
+    session.emit(shown, names=[shown.alias], human=human)
 
 
-def _print(session: Session, shown: Mapping[str, Any]) -> None:
-    who = "only promote moves it" if shown["guarded"] else "alias set moves it as well"
-    session.print(f"{shown['alias']}: {who}")
-    for name, value in shown["rules"].items():
+def _print(session: Session, shown: AliasRules) -> None:
+    who = "only promote moves it" if shown.guarded else "alias set moves it as well"
+    session.print(f"{shown.alias}: {who}")
+    for name, value in shown.rules.items():
         session.print(f"  {name}  {cell(value)}")
 
 

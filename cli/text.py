@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,13 +68,22 @@ def ago(at: datetime | str | None) -> str:
 
 def told(view: Mapping[str, Any]) -> str:
     """Return the yanks that concern a thing, in words; empty if there is nothing."""
-    return one_line("; ".join(each["told"] for each in view["withdrawals"]))
+    return _words(view["withdrawals"])
 
 
 def aside(view: Mapping[str, Any]) -> str:
     """Return the same in parentheses, to be put behind a name."""
-    words = told(view)
+    return aside_of(view["withdrawals"])
+
+
+def aside_of(withdrawals: Iterable[Mapping[str, Any]]) -> str:
+    """Return yanks in parentheses, to be put behind the name of what they concern."""
+    words = _words(withdrawals)
     return f" ({words})" if words else ""
+
+
+def _words(withdrawals: Iterable[Mapping[str, Any]]) -> str:
+    return one_line("; ".join(each["told"] for each in withdrawals))
 
 
 def held_by(view: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from .resource import Named, Progress, Resource, Say, View, named, silent
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..fusion.request import FuseRequest
     from ..records.adapter import Adapter, AdapterDetails, Registered, Version
     from ..registration.amend import Amended
+    from ..releases.yanks import LiftedYank, Yank
 
 
 class Adapters(Resource):
@@ -192,14 +193,14 @@ class Adapters(Resource):
         )
         return amend(self.workspace, reference, correction)
 
-    def yank(self, reference: str, *, reason: str) -> View:
-        """Withdraw an adapter; see `fusery.registry.releases.yanks.yank`."""
+    def yank(self, reference: str, *, reason: str) -> Yank:
+        """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
 
         return yank(self.workspace, reference, reason=reason)
 
-    def unyank(self, reference: str, *, reason: str = "") -> View:
-        """Take a yank back."""
+    def unyank(self, reference: str, *, reason: str = "") -> LiftedYank:
+        """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
         return lift(self.workspace, reference, reason=reason)

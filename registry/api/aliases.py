@@ -2,65 +2,84 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .resource import Resource, Rows, View
+from .resource import Resource
 
 if TYPE_CHECKING:
+    from ..records.alias import Alias, AliasHolder, AliasMove, Moved
+    from ..releases.approvals import Approval
+    from ..releases.keeping import AliasRules, RemovedRules, SetRules
     from ..releases.promote import Promotion
 
 
 class Aliases(Resource):
     """Movable names on tasks, such as `prod`: what each holds and held, and the rules for moving it."""
 
-    def set(self, alias: str, adapter: str, *, reason: str = "") -> View:
-        """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task; see `fusery.registry.releases.aliases.set_alias`."""
+    def set(self, alias: str, adapter: str, *, reason: str = "") -> Moved:
+        """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task, and return the move.
+
+        See `fusery.registry.releases.aliases.set_alias`.
+        """
         from ..releases.aliases import set_alias
 
         return set_alias(self.workspace, adapter, alias, reason=reason)
 
-    def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> View:
-        """Take an alias away from what it holds; see `fusery.registry.releases.aliases.remove_alias`."""
+    def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
+        """Take an alias away from what it holds, and return the move.
+
+        See `fusery.registry.releases.aliases.remove_alias`.
+        """
         from ..releases.aliases import remove_alias
 
         return remove_alias(self.workspace, alias, reason=reason, emergency=emergency)
 
-    def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> View:
-        """Give an alias back to the adapter that held it before; see `fusery.registry.releases.aliases.roll_back`."""
+    def roll_back(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
+        """Give an alias back to the adapter that held it before, and return the move.
+
+        See `fusery.registry.releases.aliases.roll_back`.
+        """
         from ..releases.aliases import roll_back
 
         return roll_back(self.workspace, alias, reason=reason, emergency=emergency)
 
-    def show(self, alias: str, *, at: str | None = None) -> View:
+    def show(self, alias: str, *, at: str | None = None) -> AliasHolder:
         """Return what an alias holds, or held at a date."""
         from ..releases.history import show_alias
 
         return show_alias(self.workspace, alias, at=at)
 
-    def history(self, alias: str) -> Rows:
-        """Return every move of an alias."""
+    def history(self, alias: str) -> builtins.list[AliasMove]:
+        """Return every move of an alias, oldest first."""
         from ..releases.aliases import alias_history
 
         return alias_history(self.workspace, alias)
 
     def promote(self, reference: str, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
-        """Let an alias hold an adapter if its rules allow it; see `fusery.registry.releases.promote.promote`.
+        """Let an alias hold an adapter if its rules allow it, and return what came of each rule.
 
-        Nothing is raised where they do not: look at `verdict` of what is returned.
+        Nothing is raised where they do not: look at `verdict`; see `fusery.registry.releases.promote.promote`.
         """
         from ..releases.promote import promote
 
         return promote(self.workspace, reference, alias, reason=reason, dry_run=dry_run)
 
-    def approve(self, reference: str, alias: str, *, note: str = "") -> View:
-        """Approve of an alias holding an adapter; see `fusery.registry.releases.approvals.approve`."""
+    def approve(self, reference: str, alias: str, *, note: str = "") -> Approval:
+        """Approve of an alias holding an adapter, and return the approval, with all that there are.
+
+        See `fusery.registry.releases.approvals.approve`.
+        """
         from ..releases.approvals import approve
 
         return approve(self.workspace, reference, alias, note=note)
 
-    def withdraw_approval(self, reference: str, alias: str, *, note: str = "") -> View:
-        """Take one's own approval back; see `fusery.registry.releases.approvals.withdraw`."""
+    def withdraw_approval(self, reference: str, alias: str, *, note: str = "") -> Approval:
+        """Take one's own approval back, and return those that are left.
+
+        See `fusery.registry.releases.approvals.withdraw`.
+        """
         from ..releases.approvals import withdraw
 
         return withdraw(self.workspace, reference, alias, note=note)
@@ -73,32 +92,32 @@ class Aliases(Resource):
         guarded: bool | None = None,
         reason: str = "",
         dry_run: bool = False,
-    ) -> View:
-        """Give an alias rules; see `fusery.registry.releases.keeping.set_rules`."""
+    ) -> SetRules:
+        """Give an alias rules, and return them with what they apply to; see `fusery.registry.releases.keeping.set_rules`."""
         from ..releases.keeping import set_rules
 
         return set_rules(self.workspace, target, rules, guarded=guarded, reason=reason, dry_run=dry_run)
 
-    def rules(self, target: str) -> View:
+    def rules(self, target: str) -> AliasRules:
         """Return the rules that count for an alias; see `fusery.registry.releases.keeping.show_rules`."""
         from ..releases.keeping import show_rules
 
         return show_rules(self.workspace, target)
 
-    def all_rules(self) -> Rows:
-        """Return the rules of all aliases."""
+    def all_rules(self) -> builtins.list[AliasRules]:
+        """Return the rules of all aliases, those for every task first."""
         from ..releases.keeping import list_rules
 
         return list_rules(self.workspace)
 
-    def remove_rules(self, target: str, *, reason: str = "", dry_run: bool = False) -> View:
-        """Take the rules of an alias away; see `fusery.registry.releases.keeping.remove_rules`."""
+    def remove_rules(self, target: str, *, reason: str = "", dry_run: bool = False) -> RemovedRules:
+        """Take the rules of an alias away, and return them; see `fusery.registry.releases.keeping.remove_rules`."""
         from ..releases.keeping import remove_rules
 
         return remove_rules(self.workspace, target, reason=reason, dry_run=dry_run)
 
-    def list(self, task: str | None = None) -> Rows:
-        """Return the aliases and what they hold."""
+    def list(self, task: str | None = None) -> builtins.list[Alias]:
+        """Return the aliases and what they hold, by task and name."""
         from ..releases.aliases import list_aliases
 
         return list_aliases(self.workspace, task)

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .resource import Resource, Rows, View
+from .resource import Resource
+
+if TYPE_CHECKING:
+    from ..records.deployment import Deployed, Deployment
 
 
 class Deployments(Resource):
     """What ran where, from when until when, as people and pipelines say; nothing is deployed here."""
 
-    def record(self, reference: str, place: str, *, note: str = "", replace: bool = False) -> View:
-        """Say that something runs at a place; see `fusery.registry.releases.deployments.record_deployment`."""
+    def record(self, reference: str, place: str, *, note: str = "", replace: bool = False) -> Deployed:
+        """Say that something runs at a place, and return the deployment, with those that it replaced.
+
+        See `fusery.registry.releases.deployments.record_deployment`.
+        """
         from ..releases.deployments import record_deployment
 
         return record_deployment(self.workspace, reference, place, note=note, replace=replace)
 
-    def end(self, places: Sequence[str], *, reference: str | None = None, reason: str = "") -> Rows:
-        """Say that nothing runs at places any more; see `fusery.registry.releases.deployments.end_deployments`."""
+    def end(
+        self, places: Sequence[str], *, reference: str | None = None, reason: str = ""
+    ) -> builtins.list[Deployment]:
+        """Say that nothing runs at places any more, and return what ran there until now.
+
+        See `fusery.registry.releases.deployments.end_deployments`.
+        """
         from ..releases.deployments import end_deployments
 
         return end_deployments(self.workspace, places, reference=reference, reason=reason)
@@ -29,7 +42,7 @@ class Deployments(Resource):
         every: bool = False,
         place: str | None = None,
         reference: str | None = None,
-    ) -> Rows:
+    ) -> builtins.list[Deployment]:
         """Return what runs where; see `fusery.registry.releases.deployments.list_deployments`."""
         from ..releases.deployments import list_deployments
 

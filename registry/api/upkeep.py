@@ -7,12 +7,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Rows, Say, silent
+from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
     from ..audit import Report
     from ..audit.doctor import Check
     from ..backup import BackedUp, Restored
+    from ..catalog.journal import Event
     from ..collect import Collection
     from ..database.grants import Role
     from ..database.schema import SchemaState
@@ -137,7 +138,7 @@ class Upkeep(Resource):
         since: str | None = None,
         action: str | None = None,
         limit: int | None = None,
-    ) -> Rows:
+    ) -> list[Event]:
         """Return entries of the log, the newest last; see `fusery.registry.catalog.journal.journal`."""
         from ..catalog.journal import journal
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ..database.actions import ACTIONS
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
+from ..record import EXACT, Record
 from ..records.guards import EVERY_TASK
 from ..records.references import Thing, begins_with, find_things, no_alias, places_of
 from .journal_words import names_of, told_of
@@ -24,12 +26,57 @@ from .journal_words import names_of, told_of
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-Event = tables.Event
 _SAID = frozenset({"reason", "reasons", "note", "path"})
 """What people wrote: a name in it is not the thing itself."""
 
 _SHORTEST = 8
 _APPROVALS = ("adapter.approved", "adapter.unapproved")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenRecord(Record):
+    """A record that the transaction of an entry wrote.
+
+    Attributes:
+        kind: of the record, such as `adapter` or `alias_move`.
+        name: of the record.
+        digest: of what was written; None where it was removed.
+    """
+
+    kind: str
+    name: str
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Record):
+    """An entry of the log.
+
+    Attributes:
+        seq: number of the entry, from 1.
+        at: when it happened.
+        actor: who did it.
+        action: what was done, such as `adapter.registered`.
+        kind: what it was done to: `adapter`, `base`, `alias` and so on.
+        subject: name or digest of that.
+        name: name of that; None where only its digest is known.
+        told: what happened, in words, such as from where to where an alias moved.
+        detail: what the entry says, by action.
+        records: that the transaction wrote.
+        hash: of the entry, which the next one has in it.
+    """
+
+    seq: int
+    at: datetime = field(metadata=EXACT)
+    actor: str
+    action: str
+    kind: str
+    subject: str
+    name: str | None
+    told: str
+    detail: Mapping[str, object]
+    records: tuple[WrittenRecord, ...]
+    hash: str
 
 
 def journal(
@@ -39,12 +86,8 @@ def journal(
     since: str | None = None,
     action: str | None = None,
     limit: int | None = None,
-) -> list[dict[str, Any]]:
-    """Return entries of the log, oldest first: `seq`, `at`, `actor`, `action`, `kind`, `subject`, `detail`, `hash`.
-
-    `name` is the subject's name, null where only its digest is known; `told` is a sentence on what happened, such as from
-    where to where an alias moved.  `records` are the records that the transaction wrote: each `kind`, `name` and
-    `digest`, null where it was removed.
+) -> list[Event]:
+    """Return entries of the log, oldest first.
 
     Args:
         workspace: the registry's parts.
@@ -62,40 +105,40 @@ def journal(
     moment = parse_moment(since) if since is not None else None
     places = places_of(reference) if reference is not None else []
     with workspace.database.read() as session:
-        query = select(Event).order_by(Event.seq.desc())
+        query = select(tables.Event).order_by(tables.Event.seq.desc())
         if action is not None:
-            query = query.where(Event.action == _known(session, action))
+            query = query.where(tables.Event.action == _known(session, action))
         if moment is not None:
-            query = query.where(Event.at >= moment)
+            query = query.where(tables.Event.at >= moment)
         about = _about(session, reference, places) if reference is not None else _About()
         if about.condition is not None:
             query = query.where(about.condition)
         rows = (row for row in session.scalars(query) if about.holds(row))
         found = list(reversed(list(islice(rows, limit))))
         names = names_of(session, found)
-        return [_view(event, names[event.seq]) for event in found]
+        return [_event(event, names[event.seq]) for event in found]
 
 
-def _view(event: tables.Event, name: str | None) -> dict[str, Any]:
-    detail = json.loads(event.detail)
-    return {
-        "seq": event.seq,
-        "at": event.at.isoformat(),
-        "actor": event.actor,
-        "action": event.action,
-        "kind": event.subject_kind,
-        "subject": event.subject,
-        "name": name,
-        "told": told_of(event.action, detail),
-        "detail": detail,
-        "records": _records(event.seals),
-        "hash": event.hash,
-    }
+def _event(row: tables.Event, name: str | None) -> Event:
+    detail = json.loads(row.detail)
+    return Event(
+        seq=row.seq,
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        kind=row.subject_kind,
+        subject=row.subject,
+        name=name,
+        told=told_of(row.action, detail),
+        detail=detail,
+        records=_records(row.seals),
+        hash=row.hash,
+    )
 
 
-def _records(seals: str | None) -> list[dict[str, Any]]:
+def _records(seals: str | None) -> tuple[WrittenRecord, ...]:
     found = json.loads(seals) if seals is not None else []
-    return [{"kind": kind, "name": name, "digest": digest} for kind, _, name, digest in found]
+    return tuple(WrittenRecord(kind=kind, name=name, digest=digest) for kind, _, name, digest in found)
 
 
 def _known(session: Session, action: str) -> str:
@@ -104,7 +147,9 @@ def _known(session: Session, action: str) -> str:
     Raises:
         BadInputError: there is none of that name.
     """
-    if action in ACTIONS or session.scalar(select(Event.seq).where(Event.action == action).limit(1)):
+    if action in ACTIONS or session.scalar(
+        select(tables.Event.seq).where(tables.Event.action == action).limit(1)
+    ):
         return action
     close = get_close_matches(action.casefold(), ACTIONS, n=1, cutoff=0.6)
     meant = f"did you mean {close[0]}? " if close else ""
@@ -174,7 +219,7 @@ def _about(session: Session, text: str, places: Sequence[str]) -> _About:
         found = _condition(frozenset(subjects), prefix, frozenset(figures))
     if unknown is not None:
         assert found.condition is not None
-        if session.scalar(select(Event.seq).where(found.condition).limit(1)) is None:
+        if session.scalar(select(tables.Event.seq).where(found.condition).limit(1)) is None:
             raise unknown
     return found
 
@@ -187,20 +232,23 @@ def _about_alias(session: Session, alias: Reference) -> _About:
         subjects.add(f"{EVERY_TASK}#{alias.value}")
     names = select(adapter.name).join(task, task.id == adapter.task_id).where(task.name == alias.task)
     approved = and_(
-        Event.action.in_(_APPROVALS),
-        Event.subject.in_(names),
-        Event.detail.contains(json.dumps(alias.value), autoescape=True),
+        tables.Event.action.in_(_APPROVALS),
+        tables.Event.subject.in_(names),
+        tables.Event.detail.contains(json.dumps(alias.value), autoescape=True),
     )
-    condition = or_(Event.subject.in_(sorted(subjects)), approved)
+    condition = or_(tables.Event.subject.in_(sorted(subjects)), approved)
     return _About(condition, frozenset(subjects), approves=alias.value)
 
 
 def _condition(subjects: frozenset[str], prefix: str, figures: frozenset[str]) -> _About:
-    ways: list[ColumnElement[bool]] = [Event.subject.in_(sorted(subjects))]
+    ways: list[ColumnElement[bool]] = [tables.Event.subject.in_(sorted(subjects))]
     if prefix:
-        ways.append(begins_with(Event.subject, prefix))
+        ways.append(begins_with(tables.Event.subject, prefix))
     ways += [
-        and_(Event.detail.contains(json.dumps(name), autoescape=True), Event.subject.not_in(sorted(subjects)))
+        and_(
+            tables.Event.detail.contains(json.dumps(name), autoescape=True),
+            tables.Event.subject.not_in(sorted(subjects)),
+        )
         for name in sorted(figures)
     ]
     return _About(or_(*ways), subjects, prefix, figures)

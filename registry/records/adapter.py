@@ -10,7 +10,7 @@ from typing import ClassVar
 from fusery.storage.manifest import FileEntry
 
 from ..adapters.finding import Finding
-from ..record import Record, left_out
+from ..record import EXACT, Record, left_out
 from .deployment import Deployment
 from .fused import FusedLine
 from .run import CurvePoint, TrainingRun
@@ -208,5 +208,5 @@ class AdapterDetails(Adapter):
     fused: tuple[FusedLine, ...] | None = left_out()
     bundles: tuple[BundleLine, ...] | None = left_out()
     deployments: tuple[Deployment, ...] | None = left_out()
-    at: datetime | None = left_out()
+    at: datetime | None = left_out(EXACT)
     plot: str | None = left_out()

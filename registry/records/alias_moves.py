@@ -16,6 +16,7 @@ from .. import tables
 from ..database import events
 from ..database.sealing import touch
 from ..errors import AliasGuardedError
+from .alias import AliasMove, Moved
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -37,7 +38,7 @@ def move(
     to: tables.Adapter | None,
     reason: str,
     told: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Moved:
     """Move an alias, in the caller's write transaction, with the event of it.
 
     Args:
@@ -59,8 +60,10 @@ def move(
         at=at,
         by=workspace.actor,
     )
-    names = {adapter.id: adapter.name for adapter in (before, to) if adapter is not None}
-    view = {**view_of(alias, made, names), "moved": moved}
+    names: dict[int | None, str] = {
+        adapter.id: adapter.name for adapter in (before, to) if adapter is not None
+    }
+    result = Moved(**_move_facts(alias, made, names), moved=moved)
     if moved:
         told = told or {}
         if workspace.database.dialect == "postgresql":
@@ -77,7 +80,7 @@ def move(
             actor=workspace.actor,
             at=at,
         )
-    return view
+    return result
 
 
 def _write(session: Session, alias: tables.Alias, made: tables.AliasMove) -> None:
@@ -137,15 +140,21 @@ def stated(adapter: tables.Adapter | None) -> dict[str, str] | None:
     return None if adapter is None else {"name": adapter.name, "digest": adapter.digest}
 
 
-def view_of(alias: tables.Alias, move: tables.AliasMove, names: Any) -> dict[str, Any]:
-    """Return a move as people see it; `names` are those of adapters by their rows."""
+def move_record(alias: tables.Alias, move: tables.AliasMove, names: Mapping[int | None, str]) -> AliasMove:
+    """Return the record of a move; `names` are those of adapters by their rows."""
+    return AliasMove(**_move_facts(alias, move, names))
+
+
+def _move_facts(
+    alias: tables.Alias, move: tables.AliasMove, names: Mapping[int | None, str]
+) -> dict[str, Any]:
     return {
         "alias": text_of(alias),
         "task": alias.task.name,
-        "from": names.get(move.from_adapter_id),
+        "from_": names.get(move.from_adapter_id),
         "to": names.get(move.to_adapter_id),
         "reason": move.reason,
-        "at": move.at.isoformat(),
+        "at": move.at,
         "by": move.by,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from ..record import Record, left_out
+from ..record import Record
 from .withdrawals import Withdrawal
 
 
@@ -19,7 +19,7 @@ class Deployment(Record):
         name: of that.
         digest: of that.
         id: of that in the lineage.
-        yanked: it is withdrawn itself.
+        yanked: why the adapter that runs there is yanked itself; None if it is not.
         withdrawals: what it has to do with yanks that stand.
         note: for people.
         at: since when.
@@ -33,7 +33,7 @@ class Deployment(Record):
     name: str
     digest: str
     id: str
-    yanked: bool
+    yanked: str | None
     withdrawals: tuple[Withdrawal, ...]
     note: str | None
     at: datetime
@@ -48,8 +48,8 @@ class Deployed(Deployment):
 
     Attributes:
         changed: something else is on record than before.
-        ended: what ran there before, and does not any more.
+        ended: what ran there before, and does not any more; empty unless it was to be replaced.
     """
 
     changed: bool
-    ended: tuple[Deployment, ...] | None = left_out()
+    ended: tuple[Deployment, ...]

@@ -97,10 +97,10 @@ def own_reason(view: Mapping[str, Any]) -> str | None:
     return next((each["reason"] for each in view["withdrawals"] if each["relation"] == "itself"), None)
 
 
-def told_of(session: Session, adapters: Iterable[tables.Adapter]) -> list[dict[str, Any]]:
-    """Return what whoever uses adapters is to know, as `shown` has it, each once."""
+def told_of(session: Session, adapters: Iterable[tables.Adapter]) -> Withdrawals:
+    """Return the yanks that whoever uses adapters is to know of, each once."""
     found = of_adapters(session, [adapter.id for adapter in adapters])
-    return shown(tuple(dict.fromkeys(each for told in found.values() for each in told)))
+    return tuple(dict.fromkeys(each for told in found.values() for each in told))
 
 
 def is_yanked(adapter_id: Any, at: datetime | None = None) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -17,10 +18,11 @@ from .. import tables
 from ..database.events import history
 from ..errors import BadInputError
 from ..names import Reference, parse_alias
-from ..records.alias_moves import ALIAS_MOVED, alias_row, move, text_of, view_of
+from ..records.alias import Alias, AliasMove, Moved
+from ..records.alias_moves import ALIAS_MOVED, alias_row, move, move_record, text_of
 from ..records.guards import refuse_guarded
 from ..records.references import no_alias, resolve_adapter
-from ..records.withdrawals import of_adapters, refuse_yanked, shown, told_of
+from ..records.withdrawals import of_adapters, refuse_yanked, told_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -29,7 +31,7 @@ _ROLLBACK = "rollback"
 """What the log says of a move that is one."""
 
 
-def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> dict[str, Any]:
+def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str = "") -> Moved:
     """Set an alias of an adapter's task to that adapter.
 
     Args:
@@ -39,8 +41,7 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
         reason: for the log.
 
     Returns:
-        The move: `alias`, `task`, `from`, `to`, `reason`, `at`, `by`, `moved`, which is false if the alias held it already,
-        and `withdrawals`, the yanks that concern the adapter, as `show` has it.
+        The move, which is none if the alias held the adapter already.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -60,12 +61,10 @@ def set_alias(workspace: Workspace, reference: str, alias: str, *, reason: str =
         refuse_guarded(session, adapter.task.name, name, hint=hint)
         refuse_yanked(session, adapter)
         moved = move(workspace, session, alias_row(session, adapter, name), adapter, reason)
-        return {**moved, "withdrawals": told_of(session, [adapter])}
+        return replace(moved, withdrawals=told_of(session, [adapter]))
 
 
-def remove_alias(
-    workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
-) -> dict[str, Any]:
+def remove_alias(workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False) -> Moved:
     """Take an alias, `task#alias`, away from the adapter that holds it; its history stays.
 
     Args:
@@ -85,9 +84,7 @@ def remove_alias(
         return move(workspace, session, alias, None, reason, told)
 
 
-def roll_back(
-    workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False
-) -> dict[str, Any]:
+def roll_back(workspace: Workspace, reference: str, *, reason: str = "", emergency: bool = False) -> Moved:
     """Set an alias to the adapter that held it before; a second rollback goes back one further.
 
     Args:
@@ -113,14 +110,11 @@ def roll_back(
         adapter = session.get_one(tables.Adapter, holders[-2])
         refuse_yanked(session, adapter)
         moved = move(workspace, session, alias, adapter, reason or "rolled back", told)
-        return {**moved, "withdrawals": told_of(session, [adapter])}
+        return replace(moved, withdrawals=told_of(session, [adapter]))
 
 
-def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str, Any]]:
-    """Return the aliases that hold an adapter, by task and name.
-
-    Each has `alias`, `task`, `adapter`, `since`, `by`, `reason`, and `withdrawals`, as `show` has it.
-    """
+def list_aliases(workspace: Workspace, task: str | None = None) -> list[Alias]:
+    """Return the aliases that hold an adapter, by task and name."""
     latest = (
         select(tables.AliasMove.id)
         .where(tables.AliasMove.alias_id == tables.Alias.id)
@@ -130,34 +124,34 @@ def list_aliases(workspace: Workspace, task: str | None = None) -> list[dict[str
         .scalar_subquery()
     )
     query = (
-        select(tables.Alias, tables.AliasMove)
+        select(tables.Alias, tables.AliasMove, tables.Adapter.name)
         .join(tables.Alias.task)
+        .join(tables.Adapter, tables.Adapter.id == tables.Alias.adapter_id)
         .join(tables.AliasMove, tables.AliasMove.id == latest)
-        .where(tables.Alias.adapter_id.is_not(None))
-        .options(joinedload(tables.Alias.task), joinedload(tables.Alias.adapter))
+        .options(joinedload(tables.Alias.task))
         .order_by(tables.Task.name, tables.Alias.name)
     )
     if task is not None:
         query = query.where(tables.Task.name == task.casefold())
     with workspace.database.read() as session:
         rows = session.execute(query).all()
-        told = of_adapters(session, [alias.adapter_id or 0 for alias, _ in rows])
+        told = of_adapters(session, [alias.adapter_id or 0 for alias, _, _ in rows])
         return [
-            {
-                "alias": f"{alias.task.name}#{alias.name}",
-                "task": alias.task.name,
-                "adapter": alias.adapter.name if alias.adapter else None,
-                "since": move.at.isoformat(),
-                "by": move.by,
-                "reason": move.reason,
-                "withdrawals": shown(told.get(alias.adapter_id or 0, ())),
-            }
-            for alias, move in rows
+            Alias(
+                alias=text_of(alias),
+                task=alias.task.name,
+                adapter=adapter,
+                since=move.at,
+                by=move.by,
+                reason=move.reason,
+                withdrawals=told.get(alias.adapter_id or 0, ()),
+            )
+            for alias, move, adapter in rows
         ]
 
 
-def alias_history(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
-    """Return every move of an alias, oldest first: `alias`, `from`, `to`, `reason`, `at`, `by`.
+def alias_history(workspace: Workspace, reference: str) -> list[AliasMove]:
+    """Return every move of an alias, oldest first.
 
     Raises:
         UnknownReferenceError: there is no such alias.
@@ -166,16 +160,16 @@ def alias_history(workspace: Workspace, reference: str) -> list[dict[str, Any]]:
         alias = _find(session, reference)
         moves = _moves(session, alias)
         names = _names(session, moves)
-        return [view_of(alias, move, names) for move in moves]
+        return [move_record(alias, move, names) for move in moves]
 
 
-def alias_moves(session: Session, alias: tables.Alias, most: int) -> list[dict[str, Any]]:
+def alias_moves(session: Session, alias: tables.Alias, most: int) -> list[AliasMove]:
     """Return the newest moves of an alias, oldest first, as `alias_history` has them."""
     moved = tables.AliasMove
     query = select(moved).where(moved.alias_id == alias.id).order_by(moved.id.desc()).limit(most)
     moves = list(reversed(session.scalars(query).all()))
     names = _names(session, moves)
-    return [view_of(alias, move, names) for move in moves]
+    return [move_record(alias, move, names) for move in moves]
 
 
 def _allow(session: Session, alias: tables.Alias, verb: str, reason: str, emergency: bool) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,8 +17,9 @@ from ..actors import person
 from ..database import events
 from ..errors import BadInputError
 from ..names import parse_alias, parse_task
+from ..record import EXACT, Record, left_out
 from ..records.references import resolve_adapter
-from ..records.withdrawals import refuse_yanked, told_of
+from ..records.withdrawals import Withdrawal, refuse_yanked, told_of
 
 if TYPE_CHECKING:
     from ..database.chronicle import Moment
@@ -26,12 +29,35 @@ LONGEST_NOTE = 10_000
 """Characters."""
 
 
-def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> dict[str, Any]:
-    """Approve that an alias may hold an adapter; a second time changes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval(Record):
+    """An approval that was given or taken back.
 
-    Returns:
-        `adapter`, `alias`, `by`, `at`, `note`, `approved` (true), `changed`, `approvals` (everybody who has approved), and
-        `withdrawals`, as `show` has it.
+    Attributes:
+        adapter: name of the adapter.
+        alias: that may hold it, `TASK#NAME`.
+        approved: whoever asked approves now; False where the approval was taken back.
+        changed: it was otherwise before.
+        approvals: everybody who approves now.
+        withdrawals: what the adapter has to do with yanks that stand.
+        by: who gave it; left out, as what follows, where it was taken back.
+        at: when it was given.
+        note: what was said with it; may be empty.
+    """
+
+    adapter: str
+    alias: str
+    approved: bool
+    changed: bool
+    approvals: tuple[str, ...]
+    withdrawals: tuple[Withdrawal, ...]
+    by: str | None = left_out()
+    at: datetime | None = left_out(EXACT)
+    note: str | None = left_out()
+
+
+def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
+    """Approve that an alias may hold an adapter; a second time changes nothing.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -61,18 +87,11 @@ def approve(workspace: Workspace, reference: str, alias: str, *, note: str = "")
             session.add(made)
             _tell(workspace, session, adapter, "adapter.approved", name, note)
         standing = given[0] if given else made
-        return _view(session, adapter, name, approved=True, changed=not given) | {
-            "by": standing.by,
-            "at": standing.at.isoformat(),
-            "note": standing.note,
-        }
+        return _record(session, adapter, name, standing, changed=not given)
 
 
-def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> dict[str, Any]:
+def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = "") -> Approval:
     """Withdraw one's own approval.
-
-    Returns:
-        `adapter`, `alias`, `approved` (false), `changed`, and `approvals`: who still approves.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -86,7 +105,7 @@ def withdraw(workspace: Workspace, reference: str, alias: str, *, note: str = ""
             approval.withdrawn_at = workspace.database.utcnow(session)
         if given:
             _tell(workspace, session, adapter, "adapter.unapproved", name, note)
-        return _view(session, adapter, name, approved=False, changed=bool(given))
+        return _record(session, adapter, name, None, changed=bool(given))
 
 
 def approvers(
@@ -149,14 +168,17 @@ def _tell(
     )
 
 
-def _view(
-    session: Session, adapter: tables.Adapter, alias: str, *, approved: bool, changed: bool
-) -> dict[str, Any]:
-    return {
-        "adapter": adapter.name,
-        "alias": f"{adapter.task.name}#{alias}",
-        "approved": approved,
-        "changed": changed,
-        "approvals": approvers(session, adapter, alias),
-        "withdrawals": told_of(session, [adapter]),
-    }
+def _record(
+    session: Session, adapter: tables.Adapter, alias: str, standing: tables.Approval | None, *, changed: bool
+) -> Approval:
+    return Approval(
+        adapter=adapter.name,
+        alias=f"{adapter.task.name}#{alias}",
+        approved=standing is not None,
+        changed=changed,
+        approvals=tuple(approvers(session, adapter, alias)),
+        withdrawals=told_of(session, [adapter]),
+        by=standing.by if standing else None,
+        at=standing.at if standing else None,
+        note=standing.note if standing else None,
+    )

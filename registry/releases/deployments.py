@@ -21,9 +21,8 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..parsing import parse_moment
 from ..provenance.graph import Node
 from ..provenance.nodes import key_of, nodes_of
+from ..records.deployment import Deployed, Deployment
 from ..records.references import find_things, places_of, shippable
-from ..records.views import moment
-from ..records.withdrawals import shown
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -38,10 +37,10 @@ Subject = tables.Adapter | tables.Fused | tables.Bundle
 
 def record_deployment(
     workspace: Workspace, reference: str, place: str, *, note: str = "", replace: bool = False
-) -> dict[str, Any]:
+) -> Deployed:
     """Record that something runs at a place from now on; if it does already, nothing changes.
 
-    A yanked adapter may be recorded as well, since it does run; the view says that it is yanked.
+    A yanked adapter may be recorded as well, since it does run; the record says that it is yanked.
 
     Args:
         workspace: the registry's parts.
@@ -49,9 +48,6 @@ def record_deployment(
         place: where it runs.
         note: for people.
         replace: everything that ran there until now has ended.
-
-    Returns:
-        The deployment as `list_deployments` has it, with `changed` and `ended`, the deployments that it replaces.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -67,13 +63,17 @@ def record_deployment(
         for row in given_way:
             _end(workspace, session, row, now, f"replaced by {_title(session, subject)}")
         row = same or _new(workspace, session, subject, where, said, now)
-        view, *ended = views(session, [row, *given_way])
-        return {**view, "changed": same is None or bool(given_way), "ended": ended}
+        facts, *ended = _facts(session, [row, *given_way])
+        return Deployed(
+            **facts,
+            changed=same is None or bool(given_way),
+            ended=tuple(Deployment(**each) for each in ended),
+        )
 
 
 def end_deployments(
     workspace: Workspace, places: Sequence[str], *, reference: str | None = None, reason: str = ""
-) -> list[dict[str, Any]]:
+) -> list[Deployment]:
     """Record that nothing runs at some places any more, or that one thing does not; return the ended deployments.
 
     Deployments that have ended before do not change.
@@ -99,7 +99,7 @@ def end_deployments(
             for row in found:
                 _end(workspace, session, row, now, str(without_credentials(reason)))
             ended += found
-        return views(session, ended)
+        return deployment_records(session, ended)
 
 
 def list_deployments(
@@ -109,11 +109,8 @@ def list_deployments(
     every: bool = False,
     place: str | None = None,
     reference: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Deployment]:
     """Return what runs where, by place.
-
-    Each has `place`, `kind`, `name`, `digest`, `id`, `yanked` (the reason if the adapter that runs there is yanked, else null),
-    `withdrawals` (as `show` has it), `note`, `at`, `by`, `ended_at`, `ended_by`.
 
     Args:
         workspace: the registry's parts.
@@ -140,7 +137,7 @@ def list_deployments(
         if reference is not None:
             subject = shippable(find_things(session, reference), reference)
             found = [each for each in found if _is(each, subject)]
-        return views(session, found)
+        return deployment_records(session, found)
 
 
 def deployments_of(
@@ -149,7 +146,7 @@ def deployments_of(
     adapters: Sequence[int] = (),
     fused: Sequence[int] = (),
     bundles: Sequence[int] = (),
-) -> list[dict[str, Any]]:
+) -> list[Deployment]:
     """Return current deployments by the numbers of their rows."""
     row = tables.Deployment
     found: dict[int, tables.Deployment] = {}
@@ -157,17 +154,21 @@ def deployments_of(
         for chosen in batches(numbers):
             query = select(row).where(column.in_(chosen), row.ended_at.is_(None))
             found |= {each.id: each for each in session.scalars(query)}
-    return views(session, sorted(found.values(), key=lambda each: (each.place, each.id)))
+    return deployment_records(session, sorted(found.values(), key=lambda each: (each.place, each.id)))
 
 
-def views(session: Session, rows: Sequence[tables.Deployment]) -> list[dict[str, Any]]:
-    """Return deployments as plain values."""
+def deployment_records(session: Session, rows: Sequence[tables.Deployment]) -> list[Deployment]:
+    """Return the records of deployments."""
+    return [Deployment(**facts) for facts in _facts(session, rows)]
+
+
+def _facts(session: Session, rows: Sequence[tables.Deployment]) -> list[dict[str, Any]]:
     subjects = _subjects(session, rows)
     nodes = nodes_of(session, subjects.values())
-    return [_view(row, nodes[key_of(subjects[row.id])]) for row in rows]
+    return [_facts_of(row, nodes[key_of(subjects[row.id])]) for row in rows]
 
 
-def _view(row: tables.Deployment, subject: Node) -> dict[str, Any]:
+def _facts_of(row: tables.Deployment, subject: Node) -> dict[str, Any]:
     return {
         "place": row.place,
         "kind": subject.kind,
@@ -175,11 +176,11 @@ def _view(row: tables.Deployment, subject: Node) -> dict[str, Any]:
         "digest": subject.digest,
         "id": subject.id,
         "yanked": subject.yanked,
-        "withdrawals": shown(subject.withdrawals),
+        "withdrawals": subject.withdrawals,
         "note": row.note,
-        "at": moment(row.at),
+        "at": row.at,
         "by": row.by,
-        "ended_at": moment(row.ended_at) if row.ended_at else None,
+        "ended_at": row.ended_at,
         "ended_by": row.ended_by,
     }
 

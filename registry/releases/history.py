@@ -11,15 +11,16 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..names import Reference
 from ..parsing import parse_moment
+from ..records.alias import AliasHolder
 from ..records.references import no_alias
-from ..records.withdrawals import is_yanked, of_adapters, shown
+from ..records.withdrawals import is_yanked, of_adapters
 from .aliases import alias_reference
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> dict[str, Any]:
+def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -> AliasHolder:
     """Return the adapter that an alias holds, or held at a moment.
 
     A move takes effect at its own moment, to the microsecond; so does a withdrawal, until it is lifted.
@@ -28,10 +29,6 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
         workspace: the registry's parts.
         reference: `task#alias`.
         at: a moment; a day means its end, in UTC.
-
-    Returns:
-        `alias`, `adapter` (null for none) and its `digest`, `yanked` (whether that adapter was withdrawn then, null for
-        none), `withdrawals` (as `show` has it, of that moment), `at` (null for now), `since`, `by` and `reason` (of the last move until then).
 
     Raises:
         UnknownReferenceError: there is no such alias.
@@ -44,17 +41,17 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
         if row is None:
             raise no_alias(session, reference)
         told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
-    return {
-        "alias": f"{row.task}#{row.alias}",
-        "adapter": row.adapter,
-        "digest": row.digest,
-        "yanked": None if row.adapter is None else bool(row.yanked),
-        "withdrawals": shown(told.get(row.holder, ())),
-        "at": moment.isoformat() if moment else None,
-        "since": row.since.isoformat() if row.since else None,
-        "by": row.by,
-        "reason": row.reason,
-    }
+    return AliasHolder(
+        alias=f"{row.task}#{row.alias}",
+        adapter=row.adapter,
+        digest=row.digest,
+        yanked=None if row.adapter is None else bool(row.yanked),
+        withdrawals=told.get(row.holder, ()),
+        at=moment,
+        since=row.since,
+        by=row.by,
+        reason=row.reason,
+    )
 
 
 def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:

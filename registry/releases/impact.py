@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, or_, select
@@ -14,10 +14,14 @@ from .. import tables
 from ..database.batches import batches
 from ..engine.recipe import Recipe
 from ..errors import BadInputError, UnknownReferenceError
+from ..record import Record
+from ..records.adapter import BundleLine
+from ..records.deployment import Deployment
+from ..records.fused import FusedLabel
 from ..records.fused_label import names as labels
 from ..records.references import resolve_adapter, resolve_base
-from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused, own, shown
-from .deployments import views
+from ..records.withdrawals import Withdrawal, Withdrawals, of_adapters, of_bundles, of_fused, own
+from .deployments import deployment_records
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -31,45 +35,67 @@ MANY = 5_000
 """Of more adapters than this, what holds them is found by reading through what there is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Impact:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachedFused(FusedLabel):
+    """A fused model that something has reached.
+
+    Attributes:
+        key: digest of what it is made from and how.
+        digest: of its manifest.
+        adapter: name of its first adapter.
+        precision: how it was written, such as `keep` or `auto`.
+        withdrawals: what it has to do with yanks that stand.
+    """
+
+    key: str
+    digest: str
+    adapter: str
+    precision: str
+    withdrawals: tuple[Withdrawal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachedAlias(Record):
+    """An alias that something has reached.
+
+    Attributes:
+        alias: its name with that of its task, `TASK#NAME`.
+        adapter: name of the adapter that it holds.
+        yanked: why that adapter is yanked itself; None if it is not.
+        withdrawals: what the adapter has to do with yanks that stand.
+    """
+
+    alias: str
+    adapter: str
+    yanked: str | None
+    withdrawals: tuple[Withdrawal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impact(Record):
     """What depends on a subject.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: of the subject: `base`, `dataset` or `adapter`.
         name: of the subject.
         adapters: names of the adapters trained on it or with it, those continued from them, or the adapter itself.
-        fused: the fused models with one of them: `key`, `digest`, `adapter`, `precision`, `label`.
-        bundles: with one of them: `target`, `path`, `digest`.
-        aliases: that hold one of them: `alias`, such as `course_rec#prod`, and `adapter`.
-        deployments: of any of these, as `deploy list` has them.
+        fused: the fused models with one of them.
+        bundles: with one of them.
+        aliases: that hold one of them.
+        deployments: of any of these.
         yanked: reasons of yanked adapters among these, by name.
-        withdrawals: the yanks that concern adapters among these, by name; rows of the others have theirs.
+        withdrawals: the yanks that concern adapters among these, by name; what is none has its own.
     """
 
     kind: str
     name: str
-    adapters: Sequence[str]
-    fused: Sequence[dict[str, Any]]
-    bundles: Sequence[dict[str, Any]]
-    aliases: Sequence[dict[str, Any]]
-    deployments: Sequence[dict[str, Any]] = ()
-    yanked: Mapping[str, str] = field(default_factory=dict)
-    withdrawals: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "adapters": list(self.adapters),
-            "fused": list(self.fused),
-            "bundles": list(self.bundles),
-            "aliases": list(self.aliases),
-            "deployments": list(self.deployments),
-            "yanked": dict(self.yanked),
-            "withdrawals": dict(self.withdrawals),
-        }
+    adapters: tuple[str, ...]
+    fused: tuple[ReachedFused, ...]
+    bundles: tuple[BundleLine, ...]
+    aliases: tuple[ReachedAlias, ...]
+    deployments: tuple[Deployment, ...]
+    yanked: Mapping[str, str]
+    withdrawals: Mapping[str, tuple[Withdrawal, ...]]
 
 
 def impact(workspace: Workspace, subject: str) -> Impact:
@@ -94,25 +120,27 @@ def impact(workspace: Workspace, subject: str) -> Impact:
         fused = _fused(session, {row.digest for row in adapters.values()})
         bundles = _bundles(session, adapters, fused)
         told = of_adapters(session, adapters)
-        held, packed = of_fused(session, fused), of_bundles(session, bundles)
+        packed = of_bundles(session, bundles)
         return Impact(
-            kind,
-            name,
-            [row.name for row in adapters.values()],
-            [{**row, "withdrawals": shown(held.get(number, ()))} for number, row in sorted(fused.items())],
-            [
-                {
-                    "target": row.target,
-                    "path": row.path,
-                    "digest": row.digest,
-                    "withdrawals": shown(packed.get(number, ())),
-                }
+            kind=kind,
+            name=name,
+            adapters=tuple(row.name for row in adapters.values()),
+            fused=tuple(fused[number] for number in sorted(fused)),
+            bundles=tuple(
+                BundleLine(
+                    target=row.target,
+                    path=row.path,
+                    digest=row.digest,
+                    withdrawals=packed.get(number, ()),
+                )
                 for number, row in sorted(bundles.items())
-            ],
-            _aliases(session, adapters, told),
-            _deployments(session, adapters, fused, bundles),
-            {adapters[number].name: reason for number in sorted(told) if (reason := own(told[number]))},
-            {adapters[number].name: shown(told[number]) for number in sorted(told)},
+            ),
+            aliases=tuple(_aliases(session, adapters, told)),
+            deployments=tuple(_deployments(session, adapters, fused, bundles)),
+            yanked={
+                adapters[number].name: reason for number in sorted(told) if (reason := own(told[number]))
+            },
+            withdrawals={adapters[number].name: told[number] for number in sorted(told)},
         )
 
 
@@ -157,7 +185,7 @@ def _among(session: Session, query: Query, column: Any, values: Collection[Any])
         yield from session.execute(query.where(column.in_(chosen)))
 
 
-def _fused(session: Session, digests: Collection[str]) -> dict[int, dict[str, Any]]:
+def _fused(session: Session, digests: Collection[str]) -> dict[int, ReachedFused]:
     """Return the fused models that hold these bytes, alone or with others, by the numbers of their rows."""
     fused, extra, adapter = tables.Fused, tables.FusedExtra, tables.Adapter
     query = select(fused.id, fused.key, fused.digest, adapter.name, fused.precision, fused.recipe)
@@ -171,14 +199,16 @@ def _fused(session: Session, digests: Collection[str]) -> dict[int, dict[str, An
     names = select(extra.position, adapter.name, extra.weight).join(adapter, adapter.id == extra.adapter_id)
     for _, name, weight, number in sorted(_among(session, names, extra.fused_id, {row.id for row in found})):
         further[number].append((name, weight))
+    told = of_fused(session, {row.id for row in found})
     return {
-        row[0]: {
-            "key": row.key,
-            "digest": row[2],
-            "adapter": row.name,
-            "precision": row.precision,
-            **labels(row.name, Recipe.from_dict(row.recipe), further[row[0]]),
-        }
+        row.id: ReachedFused(
+            **labels(row.name, Recipe.from_dict(row.recipe), further[row.id]),
+            key=row.key,
+            digest=row[2],
+            adapter=row.name,
+            precision=row.precision,
+            withdrawals=told.get(row.id, ()),
+        )
         for row in found
     }
 
@@ -195,24 +225,24 @@ def _bundles(session: Session, adapters: Collection[int], fused: Collection[int]
 
 def _aliases(
     session: Session, adapters: Mapping[int, Any], told: Mapping[int, Withdrawals]
-) -> list[dict[str, Any]]:
+) -> list[ReachedAlias]:
     alias, task = tables.Alias, tables.Task
     query = select(task.name, alias.name).join(task, task.id == alias.task_id)
     found = sorted(tuple(row) for row in _among(session, query, alias.adapter_id, adapters))
     return [
-        {
-            "alias": f"{of}#{name}",
-            "adapter": adapters[number].name,
-            "yanked": own(told.get(number, ())),
-            "withdrawals": shown(told.get(number, ())),
-        }
+        ReachedAlias(
+            alias=f"{of}#{name}",
+            adapter=adapters[number].name,
+            yanked=own(told.get(number, ())),
+            withdrawals=told.get(number, ()),
+        )
         for of, name, number in found
     ]
 
 
 def _deployments(
     session: Session, adapters: Collection[int], fused: Collection[int], bundles: Collection[int]
-) -> list[dict[str, Any]]:
+) -> list[Deployment]:
     """Return what of these runs somewhere; there are fewer places than adapters, so one looks from there."""
     row = tables.Deployment
     running = session.scalars(select(row).where(row.ended_at.is_(None)).order_by(row.place, row.id))
@@ -221,4 +251,4 @@ def _deployments(
         for each in running
         if each.adapter_id in adapters or each.fused_id in fused or each.bundle_id in bundles
     )
-    return views(session, list(reached))
+    return deployment_records(session, list(reached))

@@ -9,19 +9,20 @@ from typing import Any, Literal
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError
+from ..record import Record
 from ..records.licences import adapter_licence
 from .facts import Facts
 from .rules import Rules, make_rules
 
 State = Literal["passed", "failed", "unknown"]
-Said = tuple[State, str] | tuple[State, str, str]
+Said = tuple[State, str] | tuple[State, str, str | None]
 """State, reason, and the command that helps."""
 
 _VERDICTS = ("LOST", "DEGRADED", "PASS")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Record):
     """The outcome of one rule.
 
     Attributes:
@@ -29,24 +30,14 @@ class Outcome:
         wanted: what it demands, as recorded.
         state: `passed`, `failed`, or `unknown` if it cannot be decided.
         why: the reason, in one sentence.
-        hint: the command that helps, if there is one.
+        hint: the command that helps; None if there is none.
     """
 
     rule: str
-    wanted: Any
+    wanted: object
     state: State
     why: str
-    hint: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {
-            "rule": self.rule,
-            "wanted": self.wanted,
-            "state": self.state,
-            "why": self.why,
-            "hint": self.hint or None,
-        }
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,7 @@ def verdict_of(outcomes: list[Outcome]) -> State:
     return "failed" if "failed" in states else "unknown" if "unknown" in states else "passed"
 
 
-def _outcome(name: str, wanted: Any, said: Said) -> Outcome:
+def _outcome(name: str, wanted: object, said: Said) -> Outcome:
     return Outcome(name, wanted, *said)
 
 
@@ -149,7 +140,7 @@ def _signed(case: Case, rules: Rules) -> Said:
     try:
         names = case.facts.signers(case.adapter, case.reference)
     except MissingExtraError as error:
-        return "unknown", error.message, error.hint or ""
+        return "unknown", error.message, error.hint or None
     if names:
         return "passed", f"signed with {', '.join(names)}"
     return (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -12,11 +14,57 @@ from .. import tables
 from ..database import events
 from ..errors import UnknownReferenceError
 from ..names import parse_alias, parse_task
+from ..record import EXACT, Record
 from ..records.guards import EVERY_TASK, rule_for, text_of
 from .rules import make_rules
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRules(Record):
+    """The rules of an alias.
+
+    Attributes:
+        alias: that they are for, `TASK#NAME`; `*#NAME` for every task.
+        task: name of the task; None for every task.
+        guarded: only a promotion may move the alias.
+        rules: by name, as `fusery.registry.releases.rules.Rules` has them; those that are not set are left out.
+        at: when they were set; None if they are not.
+        by: who set them.
+    """
+
+    alias: str
+    task: str | None
+    guarded: bool
+    rules: Mapping[str, object]
+    at: datetime | None = field(metadata=EXACT)
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetRules(AliasRules):
+    """Rules that were set, or would be.
+
+    Attributes:
+        changed: they are others than before.
+        applies_to: aliases that exist and that they are for; not those with rules of their own.
+    """
+
+    changed: bool
+    applies_to: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedRules(AliasRules):
+    """Rules that were removed, or would be.
+
+    Attributes:
+        removed: False if this was a dry run.
+    """
+
+    removed: bool
 
 
 def set_rules(
@@ -27,7 +75,7 @@ def set_rules(
     guarded: bool | None = None,
     reason: str = "",
     dry_run: bool = False,
-) -> dict[str, Any]:
+) -> SetRules:
     """Replace the rules of an alias.
 
     Args:
@@ -38,9 +86,6 @@ def set_rules(
             command or file always has the same effect.
         reason: for the log.
         dry_run: only check and show them.
-
-    Returns:
-        The rules as `show_rules` returns them, with `changed`, and `applies_to`: the existing aliases that they apply to.
 
     Raises:
         BadInputError: the alias or the rules are not valid.
@@ -58,19 +103,15 @@ def set_rules(
             row = _written(workspace, session, row or tables.AliasRule(task=task, alias=alias), after)
             _tell(workspace, session, row, "rules.set", {"before": before, **after, "reason": reason})
         shown = row or tables.AliasRule(task=task, alias=alias)
-        return {
-            **rule_view(shown),
-            **after,
-            "changed": changed,
-            "applies_to": _aliases_under(session, task, alias),
-        }
+        return SetRules(
+            **{**_facts(shown), **after},
+            changed=changed,
+            applies_to=tuple(_aliases_under(session, task, alias)),
+        )
 
 
-def show_rules(workspace: Workspace, target: str) -> dict[str, Any]:
+def show_rules(workspace: Workspace, target: str) -> AliasRules:
     """Return the rules that apply to an alias: its own, or those for every task.
-
-    Returns:
-        `alias` (`task#alias`, `*#alias` for every task), `task` (null for every), `guarded`, `rules`, `at`, `by`.
 
     Raises:
         UnknownReferenceError: it has none.
@@ -81,23 +122,20 @@ def show_rules(workspace: Workspace, target: str) -> dict[str, Any]:
         row = rule_for(session, task, alias)
         if row is None:
             raise _none(target)
-        return rule_view(row)
+        return rules_record(row)
 
 
-def list_rules(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return all rules like `show_rules`, those for every task first."""
+def list_rules(workspace: Workspace) -> list[AliasRules]:
+    """Return all rules, those for every task first."""
     rule = tables.AliasRule
     with workspace.database.read() as session:
-        return [rule_view(row) for row in session.scalars(select(rule).order_by(rule.task, rule.alias))]
+        return [rules_record(row) for row in session.scalars(select(rule).order_by(rule.task, rule.alias))]
 
 
 def remove_rules(
     workspace: Workspace, target: str, *, reason: str = "", dry_run: bool = False
-) -> dict[str, Any]:
-    """Remove the rules of an alias; those for every task then apply to it.
-
-    Returns:
-        The removed rules as `show_rules` returns them, with `removed`.
+) -> RemovedRules:
+    """Remove the rules of an alias, and return them; those for every task then apply to it.
 
     Raises:
         UnknownReferenceError: it has none of its own.
@@ -108,12 +146,12 @@ def remove_rules(
         row = _own(session, task, alias)
         if row is None:
             raise _none(target)
-        view = rule_view(row)
+        facts = _facts(row)
         if not dry_run:
             detail = {"before": _stated(row), "guarded": False, "rules": {}, "reason": reason}
             session.delete(row)
             _tell(workspace, session, row, "rules.removed", detail)
-        return {**view, "removed": not dry_run}
+        return RemovedRules(**facts, removed=not dry_run)
 
 
 def _target(text: str) -> tuple[str, str]:
@@ -161,14 +199,18 @@ def _stated(row: tables.AliasRule | None) -> dict[str, Any] | None:
     return None if row is None else {"guarded": row.guarded, "rules": row.rules}
 
 
-def rule_view(row: tables.AliasRule) -> dict[str, Any]:
-    """Return rules as `show_rules` has them."""
+def rules_record(row: tables.AliasRule) -> AliasRules:
+    """Return the record of the rules of an alias."""
+    return AliasRules(**_facts(row))
+
+
+def _facts(row: tables.AliasRule) -> dict[str, Any]:
     return {
         "alias": text_of(row),
         "task": row.task or None,
         "guarded": row.guarded,
         "rules": row.rules,
-        "at": row.created_at.isoformat() if row.created_at else None,
+        "at": row.created_at,
         "by": row.created_by,
     }
 

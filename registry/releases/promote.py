@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
+from ..record import Record
 from ..records.alias_moves import alias_row, move, stated
 from ..records.guards import rule_for
 from ..records.licences import base_licence
 from ..records.overtaken import ALIAS_CONFIRMED, judged_against, overtaken
 from ..records.references import load_adapters, resolve_adapter
-from ..records.withdrawals import told_of
+from ..records.withdrawals import Withdrawal, told_of
 from .approvals import alias_of
 from .facts import Facts
 from .judging import Case, Outcome, State, judge, verdict_of
@@ -30,56 +31,40 @@ ALIAS_REFUSED = "alias.refused"
 _CODES: dict[State, int] = {"passed": 0, "failed": 1, "unknown": 3}
 
 
-@dataclass(frozen=True, slots=True)
-class Promotion:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion(Record):
     """The result of a promotion.
 
     Attributes:
         alias: `task#alias`.
         adapter: name of the candidate.
         holder: name of the adapter that the alias held before, None for none.
-        outcomes: of each rule.
         verdict: `passed`, `failed`, or `unknown` where it cannot be decided.
-        guarded: only a promotion moves the alias.
         moved: the alias moved; False if it held the adapter already.
         confirmed: it held the adapter already, which was evaluated again after an amendment, against the previous holder.
+        guarded: only a promotion moves the alias.
         dry_run: nothing was changed.
         reason: as given.
-        withdrawals: the yanks that concern the adapter, as `show` has it.
+        withdrawals: what the adapter has to do with yanks that stand.
+        rules: the outcome of each.
     """
 
     alias: str
     adapter: str
     holder: str | None
-    outcomes: tuple[Outcome, ...]
     verdict: State
-    guarded: bool
     moved: bool
     confirmed: bool
+    guarded: bool
     dry_run: bool
     reason: str
-    withdrawals: tuple[dict[str, Any], ...] = ()
+    withdrawals: tuple[Withdrawal, ...]
+    rules: tuple[Outcome, ...]
 
     @property
     def exit_code(self) -> int:
         """0 when all rules passed, 1 when one failed, 3 when it cannot be decided."""
         return _CODES[self.verdict]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {
-            "alias": self.alias,
-            "adapter": self.adapter,
-            "holder": self.holder,
-            "verdict": self.verdict,
-            "moved": self.moved,
-            "confirmed": self.confirmed,
-            "guarded": self.guarded,
-            "dry_run": self.dry_run,
-            "reason": self.reason,
-            "withdrawals": list(self.withdrawals),
-            "rules": [outcome.to_dict() for outcome in self.outcomes],
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +114,7 @@ def promote(
             return _told(case, outcomes, rule, reason, again=True, confirmed=True)
         row = alias_row(session, case.adapter, case.alias)
         done = move(workspace, session, row, case.adapter, reason or "promoted", {"rules": told})
-        return _told(case, outcomes, rule, reason, moved=done["moved"])
+        return _told(case, outcomes, rule, reason, moved=done.moved)
 
 
 def _look(workspace: Workspace, reference: str, alias: str) -> _Wanted:
@@ -208,12 +193,12 @@ def _told(
         alias=case.reference,
         adapter=case.adapter.name,
         holder=holder.name if holder else None,
-        outcomes=tuple(outcomes),
         verdict=verdict_of(outcomes),
         guarded=rule is not None and rule.guarded,
         moved=moved,
         confirmed=confirmed,
         dry_run=dry_run,
         reason=reason,
-        withdrawals=tuple(told_of(case.facts.session, [case.adapter])),
+        withdrawals=told_of(case.facts.session, [case.adapter]),
+        rules=tuple(outcomes),
     )

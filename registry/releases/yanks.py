@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import or_, select
@@ -13,6 +15,8 @@ from fusery.storage.secrets import without_credentials
 from .. import tables
 from ..database import events
 from ..errors import BadInputError
+from ..record import EXACT, Record
+from ..records.deployment import Deployment
 from ..records.references import fused_from, resolve_adapter
 from ..records.withdrawals import standing_yank, stands_at
 from .deployments import deployments_of
@@ -21,13 +25,71 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]:
-    """Withdraw an adapter; a second time changes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedBundle(Record):
+    """A bundle that was written.
 
-    Returns:
-        `name`, `yanked`, `changed`, `reason`, `at`, `by`, and what still depends on it: `aliases`,
-        `fused` (keys), `bundles` (`target`, `path`, `digest`), `deployments` (as `deploy list` has them), and names of
-        other adapters, which are not yanked: those with the `same_bytes`, and those `continued` from it.
+    Attributes:
+        target: what it was made for.
+        path: where it was written.
+        digest: of its manifest.
+    """
+
+    target: str
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yank(Record):
+    """A yank that stands, and what depends on its adapter still.
+
+    Attributes:
+        name: of the adapter.
+        yanked: True.
+        changed: it was not yanked before.
+        reason: why.
+        at: since when.
+        by: who yanked it.
+        aliases: that hold it, as `TASK#NAME`.
+        fused: keys of models with it.
+        bundles: with it.
+        deployments: of all of these.
+        same_bytes: names of adapters with the same bytes, which are not yanked by this.
+        continued: names of adapters that were trained on from it, which are not either.
+    """
+
+    name: str
+    yanked: bool
+    changed: bool
+    reason: str
+    at: datetime = field(metadata=EXACT)
+    by: str
+    aliases: tuple[str, ...]
+    fused: tuple[str, ...]
+    bundles: tuple[ShippedBundle, ...]
+    deployments: tuple[Deployment, ...]
+    same_bytes: tuple[str, ...]
+    continued: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiftedYank(Record):
+    """A yank that was lifted.
+
+    Attributes:
+        name: of the adapter.
+        yanked: False.
+        changed: it was yanked before.
+    """
+
+    name: str
+    yanked: bool
+    changed: bool
+
+
+def yank(workspace: Workspace, reference: str, *, reason: str) -> Yank:
+    """Withdraw an adapter; a second time changes nothing.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -48,22 +110,19 @@ def yank(workspace: Workspace, reference: str, *, reason: str) -> dict[str, Any]
             changed = True
         else:
             changed = False
-        return {
-            "name": adapter.name,
-            "yanked": True,
-            "changed": changed,
-            "reason": standing.reason,
-            "at": standing.at.isoformat(),
-            "by": standing.by,
+        return Yank(
+            name=adapter.name,
+            yanked=True,
+            changed=changed,
+            reason=standing.reason,
+            at=standing.at,
+            by=standing.by,
             **_made_with(session, adapter),
-        }
+        )
 
 
-def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str, Any]:
+def lift(workspace: Workspace, reference: str, *, reason: str = "") -> LiftedYank:
     """Lift a yank.
-
-    Returns:
-        `name`, `yanked` (false), `changed`.
 
     Raises:
         UnknownReferenceError: there is no such adapter.
@@ -75,7 +134,7 @@ def lift(workspace: Workspace, reference: str, *, reason: str = "") -> dict[str,
             each.lifted_at, each.lifted_by = workspace.database.utcnow(session), workspace.actor
         if standing:
             _tell(workspace, session, adapter, "adapter.unyanked", reason)
-        return {"name": adapter.name, "yanked": False, "changed": bool(standing)}
+        return LiftedYank(name=adapter.name, yanked=False, changed=bool(standing))
 
 
 def _standing(session: Session, adapter: tables.Adapter) -> Sequence[tables.Yank]:
@@ -110,15 +169,19 @@ def _made_with(session: Session, adapter: tables.Adapter) -> dict[str, Any]:
     names = select(tables.Adapter.name).order_by(tables.Adapter.id)
     same = (tables.Adapter.digest == adapter.digest, tables.Adapter.id != adapter.id)
     return {
-        "aliases": [f"{alias.task.name}#{alias.name}" for alias in aliases],
-        "fused": [made.key for made in fused],
-        "bundles": [{"target": row.target, "path": row.path, "digest": row.digest} for row in bundles],
-        "deployments": deployments_of(
-            session,
-            adapters=[adapter.id],
-            fused=[made.id for made in fused],
-            bundles=[row.id for row in bundles],
+        "aliases": tuple(f"{alias.task.name}#{alias.name}" for alias in aliases),
+        "fused": tuple(made.key for made in fused),
+        "bundles": tuple(
+            ShippedBundle(target=row.target, path=row.path, digest=row.digest) for row in bundles
         ),
-        "same_bytes": list(session.scalars(names.where(*same))),
-        "continued": list(session.scalars(names.where(tables.Adapter.parent_id == adapter.id))),
+        "deployments": tuple(
+            deployments_of(
+                session,
+                adapters=[adapter.id],
+                fused=[made.id for made in fused],
+                bundles=[row.id for row in bundles],
+            )
+        ),
+        "same_bytes": tuple(session.scalars(names.where(*same))),
+        "continued": tuple(session.scalars(names.where(tables.Adapter.parent_id == adapter.id))),
     }

@@ -14,7 +14,7 @@ from ..database.batches import batches
 from ..records.alias_moves import ALIAS_MOVED
 from ..records.overtaken import ALIAS_CONFIRMED
 from ..records.views import moment
-from ..releases.keeping import rule_view
+from ..releases.keeping import rules_record
 from ..releases.promote import ALIAS_REFUSED
 
 MOST_DECISIONS = 50
@@ -31,7 +31,7 @@ def rules_of(session: Session, task: tables.Task) -> list[dict[str, Any]]:
     found: dict[str, tables.AliasRule] = {}
     for row in rows:
         found.setdefault(row.alias, row)
-    return [rule_view(row) for row in found.values()]
+    return [rules_record(row).to_dict() for row in found.values()]
 
 
 def approvals_of(session: Session, adapters: Sequence[int]) -> dict[str, Any]:

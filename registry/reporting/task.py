@@ -18,7 +18,7 @@ from ..records.references import load_adapters
 from ..records.views import adapter_records, moment
 from ..records.withdrawals import of_bundles, own_reason, shown, stands_at
 from ..releases.aliases import alias_moves
-from ..releases.deployments import views as deployment_views
+from ..releases.deployments import deployment_records
 from ..training.facts import recorded_curve
 from .decisions import approvals_of, decisions_of, rules_of
 from .holders import holders
@@ -184,7 +184,7 @@ def _aliases(session: Session, task: tables.Task, adapter: tables.Adapter | None
         query = query.where(alias.id.in_(held))
     found = []
     for row in session.scalars(query):
-        moves = alias_moves(session, row, MOST_ROWS)
+        moves = [move.to_dict() for move in alias_moves(session, row, MOST_ROWS)]
         found.append(
             {
                 "alias": row.name,
@@ -224,7 +224,7 @@ def _deployments(session: Session, numbers: Sequence[int]) -> list[dict[str, Any
     ]
     shown = [number for _, _, number in sorted(found, reverse=True)[:MOST_ROWS]]
     rows = {each.id: each for each in session.scalars(select(row).where(row.id.in_(shown)))}
-    return deployment_views(session, [rows[number] for number in shown])
+    return [each.to_dict() for each in deployment_records(session, [rows[number] for number in shown])]
 
 
 def _yanks(

@@ -25,7 +25,7 @@ def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
     assert (moved["from"], moved["to"], moved["by"]) == (FIRST, SECOND, "tester")
     assert stocked.adapters.show(PROD)["name"] == SECOND
     assert stocked.adapters.show("course_rec@2")["aliases"] == ["prod"]
-    assert stocked.aliases.list() == [
+    assert [each.to_dict() for each in stocked.aliases.list()] == [
         {
             "alias": PROD,
             "task": "course_rec",
@@ -37,6 +37,16 @@ def test_an_alias_moves_and_says_from_where(stocked: Registry) -> None:
         }
     ]
     assert stocked.aliases.list("other") == []
+
+
+def test_the_json_of_a_move_has_its_moment_to_the_microsecond(stocked: Registry) -> None:
+    moved = stocked.aliases.set("prod", "course_rec@1")
+    (told,) = stocked.aliases.history(PROD)
+    assert datetime.fromisoformat(told["at"]) == told.at == moved.at
+    assert datetime.fromisoformat(stocked.aliases.show(PROD)["since"]) == moved.at
+    assert datetime.fromisoformat(stocked.upkeep.log()[-1]["at"]) == moved.at
+    assert told.from_ is None and told["from"] is None and "withdrawals" not in told
+    assert "withdrawals" not in stocked.aliases.remove(PROD)
 
 
 def test_the_same_move_twice_is_one(stocked: Registry) -> None:

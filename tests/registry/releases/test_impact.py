@@ -34,14 +34,14 @@ def test_an_adapter_reaches_what_was_continued_from_it_and_sums_with_it(
     assert (found.kind, found.name, list(found.adapters)) == ("adapter", FIRST, [FIRST, SECOND])
     assert [row["adapter"] for row in found.fused] == ["other_v1_20260301"]
     assert [row["path"] for row in found.bundles] == [str((tmp_path / "out").resolve())]
-    assert found.aliases == [
+    assert found["aliases"] == [
         {"alias": "course_rec#prod", "adapter": SECOND, "yanked": None, "withdrawals": []}
     ]
 
 
 def test_the_last_of_a_line_reaches_only_itself(family: Registry) -> None:
     found = family.provenance.impact("adapter:course_rec@2")
-    assert (list(found.adapters), found.fused, found.bundles) == ([SECOND], [], [])
+    assert (list(found.adapters), found.fused, found.bundles) == ([SECOND], (), ())
 
 
 def test_a_dataset_and_a_base(family: Registry) -> None:

@@ -30,11 +30,11 @@ def as_user(registry: Registry, name: str) -> Registry:
 
 
 def states(promoted: Any) -> dict[str, str]:
-    return {outcome.rule: outcome.state for outcome in promoted.outcomes}
+    return {outcome.rule: outcome.state for outcome in promoted.rules}
 
 
 def why(promoted: Any, rule: str) -> str:
-    return next(str(outcome.why) for outcome in promoted.outcomes if outcome.rule == rule)
+    return next(str(outcome.why) for outcome in promoted.rules if outcome.rule == rule)
 
 
 def test_without_rules_it_is_a_move(stocked: Registry) -> None:
@@ -189,7 +189,7 @@ def test_fidelity(stocked: Registry) -> None:
     stocked.aliases.set_rules("prod", {"fidelity": "PASS"})
     unknown = stocked.aliases.promote("course_rec@1", "prod")
     assert (unknown.verdict, unknown.exit_code) == ("unknown", 3)
-    assert unknown.outcomes[-1].hint == f"fusery fuse {FIRST}"
+    assert unknown.rules[-1].hint == f"fusery fuse {FIRST}"
     refused = stocked.upkeep.log(reference=PROD, action="alias.refused")
     assert [event["detail"]["verdict"] for event in refused] == ["unknown"]
     stocked.fused.fuse("course_rec@1", FuseRequest(scale=5.0))

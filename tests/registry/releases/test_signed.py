@@ -29,7 +29,7 @@ def test_signed_with_a_key_that_counts_for_the_alias(stocked: Registry, tmp_path
     assert (code(), code("canary")) == (1, 0)
     stocked.trust.add_key("ann", ann.public, ["course_rec#p*"])
     done = stocked.aliases.promote("course_rec@1", "prod")
-    assert (done.exit_code, done.outcomes[-1].why) == (0, "signed with ann")
+    assert (done.exit_code, done.rules[-1].why) == (0, "signed with ann")
     assert stocked.aliases.promote("course_rec@2", "prod").exit_code == 1, "another adapter"
     stocked.trust.revoke_key("ann", reason="lost")
     assert stocked.aliases.promote("course_rec@1", "prod").exit_code == 1
@@ -56,4 +56,4 @@ def test_what_cannot_be_checked_is_not_decided(stocked: Registry, monkeypatch: p
     monkeypatch.setattr("fusery.registry.records.signatures.trusted_signers", missing)
     stocked.aliases.set_rules("prod", {"signed": True})
     undecided = stocked.aliases.promote("course_rec@1", "prod")
-    assert (undecided.exit_code, undecided.outcomes[-1].hint) == (3, "pip install 'fusery[sign]'")
+    assert (undecided.exit_code, undecided.rules[-1].hint) == (3, "pip install 'fusery[sign]'")

@@ -24,7 +24,7 @@ def test_versions_are_those_of_history(shown: Registry) -> None:
     wanted = shown.adapters.history("course_rec")
     assert [view["name"] for view in section["versions"]] == [view["name"] for view in wanted]
     for view, expected in zip(section["versions"], wanted, strict=True):
-        assert {key: view[key] for key in expected} == expected
+        assert {key: view[key] for key in expected} == expected.to_dict()
     (withdrawn,) = [view for view in section["versions"] if view["yanked_reason"] is not None]
     assert (withdrawn["version"], withdrawn["yanked_reason"]) == (4, "trained on the test set")
     assert section["versions_total"] == showcase.VERSIONS
@@ -34,7 +34,8 @@ def test_every_move_of_an_alias_is_there(shown: Registry) -> None:
     (section,) = shown.provenance.report("course_rec").facts["tasks"]
     assert [alias["alias"] for alias in section["aliases"]] == ["prod", "staging"]
     for alias in section["aliases"]:
-        assert alias["moves"] == shown.aliases.history(f"course_rec#{alias['alias']}")
+        history = shown.aliases.history(f"course_rec#{alias['alias']}")
+        assert alias["moves"] == [move.to_dict() for move in history]
         assert alias["moves_total"] == len(alias["moves"]) > 3
         assert alias["holder"] == alias["moves"][-1]["to"]
 

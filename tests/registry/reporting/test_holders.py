@@ -90,7 +90,7 @@ def test_a_holder_that_was_judged_once_more(copied: Registry) -> None:
 
 def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str | None, Path]) -> None:
     (section,) = shown.provenance.report("course_rec").facts["tasks"]
-    assert section["rules"] == shown.aliases.all_rules()
+    assert section["rules"] == [rules.to_dict() for rules in shown.aliases.all_rules()]
     assert [
         (line["adapter"][:13], line["alias"], line["outcome"], line["verdict"])
         for line in section["decisions"]

@@ -135,7 +135,7 @@ def test_a_token_is_never_shown(
     shown = (
         "".join(traceback.format_exception(caught.value))
         + caplog.text
-        + json.dumps(stocked.upkeep.log(), default=str)
+        + json.dumps([each.to_dict() for each in stocked.upkeep.log()])
     )
     assert wrong not in shown
     assert "team/course-rec" not in hub.repositories

@@ -122,7 +122,11 @@ def test_a_guarded_registry(
         pushed = stocked.bundles.materialize("course_rec@1", url, target="oci")
     assert not pushed.existed
     assert stocked.upkeep.audit().ok
-    shown = caplog.text + json.dumps(stocked.upkeep.log(), default=str) + json.dumps(pushed.to_dict())
+    shown = (
+        caplog.text
+        + json.dumps([each.to_dict() for each in stocked.upkeep.log()])
+        + json.dumps(pushed.to_dict())
+    )
     assert PASSWORD not in shown
     assert basic not in shown
 
