@@ -32,7 +32,7 @@ def test_a_typo_is_corrected_and_the_log_says_so(stocked: Registry) -> None:
     shown = stocked.adapters.show(ONE)
     assert (done.name, shown["val_loss"]) == (ONE, 0.061)
     [told] = shown["amendments"]
-    assert told == done.amendments[0]
+    assert told == done.amendments[0].to_dict()
     assert {key: told[key] for key in ("field", "from", "to", "reason", "by")} == {
         "field": "val_loss",
         "from": 0.61,
@@ -97,7 +97,7 @@ def test_fields_are_cleared(stocked: Registry) -> None:
 def test_what_is_on_record_already_is_no_change(stocked: Registry) -> None:
     before = actions(stocked)
     done = stocked.adapters.amend(ONE, val_loss=0.61, dataset="courses", tags={}, clear=["note"])
-    assert (done.amendments, done.to_dict()["changed"]) == ([], False)
+    assert (done.amendments, done.to_dict()["changed"]) == ((), False)
     assert actions(stocked) == before
     assert stocked.adapters.show(ONE)["amendments"] == []
 
@@ -230,7 +230,7 @@ def test_aliases_and_withdrawals_are_those_of_then(stocked: Registry) -> None:
     assert (
         stocked.adapters.show(ONE, at=now())["aliases"],
         stocked.adapters.show(ONE, at=now())["yanked"],
-    ) == ([], False)
+    ) == ((), False)
     assert stocked.adapters.show("course_rec#prod", at=held)["name"] == ONE
     assert stocked.adapters.show("course_rec#prod", at=now())["name"] == TWO
     registered = stocked.upkeep.log(reference=ONE)[0]["at"]
