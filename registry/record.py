@@ -10,11 +10,17 @@ from os import PathLike, fspath
 from typing import Any, ClassVar
 
 _LEFT_OUT = "left out"
+_EXACT = "exact"
 
 
 def left_out() -> Any:
     """Return a field that is None by default, and then has no key in the JSON: for what is there only when asked for."""
     return field(default=None, metadata={_LEFT_OUT: True})
+
+
+def exact() -> Any:
+    """Return a field for a moment whose microseconds the JSON has, too: where the order of two of them may be asked."""
+    return field(metadata={_EXACT: True})
 
 
 class Record(Mapping[str, Any]):
@@ -40,7 +46,11 @@ class Record(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key not in self:
             raise KeyError(key)
-        return plain(getattr(self, _name_of(type(self), key)))
+        name = _name_of(type(self), key)
+        value = getattr(self, name)
+        if isinstance(value, datetime) and name in _exact_names(type(self)):
+            return value.isoformat()
+        return plain(value)
 
     def __iter__(self) -> Iterator[str]:
         kind = type(self)
@@ -73,6 +83,10 @@ def names_of(kind: type) -> tuple[str, ...]:
 def optional_names(kind: type) -> frozenset[str]:
     """Return those that are left out where they are None."""
     return frozenset(each.name for each in fields(kind) if _LEFT_OUT in each.metadata)
+
+
+def _exact_names(kind: type[Any]) -> frozenset[str]:
+    return frozenset(each.name for each in fields(kind) if _EXACT in each.metadata)
 
 
 def _name_of(kind: type[Record], key: str) -> str:

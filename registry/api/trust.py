@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Rows, View
+from .resource import Progress, Resource
 
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor
     from ..signing.checking import Checker
+    from ..signing.recorded import ExportedSignature, Signatures
     from ..signing.sign import Signed, SigningKey
+    from ..signing.trusted import TrustedKey
     from ..signing.verify import Verification
 
 
@@ -33,7 +35,7 @@ class Trust(Resource):
         place = Path(output) if output is not None else None
         return sign(self.workspace, subject, with_key, output=place, force=force, progress=progress)
 
-    def signatures(self, reference: str) -> View:
+    def signatures(self, reference: str) -> Signatures:
         """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
         from ..signing.recorded import list_signatures
 
@@ -41,7 +43,7 @@ class Trust(Resource):
 
     def export_signature(
         self, reference: str, output: str | Path, *, by: str | None = None, force: bool = False
-    ) -> View:
+    ) -> ExportedSignature:
         """Write a signature on record to a file; see `fusery.registry.signing.recorded.export_signature`."""
         from ..signing.recorded import export_signature
 
@@ -68,19 +70,19 @@ class Trust(Resource):
 
     def add_key(
         self, name: str, key: str | Path, aliases: Sequence[str] = (), *, fused: bool = False
-    ) -> View:
+    ) -> TrustedKey:
         """Let the signatures of a key count for aliases or fused artifacts; see `fusery.registry.signing.trusted.add_key`."""
         from ..signing.trusted import add_key
 
         return add_key(self.workspace, name, Path(key), aliases, fused=fused)
 
-    def revoke_key(self, name: str, *, reason: str = "") -> View:
+    def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
         """Let no signature of a key count any more; see `fusery.registry.signing.trusted.revoke_key`."""
         from ..signing.trusted import revoke_key
 
         return revoke_key(self.workspace, name, reason=reason)
 
-    def list_keys(self) -> Rows:
+    def list_keys(self) -> list[TrustedKey]:
         """Return the keys that count, and those that were revoked."""
         from ..signing.trusted import list_keys
 

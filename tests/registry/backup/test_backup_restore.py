@@ -357,7 +357,7 @@ def test_a_damaged_blob_of_the_backup_is_replaced_on_request(small: Registry, tm
 
     made = small.upkeep.backup(tmp_path / "backup", verify=True)
 
-    assert made.copied[0] == 1
+    assert made.copied.count == 1
     LocalStore(tmp_path / "backup").verify(digest, LocalStore(tmp_path / "backup").size(digest) or 0)
 
 

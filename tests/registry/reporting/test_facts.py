@@ -24,7 +24,7 @@ def test_versions_are_those_of_history(shown: Registry) -> None:
     wanted = shown.adapters.history("course_rec")
     assert [view["name"] for view in section["versions"]] == [view["name"] for view in wanted]
     for view, expected in zip(section["versions"], wanted, strict=True):
-        assert {key: view[key] for key in expected} == expected
+        assert {key: view[key] for key in expected} == expected.to_dict()
     (withdrawn,) = [view for view in section["versions"] if view["yanked_reason"] is not None]
     assert (withdrawn["version"], withdrawn["yanked_reason"]) == (4, "trained on the test set")
     assert section["versions_total"] == showcase.VERSIONS
