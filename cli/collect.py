@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -47,14 +47,13 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
         if plan.removed:
             _confirm(plan.removed, plan.freed_bytes, "the store")
     done = registry.upkeep.gc(**options, dry_run=dry_run, say=session.say)
-    document = done.to_dict()
 
     def human() -> None:
-        for item in document["items"][:_SHOWN]:
-            session.print(f"  {item['kind']:<10} {item['name'][:64]}  {size(item['bytes'])}")
-        if len(document["items"]) > _SHOWN:
-            session.print(f"  and {count(len(document['items']) - _SHOWN)} more")
-        _summary(session, document, f"{size(document['live_bytes'])} are in use")
+        for item in done.items_[:_SHOWN]:
+            session.print(f"  {item.kind:<10} {item.name[:64]}  {size(item.bytes)}")
+        if len(done.items_) > _SHOWN:
+            session.print(f"  and {count(len(done.items_) - _SHOWN)} more")
+        _summary(session, done, f"{size(done.live_bytes)} are in use")
         if done.quarantined:
             session.print(
                 f"  in quarantine: {plural(done.quarantined, 'damaged blob')}, {size(done.quarantined_bytes)}"
@@ -62,7 +61,7 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
         for note in done.notes:
             session.print(f"  note: {note}")
 
-    session.emit(document, names=[item.name for item in done.items], human=human)
+    session.emit(done, names=[item.name for item in done.items_], human=human)
 
 
 @click.group("cache", cls=Group)
@@ -205,7 +204,7 @@ def _input(part: dict[str, Any]) -> str:
     return f"{cell(part['name'])} {part['digest'][:12]}"
 
 
-def _summary(session: Session, document: dict[str, Any], rest: str) -> None:
+def _summary(session: Session, document: Mapping[str, Any], rest: str) -> None:
     verb = "Would remove" if document["dry_run"] else "Removed"
     session.print(
         f"{verb} {count(document['removed'])}, {size(document['freed_bytes'])}; "

@@ -104,7 +104,7 @@ def cell(value: Any) -> str:
     return one_line(str(value))
 
 
-def foreign_fact(document: dict[str, Any]) -> list[tuple[str, str]]:
+def foreign_fact(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the line that says that a fused model was not made here, if it was not."""
     if document["foreign"] is None:
         return []

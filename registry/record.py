@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import field, fields
 from datetime import date, datetime
+from functools import cache
 from html import escape
 from os import PathLike, fspath
 from typing import Any, ClassVar
 
-_LEFT_OUT = "left out"
-_EXACT = "exact"
+_LEFT_OUT, _EXACT = "left out", "exact"
+
+EXACT: Mapping[str, bool] = {_EXACT: True}
+"""The `metadata` of a field with a moment that the JSON has to the microsecond: the order of moves shows in it."""
 
 
-def left_out() -> Any:
+def left_out(metadata: Mapping[str, bool] | None = None) -> Any:
     """Return a field that is None by default, and then has no key in the JSON: for what is there only when asked for."""
-    return field(default=None, metadata={_LEFT_OUT: True})
-
-
-def exact() -> Any:
-    """Return a field for a moment whose microseconds the JSON has, too: where the order of two of them may be asked."""
-    return field(metadata={_EXACT: True})
+    return field(default=None, metadata={**(metadata or {}), _LEFT_OUT: True})
 
 
 class Record(Mapping[str, Any]):
     """A typed, immutable record.  Subclasses are frozen dataclasses.
 
     Its JSON has a key for each field, in their order.  A name with a `_` at its end, for what Python keeps for itself,
-    is a key without it.  A moment is ISO 8601 in UTC with seconds and offset, a path a text, a tuple an array.
+    is a key without it.  A moment is ISO 8601 in UTC with seconds and offset (see also `EXACT`), a path a text, a tuple an
+    array.
 
     A record can also be read as that mapping: `adapter["created_at"]` is what `--json` prints of `adapter.created_at`,
     and `dict(adapter)` is all of it.
@@ -48,7 +47,7 @@ class Record(Mapping[str, Any]):
             raise KeyError(key)
         name = _name_of(type(self), key)
         value = getattr(self, name)
-        if isinstance(value, datetime) and name in _exact_names(type(self)):
+        if value is not None and name in _exact_names(type(self)):
             return value.isoformat()
         return plain(value)
 
@@ -85,7 +84,8 @@ def optional_names(kind: type) -> frozenset[str]:
     return frozenset(each.name for each in fields(kind) if _LEFT_OUT in each.metadata)
 
 
-def _exact_names(kind: type[Any]) -> frozenset[str]:
+@cache
+def _exact_names(kind: type) -> frozenset[str]:
     return frozenset(each.name for each in fields(kind) if _EXACT in each.metadata)
 
 

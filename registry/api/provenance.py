@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
-    from ..identification.identify import Begun, Identified
+    from ..identification import Begun
+    from ..identification.identified import Identified
     from ..provenance import Attested, Graph
     from ..releases.impact import Impact
     from ..reporting import Written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import RegistryError
-from ..record import Record, exact
+from ..record import EXACT, Record
 
 if TYPE_CHECKING:
     from ..database.chronicle import Moment
@@ -144,7 +144,7 @@ class RecordedSignature(Record):
     key_id: str
     signer: str | None
     revoked: bool
-    at: datetime = exact()
+    at: datetime = field(metadata=EXACT)
     by: str
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ..database import events
 from ..dsse.keys import key_id, public_pem, read_public_key
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
-from ..record import Record, exact
+from ..record import EXACT, Record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -48,9 +48,9 @@ class TrustedKey(Record):
     aliases: tuple[str, ...]
     fused: bool
     signatures: int
-    created_at: datetime = exact()
+    created_at: datetime = field(metadata=EXACT)
     created_by: str
-    revoked_at: datetime | None = exact()
+    revoked_at: datetime | None = field(metadata=EXACT)
     revoked_by: str | None
 
 
