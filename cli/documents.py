@@ -76,7 +76,7 @@ DOCUMENTS: Mapping[str, str] = {
     "promote": "",
     "yank": "",
     "impact": "",
-    "report": "",
+    "report": "reporting:Written",
     "backup": "backup:BackedUp",
     "restore": "backup:Restored",
     "gc": "collect:Collection",
