@@ -52,7 +52,7 @@ DOCUMENTS: Mapping[str, str] = {
     "deploy list": "",
     "export": "exchange.export:Exported",
     "import": "records.adapter:Registered",
-    "lineage": "provenance:Graph",
+    "lineage": "provenance:Graph | .written:WrittenDocument",
     "identify": "identification.identified:Identified",
     "events": "",
     "audit": "audit:Report",
