@@ -66,5 +66,5 @@ def test_a_stranger_of_the_same_bits_is_unknown(packed: tuple[Registry, Path, Pa
     registry, _, _ = packed
     assert (
         registry.provenance.identify(tinymodels.make_base(tmp_path / "x", bits=4, layers=2, seed=3)).matches
-        == []
+        == ()
     )
