@@ -137,7 +137,7 @@ def test_every_view_calls_them_so(several: tuple[Registry, set[str]], tmp_path: 
         lambda: list(registry.cache.contents()["entries"]),
         lambda: [model for model in registry.fused.explain("own@1")["models"] if model["recorded"]],
         lambda: list(registry.provenance.impact("base:few").fused),
-        lambda: list(registry.provenance.report("own").facts["tasks"][0]["fused"]),
+        lambda: list(registry.provenance.report("own")["tasks"][0]["fused"]),
     ]
     for place in places:
         rows = place()
