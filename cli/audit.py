@@ -112,7 +112,7 @@ def audit_command(
                 repair=repair, copies=copies, jobs=jobs, anew=anew, say=session.say, told=told
             )
     session.emit(
-        report.to_dict(),
+        report,
         names=[problem.subject for problem in report.problems],
         human=lambda: _tell(session, report, hint=not (repair or chain or again)),
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from .session import Session, command
 from .text import size
+
+if TYPE_CHECKING:
+    from fusery.registry.backup.catalogue import Amount, Position
 
 
 @command("backup")
@@ -30,23 +34,21 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
         made = session.registry.upkeep.backup(
             destination, verify=verify, store_options=_options(), say=session.say, progress=progress
         )
-    document = made.to_dict()
 
     def human() -> None:
-        copied, blobs = document["copied"], document["blobs"]
         session.facts(
             [
-                ("backup", document["path"]),
-                ("of", document["made_at"]),
-                ("rows", str(sum(document["rows"].values()))),
-                ("blobs", f"{blobs['count']}, {size(blobs['bytes'])}"),
-                ("copied", f"{copied['count']}, {size(copied['bytes'])}"),
-                ("last event", _event(document["last_event"])),
+                ("backup", made.path),
+                ("of", made["made_at"]),
+                ("rows", str(sum(made.rows.values()))),
+                ("blobs", _amount(made.blobs)),
+                ("copied", _amount(made.copied)),
+                ("last event", _event(made.last_event)),
             ]
         )
-        session.say(f"Next: fusery --home NEW_HOME restore {document['path']}")
+        session.say(f"Next: fusery --home NEW_HOME restore {made.path}")
 
-    session.emit(document, names=[document["path"]], human=human)
+    session.emit(made, names=[made.path], human=human)
 
 
 @command("restore")
@@ -66,27 +68,26 @@ def restore_command(session: Session, source: str, own: bool) -> None:
         restored = session.registry.upkeep.restore(
             source, own=own, store_options=_options(), say=session.say, progress=progress
         )
-    document = restored.to_dict()
 
     def human() -> None:
-        rows = document["rows"]
+        rows = restored.rows
         session.facts(
             [
                 ("restored", f"{_count(rows, 'adapter')} on {_count(rows, 'base_model', 'base')}"),
-                ("of", document["made_at"]),
-                ("blobs", f"{document['blobs']['count']}, {size(document['blobs']['bytes'])}"),
-                ("last event", _event(document["last_event"])),
-                *([("does not count", told)] if (told := _foreign(document["foreign"])) else []),
+                ("of", restored.made_at),
+                ("blobs", _amount(restored.blobs)),
+                ("last event", _event(restored.last_event)),
+                *([("does not count", told)] if (told := _foreign(restored.foreign)) else []),
             ]
         )
-        for doubt in document["doubts"]:
-            codes = sorted({finding["code"] for finding in doubt["findings"]})
+        for doubt in restored.doubts:
+            codes = sorted({finding.code for finding in doubt.findings})
             session.print(
-                f"{doubt['adapter']}: admission finds here {', '.join(codes)}, which was not on record"
+                f"{doubt.adapter}: admission finds here {', '.join(codes)}, which was not on record"
             )
         session.say("Next: fusery audit")
 
-    session.emit(document, names=[document["source"]], human=human)
+    session.emit(restored, names=[restored.source], human=human)
 
 
 def _options() -> str | None:
@@ -95,16 +96,20 @@ def _options() -> str | None:
     return os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
 
 
-def _event(event: dict[str, Any]) -> str:
-    return f"{event['seq']}, {event['hash'][:12]}"
+def _event(event: Position) -> str:
+    return f"{event.seq}, {event.hash[:12]}"
 
 
-def _count(rows: dict[str, int], table: str, what: str = "") -> str:
+def _amount(amount: Amount) -> str:
+    return f"{amount.count}, {size(amount.bytes)}"
+
+
+def _count(rows: Mapping[str, int], table: str, what: str = "") -> str:
     number = rows.get(table, 0)
     return f"{number} {what or table}{'' if number == 1 else 's'}"
 
 
-def _foreign(counts: dict[str, int]) -> str:
+def _foreign(counts: Mapping[str, int]) -> str:
     """Return what of somebody else's backup does not count."""
     words = {"fused": "fused models (foreign)", "trusted_keys": "trusted keys", "approvals": "approvals"}
     return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts.get(key))

@@ -51,14 +51,13 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
         if plan.removed:
             _confirm(plan.removed, plan.freed_bytes, "the store")
     done = registry.upkeep.gc(**options, dry_run=dry_run, say=session.say)
-    document = done.to_dict()
 
     def human() -> None:
-        for item in document["items"][:_SHOWN]:
-            session.print(f"  {item['kind']:<10} {item['name'][:64]}  {size(item['bytes'])}")
-        if len(document["items"]) > _SHOWN:
-            session.print(f"  and {count(len(document['items']) - _SHOWN)} more")
-        _summary(session, document, f"{size(document['live_bytes'])} are in use")
+        for item in done.items_[:_SHOWN]:
+            session.print(f"  {item.kind:<10} {item.name[:64]}  {size(item.bytes)}")
+        if len(done.items_) > _SHOWN:
+            session.print(f"  and {count(len(done.items_) - _SHOWN)} more")
+        _summary(session, done, f"{size(done.live_bytes)} are in use")
         if done.quarantined:
             session.print(
                 f"  in quarantine: {plural(done.quarantined, 'damaged blob')}, {size(done.quarantined_bytes)}"
@@ -66,7 +65,7 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
         for note in done.notes:
             session.print(f"  note: {note}")
 
-    session.emit(document, names=[item.name for item in done.items], human=human)
+    session.emit(done, names=[item.name for item in done.items_], human=human)
 
 
 @click.group("cache", cls=Group)

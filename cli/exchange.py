@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,30 +84,27 @@ def _run(
         options["store_options"] = os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
     with session.progress(label) as progress:
         done = move(reference, home, **options, say=session.say, progress=progress)
-    document = done.to_dict()
-    session.emit(document, names=[item.there for item in done.moved], human=lambda: _print(session, document))
+    session.emit(done, names=[item.there for item in done.moved], human=lambda: _print(session, done))
 
 
-def _print(session: Session, document: dict[str, Any]) -> None:
+def _print(session: Session, done: Exchanged) -> None:
     table = session.table("name", "kind", "state", "bytes", "digest", right=("bytes",), free=("state",))
-    states = {"copied": "would be copied", "completed": "would be completed"} if document["dry_run"] else {}
-    for item in document["items"]:
-        name = item["there"] if item["there"] == item["name"] else f"{item['name']} (there: {item['there']})"
-        state = states.get(item["state"], item["state"])
-        reason = f": {item['reason']}" if item["reason"] else ""
-        table.add_row(
-            cell(name), item["kind"], cell(state + reason), size(item["bytes"]), item["digest"][:12]
-        )
+    states: Mapping[str, str] = (
+        {"copied": "would be copied", "completed": "would be completed"} if done.dry_run else {}
+    )
+    for item in done.items_:
+        name = item.there if item.there == item.name else f"{item.name} (there: {item.there})"
+        state = states.get(item.state, item.state)
+        reason = f": {item.reason}" if item.reason else ""
+        table.add_row(cell(name), item.kind, cell(state + reason), size(item.bytes), item.digest[:12])
     session.print_table(table)
-    for item in document["items"]:
-        for each in item["withdrawals"]:
-            session.note(f"{item['there']}: {each['told']}")
-    place = cell(document["to"]["place"])
-    if not document["copied"]:
+    for item in done.items_:
+        for each in item.withdrawals:
+            session.note(f"{item.there}: {each.told}")
+    place = cell(done.to.place)
+    if not done.copied:
         session.print(f"Nothing to copy: {place} has it all.")
-    elif document["dry_run"]:
-        session.print(
-            f"Would copy {plural(document['copied'], 'record')} to {place}, {size(document['bytes'])}."
-        )
+    elif done.dry_run:
+        session.print(f"Would copy {plural(done.copied, 'record')} to {place}, {size(done.bytes)}.")
     else:
-        session.print(f"Copied {plural(document['copied'], 'record')} to {place}, {size(document['bytes'])}.")
+        session.print(f"Copied {plural(done.copied, 'record')} to {place}, {size(done.bytes)}.")

@@ -35,18 +35,17 @@ def export_command(
     exported = session.registry.exchange.export(
         reference, destination, form=form, force=force, say=session.say
     )
-    document = exported.to_dict()
 
     def human() -> None:
-        total = sum(file["size"] for file in document["files"])
-        session.print(f"{'Already there' if exported.existed else 'Wrote'}: {document['path']}")
+        total = sum(file.size for file in exported.files)
+        session.print(f"{'Already there' if exported.existed else 'Wrote'}: {exported.path}")
         session.print(
-            f"  {document['format']}{' (rendered)' if exported.rendered else ''}, {plural(len(document['files']), 'file')}, "
-            f"{size(total)}, adapter {document['digest'][:12]}"
+            f"  {exported.format}{' (rendered)' if exported.rendered else ''}, {plural(len(exported.files), 'file')}, "
+            f"{size(total)}, adapter {exported.digest[:12]}"
         )
-        session.warn(document)
+        session.warn(exported)
 
-    session.emit(document, names=[document["path"]], human=human)
+    session.emit(exported, names=[str(exported.path)], human=human)
 
 
 @command("import")

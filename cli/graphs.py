@@ -27,8 +27,8 @@ def tree(graph: Graph) -> Tree:
     from rich.text import Text
     from rich.tree import Tree
 
-    top = [Tree(Text(_line(graph.nodes[node_id]))) for node_id in graph.roots or (graph.root,)]
-    for node_id, branch in zip(graph.roots or (graph.root,), top, strict=True):
+    top = [Tree(Text(_line(graph.by_id[node_id]))) for node_id in graph.roots]
+    for node_id, branch in zip(graph.roots, top, strict=True):
         for title, upwards in (("made from", True), ("made into", False)):
             below = Tree(Text(title))
             _grow(graph, below, node_id, upwards)
@@ -36,7 +36,7 @@ def tree(graph: Graph) -> Tree:
                 branch.children.append(below)
     if len(top) == 1:
         return top[0]
-    whole = Tree(Text(f"{plural(len(top), 'revision')} of {_label(graph.nodes[graph.root])}"))
+    whole = Tree(Text(f"{plural(len(top), 'revision')} of {_label(graph.by_id[graph.root])}"))
     whole.children.extend(top)
     return whole
 
@@ -60,7 +60,7 @@ def _grow(graph: Graph, branch: Tree, node_id: str, upwards: bool) -> None:
             there = edge.target if upwards else edge.source
             again = there in grown and bool(edges[there])
             leaf = twig.add(
-                Text(f"{edge.relation}: {_line(graph.nodes[there])}{' (above)' if again else ''}")
+                Text(f"{edge.relation}: {_line(graph.by_id[there])}{' (above)' if again else ''}")
             )
             if not again:
                 grown.add(there)
@@ -70,17 +70,15 @@ def _grow(graph: Graph, branch: Tree, node_id: str, upwards: bool) -> None:
 
 def mermaid(graph: Graph) -> str:
     """Return the graph as a Mermaid flowchart; what was made points to what it was made from."""
-    ids = {node_id: f"n{index}" for index, node_id in enumerate(graph.nodes)}
+    ids = {node_id: f"n{index}" for index, node_id in enumerate(graph.by_id)}
     lines = ["flowchart BT"]
-    for node in graph.nodes.values():
+    for node in graph.nodes:
         text = (
             _label(node).replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
         )
         lines.append(f'    {ids[node.id]}["{text}"]')
     lines.extend(f"    {ids[edge.source]} -->|{edge.relation}| {ids[edge.target]}" for edge in graph.edges)
-    marks = {
-        node.id: "yanked" if node.yanked is not None else "told" for node in graph.nodes.values() if node.told
-    }
+    marks = {node.id: "yanked" if node.yanked is not None else "told" for node in graph.nodes if node.told}
     for mark, colour in (("yanked", "#b91c1c"), ("told", "#b45309")):
         if marked := [ids[node_id] for node_id, own in marks.items() if own == mark]:
             lines.append(f"    classDef {mark} stroke:{colour},stroke-dasharray:6 3")
@@ -91,7 +89,7 @@ def mermaid(graph: Graph) -> str:
 def dot(graph: Graph) -> str:
     """Return the graph in Graphviz's DOT language; names are quoted as JSON strings, which DOT accepts when they are UTF-8."""
     lines = ["digraph lineage {", "    rankdir=BT;"]
-    for node in graph.nodes.values():
+    for node in graph.nodes:
         colour = "red" if node.yanked is not None else "orange"
         withdrawn = f", color={colour}, style=dashed" if node.told else ""
         lines.append(f"    {_quoted(node.id)} [label={_quoted(_label(node))}{withdrawn}];")

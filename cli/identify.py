@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .session import Session, command
 from .text import cell
+
+if TYPE_CHECKING:
+    from fusery.registry.identification.identified import Identified, Matched
 
 _OWN = ("README.md", "fusery.json", "curve.svg")
 """Files that bundles have beside a model."""
@@ -45,48 +48,45 @@ def identify_command(session: Session, path: str, strict: bool, fresh: bool) -> 
     begun = Begun(path)
     try:
         with session.progress("identifying") as progress:
-            result = session.registry.provenance.identify(
+            found = session.registry.provenance.identify(
                 begun, fresh=fresh, say=session.say, progress=progress
             )
     finally:
         begun.close()
-    found = result.to_dict()
-    names = [f"{match['kind']}:{match['name']}" for match in found["matches"]]
+    names = [f"{match.kind}:{match.name}" for match in found.matches]
     session.emit(found, names=names, human=lambda: _show(session, found))
-    return 1 if strict and found["verdict"] == "known" and not found["intact"] else CODES[found["verdict"]]
+    return 1 if strict and found.verdict == "known" and not found.intact else CODES[found.verdict]
 
 
-def _elsewhere(match: dict[str, Any], key: str) -> bool:
+def _elsewhere(match: Matched, key: str) -> bool:
     """Tell whether weights that were saved anew are the reason: these are no news beside their tensors."""
-    return key != "changed" and match["evidence"] != "files"
+    return key != "changed" and match.evidence != "files"
 
 
-def _show(session: Session, found: dict[str, Any]) -> None:
-    for match in found["matches"]:
-        place = "" if match["path"] == "." else f"{cell(match['path'])}: "
-        session.print(f"{place}{cell(match['sentence'])}")
+def _show(session: Session, found: Identified) -> None:
+    for match in found.matches:
+        place = "" if match.path == "." else f"{cell(match.path)}: "
+        session.print(f"{place}{cell(match.sentence)}")
         session.print(
-            f"  by its {_EVIDENCE.get(match['evidence'], match['evidence'])}, {match['confidence']:.0%};"
-            f" digest {match['digest'][:12]}"
+            f"  by its {_EVIDENCE.get(match.evidence, match.evidence)}, {match.confidence:.0%};"
+            f" digest {match.digest[:12]}"
         )
         for each in match.get("withdrawals", ()):
             session.print(f"  {cell(each['told'])}")
         for key in ("changed", "missing", "extra"):
-            names = [name for name in match["files"].get(key, ()) if name not in _OWN]
+            names = [name for name in match.files.get(key, ()) if name not in _OWN]
             if names and not _elsewhere(match, key):
                 session.print(f"  files {key}: {', '.join(cell(name) for name in names[:10])}")
-    if not found["matches"]:
+    if not found.matches:
         session.print("unknown: nothing on record has these files, tensors or numbers")
-    for claim in found["claims"]:
-        if claim["true"] is None and claim["digest"] is None:
+    for claim in found.claims:
+        if claim.truth is None and claim.digest is None:
             continue  # a name that proves nothing
-        word = {True: "true", False: "FALSE", None: "not proven"}[claim["true"]]
-        told = claim["name"] or (claim["digest"] or "")[:12]
-        session.print(
-            f"{cell(claim['source'])} says {claim['kind']} {cell(told)}: {word}, {cell(claim['reason'])}"
-        )
-    for problem in found["problems"]:
+        word = {True: "true", False: "FALSE", None: "not proven"}[claim.truth]
+        told = claim.name or (claim.digest or "")[:12]
+        session.print(f"{cell(claim.source)} says {claim.kind} {cell(told)}: {word}, {cell(claim.reason)}")
+    for problem in found.problems:
         session.print(f"not read: {cell(problem)}")
-    if found["verdict"] != "known":
-        for row in found["unread"]:
-            session.print(f"not compared with {cell(row['name'])}: {cell(row['reason'])}")
+    if found.verdict != "known":
+        for row in found.unread:
+            session.print(f"not compared with {cell(row.name)}: {cell(row.reason)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from .text import foreign_fact, size
 
 if TYPE_CHECKING:
     from fusery.registry.bundles import Content
+    from fusery.registry.bundles.built import BuiltImage
 
 BUILDS = ("cpu", "nvidia")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -164,32 +166,31 @@ def materialize_command(
             say=session.say,
             progress=progress,
         )
-    document = bundle.to_dict()
     if engine:
-        document["image"] = _built(session, engine, document["path"], document["adapters"][0], build)
+        image = _built(session, engine, bundle.path, bundle.adapters[0], build)
+        bundle = replace(bundle, image=image)
 
     def human() -> None:
-        files = document["files"]
-        total = sum(file["size"] for file in files)
-        number = plural(len(files), "file")
-        session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {document['path']}")
-        session.print(f"  {target}, {number}, {size(total)}, digest {document['digest'][:12]}")
-        if document["label"]:
-            session.print(f"  {document['label']}")
-        for _, said in foreign_fact(document):
+        total = sum(file.size for file in bundle.files)
+        number = plural(len(bundle.files), "file")
+        session.print(f"{'Already there' if bundle.existed else 'Wrote'}: {bundle.path}")
+        session.print(f"  {target}, {number}, {size(total)}, digest {bundle.digest[:12]}")
+        if bundle.label:
+            session.print(f"  {bundle.label}")
+        for _, said in foreign_fact(bundle):
             session.print(f"  {said}")
-        session.warn(document)
-        if base := document["unfound_base"]:
+        session.warn(bundle)
+        if base := bundle.unfound_base:
             session.say(
                 f"Note: the base model {base} is not in the bundle, and a server does not find it by that name;"
                 " say where it is when you start one, or now: --base-name HUB_ID_OR_FOLDER"
             )
-        if engine:
-            session.print(f"  image {document['image']['name']}, in the store of {engine}")
-        elif hint := _next_step(target, document["path"], document["unfound_base"]):
+        if bundle.image is not None:
+            session.print(f"  image {bundle.image.name}, in the store of {bundle.image.engine}")
+        elif hint := _next_step(target, bundle.path, bundle.unfound_base):
             session.say(f"Next: {hint}")
 
-    session.emit(document, names=[document["path"]], human=human)
+    session.emit(bundle, names=[bundle.path], human=human)
     return 0
 
 
@@ -206,12 +207,11 @@ def _engine(target: str, destination: str, *, bulk: bool) -> str:
     return find_engine()
 
 
-def _built(session: Session, engine: str, path: str, name: str, build: str | None) -> dict[str, Any]:
+def _built(session: Session, engine: str, path: str, name: str, build: str | None) -> BuiltImage:
     from fusery.registry.bundles.image import build_image
 
     session.say(f"building the image with {engine}")
-    image = build_image(engine, Path(path), name, nvidia=build == "nvidia", say=session.say)
-    return image.to_dict()
+    return build_image(engine, Path(path), name, nvidia=build == "nvidia", say=session.say)
 
 
 def _next_step(target: str, path: str, unfound_base: str | None) -> str | None:

@@ -44,13 +44,13 @@ def report_command(session: Session, subject: str | None, html: Path | None, for
         subject, html=html, force=force, audit=audit, say=session.say
     )
     names = [written.path] if written.path else []
-    session.emit(written.to_dict(), names=names, human=lambda: _tell(session, written))
+    session.emit(written, names=names, human=lambda: _tell(session, written))
     return 0 if written.ok else 1
 
 
 def _tell(session: Session, written: Written) -> None:
     session.print(f"Wrote {written.path}: {size(written.bytes or 0)}.")
     if not written.ok:
-        count = written.facts["audit"]["problems_total"]
+        count = written.audit.problems_total
         session.say(f"The audit found {plural(count, 'problem')}, and the page says so.")
         session.say("Next: fusery audit")

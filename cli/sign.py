@@ -73,20 +73,17 @@ def sign_command(
     chosen = SigningKey(key, passphrase_from(passphrase_file), certificate, chain, token)
     with session.progress("reading") as told:
         made = session.registry.trust.sign(subject, chosen, output=output, force=force, progress=told)
-    document = made.to_dict()
 
     def human() -> None:
         what = f"{made.subject.kind} {made.subject.name}" if made.subject.kind else made.subject.name
         again = "was signed" if made.existed else "signed"
-        session.print(
-            f"{what}: {again} with the key {made.key_id[:64]}, {plural(document['files'], 'file')}."
-        )
+        session.print(f"{what}: {again} with the key {made.key_id[:64]}, {plural(made.files, 'file')}.")
         if made.output:
             session.print(f"The signature is in {made.output}.")
         if not made.recorded:
             session.print("Nothing of exactly these files is on record, so the registry does not keep it.")
 
-    session.emit(document, names=[str(made.output or made.key_id)], human=human)
+    session.emit(made, names=[str(made.output or made.key_id)], human=human)
 
 
 @click.group("signature", cls=Group)
@@ -103,21 +100,21 @@ def list_command(session: Session, reference: str) -> None:
     def human() -> None:
         titles = ("key", "signer", "age", "by", "scheme", "at")
         table = session.table(*titles, right=("age",), free=("signer",))
-        for row in found["signatures"]:
-            signer = f"{row['signer']}, revoked" if row["revoked"] else cell(row["signer"])
+        for row in found.signatures:
+            signer = f"{row.signer}, revoked" if row.revoked else cell(row.signer)
             table.add_row(
-                row["key_id"][:32],
+                row.key_id[:32],
                 signer,
-                ago(row["at"]),
-                cell(row["by"]),
-                row["scheme"],
-                when(row["at"]),
+                ago(row.at),
+                cell(row.by),
+                row.scheme,
+                when(row.at),
             )
         session.print_table(table)
-        if not found["signatures"]:
+        if not found.signatures:
             session.say(f"There is none. Hint: fusery sign {reference} --key KEY.pem")
 
-    session.emit(found, names=[row["key_id"] for row in found["signatures"]], human=human)
+    session.emit(found, names=[row.key_id for row in found.signatures], human=human)
 
 
 @command("export")
@@ -133,8 +130,8 @@ def export_command(session: Session, reference: str, output: Path, by: str | Non
     written = session.registry.trust.export_signature(reference, output, by=by, force=force)
     session.emit(
         written,
-        names=[written["path"]],
-        human=lambda: session.print(f"Wrote {written['path']}: {written['kind']} {written['name']}."),
+        names=[str(written.path)],
+        human=lambda: session.print(f"Wrote {written.path}: {written.kind} {written.name}."),
     )
 
 
@@ -155,15 +152,15 @@ def anchor_command(
     if output is None:
         click.echo(data.decode(), nl=False)
         return
-    from fusery.registry.documents import write_picture
+    from fusery.registry.signing.anchor import write_anchor
 
-    write_picture(output, data, force=force)
+    written = write_anchor(anchor, data, output, force=force)
 
     def human() -> None:
-        signed = f", signed with the key {anchor.key_id}" if anchor.key_id else ", not signed"
-        session.print(f"Wrote {output}: entry {anchor.seq} of the log, {anchor.hash[:16]}{signed}.")
+        signed = f", signed with the key {written.key_id}" if written.key_id else ", not signed"
+        session.print(f"Wrote {output}: entry {written.seq} of the log, {written.hash[:16]}{signed}.")
 
-    session.emit({**anchor.to_dict(), "path": str(output)}, names=[str(output)], human=human)
+    session.emit(written, names=[str(output)], human=human)
 
 
 for _command in (list_command, export_command, anchor_command):

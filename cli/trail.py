@@ -67,8 +67,8 @@ def lineage_command(
             graphs.written(graph, chosen), nl=False
         )  # a narrow terminal breaks lines by itself, if need be
 
-    session.emit(graph.to_dict(), names=_names(graph), human=human)
+    session.emit(graph, names=_names(graph), human=human)
 
 
 def _names(graph: Graph) -> list[str]:
-    return [node.id for node in graph.nodes.values()]
+    return [node.id for node in graph.nodes]

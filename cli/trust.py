@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,9 @@ from fusery.registry.parsing import plural
 from .groups import Group
 from .session import Session, command
 from .text import ago, cell, when
+
+if TYPE_CHECKING:
+    from fusery.registry.signing.trusted import TrustedKey
 
 PASSPHRASE = "FUSERY_KEY_PASSPHRASE"
 """Variable of the environment that holds the passphrase of a private key."""
@@ -75,21 +78,15 @@ def keygen_command(session: Session, name: str, passphrase_file: Path | None, lo
         secret = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
     private = Path(name if name.endswith(".pem") else f"{name}.pem")
     made = make_pair(private, secret)
-    document = {
-        "key_id": made.key_id,
-        "private_key": str(made.private),
-        "public_key": str(made.public),
-        "locked": secret is not None,
-    }
 
     def human() -> None:
-        locked = "locked with a passphrase" if secret else "readable by you alone, and not locked"
+        locked = "locked with a passphrase" if made.locked else "readable by you alone, and not locked"
         session.print(f"{made.private}  the private key, {locked}")
         session.print(f"{made.public}  the public key, for whoever verifies")
         session.print(f"The key is {made.key_id}.")
         session.say(f"Next: fusery trust add {made.public.stem} {made.public} --for '*#prod'")
 
-    session.emit(document, names=[str(made.private), str(made.public)], human=human)
+    session.emit(made, names=[str(made.private), str(made.public)], human=human)
 
 
 @command("add")
@@ -116,9 +113,9 @@ def add_command(session: Session, name: str, key: Path, aliases: tuple[str, ...]
     added = session.registry.trust.add_key(name, key, aliases, fused=fused)
 
     def human() -> None:
-        session.print(f"{added['name']} counts for {_purposes(added)}.")
+        session.print(f"{added.name} counts for {_purposes(added)}.")
 
-    session.emit(added, names=[added["name"]], human=human)
+    session.emit(added, names=[added.name], human=human)
 
 
 @command("list", table=True)
@@ -131,23 +128,23 @@ def list_command(session: Session) -> None:
         table = session.table(*titles, right=("age", "signatures"), free=("for",))
         for key in keys:
             table.add_row(
-                cell(key["name"]),
+                cell(key.name),
                 _purposes(key),
-                when(key["revoked_at"]),
-                ago(key["created_at"]),
-                cell(key["signatures"]),
-                key["key_id"][:16],
-                when(key["created_at"]),
+                when(key.revoked_at),
+                ago(key.created_at),
+                cell(key.signatures),
+                key.key_id[:16],
+                when(key.created_at),
             )
         session.print_table(table)
         if not keys:
             session.say("No key is trusted. Hint: fusery trust add NAME KEY.pub --for '*#prod'")
 
-    session.emit(keys, names=[key["name"] for key in keys], human=human)
+    session.emit(keys, names=[key.name for key in keys], human=human)
 
 
-def _purposes(key: dict[str, Any]) -> str:
-    return ", ".join([*key["aliases"], *(["fused artifacts"] if key["fused"] else [])]) or "nothing"
+def _purposes(key: TrustedKey) -> str:
+    return ", ".join([*key.aliases, *(["fused artifacts"] if key.fused else [])]) or "nothing"
 
 
 @command("revoke")
@@ -162,10 +159,10 @@ def revoke_command(session: Session, name: str, reason: str) -> None:
 
     def human() -> None:
         session.print(
-            f"{revoked['name']} is revoked: {plural(revoked['signatures'], 'signature')} by it count no more."
+            f"{revoked.name} is revoked: {plural(revoked.signatures, 'signature')} by it count no more."
         )
 
-    session.emit(revoked, names=[revoked["name"]], human=human)
+    session.emit(revoked, names=[revoked.name], human=human)
 
 
 for _command in (keygen_command, add_command, list_command, revoke_command):

@@ -79,7 +79,7 @@ def verify_command(
         else:
             result = verify(path, signature=signature, checkers=checkers, progress=told)
     names = [problem.path for problem in result.problems]
-    session.emit(result.to_dict(), names=names, human=lambda: _print(session, result))
+    session.emit(result, names=names, human=lambda: _print(session, result))
     return _CODES[result.verdict]
 
 
@@ -87,11 +87,10 @@ def _print(session: Session, result: Verification) -> None:
     claim = result.claim
     if claim is not None and claim.name:
         target = f" {claim.target}" if claim.target else ""
-        session.print(f"{result.found.path.name} says that it is the {claim.kind}{target} {claim.name}.")
+        session.print(f"{result.path.name} says that it is the {claim.kind}{target} {claim.name}.")
     for problem in result.problems:
         session.print(f"  {problem.code}: {problem.message}")
-    count = len(result.found.files)
-    files = plural(count, "file")
+    files = plural(result.files, "file")
     if result.unsigned:
         shown = ", ".join(result.unsigned[:5]) + (" …" if len(result.unsigned) > 5 else "")
         session.print(

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.registry.parsing import plural
+from fusery.registry.record import Record
 
 from .session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenDocument(Record):
+    """A document that was written to a file.
+
+    Attributes:
+        path: the file.
+        format: of the document.
+        bytes: of the file.
+    """
+
+    path: Path
+    format: str
+    bytes: int
 
 
 def write_document(session: Session, place: Path, text: str, *, form: str, force: bool) -> None:
@@ -24,7 +41,7 @@ def write_document(session: Session, place: Path, text: str, *, form: str, force
     data = text.encode()
     write_picture(place, data, force=force)
     session.emit(
-        {"path": str(place), "format": form, "bytes": len(data)},
+        WrittenDocument(path=place, format=form, bytes=len(data)),
         names=[str(place)],
         human=lambda: session.print(f"Wrote {place}: {form}, {plural(len(data), 'byte')}."),
     )

@@ -203,7 +203,7 @@ def collect(place: Place, test: Connection) -> None:
         with place.open(HOSTS[1]) as registry:
             while not test.poll(0.05):  # seconds
                 done = registry.upkeep.gc(grace=0.0)
-                turns, removed = turns + 1, removed + sum(item.kind == "blob" for item in done.items)
+                turns, removed = turns + 1, removed + sum(item.kind == "blob" for item in done.items_)
     except Exception:  # noqa: BLE001  the test shows it
         test.send(traceback.format_exc())
         return

@@ -32,7 +32,7 @@ class Bundles(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> Materialized:
-        """Write a deployable bundle; see `fusery.registry.bundles.materialize.materialize`."""
+        """Write a deployable bundle, and return what is in it; see `fusery.registry.bundles.materialize.materialize`."""
         from ..bundles.materialize import materialize
         from ..fusion.request import FuseRequest
 
@@ -65,7 +65,7 @@ class Bundles(Resource):
         say: Say = silent,
         told: Progress | None = None,
     ) -> Done[Document]:
-        """Write bundles of many adapters; see `fusery.registry.bulk.work.materialize_all`."""
+        """Write bundles of many adapters, and return what became of each; see `fusery.registry.bulk.work.materialize_all`."""
         from ..bulk.work import materialize_all
         from ..fusion.request import FuseRequest
 

@@ -29,7 +29,9 @@ class Exchange(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> Exchanged:
-        """Copy a thing and all that it needs to another registry; see `fusery.registry.exchange.exchange.push`.
+        """Copy a thing and all that it needs to another registry; return what became of each.
+
+        See `fusery.registry.exchange.exchange.push`.
 
         Args:
             reference: an adapter, a task for all of its versions, a base model, or a fused artifact.
@@ -63,7 +65,7 @@ class Exchange(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> Exchanged:
-        """Copy a thing and all that it needs from another registry; the arguments are those of `push`."""
+        """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`."""
         from ..exchange import pull
         from ..exchange.place import Place
 
@@ -81,13 +83,13 @@ class Exchange(Resource):
         force: bool = False,
         say: Say = silent,
     ) -> Exported:
-        """Write an adapter's folder, in mlx-lm's form or PEFT's; see `fusery.registry.exchange.export.export_adapter`."""
+        """Write an adapter's folder, and return where it lies and its files; see `fusery.registry.exchange.export.export_adapter`."""
         from ..exchange.export import export_adapter
 
         return export_adapter(self.workspace, reference, Path(destination), form=form, force=force, say=say)
 
     def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:
-        """Take in a folder that `export` wrote; see `fusery.registry.exchange.import_folder.import_adapter`."""
+        """Take in a folder that `export` wrote, and return its record; see `fusery.registry.exchange.import_folder.import_adapter`."""
         from ..exchange.import_folder import import_adapter
 
         return import_adapter(self.workspace, Path(folder), base=base)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
-    from ..identification.identify import Begun, Identified
+    from ..identification import Begun
+    from ..identification.identified import Identified
     from ..provenance import Attested, Graph
     from ..releases.impact import Impact
     from ..reporting import Written
@@ -52,7 +53,7 @@ class Provenance(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> Identified:
-        """Find out what a folder, an archive or a file is; see `fusery.registry.identification.identify`."""
+        """Return what a folder, an archive or a file is; see `fusery.registry.identification.identify`."""
         from ..identification.identify import identify
 
         return identify(self.workspace, path, fresh=fresh, say=say, progress=progress)
@@ -66,7 +67,7 @@ class Provenance(Resource):
         audit: bool = False,
         say: Say = silent,
     ) -> Written:
-        """Write what is on record as one HTML page; see `fusery.registry.reporting.report.report`."""
+        """Return what is on record, and write it as one HTML page if asked to; see `fusery.registry.reporting.report.report`."""
         from ..reporting import report
 
         place = Path(html) if html is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
@@ -59,6 +60,8 @@ def _shape(kind: Any, extra: str) -> Any:
         return _shape(kind.__value__, extra)
     if origin in (Union, UnionType):
         return Union[tuple(_shape(each, extra) for each in args)]  # noqa: UP007 -- made from a tuple
+    if origin is Counter:
+        return dict[str, int]
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return dict[str, _shape(args[1], extra)]  # type: ignore[misc]
     if isinstance(origin, type) and issubclass(origin, Collection):

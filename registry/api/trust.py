@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Rows, View
+from .resource import Progress, Resource
 
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor
     from ..signing.checking import Checker
+    from ..signing.recorded import ExportedSignature, Signatures
     from ..signing.sign import Signed, SigningKey
+    from ..signing.trusted import TrustedKey
     from ..signing.verify import Verification
 
 
@@ -27,13 +29,13 @@ class Trust(Resource):
         force: bool = False,
         progress: Progress | None = None,
     ) -> Signed:
-        """Sign an adapter, a fused model or a bundle; see `fusery.registry.signing.sign.sign`."""
+        """Sign an adapter, a fused model or a bundle, and return the signature; see `fusery.registry.signing.sign.sign`."""
         from ..signing.sign import sign
 
         place = Path(output) if output is not None else None
         return sign(self.workspace, subject, with_key, output=place, force=force, progress=progress)
 
-    def signatures(self, reference: str) -> View:
+    def signatures(self, reference: str) -> Signatures:
         """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
         from ..signing.recorded import list_signatures
 
@@ -41,8 +43,8 @@ class Trust(Resource):
 
     def export_signature(
         self, reference: str, output: str | Path, *, by: str | None = None, force: bool = False
-    ) -> View:
-        """Write a signature on record to a file; see `fusery.registry.signing.recorded.export_signature`."""
+    ) -> ExportedSignature:
+        """Write a signature on record to a file, and return which; see `fusery.registry.signing.recorded.export_signature`."""
         from ..signing.recorded import export_signature
 
         return export_signature(self.workspace, reference, Path(output), by=by, force=force)
@@ -55,9 +57,9 @@ class Trust(Resource):
         checkers: Sequence[Checker] = (),
         progress: Progress | None = None,
     ) -> Verification:
-        """Verify a folder or file with what is on record; see `fusery.registry.signing.recorded.verify_on_record`.
+        """Verify a folder or file with what is on record; return the verdict and all that differs.
 
-        `fusery.registry.signing.verify.verify` does it without a registry.
+        See `fusery.registry.signing.recorded.verify_on_record`; `fusery.registry.signing.verify.verify` does it without a registry.
         """
         from ..signing.recorded import verify_on_record
 
@@ -68,19 +70,19 @@ class Trust(Resource):
 
     def add_key(
         self, name: str, key: str | Path, aliases: Sequence[str] = (), *, fused: bool = False
-    ) -> View:
-        """Let the signatures of a key count for aliases or fused artifacts; see `fusery.registry.signing.trusted.add_key`."""
+    ) -> TrustedKey:
+        """Let the signatures of a key count, and return its record; see `fusery.registry.signing.trusted.add_key`."""
         from ..signing.trusted import add_key
 
         return add_key(self.workspace, name, Path(key), aliases, fused=fused)
 
-    def revoke_key(self, name: str, *, reason: str = "") -> View:
-        """Let no signature of a key count any more; see `fusery.registry.signing.trusted.revoke_key`."""
+    def revoke_key(self, name: str, *, reason: str = "") -> TrustedKey:
+        """Let no signature of a key count any more, and return its record; see `fusery.registry.signing.trusted.revoke_key`."""
         from ..signing.trusted import revoke_key
 
         return revoke_key(self.workspace, name, reason=reason)
 
-    def list_keys(self) -> Rows:
+    def list_keys(self) -> list[TrustedKey]:
         """Return the keys that count, and those that were revoked."""
         from ..signing.trusted import list_keys
 

@@ -36,7 +36,7 @@ class Upkeep(Resource):
         copies: Sequence[str | Path] = (),
         say: Say = silent,
     ) -> Report:
-        """Rehash and cross-check database, store and cache, and repair them; see `fusery.registry.audit.audit`."""
+        """Check database, store and cache, and repair them; return what was found; see `fusery.registry.audit.audit`."""
         from ..audit import audit
         from ..releases.rejudging import check_moves
 
@@ -56,7 +56,7 @@ class Upkeep(Resource):
         say: Say = silent,
         told: Progress | None = None,
     ) -> Report:
-        """Audit everything with many hands; see `fusery.registry.audit.everything.audit_all`."""
+        """Audit everything with many hands, and return what was found; see `fusery.registry.audit.everything.audit_all`."""
         from ..audit.everything import audit_all
         from ..releases.rejudging import check_moves
 
@@ -68,13 +68,13 @@ class Upkeep(Resource):
         return report
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:
-        """Follow the chain of the log alone, up to anchors; see `fusery.registry.audit.audit.audit_chain`."""
+        """Return what following the log up to anchors has shown; see `fusery.registry.audit.audit.audit_chain`."""
         from ..audit import audit_chain
 
         return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
 
     def audit_rebuild(self, references: tuple[str, ...] = (), *, say: Say = silent) -> Report:
-        """Make fused models again and compare; see `fusery.registry.audit.audit.audit_rebuild`."""
+        """Make fused models again, and return how they compare; see `fusery.registry.audit.audit.audit_rebuild`."""
         from ..audit import audit_rebuild
 
         return audit_rebuild(self.workspace, references, say=say)
@@ -87,7 +87,7 @@ class Upkeep(Resource):
         force: bool = False,
         say: Say = silent,
     ) -> Collection:
-        """Remove from the store what nothing refers to; see `fusery.registry.collect.collect`."""
+        """Remove from the store what nothing refers to, and return what that was; see `fusery.registry.collect.collect`."""
         from ..collect import GRACE, collect
 
         return collect(
@@ -103,7 +103,7 @@ class Upkeep(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> BackedUp:
-        """Make a backup of everything on record, with its bytes; see `fusery.registry.backup.backup`."""
+        """Make a backup of everything on record, and return what it consists of; see `fusery.registry.backup.backup`."""
         from ..backup import backup
 
         return backup(
@@ -124,7 +124,7 @@ class Upkeep(Resource):
         say: Say = silent,
         progress: Progress | None = None,
     ) -> Restored:
-        """Make this empty registry that of a backup; see `fusery.registry.backup.restore`."""
+        """Make this empty registry that of a backup, and return what it holds; see `fusery.registry.backup.restore`."""
         from ..backup import restore
 
         return restore(

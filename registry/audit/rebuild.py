@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -31,61 +31,11 @@ from ..records.bases import blob_generations
 from ..records.fused_label import label_of
 from ..records.references import fused_from, resolve_any
 from .differences import differences
+from .report import Rebuilt, Verdict
 
 if TYPE_CHECKING:
     from ..engine.fidelity import Fidelity
     from ..workspace import Workspace
-
-Verdict = Literal["bit-identical", "identical-tensors", "within-tolerance", "different", "not-rebuilt"]
-
-SOUND: frozenset[Verdict] = frozenset({"bit-identical", "identical-tensors", "within-tolerance"})
-"""Answers that prove a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
-    """What making a fused model again has shown.
-
-    Attributes:
-        key: of the model.
-        name: its adapters and precision.
-        verdict: `bit-identical`: every file has the recorded digest; `identical-tensors`: other files with the same
-            tensors; `within-tolerance`: numbers differ by no more than `differences.TOLERANCE`; `different`; or
-            `not-rebuilt`, where it could not be made at all.
-        recorded: the digest on record.
-        digest: the digest that came out, None if nothing did.
-        tensor: the first tensor that differs, where the recorded bytes are at hand to compare with.
-        files: files whose digests are not the recorded ones.
-        inputs: what of base, adapters and engine is not what the model was made from.
-        seconds: how long it took.
-        message: all of this in a sentence.
-    """
-
-    key: str
-    name: str
-    verdict: Verdict
-    recorded: str
-    digest: str | None
-    tensor: str | None
-    files: Sequence[str]
-    inputs: Sequence[str]
-    seconds: float
-    message: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "key": self.key,
-            "name": self.name,
-            "verdict": self.verdict,
-            "recorded": self.recorded,
-            "digest": self.digest,
-            "tensor": self.tensor,
-            "files": list(self.files),
-            "inputs": list(self.inputs),
-            "seconds": self.seconds,
-            "message": self.message,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +120,8 @@ def _rebuilt(workspace: Workspace, record: _Record) -> Rebuilt:
             recorded=record.manifest.digest,
             digest=made.digest if made else None,
             tensor=tensor,
-            files=_changed_files(record.manifest, made) if made else (),
-            inputs=inputs,
+            files=tuple(_changed_files(record.manifest, made)) if made else (),
+            inputs=tuple(inputs),
             seconds=round(time.monotonic() - started, 3),
             message=message if not inputs else f"{message}; changed: {', '.join(inputs)}",
         )

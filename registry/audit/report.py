@@ -6,14 +6,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar, Literal
 
 from sqlalchemy.exc import InvalidRequestError
 
 from fusery.storage.digest import Digest
 
-if TYPE_CHECKING:
-    from .rebuild import Rebuilt
+from ..record import Record
+
+Verdict = Literal["bit-identical", "identical-tensors", "within-tolerance", "different", "not-rebuilt"]
+
+SOUND: frozenset[Verdict] = frozenset({"bit-identical", "identical-tensors", "within-tolerance"})
+"""Answers that prove a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Record):
     """Something that is not as recorded.
 
     Attributes:
@@ -50,20 +54,16 @@ class Problem:
     message: str
     dependants: tuple[str, ...] = ()
     damage: Damage | None = None
+    KEYS: ClassVar[tuple[str, ...]] = ("code", "subject", "message", "digest", "dependants")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the problem as `--json` prints it."""
-        return {
-            "code": self.code,
-            "subject": self.subject,
-            "message": self.message,
-            "digest": self.damage.digest if self.damage else None,
-            "dependants": list(self.dependants),
-        }
+    @property
+    def digest(self) -> str | None:
+        """Digest of the blob, or key of the fused model, that could be repaired; None where it is neither."""
+        return self.damage.digest if self.damage else None
 
 
 @dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(Record):
     """A problem that is one no more.
 
     Attributes:
@@ -75,14 +75,67 @@ class Repair:
     problem: Problem
     source: str
     quarantined: str | None = None
+    KEYS: ClassVar[tuple[str, ...]] = (*Problem.KEYS, "source", "quarantined")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {**self.problem.to_dict(), "source": self.source, "quarantined": self.quarantined}
+    @property
+    def code(self) -> str:
+        """Kind of the problem."""
+        return self.problem.code
+
+    @property
+    def subject(self) -> str:
+        """What it was found at."""
+        return self.problem.subject
+
+    @property
+    def message(self) -> str:
+        """What was the case."""
+        return self.problem.message
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of the blob, or key of the fused model, that was repaired."""
+        return self.problem.digest
+
+    @property
+    def dependants(self) -> tuple[str, ...]:
+        """Everything that relies on it, as `kind name`."""
+        return self.problem.dependants
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt(Record):
+    """What making a fused model again has shown.
+
+    Attributes:
+        key: of the model.
+        name: its adapters and precision.
+        verdict: `bit-identical`: every file has the recorded digest; `identical-tensors`: other files with the same
+            tensors; `within-tolerance`: numbers differ by no more than `differences.TOLERANCE`; `different`; or
+            `not-rebuilt`, where it could not be made at all.
+        recorded: the digest on record.
+        digest: the digest that came out, None if nothing did.
+        tensor: the first tensor that differs, where the recorded bytes are at hand to compare with.
+        files: files whose digests are not the recorded ones.
+        inputs: what of base, adapters and engine is not what the model was made from.
+        seconds: how long it took.
+        message: all of this in a sentence.
+    """
+
+    key: str
+    name: str
+    verdict: Verdict
+    recorded: str
+    digest: str | None
+    tensor: str | None
+    files: tuple[str, ...]
+    inputs: tuple[str, ...]
+    seconds: float
+    message: str
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Record):
     """What an audit found.
 
     Attributes:
@@ -100,6 +153,15 @@ class Report:
     quarantined: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rebuilt: list[Rebuilt] = field(default_factory=list)
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "ok",
+        "checked",
+        "problems",
+        "repaired",
+        "quarantined",
+        "notes",
+        "rebuilt",
+    )
 
     @property
     def inconclusive(self) -> bool:
@@ -122,18 +184,6 @@ class Report:
     ) -> None:
         """Note a problem."""
         self.problems.append(Problem(code, subject, message, dependants, damage))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as `--json` prints it."""
-        return {
-            "ok": self.ok,
-            "checked": dict(self.checked),
-            "problems": [problem.to_dict() for problem in self.problems],
-            "repaired": [repair.to_dict() for repair in self.repaired],
-            "quarantined": self.quarantined,
-            "notes": self.notes,
-            "rebuilt": [one.to_dict() for one in self.rebuilt],
-        }
 
 
 @contextmanager

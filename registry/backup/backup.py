@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import select
 
@@ -28,8 +29,9 @@ from ..database.intents import Intents
 from ..database.schema import HEAD
 from ..errors import DatabaseUnavailableError
 from ..parsing import plural
+from ..record import Record
 from ..tables.values import kind_of
-from .catalogue import BLOBS, Catalogue, File, line_of
+from .catalogue import BLOBS, Amount, Catalogue, File, Position, line_of
 from .contents import LEASE, all_tables, needed_blobs, table_rows
 from .errors import BackupError
 from .places import carry, each, open_place
@@ -44,7 +46,7 @@ _BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class BackedUp:
+class BackedUp(Record):
     """A backup that was made.
 
     Attributes:
@@ -55,20 +57,38 @@ class BackedUp:
 
     place: str
     catalogue: Catalogue
-    copied: tuple[int, int]
+    copied: Amount
+    KEYS: ClassVar[tuple[str, ...]] = ("path", "schema", "made_at", "last_event", "rows", "blobs", "copied")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        made = self.catalogue
-        return {
-            "path": self.place,
-            "schema": made.schema,
-            "made_at": made.made_at,
-            "last_event": {"seq": made.last_event[0], "hash": made.last_event[1]},
-            "rows": {file.table: file.rows for file in made.tables},
-            "blobs": {"count": made.blobs[0], "bytes": made.blobs[1]},
-            "copied": {"count": self.copied[0], "bytes": self.copied[1]},
-        }
+    @property
+    def path(self) -> str:
+        """Where it is, without any secret."""
+        return self.place
+
+    @property
+    def schema(self) -> str:
+        """Revision of the database."""
+        return self.catalogue.schema
+
+    @property
+    def made_at(self) -> datetime:
+        """The moment that it is of."""
+        return datetime.fromisoformat(self.catalogue.made_at)
+
+    @property
+    def last_event(self) -> Position:
+        """The newest entry of the log."""
+        return self.catalogue.last_event
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """How many rows each table has."""
+        return {file.table: file.rows for file in self.catalogue.tables}
+
+    @property
+    def blobs(self) -> Amount:
+        """How many blobs there are, and their bytes."""
+        return self.catalogue.blobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +99,7 @@ class _Snapshot:
     files: tuple[File, ...]
     blobs: tuple[Blob, ...]
     made_at: str
-    last_event: tuple[int, str]
+    last_event: Position
 
 
 def backup(
@@ -136,7 +156,7 @@ def backup(
             made_by=workspace.actor,
             tool=f"fusery {version('fusery')}",
             last_event=snapshot.last_event,
-            blobs=(len(snapshot.blobs), sum(blob.size for blob in snapshot.blobs)),
+            blobs=Amount(len(snapshot.blobs), sum(blob.size for blob in snapshot.blobs)),
             files=snapshot.files,
         )
         lease.check()
@@ -216,7 +236,7 @@ def _take_snapshot(database: Database, folder: Path) -> _Snapshot:
         lines = ({"digest": blob.digest, "size": blob.size} for blob in blobs)
         files.append(_write_lines(paths[BLOBS], lines, {}))
         newest = events.last(session)
-        last = (newest.seq, newest.hash) if newest else (0, FIRST_PREVIOUS)
+        last = Position(newest.seq, newest.hash) if newest else Position(0, FIRST_PREVIOUS)
         made_at = Database.utcnow(session).isoformat(timespec="seconds")
     return _Snapshot(paths, tuple(files), blobs, made_at, last)
 
@@ -237,7 +257,7 @@ def _copy(
     place: BlobStore,
     missing: Sequence[Blob],
     progress: Callable[[int, int], None] | None,
-) -> tuple[int, int]:
+) -> Amount:
     """Copy blobs; return how many were not there, and their bytes."""
 
     def copy(blob: Blob, told: Progress | None) -> bool:
@@ -253,7 +273,7 @@ def _copy(
         return True
 
     copied = [blob for blob, is_new in each(copy, missing, progress) if is_new]
-    return len(copied), sum(blob.size for blob in copied)
+    return Amount(len(copied), sum(blob.size for blob in copied))
 
 
 def _store_files(place: BlobStore, snapshot: _Snapshot) -> None:

@@ -14,6 +14,7 @@ from fusery.storage.interface import BlobStore
 from fusery.storage.jsonfile import parse_json
 from fusery.storage.locate import display_url
 
+from ..record import Record
 from .errors import BackupError
 from .rows import KINDS
 
@@ -66,6 +67,32 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Position(Record):
+    """An entry of a log, which stands for all of the log up to it.
+
+    Attributes:
+        seq: its number.
+        hash: its hash.
+    """
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amount(Record):
+    """How much there is of something.
+
+    Attributes:
+        count: how many.
+        bytes: of all of them.
+    """
+
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """What a backup consists of.
 
@@ -73,7 +100,7 @@ class Catalogue:
         store: id of the registry's store.
         schema: revision of the database.
         made_at, made_by, tool: when, by whom and with which version.
-        last_event: number and hash of the newest entry of the log, which stand for all of it.
+        last_event: the newest entry of the log.
         blobs: how many there are, and their bytes.
         files: of the tables, in an order in which their rows can be inserted, and the list of blobs.
     """
@@ -83,8 +110,8 @@ class Catalogue:
     made_at: str
     made_by: str
     tool: str
-    last_event: tuple[int, str]
-    blobs: tuple[int, int]
+    last_event: Position
+    blobs: Amount
     files: tuple[File, ...]
 
     @property
@@ -106,8 +133,8 @@ class Catalogue:
             "made_at": self.made_at,
             "made_by": self.made_by,
             "tool": self.tool,
-            "last_event": {"seq": self.last_event[0], "hash": self.last_event[1]},
-            "blobs": {"count": self.blobs[0], "bytes": self.blobs[1]},
+            "last_event": self.last_event.to_dict(),
+            "blobs": self.blobs.to_dict(),
             "files": [file.to_dict() for file in self.files],
         }
 
@@ -156,8 +183,8 @@ def _catalogue(document: dict[str, Any]) -> Catalogue:
         made_at=str(document["made_at"])[:200],
         made_by=str(document["made_by"])[:200],
         tool=str(document["tool"])[:200],
-        last_event=(_whole(document["last_event"]["seq"]), str(document["last_event"]["hash"])),
-        blobs=(_whole(document["blobs"]["count"], MOST_BLOBS), _whole(document["blobs"]["bytes"])),
+        last_event=Position(_whole(document["last_event"]["seq"]), str(document["last_event"]["hash"])),
+        blobs=Amount(_whole(document["blobs"]["count"], MOST_BLOBS), _whole(document["blobs"]["bytes"])),
         files=files,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,6 +25,7 @@ from ..audit.report import Report
 from ..database import Database, events, log
 from ..database.sealing import KINDS, seal_rows
 from ..fusion.foreign import disown
+from ..record import Record
 from .reading import Backup
 
 if TYPE_CHECKING:
@@ -39,6 +40,19 @@ _IDENTITIES = frozenset({"content_differs", "key_differs"})
 """What is held against the bytes of one's own backup, too; how facts are derived may change with the version."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt(Record):
+    """An adapter of a backup of which admission finds more than is on record.
+
+    Attributes:
+        adapter: its name.
+        findings: what is not on record.
+    """
+
+    adapter: str
+    findings: tuple[Finding, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Doubts:
     """What is found about a backup that is not refused.
@@ -51,12 +65,13 @@ class Doubts:
     findings: dict[int, list[Finding]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
 
-    def to_dict(self) -> list[dict[str, Any]]:
-        """Return it as plain JSON values."""
-        return [
-            {"adapter": self.names[number], "findings": [finding.to_dict() for finding in found]}
+    @property
+    def listed(self) -> tuple[Doubt, ...]:
+        """The adapters, by the numbers of their rows."""
+        return tuple(
+            Doubt(adapter=self.names[number], findings=tuple(found))
             for number, found in sorted(self.findings.items())
-        ]
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..audit.upgrade import bring_up
 from ..database import events
 from ..database.guards import lifted
 from ..database.schema import HEAD, VERSION_TABLE, move
-from .catalogue import BLOBS, File
+from .catalogue import BLOBS, File, Position
 from .contents import all_tables
 from .errors import NotEmptyError
 from .reading import Backup
@@ -165,7 +165,8 @@ def _require_log(session: Session, found: Backup) -> None:
     for problem in events.verify_chain(session):
         raise found.refuse("event.ndjson", f"breaks the chain of the log: {problem.message}")
     newest = events.last(session)
-    if found.catalogue.last_event != ((newest.seq, newest.hash) if newest else (0, events.FIRST_PREVIOUS)):
+    last = Position(newest.seq, newest.hash) if newest else Position(0, events.FIRST_PREVIOUS)
+    if found.catalogue.last_event != last:
         raise found.refuse("event.ndjson", "does not end with the entry that the backup names")
 
 

@@ -16,7 +16,7 @@ from fusery.storage.manifest import safe_relative_path
 from fusery.storage.room import Need, require_rooms
 
 from ..tables import metadata
-from .catalogue import NAME, Catalogue, File
+from .catalogue import NAME, Amount, Catalogue, File
 from .errors import BackupError
 from .rows import Row, from_json
 
@@ -145,7 +145,7 @@ class Backup:
             except (ValueError, KeyError, TypeError) as error:
                 raise self._broken(file, f"has a value in line {number} that is none") from error
             found[digest] = size
-        if (len(found), sum(found.values())) != self.catalogue.blobs:
+        if Amount(len(found), sum(found.values())) != self.catalogue.blobs:
             raise self._broken(file, "does not have as many blobs or bytes as promised")
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -22,8 +22,10 @@ from ..database import Database
 from ..database.schema import HEAD, require, state
 from ..errors import SchemaError
 from ..parsing import plural
+from ..record import Record
+from .catalogue import Amount, Position
 from .errors import BackupError, NotEmptyError
-from .examining import adopt, examine_backup, rehearsal
+from .examining import Doubt, adopt, examine_backup, rehearsal
 from .filling import fill, first_used
 from .places import carry, each, open_place
 from .reading import Backup
@@ -39,15 +41,15 @@ _EMPTY, _TIMES = 4 << 20, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Record):
     """A registry that was made of a backup.
 
     Attributes:
         source: where the backup is.
-        made_at: when it was made.
+        made_at: when it was made, as it says itself.
         rows: how many each table has.
         blobs: how many there are, and their bytes.
-        last_event: number and hash of the newest entry of the log of the backup.
+        last_event: the newest entry of the log of the backup.
         own: it is the user's own, and counts as it is.
         foreign: otherwise, how much does not count: of fused models, trusted keys, approvals, and adapters of which
             admission finds more than is on record.
@@ -56,25 +58,12 @@ class Restored:
 
     source: str
     made_at: str
-    rows: dict[str, int]
-    blobs: tuple[int, int]
-    last_event: tuple[int, str]
+    rows: Mapping[str, int]
+    blobs: Amount
+    last_event: Position
     own: bool = False
-    foreign: dict[str, int] = field(default_factory=dict)
-    doubts: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {
-            "source": self.source,
-            "made_at": self.made_at,
-            "rows": self.rows,
-            "blobs": {"count": self.blobs[0], "bytes": self.blobs[1]},
-            "last_event": {"seq": self.last_event[0], "hash": self.last_event[1]},
-            "own": self.own,
-            "foreign": self.foreign,
-            "doubts": self.doubts,
-        }
+    foreign: Mapping[str, int] = field(default_factory=dict)
+    doubts: tuple[Doubt, ...] = ()
 
 
 def restore(
@@ -164,7 +153,7 @@ def restore(
         made.last_event,
         own,
         adopted,
-        doubts.to_dict(),
+        doubts.listed,
     )
 
 

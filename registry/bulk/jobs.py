@@ -91,7 +91,8 @@ class MaterializeJob:
         if local is None or find_target(self.target).content(self.content, 1) != "fused":
             return None
         choices = settled(workspace, self.choices)
-        return standing_bundle(workspace, name, local, self.target, self.request, choices)
+        found = standing_bundle(workspace, name, local, self.target, self.request, choices)
+        return found.to_dict() if found is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

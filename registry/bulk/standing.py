@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
+
+from fusery.storage.manifest import FileEntry
 
 from .. import tables
 from ..bundles import Choices
 from ..bundles.delivery.local import LocalFolder, folder_holds
 from ..engine.recipe import Recipe
 from ..fusion.request import FuseRequest
+from ..record import Record
 from ..records.bundles import choices_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingBundle(Record):
+    """A bundle that stands already, and was not looked into.
+
+    Attributes:
+        target: what it was made for.
+        path: where it was written.
+        digest: of its manifest.
+        adapters: name of the adapter in it.
+        fused: digest of the fused model that it was made from.
+        existed: it was there already.
+        files: path, size in bytes and SHA-256 of each.
+    """
+
+    target: str
+    path: Path
+    digest: str
+    adapters: tuple[str, ...]
+    fused: str
+    existed: bool
+    files: tuple[FileEntry, ...]
+
+
 def standing_bundle(
     workspace: Workspace, name: str, destination: Path, target: str, request: FuseRequest, choices: Choices
-) -> dict[str, Any] | None:
-    """Return the document of a bundle that need not be written again, None if it has to be looked at more closely.
+) -> StandingBundle | None:
+    """Return a bundle that need not be written again, None if it has to be looked at more closely.
 
     Neither a fused model nor the cache is needed to tell, so that work on more models than the cache holds can be taken
     up again.
@@ -49,15 +76,15 @@ def standing_bundle(
             return None
     if not folder_holds(place, manifest):
         return None
-    return {
-        "target": target,
-        "path": str(place),
-        "digest": manifest.digest,
-        "adapters": [name],
-        "fused": digest,
-        "existed": True,
-        "files": [entry.to_dict() for entry in manifest],
-    }
+    return StandingBundle(
+        target=target,
+        path=place,
+        digest=manifest.digest,
+        adapters=(name,),
+        fused=digest,
+        existed=True,
+        files=manifest.files,
+    )
 
 
 def _answers(request: FuseRequest, fused: tables.Fused) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import BadInputError, BuildFailedError
+from .built import BuiltImage
 from .targets.docker import image_tag
 
 # docker's own format has the health check, which OCI's lacks; docker writes nothing else.
@@ -19,23 +18,6 @@ _BUILD = {
     "buildah": ("buildah", "build", "--format", "docker"),
 }
 _SECONDS_TO_ANSWER = 20
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltImage:
-    """An image in an engine's own store.
-
-    Attributes:
-        engine: `docker`, `podman` or `buildah`.
-        name: of the image.
-    """
-
-    engine: str
-    name: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {"engine": self.engine, "name": self.name}
 
 
 def find_engine() -> str:

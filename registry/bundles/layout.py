@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import read_header
 
 from ..errors import RegistryError
+from ..record import Record
 
 INDEX = "model.safetensors.index.json"
 
@@ -22,7 +22,7 @@ class LayoutError(RegistryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Record):
     """What a consumer finds.
 
     Attributes:
@@ -34,10 +34,6 @@ class Layout:
     tensors: int = 0
     modules: int = 0
     adapters: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {"tensors": self.tensors, "modules": self.modules, "adapters": self.adapters}
 
 
 def model_layout(folder: Path) -> Layout:

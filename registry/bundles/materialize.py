@@ -6,31 +6,34 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import select
 
-from fusery.storage.manifest import Manifest
+from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..errors import BadInputError
 from ..fusion.fuse import FuseRequest
+from ..record import Record, left_out
 from ..records.bundles import WRITTEN, note_replaced, record_bundle
+from ..records.fused import Foreign
 from ..records.references import resolve_adapter
-from ..records.withdrawals import of_bundles, shown
+from ..records.withdrawals import Withdrawals, of_bundles
 from . import Choices, Content, Target, Written, find_target, write_bundle
+from .built import BuiltImage
 from .delivery import Place, deliver, place_at
+from .layout import Layout
 from .sources import Gathered, adapters_source, fused_source
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-    from .layout import Layout
 
 _ARCHIVES = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
 
 
 @dataclass(frozen=True, slots=True)
-class Materialized:
+class Materialized(Record):
     """A bundle that was written.
 
     Attributes:
@@ -42,9 +45,10 @@ class Materialized:
         label: of the fused model.
         existed: the same bundle was there already.
         layout: counts of what its consumer finds in it.
-        withdrawals: the yanks that concern the bundle, as `show` has it.
+        withdrawals: the yanks that concern the bundle.
         foreign: where the fused model comes from, if it was not made here.
         unfound_base: name of the base, if the bundle's server has to be given its location at start.
+        image: what was built of it, where that was asked for.
     """
 
     target: str
@@ -55,26 +59,35 @@ class Materialized:
     existed: bool
     layout: Layout
     label: str | None = None
-    withdrawals: tuple[dict[str, Any], ...] = ()
-    foreign: dict[str, Any] | None = None
+    withdrawals: Withdrawals = ()
+    foreign: Foreign | None = None
     unfound_base: str | None = None
+    image: BuiltImage | None = left_out()
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "target",
+        "path",
+        "digest",
+        "adapters",
+        "fused",
+        "label",
+        "foreign",
+        "unfound_base",
+        "existed",
+        "withdrawals",
+        "layout",
+        "files",
+        "image",
+    )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {
-            "target": self.target,
-            "path": self.path,
-            "digest": self.manifest.digest,
-            "adapters": list(self.adapters),
-            "fused": self.fused,
-            "label": self.label,
-            "foreign": self.foreign,
-            "unfound_base": self.unfound_base,
-            "existed": self.existed,
-            "withdrawals": list(self.withdrawals),
-            "layout": self.layout.to_dict(),
-            "files": [entry.to_dict() for entry in self.manifest],
-        }
+    @property
+    def digest(self) -> str:
+        """Digest of its manifest."""
+        return self.manifest.digest
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Path, size in bytes and SHA-256 of each file."""
+        return self.manifest.files
 
 
 def materialize(
@@ -151,7 +164,7 @@ def materialize(
         done.existed,
         layout,
         gathered.label,
-        tuple(told),
+        told,
         gathered.foreign,
         unfound,
     )
@@ -208,13 +221,13 @@ def _record(
     place: Place,
     manifest: Manifest,
     choices: Choices,
-) -> list[dict[str, Any]]:
+) -> Withdrawals:
     """Record a bundle; return the yanks that concern it."""
     names = list(gathered.adapters)
     which = {"adapter": names[0]} if len(names) == 1 else {"adapters": names}
     detail = {"fused": gathered.key, **which, "choices": choices.digest()}
     if gathered.foreign is not None:
-        detail["foreign"] = gathered.foreign["registry"]
+        detail["foreign"] = gathered.foreign.registry
     with workspace.database.write() as session:
         row = None
         if gathered.key is not None:
@@ -230,4 +243,4 @@ def _record(
             fused=row,
             detail=detail,
         )
-        return shown(of_bundles(session, [number]).get(number, ()))
+        return of_bundles(session, [number]).get(number, ())

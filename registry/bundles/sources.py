@@ -19,7 +19,7 @@ from ..adapters.render import Form
 from ..fusion.fuse import FuseRequest, fuse_to_read
 from ..fusion.views import fused_line, module_record
 from ..records.bases import locate_files, recorded_architecture
-from ..records.fused import Fused
+from ..records.fused import Foreign, Fused
 from ..records.licences import adapter_licence
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, rendering_of
@@ -53,7 +53,7 @@ class Gathered:
     key: str | None = None
     fused: str | None = None
     label: str | None = None
-    foreign: dict[str, Any] | None = None
+    foreign: Foreign | None = None
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def fused_source(
     with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
         files = Files.within(fused.path, Manifest.of(fused.files))
         source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
-        yield Gathered(source, (fused.adapter,), fused.key, fused.digest, fused.label, fused["foreign"])
+        yield Gathered(source, (fused.adapter,), fused.key, fused.digest, fused.label, fused.foreign)
 
 
 @contextmanager

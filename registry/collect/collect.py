@@ -101,7 +101,7 @@ def _note(done: Collection, listing: Listing, force: bool) -> None:
 
 
 def _record(workspace: Workspace, done: Collection) -> None:
-    if not done.items:
+    if not done.items_:
         return
     with workspace.database.write() as session:
         registry = session.get_one(tables.Registry, 1)

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.opening import opened
 
 from ..errors import BadInputError, MissingExtraError
+from ..record import Record
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -157,12 +158,31 @@ def key_id(key: EllipticCurvePublicKey) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two new files: a private key and its public one."""
+class Pair(Record):
+    """Two new files: a private key and its public one.
+
+    Attributes:
+        key_id: SHA-256 of the public key.
+        private: the file of the private key.
+        public: the file of the public key.
+        locked: the private key needs a passphrase.
+    """
 
     key_id: str
     private: Path
     public: Path
+    locked: bool
+    KEYS: ClassVar[tuple[str, ...]] = ("key_id", "private_key", "public_key", "locked")
+
+    @property
+    def private_key(self) -> Path:
+        """The file of the private key."""
+        return self.private
+
+    @property
+    def public_key(self) -> Path:
+        """The file of the public key."""
+        return self.public
 
 
 def make_pair(path: Path, passphrase: bytes | None) -> Pair:
@@ -193,4 +213,4 @@ def make_pair(path: Path, passphrase: bytes | None) -> Pair:
     for each, data, mode in ((path, private, 0o600), (public_path, public_pem(public).encode(), 0o644)):
         with os.fdopen(os.open(each, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
-    return Pair(key_id(public), path, public_path)
+    return Pair(key_id(public), path, public_path, bool(passphrase))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.progress import tally
 from fusery.storage.room import needs_of, require_rooms
 
 from ..errors import BadInputError
+from ..record import Record
 from .arriving import require_names
 from .bounds import require_sound
 from .carrying import Carrier
@@ -33,45 +34,54 @@ _ID = re.compile(r"[0-9A-Za-z.-]{1,36}")
 """The id of a registry."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side(Record):
+    """One of two registries.
+
+    Attributes:
+        registry: its id; None where there is none yet.
+        place: its home folder, or its database.
+        store: where its bytes are.
+    """
+
+    registry: str | None
+    place: str
+    store: str
+
+
 @dataclass(frozen=True, slots=True)
-class Exchanged:
+class Exchanged(Record):
     """What `push` or `pull` did, or would do.
 
     Attributes:
         reference: as given.
-        origin: id and place of the registry it comes from.
-        destination: the same of the one it goes to; its id is None where there is none yet.
+        from_: the registry that it comes from.
+        to: the one that it goes to.
         dry_run: nothing was written.
-        items: the package, in the order in which it is recorded.
+        items_: the package, in the order in which it is recorded.
     """
 
     reference: str
-    origin: dict[str, Any]
-    destination: dict[str, Any]
+    from_: Side
+    to: Side
     dry_run: bool
-    items: tuple[Moved, ...]
+    items_: tuple[Moved, ...]
+    KEYS: ClassVar[tuple[str, ...]] = ("reference", "from_", "to", "dry_run", "copied", "bytes", "items_")
 
     @property
     def moved(self) -> list[Moved]:
         """What was not there in full."""
-        return [item for item in self.items if item.state in ("copied", "completed")]
+        return [item for item in self.items_ if item.state in ("copied", "completed")]
 
     @property
     def bytes(self) -> int:
-        """Of all files that were missing."""
-        return sum(item.bytes for item in self.items)
+        """Bytes of all files that were missing."""
+        return sum(item.bytes for item in self.items_)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {
-            "reference": self.reference,
-            "from": self.origin,
-            "to": self.destination,
-            "dry_run": self.dry_run,
-            "copied": len(self.moved),
-            "bytes": self.bytes,
-            "items": [asdict(item) for item in self.items],
-        }
+    @property
+    def copied(self) -> int:
+        """How many things were not there in full."""
+        return len(self.moved)
 
 
 def push(
@@ -151,7 +161,7 @@ def _exchange(
         done = list(Receiver(destination, here, carrier, come_from, say).take(package))
     places = [origin] if there is None else [destination, origin]
     told = told_of_yanks(places, package, come_from)
-    items = (replace(moved, withdrawals=tuple(each)) for moved, each in zip(done, told, strict=True))
+    items = (replace(moved, withdrawals=each) for moved, each in zip(done, told, strict=True))
     return Exchanged(reference, _told(origin, come_from), _told(destination, there), dry_run, tuple(items))
 
 
@@ -176,11 +186,11 @@ def _read(origin: Workspace, reference: str, *, fused: bool) -> list[Item]:
         ) from error
 
 
-def _told(workspace: Workspace, identity: str | None) -> dict[str, Any]:
+def _told(workspace: Workspace, identity: str | None) -> Side:
     from fusery.storage.locate import display_url
 
     settings = workspace.settings
     place = workspace.foreign or str(settings.home)
     if settings.database_url and not workspace.foreign:
         place = workspace.database.display_url
-    return {"registry": identity, "place": place, "store": display_url(settings.store)}
+    return Side(registry=identity, place=place, store=display_url(settings.store))

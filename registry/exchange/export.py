@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from fusery.storage.manifest import Manifest
+from fusery.storage.manifest import FileEntry, Manifest
 
 from .. import tables
 from ..adapters.files import METADATA
@@ -22,12 +22,13 @@ from ..bundles.source import Files
 from ..bundles.writing import BundleFolder
 from ..documents import document_bytes
 from ..errors import BadInputError
+from ..record import Record
 from ..records.adapter import Adapter
 from ..records.bundles import note_replaced, record_bundle
 from ..records.references import resolve_adapter
 from ..records.renderings import fetch_form, fetch_originals, own_form, record_rendering, rendering_of
 from ..records.views import adapter_record
-from ..records.withdrawals import refuse_yanked
+from ..records.withdrawals import Withdrawal, refuse_yanked
 from .export_metadata import export_metadata
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ FOLDER = "adapters_{}"
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(Record):
     """An adapter that was written to a folder.
 
     Attributes:
@@ -49,7 +50,7 @@ class Exported:
         path: where the folder lies.
         manifest: its files.
         existed: the very same folder was there already.
-        withdrawals: what is to be known of the adapter, as `show` has it.
+        withdrawals: what is to be known of the adapter.
     """
 
     name: str
@@ -59,20 +60,27 @@ class Exported:
     path: Path
     manifest: Manifest
     existed: bool
-    withdrawals: tuple[Mapping[str, Any], ...] = ()
+    withdrawals: tuple[Withdrawal, ...] = ()
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "name",
+        "digest",
+        "format",
+        "rendered",
+        "path",
+        "existed",
+        "withdrawals",
+        "files",
+    )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "name": self.name,
-            "digest": self.digest,
-            "format": self.form,
-            "rendered": self.rendered,
-            "path": str(self.path),
-            "existed": self.existed,
-            "withdrawals": [dict(each) for each in self.withdrawals],
-            "files": [entry.to_dict() for entry in self.manifest],
-        }
+    @property
+    def format(self) -> Form:
+        """`mlx` or `peft`."""
+        return self.form
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Path, size in bytes and SHA-256 of each file."""
+        return self.manifest.files
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
+from ..record import Record
+from ..records.withdrawals import Withdrawal
 from .corrections import missing_corrections, why_kept
 from .finding import find, find_base, is_complete, known_fused, missing_yanks, require_name
 from .package import Adapter, Base, Fused, Item
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
+State = Literal["copied", "completed", "present", "left out"]
+
+
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Record):
     """One thing of a package.
 
     Attributes:
@@ -37,10 +42,10 @@ class Moved:
     name: str
     there: str
     digest: str
-    state: str
+    state: State
     bytes: int
     reason: str | None = None
-    withdrawals: tuple[dict[str, Any], ...] = ()
+    withdrawals: tuple[Withdrawal, ...] = ()
 
 
 def plan(destination: Workspace, package: list[Item], origin: str, *, unmade: bool) -> list[Moved]:
@@ -92,7 +97,7 @@ def _obstacle(session: Session, item: Item, origin: str) -> str | None:
     return None
 
 
-def moved_as(item: Item, there: str, state: str, size: int, reason: str | None = None) -> Moved:
+def moved_as(item: Item, there: str, state: State, size: int, reason: str | None = None) -> Moved:
     """Return what became of an item, or will."""
     return Moved(item.kind, item.name, there, item.digest, state, size, reason)
 

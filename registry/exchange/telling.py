@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..records.withdrawals import of_adapters, of_fused, shown
+from ..records.withdrawals import Withdrawal, Withdrawals, of_adapters, of_fused
 from ..workspace import Workspace
 from .finding import Row, find
 from .package import Item
 
 
-def told_of_yanks(
-    places: Sequence[Workspace], package: Sequence[Item], origin: str
-) -> list[list[dict[str, Any]]]:
-    """Return for each thing of a package the yanks that concern it, as `show` has it.
+def told_of_yanks(places: Sequence[Workspace], package: Sequence[Item], origin: str) -> list[Withdrawals]:
+    """Return for each thing of a package the yanks that concern it.
 
     Args:
         places: where to ask: where it goes to, if there is a registry, and where it comes from.
         package: the things.
         origin: the id of the registry they come from.
     """
-    told: list[dict[tuple[str, str], dict[str, Any]]] = [{} for _ in package]
+    told: list[dict[tuple[str, str], Withdrawal]] = [{} for _ in package]
     for place in places:
         with place.database.read() as session:
             rows = [find(session, item, origin) for item in package]
             for known, found in zip(told, _told(session, rows), strict=True):
                 for each in found:
-                    known.setdefault((each["adapter"], each["relation"]), each)
-    return [list(known.values()) for known in told]
+                    known.setdefault((each.adapter, each.relation), each)
+    return [tuple(known.values()) for known in told]
 
 
-def _told(session: Session, rows: Sequence[Row | None]) -> Iterator[list[dict[str, Any]]]:
+def _told(session: Session, rows: Sequence[Row | None]) -> Iterator[Withdrawals]:
     adapters = of_adapters(session, [row.id for row in rows if isinstance(row, tables.Adapter)])
     fused = of_fused(session, [row.id for row in rows if isinstance(row, tables.Fused)])
     for row in rows:
         if isinstance(row, tables.Adapter):
-            yield shown(adapters.get(row.id, ()))
+            yield adapters.get(row.id, ())
         else:
-            yield shown(fused.get(row.id, ())) if isinstance(row, tables.Fused) else []
+            yield fused.get(row.id, ()) if isinstance(row, tables.Fused) else ()

@@ -1,5 +1,5 @@
 """Identification: what a folder, an archive, a safetensors or a GGUF file is that was found somewhere."""
 
-from .identify import Begun, Identified, identify
+from .identify import Begun, identify
 
-__all__ = ["Begun", "Identified", "identify"]
+__all__ = ["Begun", "identify"]

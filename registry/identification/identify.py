@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
 from fusery.storage.progress import tally
@@ -25,68 +25,64 @@ from .hashing import Hasher
 if TYPE_CHECKING:
     from ..workspace import Workspace
     from .by_files import FileDigests
+    from .identified import Identified, Verdict
     from .library import Library
     from .match import Match
 
 
 @dataclass(slots=True)
-class Identified:
-    """What something was found to be.
+class _Result:
+    """What is known so far of what something is.
 
     Attributes:
         path: as given.
-        kind: `folder`, `archive`, `safetensors`, `gguf` or `file`.
+        found: what was found there.
         claims: what it says of itself, and whether that is so.
         matches: what it is, the surest first; empty if it is unknown.
-        files: each `path`, `size` and `sha256`, null where it was not needed.
-        problems: what could not be read of it, one sentence each.
+        digests: of its files, as far as they were needed.
         unread: what is on record and could not be compared with, and why.
     """
 
     path: str
-    kind: str
-    claims: list[Claim] = field(default_factory=list)
+    found: Found
+    claims: Sequence[Claim] = ()
     matches: list[Match] = field(default_factory=list)
-    files: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    digests: Mapping[str, Digest] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def verdict(self) -> str:
-        """`known`, `unknown`, or what is neither.
+    def record(self) -> Identified:
+        from .identified import Identified, LookedAt, Unread
 
-        `near`: its numbers were rounded elsewhere, and are nearest to something.  `inconclusive`: unknown, but something of it
-        could not be read, or there is something that it could not be compared with.
-        """
+        return Identified(
+            path=self.path,
+            kind=self.found.kind,
+            verdict=self._verdict,
+            intact=self._intact,
+            matches=tuple(match.record() for match in self.matches),
+            claims=tuple(self.claims),
+            files=tuple(
+                LookedAt(path=file.path, size=file.size, sha256=self.digests.get(file.path))
+                for file in self.found.files
+            ),
+            problems=tuple(self.found.problems),
+            unread=tuple(Unread(name=name, reason=reason) for name, reason in sorted(self.unread.items())),
+        )
+
+    @property
+    def _verdict(self) -> Verdict:
         found = {match.evidence for match in self.matches}
         if found - {"modules", "nearest"}:
             return "known"
         if "nearest" in found:
             return "near"
-        if self.problems:
-            return "inconclusive"
-        return "inconclusive" if self.unread else "unknown"
+        return "inconclusive" if self.found.problems or self.unread else "unknown"
 
     @property
-    def intact(self) -> bool:
-        """It is known, nothing of it was changed, and nothing that it says of itself is wrong."""
+    def _intact(self) -> bool:
         sure = [match for match in self.matches if match.owner.kind != "bundle"] or self.matches
         wrong = any(claim.truth is False for claim in self.claims)
-        return bool(sure) and all(match.identical for match in sure) and not wrong and not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {
-            "path": self.path,
-            "kind": self.kind,
-            "verdict": self.verdict,
-            "intact": self.intact,
-            "matches": [match.to_dict() for match in self.matches],
-            "claims": [claim.to_dict() for claim in self.claims],
-            "files": self.files,
-            "problems": self.problems,
-            "unread": [{"name": name, "reason": reason} for name, reason in sorted(self.unread.items())],
-        }
+        unharmed = not wrong and not self.found.problems
+        return bool(sure) and all(match.identical for match in sure) and unharmed
 
 
 class Begun:
@@ -185,7 +181,7 @@ class _Identification:
         from . import by_files
         from .judging import judge
 
-        found, result = self._found, Identified(path, self._found.kind)
+        found, result = self._found, _Result(path, self._found)
         digests: FileDigests = by_files.begin(self._workspace, self._library.index, self._hasher, found)
         claims = claims_of(found)
         by_files.settle(digests, self._library.index, found, self._tensors)
@@ -199,12 +195,8 @@ class _Identification:
         result.matches = self._with_contents(result.matches)
         result.matches.sort(key=lambda match: (-match.confidence, match.owner.kind == "bundle"))
         judge(self._workspace, claims, found, digests.known, result.matches, result.unread)
-        result.claims, result.problems = claims, found.problems
-        result.files = [
-            {"path": file.path, "size": file.size, "sha256": digests.known.get(file.path)}
-            for file in found.files
-        ]
-        return result
+        result.claims, result.digests = claims, digests.known
+        return result.record()
 
     def _remember(self, alike: Sequence[Match], digests: Mapping[str, Digest]) -> None:
         """Put the tensors of whole files on record into the index: they are known anyway, and the next time takes half as long."""
@@ -230,7 +222,7 @@ class _Identification:
                     entries.setdefault(view.name, Entry(self._tensors[view].result()))
             self._library.index.keep(manifest, entries)
 
-    def _look_at_tensors(self, unit: Unit, result: Identified, digests: FileDigests) -> None:
+    def _look_at_tensors(self, unit: Unit, result: _Result, digests: FileDigests) -> None:
         from . import by_files
         from .by_tensors import TensorSearch
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..parsing import plural
 from .compare import Comparison, layers_of
+from .identified import KINDS, AnyMatch
 from .owners import Owner
 
 _NAMED = 3
@@ -71,31 +71,31 @@ class Match:
             return f"the file that {_what(self.owner)} was converted from"
         return f"{_what(self.owner)}{_but(self)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
+    def record(self) -> AnyMatch:
+        """Return it as it is shown."""
         tensors = self.comparison
         altered = [*tensors.changed, *tensors.missing, *tensors.extra] if tensors else []
-        return {
-            "kind": self.owner.kind,
-            "name": self.owner.name,
-            "digest": self.owner.digest,
-            "evidence": self.evidence,
-            "confidence": self.confidence,
-            "sentence": self.sentence,
-            "identical": self.identical,
-            "path": self.place,
-            "tensors": tensors.same if tensors else None,
-            "converted": tensors.converted if tensors else 0,
-            "renamed": tensors.renamed if tensors else 0,
-            "changed": list(tensors.changed) if tensors else [],
-            "missing": list(tensors.missing) if tensors else [],
-            "extra": list(tensors.extra) if tensors else [],
-            "layers": layers_of(altered),
-            "distance": self.nearness.distance if self.nearness else None,
-            "from_base": self.nearness.from_base if self.nearness else None,
-            "files": {key: list(paths) for key, paths in self.files.items()},
+        return KINDS[self.owner.kind](
+            kind=self.owner.kind,
+            name=self.owner.name,
+            digest=self.owner.digest,
+            evidence=self.evidence,
+            confidence=self.confidence,
+            sentence=self.sentence,
+            identical=self.identical,
+            path=self.place,
+            tensors=tensors.same if tensors else None,
+            converted=tensors.converted if tensors else 0,
+            renamed=tensors.renamed if tensors else 0,
+            changed=tuple(tensors.changed) if tensors else (),
+            missing=tuple(tensors.missing) if tensors else (),
+            extra=tuple(tensors.extra) if tensors else (),
+            layers=tuple(layers_of(altered)),
+            distance=self.nearness.distance if self.nearness else None,
+            from_base=self.nearness.from_base if self.nearness else None,
+            files={key: tuple(paths) for key, paths in self.files.items()},
             **self.owner.facts,
-        }
+        )
 
 
 def _what(owner: Owner) -> str:

@@ -14,7 +14,7 @@ from .. import tables
 from ..database.batches import batches
 from ..inspection.views import View
 from ..records.fused_label import label_record
-from ..records.withdrawals import of_adapters, of_bundles, of_fused, shown
+from ..records.withdrawals import of_adapters, of_bundles, of_fused
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Owner:
         name: what people call it.
         digest: its own; of another form of an adapter, that form's.
         manifest: the row of its manifest.
-        facts: what else there is to say.
+        facts: what else there is to say: the fields that its kind has in `identified`.
     """
 
     kind: str
@@ -65,13 +65,13 @@ def _tell_of_yanks(session: Session, owners: Sequence[Owner]) -> None:
         told = look(session, [owner.id for owner in owners if owner.kind == kind])
         for owner in owners:
             if owner.kind == kind:
-                owner.facts["withdrawals"] = shown(told.get(owner.id, ()))
+                owner.facts["withdrawals"] = told.get(owner.id, ())
 
 
 def _bases(session: Session, where: Any) -> Iterable[Owner]:
     for row in session.scalars(select(tables.BaseModel).where(where).order_by(tables.BaseModel.id)):
         names = [name.name for name in row.names]
-        yield Owner("base", row.id, names[0], row.digest, row.manifest_id, {"names": names})
+        yield Owner("base", row.id, names[0], row.digest, row.manifest_id, {"names": tuple(names)})
 
 
 def _adapters(session: Session, where: Any) -> Iterable[Owner]:
@@ -101,11 +101,11 @@ def _fused(session: Session, where: Any) -> Iterable[Owner]:
         facts = {
             "key": row.key,
             "origin": row.origin,
-            "adapters": names,
+            "adapters": tuple(names),
             "base": row.base.name,
             "precision": row.precision,
-            **label_record(row),
             "quantization": row.quantization,
+            **label_record(row),
         }
         yield Owner("fused", row.id, facts["combined"], row.digest, row.manifest_id, facts)
 
@@ -117,8 +117,8 @@ def _bundles(session: Session, manifests: Sequence[int]) -> Iterable[Owner]:
         facts = {
             "target": row.target,
             "written_to": row.path,
-            "adapters": [adapter.name for adapter in row.adapters],
-            "adapter_digests": [adapter.digest for adapter in row.adapters],
+            "adapters": tuple(adapter.name for adapter in row.adapters),
+            "adapter_digests": tuple(adapter.digest for adapter in row.adapters),
             "key": fused.key if fused else None,
             "fused": fused.digest if fused else None,
             "base": row.adapters[0].base.name if row.adapters else None,

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from fusery.storage.errors import StorageError
 from fusery.storage.jsonfile import read_object
 
+from ..record import Record
 from .files import Found, FoundFile
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -19,7 +20,7 @@ _MOST_FILES = 10_000
 
 
 @dataclass(slots=True)
-class Claim:
+class Claim(Record):
     """Something that a thing says it is.
 
     Attributes:
@@ -39,17 +40,12 @@ class Claim:
     files: Mapping[str, str] = field(default_factory=dict)
     truth: bool | None = None
     reason: str = ""
+    KEYS: ClassVar[tuple[str, ...]] = ("source", "kind", "name", "digest", "true", "reason")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "source": self.source,
-            "kind": self.kind,
-            "name": self.name,
-            "digest": self.digest,
-            "true": self.truth,
-            "reason": self.reason,
-        }
+    @property
+    def true(self) -> bool | None:
+        """Whether that is so; None where it cannot be told."""
+        return self.truth
 
 
 def claims_of(found: Found) -> list[Claim]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from ..record import Record
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Record):
     """Something that differs.
 
     Attributes:
@@ -19,7 +20,3 @@ class Problem:
     code: str
     path: str
     message: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {"code": self.code, "path": self.path, "message": self.message}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fusery.storage.digest import Digest, parse_digest
 from fusery.storage.errors import FuseryError, StorageError
@@ -29,13 +29,14 @@ from ..documents import (
     checksum_of_metadata,
     record_bytes,
 )
+from ..record import Record
 from .problem import Problem
 
 _LARGEST = 16 << 20
 
 
 @dataclass(slots=True)
-class Claim:
+class Claim(Record):
     """What something says of itself.
 
     Attributes:
@@ -59,17 +60,7 @@ class Claim:
     complete: bool = False
     parts: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "kind": self.kind,
-            "document": self.document,
-            "name": self.name,
-            "target": self.target,
-            "digest": self.digest,
-            "complete": self.complete,
-        }
+    KEYS: ClassVar[tuple[str, ...]] = ("kind", "document", "name", "target", "digest", "complete")
 
 
 def read_claim(path: Path) -> Claim | None:

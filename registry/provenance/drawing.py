@@ -119,13 +119,13 @@ def _columns(layers: Sequence[Sequence[str]], across: int, down: int) -> dict[st
 
 def _layers(graph: Graph) -> dict[str, int]:
     """Return how far each node is from the origins, along the longest way; a loop, which no registry has, is cut."""
-    made_from: dict[str, set[str]] = {node_id: set() for node_id in graph.nodes}
-    made_into: dict[str, set[str]] = {node_id: set() for node_id in graph.nodes}
+    made_from: dict[str, set[str]] = {node_id: set() for node_id in graph.by_id}
+    made_into: dict[str, set[str]] = {node_id: set() for node_id in graph.by_id}
     for edge in graph.edges:
         made_from[edge.source].add(edge.target)
         made_into[edge.target].add(edge.source)
     left = {node_id: len(origins) for node_id, origins in made_from.items()}
-    layer = dict.fromkeys(graph.nodes, 0)
+    layer = dict.fromkeys(graph.by_id, 0)
     waiting = deque(node_id for node_id, count in left.items() if count == 0)
     while waiting:
         node_id = waiting.popleft()
@@ -144,7 +144,7 @@ def _layers(graph: Graph) -> dict[str, int]:
 def _ordered(graph: Graph, layer: Mapping[str, int]) -> list[list[str]]:
     """Return the nodes by layer, each near those that it is joined to."""
     layers: list[list[str]] = [[] for _ in range(max(layer.values(), default=0) + 1)]
-    for node_id in graph.nodes:
+    for node_id in graph.by_id:
         layers[layer[node_id]].append(node_id)
     near: dict[str, list[str]] = defaultdict(list)
     for edge in graph.edges:
@@ -171,7 +171,7 @@ def _document(graph: Graph, layout: _Layout) -> Iterator[str]:
     margin = 2 if layout.column else _MARGIN
     width = max(x for x, _ in layout.places.values()) + layout.wide + margin
     height = max(y for _, y in layout.places.values()) + layout.high + margin
-    label = _text(f"lineage of {_name(graph.nodes[graph.root])}: {plural(len(graph.nodes), 'thing')}")
+    label = _text(f"lineage of {_name(graph.by_id[graph.root])}: {plural(len(graph.nodes), 'thing')}")
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{label}" font-family="system-ui, sans-serif" font-size="12">'
@@ -179,15 +179,15 @@ def _document(graph: Graph, layout: _Layout) -> Iterator[str]:
     yield f"<style>{_STYLE}</style>"
     for edge in graph.edges:
         yield from _line(edge, graph, layout)
-    roots = graph.roots or (graph.root,)
-    for node_id, node in graph.nodes.items():
+    roots = graph.roots
+    for node_id, node in graph.by_id.items():
         yield from _box(node, layout, node_id in roots)
     yield "</svg>"
 
 
 def _line(edge: Edge, graph: Graph, layout: _Layout) -> Iterator[str]:
     (from_x, from_y), (to_x, to_y) = layout.places[edge.target], layout.places[edge.source]
-    names = (_name(graph.nodes[edge.source]), edge.relation, _name(graph.nodes[edge.target]))
+    names = (_name(graph.by_id[edge.source]), edge.relation, _name(graph.by_id[edge.target]))
     if layout.column:
         # Out of the lower half of one, into the upper half of the other: which is which shows beside every box.
         start, end = (from_x, from_y + layout.high // 2 + 9), (to_x, to_y + layout.high // 2 - 9)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
-from ..records.views import moment
-from ..records.withdrawals import Withdrawals, own
-from ..records.withdrawals import shown as withdrawals_shown
+from ..record import Record
+from ..records.withdrawals import Withdrawal, own
 
 TRAINED_ON = "trained-on-base"
 REGISTERED_FOR = "registered-for-base"
@@ -17,7 +16,7 @@ REGISTERED_FOR = "registered-for-base"
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Record):
     """One thing.
 
     Attributes:
@@ -35,10 +34,20 @@ class Node:
     kind: str
     name: str
     digest: str
-    withdrawals: Withdrawals = ()
+    withdrawals: tuple[Withdrawal, ...] = ()
     at: datetime | None = None
     by: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "id",
+        "kind",
+        "name",
+        "digest",
+        "yanked",
+        "withdrawals",
+        "at",
+        "by",
+    )
 
     @property
     def yanked(self) -> str | None:
@@ -55,58 +64,69 @@ class Node:
         """It is a deployment that was ended."""
         return self.facts.get("ended_at") is not None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the node as `--json` prints it."""
-        shown: dict[str, Any] = {
-            "id": self.id,
-            "kind": self.kind,
-            "name": self.name,
-            "digest": self.digest,
-            "yanked": self.yanked,
-            "withdrawals": withdrawals_shown(self.withdrawals),
-            "at": moment(self.at) if self.at else None,
-            "by": self.by,
-        }
-        if self.kind == "deployment":
-            ended = self.facts.get("ended_at")
-            shown["ended_at"] = moment(ended) if ended else None
-        return shown
+
+@dataclass(frozen=True, slots=True)
+class DeploymentNode(Node):
+    """Something that runs, or ran, somewhere."""
+
+    KEYS: ClassVar[tuple[str, ...]] = (*Node.KEYS, "ended_at")
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it was ended; None while it runs."""
+        ended: datetime | None = self.facts.get("ended_at")
+        return ended
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """`source` was made from `target`, holds it or runs it, as `relation` says."""
+class Edge(Record):
+    """A relation of two things: `source` was made from `target`, holds it or runs it.
+
+    Attributes:
+        source: id of the one.
+        target: id of the other.
+        relation: which it is.
+    """
 
     source: str
     target: str
     relation: str
+    KEYS: ClassVar[tuple[str, ...]] = ("from_", "to", "relation")
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the edge as `--json` prints it."""
-        return {"from": self.source, "to": self.target, "relation": self.relation}
+    @property
+    def from_(self) -> str:
+        """Id of what was made from the other, holds it or runs it."""
+        return self.source
+
+    @property
+    def to(self) -> str:
+        """Id of the other."""
+        return self.target
 
 
 @dataclass(slots=True)
-class Graph:
+class Graph(Record):
     """A lineage graph.
 
     Attributes:
         root: id of the subject.
-        nodes: by their ids.
+        by_id: its things, by their ids.
         edges: each once.
-        roots: all subjects: a dataset may have several revisions.
+        starts: ids of all subjects, where these are several: a dataset may have several revisions.
     """
 
     root: str
-    nodes: dict[str, Node] = field(default_factory=dict)
+    by_id: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
-    roots: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+    KEYS: ClassVar[tuple[str, ...]] = ("root", "roots", "nodes", "edges")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the graph as `--json` prints it."""
-        return {
-            "root": self.root,
-            "roots": list(self.roots or (self.root,)),
-            "nodes": [node.to_dict() for node in self.nodes.values()],
-            "edges": [edge.to_dict() for edge in self.edges],
-        }
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Ids of all subjects: a dataset may have several revisions."""
+        return self.starts or (self.root,)
+
+    @property
+    def nodes(self) -> tuple[Node | DeploymentNode, ...]:
+        """Its things."""
+        return tuple(self.by_id.values())

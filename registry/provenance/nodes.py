@@ -15,7 +15,7 @@ from .. import tables
 from ..database.batches import batches
 from ..records.fused_label import label_of, label_record
 from ..records.withdrawals import Withdrawals, of_adapters, of_bundles, of_fused
-from .graph import Node
+from .graph import DeploymentNode, Node
 
 Made = (
     tables.BaseModel
@@ -230,4 +230,6 @@ def _deployment(row: tables.Deployment, known: _Known) -> Node:
         digest, told = known.digests.get(("adapter", held), ""), known.adapters.get(held, ())
     identity = digest_json([row.place, row.at.isoformat(), digest])
     facts = {"note": row.note, "ended_at": row.ended_at, "ended_by": row.ended_by}
-    return Node(f"deployment:{identity[:16]}", "deployment", row.place, digest, told, row.at, row.by, facts)
+    return DeploymentNode(
+        f"deployment:{identity[:16]}", "deployment", row.place, digest, told, row.at, row.by, facts
+    )

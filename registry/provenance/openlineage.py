@@ -26,7 +26,7 @@ def openlineage(graph: Graph) -> list[dict[str, Any]]:
 
     Runs that nothing in the graph went into have no inputs: trace with `complete` to have all of them.
     """
-    runs = [node for node in graph.nodes.values() if node.kind in _JOBS and node.at is not None]
+    runs = [node for node in graph.nodes if node.kind in _JOBS and node.at is not None]
     datasets = _datasets(graph)
     origins: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for edge in graph.edges:
@@ -103,17 +103,17 @@ def _job(node: Node) -> dict[str, Any]:
 def _datasets(graph: Graph) -> dict[str, dict[str, Any]]:
     """Return what a thing is to OpenLineage, by its id; aliases and deployments are tags of what they hold or run."""
     tags: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for node in graph.nodes.values():
+    for node in graph.nodes:
         if node.yanked is not None:
             tags[node.id].append({"key": "yanked", "value": node.yanked, "source": "fusery"})
         for each in node.withdrawals:
             if each.relation != "itself":
                 tags[node.id].append({"key": "withdrawal", "value": each.told, "source": "fusery"})
     for edge in graph.edges:
-        holder = graph.nodes[edge.source]
+        holder = graph.by_id[edge.source]
         if holder.kind in ("alias", "deployment") and not holder.over:
             tags[edge.target].append({"key": holder.kind, "value": holder.name, "source": "fusery"})
-    return {node.id: _dataset(node, tags[node.id]) for node in graph.nodes.values() if node.kind in _TYPES}
+    return {node.id: _dataset(node, tags[node.id]) for node in graph.nodes if node.kind in _TYPES}
 
 
 def _dataset(node: Node, tags: list[dict[str, str]]) -> dict[str, Any]:

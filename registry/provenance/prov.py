@@ -31,13 +31,13 @@ ACTIVITIES = {
 def prov(graph: Graph) -> dict[str, Any]:
     """Return the PROV-JSON document of a graph."""
     made = _Made()
-    for node in graph.nodes.values():
+    for node in graph.nodes:
         if node.kind != "deployment":
             made.put("entity", _name(node), _entity(node))
         if node.kind in ACTIVITIES:
             _activity(made, node)
     for edge in graph.edges:
-        source, target = graph.nodes[edge.source], graph.nodes[edge.target]
+        source, target = graph.by_id[edge.source], graph.by_id[edge.target]
         if edge.relation == REGISTERED_FOR:
             # Its training used another base.
             told = {"prov:influencee": _name(source), "prov:influencer": _name(target)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -14,6 +16,7 @@ from fusery.storage.manifest import Manifest
 
 from .. import tables
 from ..errors import RegistryError
+from ..record import EXACT, Record
 
 if TYPE_CHECKING:
     from ..database.chronicle import Moment
@@ -122,12 +125,31 @@ def manifest_of(session: Session, digest: str) -> Manifest | None:
     return manifest if manifest.digest == digest else None
 
 
-def signatures_of(session: Session, digest: str) -> list[dict[str, Any]]:
-    """Return the recorded signatures over a digest, oldest first, with the name of each key where it is trusted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedSignature(Record):
+    """A signature on record.
 
-    Returns:
-        For each `kind`, `scheme`, `key_id`, `signer` (or null), `revoked`, `at` and `by`.
+    Attributes:
+        kind: of what was signed: `adapter`, `fused` or `bundle`.
+        scheme: `model-signing` or `sigstore`.
+        key_id: of the key that signed, or whom Sigstore names.
+        signer: what that key is called here; None where it was never trusted.
+        revoked: the key counts no more.
+        at: when it was recorded.
+        by: who recorded it.
     """
+
+    kind: str
+    scheme: str
+    key_id: str
+    signer: str | None
+    revoked: bool
+    at: datetime = field(metadata=EXACT)
+    by: str
+
+
+def signatures_of(session: Session, digest: str) -> list[RecordedSignature]:
+    """Return the recorded signatures over a digest, oldest first, with the name of each key where it is trusted."""
     key, signature = tables.TrustedKey, tables.Signature
     rows = session.execute(
         select(signature, key)
@@ -136,14 +158,14 @@ def signatures_of(session: Session, digest: str) -> list[dict[str, Any]]:
         .order_by(signature.id)
     )
     return [
-        {
-            "kind": found.subject_kind,
-            "scheme": found.scheme,
-            "key_id": found.key_id,
-            "signer": trusted.name if trusted else None,
-            "revoked": bool(trusted and trusted.revoked_at),
-            "at": found.at.isoformat(),
-            "by": found.by,
-        }
+        RecordedSignature(
+            kind=found.subject_kind,
+            scheme=found.scheme,
+            key_id=found.key_id,
+            signer=trusted.name if trusted else None,
+            revoked=bool(trusted and trusted.revoked_at),
+            at=found.at,
+            by=found.by,
+        )
         for found, trusted in rows
     ]

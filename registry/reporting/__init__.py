@@ -6,6 +6,7 @@ HTML of those values and of nothing else, with pictures that are drawn by arithm
 
 from .facts import Facts, collect
 from .page import page
-from .report import Written, report
+from .report import report
+from .written import Written
 
 __all__ = ["Facts", "Written", "collect", "page", "report"]

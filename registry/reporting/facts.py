@@ -91,7 +91,7 @@ def collect(
         "tasks_listed": listed,
         "tasks": [section.facts for section in sections],
         "audit": checked,
-        "keys": keys[:MOST_KEYS],
+        "keys": [key.to_dict() for key in keys[:MOST_KEYS]],
         "keys_total": len(keys),
     }
     return Facts(_plain(document), {section.facts["task"]: section.graph for section in sections})

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..documents import write_picture
 from ..errors import AlreadyExistsError, BadInputError
 from .facts import collect, explained
+from .written import Written
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 ENDINGS = (".html", ".htm")
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A report.
-
-    Attributes:
-        facts: what it says, as plain JSON values.
-        path: the file, None where none was asked for.
-        bytes: of the file.
-    """
-
-    facts: dict[str, Any]
-    path: str | None = None
-    bytes: int | None = None
-
-    @property
-    def ok(self) -> bool:
-        """The audit in it found no problem."""
-        return bool(self.facts["audit"]["ok"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as `--json` prints it."""
-        return {"path": self.path, "bytes": self.bytes, **self.facts}
 
 
 def report(
@@ -50,7 +26,7 @@ def report(
     audit: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Written:
-    """Say what is on record, as plain values and as one HTML page that needs nothing else.
+    """Say what is on record, as a record and as one HTML page that needs nothing else.
 
     Args:
         workspace: the registry's parts.
@@ -70,13 +46,13 @@ def report(
     place = None if html is None else _place(html, force=force)
     found = collect(workspace, subject, audit=audit, say=say)
     if place is None:
-        return Written(found.document)
+        return Written.of(found.document)
     from .page import page
 
     with explained(found.document["audit"]):
         data = page(found)
     write_picture(place, data, force=force)
-    return Written(found.document, str(place), len(data))
+    return Written.of(found.document, str(place), len(data))
 
 
 def _place(html: Path, *, force: bool) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,11 @@ from fusery.storage.opening import opened
 
 from .. import tables
 from ..database import events
+from ..documents import write_picture
 from ..dsse.envelope import BadSignatureError, Envelope, parse_dsse
 from ..dsse.keys import key_id, read_private_key, read_public_key
 from ..errors import CheckFailedError
+from ..record import Record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -34,8 +36,8 @@ _LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
-    """Where a log stood.
+class Anchor(Record):
+    """Where a log stood.  Its moments are texts as they were signed.
 
     Attributes:
         registry: id of the registry.
@@ -53,16 +55,16 @@ class Anchor:
     made_at: str
     key_id: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "registry": self.registry,
-            "seq": self.seq,
-            "hash": self.hash,
-            "at": self.at,
-            "made_at": self.made_at,
-            "key_id": self.key_id,
-        }
+
+@dataclass(frozen=True, slots=True)
+class WrittenAnchor(Anchor):
+    """An anchor that was written to a file.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path = field(kw_only=True)
 
 
 def make_anchor(
@@ -105,6 +107,22 @@ def make_anchor(
         "signatures": signatures,
     }
     return anchor, json.dumps(document, indent=2).encode() + b"\n"
+
+
+def write_anchor(anchor: Anchor, document: bytes, path: Path, *, force: bool = False) -> WrittenAnchor:
+    """Write an anchor's document to a file.
+
+    Args:
+        anchor: what it says.
+        document: its bytes, as `make_anchor` returns them.
+        path: the file.
+        force: replace another file.
+
+    Raises:
+        AlreadyExistsError: there is another file.
+    """
+    write_picture(path, document, force=force)
+    return WrittenAnchor(**anchor, path=path)
 
 
 def read_anchor(path: Path, keys: Sequence[Path] = ()) -> Anchor:

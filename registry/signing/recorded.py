@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,20 +17,54 @@ from ..dsse.keys import key_id
 from ..errors import BadInputError, UnknownReferenceError
 from ..inspection.problem import Problem
 from ..inspection.signed_files import Found
-from ..records.signatures import SCHEME, signatures_of
+from ..record import Record
+from ..records.signatures import SCHEME, RecordedSignature, signatures_of
 from .checking import Checker, KeyChecker
 from .subject import alone, find_recorded, kind_of
-from .verify import Verification, beside_of, examine, judge
+from .verify import OnRecord, Verification, beside_of, examine, judge
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
-def list_signatures(workspace: Workspace, reference: str) -> dict[str, Any]:
-    """Return the signatures over an adapter, a fused model or a bundle on record.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signatures(Record):
+    """The signatures over a thing on record.
 
-    Returns:
-        `kind`, `name`, `digest`, and `signatures`, each as `signatures_of` has it.
+    Attributes:
+        kind: `adapter`, `fused` or `bundle`.
+        name: what people call it.
+        digest: of its list of files.
+        signatures: oldest first.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    signatures: tuple[RecordedSignature, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedSignature(Record):
+    """A signature that was written to a file.
+
+    Attributes:
+        kind: of what was signed: `adapter`, `fused` or `bundle`.
+        name: what people call it.
+        digest: of its list of files.
+        key_id: of the key that signed, or whom Sigstore names.
+        path: the file.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    key_id: str
+    path: Path
+
+
+def list_signatures(workspace: Workspace, reference: str) -> Signatures:
+    """Return the signatures over an adapter, a fused model or a bundle on record.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -37,12 +72,14 @@ def list_signatures(workspace: Workspace, reference: str) -> dict[str, Any]:
     with workspace.database.read() as session:
         subject = find_recorded(session, reference)
         found = signatures_of(session, subject.digest)
-        return {"kind": subject.kind, "name": subject.name, "digest": subject.digest, "signatures": found}
+        return Signatures(
+            kind=str(subject.kind), name=subject.name, digest=subject.digest, signatures=tuple(found)
+        )
 
 
 def export_signature(
     workspace: Workspace, reference: str, output: Path, *, by: str | None = None, force: bool = False
-) -> dict[str, Any]:
+) -> ExportedSignature:
     """Write a signature on record to a file, which model-signing and `verify` read.
 
     Args:
@@ -78,13 +115,13 @@ def export_signature(
             f"{subject.name} has {len(chosen)} signatures", hint=f"--by {chosen[-1].key_id[:12]}"
         )
     write_picture(output, chosen[0].envelope.encode(), force=force)
-    return {
-        "kind": subject.kind,
-        "name": subject.name,
-        "digest": subject.digest,
-        "key_id": chosen[0].key_id,
-        "path": str(output),
-    }
+    return ExportedSignature(
+        kind=str(subject.kind),
+        name=subject.name,
+        digest=subject.digest,
+        key_id=chosen[0].key_id,
+        path=output,
+    )
 
 
 def verify_on_record(
@@ -127,15 +164,15 @@ def verify_on_record(
         result.problems.append(
             Problem("revoked", name, f"the signature is by {signer.name}, whose key was revoked")
         )
-    result.registry = {
-        "known": kind is not None,
-        "kind": kind,
-        "name": event or None,
-        "digest": digest,
-        "trusted": signer is not None and signer.revoked_at is None,
-        "signer": signer.name if signer else None,
-        "aliases": list(signer.aliases) if signer else [],
-    }
+    result.registry = OnRecord(
+        known=kind is not None,
+        kind=kind,
+        name=event or None,
+        digest=digest,
+        trusted=signer is not None and signer.revoked_at is None,
+        signer=signer.name if signer else None,
+        aliases=tuple(signer.aliases) if signer else (),
+    )
     _note(result)
     return result
 
@@ -175,7 +212,7 @@ def _digest(session: Session, found: Found) -> str | None:
 def _note(result: Verification) -> None:
     registry = result.registry
     assert registry is not None
-    if not registry["known"]:
+    if not registry.known:
         result.notes.append("the registry has no record of exactly these files")
-    if result.signature is not None and registry["signer"] is None and not result.problems:
+    if result.signature is not None and registry.signer is None and not result.problems:
         result.notes.append("the registry does not trust the key that it was signed with")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,6 +17,7 @@ from ..database import events
 from ..dsse.envelope import BadSignatureError, parse_envelope, read_bytes
 from ..dsse.keys import key_id, public_pem, read_private_key
 from ..errors import AlreadyExistsError, BadInputError
+from ..record import Record
 from ..records.signatures import SCHEME, is_good
 from .library import chain_of, sign_with_key, sign_with_sigstore, with_certificates
 from .subject import Subject, find_subject
@@ -55,7 +56,7 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Record):
     """A signature that was made.
 
     Attributes:
@@ -77,20 +78,42 @@ class Signed:
     existed: bool = False
     output: Path | None = None
     public: str = ""
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "kind",
+        "name",
+        "digest",
+        "files",
+        "scheme",
+        "key_id",
+        "recorded",
+        "existed",
+        "path",
+    )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "kind": self.subject.kind,
-            "name": self.subject.name,
-            "digest": self.subject.digest,
-            "files": len(self.subject.files),
-            "scheme": self.scheme,
-            "key_id": self.key_id,
-            "recorded": self.recorded,
-            "existed": self.existed,
-            "path": str(self.output) if self.output else None,
-        }
+    @property
+    def kind(self) -> str | None:
+        """`adapter`, `fused` or `bundle`; None where nothing of these files is on record."""
+        return self.subject.kind
+
+    @property
+    def name(self) -> str:
+        """What people call that which was signed."""
+        return self.subject.name
+
+    @property
+    def digest(self) -> str:
+        """The digest of its list of files."""
+        return self.subject.digest
+
+    @property
+    def files(self) -> int:
+        """How many files it has."""
+        return len(self.subject.files)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that the signature was written to, if any."""
+        return self.output
 
 
 def sign(

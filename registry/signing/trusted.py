@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from ..database import events
 from ..dsse.keys import key_id, public_pem, read_public_key
 from ..errors import AlreadyExistsError, BadInputError, UnknownReferenceError
 from ..names import parse_slug
+from ..record import EXACT, Record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -24,9 +27,36 @@ _PATTERN = re.compile(r"[a-z0-9._*?-]{1,128}#[a-z0-9._*?-]{1,128}")
 _MOST = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedKey(Record):
+    """A key whose signatures count, or counted.
+
+    Attributes:
+        name: what it is called here.
+        key_id: SHA-256 of it.
+        aliases: patterns of the aliases that it counts for.
+        fused: fused artifacts of other registries count as made here when it has signed them.
+        signatures: how many by it are on record.
+        created_at: since when it is trusted.
+        created_by: who said so.
+        revoked_at: since when it counts no more.
+        revoked_by: who said that.
+    """
+
+    name: str
+    key_id: str
+    aliases: tuple[str, ...]
+    fused: bool
+    signatures: int
+    created_at: datetime = field(metadata=EXACT)
+    created_by: str
+    revoked_at: datetime | None = field(metadata=EXACT)
+    revoked_by: str | None
+
+
 def add_key(
     workspace: Workspace, name: str, path: Path, aliases: Sequence[str] = (), *, fused: bool = False
-) -> dict[str, Any]:
+) -> TrustedKey:
     """Let the signatures of a key count.
 
     Args:
@@ -88,7 +118,7 @@ def _patterns(aliases: Sequence[str], *, may_be_none: bool) -> list[str]:
     return folded
 
 
-def revoke_key(workspace: Workspace, name: str, *, reason: str = "") -> dict[str, Any]:
+def revoke_key(workspace: Workspace, name: str, *, reason: str = "") -> TrustedKey:
     """Let no signature of a key count any more, those made before included: nothing proves when one was made.
 
     Args:
@@ -127,7 +157,7 @@ def find_key(session: Session, name: str) -> tables.TrustedKey:
     return row
 
 
-def list_keys(workspace: Workspace) -> list[dict[str, Any]]:
+def list_keys(workspace: Workspace) -> list[TrustedKey]:
     """Return all keys, the revoked ones too, by name."""
     with workspace.database.read() as session:
         rows = session.scalars(select(tables.TrustedKey).order_by(tables.TrustedKey.name))
@@ -153,17 +183,17 @@ def _tell(
     )
 
 
-def _view(session: Session, row: tables.TrustedKey) -> dict[str, Any]:
+def _view(session: Session, row: tables.TrustedKey) -> TrustedKey:
     signature = tables.Signature
     made = session.scalar(select(func.count(signature.id)).where(signature.key_id == row.key_id))
-    return {
-        "name": row.name,
-        "key_id": row.key_id,
-        "aliases": list(row.aliases),
-        "fused": bool(row.fused),
-        "signatures": made or 0,
-        "created_at": row.created_at.isoformat(),
-        "created_by": row.created_by,
-        "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
-        "revoked_by": row.revoked_by,
-    }
+    return TrustedKey(
+        name=row.name,
+        key_id=row.key_id,
+        aliases=tuple(row.aliases),
+        fused=bool(row.fused),
+        signatures=made or 0,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        revoked_at=row.revoked_at,
+        revoked_by=row.revoked_by,
+    )

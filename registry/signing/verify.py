@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fusery.storage.manifest import FileEntry
 
@@ -15,6 +15,7 @@ from ..inspection.packed import read_packed
 from ..inspection.problem import Problem
 from ..inspection.signed_claim import Claim, read_claim
 from ..inspection.signed_files import Found, Progress, look
+from ..record import Record
 
 if TYPE_CHECKING:
     from .checking import Checker
@@ -24,8 +25,31 @@ SUFFIX = ".sig"
 Verdict = Literal["verified", "differs", "unproven"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnRecord(Record):
+    """What the registry knows of verified files.
+
+    Attributes:
+        known: exactly these files are on record.
+        kind: as what: `adapter`, `fused` or `bundle`.
+        name: what the log calls it.
+        digest: of the files; None where something among them has no place in a list of files.
+        trusted: the registry trusts the key of the signature.
+        signer: what that key is called here, also where it was revoked.
+        aliases: the patterns of those that it counts for.
+    """
+
+    known: bool
+    kind: str | None
+    name: str | None
+    digest: str | None
+    trusted: bool
+    signer: str | None
+    aliases: tuple[str, ...]
+
+
 @dataclass(slots=True)
-class Verification:
+class Verification(Record):
     """What was found at a path.
 
     Attributes:
@@ -50,7 +74,26 @@ class Verification:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unsigned: tuple[str, ...] = ()
-    registry: dict[str, Any] | None = None
+    registry: OnRecord | None = None
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "path",
+        "verdict",
+        "files",
+        "record",
+        "signature",
+        "signed_with",
+        "signer",
+        "key_id",
+        "problems",
+        "unsigned",
+        "notes",
+        "registry",
+    )
+
+    @property
+    def path(self) -> Path:
+        """What was looked at."""
+        return self.found.path
 
     @property
     def verdict(self) -> Verdict:
@@ -60,25 +103,23 @@ class Verification:
         """
         if self.problems:
             return "differs"
-        unknown = self.registry is not None and not (self.registry["known"] and self.registry["trusted"])
+        unknown = self.registry is not None and not (self.registry.known and self.registry.trusted)
         return "unproven" if self.signer is None or self.unsigned or unknown else "verified"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "path": str(self.found.path),
-            "verdict": self.verdict,
-            "files": len(self.found.files),
-            "record": self.claim.to_dict() if self.claim else None,
-            "signature": self.signature,
-            "signed_with": self.hint,
-            "signer": self.signer,
-            "key_id": self.key_id,
-            "problems": [problem.to_dict() for problem in self.problems],
-            "unsigned": list(self.unsigned),
-            "notes": self.notes,
-            "registry": self.registry,
-        }
+    @property
+    def files(self) -> int:
+        """How many files were looked at."""
+        return len(self.found.files)
+
+    @property
+    def record(self) -> Claim | None:
+        """What they say of themselves."""
+        return self.claim
+
+    @property
+    def signed_with(self) -> str | None:
+        """The key that the signature says it was made with."""
+        return self.hint
 
 
 def verify(

@@ -64,7 +64,7 @@ class TestProven:
         made = stocked.fused.fuse("course_rec@2", KEEP)
         stocked.workspace.cache.remove(made["key"])
         found = answer(stocked)
-        assert (found.verdict, found.digest, found.inputs) == ("bit-identical", made["digest"], [])
+        assert (found.verdict, found.digest, found.inputs) == ("bit-identical", made["digest"], ())
         assert not stocked.workspace.cache.entry(made["key"]).exists()  # proving it publishes nothing
         report = stocked.upkeep.audit_rebuild()
         assert (report.ok, report.inconclusive, report.checked["fused"]) == (True, False, 1)
@@ -100,7 +100,7 @@ class TestProven:
         replace(path, len(text).to_bytes(8, "little") + text + data[8 + length :])
         record_as_it_is(stocked, made["key"], made.path)
         found = answer(stocked)
-        assert (found.verdict, found.files) == ("identical-tensors", ["model.safetensors"])
+        assert (found.verdict, found.files) == ("identical-tensors", ("model.safetensors",))
         assert stocked.upkeep.audit_rebuild().ok
 
     def test_within_tolerance(self, stocked: Registry) -> None:
@@ -122,7 +122,7 @@ class TestProven:
             assert row is not None
             row.recipe = {**row.recipe, "engine": "canonical-0"}
         found = answer(stocked)
-        assert (found.verdict, found.inputs) == ("bit-identical", ["engine canonical-1 (was canonical-0)"])
+        assert (found.verdict, found.inputs) == ("bit-identical", ("engine canonical-1 (was canonical-0)",))
 
 
 class TestDifferent:
@@ -131,7 +131,7 @@ class TestDifferent:
         alter(made.path / "model.safetensors", TENSOR, lambda bits: bits[::-1])
         record_as_it_is(stocked, made["key"], made.path)
         found = answer(stocked)
-        assert (found.verdict, found.tensor, found.inputs) == ("different", TENSOR, [])
+        assert (found.verdict, found.tensor, found.inputs) == ("different", TENSOR, ())
         [problem] = stocked.upkeep.audit_rebuild().problems
         assert (problem.code, problem.subject) == ("rebuild_differs", "course_rec_v2_20260201 (keep)")
         assert TENSOR in problem.message
@@ -142,7 +142,7 @@ class TestDifferent:
         record_as_it_is(stocked, made["key"], made.path)
         stocked.workspace.cache.remove(made["key"])
         found = answer(stocked)
-        assert (found.verdict, found.tensor, found.files) == ("different", None, ["model.safetensors"])
+        assert (found.verdict, found.tensor, found.files) == ("different", None, ("model.safetensors",))
 
     def test_a_changed_base_is_named(
         self, registry: Registry, tiny_base: Path, tmp_path: Path, make_adapter: Callable[..., Path]
@@ -159,7 +159,7 @@ class TestDifferent:
         alter(weights, norm, lambda bits: bits[::-1] + 9)
         found = answer(registry, "t@1")
         assert (found.verdict, found.tensor) == ("different", norm)
-        assert found.inputs == [f"{weights.name} of the base tiny"]
+        assert found.inputs == (f"{weights.name} of the base tiny",)
         assert f"changed: {weights.name} of the base tiny" in found.message
 
     def test_a_changed_adapter_is_named(self, stocked: Registry) -> None:
@@ -177,7 +177,7 @@ class TestDifferent:
         found = answer(stocked)
         assert found.verdict == "different"
         assert found.tensor is not None
-        assert found.inputs == ["adapters.safetensors of course_rec_v2_20260201"]
+        assert found.inputs == ("adapters.safetensors of course_rec_v2_20260201",)
 
 
 class TestNotRebuilt:

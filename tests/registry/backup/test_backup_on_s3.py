@@ -32,7 +32,7 @@ def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
 
             made = registry.upkeep.backup(f"s3://{BUCKET}/saved")
 
-            assert made.copied[0] == 2
+            assert made.copied.count == 2
             restored_store = f"s3://{BUCKET}/restored"
             with Registry(open_workspace(tmp_path / "new", "", restored_store, options)) as restored:
                 restored.upkeep.restore(f"s3://{BUCKET}/saved")

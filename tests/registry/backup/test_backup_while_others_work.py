@@ -40,7 +40,7 @@ def test_a_backup_while_four_processes_write_is_of_one_moment(
             end = time.monotonic() + 180
             while len(counts) < 4 or (min(counts[-2:]) < counts[0] + 20 and time.monotonic() < end):
                 made = registry.upkeep.backup(tmp_path / f"backup{len(counts) % 2}")
-                counts.append(made.catalogue.last_event[0])
+                counts.append(made.catalogue.last_event.seq)
         finally:
             stop.set()
             for worker in workers:

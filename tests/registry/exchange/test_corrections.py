@@ -25,7 +25,7 @@ def facts(registry: Registry) -> dict[str, Any]:
 
 
 def states(done: Any) -> list[tuple[str, str, str | None]]:
-    return [(item.kind, item.state, item.reason) for item in done.items if item.kind == "adapter"]
+    return [(item.kind, item.state, item.reason) for item in done.items_ if item.kind == "adapter"]
 
 
 @pytest.fixture
@@ -211,4 +211,4 @@ def test_bytes_that_were_registered_anew_are_another_record_there_too(
         (2, False, 80.0),
         (3, False, 99.0),
     ]
-    assert {item.state for item in stocked.exchange.push("course_rec", other_home).items} == {"present"}
+    assert {item.state for item in stocked.exchange.push("course_rec", other_home).items_} == {"present"}

@@ -31,7 +31,7 @@ def facts(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def states(done: Any) -> list[tuple[str, str]]:
-    return [(item.kind, item.state) for item in done.items]
+    return [(item.kind, item.state) for item in done.items_]
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_pull_is_push_seen_from_the_other_side(stocked: Registry, other: Registr
         url = stocked.workspace.settings.database_url
     events_before = rows(stocked)
     done = other.exchange.pull("course_rec", database=url, store=stocked.workspace.settings.store)
-    assert [item.state for item in done.items] == ["copied"] * 3
+    assert [item.state for item in done.items_] == ["copied"] * 3
     assert facts(other, "course_rec@2") == facts(stocked, "course_rec@2")
     assert rows(stocked) == events_before, "the registry it came from was written to"
 
@@ -140,7 +140,7 @@ def test_a_base_under_another_name_is_found_by_what_it_holds(
     other.bases.add(tiny_base, name="theirs")
     done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("base", "present"), ("adapter", "copied")]
-    assert (done.items[0].name, done.items[0].there) == ("tiny", "theirs")
+    assert (done.items_[0].name, done.items_[0].there) == ("tiny", "theirs")
     assert other.adapters.show("course_rec@1")["base"] == "theirs"
 
 
@@ -163,7 +163,7 @@ def test_the_same_bytes_under_another_name_are_found(
     )
     done = stocked.exchange.push("course_rec@1", other_home)
     assert states(done) == [("base", "present"), ("adapter", "present")]
-    assert done.items[1].there == "course_rec_v4_20250101"
+    assert done.items_[1].there == "course_rec_v4_20250101"
 
 
 def test_a_base_kept_by_reference_goes_as_files(

@@ -38,7 +38,7 @@ def test_there_and_back_and_nothing_twice(
         "store_options": json.dumps(server.options()),
     }
     first = stocked.exchange.push("course_rec", **place)
-    assert [item.state for item in first.items] == ["copied"] * 3
+    assert [item.state for item in first.items_] == ["copied"] * 3
     assert stocked.exchange.push("course_rec", **place).moved == []
     back = other.exchange.pull("course_rec", **place)
     assert back.bytes == first.bytes

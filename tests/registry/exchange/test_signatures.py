@@ -30,14 +30,14 @@ def test_a_later_signature_comes_later(
     number = stocked.trust.sign(subject, write_pair(tmp_path, "ann").signing()).key_id
     for dry_run in (True, False):
         done = stocked.exchange.push(ONE, other_home, fused=True, dry_run=dry_run)
-        changed = [(item.kind, item.state, item.bytes) for item in done.items if item.state != "present"]
+        changed = [(item.kind, item.state, item.bytes) for item in done.items_ if item.state != "present"]
         assert changed == [(kind, "completed", 0)]
     event = other.upkeep.log()[-1]
     assert (event["action"], event["detail"]["added"]) == (f"{kind}.received", ["signature"])
     with other.workspace.database.read() as session:
         assert [row.key_id for row in session.scalars(select(tables.Signature))] == [number]
     again = stocked.exchange.push(ONE, other_home, fused=True)
-    assert {item.state for item in again.items} == {"present"}
+    assert {item.state for item in again.items_} == {"present"}
     assert other.upkeep.audit().ok
 
 
@@ -49,5 +49,5 @@ def test_a_signature_that_cannot_be_one_is_not_missing(
     stocked.trust.sign(ONE, eve.signing())
     with stocked.workspace.database.write() as session:
         session.scalars(select(tables.Signature)).one().key_id = trusted["key_id"]
-    assert {item.state for item in stocked.exchange.push(ONE, other_home).items} == {"present"}
+    assert {item.state for item in stocked.exchange.push(ONE, other_home).items_} == {"present"}
     assert other.trust.signatures(ONE)["signatures"] == []

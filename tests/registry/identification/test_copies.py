@@ -13,7 +13,7 @@ import pytest
 import tinymodels
 from museum import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
 
-from fusery.registry.identification import Identified
+from fusery.registry.identification.identified import Identified
 
 Make = Callable[[Path, Path], Path]
 """Makes a copy of a folder at a place, and returns what is to be identified."""

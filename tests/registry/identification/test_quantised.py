@@ -39,7 +39,7 @@ def test_a_quantised_base_is_known_in_gguf(
 ) -> None:
     registry, base, _ = packed
     (match,) = registry.provenance.identify(altering.as_gguf(base, tmp_path / "x.gguf", kind)).matches
-    assert (match.owner.kind, match.owner.name, match.identical) == ("base", "packed", True)
+    assert (match.kind, match.name, match.identical) == ("base", "packed", True)
 
 
 @pytest.mark.parametrize("kind", ["f16", None])
@@ -48,7 +48,7 @@ def test_what_was_fused_onto_it_is_told_from_it(
 ) -> None:
     registry, _, fused = packed
     (match,) = registry.provenance.identify(altering.as_gguf(fused, tmp_path / "x.gguf", kind)).matches
-    assert (match.owner.kind, match.owner.name, match.identical) == ("fused", NAME, True)
+    assert (match.kind, match.name, match.identical) == ("fused", NAME, True)
 
 
 @pytest.mark.parametrize("part", ["weight", "scales", "biases"])
@@ -66,5 +66,5 @@ def test_a_stranger_of_the_same_bits_is_unknown(packed: tuple[Registry, Path, Pa
     registry, _, _ = packed
     assert (
         registry.provenance.identify(tinymodels.make_base(tmp_path / "x", bits=4, layers=2, seed=3)).matches
-        == []
+        == ()
     )

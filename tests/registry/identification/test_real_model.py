@@ -47,8 +47,8 @@ def test_a_real_model_is_found_again(tmp_path: Path) -> None:
         )
         for path, kind, name, changed in cases:
             match, *others = registry.provenance.identify(path).matches
-            assert (match.owner.kind, match.owner.name, others) == (kind, name, []), path
+            assert (match.kind, match.name, others) == (kind, name, []), path
             assert match.to_dict()["changed"] == changed
         assert "fused onto smollm2 (keep), but in layer 12" in match.sentence
         model = registry.provenance.identify(fused.path)
-        assert (model.matches[0].owner.name, model.intact) == (NAME, True)
+        assert (model.matches[0].name, model.intact) == (NAME, True)

@@ -17,7 +17,7 @@ from consumers import llama_quantize
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
-from fusery.registry.identification import Identified
+from fusery.registry.identification.identified import Identified
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def nearest(found: Identified) -> tuple[str, str]:
     (match,) = found.matches
     assert match.evidence == "nearest"
     assert not match.identical
-    return match.owner.kind, match.owner.name
+    return match.kind, match.name
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q2_K", "Q4_K_M", "Q6_K"])
@@ -91,10 +91,10 @@ def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, 
         model = altering.saved_anew(model, tmp_path / "saved", altering.converted(dtype))
     found = shop.registry.provenance.identify(model)
     match = found.matches[0]
-    assert (match.owner.kind, match.owner.name, match.evidence) == ("adapter", PEFT, "nearest")
+    assert (match.kind, match.name, match.evidence) == ("adapter", PEFT, "nearest")
     assert match.sentence.startswith(f"nearest to {PEFT} put onto base: ")
-    assert match.nearness is not None
-    assert match.nearness.distance < match.nearness.from_base / 2
+    assert match.distance is not None and match.from_base is not None
+    assert match.distance < match.from_base / 2
 
 
 def test_a_stranger_is_near_nothing(shop: Shop, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_another_update_of_the_base_is_none_of_those_on_record(shop: Shop, tmp_p
         }
 
     found = shop.registry.provenance.identify(altering.saved_anew(shop.base, tmp_path / "x", trained))
-    assert {match.owner.kind for match in found.matches} <= {"base"}
+    assert {match.kind for match in found.matches} <= {"base"}
 
 
 def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_base_that_was_converted_is_known_by_its_source(tmp_path: Path) -> Non
         registry.bases.add(source, name="smollm2")
         found = registry.provenance.identify(source)
     (match,) = found.matches
-    assert (match.owner.kind, match.evidence, found.verdict) == ("base", "source", "known")
+    assert (match.kind, match.evidence, found.verdict) == ("base", "source", "known")
     assert match.sentence == "the file that the base model smollm2 was converted from"
 
 
@@ -152,4 +152,4 @@ def test_a_matrix_without_rows_is_passed_over(shop: Shop, tmp_path: Path) -> Non
         return {**noisy, "model.layers.0.none.weight": ("BF16", np.zeros((0, 8), np.uint16))}
 
     found = shop.registry.provenance.identify(altering.saved_anew(shop.first, tmp_path / "x", changed))
-    assert ("fused", FIRST) in {(match.owner.kind, match.owner.name) for match in found.matches}
+    assert ("fused", FIRST) in {(match.kind, match.name) for match in found.matches}

@@ -13,7 +13,8 @@ from museum import FIRST, KEEP, LLAMA, SECOND, Museum
 from sqlalchemy import event, select
 
 from fusery.registry import Registry, tables
-from fusery.registry.identification import Begun, Identified
+from fusery.registry.identification import Begun
+from fusery.registry.identification.identified import Identified
 from fusery.registry.identification.index import Index
 from fusery.registry.inspection.views import exact_digest
 
@@ -49,7 +50,7 @@ def test_a_bundle_with_another_model_in_it_does_not(museum: Museum, bundle: Path
     found = museum.registry.provenance.identify(bundle)
     assert said(found)["fusery.json"] == ("fused", False)
     assert said(found)["model.safetensors"] == ("fused", True)
-    assert found.matches[0].owner.name == FIRST
+    assert found.matches[0].name == FIRST
     assert not found.intact
 
 
@@ -109,7 +110,7 @@ def test_it_is_known_on_either_database_and_the_index_is_made_once(
     copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name), shards=2)
     told: list[str] = []
     first = stocked.provenance.identify(copy, say=told.append)
-    assert (first.matches[0].owner.kind, first.matches[0].to_dict()["changed"]) == ("fused", [name])
+    assert (first.matches[0].kind, first.matches[0].to_dict()["changed"]) == ("fused", [name])
     assert told == ["reading tiny and 1 more, not looked at before"]
     statements: list[str] = []
     engine = stocked.workspace.database._engine
@@ -129,7 +130,7 @@ def test_an_evicted_fused_model_is_known_if_it_was_looked_at_before(
     stocked.workspace.cache.remove(fused.name)
     for path, evidence in ((copy, "tensors"), (half, "numbers")):
         match = stocked.provenance.identify(path).matches[0]
-        assert (match.owner.kind, match.evidence, match.identical) == ("fused", evidence, True)
+        assert (match.kind, match.evidence, match.identical) == ("fused", evidence, True)
 
 
 def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
@@ -139,13 +140,15 @@ def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
     stocked.workspace.cache.remove(fused.name)
     found = stocked.provenance.identify(copy)
     near, base, guess = found.matches
-    assert (near.owner.kind, near.owner.name, near.evidence) == ("adapter", SECOND, "nearest")
-    assert (base.owner.kind, base.identical) == ("base", False)
-    assert (guess.owner.kind, guess.evidence, guess.identical) == ("fused", "modules", False)
+    assert (near.kind, near.name, near.evidence) == ("adapter", SECOND, "nearest")
+    assert (base.kind, base.identical) == ("base", False)
+    assert (guess.kind, guess.evidence, guess.identical) == ("fused", "modules", False)
     assert guess.confidence <= 0.5
-    assert found.unread == {guess.owner.title: "its files are no longer in the cache"}
+    assert {each.name: each.reason for each in found.unread} == {
+        guess.label: "its files are no longer in the cache"
+    }
     stocked.fused.fuse("course_rec@2", KEEP)
-    assert [match.owner.kind for match in stocked.provenance.identify(copy).matches] == ["fused"]
+    assert [match.kind for match in stocked.provenance.identify(copy).matches] == ["fused"]
 
 
 def test_a_stranger_is_inconclusive_where_something_cannot_be_compared_with(
@@ -164,10 +167,12 @@ def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, t
     data[-1] ^= 1
     file.write_bytes(data)
     found = stocked.provenance.identify(copy)
-    assert found.unread == {"course_rec_v2_20260201 (keep)": "its files are damaged"}
+    assert {each.name: each.reason for each in found.unread} == {
+        "course_rec_v2_20260201 (keep)": "its files are damaged"
+    }
     near, base, guess = found.matches
     assert guess.evidence == "modules"
-    assert (near.owner.name, near.evidence, base.owner.kind) == (SECOND, "nearest", "base")
+    assert (near.name, near.evidence, base.kind) == (SECOND, "nearest", "base")
 
 
 def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
@@ -207,7 +212,7 @@ def test_a_registry_that_may_only_be_read_is_enough(
         half = altering.saved_anew(
             museum.originals[f"fused {SECOND}"], tmp_path / "x", altering.converted("F16")
         )
-        assert registry.provenance.identify(half).matches[0].owner.name == SECOND
+        assert registry.provenance.identify(half).matches[0].name == SECOND
         with registry.workspace.database.read() as session:
             assert session.scalars(select(tables.Tensor)).first() is None
 

@@ -108,7 +108,7 @@ UNKNOWN: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_what_is_not_on_record_is_unknown(museum: Museum, tmp_path: Path, kind: str) -> None:
     found = museum.registry.provenance.identify(UNKNOWN[kind](tmp_path))
-    assert (found.verdict, found.matches, found.intact) == ("unknown", [], False)
+    assert (found.verdict, found.matches, found.intact) == ("unknown", (), False)
 
 
 def tar_of(*members: tuple[str, bytes, bytes], size: int | None = None) -> bytes:
@@ -186,7 +186,7 @@ def test_a_folder_is_told_although_a_file_of_it_is_damaged(museum: Museum, tmp_p
     copy = altering.saved_anew(museum.originals[LLAMA], tmp_path / "x", shards=3)
     (copy / "part-1.safetensors").write_bytes((copy / "part-1.safetensors").read_bytes()[:-100])
     found = museum.registry.provenance.identify(copy)
-    assert found.matches[0].owner.name == LLAMA
+    assert found.matches[0].name == LLAMA
     assert "part-1.safetensors" in found.problems[0]
     assert not found.intact
 
@@ -228,7 +228,7 @@ def test_documents_that_lie_about_their_kind_are_passed_over(museum: Museum, tmp
     ):
         (copy / name).write_text(text)
     found = museum.registry.provenance.identify(copy)
-    assert (found.matches[0].owner.name, found.claims) == (FIRST, [])
+    assert (found.matches[0].name, found.claims) == (FIRST, ())
     assert "adapter_metadata.json" in found.problems[0]
     with pytest.raises(FormatError):
         museum.registry.provenance.identify(written(b"GGUF\x03")(tmp_path))

@@ -88,7 +88,7 @@ def test_what_was_made_stands_to_the_right_of_what_it_was_made_from(
             for title, x in titles.items()
             if title == f"{node.kind} {_shown(node.name)} {node.digest}".rstrip()
         )
-        for node in graph.nodes.values()
+        for node in graph.nodes
     }
     assert all(at[edge.source] > at[edge.target] for edge in graph.edges)
 

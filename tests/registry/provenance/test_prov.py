@@ -70,9 +70,7 @@ def test_who_made_what_of_what_and_when(withdrawn: tuple[Registry, dict[str, str
         for activity in read.get_records(prov.model.ProvActivity)
         if str(activity.label) == f"fusing of {fused}"
     )
-    node = next(
-        node for node in registry.provenance.lineage(found["bundle"]).nodes.values() if node.name == fused
-    )
+    node = next(node for node in registry.provenance.lineage(found["bundle"]).nodes if node.name == fused)
     assert (fusing.get_endTime() - fusing.get_startTime()).total_seconds() == pytest.approx(
         node.facts["seconds"], abs=1e-3
     )

@@ -22,12 +22,12 @@ def filled(registry: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]
 
 
 def relations(graph: Graph) -> set[tuple[str, str, str]]:
-    kind = {node.id: node.kind for node in graph.nodes.values()}
+    kind = {node.id: node.kind for node in graph.nodes}
     return {(kind[edge.source], edge.relation, kind[edge.target]) for edge in graph.edges}
 
 
 def names(graph: Graph, kind: str) -> set[str]:
-    return {node.name for node in graph.nodes.values() if node.kind == kind}
+    return {node.name for node in graph.nodes if node.kind == kind}
 
 
 def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_everything_from_everywhere(filled: tuple[Registry, dict[str, str]], tmp
 
 def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> None:
     by_place = registry.provenance.lineage(found["bundle"])
-    digest = next(node.digest for node in by_place.nodes.values() if node.kind == "bundle")
+    digest = next(node.digest for node in by_place.nodes if node.kind == "bundle")
     assert registry.provenance.lineage(digest[:12]).to_dict() == by_place.to_dict()
     assert registry.provenance.lineage(f"bundle:{folder / 'out'}").root == by_place.root
     assert relations(by_place) == {
@@ -73,7 +73,7 @@ def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> N
 
 def _from_a_dataset(registry: Registry) -> None:
     graph = registry.provenance.lineage("dataset:courses")
-    assert graph.nodes[graph.root].kind == "dataset"
+    assert graph.by_id[graph.root].kind == "dataset"
     assert names(graph, "adapter") == {lineages.DENSE, lineages.CONTINUED}
     assert ("alias", "holds", "adapter") in relations(graph)
     assert names(registry.provenance.lineage(f"dataset:{lineages.ODD}"), "adapter") == {lineages.CONTINUED}
@@ -116,7 +116,7 @@ def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str
         "eu/ranker",
         "lab <1>",
     }
-    ended = next(node for node in graph.nodes.values() if node.over)
+    ended = next(node for node in graph.nodes if node.over)
     assert ended.yanked is None and ended.to_dict()["ended_at"] is not None
     for form in ("tree", "mermaid", "dot", "svg", "prov", "openlineage"):
         complete = registry.provenance.lineage("tiny", up=False, complete=True)

@@ -137,14 +137,14 @@ def test_every_view_calls_them_so(several: tuple[Registry, set[str]], tmp_path: 
         lambda: list(registry.cache.contents()["entries"]),
         lambda: [model for model in registry.fused.explain("own@1")["models"] if model["recorded"]],
         lambda: list(registry.provenance.impact("base:few").fused),
-        lambda: list(registry.provenance.report("own").facts["tasks"][0]["fused"]),
+        lambda: list(registry.provenance.report("own")["tasks"][0]["fused"]),
     ]
     for place in places:
         rows = place()
         assert {row["label"] for row in rows} == labels
         assert len({(row["combined"], row["format"]) for row in rows}) == len(labels)
     graph = registry.provenance.lineage("own@1", up=False)
-    assert {node.name for node in graph.nodes.values() if node.kind == "fused"} == labels
+    assert {node.name for node in graph.nodes if node.kind == "fused"} == labels
     for form in ("tree", "mermaid", "dot", "prov", "openlineage", "svg"):
         text = graphs.written(graph, form)
         if form != "openlineage":  # its names are made of keys

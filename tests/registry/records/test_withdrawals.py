@@ -208,7 +208,7 @@ def holding(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str,
 
 def documents(family: Family) -> Iterator[tuple[str, dict[str, Told], Mapping[str, Told]]]:
     registry = family.registry
-    facts = registry.provenance.report().facts
+    facts = registry.provenance.report()
     for row in facts["tasks_listed"]:
         yield "report", {row["newest"]["name"]: told(row["newest"])}, family.adapters
     for section in facts["tasks"]:

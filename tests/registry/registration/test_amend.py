@@ -341,7 +341,7 @@ def test_documents_for_auditors_say_so(stocked: Registry, tmp_path: Path) -> Non
 
     stocked.adapters.amend(ONE, val_loss=0.061, clear=["examples"], reason="<typo>")
     page = stocked.provenance.report("course_rec", html=tmp_path / "report.html")
-    [told] = [section["amendments"] for section in page.facts["tasks"]]
+    [told] = [section["amendments"] for section in page["tasks"]]
     assert [(each["adapter"], each["field"]) for each in told] == [(ONE, "val_loss"), (ONE, "examples")]
     text = (tmp_path / "report.html").read_text()
     assert "Amendments" in text

@@ -156,14 +156,14 @@ def test_the_same_again_is_the_same_and_another_is_refused(
 def test_the_lineage_leads_to_both(registered: Registry) -> None:
     graph = registered.provenance.lineage(NAME)
     found = {
-        (edge.relation, graph.nodes[edge.target].name)
+        (edge.relation, graph.by_id[edge.target].name)
         for edge in graph.edges
-        if graph.nodes[edge.target].kind == "base"
+        if graph.by_id[edge.target].kind == "base"
     }
     assert found == {("trained-on-base", "tiny"), ("registered-for-base", "tiny4")}
     for base, relation in (("tiny", "trained-on-base"), ("tiny4", "registered-for-base")):
         below = registered.provenance.lineage(base, up=False)
-        assert [(edge.relation, below.nodes[edge.source].name) for edge in below.edges] == [(relation, NAME)]
+        assert [(edge.relation, below.by_id[edge.source].name) for edge in below.edges] == [(relation, NAME)]
         assert list(registered.provenance.impact(f"base:{base}").adapters) == [NAME]
 
 

@@ -20,7 +20,7 @@ from fusery.registry.reporting.facts import RecordsDamagedError
 
 
 def test_versions_are_those_of_history(shown: Registry) -> None:
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     wanted = shown.adapters.history("course_rec")
     assert [view["name"] for view in section["versions"]] == [view["name"] for view in wanted]
     for view, expected in zip(section["versions"], wanted, strict=True):
@@ -31,7 +31,7 @@ def test_versions_are_those_of_history(shown: Registry) -> None:
 
 
 def test_every_move_of_an_alias_is_there(shown: Registry) -> None:
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     assert [alias["alias"] for alias in section["aliases"]] == ["prod", "staging"]
     for alias in section["aliases"]:
         history = shown.aliases.history(f"course_rec#{alias['alias']}")
@@ -43,8 +43,7 @@ def test_every_move_of_an_alias_is_there(shown: Registry) -> None:
 def test_an_adapter_has_the_aliases_that_ever_held_it(shown: Registry) -> None:
     held = {
         number: [
-            alias["alias"]
-            for alias in shown.provenance.report(f"course_rec@{number}").facts["tasks"][0]["aliases"]
+            alias["alias"] for alias in shown.provenance.report(f"course_rec@{number}")["tasks"][0]["aliases"]
         ]
         for number in (1, 2, 6)
     }
@@ -52,7 +51,7 @@ def test_an_adapter_has_the_aliases_that_ever_held_it(shown: Registry) -> None:
 
 
 def test_curves_and_maps_are_those_on_record(shown: Registry) -> None:
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     assert [curve["version"] for curve in section["curves"]] == [2, 3, 4, 5, 6, 7]
     recorded = shown.adapters.show("course_rec@7")["curve"]
     assert [(point["iteration"], point["val_loss"]) for point in section["curves"][-1]["points"]] == [
@@ -73,7 +72,7 @@ def test_curves_and_maps_are_those_on_record(shown: Registry) -> None:
 
 
 def test_signatures_say_whose_and_whether_they_hold(copied: Registry) -> None:
-    (section,) = copied.provenance.report("course_rec").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec")["tasks"]
     found = {(line["name"][:13], line["signer"]): line["state"] for line in section["signatures"]}
     assert found == {
         ("course_rec_v5", None): "unknown-key",
@@ -85,15 +84,15 @@ def test_signatures_say_whose_and_whether_they_hold(copied: Registry) -> None:
         database.execute(
             "UPDATE signature SET envelope = (SELECT envelope FROM signature WHERE id = 1) WHERE id = 2"
         )
-    (section,) = copied.provenance.report("course_rec@5").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec@5")["tasks"]
     assert sorted(line["state"] for line in section["signatures"]) == ["unknown-key", "wrong"]
     copied.trust.revoke_key("anna", reason="left")
-    (section,) = copied.provenance.report("course_rec@3").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec@3")["tasks"]
     assert [line["state"] for line in section["signatures"]] == ["revoked"]
 
 
 def test_what_runs_stands_before_what_ran(shown: Registry) -> None:
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     places = [(line["place"], line["kind"], line["ended_at"] is None) for line in section["deployments"]]
     assert places == [
         ("lab", "adapter", True),
@@ -107,7 +106,7 @@ def test_what_runs_stands_before_what_ran(shown: Registry) -> None:
 
 
 def test_the_overview_has_every_task(shown: Registry) -> None:
-    found = shown.provenance.report().facts
+    found = shown.provenance.report()
     assert [
         (line["task"], line["versions"], line["newest"]["version"]) for line in found["tasks_listed"]
     ] == [
@@ -136,7 +135,7 @@ def test_a_page_says_what_it_leaves_out(
     written = shown.provenance.report(html=tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "1 task, with the newest versions, has a section below" in page
-    assert [section["task"] for section in written.facts["tasks"]] == ["mail"]
+    assert [section["task"] for section in written["tasks"]] == ["mail"]
     shown.provenance.report("course_rec", html=tmp_path / "b.html")
     page = (tmp_path / "b.html").read_text(encoding="utf-8")
     assert "The newest 3 of 7 versions are shown." in page
@@ -145,16 +144,16 @@ def test_a_page_says_what_it_leaves_out(
     assert "The newest 2 of 3 deployments are shown." in page
     assert re.search(r"\d of 61 points are shown, in the picture too", page)
     # The adapter that is asked for is there, however old it is.
-    (section,) = shown.provenance.report("course_rec@1").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec@1")["tasks"]
     assert [view["version"] for view in section["versions"]] == [1, 5, 6, 7]
 
 
 def test_the_picture_of_lineage_stays_one(shown: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     assert section["lineage_complete"]
     everything = len(section["lineage"]["nodes"])
     monkeypatch.setattr(task, "MOST_NODES", everything - 1)
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     assert not section["lineage_complete"]
     assert {"adapter"} < {node["kind"] for node in section["lineage"]["nodes"]}
     assert len(section["lineage"]["nodes"]) < everything
@@ -166,7 +165,7 @@ def test_the_same_registry_gives_the_same_bytes(shown: Registry, tmp_path: Path)
         for name in ("a", "b"):
             written = shown.provenance.report(subject, html=tmp_path / f"{name}.html", force=True)
             page = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
-            at = written.facts["at"]
+            at = written["at"]
             stated = f'<time datetime="{at}">{at[:10]} {at[11:16]}</time>'
             assert page.count(stated) >= 1
             pages.append(page.replace(stated, ""))
@@ -179,7 +178,7 @@ def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path)
         database.execute("UPDATE adapter SET val_loss = 0.1 WHERE version = 6")
     written = copied.provenance.report("course_rec", html=tmp_path / "b.html")
     assert not written.ok
-    (problem,) = written.facts["audit"]["problems"]
+    (problem,) = written["audit"]["problems"]
     assert (problem["code"], problem["subject"].split()[0]) == ("record_changed", "adapter")
     page = htmltree.parse((tmp_path / "b.html").read_text(encoding="utf-8")).text
     assert "The audit found 1 problem." in page
@@ -224,7 +223,7 @@ def test_all_bytes_are_read_on_request(copied: Registry) -> None:
     data[-1] ^= 1
     blob.write_bytes(data)
     assert copied.provenance.report("course_rec").ok
-    found = copied.provenance.report("course_rec", audit=True).facts["audit"]
+    found = copied.provenance.report("course_rec", audit=True)["audit"]
     assert found["whole"]
     assert [problem["code"] for problem in found["problems"]] == ["blob_corrupt"]
 
@@ -235,15 +234,15 @@ def test_on_both_databases(stocked: Registry, tmp_path: Path) -> None:
         written = stocked.provenance.report(subject, html=tmp_path / "a.html", force=True)
         assert written.ok
         assert written.bytes == (tmp_path / "a.html").stat().st_size
-        assert [view["val_loss"] for view in written.facts["tasks"][0]["versions"]] == [0.61, 0.42]
-    assert written.facts["subject"] == "course_rec_v1_20260115"
+        assert [view["val_loss"] for view in written["tasks"][0]["versions"]] == [0.61, 0.42]
+    assert written["subject"] == "course_rec_v1_20260115"
 
 
 def test_a_registry_with_rows_in_every_table(registry: Registry, tiny_base: Path, tmp_path: Path) -> None:
     fill(registry, tiny_base, tmp_path)
     for subject in (None, "course_rec", "course_rec@2"):
         written = registry.provenance.report(subject, html=tmp_path / "a.html", force=True)
-        assert written.facts["tasks"]
+        assert written["tasks"]
         json.dumps(written.to_dict(), allow_nan=False)
 
 
@@ -257,7 +256,7 @@ def test_a_task_without_versions(registry: Registry, tmp_path: Path) -> None:
     with registry.workspace.database.write() as session:
         session.add(tables.Task(name="empty"))
     written = registry.provenance.report("empty", html=tmp_path / "a.html")
-    assert written.facts["tasks"][0]["versions"] == []
+    assert written["tasks"][0]["versions"] == []
 
 
 def test_what_cannot_be_reported_on(shown: Registry, tmp_path: Path) -> None:
@@ -275,4 +274,4 @@ def test_what_cannot_be_reported_on(shown: Registry, tmp_path: Path) -> None:
 
 def test_a_fused_model_stands_for_its_adapter(shown: Registry) -> None:
     key = shown.fused.fidelity("course_rec@3")["key"]
-    assert shown.provenance.report(key[:12]).facts["subject"] == shown.adapters.show("course_rec@3")["name"]
+    assert shown.provenance.report(key[:12])["subject"] == shown.adapters.show("course_rec@3")["name"]

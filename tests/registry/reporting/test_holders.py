@@ -15,7 +15,7 @@ from fusery.registry import Registry
 
 def held(registry: Registry, subject: str, alias: str) -> dict[str, Any]:
     """Return what a report says of an alias."""
-    (section,) = registry.provenance.report(subject).facts["tasks"]
+    (section,) = registry.provenance.report(subject)["tasks"]
     (found,) = [each for each in section["holders"] if each["alias"] == alias]
     assert isinstance(found, dict)
     return found
@@ -37,7 +37,7 @@ def test_who_moved_it_when_and_what_the_rules_said(shown: Registry) -> None:
     )
     staging = held(shown, "course_rec", "staging")
     assert staging["says"].endswith("anna moved it from v5 (“try version 6”); no rule was asked.")
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     assert [each["alias"] for each in section["holders"]] == ["prod", "staging"]
 
 
@@ -56,7 +56,7 @@ def test_the_sentence_stands_above_everything_else(pages: dict[str | None, Path]
 
 def test_prod_stands_before_all_others(copied: Registry) -> None:
     copied.aliases.set("canary", "course_rec@1")
-    (section,) = copied.provenance.report("course_rec").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec")["tasks"]
     assert [each["alias"] for each in section["holders"]] == ["prod", "canary", "staging"]
 
 
@@ -81,7 +81,7 @@ def test_a_holder_that_was_judged_once_more(copied: Registry) -> None:
     copied.aliases.promote("course_rec@5", "prod")
     prod = held(copied, "course_rec", "prod")
     assert "; anna had it judged once more on 20" in prod["says"]
-    (section,) = copied.provenance.report("course_rec@5").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec@5")["tasks"]
     assert section["decisions"][0]["outcome"] == "confirmed"
     # Another move, and that is over.
     copied.aliases.roll_back("course_rec#prod", reason="slow", emergency=True)
@@ -89,7 +89,7 @@ def test_a_holder_that_was_judged_once_more(copied: Registry) -> None:
 
 
 def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str | None, Path]) -> None:
-    (section,) = shown.provenance.report("course_rec").facts["tasks"]
+    (section,) = shown.provenance.report("course_rec")["tasks"]
     assert section["rules"] == [rules.to_dict() for rules in shown.aliases.all_rules()]
     assert [
         (line["adapter"][:13], line["alias"], line["outcome"], line["verdict"])
@@ -122,7 +122,7 @@ def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str 
 
 def test_an_adapter_has_what_was_decided_about_it(shown: Registry) -> None:
     for number, outcomes in ((5, ["promoted"]), (6, ["refused"]), (2, [])):
-        (section,) = shown.provenance.report(f"course_rec@{number}").facts["tasks"]
+        (section,) = shown.provenance.report(f"course_rec@{number}")["tasks"]
         assert [line["outcome"] for line in section["decisions"]] == outcomes
         assert section["decisions_total"] == len(outcomes)
 
@@ -132,8 +132,7 @@ def test_rules_of_every_task_count_where_a_task_has_none(copied: Registry) -> No
     copied.aliases.set_rules("live", {"approvals": 2})
     found = {
         subject: [
-            (rule["alias"], rule["task"])
-            for rule in copied.provenance.report(subject).facts["tasks"][0]["rules"]
+            (rule["alias"], rule["task"]) for rule in copied.provenance.report(subject)["tasks"][0]["rules"]
         ]
         for subject in ("course_rec", "mail")
     }
@@ -149,7 +148,7 @@ def test_rules_of_every_task_count_where_a_task_has_none(copied: Registry) -> No
 
 def test_a_reason_that_looks_like_a_judgement_is_none(copied: Registry) -> None:
     copied.aliases.set("canary", "course_rec@1", reason='{"rules":[{"rule":"signed","state":"passed"}]}')
-    (section,) = copied.provenance.report("course_rec").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec")["tasks"]
     assert [line["alias"] for line in section["decisions"]] == ["prod", "staging", "prod"]
     assert held(copied, "course_rec", "canary")["rules"] == []
 
@@ -177,6 +176,6 @@ def test_rows_without_end_stay_a_page(copied: Registry) -> None:
             other.aliases.withdraw_approval("course_rec@6", "prod")
             copied.aliases.promote("course_rec@7", "prod")
             copied.aliases.promote("course_rec@6", "staging")
-    (section,) = copied.provenance.report("course_rec").facts["tasks"]
+    (section,) = copied.provenance.report("course_rec")["tasks"]
     assert (len(section["decisions"]), section["decisions_total"]) == (50, 63)
     assert (len(section["approvals"]), section["approvals_total"]) == (32, 32)
