@@ -39,7 +39,7 @@ DOCUMENTS: Mapping[str, str] = {
     "cache pin": "[fusion.cache:Pinned]",
     "cache unpin": "[fusion.cache:Pinned]",
     "cache explain": "fusion.explain:Explanation",
-    "materialize": "bundles.materialize:Materialized | []",
+    "materialize": "bundles.materialize:Materialized | [bulk.jobs:BundledOrNot]",
     "serve": "serving.serve:Serving",
     "alias set": "records.alias:Moved",
     "alias remove": "records.alias:Moved",
@@ -98,7 +98,7 @@ def document_of(command: str) -> Any:
 
 
 def _type(text: str) -> Any:
-    if text in (OTHERS_FORMAT, ""):
+    if text == OTHERS_FORMAT:
         return object
     if text == "null":
         return None

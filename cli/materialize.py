@@ -153,7 +153,7 @@ def materialize_command(
                 say=session.say,
                 told=told,
             )
-        return report(session, done, verb="written", adapter=lambda document: document["adapters"][0])
+        return report(session, done, verb="written", adapter=lambda bundle: bundle.adapters[0])
     with session.progress("fusing") as progress:
         bundle = session.registry.bundles.materialize(
             references,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .resource import Progress, Resource, Say, silent
 
 if TYPE_CHECKING:
-    from ..bulk.jobs import Document
+    from ..bulk.standing import StandingBundle
     from ..bulk.work import Done
     from ..bundles import Choices, Content
     from ..bundles.materialize import Materialized
@@ -64,7 +64,7 @@ class Bundles(Resource):
         jobs: int | None = None,
         say: Say = silent,
         told: Progress | None = None,
-    ) -> Done[Document]:
+    ) -> Done[Materialized | StandingBundle]:
         """Write bundles of many adapters, and return what became of each; see `fusery.registry.bulk.work.materialize_all`."""
         from ..bulk.work import materialize_all
         from ..fusion.request import FuseRequest

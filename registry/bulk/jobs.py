@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from fusery.storage.locate import local_path
 
 from ..bundles import Choices, Content, find_target
+from ..bundles.materialize import Materialized
 from ..fusion.request import FuseRequest
 from ..record import Record
 from ..records.fused import Fused
 from ..workers.executor import Failure
 from ..workers.site import Site
 from ..workspace import Workspace
-
-Document = dict[str, Any]
+from .standing import StandingBundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +61,15 @@ class MaterializeJob:
     choices: Choices
     content: Content | None = None
 
-    def __call__(self, name: str) -> Document:
-        """Return what `materialize --json` prints of an adapter; what is there already, as recorded, is left alone."""
+    def __call__(self, name: str) -> Materialized | StandingBundle:
+        """Return an adapter's bundle; what is there already, as recorded, is left alone."""
         from ..bundles.materialize import materialize
 
         place = self.pattern.replace("{name}", name)
         with self.site.opened() as workspace:
             if (known := self._standing(workspace, name, place)) is not None:
                 return known
-            bundle = materialize(
+            return materialize(
                 workspace,
                 [name],
                 place,
@@ -80,10 +79,9 @@ class MaterializeJob:
                 choices=self.choices,
                 force=self.force,
             )
-            return bundle.to_dict()
 
-    def _standing(self, workspace: Workspace, name: str, place: str) -> Document | None:
-        """Return the document of a bundle that stands already, where that can be told without making it again."""
+    def _standing(self, workspace: Workspace, name: str, place: str) -> StandingBundle | None:
+        """Return a bundle that stands already, where that can be told without making it again."""
         from ..bundles.materialize import settled
         from .standing import standing_bundle
 
@@ -91,8 +89,7 @@ class MaterializeJob:
         if local is None or find_target(self.target).content(self.content, 1) != "fused":
             return None
         choices = settled(workspace, self.choices)
-        found = standing_bundle(workspace, name, local, self.target, self.request, choices)
-        return found.to_dict() if found is not None else None
+        return standing_bundle(workspace, name, local, self.target, self.request, choices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +107,6 @@ class NotDone(Record):
 
 FusedOrNot = Fused | NotDone
 """What became of an adapter that was to be fused."""
+
+BundledOrNot = Materialized | StandingBundle | NotDone
+"""What became of an adapter that was to be shipped."""

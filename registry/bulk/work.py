@@ -14,12 +14,14 @@ from ..fusion.request import FuseRequest
 from ..workers.cluster import check_jobs, cluster_address
 from ..workers.executor import Processes, Serial, Workers
 from ..workers.site import Say, Site, Told
-from .jobs import Document, FuseJob, MaterializeJob, NotDone
+from .jobs import FuseJob, MaterializeJob, NotDone
 from .selection import select_names
 
 if TYPE_CHECKING:
+    from ..bundles.materialize import Materialized
     from ..records.fused import Fused
     from ..workspace import Workspace
+    from .standing import StandingBundle
 
 Made = TypeVar("Made", bound=Mapping[str, Any])
 
@@ -97,7 +99,7 @@ def materialize_all(
     jobs: int | None = None,
     say: Say = lambda _: None,
     told: Told | None = None,
-) -> Done[Document]:
+) -> Done[Materialized | StandingBundle]:
     """Write bundles of many adapters; those that stand already, as recorded, are left as they are.
 
     Args:
