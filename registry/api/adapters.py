@@ -103,7 +103,7 @@ class Adapters(Resource):
 
     def show(
         self,
-        reference: str,
+        reference: Named,
         *,
         at: str | None = None,
         plot: str | Path | None = None,
@@ -113,7 +113,7 @@ class Adapters(Resource):
         from ..catalog.listing import show_adapter
 
         place = Path(plot) if plot is not None else None
-        return show_adapter(self.workspace, reference, at=at, plot=place, force=force)
+        return show_adapter(self.workspace, named(reference), at=at, plot=place, force=force)
 
     def folder(self, reference: Named, *, format: str = "mlx") -> Path:
         """Return a folder of this machine with an adapter's two files, to be loaded and not to be written to.
@@ -138,8 +138,8 @@ class Adapters(Resource):
 
     def diff(
         self,
-        a: str,
-        b: str,
+        a: Named,
+        b: Named,
         *,
         weights: bool = False,
         plot: str | Path | None = None,
@@ -149,20 +149,20 @@ class Adapters(Resource):
         from ..catalog.diff import diff_adapters
 
         place = Path(plot) if plot is not None else None
-        return diff_adapters(self.workspace, a, b, weights=weights, plot=place, force=force)
+        return diff_adapters(self.workspace, named(a), named(b), weights=weights, plot=place, force=force)
 
     def compare(
-        self, references: Sequence[str], *, plot: str | Path | None = None, force: bool = False
+        self, references: Sequence[Named], *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
         from ..catalog.compare import compare_adapters
 
         place = Path(plot) if plot is not None else None
-        return compare_adapters(self.workspace, references, plot=place, force=force)
+        return compare_adapters(self.workspace, [named(each) for each in references], plot=place, force=force)
 
     def amend(
         self,
-        reference: str,
+        reference: Named,
         *,
         val_loss: float | None = None,
         note: str | None = None,
@@ -191,25 +191,25 @@ class Adapters(Resource):
             clear=clear,
             reason=reason,
         )
-        return amend(self.workspace, reference, correction)
+        return amend(self.workspace, named(reference), correction)
 
-    def yank(self, reference: str, *, reason: str) -> Yank:
+    def yank(self, reference: Named, *, reason: str) -> Yank:
         """Withdraw an adapter, and return what depends on it still; see `fusery.registry.releases.yanks.yank`."""
         from ..releases.yanks import yank
 
-        return yank(self.workspace, reference, reason=reason)
+        return yank(self.workspace, named(reference), reason=reason)
 
-    def unyank(self, reference: str, *, reason: str = "") -> LiftedYank:
+    def unyank(self, reference: Named, *, reason: str = "") -> LiftedYank:
         """Take a yank back, and return whether there was one; see `fusery.registry.releases.yanks.lift`."""
         from ..releases.yanks import lift
 
-        return lift(self.workspace, reference, reason=reason)
+        return lift(self.workspace, named(reference), reason=reason)
 
     def probe(
         self,
-        reference: str,
+        reference: Named,
         *,
-        against: str | None = None,
+        against: Named | None = None,
         request: FuseRequest | None = None,
         prompts: str | Path | None = None,
         limit: int = 32,
@@ -222,8 +222,8 @@ class Adapters(Resource):
 
         return probe(
             self.workspace,
-            reference,
-            against=against,
+            named(reference),
+            against=None if against is None else named(against),
             request=request,
             prompts=Path(prompts) if prompts is not None else None,
             limit=limit,
@@ -234,7 +234,7 @@ class Adapters(Resource):
 
     def bench(
         self,
-        reference: str,
+        reference: Named,
         *,
         precisions: Sequence[str] = (),
         resident: int = 8,
@@ -254,7 +254,7 @@ class Adapters(Resource):
 
         return bench(
             self.workspace,
-            reference,
+            named(reference),
             precisions=precisions,
             resident=resident,
             prompt_tokens=prompt_tokens,
@@ -266,11 +266,11 @@ class Adapters(Resource):
             progress=progress,
         )
 
-    def last_bench(self, reference: str) -> BenchReport | None:
+    def last_bench(self, reference: Named) -> BenchReport | None:
         """Return what was measured last of an adapter, None if nothing was."""
         from ..evaluation.bench import recorded
 
-        return recorded(self.workspace, reference)
+        return recorded(self.workspace, named(reference))
 
     def list(
         self,

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .resource import Resource
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..records.alias import Alias, AliasHolder, AliasMove, Moved
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class Aliases(Resource):
     """Movable names on tasks, such as `prod`: what each holds and held, and the rules for moving it."""
 
-    def set(self, alias: str, adapter: str, *, reason: str = "") -> Moved:
+    def set(self, alias: str, adapter: Named, *, reason: str = "") -> Moved:
         """Let an alias, `prod` or `TASK#prod`, hold an adapter of its task, and return the move.
 
         See `fusery.registry.releases.aliases.set_alias`.
         """
         from ..releases.aliases import set_alias
 
-        return set_alias(self.workspace, adapter, alias, reason=reason)
+        return set_alias(self.workspace, named(adapter), alias, reason=reason)
 
     def remove(self, alias: str, *, reason: str = "", emergency: bool = False) -> Moved:
         """Take an alias away from what it holds, and return the move.
@@ -57,32 +57,32 @@ class Aliases(Resource):
 
         return alias_history(self.workspace, alias)
 
-    def promote(self, reference: str, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
+    def promote(self, reference: Named, alias: str, *, reason: str = "", dry_run: bool = False) -> Promotion:
         """Let an alias hold an adapter if its rules allow it, and return what came of each rule.
 
         Nothing is raised where they do not: look at `verdict`; see `fusery.registry.releases.promote.promote`.
         """
         from ..releases.promote import promote
 
-        return promote(self.workspace, reference, alias, reason=reason, dry_run=dry_run)
+        return promote(self.workspace, named(reference), alias, reason=reason, dry_run=dry_run)
 
-    def approve(self, reference: str, alias: str, *, note: str = "") -> Approval:
+    def approve(self, reference: Named, alias: str, *, note: str = "") -> Approval:
         """Approve of an alias holding an adapter, and return the approval, with all that there are.
 
         See `fusery.registry.releases.approvals.approve`.
         """
         from ..releases.approvals import approve
 
-        return approve(self.workspace, reference, alias, note=note)
+        return approve(self.workspace, named(reference), alias, note=note)
 
-    def withdraw_approval(self, reference: str, alias: str, *, note: str = "") -> Approval:
+    def withdraw_approval(self, reference: Named, alias: str, *, note: str = "") -> Approval:
         """Take one's own approval back, and return those that are left.
 
         See `fusery.registry.releases.approvals.withdraw`.
         """
         from ..releases.approvals import withdraw
 
-        return withdraw(self.workspace, reference, alias, note=note)
+        return withdraw(self.workspace, named(reference), alias, note=note)
 
     def set_rules(
         self,

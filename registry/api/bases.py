@@ -6,7 +6,7 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, silent
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..bases.calibrate import CalibrationReport
@@ -39,7 +39,7 @@ class Bases(Resource):
             progress=progress,
         )
 
-    def folder(self, name: str) -> Path:
+    def folder(self, name: Named) -> Path:
         """Return a folder of this machine with a base model's files, to be loaded and not to be written to.
 
         Raises:
@@ -49,13 +49,13 @@ class Bases(Resource):
         """
         from ..records.folders import model_folder
 
-        return model_folder(self.workspace, name)
+        return model_folder(self.workspace, named(name))
 
-    def show(self, name: str) -> BaseDetails:
+    def show(self, name: Named) -> BaseDetails:
         """Return one base model, by name or digest prefix."""
         from ..bases.listing import show_base
 
-        return show_base(self.workspace, name)
+        return show_base(self.workspace, named(name))
 
     def calibrate(
         self,

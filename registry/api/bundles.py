@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, silent
+from ..record import Record
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..bulk.standing import StandingBundle
@@ -21,7 +22,7 @@ class Bundles(Resource):
 
     def materialize(
         self,
-        reference: str | Sequence[str],
+        reference: Named | Sequence[Named],
         destination: str | Path,
         *,
         target: str = "model",
@@ -36,10 +37,10 @@ class Bundles(Resource):
         from ..bundles.materialize import materialize
         from ..fusion.request import FuseRequest
 
-        names = [reference] if isinstance(reference, str) else reference
+        chosen = [reference] if isinstance(reference, str | Record) else reference
         return materialize(
             self.workspace,
-            names,
+            [named(each) for each in chosen],
             destination,
             target=target,
             request=request or FuseRequest(),

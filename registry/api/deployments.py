@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .resource import Resource
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..records.deployment import Deployed, Deployment
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 class Deployments(Resource):
     """What ran where, from when until when, as people and pipelines say; nothing is deployed here."""
 
-    def record(self, reference: str, place: str, *, note: str = "", replace: bool = False) -> Deployed:
+    def record(self, reference: Named, place: str, *, note: str = "", replace: bool = False) -> Deployed:
         """Say that something runs at a place, and return the deployment, with those that it replaced.
 
         See `fusery.registry.releases.deployments.record_deployment`.
         """
         from ..releases.deployments import record_deployment
 
-        return record_deployment(self.workspace, reference, place, note=note, replace=replace)
+        return record_deployment(self.workspace, named(reference), place, note=note, replace=replace)
 
     def end(
-        self, places: Sequence[str], *, reference: str | None = None, reason: str = ""
+        self, places: Sequence[str], *, reference: Named | None = None, reason: str = ""
     ) -> builtins.list[Deployment]:
         """Say that nothing runs at places any more, and return what ran there until now.
 
@@ -33,7 +33,9 @@ class Deployments(Resource):
         """
         from ..releases.deployments import end_deployments
 
-        return end_deployments(self.workspace, places, reference=reference, reason=reason)
+        return end_deployments(
+            self.workspace, places, reference=None if reference is None else named(reference), reason=reason
+        )
 
     def list(
         self,
@@ -41,9 +43,15 @@ class Deployments(Resource):
         at: str | None = None,
         every: bool = False,
         place: str | None = None,
-        reference: str | None = None,
+        reference: Named | None = None,
     ) -> builtins.list[Deployment]:
         """Return what runs where; see `fusery.registry.releases.deployments.list_deployments`."""
         from ..releases.deployments import list_deployments
 
-        return list_deployments(self.workspace, at=at, every=every, place=place, reference=reference)
+        return list_deployments(
+            self.workspace,
+            at=at,
+            every=every,
+            place=place,
+            reference=None if reference is None else named(reference),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, silent
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..exchange import Exchanged
@@ -18,7 +18,7 @@ class Exchange(Resource):
 
     def push(
         self,
-        reference: str,
+        reference: Named,
         home: str | Path | None = None,
         *,
         database: str | None = None,
@@ -49,12 +49,12 @@ class Exchange(Resource):
 
         place = Place(Path(home) if home is not None else None, database, store, store_options)
         return push(
-            self.workspace, reference, place, fused=fused, dry_run=dry_run, say=say, progress=progress
+            self.workspace, named(reference), place, fused=fused, dry_run=dry_run, say=say, progress=progress
         )
 
     def pull(
         self,
-        reference: str,
+        reference: Named,
         home: str | Path | None = None,
         *,
         database: str | None = None,
@@ -71,12 +71,12 @@ class Exchange(Resource):
 
         place = Place(Path(home) if home is not None else None, database, store, store_options)
         return pull(
-            self.workspace, reference, place, fused=fused, dry_run=dry_run, say=say, progress=progress
+            self.workspace, named(reference), place, fused=fused, dry_run=dry_run, say=say, progress=progress
         )
 
     def export(
         self,
-        reference: str,
+        reference: Named,
         destination: str | Path,
         *,
         form: str | None = None,
@@ -86,7 +86,9 @@ class Exchange(Resource):
         """Write an adapter's folder, and return where it lies and its files; see `fusery.registry.exchange.export.export_adapter`."""
         from ..exchange.export import export_adapter
 
-        return export_adapter(self.workspace, reference, Path(destination), form=form, force=force, say=say)
+        return export_adapter(
+            self.workspace, named(reference), Path(destination), form=form, force=force, say=say
+        )
 
     def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:
         """Take in a folder that `export` wrote, and return its record; see `fusery.registry.exchange.import_folder.import_adapter`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, silent
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..bulk.work import Done
@@ -21,7 +21,7 @@ class FusedModels(Resource):
 
     def fuse(
         self,
-        reference: str,
+        reference: Named,
         request: FuseRequest | None = None,
         *,
         precision: str | None = None,
@@ -51,7 +51,7 @@ class FusedModels(Resource):
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
         wanted = request or FuseRequest(precision or "auto")
-        return fuse(self.workspace, reference, wanted, publish=publish, say=say, progress=progress)
+        return fuse(self.workspace, named(reference), wanted, publish=publish, say=say, progress=progress)
 
     def fuse_all(
         self,
@@ -74,25 +74,25 @@ class FusedModels(Resource):
         )
 
     def fidelity(
-        self, reference: str, *, plot: str | Path | None = None, force: bool = False
+        self, reference: Named, *, plot: str | Path | None = None, force: bool = False
     ) -> FusedDetails:
         """Return what a fused model retained, module by module; see `fusery.registry.fusion.fidelity.fidelity`."""
         from ..fusion.fidelity import fidelity
 
         place = Path(plot) if plot is not None else None
-        return fidelity(self.workspace, reference, plot=place, force=force)
+        return fidelity(self.workspace, named(reference), plot=place, force=force)
 
-    def formats(self, reference: str, request: FuseRequest | None = None, *, say: Say = silent) -> Formats:
+    def formats(self, reference: Named, request: FuseRequest | None = None, *, say: Say = silent) -> Formats:
         """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
         from ..fusion.formats import formats
 
-        return formats(self.workspace, reference, request, say=say)
+        return formats(self.workspace, named(reference), request, say=say)
 
-    def explain(self, reference: str, request: FuseRequest | None = None) -> Explanation:
+    def explain(self, reference: Named, request: FuseRequest | None = None) -> Explanation:
         """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""
         from ..fusion.explain import explain
 
-        return explain(self.workspace, reference, request)
+        return explain(self.workspace, named(reference), request)
 
 
 class Cache(Resource):
@@ -110,14 +110,14 @@ class Cache(Resource):
 
         return prune(self.workspace, limit, dry_run=dry_run)
 
-    def pin(self, reference: str) -> list[Pinned]:
+    def pin(self, reference: Named) -> list[Pinned]:
         """Keep fused models in the cache whatever its limit, and return them; see `fusery.registry.fusion.cache.pin`."""
         from ..fusion.cache import pin
 
-        return pin(self.workspace, reference)
+        return pin(self.workspace, named(reference))
 
-    def unpin(self, reference: str) -> list[Pinned]:
+    def unpin(self, reference: Named) -> list[Pinned]:
         """Let fused models leave the cache again, and return them."""
         from ..fusion.cache import unpin
 
-        return unpin(self.workspace, reference)
+        return unpin(self.workspace, named(reference))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, silent
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..identification import Begun
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 class Provenance(Resource):
     """What a thing was made from, what was made from it, and what a found file is."""
 
-    def lineage(self, reference: str, *, up: bool = True, down: bool = True, complete: bool = False) -> Graph:
+    def lineage(
+        self, reference: Named, *, up: bool = True, down: bool = True, complete: bool = False
+    ) -> Graph:
         """Return what a thing was made from and what was made from it; see `fusery.registry.provenance.trace`."""
         from ..provenance import trace
 
-        return trace(self.workspace, reference, up=up, down=down, complete=complete)
+        return trace(self.workspace, named(reference), up=up, down=down, complete=complete)
 
-    def impact(self, subject: str) -> Impact:
+    def impact(self, subject: Named) -> Impact:
         """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.releases.impact.impact`."""
         from ..releases.impact import impact
 
-        return impact(self.workspace, subject)
+        return impact(self.workspace, named(subject))
 
     def attest(
         self,
-        reference: str,
+        reference: Named,
         *,
         form: str = "slsa",
         key: str | Path | None = None,
@@ -43,7 +45,7 @@ class Provenance(Resource):
         from ..provenance import attest
 
         place = Path(key) if key is not None else None
-        return attest(self.workspace, reference, form=form, key=place, passphrase=passphrase)
+        return attest(self.workspace, named(reference), form=form, key=place, passphrase=passphrase)
 
     def identify(
         self,
@@ -60,7 +62,7 @@ class Provenance(Resource):
 
     def report(
         self,
-        subject: str | None = None,
+        subject: Named | None = None,
         *,
         html: str | Path | None = None,
         force: bool = False,
@@ -71,4 +73,11 @@ class Provenance(Resource):
         from ..reporting import report
 
         place = Path(html) if html is not None else None
-        return report(self.workspace, subject, html=place, force=force, audit=audit, say=say)
+        return report(
+            self.workspace,
+            None if subject is None else named(subject),
+            html=place,
+            force=force,
+            audit=audit,
+            say=say,
+        )

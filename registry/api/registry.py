@@ -17,7 +17,7 @@ from .deployments import Deployments
 from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
-from .resource import Say, silent
+from .resource import Named, Say, named, silent
 from .trust import Trust
 from .upkeep import Upkeep
 
@@ -98,7 +98,7 @@ class Registry:
         write_config(self.workspace.settings)
         return made
 
-    def folder(self, reference: str, *, format: str | None = None) -> LocalFolder:
+    def folder(self, reference: Named, *, format: str | None = None) -> LocalFolder:
         """Return where the files of an adapter, a base model or a fused model are on this machine.
 
         Args:
@@ -111,7 +111,7 @@ class Registry:
         """
         from ..records.folders import local_folder
 
-        return local_folder(self.workspace, reference, format)
+        return local_folder(self.workspace, named(reference), format)
 
     def serve(
         self,

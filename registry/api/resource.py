@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..record import Record
 
@@ -18,12 +18,6 @@ Named = str | Record
 
 Progress = Callable[[int, int], None]
 """Hears how much is done, and of how much."""
-
-View = dict[str, Any]
-"""A record as `--json` prints it."""
-
-Rows = list[View]
-"""Records as `--json` prints them.  Named here, because within a resource `list` is a method."""
 
 
 def named(reference: Named) -> str:

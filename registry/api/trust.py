@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource
+from .resource import Named, Progress, Resource, named
 
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor
@@ -22,7 +22,7 @@ class Trust(Resource):
 
     def sign(
         self,
-        subject: str,
+        subject: Named,
         with_key: SigningKey,
         *,
         output: str | Path | None = None,
@@ -33,21 +33,21 @@ class Trust(Resource):
         from ..signing.sign import sign
 
         place = Path(output) if output is not None else None
-        return sign(self.workspace, subject, with_key, output=place, force=force, progress=progress)
+        return sign(self.workspace, named(subject), with_key, output=place, force=force, progress=progress)
 
-    def signatures(self, reference: str) -> Signatures:
+    def signatures(self, reference: Named) -> Signatures:
         """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
         from ..signing.recorded import list_signatures
 
-        return list_signatures(self.workspace, reference)
+        return list_signatures(self.workspace, named(reference))
 
     def export_signature(
-        self, reference: str, output: str | Path, *, by: str | None = None, force: bool = False
+        self, reference: Named, output: str | Path, *, by: str | None = None, force: bool = False
     ) -> ExportedSignature:
         """Write a signature on record to a file, and return which; see `fusery.registry.signing.recorded.export_signature`."""
         from ..signing.recorded import export_signature
 
-        return export_signature(self.workspace, reference, Path(output), by=by, force=force)
+        return export_signature(self.workspace, named(reference), Path(output), by=by, force=force)
 
     def verify(
         self,

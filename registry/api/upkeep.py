@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Progress, Resource, Say, silent
+from .resource import Named, Progress, Resource, Say, named, silent
 
 if TYPE_CHECKING:
     from ..audit import Report
@@ -30,7 +30,7 @@ class Upkeep(Resource):
 
     def audit(
         self,
-        references: tuple[str, ...] = (),
+        references: tuple[Named, ...] = (),
         *,
         repair: bool = False,
         copies: Sequence[str | Path] = (),
@@ -41,8 +41,9 @@ class Upkeep(Resource):
         from ..releases.rejudging import check_moves
 
         places = tuple(Path(place) for place in copies)
-        report = audit(self.workspace, references, repair=repair, copies=places, say=say)
-        if not references:
+        names = tuple(named(each) for each in references)
+        report = audit(self.workspace, names, repair=repair, copies=places, say=say)
+        if not names:
             check_moves(self.workspace, report)
         return report
 
@@ -73,11 +74,11 @@ class Upkeep(Resource):
 
         return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
 
-    def audit_rebuild(self, references: tuple[str, ...] = (), *, say: Say = silent) -> Report:
+    def audit_rebuild(self, references: tuple[Named, ...] = (), *, say: Say = silent) -> Report:
         """Make fused models again, and return how they compare; see `fusery.registry.audit.audit.audit_rebuild`."""
         from ..audit import audit_rebuild
 
-        return audit_rebuild(self.workspace, references, say=say)
+        return audit_rebuild(self.workspace, tuple(named(each) for each in references), say=say)
 
     def gc(
         self,
@@ -134,7 +135,7 @@ class Upkeep(Resource):
     def log(
         self,
         *,
-        reference: str | None = None,
+        reference: Named | None = None,
         since: str | None = None,
         action: str | None = None,
         limit: int | None = None,
@@ -142,7 +143,13 @@ class Upkeep(Resource):
         """Return entries of the log, the newest last; see `fusery.registry.catalog.journal.journal`."""
         from ..catalog.journal import journal
 
-        return journal(self.workspace, reference=reference, since=since, action=action, limit=limit)
+        return journal(
+            self.workspace,
+            reference=None if reference is None else named(reference),
+            since=since,
+            action=action,
+            limit=limit,
+        )
 
     def schema(self) -> SchemaState:
         """Return which schema the database has, and which one this program needs; the database may be of any."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..record import Record
 from ..records.withdrawals import Withdrawal, own
@@ -37,7 +37,7 @@ class Node(Record):
     withdrawals: tuple[Withdrawal, ...] = ()
     at: datetime | None = None
     by: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    facts: Mapping[str, object] = field(default_factory=dict, compare=False)
     KEYS: ClassVar[tuple[str, ...]] = (
         "id",
         "kind",
@@ -74,8 +74,8 @@ class DeploymentNode(Node):
     @property
     def ended_at(self) -> datetime | None:
         """When it was ended; None while it runs."""
-        ended: datetime | None = self.facts.get("ended_at")
-        return ended
+        ended = self.facts.get("ended_at")
+        return ended if isinstance(ended, datetime) else None
 
 
 @dataclass(frozen=True, slots=True)

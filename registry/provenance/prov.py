@@ -145,13 +145,18 @@ def _activity(made: _Made, node: Node) -> None:
 
 def times(node: Node) -> tuple[datetime | None, datetime | None]:
     """Return when the activity that a thing came from began and ended, as far as that is on record."""
-    seconds, started = node.facts.get("seconds"), node.facts.get("started_at")
     if node.kind == "deployment":
-        return node.at, node.facts.get("ended_at")
+        return node.at, _moment(node, "ended_at")
+    seconds = node.facts.get("seconds")
+    lasted = timedelta(seconds=seconds) if isinstance(seconds, int | float) else None
     if node.kind == "adapter":
-        if started is None or seconds is None:
-            return started, None
-        return started, started + timedelta(seconds=seconds)
-    if node.kind == "fused" and node.at is not None and seconds is not None:
-        return node.at - timedelta(seconds=seconds), node.at
+        started = _moment(node, "started_at")
+        return started, None if started is None or lasted is None else started + lasted
+    if node.kind == "fused" and node.at is not None and lasted is not None:
+        return node.at - lasted, node.at
     return node.at, node.at
+
+
+def _moment(node: Node, fact: str) -> datetime | None:
+    value = node.facts.get(fact)
+    return value if isinstance(value, datetime) else None

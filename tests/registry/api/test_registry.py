@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fusery.registry
-from fusery.registry import BadInputError, FuseRequest, Registry
+from fusery.registry import BadInputError, Finding, FuseRequest, Registry
 from fusery.registry.api.resource import Resource
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -88,3 +88,22 @@ def test_a_precision_is_enough_to_fuse(stocked: Registry) -> None:
     assert made["precision"] == "dequantize"
     with pytest.raises(BadInputError, match="its own precision"):
         stocked.fused.fuse("course_rec@1", FuseRequest("keep"), precision="auto")
+
+
+def test_a_record_is_a_reference(stocked: Registry, tmp_path: Path) -> None:
+    first, second = stocked.adapters.list(sort="version")
+    assert stocked.aliases.set("course_rec#prod", first).to == first.name
+    assert stocked.adapters.show(first).name == first.name
+    assert (
+        stocked.adapters.diff(first, second)["changed"].keys()
+        == stocked.adapters.compare([first, second])["differs"].keys()
+    )
+    [base] = stocked.bases.list()
+    assert stocked.bases.show(base).adapters == (first.name, second.name)
+    made = stocked.fused.fuse(first, FuseRequest(accept_loss=True))
+    assert stocked.fused.fidelity(made).key == made.key
+    assert stocked.bundles.materialize([first], tmp_path / "bundle", target="adapters").adapters == (
+        first.name,
+    )
+    with pytest.raises(BadInputError, match="a Finding is no reference"):
+        stocked.adapters.show(Finding("code", "error", "file", "message"))

@@ -230,7 +230,7 @@ def test_aliases_and_withdrawals_are_those_of_then(stocked: Registry) -> None:
     assert (
         stocked.adapters.show(ONE, at=now())["aliases"],
         stocked.adapters.show(ONE, at=now())["yanked"],
-    ) == ((), False)
+    ) == ([], False)
     assert stocked.adapters.show("course_rec#prod", at=held)["name"] == ONE
     assert stocked.adapters.show("course_rec#prod", at=now())["name"] == TWO
     registered = stocked.upkeep.log(reference=ONE)[0]["at"]
