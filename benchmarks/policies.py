@@ -50,7 +50,7 @@ from behaviour import (
 from policies_report import Row, filled, tables
 from verdict import ADAPTERS, GEMMA, HERE, SMOL, TASKS, V2, Behaviour, Samples, _folder, _task, behave
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.fusion.fuse import FuseRequest
 
 RESULTS = HERE / "results" / "policies.json"
@@ -314,7 +314,7 @@ class Writer:
         if way.calibrated:
             self._calibrate()
         if way.request is not None:
-            fused = self._registry.fused.fuse(self._name, way.request, say=print)
+            fused = self._registry.fused.fuse(self._name, way.request, reporter=Reporter(print))
             return self._written(fused.path, fused["fidelity"], _recipe_in_words(fused), self._noise(fused))
         folder = self._folder / f"{way.name}-{way.calibrated}"
         if way.bits is None:

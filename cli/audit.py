@@ -103,13 +103,15 @@ def audit_command(
     if chain:
         report = session.registry.upkeep.audit_chain(anchors=anchors, keys=keys)
     elif again:
-        report = session.registry.upkeep.audit_rebuild(references, say=session.say)
+        report = session.registry.upkeep.audit_rebuild(references, reporter=session.reporter())
     elif references:
-        report = session.registry.upkeep.audit(references, repair=repair, copies=copies, say=session.say)
+        report = session.registry.upkeep.audit(
+            references, repair=repair, copies=copies, reporter=session.reporter()
+        )
     else:
         with counting(session, "reading") as told:
             report = session.registry.upkeep.audit_all(
-                repair=repair, copies=copies, jobs=jobs, anew=anew, say=session.say, told=told
+                repair=repair, copies=copies, jobs=jobs, anew=anew, reporter=session.reporter(told)
             )
     session.emit(
         report,

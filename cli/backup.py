@@ -32,7 +32,7 @@ def backup_command(session: Session, destination: str, verify: bool) -> None:
     """
     with session.progress("copying") as progress:
         made = session.registry.upkeep.backup(
-            destination, verify=verify, store_options=_options(), say=session.say, progress=progress
+            destination, verify=verify, store_options=_options(), reporter=session.reporter(progress)
         )
 
     def human() -> None:
@@ -66,7 +66,7 @@ def restore_command(session: Session, source: str, own: bool) -> None:
     """
     with session.progress("copying") as progress:
         restored = session.registry.upkeep.restore(
-            source, own=own, store_options=_options(), say=session.say, progress=progress
+            source, own=own, store_options=_options(), reporter=session.reporter(progress)
         )
 
     def human() -> None:

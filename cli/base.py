@@ -35,7 +35,7 @@ def add(session: Session, source: str, name: str | None, revision: str | None, r
     """
     with session.progress("reading" if reference else "copying") as progress:
         added = session.registry.bases.add(
-            source, name=name, revision=revision, reference=reference, say=session.say, progress=progress
+            source, name=name, revision=revision, reference=reference, reporter=session.reporter(progress)
         )
 
     def human() -> None:

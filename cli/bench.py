@@ -76,7 +76,7 @@ def bench_command(
         if force and plot is None:
             raise click.UsageError("--force goes with --plot.")
         found = session.registry.adapters.bench(
-            reference, precisions=precisions, plot=plot, force=force, say=session.say, **numbers
+            reference, precisions=precisions, plot=plot, force=force, reporter=session.reporter(), **numbers
         )
     measured = found
     session.emit(measured, names=[measured.choice or ""], human=lambda: _print(session, measured))

@@ -30,7 +30,7 @@ def calibrate_command(session: Session, base: str, prompts: Path | None) -> None
     that the model will answer are best; a few thousand tokens are enough.
     """
     with counting(session, "reading") as told:
-        found = session.registry.bases.calibrate(base, prompts=prompts, say=session.say, progress=told)
+        found = session.registry.bases.calibrate(base, prompts=prompts, reporter=session.reporter(told))
 
     def human() -> None:
         session.print(f"{'Calibrated' if found.created else 'Already there'}: {cell(found.base)}")

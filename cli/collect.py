@@ -50,7 +50,7 @@ def gc_command(session: Session, dry_run: bool, yes: bool, grace: str, force: bo
         plan = registry.upkeep.gc(**options, dry_run=True)
         if plan.removed:
             _confirm(plan.removed, plan.freed_bytes, "the store")
-    done = registry.upkeep.gc(**options, dry_run=dry_run, say=session.say)
+    done = registry.upkeep.gc(**options, dry_run=dry_run, reporter=session.reporter())
 
     def human() -> None:
         for item in done.items_[:_SHOWN]:

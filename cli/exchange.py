@@ -83,7 +83,7 @@ def _run(
     else:
         options["store_options"] = os.environ.get("FUSERY_OTHER_STORE_OPTIONS")
     with session.progress(label) as progress:
-        done = move(reference, home, **options, say=session.say, progress=progress)
+        done = move(reference, home, **options, reporter=session.reporter(progress))
     session.emit(done, names=[item.there for item in done.moved], human=lambda: _print(session, done))
 
 

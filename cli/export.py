@@ -33,7 +33,7 @@ def export_command(
     DIR.
     """
     exported = session.registry.exchange.export(
-        reference, destination, form=form, force=force, say=session.say
+        reference, destination, form=form, force=force, reporter=session.reporter()
     )
 
     def human() -> None:

@@ -111,7 +111,9 @@ def _compare(session: Session, reference: str, wanted: dict[str, Any]) -> None:
     from fusery.registry.fusion.request import FuseRequest, parse_extra
 
     extras = tuple(parse_extra(text) for text in wanted.pop("extras"))
-    found = session.registry.fused.formats(reference, FuseRequest(extras=extras, **wanted), say=session.say)
+    found = session.registry.fused.formats(
+        reference, FuseRequest(extras=extras, **wanted), reporter=session.reporter()
+    )
 
     def human() -> None:
         right = ("weights", "of the base", "retained", "cosine", "noise")

@@ -123,12 +123,12 @@ def fuse_command(session: Session, reference: str | None, publish: str | None, *
             raise BadInputError("a recipe goes with one adapter", hint="fusery fuse REF --recipe KEY")
         with counting(session, "fusing") as told:
             done = session.registry.fused.fuse_all(
-                request, publish=publish, **(chosen or {}), say=session.say, told=told
+                request, publish=publish, **(chosen or {}), reporter=session.reporter(told)
             )
         return report(session, done, verb="fused", adapter=lambda fused: fused.adapter)
     with session.progress("fusing") as progress:
         fused = session.registry.fused.fuse(
-            reference, request, publish=publish, say=session.say, progress=progress
+            reference, request, publish=publish, reporter=session.reporter(progress)
         )
 
     def human() -> None:

@@ -49,7 +49,7 @@ def identify_command(session: Session, path: str, strict: bool, fresh: bool) -> 
     try:
         with session.progress("identifying") as progress:
             found = session.registry.provenance.identify(
-                begun, fresh=fresh, say=session.say, progress=progress
+                begun, fresh=fresh, reporter=session.reporter(progress)
             )
     finally:
         begun.close()

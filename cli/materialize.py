@@ -150,8 +150,7 @@ def materialize_command(
                 force=force,
                 choices=choices,
                 **chosen,
-                say=session.say,
-                told=told,
+                reporter=session.reporter(told),
             )
         return report(session, done, verb="written", adapter=lambda bundle: bundle.adapters[0])
     with session.progress("fusing") as progress:
@@ -163,8 +162,7 @@ def materialize_command(
             content=content,
             choices=choices,
             force=force,
-            say=session.say,
-            progress=progress,
+            reporter=session.reporter(progress),
         )
     if engine:
         image = _built(session, engine, bundle.path, bundle.adapters[0], build)

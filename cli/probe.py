@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fusery.registry.api.resource import Reporter
 from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.parsing import plural
 
@@ -18,6 +20,22 @@ if TYPE_CHECKING:
     from fusery.registry.evaluation.probe_prompts import Prompts
 
 _WORST = 3
+
+
+_Bar = Callable[[int, int], None] | None
+
+
+class _Probing(Reporter):
+    """Hears of both halves of the work, each with a bar of its own."""
+
+    def __init__(self, session: Session, fusing: _Bar, answering: _Bar) -> None:
+        super().__init__(session.say)
+        self._bars = {"": fusing, "tokens": answering}
+
+    def progress(self, done: int, total: int, what: str = "") -> None:
+        """Move the bar of what is being counted."""
+        if (bar := self._bars[what]) is not None:
+            bar(done, total)
 
 
 @command("probe", table=True)
@@ -65,16 +83,14 @@ def probe_command(
     """
     from fusery.registry.fusion.request import FuseRequest
 
-    with session.progress("fusing") as progress, counting(session, "answering, in tokens") as answering:
+    with session.progress("fusing") as fusing, counting(session, "answering, in tokens") as answering:
         found = session.registry.adapters.probe(
             reference,
             against=against,
             request=FuseRequest(precision) if precision else None,
             prompts=prompts,
             limit=limit,
-            say=session.say,
-            progress=progress,
-            answering=answering,
+            reporter=_Probing(session, fusing, answering),
         )
 
     def human() -> None:

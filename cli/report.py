@@ -41,7 +41,7 @@ def report_command(session: Session, subject: str | None, html: Path | None, for
     if force and html is None:
         raise click.UsageError("--force goes with --html.")
     written = session.registry.provenance.report(
-        subject, html=html, force=force, audit=audit, say=session.say
+        subject, html=html, force=force, audit=audit, reporter=session.reporter()
     )
     names = [written.path] if written.path else []
     session.emit(written, names=names, human=lambda: _tell(session, written))

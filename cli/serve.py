@@ -78,4 +78,4 @@ def serve_command(
 
         session.emit(serving, names=[serving.url], human=human)
 
-    return session.registry.serve(request, ready=ready, say=session.say)
+    return session.registry.serve(request, ready=ready, reporter=session.reporter())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from fusery.registry import Registry
+    from fusery.registry.api.resource import Reporter
 
     from .hints import Hints
     from .tables import Table
@@ -79,6 +80,12 @@ class Session:
     def say(self, text: str) -> None:
         """Tell what is going on, on stderr; silent with `-q` and `--json`."""
         self._tell(self.hints.spelled(text))
+
+    def reporter(self, progress: Callable[[int, int], None] | None = None) -> Reporter:
+        """Return what hears of long work: what it says goes to `say`, and how far it is to a bar."""
+        from fusery.registry.api.resource import Reporter
+
+        return Reporter(self.say, progress)
 
     def note(self, text: str) -> None:
         """Tell what people said, who may have named commands too: their words stay as they are."""

@@ -72,7 +72,9 @@ def sign_command(
     token = identity_token_file.read_text(encoding="utf-8").strip() if identity_token_file else None
     chosen = SigningKey(key, passphrase_from(passphrase_file), certificate, chain, token)
     with session.progress("reading") as told:
-        made = session.registry.trust.sign(subject, chosen, output=output, force=force, progress=told)
+        made = session.registry.trust.sign(
+            subject, chosen, output=output, force=force, reporter=session.reporter(told)
+        )
 
     def human() -> None:
         what = f"{made.subject.kind} {made.subject.name}" if made.subject.kind else made.subject.name

@@ -74,7 +74,7 @@ def verify_command(
     with session.progress("reading") as told:
         if registry:
             result = session.registry.trust.verify(
-                path, signature=signature, checkers=checkers, progress=told
+                path, signature=signature, checkers=checkers, reporter=session.reporter(told)
             )
         else:
             result = verify(path, signature=signature, checkers=checkers, progress=told)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .adapters.finding import Finding
     from .admission.refusal import AdmissionError
     from .api.registry import Registry
+    from .api.resource import Reporter
     from .bundles.choices import Choices
     from .errors import (
         AlreadyExistsError,
@@ -33,12 +34,13 @@ _PLACES = {
     "MissingExtraError": ".errors",
     "RecordRun": ".recording.callback",
     "Registry": ".api.registry",
+    "Reporter": ".api.resource",
     "UnknownReferenceError": ".errors",
 }
 
 __all__ = [
     "AdmissionError", "AlreadyExistsError", "BadInputError", "CheckFailedError", "Choices", "Finding", "FuseRequest",
-    "FuseryError", "MissingExtraError", "RecordRun", "Registry", "UnknownReferenceError",
+    "FuseryError", "MissingExtraError", "RecordRun", "Registry", "Reporter", "UnknownReferenceError",
 ]  # fmt: skip
 
 

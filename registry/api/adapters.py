@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
@@ -213,9 +214,7 @@ class Adapters(Resource):
         request: FuseRequest | None = None,
         prompts: str | Path | None = None,
         limit: int = 32,
-        say: Say = silent,
-        progress: Progress | None = None,
-        answering: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> ProbeReport:
         """Return how far the answers of two models to prompts are apart; see `fusery.registry.evaluation.probe.probe`."""
         from ..evaluation.probe import probe
@@ -227,9 +226,9 @@ class Adapters(Resource):
             request=request,
             prompts=Path(prompts) if prompts is not None else None,
             limit=limit,
-            say=say,
-            progress=progress,
-            answering=answering,
+            say=reporter.say,
+            progress=reporter.progress,
+            answering=partial(reporter.progress, what="tokens"),
         )
 
     def bench(
@@ -243,8 +242,7 @@ class Adapters(Resource):
         runs: int = 3,
         plot: str | Path | None = None,
         force: bool = False,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> BenchReport:
         """Measure an adapter in each form it could be shipped as, and return what each costs.
 
@@ -262,8 +260,8 @@ class Adapters(Resource):
             runs=runs,
             plot=Path(plot) if plot is not None else None,
             force=force,
-            say=say,
-            progress=progress,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def last_bench(self, reference: Named) -> BenchReport | None:

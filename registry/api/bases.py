@@ -6,7 +6,7 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..bases.calibrate import CalibrationReport
@@ -23,8 +23,7 @@ class Bases(Resource):
         name: str | None = None,
         revision: str | None = None,
         reference: bool = False,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> AddedBase:
         """Take in a base model from a folder, a GGUF file or a hub id; see `fusery.registry.bases.add.add_base`."""
         from ..bases.add import add_base
@@ -35,8 +34,8 @@ class Bases(Resource):
             name=name,
             revision=revision,
             reference=reference,
-            say=say,
-            progress=progress,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def folder(self, name: Named) -> Path:
@@ -62,8 +61,7 @@ class Bases(Resource):
         base: str,
         *,
         prompts: str | Path | None = None,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> CalibrationReport:
         """Have a base read prompts, so that rounding can go by them, and return what was kept.
 
@@ -72,7 +70,7 @@ class Bases(Resource):
         from ..bases.calibrate import calibrate
 
         place = Path(prompts) if prompts is not None else None
-        return calibrate(self.workspace, base, prompts=place, say=say, progress=progress)
+        return calibrate(self.workspace, base, prompts=place, say=reporter.say, progress=reporter.progress)
 
     def list(self) -> builtins.list[Base]:
         """Return all base models."""

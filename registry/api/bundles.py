@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..record import Record
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..bulk.standing import StandingBundle
@@ -30,8 +30,7 @@ class Bundles(Resource):
         content: Content | None = None,
         choices: Choices | None = None,
         force: bool = False,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Materialized:
         """Write a deployable bundle, and return what is in it; see `fusery.registry.bundles.materialize.materialize`."""
         from ..bundles.materialize import materialize
@@ -47,8 +46,8 @@ class Bundles(Resource):
             content=content,
             choices=choices,
             force=force,
-            say=say,
-            progress=progress,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def materialize_all(
@@ -63,8 +62,7 @@ class Bundles(Resource):
         content: Content | None = None,
         choices: Choices | None = None,
         jobs: int | None = None,
-        say: Say = silent,
-        told: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Done[Materialized | StandingBundle]:
         """Write bundles of many adapters, and return what became of each; see `fusery.registry.bulk.work.materialize_all`."""
         from ..bulk.work import materialize_all
@@ -81,6 +79,6 @@ class Bundles(Resource):
             content=content,
             choices=choices,
             jobs=jobs,
-            say=say,
-            told=told,
+            say=reporter.say,
+            told=reporter.progress,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..exchange import Exchanged
@@ -26,8 +26,7 @@ class Exchange(Resource):
         store_options: str | None = None,
         fused: bool = False,
         dry_run: bool = False,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Exchanged:
         """Copy a thing and all that it needs to another registry; return what became of each.
 
@@ -41,15 +40,20 @@ class Exchange(Resource):
             store_options: for the store's file system, as JSON.
             fused: also what was fused from the adapters.
             dry_run: only look what is missing.
-            say: hears what is going on.
-            progress: hears bytes done, and in all.
+            reporter: hears what is going on and how much is done.
         """
         from ..exchange import push
         from ..exchange.place import Place
 
         place = Place(Path(home) if home is not None else None, database, store, store_options)
         return push(
-            self.workspace, named(reference), place, fused=fused, dry_run=dry_run, say=say, progress=progress
+            self.workspace,
+            named(reference),
+            place,
+            fused=fused,
+            dry_run=dry_run,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def pull(
@@ -62,8 +66,7 @@ class Exchange(Resource):
         store_options: str | None = None,
         fused: bool = False,
         dry_run: bool = False,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Exchanged:
         """Copy a thing and all that it needs from another registry; arguments and answer are those of `push`."""
         from ..exchange import pull
@@ -71,7 +74,13 @@ class Exchange(Resource):
 
         place = Place(Path(home) if home is not None else None, database, store, store_options)
         return pull(
-            self.workspace, named(reference), place, fused=fused, dry_run=dry_run, say=say, progress=progress
+            self.workspace,
+            named(reference),
+            place,
+            fused=fused,
+            dry_run=dry_run,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def export(
@@ -81,13 +90,13 @@ class Exchange(Resource):
         *,
         form: str | None = None,
         force: bool = False,
-        say: Say = silent,
+        reporter: Reporter = SILENT,
     ) -> Exported:
         """Write an adapter's folder, and return where it lies and its files; see `fusery.registry.exchange.export.export_adapter`."""
         from ..exchange.export import export_adapter
 
         return export_adapter(
-            self.workspace, named(reference), Path(destination), form=form, force=force, say=say
+            self.workspace, named(reference), Path(destination), form=form, force=force, say=reporter.say
         )
 
     def import_folder(self, folder: str | Path, *, base: str | None = None) -> Registered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..bulk.work import Done
@@ -26,8 +26,7 @@ class FusedModels(Resource):
         *,
         precision: str | None = None,
         publish: str | None = None,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Fused:
         """Return the fused model of an adapter: cached, fetched or computed; see `fusery.registry.fusion.fuse.fuse`.
 
@@ -36,8 +35,7 @@ class FusedModels(Resource):
             request: how to fuse, in every detail.
             precision: how to write it, where nothing else is asked for: `auto`, `keep`, `dither`, `mixed`, `dequantize`.
             publish: `full` puts its files into the store for others, `recipe` does not; None for what the settings say.
-            say: hears what is going on.
-            progress: hears bytes written, and in all.
+            reporter: hears what is going on and how much is done.
 
         Raises:
             BadInputError: it cannot be written so, or both a request and a precision are given.
@@ -51,7 +49,14 @@ class FusedModels(Resource):
         if request is not None and precision is not None:
             raise BadInputError("a request has its own precision", hint="FuseRequest(precision=...)")
         wanted = request or FuseRequest(precision or "auto")
-        return fuse(self.workspace, named(reference), wanted, publish=publish, say=say, progress=progress)
+        return fuse(
+            self.workspace,
+            named(reference),
+            wanted,
+            publish=publish,
+            say=reporter.say,
+            progress=reporter.progress,
+        )
 
     def fuse_all(
         self,
@@ -61,8 +66,7 @@ class FusedModels(Resource):
         task: str | None = None,
         where: str | None = None,
         jobs: int | None = None,
-        say: Say = silent,
-        told: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Done[Fused]:
         """Fuse many adapters, and return what became of each; see `fusery.registry.bulk.work.fuse_all`."""
         from ..bulk.work import fuse_all
@@ -70,7 +74,14 @@ class FusedModels(Resource):
 
         wanted = request or FuseRequest()
         return fuse_all(
-            self.workspace, wanted, publish=publish, task=task, where=where, jobs=jobs, say=say, told=told
+            self.workspace,
+            wanted,
+            publish=publish,
+            task=task,
+            where=where,
+            jobs=jobs,
+            say=reporter.say,
+            told=reporter.progress,
         )
 
     def fidelity(
@@ -82,11 +93,13 @@ class FusedModels(Resource):
         place = Path(plot) if plot is not None else None
         return fidelity(self.workspace, named(reference), plot=place, force=force)
 
-    def formats(self, reference: Named, request: FuseRequest | None = None, *, say: Say = silent) -> Formats:
+    def formats(
+        self, reference: Named, request: FuseRequest | None = None, *, reporter: Reporter = SILENT
+    ) -> Formats:
         """Return the ways to write an adapter's fused model; see `fusery.registry.fusion.formats.formats`."""
         from ..fusion.formats import formats
 
-        return formats(self.workspace, named(reference), request, say=say)
+        return formats(self.workspace, named(reference), request, say=reporter.say)
 
     def explain(self, reference: Named, request: FuseRequest | None = None) -> Explanation:
         """Return why a fuse is a hit or a miss; see `fusery.registry.fusion.explain.explain`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..identification import Begun
@@ -52,13 +52,12 @@ class Provenance(Resource):
         path: str | Path | Begun,
         *,
         fresh: bool = False,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Identified:
         """Return what a folder, an archive or a file is; see `fusery.registry.identification.identify`."""
         from ..identification.identify import identify
 
-        return identify(self.workspace, path, fresh=fresh, say=say, progress=progress)
+        return identify(self.workspace, path, fresh=fresh, say=reporter.say, progress=reporter.progress)
 
     def report(
         self,
@@ -67,7 +66,7 @@ class Provenance(Resource):
         html: str | Path | None = None,
         force: bool = False,
         audit: bool = False,
-        say: Say = silent,
+        reporter: Reporter = SILENT,
     ) -> Written:
         """Return what is on record, and write it as one HTML page if asked to; see `fusery.registry.reporting.report.report`."""
         from ..reporting import report
@@ -79,5 +78,5 @@ class Provenance(Resource):
             html=place,
             force=force,
             audit=audit,
-            say=say,
+            say=reporter.say,
         )

@@ -17,7 +17,7 @@ from .deployments import Deployments
 from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
-from .resource import Named, Say, named, silent
+from .resource import SILENT, Named, Reporter, named
 from .trust import Trust
 from .upkeep import Upkeep
 
@@ -118,9 +118,9 @@ class Registry:
         request: ServeRequest,
         *,
         ready: Callable[[Serving], None],
-        say: Say = silent,
+        reporter: Reporter = SILENT,
     ) -> int:
         """Serve adapters until a signal comes; see `fusery.registry.serving.serve.serve`."""
         from ..serving.serve import serve
 
-        return serve(self.workspace, request, ready=ready, say=say)
+        return serve(self.workspace, request, ready=ready, say=reporter.say)

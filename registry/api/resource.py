@@ -10,14 +10,8 @@ from ..record import Record
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-Say = Callable[[str], None]
-"""Hears what is going on, a line at a time."""
-
 Named = str | Record
 """What a reference is: a text as the command line takes it, or the record of what is meant."""
-
-Progress = Callable[[int, int], None]
-"""Hears how much is done, and of how much."""
 
 
 def named(reference: Named) -> str:
@@ -35,8 +29,41 @@ def named(reference: Named) -> str:
     raise BadInputError(f"a {type(reference).__name__} is no reference", hint="give its name")
 
 
-def silent(_: str) -> None:
-    """Say nothing: the default for what is going on."""
+class Reporter:
+    """Hears how long work goes on: `Reporter(print)`, or a subclass.
+
+    Args:
+        say: hears what is going on, a line at a time; None for nothing.
+        progress: hears how much is done, and of how much: bytes, answers or adapters, as the method says; None for
+            nothing.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._say, self._progress = say, progress
+
+    def say(self, text: str) -> None:
+        """Hear what is going on."""
+        if self._say is not None:
+            self._say(text)
+
+    def progress(self, done: int, total: int, what: str = "") -> None:
+        """Hear how much is done, and of how much.
+
+        Args:
+            done: so much of it.
+            total: of so much.
+            what: `tokens` while `probe` answers, which fuses before that; empty for the only thing that is counted.
+        """
+        if self._progress is not None:
+            self._progress(done, total)
+
+
+SILENT = Reporter()
+"""Hears nothing."""
 
 
 class Resource:

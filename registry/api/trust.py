@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Named, Progress, Resource, named
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor
@@ -27,13 +27,15 @@ class Trust(Resource):
         *,
         output: str | Path | None = None,
         force: bool = False,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Signed:
         """Sign an adapter, a fused model or a bundle, and return the signature; see `fusery.registry.signing.sign.sign`."""
         from ..signing.sign import sign
 
         place = Path(output) if output is not None else None
-        return sign(self.workspace, named(subject), with_key, output=place, force=force, progress=progress)
+        return sign(
+            self.workspace, named(subject), with_key, output=place, force=force, progress=reporter.progress
+        )
 
     def signatures(self, reference: Named) -> Signatures:
         """Return the signatures on record over a thing; see `fusery.registry.signing.recorded.list_signatures`."""
@@ -55,7 +57,7 @@ class Trust(Resource):
         *,
         signature: str | Path | None = None,
         checkers: Sequence[Checker] = (),
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Verification:
         """Verify a folder or file with what is on record; return the verdict and all that differs.
 
@@ -65,7 +67,7 @@ class Trust(Resource):
 
         place = Path(signature) if signature is not None else None
         return verify_on_record(
-            self.workspace, Path(path), signature=place, checkers=checkers, progress=progress
+            self.workspace, Path(path), signature=place, checkers=checkers, progress=reporter.progress
         )
 
     def add_key(

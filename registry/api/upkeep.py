@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import Named, Progress, Resource, Say, named, silent
+from .resource import SILENT, Named, Reporter, Resource, named
 
 if TYPE_CHECKING:
     from ..audit import Report
@@ -34,7 +34,7 @@ class Upkeep(Resource):
         *,
         repair: bool = False,
         copies: Sequence[str | Path] = (),
-        say: Say = silent,
+        reporter: Reporter = SILENT,
     ) -> Report:
         """Check database, store and cache, and repair them; return what was found; see `fusery.registry.audit.audit`."""
         from ..audit import audit
@@ -42,7 +42,7 @@ class Upkeep(Resource):
 
         places = tuple(Path(place) for place in copies)
         names = tuple(named(each) for each in references)
-        report = audit(self.workspace, names, repair=repair, copies=places, say=say)
+        report = audit(self.workspace, names, repair=repair, copies=places, say=reporter.say)
         if not names:
             check_moves(self.workspace, report)
         return report
@@ -54,8 +54,7 @@ class Upkeep(Resource):
         copies: Sequence[str | Path] = (),
         jobs: int | None = None,
         anew: bool = False,
-        say: Say = silent,
-        told: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Report:
         """Audit everything with many hands, and return what was found; see `fusery.registry.audit.everything.audit_all`."""
         from ..audit.everything import audit_all
@@ -63,7 +62,13 @@ class Upkeep(Resource):
 
         places = tuple(Path(place) for place in copies)
         report = audit_all(
-            self.workspace, repair=repair, copies=places, jobs=jobs, anew=anew, say=say, told=told
+            self.workspace,
+            repair=repair,
+            copies=places,
+            jobs=jobs,
+            anew=anew,
+            say=reporter.say,
+            told=reporter.progress,
         )
         check_moves(self.workspace, report)
         return report
@@ -74,11 +79,11 @@ class Upkeep(Resource):
 
         return audit_chain(self.workspace, [Path(each) for each in anchors], [Path(each) for each in keys])
 
-    def audit_rebuild(self, references: tuple[Named, ...] = (), *, say: Say = silent) -> Report:
+    def audit_rebuild(self, references: tuple[Named, ...] = (), *, reporter: Reporter = SILENT) -> Report:
         """Make fused models again, and return how they compare; see `fusery.registry.audit.audit.audit_rebuild`."""
         from ..audit import audit_rebuild
 
-        return audit_rebuild(self.workspace, tuple(named(each) for each in references), say=say)
+        return audit_rebuild(self.workspace, tuple(named(each) for each in references), say=reporter.say)
 
     def gc(
         self,
@@ -86,13 +91,17 @@ class Upkeep(Resource):
         grace: float | None = None,
         dry_run: bool = False,
         force: bool = False,
-        say: Say = silent,
+        reporter: Reporter = SILENT,
     ) -> Collection:
         """Remove from the store what nothing refers to, and return what that was; see `fusery.registry.collect.collect`."""
         from ..collect import GRACE, collect
 
         return collect(
-            self.workspace, grace=GRACE if grace is None else grace, dry_run=dry_run, force=force, say=say
+            self.workspace,
+            grace=GRACE if grace is None else grace,
+            dry_run=dry_run,
+            force=force,
+            say=reporter.say,
         )
 
     def backup(
@@ -101,8 +110,7 @@ class Upkeep(Resource):
         *,
         verify: bool = False,
         store_options: str | None = None,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> BackedUp:
         """Make a backup of everything on record, and return what it consists of; see `fusery.registry.backup.backup`."""
         from ..backup import backup
@@ -112,8 +120,8 @@ class Upkeep(Resource):
             str(destination),
             verify=verify,
             store_options=store_options,
-            say=say,
-            progress=progress,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def restore(
@@ -122,14 +130,18 @@ class Upkeep(Resource):
         *,
         own: bool = False,
         store_options: str | None = None,
-        say: Say = silent,
-        progress: Progress | None = None,
+        reporter: Reporter = SILENT,
     ) -> Restored:
         """Make this empty registry that of a backup, and return what it holds; see `fusery.registry.backup.restore`."""
         from ..backup import restore
 
         return restore(
-            self.workspace, str(source), own=own, store_options=store_options, say=say, progress=progress
+            self.workspace,
+            str(source),
+            own=own,
+            store_options=store_options,
+            say=reporter.say,
+            progress=reporter.progress,
         )
 
     def log(

@@ -29,7 +29,7 @@ from signingkeys import write_pair
 from sqlalchemy import delete, select, text
 from tampering import forced
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.admission import AdmissionError
 from fusery.registry.backup.errors import BackupError
 from fusery.registry.errors import BadInputError
@@ -568,7 +568,7 @@ def forged(liar: Registry, ours: Registry, bring: Callable[..., Any]) -> str:
 
 def test_our_fuse_is_ours_whatever_is_claimed(ours: Registry, forged: str) -> None:
     said: list[str] = []
-    made = ours.fused.fuse(ADAPTER, KEEP, say=said.append)
+    made = ours.fused.fuse(ADAPTER, KEEP, reporter=Reporter(said.append))
     assert (made.source, made["key"], made["foreign"]) == ("computed", forged, None)
     assert any("FALSE" in line for line in said)
     [told] = [event for event in ours.upkeep.log() if event["action"] == "fused.refuted"]
@@ -631,7 +631,7 @@ def test_a_claim_that_is_true_is_confirmed(liar: Registry, ours: Registry, bring
     liar.fused.fuse(ADAPTER, KEEP, publish="full")
     bring(fused=True)
     said: list[str] = []
-    ours.fused.fuse(ADAPTER, KEEP, say=said.append)
+    ours.fused.fuse(ADAPTER, KEEP, reporter=Reporter(said.append))
     assert any("same bytes" in line for line in said)
     assert [event["action"] for event in ours.upkeep.log()].count("fused.confirmed") == 1
     assert {

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.serving import serve as serving
 from fusery.registry.serving.serve import ServeRequest
@@ -199,7 +199,7 @@ def test_a_base_that_changes_while_it_is_fused_gives_no_model(cached: Registry, 
                 changed.append(done)
 
         with pytest.raises(StorageError, match="changed while it was read"):
-            cached.fused.fuse("course_rec@1", progress=meddle)
+            cached.fused.fuse("course_rec@1", reporter=Reporter(progress=meddle))
         assert changed
     assert cached.adapters.show("course_rec@1")["fused"] == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.workers.cluster import CLUSTER
 from fusery.storage.digest import Digest
@@ -62,11 +62,11 @@ def test_an_interrupted_audit_is_taken_up_and_reads_nothing_twice(stocked: Regis
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stocked.upkeep.audit_all(jobs=1, say=stop_after_three)
+        stocked.upkeep.audit_all(jobs=1, reporter=Reporter(stop_after_three))
     again: list[str] = []
-    report = stocked.upkeep.audit_all(jobs=2, say=again.append)
+    report = stocked.upkeep.audit_all(jobs=2, reporter=Reporter(again.append))
     third: list[str] = []
-    stocked.upkeep.audit_all(jobs=1, say=third.append)
+    stocked.upkeep.audit_all(jobs=1, reporter=Reporter(third.append))
 
     assert report.ok
     assert not set(done) & set(again)
@@ -82,7 +82,7 @@ def test_what_was_wrong_before_an_interruption_is_looked_at_again(stocked: Regis
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stocked.upkeep.audit_all(told=stop_at_the_end)
+        stocked.upkeep.audit_all(reporter=Reporter(progress=stop_at_the_end))
 
     report = stocked.upkeep.audit_all()
     assert [problem.damage and problem.damage.digest for problem in report.problems] == [digest]
@@ -103,7 +103,7 @@ def test_anew_reads_everything(stocked: Registry) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stocked.upkeep.audit_all(jobs=1, say=stop)
+        stocked.upkeep.audit_all(jobs=1, reporter=Reporter(stop))
     assert not any("interrupted" in note for note in stocked.upkeep.audit_all(anew=True).notes)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 pytest.importorskip("mlx_lm")
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.bases.calibrate import FILE, calibrate
 from fusery.registry.behaviour.prompts import built_in, for_calibration
 from fusery.registry.database import events
@@ -64,12 +64,12 @@ def test_a_base_is_calibrated_once(based: Registry, prompts: Path, tmp_path: Pat
     said: list[str] = []
     done: list[tuple[int, int]] = []
     made = based.bases.calibrate(
-        "tiny", prompts=prompts, say=said.append, progress=lambda *at: done.append(at)
+        "tiny", prompts=prompts, reporter=Reporter(said.append, lambda *at: done.append(at))
     )
     assert (made.base, made.prompts, made.rank, made.created) == ("tiny", "prompts.jsonl", 32, True)
     assert said == [f"the base reads {made.tokens:,} tokens, 2 times", "storing"]
     assert done[-1] == (2 * made.tokens, 2 * made.tokens)
-    again = based.bases.calibrate("tiny", prompts=prompts, say=said.append)
+    again = based.bases.calibrate("tiny", prompts=prompts, reporter=Reporter(said.append))
     assert again.to_dict() == {**made.to_dict(), "created": False, "seconds": 0.0}
     assert len(said) == 2
     view = based.bases.show("tiny")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.bundles import Choices
 from fusery.registry.errors import AlreadyExistsError, BadInputError
 from fusery.registry.settings.settings import Settings
@@ -233,7 +233,7 @@ def test_a_bundle_at_a_url(stocked: Registry) -> None:
     told: list[tuple[int, int]] = []
     stocked.fused.fuse("course_rec@1")
     first = stocked.bundles.materialize(
-        "course_rec@1", url, progress=lambda done, total: told.append((done, total))
+        "course_rec@1", url, reporter=Reporter(progress=lambda done, total: told.append((done, total)))
     )
     assert told[-1] == (first.manifest.size, first.manifest.size)
     assert (first.path, first.existed) == (url, False)

@@ -10,7 +10,7 @@ from typing import Any
 import caesar
 import pytest
 
-from fusery.registry import RecordRun, Registry
+from fusery.registry import RecordRun, Registry, Reporter
 from fusery.registry.errors import UnknownReferenceError
 from fusery.registry.evaluation.probe_prompts import Prompts
 from fusery.registry.fusion.request import FuseRequest
@@ -132,7 +132,7 @@ def test_held_out_data_of_the_run_is_asked_by_default(
 ) -> None:
     register(registry, made, tmp_path, data=data)
     said: list[str] = []
-    found = registry.adapters.probe("caesar@1", against="base", say=said.append)
+    found = registry.adapters.probe("caesar@1", against="base", reporter=Reporter(said.append))
     assert (found.about.origin, found.about.file, found.prompts) == ("held-out", "test.jsonl", 2)
     assert (found.about.of_task, found.about.note) == (True, None)
     assert found.rows[0].prompt == OF_TASK[6]
@@ -143,7 +143,7 @@ def test_held_out_data_of_the_run_is_asked_by_default(
     assert registry.adapters.probe("caesar@1", against="base").about.file == "valid.jsonl"
     (data / "valid.jsonl").unlink()
     said.clear()
-    found = registry.adapters.probe("caesar@1", against="base", say=said.append, limit=2)
+    found = registry.adapters.probe("caesar@1", against="base", reporter=Reporter(said.append), limit=2)
     assert (found.about.origin, found.about.file) == ("built-in", None)
     assert any("test.jsonl of its run is not in" in line for line in said)
 
@@ -187,10 +187,14 @@ def test_progress_is_told_in_tokens_of_every_model(
     for against, passes in ((None, 3), ("base", 2)):
         told: list[tuple[int, int]] = []
 
-        def answering(done: int, total: int, told: list[tuple[int, int]] = told) -> None:
-            told.append((done, total))
+        class Answering(Reporter):
+            heard = told
 
-        registry.adapters.probe("caesar@1", against=against, prompts=path, answering=answering)
+            def progress(self, done: int, total: int, what: str = "") -> None:
+                if what == "tokens":
+                    self.heard.append((done, total))
+
+        registry.adapters.probe("caesar@1", against=against, prompts=path, reporter=Answering())
         (total,) = {total for _, total in told}
         assert told[-1] == (total, total)
         assert len(told) == passes * len(OF_TASK)

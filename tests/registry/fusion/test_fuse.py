@@ -19,7 +19,7 @@ import queryplans
 import tinymodels
 from sqlalchemy import func, select, update
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError, FidelityError, RebuildDiffersError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.storage import room
@@ -110,13 +110,13 @@ def test_loss_can_be_accepted(losing: Registry) -> None:
 
 def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
     said: list[str] = []
-    fused = losing.fused.fuse("small@1", say=said.append)
+    fused = losing.fused.fuse("small@1", reporter=Reporter(said.append))
     assert fused["precision"] == "mixed"
     assert fused["fidelity"]["retained"] > 0.9
     assert fused["fidelity"]["noise"] < 0.025
     assert any("trying the next" in line for line in said)
     said.clear()
-    again = losing.fused.fuse("small@1", say=said.append)
+    again = losing.fused.fuse("small@1", reporter=Reporter(said.append))
     assert again.cached
     assert not any(line.startswith("fusing") for line in said)
 

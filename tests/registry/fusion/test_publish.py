@@ -21,7 +21,7 @@ from collecting import open_workspace
 from s3_server import BUCKET, S3Server, find_server, running_server
 from sqlalchemy import select
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError
 from fusery.registry.fusion.fuse_inputs import InputFiles
 from fusery.registry.fusion.request import FuseRequest
@@ -110,7 +110,9 @@ def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: 
     first = team.one.fused.fuse("course_rec@1", publish="full")
     shutil.rmtree(tmp_path / "only-there")  # the second machine has nothing to compute from
     told: list[tuple[int, int]] = []
-    fetched = team.two.fused.fuse("course_rec@1", progress=lambda done, total: told.append((done, total)))
+    fetched = team.two.fused.fuse(
+        "course_rec@1", reporter=Reporter(progress=lambda done, total: told.append((done, total)))
+    )
     assert (first.source, fetched.source, len(team.computed)) == ("computed", "store", 1)
     assert told[-1] == (first["bytes"], first["bytes"])
     for file in first["files"]:
@@ -191,7 +193,7 @@ def test_damaged_files_are_refused_made_again_and_mended(team: Team) -> None:
     path = blob_path(team.one, weights(made)["sha256"])
     tamper(path)
     said: list[str] = []
-    again = team.two.fused.fuse("course_rec@1", say=said.append)
+    again = team.two.fused.fuse("course_rec@1", reporter=Reporter(said.append))
     assert (again.source, len(team.computed)) == ("computed", 2)
     assert any("cannot be used" in line and "damaged" in line for line in said)
     for file in made["files"]:
@@ -327,7 +329,7 @@ def test_over_s3(
         shutil.rmtree(tmp_path / "two" / "cache")
         _spoil(one, server, url, weights(made)["sha256"])
         said: list[str] = []
-        assert two.fused.fuse("course_rec@1", say=said.append).source == "computed"
+        assert two.fused.fuse("course_rec@1", reporter=Reporter(said.append)).source == "computed"
         assert any("cannot be used" in line for line in said)
         assert len(computed) == 2
         shutil.rmtree(tmp_path / "two" / "cache")

@@ -12,7 +12,7 @@ import tinymodels
 from museum import FIRST, KEEP, LLAMA, SECOND, Museum
 from sqlalchemy import event, select
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.identification import Begun
 from fusery.registry.identification.identified import Identified
 from fusery.registry.identification.index import Index
@@ -109,13 +109,13 @@ def test_it_is_known_on_either_database_and_the_index_is_made_once(
     name = "model.layers.3.mlp.gate_proj.weight"
     copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name), shards=2)
     told: list[str] = []
-    first = stocked.provenance.identify(copy, say=told.append)
+    first = stocked.provenance.identify(copy, reporter=Reporter(told.append))
     assert (first.matches[0].kind, first.matches[0].to_dict()["changed"]) == ("fused", [name])
     assert told == ["reading tiny and 1 more, not looked at before"]
     statements: list[str] = []
     engine = stocked.workspace.database._engine
     event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    second = stocked.provenance.identify(copy, say=told.append)
+    second = stocked.provenance.identify(copy, reporter=Reporter(told.append))
     assert (second.to_dict(), len(told)) == (first.to_dict(), 1)
     assert not any(text.startswith(("INSERT", "UPDATE")) for text in statements)
 

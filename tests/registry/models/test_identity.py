@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from fusery.registry import Registry, tables
+from fusery.registry import Registry, Reporter, tables
 from fusery.registry.bases.add import model_files
 from fusery.registry.errors import AlreadyExistsError
 from fusery.registry.models.identity import identify_base
@@ -225,7 +225,7 @@ def test_an_older_record_is_read_when_it_may_be_the_same(
     forget_contents(registry)
     resharded(copy, 2)
     said: list[str] = []
-    assert registry.bases.add(copy, name="again", say=said.append).same_as == "tiny"
+    assert registry.bases.add(copy, name="again", reporter=Reporter(said.append)).same_as == "tiny"
     assert [text for text in said if text.startswith("reading")] == [
         "reading tiny, to tell whether it is the same model"
     ]
@@ -242,7 +242,7 @@ def test_an_older_record_that_cannot_be_read_is_another_base(
     shutil.rmtree(moved)
     resharded(copy, 2)
     said: list[str] = []
-    assert registry.bases.add(copy, name="again", say=said.append).created
+    assert registry.bases.add(copy, name="again", reporter=Reporter(said.append)).created
     assert any("cannot be read" in text for text in said)
 
 

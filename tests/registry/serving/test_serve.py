@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.errors import BadInputError, MissingExtraError
 from fusery.registry.server.document import read_document
 from fusery.registry.serving import serve as module
@@ -71,7 +71,9 @@ def test_keys_that_are_none_are_told_before_anything_is_fetched(stocked: Registr
             keys.write_text(text)
         heard: list[str] = []
         with pytest.raises(BadInputError, match=said) as caught:
-            stocked.serve(ServeRequest(["course_rec@1"], api_keys=keys), ready=print, say=heard.append)
+            stocked.serve(
+                ServeRequest(["course_rec@1"], api_keys=keys), ready=print, reporter=Reporter(heard.append)
+            )
         assert heard == []
         assert "key_sha256" in caught.value.hint
 
