@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fusery.registry.records.alias import AliasHolder
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 EVENTS = 10_000
 ANSWERS = 2_000
@@ -33,9 +33,9 @@ def ask(registry: Registry, alias: str, at: str) -> tuple[AliasHolder, float]:
 
 def main() -> int:
     """Let a year pass in an embedded registry, ask at random moments; return 1 if one answer misses the bound."""
-    import aliasyear
+    import alias_year
     import pytest
-    import tinymodels
+    import tiny_models
 
     from fusery.registry import Registry
 
@@ -45,18 +45,18 @@ def main() -> int:
         Registry.open(Path(folder, "home")) as registry,
     ):
         registry.init()
-        versions = aliasyear.stock(
-            registry, Path(folder, "adapters"), tinymodels.make_base(Path(folder, "base"), layers=1)
+        versions = alias_year.stock(
+            registry, Path(folder, "adapters"), tiny_models.make_base(Path(folder, "base"), layers=1)
         )
-        clock, random = aliasyear.Clock(), Random(7)
+        clock, random = alias_year.Clock(), Random(7)
         clock.put_in(patch)
-        year = aliasyear.Year(registry, versions, clock, seed=7)
+        year = alias_year.Year(registry, versions, clock, seed=7)
         year.live(EVENTS, batch=200)
         busiest = max(year.aliases, key=lambda alias: len(year.aliases[alias].moves))
         times, wrong, again = [], 0, 0
         for number in range(ANSWERS):
             alias = busiest if number % 2 else random.choice(sorted(year.aliases))
-            moment = aliasyear.BEGIN + timedelta(seconds=random.randrange(365 * 86_400))
+            moment = alias_year.BEGIN + timedelta(seconds=random.randrange(365 * 86_400))
             found, seconds = ask(registry, alias, moment.isoformat())
             if seconds > BOUND:  # on a busy machine another process may just have had its turn
                 again += 1

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 COPY, ARCHIVE, LINK = 1.15, 0.9, 1.15
 """Wanted: at most so many times cp and sha256sum; at least so much of the compressor's speed; at most so many times sha256sum."""
@@ -36,9 +36,9 @@ def seconds(do: Callable[[], object]) -> float:
 def make_model(folder: Path, megabytes: int) -> None:
     """Write a model whose weights are bfloat16 numbers as training leaves them, about normal, so that they compress alike."""
     import numpy as np
-    import tinymodels
+    import tiny_models
 
-    tinymodels.make_base(folder, layers=2)
+    tiny_models.make_base(folder, layers=2)
     rng = np.random.default_rng(0)
     header, data, offset = {}, [], 0
     for number in range(max(1, megabytes // 32)):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 WANTED = 0.7
 """Our throughput over that of s3fs, at least, in the median of the pairs.
@@ -80,21 +80,21 @@ class Load:
 
 def loads(here: Any, folder: Path, number: int, megabytes: int, adapters: int) -> Iterator[Load]:
     """Register new things and yield them."""
-    import tinymodels
+    import tiny_models
 
     # Two matrices of 1024 columns, two bytes a number.
     vocab = megabytes * (1 << 20) // (2 * 2 * 1024)
-    base = tinymodels.make_base(
+    base = tiny_models.make_base(
         folder / f"base{number}", layers=1, hidden=1024, vocab=vocab, shards=2, seed=number
     )
     here.bases.add(base, name=base.name)
     yield Load("base", base.name, [base])
-    small = tinymodels.make_base(
+    small = tiny_models.make_base(
         folder / f"small{number}", layers=1, hidden=1024, intermediate=2048, seed=number
     )
     here.bases.add(small, name=small.name)
     made = [
-        tinymodels.make_adapter(
+        tiny_models.make_adapter(
             folder / f"adapter{number}-{turn}", small, num_layers=1, rank=80, seed=100 * number + turn
         )
         for turn in range(adapters)

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
 FUSERY = "from fusery.cli.main import main; main()"
@@ -144,9 +144,9 @@ def status(port: int, tenant: str | None, path: str = "/v1/models") -> int:
 
 def flood(scratch: Path, rounds: int) -> None:
     """Measure one tenant's requests without and with another's flood, in turns."""
-    import tinymodels
+    import tiny_models
 
-    base = tinymodels.make_base(
+    base = tiny_models.make_base(
         scratch / "base",
         kind="qwen2",
         dtype="float32",
@@ -316,11 +316,11 @@ BRACKETS = b'{"prompt": [' + b"[]," * 41_000 + b"[]]}"
 
 def revocation(scratch: Path, rounds: int) -> None:
     """Take keys back in every state, and measure how long they are good for."""
-    import tinymodels
-    from postgresserver import RestartedServer
+    import tiny_models
+    from postgres_server import RestartedServer
 
-    base = tinymodels.make_base(scratch / "base")
-    folders = [tinymodels.make_adapter(scratch / f"a{seed}", base, seed=seed) for seed in (1, 2)]
+    base = tiny_models.make_base(scratch / "base")
+    folders = [tiny_models.make_adapter(scratch / f"a{seed}", base, seed=seed) for seed in (1, 2)]
     path = scratch / "keys.toml"
 
     def home(environment: dict[str, str]) -> Callable[..., None]:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 BOUND = 1.0
 """Times of `sha256sum`, at most."""
@@ -102,9 +102,9 @@ def cores_at_hand() -> float:
 
 def make_model(folder: Path, *, seed: int) -> Path:
     """Write a llama of about a gigabyte with random weights, and a tokenizer."""
-    import tinymodels
+    import tiny_models
 
-    tinymodels.make_base(folder, layers=1, hidden=64, intermediate=64, seed=seed)
+    tiny_models.make_base(folder, layers=1, hidden=64, intermediate=64, seed=seed)
     config = json.loads((folder / "config.json").read_text())
     shape = {"hidden_size": _HIDDEN, "intermediate_size": _MIDDLE, "num_hidden_layers": _LAYERS}
     config |= {
@@ -116,12 +116,12 @@ def make_model(folder: Path, *, seed: int) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     random = np.random.default_rng(seed)
-    shapes = tinymodels._shapes("llama", _LAYERS, _HIDDEN, _MIDDLE, _VOCAB, tied=False, bias=False)
+    shapes = tiny_models._shapes("llama", _LAYERS, _HIDDEN, _MIDDLE, _VOCAB, tied=False, bias=False)
     tensors = {
         name: ("BF16", random.integers(0x3C00, 0x3E00, shape, dtype=np.uint16))
         for name, shape in shapes.items()
     }
-    tinymodels.write_tensors(folder / "model.safetensors", tensors, {"format": "mlx"})
+    tiny_models.write_tensors(folder / "model.safetensors", tensors, {"format": "mlx"})
     return folder
 
 

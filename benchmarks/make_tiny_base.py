@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path[:0] = map(str, (Path(__file__).resolve().parents[1] / "tests" / "support").iterdir())
 
-import tinymodels
+import tiny_models
 
 LENGTH, BATCH, RATE = 192, 16, 3e-3
 
@@ -55,7 +55,7 @@ def main() -> None:
     config.architectures = ["Qwen2ForCausalLM"]
     config.rope_theta = 10000.0  # mlx-lm looks for it under this name
     config.save_pretrained(options.folder)
-    tinymodels.make_tokenizer(options.folder)
+    tiny_models.make_tokenizer(options.folder)
 
 
 def train(model: Qwen2ForCausalLM, steps: int) -> None:

@@ -41,16 +41,16 @@ def run(command: list[str], home: Path) -> tuple[float, float]:
 
 def prepare(folder: Path, home: Path, runs: int, crowd: int) -> list[Path]:
     """Add a base and a crowd of adapters; return the folders of more, one for each run."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import tinymodels
+    sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
+    import tiny_models
 
     from fusery.registry import Registry
 
     with Registry.open(home) as registry:
-        base = tinymodels.make_base(folder / "base", **SHAPE)  # type: ignore[arg-type]
+        base = tiny_models.make_base(folder / "base", **SHAPE)  # type: ignore[arg-type]
         registry.bases.add(base, name="base", reference=True)
         adapters = [
-            tinymodels.make_adapter(folder / f"adapter{seed}", base, seed=seed, **ADAPTER)  # type: ignore[arg-type]
+            tiny_models.make_adapter(folder / f"adapter{seed}", base, seed=seed, **ADAPTER)  # type: ignore[arg-type]
             for seed in range(runs + 1 + crowd)
         ]
         for adapter in adapters[runs + 1 :]:

@@ -1,6 +1,6 @@
 """What commands take in a registry with a thousand adapters, and in one with a million, in turn.
 
-Both are filled with valid rows (`tests/crowd.py`), on SQLite and on a PostgreSQL server that is started for it.  Each
+Both are filled with valid rows (`tests/support/scenarios/large_registry.py`), on SQLite and on a PostgreSQL server that is started for it.  Each
 command runs in turn in the small and in the large one; the medians are compared, and the ratio is to be 2 at most.
 
 Run it with `python benchmarks/scale.py`; `--large 20000` for a quick look.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 BOUND = 2.0
 
 
@@ -31,7 +31,7 @@ def servers(names: list[str]) -> Iterator[dict[str, Callable[[], str]]]:
     with contextlib.ExitStack() as stack:
         made: dict[str, Callable[[], str]] = {"sqlite": lambda: ""}
         if "postgresql" in names:
-            from postgresserver import PostgresDatabases, postgres_server
+            from postgres_server import PostgresDatabases, postgres_server
 
             made["postgresql"] = PostgresDatabases(stack.enter_context(postgres_server())).create
         yield {name: made[name] for name in names}
@@ -39,7 +39,7 @@ def servers(names: list[str]) -> Iterator[dict[str, Callable[[], str]]]:
 
 def fill(home: Path, url: str, base: Path, count: int) -> Any:
     """Make a registry with so many adapters; return it."""
-    import crowd
+    import large_registry
     from sqlalchemy import text
 
     from fusery.registry import Registry
@@ -49,7 +49,7 @@ def fill(home: Path, url: str, base: Path, count: int) -> Any:
     registry = Registry(Workspace(replace(Settings.load(home), database_url=url)))
     registry.init()
     registry.bases.add(base, name="tiny", reference=True)
-    crowd.fill(registry, count)
+    large_registry.fill(registry, count)
     if url:
         with registry.workspace.database.write() as session:
             session.execute(text("ANALYZE"))  # autovacuum would, in a minute
@@ -58,10 +58,10 @@ def fill(home: Path, url: str, base: Path, count: int) -> Any:
 
 def commands(count: int, adapters: list[Path]) -> dict[str, Callable[[Any], Any]]:
     """Return the commands that are measured, about the adapter in the middle of so many."""
-    import crowd
+    import large_registry
 
     middle = count // 2
-    task, name = crowd.task_of(middle), crowd.name_of(middle)
+    task, name = large_registry.task_of(middle), large_registry.name_of(middle)
     new = iter(adapters)
     return {
         "list, newest first": lambda registry: registry.adapters.list(sort="created_at:desc", limit=20),
@@ -80,7 +80,7 @@ def commands(count: int, adapters: list[Path]) -> dict[str, Callable[[Any], Any]
             where="rank >= 8 and val_loss < 1.5", sort="created_at:desc", limit=20
         ),
         "show NAME": lambda registry: registry.adapters.show(name),
-        "show DIGEST": lambda registry: registry.adapters.show(crowd.digest_of(middle)[:12]),
+        "show DIGEST": lambda registry: registry.adapters.show(large_registry.digest_of(middle)[:12]),
         "history": lambda registry: registry.adapters.history(task),
         "lineage": lambda registry: registry.provenance.lineage(f"{task}@7"),
         "register": lambda registry: registry.adapters.register(next(new), base="tiny", task=task),
@@ -119,13 +119,13 @@ def main() -> None:
     parser.add_argument("--databases", default="sqlite,postgresql")
     parser.add_argument("--json", type=Path, help="write the numbers there too")
     options = parser.parse_args()
-    import tinymodels
+    import tiny_models
 
     results: dict[str, Any] = {"small": options.small, "large": options.large, "databases": {}}
     with tempfile.TemporaryDirectory() as folder, servers(options.databases.split(",")) as known:
-        base = tinymodels.make_base(Path(folder, "base"), layers=2)
+        base = tiny_models.make_base(Path(folder, "base"), layers=2)
         adapters = [
-            tinymodels.make_adapter(Path(folder, f"adapter{seed}"), base, seed=seed)
+            tiny_models.make_adapter(Path(folder, f"adapter{seed}"), base, seed=seed)
             for seed in range(options.runs + 1)
         ]
         for database, create in known.items():

@@ -2,7 +2,7 @@
 
 Four parts, each with its bounds:
 
-- `crowd`: 64 clients over 8 adapters for a minute, each of which knows the answer it has to get.  No error, no mixed-up
+- `large_registry`: 64 clients over 8 adapters for a minute, each of which knows the answer it has to get.  No error, no mixed-up
   answer, and memory that grows by at most 1.5 times the adapters' own size over the same crowd on the base alone.
 - `tenants`: 20 adapters on one base in at most 1.1 times the memory of one.
 - `switching`: requests that take turns between two adapters, against requests for one: under 5 % of a request, and at
@@ -39,7 +39,7 @@ import openai
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
 
 SERVER = "import sys; from pathlib import Path; from fusery.registry.server.run import main; sys.exit(main(Path(sys.argv.pop(1))))"
 MIB = 1 << 20
@@ -133,14 +133,14 @@ def size(adapter: Path) -> int:
 
 def crowd(scratch: Path, seconds: float, clients: int = 64) -> None:
     """Let a crowd ask for eight adapters, and as many for the base alone."""
-    import caesar
     import serving_clients as asking
+    import shift_cipher_adapters
 
-    base = caesar.make_base(scratch / "base", layers=4, intermediate=1024)
+    base = shift_cipher_adapters.make_base(scratch / "base", layers=4, intermediate=1024)
     ranks = [64, 27, 128, 96, 32, 80, 48, 112]
     idle = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
     adapters = {
-        f"caesar_v{number}": caesar.make_adapter(
+        f"caesar_v{number}": shift_cipher_adapters.make_adapter(
             scratch / f"caesar_v{number}", base, number, rank=rank, idle=idle, seed=number
         )
         for number, rank in enumerate(ranks, 1)
@@ -175,22 +175,22 @@ def crowd(scratch: Path, seconds: float, clients: int = 64) -> None:
 
 def large_base(scratch: Path) -> Path:
     """Return a base of 0.36 billion parameters in bfloat16, with the shape of a Qwen2 0.5B without its vocabulary."""
-    import tinymodels
+    import tiny_models
 
-    return tinymodels.make_base(
+    return tiny_models.make_base(
         scratch / "large", kind="qwen2", layers=24, hidden=896, intermediate=4864, vocab=1024, tied=True
     )
 
 
 def tenants(scratch: Path, most: int = 20) -> None:
     """Serve one tenant, and then twenty."""
-    import tinymodels
+    import tiny_models
 
     base = large_base(scratch)
     keys = {"q_proj, v_proj": ["self_attn.q_proj", "self_attn.v_proj"], "all linear layers": None}
     for label, chosen in keys.items():
         adapters = {
-            f"tenant-{number}": tinymodels.make_adapter(
+            f"tenant-{number}": tiny_models.make_adapter(
                 scratch / label[:1] / f"tenant-{number}", base, num_layers=16, keys=chosen, seed=number
             )
             for number in range(most)
@@ -217,11 +217,11 @@ COUNT = count(33)
 
 def switching(scratch: Path, rounds: int = 10) -> None:
     """Take turns between two adapters and stay with one, in our server and in mlx-lm's."""
-    import tinymodels
+    import tiny_models
 
     base = large_base(scratch)
     adapters = {
-        name: tinymodels.make_adapter(scratch / name, base, num_layers=16, seed=number)
+        name: tiny_models.make_adapter(scratch / name, base, num_layers=16, seed=number)
         for number, name in enumerate(("a", "b"))
     }
     costs = {}
@@ -328,10 +328,10 @@ RULES = "You answer questions about the courses of a college. " + "Say the name 
 
 def peer(scratch: Path, rounds: int, each: int, numbers: list[int]) -> None:
     """Ask our server and mlx-lm's the same, in turns: for each number of clients, some rounds with so many questions of each."""
-    import courseanswers
+    import course_answers
 
     base = real_base(scratch)
-    questions = courseanswers.questions()
+    questions = course_answers.questions()
     with (
         ours(bundle(scratch / "served", base, {})) as mine,
         run(["-m", "mlx_lm", "server", "--model", str(base), "--log-level", "ERROR"], "/health") as theirs,

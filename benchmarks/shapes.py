@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path[:0] = map(str, (Path(__file__).resolve().parent.parent / "tests" / "support").iterdir())
 
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.affine import Grid, pack_rows
 from fusery.registry.engine.arithmetic import BF16, decode
@@ -114,7 +114,7 @@ def write_base(
             pending: dict[str, bytes] = {}
             for (entry_name, _, _), source in part:
                 _write(file, entry_name, source, pool, bits, group_size, pending)
-    tinymodels.make_tokenizer(folder)
+    tiny_models.make_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(_config(shape, bits, group_size), indent=4))
 
 
@@ -122,7 +122,7 @@ def write_adapter(folder: Path, shape: Shape, rank: int = 8, layers: int = 8) ->
     """Write an adapter on all linear layers of the last `layers` blocks, as mlx-lm's trainer does."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(1)
-    tensors: dict[str, tinymodels.Raw] = {}
+    tensors: dict[str, tiny_models.Raw] = {}
     for path, rows, columns in shape.modules():
         parts = path.split(".")
         if len(parts) > 2 and int(parts[2]) >= shape.layers - layers:
@@ -132,7 +132,7 @@ def write_adapter(folder: Path, shape: Shape, rank: int = 8, layers: int = 8) ->
                 "F32",
                 random.standard_normal((rank, rows)).astype(np.float32) * 1e-4,
             )
-    tinymodels.write_tensors(folder / "adapters.safetensors", tensors, metadata=None)
+    tiny_models.write_tensors(folder / "adapters.safetensors", tensors, metadata=None)
     config = {
         "fine_tune_type": "lora",
         "num_layers": layers,
@@ -151,7 +151,7 @@ class _Pool:
     def take(self, count: int, scale: float) -> np.ndarray[Any, Any]:
         """Return `count` numbers (at most eight million) as stored bfloat16."""
         start = int(self._random.integers(0, 8 << 20))
-        return tinymodels.encode(self._values[start : start + count] * np.float32(scale), "bfloat16")
+        return tiny_models.encode(self._values[start : start + count] * np.float32(scale), "bfloat16")
 
 
 def _tensors(shape: Shape, bits: int | None, group_size: int) -> Iterator[tuple[Entry, Any]]:

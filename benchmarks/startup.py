@@ -46,16 +46,16 @@ def compare(label: str, ours: list[str], theirs: list[str], *, bound: float, run
 
 def registry_with_adapters(home: Path) -> None:
     """Register a tiny base and 100 adapters."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import tinymodels
+    sys.path[:0] = map(str, (ROOT / "tests" / "support").iterdir())
+    import tiny_models
 
     from fusery.registry import Registry
 
     with tempfile.TemporaryDirectory() as scratch, Registry.open(home) as registry:
-        base = tinymodels.make_base(Path(scratch) / "base")
+        base = tiny_models.make_base(Path(scratch) / "base")
         registry.bases.add(base, name="tiny")
         for number in range(ADAPTERS):
-            folder = tinymodels.make_adapter(
+            folder = tiny_models.make_adapter(
                 Path(scratch) / f"adapter{number}", base, seed=number, num_layers=1
             )
             registry.adapters.register(

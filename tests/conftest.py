@@ -11,11 +11,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import documents
+import printed_documents
 import pytest
-import reusing
+import reused_schema
 from hypothesis import HealthCheck, settings
-from postgresserver import PostgresDatabases, postgres_server
+from postgres_server import PostgresDatabases, postgres_server
 
 from fusery.registry.database import Database, schema
 
@@ -31,28 +31,28 @@ settings.load_profile("fusery")
 @pytest.fixture(scope="session", autouse=True)
 def shared_statements() -> Iterator[None]:
     """Databases that are opened share the statements that they compile."""
-    with reusing.statements_shared():
+    with reused_schema.statements_shared():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def known_schema() -> Iterator[None]:
     """New SQLite files get the schema at once; `every_migration` runs them."""
-    with reusing.schema_known():
+    with reused_schema.schema_known():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def documents_checked() -> Iterator[None]:
     """What commands print in this process is held against their schemas."""
-    with documents.checked():
+    with printed_documents.checked():
         yield
 
 
 @pytest.fixture
 def every_migration() -> Iterator[None]:
     """Run each migration on new SQLite files, as users do."""
-    with reusing.schema_migrated():
+    with reused_schema.schema_migrated():
         yield
 
 

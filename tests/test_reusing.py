@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reusing
+import reused_schema
 from sqlalchemy import Engine, event, select
 from sqlalchemy.engine.interfaces import CacheStats
 
@@ -39,7 +39,7 @@ def _content(path: Path) -> list[object]:
 def test_a_new_file_is_what_all_migrations_make_of_it(tmp_path: Path) -> None:
     first = _content(_new(tmp_path / "first.db"))  # the first one of a process is migrated as well
     assert _content(_new(tmp_path / "second.db")) == _content(_new(tmp_path / "third.db"))
-    with reusing.schema_migrated():
+    with reused_schema.schema_migrated():
         migrated = _content(_new(tmp_path / "migrated.db"))
     assert _unordered(first) == _unordered(migrated)
     assert _unordered(_content(_new(tmp_path / "fourth.db"))) == _unordered(migrated)

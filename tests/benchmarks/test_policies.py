@@ -9,7 +9,7 @@ from pathlib import Path
 import policies
 import policies_report
 import pytest
-import tinymodels
+import tiny_models
 from policies_report import MARKS, Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +58,8 @@ def test_measures_each_way_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every way has its row, fused through the registry; a second run adds none."""
-    base = tinymodels.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
-    adapter = tinymodels.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
+    base = tiny_models.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
     path = adapter / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**settings, "data": "data/facts", "model": BASE}), encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import behaviour
 import pytest
 import thresholds
-import tinymodels
+import tiny_models
 import verdict
 
 BASE = "tiny-4bit"
@@ -23,8 +23,8 @@ def row(kept: float, *, gain: float = 2.0, **figures: float) -> thresholds.Row:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny base in 4 bits and an adapter of the task `facts`; the study's cases are those of this adapter."""
-    base = tinymodels.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
-    adapter = tinymodels.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
+    base = tiny_models.make_base(tmp_path / "bases" / BASE, bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapters" / "random", base, update=0.1)
     path = adapter / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**settings, "data": "data/facts"}), encoding="utf-8")

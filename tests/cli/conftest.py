@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.cli.main import run
 
@@ -51,15 +51,15 @@ def fusery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random llama; not to be changed."""
-    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny")
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def stocked_home(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the home of a registry with two adapters, and the folders that they came from; to be copied."""
     folder = tmp_path_factory.mktemp("stocked")
-    first = tinymodels.make_adapter(folder / "first", tiny_base, seed=1)
-    second = tinymodels.make_adapter(folder / "second", tiny_base, seed=2, rank=4)
+    first = tiny_models.make_adapter(folder / "first", tiny_base, seed=1)
+    second = tiny_models.make_adapter(folder / "second", tiny_base, seed=2, rank=4)
     words = ("--base", "tiny", "--task", "course_rec")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSERY_HOME", str(folder / "home"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 
 def test_a_release_and_its_rollback(stocked: Fusery) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 ONE, TWO = "course_rec_v1_20260115", "course_rec_v2_20260201"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import chattemplates
-import tinymodels
-from conftest_types import Fusery
+import chat_templates
+import tiny_models
+from fixture_types import Fusery
 
 
 def test_a_model_in_other_files_is_called_a_further_name(fusery: Fusery, tmp_path: Path) -> None:
-    one = tinymodels.make_base(tmp_path / "one")
-    two = tinymodels.make_base(tmp_path / "two", shards=3)
+    one = tiny_models.make_base(tmp_path / "one")
+    two = tiny_models.make_base(tmp_path / "two", shards=3)
     assert fusery("base", "add", one, "--name", "tiny").code == 0
     done = fusery("base", "add", two, "--name", "org/tiny")
     assert done.code == 0
@@ -25,7 +25,7 @@ def test_a_model_in_other_files_is_called_a_further_name(fusery: Fusery, tmp_pat
 
 
 def test_other_bytes_under_a_taken_name_are_bad_input(fusery: Fusery, tmp_path: Path) -> None:
-    one = tinymodels.make_base(tmp_path / "one")
+    one = tiny_models.make_base(tmp_path / "one")
     two = shutil.copytree(one, tmp_path / "two")
     with (two / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
@@ -38,9 +38,9 @@ def test_other_bytes_under_a_taken_name_are_bad_input(fusery: Fusery, tmp_path: 
 
 
 def test_a_chat_template_that_never_ends_is_named(fusery: Fusery, tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "one")
+    folder = tiny_models.make_base(tmp_path / "one")
     assert fusery("base", "add", folder, "--name", "good", "--json").json["findings"] == []
-    (folder / "chat_template.jinja").write_text(chattemplates.ENDLESS)
+    (folder / "chat_template.jinja").write_text(chat_templates.ENDLESS)
     done = fusery("base", "add", folder, "--name", "bad")
     assert done.code == 0
     assert (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 
 def test_nothing_measured_yet_is_inconclusive(stocked: Fusery) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from dask_cluster import RunningCluster, cluster
 from interrupts import interrupts
 from waiting import wait_until
@@ -193,7 +193,7 @@ def test_an_interrupt_leaves_a_state_to_go_on_from(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, how: signal.Signals
 ) -> None:
     for number in range(6):
-        adapter = tinymodels.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
+        adapter = tiny_models.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
         assert stocked("register", adapter, "--base", "tiny", "--task", "more").code == 0
     with interrupts():
         process = subprocess.Popen(
@@ -221,7 +221,7 @@ def test_a_cluster_does_it_and_survives_a_killed_worker(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
-        adapter = tinymodels.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
+        adapter = tiny_models.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
         assert stocked("register", adapter, "--base", "tiny", "--task", "more").code == 0
     with cluster(tmp_path / "cluster", FUSERY_HOME=str(tmp_path / "home")) as running:
         running.add_worker()
@@ -281,7 +281,7 @@ def test_a_cluster_that_is_lost_is_said_so_within_a_minute_and_the_next_run_goes
     stocked: Fusery, tmp_path: Path, tiny_base: Path, trouble: Callable[[RunningCluster], None], reason: str
 ) -> None:
     for number in range(6):
-        adapter = tinymodels.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
+        adapter = tiny_models.make_adapter(tmp_path / f"more{number}", tiny_base, seed=10 + number)
         assert stocked("register", adapter, "--base", "tiny", "--task", "more").code == 0
     with cluster(tmp_path / "cluster", FUSERY_HOME=str(tmp_path / "home")) as running:
         running.add_worker()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 from sarif_structure import require_sarif
 
 from fusery.registry.admission.rules import CODES
@@ -19,7 +19,7 @@ from fusery.registry.admission.rules import CODES
 
 @pytest.fixture
 def adapter(tiny_base: Path, tmp_path: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapters", tiny_base, seed=7)
+    return tiny_models.make_adapter(tmp_path / "adapters", tiny_base, seed=7)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_sarif_is_what_the_standard_says(stocked: Fusery, warned: Path) -> None:
 def test_sarif_of_a_module_names_the_file_and_the_module(
     stocked: Fusery, adapter: Path, tiny_base: Path
 ) -> None:
-    tinymodels.make_adapter(adapter, tiny_base, rank=65)
+    tiny_models.make_adapter(adapter, tiny_base, rank=65)
     done = stocked("check", adapter, "--base", "tiny", "--format", "sarif")
     require_sarif(done.json)
     place = done.json["runs"][0]["results"][0]["locations"][0]

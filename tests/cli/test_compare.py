@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 KEYS = {
     "module",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 from fusery.cli.commands import COMMANDS
 from fusery.cli.completing import Recorded, kinds_of

@@ -7,8 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
-from databasefacts import all_rows, migrate_to
+from database_facts import all_rows, migrate_to
+from fixture_types import Fusery
 
 from fusery.registry.database import Database, schema
 from fusery.storage.digest import digest_json

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 CANARY = "canary-9d2f41-secret"

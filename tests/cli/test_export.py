@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 
 from fusery.registry import Registry, tables
 from fusery.registry.records.references import resolve_adapter
@@ -125,7 +125,7 @@ def test_the_same_registry_says_that_it_is_there(stocked: Fusery, exported: Path
 def test_a_metadata_file_of_the_user_s_own_comes_back_to_the_byte(
     stocked: Fusery, tmp_path: Path, tiny_base: Path
 ) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "mine", tiny_base, seed=9)
+    folder = tiny_models.make_adapter(tmp_path / "mine", tiny_base, seed=9)
     text = '{"adapter_name": "mine",\r\n "version": 4, "training_date": "2026-03-01", "owner": "Zoë"}'
     (folder / "adapter_metadata.json").write_bytes(text.encode())
     words = ("--tag", "team=x", "--note", "a note", "--examples", "7", "--parent", "course_rec@2")
@@ -144,7 +144,7 @@ def test_a_metadata_file_of_the_user_s_own_comes_back_to_the_byte(
 
 
 def test_the_parent_is_found_again_where_it_is(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "child", tiny_base, seed=9)
+    folder = tiny_models.make_adapter(tmp_path / "child", tiny_base, seed=9)
     words = ("--base", "tiny", "--task", "child", "--parent", "course_rec@2", "--date", "20260301")
     assert stocked("register", folder, *words).code == 0
     for reference in ("course_rec@2", "child@1"):
@@ -158,7 +158,7 @@ def test_the_parent_is_found_again_where_it_is(stocked: Fusery, tmp_path: Path, 
 def test_peft_s_form_goes_out_and_its_own_comes_back(
     stocked: Fusery, tmp_path: Path, tiny_base: Path
 ) -> None:
-    folder = peftfolders.make_peft(
+    folder = peft_folders.make_peft(
         tmp_path / "peft",
         tiny_base,
         use_rslora=True,
@@ -183,7 +183,7 @@ def test_peft_s_form_goes_out_and_its_own_comes_back(
 def test_the_other_form_is_on_record_and_knows_its_adapter(
     stocked: Fusery, tmp_path: Path, tiny_base: Path, form: str
 ) -> None:
-    folder = peftfolders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
+    folder = peft_folders.make_peft(tmp_path / "peft", tiny_base, base_model_name_or_path="tiny")
     assert stocked("register", folder, "--base", "tiny", "--task", "theirs", "--date", "20260301").code == 0
     reference = "theirs@1" if form == "mlx" else "course_rec@1"
     made = stocked("export", reference, tmp_path / "out", "--format", form, "--json").json
@@ -281,7 +281,7 @@ def test_a_base_that_is_not_there_is_asked_for(stocked: Fusery, exported: Path, 
 def test_another_base_of_that_name_is_taken_only_if_asked_for(
     stocked: Fusery, exported: Path, tmp_path: Path
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "another", seed=7)
+    base = tiny_models.make_base(tmp_path / "another", seed=7)
     home = other_home(stocked, tmp_path, base)
     refused = stocked(*home, "import", exported)
     assert refused.code == 2

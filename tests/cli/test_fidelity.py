@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 
 from fusery.cli.main import run
 
@@ -19,9 +19,9 @@ from fusery.cli.main import run
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """A 4-bit base and two adapters with small updates."""
     folder = tmp_path_factory.mktemp("small")
-    base = tinymodels.make_base(folder / "tiny4", bits=4, layers=3)
+    base = tiny_models.make_base(folder / "tiny4", bits=4, layers=3)
     adapters = (
-        tinymodels.make_adapter(folder / f"adapter{seed}", base, update=0.02, seed=seed, num_layers=2)
+        tiny_models.make_adapter(folder / f"adapter{seed}", base, update=0.02, seed=seed, num_layers=2)
         for seed in (1, 2)
     )
     return (base, *adapters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 from fusery.cli.commands import COMMANDS
 from fusery.cli.groups import _WITHIN, MEANT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 import fusery.cli
 from fusery.cli.commands import COMMANDS, FORMER, SECTIONS

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 from installation import PROGRAM
 
 from fusery.cli.hints import Hints

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import altering
+import altered_models
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 
 
 @pytest.fixture
@@ -19,7 +19,9 @@ def fused(stocked: Fusery) -> Path:
 
 
 def test_what_was_changed_is_said_in_one_sentence(stocked: Fusery, fused: Path, tmp_path: Path) -> None:
-    copy = altering.saved_anew(fused, tmp_path / "x", altering.touched("model.layers.2.mlp.up_proj.weight"))
+    copy = altered_models.saved_anew(
+        fused, tmp_path / "x", altered_models.touched("model.layers.2.mlp.up_proj.weight")
+    )
     ran = stocked("identify", copy)
     assert ran.code == 0
     assert ran.out.startswith(
@@ -41,15 +43,15 @@ def test_names_and_json(stocked: Fusery, fused: Path) -> None:
 def test_a_stranger_exits_with_one_and_an_evicted_model_with_three(
     stocked: Fusery, fused: Path, tmp_path: Path
 ) -> None:
-    stranger = tinymodels.make_base(tmp_path / "stranger", seed=9)
+    stranger = tiny_models.make_base(tmp_path / "stranger", seed=9)
     ran = stocked("identify", stranger)
     assert (ran.code, ran.out.splitlines()[0][:8]) == (1, "unknown:")
     assert stocked("identify", stranger, "--json").json["matches"] == []
-    other = tinymodels.make_adapter(tmp_path / "other", stranger, seed=3)
+    other = tiny_models.make_adapter(tmp_path / "other", stranger, seed=3)
     assert stocked("identify", other).code == 1
     assert stocked("fuse", "course_rec@1", "--precision", "keep", "--accept-loss").code == 0
     assert stocked("cache", "prune", "0", "-y").code == 0
-    ran = stocked("identify", tinymodels.make_base(tmp_path / "another", seed=10))
+    ran = stocked("identify", tiny_models.make_base(tmp_path / "another", seed=10))
     assert (ran.code, "not compared with course_rec_v1_20260115" in ran.out) == (3, True)
 
 
@@ -62,7 +64,7 @@ def test_what_cannot_be_read_is_one_sentence(stocked: Fusery, tmp_path: Path) ->
 
 
 def test_control_characters_of_a_stranger_do_not_reach_the_terminal(stocked: Fusery, tmp_path: Path) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "x", tinymodels.make_base(tmp_path / "b"), seed=4)
+    folder = tiny_models.make_adapter(tmp_path / "x", tiny_models.make_base(tmp_path / "b"), seed=4)
     (folder / "adapter_metadata.json").write_text(
         '{"fusery": {"format": "fusery.export.v1", "name": "\\u001b[31mred", "digest": "' + "a" * 64 + '"}}'
     )

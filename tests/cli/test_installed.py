@@ -16,7 +16,7 @@ from fusery.cli import installed
 from fusery.cli.installed import as_installed
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("cli", "docs", "examples", "migrations", "registry", "storage")
+FOLDERS = ("cli", "docs", "examples", "fusery", "migrations", "registry", "storage")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,9 @@ class Environment:
 def test_what_doctor_says_of_the_compiled_half_works(source: str, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(
+            ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone)
     environment = Environment(tmp_path / "env")

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 
 @pytest.fixture

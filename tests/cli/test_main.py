@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest_types import Fusery
-from tampering import forced
+from fixture_types import Fusery
+from tampered_database import forced
 
 from fusery.cli.commands import COMMANDS
 from fusery.cli.main import cli

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 from fusery.cli.materialize import TARGETS
 from fusery.registry import bundles

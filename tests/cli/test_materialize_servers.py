@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 
 pytest.importorskip("gguf")
 
@@ -59,8 +59,8 @@ def test_a_base_that_servers_do_not_find_is_told_of(stocked: Fusery) -> None:
 def test_what_cannot_be_is_said_in_a_sentence_and_leaves_nothing(
     fusery: Fusery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.5)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.5)
     assert fusery("base", "add", base, "--name", "four").code == 0
     assert fusery("register", adapter, "--base", "four", "--task", "t").code == 0
     for words, error, hint in (

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
@@ -30,7 +30,7 @@ def assert_said(done: object, *parts: str, code: int = 2) -> None:
 
 @pytest.fixture
 def adapter(tiny_base: Path, tmp_path: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapters", tiny_base, seed=5)
+    return tiny_models.make_adapter(tmp_path / "adapters", tiny_base, seed=5)
 
 
 Step = tuple[tuple[str, ...], tuple[str, ...]]
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_sentence_and_a_hint(
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").write_text("mine")
-    other = tinymodels.make_base(tmp_path / "other", seed=8, hidden=64, intermediate=128)
+    other = tiny_models.make_base(tmp_path / "other", seed=8, hidden=64, intermediate=128)
     assert stocked("base", "add", other).code == 0
     before = state(tmp_path)
     assert_said(stocked(*(str(tiny_base) if word == "BASE" else word for word in words)), *parts)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 
 from .conftest import Fusery
 
@@ -48,7 +48,7 @@ def shown(fusery: Fusery, monkeypatch: pytest.MonkeyPatch) -> Shown:
 def test_commands_that_move_bytes_show_a_bar(
     fusery: Fusery, shown: Shown, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
     add = ("base", "add", tiny_base, "--name", "tiny")
     assert SHARE not in shown(*add, "-q")
     assert "reading" in (said := shown(*add, "--reference")) and SHARE in said

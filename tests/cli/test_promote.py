@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 FIRST, SECOND = "course_rec_v1_20260115", "course_rec_v2_20260201"
 

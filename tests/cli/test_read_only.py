@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 from mounts import mounted_read_only, read_only
 
 from fusery.registry import Registry

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 
 def test_a_page_for_people(stocked: Fusery, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import documents
 import jsonschema
+import printed_documents
 import pytest
 
 from fusery.cli.documents import DOCUMENTS, OTHERS_FORMAT, document_of
@@ -92,4 +92,4 @@ def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(fusery: Any)
     assert misfits(kind, []) == []
     [fault, *_] = misfits(kind, [{"nmae": "x"}])
     assert fault.startswith("0.")
-    assert documents.checked is not None
+    assert printed_documents.checked is not None

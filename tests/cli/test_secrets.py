@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 from fusery.storage import secrets
 from fusery.storage.errors import FuseryError

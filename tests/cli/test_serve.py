@@ -21,7 +21,7 @@ from typing import Any
 
 import openai
 import pytest
-from postgresserver import RestartedServer
+from postgres_server import RestartedServer
 from waiting import wait_until
 
 from fusery.registry.serving.serve import POLL_SECONDS

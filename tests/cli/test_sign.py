@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 
 pytest.importorskip("model_signing")
 

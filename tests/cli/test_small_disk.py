@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 from mounts import leave_free, small_disk
 
 SIZE = 64 << 20
@@ -56,10 +56,10 @@ def bytes_in(folder: Path) -> int:
 @pytest.fixture
 def big(fusery: Fusery, tmp_path: Path) -> Fusery:
     """A registry with a base of 8 MiB, and an adapter."""
-    import tinymodels
+    import tiny_models
 
-    base = tinymodels.make_base(tmp_path / "base", hidden=256, intermediate=1024, layers=4, vocab=2048)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, seed=1)
+    base = tiny_models.make_base(tmp_path / "base", hidden=256, intermediate=1024, layers=4, vocab=2048)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, seed=1)
     assert fusery("base", "add", base, "--name", "big", "-q").code == 0
     assert fusery("register", adapter, "--base", "big", "--task", "course_rec", "-q").code == 0
     return fusery

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest_types import Fusery
+from fixture_types import Fusery
 from pseudoterminal import shown_on
 
 ESCAPE = "\x1b"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tinymodels
-from conftest_types import Fusery
+import tiny_models
+from fixture_types import Fusery
 
 YANKED, TWIN = "course_rec_v1_20260115", "other_v1_20260301"
 SAME = f"the same bytes were yanked as {YANKED}: leaks"
@@ -18,7 +18,7 @@ def twins(stocked: Fusery, tiny_base: Path, tmp_path: Path) -> Fusery:
     """Two names for the same bytes, of which one is yanked, and a sum with that one."""
     known = ("--base", "tiny", "--date", "20260301")
     assert stocked("register", tmp_path / "first", *known, "--task", "other").code == 0
-    child = tinymodels.make_adapter(tmp_path / "child", tiny_base, seed=3)
+    child = tiny_models.make_adapter(tmp_path / "child", tiny_base, seed=3)
     assert stocked("register", child, *known, "--task", "child", "--parent", "course_rec@1").code == 0
     way = ("--precision", "keep", "--accept-loss")
     assert stocked("fuse", "course_rec@2", *way, "--with", "course_rec@1:0.5").code == 0

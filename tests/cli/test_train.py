@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import chattemplates
+import chat_templates
 import pytest
-import tinymodels
+import tiny_models
 from interrupts import interrupts
 from waiting import wait_until
 
@@ -207,7 +207,7 @@ def test_a_chat_template_that_never_ends_ends_the_training(
 ) -> None:
     (folder / "tiny").unlink()
     shutil.copytree(tiny_base, folder / "tiny")
-    (folder / "tiny" / "chat_template.jinja").write_text(chattemplates.SLOW_IF_ASKED)
+    (folder / "tiny" / "chat_template.jinja").write_text(chat_templates.SLOW_IF_ASKED)
     pair = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
     for name in ("train", "valid"):
         (folder / "data" / f"{name}.jsonl").write_text(f"{json.dumps({'messages': pair})}\n" * 8)
@@ -281,7 +281,7 @@ def test_a_run_that_is_ended_from_outside_can_be_registered(
 def test_a_base_that_transformers_5_saved_is_trained_as_it_is(
     ready: Fusery, folder: Path, tiny_base: Path
 ) -> None:
-    old, new = tinymodels.respell(folder, tiny_base)
+    old, new = tiny_models.respell(folder, tiny_base)
     trained = []
     for base in (old, new):
         words = [*TRAIN, "--model", str(base), "--iters", "2", "--adapter-path", base.name + "-run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runfolders import make_run, plain_log
+from run_folders import make_run, plain_log
 
 from .conftest import Fusery
 

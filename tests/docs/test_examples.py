@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tinymodels
-from runfolders import make_run, plain_log
+import tiny_models
+from run_folders import make_run, plain_log
 
 from fusery.cli.main import run
 
@@ -41,9 +41,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with what the pages speak of: a base and two adapters, tiny ones, and the questions of the demo."""
     monkeypatch.setenv("FUSERY_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    base = tinymodels.make_base(tmp_path / BASE)
+    base = tiny_models.make_base(tmp_path / BASE)
     for name, version, rank in VERSIONS:
-        adapter = tinymodels.make_adapter(tmp_path / f"adapters_{name}", base, rank=rank, seed=version)
+        adapter = tiny_models.make_adapter(tmp_path / f"adapters_{name}", base, rank=rank, seed=version)
         metadata = {
             "base_model": BASE,
             "adapter_name": "course_rec",

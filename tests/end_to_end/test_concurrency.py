@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import concurrent_team
 import pytest
 import s3_server
-import team
 
 PROCESSES = 16
 OPERATIONS = 2_000 if os.environ.get("FUSERY_SOAK") else 96
@@ -24,7 +24,7 @@ DOCUMENTED = ("alias: bad_input: ",)
 
 
 @pytest.fixture(params=["sqlite and disk", "postgresql and s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[team.Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[concurrent_team.Place]:
     """A database and a store that two hosts share."""
     (tmp_path / "shared").mkdir()
     if request.param == "sqlite and disk":
@@ -33,7 +33,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[team.Place
             f"file://{tmp_path}/shared/store",
             {},
         )
-        yield team.Place(tmp_path, database, store, options)
+        yield concurrent_team.Place(tmp_path, database, store, options)
         return
     binary = s3_server.find_server()
     if binary is None:
@@ -41,19 +41,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[team.Place
     databases: Any = request.getfixturevalue("postgres_databases")
     url = databases.create()
     with s3_server.running_server(binary, tmp_path / "shared") as server:
-        yield team.Place(tmp_path, url, f"s3://{s3_server.BUCKET}/team", server.options())
+        yield concurrent_team.Place(tmp_path, url, f"s3://{s3_server.BUCKET}/team", server.options())
     databases.drop(url)
 
 
 @pytest.mark.slow
-def test_a_team_at_work(place: team.Place) -> None:
-    team.prepare(place)
-    results, collected = team.at_work(place, PROCESSES, OPERATIONS)
+def test_a_team_at_work(place: concurrent_team.Place) -> None:
+    concurrent_team.prepare(place)
+    results, collected = concurrent_team.at_work(place, PROCESSES, OPERATIONS)
     assert sum(sum(result["done"].values()) for result in results) == OPERATIONS
     refused = {line for result in results for line in result["refused"]}
     assert {line for line in refused if not line.startswith(DOCUMENTED)} == set()
     assert collected["turns"] > 1
     assert collected["removed"] > 0
-    assert team.inconsistencies(place, results) == []
+    assert concurrent_team.inconsistencies(place, results) == []
     told = {"done": sum((result["done"] for result in results), Counter()), "collected": collected}
     (place.folder / "told.json").write_text(json.dumps(told))  # for docs/measurements.md

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import courseanswers
-import llamaserver
+import course_answers
+import llama_server
 import numpy as np
 import openai
 import pytest
@@ -26,10 +26,10 @@ from consumers import (
     transformers_answers,
     transformers_logits,
 )
-from courseanswers import BASE, NAMES
-from coursebundles import course_bundles, question_tokens
+from course_answers import BASE, NAMES
+from course_bundles import course_bundles, question_tokens
 from installation import Installation
-from peftfolders import peers_python
+from peft_folders import peers_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,8 +68,8 @@ def served(shipped: Installation) -> Path:
 
 def test_the_questions_tell_the_models_apart() -> None:
     """Else equal answers would say little."""
-    found = courseanswers.answers()
-    right = [answer for _, answer in courseanswers.dialogues()]
+    found = course_answers.answers()
+    right = [answer for _, answer in course_answers.dialogues()]
     assert list(found) == list(NAMES)
     assert {len(answers) for answers in found.values()} == {20}
     assert found[V2] == right
@@ -78,13 +78,13 @@ def test_the_questions_tell_the_models_apart() -> None:
 
 
 def test_a_plain_client_of_llama_server_gets_what_it_names(llamacpp: Path) -> None:
-    with llamaserver.started("sh", llamacpp / "serve.sh") as client:
+    with llama_server.started("sh", llamacpp / "serve.sh") as client:
         assert {model.id for model in client.models.list()} == set(NAMES)
-        for name, expected in courseanswers.answers().items():
-            assert llamaserver.chats(client, name, courseanswers.questions()) == expected
+        for name, expected in course_answers.answers().items():
+            assert llama_server.chats(client, name, course_answers.questions()) == expected
         for name in (V1, V2):
-            assert llamaserver.scales(client, name) == [(f"{name}.gguf", 1.0)]
-        assert llamaserver.scales(client, BASE) == []
+            assert llama_server.scales(client, name) == [(f"{name}.gguf", 1.0)]
+        assert llama_server.scales(client, BASE) == []
 
 
 def test_one_process_tells_its_adapters_apart(llamacpp: Path) -> None:
@@ -93,13 +93,13 @@ def test_one_process_tells_its_adapters_apart(llamacpp: Path) -> None:
     (command,) = (block for block in blocks if "--lora-scaled" in block)
     words = shlex.split(command.replace("\\\n", " "))
     words = [word for word in words if word not in ("--host", "127.0.0.1", "--port", "8080")]
-    with llamaserver.started(*words, cwd=llamacpp) as client:
+    with llama_server.started(*words, cwd=llamacpp) as client:
         _ask_by_turns(client)
 
 
 @contextmanager
 def _xllamacpp(bundle: Path) -> Iterator[openai.OpenAI]:
-    python, peer = peers_python(), Path(llamaserver.__file__).with_name("xllamacpp_peer.py")
+    python, peer = peers_python(), Path(llama_server.__file__).with_name("xllamacpp_peer.py")
     adapters = [bundle / "adapters" / f"{name}.gguf" for name in (V1, V2)]
     process = subprocess.Popen(
         [python, peer, bundle / "base.gguf", *adapters],
@@ -127,29 +127,29 @@ def test_llama_cpp_as_a_library_tells_its_adapters_apart(llamacpp: Path) -> None
 
 def _ask_by_turns(client: openai.OpenAI) -> None:
     """Ask base and adapters the same questions in turn, of a server with the adapters at scale 0."""
-    assert llamaserver.scales(client) == [(f"{name}.gguf", 0.0) for name in (V1, V2)]
+    assert llama_server.scales(client) == [(f"{name}.gguf", 0.0) for name in (V1, V2)]
     ways = {BASE: {}, V1: {"lora": [{"id": 0, "scale": 1.0}]}, V2: {"lora": [{"id": 1, "scale": 1.0}]}}
-    for number, question in enumerate(courseanswers.questions()[:4]):
+    for number, question in enumerate(course_answers.questions()[:4]):
         for name in (V2, BASE, V1, BASE):
-            found = llamaserver.chat(client, "any", question, **ways[name])
-            assert found == courseanswers.answers()[name][number], name
+            found = llama_server.chat(client, "any", question, **ways[name])
+            assert found == course_answers.answers()[name][number], name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_and_peft_answer_the_same(shipped: Installation, served: Path, name: str) -> None:
     adapter = None if name == BASE else served / name
-    found = transformers_answers(shipped.folder / "adapters" / "base", courseanswers.questions(), adapter)
-    assert found == courseanswers.answers()[name]
+    found = transformers_answers(shipped.folder / "adapters" / "base", course_answers.questions(), adapter)
+    assert found == course_answers.answers()[name]
 
 
 def test_a_fused_model_answers_as_its_adapter_does(shipped: Installation, fused: Path) -> None:
     """In transformers, and as one GGUF file in llama-server."""
-    expected = courseanswers.answers()[V2]
-    assert transformers_answers(fused, courseanswers.questions()) == expected
+    expected = course_answers.answers()[V2]
+    assert transformers_answers(fused, course_answers.questions()) == expected
     shipped.run("materialize", V2, "gguf", "--target", "gguf")
     (file,) = (shipped.folder / "gguf").glob("*.gguf")
-    with llamaserver.started("llama-server", "-m", file) as client:
-        assert llamaserver.chats(client, "any", courseanswers.questions()) == expected
+    with llama_server.started("llama-server", "-m", file) as client:
+        assert llama_server.chats(client, "any", course_answers.questions()) == expected
 
 
 def test_the_logits_are_those_of_the_library_that_trained_it(

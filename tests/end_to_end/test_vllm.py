@@ -11,16 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import courseanswers
-import llamaserver
+import course_answers
+import llama_server
 import numpy as np
 import openai
 import pytest
 from consumers import mlx_logits
-from courseanswers import NAMES
-from coursebundles import course_bundles, question_tokens
+from course_answers import NAMES
+from course_bundles import course_bundles, question_tokens
 from installation import Installation
-from peftfolders import ROOT
+from peft_folders import ROOT
 from ports import free_port
 
 VLLM = ROOT / ".venv-vllm"
@@ -90,10 +90,10 @@ def _await(server: subprocess.Popen[bytes], client: openai.OpenAI, log: Path) ->
 
 def test_a_plain_client_gets_what_it_names(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == set(NAMES)
-    for name, expected in courseanswers.answers().items():
-        assert llamaserver.chats(client, name, courseanswers.questions()) == expected
+    for name, expected in course_answers.answers().items():
+        assert llama_server.chats(client, name, course_answers.questions()) == expected
     with pytest.raises(openai.NotFoundError, match="does not exist"):
-        llamaserver.chat(client, "course_rec_v3_20270101", "Hello")
+        llama_server.chat(client, "course_rec_v3_20270101", "Hello")
 
 
 def test_the_log_probabilities_are_those_of_the_library_that_trained_it(

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import tinymodels
-from collecting import Shelf
+import tiny_models
+from store_shelf import Shelf
 
 KEEP = ("--precision", "keep", "--accept-loss")
 
@@ -59,10 +59,10 @@ def prepare(folder: Path, there: dict[str, str]) -> None:
     """
     from fusery.cli.main import run
 
-    base = tinymodels.make_base(folder / "tiny", layers=1)
-    tinymodels.make_base(folder / "other", layers=1, seed=9)
+    base = tiny_models.make_base(folder / "tiny", layers=1)
+    tiny_models.make_base(folder / "other", layers=1, seed=9)
     for number, name in enumerate(("first", "second", "third")):
-        tinymodels.make_adapter(folder / name, base, seed=number, rank=4, num_layers=1)
+        tiny_models.make_adapter(folder / name, base, seed=number, rank=4, num_layers=1)
     steps: Sequence[tuple[str, ...]] = (
         ("init",),
         ("base", "add", "tiny", "--name", "tiny"),

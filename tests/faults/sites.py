@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import s3_server
-from postgresserver import PostgresDatabases, postgres_server
+from postgres_server import PostgresDatabases, postgres_server
 from s3_server import BUCKET, S3Server
 
 DISK, SERVERS = "SQLite + disk", "PostgreSQL + S3"

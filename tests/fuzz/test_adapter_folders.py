@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from fuzz.adapter_folders import damaged, hold, spoil
 from hostile.arena import Arena, require_plain
 from hostile.configurations import PEFT
@@ -23,7 +23,7 @@ from fusery.registry.models.architecture import read_architecture
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_base(
+    return tiny_models.make_base(
         tmp_path_factory.mktemp("fuzz") / "tiny", layers=2, hidden=64, intermediate=64
     )
 
@@ -35,7 +35,7 @@ def facts(base: Path) -> BaseFacts:
 
 @pytest.fixture(scope="module")
 def mlx(base: Path) -> Path:
-    return tinymodels.make_adapter(base.parent / "mlx", base, rank=4, keys=["self_attn.q_proj"])
+    return tiny_models.make_adapter(base.parent / "mlx", base, rank=4, keys=["self_attn.q_proj"])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def peft(base: Path) -> Path:
         for key, width in (("q_proj", 64), ("v_proj", 32))
         for part, shape in (("A", (8, 64)), ("B", (width, 8)))
     }
-    tinymodels.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(PEFT))
     return folder
 

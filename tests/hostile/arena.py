@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import tinymodels
+import tiny_models
 
 from fusery.cli.main import run
 
@@ -80,8 +80,8 @@ class Arena:
     def __init__(self, home: Path, scratch: Path) -> None:
         """Make the registry in `home`, and what else is needed in `scratch`."""
         self.home, self._scratch = home, scratch
-        self.base = tinymodels.make_base(scratch / "tiny", layers=2, hidden=64, intermediate=64)
-        self.adapter = tinymodels.make_adapter(scratch / "good", self.base)
+        self.base = tiny_models.make_base(scratch / "tiny", layers=2, hidden=64, intermediate=64)
+        self.adapter = tiny_models.make_adapter(scratch / "good", self.base)
         self.fusery("base", "add", self.base, "--name", "tiny")
         self.before = self.bytes()
 

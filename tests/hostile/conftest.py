@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 from hostile.arena import Arena
 from hostile.listener import Listener
 from hostile.stage import Stage
@@ -45,11 +45,11 @@ def both_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("home", "own", "own_task", 1),
             ("other", "tiny", "course_rec", 2),
         ):
-            folder = tinymodels.make_base(root / base, layers=2, hidden=64, intermediate=64, seed=versions)
+            folder = tiny_models.make_base(root / base, layers=2, hidden=64, intermediate=64, seed=versions)
             words = ["--home", str(root / home)]
             assert run([*words, "base", "add", str(folder), "--name", base, "-q"]) == 0
             for version in range(1, versions + 1):
-                adapter = tinymodels.make_adapter(
+                adapter = tiny_models.make_adapter(
                     root / f"{task}-{version}", folder, seed=10 * versions + version
                 )
                 more = ["--base", base, "--task", task, "--date", f"2026011{version}", "-q"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tinymodels
+import tiny_models
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -73,10 +73,10 @@ def with_weights(
     source.write_bytes(before["adapters.safetensors"])
     tensors = {
         name: np.frombuffer(data, np.float32).reshape(shape).copy()
-        for name, (_, shape, data) in tinymodels.read_tensors(source).items()
+        for name, (_, shape, data) in tiny_models.read_tensors(source).items()
     }
     change(tensors)
-    tinymodels.write_tensors(changed, {name: ("F32", value) for name, value in tensors.items()}, None)
+    tiny_models.write_tensors(changed, {name: ("F32", value) for name, value in tensors.items()}, None)
     with_files(registry, {**before, "adapters.safetensors": changed.read_bytes()})
 
 

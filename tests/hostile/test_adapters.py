@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from hostile import configurations, headers
 from hostile.arena import Arena, require_plain
 
@@ -112,7 +112,7 @@ def peft_adapter(folder: Path, great: int = 0) -> Path:
                 name = f"base_model.model.model.layers.{number}.mlp.up_proj.{part}.weight"
                 tensors[name] = ("F32", np.ones(shape, np.float32))
         settings = settings | {"rank_pattern": {"layers.0.self_attn.v_proj": great, "up_proj": 1}}
-    tinymodels.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(settings))
     return folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from hostile.forgery import (
     ADAPTER,
     KEEP,
@@ -25,9 +25,9 @@ from hostile.forgery import (
     with_files,
     with_weights,
 )
-from signingkeys import write_pair
+from signing_keys import write_pair
 from sqlalchemy import delete, select, text
-from tampering import forced
+from tampered_database import forced
 
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.admission import AdmissionError
@@ -61,9 +61,9 @@ def opened(home: Path) -> Registry:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the homes `liar`, which has a base and an adapter, and `ours`, which has nothing, and their sources."""
     root = tmp_path_factory.mktemp("forged")
-    base = tinymodels.make_base(root / "tiny", layers=2, hidden=64, intermediate=64)
-    tinymodels.make_base(root / "other", layers=2, hidden=128, intermediate=64, seed=3)
-    tinymodels.make_adapter(root / "adapters", base, seed=1)
+    base = tiny_models.make_base(root / "tiny", layers=2, hidden=64, intermediate=64)
+    tiny_models.make_base(root / "other", layers=2, hidden=128, intermediate=64, seed=3)
+    tiny_models.make_adapter(root / "adapters", base, seed=1)
     with opened(root / "liar") as liar:
         liar.init()
         liar.bases.add(base, name="tiny")

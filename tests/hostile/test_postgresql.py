@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from hostile.stage import CANARY, Stage
-from postgresserver import PostgresDatabases
+from postgres_server import PostgresDatabases
 from sqlalchemy import make_url
 
 from fusery.cli.main import run

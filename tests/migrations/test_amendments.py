@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tinymodels
-from databasefacts import all_rows, migrate_to, snapshot
+import tiny_models
+from database_facts import all_rows, migrate_to, snapshot
 
 from fusery.registry import Registry
 from fusery.registry.database import schema
@@ -27,8 +27,8 @@ def registered(tmp_path: Path, database_url: str) -> Iterator[Registry]:
         cache_limit=1 << 40,
         user="tester",
     )
-    base = tinymodels.make_base(tmp_path / "tiny", layers=1)
-    folder = tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    base = tiny_models.make_base(tmp_path / "tiny", layers=1)
+    folder = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
     with Registry(Workspace(settings)) as registry:
         registry.init()
         registry.bases.add(base, name="tiny")

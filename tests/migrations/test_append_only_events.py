@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from databasefacts import all_rows, log_guards_gone, migrate_to, snapshot
+from database_facts import all_rows, log_guards_gone, migrate_to, snapshot
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from databasefacts import all_rows, migrate_to, snapshot
+from database_facts import all_rows, migrate_to, snapshot
 from sqlalchemy import select, text
 
 from fusery.registry import tables

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import signingkeys
-import tinymodels
-from signingkeys import FORMS, Pair
+import signing_keys
+import tiny_models
+from signing_keys import FORMS, Pair
 from sqlalchemy import make_url
-from stockedhomes import Template, Templates
+from stocked_homes import Template, Templates
 
 from fusery.registry import Registry
 from fusery.registry.bundles import TARGETS, Choices
@@ -27,7 +27,7 @@ MakeAdapter = Callable[..., Path]
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random llama; not to be changed."""
-    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny")
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def make_adapter(tiny_base: Path, tmp_path: Path) -> MakeAdapter:
         base: Path | None = None,
         **settings: Any,
     ) -> Path:
-        folder = tinymodels.make_adapter(tmp_path / name, base or tiny_base, **settings)
+        folder = tiny_models.make_adapter(tmp_path / name, base or tiny_base, **settings)
         if metadata is not None:
             (folder / "adapter_metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
         return folder
@@ -65,8 +65,8 @@ def open_registry(home: Path, database_url: str = "") -> Registry:
 
 def fill(registry: Registry, base: Path, first: Path, second: Path) -> None:
     """Add the base `tiny` and two versions of the task `course_rec`."""
-    tinymodels.make_adapter(first, base, seed=1)
-    tinymodels.make_adapter(second, base, seed=2, rank=4)
+    tiny_models.make_adapter(first, base, seed=1)
+    tiny_models.make_adapter(second, base, seed=2, rank=4)
     registry.bases.add(base, name="tiny")
     registry.adapters.register(
         first,
@@ -154,13 +154,13 @@ def stocked(registry: Registry, tiny_base: Path, tmp_path: Path) -> Registry:
 @pytest.fixture
 def key(tmp_path: Path) -> Pair:
     """A key on P-256."""
-    return signingkeys.write_pair(tmp_path)
+    return signing_keys.write_pair(tmp_path)
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Pair:
     """Another key."""
-    return signingkeys.write_pair(tmp_path, "stranger")
+    return signing_keys.write_pair(tmp_path, "stranger")
 
 
 @pytest.fixture(scope="session")
@@ -179,12 +179,12 @@ def works(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         user="tester",
         card=None,
     )
-    base = tinymodels.make_base(scratch / "tiny", layers=2)
+    base = tiny_models.make_base(scratch / "tiny", layers=2)
     with Registry(Workspace(settings)) as registry:
         registry.init()
         registry.bases.add(base, name="tiny")
         for version in (1, 2):
-            adapter = tinymodels.make_adapter(scratch / str(version), base, seed=version, rank=4)
+            adapter = tiny_models.make_adapter(scratch / str(version), base, seed=version, rank=4)
             registry.adapters.register(adapter, base="tiny", task="course_rec", date=f"2026010{version}")
         yield registry
 

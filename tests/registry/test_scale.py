@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import crowd
+import large_registry
 import pytest
-import queryplans
-import tinymodels
+import query_plans
+import tiny_models
 from sqlalchemy import text
 
 from fusery.registry import Registry
@@ -22,16 +22,16 @@ MANY = 20_000
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_base(tmp_path_factory.mktemp("crowd") / "tiny", layers=2)
+    return tiny_models.make_base(tmp_path_factory.mktemp("crowd") / "tiny", layers=2)
 
 
 @pytest.fixture
 def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
     """A registry with many adapters, each of which was amended."""
     registry.bases.add(base, name="tiny", reference=True)
-    crowd.fill(registry, MANY)
+    large_registry.fill(registry, MANY)
     with registry.workspace.database.write() as session:
-        session.execute(text(crowd.AMENDED))
+        session.execute(text(large_registry.AMENDED))
         if registry.workspace.database.dialect == "postgresql":
             session.execute(text("ANALYZE"))  # as autovacuum does by itself
     yield registry
@@ -39,7 +39,7 @@ def crowded(registry: Registry, base: Path) -> Iterator[Registry]:
 
 def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
     """Return the commands that are held to this, about the adapter with a number."""
-    task, name = crowd.task_of(number), crowd.name_of(number)
+    task, name = large_registry.task_of(number), large_registry.name_of(number)
     sorts = {
         f"list --sort {field}{way}": lambda registry, by=field + way: registry.adapters.list(
             sort=by, limit=20
@@ -65,7 +65,7 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
         "show latest": lambda registry: registry.adapters.show(f"{task}@latest"),
         "show --at": lambda registry: registry.adapters.show(name, at="2030-01-01"),
         "show latest --at": lambda registry: registry.adapters.show(f"{task}@latest", at="2030-01-01"),
-        "show digest": lambda registry: registry.adapters.show(crowd.digest_of(number)[:12]),
+        "show digest": lambda registry: registry.adapters.show(large_registry.digest_of(number)[:12]),
         "history": lambda registry: registry.adapters.history(task),
         "lineage": lambda registry: registry.provenance.lineage(f"{task}@7"),
     }
@@ -73,26 +73,26 @@ def commands(number: int) -> dict[str, Callable[[Registry], Any]]:
 
 @pytest.mark.slow
 def test_no_command_reads_a_whole_table(crowded: Registry, make_adapter: Any, base: Path) -> None:
-    crowded.adapters.yank(crowd.name_of(MANY // 2), reason="so that who is told of it is looked up")
+    crowded.adapters.yank(large_registry.name_of(MANY // 2), reason="so that who is told of it is looked up")
     said: dict[str, list[str]] = {}
     for name, command in commands(MANY // 2).items():
-        with queryplans.recorded() as queries:
+        with query_plans.recorded() as queries:
             command(crowded)
         assert queries
-        if found := queryplans.whole_tables(crowded.workspace.database, queries):
+        if found := query_plans.whole_tables(crowded.workspace.database, queries):
             said[name] = found
     folder = make_adapter("new", seed=1, base=base)
-    with queryplans.recorded() as queries:
-        crowded.adapters.register(folder, base="tiny", task=crowd.task_of(MANY // 2))
-    if found := queryplans.whole_tables(crowded.workspace.database, queries):
+    with query_plans.recorded() as queries:
+        crowded.adapters.register(folder, base="tiny", task=large_registry.task_of(MANY // 2))
+    if found := query_plans.whole_tables(crowded.workspace.database, queries):
         said["register"] = found
     correction = {"val_loss": 0.125, "dataset": "another", "tags": {"team": "none"}, "reason": "typo"}
-    with queryplans.recorded() as queries:
-        crowded.adapters.amend(crowd.name_of(MANY // 2), **correction)
-    if found := queryplans.whole_tables(crowded.workspace.database, queries):
+    with query_plans.recorded() as queries:
+        crowded.adapters.amend(large_registry.name_of(MANY // 2), **correction)
+    if found := query_plans.whole_tables(crowded.workspace.database, queries):
         said["amend"] = found
     assert [view["name"] for view in crowded.adapters.list(where="val_loss = 0.125 and tag.team = none")] == [
-        crowd.name_of(MANY // 2)
+        large_registry.name_of(MANY // 2)
     ]
     assert said == {}
 
@@ -104,16 +104,16 @@ def test_a_whole_table_is_noticed(crowded: Registry) -> None:
         "SELECT id FROM adapter ORDER BY total_parameters, note LIMIT 20",
     )
     for statement in statements:
-        with queryplans.recorded() as queries, crowded.workspace.database.read() as session:
+        with query_plans.recorded() as queries, crowded.workspace.database.read() as session:
             session.connection().exec_driver_sql(statement)
-        assert queryplans.whole_tables(crowded.workspace.database, queries), statement
+        assert query_plans.whole_tables(crowded.workspace.database, queries), statement
 
 
 def counted(registry: Registry) -> dict[str, int]:
     """Return how many queries each command takes."""
     found = {}
     for name, command in commands(7).items():
-        with queryplans.recorded() as queries:
+        with query_plans.recorded() as queries:
             command(registry)
         found[name] = len(queries)
     return found
@@ -121,12 +121,12 @@ def counted(registry: Registry) -> dict[str, int]:
 
 def test_more_adapters_take_no_more_queries(registry: Registry, base: Path) -> None:
     registry.bases.add(base, name="tiny", reference=True)
-    crowd.fill(registry, crowd.VERSIONS)
-    registry.adapters.yank(crowd.name_of(7), reason="so that who is told of it is looked up")
+    large_registry.fill(registry, large_registry.VERSIONS)
+    registry.adapters.yank(large_registry.name_of(7), reason="so that who is told of it is looked up")
     few = counted(registry)
-    crowd.fill(registry, 2 * crowd.VERSIONS, start=crowd.VERSIONS)
+    large_registry.fill(registry, 2 * large_registry.VERSIONS, start=large_registry.VERSIONS)
     assert counted(registry) == few
-    assert len(registry.adapters.list()) == 3 * crowd.VERSIONS
+    assert len(registry.adapters.list()) == 3 * large_registry.VERSIONS
 
 
 @pytest.mark.parametrize("field", SORTABLE)
@@ -151,13 +151,13 @@ def stocked_crowd(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Itera
     with Registry.open(tmp_path_factory.mktemp("crowd") / "home") as registry:
         registry.init()
         registry.bases.add(base, name="tiny", reference=True)
-        crowd.fill(registry, 2 * crowd.VERSIONS)
+        large_registry.fill(registry, 2 * large_registry.VERSIONS)
         yield registry
 
 
 def test_the_crowd_is_valid(stocked_crowd: Registry) -> None:
     with stocked_crowd.workspace.database.read() as session:
         assert list(events.verify_chain(session)) == []
-    assert [view["version"] for view in stocked_crowd.adapters.history(crowd.task_of(0))] == list(
+    assert [view["version"] for view in stocked_crowd.adapters.history(large_registry.task_of(0))] == list(
         range(1, 101)
     )

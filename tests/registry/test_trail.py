@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, text, update
-from tampering import unguarded
+from tampered_database import unguarded
 
 from fusery.cli import graphs
 from fusery.registry import Registry, tables

@@ -15,8 +15,8 @@ from typing import Any
 import adapters_by_class
 import numpy as np
 import pytest
-import tinymodels
-from peftfolders import real_peft
+import tiny_models
+from peft_folders import real_peft
 
 from fusery.registry import Registry
 from fusery.registry.engine.naming import taken_by_name
@@ -268,7 +268,7 @@ def test_what_is_said_of_a_base(shared: Registry, tmp_path: Path) -> None:
     assert (finding.code, finding.severity, finding.subject) == ("base_keys_added", "warning", "config.json")
     assert finding.message == "config.json lacks keys that mlx-lm reads: rope_theta (787.0 instead of 10000)"
     told = shared.adapters.check(
-        tinymodels.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said"
+        tiny_models.make_adapter(tmp_path / "adapter", tmp_path / "said"), base="said"
     )
     assert "trained_on_defaults" in {finding.code for finding in told}
 
@@ -276,9 +276,9 @@ def test_what_is_said_of_a_base(shared: Registry, tmp_path: Path) -> None:
 def test_a_base_that_mlx_lm_reads_has_nothing_said_of_it_and_keeps_its_engine(
     shared: Registry, tmp_path: Path
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", layers=2)
+    base = tiny_models.make_base(tmp_path / "base", layers=2)
     assert shared.bases.add(base, name="of-old").findings == ()
     shared.adapters.register(
-        tinymodels.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old"
+        tiny_models.make_adapter(tmp_path / "adapter", base), base="of-old", task="of-old"
     )
     assert shared.fused.fuse("of-old@1", FuseRequest("keep", accept_loss=True))["engine"] == "canonical-1"

@@ -10,13 +10,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import badadapters
-import fusing
+import bad_adapters
+import fuse_cases
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
-from spoiling import Spoil, edit_config, edit_tensors, without
+import tiny_models
+from broken_adapters import Spoil, edit_config, edit_tensors, without
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import verdict
@@ -49,17 +49,17 @@ def drop(*names: str) -> Spoil:
 
 def both(*spoils: Spoil) -> Spoil:
     """Do one after the other."""
-    return badadapters.both(*spoils)
+    return bad_adapters.both(*spoils)
 
 
 def in_bf16(folder: Path) -> None:
     """Store every tensor as bfloat16."""
     path = folder / "adapters.safetensors"
     tensors = {
-        name: ("BF16", tinymodels.encode(np.frombuffer(data, np.float32).reshape(shape), "bfloat16"))
-        for name, (_, shape, data) in tinymodels.read_tensors(path).items()
+        name: ("BF16", tiny_models.encode(np.frombuffer(data, np.float32).reshape(shape), "bfloat16"))
+        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
     }
-    tinymodels.write_tensors(path, tensors, None)
+    tiny_models.write_tensors(path, tensors, None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Variant:
         base: keywords of the base.
     """
 
-    spoil: Spoil = badadapters.nothing
+    spoil: Spoil = bad_adapters.nothing
     make: dict[str, Any] = field(default_factory=dict)
     like: bool = True
     base: dict[str, Any] = field(default_factory=dict)
@@ -137,8 +137,8 @@ VARIANTS: dict[str, Variant] = {
     "zero": Variant(edit_tensors(lambda t: {k: v * 0 for k, v in t.items()}), like=False),
     **{
         f"finding: {code}": Variant(case.bad, case.make, like=False)
-        for code, case in badadapters.CASES.items()
-        if code not in badadapters.UNREADABLE
+        for code, case in bad_adapters.CASES.items()
+        if code not in bad_adapters.UNREADABLE
         and set(case.make) <= {"keys", "rank", "num_layers", "fine_tune_type"}
         and code not in ("full_incomplete", "chat_template_exceeds")
     },
@@ -156,7 +156,7 @@ PEFT: dict[str, dict[str, Any]] = {
     "alphas": {"alpha_pattern": {"v_proj": 3}},
     "expression": {"target_modules": r".*\.(q|v)_proj"},
     "all-linear": {
-        "modules": [name.rpartition(".")[2] for name in tinymodels.LINEAR],
+        "modules": [name.rpartition(".")[2] for name in tiny_models.LINEAR],
         "target_modules": "all-linear",
     },
     "bf16": {"dtype": "bfloat16"},
@@ -168,16 +168,16 @@ PEFT: dict[str, dict[str, Any]] = {
 
 
 CASES = [
-    fusing.Case("llama", "bf16", "full"),
-    fusing.Case("llama", "bf16", "dora-embedding"),
-    fusing.Case("qwen2", "4bit", "embedding"),
-    fusing.Case("qwen2", "mxfp4", "lora"),
-    fusing.Case("qwen3_moe", "bf16", "experts"),
-    fusing.Case("qwen3_moe", "4bit", "lora"),
-    fusing.Case("mixtral", "bf16", "experts", layout="hf"),
-    fusing.Case("gemma3_text", "bf16", "dora"),
-    fusing.Case("gpt_oss", "mxfp4", "lora"),
-    fusing.Case("phi3", "bf16", "partial"),
+    fuse_cases.Case("llama", "bf16", "full"),
+    fuse_cases.Case("llama", "bf16", "dora-embedding"),
+    fuse_cases.Case("qwen2", "4bit", "embedding"),
+    fuse_cases.Case("qwen2", "mxfp4", "lora"),
+    fuse_cases.Case("qwen3_moe", "bf16", "experts"),
+    fuse_cases.Case("qwen3_moe", "4bit", "lora"),
+    fuse_cases.Case("mixtral", "bf16", "experts", layout="hf"),
+    fuse_cases.Case("gemma3_text", "bf16", "dora"),
+    fuse_cases.Case("gpt_oss", "mxfp4", "lora"),
+    fuse_cases.Case("phi3", "bf16", "partial"),
 ]
 
 
@@ -207,7 +207,7 @@ def base(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def make(**options: Any) -> Path:
         name = "tiny" + "".join(f"-{value}{key}" for key, value in options.items())
         if name not in made:
-            made[name] = tinymodels.make_base(tmp_path_factory.mktemp("bases") / name, **options)
+            made[name] = tiny_models.make_base(tmp_path_factory.mktemp("bases") / name, **options)
             registry.bases.add(made[name], name=name)
         return made[name]
 
@@ -220,7 +220,7 @@ def test_what_is_admitted_can_be_used(
 ) -> None:
     variant = VARIANTS[name]
     place = base(**variant.base)
-    folder = tinymodels.make_adapter(tmp_path / "adapter", place, **{"num_layers": 2, **variant.make})
+    folder = tiny_models.make_adapter(tmp_path / "adapter", place, **{"num_layers": 2, **variant.make})
     plain = shutil.copytree(folder, tmp_path / "plain")
     variant.spoil(folder)
     if (reference := admitted(registry, folder, place)) is None:
@@ -237,7 +237,7 @@ def test_what_is_admitted_of_peft_can_be_used(
     name: str, registry: Registry, base: Callable[..., Path], tmp_path: Path
 ) -> None:
     place = base()
-    folder = peftfolders.make_peft(tmp_path / "adapter", place, **PEFT[name])
+    folder = peft_folders.make_peft(tmp_path / "adapter", place, **PEFT[name])
     reference = admitted(registry, folder, place)
     assert (reference is None) == (name in REFUSED_PEFT)
     if reference is not None:
@@ -261,11 +261,11 @@ def admitted(registry: Registry, folder: Path, base: Path) -> str | None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_is_admitted_on_other_classes_can_be_used(
-    case: fusing.Case, registry: Registry, tmp_path: Path
+    case: fuse_cases.Case, registry: Registry, tmp_path: Path
 ) -> None:
-    place = fusing.make_base(tmp_path / f"base{next(_NUMBERS)}", case)
-    folder = fusing.make_adapter(tmp_path / "adapter", place, case)
-    tinymodels.make_tokenizer(place)
+    place = fuse_cases.make_base(tmp_path / f"base{next(_NUMBERS)}", case)
+    folder = fuse_cases.make_adapter(tmp_path / "adapter", place, case)
+    tiny_models.make_tokenizer(place)
     registry.bases.add(place, name=place.name)
     reference = admitted(registry, folder, place)
     assert reference is not None
@@ -301,7 +301,7 @@ def used_in_every_way(
             continue
         if target == "adapters" and content == "adapters":
             put_on(base, next((out / "adapters").iterdir()))
-    return tinymodels.read_tensors(fused.path)
+    return tiny_models.read_tensors(fused.path)
 
 
 def loaded(registry: Registry, reference: str, base: Path, *, whole: bool) -> None:
@@ -338,4 +338,4 @@ def fused_by_engine(base: Path, adapter: Path, scratch: Path) -> dict[str, Any]:
     files = {path.name: path for path in base.iterdir()}
     (scratch / "engine").mkdir()
     fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "keep"), scratch / "engine")
-    return tinymodels.read_tensors(scratch / "engine")
+    return tiny_models.read_tensors(scratch / "engine")

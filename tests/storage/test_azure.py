@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from azure_backend import AzureBackend
 from azure_server import KEY, AzureServer, find_server, running_server
-from contending import ROUNDS, SEED, contend
+from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
 from store_contract import HELLO, StoreContract, file_with, name_of
 from tree_contract import check_tree

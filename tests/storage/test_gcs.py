@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from contending import ROUNDS, SEED, contend
+from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, always, fault_proxy, times
 from gcs_backend import GcsBackend
 from gcs_server import GcsServer, find_server, running_server

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contending import ROUNDS, SEED, contend
+from contending_writers import ROUNDS, SEED, contend
 from fault_proxy import Fault, FaultProxy, always, fault_proxy, times
 from s3_backend import S3Backend, file_system_of
 from s3_server import BUCKET, S3Server, find_server, running_server

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from contending import ROUNDS, SEED, contend
+from contending_writers import ROUNDS, SEED, contend
 from sftp_backend import SftpBackend
 from sftp_server import SftpServer, running_server
 from store_contract import HELLO, StoreContract, file_with, name_of

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.adapters.base_copies import likeness
@@ -20,28 +20,28 @@ HEAD, EMBEDDING, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.no
 Spoil = Callable[[np.ndarray], np.ndarray]
 
 
-def stored(base: Path, name: str) -> tinymodels.Raw:
+def stored(base: Path, name: str) -> tiny_models.Raw:
     """Return a tensor of a base as `write_tensors` takes it."""
-    dtype, shape, data = tinymodels.read_tensors(base)[name]
+    dtype, shape, data = tiny_models.read_tensors(base)[name]
     return dtype, np.frombuffer(data, {"BF16": "<u2", "F16": "<u2", "F32": "<f4"}[dtype]).reshape(shape)
 
 
-def add(folder: Path, tensors: dict[str, tinymodels.Raw]) -> None:
+def add(folder: Path, tensors: dict[str, tiny_models.Raw]) -> None:
     """Put more tensors into a PEFT adapter."""
     path = folder / "adapter_model.safetensors"
     own = {
         name: (dtype, np.frombuffer(data, "<f4").reshape(shape))
-        for name, (dtype, shape, data) in tinymodels.read_tensors(path).items()
+        for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
     }
-    tinymodels.write_tensors(path, {**own, **tensors}, {"format": "pt"})
+    tiny_models.write_tensors(path, {**own, **tensors}, {"format": "pt"})
 
 
-def widened(raw: tinymodels.Raw) -> tinymodels.Raw:
+def widened(raw: tiny_models.Raw) -> tiny_models.Raw:
     """Return bfloat16 numbers in float32, as PEFT saves a base that was loaded so."""
     return "F32", (raw[1].astype(np.uint32) << 16).view(np.float32)
 
 
-def changed(raw: tinymodels.Raw) -> tinymodels.Raw:
+def changed(raw: tiny_models.Raw) -> tiny_models.Raw:
     """Return a tensor of which one number, the last, is another."""
     bits = raw[1].copy()
     bits.flat[-1] += 1
@@ -50,7 +50,7 @@ def changed(raw: tinymodels.Raw) -> tinymodels.Raw:
 
 @pytest.fixture
 def adapter(tiny_base: Path, tmp_path: Path) -> Path:
-    return peftfolders.make_peft(tmp_path / "adapter", tiny_base, rank=2)
+    return peft_folders.make_peft(tmp_path / "adapter", tiny_base, rank=2)
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_copies_change_nothing_and_are_left_out(
     name: str,
     whole: str,
     saved: list[str] | None,
-    form: Callable[[tinymodels.Raw], tinymodels.Raw],
+    form: Callable[[tiny_models.Raw], tiny_models.Raw],
     sqlite_registry: Registry,
     tiny_base: Path,
     adapter: Path,
     tmp_path: Path,
 ) -> None:
-    plain = peftfolders.make_peft(tmp_path / "plain", tiny_base, rank=2)
+    plain = peft_folders.make_peft(tmp_path / "plain", tiny_base, rank=2)
     add(adapter, {name: form(stored(tiny_base, whole))})
-    peftfolders.edit_config(adapter, modules_to_save=saved)
+    peft_folders.edit_config(adapter, modules_to_save=saved)
     sqlite_registry.bases.add(tiny_base, name="tiny")
     found = sqlite_registry.adapters.check(adapter, base="tiny", task="copies")
     assert {finding.severity for finding in found} == {"info"}
@@ -85,7 +85,7 @@ def test_copies_change_nothing_and_are_left_out(
     sqlite_registry.adapters.register(adapter, base="tiny", task="copies")
     sqlite_registry.adapters.register(plain, base="tiny", task="plain")
     ours, theirs = (sqlite_registry.fused.fuse(f"{task}@1").path for task in ("copies", "plain"))
-    assert tinymodels.read_tensors(ours) == tinymodels.read_tensors(theirs)
+    assert tiny_models.read_tensors(ours) == tiny_models.read_tensors(theirs)
     for target in ("hub", "vllm"):
         sqlite_registry.bundles.materialize("copies@1", tmp_path / target, target=target, content="adapters")
     sqlite_registry.exchange.export("copies@1", tmp_path / "exported")
@@ -104,7 +104,7 @@ def test_what_was_trained_is_refused(
     adapter: Path,
 ) -> None:
     add(adapter, {f"base_model.model.{name}": changed(stored(tiny_base, whole))})
-    peftfolders.edit_config(adapter, modules_to_save=saved)
+    peft_folders.edit_config(adapter, modules_to_save=saved)
     sqlite_registry.bases.add(tiny_base, name="tiny")
     found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
     assert {finding.code for finding in found if finding.severity == "error"} == {"peft_full_modules"}
@@ -117,7 +117,7 @@ def test_a_copy_beside_something_trained_excuses_nothing(
 ) -> None:
     head, norm = stored(tiny_base, HEAD), changed(stored(tiny_base, NORM))
     add(adapter, {"base_model.model.lm_head.weight": head, "base_model.model.model.norm.weight": norm})
-    peftfolders.edit_config(adapter, modules_to_save=["lm_head", "norm"])
+    peft_folders.edit_config(adapter, modules_to_save=["lm_head", "norm"])
     sqlite_registry.bases.add(tiny_base, name="tiny")
     found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
     codes = sorted(finding.code for finding in found if finding.severity == "error")
@@ -128,7 +128,7 @@ def test_what_was_to_be_saved_and_is_not_there_is_no_copy(
     sqlite_registry: Registry, tiny_base: Path, adapter: Path
 ) -> None:
     add(adapter, {"base_model.model.lm_head.weight": stored(tiny_base, HEAD)})
-    peftfolders.edit_config(adapter, modules_to_save=["lm_head", "embed_tokens"])
+    peft_folders.edit_config(adapter, modules_to_save=["lm_head", "embed_tokens"])
     sqlite_registry.bases.add(tiny_base, name="tiny")
     found = sqlite_registry.adapters.check(adapter, base="tiny", task="other")
     assert [finding.code for finding in found if finding.severity == "error"] == ["peft_full_modules"]
@@ -136,7 +136,10 @@ def test_what_was_to_be_saved_and_is_not_there_is_no_copy(
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_a_quantised_base_knows_what_it_was_quantised_from(bits: int, tmp_path: Path) -> None:
-    dense, packed = tinymodels.make_base(tmp_path / "dense"), tinymodels.make_base(tmp_path / "4", bits=bits)
+    dense, packed = (
+        tiny_models.make_base(tmp_path / "dense"),
+        tiny_models.make_base(tmp_path / "4", bits=bits),
+    )
     copy = stored(dense, EMBEDDING)
     assert ask(packed, tmp_path, EMBEDDING, copy) == QUANTISED_COPY
     assert ask(packed, tmp_path, EMBEDDING, ("BF16", copy[1][::-1].copy())) == OTHER
@@ -148,7 +151,7 @@ def test_a_quantised_base_knows_what_it_was_quantised_from(bits: int, tmp_path: 
 
 
 def test_the_head_of_a_tied_base_is_its_embedding(tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "tied", tied=True)
+    base = tiny_models.make_base(tmp_path / "tied", tied=True)
     assert ask(base, tmp_path, HEAD, stored(base, EMBEDDING)) == COPY
     assert ask(base, tmp_path, HEAD, changed(stored(base, EMBEDDING))) == OTHER
 
@@ -163,7 +166,7 @@ def test_what_the_base_does_not_have_cannot_be_compared(tiny_base: Path, tmp_pat
 def ask(base: Path, scratch: Path, name: str, tensor: Any) -> str:
     """Return what a tensor of an adapter is to a base."""
     file = scratch / "adapter_model.safetensors"
-    tinymodels.write_tensors(file, {f"base_model.model.{name}": tensor}, None)
+    tiny_models.write_tensors(file, {f"base_model.model.{name}": tensor}, None)
     files = {path.name: path for path in base.iterdir()}
     found = likeness(files, read_object(base / "config.json"), file, [f"base_model.model.{name}"])
     return found[f"base_model.model.{name}"]
@@ -179,9 +182,9 @@ def test_what_peft_adds_by_itself_is_a_copy(
     bits: int | None, sqlite_registry: Registry, tiny_base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     """Trained on the dense base, and registered on it or on its 4-bit twin."""
-    peftfolders.real_peft("copied", tiny_base, adapter, tmp_path / "copied")
-    base = tiny_base if bits is None else tinymodels.make_base(tmp_path / "4", bits=bits)
-    peftfolders.edit_config(tmp_path / "copied", base_model_name_or_path="b")
+    peft_folders.real_peft("copied", tiny_base, adapter, tmp_path / "copied")
+    base = tiny_base if bits is None else tiny_models.make_base(tmp_path / "4", bits=bits)
+    peft_folders.edit_config(tmp_path / "copied", base_model_name_or_path="b")
     sqlite_registry.bases.add(base, name="b")
     found = sqlite_registry.adapters.check(tmp_path / "copied", base="b", task="copies", dataset="none")
     assert {finding.severity for finding in found} == {"info"}

@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peftfolders import PREFIX, make_peft
+from peft_folders import PREFIX, make_peft
 
 from fusery.registry.adapters.folder import AdapterFolder, read_adapter_folder
 from fusery.storage.digest import digest_file
 
-MODULES = [f"model.layers.{index}.{name}" for index in range(4) for name in tinymodels.LINEAR]
+MODULES = [f"model.layers.{index}.{name}" for index in range(4) for name in tiny_models.LINEAR]
 RANKS = st.dictionaries(st.sampled_from(MODULES), st.sampled_from([1, 2, 3, 8]), max_size=4)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32")
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32")
 
 
 def peft_updates(folder: Path) -> dict[str, np.ndarray]:
     """Return each module's update by PEFT's own formula, in float64; patterns here are plain module names."""
-    tensors = peftfolders.numbers(folder / "adapter_model.safetensors")
+    tensors = peft_folders.numbers(folder / "adapter_model.safetensors")
     config = json.loads((folder / "adapter_config.json").read_text())
     updates = {}
     for name, a in tensors.items():
@@ -45,7 +45,7 @@ def peft_updates(folder: Path) -> dict[str, np.ndarray]:
 
 def mlx_updates(folder: AdapterFolder) -> dict[str, np.ndarray]:
     """Return each module's update by mlx-lm's formula, in float64."""
-    tensors = peftfolders.numbers(folder.files["adapters.safetensors"])
+    tensors = peft_folders.numbers(folder.files["adapters.safetensors"])
     scale = folder.scale
     assert scale is not None
     return {
@@ -105,8 +105,8 @@ def test_a_plain_adapter_keeps_every_bit(base: Path, tmp_path: Path) -> None:
     for dtype in ("float32", "float16", "bfloat16"):
         peft = make_peft(tmp_path / dtype, base, dtype=dtype, dora=True)
         folder = read_adapter_folder(peft)
-        before = tinymodels.read_tensors(peft / "adapter_model.safetensors")
-        after = tinymodels.read_tensors(folder.files["adapters.safetensors"])
+        before = tiny_models.read_tensors(peft / "adapter_model.safetensors")
+        after = tiny_models.read_tensors(folder.files["adapters.safetensors"])
         assert len(after) == len(before)
         for name, (kind, shape, data) in before.items():
             path, _, part = name.removeprefix(PREFIX).partition(".lora_")
@@ -144,8 +144,8 @@ def test_the_first_pattern_that_fits_counts(base: Path, tmp_path: Path) -> None:
         },
     )
     folder = read_adapter_folder(peft)
-    tensors = peftfolders.numbers(folder.files["adapters.safetensors"])
-    original = peftfolders.numbers(peft / "adapter_model.safetensors")
+    tensors = peft_folders.numbers(folder.files["adapters.safetensors"])
+    original = peft_folders.numbers(peft / "adapter_model.safetensors")
     factors = {}
     for path in folder.modules:
         factor = tensors[f"{path}.lora_b"] / original[f"{PREFIX}{path}.lora_B.weight"].T
@@ -172,7 +172,7 @@ def test_the_same_folder_gives_the_same_bytes_for_ever() -> None:
         ),
     }
     for name, digests in known.items():
-        folder = read_adapter_folder(peftfolders.REAL / name)
+        folder = read_adapter_folder(peft_folders.REAL / name)
         found = [
             digest_file(folder.files[file])[0] for file in ("adapters.safetensors", "adapter_config.json")
         ]

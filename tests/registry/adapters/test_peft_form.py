@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,9 +26,9 @@ from fusery.registry.models.architecture import read_architecture
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("bases")
     return {
-        "plain": tinymodels.make_base(root / "plain"),
-        "tied": tinymodels.make_base(root / "tied", tied=True),
-        "square": tinymodels.make_base(root / "square", vocab=320, hidden=320, intermediate=320, layers=1),
+        "plain": tiny_models.make_base(root / "plain"),
+        "tied": tiny_models.make_base(root / "tied", tied=True),
+        "square": tiny_models.make_base(root / "square", vocab=320, hidden=320, intermediate=320, layers=1),
     }
 
 
@@ -40,7 +40,7 @@ def there(adapter: Path, base: Path, place: Path) -> Path:
 
 KEYS = st.one_of(
     st.none(),
-    st.lists(st.sampled_from(tinymodels.LINEAR), min_size=1, max_size=4, unique=True),
+    st.lists(st.sampled_from(tiny_models.LINEAR), min_size=1, max_size=4, unique=True),
     st.just(["self_attn.q_proj", "model.layers.0.mlp.up_proj"]),
     st.just(["lm_head"]),
     st.just(["model.embed_tokens", "self_attn.v_proj"]),
@@ -62,7 +62,7 @@ def test_there_and_back_is_the_same(
     if kind == "dora" and keys and "model.embed_tokens" in keys:
         kind = "lora"
     with tempfile.TemporaryDirectory() as temp:
-        adapter = tinymodels.make_adapter(
+        adapter = tiny_models.make_adapter(
             Path(temp) / "mlx",
             bases["plain"],
             rank=rank,
@@ -75,7 +75,7 @@ def test_there_and_back_is_the_same(
         back = read_adapter_folder(there(adapter, bases["plain"], Path(temp) / "peft"))
         assert not back.remarks
         assert not back.problems
-        assert tinymodels.read_tensors(back.files["adapters.safetensors"]) == tinymodels.read_tensors(
+        assert tiny_models.read_tensors(back.files["adapters.safetensors"]) == tiny_models.read_tensors(
             adapter / "adapters.safetensors"
         )
         assert back.scale == pytest.approx(scale, rel=2e-16)
@@ -116,7 +116,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 def test_the_modules_are_named_shortly_and_exactly(
     bases: dict[str, Path], tmp_path: Path, num_layers: int, keys: Any, names: Any, layers: Any
 ) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"], num_layers=num_layers, keys=keys)
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", bases["plain"], num_layers=num_layers, keys=keys)
     peft = there(adapter, bases["plain"], tmp_path / "peft")
     config = config_of(peft)
     assert (config["target_modules"], config["layers_to_transform"]) == (names, layers)
@@ -126,7 +126,7 @@ def test_the_modules_are_named_shortly_and_exactly(
 
 
 def test_no_path_of_the_machine_goes_along(bases: dict[str, Path], tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"])
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", bases["plain"])
     assert (
         str(tmp_path)
         not in (there(adapter, bases["plain"], tmp_path / "peft") / "adapter_config.json").read_text()
@@ -135,11 +135,11 @@ def test_no_path_of_the_machine_goes_along(bases: dict[str, Path], tmp_path: Pat
 
 
 def test_a_square_embedding_is_told_by_its_name(bases: dict[str, Path], tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(
+    adapter = tiny_models.make_adapter(
         tmp_path / "mlx", bases["square"], keys=["model.embed_tokens", "self_attn.q_proj"], num_layers=1
     )
     peft = there(adapter, bases["square"], tmp_path / "peft")
-    names = tinymodels.read_tensors(peft / "adapter_model.safetensors").keys()
+    names = tiny_models.read_tensors(peft / "adapter_model.safetensors").keys()
     assert {name.rpartition("layers.")[2] for name in names} == {
         "base_model.model.model.embed_tokens.lora_embedding_A",
         "base_model.model.model.embed_tokens.lora_embedding_B",
@@ -158,13 +158,13 @@ def test_a_square_embedding_is_told_by_its_name(bases: dict[str, Path], tmp_path
 def test_what_has_no_form_in_peft_is_said(
     bases: dict[str, Path], tmp_path: Path, base: str, settings_: Any, why: str
 ) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases[base], **settings_)
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", bases[base], **settings_)
     with pytest.raises(BadInputError, match=why):
         there(adapter, bases[base], tmp_path / "peft")
 
 
 def test_a_full_fine_tune_has_no_form_in_peft(bases: dict[str, Path], tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"])
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", bases["plain"])
     config = {**config_of(adapter), "fine_tune_type": "full"}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(BadInputError, match="full fine-tuning"):
@@ -172,7 +172,7 @@ def test_a_full_fine_tune_has_no_form_in_peft(bases: dict[str, Path], tmp_path: 
 
 
 def test_a_model_that_is_renamed_as_it_is_loaded_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", bases["plain"])
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", bases["plain"])
     base = tmp_path / "other"
     base.mkdir()
     for path in bases["plain"].iterdir():
@@ -209,7 +209,7 @@ def test_from_peft_and_back_is_the_same(
     rslora: bool,
 ) -> None:
     with tempfile.TemporaryDirectory() as temp:
-        folder = peftfolders.make_peft(
+        folder = peft_folders.make_peft(
             Path(temp) / "first",
             bases["plain"],
             modules=modules,
@@ -222,7 +222,7 @@ def test_from_peft_and_back_is_the_same(
         )
         first = read_adapter_folder(folder)
         place = there(first.files["adapters.safetensors"].parent, bases["plain"], Path(temp) / "again")
-        assert tinymodels.read_tensors(place / "adapter_model.safetensors") == tinymodels.read_tensors(
+        assert tiny_models.read_tensors(place / "adapter_model.safetensors") == tiny_models.read_tensors(
             folder / "adapter_model.safetensors"
         )
         again = read_adapter_folder(place)
@@ -231,7 +231,7 @@ def test_from_peft_and_back_is_the_same(
 
 
 def test_from_peft_and_back_with_patterns_is_the_same_update(bases: dict[str, Path], tmp_path: Path) -> None:
-    folder = peftfolders.make_peft(
+    folder = peft_folders.make_peft(
         tmp_path / "first",
         bases["plain"],
         ranks={"model.layers.0.self_attn.q_proj": 8},
@@ -239,10 +239,10 @@ def test_from_peft_and_back_with_patterns_is_the_same_update(bases: dict[str, Pa
     )
     first = read_adapter_folder(folder)
     place = there(first.files["adapters.safetensors"].parent, bases["plain"], tmp_path / "again")
-    before, after = (peftfolders.numbers(each / "adapter_model.safetensors") for each in (folder, place))
+    before, after = (peft_folders.numbers(each / "adapter_model.safetensors") for each in (folder, place))
     config = PeftConfig.model_validate(config_of(folder))
     scale = PeftConfig.model_validate(config_of(place)).scale_of("any")
     for path in first.modules:
-        a, b = f"{peftfolders.PREFIX}{path}.lora_A.weight", f"{peftfolders.PREFIX}{path}.lora_B.weight"
+        a, b = f"{peft_folders.PREFIX}{path}.lora_A.weight", f"{peft_folders.PREFIX}{path}.lora_B.weight"
         wanted = config.scale_of(path) * (before[b] @ before[a])
         assert np.array_equal(np.float32(scale * (after[b] @ after[a])), np.float32(wanted))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peftfolders import real_peft
+from peft_folders import real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.finding import Finding

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
+import tiny_models
 from consumers import peft_logits
 
 from fusery.registry.adapters.peft_config import PeftConfig
@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases") / "tiny"
-    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
+    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
 
 
 def read(folder: Path) -> PlainAdapter:
@@ -53,10 +53,10 @@ def write(adapter: PlainAdapter, folder: Path) -> Path:
 def updates(folder: Path) -> dict[str, np.ndarray]:
     """What PEFT adds to each weight, by its own rules."""
     config = PeftConfig.model_validate_json((folder / "adapter_config.json").read_text())
-    numbers = peftfolders.numbers(folder / "adapter_model.safetensors")
+    numbers = peft_folders.numbers(folder / "adapter_model.safetensors")
     stems = {name.removesuffix(".lora_A.weight") for name in numbers if name.endswith(".lora_A.weight")}
     return {
-        stem: config.scale_of(stem.removeprefix(peftfolders.PREFIX))
+        stem: config.scale_of(stem.removeprefix(peft_folders.PREFIX))
         * numbers[f"{stem}.lora_B.weight"]
         @ numbers[f"{stem}.lora_A.weight"]
         for stem in stems
@@ -65,7 +65,7 @@ def updates(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_update_is_the_same(base: Path, tmp_path: Path, case: dict[str, Any]) -> None:
-    original = peftfolders.make_peft(tmp_path / "peft", base, **case)
+    original = peft_folders.make_peft(tmp_path / "peft", base, **case)
     plain = read(original)
     written = write(plain, tmp_path / "plain")
     expected, found = updates(original), updates(written)
@@ -80,23 +80,23 @@ def test_the_update_is_the_same(base: Path, tmp_path: Path, case: dict[str, Any]
     assert not config["alpha_pattern"]
     assert not config["use_rslora"]
     shapes = {
-        shape for _, shape, _ in tinymodels.read_tensors(written / "adapter_model.safetensors").values()
+        shape for _, shape, _ in tiny_models.read_tensors(written / "adapter_model.safetensors").values()
     }
     assert {min(shape) for shape in shapes} == {config["r"]}
 
 
 def test_one_that_is_plain_keeps_its_bits(base: Path, tmp_path: Path) -> None:
-    original = peftfolders.make_peft(tmp_path / "peft", base, dtype="bfloat16")
+    original = peft_folders.make_peft(tmp_path / "peft", base, dtype="bfloat16")
     written = write(read(original), tmp_path / "plain")
     name = "adapter_model.safetensors"
-    assert tinymodels.read_tensors(written / name) == tinymodels.read_tensors(original / name)
+    assert tiny_models.read_tensors(written / name) == tiny_models.read_tensors(original / name)
 
 
 @pytest.mark.parametrize("layers", [None, (1,)], ids=["all", "one"])
 def test_zeros_fill_the_layers_that_are_left_out(
     base: Path, tmp_path: Path, layers: tuple[int, ...] | None
 ) -> None:
-    original = peftfolders.make_peft(tmp_path / "peft", base, layers=layers, modules=("q_proj", "down_proj"))
+    original = peft_folders.make_peft(tmp_path / "peft", base, layers=layers, modules=("q_proj", "down_proj"))
     architecture = read_architecture(base)
     plain = read(original)
     filled = plain.in_every_layer(architecture.layers(), architecture.layer_stem())
@@ -110,7 +110,7 @@ def test_zeros_fill_the_layers_that_are_left_out(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["patterns", "not whole"])
 def test_peft_loads_it_and_answers_the_same(base: Path, tmp_path: Path, case: str) -> None:
-    original = peftfolders.make_peft(tmp_path / "peft", base, layers=(1,), **CASES[case])
+    original = peft_folders.make_peft(tmp_path / "peft", base, layers=(1,), **CASES[case])
     architecture = read_architecture(base)
     filled = read(original).in_every_layer(architecture.layers(), architecture.layer_stem())
     expected = peft_logits(base, original, tmp_path)
@@ -120,20 +120,20 @@ def test_peft_loads_it_and_answers_the_same(base: Path, tmp_path: Path, case: st
 
 def test_dora_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="peft is a DoRA") as caught:
-        read(peftfolders.make_peft(tmp_path / "peft", base, dora=True))
+        read(peft_folders.make_peft(tmp_path / "peft", base, dora=True))
     assert caught.value.hint is not None
     assert "--fused" in caught.value.hint
 
 
 def test_a_module_that_the_base_lacks_is_refused(base: Path, tmp_path: Path) -> None:
-    wider = tinymodels.make_base(tmp_path / "wide", layers=3, hidden=128)
-    plain = read(peftfolders.make_peft(tmp_path / "peft", wider))
+    wider = tiny_models.make_base(tmp_path / "wide", layers=3, hidden=128)
+    plain = read(peft_folders.make_peft(tmp_path / "peft", wider))
     with pytest.raises(BadInputError, match="no such module of that shape"):
         matched_modules("x", plain, read_architecture(base))
 
 
 def test_what_is_no_adapter_is_said(base: Path, tmp_path: Path) -> None:
-    folder = peftfolders.make_peft(tmp_path / "peft", base)
+    folder = peft_folders.make_peft(tmp_path / "peft", base)
     (folder / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(FormatError):
         read(folder)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
-from peftfolders import make_peft, numbers, real_peft
+import tiny_models
+from peft_folders import make_peft, numbers, real_peft
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
@@ -36,7 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32", layout="hf")
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny", dtype="float32", layout="hf")
 
 
 def peft_logits(base: Path, adapter: Path, scratch: Path, tokens: np.ndarray = TOKENS) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_what_peft_loads_mlx_lm_loads(base: Path, tmp_path: Path, case: str) -> 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_what_mlx_lm_loads_peft_loads(base: Path, tmp_path: Path, kind: Any) -> None:
-    adapter = tinymodels.make_adapter(
+    adapter = tiny_models.make_adapter(
         tmp_path / "mlx",
         base,
         num_layers=3,
@@ -90,7 +90,7 @@ def test_what_mlx_lm_loads_peft_loads(base: Path, tmp_path: Path, kind: Any) -> 
 
 
 def test_an_embedding_goes_over_too(base: Path, tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", base, num_layers=1, keys=["model.embed_tokens"])
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", base, num_layers=1, keys=["model.embed_tokens"])
     files = {path.name: path for path in adapter.iterdir()}
     render_peft(files, read_architecture(base), tmp_path / "peft")
     theirs = peft_logits(base, tmp_path / "peft", tmp_path)
@@ -99,15 +99,15 @@ def test_an_embedding_goes_over_too(base: Path, tmp_path: Path) -> None:
 
 
 def test_peft_saves_again_what_it_was_given(base: Path, tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "mlx", base, num_layers=2, fine_tune_type="dora")
+    adapter = tiny_models.make_adapter(tmp_path / "mlx", base, num_layers=2, fine_tune_type="dora")
     files = {path.name: path for path in adapter.iterdir()}
     ours = render_peft(files, read_architecture(base), tmp_path / "peft")["adapter_model.safetensors"]
     real_peft("tensors", base, tmp_path / "peft", tmp_path / "saved")
-    saved = tinymodels.read_tensors(tmp_path / "saved" / "adapter_model.safetensors")
-    assert saved == tinymodels.read_tensors(ours)
+    saved = tiny_models.read_tensors(tmp_path / "saved" / "adapter_model.safetensors")
+    assert saved == tiny_models.read_tensors(ours)
     back = read_adapter_folder(tmp_path / "saved")
     assert not back.remarks
-    assert tinymodels.read_tensors(back.files["adapters.safetensors"]) == tinymodels.read_tensors(
+    assert tiny_models.read_tensors(back.files["adapters.safetensors"]) == tiny_models.read_tensors(
         adapter / "adapters.safetensors"
     )
 
@@ -157,7 +157,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["lora", "rslora_patterns", "dora"])
 def test_on_a_real_model_a_trained_adapter_answers_the_same(smollm2: Path, tmp_path: Path, name: str) -> None:
     tokens = np.array([[504, 31402, 418, 8143, 24, 3575, 282, 4649, 314]])
-    adapter = peftfolders.REAL / name
+    adapter = peft_folders.REAL / name
     folder = read_adapter_folder(adapter)
     converted = folder.files["adapters.safetensors"].parent
     theirs = peft_logits(smollm2, adapter, tmp_path, tokens)
@@ -175,7 +175,7 @@ def test_trained_adapters_are_admitted_without_a_finding(module_registry: Regist
     module_registry.bases.add(smollm2)
     for name in ("lora", "rslora_patterns", "dora"):
         findings = module_registry.adapters.check(
-            peftfolders.REAL / name, base="SmolLM2-135M-Instruct", task=name, dataset="facts"
+            peft_folders.REAL / name, base="SmolLM2-135M-Instruct", task=name, dataset="facts"
         )
         assert {finding.severity for finding in findings} <= {"info"}
         assert {finding.code for finding in findings} <= {

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
-from peftfolders import edit_config, make_peft
+import tiny_models
+from peft_folders import edit_config, make_peft
 from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
@@ -53,7 +53,7 @@ def test_fusing_it_is_fusing_its_rendering(with_base: Registry, tiny_base: Path,
     read = read_adapter_folder(folder)
     with_base.adapters.register(read.files["adapters.safetensors"].parent, base="tiny", task="mlx")
     fused = [with_base.fused.fuse(reference).path for reference in ("peft@1", "mlx@1")]
-    theirs, ours = (tinymodels.read_tensors(path) for path in fused)
+    theirs, ours = (tiny_models.read_tensors(path) for path in fused)
     assert ours == theirs
     again = with_base.fused.fuse("peft@1")
     assert again.cached
@@ -72,15 +72,15 @@ def test_a_rendering_that_came_out_differently_is_not_fused(
         with_base.fused.fuse("one@1")
 
 
-def rewrite(change: Callable[[dict[str, tinymodels.Raw]], object]) -> Callable[[Path], None]:
+def rewrite(change: Callable[[dict[str, tiny_models.Raw]], object]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         path = folder / "adapter_model.safetensors"
         raw = {
             name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
-            for name, (dtype, shape, data) in tinymodels.read_tensors(path).items()
+            for name, (dtype, shape, data) in tiny_models.read_tensors(path).items()
         }
         change(raw)
-        tinymodels.write_tensors(path, raw, {"format": "pt"})
+        tiny_models.write_tensors(path, raw, {"format": "pt"})
 
     return spoil
 
@@ -93,7 +93,7 @@ def add(name: str, *shape: int) -> Callable[[Path], None]:
     return rewrite(lambda raw: raw.update({name: ("F32", np.ones(shape, np.float32))}))
 
 
-def pop(raw: dict[str, tinymodels.Raw], *names: str) -> None:
+def pop(raw: dict[str, tiny_models.Raw], *names: str) -> None:
     for name in names:
         del raw[name]
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_carried_over_is_refused_by_name(
 
 
 def test_an_embedding_tied_to_the_head_is_refused(registry: Registry, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "tied", tied=True)
+    base = tiny_models.make_base(tmp_path / "tied", tied=True)
     registry.bases.add(base, name="tied")
     folder = make_peft(tmp_path / "peft", base, base_model_name_or_path="tied")
     rewrite(
@@ -209,7 +209,7 @@ def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_pat
         "some layers": {"layers": (1, 3)},
         "an expression": {"target_modules": r"model\.layers\.\d+\.self_attn\.(q|v)_proj"},
         "all linear layers": {
-            "modules": [name.rpartition(".")[2] for name in tinymodels.LINEAR],
+            "modules": [name.rpartition(".")[2] for name in tiny_models.LINEAR],
             "target_modules": "all-linear",
         },
         "excluded": {"layers": (0, 1), "layers_to_transform": None, "exclude_modules": r".*layers\.[23]\..*"},
@@ -227,13 +227,13 @@ def test_good_ones_give_no_finding(with_base: Registry, tiny_base: Path, tmp_pat
 def test_where_both_forms_lie_in_one_folder_mlx_lm_s_counts(
     with_base: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "both", tiny_base)
+    folder = tiny_models.make_adapter(tmp_path / "both", tiny_base)
     (folder / "adapter_model.safetensors").write_bytes(b"x")
     assert read_adapter_folder(folder).form == "mlx"
 
 
 def test_the_real_ones_are_read() -> None:
-    for path in sorted(peftfolders.REAL.glob("*/adapter_config.json")):
+    for path in sorted(peft_folders.REAL.glob("*/adapter_config.json")):
         folder = read_adapter_folder(path.parent)
         assert folder.modules
         assert not folder.problems

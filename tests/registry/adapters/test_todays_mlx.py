@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.adapters.folder import read_adapter_folder
@@ -19,7 +19,7 @@ from fusery.storage.safetensors import read_header
 
 @pytest.fixture
 def adapter(tiny_base: Path, tmp_path: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", tiny_base, num_layers=1, keys=["self_attn.q_proj"])
+    return tiny_models.make_adapter(tmp_path / "adapter", tiny_base, num_layers=1, keys=["self_attn.q_proj"])
 
 
 def put(adapter: Path, changes: dict[str, Any], parameters: dict[str, Any], *left_out: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from badadapters import CASES, UNREADABLE
-from spoiling import (
+from bad_adapters import CASES, UNREADABLE
+from broken_adapters import (
     look_as_declared,
     magnitudes,
     with_extra,
@@ -26,7 +26,7 @@ def found(folder: Path, base: Path, **look: Any) -> dict[str, str]:
 
 def look_as_declared_or(folder: Path, base: Path, **look: Any) -> Any:
     if "known_as" in look:
-        from spoiling import look as plain
+        from broken_adapters import look as plain
 
         return plain(folder, base, **look)
     return look_as_declared(folder, base, **look)

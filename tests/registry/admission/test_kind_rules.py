@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
-from spoiling import look
+import tiny_models
+from broken_adapters import look
 
 Make = Callable[[Path], None]
 
@@ -19,7 +19,7 @@ def tensors(file: str, *names: str, metadata: dict[str, str] | None = None) -> M
 
     def make(folder: Path) -> None:
         raw = {name: ("F32", np.ones((4, 4), np.float32)) for name in names}
-        tinymodels.write_tensors(folder / file, raw, metadata)
+        tiny_models.write_tensors(folder / file, raw, metadata)
 
     return make
 
@@ -146,7 +146,7 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
 
     import mlx.core as mx
 
-    folder = tinymodels.make_adapter(tmp_path / "folder", tiny_base)
+    folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base)
     before = dict(mx.load(str(folder / "adapters.safetensors")))
     mx.savez(str(folder / "adapters.npz"), **before)
     (folder / "adapters.safetensors").unlink()
@@ -159,7 +159,7 @@ def test_the_hint_for_npz_makes_an_adapter_of_it(
 
 
 def test_what_lies_beside_an_adapter_does_not_matter(tiny_base: Path, tmp_path: Path) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "folder", tiny_base)
+    folder = tiny_models.make_adapter(tmp_path / "folder", tiny_base)
     for kind in ("kohya", "PEFT's pickle", "GGUF", "checkpoints"):
         KINDS[kind][0](folder) if kind != "PEFT's pickle" else files(**{"adapter_model.bin": b"\x80\x02."})(
             folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from fusery.storage.safetensors import read_header
 
 
 def measured(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> Values:
-    tinymodels.write_tensors(path, tensors, None)
+    tiny_models.write_tensors(path, tensors, None)
     header = read_header(path)
     return measure(path, header, lora_modules(header)[0])
 
@@ -78,7 +78,7 @@ def test_tensors_that_are_no_factors_are_read_in_blocks(tmp_path: Path) -> None:
 def test_a_file_that_shrinks_is_no_crash(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     value = np.ones((64, 64), np.float32)
-    tinymodels.write_tensors(path, {"m.lora_a": ("F32", value), "m.lora_b": ("F32", value)}, None)
+    tiny_models.write_tensors(path, {"m.lora_a": ("F32", value), "m.lora_b": ("F32", value)}, None)
     header = read_header(path)
     path.write_bytes(path.read_bytes()[:5000])
     assert measure(path, header, lora_modules(header)[0]).tensors.keys() == header.tensors.keys()

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from architectures import ARCHITECTURES, make_architecture
+from tiny_architectures import ARCHITECTURES, make_architecture
 
 from fusery.registry import Registry
 from fusery.registry.settings.settings import Settings

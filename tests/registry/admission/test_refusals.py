@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from badadapters import CASES, UNREADABLE
-from databasefacts import all_rows
+import tiny_models
+from bad_adapters import CASES, UNREADABLE
+from database_facts import all_rows
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
@@ -39,7 +39,7 @@ def stocked(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with Registry(Workspace(settings)) as registry:
         registry.init()
         registry.bases.add(tiny_base, name="tiny")
-        good = tinymodels.make_adapter(home / "good", tiny_base, seed=9)
+        good = tiny_models.make_adapter(home / "good", tiny_base, seed=9)
         registry.adapters.register(good, base="tiny", task="good")
         yield registry
 
@@ -58,7 +58,7 @@ def everything(registry: Registry) -> tuple[Any, Any]:
 def make(code: str, folder: Path, base: Path) -> Path:
     case = CASES[code]
     settings = {key: value for key, value in case.make.items() if key != "name"}
-    made = tinymodels.make_adapter(folder / case.make.get("name", "adapters"), base, **settings)
+    made = tiny_models.make_adapter(folder / case.make.get("name", "adapters"), base, **settings)
     case.bad(made)
     return made
 
@@ -93,7 +93,7 @@ def test_a_bad_adapter_is_refused_by_name(
 def test_a_good_adapter_is_taken_in_under_a_second(
     stocked: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "adapters", tiny_base, seed=11)
+    folder = tiny_models.make_adapter(tmp_path / "adapters", tiny_base, seed=11)
     started = time.process_time()
     assert stocked.adapters.register(folder, base="tiny", task="another", strict=True).created
     assert time.process_time() - started < 1

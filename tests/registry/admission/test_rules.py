@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from spoiling import (
+import tiny_models
+from broken_adapters import (
     Spoil,
     declared_model,
     drop_from_config,
@@ -103,7 +103,7 @@ BAD: list[tuple[str, str, Spoil]] = [
         "a module of the keys missing",
         "layers_missing",
         lambda folder: (
-            edit_config(keys=list(tinymodels.LINEAR))(folder),
+            edit_config(keys=list(tiny_models.LINEAR))(folder),
             without("mlp.up_proj")(folder),
         )[0],
     ),
@@ -199,8 +199,8 @@ def test_a_good_adapter_has_no_findings(
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_good_adapter_on_a_quantised_base_has_no_findings(bits: int, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "tiny", bits=bits)
-    folder = tinymodels.make_adapter(tmp_path / "adapters", base)
+    base = tiny_models.make_base(tmp_path / "tiny", bits=bits)
+    folder = tiny_models.make_adapter(tmp_path / "adapters", base)
     assert look(folder, base, known_as=("tiny", declared_model(folder))) == []
 
 
@@ -236,8 +236,8 @@ def test_an_incomplete_adapter_of_an_old_trainer_is_refused(
 
 
 def test_a_convolution_of_the_base_is_not_promised(tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "tiny")
-    stored = tinymodels.read_tensors(base / "model.safetensors")
+    base = tiny_models.make_base(tmp_path / "tiny")
+    stored = tiny_models.read_tensors(base / "model.safetensors")
     tensors = {
         name: (dtype, np.frombuffer(data, np.uint16).reshape(shape))
         for name, (dtype, shape, data) in stored.items()
@@ -245,8 +245,8 @@ def test_a_convolution_of_the_base_is_not_promised(tmp_path: Path) -> None:
     for index in range(4):
         name = f"model.layers.{index}.linear_attn.conv1d.weight"
         tensors[name] = ("BF16", np.ones((128, 4, 1), np.uint16))
-    tinymodels.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
-    folder = tinymodels.make_adapter(tmp_path / "adapters", base)
+    tiny_models.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
+    folder = tiny_models.make_adapter(tmp_path / "adapters", base)
     assert look_as_declared(folder, base) == []
 
 
@@ -269,7 +269,7 @@ def test_a_full_fine_tune_has_no_findings(tiny_base: Path, make_adapter: Callabl
 def test_a_full_fine_tune_does_not_replace_packed_weights(
     tmp_path: Path, make_adapter: Callable[..., Path]
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "tiny", bits=4)
+    base = tiny_models.make_base(tmp_path / "tiny", bits=4)
     folder = make_adapter(base=base)
     full(model__layers__3__mlp__up_proj__weight=np.ones((256, 128), np.float32))(folder)
     assert ("shape_mismatch", "error") in codes(look_as_declared(folder, base))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import chattemplates
+import chat_templates
 import psutil
 import pytest
 
@@ -34,9 +34,9 @@ def found(files: Mapping[str, str | bytes]) -> list[tuple[str, str, str]]:
     return [(finding.code, finding.subject, finding.message) for finding in template_findings(read)]
 
 
-@pytest.mark.parametrize("family", [name for name in chattemplates.FAMILIES if name != "everything"])
+@pytest.mark.parametrize("family", [name for name in chat_templates.FAMILIES if name != "everything"])
 def test_nothing_is_found_in_good_ones(family: str) -> None:
-    source = chattemplates.FAMILIES[family]
+    source = chat_templates.FAMILIES[family]
     assert found({FILE: source, TOOLS: source}) == []
     assert found({SETTINGS: json.dumps({"chat_template": source, "bos_token": {"content": "<s>"}})}) == []
 
@@ -61,7 +61,7 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
         ({FILE: "a{% for %}"}, "chat_template_fails", FILE, "fails: line 1: "),
         ({FILE: "{{ raise_exception('never') }}"}, "chat_template_fails", FILE, "fails: never"),
         ({FILE: "{{ 1 / 0 }}"}, "chat_template_fails", FILE, "division by zero"),
-        ({FILE: chattemplates.ENDLESS}, "chat_template_exceeds", FILE, "needed more than"),
+        ({FILE: chat_templates.ENDLESS}, "chat_template_exceeds", FILE, "needed more than"),
         ({FILE: "{{ 'a' * 10 ** 10 }}"}, "chat_template_exceeds", FILE, "MiB of memory"),
         ({FILE: ""}, "chat_template_deaf", FILE, "leaves out what the user says"),
         (
@@ -70,7 +70,7 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
             FILE,
             "leaves out",
         ),
-        ({FILE: chattemplates.CHATML, TOOLS: "{% if %}"}, "chat_template_fails", TOOLS, "fails"),
+        ({FILE: chat_templates.CHATML, TOOLS: "{% if %}"}, "chat_template_fails", TOOLS, "fails"),
         ({TOOLS: "{{ tools[0].no.such }}"}, "chat_template_fails", TOOLS, "has no attribute"),
         ({SETTINGS: json.dumps({"chat_template": "{% if %}"})}, "chat_template_fails", SETTINGS, "fails"),
         (
@@ -82,7 +82,7 @@ def test_without_templates_no_process_is_started(monkeypatch: pytest.MonkeyPatch
         ({FILE: b"\xff{% if %}"}, "chat_template_fails", FILE, "fails"),
         # The file wins over the settings, as it does in transformers.
         (
-            {FILE: "{% if %}", SETTINGS: json.dumps({"chat_template": chattemplates.CHATML})},
+            {FILE: "{% if %}", SETTINGS: json.dumps({"chat_template": chat_templates.CHATML})},
             "chat_template_fails",
             FILE,
             "fails",
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_named(files: dict[str, Any], code: str, subject: str, 
 
 
 def test_what_a_template_says_can_be_printed_and_kept() -> None:
-    source, said = chattemplates.HOSTILE["a refusal with control characters"]
+    source, said = chat_templates.HOSTILE["a refusal with control characters"]
     ((_, _, message),) = found({FILE: source})
     assert said in message
     assert message.isprintable()
@@ -114,7 +114,7 @@ def bad_base(tiny_base: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_adding_a_base_names_it_and_goes_on(registry: Registry, bad_base: Callable[[str], Path]) -> None:
-    added = registry.bases.add(bad_base(chattemplates.ENDLESS), name="bad")
+    added = registry.bases.add(bad_base(chat_templates.ENDLESS), name="bad")
     assert [finding.code for finding in added.findings] == ["chat_template_exceeds"]
     assert registry.bases.show("bad")["digest"] == added["digest"]
     assert not [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
@@ -124,7 +124,7 @@ def test_a_base_is_kept_out_where_that_is_set(registry: Registry, bad_base: Call
     severity = {"admission": {"severity": {"chat_template_exceeds": "error"}}}
     registry.workspace.settings = replace(registry.workspace.settings, **severity)
     with pytest.raises(AdmissionError, match="chat_template_exceeds") as caught:
-        registry.bases.add(bad_base(chattemplates.ENDLESS), name="bad")
+        registry.bases.add(bad_base(chat_templates.ENDLESS), name="bad")
     assert [finding.code for finding in caught.value.findings] == ["chat_template_exceeds"]
     assert registry.bases.list() == []
 
@@ -132,7 +132,7 @@ def test_a_base_is_kept_out_where_that_is_set(registry: Registry, bad_base: Call
 def test_registering_names_the_base_s_template_and_the_adapter_s_own(
     registry: Registry, bad_base: Callable[[str], Path], make_adapter: Callable[..., Path]
 ) -> None:
-    base = bad_base(chattemplates.ENDLESS)
+    base = bad_base(chat_templates.ENDLESS)
     registry.bases.add(base, name="bad")
     folder = make_adapter("own", base=base)
     first = registry.adapters.register(folder, base="bad", task="a")

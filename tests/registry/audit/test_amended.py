@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import text
 
 from fusery.registry import Registry, tables
@@ -181,7 +181,7 @@ def test_the_holder_is_judged_once_more(guarded: Registry) -> None:
 
 
 def test_a_licence_is_judged_by_too(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter) -> None:
-    base = tinymodels.make_base(tmp_path / "licensed", layers=2)
+    base = tiny_models.make_base(tmp_path / "licensed", layers=2)
     (base / "LICENSE").write_text("MIT License")
     registry.bases.add(base, name="licensed")
     registry.adapters.register(

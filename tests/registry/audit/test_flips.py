@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from collecting import open_workspace
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest

@@ -13,7 +13,7 @@ import pytest
 from full_registry import fill
 from sqlalchemy import Column, Connection, Table, select, text
 from sqlalchemy.orm import Session
-from tampering import forced, unguarded
+from tampered_database import forced, unguarded
 
 from fusery.registry import Registry, tables
 from fusery.registry.audit.records import check_records

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collecting import open_workspace
 from s3_server import BUCKET, S3Server, find_server, running_server
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.fusion.fuse import FuseRequest

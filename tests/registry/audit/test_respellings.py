@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from respelling import PostgresTarget, Respeller, Respelling, SqliteTarget, Target, stock
+from respelled_values import PostgresTarget, Respeller, Respelling, SqliteTarget, Target, stock
 from sqlalchemy import make_url
 
 from fusery.cli.main import run

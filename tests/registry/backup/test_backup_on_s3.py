@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import tinymodels
-from collecting import open_workspace
+import tiny_models
 from s3_server import BUCKET, find_server, running_server
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 
@@ -27,7 +27,7 @@ def test_from_bucket_to_bucket(tiny_base: Path, tmp_path: Path) -> None:
             registry.init()
             registry.bases.add(tiny_base, name="tiny")
             registry.upkeep.backup(f"s3://{BUCKET}/saved")
-            adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+            adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
             registry.adapters.register(adapter, base="tiny", task="course_rec")
 
             made = registry.upkeep.backup(f"s3://{BUCKET}/saved")

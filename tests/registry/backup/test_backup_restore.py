@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from collecting import open_workspace
+import tiny_models
 from full_registry import fill, used
 from sqlalchemy import select
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, tables
 from fusery.registry.backup.catalogue import Catalogue
@@ -42,7 +42,7 @@ def small(tmp_path: Path, tiny_base: Path) -> Iterator[Registry]:
     with open_registry(tmp_path / "small") as opened:
         opened.init()
         opened.bases.add(tiny_base, name="tiny")
-        adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
+        adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, seed=1)
         opened.adapters.register(adapter, base="tiny", task="course_rec", date="20260115")
         yield opened
 
@@ -91,7 +91,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
         assert restored.adapters.list() == full.adapters.list()
         assert restored.aliases.history("course_rec#prod") == full.aliases.history("course_rec#prod")
         assert restored.upkeep.audit().ok, restored.upkeep.audit().problems
-        adapter = tinymodels.make_adapter(tmp_path / "third", tiny_base, seed=3)
+        adapter = tiny_models.make_adapter(tmp_path / "third", tiny_base, seed=3)
         registered = restored.adapters.register(adapter, base="tiny", task="course_rec", date="20260301")
         assert registered["version"] == 3
         restored.aliases.set("canary", "course_rec@3")
@@ -100,7 +100,7 @@ def test_a_restored_registry_is_the_same_on_the_other_kind_of_database(
 
 def test_only_new_blobs_are_copied(small: Registry, tiny_base: Path, tmp_path: Path) -> None:
     first = small.upkeep.backup(tmp_path / "backup")
-    adapter = tinymodels.make_adapter(tmp_path / "second", tiny_base, seed=2)
+    adapter = tiny_models.make_adapter(tmp_path / "second", tiny_base, seed=2)
     small.adapters.register(adapter, base="tiny", task="course_rec", date="20260116")
 
     second = small.upkeep.backup(tmp_path / "backup")

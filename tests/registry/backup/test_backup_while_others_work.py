@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-import tinymodels
-from bulkworkers import work
-from collecting import open_workspace
+import tiny_models
+from bulk_workers import work
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.errors import FuseryError
@@ -66,7 +66,7 @@ def test_a_killed_backup_leaves_the_former_one(tiny_base: Path, tmp_path: Path) 
         registry.upkeep.backup(place)
         former = (place / "backup.json").read_bytes()
         for number in range(12):
-            adapter = tinymodels.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
+            adapter = tiny_models.make_adapter(tmp_path / f"adapter{number}", tiny_base, seed=number)
             registry.adapters.register(adapter, base="tiny", task="course_rec")
         kills = 0
         for delay in (0.0, 0.01, 0.03, 0.06, 0.1, 0.2):

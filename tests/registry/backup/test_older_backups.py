@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collecting import open_workspace
 from full_registry import fill
 from sqlalchemy import inspect
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.database import Database, schema

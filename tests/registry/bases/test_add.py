@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
@@ -28,8 +28,8 @@ def test_a_base_is_stored_with_its_facts(registry: Registry, tiny_base: Path) ->
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_parameters_are_counted_unpacked(bits: int | None, registry: Registry, tmp_path: Path) -> None:
-    dense = registry.bases.add(tinymodels.make_base(tmp_path / "dense"))["parameters"]
-    base = tinymodels.make_base(tmp_path / "base", bits=bits)
+    dense = registry.bases.add(tiny_models.make_base(tmp_path / "dense"))["parameters"]
+    base = tiny_models.make_base(tmp_path / "base", bits=bits)
     view = registry.bases.add(base, name="packed")
     assert view["parameters"] == dense
     assert (view["quantization"] or {}).get("bits") == bits
@@ -39,7 +39,7 @@ def test_parameters_are_what_mlx_lm_counts(registry: Registry, tmp_path: Path) -
     import mlx_lm
     from mlx.utils import tree_flatten
 
-    base = tinymodels.make_base(tmp_path / "base", kind="qwen2", tied=True, bias=True)
+    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", tied=True, bias=True)
     model = mlx_lm.load(str(base))[0]
     counted = sum(value.size for _, value in tree_flatten(model.parameters()))
     assert registry.bases.add(base)["parameters"] == counted
@@ -58,7 +58,7 @@ def test_another_model_under_a_taken_name_is_refused(
     registry: Registry, tiny_base: Path, tmp_path: Path
 ) -> None:
     registry.bases.add(tiny_base, name="tiny")
-    other = tinymodels.make_base(tmp_path / "other", seed=5)
+    other = tiny_models.make_base(tmp_path / "other", seed=5)
     with pytest.raises(AlreadyExistsError) as caught:
         registry.bases.add(other, name="TINY")
     assert caught.value.hint == "give another one with --name"

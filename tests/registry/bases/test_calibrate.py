@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import select
 
 pytest.importorskip("mlx_lm")
@@ -97,7 +97,7 @@ def test_what_is_kept(based: Registry, prompts: Path, tmp_path: Path, tiny_base:
     found = fetched(based, made.digest, tmp_path / "c")
     assert (tmp_path / "c").stat().st_size == made.bytes
     assert (found.base, found.tokens) == (based.bases.show("tiny")["digest"], made.tokens)
-    blocks = [f"model.layers.{layer}.{name}" for layer in range(4) for name in tinymodels.LINEAR]
+    blocks = [f"model.layers.{layer}.{name}" for layer in range(4) for name in tiny_models.LINEAR]
     assert set(found.modules) == {*blocks, "lm_head"}
     assert len(set(found.modules.values())) == 4 * 4 + 1
     whole = second_moment(tiny_base, prompts, "model.layers.2.mlp.down_proj")
@@ -150,7 +150,7 @@ def test_a_base_without_a_calibration(based: Registry, tmp_path: Path) -> None:
 def test_a_quantised_base_and_one_kept_by_reference(
     registry: Registry, prompts: Path, tmp_path: Path
 ) -> None:
-    folder = tinymodels.make_base(tmp_path / "tiny4", bits=4, layers=2)
+    folder = tiny_models.make_base(tmp_path / "tiny4", bits=4, layers=2)
     registry.bases.add(folder, name="tiny4", reference=True)
     made = registry.bases.calibrate("tiny4", prompts=prompts)
     found = fetched(registry, made.digest, tmp_path / "c")

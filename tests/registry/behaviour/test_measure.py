@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.behaviour.activation_capture import Inputs, inputs_of, second_moments
 from fusery.registry.behaviour.compare import TokenScores, compare
@@ -31,7 +31,7 @@ def watched(model: Model, samples: list[Sample], modules: list[str] | None = Non
 
 @pytest.fixture(scope="session")
 def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_adapter(tmp_path_factory.mktemp("adapters") / "one", tiny_base, update=0.3)
+    return tiny_models.make_adapter(tmp_path_factory.mktemp("adapters") / "one", tiny_base, update=0.3)
 
 
 def test_a_model_against_itself(tiny_base: Path, adapter: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_direction_of_the_divergence(tiny_base: Path, adapter: Path) -> None
 
 
 def test_vocabularies_of_different_sizes(tiny_base: Path, tmp_path: Path) -> None:
-    other = tinymodels.make_base(tmp_path / "other", vocab=300, layers=1)
+    other = tiny_models.make_base(tmp_path / "other", vocab=300, layers=1)
     with pytest.raises(ModelUnusableError, match="320 and 300"):
         measure(Source(tiny_base), Source(other), SAMPLES)
 

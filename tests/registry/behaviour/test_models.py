@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import gemma, gemma2, mixtral
@@ -39,7 +39,7 @@ MADE: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def write_model(folder: Path, kind: str, bits: int | None = None, mode: str = "affine") -> Path:
-    """Write a random model of an architecture that `tinymodels` does not know."""
+    """Write a random model of an architecture that `tiny_models` does not know."""
     folder.mkdir()
     module, more = MADE[kind]
     config = {"model_type": kind, **SIZES, **more}
@@ -105,7 +105,7 @@ def check(folder: Path, adapter: Path | None = None, *, numpy: bool = True) -> N
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "float16", 4, 6])
 def test_a_model_gives_what_mlx_lm_gives(kind: Any, form: Any, numpy: bool, tmp_path: Path) -> None:
     quantised = isinstance(form, int)
-    base = tinymodels.make_base(
+    base = tiny_models.make_base(
         tmp_path / "base",
         kind=kind,
         layers=2,
@@ -144,7 +144,7 @@ def test_adapters_on_linear_layers_and_the_embedding(
     else:
         keys = ["self_attn.q_proj", "mlp.down_proj", "model.embed_tokens", *([] if tied else ["lm_head"])]
     dtype: Any = "float32" if dora else "bfloat16"  # in 16 bits mlx takes DoRA's norms in 16 bits
-    base = tinymodels.make_base(tmp_path / "base", layers=2, tied=tied, bias=True, bits=bits, dtype=dtype)
+    base = tiny_models.make_base(tmp_path / "base", layers=2, tied=tied, bias=True, bits=bits, dtype=dtype)
     check(base, write_adapter(tmp_path / "adapter", base, keys, dora=dora), numpy=numpy)
 
 
@@ -152,15 +152,15 @@ def test_blocks_of_a_weight_make_the_whole(tmp_path: Path, monkeypatch: pytest.M
     from fusery.registry.behaviour import layers
 
     monkeypatch.setattr(layers, "BLOCK_BYTES", 4 * 128 * 10)
-    base = tinymodels.make_base(tmp_path / "base", layers=2, bits=4)
+    base = tiny_models.make_base(tmp_path / "base", layers=2, bits=4)
     check(base, write_adapter(tmp_path / "adapter", base))
-    dense = tinymodels.make_base(tmp_path / "dense", layers=2, dtype="float32")
+    dense = tiny_models.make_base(tmp_path / "dense", layers=2, dtype="float32")
     check(dense, write_adapter(tmp_path / "dora", dense, dora=True))
 
 
 def test_a_head_answers_only_where_it_is_asked(tmp_path: Path) -> None:
     for tied in (False, True):
-        model = Model.load(tinymodels.make_base(tmp_path / str(tied), tied=tied, layers=1), numpy=True)
+        model = Model.load(tiny_models.make_base(tmp_path / str(tied), tied=tied, layers=1), numpy=True)
         scored = np.zeros(TOKENS.shape, bool)
         scored[0, 4:7] = scored[2, 1] = True
         np.testing.assert_allclose(
@@ -190,7 +190,7 @@ def test_batches_hold_every_sample_once_and_are_not_too_large() -> None:
 
 
 def test_a_scale_can_be_given(tiny_base: Path, tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base, scale=20.0)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base, scale=20.0)
     base, nothing, scaled, whole = (Model.load(tiny_base) for _ in range(4))
     nothing.put_on(adapter, scale=0.0)
     scaled.put_on(adapter, scale=20.0)
@@ -201,7 +201,7 @@ def test_a_scale_can_be_given(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_fine_tune_replaces_weights(tiny_base: Path, tmp_path: Path) -> None:
-    other = tinymodels.make_base(tmp_path / "other", seed=9)
+    other = tiny_models.make_base(tmp_path / "other", seed=9)
     adapter = tmp_path / "full"
     adapter.mkdir()
     tensors = mx.load(str(other / "model.safetensors"))
@@ -213,7 +213,7 @@ def test_a_full_fine_tune_replaces_weights(tiny_base: Path, tmp_path: Path) -> N
 
 
 def test_code_that_a_model_brings_is_never_run(tiny_base: Path, tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -231,17 +231,17 @@ def test_code_that_a_model_brings_is_never_run(tiny_base: Path, tmp_path: Path) 
 
 
 def test_what_cannot_be_loaded_is_one_sentence(tiny_base: Path, tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(ModelUnusableError, match="cannot be loaded"):
         Model.load(folder)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", tinymodels.make_base(tmp_path / "o", hidden=64))
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_models.make_base(tmp_path / "o", hidden=64))
     with pytest.raises(ModelUnusableError, match="cannot be put on"):
         Model.load(tiny_base).put_on(adapter)
 
 
 def test_numbers_that_are_none_are_reported(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1, dtype="float32")
+    folder = tiny_models.make_base(tmp_path / "base", layers=1, dtype="float32")
     path = folder / "model.safetensors"
     tensors = dict(mx.load(str(path)))
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * float("nan")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 pytest.importorskip("mlx_lm")
 
@@ -23,7 +23,7 @@ WIDTH = 128
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("watched") / "tiny"
-    return Model.load(tinymodels.make_base(folder, layers=2, hidden=WIDTH), numpy=True)
+    return Model.load(tiny_models.make_base(folder, layers=2, hidden=WIDTH), numpy=True)
 
 
 def samples(count: int = 6, length: int = 150) -> list[Sample]:
@@ -45,7 +45,7 @@ def test_layers_that_share_an_input_are_found(model: Model) -> None:
     expected = {}
     for layer in layers:
         path = f"model.layers.{layer}."
-        expected |= {path + name: path + "self_attn.q_proj" for name in tinymodels.LINEAR[:3]}
+        expected |= {path + name: path + "self_attn.q_proj" for name in tiny_models.LINEAR[:3]}
         expected |= {path + name: path + name for name in ("self_attn.o_proj", "mlp.down_proj")}
         expected |= {path + name: path + "mlp.gate_proj" for name in ("mlp.gate_proj", "mlp.up_proj")}
     assert found.modules == expected | {"lm_head": "lm_head"}
@@ -107,7 +107,7 @@ def test_it_gives_the_same_twice_and_tells_how_far_it_is(model: Model) -> None:
 def test_a_model_that_gives_no_numbers(tmp_path: Path) -> None:
     import mlx.core as mx
 
-    broken = Model.load(tinymodels.make_base(tmp_path / "tiny", layers=1), numpy=True)
+    broken = Model.load(tiny_models.make_base(tmp_path / "tiny", layers=1), numpy=True)
     layer = broken.network.model.layers[0].mlp.up_proj
     layer.weight = layer.weight * mx.array(float("inf"))
     with pytest.raises(ModelUnusableError):

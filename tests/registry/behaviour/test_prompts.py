@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import chattemplates
+import chat_templates
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx_lm.tuner.datasets import ChatDataset, CompletionsDataset, TextDataset
@@ -135,7 +135,7 @@ def test_a_long_prompt_keeps_what_is_scored(tokenizer: Any) -> None:
 
 
 def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "chat_template.jinja").unlink()
     plain = load_tokenizer(folder)
     with pytest.raises(BadInputError, match="prompt 1"):
@@ -145,15 +145,15 @@ def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
 
 
 def test_a_template_that_refuses_is_one_sentence(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(BadInputError, match="roles must alternate"):
         tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))
 
 
-@pytest.mark.parametrize("source", [chattemplates.ENDLESS, "{{ 'a' * 10 ** 10 }}"], ids=["endless", "huge"])
+@pytest.mark.parametrize("source", [chat_templates.ENDLESS, "{{ 'a' * 10 ** 10 }}"], ids=["endless", "huge"])
 def test_a_template_that_never_ends_is_one_sentence(source: str, tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "chat_template.jinja").write_text(source)
     with pytest.raises(BadInputError, match=r"the model's chat template needed more than .* \(prompt 1\)"):
         tokenise([Prompt(messages=tuple(DIALOGUE))], load_tokenizer(folder))

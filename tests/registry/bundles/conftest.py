@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.bundles import BundleSource, Files
 from fusery.storage.digest import digest_file
@@ -68,7 +68,7 @@ def evil(request: pytest.FixtureRequest) -> str:
 def fused_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny fused model that mlx-lm loads."""
     folder = tmp_path_factory.mktemp("fused")
-    return tinymodels.make_base(folder / "model", layers=2, hidden=64, intermediate=128)
+    return tiny_models.make_base(folder / "model", layers=2, hidden=64, intermediate=128)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import containers
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from openai import APIConnectionError, OpenAI
 from ports import free_port
 

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from openai_contract import Endpoint, OpenAIContract
 from ports import free_port
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 
 from fusery.registry.bundles import BundleSource
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundling import make_bundle, model_folder
+from bundle_cases import make_bundle, model_folder
 from interrupts import interrupts
 
 from fusery.registry.bundles import BundleSource

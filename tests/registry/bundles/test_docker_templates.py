@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import chattemplates
+import chat_templates
 import psutil
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from ports import free_port
 
 from fusery.registry.bundles import BundleSource
@@ -66,7 +66,7 @@ def bundle(plain_source: BundleSource, tmp_path_factory: pytest.TempPathFactory)
     make_bundle(plain_source, "docker", folder)
     template = folder / "model" / "chat_template.jinja"
     template.unlink()
-    template.write_text(chattemplates.SLOW_IF_ASKED)
+    template.write_text(chat_templates.SLOW_IF_ASKED)
     return folder
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.bundles import Choices
@@ -34,12 +34,12 @@ def stocked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         user="tester",
     )
     scratch = tmp_path_factory.mktemp("adapters")
-    base = tinymodels.make_base(scratch / "tiny")
+    base = tiny_models.make_base(scratch / "tiny")
     with Registry(Workspace(settings)) as registry:
         registry.init()
         registry.bases.add(base, name="tiny")
         for version, date in ((1, "20260115"), (2, "20260201")):
-            adapter = tinymodels.make_adapter(scratch / str(version), base, seed=version, rank=2**version)
+            adapter = tiny_models.make_adapter(scratch / str(version), base, seed=version, rank=2**version)
             registry.adapters.register(adapter, base="tiny", task="course_rec", date=date)
         yield registry
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
-from bundling import make_bundle
+import tiny_models
+from bundle_cases import make_bundle
 from consumers import adapters_source, files_of, mlx_logits, peft_logits, transformers_logits
 
 from fusery.registry.bundles import TARGETS, BundledAdapter, BundleSource
@@ -25,12 +25,12 @@ ADAPTER = "course_rec_v1_20260115"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases") / "tiny"
-    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128, seed=3)
+    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128, seed=3)
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_adapter(
+    return tiny_models.make_adapter(
         tmp_path_factory.mktemp("adapters") / ADAPTER, base, num_layers=1, update=0.5
     )
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from bundling import make_bundle
+import tiny_models
+from bundle_cases import make_bundle
 from consumers import adapters_source
-from peftfolders import make_peft
+from peft_folders import make_peft
 
 from fusery.registry.bundles.targets.ollama import model_name
 from fusery.registry.bundles.targets.vllm import RANKS
@@ -29,7 +29,7 @@ pytest.importorskip("gguf")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases") / "tiny"
-    return tinymodels.make_base(folder, dtype="float32", layers=3, hidden=64, intermediate=128)
+    return tiny_models.make_base(folder, dtype="float32", layers=3, hidden=64, intermediate=128)
 
 
 def bundle(base: Path, target: str, tmp_path: Path, *adapters: Path, **choices: Any) -> Path:
@@ -40,7 +40,7 @@ def bundle(base: Path, target: str, tmp_path: Path, *adapters: Path, **choices: 
 
 
 def keys(adapter: Path) -> dict[str, tuple[int, ...]]:
-    found = tinymodels.read_tensors(adapter / "adapter_model.safetensors")
+    found = tiny_models.read_tensors(adapter / "adapter_model.safetensors")
     return {name: shape for name, (_, shape, _) in found.items()}
 
 
@@ -76,13 +76,13 @@ def vllm_modules(adapters: Path, name: str, served: str, max_rank: int) -> set[s
 
 def test_vllm_finds_every_module_of_the_base(base: Path, tmp_path: Path) -> None:
     wanted = ["self_attn.q_proj", "mlp.down_proj", "lm_head", "model.embed_tokens"]
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=wanted, rank=12)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=wanted, rank=12)
     folder = bundle(base, "vllm", tmp_path, adapter)
     script = (folder / "serve.sh").read_text()
     rank = int(re.search(r"--max-lora-rank (\d+)", script)[1])  # type: ignore[index]
     assert rank == 16
     found = vllm_modules(folder / "adapters", "some_v1_20260115", "org/Tiny-1M", rank)
-    expected = set(tinymodels.adapted_modules(read_architecture(base).config, 2, wanted))
+    expected = set(tiny_models.adapted_modules(read_architecture(base).config, 2, wanted))
     assert found == expected
     assert len(expected) == 6
     assert found <= set(read_architecture(base).weights)
@@ -95,21 +95,21 @@ def test_vllm_finds_every_module_of_the_base(base: Path, tmp_path: Path) -> None
 def test_the_rank_that_vllm_is_started_with_is_one_it_takes(
     base: Path, tmp_path: Path, rank: int, expected: int
 ) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=rank)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=rank)
     script = (bundle(base, "vllm", tmp_path, adapter) / "serve.sh").read_text()
     assert f"--max-lora-rank {expected} " in script
     assert expected in RANKS
 
 
 def test_a_rank_that_vllm_has_no_room_for_is_refused(base: Path, tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, rank=513)
     with pytest.raises(BadInputError, match="up to rank 512, and one has 513"):
         bundle(base, "vllm", tmp_path, adapter)
 
 
 def test_vllm_does_not_adapt_the_head_of_every_architecture(tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=["lm_head"])
+    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", layers=2, hidden=64, intermediate=128)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=["lm_head"])
     with pytest.raises(BadInputError, match="lm_head, which vLLM does not adapt in qwen2"):
         bundle(base, "vllm", tmp_path, adapter)
 
@@ -118,7 +118,7 @@ def lorax_modules(adapter: Path, layers: int) -> set[str]:
     """The modules that LoRAX at a7394ba adapts in a llama."""
     config, found = json.loads((adapter / "adapter_config.json").read_text()), keys(adapter)
     # server/lorax_server/models/flash_llama.py, adapter_target_to_layer
-    kinds = {key: [f"model.layers.{layer}.{key}" for layer in range(layers)] for key in tinymodels.LINEAR}
+    kinds = {key: [f"model.layers.{layer}.{key}" for layer in range(layers)] for key in tiny_models.LINEAR}
     kinds["lm_head"] = ["lm_head"]
     modules = set()
     for names in kinds.values():
@@ -134,7 +134,7 @@ def lorax_modules(adapter: Path, layers: int) -> set[str]:
 def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path: Path) -> None:
     """As PEFT has it, it would adapt nothing at all, and say nothing."""
     wanted = ["self_attn.v_proj", "mlp.up_proj", "lm_head"]
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, keys=wanted)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, num_layers=1, keys=wanted)
     ranks = {"model.layers.2.self_attn.q_proj": 8}
     other = make_peft(tmp_path / "other_v1_20260115", base, layers=(0, 2), ranks=ranks)
     folder = bundle(base, "lorax", tmp_path, adapter, other) / "adapters"
@@ -147,11 +147,11 @@ def test_lorax_adapts_what_was_trained_in_some_layers_only(base: Path, tmp_path:
 
 
 def test_what_lorax_passes_over_is_refused(base: Path, tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=["model.embed_tokens"])
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=["model.embed_tokens"])
     with pytest.raises(BadInputError, match="an update of model.embed_tokens, which LoRAX passes over"):
         bundle(base, "lorax", tmp_path, adapter)
-    strange = tinymodels.make_base(tmp_path / "strange", kind="qwen3", layers=2, hidden=64, intermediate=128)
-    adapter = tinymodels.make_adapter(tmp_path / "other_v1_20260115", strange)
+    strange = tiny_models.make_base(tmp_path / "strange", kind="qwen3", layers=2, hidden=64, intermediate=128)
+    adapter = tiny_models.make_adapter(tmp_path / "other_v1_20260115", strange)
     with pytest.raises(BadInputError, match="architecture 'qwen3'"):
         bundle(strange, "lorax", tmp_path / "strange", adapter)
 
@@ -181,7 +181,7 @@ def read_modelfile(text: str) -> list[tuple[str, str]]:
 
 def test_ollama_finds_the_files_that_are_there(base: Path, tmp_path: Path) -> None:
     first, second = (
-        tinymodels.make_adapter(tmp_path / f"{name}_v1_20260115", base, seed=seed)
+        tiny_models.make_adapter(tmp_path / f"{name}_v1_20260115", base, seed=seed)
         for seed, name in enumerate(("some", "other"))
     )
     folder = bundle(base, "ollama", tmp_path, first, second)

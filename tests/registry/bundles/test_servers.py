@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from bundling import make_bundle
+import tiny_models
+from bundle_cases import make_bundle
 from consumers import (
     adapters_source,
     files_of,
@@ -21,7 +21,7 @@ from consumers import (
     mlx_logits,
     peft_logits,
 )
-from peftfolders import make_peft
+from peft_folders import make_peft
 
 from fusery.registry.bundles import TARGETS, BundleSource
 from fusery.registry.bundles.layout import LayoutError
@@ -45,14 +45,14 @@ fused = pytest.mark.parametrize("target", FUSED)
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed."""
     folder = tmp_path_factory.mktemp("bases") / "tiny"
-    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
+    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
 
 
 @pytest.fixture(scope="session")
 def folders(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An adapter of mlx-lm's for the last layer only, and one of PEFT's with several ranks and scales."""
     scratch = tmp_path_factory.mktemp("adapters")
-    first = tinymodels.make_adapter(scratch / "course_rec_v1_20260115", base, num_layers=1, update=0.5)
+    first = tiny_models.make_adapter(scratch / "course_rec_v1_20260115", base, num_layers=1, update=0.5)
     second = make_peft(
         scratch / "summary_v1_20260115",
         base,
@@ -229,11 +229,11 @@ def test_llama_cpp_answers_with_patterns_as_peft_does(
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 def test_other_architectures_have_adapters_too(kind: Any, tmp_path: Path) -> None:
-    base = tinymodels.make_base(
+    base = tiny_models.make_base(
         tmp_path / "base", kind=kind, dtype="float32", layers=2, hidden=64, intermediate=128
     )
     keys = ["self_attn.k_proj", "mlp.gate_proj", "lm_head", "model.embed_tokens"]
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, keys=keys, update=0.5)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, keys=keys, update=0.5)
     source = adapters_source(base, tmp_path / "rendered", adapter)
     (tmp_path / "bundle").mkdir()
     written = make_bundle(source, "llamacpp", tmp_path / "bundle")
@@ -245,10 +245,10 @@ def test_other_architectures_have_adapters_too(kind: Any, tmp_path: Path) -> Non
 
 
 def test_a_quantised_base_goes_to_llama_cpp_as_mlx_dequantises_it(tmp_path: Path) -> None:
-    base = tinymodels.make_base(
+    base = tiny_models.make_base(
         tmp_path / "base", bits=4, dtype="float32", layers=2, hidden=64, intermediate=128
     )
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, update=0.5)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, update=0.5)
     source = adapters_source(base, tmp_path / "rendered", adapter)
     files = write(source, "llamacpp", tmp_path / "bundle")
     found = llama_cpp_logits(files["base.gguf"], [files["adapters/some_v1_20260115.gguf"]], tmp_path)
@@ -295,7 +295,7 @@ def test_an_adapter_without_effect_is_a_defect(
 
 @pytest.mark.parametrize("target", UNFUSED)
 def test_dora_is_refused_where_no_server_computes_it(base: Path, target: str, tmp_path: Path) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base, fine_tune_type="dora")
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base, fine_tune_type="dora")
     source = adapters_source(base, tmp_path / "rendered", adapter)
     with pytest.raises(BadInputError, match="some_v1_20260115 is a DoRA"):
         write(source, target, tmp_path / "bundle")
@@ -303,8 +303,8 @@ def test_dora_is_refused_where_no_server_computes_it(base: Path, target: str, tm
 
 @pytest.mark.parametrize("target", ["vllm", "lorax"])
 def test_a_base_that_only_mlx_reads_needs_a_name(target: str, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
-    adapter = tinymodels.make_adapter(tmp_path / "some_v1_20260115", base)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
+    adapter = tiny_models.make_adapter(tmp_path / "some_v1_20260115", base)
     source = adapters_source(base, tmp_path / "rendered", adapter)
     with pytest.raises(BadInputError, match="quantised in MLX's way") as caught:
         write(source, target, tmp_path / "refused")
@@ -316,7 +316,7 @@ def test_a_base_that_only_mlx_reads_needs_a_name(target: str, tmp_path: Path) ->
 
 
 def test_a_fused_model_that_only_mlx_reads_is_refused(plain_source: BundleSource, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, layers=2, hidden=64, intermediate=128)
     with pytest.raises(BadInputError, match="which vLLM does not read") as caught:
         write(replace(plain_source, model=files_of(base)), "vllm", tmp_path / "bundle")
     assert caught.value.hint == "--precision dequantize"

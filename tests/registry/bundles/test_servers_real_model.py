@@ -6,9 +6,9 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from consumers import (
     adapters_source,
     llama_cpp_logits,
@@ -43,7 +43,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_agree(smollm2: Path, tmp_path: Path) -> None:
-    trained = [peftfolders.REAL / "lora", peftfolders.REAL / "rslora_patterns"]
+    trained = [peft_folders.REAL / "lora", peft_folders.REAL / "rslora_patterns"]
     source = adapters_source(smollm2, tmp_path / "rendered", *trained)
     folder = tmp_path / "bundle"
     folder.mkdir()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bundling import make_bundle, model_folder, with_model
+from bundle_cases import make_bundle, model_folder, with_model
 
 from fusery.registry import bundles
 from fusery.registry.bundles import BundleSource

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import load_raw, rewrite
+import tiny_models
+from tensor_files import load_raw, rewrite
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import (
@@ -71,7 +71,7 @@ def test_an_adapter_against_itself(stocked: Registry) -> None:
 def test_adapters_on_different_bases_are_refused(
     stocked: Registry, tmp_path: Path, make_adapter: Any
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "other", seed=5)
+    base = tiny_models.make_base(tmp_path / "other", seed=5)
     stocked.bases.add(base, name="other")
     stocked.adapters.register(make_adapter("foreign", base=base), base="other", task="foreign")
     with pytest.raises(BadInputError) as caught:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collecting import open_workspace
-from collectworkers import collect_until_killed, fill_and_forget, use_a_registry
-from databaseworkers import start
+from collect_workers import collect_until_killed, fill_and_forget, use_a_registry
+from database_workers import start
 from s3_server import BUCKET, find_server, running_server
+from store_shelf import open_workspace
 
 from fusery.registry import Registry
 from fusery.registry.collect import collect

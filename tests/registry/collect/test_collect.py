@@ -11,8 +11,8 @@ from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
-from collecting import Shelf, tear
 from sqlalchemy import func, select, update
+from store_shelf import Shelf, tear
 
 from fusery.registry import tables
 from fusery.registry.collect import collect, sweeping
@@ -32,7 +32,7 @@ def shelf(workspace: Workspace) -> Shelf:
 
 @pytest.fixture
 def workspace(database_url: str, tmp_path: Path) -> Iterator[Workspace]:
-    from collecting import open_workspace
+    from store_shelf import open_workspace
 
     opened = open_workspace(tmp_path / "home", database_url)
     opened.ensure(explicit=True)

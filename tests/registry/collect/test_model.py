@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from collecting import Shelf, open_workspace, tear
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle as Pool
 from hypothesis.stateful import RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from sqlalchemy import update
+from store_shelf import Shelf, open_workspace, tear
 
 from fusery.registry import tables
 from fusery.registry.collect import collect

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.comparison.modules import (
     ModuleChange,
@@ -36,7 +36,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
             path = tmp_path / f"{name}.safetensors"
             dtypes = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.uint16): "BF16"}
             raw = {key: (dtypes[value.dtype], value) for key, value in tensors.items()}
-            tinymodels.write_tensors(path, raw, {"format": "mlx"})
+            tiny_models.write_tensors(path, raw, {"format": "mlx"})
             return stack.enter_context(open_adapter(path, scale, method=method, name=name))
 
         yield write

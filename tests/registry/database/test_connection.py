@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import databaseworkers
+import database_workers
 import pytest
 from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -103,7 +103,7 @@ class TestConcurrency:
     def test_no_update_is_lost(self, database: Database, database_url: str) -> None:
         prepare_adapter(database)
         workers, rounds = 4, 25
-        taken = databaseworkers.run_all(databaseworkers.hand_out_versions, workers, database_url, rounds)
+        taken = database_workers.run_all(database_workers.hand_out_versions, workers, database_url, rounds)
         assert sorted(version for each in taken for version in each) == list(range(1, workers * rounds + 1))
         assert all(each == sorted(each) for each in taken)
         with database.read() as session:
@@ -114,9 +114,9 @@ class TestConcurrency:
             assert list(events.verify_chain(session)) == []
 
     def test_a_writer_waits_for_another(self, database_url: str) -> None:
-        first, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
+        first, talk = database_workers.start(database_workers.hold_write_lock, database_url)
         assert talk.recv() == "writing"
-        second, other = databaseworkers.start(databaseworkers.write_once, database_url)
+        second, other = database_workers.start(database_workers.write_once, database_url)
         assert not other.poll(1.0)
         talk.send("end")
         assert (talk.recv(), other.recv()) == ("done", "done")
@@ -126,7 +126,7 @@ class TestConcurrency:
     def test_a_writer_gives_up_in_one_sentence_and_readers_go_on(
         self, impatient: Database, database_url: str
     ) -> None:
-        process, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
+        process, talk = database_workers.start(database_workers.hold_write_lock, database_url)
         assert talk.recv() == "writing"
         sentence = r"is locked: another process .* 0\.2 s"
         with pytest.raises(DatabaseUnavailableError, match=sentence) as caught, impatient.write():
@@ -141,7 +141,7 @@ class TestConcurrency:
     def test_a_killed_writer_leaves_nothing_and_blocks_nobody(
         self, database: Database, database_url: str
     ) -> None:
-        process, talk = databaseworkers.start(databaseworkers.hold_write_lock, database_url)
+        process, talk = database_workers.start(database_workers.hold_write_lock, database_url)
         assert talk.recv() == "writing"
         process.kill()
         process.join()

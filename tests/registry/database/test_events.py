@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from tampering import unguarded
+from tampered_database import unguarded
 
 from fusery.registry.database import Database, events
 

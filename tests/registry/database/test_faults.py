@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import databaseworkers
+import database_workers
 import psycopg
 import pytest
-import tinymodels
-from postgresserver import RestartedServer
+import tiny_models
+from postgres_server import RestartedServer
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -164,9 +164,9 @@ class TestRestart:
         database.close()
 
     def test_registering_while_the_server_crashes(self, server: RestartedServer, tmp_path: Path) -> None:
-        base = tinymodels.make_base(tmp_path / "tiny", layers=2)
+        base = tiny_models.make_base(tmp_path / "tiny", layers=2)
         folders = [
-            tinymodels.make_adapter(tmp_path / f"adapter{seed}", base, seed=seed, num_layers=1, rank=2)
+            tiny_models.make_adapter(tmp_path / f"adapter{seed}", base, seed=seed, num_layers=1, rank=2)
             for seed in range(24)
         ]
         done: list[str] = []
@@ -214,7 +214,9 @@ class TestClocks:
         """Two hours ahead and two hours behind: leases last no shorter and no longer, and records have the right time."""
         keys = [str(number) for number in range(1, 6)]
         started = datetime.now(UTC)
-        built = databaseworkers.run_all(databaseworkers.build_with_a_wrong_clock, 6, database_url, keys, 2.0)
+        built = database_workers.run_all(
+            database_workers.build_with_a_wrong_clock, 6, database_url, keys, 2.0
+        )
         assert sorted(key for each in built for key in each) == keys
         with database.read() as session:
             now = Database.utcnow(session)

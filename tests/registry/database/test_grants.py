@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import ProgrammingError
 
@@ -49,9 +49,9 @@ class Team:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.home, self.url = folder / "home", url
-        self.base = tinymodels.make_base(folder / "tiny", layers=2)
+        self.base = tiny_models.make_base(folder / "tiny", layers=2)
         self.folders = [
-            tinymodels.make_adapter(folder / f"adapter{seed}", self.base, seed=seed) for seed in (1, 2, 3)
+            tiny_models.make_adapter(folder / f"adapter{seed}", self.base, seed=seed) for seed in (1, 2, 3)
         ]
         with opened(self.home, url) as registry:
             registry.init()
@@ -162,7 +162,7 @@ def test_a_reader_can_write_to_no_table(team: Team) -> None:
 
 def test_a_publisher_publishes(team: Team, tmp_path: Path) -> None:
     with team.as_role("publisher") as registry:
-        other = tinymodels.make_base(tmp_path / "other", layers=2, seed=9)
+        other = tiny_models.make_base(tmp_path / "other", layers=2, seed=9)
         registry.bases.add(other, name="other")
         assert registry.adapters.register(
             team.folders[1], base="tiny", task="course_rec", tags={"a": "b"}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-import databaseworkers
+import database_workers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,7 +165,7 @@ class TestLease:
 class TestProcesses:
     def test_each_key_is_built_once(self, database: Database, database_url: str) -> None:
         keys = [str(number) for number in range(1, 6)]
-        built = databaseworkers.run_all(databaseworkers.build_each_once, 8, database_url, keys)
+        built = database_workers.run_all(database_workers.build_each_once, 8, database_url, keys)
         assert sorted(key for each in built for key in each) == keys
         with database.read() as session:
             assert set(session.scalars(select(tables.Task.name))) == set(keys)
@@ -176,7 +176,7 @@ class TestProcesses:
     def test_a_killed_owner_is_taken_over_at_once(
         self, database: Database, database_url: str, reaped: bool
     ) -> None:
-        process, talk = databaseworkers.start(databaseworkers.hold_lease, database_url, "k", 3600.0)
+        process, talk = database_workers.start(database_workers.hold_lease, database_url, "k", 3600.0)
         assert talk.recv() == 1
         assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)
         process.kill()
@@ -190,7 +190,7 @@ class TestProcesses:
     def test_a_stopped_owner_is_waited_for_and_then_fenced(
         self, database: Database, database_url: str
     ) -> None:
-        process, talk = databaseworkers.start(databaseworkers.hold_lease, database_url, "k", 60.0)
+        process, talk = database_workers.start(database_workers.hold_lease, database_url, "k", 60.0)
         assert talk.recv() == 1
         os.kill(process.pid or 0, signal.SIGSTOP)
         assert isinstance(leases.acquire(database, "k", Owner.current()), Busy)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import text
-from tampering import forced
+from tampered_database import forced
 
 from fusery.registry import Registry
 from fusery.registry.audit.upgrade import upgrade

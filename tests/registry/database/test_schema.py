@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databasefacts import migrate_to, snapshot
+from database_facts import migrate_to, snapshot
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signingkeys import Pair
+from signing_keys import Pair
 
 from fusery.registry.dsse.envelope import IN_TOTO, LARGEST, BadSignatureError, Envelope, parse_envelope
 from fusery.registry.dsse.keys import read_private_key
@@ -161,12 +161,12 @@ def test_no_changed_byte_of_a_signature_verifies_another_list(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Whatever byte changes: refused, not by this key, or the very same list."""
-    import signingkeys
+    import signing_keys
 
     folder = tmp_path_factory.getbasetemp() / "one-key"
     if not folder.exists():
         folder.mkdir()
-        pair = signingkeys.write_pair(folder)
+        pair = signing_keys.write_pair(folder)
         (folder / "x.sig").write_bytes(sign_with_key("it", FILES, pair.private, None))
     raw = bytearray((folder / "x.sig").read_bytes())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))

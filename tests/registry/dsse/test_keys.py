@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-import signingkeys
+import signing_keys
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -52,7 +52,7 @@ def test_a_locked_pair(tmp_path: Path) -> None:
 
 
 def test_what_is_no_key(tmp_path: Path) -> None:
-    pair = signingkeys.write_pair(tmp_path)
+    pair = signing_keys.write_pair(tmp_path)
     place = tmp_path / "other.pem"
     pem = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     others = (

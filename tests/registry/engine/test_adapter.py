@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import Change, load_raw, rewrite
+import tiny_models
+from tensor_files import Change, load_raw, rewrite
 
 from fusery.registry.engine.adapter import Adapter, read_adapter
 from fusery.registry.engine.plan import Plan
@@ -22,12 +22,12 @@ Planner = Callable[..., Plan]
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4, layers=3)
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 def read(folder: Path, change: dict[str, Any] | None = None, scale: float | None = None) -> Adapter:
@@ -57,7 +57,7 @@ ADAPTER_CONFIG: dict[str, tuple[dict[str, Any], str]] = {
         "its own configuration does not adapt",
     ),
     "keys name a norm": (
-        {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": [*tinymodels.LINEAR, "model.norm"]}},
+        {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": [*tiny_models.LINEAR, "model.norm"]}},
         "not a linear layer",
     ),
 }
@@ -94,14 +94,14 @@ def test_the_scale_can_be_overridden(base: Path, adapter: Path, planned: Planner
 def test_a_lora_adapter(adapter: Path) -> None:
     found = read(adapter)
     assert (found.kind, found.num_layers, found.keys, found.tensors) == ("lora", 1, None, {})
-    assert set(found.factors) == {f"model.layers.2.{key}" for key in tinymodels.LINEAR}
+    assert set(found.factors) == {f"model.layers.2.{key}" for key in tiny_models.LINEAR}
     pair = found.factors[_UP]
     assert (pair.rank, pair.switch, pair.m) == (8, False, None)
     assert (pair.a.shape, pair.b.shape) == ((128, 8), (8, 256))
 
 
 def test_a_dora_adapter(tmp_path: Path, base: Path) -> None:
-    found = read(tinymodels.make_adapter(tmp_path / "dora", base, fine_tune_type="dora"))
+    found = read(tiny_models.make_adapter(tmp_path / "dora", base, fine_tune_type="dora"))
     assert found.kind == "dora"
     magnitudes = found.factors["model.layers.2.mlp.up_proj"].m
     assert magnitudes is not None
@@ -119,7 +119,7 @@ def test_an_adapter_of_experts(adapter: Path) -> None:
 
 
 def test_dora_does_not_adapt_experts(tmp_path: Path, base: Path) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
+    folder = tiny_models.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
     a, b = np.zeros((4, 8, 128), np.float32), np.zeros((4, 256, 8), np.float32)
     rewrite(folder, lambda t: t.update({_A: ("F32", a), _B: ("F32", b)}))
     with pytest.raises(FusionUnsupportedError, match=r"switch layer \(experts\), which DoRA does not adapt"):
@@ -127,10 +127,10 @@ def test_dora_does_not_adapt_experts(tmp_path: Path, base: Path) -> None:
 
 
 def test_a_full_fine_tune(tmp_path: Path, base: Path, adapter: Path) -> None:
-    tinymodels.write_tensors(adapter / "adapters.safetensors", load_raw(base), None)
+    tiny_models.write_tensors(adapter / "adapters.safetensors", load_raw(base), None)
     found = read(adapter, {"fine_tune_type": "full", "lora_parameters": None, "num_layers": None})
     assert (found.kind, found.factors) == ("full", {})
-    assert found.tensors.keys() == tinymodels.read_tensors(base).keys()
+    assert found.tensors.keys() == tiny_models.read_tensors(base).keys()
     with pytest.raises(FusionUnsupportedError, match="no scale to override"):
         read(adapter, {"fine_tune_type": "full"}, scale=2.0)
 
@@ -192,7 +192,7 @@ DORA_TENSORS: dict[str, tuple[Change, str]] = {
 def test_dora_tensors_that_are_refused(
     change: Change, reason: str, tmp_path: Path, base: Path, planned: Planner
 ) -> None:
-    folder = tinymodels.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
+    folder = tiny_models.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
     rewrite(folder, change)
     with pytest.raises(FusionUnsupportedError, match=reason):
         planned(base, folder)

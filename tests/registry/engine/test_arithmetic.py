@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from mlxbits import from_mlx, mlx_type, to_mlx
+from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine.arithmetic import (
     BF16,

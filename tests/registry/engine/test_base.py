@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import Change, rewrite
+import tiny_models
+from tensor_files import Change, rewrite
 
 from fusery.registry.engine.naming import NeedsModelClassError
 from fusery.registry.engine.plan import Plan
@@ -25,12 +25,12 @@ _W = "model.layers.2.mlp.up_proj"
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4, layers=3)
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 CONFIG: dict[str, tuple[dict[str, Any], str]] = {
@@ -99,7 +99,7 @@ def test_without_mlx_the_missing_extra_is_told_with_the_reason(
 def test_a_base_in_the_layout_of_the_hub_needs_a_known_architecture_or_the_class(
     tmp_path: Path, adapter: Path, planned: Planner
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "hub", layout="hf", layers=3)
+    base = tiny_models.make_base(tmp_path / "hub", layout="hf", layers=3)
     assert planned(base, adapter).modules
     assert planned(base, adapter, config={"model_type": "mistral"}).modules
     with pytest.raises(NeedsModelClassError, match="architecture 'mixtral'"):
@@ -108,11 +108,11 @@ def test_a_base_in_the_layout_of_the_hub_needs_a_known_architecture_or_the_class
 
 def test_what_mlx_lm_rearranges_is_fused_through_its_class(tmp_path: Path, planned: Planner) -> None:
     pytest.importorskip("mlx_lm")
-    import architectures
+    import tiny_architectures
 
-    base = architectures.make_architecture(tmp_path / "mixtral", "mixtral", layout="hf")
+    base = tiny_architectures.make_architecture(tmp_path / "mixtral", "mixtral", layout="hf")
     experts = "model.layers.1.block_sparse_moe.switch_mlp.up_proj"
-    adapter = tinymodels.make_adapter(
+    adapter = tiny_models.make_adapter(
         tmp_path / "adapter", base, num_layers=1, keys=["self_attn.q_proj", "self_attn.o_proj"]
     )
     with pytest.raises(NeedsModelClassError):
@@ -128,8 +128,8 @@ def test_what_mlx_lm_rearranges_is_fused_through_its_class(tmp_path: Path, plann
 
 
 def test_what_mlx_lm_drops_is_not_written(tmp_path: Path, planned: Planner) -> None:
-    base = tinymodels.make_base(tmp_path / "hub", kind="qwen2", layout="hf", tied=True)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(tmp_path / "hub", kind="qwen2", layout="hf", tied=True)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     names = set(json.loads(planned(base, adapter).outputs[0].header[8:]))
     assert "lm_head.weight" not in names
     assert not any("inv_freq" in name for name in names)
@@ -154,7 +154,7 @@ BASE_TENSORS: dict[str, tuple[Change, str]] = {
 def test_tensors_that_need_the_class(
     change: Change, reason: str, tmp_path: Path, adapter: Path, planned: Planner
 ) -> None:
-    dense = tinymodels.make_base(tmp_path / "dense", layers=3)
+    dense = tiny_models.make_base(tmp_path / "dense", layers=3)
     rewrite(dense, change)
     with pytest.raises(NeedsModelClassError, match=reason):
         planned(dense, adapter, config={"model_type": "minicpm"}, scratch=None)

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fusing
-import golden
+import fuse_cases
+import golden_digests
 import numpy as np
 import pytest
-from golden import GOLDEN, Golden
+from golden_digests import GOLDEN, Golden
 
 import fusery.registry.engine
 
@@ -42,8 +42,8 @@ class Absent:
             raise ModuleNotFoundError(f"{name} is not to be used")
 
 sys.meta_path.insert(0, Absent())
-import golden
-golden.main()
+import golden_digests
+golden_digests.main()
 """
 
 NO_KERNEL = """
@@ -55,8 +55,8 @@ class Absent:
             raise ModuleNotFoundError(f"{name} is not to be used")
 
 sys.meta_path.insert(0, Absent())
-import golden
-golden.main()
+import golden_digests
+golden_digests.main()
 """
 
 NO_BLAS = """
@@ -72,8 +72,8 @@ for name in NAMES:
 for name in np.linalg.__all__:
     if name != "LinAlgError":
         setattr(np.linalg, name, refused)
-import golden
-golden.main()
+import golden_digests
+golden_digests.main()
 """
 
 FEATURES = """
@@ -85,7 +85,7 @@ print(" ".join(name for name in names if have.get(name)))
 def digests(
     *names: str,
     python: str = sys.executable,
-    code: str = "import golden; golden.main()",
+    code: str = "import golden_digests; golden_digests.main()",
     threads: int = 2,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[str, float]]:
@@ -95,7 +95,7 @@ def digests(
 
 
 def run(*command: str, environment: Mapping[str, str] | None = None) -> str:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support" / "models")))
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": path, **(environment or {})},
@@ -114,7 +114,7 @@ def only_digests(found: Mapping[str, tuple[str, float]]) -> dict[str, str]:
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
 def test_golden(case: Golden, tmp_path: Path) -> None:
     """If this fails and the new bits are right, the engine's version goes up and the digest here changes."""
-    assert golden.run(case, tmp_path)[0] == case.digest
+    assert golden_digests.run(case, tmp_path)[0] == case.digest
 
 
 def test_names_are_unique() -> None:
@@ -128,7 +128,7 @@ def test_threads(name: str, tmp_path: Path) -> None:
     for threads in (1, 2, 3, 8):
         folder = tmp_path / str(threads)
         folder.mkdir()
-        results.add(golden.run(case, folder, threads))
+        results.add(golden_digests.run(case, folder, threads))
     assert len(results) == 1  # the digest, and every digit of the share retained
     assert results.pop()[0] == case.digest
 
@@ -157,7 +157,7 @@ def test_without_blas() -> None:
     ],
 )
 def test_the_hooks_work(hook: str, use: str) -> None:
-    code = hook.replace("import golden\ngolden.main()", use)
+    code = hook.replace("import golden_digests\ngolden_digests.main()", use)
     assert code != hook
     with pytest.raises(AssertionError, match=r"routine was called|not to be used"):
         run(sys.executable, "-c", code)
@@ -288,17 +288,19 @@ def test_under_another_numpy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        fusing.Case("mixtral", "bf16", "lora", layout="hf"),
-        fusing.Case("gpt_oss", "bf16", "experts", layout="hf"),
-        fusing.Case("deepseek_v3", "f16", "lora", layout="hf"),
+        fuse_cases.Case("mixtral", "bf16", "lora", layout="hf"),
+        fuse_cases.Case("gpt_oss", "bf16", "experts", layout="hf"),
+        fuse_cases.Case("deepseek_v3", "f16", "lora", layout="hf"),
     ],
     ids=str,
 )
-def test_by_the_class_of_the_model(case: fusing.Case, tmp_path: Path, our_fuse: Callable[..., Any]) -> None:
+def test_by_the_class_of_the_model(
+    case: fuse_cases.Case, tmp_path: Path, our_fuse: Callable[..., Any]
+) -> None:
     """Where mlx computes tensors of the base, the digest holds for one mlx on one machine."""
     pytest.importorskip("mlx_lm")
-    base = fusing.make_base(tmp_path / "base", case)
-    adapter = fusing.make_adapter(tmp_path / "adapter", base, case)
+    base = fuse_cases.make_base(tmp_path / "base", case)
+    adapter = fuse_cases.make_adapter(tmp_path / "adapter", base, case)
     results = set()
     for threads in (1, 2, 3):
         scratch = tmp_path / f"scratch-{threads}"
@@ -310,6 +312,6 @@ def test_by_the_class_of_the_model(case: fusing.Case, tmp_path: Path, our_fuse: 
 
 def test_the_numbers_do_not_come_from_a_library() -> None:
     """The inputs of the golden fuses are fixed themselves."""
-    values = golden._numbers("fixed", (4,), 3)
+    values = golden_digests._numbers("fixed", (4,), 3)
     assert values.dtype == np.float32
     assert (values * 2**18).tolist() == [19788, -20390, 20908, -21444]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorfiles import load_raw
+from tensor_files import load_raw
 
 from fusery.registry.engine.affine import Grid, Packed, pack, unpack, unpack_rows
 from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, Update, decode, encode
@@ -268,12 +268,12 @@ def test_what_is_not_finite_is_refused_and_never_written() -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
+    return tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, intermediate=1024)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base, update=0.01)
+    return tiny_models.make_adapter(tmp_path / "adapter", base, update=0.01)
 
 
 def policy(seed: int) -> Policy:
@@ -287,10 +287,10 @@ def test_a_file_has_the_size_of_keep_and_the_scales_of_the_base(
     folder, after = our_fuse(base, adapter, policy(1), name="dithered")
     assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
     assert (folder / "config.json").read_bytes() == (kept / "config.json").read_bytes()
-    theirs, ours = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     changed = {name for name in theirs if ours[name] != theirs[name]}
     assert ours.keys() == theirs.keys()
-    assert changed == {f"model.layers.{n}.{key}.weight" for n in (2, 3) for key in tinymodels.LINEAR}
+    assert changed == {f"model.layers.{n}.{key}.weight" for n in (2, 3) for key in tiny_models.LINEAR}
     assert (before.fidelity.retained, after.fidelity.retained) == (
         pytest.approx(0.2, abs=0.2),
         pytest.approx(0.96, abs=0.05),
@@ -312,25 +312,25 @@ def test_one_seed_is_one_digest_whatever_the_threads(base: Path, adapter: Path, 
 
 def test_modules_without_tensors_and_dense_modules(tmp_path: Path, our_fuse: OurFuse) -> None:
     up, down = "model.layers.3.mlp.up_proj", "model.layers.3.mlp.down_proj"
-    base = tinymodels.make_base(tmp_path / "partly", bits=4, overrides={down: False})
-    adapter = tinymodels.make_adapter(tmp_path / "partial", base, skip=[up])
+    base = tiny_models.make_base(tmp_path / "partly", bits=4, overrides={down: False})
+    adapter = tiny_models.make_adapter(tmp_path / "partial", base, skip=[up])
     folder, _ = our_fuse(base, adapter, policy(1), name="dithered")
     kept, _ = our_fuse(base, adapter, KEEP, name="kept")
-    theirs, ours, plain = (tinymodels.read_tensors(path) for path in (base, folder, kept))
+    theirs, ours, plain = (tiny_models.read_tensors(path) for path in (base, folder, kept))
     assert ours[f"{up}.weight"] == theirs[f"{up}.weight"]  # nothing to round
     assert ours[f"{down}.weight"] == plain[f"{down}.weight"] != theirs[f"{down}.weight"]
 
 
 def test_dora_is_dithered_as_a_whole(tmp_path: Path, base: Path, our_fuse: OurFuse) -> None:
     # The rescaling moves every weight of a row, by far more than the product of the factors.
-    adapter = tinymodels.make_adapter(tmp_path / "dora", base, fine_tune_type="dora")
+    adapter = tiny_models.make_adapter(tmp_path / "dora", base, fine_tune_type="dora")
     norms = row_norms(our_fuse, base, tmp_path)
     raw = load_raw(adapter / "adapters.safetensors")
     for name, value in norms.items():
         raw[f"{name}.m"] = ("F32", value * raw[f"{name}.m"][1])  # 0.9 to 1.1 of what the base has
-    tinymodels.write_tensors(adapter / "adapters.safetensors", raw, None)
+    tiny_models.write_tensors(adapter / "adapters.safetensors", raw, None)
     folder, fused = our_fuse(base, adapter, policy(1), name="dithered")
-    theirs, ours = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    theirs, ours = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     assert {name: value[:2] for name, value in ours.items()} == {
         name: value[:2] for name, value in theirs.items()
     }
@@ -339,7 +339,7 @@ def test_dora_is_dithered_as_a_whole(tmp_path: Path, base: Path, our_fuse: OurFu
 
 
 def row_norms(our_fuse: OurFuse, base: Path, folder: Path) -> dict[str, Array]:
-    nothing = tinymodels.make_adapter(folder / "nothing", base, update=0.0)
+    nothing = tiny_models.make_adapter(folder / "nothing", base, update=0.0)
     plain = load_raw(our_fuse(base, nothing, DEQUANTIZE, name="plain")[0])
     return {
         name.removesuffix(".weight"): np.linalg.norm(decode(value, BF16), axis=1)
@@ -352,16 +352,18 @@ def row_norms(our_fuse: OurFuse, base: Path, folder: Path) -> dict[str, Array]:
 def test_formats_of_small_floats(mode: str, bits: int, size: int, tmp_path: Path, our_fuse: OurFuse) -> None:
     pytest.importorskip("mlx_lm")
     import adapters_by_class
-    import architectures
+    import tiny_architectures
 
-    base = architectures.make_architecture(tmp_path / "base", "llama", bits=bits, group_size=size, mode=mode)
+    base = tiny_architectures.make_architecture(
+        tmp_path / "base", "llama", bits=bits, group_size=size, mode=mode
+    )
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, update=0.02)
     kept, _ = our_fuse(base, adapter, KEEP, name="kept")
     runs = [our_fuse(base, adapter, policy(seed), name=f"{seed}") for seed in (1, 2)]
-    theirs = tinymodels.read_tensors(base)
+    theirs = tiny_models.read_tensors(base)
     for folder, fused in runs:
         assert (folder / "model.safetensors").stat().st_size == (kept / "model.safetensors").stat().st_size
-        ours = tinymodels.read_tensors(folder)
+        ours = tiny_models.read_tensors(folder)
         assert all(ours[name] == theirs[name] for name in theirs if name.endswith("scales"))
         assert fused.fidelity.retained == pytest.approx(0.95, abs=0.08)
     assert runs[0][1].files != runs[1][1].files

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.engine import Fused, fuse
 from fusery.registry.engine.plan import Plan
@@ -36,12 +36,12 @@ _UP = "model.layers.3.mlp.up_proj"
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4)
+    return tiny_models.make_base(tmp_path / "base", bits=4)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base)
+    return tiny_models.make_adapter(tmp_path / "adapter", base)
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_bytes_and_figures_do_not_depend_on_threads_or_shards(
     bits: int | None, kind: Literal["lora", "dora"], name: str, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
     # Wide enough for several blocks to a module.
-    base = tinymodels.make_base(tmp_path / "wide", bits=bits, hidden=512, intermediate=4096, layers=1)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, rank=3, fine_tune_type=kind)
+    base = tiny_models.make_base(tmp_path / "wide", bits=bits, hidden=512, intermediate=4096, layers=1)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, rank=3, fine_tune_type=kind)
     policy = POLICIES[name]
     results = {
         threads: our_fuse(base, adapter, policy, threads=threads, name=f"by-{threads}")
@@ -101,7 +101,7 @@ def test_bytes_and_figures_do_not_depend_on_threads_or_shards(
         assert fused.fidelity == first.fidelity
     sharded, _ = our_fuse(base, adapter, policy, shard=1 << 20, name="sharded")
     assert len(list(sharded.glob("model-*.safetensors"))) > 2
-    assert tinymodels.read_tensors(sharded) == tinymodels.read_tensors(first_folder)
+    assert tiny_models.read_tensors(sharded) == tiny_models.read_tensors(first_folder)
 
 
 def test_the_base_is_verified_in_the_same_pass(
@@ -221,8 +221,8 @@ def test_a_failure_in_another_thread_reaches_the_caller(
         return write(*arguments)
 
     monkeypatch.setattr(os, "pwrite", only_in_helpers)
-    wide = tinymodels.make_base(folder.parent / "wide", hidden=512, intermediate=4096)
-    wide_adapter = tinymodels.make_adapter(folder.parent / "wide-adapter", wide)
+    wide = tiny_models.make_base(folder.parent / "wide", hidden=512, intermediate=4096)
+    wide_adapter = tiny_models.make_adapter(folder.parent / "wide-adapter", wide)
     with pytest.raises(StorageError, match="Input/output error"):
         fuse(planned(wide, wide_adapter), folder, threads=4)
 
@@ -249,13 +249,13 @@ def test_nothing_is_overwritten(base: Path, adapter: Path, folder: Path, planned
 def test_an_adapter_that_is_not_finite_is_refused(
     value: float, base: Path, adapter: Path, folder: Path, planned: Planner
 ) -> None:
-    tensors = tinymodels.read_tensors(adapter / "adapters.safetensors")
+    tensors = tiny_models.read_tensors(adapter / "adapters.safetensors")
     raw = {
         name: (dtype, np.frombuffer(data, np.float32).reshape(shape).copy())
         for name, (dtype, shape, data) in tensors.items()
     }
     raw[f"{_UP}.lora_a"][1][3, 1] = value
-    tinymodels.write_tensors(adapter / "adapters.safetensors", raw, None)
+    tiny_models.write_tensors(adapter / "adapters.safetensors", raw, None)
     with pytest.raises(FusionUnsupportedError, match=f"update of {_UP} holds numbers that are not finite"):
         fuse(planned(base, adapter), folder)
 
@@ -276,7 +276,7 @@ def test_a_quantised_weight_that_is_not_finite_is_refused(
 def test_without_mlx_the_same_digest(
     kind: Literal["lora", "dora"], policy: Policy, base: Path, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "any", base, fine_tune_type=kind)
+    adapter = tiny_models.make_adapter(tmp_path / "any", base, fine_tune_type=kind)
     _, fused = our_fuse(base, adapter, policy)
     script = """
 import json, sys
@@ -328,8 +328,8 @@ config, settings = (json.loads(path.read_text()) for path in (base / "config.jso
 fuse(make_plan(files, config, adapter / "adapters.safetensors", settings, "dequantize"), out)
 """
     # 51 million numbers in one tensor, 205 MB in float32, under a limit on all memory but mapped files.
-    base = tinymodels.make_base(tmp_path / "base", bits=4, hidden=256, vocab=200_000, intermediate=512)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, keys=["model.embed_tokens", "lm_head"])
+    base = tiny_models.make_base(tmp_path / "base", bits=4, hidden=256, vocab=200_000, intermediate=512)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, keys=["model.embed_tokens", "lm_head"])
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (200 << 20, 200 << 20))

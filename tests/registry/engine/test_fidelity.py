@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.affine import Grid, Packed, unpack_rows
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode
@@ -19,7 +19,7 @@ OurFuse = Callable[..., tuple[Path, Fused]]
 
 def plain_weight(folder: Path, module: str) -> Array:
     """Return a module's weight as float64, dequantised by the configuration."""
-    tensors = tinymodels.read_tensors(folder)
+    tensors = tiny_models.read_tensors(folder)
     dtype, shape, data = tensors[f"{module}.weight"]
     if dtype != "U32":
         form = FORMATS[dtype]
@@ -35,7 +35,7 @@ def plain_weight(folder: Path, module: str) -> Array:
 
 
 def intended(adapter: Path, module: str) -> Array:
-    tensors = tinymodels.read_tensors(adapter / "adapters.safetensors")
+    tensors = tiny_models.read_tensors(adapter / "adapters.safetensors")
     a, b = (
         np.frombuffer(tensors[f"{module}.{part}"][2], np.float32).reshape(tensors[f"{module}.{part}"][1])
         for part in ("lora_a", "lora_b")
@@ -60,9 +60,9 @@ def intended(adapter: Path, module: str) -> Array:
 def test_figures_are_those_of_a_dense_computation(
     options: dict[str, Any], precision: str, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", **options)
+    base = tiny_models.make_base(tmp_path / "base", **options)
     keys = ["model.embed_tokens", "self_attn.q_proj", "mlp.down_proj"]
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, keys=keys)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, keys=keys)
     folder, fused = our_fuse(base, adapter, precision)
     real_parts, intended_parts = [], []
     assert fused.fidelity.modules[0].module == "model.embed_tokens"

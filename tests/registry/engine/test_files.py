@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine import files
 from fusery.registry.engine.files import copy_range
@@ -71,8 +71,8 @@ def raising(code: int) -> Callable[..., int]:
 def test_a_fuse_is_the_same_without(
     tmp_path: Path, our_fuse: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     folder, expected = our_fuse(base, adapter)
     folder.rename(tmp_path / "before")
     monkeypatch.delattr(os, "copy_file_range", raising=False)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import load_raw
+import tiny_models
+from tensor_files import load_raw
 
 from fusery.registry.engine.config import INDEX
 from fusery.registry.engine.plan import Compute, Plan
@@ -22,12 +22,12 @@ MlxFuse = Callable[..., Path]
 OurFuse = Callable[..., Any]
 Planner = Callable[..., Plan]
 _UP = "model.layers.3.mlp.up_proj"
-Tensors = dict[str, tinymodels.Raw]
+Tensors = dict[str, tiny_models.Raw]
 
 
 def make_full(folder: Path, base: Path, tensors: Tensors) -> Path:
-    tinymodels.make_adapter(folder, base, num_layers=1)
-    tinymodels.write_tensors(folder / "adapters.safetensors", tensors, None)
+    tiny_models.make_adapter(folder, base, num_layers=1)
+    tiny_models.write_tensors(folder / "adapters.safetensors", tensors, None)
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings |= {"fine_tune_type": "full", "lora_parameters": None}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
@@ -36,20 +36,20 @@ def make_full(folder: Path, base: Path, tensors: Tensors) -> Path:
 
 def last_block(base: Path) -> Tensors:
     """Return what a fine-tune of the last block may have made of it: the same kind of numbers, others."""
-    other = tinymodels.make_base(
+    other = tiny_models.make_base(
         base.parent / "other", seed=7, **json.loads((base / "made.json").read_text())
     )
     return {name: value for name, value in load_raw(other).items() if name.startswith("model.layers.3.")}
 
 
 def make_base(folder: Path, **options: Any) -> Path:
-    base = tinymodels.make_base(folder, **options)
+    base = tiny_models.make_base(folder, **options)
     (base / "made.json").write_text(json.dumps(options))
     return base
 
 
 def assert_same(theirs: Path, ours: Path) -> None:
-    expected, found = tinymodels.read_tensors(theirs), tinymodels.read_tensors(ours)
+    expected, found = tiny_models.read_tensors(theirs), tiny_models.read_tensors(ours)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     for name in ("config.json", INDEX):
@@ -78,7 +78,7 @@ def test_tensors_are_replaced_as_mlx_lm_does(
     assert_same(theirs, ours)
     assert fused.fidelity.modules == ()
     if not dequantize:
-        after, before = tinymodels.read_tensors(ours), tinymodels.read_tensors(base)
+        after, before = tiny_models.read_tensors(ours), tiny_models.read_tensors(base)
         assert {name for name in after if after[name] != before[name]} == trained.keys()
         for name, (_, value) in trained.items():
             assert after[name][2] == value.tobytes()
@@ -110,7 +110,7 @@ def test_an_empty_fine_tune_is_a_copy_of_the_base(
     base = make_base(tmp_path / "base", bits=4)
     adapter = make_full(tmp_path / "adapter", base, {})
     ours, _ = our_fuse(base, adapter)
-    assert tinymodels.read_tensors(ours) == tinymodels.read_tensors(base)
+    assert tiny_models.read_tensors(ours) == tiny_models.read_tensors(base)
     assert_same(mlx_fuse(base, adapter), ours)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import Change, rewrite
+import tiny_models
+from tensor_files import Change, rewrite
 
 from fusery.registry.engine.affine import Grid
 from fusery.registry.engine.arithmetic import BF16
@@ -27,12 +27,12 @@ _PLAIN = {"bits": 4, "group_size": 64}
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4, layers=3)
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 CONFIG: dict[str, tuple[dict[str, Any], str]] = {
@@ -136,7 +136,7 @@ def quantised(folder: Path, bits: int, group: int, mode: str = "affine", rows: i
         scales = {f"{_W}.{part}": ("BF16", np.zeros(shape, np.uint16)) for part in _SCALES}
     else:
         scales = {f"{_W}.scales": ("U8", np.zeros(shape, np.uint8))}
-    tinymodels.write_tensors(
+    tiny_models.write_tensors(
         folder / "model.safetensors", {f"{_W}.weight": words} | scales, {"format": "mlx"}
     )
 

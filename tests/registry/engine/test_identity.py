@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from fusing import assert_same
+import tiny_models
+from fuse_cases import assert_same
 
 pytest.importorskip("mlx_lm")
 
@@ -88,8 +88,8 @@ def compare(
     mlx_fuse: Callable[..., Path],
     our_fuse: Callable[..., Any],
 ) -> None:
-    made = tinymodels.make_base(folder / "base", **base)
-    trained = tinymodels.make_adapter(folder / "adapter", made, **adapter)
+    made = tiny_models.make_base(folder / "base", **base)
+    trained = tiny_models.make_adapter(folder / "adapter", made, **adapter)
     theirs = mlx_fuse(made, trained, dequantize=dequantize)
     ours, _ = our_fuse(made, trained, "dequantize" if dequantize else "keep")
     assert_same(theirs, ours)
@@ -140,12 +140,12 @@ def test_modules_that_the_configuration_does_not_list_are_told_by_their_shapes(
     overrides = {
         f"model.layers.3.mlp.{name}": {"bits": 8, "group_size": 32} for name in ("up_proj", "down_proj")
     }
-    base = tinymodels.make_base(tmp_path / "base", bits=4, group_size=64, overrides=overrides)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=64, overrides=overrides)
     config = json.loads((base / "config.json").read_text())
     plain = {"group_size": 64, "bits": 4, "mode": "affine"}
     config |= {"quantization": plain, "quantization_config": plain}
     (base / "config.json").write_text(json.dumps(config))
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     for precision in ("keep", "dequantize"):
         theirs = mlx_fuse(base, adapter, dequantize=precision == "dequantize", name=f"theirs-{precision}")
         assert_same(theirs, our_fuse(base, adapter, precision, name=f"ours-{precision}")[0])
@@ -154,7 +154,7 @@ def test_modules_that_the_configuration_does_not_list_are_told_by_their_shapes(
 def test_configuration_entries_that_mlx_lm_changes(
     tmp_path: Path, mlx_fuse: Callable[..., Path], our_fuse: Callable[..., Any]
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
+    base = tiny_models.make_base(tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
     config |= {
         "_name_or_path": "somewhere",
@@ -164,7 +164,7 @@ def test_configuration_entries_that_mlx_lm_changes(
         "zeta": [1, {"b": None, "a": True}],
     }
     (base / "config.json").write_text(json.dumps(config))
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     theirs = mlx_fuse(base, adapter)
     ours, _ = our_fuse(base, adapter)
     assert_same(theirs, ours)
@@ -174,8 +174,8 @@ def test_configuration_entries_that_mlx_lm_changes(
 def test_the_result_is_loaded_and_speaks(tmp_path: Path, our_fuse: Callable[..., Any]) -> None:
     import warnings
 
-    base = tinymodels.make_base(tmp_path / "base", kind="qwen2", bits=4, tied=True)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.5)
+    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", bits=4, tied=True)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.5)
     texts = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,5 +186,5 @@ def test_the_result_is_loaded_and_speaks(tmp_path: Path, our_fuse: Callable[...,
             model, tokenizer = load(str(folder))
             texts.append(generate(model, tokenizer, "hello", max_tokens=4))
             assert tokenizer.eos_token_ids == {256, 258}
-            assert tokenizer.chat_template == tinymodels.CHAT_TEMPLATE
+            assert tokenizer.chat_template == tiny_models.CHAT_TEMPLATE
     assert all(isinstance(text, str) for text in texts)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlxbits import from_mlx, mlx_type, to_mlx
+from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, decode, encode
 from fusery.registry.engine.magnitude import (

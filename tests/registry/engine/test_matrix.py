@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import adapters_by_class
-import architectures
-import fusing
+import fuse_cases
 import pytest
-import tinymodels
-from fusing import DENSE, DEQUANTIZE, KEEP, LAYOUTS, MOE, Case, all_pairs, assert_same, cover
+import tiny_architectures
+import tiny_models
+from fuse_cases import DENSE, DEQUANTIZE, KEEP, LAYOUTS, MOE, Case, all_pairs, assert_same, cover
 
 from fusery.registry.errors import FusionUnsupportedError
 
@@ -35,8 +35,8 @@ CLASS = ("gemma3", "qwen3_next", "gpt2", "gpt_neox", "lfm2", "granitemoe", "phim
 
 
 def compare(case: Case, folder: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
-    base = fusing.make_base(folder / "base", case)
-    adapter = fusing.make_adapter(folder / "adapter", base, case)
+    base = fuse_cases.make_base(folder / "base", case)
+    adapter = fuse_cases.make_adapter(folder / "adapter", base, case)
     theirs = mlx_fuse(base, adapter, dequantize=case.precision == DEQUANTIZE)
     ours, _ = our_fuse(base, adapter, case.precision)
     assert_same(theirs, ours)
@@ -67,8 +67,8 @@ def test_the_cases_cover_what_was_promised() -> None:
     possible = (
         case
         for name in DENSE + MOE
-        for form in fusing.FORMATS
-        for adapter in fusing.ADAPTERS
+        for form in fuse_cases.FORMATS
+        for adapter in fuse_cases.ADAPTERS
         for precision in (KEEP, DEQUANTIZE)
         for layout in LAYOUTS
         if (case := Case(name, form, adapter, precision, layout)).possible
@@ -113,13 +113,13 @@ def with_global_scale(folder: Path) -> Path:
     from mlx.utils import tree_flatten
     from mlx_lm.utils import quantize_model
 
-    dense = architectures.make_architecture(folder / "dense", "qwen3_moe")
+    dense = tiny_architectures.make_architecture(folder / "dense", "qwen3_moe")
     config = json.loads((dense / "config.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):
         model, config = quantize_model(
             adapters_by_class.load_lazily(dense), config, 16, 4, "nvfp4", global_scale=True
         )
-    architectures.write_base(folder / "base", dict(tree_flatten(model.parameters())), config, "mlx")
+    tiny_architectures.write_base(folder / "base", dict(tree_flatten(model.parameters())), config, "mlx")
     return folder / "base"
 
 
@@ -129,7 +129,7 @@ def test_a_global_scale_is_refused(
 ) -> None:
     base = with_global_scale(tmp_path)
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
-    theirs = tinymodels.read_tensors(mlx_fuse(base, adapter, dequantize=precision == DEQUANTIZE))
+    theirs = tiny_models.read_tensors(mlx_fuse(base, adapter, dequantize=precision == DEQUANTIZE))
     assert not any(
         name.endswith("global_scale") for name in theirs
     )  # and without it the numbers mean nothing
@@ -151,11 +151,11 @@ def test_a_global_scale_that_no_adapter_touches_is_kept_but_not_turned_into_plai
 def test_dora_on_a_quantised_embedding_is_refused(
     form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = fusing.make_base(tmp_path / "base", Case("qwen2", form, "dora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("qwen2", form, "dora"))
     keys = ["model.embed_tokens", "self_attn.q_proj"]
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, kind="dora", keys=keys)
-    theirs = tinymodels.read_tensors(mlx_fuse(base, adapter))
-    packed = tinymodels.read_tensors(base)["model.embed_tokens.weight"]
+    theirs = tiny_models.read_tensors(mlx_fuse(base, adapter))
+    packed = tiny_models.read_tensors(base)["model.embed_tokens.weight"]
     assert theirs["model.embed_tokens.weight"][:2] == ("F32", packed[1])  # packed words taken for numbers
     assert "model.embed_tokens" in refused(tmp_path, our_fuse, base, adapter)
 
@@ -167,7 +167,7 @@ def test_dora_on_experts_is_refused(
 ) -> None:
     import mlx.core as mx
 
-    base = fusing.make_base(tmp_path / "base", Case("mixtral", form, "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("mixtral", form, "lora"))
     keys = None if whole else ["self_attn.q_proj"]
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=keys)
 
@@ -185,7 +185,7 @@ def test_dora_on_experts_is_refused(
         return
     # mlx-lm of old adapted some layers only: what has no tensors stays as it is.
     folder, _ = our_fuse(base, adapter, name="some")
-    before, after = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     changed = {name for name in before if before[name] != after.get(name)}
     assert changed
     assert all(".q_proj." in name for name in changed)
@@ -196,7 +196,7 @@ def test_dora_on_experts_is_refused(
 def test_dora_on_a_base_whose_bits_do_not_divide_32_is_refused(
     form: str, precision: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = fusing.make_base(tmp_path / "base", Case("llama", form, "dora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", form, "dora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, kind="dora")
     with pytest.raises(ValueError, match="broadcast"):
         mlx_fuse(base, adapter, dequantize=precision == DEQUANTIZE)
@@ -208,8 +208,8 @@ def test_the_head_of_a_base_that_has_none_is_refused(
     form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
     bits = 4 if form == "4bit" else None
-    untied = tinymodels.make_base(tmp_path / "untied", kind="qwen2", tied=False, bits=bits)
-    tied = tinymodels.make_base(tmp_path / "tied", kind="qwen2", tied=True, bits=bits)
+    untied = tiny_models.make_base(tmp_path / "untied", kind="qwen2", tied=False, bits=bits)
+    tied = tiny_models.make_base(tmp_path / "tied", kind="qwen2", tied=True, bits=bits)
     keys = ["lm_head", "self_attn.q_proj"]
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", untied, keys=keys)
     with pytest.raises(ValueError, match=r"lm_head\.lora_a"):
@@ -221,9 +221,9 @@ def test_the_head_of_a_tied_base_of_the_hub_is_refused(
     tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
     """Its file holds a second copy, which mlx-lm drops."""
-    untied = tinymodels.make_base(tmp_path / "untied", kind="qwen2", tied=False)
-    tied = tinymodels.make_base(tmp_path / "tied", kind="qwen2", tied=True, layout="hf")
-    assert "lm_head.weight" in tinymodels.read_tensors(tied)
+    untied = tiny_models.make_base(tmp_path / "untied", kind="qwen2", tied=False)
+    tied = tiny_models.make_base(tmp_path / "tied", kind="qwen2", tied=True, layout="hf")
+    assert "lm_head.weight" in tiny_models.read_tensors(tied)
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", untied, keys=["lm_head"])
     with pytest.raises(ValueError, match=r"lm_head\.lora_a"):
         mlx_fuse(tied, adapter)
@@ -234,7 +234,7 @@ def test_the_head_of_a_tied_base_of_the_hub_is_refused(
 def test_quantised_activations_are_refused(
     form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = fusing.make_base(tmp_path / "base", Case("llama", form, "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", form, "lora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=["self_attn.q_proj"])
     set_config(base, quantize_activations=True)
     with pytest.raises(ValueError, match="QQLinear"):
@@ -270,7 +270,7 @@ def make_class(folder: Path, config: dict[str, Any]) -> Path:
     model_class, arguments = _get_classes(dict(config))
     model = model_class(arguments.from_dict(config))
     numbers = tree_map(lambda value: value.astype(mx.bfloat16), model.parameters())
-    architectures.write_base(folder, dict(tree_flatten(numbers)), config, "mlx")
+    tiny_architectures.write_base(folder, dict(tree_flatten(numbers)), config, "mlx")
     return folder
 
 
@@ -291,7 +291,7 @@ UNKNOWN: dict[str, tuple[str, str]] = {
 def test_unknown_tensors_are_refused(
     old: str, new: str, form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = fusing.make_base(tmp_path / "base", Case("llama", form, "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", form, "lora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     rewrite(adapter, lambda tensors: {name.replace(old, new): value for name, value in tensors.items()})
     with pytest.raises(ValueError, match="not an adapter parameter"):
@@ -304,7 +304,7 @@ def test_blocks_beyond_num_layers_are_refused(
     form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
     """As mlx-lm from 0.19 to 0.21 wrote them."""
-    base = fusing.make_base(tmp_path / "base", Case("llama", form, "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", form, "lora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     set_config(adapter, "adapter_config.json", num_layers=1)
     with pytest.raises(ValueError, match="not an adapter parameter"):
@@ -319,7 +319,7 @@ def test_tensors_of_other_shapes_are_refused(
 ) -> None:
     import mlx.core as mx
 
-    base = fusing.make_base(tmp_path / "base", Case("llama", form, "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", form, "lora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     name = f"model.layers.1.mlp.up_proj.{part}"
     axis = 0 if part == "lora_a" else 1
@@ -331,7 +331,7 @@ def test_tensors_of_other_shapes_are_refused(
 
 def test_experts_of_an_old_adapter_are_refused(tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     """Before October 2025 the factors of all experts were one matrix."""
-    base = fusing.make_base(tmp_path / "base", Case("qwen3_moe", "4bit", "experts"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("qwen3_moe", "4bit", "experts"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=["mlp.switch_mlp.up_proj"])
     rewrite(
         adapter,
@@ -348,7 +348,7 @@ def test_experts_of_an_old_adapter_are_refused(tmp_path: Path, mlx_fuse: MlxFuse
 def test_a_whole_tensor_that_the_base_does_not_have_is_refused(
     tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = fusing.make_base(tmp_path / "base", Case("llama", "bf16", "full"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", "bf16", "full"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, kind="full")
     rewrite(adapter, lambda tensors: tensors | {"model.layers.9.norm.weight": next(iter(tensors.values()))})
     with pytest.raises(ValueError, match="not an adapter parameter"):
@@ -357,7 +357,7 @@ def test_a_whole_tensor_that_the_base_does_not_have_is_refused(
 
 
 def test_a_file_of_code_is_refused(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = fusing.make_base(tmp_path / "base", Case("llama", "bf16", "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", "bf16", "lora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     (base / "model.py").write_text("raise SystemExit('this must never run')\n")
     set_config(base, model_file="model.py")
@@ -374,7 +374,7 @@ def test_magnitudes_in_the_format_of_the_base(
     """The trainer writes float32; a converted adapter may not, and then the result is not float32 either."""
     import mlx.core as mx
 
-    base = fusing.make_base(tmp_path / "base", Case("llama", form, "dora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("llama", form, "dora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, kind="dora")
     dtype = mx.float16 if form == "f16" else mx.bfloat16
     rewrite(adapter, lambda tensors: {name: value.astype(dtype) for name, value in tensors.items()})
@@ -387,15 +387,15 @@ def test_matrices_of_each_head_become_plain_numbers_too(
     form: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
     """`mlx_lm.fuse --dequantize` leaves them packed and says that nothing is: what it wrote cannot be loaded."""
-    base = fusing.make_base(tmp_path / "base", Case("deepseek_v3", form, "lora"))
+    base = fuse_cases.make_base(tmp_path / "base", Case("deepseek_v3", form, "lora"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base, keys=["self_attn.o_proj"])
     theirs = mlx_fuse(base, adapter, dequantize=True)
     with pytest.raises(ValueError, match="not in model"):
         adapters_by_class.load_lazily(theirs)
     ours, _ = our_fuse(base, adapter, DEQUANTIZE)
-    written = tinymodels.read_tensors(ours)
+    written = tiny_models.read_tensors(ours)
     assert not any(name.endswith((".scales", ".biases")) for name in written)
-    expected = tinymodels.read_tensors(theirs)
+    expected = tiny_models.read_tensors(theirs)
     packed = {name.rpartition(".")[0] for name in expected if name.endswith(".scales")}
     assert packed
     others = {name for name in expected if name.rpartition(".")[0] not in packed}

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import adapters_by_class
-import architectures
 import pytest
+import tiny_architectures
 from processes import measure
 from shapes import Shape, write_base
 
@@ -100,6 +100,6 @@ def test_peak_by_the_class_of_the_model(folder: Path) -> None:
     """Experts that lie one by one in the base's files are put together, one matrix of a block at a time."""
     pytest.importorskip("mlx_lm")
     sizes = {"hidden_size": 1024, "intermediate_size": 3584, "num_local_experts": 8, "vocab_size": 32_000}
-    base = architectures.make_architecture(folder / "base", "mixtral", layout="hf", config=sizes)
+    base = tiny_architectures.make_architecture(folder / "base", "mixtral", layout="hf", config=sizes)
     adapter = adapters_by_class.make_adapter(folder / "adapter", base)
     assert peak(base, adapter, folder / "out", "keep") < PROMISE

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mlxbits import from_mlx, to_mlx
+from mlx_numbers import from_mlx, to_mlx
 
 from fusery.registry.engine.affine import Grid, pack, pack_rows, unpack
 from fusery.registry.engine.arithmetic import BF16, F16, F32, FORMATS, Array, Format, decode, encode

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import architectures
 import numpy as np
 import pytest
-import tinymodels
-from architectures import ARCHITECTURES, make_architecture, write_base
+import tiny_architectures
+import tiny_models
+from tiny_architectures import ARCHITECTURES, make_architecture, write_base
 
 from fusery.registry.engine.fingerprint import fingerprint
 from fusery.registry.engine.model_class import Loaded, load_by_class
@@ -60,7 +60,7 @@ def written_by_mlx(base: Path, folder: Path) -> tuple[Stored, Any, dict[str, Any
 
     model, config = load_model(base)
     save_model(folder, model)
-    return tinymodels.read_tensors(folder), model, config
+    return tiny_models.read_tensors(folder), model, config
 
 
 def assert_as_mlx_lm(base: Path, loaded: Loaded, folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_layout_of_the_hub(name: str, tmp_path: Path, load: Load) -> None:
     base = make_architecture(tmp_path / "base", name, layout="hf")
     loaded = load(base)
     changed = {"baichuan_m1"} | {
-        name for name in architectures.REARRANGED if name not in ("gemma3", "gpt_neox")
+        name for name in tiny_architectures.REARRANGED if name not in ("gemma3", "gpt_neox")
     }
     assert bool(loaded.computed) is (name in changed)
     assert set(loaded.computed) == {
@@ -142,7 +142,7 @@ def test_tensors_keep_the_order_of_the_file(tmp_path: Path, load: Load) -> None:
 
 
 def test_shards(tmp_path: Path, load: Load) -> None:
-    base = tinymodels.make_base(tmp_path / "base", shards=3, layout="hf", tied=True)
+    base = tiny_models.make_base(tmp_path / "base", shards=3, layout="hf", tied=True)
     loaded = load(base)
     assert {source.file for source in loaded.tensors.values()} == {
         f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)
@@ -190,7 +190,7 @@ def quantized_by_others(folder: Path, method: str) -> Path:
         for key in [key for key in tensors if ".experts." in key and key.endswith(".weight")]:
             packed, scales = mx.quantize(tensors[key], 32, 4, mode="mxfp4")
             tensors |= {key: packed, key.replace(".weight", ".scales"): scales}
-        tensors = architectures.hf_tensors("gpt_oss", tensors, config)
+        tensors = tiny_architectures.hf_tensors("gpt_oss", tensors, config)
         config["quantization_config"] = {"quant_method": "mxfp4"}
     elif method in ("awq", "gptq"):
         for key in linear:
@@ -258,7 +258,7 @@ def test_nothing_is_read_of_tensors_that_stay(tmp_path: Path) -> None:
         "vocab_size": 12_000_000,
         "tie_word_embeddings": False,
     }
-    tensors = tinymodels.read_tensors(small)
+    tensors = tiny_models.read_tensors(small)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
@@ -434,13 +434,13 @@ def test_damaged_files(tmp_path: Path, load: Load) -> None:
 
 def test_numbers_that_mlx_cannot_read(tmp_path: Path, load: Load) -> None:
     base = make_architecture(tmp_path / "base", "llama")
-    tensors = tinymodels.read_tensors(base)
+    tensors = tiny_models.read_tensors(base)
     raw = {
         name: (dtype, np.frombuffer(data, np.uint16).reshape(shape))
         for name, (dtype, shape, data) in tensors.items()
     }
     raw["model.norm.weight"] = ("F64", np.ones(64))
-    tinymodels.write_tensors(base / "model.safetensors", raw, {"format": "pt"})
+    tiny_models.write_tensors(base / "model.safetensors", raw, {"format": "pt"})
     with pytest.raises(FusionUnsupportedError, match="mlx-lm cannot load this base: .*F64"):
         load(base)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import rewrite
+import tiny_models
+from tensor_files import rewrite
 
 from fusery.registry.engine.naming import NeedsModelClassError
 from fusery.registry.engine.plan import Compute, Plan
@@ -18,7 +18,7 @@ from fusery.registry.errors import FusionUnsupportedError
 
 Planner = Callable[..., Plan]
 _W = "model.layers.2.mlp.up_proj"
-_ALL = {f"model.layers.{n}.{key}" for n in range(3) for key in tinymodels.LINEAR} | {
+_ALL = {f"model.layers.{n}.{key}" for n in range(3) for key in tiny_models.LINEAR} | {
     "model.embed_tokens",
     "lm_head",
 }
@@ -26,17 +26,17 @@ _ALL = {f"model.layers.{n}.{key}" for n in range(3) for key in tinymodels.LINEAR
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4, layers=3)
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
 
 
 @pytest.fixture
 def dense(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "dense", layers=3)
+    return tiny_models.make_base(tmp_path / "dense", layers=3)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 def computed(plan: Plan) -> set[str]:
@@ -46,7 +46,7 @@ def computed(plan: Plan) -> set[str]:
 def test_what_is_computed_depends_on_adapter_and_policy(
     base: Path, dense: Path, adapter: Path, planned: Planner
 ) -> None:
-    touched = {f"model.layers.2.{key}" for key in tinymodels.LINEAR}
+    touched = {f"model.layers.2.{key}" for key in tiny_models.LINEAR}
     for precision in ("keep", "dither", "mixed"):
         assert computed(planned(base, adapter, precision)) == touched
     for precision in ("keep", "dither", "mixed", "dequantize"):
@@ -60,8 +60,8 @@ def test_what_is_computed_depends_on_adapter_and_policy(
 
 
 def test_what_cannot_be_cut_into_groups_is_not_quantised(tmp_path: Path, planned: Planner) -> None:
-    base = tinymodels.make_base(tmp_path / "narrow", hidden=96, intermediate=128, layers=1)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    base = tiny_models.make_base(tmp_path / "narrow", hidden=96, intermediate=128, layers=1)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
     plan = planned(base, adapter, Policy(KEEP, quantize=Quantize(4, 128)))
     targets = {step.module.path: step.module.target.grid for step in plan.steps if isinstance(step, Compute)}
     assert {path for path, grid in targets.items() if grid is not None} == {"model.layers.0.mlp.down_proj"}
@@ -71,12 +71,12 @@ def test_what_cannot_be_cut_into_groups_is_not_quantised(tmp_path: Path, planned
 def test_layers_that_may_or_may_not_be_wrapped_need_the_class(
     base: Path, tmp_path: Path, planned: Planner
 ) -> None:
-    partial = tinymodels.make_adapter(tmp_path / "partial", base, num_layers=1, skip=[_W])
+    partial = tiny_models.make_adapter(tmp_path / "partial", base, num_layers=1, skip=[_W])
     assert len(planned(base, partial).modules) == 7
     unknown = {"model_type": "some_mixture"}
     with pytest.raises(NeedsModelClassError, match=f"whether mlx-lm adapts {_W}"):
         planned(base, partial, config=unknown, scratch=None)
-    explicit = {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": list(tinymodels.LINEAR)}}
+    explicit = {"lora_parameters": {"rank": 8, "scale": 20.0, "keys": list(tiny_models.LINEAR)}}
     assert len(planned(base, partial, config=unknown, adapter_config=explicit).modules) == 7
 
 
@@ -84,7 +84,7 @@ def test_of_a_partial_dora_the_other_layers_stay_as_they_are(
     base: Path, tmp_path: Path, planned: Planner
 ) -> None:
     """Admission tells a file that was cut short from one of the years when only some layers were adapted by default."""
-    partial = tinymodels.make_adapter(
+    partial = tiny_models.make_adapter(
         tmp_path / "partial", base, num_layers=1, skip=[_W], fine_tune_type="dora"
     )
     assert _W not in {module.path for module in planned(base, partial).modules}
@@ -99,13 +99,13 @@ def test_what_could_be_quantised_cannot_be_told_of_an_unknown_architecture(
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, base: Path, planned: Planner) -> None:
-    other = tinymodels.make_base(tmp_path / "other", hidden=64, layers=3)
+    other = tiny_models.make_base(tmp_path / "other", hidden=64, layers=3)
     with pytest.raises(FusionUnsupportedError, match="do not fit") as caught:
-        planned(base, tinymodels.make_adapter(tmp_path / "narrow", other, num_layers=1))
+        planned(base, tiny_models.make_adapter(tmp_path / "narrow", other, num_layers=1))
     assert caught.value.hint == "was it trained on another base?"
-    deeper = tinymodels.make_base(tmp_path / "deeper", layers=5)
+    deeper = tiny_models.make_base(tmp_path / "deeper", layers=5)
     with pytest.raises(FusionUnsupportedError, match="which the base does not have"):
-        planned(base, tinymodels.make_adapter(tmp_path / "deep", deeper, num_layers=1))
+        planned(base, tiny_models.make_adapter(tmp_path / "deep", deeper, num_layers=1))
 
 
 def test_a_dense_weight_of_whole_numbers_is_refused(dense: Path, adapter: Path, planned: Planner) -> None:
@@ -127,7 +127,7 @@ def test_of_several_lists_of_blocks_the_adapted_one_is_meant(
     assert len(planned(dense, adapter).modules) == 7
     rewrite(dense, lambda t: t.update({"model.layers_too.layers.0.proj.weight": t[f"{_W}.weight"]}))
     assert len(planned(dense, adapter).modules) == 7
-    both = tinymodels.make_adapter(tmp_path / "both", dense, num_layers=1)
+    both = tiny_models.make_adapter(tmp_path / "both", dense, num_layers=1)
     rewrite(
         both,
         lambda t: t.update(
@@ -142,7 +142,7 @@ def test_an_adapter_of_root_modules_alone_needs_no_blocks(
     tmp_path: Path, dense: Path, planned: Planner
 ) -> None:
     rewrite(dense, lambda t: t.update({"vision_tower.blocks.0.proj.weight": t[f"{_W}.weight"]}))
-    adapter = tinymodels.make_adapter(tmp_path / "roots", dense, keys=["lm_head", "model.embed_tokens"])
+    adapter = tiny_models.make_adapter(tmp_path / "roots", dense, keys=["lm_head", "model.embed_tokens"])
     found = {module.path: module.embedding for module in planned(dense, adapter).modules}
     assert found == {"model.embed_tokens": True, "lm_head": False}
 
@@ -151,7 +151,7 @@ def test_dora_on_a_quantised_embedding_is_refused(
     tmp_path: Path, base: Path, dense: Path, planned: Planner
 ) -> None:
     keys = ["model.embed_tokens", "self_attn.q_proj"]
-    adapter = tinymodels.make_adapter(tmp_path / "dora", base, keys=keys, fine_tune_type="dora")
+    adapter = tiny_models.make_adapter(tmp_path / "dora", base, keys=keys, fine_tune_type="dora")
     rewrite(
         adapter,
         lambda t: t.update({"model.embed_tokens.m": ("F32", np.ones(320, np.float32))}),

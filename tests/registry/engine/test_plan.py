@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.modules import written_parts
 from fusery.registry.engine.plan import Compute, Copy, Plan
@@ -20,24 +20,24 @@ Planner = Callable[..., Plan]
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "base", bits=4, layers=3)
+    return tiny_models.make_base(tmp_path / "base", bits=4, layers=3)
 
 
 @pytest.fixture
 def dense(tmp_path: Path) -> Path:
-    return tinymodels.make_base(tmp_path / "dense", layers=3)
+    return tiny_models.make_base(tmp_path / "dense", layers=3)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path, base: Path) -> Path:
-    return tinymodels.make_adapter(tmp_path / "adapter", base, num_layers=1)
+    return tiny_models.make_adapter(tmp_path / "adapter", base, num_layers=1)
 
 
 def test_untouched_ranges_are_joined(base: Path, adapter: Path, planned: Planner) -> None:
     plan = planned(base, adapter)
     copies = [step for step in plan.steps if isinstance(step, Copy)]
     computed = [step.module.path for step in plan.steps if isinstance(step, Compute)]
-    assert computed == [f"model.layers.2.{key}" for key in tinymodels.LINEAR]
+    assert computed == [f"model.layers.2.{key}" for key in tiny_models.LINEAR]
     assert len(copies) == 2
     assert sum(copy.size for copy in copies) < plan.size
 
@@ -59,7 +59,7 @@ def test_every_byte_of_the_outputs_is_planned_once(
     quantized: bool, kind: str, policy: Policy, base: Path, dense: Path, tmp_path: Path, planned: Planner
 ) -> None:
     source = base if quantized else dense
-    adapter = tinymodels.make_adapter(tmp_path / "any", source, num_layers=1, fine_tune_type=kind)  # type: ignore[arg-type]
+    adapter = tiny_models.make_adapter(tmp_path / "any", source, num_layers=1, fine_tune_type=kind)  # type: ignore[arg-type]
     plan = planned(source, adapter, policy, shard=100_000)
     assert len(plan.outputs) > 1
     spans: dict[int, list[tuple[int, int]]] = {
@@ -98,7 +98,7 @@ def test_mixed_widths_are_written_into_the_configuration(base: Path, adapter: Pa
     up = "model.layers.2.mlp.up_proj"
     plan = planned(base, adapter, Policy("mixed", {"": 5, up: 8}))
     written = json.loads(plan.documents["config.json"])["quantization"]
-    touched = {f"model.layers.2.{key}" for key in tinymodels.LINEAR}
+    touched = {f"model.layers.2.{key}" for key in tiny_models.LINEAR}
     entry = {"group_size": 64, "mode": "affine"}
     assert written == {"bits": 4, **entry} | {path: {"bits": 5, **entry} for path in touched} | {
         up: {"bits": 8, **entry}
@@ -120,7 +120,7 @@ def test_a_requantised_model_has_one_entry_for_all(
 def test_dora_writes_float32_where_mlx_lm_does(
     tmp_path: Path, base: Path, dense: Path, planned: Planner
 ) -> None:
-    adapter = tinymodels.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
+    adapter = tiny_models.make_adapter(tmp_path / "dora", base, num_layers=1, fine_tune_type="dora")
     up, other = "model.layers.2.mlp.up_proj", "model.layers.1.mlp.up_proj"
     formats = {
         (name, precision): {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.affine import BITS, GROUP_SIZES, Grid
 from fusery.registry.engine.arithmetic import BF16, F16, F32
@@ -176,8 +176,8 @@ def test_mlx_lm_loads_the_result_and_it_behaves_like_base_and_adapter(
     policy: Policy, limit: float, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
     pytest.importorskip("mlx_lm")
-    base = tinymodels.make_base(tmp_path / "base", bits=4, dtype="float32")
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.5)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, dtype="float32")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.5)
     folder, _ = our_fuse(base, adapter, policy)
     before, intended, after = logits(base), logits(base, adapter), logits(folder)
     change = np.linalg.norm(intended - before)
@@ -190,8 +190,8 @@ def test_mixed_widths_speak(tmp_path: Path, our_fuse: OurFuse) -> None:
     pytest.importorskip("mlx_lm")
     from mlx_lm import generate, load
 
-    base = tinymodels.make_base(tmp_path / "base", kind="qwen2", bits=4, tied=True)
-    adapter = tinymodels.make_adapter(
+    base = tiny_models.make_base(tmp_path / "base", kind="qwen2", bits=4, tied=True)
+    adapter = tiny_models.make_adapter(
         tmp_path / "adapter", base, keys=["model.embed_tokens", "self_attn.q_proj"]
     )
     folder, _ = our_fuse(base, adapter, Policy(MIXED, {"": 6}))
@@ -207,10 +207,12 @@ def test_what_is_written_in_keep_is_written_in_any_precision_of_a_dense_module(
     options: dict[str, Any], tmp_path: Path, our_fuse: OurFuse
 ) -> None:
     # A dense module has no grid to dither on and no width to raise.
-    base = tinymodels.make_base(tmp_path / "base", overrides={"model.layers.3.mlp.up_proj": False}, **options)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(
+        tmp_path / "base", overrides={"model.layers.3.mlp.up_proj": False}, **options
+    )
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     written = {
-        precision: tinymodels.read_tensors(our_fuse(base, adapter, Policy(precision), name=precision)[0])[
+        precision: tiny_models.read_tensors(our_fuse(base, adapter, Policy(precision), name=precision)[0])[
             "model.layers.3.mlp.up_proj.weight"
         ]
         for precision in (KEEP, DITHER, MIXED, DEQUANTIZE)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import adapters_by_class
-import architectures
 import pytest
-import tinymodels
-from tensorfiles import load_raw
+import tiny_architectures
+import tiny_models
+from tensor_files import load_raw
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest
@@ -21,14 +21,14 @@ pytest.importorskip("mlx_lm")
 def test_experts_of_a_base_in_the_layout_of_the_hub(
     registry: Registry, tmp_path: Path, mlx_fuse: Callable[..., Path]
 ) -> None:
-    base = architectures.make_architecture(tmp_path / "mixture", "mixtral", layout="hf")
+    base = tiny_architectures.make_architecture(tmp_path / "mixture", "mixtral", layout="hf")
     assert any(".experts.0." in name for name in load_raw(base / "model.safetensors"))
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     registry.bases.add(str(base), name="mixture")
     registry.adapters.register(adapter, base="mixture", task="mixed")
     fused = registry.fused.fuse("mixed@1", FuseRequest("keep", accept_loss=True))
     theirs = mlx_fuse(base, adapter)
-    assert tinymodels.read_tensors(fused.path) == tinymodels.read_tensors(theirs)
+    assert tiny_models.read_tensors(fused.path) == tiny_models.read_tensors(theirs)
     assert json.loads((fused.path / "config.json").read_text())["model_type"] == "mixtral"
     assert "mlx-lm" in fused["engine"]
     assert registry.upkeep.audit().ok

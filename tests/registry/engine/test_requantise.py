@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.config import INDEX
 from fusery.registry.engine.policy import Policy, Quantize
@@ -35,7 +35,7 @@ def _quiet() -> Iterator[None]:
 
 
 def assert_same(theirs: Path, ours: Path) -> None:
-    expected, found = tinymodels.read_tensors(theirs), tinymodels.read_tensors(ours)
+    expected, found = tiny_models.read_tensors(theirs), tiny_models.read_tensors(ours)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     for name in ("config.json", INDEX):
@@ -79,8 +79,8 @@ def test_quantising_has_the_bits_of_fusing_dequantised_and_converting(
     mlx_fuse: MlxFuse,
     our_fuse: OurFuse,
 ) -> None:
-    made = tinymodels.make_base(tmp_path / "base", **base)
-    trained = tinymodels.make_adapter(tmp_path / "adapter", made, **adapter)
+    made = tiny_models.make_base(tmp_path / "base", **base)
+    trained = tiny_models.make_adapter(tmp_path / "adapter", made, **adapter)
     ours, _ = our_fuse(made, trained, Policy(KEEP, quantize=quantize))
     assert_same(converted(tmp_path, mlx_fuse(made, trained, dequantize=True), quantize), ours)
 
@@ -90,12 +90,12 @@ def test_quantising_has_the_bits_of_fusing_dequantised_and_converting(
 def test_quantising_dora(
     torch_dtype: bool, bits: int | None, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=bits)
+    base = tiny_models.make_base(tmp_path / "base", bits=bits)
     if not torch_dtype:
         config = json.loads((base / "config.json").read_text())
         del config["torch_dtype"]
         (base / "config.json").write_text(json.dumps(config))
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(8, 32)))
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(8, 32)), ours)
 
@@ -105,9 +105,9 @@ def test_quantising_dora(
 )
 def test_architectures(name: str, tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
     import adapters_by_class
-    import architectures
+    import tiny_architectures
 
-    base = architectures.make_architecture(tmp_path / "base", name)
+    base = tiny_architectures.make_architecture(tmp_path / "base", name)
     adapter = adapters_by_class.make_adapter(tmp_path / "adapter", base)
     ours, _ = our_fuse(base, adapter, Policy(KEEP, quantize=Quantize(4, 32)))
     assert_same(converted(tmp_path, mlx_fuse(base, adapter, dequantize=True), Quantize(4, 32)), ours)

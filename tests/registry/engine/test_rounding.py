@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.affine import Grid, Packed, unpack_rows
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
@@ -28,14 +28,14 @@ _EMBEDDING = "model.embed_tokens"
 def numbers(folder: Path, name: str) -> Array:
     """Return a tensor's numbers, whatever format they are in."""
     file = folder / "adapters.safetensors"
-    dtype, shape, data = tinymodels.read_tensors(file if file.exists() else folder)[name]
+    dtype, shape, data = tiny_models.read_tensors(file if file.exists() else folder)[name]
     form = FORMATS[dtype]
     return decode(np.frombuffer(data, form.stored), form).reshape(shape)
 
 
 def weight(folder: Path, module: str, bits: int = 4, group_size: int = 64) -> Array:
     """Return a module's weight, dequantised if it is packed."""
-    tensors = tinymodels.read_tensors(folder)
+    tensors = tiny_models.read_tensors(folder)
     if f"{module}.scales" not in tensors:
         return numbers(folder, f"{module}.weight")
     dtype, shape, _ = tensors[f"{module}.scales"]
@@ -70,13 +70,13 @@ def dtype(request: pytest.FixtureRequest) -> Dtype:
 def test_every_number_is_the_nearest_of_the_base_s_format(
     dtype: Dtype, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", dtype=dtype)
+    base = tiny_models.make_base(tmp_path / "base", dtype=dtype)
     keys = [_EMBEDDING, "mlp.up_proj"]
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora", keys=keys)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora", keys=keys)
     folder, _ = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
     form = FORMATS[{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[dtype]]
     for module in (_UP, _EMBEDDING):
-        assert tinymodels.read_tensors(folder)[f"{module}.weight"][0] == form.name
+        assert tiny_models.read_tensors(folder)[f"{module}.weight"][0] == form.name
         truth = at_run_time(base, adapter, module)
         found = numbers(folder, f"{module}.weight")
         if dtype == "float32":
@@ -88,8 +88,8 @@ def test_every_number_is_the_nearest_of_the_base_s_format(
 
 def test_the_rows_have_their_learned_lengths(tmp_path: Path, our_fuse: OurFuse) -> None:
     """What `mlx_lm.fuse` loses: a norm in bfloat16 scales a whole row by up to 0.4 %, which no average takes back."""
-    base = tinymodels.make_base(tmp_path / "base")
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
+    base = tiny_models.make_base(tmp_path / "base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     learned = numbers(adapter, f"{_UP}.m").astype(np.float64)
     theirs, _ = our_fuse(base, adapter, Policy(KEEP), name="theirs")
     ours, _ = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
@@ -107,10 +107,10 @@ def test_the_rows_have_their_learned_lengths(tmp_path: Path, our_fuse: OurFuse) 
 def test_quantised_anew_it_keeps_the_base_s_format(
     policy: Policy, bits: int, tmp_path: Path, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=bits if policy.precision == KEEP else 4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
+    base = tiny_models.make_base(tmp_path / "base", bits=bits if policy.precision == KEEP else 4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     folder, _ = our_fuse(base, adapter, policy)
-    assert tinymodels.read_tensors(folder)[f"{_UP}.scales"][0] == "BF16"
+    assert tiny_models.read_tensors(folder)[f"{_UP}.scales"][0] == "BF16"
     own = 4 if policy.precision == MIXED else bits
     a, b, m = (numbers(adapter, f"{_UP}.{part}").astype(np.float64) for part in ("lora_a", "lora_b", "m"))
     merged = weight(base, _UP, own).astype(np.float64) + 20.0 * b.T @ a.T
@@ -120,32 +120,32 @@ def test_quantised_anew_it_keeps_the_base_s_format(
 
 
 def test_dequantised_it_is_the_nearest_too(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     folder, _ = our_fuse(base, adapter, Policy(DEQUANTIZE, rounding=ONCE))
     nearest = encode(at_run_time(base, adapter, _UP).astype(np.float32), FORMATS["BF16"])
     found = encode(numbers(folder, f"{_UP}.weight"), FORMATS["BF16"])
-    assert {tensor[0] for tensor in tinymodels.read_tensors(folder).values()} == {"BF16"}
+    assert {tensor[0] for tensor in tiny_models.read_tensors(folder).values()} == {"BF16"}
     assert np.mean(found != nearest) < 1e-3
 
 
 def test_lora_has_the_same_bits_either_way(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     plain, _ = our_fuse(base, adapter, Policy(KEEP), name="plain")
     once, _ = our_fuse(base, adapter, Policy(KEEP, rounding=ONCE))
-    assert tinymodels.read_tensors(plain) == tinymodels.read_tensors(once)
+    assert tiny_models.read_tensors(plain) == tiny_models.read_tensors(once)
 
 
 def test_a_calibration_leaves_the_lengths_alone(tmp_path: Path, our_fuse: OurFuse) -> None:
     """Shaped rounding knows sums only: a DoRA whose magnitudes have the base's format went through it without them."""
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, fine_tune_type="dora")
     tensors = {
         name: ("BF16", encode(numbers(adapter, name), FORMATS["BF16"]))
-        for name in tinymodels.read_tensors(adapter / "adapters.safetensors")
+        for name in tiny_models.read_tensors(adapter / "adapters.safetensors")
     }
-    tinymodels.write_tensors(adapter / "adapters.safetensors", tensors, None)
+    tiny_models.write_tensors(adapter / "adapters.safetensors", tensors, None)
     width = weight(base, _UP).shape[1]
     inputs = {"x": Directions(np.eye(2, width, dtype=np.float32), np.ones(width, np.float32), 1.0)}
     file = tmp_path / "calibration.safetensors"
@@ -153,7 +153,7 @@ def test_a_calibration_leaves_the_lengths_alone(tmp_path: Path, our_fuse: OurFus
     calibration = read_calibration(file)
     plain, _ = our_fuse(base, adapter, Policy(MIXED, {"": 8}), name="plain")
     shaped, _ = our_fuse(base, adapter, Policy(MIXED, {"": 8}, calibration=calibration))
-    assert tinymodels.read_tensors(plain) == tinymodels.read_tensors(shaped)
+    assert tiny_models.read_tensors(plain) == tiny_models.read_tensors(shaped)
 
 
 def test_there_is_no_other_rounding() -> None:

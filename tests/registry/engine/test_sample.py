@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.engine.plan import Plan
 from fusery.registry.engine.policy import Policy
@@ -20,8 +20,8 @@ POLICIES = [Policy("keep"), Policy("dither", seed=3), Policy("mixed", {"": 6}), 
 def test_a_sample_is_near_the_whole_and_writes_nothing(
     policy: Policy, tmp_path: Path, planned: Callable[..., Plan], our_fuse: Callable[..., Any]
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4, group_size=32, hidden=256, intermediate=512)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=-1)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32, hidden=256, intermediate=512)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.05, num_layers=-1)
     before = sorted(tmp_path.rglob("*.safetensors"))
     found = sample(planned(base, adapter, policy))
     assert sorted(tmp_path.rglob("*.safetensors")) == before
@@ -32,7 +32,7 @@ def test_a_sample_is_near_the_whole_and_writes_nothing(
 
 
 def test_the_number_of_threads_does_not_matter(tmp_path: Path, planned: Callable[..., Plan]) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     plan = planned(base, adapter)
     assert sample(plan, threads=1) == sample(plan, threads=3)

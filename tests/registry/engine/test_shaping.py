@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,9 +145,9 @@ def test_a_basis_is_orthonormal_whatever_the_rows(seed: int, rank: int, twice: b
 @pytest.fixture
 def calibrated(tmp_path: Path) -> tuple[Path, Path, Calibration]:
     """Return a base of 4 bits, an adapter, and a calibration of all its layers."""
-    base = tinymodels.make_base(tmp_path / "base", bits=4, group_size=32)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, update=0.02)
-    paths = tinymodels.adapted_modules(json.loads((base / "config.json").read_text()), 4)
+    base = tiny_models.make_base(tmp_path / "base", bits=4, group_size=32)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, update=0.02)
+    paths = tiny_models.adapted_modules(json.loads((base / "config.json").read_text()), 4)
     random, known, modules = np.random.default_rng(2), {}, {}
     for path in paths:
         width = 256 if path.endswith("down_proj") else 128
@@ -164,7 +164,7 @@ def test_dither_moves_codes_only_and_keeps_all_of_the_update(
 ) -> None:
     base, adapter, calibration = calibrated
     folder, fused = our_fuse(base, adapter, Policy(DITHER, calibration=calibration))
-    before, after = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     changed = {name for name in before if before[name] != after[name]}
     assert changed
     assert all(name.endswith(".weight") for name in changed)
@@ -179,7 +179,7 @@ def test_mixed_has_the_scales_it_would_have_anyway(
     base, adapter, calibration = calibrated
     shaped, fused = our_fuse(base, adapter, Policy(MIXED, {"": 5}, calibration=calibration))
     plain, nearest = our_fuse(base, adapter, Policy(MIXED, {"": 5}), name="plain")
-    ours, theirs = tinymodels.read_tensors(shaped), tinymodels.read_tensors(plain)
+    ours, theirs = tiny_models.read_tensors(shaped), tiny_models.read_tensors(plain)
     different = {name for name in theirs if ours[name] != theirs[name]}
     assert different
     assert all(name.endswith(".weight") for name in different)
@@ -209,7 +209,7 @@ def test_the_smallest_updates_are_rounded_at_random(
         base, adapter, Policy(DITHER, seed=5, calibration=calibration), name="small", **options
     )
     random, _ = our_fuse(base, adapter, Policy(DITHER, seed=5), name="at random", **options)
-    assert tinymodels.read_tensors(small) == tinymodels.read_tensors(random)
+    assert tiny_models.read_tensors(small) == tiny_models.read_tensors(random)
 
 
 def test_the_mean_of_an_update_in_steps() -> None:
@@ -243,4 +243,4 @@ def test_keep_takes_no_notice_of_a_calibration(
     base, adapter, calibration = calibrated
     with_it, _ = our_fuse(base, adapter, Policy(KEEP, calibration=calibration))
     without, _ = our_fuse(base, adapter, KEEP, name="without")
-    assert tinymodels.read_tensors(with_it) == tinymodels.read_tensors(without)
+    assert tiny_models.read_tensors(with_it) == tiny_models.read_tensors(without)

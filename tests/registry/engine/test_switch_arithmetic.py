@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mlxbits import from_mlx, mlx_type, to_mlx
+from mlx_numbers import from_mlx, mlx_type, to_mlx
 
 from fusery.registry.engine.arithmetic import (
     BF16,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from tensorfiles import load_raw, rewrite
+import tiny_models
+from tensor_files import load_raw, rewrite
 
 from fusery.registry.engine.arithmetic import FORMATS, Array, decode, encode
 from fusery.registry.engine.plan import Extra, Plan
@@ -38,7 +38,7 @@ def concatenated(folder: Path, adapters: Sequence[Weighted], **settings: Any) ->
     parts = [_scaled(adapter, weight) for adapter, weight in adapters]
     modules = list(dict.fromkeys(name.rpartition(".")[0] for part in parts for name in part))
     ranks = [next(iter(_pairs(part))).shape[1] for part in parts]
-    raw: dict[str, tinymodels.Raw] = {}
+    raw: dict[str, tiny_models.Raw] = {}
     for module in modules:
         embedding = module.endswith("embed_tokens")
         shape = next(
@@ -57,7 +57,7 @@ def concatenated(folder: Path, adapters: Sequence[Weighted], **settings: Any) ->
         assert embedding or a.shape[1] == sum(ranks)
         raw |= {f"{module}.lora_a": ("F32", a), f"{module}.lora_b": ("F32", b)}
     folder.mkdir()
-    tinymodels.write_tensors(folder / "adapters.safetensors", raw, None)
+    tiny_models.write_tensors(folder / "adapters.safetensors", raw, None)
     config = settings_of(adapters[0][0]) | settings
     config["lora_parameters"] = config["lora_parameters"] | {"rank": sum(ranks), "scale": 1.0}
     (folder / "adapter_config.json").write_text(json.dumps(config))
@@ -83,7 +83,7 @@ def _scaled(adapter: Path, weight: float) -> dict[str, Array]:
 
 
 def assert_same_tensors(theirs: Path, ours: Path) -> None:
-    expected, found = tinymodels.read_tensors(theirs), tinymodels.read_tensors(ours)
+    expected, found = tiny_models.read_tensors(theirs), tiny_models.read_tensors(ours)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
 
@@ -101,9 +101,9 @@ BASES: dict[str, dict[str, Any]] = {
 def test_a_sum_has_the_bits_of_one_adapter_of_all_factors(
     options: dict[str, Any], weights: tuple[float, ...], tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", **options)
+    base = tiny_models.make_base(tmp_path / "base", **options)
     adapters = [
-        tinymodels.make_adapter(tmp_path / f"a{n}", base, rank=rank, scale=scale, seed=n, update=0.3)
+        tiny_models.make_adapter(tmp_path / f"a{n}", base, rank=rank, scale=scale, seed=n, update=0.3)
         for n, (rank, scale) in enumerate(((8, 20.0), (3, 1.7), (16, 0.1)))
     ]
     weighted = list(zip(adapters, weights, strict=False))
@@ -115,9 +115,9 @@ def test_a_sum_has_the_bits_of_one_adapter_of_all_factors(
 
 
 def test_keys_ranks_and_an_embedding_may_differ(tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    one = tinymodels.make_adapter(tmp_path / "one", base, keys=["self_attn.q_proj", "model.embed_tokens"])
-    two = tinymodels.make_adapter(
+    base = tiny_models.make_base(tmp_path / "base")
+    one = tiny_models.make_adapter(tmp_path / "one", base, keys=["self_attn.q_proj", "model.embed_tokens"])
+    two = tiny_models.make_adapter(
         tmp_path / "two", base, rank=2, seed=1, keys=["self_attn.q_proj", "mlp.up_proj", "lm_head"]
     )
     keys = ["self_attn.q_proj", "mlp.up_proj", "model.embed_tokens", "lm_head"]
@@ -133,9 +133,9 @@ def test_keys_ranks_and_an_embedding_may_differ(tmp_path: Path, mlx_fuse: MlxFus
 
 
 def test_layers_may_differ(tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    last = tinymodels.make_adapter(tmp_path / "last", base, num_layers=1)
-    more = tinymodels.make_adapter(tmp_path / "more", base, num_layers=3, rank=5, seed=1)
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    last = tiny_models.make_adapter(tmp_path / "last", base, num_layers=1)
+    more = tiny_models.make_adapter(tmp_path / "more", base, num_layers=3, rank=5, seed=1)
     for name, pair, count in (("a", (last, more), 3), ("b", (more, last), 3)):
         weighted = [(pair[0], 1.0), (pair[1], 2.0)]
         theirs = mlx_fuse(
@@ -150,9 +150,9 @@ def test_formats_may_differ(
     formats: tuple[Any, Any], tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
     # Of different formats the products are added up in float32.
-    base = tinymodels.make_base(tmp_path / "base")
+    base = tiny_models.make_base(tmp_path / "base")
     one, two = (
-        tinymodels.make_adapter(tmp_path / dtype, base, dtype=dtype, seed=n)
+        tiny_models.make_adapter(tmp_path / dtype, base, dtype=dtype, seed=n)
         for n, dtype in enumerate(formats)
     )
     theirs = mlx_fuse(base, concatenated(tmp_path / "all", [(one, 1.0), (two, 0.7)]))
@@ -163,15 +163,15 @@ def test_formats_may_differ(
 def test_adapters_of_the_same_16_bit_format_are_added_in_it(
     tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base", dtype="float32")
+    base = tiny_models.make_base(tmp_path / "base", dtype="float32")
     one, two = (
-        tinymodels.make_adapter(tmp_path / f"{n}", base, dtype="bfloat16", seed=n, rank=4) for n in range(2)
+        tiny_models.make_adapter(tmp_path / f"{n}", base, dtype="bfloat16", seed=n, rank=4) for n in range(2)
     )
     together = concatenated(tmp_path / "all", [(one, 1.0), (two, 0.7)])
     raw = load_raw(together / "adapters.safetensors")
-    tinymodels.write_tensors(
+    tiny_models.write_tensors(
         together / "adapters.safetensors",
-        {name: ("BF16", tinymodels.encode(value, "bfloat16")) for name, (_, value) in raw.items()},
+        {name: ("BF16", tiny_models.encode(value, "bfloat16")) for name, (_, value) in raw.items()},
         None,
     )
     ours, _ = our_fuse(base, one, extras=[extra(two, 0.7)])
@@ -179,22 +179,22 @@ def test_adapters_of_the_same_16_bit_format_are_added_in_it(
 
 
 def test_a_weight_is_a_factor_of_the_scale(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base", bits=4)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base, scale=8.0)
+    base = tiny_models.make_base(tmp_path / "base", bits=4)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base, scale=8.0)
     halved, _ = our_fuse(base, adapter, weight=0.5, name="halved")
     scaled, _ = our_fuse(base, adapter, scale=4.0, name="scaled")
     whole, _ = our_fuse(base, adapter, name="whole")
     both, _ = our_fuse(base, adapter, scale=16.0, weight=0.25, name="both")
     assert_same_tensors(halved, scaled)
     assert_same_tensors(both, scaled)
-    assert tinymodels.read_tensors(halved) != tinymodels.read_tensors(whole)
+    assert tiny_models.read_tensors(halved) != tiny_models.read_tensors(whole)
 
 
 def test_the_scale_is_overridden_of_the_first_alone(
     tmp_path: Path, mlx_fuse: MlxFuse, our_fuse: OurFuse
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    one, two = (tinymodels.make_adapter(tmp_path / f"{n}", base, seed=n) for n in range(2))
+    base = tiny_models.make_base(tmp_path / "base")
+    one, two = (tiny_models.make_adapter(tmp_path / f"{n}", base, seed=n) for n in range(2))
     ours, _ = our_fuse(base, one, scale=3.0, extras=[extra(two, 0.5)])
     settings = settings_of(one)
     settings["lora_parameters"]["scale"] = 3.0
@@ -203,8 +203,8 @@ def test_the_scale_is_overridden_of_the_first_alone(
 
 
 def test_an_adapter_and_its_negative_leave_the_base(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(tmp_path / "base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     ours, fused = our_fuse(base, adapter, extras=[extra(adapter, -1.0)])
     assert_same_tensors(base, ours)
     assert fused.fidelity.norm < 1e-3
@@ -215,11 +215,11 @@ def test_an_adapter_and_its_negative_leave_the_base(tmp_path: Path, our_fuse: Ou
 def test_what_is_not_a_sum_cannot_be_combined(
     place: str, kind: str, tmp_path: Path, planned: Planner
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    plain = tinymodels.make_adapter(tmp_path / "plain", base)
-    other = tinymodels.make_adapter(tmp_path / "other", base, fine_tune_type="dora")
+    base = tiny_models.make_base(tmp_path / "base")
+    plain = tiny_models.make_adapter(tmp_path / "plain", base)
+    other = tiny_models.make_adapter(tmp_path / "other", base, fine_tune_type="dora")
     if kind == "full":
-        tinymodels.write_tensors(other / "adapters.safetensors", load_raw(base), None)
+        tiny_models.write_tensors(other / "adapters.safetensors", load_raw(base), None)
         settings = settings_of(other) | {"fine_tune_type": "full"}
         (other / "adapter_config.json").write_text(json.dumps(settings))
     assert planned(base, other)
@@ -233,26 +233,26 @@ def test_what_is_not_a_sum_cannot_be_combined(
 
 
 def test_each_part_is_checked_against_the_base(tmp_path: Path, planned: Planner) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
-    wide = tinymodels.make_base(tmp_path / "wide", hidden=256)
-    stranger = tinymodels.make_adapter(tmp_path / "stranger", wide)
+    base = tiny_models.make_base(tmp_path / "base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+    wide = tiny_models.make_base(tmp_path / "wide", hidden=256)
+    stranger = tiny_models.make_adapter(tmp_path / "stranger", wide)
     with pytest.raises(FusionUnsupportedError, match="do not fit its weight"):
         planned(base, adapter, extras=[extra(stranger, 1.0)])
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_refused(weight: float, tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+    base = tiny_models.make_base(tmp_path / "base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
     with pytest.raises(FusionUnsupportedError, match="not finite"):
         our_fuse(base, adapter, extras=[extra(adapter, weight)])
 
 
 def test_the_part_with_a_number_that_is_not_finite_is_noticed(tmp_path: Path, our_fuse: OurFuse) -> None:
-    base = tinymodels.make_base(tmp_path / "base")
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
-    broken = tinymodels.make_adapter(tmp_path / "broken", base, seed=1)
+    base = tiny_models.make_base(tmp_path / "base")
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
+    broken = tiny_models.make_adapter(tmp_path / "broken", base, seed=1)
     rewrite(broken, lambda t: t["model.layers.3.mlp.up_proj.lora_a"][1].__setitem__((3, 1), np.nan))
     with pytest.raises(FusionUnsupportedError, match="up_proj holds numbers that are not finite"):
         our_fuse(base, adapter, extras=[extra(broken, 1.0)])

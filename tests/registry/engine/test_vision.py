@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 OurFuse = Callable[..., Any]
 
@@ -69,7 +69,7 @@ def test_it_keeps_its_tower_and_the_configuration(name: str, tmp_path: Path, our
     model_type, prefix, vision, tower = LAYOUTS[name]
     base, adapter = seeing(tmp_path, model_type, prefix, vision, tower)
     folder, _ = our_fuse(base, adapter)
-    before, after = tinymodels.read_tensors(base), tinymodels.read_tensors(folder)
+    before, after = tiny_models.read_tensors(base), tiny_models.read_tensors(folder)
     assert {part: after[part] for part in tower} == {part: before[part] for part in tower}
     config = json.loads((folder / "config.json").read_text())
     assert config["vision_config"] == vision
@@ -86,16 +86,16 @@ def seeing(
     scratch: Path, model_type: str, prefix: str, vision: dict[str, Any], tower: dict[str, tuple[int, ...]]
 ) -> tuple[Path, Path]:
     """Write a model with a tower beside its text, and an adapter of the text."""
-    base = tinymodels.make_base(scratch / "base")
-    adapter = tinymodels.make_adapter(scratch / "adapter", base, num_layers=-1)
+    base = tiny_models.make_base(scratch / "base")
+    adapter = tiny_models.make_adapter(scratch / "adapter", base, num_layers=-1)
     for file in (base / "model.safetensors", adapter / "adapters.safetensors"):
         tensors: dict[str, Any] = {}
-        for path, (dtype, shape, data) in tinymodels.read_tensors(file).items():
+        for path, (dtype, shape, data) in tiny_models.read_tensors(file).items():
             kind = {"BF16": "<u2", "F32": "<f4"}[dtype]
             tensors[prefix + path] = (dtype, np.frombuffer(data, kind).reshape(shape))
         if file.parent == base:
             tensors |= {path: ("BF16", np.ones(shape, np.uint16)) for path, shape in tower.items()}
-        tinymodels.write_tensors(file, tensors, {"format": "mlx"} if file.parent == base else None)
+        tiny_models.write_tensors(file, tensors, {"format": "mlx"} if file.parent == base else None)
     config = json.loads((base / "config.json").read_text())
     more = {"model_type": model_type, "text_config": {"hidden_size": 128}, "vision_config": vision}
     (base / "config.json").write_text(json.dumps({**config, **more}))

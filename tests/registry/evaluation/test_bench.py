@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ModelUnusableError
@@ -16,13 +16,13 @@ from fusery.registry.workspace import Workspace
 
 @pytest.fixture
 def quantized(tmp_path: Path) -> Iterator[Registry]:
-    base = tinymodels.make_base(tmp_path / "tiny", layers=2, bits=4)
+    base = tiny_models.make_base(tmp_path / "tiny", layers=2, bits=4)
     settings = Settings.load(tmp_path / "home")
     with Registry(Workspace(settings)) as registry:
         registry.init()
         registry.bases.add(base, name="tiny")
         registry.adapters.register(
-            tinymodels.make_adapter(tmp_path / "adapter", base), base="tiny", task="course_rec"
+            tiny_models.make_adapter(tmp_path / "adapter", base), base="tiny", task="course_rec"
         )
         yield registry
 

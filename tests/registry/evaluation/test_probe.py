@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
@@ -39,8 +39,8 @@ def prompts(tmp_path: Path) -> Path:
 def quantised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A 4-bit base, and an adapter whose update falls between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("probed")
-    base = tinymodels.make_base(folder / "tiny4", bits=4, layers=2)
-    return base, tinymodels.make_adapter(folder / "small", base, update=0.02)
+    base = tiny_models.make_base(folder / "tiny4", bits=4, layers=2)
+    return base, tiny_models.make_adapter(folder / "small", base, update=0.02)
 
 
 @pytest.fixture
@@ -124,12 +124,12 @@ def test_a_fused_model_by_its_digest(stocked: Registry, prompts: Path) -> None:
 
 
 def test_bases_with_one_vocabulary_can_be_compared(stocked: Registry, prompts: Path, tmp_path: Path) -> None:
-    stocked.bases.add(tinymodels.make_base(tmp_path / "other", seed=8, layers=1), name="other")
+    stocked.bases.add(tiny_models.make_base(tmp_path / "other", seed=8, layers=1), name="other")
     assert stocked.adapters.probe("course_rec@1", against="other", prompts=prompts).kl > 1e-3
 
 
 def test_other_vocabularies_are_refused(stocked: Registry, prompts: Path, tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "other", layers=1)
+    folder = tiny_models.make_base(tmp_path / "other", layers=1)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     vocab = tokenizer["model"]["vocab"]
@@ -145,7 +145,7 @@ def test_a_base_by_reference_is_probed_where_it_lies(
     registry: Registry, tiny_base: Path, prompts: Path, tmp_path: Path
 ) -> None:
     registry.bases.add(tiny_base, name="tiny", reference=True)
-    adapter = tinymodels.make_adapter(tmp_path / "adapter", tiny_base)
+    adapter = tiny_models.make_adapter(tmp_path / "adapter", tiny_base)
     registry.adapters.register(adapter, base="tiny", task="course_rec")
     assert registry.adapters.probe("course_rec@1", against="base", prompts=prompts).kl > 0
 

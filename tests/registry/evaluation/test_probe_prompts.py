@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import caesar
 import pytest
+import shift_cipher_adapters
 
 from fusery.registry import RecordRun, Registry, Reporter
 from fusery.registry.errors import UnknownReferenceError
@@ -27,8 +27,8 @@ OTHER = [f"{number} Ferries leave at {number + 7}:30, and 2 of 3 carry cars!" fo
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base that repeats the last letter, and an adapter that says the next one; not to be changed."""
     folder = tmp_path_factory.mktemp("caesar")
-    base = caesar.make_base(folder / "base", layers=1)
-    return base, caesar.make_adapter(folder / "adapter", base, 1)
+    base = shift_cipher_adapters.make_base(folder / "base", layers=1)
+    return base, shift_cipher_adapters.make_adapter(folder / "adapter", base, 1)
 
 
 def write(path: Path, texts: list[str]) -> Path:

@@ -147,9 +147,9 @@ def test_a_base_under_another_name_is_found_by_what_it_holds(
 def test_a_base_s_name_that_belongs_to_another_is_refused(
     stocked: Registry, other: Registry, other_home: Path, tmp_path: Path
 ) -> None:
-    import tinymodels
+    import tiny_models
 
-    other.bases.add(tinymodels.make_base(tmp_path / "another", layers=2, seed=5), name="tiny")
+    other.bases.add(tiny_models.make_base(tmp_path / "another", layers=2, seed=5), name="tiny")
     with pytest.raises(AlreadyExistsError, match="'tiny'"):
         stocked.exchange.push("course_rec@1", other_home)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from signingkeys import write_pair
+from signing_keys import write_pair
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables

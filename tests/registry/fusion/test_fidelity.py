@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import (
@@ -72,9 +72,9 @@ def test_a_base_has_no_fidelity(stocked: Registry) -> None:
 
 
 def test_modules_come_in_the_order_of_the_layers(registry: Registry, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "deep", layers=12, hidden=64, intermediate=64)
+    base = tiny_models.make_base(tmp_path / "deep", layers=12, hidden=64, intermediate=64)
     registry.bases.add(base, name="deep")
-    adapter = tinymodels.make_adapter(tmp_path / "a", base, num_layers=12, keys=["self_attn.q_proj"])
+    adapter = tiny_models.make_adapter(tmp_path / "a", base, num_layers=12, keys=["self_attn.q_proj"])
     registry.adapters.register(adapter, base="deep", task="one")
     registry.fused.fuse("one@1")
     names = [module["module"] for module in registry.fused.fidelity("one@1")["fidelity"]["modules"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import func, select
 
 from fusery.registry import Registry, tables
@@ -29,9 +29,9 @@ FORMATS = (
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A 4-bit base, and two adapters whose updates fall between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("formats")
-    base = tinymodels.make_base(folder / "tiny4", bits=4, layers=2)
+    base = tiny_models.make_base(folder / "tiny4", bits=4, layers=2)
     first, second = (
-        tinymodels.make_adapter(folder / f"small{seed}", base, update=0.02, seed=seed) for seed in (1, 2)
+        tiny_models.make_adapter(folder / f"small{seed}", base, update=0.02, seed=seed) for seed in (1, 2)
     )
     return base, first, second
 
@@ -138,9 +138,9 @@ def test_a_format_that_does_not_fit_the_base_says_why(registry: Registry, tmp_pa
 
 def odd_base(folder: Path) -> tuple[Path, Path]:
     """A base in nvfp4, whose groups of 16 columns allow for widths that affine groups of 32 do not."""
-    base = tinymodels.make_base(folder / "odd", layers=2, hidden=144, intermediate=144)
+    base = tiny_models.make_base(folder / "odd", layers=2, hidden=144, intermediate=144)
     random, tensors = np.random.default_rng(0), {}
-    for name, (dtype, shape, data) in tinymodels.read_tensors(base).items():
+    for name, (dtype, shape, data) in tiny_models.read_tensors(base).items():
         if len(shape) == 2:
             out, into = shape
             words = random.integers(0, 1 << 32, (out, into // 8), dtype=np.uint32)
@@ -149,11 +149,11 @@ def odd_base(folder: Path) -> tuple[Path, Path]:
             tensors[name.replace(".weight", ".scales")] = ("U8", scales)
         else:
             tensors[name] = (dtype, np.frombuffer(data, np.uint16).reshape(shape))
-    tinymodels.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
+    tiny_models.write_tensors(base / "model.safetensors", tensors, {"format": "mlx"})
     config = json.loads((base / "config.json").read_text())
     config["quantization"] = {"group_size": 16, "bits": 4, "mode": "nvfp4"}
     (base / "config.json").write_text(json.dumps(config))
-    return base, tinymodels.make_adapter(folder / "adapter", base)
+    return base, tiny_models.make_adapter(folder / "adapter", base)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import queryplans
-import tinymodels
+import query_plans
+import tiny_models
 from sqlalchemy import func, select, update
 
 from fusery.registry import Registry, Reporter, tables
@@ -34,8 +34,8 @@ DOCUMENTED = {
 def small_update(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A 4-bit base, and an adapter whose update falls between the steps of its quantisation."""
     folder = tmp_path_factory.mktemp("quantised")
-    base = tinymodels.make_base(folder / "tiny4", bits=4)
-    return base, tinymodels.make_adapter(folder / "small", base, update=0.01)
+    base = tiny_models.make_base(folder / "tiny4", bits=4)
+    return base, tiny_models.make_adapter(folder / "small", base, update=0.01)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def tensors(folder: Path) -> dict[str, Any]:
     return {
         name: tensor
         for path in sorted(folder.glob("*.safetensors"))
-        for name, tensor in tinymodels.read_tensors(path).items()
+        for name, tensor in tiny_models.read_tensors(path).items()
     }
 
 
@@ -330,12 +330,12 @@ def test_a_base_that_sees_has_keys_of_its_own(registry: Registry, tmp_path: Path
     """Its `vision_config` used to be lost, so what is recorded under the old key are other bytes."""
     keys = []
     for name, more in (("blind", {}), ("seeing", {"vision_config": {"depth": 1}})):
-        base = tinymodels.make_base(tmp_path / name)
+        base = tiny_models.make_base(tmp_path / name)
         config = json.loads((base / "config.json").read_text())
         (base / "config.json").write_text(json.dumps({**config, **more}))
         registry.bases.add(base, name=name)
         registry.adapters.register(
-            tinymodels.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name
+            tiny_models.make_adapter(tmp_path / f"a-{name}", base), base=name, task=name
         )
         keys.append(registry.fused.fuse(f"{name}@1")["engine"])
     assert keys == ["canonical-1", "canonical-2"]
@@ -347,17 +347,17 @@ BY_KEY = re.compile(r'FROM fused\s+WHERE fused\."?key"? = ')
 @pytest.mark.parametrize("publish", ["recipe", "full"])
 def test_a_cold_fuse_asks_for_its_record_three_times(stocked: Registry, publish: str) -> None:
     """Before the lease, after it, and where it is recorded."""
-    with queryplans.recorded() as cold:
+    with query_plans.recorded() as cold:
         made = stocked.fused.fuse("course_rec@1", publish=publish)
     assert made.source == "computed"
     assert len([query for query in cold if BY_KEY.search(query.statement)]) == 3
-    with queryplans.recorded() as warm:
+    with query_plans.recorded() as warm:
         assert stocked.fused.fuse("course_rec@1", publish=publish).cached
     assert len([query for query in warm if BY_KEY.search(query.statement)]) == 1
 
 
 def test_of_several_formats_each_is_looked_up_three_times_at_most(losing: Registry) -> None:
-    with queryplans.recorded() as cold:
+    with query_plans.recorded() as cold:
         assert losing.fused.fuse("small@1").source == "computed"
     asked = Counter(str(query.parameters) for query in cold if BY_KEY.search(query.statement))
     assert len(asked) > 1

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from collecting import open_workspace
+import tiny_models
 from s3_server import BUCKET, S3Server, find_server, running_server
 from sqlalchemy import select
+from store_shelf import open_workspace
 
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError
@@ -124,10 +124,10 @@ def test_published_in_full_it_is_fetched_and_not_computed(team: Team, tmp_path: 
 
 
 def test_a_budget_needs_nothing_of_the_base_where_its_model_is_published(team: Team, tmp_path: Path) -> None:
-    quantised = tinymodels.make_base(tmp_path / "small", bits=4)
+    quantised = tiny_models.make_base(tmp_path / "small", bits=4)
     team.one.bases.add(quantised, name="small", reference=True)
     team.one.adapters.register(
-        tinymodels.make_adapter(tmp_path / "adapter", quantised), base="small", task="small"
+        tiny_models.make_adapter(tmp_path / "adapter", quantised), base="small", task="small"
     )
     request = FuseRequest("mixed", budget=1.3, accept_loss=True)
     made = team.one.fused.fuse("small@1", request, publish="full")
@@ -240,7 +240,7 @@ def test_a_killed_fetch_leaves_nothing_half_written(team: Team, tmp_path: Path, 
 import os, signal, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from collecting import open_workspace
+from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import fuse
 fuse(open_workspace(Path({str(tmp_path / "two")!r}), {database_url!r}, {str(tmp_path / "shared")!r}), "course_rec@1",
@@ -259,7 +259,7 @@ fuse(open_workspace(Path({str(tmp_path / "two")!r}), {database_url!r}, {str(tmp_
 
 @pytest.mark.slow
 def test_a_machine_without_mlx_gets_what_another_published(tmp_path: Path) -> None:
-    from fusing import Case, make_adapter, make_base
+    from fuse_cases import Case, make_adapter, make_base
 
     case = Case("mixtral", "bf16", "lora", "keep", "hf")
     base = make_base(tmp_path / "base", case)
@@ -273,7 +273,7 @@ def test_a_machine_without_mlx_gets_what_another_published(tmp_path: Path) -> No
         script = f"""{WITHOUT_MLX}
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from collecting import open_workspace
+from store_shelf import open_workspace
 from fusery.registry import Registry
 from fusery.registry.errors import MissingExtraError
 two = Registry(open_workspace(Path({str(tmp_path / "two")!r}), "sqlite:///{tmp_path}/db", {str(tmp_path / "shared")!r}))

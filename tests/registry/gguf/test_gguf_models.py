@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from consumers import llama_cpp_logits, mlx_logits, transformers_logits
 
 from fusery.registry.bundles.writing import HashedFile
@@ -40,7 +40,7 @@ ROTARY = {
 
 
 def make_base(folder: Path, **settings: Any) -> Path:
-    return tinymodels.make_base(
+    return tiny_models.make_base(
         folder, **{"dtype": "float32", "layers": 2, "hidden": 64, "intermediate": 128, **settings}
     )
 
@@ -90,7 +90,7 @@ def test_transformers_reads_it_as_mlx_lm_does(kind: Any, tmp_path: Path) -> None
 def test_our_own_reader_gives_the_same_model_back(settings: dict[str, Any], tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype="bfloat16", **settings)
     convert_gguf(write(base, tmp_path / "model.gguf"), tmp_path / "back")
-    assert tinymodels.read_tensors(tmp_path / "back") == tinymodels.read_tensors(base)
+    assert tiny_models.read_tensors(tmp_path / "back") == tiny_models.read_tensors(base)
     ours, back = (json.loads((folder / "config.json").read_text()) for folder in (base, tmp_path / "back"))
     assert {key: back[key] for key in ours if key != "eos_token_id"} == {
         key: value for key, value in ours.items() if key != "eos_token_id"
@@ -137,10 +137,10 @@ def test_a_number_too_large_for_f16_is_said(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", dtype="bfloat16")
     weights = {
         name: (dtype, np.frombuffer(data, np.uint16).reshape(shape).copy())
-        for name, (dtype, shape, data) in tinymodels.read_tensors(base).items()
+        for name, (dtype, shape, data) in tiny_models.read_tensors(base).items()
     }
     weights["lm_head.weight"][1][0, 0] = 0x7F00
-    tinymodels.write_tensors(base / "model.safetensors", weights, {"format": "mlx"})
+    tiny_models.write_tensors(base / "model.safetensors", weights, {"format": "mlx"})
     with pytest.raises(BadInputError, match=r"lm_head.weight holds numbers that f16 cannot"):
         write(base, tmp_path / "model.gguf", "f16")
 

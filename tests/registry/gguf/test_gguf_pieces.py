@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from consumers import llama_cpp_tokens
 
 from fusery.registry.bundles.writing import HashedFile
@@ -91,7 +91,7 @@ def document() -> dict[str, Any]:
 @pytest.fixture
 def make_model(document: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
     def make(**changes: Any) -> Path:
-        base = tinymodels.make_base(
+        base = tiny_models.make_base(
             tmp_path / "base", kind="mistral", layers=1, hidden=64, intermediate=64, vocab=ROWS
         )
         (base / "tokenizer.json").write_text(json.dumps({**document, **changes}))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from consumers import llama_cpp_tokens
 
 from fusery.registry.bundles.writing import HashedFile
@@ -62,7 +62,7 @@ def metadata() -> dict[str, Any]:
 def make_model(metadata: dict[str, Any], tmp_path: Path) -> Callable[..., Path]:
     def make(style: str, **changes: Any) -> Path:
         """A model whose tokenizer cuts in one of the styles; the embedding has some rows more than there are tokens."""
-        base = tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64, vocab=ROWS)
+        base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64, vocab=ROWS)
         known = {**metadata, "tokenizer.ggml.pre": style, **changes}
         found = convert_tokenizer(known, len(known["tokenizer.ggml.tokens"]), 512)
         (base / "tokenizer.json").write_text(found.tokenizer)
@@ -109,7 +109,7 @@ def test_the_chat_template_goes_along_whatever_it_holds(
     make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = make_model("gpt-2")
-    assert keys_of(base)["tokenizer.chat_template"] == tinymodels.CHAT_TEMPLATE
+    assert keys_of(base)["tokenizer.chat_template"] == tiny_models.CHAT_TEMPLATE
     (base / "chat_template.jinja").unlink()
     config = json.loads((base / "tokenizer_config.json").read_text())
     templates = [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ 'a' }}\n\0\ud800"}]

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-import tinymodels
-from museum import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
+import tiny_models
+from identification_registry import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
 
 from fusery.registry import Registry
 
@@ -16,8 +16,8 @@ from fusery.registry import Registry
 def museum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Museum]:
     """Everything on record, with the originals to be copied; only to be read and identified with."""
     root = tmp_path_factory.mktemp("museum")
-    llama = tinymodels.make_base(root / "llama", layers=3)
-    qwen = tinymodels.make_base(root / "qwen", kind="qwen2", dtype="float32", layers=3, tied=True, seed=5)
+    llama = tiny_models.make_base(root / "llama", layers=3)
+    qwen = tiny_models.make_base(root / "qwen", kind="qwen2", dtype="float32", layers=3, tied=True, seed=5)
     with Registry.open(root / "home") as registry:
         registry.init()
         registry.bases.add(llama, name=LLAMA)
@@ -28,7 +28,7 @@ def museum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Museum]:
             (SECOND, llama, "course_rec", "20260201", 2, 8),
             (OTHER, qwen, "songs", "20260301", 3, 4),
         ):
-            folder = tinymodels.make_adapter(root / name, base, seed=seed, rank=rank)
+            folder = tiny_models.make_adapter(root / name, base, seed=seed, rank=rank)
             registry.adapters.register(folder, base=LLAMA if base is llama else QWEN, task=task, date=date)
             originals[name] = folder
             fused = registry.fused.fuse(name, KEEP)

@@ -8,10 +8,10 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import altering
+import altered_models
 import pytest
-import tinymodels
-from museum import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
+import tiny_models
+from identification_registry import FIRST, KEEP, LLAMA, OTHER, QWEN, SECOND, Museum
 
 from fusery.registry.identification.identified import Identified
 
@@ -22,32 +22,32 @@ CHANGED = "model.layers.2.mlp.up_proj.weight"
 LEFT_OUT = "model.layers.1.self_attn.o_proj.weight"
 
 
-def gguf(kind: str | None, change: altering.Change | None = None) -> Make:
+def gguf(kind: str | None, change: altered_models.Change | None = None) -> Make:
     """Return what converts a model to GGUF, without a word of where it came from."""
 
     def make(source: Path, target: Path) -> Path:
         if change is not None:
-            source = altering.saved_anew(source, target / "changed", change, file="model.safetensors")
-        return altering.as_gguf(source, target / "found.gguf", kind)
+            source = altered_models.saved_anew(source, target / "changed", change, file="model.safetensors")
+        return altered_models.as_gguf(source, target / "found.gguf", kind)
 
     return make
 
 
-def saved(change: altering.Change = lambda tensors: tensors, **options: object) -> Make:
+def saved(change: altered_models.Change = lambda tensors: tensors, **options: object) -> Make:
     """Return what saves a model anew, changed."""
-    return lambda source, target: altering.saved_anew(source, target / "x", change, **options)  # type: ignore[arg-type]
+    return lambda source, target: altered_models.saved_anew(source, target / "x", change, **options)  # type: ignore[arg-type]
 
 
 def alone(source: Path, target: Path) -> Path:
     """Save nothing but the weights, under a name that says nothing."""
-    return altering.saved_anew(source, target, companions=False) / "weights.safetensors"
+    return altered_models.saved_anew(source, target, companions=False) / "weights.safetensors"
 
 
-def packed(change: altering.Change) -> Make:
+def packed(change: altered_models.Change) -> Make:
     """Return what packs a changed model into an archive, as `tar` does."""
 
     def make(source: Path, target: Path) -> Path:
-        altering.saved_anew(source, target / "x" / "model", change)
+        altered_models.saved_anew(source, target / "x" / "model", change)
         with tarfile.open(target / "found.tar.gz", "w:gz") as archive:
             archive.add(target / "x" / "model", arcname="./model")
         return target / "found.tar.gz"
@@ -56,13 +56,13 @@ def packed(change: altering.Change) -> Make:
 
 
 SAME: dict[str, tuple[Make, str]] = {
-    "renamed": (lambda source, target: altering.renamed(source, target / "x"), "files"),
+    "renamed": (lambda source, target: altered_models.renamed(source, target / "x"), "files"),
     "resharded": (saved(shards=4), "tensors"),
     "stripped": (saved(), "tensors"),
     "alone": (alone, "tensors"),
-    "prefix": (saved(altering.shortened), "tensors"),
-    "nameless": (saved(altering.numbered), "tensors"),
-    "float16": (saved(altering.converted("F16")), "numbers"),
+    "prefix": (saved(altered_models.shortened), "tensors"),
+    "nameless": (saved(altered_models.numbered), "tensors"),
+    "float16": (saved(altered_models.converted("F16")), "numbers"),
     "gguf f16": (gguf("f16"), "numbers"),
     "gguf f32": (gguf("f32"), "numbers"),
     "gguf": (gguf(None), "numbers"),
@@ -72,13 +72,13 @@ SAME: dict[str, tuple[Make, str]] = {
 """What is the same numbers still, and how that is found."""
 
 ALTERED: dict[str, tuple[Make, str, str]] = {
-    "changed": (saved(altering.touched(CHANGED)), "changed", CHANGED),
-    "changed and sharded": (saved(altering.touched(CHANGED), shards=3), "changed", CHANGED),
-    "changed and packed": (packed(altering.touched(CHANGED)), "changed", CHANGED),
-    "left out": (saved(altering.without(LEFT_OUT)), "missing", LEFT_OUT),
-    "changed, gguf f16": (gguf("f16", altering.touched(CHANGED)), "changed", CHANGED),
+    "changed": (saved(altered_models.touched(CHANGED)), "changed", CHANGED),
+    "changed and sharded": (saved(altered_models.touched(CHANGED), shards=3), "changed", CHANGED),
+    "changed and packed": (packed(altered_models.touched(CHANGED)), "changed", CHANGED),
+    "left out": (saved(altered_models.without(LEFT_OUT)), "missing", LEFT_OUT),
+    "changed, gguf f16": (gguf("f16", altered_models.touched(CHANGED)), "changed", CHANGED),
     "changed and renamed": (
-        saved(lambda tensors: altering.shortened(altering.touched(CHANGED)(tensors))),
+        saved(lambda tensors: altered_models.shortened(altered_models.touched(CHANGED)(tensors))),
         "changed",
         CHANGED,
     ),
@@ -136,30 +136,30 @@ def test_what_was_changed_is_named(museum: Museum, tmp_path: Path, model: str, w
     ("change", "evidence"),
     [
         (lambda tensors: tensors, "tensors"),
-        (altering.numbered, "tensors"),
-        (altering.converted("F16"), "numbers"),
-        (altering.converted("BF16"), "numbers"),
+        (altered_models.numbered, "tensors"),
+        (altered_models.converted("F16"), "numbers"),
+        (altered_models.converted("BF16"), "numbers"),
     ],
     ids=["stripped", "nameless", "float16", "bfloat16"],
 )
 def test_an_adapter_is_known_again(
-    museum: Museum, tmp_path: Path, name: str, change: altering.Change, evidence: str
+    museum: Museum, tmp_path: Path, name: str, change: altered_models.Change, evidence: str
 ) -> None:
-    copy = altering.saved_anew(museum.originals[name], tmp_path / "x", change)
+    copy = altered_models.saved_anew(museum.originals[name], tmp_path / "x", change)
     match = the_one(museum.registry.provenance.identify(copy), "adapter", name)
     assert (match["evidence"], match["identical"]) == (evidence, True)
 
 
 def test_a_changed_factor_of_an_adapter_is_named(museum: Museum, tmp_path: Path) -> None:
     factor = "model.layers.2.self_attn.v_proj.lora_b"
-    copy = altering.saved_anew(museum.originals[FIRST], tmp_path / "x", altering.touched(factor))
+    copy = altered_models.saved_anew(museum.originals[FIRST], tmp_path / "x", altered_models.touched(factor))
     match = the_one(museum.registry.provenance.identify(copy), "adapter", FIRST)
     assert (match["changed"], match["layers"]) == ([factor], [2])
 
 
 def test_a_changed_configuration_of_an_adapter_is_named(museum: Museum, tmp_path: Path) -> None:
     copy = shutil.copytree(museum.originals[FIRST], tmp_path / "x")
-    altering.with_config(
+    altered_models.with_config(
         copy, "adapter_config.json", lora_parameters={"rank": 8, "scale": 1.0, "dropout": 0.0}
     )
     found = museum.registry.provenance.identify(copy)
@@ -174,7 +174,7 @@ def test_an_exported_adapter_saved_anew_is_known_in_either_form(
 ) -> None:
     exported = museum.registry.exchange.export(SECOND, tmp_path / "out", form=form)
     (tensors,) = exported.path.glob("*.safetensors")
-    tinymodels.write_tensors(tmp_path / "found.safetensors", altering.read(tensors), {"by": "hand"})
+    tiny_models.write_tensors(tmp_path / "found.safetensors", altered_models.read(tensors), {"by": "hand"})
     match = the_one(museum.registry.provenance.identify(tmp_path / "found.safetensors"), "adapter", SECOND)
     assert match["identical"]
 
@@ -223,7 +223,7 @@ def test_an_archive_packed_anew_with_a_change_is_known(museum: Museum, tmp_path:
 
 
 def test_a_part_of_a_model_is_known(museum: Museum, tmp_path: Path) -> None:
-    altering.saved_anew(museum.originals[f"fused {SECOND}"], tmp_path / "x", shards=3)
+    altered_models.saved_anew(museum.originals[f"fused {SECOND}"], tmp_path / "x", shards=3)
     match = the_one(
         museum.registry.provenance.identify(tmp_path / "x" / "part-2.safetensors"), "fused", SECOND
     )

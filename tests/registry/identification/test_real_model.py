@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import altering
-import peftfolders
+import altered_models
+import peft_folders
 import pytest
-from museum import KEEP
+from identification_registry import KEEP
 
 from fusery.registry import Registry
 from fusery.registry.gguf.convert import convert_gguf
@@ -31,15 +31,15 @@ def test_a_real_model_is_found_again(tmp_path: Path) -> None:
     with Registry.open(tmp_path / "home") as registry:
         registry.init()
         registry.bases.add(base, name="smollm2")
-        registry.adapters.register(peftfolders.REAL / "lora", base="smollm2", task="real", date="20260115")
+        registry.adapters.register(peft_folders.REAL / "lora", base="smollm2", task="real", date="20260115")
         fused = registry.fused.fuse(NAME, KEEP)
         cases = (
-            (altering.as_gguf(base, tmp_path / "base.gguf", "f16"), "base", "smollm2", []),
-            (altering.as_gguf(fused.path, tmp_path / "fused.gguf", "f16"), "fused", NAME, []),
-            (altering.as_gguf(fused.path, tmp_path / "small.gguf", "q8_0"), "fused", NAME, []),
-            (altering.saved_anew(fused.path, tmp_path / "sharded", shards=3), "fused", NAME, []),
+            (altered_models.as_gguf(base, tmp_path / "base.gguf", "f16"), "base", "smollm2", []),
+            (altered_models.as_gguf(fused.path, tmp_path / "fused.gguf", "f16"), "fused", NAME, []),
+            (altered_models.as_gguf(fused.path, tmp_path / "small.gguf", "q8_0"), "fused", NAME, []),
+            (altered_models.saved_anew(fused.path, tmp_path / "sharded", shards=3), "fused", NAME, []),
             (
-                altering.saved_anew(fused.path, tmp_path / "changed", altering.touched(CHANGED)),
+                altered_models.saved_anew(fused.path, tmp_path / "changed", altered_models.touched(CHANGED)),
                 "fused",
                 NAME,
                 [CHANGED],

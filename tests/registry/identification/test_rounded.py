@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import altering
+import altered_models
 import numpy as np
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
+import tiny_models
 from consumers import llama_quantize
 
 from fusery.registry import Registry
@@ -38,14 +38,14 @@ class Shop:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     root = tmp_path_factory.mktemp("rounded")
-    base = tinymodels.make_base(root / "base", **SHAPES)
+    base = tiny_models.make_base(root / "base", **SHAPES)
     with Registry.open(root / "home") as registry:
         registry.init()
         registry.bases.add(base, name="base")
         for seed, task in ((1, "first"), (2, "second")):
-            folder = tinymodels.make_adapter(root / task, base, seed=seed)
+            folder = tiny_models.make_adapter(root / task, base, seed=seed)
             registry.adapters.register(folder, base="base", task=task, date="20260115")
-        peft = peftfolders.make_peft(root / "peft", base, base_model_name_or_path="base")
+        peft = peft_folders.make_peft(root / "peft", base, base_model_name_or_path="base")
         registry.adapters.register(peft, base="base", task="peft", date="20260115")
         fused = registry.fused.fuse(FIRST, FuseRequest())
         registry.fused.fuse(SECOND, FuseRequest())
@@ -63,7 +63,7 @@ def nearest(found: Identified) -> tuple[str, str]:
 @pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q2_K", "Q4_K_M", "Q6_K"])
 def test_what_llama_quantize_writes_is_nearest_to_its_model(shop: Shop, tmp_path: Path, kind: str) -> None:
     for folder, expected in ((shop.base, ("base", "base")), (shop.first, ("fused", FIRST))):
-        dense = altering.as_gguf(folder, tmp_path / f"{expected[0]}.gguf", "f16", {"fusery.note": "x"})
+        dense = altered_models.as_gguf(folder, tmp_path / f"{expected[0]}.gguf", "f16", {"fusery.note": "x"})
         found = shop.registry.provenance.identify(
             llama_quantize(dense, kind, tmp_path / f"{expected[0]}-{kind}.gguf")
         )
@@ -85,10 +85,10 @@ def test_what_the_file_says_of_itself_is_not_proven_and_not_false(shop: Shop, tm
 
 @pytest.mark.parametrize("dtype", [None, "F16", "BF16"])
 def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, dtype: str | None) -> None:
-    peftfolders.real_peft("merge", shop.base, shop.peft, tmp_path / "merged")
+    peft_folders.real_peft("merge", shop.base, shop.peft, tmp_path / "merged")
     model = tmp_path / "merged"
     if dtype is not None:
-        model = altering.saved_anew(model, tmp_path / "saved", altering.converted(dtype))
+        model = altered_models.saved_anew(model, tmp_path / "saved", altered_models.converted(dtype))
     found = shop.registry.provenance.identify(model)
     match = found.matches[0]
     assert (match.kind, match.name, match.evidence) == ("adapter", PEFT, "nearest")
@@ -98,25 +98,25 @@ def test_a_model_that_peft_merged_names_its_adapter(shop: Shop, tmp_path: Path, 
 
 
 def test_a_stranger_is_near_nothing(shop: Shop, tmp_path: Path) -> None:
-    other = tinymodels.make_base(tmp_path / "other", seed=9, **SHAPES)
-    dense = altering.as_gguf(other, tmp_path / "other.gguf", "f16")
+    other = tiny_models.make_base(tmp_path / "other", seed=9, **SHAPES)
+    dense = altered_models.as_gguf(other, tmp_path / "other.gguf", "f16")
     found = shop.registry.provenance.identify(llama_quantize(dense, "Q4_K_M", tmp_path / "small.gguf"))
     assert "nearest" not in {match.evidence for match in found.matches}
 
 
 def test_another_update_of_the_base_is_none_of_those_on_record(shop: Shop, tmp_path: Path) -> None:
-    def trained(tensors: altering.Tensors) -> altering.Tensors:
+    def trained(tensors: altered_models.Tensors) -> altered_models.Tensors:
         chance = np.random.default_rng(5)
         return {
             name: (
                 "F32",
-                (numbers := altering.numbers(*value))
+                (numbers := altered_models.numbers(*value))
                 + (chance.standard_normal(numbers.shape) * 0.01).astype(np.float32),
             )
             for name, value in tensors.items()
         }
 
-    found = shop.registry.provenance.identify(altering.saved_anew(shop.base, tmp_path / "x", trained))
+    found = shop.registry.provenance.identify(altered_models.saved_anew(shop.base, tmp_path / "x", trained))
     assert {match.kind for match in found.matches} <= {"base"}
 
 
@@ -146,10 +146,10 @@ def test_a_pickle_is_said_not_to_be_read(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_a_matrix_without_rows_is_passed_over(shop: Shop, tmp_path: Path) -> None:
-    def changed(tensors: altering.Tensors) -> altering.Tensors:
-        rounded = altering.converted("BF16")(tensors)
+    def changed(tensors: altered_models.Tensors) -> altered_models.Tensors:
+        rounded = altered_models.converted("BF16")(tensors)
         noisy = {name: (dtype, bits ^ 1) for name, (dtype, bits) in rounded.items()}
         return {**noisy, "model.layers.0.none.weight": ("BF16", np.zeros((0, 8), np.uint16))}
 
-    found = shop.registry.provenance.identify(altering.saved_anew(shop.first, tmp_path / "x", changed))
+    found = shop.registry.provenance.identify(altered_models.saved_anew(shop.first, tmp_path / "x", changed))
     assert ("fused", FIRST) in {(match.kind, match.name) for match in found.matches}

@@ -6,10 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import altering
+import altered_models
 import pytest
-import tinymodels
-from museum import FIRST, KEEP, LLAMA, SECOND, Museum
+import tiny_models
+from identification_registry import FIRST, KEEP, LLAMA, SECOND, Museum
 from sqlalchemy import event, select
 
 from fusery.registry import Registry, Reporter, tables
@@ -38,7 +38,9 @@ def test_a_bundle_tells_the_truth(museum: Museum, bundle: Path) -> None:
 
 
 def test_a_bundle_saved_anew_still_tells_the_truth(museum: Museum, bundle: Path, tmp_path: Path) -> None:
-    copy = altering.saved_anew(bundle, tmp_path / "x", file="model.safetensors", metadata={"format": "pt"})
+    copy = altered_models.saved_anew(
+        bundle, tmp_path / "x", file="model.safetensors", metadata={"format": "pt"}
+    )
     found = museum.registry.provenance.identify(copy)
     assert said(found) == {"fusery.json": ("fused", True)}
 
@@ -56,7 +58,9 @@ def test_a_bundle_with_another_model_in_it_does_not(museum: Museum, bundle: Path
 
 def test_a_bundle_with_a_changed_tensor_does_not(museum: Museum, bundle: Path, tmp_path: Path) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
-    copy = altering.saved_anew(bundle, tmp_path / "x", altering.touched(name), file="model.safetensors")
+    copy = altered_models.saved_anew(
+        bundle, tmp_path / "x", altered_models.touched(name), file="model.safetensors"
+    )
     found = museum.registry.provenance.identify(copy)
     (claim,) = [claim for claim in found.claims if claim.digest]
     assert (claim.truth, name in claim.reason, "layer 1" in claim.reason) == (False, True, True)
@@ -66,15 +70,17 @@ def test_a_forged_key_is_not_believed(museum: Museum, tmp_path: Path) -> None:
     """A stranger takes over what a model on record says of itself."""
     with museum.registry.workspace.database.read() as session:
         key = session.scalars(select(tables.Fused.key)).first()
-    stranger = tinymodels.make_base(tmp_path / "stranger", layers=3, seed=77)
-    copy = altering.saved_anew(stranger, tmp_path / "x", metadata={"fusery.key": str(key)})
+    stranger = tiny_models.make_base(tmp_path / "stranger", layers=3, seed=77)
+    copy = altered_models.saved_anew(stranger, tmp_path / "x", metadata={"fusery.key": str(key)})
     found = museum.registry.provenance.identify(copy)
     assert found.verdict == "unknown"
     assert said(found) == {"weights.safetensors": ("fused", False)}
 
 
 def test_what_is_said_of_another_registry_is_neither(museum: Museum, tmp_path: Path) -> None:
-    copy = altering.saved_anew(museum.originals[LLAMA], tmp_path / "x", metadata={"fusery.key": "ab" * 32})
+    copy = altered_models.saved_anew(
+        museum.originals[LLAMA], tmp_path / "x", metadata={"fusery.key": "ab" * 32}
+    )
     found = museum.registry.provenance.identify(copy)
     assert said(found) == {"weights.safetensors": ("fused", None)}
 
@@ -84,14 +90,14 @@ def test_the_keys_of_a_gguf_file_are_held_against_its_numbers(museum: Museum, tm
         query = select(tables.Fused.key).join(tables.Adapter).where(tables.Adapter.name == SECOND)
         keys = {"fusery.key": str(session.scalars(query).one())}
     for original, truth in ((f"fused {SECOND}", True), (f"fused {FIRST}", False)):
-        file = altering.as_gguf(museum.originals[original], tmp_path / f"{truth}.gguf", "f16", keys)
+        file = altered_models.as_gguf(museum.originals[original], tmp_path / f"{truth}.gguf", "f16", keys)
         assert said(museum.registry.provenance.identify(file)) == {file.name: ("fused", truth)}
 
 
 def test_an_exported_adapter_tells_the_truth_until_it_is_changed(museum: Museum, tmp_path: Path) -> None:
     exported = museum.registry.exchange.export(FIRST, tmp_path / "out").path
     assert said(museum.registry.provenance.identify(exported)) == {"adapter_metadata.json": ("adapter", True)}
-    altering.with_config(exported, "adapter_config.json", num_layers=7)
+    altered_models.with_config(exported, "adapter_config.json", num_layers=7)
     found = museum.registry.provenance.identify(exported)
     assert said(found) == {"adapter_metadata.json": ("adapter", False)}
     assert not found.intact
@@ -107,7 +113,7 @@ def test_it_is_known_on_either_database_and_the_index_is_made_once(
     stocked: Registry, fused: Path, tmp_path: Path
 ) -> None:
     name = "model.layers.3.mlp.gate_proj.weight"
-    copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name), shards=2)
+    copy = altered_models.saved_anew(fused, tmp_path / "x", altered_models.touched(name), shards=2)
     told: list[str] = []
     first = stocked.provenance.identify(copy, reporter=Reporter(told.append))
     assert (first.matches[0].kind, first.matches[0].to_dict()["changed"]) == ("fused", [name])
@@ -123,8 +129,8 @@ def test_it_is_known_on_either_database_and_the_index_is_made_once(
 def test_an_evicted_fused_model_is_known_if_it_was_looked_at_before(
     stocked: Registry, fused: Path, tmp_path: Path
 ) -> None:
-    copy = altering.saved_anew(fused, tmp_path / "x")
-    half = altering.saved_anew(fused, tmp_path / "half", altering.converted("F16"))
+    copy = altered_models.saved_anew(fused, tmp_path / "x")
+    half = altered_models.saved_anew(fused, tmp_path / "half", altered_models.converted("F16"))
     stocked.provenance.identify(copy)
     stocked.provenance.identify(half)
     stocked.workspace.cache.remove(fused.name)
@@ -136,7 +142,7 @@ def test_an_evicted_fused_model_is_known_if_it_was_looked_at_before(
 def test_an_evicted_fused_model_that_was_not_is_a_guess_that_says_so(
     stocked: Registry, fused: Path, tmp_path: Path
 ) -> None:
-    copy = altering.saved_anew(fused, tmp_path / "x")
+    copy = altered_models.saved_anew(fused, tmp_path / "x")
     stocked.workspace.cache.remove(fused.name)
     found = stocked.provenance.identify(copy)
     near, base, guess = found.matches
@@ -155,12 +161,12 @@ def test_a_stranger_is_inconclusive_where_something_cannot_be_compared_with(
     stocked: Registry, fused: Path, tmp_path: Path
 ) -> None:
     stocked.workspace.cache.remove(fused.name)
-    stranger = tinymodels.make_base(tmp_path / "stranger", seed=8)
+    stranger = tiny_models.make_base(tmp_path / "stranger", seed=8)
     assert stocked.provenance.identify(stranger).verdict == "inconclusive"
 
 
 def test_damaged_files_on_record_teach_nothing(stocked: Registry, fused: Path, tmp_path: Path) -> None:
-    copy = altering.saved_anew(fused, tmp_path / "x")
+    copy = altered_models.saved_anew(fused, tmp_path / "x")
     file = fused / "model.safetensors"
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
@@ -180,7 +186,7 @@ def test_an_index_that_was_tampered_with_is_not_trusted_when_asked_not_to(
 ) -> None:
     """Somebody lets the index say that a changed model is the one on record."""
     name = "model.layers.3.mlp.gate_proj.weight"
-    copy = altering.saved_anew(fused, tmp_path / "x", altering.touched(name))
+    copy = altered_models.saved_anew(fused, tmp_path / "x", altered_models.touched(name))
     stocked.provenance.identify(copy)
     (view,) = [view for view in Begun(copy).found.views if view.name == name]
     with stocked.workspace.database.write() as session:
@@ -209,8 +215,8 @@ def test_a_registry_that_may_only_be_read_is_enough(
         with registry.workspace.database.write() as session:
             for row in session.scalars(select(tables.Tensor)):
                 session.delete(row)
-        half = altering.saved_anew(
-            museum.originals[f"fused {SECOND}"], tmp_path / "x", altering.converted("F16")
+        half = altered_models.saved_anew(
+            museum.originals[f"fused {SECOND}"], tmp_path / "x", altered_models.converted("F16")
         )
         assert registry.provenance.identify(half).matches[0].name == SECOND
         with registry.workspace.database.read() as session:

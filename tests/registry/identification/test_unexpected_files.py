@@ -11,12 +11,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import altering
+import altered_models
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 import zstandard
-from museum import FIRST, LLAMA, Museum
+from identification_registry import FIRST, LLAMA, Museum
 
 from fusery.registry.inspection.archives import FREE
 from fusery.storage.errors import FormatError, FuseryError, MissingFileError, UnsafePathError
@@ -24,25 +24,25 @@ from fusery.storage.errors import FormatError, FuseryError, MissingFileError, Un
 
 def foreign_model(folder: Path, **settings: object) -> Path:
     """Write a model of the shapes that are on record, with weights of its own."""
-    return tinymodels.make_base(folder, **{"layers": 3, "seed": 99, **settings})  # type: ignore[arg-type]
+    return tiny_models.make_base(folder, **{"layers": 3, "seed": 99, **settings})  # type: ignore[arg-type]
 
 
 def flat_norms(folder: Path) -> Path:
     """Write a model whose norms are all ones, as those of many are, and on record as well."""
     source = foreign_model(folder / "source", seed=98)
 
-    def flat(tensors: altering.Tensors) -> altering.Tensors:
+    def flat(tensors: altered_models.Tensors) -> altered_models.Tensors:
         return {
             name: (dtype, np.full_like(values, 0x3F80) if values.ndim == 1 else values)
             for name, (dtype, values) in tensors.items()
         }
 
-    return altering.saved_anew(source, folder / "x", flat)
+    return altered_models.saved_anew(source, folder / "x", flat)
 
 
 def foreign_gguf(folder: Path, kind: str) -> Path:
     """Write an unrecorded model as a GGUF file."""
-    return altering.as_gguf(foreign_model(folder / "source", seed=97), folder / "x.gguf", kind)
+    return altered_models.as_gguf(foreign_model(folder / "source", seed=97), folder / "x.gguf", kind)
 
 
 def written(data: bytes, name: str = "file.bin") -> Callable[[Path], Path]:
@@ -88,8 +88,8 @@ UNKNOWN: dict[str, Callable[[Path], Path]] = {
     "hf": lambda folder: foreign_model(folder, layout="hf"),
     "other sizes": lambda folder: foreign_model(folder, hidden=64, intermediate=96),
     "flat norms": flat_norms,
-    "adapter": lambda folder: tinymodels.make_adapter(folder / "a", foreign_model(folder / "b"), seed=55),
-    "adapter of rank 4": lambda folder: tinymodels.make_adapter(
+    "adapter": lambda folder: tiny_models.make_adapter(folder / "a", foreign_model(folder / "b"), seed=55),
+    "adapter of rank 4": lambda folder: tiny_models.make_adapter(
         folder / "a", foreign_model(folder / "b"), seed=56, rank=4
     ),
     "gguf f16": lambda folder: foreign_gguf(folder, "f16"),
@@ -183,7 +183,7 @@ def test_nothing_of_a_refused_archive_stays(museum: Museum, tmp_path: Path) -> N
 
 
 def test_a_folder_is_told_although_a_file_of_it_is_damaged(museum: Museum, tmp_path: Path) -> None:
-    copy = altering.saved_anew(museum.originals[LLAMA], tmp_path / "x", shards=3)
+    copy = altered_models.saved_anew(museum.originals[LLAMA], tmp_path / "x", shards=3)
     (copy / "part-1.safetensors").write_bytes((copy / "part-1.safetensors").read_bytes()[:-100])
     found = museum.registry.provenance.identify(copy)
     assert found.matches[0].name == LLAMA
@@ -217,7 +217,7 @@ def test_a_link_out_of_a_folder_is_not_followed(museum: Museum, tmp_path: Path) 
 
 
 def test_documents_that_lie_about_their_kind_are_passed_over(museum: Museum, tmp_path: Path) -> None:
-    copy = altering.saved_anew(museum.originals[FIRST], tmp_path / "x")
+    copy = altered_models.saved_anew(museum.originals[FIRST], tmp_path / "x")
     for name, text in (
         (
             "fusery.json",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.models.architecture import read_architecture
 from fusery.storage.errors import FormatError, MissingFileError
@@ -26,7 +26,7 @@ def write_index(folder: Path, content: object) -> None:
 @pytest.fixture
 def sharded(tmp_path: Path) -> Path:
     """A model in three parts, with no index."""
-    folder = tinymodels.make_base(tmp_path / "tiny", shards=3)
+    folder = tiny_models.make_base(tmp_path / "tiny", shards=3)
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     return folder
 
@@ -47,7 +47,7 @@ def test_parts_may_count_from_zero(sharded: Path) -> None:
 
 
 def test_a_file_that_the_index_names_is_missing(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "tiny")
+    folder = tiny_models.make_base(tmp_path / "tiny")
     write_index(folder, {"weight_map": {"a": "model.safetensors", "b": "model-extra.safetensors"}})
     with pytest.raises(MissingFileError, match="names model-extra.safetensors"):
         read_architecture(folder)
@@ -57,7 +57,7 @@ def test_a_file_that_the_index_names_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [{}, {"weight_map": []}, {"weight_map": {"a": 1}}], ids=str)
 def test_a_malformed_index_is_refused(content: object, tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "tiny")
+    folder = tiny_models.make_base(tmp_path / "tiny")
     write_index(folder, content)
     with pytest.raises(FormatError, match="weight_map"):
         read_architecture(folder)
@@ -78,10 +78,10 @@ def test_a_malformed_index_is_refused(content: object, tmp_path: Path) -> None:
 )
 def test_a_configuration_that_fits_no_record_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"config\.json"):
-        read_architecture(edit(tinymodels.make_base(tmp_path / "tiny"), **changes))
+        read_architecture(edit(tiny_models.make_base(tmp_path / "tiny"), **changes))
 
 
 def test_names_of_the_greatest_length_are_kept(tmp_path: Path) -> None:
-    folder = edit(tinymodels.make_base(tmp_path / "tiny"), architectures=["A" * 200], model_type="m" * 100)
+    folder = edit(tiny_models.make_base(tmp_path / "tiny"), architectures=["A" * 200], model_type="m" * 100)
     found = read_architecture(folder)
     assert (len(found.name), len(found.model_type)) == (200, 100)

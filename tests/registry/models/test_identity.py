@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
@@ -36,7 +36,7 @@ def tensors_of(folder: Path) -> dict[str, Any]:
     return {
         name: (dtype, np.frombuffer(data, np.uint8).reshape(-1), shape)
         for file in sorted(folder.glob("model*.safetensors"))
-        for name, (dtype, shape, data) in tinymodels.read_tensors(file).items()
+        for name, (dtype, shape, data) in tiny_models.read_tensors(file).items()
     }
 
 
@@ -136,7 +136,7 @@ def test_another_model_has_another_digest(change: Change, copy: Path, tiny_base:
 
 
 def test_who_wrote_it_counts_where_mlx_lm_goes_by_it(tmp_path: Path) -> None:
-    folders = [tinymodels.make_base(tmp_path / form, layout="mlx") for form in ("mlx", "pt")]
+    folders = [tiny_models.make_base(tmp_path / form, layout="mlx") for form in ("mlx", "pt")]
     for folder, form in zip(folders, ("mlx", "pt"), strict=True):
         edit_json("config.json", model_type="not_known_here")(folder)
         resharded(folder, 1, metadata={"format": form})
@@ -221,7 +221,7 @@ def test_an_older_record_is_read_when_it_may_be_the_same(
     registry: Registry, tiny_base: Path, copy: Path, tmp_path: Path
 ) -> None:
     registry.bases.add(tiny_base, name="tiny")
-    registry.bases.add(tinymodels.make_base(tmp_path / "other", layers=2), name="other")
+    registry.bases.add(tiny_models.make_base(tmp_path / "other", layers=2), name="other")
     forget_contents(registry)
     resharded(copy, 2)
     said: list[str] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry.bases.add import model_files
 from fusery.registry.models.weight_sizes import weight_sizes
@@ -36,7 +36,7 @@ def sizes(folder: Path, *modules: str) -> dict[str, float]:
     ids=str,
 )
 def test_it_is_that_of_the_numbers(made: dict[str, Any], tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", **made)
+    folder = tiny_models.make_base(tmp_path / "base", **made)
     # Weights are normal numbers over the square root of their columns.
     assert sizes(folder, MODULE)[MODULE] == pytest.approx(1 / np.sqrt(256), rel=0.05)
 
@@ -46,13 +46,13 @@ def test_what_cannot_be_told_is_left_out(tiny_base: Path) -> None:
 
 
 def test_a_base_that_mlx_lm_rearranges_is_left_out(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layout="hf")
+    folder = tiny_models.make_base(tmp_path / "base", layout="hf")
     config = {**read_object(folder / "config.json"), "model_type": "not_known_here"}
     assert weight_sizes(model_files(folder), config, [MODULE]) == {}
 
 
 def test_a_file_that_was_cut_is_left_out(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base")
+    folder = tiny_models.make_base(tmp_path / "base")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert sizes(folder, MODULE) == {}

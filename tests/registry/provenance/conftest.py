@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import lineages
+import lineage_registry
 import pytest
 
 from fusery.registry import Registry
@@ -11,4 +11,4 @@ from fusery.registry import Registry
 @pytest.fixture
 def withdrawn() -> tuple[Registry, dict[str, str]]:
     """A registry and its records by what they are called; only to be read."""
-    return lineages.withdrawn()
+    return lineage_registry.withdrawn()

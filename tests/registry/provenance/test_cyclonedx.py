@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-import lineages
+import lineage_registry
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -60,10 +60,10 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
     component = document["metadata"]["component"]
     assert component["type"] == "machine-learning-model"
     ancestors = {each["name"]: each for each in component["pedigree"]["ancestors"]}
-    assert set(ancestors) == {"tiny", "other_v1_20260301", lineages.DENSE, lineages.CONTINUED}
-    assert ancestors[lineages.CONTINUED]["licenses"] == [{"license": {"id": "MIT"}}]
+    assert set(ancestors) == {"tiny", "other_v1_20260301", lineage_registry.DENSE, lineage_registry.CONTINUED}
+    assert ancestors[lineage_registry.CONTINUED]["licenses"] == [{"license": {"id": "MIT"}}]
     assert ancestors["other_v1_20260301"]["licenses"] == [{"license": {"name": "our own & <odd>"}}]
-    files = {each["name"]: each["hashes"] for each in ancestors[lineages.DENSE]["components"]}
+    files = {each["name"]: each["hashes"] for each in ancestors[lineage_registry.DENSE]["components"]}
     shown = registry.adapters.show("course_rec@1")["files"]
     assert files == {file["path"]: [{"alg": "SHA-256", "content": file["sha256"]}] for file in shown}
     weights = {
@@ -71,9 +71,13 @@ def test_what_a_sum_descends_from(withdrawn: Everything) -> None:
         for name, ancestor in ancestors.items()
         if name != "tiny"
     }
-    assert weights == {"other_v1_20260301": "1.0", lineages.DENSE: "-1.0", lineages.CONTINUED: "0.5"}
+    assert weights == {
+        "other_v1_20260301": "1.0",
+        lineage_registry.DENSE: "-1.0",
+        lineage_registry.CONTINUED: "0.5",
+    }
     datasets = {each["name"]: each["bom-ref"] for each in document["components"]}
-    assert set(datasets) == {"courses", lineages.ODD}
+    assert set(datasets) == {"courses", lineage_registry.ODD}
     card = component["modelCard"]
     assert {each["ref"] for each in card["modelParameters"]["datasets"]} == set(datasets.values())
     assert any(

@@ -8,7 +8,7 @@ from html import escape
 from itertools import combinations
 from xml.etree import ElementTree
 
-import lineages
+import lineage_registry
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,7 +99,7 @@ def _shown(name: str) -> str:
 
 def test_it_asks_for_nothing_and_runs_nothing(withdrawn: tuple[Registry, dict[str, str]]) -> None:
     text = svg(withdrawn[0].provenance.lineage("course_rec@2"))
-    assert escape(lineages.ODD[:10]) in text
+    assert escape(lineage_registry.ODD[:10]) in text
     assert not re.search(r"<script|<a |href|url\(|@import|<image|<foreignObject| id=| on\w+=", text)
     assert "prefers-color-scheme:dark" in text
     assert text.count("http") == 1  # the name space

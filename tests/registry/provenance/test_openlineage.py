@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import lineages
+import lineage_registry
 import pytest
 from openlineage.client import event_v2, facet_v2
 from openlineage.client.serde import Serde
@@ -18,7 +18,14 @@ from fusery.registry.provenance import openlineage
 
 
 def documents(registry: Registry, found: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
-    references = [*found.values(), "tiny", "here", "few", "dataset:courses", f"dataset:{lineages.ODD}"]
+    references = [
+        *found.values(),
+        "tiny",
+        "here",
+        "few",
+        "dataset:courses",
+        f"dataset:{lineage_registry.ODD}",
+    ]
     return {each: openlineage(registry.provenance.lineage(each, complete=True)) for each in references}
 
 
@@ -45,8 +52,8 @@ def test_what_went_into_a_fuse(withdrawn: tuple[Registry, dict[str, str]]) -> No
     fuse = next(event for event in events if event["job"]["name"] == f"fusing/{found['sum'][:16]}")
     assert {each["name"] for each in fuse["inputs"]} == {
         "adapter/other_v1_20260301",
-        f"adapter/{lineages.DENSE}",
-        f"adapter/{lineages.CONTINUED}",
+        f"adapter/{lineage_registry.DENSE}",
+        f"adapter/{lineage_registry.CONTINUED}",
         f"base/{registry.bases.show('tiny')['digest'][:16]}",
     }
     tags = {

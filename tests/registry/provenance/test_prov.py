@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 import jsonschema
-import lineages
+import lineage_registry
 import prov.model
 import pytest
 
@@ -25,7 +25,14 @@ def schema() -> Any:
 
 
 def documents(registry: Registry, found: dict[str, str]) -> dict[str, Any]:
-    references = [*found.values(), "tiny", "here", "few", "dataset:courses", f"dataset:{lineages.ODD}"]
+    references = [
+        *found.values(),
+        "tiny",
+        "here",
+        "few",
+        "dataset:courses",
+        f"dataset:{lineage_registry.ODD}",
+    ]
     return {each: as_prov(registry.provenance.lineage(each, complete=True)) for each in references}
 
 
@@ -60,8 +67,8 @@ def test_who_made_what_of_what_and_when(withdrawn: tuple[Registry, dict[str, str
     used = {
         (labels[str(use.args[0])], labels[str(use.args[1])]) for use in read.get_records(prov.model.ProvUsage)
     }
-    fused = f"{lineages.CONTINUED} (keep)"
-    assert (f"fusing of {fused}", lineages.CONTINUED) in used
+    fused = f"{lineage_registry.CONTINUED} (keep)"
+    assert (f"fusing of {fused}", lineage_registry.CONTINUED) in used
     assert (f"fusing of {fused}", "tiny") in used
     assert ("packing of model out", fused) in used
     assert ("deployment of eu/ranker", "model out") in used

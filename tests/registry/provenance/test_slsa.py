@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import lineages
+import lineage_registry
 import pytest
 from google.protobuf import json_format
 from hypothesis import given, settings
@@ -62,8 +62,8 @@ def test_the_fuse_is_told_in_full(withdrawn: Everything) -> None:
     adapters = definition.external_parameters["adapters"]
     assert [(each["name"], each["weight"]) for each in adapters] == [
         ("other_v1_20260301", 1.0),
-        (lineages.CONTINUED, 0.5),
-        (lineages.DENSE, -1.0),
+        (lineage_registry.CONTINUED, 0.5),
+        (lineage_registry.DENSE, -1.0),
     ]
     known = {each.digest["sha256"] for each in definition.resolved_dependencies if each.digest}
     for reference in ("other@1", "course_rec@1", "course_rec@2"):

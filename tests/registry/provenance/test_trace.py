@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lineages
+import lineage_registry
 import pytest
-import queryplans
-import tinymodels
+import query_plans
+import tiny_models
 from sqlalchemy import select
 
 from fusery.cli import graphs
@@ -18,7 +18,7 @@ from fusery.registry.provenance import Edge, Graph, Node
 
 @pytest.fixture
 def filled(registry: Registry, tmp_path: Path) -> tuple[Registry, dict[str, str]]:
-    return registry, lineages.fill(registry, tmp_path)
+    return registry, lineage_registry.fill(registry, tmp_path)
 
 
 def relations(graph: Graph) -> set[tuple[str, str, str]]:
@@ -74,9 +74,11 @@ def _from_a_bundle(registry: Registry, found: dict[str, str], folder: Path) -> N
 def _from_a_dataset(registry: Registry) -> None:
     graph = registry.provenance.lineage("dataset:courses")
     assert graph.by_id[graph.root].kind == "dataset"
-    assert names(graph, "adapter") == {lineages.DENSE, lineages.CONTINUED}
+    assert names(graph, "adapter") == {lineage_registry.DENSE, lineage_registry.CONTINUED}
     assert ("alias", "holds", "adapter") in relations(graph)
-    assert names(registry.provenance.lineage(f"dataset:{lineages.ODD}"), "adapter") == {lineages.CONTINUED}
+    assert names(registry.provenance.lineage(f"dataset:{lineage_registry.ODD}"), "adapter") == {
+        lineage_registry.CONTINUED
+    }
 
 
 def _from_an_alias(registry: Registry) -> None:
@@ -88,7 +90,11 @@ def _from_an_alias(registry: Registry) -> None:
 
 def _of_a_sum(registry: Registry, found: dict[str, str]) -> None:
     graph = registry.provenance.lineage(found["sum"][:16])
-    assert names(graph, "adapter") == {"other_v1_20260301", lineages.DENSE, lineages.CONTINUED}
+    assert names(graph, "adapter") == {
+        "other_v1_20260301",
+        lineage_registry.DENSE,
+        lineage_registry.CONTINUED,
+    }
     # From one part one sees the sum, and with `complete` the other parts of it.
     assert "other_v1_20260301" not in names(registry.provenance.lineage("course_rec@1", up=False), "adapter")
     assert "other_v1_20260301" in names(
@@ -102,13 +108,13 @@ def test_what_is_yanked_is_marked_everywhere(withdrawn: tuple[Registry, dict[str
     reason = 'leaked <b> "x"'
     nodes = graph.to_dict()["nodes"]
     assert {node["name"] for node in nodes if node["yanked"] == reason} == {
-        lineages.CONTINUED,
+        lineage_registry.CONTINUED,
         "course_rec#prod",
     }
     assert {node["name"] for node in nodes if node["withdrawals"]} == {
-        lineages.CONTINUED,
-        f"{lineages.CONTINUED} (keep)",
-        f"other_v1_20260301 + 0.5 x {lineages.CONTINUED} + -1 x {lineages.DENSE} (keep)",
+        lineage_registry.CONTINUED,
+        f"{lineage_registry.CONTINUED} (keep)",
+        f"other_v1_20260301 + 0.5 x {lineage_registry.CONTINUED} + -1 x {lineage_registry.DENSE} (keep)",
         f"model {found['bundle']}",
         f"model {found['bundle of a sum']}",
         f"adapters {found['unfused bundle']}",
@@ -138,17 +144,17 @@ def test_a_prefix_of_several_things(filled: tuple[Registry, dict[str, str]]) -> 
 
 def test_a_long_line_of_versions(tmp_path: Path) -> None:
     """No recursion, every version in the tree of a file, and no query for each thing."""
-    base = tinymodels.make_base(tmp_path / "tiny", layers=1)
+    base = tiny_models.make_base(tmp_path / "tiny", layers=1)
     with Registry.open(tmp_path / "home") as registry:
         registry.bases.add(base, name="tiny")
         keys = ["self_attn.q_proj"]
-        folder = tinymodels.make_adapter(tmp_path / "a", base, seed=1, num_layers=1, keys=keys, rank=2)
+        folder = tiny_models.make_adapter(tmp_path / "a", base, seed=1, num_layers=1, keys=keys, rank=2)
         registry.adapters.register(folder, base="tiny", task="line", date="20260101")
         _lengthen(registry, 150)
         graph = registry.provenance.lineage("line@1", up=False)
         assert len(graph.nodes) == 151
         assert graphs.written(graph, "tree").count("continued-from") == 150
-        with queryplans.recorded() as queries:
+        with query_plans.recorded() as queries:
             registry.provenance.lineage("tiny", up=False)
         assert len(queries) < 60
 

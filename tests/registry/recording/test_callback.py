@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runfolders import make_run, plain_log
+from run_folders import make_run, plain_log
 
 from fusery.registry import RecordRun, Registry
 from fusery.registry.training.record import RECORD, read_record

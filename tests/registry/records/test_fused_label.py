@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,10 +110,10 @@ def test_the_sum() -> None:
 @pytest.fixture
 def several(registry: Registry, tmp_path: Path) -> tuple[Registry, set[str]]:
     """A registry on a 4-bit base, with an adapter fused in many ways; and the labels of what was fused."""
-    base = tinymodels.make_base(tmp_path / "few", layers=2, bits=4, group_size=32)
+    base = tiny_models.make_base(tmp_path / "few", layers=2, bits=4, group_size=32)
     registry.bases.add(base, name="few")
     for seed, task in enumerate(("own", "other"), 1):
-        folder = tinymodels.make_adapter(tmp_path / task, base, seed=seed, rank=4)
+        folder = tiny_models.make_adapter(tmp_path / task, base, seed=seed, rank=4)
         registry.adapters.register(folder, base="few", task=task, date="20260101")
     ways: list[dict[str, Any]] = [
         *({"precision": name} for name in ("keep", "dither", "dequantize")),

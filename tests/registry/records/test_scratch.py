@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import s3_server
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.records.scratch import scratch_folder
@@ -65,8 +65,8 @@ def team(tmp_path: Path) -> Iterator[Team]:
             "TMPDIR": str(tmp_path / "temporary"),
         }
         made = Team(tmp_path, variables)
-        base = tinymodels.make_base(tmp_path / "base", layers=2)
-        adapter = tinymodels.make_adapter(tmp_path / "adapter", base)
+        base = tiny_models.make_base(tmp_path / "base", layers=2)
+        adapter = tiny_models.make_adapter(tmp_path / "adapter", base)
         made.run("init")
         made.run("base", "add", str(base), "--name", "tiny")
         made.run("register", str(adapter), "--base", "tiny", "--task", "course_rec", "--date", "20260101")

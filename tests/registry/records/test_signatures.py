@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import signingkeys
-from signingkeys import Pair
+import signing_keys
+from signing_keys import Pair
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,12 +20,12 @@ REFERENCE, ALIAS = "course_rec@1", "course_rec#prod"
 
 @pytest.fixture
 def anna(tmp_path: Path) -> Pair:
-    return signingkeys.write_pair(tmp_path, "anna")
+    return signing_keys.write_pair(tmp_path, "anna")
 
 
 @pytest.fixture
 def bert(tmp_path: Path) -> Pair:
-    return signingkeys.write_pair(tmp_path, "bert")
+    return signing_keys.write_pair(tmp_path, "bert")
 
 
 def counted(registry: Registry, alias: str = ALIAS, reference: str = REFERENCE) -> list[str]:
@@ -140,7 +140,7 @@ def test_names_keys_and_patterns_are_checked(stocked: Registry, anna: Pair, bert
 def test_no_private_key_and_no_passphrase_is_on_record(stocked: Registry, tmp_path: Path) -> None:
     from fusery.registry.signing.sign import SigningKey
 
-    pair = signingkeys.write_pair(tmp_path, "locked", passphrase=b"correct horse")
+    pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"correct horse")
     stocked.trust.sign(REFERENCE, SigningKey(pair.private, lambda: b"correct horse"))
     stocked.trust.add_key("locked", pair.public, ["*#*"])
     secrets = ("correct horse", "PRIVATE", pair.private.read_text().splitlines()[1])

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import peftfolders
+import peft_folders
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
@@ -78,14 +78,14 @@ class Family:
 
 @pytest.fixture
 def family(registry: Registry, tiny_base: Path, tmp_path: Path) -> Family:
-    second = tinymodels.make_base(tmp_path / "second-base", seed=7)
+    second = tiny_models.make_base(tmp_path / "second-base", seed=7)
     registry.bases.add(tiny_base, name="tiny")
     registry.bases.add(second, name="second")
     folders = [
-        tinymodels.make_adapter(tmp_path / f"adapter-{seed}", tiny_base, seed=seed) for seed in (1, 2, 9)
+        tiny_models.make_adapter(tmp_path / f"adapter-{seed}", tiny_base, seed=seed) for seed in (1, 2, 9)
     ]
     for folder in folders:
-        peftfolders.edit_config(folder, model=None)  # nobody says which base it is for
+        peft_folders.edit_config(folder, model=None)  # nobody says which base it is for
     first, child, unlike = folders
     registry.adapters.register(first, base="tiny", task="course_rec", date="20260115", dataset="courses")
     registry.adapters.register(child, base="tiny", task="course_rec", date="20260201", parent="course_rec@1")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
@@ -33,10 +33,10 @@ def changed(folder: Path, target: Path, change: Callable[[dict[str, np.ndarray]]
     path = target / "adapters.safetensors"
     tensors = {
         name: np.frombuffer(data, np.float32).reshape(shape).copy()
-        for name, (_, shape, data) in tinymodels.read_tensors(path).items()
+        for name, (_, shape, data) in tiny_models.read_tensors(path).items()
     }
     change(tensors)
-    tinymodels.write_tensors(path, {name: ("F32", value) for name, value in tensors.items()}, None)
+    tiny_models.write_tensors(path, {name: ("F32", value) for name, value in tensors.items()}, None)
     return target
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import queryplans
-from peftfolders import make_peft
-from runfolders import make_run
+import query_plans
+from peft_folders import make_peft
+from run_folders import make_run
 
 from fusery.registry import Registry
 from fusery.registry.registration import register as steps
@@ -114,7 +114,7 @@ def test_each_file_is_read_once(
 
 def test_the_base_and_the_parent_are_looked_up_once(with_base: Registry, make_adapter: MakeAdapter) -> None:
     with_base.adapters.register(make_adapter("a", seed=1), base="tiny", task="one")
-    with queryplans.recorded() as found:
+    with query_plans.recorded() as found:
         with_base.adapters.register(make_adapter("b", seed=2), base="tiny", task="one", parent="one@1")
     by_name = [query for query in found if "base_name.folded =" in query.statement]
     by_version = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
@@ -27,7 +27,7 @@ SAID: dict[str, Any] = {"task": "course_rec", "date": "20260115"}
 @pytest.fixture(scope="session")
 def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 4-bit twin of `tiny_base`."""
-    return tinymodels.make_base(tmp_path_factory.mktemp("bases") / "tiny-4bit", bits=4)
+    return tiny_models.make_base(tmp_path_factory.mktemp("bases") / "tiny-4bit", bits=4)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_who_writes_metadata_may_name_either(both: Registry, make_adapter: MakeA
 def test_another_model_is_refused(
     both: Registry, make_adapter: MakeAdapter, tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
-    both.bases.add(tinymodels.make_base(tmp_path / "odd", **settings), name="odd")
+    both.bases.add(tiny_models.make_base(tmp_path / "odd", **settings), name="odd")
     folder = named(make_adapter(), "org/odd")
     for ask in (both.adapters.register, both.adapters.check):
         with pytest.raises(BadInputError) as caught:
@@ -142,7 +142,7 @@ def test_the_same_again_is_the_same_and_another_is_refused(
     again = named(make_adapter("again"), "org/tiny")
     for said in ({"trained_on": "tiny"}, {"trained_on": digest_of(registered, "tiny")[:12]}):
         assert not registered.adapters.register(again, base="tiny4", **said, **SAID).created
-    registered.bases.add(tinymodels.make_base(tmp_path / "six", seed=3), name="third")
+    registered.bases.add(tiny_models.make_base(tmp_path / "six", seed=3), name="third")
     with pytest.raises(AlreadyExistsError) as caught:
         registered.adapters.register(
             again,
@@ -272,7 +272,7 @@ def test_metadata_names_it_where_the_configuration_does_not(
 def test_a_whole_name_goes_before_a_likeness(
     both: Registry, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    both.bases.add(tinymodels.make_base(tmp_path / "mine", seed=4), name="mine/tiny")
+    both.bases.add(tiny_models.make_base(tmp_path / "mine", seed=4), name="mine/tiny")
     assert both.adapters.register(named(make_adapter(), "mine/tiny"), **SAID)["base"] == "mine/tiny"
     with pytest.raises(AmbiguousReferenceError) as caught:
         both.adapters.register(named(make_adapter("b", seed=2), "theirs/tiny"), **SAID)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import queryplans
-from aliasyear import BEGIN, MICROSECOND, Clock, Year, shared, stock
+import query_plans
+from alias_year import BEGIN, MICROSECOND, Clock, Year, shared, stock
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError
@@ -103,7 +103,7 @@ def test_one_query_that_an_index_answers(stocked: Registry) -> None:
         stocked.aliases.set("prod", f"course_rec@{version}")
     database = stocked.workspace.database
     for at in (None, "2026-03-01"):
-        with queryplans.recorded() as queries:
+        with query_plans.recorded() as queries:
             stocked.aliases.show(PROD, at=at)
         assert len(queries) <= 2  # the other one: is anything yanked at all
         if (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import select
 
 from fusery.registry import Registry, tables
@@ -203,7 +203,7 @@ def test_fidelity(stocked: Registry) -> None:
 def test_a_fuse_that_lost_it_is_not_enough(
     registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "four", bits=4, layers=2)
+    base = tiny_models.make_base(tmp_path / "four", bits=4, layers=2)
     registry.bases.add(base, name="four")
     registry.adapters.register(make_adapter("small", base=base, update=0.002), base="four", task="quiet")
     made = registry.fused.fuse("quiet@1", FuseRequest(precision="keep", accept_loss=True))
@@ -230,7 +230,7 @@ def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter)
     registry.aliases.set_rules("prod", {"licences": ["MIT", "apache-2.0"]})
     said = [None, "apache-2.0", "Apache-2.0", "llama3"]
     for number, base_says in enumerate(said):
-        base = tinymodels.make_base(tmp_path / f"base-{number}", layers=1, seed=number)
+        base = tiny_models.make_base(tmp_path / f"base-{number}", layers=1, seed=number)
         if base_says is not None:
             config = json.loads((base / "config.json").read_text(encoding="utf-8"))
             text = json.dumps({**config, "license": base_says})
@@ -247,7 +247,7 @@ def test_licences(registry: Registry, tmp_path: Path, make_adapter: MakeAdapter)
 def test_the_licence_text_beside_the_weights_counts(
     registry: Registry, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:
-    base = tinymodels.make_base(tmp_path / "licensed", layers=2)
+    base = tiny_models.make_base(tmp_path / "licensed", layers=2)
     (base / "LICENSE").write_text("MIT License\n\nCopyright", encoding="utf-8")
     registry.bases.add(base, name="licensed")
     registry.adapters.register(make_adapter("one", base=base), base="licensed", task="t")

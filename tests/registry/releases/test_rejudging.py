@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -244,10 +244,10 @@ def test_keys_count_as_they_counted_then(stocked: Registry, tmp_path: Path) -> N
 
 
 def test_what_cannot_be_judged_here_is_a_note(registry: Registry, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "licensed", layers=1)
+    base = tiny_models.make_base(tmp_path / "licensed", layers=1)
     (base / "LICENSE").write_text("MIT License\n\nCopyright", encoding="utf-8")
     registry.bases.add(base, name="licensed", reference=True)
-    folder = tinymodels.make_adapter(tmp_path / "a", base, num_layers=1)
+    folder = tiny_models.make_adapter(tmp_path / "a", base, num_layers=1)
     registry.adapters.register(folder, base="licensed", task="course_rec")
     registry.aliases.set_rules("prod", {"licences": ["mit"]})
     assert registry.aliases.promote("course_rec@1", "prod").moved

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import htmltree
+import html_tree
 import pytest
-import showcase
-from aliasyear import Clock
+import report_registry
+from alias_year import Clock
 
 from fusery.registry import Registry
 from fusery.registry.settings.settings import Settings
@@ -34,19 +34,19 @@ def open_at(home: Path) -> Registry:
 
 @pytest.fixture(scope="session")
 def museum(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of `showcase`; not to be changed."""
+    """The home of `report_registry`; not to be changed."""
     folder = tmp_path_factory.mktemp("showcase")
     with pytest.MonkeyPatch.context() as patch, open_at(folder / "home") as registry:
         clock = Clock()
         clock.put_in(patch)
         registry.init()
-        showcase.fill(registry, folder, clock)
+        report_registry.fill(registry, folder, clock)
     return folder / "home"
 
 
 @pytest.fixture
 def shown(museum: Path) -> Iterator[Registry]:
-    """The registry of `showcase`; not to be changed."""
+    """The registry of `report_registry`; not to be changed."""
     with open_at(museum) as registry:
         yield registry
 
@@ -72,6 +72,6 @@ def pages(museum: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str | 
 
 
 @pytest.fixture(params=SUBJECTS, ids=str)
-def tree(request: pytest.FixtureRequest, pages: dict[str | None, Path]) -> htmltree.Element:
+def tree(request: pytest.FixtureRequest, pages: dict[str | None, Path]) -> html_tree.Element:
     """The tree of each page."""
-    return htmltree.parse(pages[request.param].read_text(encoding="utf-8"))
+    return html_tree.parse(pages[request.param].read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import browser
 import pytest
-import showcase
+import report_registry
 
 from fusery.registry import Registry
 
@@ -154,7 +154,7 @@ def test_nothing_is_cut_off_and_no_word_is_broken(page: Any) -> None:
 
 
 def test_neither_with_long_names_of_everything(chromium: Any, copied: Registry, tmp_path: Path) -> None:
-    showcase.fill_with_long_names(copied, tmp_path)
+    report_registry.fill_with_long_names(copied, tmp_path)
     copied.provenance.report("course_rec", html=tmp_path / "long.html")
     opened = chromium.new_page(offline=True)
     opened.goto((tmp_path / "long.html").as_uri())

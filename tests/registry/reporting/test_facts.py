@@ -7,11 +7,11 @@ import re
 import sqlite3
 from pathlib import Path
 
-import htmltree
+import html_tree
 import pytest
-import showcase
+import report_registry
 from full_registry import fill
-from tampering import forced
+from tampered_database import forced
 
 from fusery.registry import Registry, tables
 from fusery.registry.errors import AlreadyExistsError, BadInputError, UnknownReferenceError
@@ -27,7 +27,7 @@ def test_versions_are_those_of_history(shown: Registry) -> None:
         assert {key: view[key] for key in expected} == expected.to_dict()
     (withdrawn,) = [view for view in section["versions"] if view["yanked_reason"] is not None]
     assert (withdrawn["version"], withdrawn["yanked_reason"]) == (4, "trained on the test set")
-    assert section["versions_total"] == showcase.VERSIONS
+    assert section["versions_total"] == report_registry.VERSIONS
 
 
 def test_every_move_of_an_alias_is_there(shown: Registry) -> None:
@@ -180,7 +180,7 @@ def test_a_database_that_was_edited_is_told_of(copied: Registry, tmp_path: Path)
     assert not written.ok
     (problem,) = written["audit"]["problems"]
     assert (problem["code"], problem["subject"].split()[0]) == ("record_changed", "adapter")
-    page = htmltree.parse((tmp_path / "b.html").read_text(encoding="utf-8")).text
+    page = html_tree.parse((tmp_path / "b.html").read_text(encoding="utf-8")).text
     assert "The audit found 1 problem." in page
     assert problem["subject"] in page
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import htmltree
+import html_tree
 import pytest
-import showcase
+import report_registry
 
 from fusery.registry import Registry
 
@@ -43,10 +43,10 @@ def test_who_moved_it_when_and_what_the_rules_said(shown: Registry) -> None:
 
 def test_the_sentence_stands_above_everything_else(pages: dict[str | None, Path], shown: Registry) -> None:
     for subject in ("course_rec", "course_rec#prod"):
-        tree = htmltree.parse(pages[subject].read_text(encoding="utf-8"))
+        tree = html_tree.parse(pages[subject].read_text(encoding="utf-8"))
         (header,) = tree.all("header")
         assert held(shown, "course_rec", "prod")["says"] in header.text
-    tree = htmltree.parse(pages[None].read_text(encoding="utf-8"))
+    tree = html_tree.parse(pages[None].read_text(encoding="utf-8"))
     assert held(shown, "course_rec", "prod")["says"] in tree.all("main")[0].text
     (header,) = tree.all("header")
     for task in ("course_rec", "mail"):
@@ -109,7 +109,7 @@ def test_rules_approvals_and_what_came_of_them(shown: Registry, pages: dict[str 
         ("course_rec_v5", "ben", True),
     ]
     assert (section["decisions_total"], section["approvals_total"]) == (3, 2)
-    text = htmltree.parse(pages["course_rec"].read_text(encoding="utf-8")).text
+    text = html_tree.parse(pages["course_rec"].read_text(encoding="utf-8")).text
     for words in (
         "0 of 1 approved",
         "read 40 answers",
@@ -155,7 +155,7 @@ def test_a_reason_that_looks_like_a_judgement_is_none(copied: Registry) -> None:
 
 @pytest.mark.parametrize("detail", ["{}", '{"rules":"x"}', '{"rules":[1]}', '{"to":7}', "[]", "no JSON"])
 def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path) -> None:
-    from tampering import forced
+    from tampered_database import forced
 
     from fusery.registry.reporting.facts import RecordsDamagedError
 
@@ -170,7 +170,7 @@ def test_an_edited_log_is_told_of(detail: str, copied: Registry, tmp_path: Path)
 
 
 def test_rows_without_end_stay_a_page(copied: Registry) -> None:
-    with showcase.open_as(copied, "ben") as other:
+    with report_registry.open_as(copied, "ben") as other:
         for _ in range(30):
             other.aliases.approve("course_rec@6", "prod")
             other.aliases.withdraw_approval("course_rec@6", "prod")

@@ -6,9 +6,9 @@ import itertools
 import re
 from pathlib import Path
 
-import htmltree
-import showcase
-from htmltree import Element
+import html_tree
+import report_registry
+from html_tree import Element
 
 from fusery.registry.charts.text import shown as as_shown
 
@@ -103,12 +103,12 @@ def test_nothing_runs_and_nothing_is_loaded(tree: Element) -> None:
 
 def test_a_page_about_one_task_has_every_section(pages: dict[str | None, Path]) -> None:
     for subject in ("course_rec", "course_rec#prod", "mail"):
-        tree = htmltree.parse(pages[subject].read_text(encoding="utf-8"))
+        tree = html_tree.parse(pages[subject].read_text(encoding="utf-8"))
         assert tuple(each.text for each in tree.all("h2")) == (*SECTIONS, "Audit", "Who is trusted")
 
 
 def test_a_page_about_everything_has_a_section_for_each_task(pages: dict[str | None, Path]) -> None:
-    tree = htmltree.parse(pages[None].read_text(encoding="utf-8"))
+    tree = html_tree.parse(pages[None].read_text(encoding="utf-8"))
     assert [each.text for each in tree.all("h2")] == [
         "Overview",
         "course_rec",
@@ -122,14 +122,14 @@ def test_a_page_about_everything_has_a_section_for_each_task(pages: dict[str | N
 def test_hostile_texts_are_text(pages: dict[str | None, Path]) -> None:
     for subject in (None, "mail", "mail@1"):
         page = pages[subject].read_text(encoding="utf-8")
-        text = htmltree.parse(page).text
-        wanted = as_shown(showcase.HOSTILE)
+        text = html_tree.parse(page).text
+        wanted = as_shown(report_registry.HOSTILE)
         # The reason of the move, of the withdrawal, and the note at the place.
         assert text.count(wanted) >= 3
         assert "{{ 7*7 }}" in text
         assert "49" not in re.findall(r"onload=alert\(3\)> .{0,40}", text)[0]
         assert not re.search(r"[\u202a-\u202e\u2066-\u2069\x00-\x08]", page)
-    tree = htmltree.parse(pages["mail@1"].read_text(encoding="utf-8"))
+    tree = html_tree.parse(pages["mail@1"].read_text(encoding="utf-8"))
     facts = {each.all("dt")[0].text: each.all("dd")[0].text for each in tree.all("dl")[0].all("div")}
     assert facts["Note"] == wanted
     assert facts["Dataset"] == wanted

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import caesar
 import pytest
+import shift_cipher_adapters
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,4 +22,4 @@ def uncompiled() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def echo_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Caesar's base; not to be changed."""
-    return caesar.make_base(tmp_path_factory.mktemp("caesar") / "base")
+    return shift_cipher_adapters.make_base(tmp_path_factory.mktemp("caesar") / "base")

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import caesar
 import openai
 import pytest
+import shift_cipher_adapters
 from serving_server import Served, served
 from waiting import wait_until
 
@@ -45,7 +45,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(echo_base: Path, tmp_path: Path, path: Path) -> Iterator[Served]:
-    folder = caesar.make_bundle(tmp_path / "served", (1, 3), base=echo_base, routes={"caesar": "caesar_v1"})
+    folder = shift_cipher_adapters.make_bundle(
+        tmp_path / "served", (1, 3), base=echo_base, routes={"caesar": "caesar_v1"}
+    )
     with served(folder, Keys.of_file(path)) as running:
         yield running
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import caesar
 import pytest
+import shift_cipher_adapters
 from serving_server import Served, served
 from waiting import wait_until
 
@@ -26,7 +26,9 @@ BODY = json.dumps({"model": "caesar_v1", "prompt": "a", "max_tokens": 2})
 
 @pytest.fixture(scope="module")
 def server(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(caesar.make_bundle(tmp_path_factory.mktemp("served"), (1,), base=echo_base)) as running:
+    with served(
+        shift_cipher_adapters.make_bundle(tmp_path_factory.mktemp("served"), (1,), base=echo_base)
+    ) as running:
         yield running
 
 
@@ -171,7 +173,7 @@ def test_what_is_being_answered_is_not_idle(server: Served, monkeypatch: pytest.
         for _ in range(20):
             stack.enter_context(connect(server))
         text += "".join(chunk.choices[0].text for chunk in rest)
-    assert text == caesar.answer("z", 1, 60)
+    assert text == shift_cipher_adapters.answer("z", 1, 60)
 
 
 def test_who_does_not_read_is_hung_up_on(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import tinymodels
+import tiny_models
 from mlx_lm import generate, load
 
 from fusery.registry.server import engine as module
@@ -68,12 +68,12 @@ class Host:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
+    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_adapter(tmp_path_factory.mktemp("adapter") / "a", base, update=0.5)
+    return tiny_models.make_adapter(tmp_path_factory.mktemp("adapter") / "a", base, update=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_answers_are_those_of_mlx_lm(host: Host, base: Path, adapter: Path) -> N
 
 
 def test_a_base_that_transformers_5_saved(base: Path, tmp_path: Path) -> None:
-    old, new = tinymodels.respell(tmp_path, base)
+    old, new = tiny_models.respell(tmp_path, base)
     host = Host(new)
     try:
         said = host.say(*(Job(None, host.tokens(prompt), 12, GREEDY) for prompt in PROMPTS))
@@ -210,8 +210,8 @@ def test_a_failure_ends_its_lane_and_nothing_else(host: Host, adapter: Path) -> 
 
 
 def test_an_adapter_that_does_not_fit(host: Host, tmp_path: Path) -> None:
-    wide = tinymodels.make_base(tmp_path / "wide", hidden=128, layers=2)
-    folder = tinymodels.make_adapter(tmp_path / "a", wide)
+    wide = tiny_models.make_base(tmp_path / "wide", hidden=128, layers=2)
+    folder = tiny_models.make_adapter(tmp_path / "a", wide)
     with pytest.raises(AdapterError, match="does not fit the base"):
         host.engine.load("a", folder).result()
     assert host.engine.alive
@@ -221,7 +221,7 @@ def test_an_adapter_that_does_not_fit(host: Host, tmp_path: Path) -> None:
 def test_a_base_that_cannot_be_loaded(spoil: str, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     if spoil != "missing":
-        tinymodels.make_base(folder, layers=1, hidden=64, intermediate=128)
+        tiny_models.make_base(folder, layers=1, hidden=64, intermediate=128)
     if spoil == "empty":
         (folder / "model.safetensors").unlink()
     elif spoil == "damaged":

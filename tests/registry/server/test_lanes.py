@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from mlx_lm import load
 
 from fusery.registry.server.engine import Engine
@@ -30,7 +30,7 @@ Made = tuple[Any, Any]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("base") / "model"
-    tinymodels.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
+    tiny_models.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
     loaded = load(str(folder))
     return loaded[0], loaded[1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-import tinymodels
+import tiny_models
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from fusery.registry.server.engine import Engine
@@ -54,12 +54,12 @@ class Host:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    return tinymodels.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
+    return tiny_models.make_base(folder, dtype="float32", layers=2, hidden=64, intermediate=128)
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinymodels.make_adapter(tmp_path_factory.mktemp("adapter") / "a", base, update=0.5)
+    return tiny_models.make_adapter(tmp_path_factory.mktemp("adapter") / "a", base, update=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
 from fusery.registry.server.bodies import Message
@@ -19,7 +19,7 @@ CONTEXT = 100
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Any:
-    return load_tokenizer(tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64))
+    return load_tokenizer(tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64))
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import caesar
 import openai
 import pytest
+import shift_cipher_adapters
 from serving_server import Served, served
 from waiting import wait_until
 
@@ -26,7 +26,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(echo_base: Path, tmp_path: Path) -> Iterator[Served]:
-    folder = caesar.make_bundle(
+    folder = shift_cipher_adapters.make_bundle(
         tmp_path / "served", (1, 3), base=echo_base, routes={"caesar#prod": "caesar_v1"}
     )
     with served(folder) as running:
@@ -64,11 +64,11 @@ def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
     # Version 1 is dropped at once: its answer is still being written.
     change(server, adapters=adapters[1:], routes={"caesar#prod": "caesar_v2"})
     wait_for(server, done=1)
-    assert said(server, "caesar#prod") == ("caesar_v2", caesar.answer("a", 3, 3))
+    assert said(server, "caesar#prod") == ("caesar_v2", shift_cipher_adapters.answer("a", 3, 3))
     with pytest.raises(openai.NotFoundError):
         said(server, "caesar_v1")
     text += "".join(chunk.choices[0].text for chunk in chunks)
-    assert text == caesar.answer("z", 1, 300)
+    assert text == shift_cipher_adapters.answer("z", 1, 300)
     said(server, "caesar_v2")  # another turn of the engine
     gc.collect()
     assert old() is None, "what is dropped stays in memory"
@@ -76,22 +76,22 @@ def test_an_alias_moves_while_an_answer_is_written(server: Served) -> None:
 
 def test_an_adapter_comes(server: Served, echo_base: Path) -> None:
     folder = server.document.parent
-    caesar.make_adapter(folder / "adapters" / "caesar_v3", echo_base, 5, rank=12)
+    shift_cipher_adapters.make_adapter(folder / "adapters" / "caesar_v3", echo_base, 5, rank=12)
     adapters = json.loads(server.document.read_text())["adapters"]
     kept = server.service.table.residents
     change(server, adapters=[*adapters, {"name": "caesar_v3", "folder": "adapters/caesar_v3"}])
     wait_for(server, done=1)
-    assert said(server, "caesar_v3") == ("caesar_v3", caesar.answer("a", 5, 3, rank=12))
+    assert said(server, "caesar_v3") == ("caesar_v3", shift_cipher_adapters.answer("a", 5, 3, rank=12))
     assert server.service.table.residents[:2] == kept, "what stays is not loaded again"
 
 
 def test_the_same_name_with_other_files(server: Served, echo_base: Path) -> None:
-    caesar.make_adapter(server.document.parent / "new", echo_base, 7)
+    shift_cipher_adapters.make_adapter(server.document.parent / "new", echo_base, 7)
     adapters = json.loads(server.document.read_text())["adapters"]
     adapters[0] |= {"folder": "new", "digest": "e" * 64}
     change(server, adapters=adapters)
     wait_for(server, done=1)
-    assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 7, 3))
+    assert said(server, "caesar#prod") == ("caesar_v1", shift_cipher_adapters.answer("a", 7, 3))
 
 
 def test_what_was_read_with_an_adapter_goes_with_it(server: Served, echo_base: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_was_read_with_an_adapter_goes_with_it(server: Served, echo_base: P
         return reply.usage.prompt_tokens_details.cached_tokens or 0
 
     assert [cached("caesar#prod"), cached("caesar_v1"), cached("caesar_v2")] == [0, 99, 0]
-    caesar.make_adapter(server.document.parent / "new", echo_base, 7)
+    shift_cipher_adapters.make_adapter(server.document.parent / "new", echo_base, 7)
     adapters = json.loads(server.document.read_text())["adapters"]
     adapters[0] |= {"folder": "new", "digest": "e" * 64}
     change(server, adapters=adapters, routes={"caesar#prod": "caesar_v2"})
@@ -139,7 +139,7 @@ def test_what_cannot_be_followed_changes_nothing(server: Served, what: str) -> N
     change(server, **BAD[what])
     wait_for(server, refused=1)
     assert server.service.table is before
-    assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 1, 3))
+    assert said(server, "caesar#prod") == ("caesar_v1", shift_cipher_adapters.answer("a", 1, 3))
     change(server, base={"name": "echo", "folder": server.service.table.document.base.folder})
 
 
@@ -149,7 +149,7 @@ def test_no_file_or_half_of_one_changes_nothing(server: Served) -> None:
     wait_for(server, refused=1)
     server.document.unlink()
     wait_for(server, refused=2)
-    assert said(server, "caesar#prod") == ("caesar_v1", caesar.answer("a", 1, 3))
+    assert said(server, "caesar#prod") == ("caesar_v1", shift_cipher_adapters.answer("a", 1, 3))
     server.document.write_text(text)
     wait_for(server, refused=2, done=1)
 

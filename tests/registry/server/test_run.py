@@ -12,8 +12,8 @@ import threading
 import urllib.request
 from pathlib import Path
 
-import caesar
 import pytest
+import shift_cipher_adapters
 from interrupts import interrupts
 from ports import free_port
 from serving_server import served
@@ -54,7 +54,7 @@ def test_a_base_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_health(echo_base: Path, tmp_path: Path) -> None:
-    with served(caesar.make_bundle(tmp_path / "served", (1,), base=echo_base)) as running:
+    with served(shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=echo_base)) as running:
         assert run.main(tmp_path, ["--health", "--port", running.root.rpartition(":")[2]]) == 0
     assert run.health(free_port()) == 1
 
@@ -76,7 +76,7 @@ def test_ipv6() -> None:
 def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
     echo_base: Path, tmp_path: Path
 ) -> None:
-    folder = caesar.make_bundle(tmp_path / "served", (1,), base=echo_base)
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=echo_base)
     before = signal.getsignal(signal.SIGTERM)
 
     def refuse() -> None:
@@ -99,7 +99,7 @@ def test_what_fails_once_all_is_loaded_ends_it_before_anything_is_answered(
 def test_ctrl_c_ends_it_unless_a_shell_has_it_ignored(
     echo_base: Path, tmp_path: Path, *, ignored: bool
 ) -> None:
-    folder = caesar.make_bundle(tmp_path / "served", (1,), base=echo_base)
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=echo_base)
     port = free_port()
     words = [sys.executable, "-c", MAIN, str(folder), "--port", str(port)]
     with interrupts(signal.SIG_IGN if ignored else signal.default_int_handler):
@@ -129,7 +129,7 @@ def test_a_signal_ends_it_whatever_it_is_at(echo_base: Path, tmp_path: Path) -> 
     """A template without end, a stream that nobody reads, a body that does not come and half a head."""
     base = shutil.copytree(echo_base, tmp_path / "base")
     (base / "chat_template.jinja").write_text(ENDLESS)
-    folder = caesar.make_bundle(tmp_path / "served", (1,), base=base)
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "served", (1,), base=base)
     port = free_port()
     words = [sys.executable, "-c", MAIN, str(folder), "--port", str(port), "--drain", "1"]
     clients = []

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import caesar
 import openai
 import pytest
+import shift_cipher_adapters
 from openai_contract import HELLO, Endpoint, OpenAIContract
 from serving_clients import Caesar, crowd
 from serving_server import Served, served
@@ -45,7 +45,7 @@ def ask(server: Served, method: str, path: str, body: bytes | None = None, **hea
 
 @pytest.fixture(scope="module")
 def server(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = caesar.make_bundle(
+    folder = shift_cipher_adapters.make_bundle(
         tmp_path_factory.mktemp("served"),
         SHIFTS,
         base=echo_base,
@@ -65,7 +65,7 @@ class TestOpenAI(OpenAIContract):
 def test_each_name_has_its_answer(server: Served) -> None:
     for version, (shift, rank) in enumerate(zip(SHIFTS, RANKS * 2, strict=True), 1):
         reply = client(server).completions.create(model=f"caesar_v{version}", prompt="xyz b", max_tokens=9)
-        assert reply.choices[0].text == caesar.answer("b", shift, 9, rank=rank)
+        assert reply.choices[0].text == shift_cipher_adapters.answer("b", shift, 9, rank=rank)
         assert reply.system_fingerprint == f"fusery-{version:064x}"[:23]
     assert client(server).completions.create(model="echo", prompt="b", max_tokens=3).choices[0].text == "bbb"
 
@@ -83,7 +83,7 @@ def test_a_split_is_sticky_and_names_the_version(server: Served) -> None:
     def version(user: str) -> str:
         reply = client(server).completions.create(model="caesar", prompt="a", max_tokens=2, user=user)
         shift = {"caesar_v1": 1, "caesar_v3": 5}[reply.model]
-        assert reply.choices[0].text == caesar.answer("a", shift, 2)
+        assert reply.choices[0].text == shift_cipher_adapters.answer("a", shift, 2)
         return reply.model
 
     users = [f"user-{number}" for number in range(12)]
@@ -125,7 +125,7 @@ def test_a_request_without_a_model(server: Served, echo_base: Path, tmp_path: Pa
     assert (status, document["error"]["param"]) == (400, "model")
     assert complete(server, model="default_model")[0] == 404
     (tmp_path / "one").mkdir()
-    folder = caesar.make_bundle(tmp_path / "one", (), base=echo_base, routes={"other": "echo"})
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "one", (), base=echo_base, routes={"other": "echo"})
     with served(folder) as alone:
         for named in ({}, {"model": None}, {"model": "default_model"}, {"model": "echo"}, {"model": "other"}):
             status, document = complete(alone, **named)
@@ -137,7 +137,7 @@ def test_a_request_without_a_model(server: Served, echo_base: Path, tmp_path: Pa
 
 def test_pages_that_may_ask_may_read_the_answer(echo_base: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    folder = caesar.make_bundle(tmp_path / "one", (), base=echo_base)
+    folder = shift_cipher_adapters.make_bundle(tmp_path / "one", (), base=echo_base)
     body = json.dumps({"prompt": "b", "max_tokens": 1}).encode()
     with served(folder, origins=["https://chat.example"]) as running:
         connection = http.client.HTTPConnection(running.root.removeprefix("http://"), timeout=60)
@@ -274,7 +274,7 @@ def strict(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         {"name": "other", "key_sha256": [digests["other"]]},
         {"name": "ops", "key_sha256": [digests["ops"]], "models": [], "metrics": True},
     ]
-    folder = caesar.make_bundle(
+    folder = shift_cipher_adapters.make_bundle(
         tmp_path_factory.mktemp("strict"),
         (1, 3),
         base=echo_base,
@@ -448,7 +448,7 @@ def test_a_body_that_does_not_come(strict: Served, monkeypatch: pytest.MonkeyPat
 
 
 def test_draining(echo_base: Path, tmp_path: Path) -> None:
-    folder = caesar.make_bundle(tmp_path, (1,), base=echo_base)
+    folder = shift_cipher_adapters.make_bundle(tmp_path, (1,), base=echo_base)
     with ThreadPoolExecutor(1) as pool:
         with served(folder) as running:
             begun = threading.Event()
@@ -465,4 +465,4 @@ def test_draining(echo_base: Path, tmp_path: Path) -> None:
 
             answer = pool.submit(read)
             assert begun.wait(30)
-        assert answer.result() == caesar.answer("z", 1, 200)
+        assert answer.result() == shift_cipher_adapters.answer("z", 1, 200)

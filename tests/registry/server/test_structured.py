@@ -14,7 +14,7 @@ import jsonschema
 import openai
 import pydantic
 import pytest
-import tinymodels
+import tiny_models
 from mlx_lm.utils import load_tokenizer
 from openai_contract import HELLO
 from serving_server import Served, served
@@ -58,7 +58,7 @@ def form(schema: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    return tinymodels.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
+    return tiny_models.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
 
 
 @pytest.fixture(scope="module", params=[BatchLane, SoloLane])

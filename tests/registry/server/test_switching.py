@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import adapters_by_class
-import architectures
 import mlx.core as mx
 import pytest
-import tinymodels
+import tiny_architectures
+import tiny_models
 from mlx_lm import load
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
@@ -39,7 +39,7 @@ TOKENS = [[5, 6, 7, 8, 250]]
 @pytest.fixture(scope="module", params=list(BASES))
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    return tinymodels.make_base(folder, dtype="float32", **BASES[request.param])
+    return tiny_models.make_base(folder, dtype="float32", **BASES[request.param])
 
 
 def test_the_logits_are_those_of_mlx_lm(base: Path, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_logits_are_those_of_mlx_lm(base: Path, tmp_path: Path) -> None:
     plain = model(tokens)
     residents = {}
     for number, (name, settings) in enumerate(ADAPTERS.items()):
-        folder = tinymodels.make_adapter(
+        folder = tiny_models.make_adapter(
             tmp_path / str(number), base, seed=number, update=0.5, **{"num_layers": 2} | settings
         )
         residents[name] = folder, board.load(name, folder)
@@ -63,7 +63,7 @@ def test_the_logits_are_those_of_mlx_lm(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v2", "gemma3_text", "qwen3_next", "mamba"])
 def test_other_architectures(kind: str, tmp_path: Path) -> None:
-    base = architectures.make_architecture(tmp_path / "base", kind, dtype="float32")
+    base = tiny_architectures.make_architecture(tmp_path / "base", kind, dtype="float32")
     folder = adapters_by_class.make_adapter(tmp_path / "a", base, rank=4, update=0.5)
     model, _ = load_model(base)
     board, tokens = Switchboard(model), mx.array(TOKENS)
@@ -81,7 +81,7 @@ def test_other_architectures(kind: str, tmp_path: Path) -> None:
 def test_what_is_built_keeps_its_adapter(base: Path, tmp_path: Path) -> None:
     model, _ = load(str(base))
     board, tokens = Switchboard(model), mx.array(TOKENS)
-    resident = board.load("a", tinymodels.make_adapter(tmp_path / "a", base, update=0.5))
+    resident = board.load("a", tiny_models.make_adapter(tmp_path / "a", base, update=0.5))
     plain = model(tokens)
     mx.eval(plain)
     built = model(tokens)  # not computed yet
@@ -90,9 +90,9 @@ def test_what_is_built_keeps_its_adapter(base: Path, tmp_path: Path) -> None:
 
 
 def test_counts(tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128)
+    base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128)
     board = Switchboard(load(str(base))[0])
-    folder = tinymodels.make_adapter(
+    folder = tiny_models.make_adapter(
         tmp_path / "a", base, rank=4, num_layers=2, keys=["self_attn.q_proj", "self_attn.v_proj"]
     )
     resident = board.load("a", folder, "d" * 64)
@@ -154,11 +154,11 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_adapter_leaves_the_base_as_it_is(what: str, tmp_path: Path) -> None:
     spoil, sentence = BAD[what]
-    base = tinymodels.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128)
+    base = tiny_models.make_base(tmp_path / "base", layers=2, hidden=64, intermediate=128)
     model, _ = load(str(base))
     board, tokens = Switchboard(model), mx.array(TOKENS)
     plain = model(tokens)
-    folder = tinymodels.make_adapter(tmp_path / "a", base, update=0.5)
+    folder = tiny_models.make_adapter(tmp_path / "a", base, update=0.5)
     spoil(folder)
     with pytest.raises(AdapterError, match=sentence) as caught:
         board.load("task_v1", folder)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import caesar
-import chattemplates
+import chat_templates
 import psutil
 import pytest
+import shift_cipher_adapters
 from ports import free_port
 from serving_server import Served, served
 from waiting import wait_until
@@ -60,13 +60,15 @@ def chat(port: int, messages: Any, **more: Any) -> tuple[int, Any]:
 @pytest.fixture(scope="module")
 def slow_base(echo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = shutil.copytree(echo_base, tmp_path_factory.mktemp("slow") / "base")
-    (base / "chat_template.jinja").write_text(chattemplates.SLOW_IF_ASKED)
+    (base / "chat_template.jinja").write_text(chat_templates.SLOW_IF_ASKED)
     return base
 
 
 @pytest.fixture(scope="module")
 def server(slow_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(caesar.make_bundle(tmp_path_factory.mktemp("served"), (1, 3), base=slow_base)) as running:
+    with served(
+        shift_cipher_adapters.make_bundle(tmp_path_factory.mktemp("served"), (1, 3), base=slow_base)
+    ) as running:
         yield running
 
 
@@ -80,7 +82,10 @@ def test_it_is_refused_and_the_next_chat_is_answered(server: Served) -> None:
     assert TOO_SLOW.fullmatch(document["error"]["message"])
     assert document["error"]["param"] == "messages"
     status, document = chat(port_of(server), HELLO)
-    assert (status, document["choices"][0]["message"]["content"]) == (200, caesar.chat_answer(1, 3))
+    assert (status, document["choices"][0]["message"]["content"]) == (
+        200,
+        shift_cipher_adapters.chat_answer(1, 3),
+    )
     assert ask(port_of(server), "/health") == (200, {"status": "ok"})
 
 
@@ -91,7 +96,9 @@ def test_others_do_not_wait_for_it(server: Served) -> None:
         while not busy(psutil.Process()):
             assert not slow.done()
         text = {"model": "caesar_v2", "prompt": "a", "max_tokens": 2}
-        assert ask(port, "/v1/completions", text)[1]["choices"][0]["text"] == caesar.answer("a", 3, 2)
+        assert ask(port, "/v1/completions", text)[1]["choices"][0]["text"] == shift_cipher_adapters.answer(
+            "a", 3, 2
+        )
         assert chat(port, HELLO)[0] == 200
         assert not slow.done()
         assert slow.result()[0] == 400
@@ -152,7 +159,7 @@ class Started:
 @pytest.fixture
 def started(slow_base: Path, tmp_path: Path) -> Iterator[Started]:
     """A server in a process of its own, which answers."""
-    folder, port = caesar.make_bundle(tmp_path / "bundle", (1,), base=slow_base), free_port()
+    folder, port = shift_cipher_adapters.make_bundle(tmp_path / "bundle", (1,), base=slow_base), free_port()
     command = [sys.executable, "-c", MAIN, str(folder), "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(

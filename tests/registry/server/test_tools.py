@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-import tinymodels
+import tiny_models
 from mlx_lm.utils import load_tokenizer
 from openai_contract import HELLO
 from serving_server import Served, served
@@ -42,7 +42,7 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ulm", "days": 2}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    tinymodels.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
+    tiny_models.make_base(folder, dtype="float32", layers=1, hidden=64, intermediate=64)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 
@@ -181,7 +181,7 @@ def test_what_is_refused(server: Served, what: str) -> None:
 
 
 def test_a_model_that_knows_no_calls(tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
+    base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
     document = {"format": 1, "base": {"name": "tiny", "folder": str(base)}}
     (tmp_path / "serving.json").write_text(json.dumps(document))
     with served(tmp_path) as running:
@@ -192,7 +192,7 @@ def test_a_model_that_knows_no_calls(tmp_path: Path) -> None:
 
 
 def test_a_form_of_calls_that_is_not_json(tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
+    base = tiny_models.make_base(tmp_path / "base", layers=1, hidden=64, intermediate=64)
     (base / "chat_template.jinja").write_text(TEMPLATE.replace("<tool_call>\n", "<tool_call>\n<function="))
     tokenizer = load_tokenizer(base)
     assert tokenizer.has_tool_calling

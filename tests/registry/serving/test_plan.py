@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
+import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, UnknownReferenceError
@@ -93,9 +93,9 @@ def test_refusals(stocked: Registry, tmp_path: Path) -> None:
     stocked.adapters.yank("course_rec@1", reason="bad data")
     with pytest.raises(BadInputError, match="was yanked"):
         plan(stocked, "course_rec@1")
-    other = tinymodels.make_base(tmp_path / "other", seed=5)
+    other = tiny_models.make_base(tmp_path / "other", seed=5)
     stocked.bases.add(other, name="other")
-    stocked.adapters.register(tinymodels.make_adapter(tmp_path / "a", other), base="other", task="second")
+    stocked.adapters.register(tiny_models.make_adapter(tmp_path / "a", other), base="other", task="second")
     with pytest.raises(BadInputError, match="cannot share one base"):
         plan(stocked, "course_rec@2", "second@latest")
     with pytest.raises(BadInputError, match="name of something else"):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from signingkeys import Pair
+from signing_keys import Pair
 
 from fusery.registry import Registry
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import signingkeys
-from signingkeys import Pair
+import signing_keys
+from signing_keys import Pair
 from sqlalchemy import delete, select
-from tampering import unguarded
+from tampered_database import unguarded
 
 from fusery.registry import Registry, tables
 from fusery.registry.audit import Report
@@ -200,7 +200,7 @@ def test_an_anchor_of_a_damaged_log_is_not_made(registry: Registry, key: Pair) -
 
 
 def test_a_locked_key(registry: Registry, tmp_path: Path) -> None:
-    pair = signingkeys.write_pair(tmp_path, "locked", passphrase=b"secret")
+    pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"secret")
     _, data = registry.trust.anchor(pair.private, lambda: b"secret")
     (tmp_path / "head.json").write_bytes(data)
     assert read_anchor(tmp_path / "head.json", [pair.public]).seq > 1

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import signingkeys
+import signing_keys
 from cryptography.hazmat.primitives.asymmetric import ec
-from signingkeys import Authority, Pair
+from signing_keys import Authority, Pair
 
 from fusery.registry import Registry
 from fusery.registry.dsse.envelope import parse_envelope
@@ -104,11 +104,11 @@ def test_the_library_s_own_commands(works: Registry, bundle: Copy, key: Pair) ->
     ]
 
 
-@pytest.mark.parametrize("curve", signingkeys.CURVES)
+@pytest.mark.parametrize("curve", signing_keys.CURVES)
 def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_path: Path) -> None:
     from model_signing import signing
 
-    pair = signingkeys.write_pair(tmp_path, curve, curve=signingkeys.CURVES[curve])
+    pair = signing_keys.write_pair(tmp_path, curve, curve=signing_keys.CURVES[curve])
     place = bundle("export")
     works.trust.sign(str(place), pair.signing())
     theirs(place, beside_of(place), pair.public)
@@ -122,7 +122,7 @@ def test_every_curve_both_ways(works: Registry, bundle: Copy, curve: str, tmp_pa
 
 
 def test_a_locked_key(works: Registry, bundle: Copy, tmp_path: Path) -> None:
-    pair = signingkeys.write_pair(tmp_path, "locked", passphrase=b"s\xffcret")
+    pair = signing_keys.write_pair(tmp_path, "locked", passphrase=b"s\xffcret")
     place = bundle("export")
     works.trust.sign(str(place), SigningKey(pair.private, lambda: b"s\xffcret"))
     theirs(place, beside_of(place), pair.public)
@@ -143,7 +143,7 @@ def test_a_certificate(works: Registry, bundle: Copy, authority: Authority, tmp_
     from model_signing import verifying
 
     private = ec.generate_private_key(ec.SECP256R1())
-    pair = signingkeys.write_key(tmp_path, "carol", private, passphrase=b"pass")
+    pair = signing_keys.write_key(tmp_path, "carol", private, passphrase=b"pass")
     certificate = authority.signer("carol", private)
     chosen = SigningKey(pair.private, lambda: b"pass", certificate, (authority.between,))
     place = bundle("export")
@@ -162,7 +162,7 @@ def test_certificates_that_nobody_should_trust(
     works: Registry, bundle: Copy, authority: Authority, key: Pair, tmp_path: Path
 ) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
-    pair = signingkeys.write_key(tmp_path, "dave", private)
+    pair = signing_keys.write_key(tmp_path, "dave", private)
     place = bundle("export")
     unfit = authority.signer("unfit", private, signing=False)
     works.trust.sign(str(place), SigningKey(pair.private, certificate=unfit, chain=(authority.between,)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from signingkeys import FORMS, Pair
+from signing_keys import FORMS, Pair
 
 from fusery.registry import Registry
 from fusery.registry.fusion.fuse import FuseRequest

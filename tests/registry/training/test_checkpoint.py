@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runfolders import make_run, plain_log, table_log
+from run_folders import make_run, plain_log, table_log
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError

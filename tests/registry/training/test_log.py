@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runfolders import plain_log, table_log
+from run_folders import plain_log, table_log
 
 from fusery.registry.training.log import _parse, parse_log, read_log
 from fusery.storage.errors import MissingFileError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bulkworkers import break_off, die, die_once, double
+from bulk_workers import break_off, die, die_once, double
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

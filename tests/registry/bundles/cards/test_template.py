@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import zstandard
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 

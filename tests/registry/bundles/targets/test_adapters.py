@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tinymodels
-from bundling import make_bundle, model_folder
+import tiny_models
+from bundle_cases import make_bundle, model_folder
 from openai import OpenAI
 from ports import free_port
 
@@ -33,7 +33,7 @@ def unfused(plain_source: BundleSource, tmp_path: Path) -> BundleSource:
     base = model_folder(plain_source)
     adapters = []
     for number, names in ((1, ("course_rec#prod", "course_rec")), (2, ())):
-        folder = tinymodels.make_adapter(tmp_path / f"adapter{number}", base, seed=number)
+        folder = tiny_models.make_adapter(tmp_path / f"adapter{number}", base, seed=number)
         entries = [FileEntry(path.name, *reversed(digest_file(path))) for path in sorted(folder.iterdir())]
         facts = {**plain_source.provenance["adapter"], "version": number}
         files = Files.within(folder, Manifest.of(entries))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from bundling import make_bundle, model_folder, with_model
+from bundle_cases import make_bundle, model_folder, with_model
 
 from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.layout import LayoutError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from jsonschema import Draft202012Validator
 
 from fusery.registry.bundles import BundleSource

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tinymodels
-from bundling import make_bundle, model_folder
+import tiny_models
+from bundle_cases import make_bundle, model_folder
 from consumers import adapters_source
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
@@ -25,7 +25,7 @@ from fusery.registry.errors import BadInputError
 def unfused(plain_source: BundleSource, tmp_path: Path) -> BundleSource:
     """One adapter in PEFT's form; its base is only named."""
     base = model_folder(plain_source)
-    folder = tinymodels.make_adapter(tmp_path / "course_rec_v1_20261124", base, seed=1)
+    folder = tiny_models.make_adapter(tmp_path / "course_rec_v1_20261124", base, seed=1)
     return adapters_source(base, tmp_path / "rendered", folder)
 
 

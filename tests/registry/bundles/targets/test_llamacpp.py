@@ -7,11 +7,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import caesar
-import llamaserver
+import llama_server
 import openai
 import pytest
-from bundling import make_bundle
+import shift_cipher_adapters
+from bundle_cases import make_bundle
 from consumers import adapters_source
 
 from fusery.registry.bundles import TARGETS
@@ -28,8 +28,10 @@ BASE = "org/Tiny-1M"
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with two adapters, each of which answers in a way of its own."""
     scratch = tmp_path_factory.mktemp("llamacpp")
-    base = caesar.make_base(scratch / "base")
-    adapters = [caesar.make_adapter(scratch / name, base, shift) for name, shift in SHIFTS.items()]
+    base = shift_cipher_adapters.make_base(scratch / "base")
+    adapters = [
+        shift_cipher_adapters.make_adapter(scratch / name, base, shift) for name, shift in SHIFTS.items()
+    ]
     folder = scratch / "bundle"
     folder.mkdir()
     make_bundle(adapters_source(base, scratch / "rendered", *adapters), "llamacpp", folder)
@@ -45,12 +47,12 @@ def says(client: openai.OpenAI, model: str, **more: object) -> str:
 
 
 def expected(shift: int) -> str:
-    return caesar.answer("hello", shift, 4)
+    return shift_cipher_adapters.answer("hello", shift, 4)
 
 
 @pytest.fixture(scope="module")
 def client(bundle: Path) -> openai.OpenAI:  # type: ignore[misc]
-    with llamaserver.started("sh", bundle / "serve.sh", cwd=bundle.parent) as found:
+    with llama_server.started("sh", bundle / "serve.sh", cwd=bundle.parent) as found:
         yield found
 
 
@@ -60,10 +62,10 @@ def test_a_plain_client_gets_what_it_names(client: openai.OpenAI) -> None:
         assert says(client, BASE) == "oooo"
         for name, shift in SHIFTS.items():
             assert says(client, name) == expected(shift)
-            assert llamaserver.chat(client, name, "hello", 4) == caesar.chat_answer(shift, 4)
+            assert llama_server.chat(client, name, "hello", 4) == shift_cipher_adapters.chat_answer(shift, 4)
     for name in SHIFTS:
-        assert llamaserver.scales(client, name) == [(f"{name}.gguf", 1.0)]
-    assert llamaserver.scales(client, BASE) == []
+        assert llama_server.scales(client, name) == [(f"{name}.gguf", 1.0)]
+    assert llama_server.scales(client, BASE) == []
 
 
 @pytest.mark.parametrize("name", ["caesar_v3_20260301", "", "caesar", f"{BASE}:latest"])
@@ -74,7 +76,7 @@ def test_a_name_that_is_none_is_an_error(client: openai.OpenAI, name: str) -> No
 
 @pytest.mark.parametrize(("name", "answer"), [(BASE, "oooo"), ("caesar_v2_20260201", expected(5))])
 def test_one_is_served_alone_if_that_is_said(bundle: Path, name: str, answer: str) -> None:
-    with llamaserver.started("sh", bundle / "serve.sh", name) as alone:
+    with llama_server.started("sh", bundle / "serve.sh", name) as alone:
         assert [model.id for model in alone.models.list()] == [name]
         assert says(alone, name) == says(alone, "whatever") == answer
 
@@ -85,16 +87,16 @@ def test_one_process_for_all_is_started_as_the_readme_says(bundle: Path) -> None
     (command,) = (block for block in blocks if "--lora-scaled" in block)
     words = shlex.split(command.replace("\\\n", " "))
     words = words[: words.index("--host")] + words[words.index("--lora-scaled") :]
-    with llamaserver.started(*words, cwd=bundle) as client:
-        assert llamaserver.scales(client) == [(f"{name}.gguf", 0.0) for name in SHIFTS]
+    with llama_server.started(*words, cwd=bundle) as client:
+        assert llama_server.scales(client) == [(f"{name}.gguf", 0.0) for name in SHIFTS]
         for _ in range(2):
             assert says(client, "whatever") == "oooo"
             for number, shift in enumerate(SHIFTS.values()):
                 assert says(client, "whatever", lora=[{"id": number, "scale": 1.0}]) == expected(shift)
     adapters = [word for name in SHIFTS for word in ("--lora", f"adapters/{name}.gguf")]
     blend = ("llama-server", "-m", "base.gguf", *adapters, "--lora-init-without-apply")
-    with llamaserver.started(*blend, cwd=bundle) as client:
-        assert llamaserver.scales(client) == [(f"{name}.gguf", 1.0) for name in SHIFTS]
+    with llama_server.started(*blend, cwd=bundle) as client:
+        assert llama_server.scales(client) == [(f"{name}.gguf", 1.0) for name in SHIFTS]
         assert says(client, "caesar_v1_20260115") not in ("oooo", *map(expected, SHIFTS.values()))
 
 

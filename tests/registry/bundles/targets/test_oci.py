@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx_lm
 import pytest
-from bundling import make_bundle
+from bundle_cases import make_bundle
 from jsonschema import Draft4Validator, Draft202012Validator
 from referencing import Registry as Schemas
 from referencing.jsonschema import DRAFT4

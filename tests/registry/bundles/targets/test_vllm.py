@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinymodels
-from bundling import make_bundle
+import tiny_models
+from bundle_cases import make_bundle
 from consumers import adapters_source
 
 from fusery.registry.bundles import BundleSource
@@ -23,8 +23,8 @@ HUB = {"name": "four", "digest": "b" * 64, "hub_id": "org/Tiny-1M", "revision": 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> BundleSource:
     scratch = tmp_path_factory.mktemp("vllm")
-    base = tinymodels.make_base(scratch / "tiny", layers=2, hidden=64, intermediate=128)
-    adapter = tinymodels.make_adapter(scratch / "course_rec_v1_20260115", base)
+    base = tiny_models.make_base(scratch / "tiny", layers=2, hidden=64, intermediate=128)
+    adapter = tiny_models.make_adapter(scratch / "course_rec_v1_20260115", base)
     return adapters_source(base, scratch / "rendered", adapter)
 
 
@@ -75,7 +75,7 @@ def test_a_base_from_a_hub_is_served_at_the_commit_it_was_taken_from(
 def test_whoever_has_it_elsewhere_says_so(source: BundleSource, tmp_path: Path) -> None:
     """The hub's revision means nothing there."""
     bundle = written(source, tmp_path / "bundle", HUB)
-    base = tinymodels.make_base(tmp_path / "my bases" / "tiny", layers=1, hidden=64, intermediate=128)
+    base = tiny_models.make_base(tmp_path / "my bases" / "tiny", layers=1, hidden=64, intermediate=128)
     code, words, _ = start(bundle, BASE_MODEL=str(base))
     assert (code, words[1]) == (0, str(base))
     assert "--revision" not in words
@@ -124,7 +124,7 @@ def test_what_cannot_be_a_base_is_said_before_vllm_asks_a_hub(
 
 
 def test_what_the_user_says_goes_before_what_is_known(source: BundleSource, tmp_path: Path) -> None:
-    base = tinymodels.make_base(tmp_path / "tiny", layers=1, hidden=64, intermediate=128)
+    base = tiny_models.make_base(tmp_path / "tiny", layers=1, hidden=64, intermediate=128)
     _, words, _ = start(written(source, tmp_path / "first", HUB, base_name="org/Mine"))
     assert words[:2] == ["serve", "org/Mine"]
     assert "--revision" not in words

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import whereoracle
+import where_oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +60,7 @@ def test_what_is_written_is_what_is_meant(text: str, tree: Node | None) -> None:
         with pytest.raises(WhereError):
             parse(text)
     else:
-        assert whereoracle.same(parse(text), tree)
+        assert where_oracle.same(parse(text), tree)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_what_is_wrong_is_said_with_its_place(text: str, position: int | None, s
     )
 
 
-@given(whereoracle.trees(whereoracle.tests() | whereoracle.free_tests()))
+@given(where_oracle.trees(where_oracle.tests() | where_oracle.free_tests()))
 @settings(max_examples=300, deadline=None)
 def test_printing_and_parsing_are_inverse(tree: Node) -> None:
-    assert whereoracle.same(parse(str(tree)), tree)
+    assert where_oracle.same(parse(str(tree)), tree)
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from(
@@ -143,7 +143,7 @@ def test_anything_is_either_parsed_or_refused(text: str) -> None:
         assert 0 <= refused.position <= len(text)
         assert all("\n" not in line and line.isprintable() for line in refused.excerpt)
     else:
-        assert whereoracle.same(parse(str(tree)), tree)
+        assert where_oracle.same(parse(str(tree)), tree)
 
 
 def test_every_field_has_an_example_that_parses() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import whereoracle
+import where_oracle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -18,7 +18,7 @@ class Undo(Exception):
     """Leave a transaction without a trace."""
 
 
-POPULATIONS = st.lists(whereoracle.facts(), min_size=1, max_size=6)
+POPULATIONS = st.lists(where_oracle.facts(), min_size=1, max_size=6)
 FEW, MANY = (
     settings(
         max_examples=examples,
@@ -29,32 +29,32 @@ FEW, MANY = (
 )
 
 
-def agree(database: Database, found: list[whereoracle.Facts], trees: list[Node]) -> None:
+def agree(database: Database, found: list[where_oracle.Facts], trees: list[Node]) -> None:
     """Hold what the database finds against what Python does, and that nobody fits both a tree and its negation."""
     with pytest.raises(Undo), database.write() as session:
-        whereoracle.fill(session, found)
+        where_oracle.fill(session, found)
         everybody = {one.values["name"] for one in found}
         for tree in trees:
-            expected = {one.values["name"] for one in found if whereoracle.holds(tree, one)}
+            expected = {one.values["name"] for one in found if where_oracle.holds(tree, one)}
             for node, names in ((tree, expected), (Not(tree), everybody - expected)):
                 query = select(tables.Adapter.name).where(condition(node, database.dialect))
                 assert set(session.scalars(query)) == names, str(node)
         raise Undo
 
 
-@given(POPULATIONS, st.lists(whereoracle.trees(), min_size=4, max_size=8))
+@given(POPULATIONS, st.lists(where_oracle.trees(), min_size=4, max_size=8))
 @FEW
 def test_the_database_finds_what_python_finds(
-    database: Database, found: list[whereoracle.Facts], trees: list[Node]
+    database: Database, found: list[where_oracle.Facts], trees: list[Node]
 ) -> None:
     agree(database, found, trees)
 
 
 @pytest.mark.slow
-@given(POPULATIONS, st.lists(whereoracle.trees() | whereoracle.tests(), min_size=8, max_size=12))
+@given(POPULATIONS, st.lists(where_oracle.trees() | where_oracle.tests(), min_size=8, max_size=12))
 @MANY
 def test_the_database_finds_what_python_finds_often(
-    database: Database, found: list[whereoracle.Facts], trees: list[Node]
+    database: Database, found: list[where_oracle.Facts], trees: list[Node]
 ) -> None:
     agree(database, found, trees)
 

@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import chattemplates
+import chat_templates
 import pytest
-import tinymodels
+import tiny_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +84,7 @@ def outcome(tokenizer: Any, messages: Any, given: dict[str, Any]) -> Any:
         return error
 
 
-@pytest.mark.parametrize("family", chattemplates.FAMILIES)
+@pytest.mark.parametrize("family", chat_templates.FAMILIES)
 @settings(
     max_examples=60,
     deadline=None,
@@ -96,7 +96,7 @@ def test_texts_and_tokens_are_those_of_mlx_lm(
 ) -> None:
     ours, theirs = pair
     for tokenizer in pair:
-        tokenizer._tokenizer.chat_template = chattemplates.FAMILIES[family]
+        tokenizer._tokenizer.chat_template = chat_templates.FAMILIES[family]
     for tokenize in (False, True):
         found = outcome(ours, messages, {**given_options, "tokenize": tokenize})
         expected = outcome(theirs, messages, {**given_options, "tokenize": tokenize})
@@ -108,7 +108,7 @@ def test_texts_and_tokens_are_those_of_mlx_lm(
 
 def test_each_family_takes_an_ordinary_chat(pair: tuple[Any, Any]) -> None:
     """Else the test above could compare refusals alone."""
-    for family, source in chattemplates.FAMILIES.items():
+    for family, source in chat_templates.FAMILIES.items():
         for tokenizer in pair:
             tokenizer._tokenizer.chat_template = source
         made = pair[0].apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
@@ -137,7 +137,7 @@ def test_of_several_templates_the_one_for_tools_is_chosen(pair: tuple[Any, Any])
 
 
 def test_a_template_file_beside_the_model_is_rendered_too(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools | tojson }}")
     plain, bound_one = load_tokenizer(folder), load_tokenizer(folder)
@@ -148,9 +148,9 @@ def test_a_template_file_beside_the_model_is_rendered_too(tmp_path: Path) -> Non
             )
 
 
-@pytest.mark.parametrize("name", chattemplates.HOSTILE)
+@pytest.mark.parametrize("name", chat_templates.HOSTILE)
 def test_hostile_templates_end_in_a_sentence(name: str, hostile_chats: ChatTemplates) -> None:
-    source, said = chattemplates.HOSTILE[name]
+    source, said = chat_templates.HOSTILE[name]
     with pytest.raises(TemplateError) as caught:
         hostile_chats.render(source, {"messages": HELLO})
     sentence = str(caught.value)
@@ -158,7 +158,7 @@ def test_hostile_templates_end_in_a_sentence(name: str, hostile_chats: ChatTempl
     assert said in sentence
     assert sentence.isprintable()
     assert len(sentence) < 1100
-    assert hostile_chats.render(chattemplates.CHATML, {"messages": HELLO}).startswith(
+    assert hostile_chats.render(chat_templates.CHATML, {"messages": HELLO}).startswith(
         "<|im_start|>user\nhello"
     )
 
@@ -176,13 +176,13 @@ def hostile_chats() -> Iterator[ChatTemplates]:
 def test_slow_whatever_makes_it_slow(tiny_base: Path, where: str) -> None:
     """A template that is slow for some chats only."""
     slow = {
-        "chat_template.jinja": (chattemplates.ENDLESS, {}),
+        "chat_template.jinja": (chat_templates.ENDLESS, {}),
         "a name of a variable": (
-            "{% if enable_thinking %}" + chattemplates.ENDLESS + "{% endif %}",
+            "{% if enable_thinking %}" + chat_templates.ENDLESS + "{% endif %}",
             {"enable_thinking": True},
         ),
-        "an attribute": (chattemplates.SLOW_IF_ASKED, {}),
-        "a tool": ("{% for t in tools %}" + chattemplates.ENDLESS + "{% endfor %}", {"tools": [TOOL]}),
+        "an attribute": (chat_templates.SLOW_IF_ASKED, {}),
+        "a tool": ("{% for t in tools %}" + chat_templates.ENDLESS + "{% endfor %}", {"tools": [TOOL]}),
         "a message": ("{{ 'x' * (messages[0].content | length) * 10 ** 9 }}", {}),
     }
     source, more = slow[where]
@@ -207,7 +207,7 @@ def test_no_text_is_made_that_the_context_cannot_hold(tiny_base: Path) -> None:
 
 
 def test_a_library_s_own_way_to_write_chats_stays(tmp_path: Path) -> None:
-    folder = tinymodels.make_base(tmp_path / "base", layers=1)
+    folder = tiny_models.make_base(tmp_path / "base", layers=1)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template_type": "deepseek_v32"}))
     plain, ours = load_tokenizer(folder), load_tokenizer(folder)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import chattemplates
+import chat_templates
 import psutil
 import pytest
 
@@ -52,7 +52,7 @@ def test_one_that_took_too_much_is_replaced() -> None:
         processes.start()
         (first,) = children()
         with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.2 s"):
-            processes.render(asked(chattemplates.ENDLESS))
+            processes.render(asked(chat_templates.ENDLESS))
         assert not first.is_running()
         assert processes.render(asked("a")) == "a"
         (second,) = children()
@@ -62,7 +62,7 @@ def test_one_that_took_too_much_is_replaced() -> None:
 def test_the_clock_runs_where_the_processor_s_time_does_not() -> None:
     with Processes(limits=Limits(seconds=60, clock=0.5)) as processes:
         with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.5 s"):
-            processes.render(asked(chattemplates.ENDLESS))
+            processes.render(asked(chat_templates.ENDLESS))
         assert processes.render(asked("a")) == "a"
 
 
@@ -110,7 +110,7 @@ def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: Proc
     processes.start()
     (child,) = children()
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(processes.render, asked(chattemplates.ENDLESS))
+        answer = pool.submit(processes.render, asked(chat_templates.ENDLESS))
         while not child.cpu_times().user > 0.3:
             assert not answer.done()
         child.kill()
@@ -123,7 +123,7 @@ def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: Proc
 def test_closing_ends_what_runs_and_what_waits() -> None:
     processes = Processes(limits=PATIENT, width=2)
     with ThreadPoolExecutor(5) as pool:
-        answers = [pool.submit(processes.render, asked(chattemplates.ENDLESS)) for _ in range(5)]
+        answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(5)]
         while len(children()) < 2 or min(child.cpu_times().user for child in children()) < 0.3:
             assert not any(answer.done() for answer in answers)
         processes.close()
@@ -138,7 +138,7 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
 
 def test_a_slow_one_does_not_hold_up_another() -> None:
     with Processes(limits=PATIENT, width=2) as processes, ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(processes.render, asked(chattemplates.ENDLESS))
+        slow = pool.submit(processes.render, asked(chat_templates.ENDLESS))
         while not children():
             assert not slow.done()
         assert [processes.render(asked("a")) for _ in range(20)] == ["a"] * 20
@@ -149,7 +149,7 @@ def test_a_slow_one_does_not_hold_up_another() -> None:
 
 def test_whoever_waits_too_long_is_told() -> None:
     with Processes(limits=Limits(seconds=60, clock=0.5)) as processes, ThreadPoolExecutor(3) as pool:
-        answers = [pool.submit(processes.render, asked(chattemplates.ENDLESS)) for _ in range(3)]
+        answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(3)]
         raised = [answer.exception() for answer in answers]
         assert any(isinstance(error, TemplateTooMuch) for error in raised)
         assert any(isinstance(error, NoProcess) and "too many wait" in str(error) for error in raised)
@@ -163,7 +163,7 @@ def test_after_an_interrupt_no_answer_is_another_s(processes: Processes) -> None
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(KeyboardInterrupt):
-            processes.render(asked(chattemplates.ENDLESS))
+            processes.render(asked(chat_templates.ENDLESS))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -235,7 +235,7 @@ def test_it_ends_with_whoever_started_it() -> None:
         "import sys, threading, psutil\n"
         "from fusery.registry.server.templates.process import Processes, Limits\n"
         "processes = Processes(limits=Limits(seconds=3), width=2)\n"
-        f"slow = {asked(chattemplates.ENDLESS)!r}\n"
+        f"slow = {asked(chat_templates.ENDLESS)!r}\n"
         "threading.Thread(target=processes.render, args=(slow,), daemon=True).start()\n"
         "while len(psutil.Process().children()) < 1: pass\n"
         "processes.render({'template': '', 'values': {}})\n"
@@ -253,7 +253,7 @@ def test_it_ends_with_whoever_started_it() -> None:
 def test_threads_that_render_do_not_outlive_a_close() -> None:
     processes = Processes(limits=PATIENT)
     thread = threading.Thread(
-        target=lambda: pytest.raises(NoProcess, processes.render, asked(chattemplates.ENDLESS))
+        target=lambda: pytest.raises(NoProcess, processes.render, asked(chat_templates.ENDLESS))
     )
     thread.start()
     while not children():

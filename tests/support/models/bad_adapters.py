@@ -1,0 +1,309 @@
+"""A bad case and a good one for every code of admission.  Import it as `from bad_adapters import CASES`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_models
+from broken_adapters import (
+    Spoil,
+    drop_from_config,
+    edit_config,
+    edit_tensors,
+    full,
+    metadata,
+    poison,
+    remove,
+    renamed,
+    scalar,
+    stored_as,
+    without,
+    write,
+    zeroed,
+)
+from chat_templates import CHATML, ENDLESS, SLOW_IF_ASKED
+
+from fusery.registry.admission import Neighbour
+
+TODAY = dt.date(2026, 3, 1)
+
+
+def nothing(folder: Path) -> None:
+    """Leave it as it is."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make a folder bad, and how to make one that is nearly so and good.
+
+    Attributes:
+        bad: spoils a folder.
+        good: does something like it that is allowed.
+        make: how the adapter is made.
+        look: keywords of `broken_adapters.look`, for both.
+        good_look: keywords that differ for the good one.
+    """
+
+    bad: Spoil
+    good: Spoil = nothing
+    make: dict[str, Any] = field(default_factory=dict)
+    look: dict[str, Any] = field(default_factory=dict)
+    good_look: dict[str, Any] = field(default_factory=dict)
+
+
+def template(source: str) -> Spoil:
+    """Put a chat template beside the adapter."""
+    return write("chat_template.jinja", source)
+
+
+def both(*spoils: Spoil) -> Spoil:
+    def spoil(folder: Path) -> None:
+        for one in spoils:
+            one(folder)
+
+    return spoil
+
+
+def scaled(fragment: str, factor: float) -> Spoil:
+    """Multiply the numbers of some tensors."""
+
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: (value * np.float32(factor) if fragment in name else value)
+            for name, value in tensors.items()
+        }
+
+    return edit_tensors(change)
+
+
+def clipped(share: float) -> Spoil:
+    """Let a share of a factor's numbers run into a limit."""
+
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name = next(name for name in tensors if name.endswith("lora_b"))
+        limit = np.quantile(np.abs(tensors[name]), 1 - share)
+        return tensors | {name: np.clip(tensors[name], -limit, limit)}
+
+    return edit_tensors(change)
+
+
+def of_rank(rank: int, fragment: str) -> Spoil:
+    """Cut some modules down to a smaller rank."""
+
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        cut = {}
+        for name, value in tensors.items():
+            part = value[:, :rank] if name.endswith("lora_a") else value[:rank]
+            cut[name] = np.ascontiguousarray(part) if fragment in name else value
+        return cut
+
+    return edit_tensors(change)
+
+
+def truncated(count: int) -> Spoil:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapters.safetensors"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - count])
+
+    return spoil
+
+
+def halved(fragment: str) -> Spoil:
+    """Store some tensors in half precision."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "adapters.safetensors"
+        stored = {
+            name: np.frombuffer(data, np.float32).reshape(shape)
+            for name, (_, shape, data) in tiny_models.read_tensors(path).items()
+        }
+        kinds = {
+            name: ("F16", value.astype(np.float16)) if fragment in name else ("F32", value)
+            for name, value in stored.items()
+        }
+        tiny_models.write_tensors(path, kinds, None)
+
+    return spoil
+
+
+def large(name: str, size: int) -> Spoil:
+    """Lay a file of a size beside the adapter, without taking room on the disk."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.truncate(path, size)
+
+    return spoil
+
+
+def tokenizer(**tokens: int) -> Spoil:
+    return write("tokenizer.json", tokenizer_text(**tokens))
+
+
+def tokenizer_text(**tokens: int) -> str:
+    added = [{"content": "<|end|>", "id": 3}]
+    return json.dumps({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, **tokens}}, "added_tokens": added})
+
+
+def magnitude(value: float) -> Spoil:
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name = next(name for name in tensors if name.endswith(".m"))
+        tensors[name][0] = value
+        return tensors
+
+    return edit_tensors(change)
+
+
+def folder_called(name: str) -> dict[str, Any]:
+    return {"name": name}
+
+
+BASE_TOKENIZER = {
+    "tokenizer": lambda name: tokenizer_text(c=2).encode() if name == "tokenizer.json" else None
+}
+NEAR = Neighbour("course_rec_v3_20260101", "course_rec", "tiny", False, 0.98)
+FAR = Neighbour("course_rec_v3_20260101", "course_rec", "tiny", False, 0.6)
+THERE = Neighbour("other_v1_20260101", "other", "tiny", True)
+UP = "model__layers__{}__mlp__up_proj__weight"
+RESIZED = {"model.embed_tokens.lora_a": np.ones((400, 8), np.float32)}
+
+CASES: dict[str, Case] = {
+    "file_missing": Case(remove("adapters.safetensors"), metadata(version=1)),
+    "not_safetensors": Case(write("adapters.safetensors", b"\xff" * 64)),
+    "weights_pickled": Case(write("adapters.safetensors", b"\x80\x04\x95" + b"\0" * 60)),
+    "weights_pointer": Case(
+        write("adapters.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    ),
+    "weights_truncated": Case(truncated(1), truncated(0)),
+    "config_invalid": Case(edit_config(rank=0), edit_config(seed=7)),
+    "metadata_invalid": Case(metadata(version=0), metadata(version=1)),
+    "no_tensors": Case(edit_tensors(lambda _: {"model.norm.weight": np.ones(4, np.float32)})),
+    "other_kind": Case(
+        edit_tensors(lambda t: {f"lora_unet_{n}.lora_up.weight": v for n, v in enumerate(t.values())})
+    ),
+    "unknown_tensor": Case(renamed(".lora_a", ".lora_A.weight")),
+    "dtype_unsupported": Case(stored_as("I32", "layers.3.mlp.up_proj")),
+    "dtype_mixed": Case(halved("layers.3."), halved("")),
+    "empty_tensor": Case(edit_tensors(lambda t: {**t, next(iter(t)): np.zeros((0, 8), np.float32)})),
+    "method_mismatch": Case(edit_config(fine_tune_type="dora"), edit_config(fine_tune_type="lora")),
+    "incomplete_module": Case(without("layers.3.self_attn.q_proj.lora_b")),
+    "base_mismatch": Case(
+        edit_config(model="org/another"), edit_config(model="org/tiny"), look={"known_as": ("tiny",)}
+    ),
+    "base_unverified": Case(
+        edit_config(model="/models/something"),
+        edit_config(model="/models/tiny"),
+        look={"known_as": ("tiny",)},
+    ),
+    "base_alias": Case(
+        edit_config(model="org/known-too"),
+        edit_config(model="org/tiny"),
+        look={"known_as": ("tiny", "known-too"), "facts": {"aliases": frozenset({"known-too"})}},
+    ),
+    "unknown_module": Case(renamed("self_attn", "attention")),
+    "shape_mismatch": Case(scalar("model.layers.3.mlp.up_proj.lora_a")),
+    "vocabulary_mismatch": Case(
+        edit_tensors(lambda t: {**t, **RESIZED}),
+        make={"keys": ["model.embed_tokens", "self_attn.q_proj"]},
+    ),
+    "rank_mismatch": Case(edit_config(rank=16), edit_config(rank=8)),
+    "rank_mixed": Case(of_rank(4, "layers.3."), of_rank(8, "layers.3.")),
+    "rank_exceeds_matrix": Case(nothing, make={"rank": 65}, look={}),
+    "scale_missing": Case(drop_from_config("scale")),
+    "alpha_without_scale": Case(
+        both(drop_from_config("scale"), edit_config(alpha=16)), edit_config(alpha=16)
+    ),
+    "scale_is_alpha": Case(metadata(lora_alpha=20), metadata(lora_alpha=160)),
+    "scale_implausible": Case(edit_config(scale=20_000.0), edit_config(scale=0.05)),
+    "scale_negative": Case(edit_config(scale=-20.0)),
+    "alpha_conflict": Case(metadata(lora_alpha=16), metadata(lora_alpha=160)),
+    "rslora_scale": Case(metadata(lora_alpha=20 * 8**0.5), metadata(lora_alpha=160)),
+    "keys_empty": Case(edit_config(keys=[]), edit_config(keys=list(tiny_models.LINEAR))),
+    "key_placeholder": Case(edit_config(keys=["auto"]), edit_config(keys=list(tiny_models.LINEAR))),
+    "key_shortened": Case(edit_config(keys=["q_proj"]), edit_config(keys=list(tiny_models.LINEAR))),
+    "key_twice": Case(
+        edit_config(keys=[*tiny_models.LINEAR, "mlp.up_proj"]), edit_config(keys=list(tiny_models.LINEAR))
+    ),
+    "unmatched_key": Case(
+        edit_config(keys=[*tiny_models.LINEAR, "attn.c_attn"]), edit_config(keys=list(tiny_models.LINEAR))
+    ),
+    "layers_missing": Case(without("layers.3.mlp.up_proj"), without("mlp.up_proj")),
+    "layers_unpromised": Case(edit_config(num_layers=1), edit_config(num_layers=2)),
+    "layers_beyond_base": Case(edit_config(num_layers=16), edit_config(num_layers=4), make={"num_layers": 4}),
+    "layers_unsaid": Case(edit_config(num_layers=None), edit_config(num_layers=2)),
+    "full_incomplete": Case(
+        full(
+            **{UP.format(2): np.ones((256, 128), np.float32), UP.format(3): np.ones((256, 128), np.float32)},
+            model__layers__3__mlp__gate_proj__weight=np.ones((256, 128), np.float32),
+        ),
+        full(**{UP.format(number): np.ones((256, 128), np.float32) for number in (2, 3)}),
+    ),
+    "not_finite": Case(poison(float("nan")), poison(0.01)),
+    "all_zero": Case(zeroed(".lora_b"), scaled("lora_b", 0.5)),
+    "module_zero": Case(zeroed(".lora_b", only_first=True)),
+    "factors_clipped": Case(clipped(0.2), clipped(0.001)),
+    "update_large": Case(scaled("lora_b", 500), scaled("lora_b", 2)),
+    "update_negligible": Case(scaled("lora_b", 1e-8), scaled("lora_b", 1e-2)),
+    "module_outlier": Case(
+        scaled("layers.3.mlp.up_proj.lora_b", 300), scaled("layers.3.mlp.up_proj.lora_b", 10)
+    ),
+    "magnitude_not_positive": Case(magnitude(-1.0), magnitude(0.5), make={"fine_tune_type": "dora"}),
+    "link_outside": Case(nothing),  # tests of its own: such a folder is not read at all
+    "special_file": Case(nothing),
+    "unsafe_path": Case(nothing),
+    "pickle_file": Case(write("optimizer.pt", b"\x80\x02}q\0."), write("README.md", "An adapter.")),
+    "program_file": Case(write("helper", b"\x7fELF\x02\x01\x01\0" + b"\0" * 64), write("helper", b"text")),
+    "script_file": Case(write("modeling.py", "print('hi')"), write("notes.txt", "print('hi')")),
+    "remote_code": Case(edit_config(auto_map={"AutoModel": "modeling.Tiny"}), edit_config(auto_map=None)),
+    "remote_code_trusted": Case(edit_config(trust_remote_code=True), edit_config(trust_remote_code=False)),
+    "hidden_file": Case(large(".payload", 2 << 20), large(".git/objects", 2 << 20)),
+    "unexpected_file": Case(
+        large("model.safetensors", 200 << 20), large("0000100_adapters.safetensors", 200 << 20)
+    ),
+    "tokens_beyond_base": Case(tokenizer(c=320), tokenizer(c=319)),
+    "tokenizer_differs": Case(tokenizer(c=4), both(tokenizer(c=2)), look={"facts": BASE_TOKENIZER}),
+    "tokenizer_unreadable": Case(write("tokenizer.json", "{}"), tokenizer(c=2)),
+    "chat_template_fails": Case(template("{% if %}"), template(CHATML)),
+    "chat_template_exceeds": Case(template(ENDLESS), template(SLOW_IF_ASKED)),
+    "chat_template_deaf": Case(template("{{ messages | length }}"), template("{{ messages }}")),
+    "trained_on_defaults": Case(
+        nothing,
+        look={"config": {"rope_theta": None, "rope_parameters": {"rope_theta": 777.0}}},
+        good_look={"config": {"rope_theta": 777.0, "rope_parameters": {"rope_theta": 777.0}}},
+    ),
+    "metadata_conflict": Case(metadata(lora_rank=64), metadata(lora_rank=8)),
+    "folder_name_conflict": Case(
+        nothing,
+        make=folder_called("adapters_course_rec_v3_20260115"),
+        look={"task": "course_rec", "version": 2},
+        good_look={"task": "course_rec", "version": 3},
+    ),
+    "date_in_future": Case(
+        nothing,
+        look={"today": TODAY, "date": "20260303"},
+        good_look={"today": TODAY, "date": "20260302"},
+    ),
+    "date_too_early": Case(metadata(training_date="2012-06-01"), metadata(training_date="2022-06-01")),
+    "date_invalid": Case(metadata(training_date="last Tuesday"), metadata(training_date="2026-01-15T09:00")),
+    "val_loss_negative": Case(nothing, look={"val_loss": -0.1}, good_look={"val_loss": 0.1}),
+    "val_loss_above_chance": Case(nothing, look={"val_loss": 9.0}, good_look={"val_loss": 5.0}),
+    "dataset_unknown": Case(
+        edit_config(data=None), both(edit_config(data=None), metadata(dataset="courses"))
+    ),
+    "not_trained": Case(edit_config(iters=0), edit_config(iters=1)),
+    "dropout_implausible": Case(edit_config(dropout=1.0), edit_config(dropout=0.1)),
+    "duplicate_weights": Case(
+        nothing, look={"neighbours": [THERE], "task": "course_rec"}, good_look={"task": "other"}
+    ),
+    "near_duplicate": Case(nothing, look={"neighbours": [NEAR]}, good_look={"neighbours": [FAR]}),
+}
+
+UNREADABLE = {"link_outside", "special_file", "unsafe_path"}

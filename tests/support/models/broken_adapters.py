@@ -1,0 +1,202 @@
+"""Spoiling adapter folders in every way, and letting admission look at them.  Import it as `from broken_adapters import …`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_models
+
+from fusery.registry.adapters.folder import read_adapter_folder
+from fusery.registry.admission import (
+    BaseFacts,
+    Candidate,
+    Finding,
+    Neighbour,
+    examine,
+    look_around,
+)
+from fusery.registry.admission.submission import Submission
+from fusery.registry.models.architecture import read_architecture
+
+Spoil = Callable[[Path], None]
+
+
+def look(
+    folder: Path,
+    base: Path,
+    *,
+    known_as: tuple[str, ...] = ("tiny",),
+    others: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
+    today: date | None = None,
+    neighbours: Sequence[Neighbour] = (),
+    config: dict[str, Any] | None = None,
+    **declared: Any,
+) -> list[Finding]:
+    """Return what admission finds in a folder for a base that is called `tiny`; `config` changes its configuration."""
+    architecture = read_architecture(base)
+    architecture = replace(architecture, config={**architecture.config, **(config or {})})
+    known = BaseFacts("tiny", architecture, frozenset(known_as), others or {}, **(facts or {}))
+    candidate = Candidate(
+        read_adapter_folder(folder),
+        known,
+        Submission(**declared),
+        look_around(folder),
+        lambda: neighbours,
+        today,
+    )
+    return examine(candidate)
+
+
+def look_as_declared(folder: Path, base: Path, **more: Any) -> list[Finding]:
+    """Return what admission finds when the base is known by the path that the configuration gives."""
+    return look(folder, base, known_as=("tiny", declared_model(folder)), **more)
+
+
+def declared_model(folder: Path) -> str:
+    """Return the base that a configuration names."""
+    return str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["model"])
+
+
+def edit_config(**changes: Any) -> Spoil:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in changes.items():
+            if key in ("rank", "scale", "alpha", "keys", "dropout"):
+                config["lora_parameters"][key] = value
+            else:
+                config[key] = value
+        path.write_text(json.dumps(config), encoding="utf-8")
+
+    return spoil
+
+
+def drop_from_config(*keys: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for key in keys:
+            config["lora_parameters"].pop(key, None)
+        path.write_text(json.dumps(config), encoding="utf-8")
+
+    return spoil
+
+
+def edit_tensors(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        path = folder / "adapters.safetensors"
+        stored = {
+            name: np.frombuffer(data, np.float32).reshape(shape).copy()
+            for name, (_, shape, data) in tiny_models.read_tensors(path).items()
+        }
+        tiny_models.write_tensors(
+            path, {name: ("F32", value) for name, value in change(stored).items()}, None
+        )
+
+    return spoil
+
+
+def write(name: str, content: bytes | str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / name).write_bytes(data)
+
+    return spoil
+
+
+def poison(value: float) -> Spoil:
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        next(iter(tensors.values())).flat[3] = value
+        return tensors
+
+    return edit_tensors(change)
+
+
+def zeroed(suffix: str, only_first: bool = False) -> Spoil:
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [name for name in tensors if name.endswith(suffix)]
+        for name in names[:1] if only_first else names:
+            tensors[name][:] = 0
+        return tensors
+
+    return edit_tensors(change)
+
+
+def without(fragment: str) -> Spoil:
+    return edit_tensors(
+        lambda tensors: {name: value for name, value in tensors.items() if fragment not in name}
+    )
+
+
+def renamed(old: str, new: str) -> Spoil:
+    return edit_tensors(lambda tensors: {name.replace(old, new): value for name, value in tensors.items()})
+
+
+def transposed(fragment: str) -> Spoil:
+    return edit_tensors(
+        lambda tensors: {
+            name: np.ascontiguousarray(value.T) if fragment in name else value
+            for name, value in tensors.items()
+        }
+    )
+
+
+def with_extra(name: str) -> Spoil:
+    return edit_tensors(lambda tensors: {**tensors, name: np.ones((4, 4), np.float32)})
+
+
+def full(**tensors: np.ndarray) -> Spoil:
+    """A full fine tune with these tensors; `__` stands for a dot."""
+
+    def spoil(folder: Path) -> None:
+        edit_config(fine_tune_type="full")(folder)
+        edit_tensors(lambda _: {name.replace("__", "."): value for name, value in tensors.items()})(folder)
+
+    return spoil
+
+
+def stored_as(dtype: str, fragment: str) -> Spoil:
+    """Write some tensors in another type of the same width."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "adapters.safetensors"
+        stored = {
+            name: (dtype if fragment in name else kind, np.frombuffer(data, np.float32).reshape(shape))
+            for name, (kind, shape, data) in tiny_models.read_tensors(path).items()
+        }
+        tiny_models.write_tensors(path, stored, None)
+
+    return spoil
+
+
+def magnitudes(size: int, fragment: str = "lora_a") -> Spoil:
+    """Make it DoRA; the modules that are meant get magnitudes of this size."""
+
+    def change(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        modules = [name.rpartition(".")[0] for name in tensors if fragment in name and "lora_a" in name]
+        return tensors | {f"{module}.m": np.ones(size, np.float32) for module in modules}
+
+    def spoil(folder: Path) -> None:
+        edit_config(fine_tune_type="dora")(folder)
+        edit_tensors(change)(folder)
+
+    return spoil
+
+
+def scalar(name: str) -> Spoil:
+    return edit_tensors(lambda tensors: {**tensors, name: np.float32(1).reshape(())})
+
+
+def metadata(**values: Any) -> Spoil:
+    return write("adapter_metadata.json", json.dumps(values))
+
+
+def remove(name: str) -> Spoil:
+    return lambda folder: (folder / name).unlink()

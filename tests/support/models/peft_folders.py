@@ -1,0 +1,167 @@
+"""Adapters in PEFT's form, as `save_pretrained` writes them, and the real PEFT.  Import it as `import peft_folders`.
+
+`PEFT_PYTHON` names an interpreter with torch, transformers and peft (requirements/peft.txt); `make test` sets it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+
+ROOT = Path(__file__).resolve().parents[3]
+REAL = Path(__file__).resolve().parents[2] / "data" / "peft"
+"""Adapters that PEFT itself trained, on SmolLM2-135M-Instruct."""
+
+PREFIX = "base_model.model."
+
+
+def make_peft(
+    folder: Path,
+    base: Path,
+    *,
+    modules: Sequence[str] = ("q_proj", "v_proj"),
+    layers: Sequence[int] | None = None,
+    rank: int = 4,
+    ranks: Mapping[str, int] | None = None,
+    dtype: tiny_models.FloatType = "float32",
+    dora: bool = False,
+    seed: int = 0,
+    **config: Any,
+) -> Path:
+    """Write a PEFT adapter for a base of `tiny_models`, and return its folder.
+
+    Args:
+        folder: made if it does not exist.
+        base: a folder of `make_base`.
+        modules: last names of the adapted modules.
+        layers: numbers of the adapted layers; all by default.
+        rank: `r`.
+        ranks: rank by full module path, where it is another; `rank_pattern` says so.
+        dtype: of the factors.
+        dora: add magnitudes.
+        seed: of the numbers.
+        config: more fields of the configuration, over the usual ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = json.loads((base / "config.json").read_text())
+    random = np.random.default_rng(seed)
+    wanted = range(settings["num_hidden_layers"]) if layers is None else layers
+    names = [name for name in tiny_models.LINEAR if name.rpartition(".")[2] in modules]
+    tensors: dict[str, tiny_models.Raw] = {}
+    for path in [f"model.layers.{index}.{name}" for index in wanted for name in names]:
+        out, into = tiny_models._module_shape(settings, path)
+        own = (ranks or {}).get(path, rank)
+        a = random.standard_normal((own, into)).astype(np.float32) / math.sqrt(into)
+        b = random.standard_normal((out, own)).astype(np.float32) * 0.02
+        kind = tiny_models._DTYPES[dtype]
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = (kind, tiny_models.encode(a, dtype))
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = (kind, tiny_models.encode(b, dtype))
+        if dora:
+            magnitude = random.uniform(0.9, 1.1, out).astype(np.float32)
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = ("F32", magnitude)
+    tiny_models.write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    document = {
+        "alpha_pattern": {},
+        "base_model_name_or_path": base.name,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None if layers is None else list(layers),
+        "lora_alpha": 8,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": dict(ranks or {}),
+        "target_modules": list(modules),
+        "task_type": "CAUSAL_LM",
+        "use_dora": dora,
+        "use_rslora": False,
+    }
+    edit_config(folder, **{**document, **config})
+    return folder
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Change fields of a folder's `adapter_config.json`, which is made if it is not there."""
+    path = folder / "adapter_config.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**known, **changes}, indent=2), encoding="utf-8")
+
+
+def numbers(path: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file as float64."""
+    found = {}
+    for name, (dtype, shape, data) in tiny_models.read_tensors(path).items():
+        if dtype == "BF16":
+            stored = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            stored = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype])
+        found[name] = stored.reshape(shape).astype(np.float64)
+    return found
+
+
+def peers_python() -> Path:
+    """Return the interpreter with other libraries in it; skip where there is none.
+
+    `make test` brings one, and there its absence is a failure.
+    """
+    given = os.environ.get("PEFT_PYTHON")
+    python = ROOT / (given or ".venv-peft/bin/python")
+    if not python.exists():
+        message = f"needs PEFT and llama.cpp: there is no {python}; run: make .venv-peft/.peers"
+        if given:
+            pytest.fail(message)
+        pytest.skip(message)
+    return python
+
+
+def real_peft(*request: str | Path) -> list[str]:
+    """Ask the real PEFT, through `peft_peer.py`, and return its answer; skip where there is none."""
+    peer = _peer(peers_python())
+    assert peer.stdin is not None
+    assert peer.stdout is not None
+    peer.stdin.write(json.dumps([str(word) for word in request]) + "\n")
+    peer.stdin.flush()
+    line = peer.stdout.readline()
+    assert line, f"PEFT ended with {peer.wait()}"
+    reply = json.loads(line)
+    assert "error" not in reply, reply["error"]
+    result: list[str] = reply["result"]
+    return result
+
+
+@cache
+def _peer(python: Path) -> subprocess.Popen[str]:
+    peer = subprocess.Popen(
+        [python, Path(__file__).with_name("peft_peer.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    atexit.register(_end, peer)
+    return peer
+
+
+def _end(peer: subprocess.Popen[str]) -> None:
+    """End it by closing what it reads from."""
+    if peer.stdin is not None:
+        peer.stdin.close()
+    if peer.stdout is not None:
+        peer.stdout.close()
+    peer.wait()

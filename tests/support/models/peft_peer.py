@@ -1,0 +1,163 @@
+"""What the real PEFT makes of an adapter: run by an interpreter that has torch, transformers and peft.
+
+It takes one request a line on stdin, a JSON list, and answers each with one JSON object on stdout, `result` or `error`:
+importing torch takes long, so it is done once.
+
+    ["logits", BASE, ADAPTER, TOKENS, OUT]     logits (float32) of base + adapter for token numbers
+    ["merge", BASE, ADAPTER, OUT]              the merged model, as a folder
+    ["tensors", BASE, ADAPTER, OUT]            the adapter loaded by PEFT and saved again
+    ["copied", BASE, ADAPTER, OUT]             the same with the base's embeddings, as PEFT adds them where it thinks fit
+    ["gguf", MODEL, TOKENS, OUT]               logits (float32) of a GGUF file, as transformers reads it
+    ["plain", MODEL, TOKENS, OUT]              logits (float32) of a model's folder
+    ["answers", MODEL, ADAPTER, QUESTIONS]     answers to a JSON list of questions, greedy and in float32; ADAPTER may be empty
+    ["fields"]                                 the names of the fields of LoraConfig
+    ["methods"]                                the names of PEFT's methods
+    ["follow", OUT, METHOD, FIELDS, BASE]      a tiny model and an adapter on it, made with these fields (JSON), in the folder OUT;
+                                               whether PEFT merges it (`same`: with the same answers, `other`, `refused`), and
+                                               whether it can save it as a LoRA (`lora`)
+    ["kinds"]                                  every `model_type` that transformers has
+    ["tiny", KIND, SCALING, OUT]               a tiny random model of a `model_type`, as a folder
+    ["scores", MODEL, TOKENS, OUT]             logits (float32) of such a folder, whatever is in it beside the text
+    ["rotary", MODEL]                          its rotary embeddings, as transformers reads them
+
+TOKENS and OUT are .npy files.  A tensor that PEFT misses or does not know is an error: it only warns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import warnings
+
+import numpy as np
+import tiny_transformers
+import torch
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+
+def load(base: str, adapter: str) -> PeftModel:
+    """Load a base in float32 and an adapter on it, strictly."""
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*adapter keys.*")
+        return PeftModel.from_pretrained(model, adapter).eval()
+
+
+def save_logits(folder: str, tokens: str, out: str, **how: str) -> None:
+    """Save what a model without an adapter answers."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how).eval()
+        np.save(out, model(input_ids=torch.from_numpy(np.load(tokens))).logits.float().numpy())
+
+
+def follow(out: str, method: str, fields: str, base: str) -> list[str]:
+    """Make an adapter, and see whether it can be merged."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    plain, tokens = f"{out}/base", torch.randint(1, 128, (2, 12))
+    LlamaForCausalLM(LlamaConfig(**size, **heads, **json.loads(base))).save_pretrained(plain)
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)](task_type="CAUSAL_LM", **json.loads(fields))
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32), config)
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    made.save_pretrained(f"{out}/adapter")
+    model = load(plain, f"{out}/adapter")
+    with torch.no_grad():
+        told = model(input_ids=tokens).logits
+    lora = ["lora"] if model.supports_lora_conversion() else []
+    try:
+        model.merge_and_unload().save_pretrained(f"{out}/merged")
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return ["refused", *lora]
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(f"{out}/merged", dtype=torch.float32)(
+            input_ids=tokens
+        ).logits
+    return ["same" if torch.allclose(told, found, atol=1e-4) else "other", *lora]
+
+
+def answers(folder: str, adapter: str, questions: list[str]) -> list[str]:
+    """Return what a model says to each question, at most 24 tokens of it, without the space around it."""
+    torch.set_num_threads(1)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() if not adapter else None
+    model = plain or load(folder, adapter)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+        )
+        for question in questions
+    ]
+    given = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        found = model.generate(
+            **given, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+    said = found[:, given["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
+def answer(request: list[str]) -> list[str]:
+    """Do what is asked."""
+    match request:
+        case ["logits", base, adapter, tokens, out]:
+            with torch.no_grad():
+                given = torch.from_numpy(np.load(tokens))
+                np.save(out, load(base, adapter)(input_ids=given).logits.float().numpy())
+        case ["gguf", path, tokens, out]:
+            folder, name = os.path.split(path)
+            save_logits(folder, tokens, out, gguf_file=name)
+        case ["plain", folder, tokens, out]:
+            save_logits(folder, tokens, out)
+        case ["merge", base, adapter, out]:
+            load(base, adapter).merge_and_unload().save_pretrained(out)
+        case ["tensors", base, adapter, out]:
+            load(base, adapter).save_pretrained(out, save_embedding_layers=False)
+        case ["methods"]:
+            return [method.value for method in PeftType]
+        case ["follow", out, method, fields, base]:
+            return follow(out, method, fields, base)
+        case ["copied", base, adapter, out]:
+            load(base, adapter).save_pretrained(out, save_embedding_layers=True)
+        case ["kinds"]:
+            return tiny_transformers.kinds()
+        case ["tiny", kind, scaling, out]:
+            tiny_transformers.make_model(kind, out, json.loads(scaling))
+        case ["scores", folder, tokens, out]:
+            np.save(out, tiny_transformers.logits(folder, np.load(tokens)))
+        case ["rotary", folder]:
+            return [json.dumps(tiny_transformers.rotary(folder), sort_keys=True)]
+        case ["answers", folder, adapter, questions]:
+            return answers(folder, adapter, json.loads(questions))
+        case ["fields"]:
+            return [field.name for field in dataclasses.fields(LoraConfig)]
+        case _:
+            raise ValueError(f"no such request: {request}")
+    return []
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # libraries print
+    for line in sys.stdin:
+        try:
+            reply = {"result": answer(json.loads(line))}
+        except Exception as error:  # noqa: BLE001 -- whatever PEFT raises is for the test to see
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

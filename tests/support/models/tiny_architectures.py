@@ -1,0 +1,506 @@
+"""Tiny random bases of many architectures, written through mlx-lm's own model classes.
+
+`make_architecture` writes a base as `mlx_lm.convert` does (names are module names, `{"format": "mlx"}`) or as it lies
+on the Hub (`layout="hf"`: one tensor for each expert, fused projections, transposed convolutions, other prefixes).
+Needs mlx-lm.  Import it as `import tiny_architectures`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tiny_models
+
+Layout = Literal["mlx", "hf"]
+
+_DENSE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 320,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+}
+_EXPERTS: dict[str, Any] = _DENSE | {
+    "moe_intermediate_size": 64,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+}
+_DEEPSEEK: dict[str, Any] = _EXPERTS | {
+    "kv_lora_rank": 32,
+    "q_lora_rank": 32,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "routed_scaling_factor": 1.0,
+}
+_LLAMA4_TEXT: dict[str, Any] = _DENSE | {
+    "model_type": "llama4_text",
+    "attention_bias": False,
+    "attention_chunk_size": 8,
+    "head_dim": 16,
+    "interleave_moe_layer_step": 2,
+    "intermediate_size_mlp": 128,
+    "num_experts_per_tok": 1,
+    "num_local_experts": 4,
+    "rope_scaling": None,
+    "use_qk_norm": True,
+}
+_GEMMA3_TEXT: dict[str, Any] = _DENSE | {
+    "model_type": "gemma3_text",
+    "head_dim": 32,
+    "sliding_window": 64,
+    "sliding_window_pattern": 2,
+}
+_GRANITE: dict[str, Any] = {
+    "logits_scaling": 1.0,
+    "attention_multiplier": 1.0,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+_LINEAR_ATTENTION: dict[str, Any] = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 3,
+    "partial_rotary_factor": 0.5,
+    "head_dim": 32,
+    "full_attention_interval": 2,
+}
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "afm7": {
+        "vocab_size": 320,
+        "hidden_dim": 64,
+        "num_layers": 4,
+        "num_kv_reuse_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "hidden_dim_scale_factor": 2.0,
+    },
+    "baichuan_m1": _DENSE
+    | {
+        "conv_window": 2,
+        "sliding_window": 64,
+        "sliding_window_layers": [0],
+        "num_swa_attention_heads": 4,
+        "num_swa_key_value_heads": 2,
+        "tie_word_embeddings": False,
+    },
+    "bitnet": _DENSE | {"head_dim": 16},
+    "cohere": _DENSE | {"layer_norm_eps": 1e-5, "use_qk_norm": False},
+    "cohere2": _DENSE | {"head_dim": 16, "sliding_window": 64, "sliding_window_pattern": 2},
+    "deepseek": _EXPERTS
+    | {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "moe_layer_freq": 1},
+    "deepseek_v2": _DEEPSEEK
+    | {
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 40,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "deepseek_v3": _DEEPSEEK,
+    "ernie4_5_moe": _DENSE
+    | {
+        "use_bias": False,
+        "tie_word_embeddings": False,
+        "moe_num_experts": 4,
+        "moe_intermediate_size": 64,
+        "moe_k": 2,
+    },
+    "falcon_h1": _DENSE
+    | {
+        "head_dim": 16,
+        "mamba_d_ssm": 64,
+        "mamba_d_head": 16,
+        "mamba_n_heads": 4,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 1,
+        "mamba_d_conv": 4,
+        "tie_word_embeddings": False,
+        "embedding_multiplier": 2.5,
+        "lm_head_multiplier": 0.5,
+        "key_multiplier": 0.75,
+        "mlp_multipliers": [0.75, 0.3],
+        "ssm_multipliers": [0.5, 0.25, 0.75, 1.5, 0.5],
+    },
+    "gemma": _DENSE | {"head_dim": 16},
+    "gemma2": _DENSE | {"head_dim": 16},
+    "gemma3": {"text_config": _GEMMA3_TEXT, "vocab_size": 320},
+    "gemma3_text": _GEMMA3_TEXT,
+    "glm4": _DENSE | {"attention_bias": False, "head_dim": 16, "partial_rotary_factor": 0.5},
+    "glm4_moe": _DEEPSEEK
+    | {
+        "head_dim": 16,
+        "rope_scaling": None,
+        "use_qk_norm": True,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "partial_rotary_factor": 0.5,
+    },
+    "gpt2": {
+        "n_ctx": 64,
+        "n_embd": 64,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 64,
+        "layer_norm_epsilon": 1e-5,
+        "vocab_size": 320,
+    },
+    "gpt_neox": _DENSE | {"layer_norm_eps": 1e-5, "rotary_emb_base": 10000, "rotary_pct": 0.25},
+    "gpt_oss": _DENSE
+    | {
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "granite": _DENSE | _GRANITE,
+    "granitemoe": _DENSE | _GRANITE | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "lfm2": _DENSE
+    | {
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 64,
+        "block_ff_dim": 128,
+        "block_multiple_of": 32,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "full_attn_idxs": [1],
+    },
+    "llama": _DENSE,
+    "llama4": {"text_config": _LLAMA4_TEXT},
+    "mamba": {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "state_size": 16,
+        "num_hidden_layers": 2,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 32,
+    },
+    "mistral": _DENSE,
+    "mixtral": _DENSE | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "nemotron": _DENSE | {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    "olmo2": _DENSE | {"attention_bias": False},
+    "olmo3": _DENSE | {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]},
+    "olmoe": _EXPERTS,
+    "phi3": _DENSE,
+    "phimoe": _DENSE
+    | {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_scaling": {
+            "type": "longrope",
+            "long_factor": [1.0] * 8,
+            "short_factor": [1.0] * 8,
+            "long_mscale": 1.2,
+            "short_mscale": 1.2,
+            "original_max_position_embeddings": 512,
+        },
+    },
+    "qwen2": _DENSE,
+    "qwen2_moe": _EXPERTS | {"shared_expert_intermediate_size": 64},
+    "qwen3": _DENSE | {"head_dim": 16, "tie_word_embeddings": False},
+    "qwen3_moe": _EXPERTS
+    | {"head_dim": 16, "tie_word_embeddings": False, "decoder_sparse_step": 1, "mlp_only_layers": []},
+    "qwen3_next": _EXPERTS
+    | _LINEAR_ATTENTION
+    | {"shared_expert_intermediate_size": 64, "decoder_sparse_step": 1, "mlp_only_layers": []},
+    "smollm3": _DENSE,
+    "stablelm": _DENSE | {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "use_qkv_bias": True},
+    "starcoder2": _DENSE,
+}
+"""Tiny configurations by `model_type`.  Widths are multiples of 32, so that groups of 16 and 32 fit everywhere."""
+
+
+def make_architecture(
+    folder: Path,
+    model_type: str,
+    *,
+    dtype: str = "bfloat16",
+    bits: int | None = None,
+    group_size: int = 32,
+    mode: str = "affine",
+    seed: int = 0,
+    layout: Layout = "mlx",
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a random base with a working tokenizer, and return its folder.
+
+    Args:
+        folder: made if it does not exist.
+        model_type: a key of `ARCHITECTURES`.
+        dtype: of every number (of scales and biases when quantised).
+        bits: quantise as `mlx_lm.convert` would, with the per-module choices of the class; None for a dense base.
+        group_size: of the quantisation.
+        mode: of the quantisation: `affine`, `mxfp4`, `mxfp8`, `nvfp4`.
+        seed: of the numbers.
+        layout: `mlx`, or `hf` for the names and shapes on the Hub (dense only).
+        config: further entries of `config.json`.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import quantize_model
+
+    settings = {"model_type": model_type, "torch_dtype": dtype, **ARCHITECTURES[model_type], **(config or {})}
+    model = _random_model(settings, getattr(mx, dtype), seed)
+    if bits is not None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            model, settings = quantize_model(model, settings, group_size, bits, mode)
+    tensors: dict[str, Any] = dict(tree_flatten(model.parameters()))
+    if layout == "hf":
+        tensors = hf_tensors(model_type, tensors, settings)
+    write_base(folder, tensors, settings, "mlx" if layout == "mlx" else "pt")
+    return folder
+
+
+def write_base(folder: Path, tensors: Mapping[str, Any], config: Mapping[str, Any], form: str) -> None:
+    """Write a base in one weight file, with a working tokenizer.
+
+    Args:
+        folder: made if it does not exist.
+        tensors: mlx arrays by name.
+        config: `config.json`.
+        form: the metadata's `format`, `mlx` or `pt`.
+    """
+    import mlx.core as mx
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_models.make_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(config, indent=4))
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tensors), metadata={"format": form})
+
+
+def hf_tensors(model_type: str, tensors: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dense base's tensors under the names and in the shapes that they have on the Hub."""
+    change = REARRANGED.get(model_type)
+    return dict(tensors) if change is None else change(dict(tensors), config)
+
+
+def _random_model(config: Mapping[str, Any], dtype: Any, seed: int) -> Any:
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import _get_classes
+
+    model_class, arguments = _get_classes(dict(config))
+    model = model_class(arguments.from_dict(dict(config)))
+    random = np.random.default_rng(seed)
+    numbers = {}
+    for name, value in sorted(tree_flatten(model.parameters())):
+        if not mx.issubdtype(value.dtype, mx.floating):
+            numbers[name] = value
+            continue
+        drawn = random.standard_normal(value.shape, dtype=np.float32)
+        if value.ndim >= 2:
+            drawn /= math.sqrt(value.shape[-1])
+        else:
+            drawn = drawn / 10 + (0 if name.endswith("bias") else 1)
+        numbers[name] = mx.array(drawn).astype(dtype)
+    model.load_weights(list(numbers.items()))
+    return model
+
+
+Change = Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]
+
+
+def _unstacked(stack: str, expert: str, renamed: Mapping[str, str] | None = None) -> Change:
+    """One tensor for each expert: `…{stack}.gate_proj.weight` -> `…{expert}.0.gate_proj.weight`, …"""
+
+    def change(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        found = {}
+        for name, value in tensors.items():
+            head, mark, rest = name.partition(f".{stack}.")
+            if not mark:
+                found[name] = value
+                continue
+            part, _, leaf = rest.partition(".")
+            for index in range(value.shape[0]):
+                found[f"{head}.{expert}.{index}.{(renamed or {}).get(part, part)}.{leaf}"] = value[index]
+        return found
+
+    return change
+
+
+def _latent_attention(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """deepseek_v3: `embed_q` and `unembed_out` of every head are one matrix `kv_b_proj`."""
+    import mlx.core as mx
+
+    found = _unstacked("mlp.switch_mlp", "mlp.experts")(tensors, config)
+    for name in [name for name in found if name.endswith(".embed_q.weight")]:
+        prefix = name.removesuffix(".embed_q.weight")
+        keys = found.pop(name).swapaxes(-1, -2)
+        values = found.pop(f"{prefix}.unembed_out.weight")
+        both = mx.concatenate([keys, values], axis=1)
+        found[f"{prefix}.kv_b_proj.weight"] = both.reshape(-1, both.shape[-1])
+    # A prediction head and leftovers that the class drops.
+    found["model.layers.61.enorm.weight"] = mx.ones((64,), mx.bfloat16)
+    found["model.layers.0.self_attn.rotary_emb.inv_freq"] = mx.ones((8,))
+    return found
+
+
+def _gemma3(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    extra = {
+        "vision_tower.vision_model.embeddings.patch_embedding.weight": mx.ones((8, 4, 4, 3), mx.bfloat16),
+        "multi_modal_projector.mm_soft_emb_norm.weight": mx.ones((8,), mx.bfloat16),
+    }
+    return tensors | extra
+
+
+def _llama4(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".experts.gate_proj.weight")]:
+        prefix = name.removesuffix(".gate_proj.weight")
+        pair = [found.pop(f"{prefix}.{part}.weight").swapaxes(1, 2) for part in ("gate_proj", "up_proj")]
+        found[f"{prefix}.gate_up_proj"] = mx.concatenate(pair, axis=-1)
+        found[f"{prefix}.down_proj"] = found.pop(f"{prefix}.down_proj.weight").swapaxes(1, 2)
+    found["vision_model.class_embedding"] = mx.ones((8,), mx.bfloat16)
+    return found
+
+
+def _gpt_oss(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".experts.gate_proj.weight")]:
+        prefix = name.removesuffix(".gate_proj.weight")
+        for leaf, renamed, axis in (("weight", "", 1), ("bias", "_bias", 1), ("scales", "_scales", 1)):
+            if f"{prefix}.gate_proj.{leaf}" not in found:
+                continue
+            pair = [found.pop(f"{prefix}.{part}.{leaf}") for part in ("gate_proj", "up_proj")]
+            both = mx.stack(pair, axis=axis + 1)
+            both = both.reshape(both.shape[0], -1, *both.shape[3:])
+            down = found.pop(f"{prefix}.down_proj.{leaf}")
+            if leaf == "weight" and both.dtype == mx.uint32:  # mxfp4: blocks of 16 bytes
+                renamed = "_blocks"
+                both, down = (
+                    value.view(mx.uint8).reshape(*value.shape[:-1], -1, 16) for value in (both, down)
+                )
+            elif leaf == "weight":
+                renamed = ".weight"
+            found[f"{prefix}.gate_up_proj{renamed}"] = both
+            found[f"{prefix}.down_proj{renamed}"] = down
+    return found
+
+
+def _gpt2(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    found = {}
+    for name, value in tensors.items():
+        turned = name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+        found[name.removeprefix("model.")] = value.T if turned else value
+    for layer in range(config["n_layer"]):
+        found[f"h.{layer}.attn.bias"] = mx.tril(mx.ones((1, 1, 64, 64)))
+    return found
+
+
+def _gpt_neox(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    found = {}
+    for name, value in tensors.items():
+        rest = name.removeprefix("model.")
+        rest = f"gpt_neox.layers.{rest.removeprefix('h.')}" if rest.startswith("h.") else rest
+        found[rest if rest.startswith(("gpt_neox.", "embed_out.")) else f"gpt_neox.{rest}"] = value
+    for layer in range(config["num_hidden_layers"]):
+        found[f"gpt_neox.layers.{layer}.attention.masked_bias"] = mx.array(-1e9)
+        found[f"gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq"] = mx.ones((2,))
+    return found
+
+
+def _convolutions(leaf: str) -> Change:
+    """Weights of one-dimensional convolutions with the channels before the taps, as PyTorch has them."""
+
+    def change(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value.swapaxes(1, 2) if name.endswith(leaf) else value for name, value in tensors.items()
+        }
+
+    return change
+
+
+def _granitemoe(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    found = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".switch_mlp.gate_proj.weight")]:
+        prefix = name.removesuffix(".switch_mlp.gate_proj.weight")
+        pair = [found.pop(f"{prefix}.switch_mlp.{part}.weight") for part in ("gate_proj", "up_proj")]
+        found[f"{prefix}.input_linear.weight"] = mx.concatenate(pair, axis=1)
+        found[f"{prefix}.output_linear.weight"] = found.pop(f"{prefix}.switch_mlp.down_proj.weight")
+    return found
+
+
+def _qwen3_next(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    import mlx.core as mx
+
+    found = _convolutions(".conv1d.weight")(tensors, config)
+    found = _unstacked("mlp.switch_mlp", "mlp.experts")(found, config)
+    shifted = (
+        ".input_layernorm.weight",
+        ".post_attention_layernorm.weight",
+        "model.norm.weight",
+        ".q_norm.weight",
+        ".k_norm.weight",
+    )
+    for name, value in found.items():
+        if name.endswith(shifted):
+            found[name] = value - 1.0
+    found["mtp.norm.weight"] = mx.ones((64,), mx.bfloat16)
+    return found
+
+
+_EXPERT_NAMES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+REARRANGED: dict[str, Change] = {
+    "deepseek_v3": _latent_attention,
+    "falcon_h1": _convolutions(".conv1d.weight"),
+    "gemma3": _gemma3,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "gpt_oss": _gpt_oss,
+    "granitemoe": _granitemoe,
+    "lfm2": _convolutions(".conv.weight"),
+    "llama4": _llama4,
+    "mamba": _convolutions(".conv1d.weight"),
+    "mixtral": _unstacked("block_sparse_moe.switch_mlp", "block_sparse_moe.experts", _EXPERT_NAMES),
+    "phimoe": _unstacked("block_sparse_moe.switch_mlp", "block_sparse_moe.experts", _EXPERT_NAMES),
+    "qwen3_next": _qwen3_next,
+} | dict.fromkeys(
+    ("deepseek", "deepseek_v2", "ernie4_5_moe", "glm4_moe", "olmoe", "qwen2_moe", "qwen3_moe"),
+    _unstacked("mlp.switch_mlp", "mlp.experts"),
+)
+"""What turns the tensors of mlx-lm into those on the Hub, by `model_type`; the others are the same in both."""

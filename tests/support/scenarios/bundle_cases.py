@@ -1,0 +1,28 @@
+"""Bundles for tests: written by the name of their target, from a source whose files can be exchanged.  Import as `bundle_cases`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fusery.registry.bundles import BundleSource, Choices, Files, Written, find_target, write_bundle
+from fusery.storage.manifest import Manifest
+
+
+def make_bundle(source: BundleSource, target: str, folder: Path, **choices: Any) -> Written:
+    """Write a bundle into an empty folder."""
+    return write_bundle(source, find_target(target), folder, Choices(**choices))
+
+
+def model_folder(source: BundleSource) -> Path:
+    """Return where the files of a source's model are."""
+    return source.fused.paths["config.json"].parent
+
+
+def with_model(
+    source: BundleSource, *, folder: Path | None = None, manifest: Manifest | None = None
+) -> BundleSource:
+    """Return a source with another folder or another manifest."""
+    files = Files.within(folder or model_folder(source), manifest or source.fused.manifest)
+    return replace(source, model=files)

@@ -1,0 +1,86 @@
+"""What the tests of collection run in other processes; started by `spawn`, as in `database_workers`."""
+
+from __future__ import annotations
+
+import random
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+from store_shelf import Shelf, open_workspace
+
+from fusery.registry import Registry
+from fusery.registry.errors import DepositLostError
+from fusery.registry.fusion.fuse import FuseRequest
+
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+
+
+def use_a_registry(place: dict[str, Any], base: Path, number: int, seconds: float, test: Connection) -> None:
+    """Register, fuse, materialize and give up, again and again; send how often each was done."""
+    folder = Path(place["home"]).parent / f"worker-{number}"
+    folder.mkdir()
+    chance = random.Random(number)
+    done = {"register": 0, "fuse": 0, "materialize": 0, "given up": 0}
+    end = time.monotonic() + seconds
+    # A tiny cache, so that models are evicted all the time, too.
+    workspace = open_workspace(**place, cache_limit=300_000)
+    with Registry(workspace) as registry:
+        shelf = Shelf(workspace)
+        while time.monotonic() < end:
+            seed = chance.randrange(1000)
+            adapter = tiny_models.make_adapter(folder / f"{sum(done.values())}", base, seed=seed)
+            made = registry.adapters.register(adapter, base="tiny", task=f"task{number}", date="20260115")
+            done["register"] += 1
+            registry.fused.fuse(made["name"], KEEP)
+            done["fuse"] += 1
+            registry.bundles.materialize(made["name"], folder / "bundle", request=KEEP, force=True)
+            done["materialize"] += 1
+            shelf.give_up(chance.randbytes(1000), b"the same of everybody")
+            done["given up"] += 1
+    test.send(done)
+
+
+def fill_and_forget(place: dict[str, Any], number: int, seconds: float, test: Connection) -> None:
+    """Keep contents that others keep, too, read them back, and forget them; send how many were checked and lost."""
+    chance = random.Random(number)
+    workspace = open_workspace(**place)
+    shelf = Shelf(workspace)
+    checked, lost = 0, []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        contents = [f"content {chance.randrange(6)}".encode() for _ in range(2)]
+        deposit = shelf.begin(*contents)
+        time.sleep(chance.random() * 0.02)
+        if chance.random() < 0.3:
+            deposit.abandon()
+            continue
+        try:
+            kept = shelf.commit(deposit)
+        except DepositLostError:
+            continue
+        for data in contents:
+            time.sleep(chance.random() * 0.02)
+            try:
+                assert shelf.read(data) == data
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test is told
+                lost.append(repr(error))
+            checked += 1
+        shelf.forget(kept)
+    workspace.close()
+    test.send({"checked": checked, "lost": lost})
+
+
+def collect_until_killed(place: dict[str, Any], test: Connection) -> None:
+    """Collect again and again without grace."""
+    from fusery.registry.collect import collect
+    from fusery.registry.collect.marking import Marking
+
+    # Who comes for bytes that a killed collector had marked waits for as long; a minute shows no more than this.
+    (Marking.__init__.__kwdefaults__ or {})["tombstone"] = 5.0
+    workspace = open_workspace(**place)
+    test.send("collecting")
+    while True:
+        collect(workspace, grace=0.0)

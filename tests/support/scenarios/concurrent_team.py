@@ -1,0 +1,300 @@
+"""A team at work: many processes on two simulated hosts, which share a database and a store and nothing else.
+
+Beside them another one collects all the time, without grace: what is live must not depend on it.
+
+A host has a home and a cache of its own, and another name, kernel and process namespace in what its processes say about
+themselves: none can tell whether a process of the other one is alive.  Import it as `import concurrent_team`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import traceback
+from collections import Counter
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import database_workers
+import tiny_models
+
+from fusery.registry import Registry, tables
+from fusery.registry.database import events, owner
+from fusery.registry.errors import FuseryError
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.fusion.fuse_inputs import InputFiles
+from fusery.registry.records.deposit import Deposit
+from fusery.registry.settings.settings import Settings
+from fusery.registry.workspace import Workspace
+
+TASKS = ("course_rec", "search", "support")
+ALIASES = ("prod", "canary")
+KEEP = FuseRequest(precision="keep", accept_loss=True)
+HOSTS = ("one", "two")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a team works.
+
+    Attributes:
+        folder: with the base and what the processes make; each host has its home in it.
+        database_url: the shared database.
+        store_url: the shared store.
+        store_options: how to reach it.
+    """
+
+    folder: Path
+    database_url: str
+    store_url: str
+    store_options: dict[str, Any]
+
+    def open(self, host: str) -> Registry:
+        """Open the registry from a host."""
+        settings = Settings.load(self.folder / host)
+        return Registry(
+            Workspace(
+                replace(
+                    settings,
+                    database_url=self.database_url,
+                    store_url=self.store_url,
+                    store_options=self.store_options,
+                    publish="full",
+                    user=f"worker-{host}",
+                )
+            )
+        )
+
+
+def prepare(place: Place) -> None:
+    """Make the registry, with a base and the adapter that everybody is going to fuse."""
+    base = tiny_models.make_base(place.folder / "tiny", layers=2)
+    for host in HOSTS:
+        (place.folder / host).mkdir()
+    with place.open(HOSTS[0]) as registry:
+        registry.init()
+        registry.bases.add(base, name="tiny")
+        shared = tiny_models.make_adapter(place.folder / "shared", base, seed=1)
+        registry.adapters.register(shared, base="tiny", task="shared")
+        for number, task in enumerate(TASKS):
+            folder = tiny_models.make_adapter(place.folder / f"first{number}", base, seed=10 + number)
+            registry.adapters.register(folder, base="tiny", task=task)
+
+
+def live_on(host: str) -> None:
+    """Let this process be on a host, for all that it says of itself."""
+    owner.socket.gethostname = lambda: f"host-{host}"  # type: ignore[attr-defined]
+    owner._boot = lambda: f"boot-{host}"
+
+
+def work(url: str, place: Place, operations: int, barrier: Barrier, test: Connection) -> None:
+    """Do so many things, the same fuse first as everybody; send what was done, refused and computed."""
+    number = os.getpid()
+    host = HOSTS[number % 2]
+    live_on(host)
+    worker = _Worker(place, host, number)
+    barrier.wait()
+    try:
+        worker.run(operations)
+    except Exception:  # noqa: BLE001  the test shows it
+        test.send(traceback.format_exc())
+        return
+    test.send(
+        {"done": worker.done, "refused": worker.refused, "computed": worker.computed, "made": worker.made}
+    )
+
+
+class _Worker:
+    """One process of the team."""
+
+    def __init__(self, place: Place, host: str, number: int) -> None:
+        self.registry = place.open(host)
+        self.place, self.number, self.random = place, number, random.Random(number)
+        self.done: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.computed: Counter[str] = Counter()
+        self.made: list[tuple[str, int, bool]] = []
+        compute, computed = InputFiles.compute, self.computed
+
+        def counted(inputs: InputFiles, recipe: Any, key: Any, *rest: Any, **options: Any) -> Any:
+            computed[str(key)] += 1
+            return compute(inputs, recipe, key, *rest, **options)
+
+        InputFiles.compute = counted  # type: ignore[method-assign]
+
+    def run(self, operations: int) -> None:
+        kinds = {
+            "register": 4,
+            "again": 1,
+            "alias": 4,
+            "list": 3,
+            "fuse": 2,
+            "materialize": 1,
+            "yank": 1,
+            "show": 1,
+            "give_up": 1,
+        }
+        names = ["fuse", *self.random.choices(list(kinds), list(kinds.values()), k=operations - 1)]
+        with self.registry:
+            for turn, name in enumerate(names):
+                try:
+                    getattr(self, name)(turn)
+                except FuseryError as error:
+                    self.refused[f"{name}: {error.code}: {error.message[:200]}"] += 1
+                self.done[name] += 1
+
+    def register(self, turn: int) -> None:
+        folder = self.place.folder / f"adapter-{self.number}-{turn}"
+        seed = self.number * 1000 + turn
+        tiny_models.make_adapter(folder, self.place.folder / "tiny", seed=seed, num_layers=1, rank=2)
+        self._register(folder, self.random.choice(TASKS))
+
+    def again(self, turn: int) -> None:
+        """Register what others may be registering at this moment."""
+        self._register(self.place.folder / f"first{turn % len(TASKS)}", TASKS[(turn + 1) % len(TASKS)])
+
+    def _register(self, folder: Path, task: str) -> None:
+        made = self.registry.adapters.register(folder, base="tiny", task=task)
+        self.made.append((task, made["version"], made.created))
+
+    def alias(self, turn: int) -> None:
+        task = self.random.choice(TASKS)
+        self.registry.aliases.set(self.random.choice(ALIASES), f"{task}@latest", reason=f"turn {turn}")
+
+    def list(self, turn: int) -> None:
+        task = self.random.choice(TASKS)
+        versions = sorted(view["version"] for view in self.registry.adapters.list(task=task))
+        assert versions == [*range(1, len(versions) + 1)], versions
+
+    def show(self, turn: int) -> None:
+        self.registry.adapters.show(f"{self.random.choice(TASKS)}@latest")
+
+    def fuse(self, turn: int) -> None:
+        self.registry.fused.fuse("shared@1", KEEP)
+
+    def materialize(self, turn: int) -> None:
+        bundle = self.place.folder / f"bundle-{self.number}-{turn}"
+        self.registry.bundles.materialize("shared@1", bundle, request=KEEP)
+
+    def yank(self, turn: int) -> None:
+        reference = f"{self.random.choice(TASKS)}@1"
+        self.registry.adapters.yank(reference, reason="test")
+        self.registry.adapters.unyank(reference)
+
+    def give_up(self, turn: int) -> None:
+        """Store what is not recorded in the end, as a command that is refused: food for the collector.
+
+        Half of it is what everybody gives up, so that some want it at the moment in which it is deleted.
+        """
+        workspace = self.registry.workspace
+        deposit = Deposit(workspace.database, workspace.store, owner.Owner.current())
+        deposit.put({"own": self.random.randbytes(1000), "everybody's": b"the same of everybody"})
+        deposit.abandon()
+
+
+def collect(place: Place, test: Connection) -> None:
+    """Collect without grace until told to stop; send how often that was, and how many blobs went."""
+    live_on(HOSTS[1])
+    turns, removed = 0, 0
+    try:
+        with place.open(HOSTS[1]) as registry:
+            while not test.poll(0.05):  # seconds
+                done = registry.upkeep.gc(grace=0.0)
+                turns, removed = turns + 1, removed + sum(item.kind == "blob" for item in done.items_)
+    except Exception:  # noqa: BLE001  the test shows it
+        test.send(traceback.format_exc())
+        return
+    test.send({"turns": turns, "removed": removed})
+
+
+def at_work(place: Place, processes: int, operations: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Let so many processes do so many operations in all, with a collector beside them; return what each did.
+
+    Raises:
+        AssertionError: one of them failed with something that is no error of fusery's.
+    """
+    each = operations // processes
+    collector, line = database_workers.start(collect, place)
+    try:
+        results = database_workers.run_all(work, processes, place.database_url, place, each)
+        line.send("stop")
+        collected = line.recv()
+    finally:
+        collector.kill()
+        collector.join()
+    failed = [result for result in (*results, collected) if isinstance(result, str)]
+    assert not failed, failed[0]
+    return results, collected
+
+
+def inconsistencies(place: Place, results: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong in the registry after that, one line each."""
+    with place.open(HOSTS[0]) as registry:
+        problems = _versions(registry, results) + _aliases(registry) + _log(registry, results)
+        report = registry.upkeep.audit()
+        problems += [f"audit: {problem}" for problem in report.problems]
+        with registry.workspace.database.read() as session:
+            held = session.query(tables.Lease).filter(tables.Lease.owner != "").all()
+            problems += [f"the lease {lease.key} is still held by {lease.owner}" for lease in held]
+            problems += [
+                f"an intent is left: {intent.owner}" for intent in session.query(tables.Intent).all()
+            ]
+    return problems
+
+
+def _versions(registry: Registry, results: list[dict[str, Any]]) -> list[str]:
+    problems = []
+    for task in TASKS:
+        listed = sorted(view["version"] for view in registry.adapters.list(task=task))
+        if listed != list(range(1, len(listed) + 1)):
+            problems.append(f"{task} has the versions {listed}")
+        handed = [
+            version for result in results for of, version, created in result["made"] if of == task and created
+        ]
+        if sorted(handed) != listed[1:]:  # the first was there before
+            problems.append(
+                f"of {task} the versions {sorted(handed)} were handed out, and {listed} are there"
+            )
+    return problems
+
+
+def _aliases(registry: Registry) -> list[str]:
+    problems = []
+    with registry.workspace.database.read() as session:
+        for alias in session.query(tables.Alias).all():
+            moves = (
+                session.query(tables.AliasMove)
+                .filter_by(alias_id=alias.id)
+                .order_by(tables.AliasMove.id)
+                .all()
+            )
+            holder, at = None, None
+            for move in moves:
+                if move.from_adapter_id != holder or (at is not None and move.at < at):
+                    problems.append(f"move {move.id} of {alias.name} does not follow from the one before")
+                holder, at = move.to_adapter_id, move.at
+            if holder != alias.adapter_id:
+                problems.append(f"{alias.name} holds another adapter than its last move says")
+            told = len(events.history(session, action="alias.moved"))
+        if told != (moved := session.query(tables.AliasMove).count()):
+            problems.append(f"{told} events tell of {moved} moves of aliases")
+    return problems
+
+
+def _log(registry: Registry, results: list[dict[str, Any]]) -> list[str]:
+    with registry.workspace.database.read() as session:
+        problems = [problem.message for problem in events.verify_chain(session)]
+        registered = len(events.history(session, action="adapter.registered"))
+        made = [event.subject for event in events.history(session, action="fused.made")]
+    there = len(registry.adapters.list())
+    if registered != there:
+        problems.append(f"{registered} registrations are told of, and {there} adapters are there")
+    if len(made) != 1:
+        problems.append(f"the one fuse was recorded {len(made)} times")
+    computed = sum((result["computed"] for result in results), Counter())
+    if set(computed.values()) != {1} or len(computed) != 1:
+        problems.append(f"the one fuse was computed as {dict(computed)}")
+    return problems

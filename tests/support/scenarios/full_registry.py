@@ -1,0 +1,121 @@
+"""A registry with rows in every table there is, made by its own commands as far as there are any."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+from run_folders import plain_log
+from sqlalchemy import insert, select
+
+from fusery.registry import Registry, tables
+from fusery.registry.backup.contents import all_tables
+from fusery.registry.database import sealing
+from fusery.registry.dsse.keys import make_pair
+from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.tables.values import kind_of
+
+_LATER = {("trusted_key", "fused")}
+"""Columns that came after there were seals: null here, so that backups of older revisions can be made of these rows."""
+
+_TOLD = {"alias_rule", "amendment", "tensor", "trusted_key"}
+"""Tables whose rows the log has to tell of, or to seal otherwise than it once did: commands fill them."""
+
+_MADE_UP: dict[str, Any] = {
+    "moment": datetime(2026, 1, 15, 12, 30, 59, 123456, UTC),
+    "boolean": True,
+    "integer": 7,
+    "number": 0.1 + 0.2,
+    "document": {"b": [1, 2.5, None, "ä\u2028"], "a": {"deep": 1e-05}},
+}
+
+
+def fill(registry: Registry, tiny_base: Path, folder: Path, *, amended: bool = True) -> Registry:
+    """Do everything that can be done, and make up a row for tables that no command has filled.
+
+    Without `amended`, it is a registry of a time when nothing could be amended, and there were neither rules nor keys.
+    """
+    registry.bases.add(tiny_base, name="tiny")
+    for number in (1, 2):
+        adapter = tiny_models.make_adapter(folder / f"adapter{number}", tiny_base, seed=number)
+        # A curve that ends with another loss than is said: a run on record, and a finding.
+        (adapter / "train.log").write_text(plain_log({1: 2.0, 100: 1.0}, {50: 1.5}))
+        registry.adapters.register(
+            adapter,
+            base="tiny",
+            task="course_rec",
+            date=f"2026011{number}",
+            val_loss=0.5 / number,
+            dataset="courses",
+            examples=120,
+            tags={"team": "search"},
+            note="Ünïcode \u2028 and 'quotes'",
+            parent="course_rec@1" if number == 2 else None,
+        )
+    registry.aliases.set("prod", "course_rec@1", reason="first")
+    registry.aliases.set("prod", "course_rec@2", reason="better")
+    registry.fused.fuse("course_rec@2", FuseRequest(extras=(("course_rec@1", 0.5),)))
+    registry.adapters.yank("course_rec@1", reason="worse")
+    registry.bundles.materialize("course_rec@2", folder / "bundle")
+    registry.exchange.export("course_rec@2", folder / "exported", form="peft")
+    if amended:
+        registry.adapters.amend("course_rec@2", examples=121, tags={"team": "ads"}, reason="typo")
+        registry.aliases.set_rules("release", {"admission": "no_errors"})
+        registry.trust.add_key("ann", make_pair(folder / "ann.pem", None).public, ["*#canary"])
+    with registry.workspace.database.write() as session:
+        for table in all_tables():
+            if (amended or table.name not in _TOLD) and session.execute(
+                select(table).limit(1)
+            ).first() is None:
+                _insert(session, table)
+    return registry
+
+
+def _insert(session: Any, table: Any) -> None:
+    row = _row(session, table)
+    session.execute(insert(table).values(row))
+    if table.name in sealing.OWNERS:
+        kind, column = sealing.OWNERS[table.name]
+        sealing.touch(session, kind.name, [row[column]])
+
+
+def _row(session: Any, table: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for column in table.columns:
+        keys = list(column.foreign_keys)
+        if (table.name, column.name) in _LATER:
+            row[column.name] = None
+        elif keys:
+            row[column.name] = session.scalar(select(keys[0].column).limit(1))
+        elif column.name in (
+            "method",
+            "form",
+            "chosen",
+            "state",
+            "source",
+            "severity",
+            "precision",
+            "verdict",
+        ):
+            row[column.name] = {"form": "peft", "chosen": "best", "state": "finished", "source": "log"}.get(
+                column.name, "warning"
+            )
+        else:
+            kind = kind_of(column)
+            length = getattr(column.type, "length", None) or 20
+            row[column.name] = ("ab" * 32)[:length] if kind == "text" else _MADE_UP[kind]
+    if "manifest_id" in row and "digest" in row:
+        manifest = tables.Manifest
+        row["digest"] = session.scalar(select(manifest.digest).where(manifest.id == row["manifest_id"]))
+    return row
+
+
+def used(registry: Registry) -> dict[str, bool]:
+    """Tell of each table of the database whether it has rows."""
+    with registry.workspace.database.read() as session:
+        return {
+            table.name: session.execute(select(table).limit(1)).first() is not None
+            for table in tables.metadata.sorted_tables
+        }

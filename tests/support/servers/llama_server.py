@@ -1,0 +1,109 @@
+"""The real llama-server, as a bundle starts it.  Import as `import llama_server`.
+
+`PEFT_PYTHON` names an interpreter with what requirements/peft.txt lists; on Linux x86-64 llama-server is among it, elsewhere
+the one on the PATH is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import openai
+import pytest
+from peft_folders import ROOT
+from ports import free_port
+
+STARTING = 120
+"""Seconds until a server that does not answer is given up."""
+
+
+def llama_server_folder() -> str:
+    """Return the folder of the real llama-server; skip where there is none, fail where `make test` brings one."""
+    given = os.environ.get("PEFT_PYTHON")
+    python = ROOT / (given or ".venv-peft/bin/python")
+    found = sorted(
+        python.parent.parent.glob("lib/python3*/site-packages/skulk_llama_server_*/bin/llama-server")
+    )
+    path = str(found[0]) if found else shutil.which("llama-server")
+    if path is None:
+        message = "needs llama-server: run make .venv-peft/.peers (Linux x86-64), or put it on the PATH"
+        if given and sys.platform == "linux" and platform.machine() == "x86_64":
+            pytest.fail(message)
+        pytest.skip(message)
+    return str(Path(path).parent)
+
+
+@contextmanager
+def started(*command: str | Path, cwd: Path | None = None) -> Iterator[openai.OpenAI]:
+    """Run a command that starts llama-server, with a port of ours, until the block ends; yield the official client."""
+    port = free_port()
+    folder = llama_server_folder()
+    # What it computes on is for the machine to say; a test's is the processor.
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "GGML_VK_VISIBLE_DEVICES": ""}
+    # More threads wait for each other in a loop, and for long where other tests have the processors.
+    words = [*map(str, command), "--host", "127.0.0.1", "--port", str(port), "--threads", "1", "--offline"]
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill, and the server wait
+        server = subprocess.Popen(words, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _await(server, port, log)
+            # A plain client asks again where a connection breaks, as the router's do now and then when it is busy.
+            with openai.OpenAI(
+                base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=STARTING
+            ) as client:
+                yield client
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def _await(server: subprocess.Popen[bytes], port: int, log: TextIO) -> None:
+    end = time.monotonic() + STARTING
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+                if reply.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        if server.poll() is not None:
+            log.seek(0)
+            pytest.fail(f"llama-server ended with {server.returncode}: {log.read()[-2000:]}")
+        time.sleep(0.1)
+    pytest.fail(f"llama-server did not answer within {STARTING} s")
+
+
+def scales(client: openai.OpenAI, model: str = "") -> list[tuple[str, float]]:
+    """Return what `/lora-adapters` says: each adapter's file and how much it counts for whoever names none."""
+    url = str(client.base_url).removesuffix("/v1/") + "/lora-adapters" + (f"?model={model}" if model else "")
+    with urllib.request.urlopen(url, timeout=STARTING) as reply:
+        return [(Path(each["path"]).name, each["scale"]) for each in json.load(reply)]
+
+
+def chat(client: openai.OpenAI, model: str, question: str, tokens: int = 24, **more: Any) -> str:
+    """Return a greedy answer, without the space around it."""
+    reply = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=tokens,
+        temperature=0,
+        extra_body=more,
+    )
+    return (reply.choices[0].message.content or "").strip()
+
+
+def chats(client: openai.OpenAI, model: str, questions: Sequence[str], **more: Any) -> list[str]:
+    """Return the answers to questions, asked one after the other."""
+    return [chat(client, model, question, **more) for question in questions]
