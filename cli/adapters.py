@@ -30,7 +30,8 @@ from .text import (
 from .training import print_training
 
 if TYPE_CHECKING:
-    from fusery.registry.records.adapter import Adapter, AdapterDetails, Registered
+    from fusery.registry.records.adapter import Adapter, Registered
+    from fusery.registry.records.adapter_details import AdapterDetails
 
 _MOST = 2**31 - 1
 TRAINED_ON = click.option(

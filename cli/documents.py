@@ -25,7 +25,7 @@ DOCUMENTS: Mapping[str, str] = {
     "check": "admission.checked:Checked",
     "register": "records.adapter:Registered",
     "list": "[records.adapter:Adapter]",
-    "show": "records.adapter:AdapterDetails",
+    "show": "records.adapter_details:AdapterDetails",
     "history": "[records.adapter:Version]",
     "amend": "registration.amend:Amended",
     "diff": "catalog.diff:Difference | catalog.diff:WeightsDifference",

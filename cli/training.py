@@ -11,7 +11,7 @@ from .session import Session
 from .text import cell, number, size
 
 if TYPE_CHECKING:
-    from fusery.registry.records.adapter import AdapterDetails
+    from fusery.registry.records.adapter_details import AdapterDetails
     from fusery.registry.records.run import TrainingRun
 
 

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from functools import cache
 from html import escape
 from os import PathLike, fspath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 _LEFT_OUT, _EXACT = "left out", "exact"
 
@@ -45,26 +45,23 @@ class Record(Mapping[str, Any]):
         return {key: self[key] for key in self}
 
     def __getitem__(self, key: str) -> Any:
-        if key not in self:
+        part = _layout(type(self))[key]
+        value = getattr(self, part.name)
+        if value is None and part.optional:
             raise KeyError(key)
-        name = _name_of(type(self), key)
-        value = getattr(self, name)
-        if value is not None and name in _exact_names(type(self)):
-            return value.isoformat()
-        return plain(value)
+        return value.isoformat() if part.exact and value is not None else plain(value)
 
     def __iter__(self) -> Iterator[str]:
-        kind = type(self)
-        optional = optional_names(kind)
-        for name in names_of(kind):
-            if name not in optional or getattr(self, name) is not None:
-                yield name.rstrip("_")
+        for key, part in _layout(type(self)).items():
+            if not part.optional or getattr(self, part.name) is not None:
+                yield key
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, key: object) -> bool:
-        return any(key == each for each in self)
+        part = _layout(type(self)).get(str(key))
+        return part is not None and not (part.optional and getattr(self, part.name) is None)
 
     def _repr_html_(self) -> str:
         """Return a table of its values, for notebooks."""
@@ -86,13 +83,18 @@ def optional_names(kind: type) -> frozenset[str]:
     return frozenset(each.name for each in fields(kind) if _LEFT_OUT in each.metadata)
 
 
+class _Part(NamedTuple):
+    name: str
+    optional: bool
+    exact: bool
+
+
 @cache
-def _exact_names(kind: type) -> frozenset[str]:
-    return frozenset(each.name for each in fields(kind) if _EXACT in each.metadata)
-
-
-def _name_of(kind: type[Record], key: str) -> str:
-    return key if key in names_of(kind) else f"{key}_"
+def _layout(kind: type[Record]) -> dict[str, _Part]:
+    """Return what the JSON of a kind of record has: key to the attribute, and how that is written."""
+    optional = optional_names(kind)
+    exact = {each.name for each in fields(kind) if _EXACT in each.metadata}  # type: ignore[arg-type]
+    return {name.rstrip("_"): _Part(name, name in optional, name in exact) for name in names_of(kind)}
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..evaluation.bench import BenchReport
     from ..evaluation.probe import ProbeReport
     from ..fusion.request import FuseRequest
-    from ..records.adapter import Adapter, AdapterDetails, Registered, Version
+    from ..records.adapter import Adapter, Registered, Version
+    from ..records.adapter_details import AdapterDetails
     from ..registration.amend import Amended
     from ..releases.yanks import LiftedYank, Yank
 
@@ -111,7 +112,7 @@ class Adapters(Resource):
         force: bool = False,
     ) -> AdapterDetails:
         """Return one adapter in full, or as it was on record at a date; draw its training curve if asked to."""
-        from ..catalog.listing import show_adapter
+        from ..catalog.show import show_adapter
 
         place = Path(plot) if plot is not None else None
         return show_adapter(self.workspace, named(reference), at=at, plot=place, force=force)

@@ -29,9 +29,9 @@ from ..models.architecture import WEIGHTS, Architecture
 from ..models.identity import Identity, identify_base
 from ..names import parse_base_name
 from ..records.base import AddedBase
+from ..records.base_views import base_facts
 from ..records.derived import base_columns, describe_base, require_sensible
 from ..records.scratch import scratch_folder
-from ..records.views import base_facts
 from .contents import learn_contents, may_be
 from .fetch import FetchedBase, fetched
 from .findings import look_at_base

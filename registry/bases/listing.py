@@ -8,8 +8,8 @@ from sqlalchemy import select
 
 from .. import tables
 from ..records.base import Base, BaseDetails
+from ..records.base_views import base_facts, base_record
 from ..records.references import resolve_base
-from ..records.views import base_facts, base_record
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -14,11 +14,11 @@ from ..charts.files import picture_kind
 from ..documents import write_picture
 from ..errors import BadInputError
 from ..record import Record
-from ..records.adapter import AdapterDetails
+from ..records.adapter_details import AdapterDetails
 from ..records.run import CurvePoint
 from ..records.withdrawals import Withdrawal
 from .diff import amended_in, fields
-from .listing import show_adapter
+from .show import show_adapter
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -13,10 +13,10 @@ from ..comparison.differences import ModuleDifference, WholeDifference
 from ..documents import write_picture
 from ..errors import BadInputError
 from ..record import Record
-from ..records.adapter import AdapterDetails
+from ..records.adapter_details import AdapterDetails
 from ..records.references import resolve_adapter
 from ..records.withdrawals import Withdrawal
-from .listing import show_adapter
+from .show import show_adapter
 
 if TYPE_CHECKING:
     from ..comparison.modules import ModuleChange

@@ -12,7 +12,7 @@ from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
-from ..records.adapter import AdapterDetails
+from ..records.adapter_details import AdapterDetails
 from ..records.amendments import DATASET, TAG, amendment_records, state_then
 from ..records.references import load_adapters, resolve_adapter
 from ..records.withdrawals import of_adapters, own

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from .. import tables
-from ..records.adapter import AdapterDetails
+from ..records.adapter_details import AdapterDetails
 from ..records.renderings import own_form
 from ..records.views import adapter_facts, entries
 

@@ -1,4 +1,4 @@
-"""How rows become the records of base models and adapters."""
+"""How rows become the records of adapters."""
 
 from __future__ import annotations
 
@@ -18,43 +18,12 @@ from ..adapters.finding import Finding, Severity
 from ..names import compact_date
 from .adapter import Adapter, Registered
 from .amendments import amendment_records
-from .base import Base, Calibration, Source
 from .withdrawals import Withdrawals, of_adapters, own
 
 
 def moment(value: datetime) -> str:
     """Return a moment as ISO 8601 in UTC with its offset."""
     return value.isoformat(timespec="seconds")
-
-
-def base_record(base: tables.BaseModel) -> Base:
-    """Return the record of a base model."""
-    return Base(**base_facts(base))
-
-
-def base_facts(base: tables.BaseModel) -> dict[str, Any]:
-    """Return the fields of a base model's record."""
-    return {
-        "name": base.names[0].name,
-        "names": tuple(name.name for name in base.names),
-        "digest": base.digest,
-        "content": base.content,
-        "architecture": base.architecture,
-        "model_type": base.model_type,
-        "parameters": base.parameters,
-        "dtype": base.dtype,
-        "quantization": base.quantization,
-        "bytes": base.bytes,
-        "reference": base.location,
-        "sources": tuple(Source(source=row.source, revision=row.revision or None) for row in base.revisions),
-        "created_at": base.created_at,
-        "created_by": base.created_by,
-        "calibrations": tuple(
-            Calibration(digest=row.digest, prompts=row.prompts, tokens=row.tokens, created_at=row.created_at)
-            for row in base.calibrations
-        ),
-        "files": entries(base.manifest),
-    }
 
 
 def entries(manifest: tables.Manifest) -> tuple[FileEntry, ...]:

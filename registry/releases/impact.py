@@ -15,7 +15,7 @@ from ..database.batches import batches
 from ..engine.recipe import Recipe
 from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record
-from ..records.adapter import BundleLine
+from ..records.adapter_details import BundleLine
 from ..records.deployment import Deployment
 from ..records.fused import FusedLabel
 from ..records.fused_label import names as labels

@@ -1,0 +1,101 @@
+"""One adapter in full."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from .. import tables
+from ..fusion.views import fused_line
+from ..records.adapter_details import AdapterDetails, BundleLine, Rendering
+from ..records.references import fused_from, resolve_adapter
+from ..records.withdrawals import of_adapters, of_bundles, of_fused, own
+from ..releases.deployments import deployments_of
+from ..training.facts import draw_curve
+from .views import full_record
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def show_adapter(
+    workspace: Workspace,
+    reference: str,
+    *,
+    at: str | None = None,
+    plot: Path | None = None,
+    force: bool = False,
+) -> AdapterDetails:
+    """Return one adapter in full: as `list` has it, with sizes, training run, files, fused artifacts and bundles.
+
+    Sizes: `reduction_factor` is how many times fewer parameters were trained than the base has.
+
+    Args:
+        workspace: the registry's parts.
+        reference: the adapter.
+        at: as it was recorded at that moment; see `fusery.registry.catalog.past.show_then`.
+        plot: draw its training curve into this file, `.png` or `.svg`.
+        force: replace the file.
+
+    Raises:
+        UnknownReferenceError: there is, or was then, no such adapter.
+        BadInputError: that is no moment; there is no curve to draw, or the picture's ending is not known.
+        AlreadyExistsError: another file is there already.
+        MissingExtraError: a picture needs matplotlib, which is not installed.
+    """
+    if plot is not None:
+        found = show_adapter(workspace, reference, at=at)
+        return replace(found, plot=draw_curve(found.name, found.curve, plot, force=force))
+    if at is not None:
+        from .past import show_then
+
+        return show_then(workspace, reference, at)
+    with workspace.database.read() as session:
+        adapter = resolve_adapter(session, reference)
+        fused = list(session.scalars(fused_from(adapter)))
+        told = of_fused(session, [artifact.id for artifact in fused])
+        bundles = list(
+            session.scalars(
+                select(tables.Bundle)
+                .join(tables.BundleAdapter, tables.BundleAdapter.bundle_id == tables.Bundle.id)
+                .where(tables.BundleAdapter.adapter_id == adapter.id)
+                .order_by(tables.Bundle.id)
+            )
+        )
+        packed = of_bundles(session, [bundle.id for bundle in bundles])
+        reasons = of_adapters(session, [adapter.id, *([adapter.parent_id] if adapter.parent_id else [])])
+        running = deployments_of(
+            session,
+            adapters=[adapter.id],
+            fused=[artifact.id for artifact in fused],
+            bundles=[bundle.id for bundle in bundles],
+        )
+        return full_record(
+            session,
+            adapter,
+            yanked_reason=own(reasons.get(adapter.id, ())),
+            parent_yanked=own(reasons.get(adapter.parent_id or 0, ())),
+            renderings=tuple(Rendering(format=row.form, digest=row.digest) for row in adapter.renderings),
+            fused=tuple(
+                fused_line(artifact, _name_in(artifact, adapter), withdrawals=told.get(artifact.id, ()))
+                for artifact in fused
+            ),
+            bundles=tuple(
+                BundleLine(
+                    target=bundle.target,
+                    path=bundle.path,
+                    digest=bundle.digest,
+                    withdrawals=packed.get(bundle.id, ()),
+                )
+                for bundle in bundles
+            ),
+            deployments=tuple(running),
+        )
+
+
+def _name_in(fused: tables.Fused, adapter: tables.Adapter) -> str:
+    """Return the name of a fused artifact's first adapter: the requested one, if the bytes are the same."""
+    return adapter.name if fused.adapter.digest == adapter.digest else fused.adapter.name
