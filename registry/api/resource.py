@@ -45,6 +45,9 @@ class Reporter:
     ) -> None:
         self._say, self._progress = say, progress
 
+    def __repr__(self) -> str:
+        return "Reporter()" if self._say is None and self._progress is None else "Reporter(...)"
+
     def say(self, text: str) -> None:
         """Hear what is going on."""
         if self._say is not None:
