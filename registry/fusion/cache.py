@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, aliased
 
 from fusery.storage.digest import Digest
@@ -19,7 +19,7 @@ from fusery.storage.temporary import sweep_temporary
 from .. import tables
 from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record
-from ..records.fused import Foreign
+from ..records.fused import Foreign, FusedLabel
 from ..records.fused_label import label_record
 from ..records.references import fused_from, resolve_any
 from ..records.withdrawals import Withdrawal, of_fused
@@ -35,7 +35,7 @@ _SHORTEST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedModel(Record):
-    """A fused model in the cache; what only the registry's records say of it is None where it is on none.
+    """A fused model in the cache, or the files of an adapter or a base (`fusery path`); what only the registry's records say of it is None where it is on none.
 
     Attributes:
         key: digest of what it is made from and how.
@@ -45,8 +45,8 @@ class CachedModel(Record):
         adapter: name of its first adapter.
         precision: how it was written, such as `keep` or `auto`.
         scale: that the first adapter's update is multiplied by, where that is not its own.
-        combined: its adapters, with their weights.
-        format: its precision in words.
+        combined: its adapters, with their weights, or the name of the adapter or base.
+        format: its precision in words, or whose files these are.
         label: both.
         digest: of its manifest.
         foreign: where it comes from; None if it was made here.
@@ -269,7 +269,7 @@ def _cached_model(
     workspace: Workspace, session: Session, entry: CacheEntry, pinned: AbstractSet[Digest]
 ) -> CachedModel:
     row = find_fused(session, entry.key)
-    label = label_record(row) if row else None
+    label = label_record(row) if row else _folder(session, entry.key)
     return CachedModel(
         key=entry.key,
         path=entry.path,
@@ -281,13 +281,27 @@ def _cached_model(
         combined=label.combined if label else None,
         format=label.format if label else None,
         label=label.label if label else None,
-        digest=row.digest if row else None,
+        digest=row.digest if row else entry.key if label else None,
         foreign=foreign_record(row) if row else None,
         aliases=tuple(aliases_of(session, row)) if row else (),
         withdrawals=of_fused(session, [row.id]).get(row.id, ()) if row else (),
         pinned=entry.key in pinned,
         in_use=workspace.cache.is_in_use(entry.key),
     )
+
+
+def _folder(session: Session, digest: str) -> FusedLabel | None:
+    """Return what the files of an adapter or of a base are called that lie here for somebody to load; None for others."""
+    adapter, rendering, base = tables.Adapter, tables.AdapterRendering, tables.BaseModel
+    rendered = select(rendering.adapter_id).where(rendering.digest == digest)
+    query = select(adapter.name).where(or_(adapter.digest == digest, adapter.id.in_(rendered)))
+    name, kind = session.scalar(query.order_by(adapter.id).limit(1)), "files of an adapter"
+    if name is None:
+        found = session.scalar(select(base).where(base.digest == digest))
+        name, kind = (found.name if found else None), "files of a base"
+    if name is None:
+        return None
+    return FusedLabel(scale=None, combined=name, format=kind, label=f"{name} ({kind})")
 
 
 def _keys(workspace: Workspace, reference: str) -> list[Digest]:

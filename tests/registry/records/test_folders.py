@@ -85,7 +85,10 @@ def test_a_fused_model_is_found_by_its_key_while_it_is_here(stocked: Registry) -
 
 def test_folders_are_kept_by_the_rules_of_the_cache(stocked: Registry) -> None:
     folder = stocked.adapters.folder("course_rec@1")
-    assert [entry["path"] for entry in stocked.cache.contents()["entries"]] == [str(folder)]
+    [entry] = stocked.cache.contents().entries
+    assert (entry.path, entry.label) == (folder, "course_rec_v1_20260115 (files of an adapter)")
+    stocked.bases.folder("tiny")
+    assert [entry.label for entry in stocked.cache.contents().entries][-1] == "tiny (files of a base)"
     stocked.cache.prune(0)
     assert not folder.exists()
 
