@@ -118,7 +118,7 @@ class Adapters(Resource):
         return show_adapter(self.workspace, named(reference), at=at, plot=place, force=force)
 
     def folder(self, reference: Named, *, format: str = "mlx") -> Path:
-        """Return a folder of this machine with an adapter's two files, to be loaded and not to be written to.
+        """Return a folder of this machine with an adapter's files, to be loaded and not to be written to.
 
         Args:
             reference: the adapter.

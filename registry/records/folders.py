@@ -90,7 +90,7 @@ def local_folder(workspace: Workspace, reference: str, form: str | None = None) 
 
 
 def adapter_folder(workspace: Workspace, reference: str, form: str = "mlx") -> Path:
-    """Return a folder with an adapter's two files.
+    """Return a folder with an adapter's files.
 
     Args:
         workspace: the registry's parts.
