@@ -169,12 +169,19 @@ def wait_until_said(said: list[str], text: str) -> None:
     wait_until(lambda: any(text in line for line in said), lambda: f"{text!r} was not said: {said}")
 
 
+def put(file: Path, text: str) -> None:
+    """Write a file as a whole: a server that looks meanwhile sees it before or after."""
+    part = file.with_suffix(".part")
+    part.write_text(text)
+    part.replace(file)
+
+
 @pytest.mark.slow
 def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: Path) -> None:
     """A tenant for a version that is gone, a plan that fails, a file that is none."""
     keys = tmp_path / "keys.toml"
     tenants = [f"t{number}" for number in range(6)]
-    keys.write_text(keys_of(*tenants, t5=V1))
+    put(keys, keys_of(*tenants, t5=V1))
     assert stocked("alias", "set", "course_rec@1", "prod").code == 0
     process = start("course_rec#prod", "--api-keys", str(keys), form=())
     assert process.stdout is not None
@@ -184,18 +191,18 @@ def test_a_key_is_taken_back_whatever_else_is_wrong(stocked: Fusery, tmp_path: P
         assert stocked("alias", "set", "course_rec@2", "prod").code == 0
         wait_until_said(said, f"t5 may use {V1}")  # and V2 is served all the same
         wait_until_said(said, f"now serving {V2}")
-        keys.write_text(keys_of(*tenants[1:], t5=V1))
+        put(keys, keys_of(*tenants[1:], t5=V1))
         asking.wait_for(t0=401, t1=200)
 
         assert stocked("yank", "course_rec@2", "--reason", "bad data").code == 0
         wait_until_said(said, f"still serving {V2}: ")
-        keys.write_text(keys_of(*tenants[2:], t5=V1))
+        put(keys, keys_of(*tenants[2:], t5=V1))
         asking.wait_for(t1=401, t2=200)
 
         for text in ("", "[t3", keys_of("t3") * 2, None):
-            keys.unlink() if text is None else keys.write_text(text)
+            keys.unlink() if text is None else put(keys, text)
             asking.wait_for(t3=503, t4=503, nobody=503)
-            keys.write_text(keys_of("t4"))
+            put(keys, keys_of("t4"))
             asking.wait_for(t3=401, t4=200)
     assert len([line for line in said if "nobody is let in" in line]) == 4
 
@@ -205,7 +212,7 @@ def test_a_key_is_taken_back_while_the_database_is_away(
     fusery: Fusery, stocked_home: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = tmp_path / "keys.toml"
-    keys.write_text(keys_of("t0", "t1"))
+    put(keys, keys_of("t0", "t1"))
     server = RestartedServer()
     try:
         monkeypatch.setenv("FUSERY_DATABASE_URL", server.url)
@@ -219,7 +226,7 @@ def test_a_key_is_taken_back_while_the_database_is_away(
             asking.wait_for(t0=200, t1=200)
             server.crash()
             time.sleep(POLL_SECONDS)  # until the registry has been asked in vain
-            keys.write_text(keys_of("t1"))
+            put(keys, keys_of("t1"))
             asking.wait_for(t0=401, t1=200)
     finally:
         server.close()
@@ -228,14 +235,14 @@ def test_a_key_is_taken_back_while_the_database_is_away(
 @pytest.mark.slow
 def test_keys_of_a_fused_model_are_followed(stocked: Fusery, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
-    keys.write_text(keys_of("t0", "t1"))
+    put(keys, keys_of("t0", "t1"))
     process = start("course_rec@1", "--fused", "--api-keys", str(keys))
     asking = Asking(document(process)["url"])
     with ended(process):
         asking.wait_for(t0=200, t1=200)
-        keys.write_text(keys_of("t1"))
+        put(keys, keys_of("t1"))
         asking.wait_for(t0=401, t1=200)
-        keys.write_text("")
+        put(keys, "")
         asking.wait_for(t0=503, t1=503)
 
 
