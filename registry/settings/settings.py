@@ -5,10 +5,12 @@ Read by plain code: a library for it costs each command more than the database d
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -23,6 +25,8 @@ from ..errors import BadInputError
 from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded
 from .reach import require_allowed
 
+_LARGEST = 1 << 20
+_NUMBER = re.compile(r"[0-9]{1,19}\.0*", re.ASCII)
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
 
 
@@ -64,7 +68,8 @@ class Settings:
         """
         folder = expanded(home or default_home()).absolute()
         try:
-            from_file, from_environment = _in_file(folder / CONFIG_NAME), dict(_in_environment())
+            from_environment = dict(_in_environment())
+            from_file = _in_file(folder / CONFIG_NAME, from_environment)
         except PermissionError as error:
             raise StoreDeniedError(
                 f"{folder} may not be read by this user", hint="set FUSERY_HOME to a folder of your own"
@@ -74,7 +79,6 @@ class Settings:
                 f"the settings of {folder} are not acceptable: {_problem(error)}",
                 hint=f"correct FUSERY_* in the environment or {folder / CONFIG_NAME}",
             ) from error
-        from_file = {name: value for name, value in from_file.items() if name not in from_environment}
         for said, start in ((from_file, folder), (from_environment, Path())):
             said |= {name: _PLACES[name](said[name], start) for name in _PLACES.keys() & said if said[name]}
         if from_file:
@@ -141,7 +145,8 @@ def _same(folder: Path, other: Path) -> bool:
 def _variable(name: str) -> str:
     """Return what the environment says of a field, in upper or lower case; empty where it is empty or not set."""
     wanted = f"FUSERY_{name.upper()}"
-    said = (value for variable, value in os.environ.items() if variable.upper() == wanted)
+    others = (variable for variable in os.environ if variable.isascii() and variable.upper() == wanted)
+    said = (os.environ[variable] for variable in others)
     return os.environ.get(wanted) or next(filter(None, said), "")
 
 
@@ -151,14 +156,40 @@ def _in_environment() -> Iterator[tuple[str, Any]]:
             yield name, _value(name, read, _from_json(name, said) if read in _FROM_JSON else said)
 
 
-def _in_file(path: Path) -> dict[str, Any]:
-    try:
-        said = tomllib.loads(path.read_bytes().decode())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+def _in_file(path: Path, from_environment: dict[str, Any]) -> dict[str, Any]:
+    """Return what the file sets, of what the environment does not; severities of both count, the environment's first."""
+    said = {name.lower(): value for name, value in _toml(path).items()}
     if unknown := sorted(said.keys() - {each.name for each in fields(Settings)}):
         raise ValueError(f"{unknown[0][:60]}: there is no such setting")
-    return {name: _value(name, _READERS[name], value) for name, value in said.items() if name != "home"}
+    found = {
+        name: _value(name, _READERS[name], value)
+        for name, value in said.items()
+        if name != "home" and (name not in from_environment or name == "admission")
+    }
+    if "admission" in found and "admission" in from_environment:
+        both = (found.pop("admission"), from_environment["admission"])
+        severities = {code: said for part in both for code, said in part.get("severity", {}).items()}
+        from_environment["admission"] = {"severity": severities}
+    return found
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        kind = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{CONFIG_NAME} is a link that leads nowhere") from error
+    if not stat.S_ISREG(kind.st_mode) or kind.st_size > _LARGEST:
+        raise ValueError(f"{CONFIG_NAME} is no file of settings")
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError as error:  # of a number with thousands of digits
+        raise ValueError(f"{CONFIG_NAME} is not TOML that can be read") from error
 
 
 def _from_json(name: str, text: str) -> Any:
@@ -176,28 +207,36 @@ def _value(name: str, read: Callable[[Any], Any], value: Any) -> Any:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _text(value: Any, most: int | None = None) -> str:
+def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("it should be a text")
-    if not is_keepable(value):
-        raise ValueError("it is not UTF-8 text")
-    if most is not None and len(value) > most:
-        raise ValueError(f"it should have at most {most} characters")
+    if "\0" in value:
+        raise ValueError("it has a NUL in it")
     return value
 
 
+def _user_name(value: Any) -> str:
+    if not is_keepable(_text(value)):
+        raise ValueError("it is not UTF-8 text")
+    if len(value) > 200:
+        raise ValueError("it should have at most 200 characters")
+    return str(value)
+
+
 def _path(value: Any) -> Path | None:
-    return Path(_text(value)) if value != "" else None
+    return Path(_text(value)) if value else None
 
 
 def _count(value: Any) -> int:
-    try:
-        count = int(value) if isinstance(value, str) else value
-    except ValueError:
-        count = None
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    number = value
+    if isinstance(value, str):
+        number = float(value) if _NUMBER.fullmatch(value) else None
+        number = int(value) if value.isdigit() and value.isascii() else number
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
         raise ValueError("it should be a whole number of bytes, 0 or more")
-    return count
+    return number
 
 
 def _publish(value: Any) -> str:
@@ -207,6 +246,8 @@ def _publish(value: Any) -> str:
 
 
 def _table(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise TypeError("it should be a table of names and values")
     return value
@@ -215,9 +256,11 @@ def _table(value: Any) -> dict[str, Any]:
 def _admission(value: Any) -> dict[str, dict[str, str]]:
     if unknown := sorted(_table(value).keys() - {"severity"}):
         raise ValueError(f"there is no setting {unknown[0][:60]!r}, only severity")
-    return {
-        part: {code: _text(said) for code, said in _table(table).items()} for part, table in value.items()
-    }
+    severities = _table(_table(value).get("severity"))
+    for code, said in severities.items():
+        if not isinstance(said, str):
+            raise TypeError(f"severity.{code[:60]} should be a text")
+    return {"severity": severities} if severities else {}
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -228,7 +271,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "cache_limit": _count,
     "publish": _publish,
     "card": _path,
-    "user": lambda value: _text(value, 200),
+    "user": _user_name,
     "admission": _admission,
 }
 _FROM_JSON = (_table, _admission)

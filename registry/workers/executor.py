@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
@@ -21,6 +22,8 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from fusery.storage.errors import FuseryError
@@ -148,9 +151,7 @@ class Processes(Workers):
 
     def _round(self, work: Callable[[T], R], items: Iterator[T], lost: list[T]) -> Iterator[Outcome[T, R]]:
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(
-            self._jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_stand_aside
-        )
+        pool = ProcessPoolExecutor(self._jobs, mp_context=_Alone(), initializer=_stand_aside)
         finished = False
         try:
             for _, future in _as_done(pool, work, items, self._jobs * AHEAD, lost):
@@ -162,6 +163,25 @@ class Processes(Workers):
                 for child in set(multiprocessing.active_children()) - others:
                     child.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Process(SpawnProcess):
+    """A process that does not run the caller's script again: what it is to do is all in modules that can be imported.
+
+    Python's own would, up to where the script says `if __name__ == "__main__"`, and not every script does.
+    """
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Alone(SpawnContext):
+    Process = _Process
 
 
 def _stand_aside() -> None:

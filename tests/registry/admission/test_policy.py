@@ -76,7 +76,7 @@ def test_without_a_table_nothing_is_changed(tmp_path: Path) -> None:
         ),
         ('[admission.severity]\nnot_safetensors = "info"\n', "not_safetensors is always an error"),
         ('[admission.severities]\npickle_file = "off"\n', "there is no setting 'severities', only severity"),
-        ("[admission.severity]\npickle_file = 3\n", "admission.severity.pickle_file"),
+        ("[admission.severity]\npickle_file = 3\n", "admission: severity.pickle_file should be a text"),
         ('admission = "strict"\n', "admission"),
     ],
 )

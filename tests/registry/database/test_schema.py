@@ -22,7 +22,7 @@ from fusery.registry.database import Database, schema
 from fusery.registry.errors import SchemaError
 
 pytestmark = pytest.mark.usefixtures("every_migration")
-MIGRATIONS = Path(fusery.migrations.__path__[0])
+MIGRATIONS = Path(fusery.migrations.__path__[0]).resolve()
 
 
 @pytest.fixture

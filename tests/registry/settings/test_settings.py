@@ -151,3 +151,62 @@ def test_a_user_without_a_home_folder_is_a_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(f"FUSERY_{field}", "~no-such-user-4242/x")
     with pytest.raises(BadInputError, match="without a home folder"):
         Settings.load()
+
+
+def test_severities_of_the_file_and_of_the_environment_count_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text('[admission.severity]\na = "off"\nb = "off"\n', encoding="utf-8")
+    monkeypatch.setenv("FUSERY_ADMISSION", '{"severity": {"b": "error"}}')
+    assert Settings.load(tmp_path).severities == {"a": "off", "b": "error"}
+
+
+def test_what_the_environment_overrides_need_not_be_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text('CACHE_LIMIT = "bad"\nuser = "file"\n', encoding="utf-8")
+    monkeypatch.setenv("fusery_cache_limit", "5")
+    settings = Settings.load(tmp_path)
+    assert (settings.cache_limit, settings.user) == (5, "file")
+
+
+@pytest.mark.parametrize(("said", "bytes_"), [("1000.0", 1000), ("7", 7), ("0", 0)])
+def test_a_limit_is_a_whole_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, bytes_: int
+) -> None:
+    monkeypatch.setenv("FUSERY_CACHE_LIMIT", said)
+    assert Settings.load(tmp_path).cache_limit == bytes_
+
+
+@pytest.mark.parametrize("said", ["٣", "1.5", "-1", "true", "9" * 400, "1_0"])
+def test_what_is_no_limit_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("FUSERY_CACHE_LIMIT", said)
+    with pytest.raises(BadInputError, match="cache_limit: it should be a whole number of bytes"):
+        Settings.load(tmp_path)
+
+
+def test_a_path_need_not_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSERY_CACHE_DIR", os.fsdecode(bytes(tmp_path) + b"/\xff"))
+    assert bytes(Settings.load(tmp_path).cache).endswith(b"/\xff")
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "fifo", "huge"])
+def test_what_is_no_file_of_settings_is_a_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.toml"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "loop":
+            path.symlink_to(path)
+        case "fifo":
+            os.mkfifo(path)
+        case "huge":
+            path.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(BadInputError, match=r"config\.toml is "):
+        Settings.load(tmp_path)
+
+
+def test_a_number_with_thousands_of_digits_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f"cache_limit = {'9' * 5000}\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match="is not TOML that can be read"):
+        Settings.load(tmp_path)
