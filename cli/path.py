@@ -20,3 +20,4 @@ def path_command(session: Session, reference: str, form: str | None) -> None:
     """
     found = session.registry.folder(reference, format=form)
     session.emit(found, names=[str(found.path)], human=lambda: session.print(str(found.path)))
+    session.warn(found)

@@ -30,12 +30,16 @@ class _Probing(Reporter):
 
     def __init__(self, session: Session, fusing: _Bar, answering: _Bar) -> None:
         super().__init__(session.say)
-        self._bars = {"": fusing, "tokens": answering}
+        self._bar, self._answering = fusing, answering
 
-    def progress(self, done: int, total: int, what: str = "") -> None:
+    def begin(self, what: str) -> None:
+        """Go over to the bar of answers."""
+        self._bar = self._answering
+
+    def progress(self, done: int, total: int) -> None:
         """Move the bar of what is being counted."""
-        if (bar := self._bars[what]) is not None:
-            bar(done, total)
+        if self._bar is not None:
+            self._bar(done, total)
 
 
 @command("probe", table=True)

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
     __version__: str
 
+if not TYPE_CHECKING:  # or any name would be one to a type checker
 
-def __getattr__(name: str) -> Any:
-    # `fusery --help` imports this, and nothing that it does not need.
-    if name == "__version__":
-        from importlib.metadata import version
+    def __getattr__(name: str) -> Any:
+        # `fusery --help` imports this, and nothing that it does not need.
+        if name == "__version__":
+            from importlib.metadata import version
 
-        return version("fusery")
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+            return version("fusery")
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-    registry = import_module("fusery.registry")
-    return ["__version__", *registry.__all__] if name == "__all__" else getattr(registry, name)
+        registry = import_module("fusery.registry")
+        return ["__version__", *registry.__all__] if name == "__all__" else getattr(registry, name)
 
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__getattr__("__all__")])
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__getattr__("__all__")])

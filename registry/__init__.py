@@ -1,51 +1,40 @@
-"""What exists and how it relates.  The names below are the Python API; paths of modules are not promised."""
+"""What exists and how it relates.  The names below are the Python API; paths of modules are not promised.
+
+`__init__.pyi` has them once more, for type checkers and editors.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from fusery.storage.errors import FuseryError
-
-    from .adapters.finding import Finding
-    from .admission.refusal import AdmissionError
-    from .api.registry import Registry
-    from .api.resource import Reporter
-    from .bundles.choices import Choices
-    from .errors import (
-        AlreadyExistsError,
-        BadInputError,
-        CheckFailedError,
-        MissingExtraError,
-        UnknownReferenceError,
-    )
-    from .fusion.request import FuseRequest
-    from .recording.callback import RecordRun
-
-_PLACES = {
-    "AdmissionError": ".admission.refusal",
-    "AlreadyExistsError": ".errors",
-    "BadInputError": ".errors",
-    "CheckFailedError": ".errors",
-    "Choices": ".bundles.choices",
-    "Finding": ".adapters.finding",
-    "FuseRequest": ".fusion.request",
-    "FuseryError": "fusery.storage.errors",
-    "MissingExtraError": ".errors",
-    "RecordRun": ".recording.callback",
-    "Registry": ".api.registry",
-    "Reporter": ".api.resource",
-    "UnknownReferenceError": ".errors",
+_ROOMS = {
+    ".adapters.finding": "Finding",
+    ".admission.refusal": "AdmissionError",
+    ".api.registry": "Registry",
+    ".api.resource": "Reporter",
+    ".bundles.choices": "Choices",
+    ".catalog.journal": "Event",
+    ".catalog.where.problem": "WhereError",
+    ".errors": "AlreadyExistsError BadInputError CheckFailedError MissingExtraError SchemaError UnknownReferenceError",
+    ".fusion.request": "FuseRequest",
+    ".record": "Record",
+    ".recording.callback": "RecordRun",
+    ".records.adapter": "Adapter",
+    ".records.adapter_details": "AdapterDetails",
+    ".records.alias": "Alias",
+    ".records.base": "Base",
+    ".records.deployment": "Deployment",
+    ".records.fused": "Fused",
+    ".serving.serve": "ServeRequest",
+    "fusery.storage.errors": "FuseryError",
 }
+_PLACES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
-__all__ = [
-    "AdmissionError", "AlreadyExistsError", "BadInputError", "CheckFailedError", "Choices", "Finding", "FuseRequest",
-    "FuseryError", "MissingExtraError", "RecordRun", "Registry", "Reporter", "UnknownReferenceError",
-]  # fmt: skip
+__all__ = sorted(_PLACES)  # noqa: PLE0605 -- a list, which the stub says name by name
 
 
 def __getattr__(name: str) -> Any:
-    # Importing a sub-module must not cost what `Registry` costs: pydantic-settings and what it brings.
+    # Importing a sub-module must not cost what `Registry` costs.
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

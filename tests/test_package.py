@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +37,27 @@ def test_importing_it_loads_nothing_else() -> None:
     line = "import sys, fusery; print([m for m in sys.modules if m.partition('.')[0] in ('fusery', 'click', 'pydantic')])"
     done = subprocess.run([sys.executable, "-P", "-c", line], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['fusery']"
+
+
+def test_the_stub_has_the_same_names() -> None:
+    stub = ast.parse((Path(registry.__file__).with_suffix(".pyi")).read_text(encoding="utf-8"))
+    said = {
+        (each.module, name.asname)
+        for each in stub.body
+        if isinstance(each, ast.ImportFrom)
+        for name in each.names
+    }
+    assert {name for _, name in said} == set(registry.__all__)
+    for module, name in said:
+        assert registry._PLACES[name].lstrip(".") == module
+
+
+def test_a_name_that_is_none_is_an_error_of_types(tmp_path: Path) -> None:
+    script = tmp_path / "names.py"
+    script.write_text("from fusery import Adapter, Registri\nfrom fusery.registry import Nonsense\n")
+    command = [sys.executable, "-P", "-m", "mypy", "--config-file=", "--explicit-package-bases", "--no-site-packages",
+        "--ignore-missing-imports", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "cache"), str(script)]  # fmt: skip
+    environment = {**os.environ, "MYPYPATH": str(Path(fusery.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    said = [line.partition("error: ")[2] for line in done.stdout.splitlines() if "error: " in line]
+    assert [line.split('"')[3] for line in said] == ["Registri", "Nonsense"], done.stdout

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from .resource import SILENT, Named, Reporter, Resource, each_named, moment, named
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
@@ -31,7 +31,7 @@ class Adapters(Resource):
         self,
         folder: str | Path,
         *,
-        base: str | None = None,
+        base: Named | None = None,
         task: str | None = None,
         version: int | None = None,
         date: str | None = None,
@@ -39,7 +39,7 @@ class Adapters(Resource):
         val_loss: float | None = None,
         dataset: str | None = None,
         examples: int | None = None,
-        parent: str | None = None,
+        parent: Named | None = None,
         tags: Mapping[str, str] | None = None,
         note: str | None = None,
         checkpoint: str | None = None,
@@ -78,7 +78,7 @@ class Adapters(Resource):
         from ..registration.register import register
 
         said = Submission(
-            base=base,
+            base=None if base is None else named(base),
             task=task,
             version=version,
             date=date,
@@ -86,7 +86,7 @@ class Adapters(Resource):
             val_loss=val_loss,
             dataset=dataset,
             examples=examples,
-            parent=parent,
+            parent=None if parent is None else named(parent),
             tags=tags or {},
             note=note,
             checkpoint=checkpoint,
@@ -107,7 +107,7 @@ class Adapters(Resource):
         self,
         reference: Named,
         *,
-        at: str | None = None,
+        at: datetime | str | None = None,
         plot: str | Path | None = None,
         force: bool = False,
     ) -> AdapterDetails:
@@ -115,7 +115,7 @@ class Adapters(Resource):
         from ..catalog.show import show_adapter
 
         place = Path(plot) if plot is not None else None
-        return show_adapter(self.workspace, named(reference), at=at, plot=place, force=force)
+        return show_adapter(self.workspace, named(reference), at=moment(at), plot=place, force=force)
 
     def folder(self, reference: Named, *, format: str = "mlx") -> Path:
         """Return a folder of this machine with an adapter's files, to be loaded and not to be written to.
@@ -154,13 +154,13 @@ class Adapters(Resource):
         return diff_adapters(self.workspace, named(a), named(b), weights=weights, plot=place, force=force)
 
     def compare(
-        self, references: Sequence[Named], *, plot: str | Path | None = None, force: bool = False
+        self, references: Sequence[Named] | Named, *, plot: str | Path | None = None, force: bool = False
     ) -> ComparedAdapters:
         """Return what differs between any number of adapters; see `fusery.registry.catalog.compare.compare_adapters`."""
         from ..catalog.compare import compare_adapters
 
         place = Path(plot) if plot is not None else None
-        return compare_adapters(self.workspace, [named(each) for each in references], plot=place, force=force)
+        return compare_adapters(self.workspace, each_named(references), plot=place, force=force)
 
     def amend(
         self,
@@ -229,7 +229,7 @@ class Adapters(Resource):
             limit=limit,
             say=reporter.say,
             progress=reporter.progress,
-            answering=partial(reporter.progress, what="tokens"),
+            answering=_answering(reporter),
         )
 
     def bench(
@@ -275,7 +275,7 @@ class Adapters(Resource):
         self,
         *,
         task: str | None = None,
-        base: str | None = None,
+        base: Named | None = None,
         tags: Mapping[str, str] | None = None,
         where: str | None = None,
         sort: str = "created_at",
@@ -303,10 +303,23 @@ class Adapters(Resource):
         return list_adapters(
             self.workspace,
             task=task,
-            base=base,
+            base=None if base is None else named(base),
             tags=dict(tags) if tags else None,
             where=where,
             sort=sort,
             limit=limit,
             offset=offset,
         )
+
+
+def _answering(reporter: Reporter) -> Callable[[int, int], None]:
+    """Return what hears of answers; the reporter is told first that they are what is counted."""
+    begun: list[bool] = []
+
+    def heard(done: int, total: int) -> None:
+        if not begun:
+            begun.append(True)
+            reporter.begin("tokens")
+        reporter.progress(done, total)
+
+    return heard

@@ -29,9 +29,13 @@ class Provenance(Resource):
 
     def impact(self, subject: Named) -> Impact:
         """Return everything that a base, a dataset or an adapter has reached; see `fusery.registry.releases.impact.impact`."""
+        from ..records.adapter import Adapter
+        from ..records.base import Base
         from ..releases.impact import impact
 
-        return impact(self.workspace, named(subject))
+        kinds = {Adapter: "adapter:", Base: "base:"}
+        kind = next((said for each, said in kinds.items() if isinstance(subject, each)), "")
+        return impact(self.workspace, kind + named(subject))
 
     def attest(
         self,

@@ -31,7 +31,7 @@ class Registry:
 
     A training script registers its own result in three lines:
 
-        from fusery.registry import Registry
+        from fusery import Registry
 
         with Registry.open() as registry:
             registry.adapters.register("adapters", base="SmolLM2-135M-Instruct", task="course_rec", val_loss=0.42)
@@ -77,6 +77,9 @@ class Registry:
             BadInputError: a setting is not acceptable.
         """
         return cls(Workspace(Settings.load(Path(home) if home else None)))
+
+    def __repr__(self) -> str:
+        return f"<Registry in {self.workspace.settings.home}>"
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..record import Record
@@ -22,11 +23,22 @@ def named(reference: Named) -> str:
     """
     if isinstance(reference, str):
         return reference
-    if reference.REFERENCE:
+    if isinstance(reference, Record) and reference.REFERENCE:
         return str(getattr(reference, reference.REFERENCE))
     from ..errors import BadInputError
 
-    raise BadInputError(f"a {type(reference).__name__} is no reference", hint="give its name")
+    raise BadInputError(f"no reference: {type(reference).__name__}", hint="give a text, or what list returns")
+
+
+def each_named(references: Sequence[Named] | Named) -> list[str]:
+    """Return references as texts; one alone counts as one of them."""
+    several = [references] if isinstance(references, str | Record) else references
+    return [named(each) for each in several]
+
+
+def moment(at: datetime | str | None) -> str | None:
+    """Return a moment as a text, as the command line takes it."""
+    return at.isoformat() if isinstance(at, datetime) else at
 
 
 class Reporter:
@@ -53,14 +65,11 @@ class Reporter:
         if self._say is not None:
             self._say(text)
 
-    def progress(self, done: int, total: int, what: str = "") -> None:
-        """Hear how much is done, and of how much.
+    def begin(self, what: str) -> None:
+        """Hear that something else is counted from now on: `probe` fuses first, and then answers `tokens`."""
 
-        Args:
-            done: so much of it.
-            total: of so much.
-            what: `tokens` while `probe` answers, which fuses before that; empty for the only thing that is counted.
-        """
+    def progress(self, done: int, total: int) -> None:
+        """Hear how much is done, and of how much."""
         if self._progress is not None:
             self._progress(done, total)
 

@@ -17,7 +17,7 @@ from fusery.storage.eviction import CacheEntry
 from fusery.storage.temporary import sweep_temporary
 
 from .. import tables
-from ..errors import BadInputError, UnknownReferenceError
+from ..errors import BadInputError
 from ..record import Record
 from ..records.fused import Foreign, FusedLabel
 from ..records.fused_label import label_record
@@ -305,18 +305,14 @@ def _folder(session: Session, digest: str) -> FusedLabel | None:
 
 
 def _keys(workspace: Workspace, reference: str) -> list[Digest]:
-    try:
-        with workspace.database.read() as session:
-            subject = resolve_any(session, reference)
-            if subject.fused is not None:
-                return [Digest(subject.fused.key)]
-            made = session.scalars(fused_from(subject.adapter)) if subject.adapter is not None else ()
-            keys = [Digest(row.key) for row in made]
-    except UnknownReferenceError:
-        entry = entry_named(workspace, reference)
-        if entry is None:
-            raise
+    if (entry := entry_named(workspace, reference)) is not None:
         return [entry.key]
+    with workspace.database.read() as session:
+        subject = resolve_any(session, reference)
+        if subject.fused is not None:
+            return [Digest(subject.fused.key)]
+        made = session.scalars(fused_from(subject.adapter)) if subject.adapter is not None else ()
+        keys = [Digest(row.key) for row in made]
     if not keys:
         raise BadInputError(f"nothing was fused from {reference} yet", hint=f"fusery fuse {reference}")
     return keys

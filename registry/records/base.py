@@ -82,7 +82,7 @@ class Base(Record):
     created_by: str
     calibrations: tuple[Calibration, ...]
     files: tuple[FileEntry, ...]
-    REFERENCE: ClassVar[str] = "digest"
+    REFERENCE: ClassVar[str] = "name"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"

@@ -1,20 +1,25 @@
 """Folders of this machine with the files of an adapter or a base model, as mlx-lm and PEFT load them.
 
 They lie in the cache beside the fused models, each under the digest of its files: whole, read-only, checked, pinned and
-removed by the same rules.
+removed by the same rules.  A base that was added by reference is given as it lies, if nothing else lies beside it.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fusery.storage.copying import copy_file
 from fusery.storage.digest import Digest, digest_bytes
 from fusery.storage.manifest import FileEntry, Manifest, manifest_of
 from fusery.storage.room import Need, require_rooms
 
+from .. import tables
 from ..adapters.render import FORMS, Form
 from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record
@@ -23,15 +28,18 @@ from .fused_label import label_of
 from .references import resolve_adapter, resolve_any, resolve_base
 from .renderings import fetch_form
 from .scratch import scratch_folder
-from .withdrawals import refuse_yanked
+from .withdrawals import Withdrawal, of_adapters, of_fused, refuse_yanked
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
 CONFIG = "config.json"
+_HARMLESS = ("", ".md", ".png", ".jpg")
+_LATELY = 3600.0
+"""Seconds in which a folder that was handed out stays, whatever the limit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LocalFolder(Record):
     """Where the files of something are on this machine.
 
@@ -41,6 +49,7 @@ class LocalFolder(Record):
         digest: of that.
         format: of an adapter's files, `mlx` or `peft`; None for models.
         path: the folder, which is not to be written to.
+        withdrawals: what it has to do with yanks that stand.
     """
 
     kind: Literal["adapter", "base", "fused"]
@@ -48,6 +57,7 @@ class LocalFolder(Record):
     digest: str
     format: str | None
     path: Path
+    withdrawals: tuple[Withdrawal, ...]
 
 
 def local_folder(workspace: Workspace, reference: str, form: str | None = None) -> LocalFolder:
@@ -64,29 +74,39 @@ def local_folder(workspace: Workspace, reference: str, form: str | None = None) 
     """
     with workspace.database.read() as session:
         found = resolve_any(session, reference)
-        if (fused := found.fused) is not None:
-            key, manifest, name = Digest(fused.key), fused.manifest.value, label_of(fused)
-            maker, digest = fused.adapter.name, fused.digest
+        if (row := found.fused) is not None:
+            here = _lookup(workspace, session, row)
+            if here is None:
+                raise UnknownReferenceError(
+                    f"{label_of(row)} is not on this machine",
+                    hint=f"fusery fuse {row.adapter.name} --recipe {row.key}",
+                )
+            told = of_fused(session, [row.id]).get(row.id, ())
+            name, digest = label_of(row), row.digest
         elif found.base is not None:
-            name, digest = found.base.name, found.base.digest
+            name, digest, told = found.base.name, found.base.digest, ()
         else:
             assert found.adapter is not None
             name, digest = found.adapter.name, found.adapter.digest
+            told = of_adapters(session, [found.adapter.id]).get(found.adapter.id, ())
     if found.adapter is not None:
         path = adapter_folder(workspace, name, form or "mlx")
-        return LocalFolder(kind="adapter", name=name, digest=digest, format=form or "mlx", path=path)
+        return LocalFolder("adapter", name, digest, form or "mlx", path, told)
     if form is not None:
         raise BadInputError(f"{name} is a model, and a format is one of adapters", hint="leave out --format")
-    if fused is None:
-        return LocalFolder(
-            kind="base", name=name, digest=digest, format=None, path=model_folder(workspace, digest)
-        )
-    here = workspace.cache.lookup(key, manifest)
-    if here is None:
-        raise UnknownReferenceError(
-            f"{name} is not on this machine", hint=f"fusery fuse {maker} --recipe {key}"
-        )
-    return LocalFolder(kind="fused", name=name, digest=digest, format=None, path=here)
+    if found.fused is not None and here is not None:
+        return LocalFolder("fused", name, digest, None, here, told)
+    return LocalFolder("base", name, digest, None, model_folder(workspace, name), told)
+
+
+def _lookup(workspace: Workspace, session: Session, row: tables.Fused) -> Path | None:
+    """Return where a fused model's files are in the cache: its own, or the same bytes under another key."""
+    same = select(tables.Fused).where(tables.Fused.digest == row.digest, tables.Fused.id != row.id)
+    for each in (row, *session.scalars(same)):
+        path = workspace.cache.lookup(Digest(each.key), each.manifest.value)
+        if path is not None:
+            return path
+    return None
 
 
 def adapter_folder(workspace: Workspace, reference: str, form: str = "mlx") -> Path:
@@ -109,7 +129,7 @@ def adapter_folder(workspace: Workspace, reference: str, form: str = "mlx") -> P
         refuse_yanked(session, adapter)
         assert adapter.manifest.files is not None
         assert adapter.renderings is not None
-    with workspace.cache.scratch() as scratch:
+    with scratch_folder(workspace) as scratch:
         files = fetch_form(workspace, adapter, chosen, scratch / "adapter")
         return _kept(workspace, files, manifest_of(files), {})
 
@@ -117,7 +137,8 @@ def adapter_folder(workspace: Workspace, reference: str, form: str = "mlx") -> P
 def model_folder(workspace: Workspace, reference: str) -> Path:
     """Return a folder with a base model's files.
 
-    A model that was added by reference stays where it is, unless mlx-lm needs keys that its `config.json` has not.
+    A model that was added by reference is where it lies, unless mlx-lm needs keys that its `config.json` has not, or
+    other files lie beside those on record.
 
     Args:
         workspace: the registry's parts.
@@ -134,7 +155,7 @@ def model_folder(workspace: Workspace, reference: str) -> Path:
         manifest = base_manifest(base)
     with scratch_folder(workspace) as scratch, proven_files(workspace, base, scratch) as files:
         completed = completed_config(files[CONFIG])
-        if completed is None and base.location is not None:
+        if completed is None and base.location is not None and _holds_only(Path(base.location), manifest):
             return Path(base.location)
         own = {} if completed is None else {CONFIG: completed}
         entries = (
@@ -161,5 +182,16 @@ def _kept(workspace: Workspace, files: dict[str, Path], manifest: Manifest, own:
             else:
                 copy_file(files[entry.path], place, expected=entry.sha256)
         path = workspace.cache.publish(key, folder, manifest)
-    workspace.cache.evict(workspace.settings.cache_limit, {key}).execute()
+    # Who asks for an adapter has just asked for its base, and goes on with both.
+    lately = time.time() - _LATELY
+    spared = {entry.key for entry in workspace.cache.entries() if entry.last_used > lately}
+    workspace.cache.evict(workspace.settings.cache_limit, {key, *spared}).execute()
     return path
+
+
+def _holds_only(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether there is nothing beside a model's files that somebody might load as a part of it."""
+    known = {entry.path for entry in manifest}
+    there = (path for path in folder.rglob("*") if not path.is_dir())
+    others = (path for path in there if path.relative_to(folder).as_posix() not in known)
+    return all(path.name.startswith(".") or path.suffix.lower() in _HARMLESS for path in others)

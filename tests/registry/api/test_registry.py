@@ -6,7 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,5 +105,24 @@ def test_a_record_is_a_reference(stocked: Registry, tmp_path: Path) -> None:
     assert stocked.bundles.materialize([first], tmp_path / "bundle", target="adapters").adapters == (
         first.name,
     )
-    with pytest.raises(BadInputError, match="a Finding is no reference"):
+    with pytest.raises(BadInputError, match="no reference: Finding"):
         stocked.adapters.show(Finding("code", "error", "file", "message"))
+    with pytest.raises(BadInputError, match="no reference: int"):
+        stocked.adapters.show(1)  # type: ignore[arg-type]
+
+
+def test_records_and_moments_stand_for_their_texts(
+    stocked: Registry, make_adapter: Callable[..., Path]
+) -> None:
+    first, second = stocked.adapters.list(sort="version")
+    [base] = stocked.bases.list()
+    third = stocked.adapters.register(
+        make_adapter("third", seed=3), base=base, task="course_rec", parent=second
+    )
+    assert (third.base, third.parent) == (base.name, second.name)
+    assert len(stocked.adapters.list(base=base)) == 3
+    assert stocked.provenance.impact(base).adapters == stocked.provenance.impact(f"base:{base.name}").adapters
+    assert stocked.provenance.impact(first).name == first.name
+    assert stocked.adapters.show(first, at=third.created_at).name == first.name
+    alone, several = stocked.adapters.compare("course_rec"), stocked.adapters.compare(["course_rec"])
+    assert alone.to_dict() == several.to_dict()

@@ -188,10 +188,13 @@ def test_progress_is_told_in_tokens_of_every_model(
         told: list[tuple[int, int]] = []
 
         class Answering(Reporter):
-            heard = told
+            heard, counts = told, False
 
-            def progress(self, done: int, total: int, what: str = "") -> None:
-                if what == "tokens":
+            def begin(self, what: str) -> None:
+                self.counts = what == "tokens"
+
+            def progress(self, done: int, total: int) -> None:
+                if self.counts:
                     self.heard.append((done, total))
 
         registry.adapters.probe("caesar@1", against=against, prompts=path, reporter=Answering())
