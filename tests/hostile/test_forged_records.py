@@ -399,7 +399,7 @@ def test_how_many_tokens_a_calibration_saw_is_what_its_file_says(
     _calibration(tmp_path, None, tokens=10**9)(liar, tmp_path)
     done = bring()
     assert [one["tokens"] for one in ours.bases.show("tiny")["calibrations"]] == [17]
-    assert [item.reason for item in done.items if item.kind == "calibration"] == [
+    assert [item.reason for item in done.items_ if item.kind == "calibration"] == [
         "recorded is what its bytes say, not what was said there: tokens"
     ]
 
@@ -437,7 +437,7 @@ def test_what_the_bytes_say_is_recorded_and_not_what_is_claimed(
         assert shown[name] == honest[name], name
     for name in ("parameters", "dtype", "architecture", "model_type", "bytes", "content"):
         assert base[name] == honest_base[name], name
-    assert "rank" in str(done.items[-1].reason)
+    assert "rank" in str(done.items_[-1].reason)
     [told] = [event for event in ours.upkeep.log() if event["action"] == "adapter.received"]
     assert {"rank", "scale", "method"} <= set(told["detail"]["corrected"])
     assert ours.upkeep.audit().ok
@@ -677,7 +677,7 @@ def test_a_contradicted_claim_stays_out_once_it_was_made_here(
     own = ours.fused.fuse(ADAPTER, KEEP)
     forged_fused(liar)
     done = bring(fused=True)
-    assert (done.items[-1].state, "false" in str(done.items[-1].reason)) == ("left out", True)
+    assert (done.items_[-1].state, "false" in str(done.items[-1].reason)) == ("left out", True)
     assert ours.fused.fuse(ADAPTER, KEEP)["digest"] == own["digest"]
 
 
