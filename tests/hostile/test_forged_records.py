@@ -677,7 +677,7 @@ def test_a_contradicted_claim_stays_out_once_it_was_made_here(
     own = ours.fused.fuse(ADAPTER, KEEP)
     forged_fused(liar)
     done = bring(fused=True)
-    assert (done.items_[-1].state, "false" in str(done.items[-1].reason)) == ("left out", True)
+    assert (done.items_[-1].state, "false" in str(done.items_[-1].reason)) == ("left out", True)
     assert ours.fused.fuse(ADAPTER, KEEP)["digest"] == own["digest"]
 
 
