@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,6 +39,7 @@ from .subjects import FormCost, Held, Row, Subject
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
+_Made = TypeVar("_Made", bound=Record)
 ACTION = "adapter.benched"
 """What the log calls a measurement."""
 
@@ -181,13 +182,22 @@ def recorded(workspace: Workspace, reference: str) -> BenchReport | None:
 
 
 def _read(detail: Mapping[str, Any], at: datetime) -> BenchReport:
-    """Return the report that the log kept."""
+    """Return the report that the log kept, perhaps of another version: what it has not is None, what is new is left out."""
     rows = (
-        FormCost(**{**row, "fidelity": None if row["fidelity"] is None else Held(**row["fidelity"])})
+        _made(FormCost, {**row, "fidelity": _made(Held, row["fidelity"]) if row.get("fidelity") else None})
         for row in detail["rows"]
     )
-    made = {"machine": Machine(**detail["machine"]), "rows": tuple(rows), "reasons": tuple(detail["reasons"])}
-    return BenchReport(**{**detail, **made}, at=at)
+    made = {
+        "machine": _made(Machine, detail["machine"]),
+        "rows": tuple(rows),
+        "reasons": tuple(detail.get("reasons", ())),
+        "at": at,
+    }
+    return _made(BenchReport, {**detail, **made})
+
+
+def _made(kind: type[_Made], said: Mapping[str, Any]) -> _Made:
+    return kind(**{each.name: said.get(each.name) for each in fields(kind)})  # type: ignore[arg-type]
 
 
 def machine() -> Machine:

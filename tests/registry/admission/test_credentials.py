@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusery.registry import Registry
+from fusery.registry.record import plain
 from fusery.storage.secrets import without_credentials
 
 CANARY = "c4n4ryP4ssw0rd"
@@ -36,8 +37,8 @@ def test_a_password_in_the_configuration_reaches_neither_finding_nor_record(
     (folder / "adapter_metadata.json").unlink()
     (folder / "fusery_run.json").unlink()
     made = registry.adapters.register(folder, base="other", task="course_rec")
-    shown = json.dumps([made, registry.adapters.show("course_rec@1"), registry.upkeep.log()], default=str)
-    assert "models.example/team/other" in json.dumps(registry.adapters.show("course_rec@1"), default=str)
+    shown = json.dumps(plain([made, registry.adapters.show("course_rec@1"), registry.upkeep.log()]))
+    assert "models.example/team/other" in json.dumps(registry.adapters.show("course_rec@1").to_dict())
     assert CANARY not in shown
 
 

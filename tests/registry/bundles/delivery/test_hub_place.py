@@ -17,6 +17,7 @@ from fusery.registry.bundles import Choices
 from fusery.registry.bundles.delivery import hub as place_module
 from fusery.registry.bundles.delivery import place_at
 from fusery.registry.errors import AlreadyExistsError, BadInputError
+from fusery.registry.record import plain
 from fusery.storage.errors import FuseryError, StoreDeniedError, StoreUnavailableError
 
 # huggingface_hub's own way of sending a large file without Xet.
@@ -143,7 +144,7 @@ def test_a_token_is_never_shown(
     done = stocked.bundles.materialize("course_rec@1", "hf://team/course-rec", target="hub")
     everything = b"".join(uploaded(hub, "team/course-rec").values()).decode(errors="replace")
     assert TOKEN not in everything + json.dumps(done.to_dict()) + caplog.text + json.dumps(
-        stocked.upkeep.log(), default=str
+        plain(stocked.upkeep.log())
     )
 
 
