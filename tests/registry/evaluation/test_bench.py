@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import tiny_models
 
 from fusery.registry import Registry
 from fusery.registry.errors import BadInputError, ModelUnusableError
+from fusery.registry.evaluation import bench
 from fusery.registry.settings.settings import Settings
 from fusery.registry.workspace import Workspace
 
@@ -67,3 +69,10 @@ def test_a_base_that_cannot_be_run_is_said_so(quantized: Registry, monkeypatch: 
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with pytest.raises(ModelUnusableError, match="the base cannot be run: the process ended with"):
         quantized.adapters.bench("course_rec@1", precisions=["keep"], resident=0, tokens=2, runs=1)
+
+
+def test_what_another_version_kept_is_read_as_far_as_it_goes() -> None:
+    kept = {"machine": {"system": "Linux", "later": 1}, "rows": [{"kind": "base", "later": 1}], "later": True}
+    report = bench._read(kept, datetime(2026, 1, 1, tzinfo=UTC))
+    assert (report.machine.system, report.machine.cores) == ("Linux", None)
+    assert [(row.kind, row.fidelity) for row in report.rows] == [("base", None)]

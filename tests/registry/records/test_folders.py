@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_models
 
 from fusery.registry import BadInputError, FuseRequest, Registry, UnknownReferenceError
 
@@ -112,3 +114,35 @@ def test_what_is_yanked_is_not_handed_out(stocked: Registry) -> None:
     stocked.adapters.yank("course_rec@1", reason="wrong data")
     with pytest.raises(BadInputError, match="wrong data"):
         stocked.adapters.folder("course_rec@1")
+
+
+def test_what_lies_beside_a_referenced_base_is_not_loaded_with_it(registry: Registry, tmp_path: Path) -> None:
+    base = tiny_models.make_base(tmp_path / "mine")
+    registry.bases.add(base, reference=True)
+    (base / "README.md").write_text("of no harm")
+    assert registry.bases.folder("mine") == base.resolve()
+    (base / "model-extra.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    folder = registry.bases.folder("mine")
+    assert folder != base.resolve()
+    assert "model-extra.safetensors" not in names(folder)
+
+
+def test_a_folder_that_was_just_handed_out_stays_whatever_the_limit(stocked: Registry) -> None:
+    stocked.workspace.settings = replace(stocked.workspace.settings, cache_limit=0)
+    base, adapter = stocked.bases.folder("tiny"), stocked.adapters.folder("course_rec@1")
+    assert (base / "config.json").exists()
+    assert (adapter / "adapters.safetensors").exists()
+
+
+def test_a_folder_is_pinned_by_its_key(stocked: Registry) -> None:
+    folder = stocked.adapters.folder("course_rec@1")
+    assert [row["key"] for row in stocked.cache.pin(folder.name)] == [folder.name]
+    stocked.cache.prune(0)
+    assert folder.exists()
+
+
+def test_whose_bytes_are_yanked_is_told(stocked: Registry) -> None:
+    made = stocked.fused.fuse("course_rec@1", FuseRequest(accept_loss=True))
+    stocked.adapters.yank("course_rec@1", reason="wrong data")
+    [told] = stocked.folder(made.key).withdrawals
+    assert "wrong data" in told.told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +90,25 @@ def test_what_kills_again_and_again_is_given_up() -> None:
     outcomes = list(Processes(1).run(die, ["x", "y"]))
 
     assert [outcome.failure.code for outcome in outcomes if outcome.failure] == ["worker_lost", "worker_lost"]
+
+
+def test_processes_do_not_run_the_script_of_the_caller_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from fusery.registry.workers.executor import Processes\n"
+        "with open(sys.argv[1], 'a') as log:\n"
+        "    log.write('ran\\n')\n"
+        "print(sorted(outcome.result for outcome in Processes(2).run(str.upper, ['a', 'b', 'c'])))\n"
+    )
+    for words in ([str(script)], ["-"]):
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-P", *words, str(log)],
+            input=script.read_text(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, log.read_text()) == ("['A', 'B', 'C']\n", "ran\n"), done.stderr
