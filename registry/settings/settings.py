@@ -26,7 +26,7 @@ from .homes import CONFIG_NAME, EMBEDDED, default_home, expanded
 from .reach import require_allowed
 
 _LARGEST = 1 << 20
-_NUMBER = re.compile(r"[0-9]{1,19}\.0*", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,19}(?:\.0*)?")
 _SQLITE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?:///)(?P<path>[^/:?][^?]*)(?P<query>\?.*)?", re.DOTALL)
 
 
@@ -230,10 +230,9 @@ def _path(value: Any) -> Path | None:
 def _count(value: Any) -> int:
     number = value
     if isinstance(value, str):
-        number = float(value) if _NUMBER.fullmatch(value) else None
-        number = int(value) if value.isdigit() and value.isascii() else number
-    if isinstance(number, float) and number.is_integer():
-        number = int(number)
+        number = int(value.partition(".")[0]) if _NUMBER.fullmatch(value) else None
+    elif isinstance(value, float) and value.is_integer():
+        number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
         raise ValueError("it should be a whole number of bytes, 0 or more")
     return number
