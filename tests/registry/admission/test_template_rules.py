@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import chat_templates
-import psutil
 import pytest
+from template_processes import template_processes
 
 from fusery.registry import Registry
 from fusery.registry.admission import AdmissionError
@@ -117,7 +117,7 @@ def test_adding_a_base_names_it_and_goes_on(registry: Registry, bad_base: Callab
     added = registry.bases.add(bad_base(chat_templates.ENDLESS), name="bad")
     assert [finding.code for finding in added.findings] == ["chat_template_exceeds"]
     assert registry.bases.show("bad")["digest"] == added["digest"]
-    assert not [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
+    assert not template_processes()
 
 
 def test_a_base_is_kept_out_where_that_is_set(registry: Registry, bad_base: Callable[[str], Path]) -> None:

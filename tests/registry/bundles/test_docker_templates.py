@@ -20,6 +20,7 @@ import psutil
 import pytest
 from bundle_cases import make_bundle
 from ports import free_port
+from template_processes import renders
 
 from fusery.registry.bundles import BundleSource
 
@@ -54,10 +55,7 @@ class Running:
 
     def renders(self) -> bool:
         """Tell whether a template takes long there now."""
-        return any(
-            "program.py" in " ".join(child.cmdline()) and child.cpu_times().user > 0.5
-            for child in psutil.Process(self.process.pid).children()
-        )
+        return renders(psutil.Process(self.process.pid))
 
 
 @pytest.fixture(scope="module")

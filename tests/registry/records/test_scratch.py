@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -43,10 +45,19 @@ class Team:
         assert process.returncode == 0, said
         return said
 
-    def copies(self) -> list[Path]:
-        """Return the files that are copies made for a while: in the cache, and where the system has its own."""
-        folders = (self.folder / "home" / "cache" / "tmp", self.folder / "temporary")
-        return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    def copies(self) -> dict[Path, int]:
+        """Return the copies made for a while, in the cache and where the system has its own, with their sizes.
+
+        A command may be at work: a file that is gone before it is looked at is none.
+        """
+        found = {}
+        for folder in (self.folder / "home" / "cache" / "tmp", self.folder / "temporary"):
+            for path in folder.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        found[path] = status.st_size
+        return found
 
 
 @pytest.fixture
@@ -77,17 +88,18 @@ def team(tmp_path: Path) -> Iterator[Team]:
 def test_a_killed_probe_leaves_nothing_that_the_next_one_does_not_remove(team: Team) -> None:
     weights = (team.folder / "base" / "model.safetensors").stat().st_size
     process = team.start("probe", "course_rec@1", "--against", "base")
-    end = time.monotonic() + 120
-    while not any(path.stat().st_size == weights for path in team.copies()):
-        assert process.poll() is None, process.communicate()[0].decode()
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    process.kill()  # SIGKILL
-    process.communicate()
-    left = team.copies()
-    assert any(path.stat().st_size == weights for path in left)
+    try:
+        end = time.monotonic() + 120
+        while weights not in team.copies().values():
+            assert process.poll() is None, process.communicate()[0].decode()
+            assert time.monotonic() < end
+            time.sleep(0.005)
+    finally:
+        process.kill()  # SIGKILL
+        process.communicate()
+    assert weights in team.copies().values()
     team.run("probe", "course_rec@1", "--against", "base")
-    assert team.copies() == []
+    assert team.copies() == {}
 
 
 def test_where_the_cache_may_not_be_written_the_system_s_own_place_is_taken(

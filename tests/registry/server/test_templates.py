@@ -23,6 +23,7 @@ import pytest
 import shift_cipher_adapters
 from ports import free_port
 from serving_server import Served, served
+from template_processes import renders, template_processes
 from waiting import wait_until
 
 from fusery.registry.server import listening
@@ -93,7 +94,7 @@ def test_others_do_not_wait_for_it(server: Served) -> None:
     port = port_of(server)
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(chat, port, SLOW)
-        while not busy(psutil.Process()):
+        while not renders(psutil.Process()):
             assert not slow.done()
         text = {"model": "caesar_v2", "prompt": "a", "max_tokens": 2}
         assert ask(port, "/v1/completions", text)[1]["choices"][0]["text"] == shift_cipher_adapters.answer(
@@ -123,7 +124,7 @@ def test_health_says_when_no_template_can_be_rendered(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = server.service
-    killed = [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
+    killed = template_processes()
     for child in killed:
         child.kill()
     psutil.wait_procs(killed)
@@ -139,14 +140,6 @@ def test_health_says_when_no_template_can_be_rendered(
     # Nobody sends a chat, since it is not healthy.
     wait_until(lambda: ask(port_of(server), "/health")[0] == 200)
     assert chat(port_of(server), HELLO)[0] == 200
-
-
-def busy(parent: psutil.Process) -> bool:
-    """Tell whether a process renders something that takes long."""
-    return any(
-        "program.py" in " ".join(child.cmdline()) and child.cpu_times().user > 0.5
-        for child in parent.children()
-    )
 
 
 @dataclass
@@ -183,7 +176,7 @@ def test_a_signal_ends_the_server_while_a_template_runs(started: Started) -> Non
     server = psutil.Process(started.process.pid)
     with ThreadPoolExecutor(3) as pool:
         slow: list[Future[tuple[int, Any]]] = [pool.submit(chat, started.port, SLOW) for _ in range(3)]
-        while not busy(server):
+        while not renders(server):
             assert not any(answer.done() for answer in slow)
         left = server.children(recursive=True)
         started.process.send_signal(signal.SIGTERM)

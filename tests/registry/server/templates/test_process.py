@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import chat_templates
 import psutil
 import pytest
+from template_processes import template_processes
 
 from fusery.registry.server.templates import process as module
 from fusery.registry.server.templates.errors import NoProcess, TemplateRaised, TemplateTooMuch
@@ -29,33 +30,29 @@ def asked(template: str, **values: object) -> dict[str, object]:
 def processes() -> Iterator[Processes]:
     with Processes(limits=PATIENT) as made:
         yield made
-    assert not children()
-
-
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "program.py" in " ".join(child.cmdline())]
+    assert not template_processes()
 
 
 def test_one_process_renders_many(processes: Processes) -> None:
-    assert not children()
+    assert not template_processes()
     assert processes.render(asked("{{ a }}", a="é")) == "é"
-    (first,) = children()
+    (first,) = template_processes()
     assert processes.render(asked("{{ a }}", a=[1, None])) == "[1, None]"
     with pytest.raises(TemplateRaised, match="no"):
         processes.render(asked("{{ raise_exception('no') }}"))
     assert processes.render(asked("")) == ""
-    assert children() == [first]
+    assert template_processes() == [first]
 
 
 def test_one_that_took_too_much_is_replaced() -> None:
     with Processes(limits=Limits(seconds=0.2)) as processes:
         processes.start()
-        (first,) = children()
+        (first,) = template_processes()
         with pytest.raises(TemplateTooMuch, match=r"needed more than 0\.2 s"):
             processes.render(asked(chat_templates.ENDLESS))
         assert not first.is_running()
         assert processes.render(asked("a")) == "a"
-        (second,) = children()
+        (second,) = template_processes()
         assert second != first
 
 
@@ -81,7 +78,7 @@ def test_no_credentials_and_no_files(processes: Processes, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-5f0e6c1d")
     monkeypatch.setenv("TZ", "Pacific/Chatham")
     processes.start()
-    (child,) = children()
+    (child,) = template_processes()
     seen = child.environ()
     assert seen["TZ"] == "Pacific/Chatham"
     assert "AWS_SECRET_ACCESS_KEY" not in seen
@@ -100,7 +97,7 @@ def test_no_credentials_and_no_files(processes: Processes, monkeypatch: pytest.M
 
 def test_one_that_was_killed_while_nobody_asked_is_replaced(processes: Processes) -> None:
     processes.start()
-    (child,) = children()
+    (child,) = template_processes()
     child.kill()
     child.wait()
     assert processes.render(asked("a")) == "a"
@@ -108,7 +105,7 @@ def test_one_that_was_killed_while_nobody_asked_is_replaced(processes: Processes
 
 def test_one_that_was_killed_at_work_is_not_the_template_s_fault(processes: Processes) -> None:
     processes.start()
-    (child,) = children()
+    (child,) = template_processes()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(processes.render, asked(chat_templates.ENDLESS))
         while not child.cpu_times().user > 0.3:
@@ -124,13 +121,16 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
     processes = Processes(limits=PATIENT, width=2)
     with ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(processes.render, asked(chat_templates.ENDLESS)) for _ in range(5)]
-        while len(children()) < 2 or min(child.cpu_times().user for child in children()) < 0.3:
+        while (
+            len(template_processes()) < 2
+            or min(child.cpu_times().user for child in template_processes()) < 0.3
+        ):
             assert not any(answer.done() for answer in answers)
         processes.close()
         for answer in answers:
             with pytest.raises(NoProcess, match="stopping"):
                 answer.result()
-    assert not children()
+    assert not template_processes()
     assert not processes.able
     with pytest.raises(NoProcess, match="stopping"):
         processes.render(asked("a"))
@@ -139,7 +139,7 @@ def test_closing_ends_what_runs_and_what_waits() -> None:
 def test_a_slow_one_does_not_hold_up_another() -> None:
     with Processes(limits=PATIENT, width=2) as processes, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(processes.render, asked(chat_templates.ENDLESS))
-        while not children():
+        while not template_processes():
             assert not slow.done()
         assert [processes.render(asked("a")) for _ in range(20)] == ["a"] * 20
         assert not slow.done()
@@ -174,14 +174,14 @@ def test_many_threads_get_each_its_own_answer() -> None:
     with Processes(limits=PATIENT, width=3) as processes, ThreadPoolExecutor(12) as pool:
         texts = [str(number) * (number % 7 * 1000 + 1) for number in range(200)]
         assert list(pool.map(lambda text: processes.render(asked("{{ a }}", a=text)), texts)) == texts
-        assert len(children()) <= 3
+        assert len(template_processes()) <= 3
 
 
 def test_it_is_able_while_a_killed_one_is_replaced(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes.start()
-    (child,) = children()
+    (child,) = template_processes()
     child.kill()
     child.wait()
     able = []
@@ -256,7 +256,7 @@ def test_threads_that_render_do_not_outlive_a_close() -> None:
         target=lambda: pytest.raises(NoProcess, processes.render, asked(chat_templates.ENDLESS))
     )
     thread.start()
-    while not children():
+    while not template_processes():
         assert thread.is_alive()
     processes.close()
     thread.join(60)
