@@ -12,19 +12,13 @@ import importlib
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from fusery.storage.errors import FuseryError
 
 from .commands import COMMANDS, FORMER, SECTIONS
-
-try:
-    from typing import TYPE_CHECKING, Any, NoReturn
-
-    import click
-
-    from fusery.storage.errors import FuseryError
-except KeyboardInterrupt:
-    # Most of the start-up is these imports, and who interrupts them is owed no traceback.
-    sys.stderr.write("Interrupted.\n")
-    raise SystemExit(130) from None
 
 if TYPE_CHECKING:
     from .hints import Hints

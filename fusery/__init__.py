@@ -6,8 +6,7 @@ the program lie beside this folder and are installed within it; the links are fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # an import that the command line would wait for, and might be interrupted at
 if TYPE_CHECKING:
     from fusery.registry import *
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 if not TYPE_CHECKING:  # or any name would be one to a type checker
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         # `fusery --help` imports this, and nothing that it does not need.
         if name == "__version__":
             from importlib.metadata import version

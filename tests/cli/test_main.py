@@ -209,18 +209,55 @@ def test_a_current_folder_that_is_gone_is_a_sentence(
     assert "Hint: does the current folder still exist?" in done.err
 
 
-def test_an_interrupt_during_the_imports_is_no_traceback() -> None:
+@pytest.mark.parametrize("where", ["fusery.cli.main", "typing", "click", "fusery.storage.errors"])
+def test_an_interrupt_during_the_imports_is_no_traceback(where: str) -> None:
+    code = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                sum(range(9))
+            except BaseException:  # as of a callback within an import, which lets none through
+                pass
+sys.meta_path.insert(0, Interrupt())
+from fusery.cli.start import start
+"""
+    command = [sys.executable, "-P", "-c", code, where]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+def test_an_interrupt_before_the_first_line_that_could_see_to_it_is_no_traceback() -> None:
     code = """
 import sys
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "click":
+        if name == "signal":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
-from fusery.cli.main import main
+from fusery.cli.start import start
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+def test_interrupts_that_are_ignored_stay_so() -> None:
+    code = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from fusery.cli.start import start
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+import sys
+sys.argv[1:] = ["--version"]
+try:
+    start()
+finally:
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_interrupt_while_a_class_is_made_is_no_traceback(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -178,10 +179,11 @@ class Sweep:
 def was_starting(code: int, err: str) -> bool:
     """Whether Python was interrupted before it came to the first line of the program.
 
-    Then SIGINT ends the process as the system does it, or, while `site` runs, with a traceback of Python's own.
+    Then SIGINT ends the process as the system does it, or, while Python makes itself ready, with a traceback of its own.
     """
-    early = err.rstrip().endswith("KeyboardInterrupt") and "<frozen site>" in err and "/cli/" not in err
-    return early or (code == -signal.SIGINT and not err)
+    places = re.findall(r'^  File "(.*)", line', err, re.MULTILINE)
+    early = err.startswith("Fatal Python error: init_") or "<frozen site>" in places or places == [str(PROGRAM)]
+    return (early and err.rstrip().endswith("KeyboardInterrupt")) or (code == -signal.SIGINT and not err)
 
 
 def prepared(stack: Stack, folder: Path) -> tuple[Site, Sequence[str]]:
