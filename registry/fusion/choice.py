@@ -97,7 +97,7 @@ class Choice:
                     )
         if measured.passes(self.request, strict=True):
             return False
-        self.say(f"{describe(recipe)}: {measured.in_words}; trying the next larger format")
+        self.say(f"{describe(recipe)}: {measured.passed_over(self.request)}")
         return True
 
     def _fitting(self, candidates: Sequence[Recipe], budget: float) -> list[Recipe]:

@@ -88,7 +88,7 @@ class Job:
         if measured.passes(self.request, strict=self.strict):
             return True
         if self.strict:
-            self.say(f"{describe(self.recipe)}: {measured.in_words}; trying the next larger format")
+            self.say(f"{describe(self.recipe)}: {measured.passed_over(self.request)}")
             return False
         raise lost(self.fuse_inputs, self.recipe, measured, self.request)
 

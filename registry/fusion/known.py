@@ -50,6 +50,17 @@ class Measured:
         noise = "" if self.noise is None else f", {100 * self.noise:.1f} % noise"
         return f"{self.verdict}, {100 * (self.retained or 0.0):.1f} % of the update retained{noise}"
 
+    def passed_over(self, request: FuseRequest) -> str:
+        """Say why the next candidate is tried, where there is one: the figures, and the one that is not good enough."""
+        from ..engine.fidelity import QUIET_TO
+
+        wanted = ""
+        if request.min_fidelity is not None and (self.retained or 0.0) < request.min_fidelity:
+            wanted = f"; at least {100 * request.min_fidelity:g} % retained is asked for"
+        elif self.verdict == "PASS":
+            wanted = f"; at most {100 * QUIET_TO:g} % noise is wanted"
+        return f"{self.in_words}{wanted}: trying the next larger format"
+
     def passes(self, request: FuseRequest, *, strict: bool) -> bool:
         """Tell whether it may be published; `strict` asks for PASS and little noise, while there is an alternative."""
         if request.accept_loss and not strict:

@@ -182,7 +182,9 @@ def was_starting(code: int, err: str) -> bool:
     Then SIGINT ends the process as the system does it, or, while Python makes itself ready, with a traceback of its own.
     """
     places = re.findall(r'^  File "(.*)", line', err, re.MULTILINE)
-    early = err.startswith("Fatal Python error: init_") or "<frozen site>" in places or places == [str(PROGRAM)]
+    early = (
+        err.startswith("Fatal Python error: init_") or "<frozen site>" in places or places == [str(PROGRAM)]
+    )
     return (early and err.rstrip().endswith("KeyboardInterrupt")) or (code == -signal.SIGINT and not err)
 
 

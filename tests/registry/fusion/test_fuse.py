@@ -22,6 +22,7 @@ from sqlalchemy import func, select, update
 from fusery.registry import Registry, Reporter, tables
 from fusery.registry.errors import BadInputError, FidelityError, RebuildDiffersError, UnknownReferenceError
 from fusery.registry.fusion.fuse import FuseRequest
+from fusery.registry.fusion.known import Measured
 from fusery.storage import room
 from fusery.storage.errors import BlobCorruptError, MissingFileError, OutOfSpaceError
 
@@ -119,6 +120,17 @@ def test_auto_goes_on_to_what_keeps_it_and_remembers(losing: Registry) -> None:
     again = losing.fused.fuse("small@1", reporter=Reporter(said.append))
     assert again.cached
     assert not any(line.startswith("fusing") for line in said)
+
+
+def test_what_passes_and_is_passed_over_says_for_what(losing: Registry) -> None:
+    asked = FuseRequest()
+    assert Measured("PASS", 0.99, 0.031).passed_over(asked) == (
+        "PASS, 99.0 % of the update retained, 3.1 % noise; at most 2.5 % noise is wanted: trying the next larger format"
+    )
+    assert "wanted" not in Measured("LOST", 0.2, 0.031).passed_over(asked)
+    assert " noise; at least 99.5 % retained is asked for:" in Measured("PASS", 0.99, 0.031).passed_over(
+        FuseRequest(min_fidelity=0.995)
+    )
 
 
 def test_auto_keeps_the_format_of_a_dense_base(stocked: Registry) -> None:
