@@ -125,9 +125,17 @@ def main(arguments: list[str] | None = None) -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and "_FUSERY_COMPLETE" not in os.environ:
         signal.signal(signal.SIGTERM, _terminate)
     code = run(words)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _too_late)
     # Or Python looks through everything for garbage before it ends, which takes a sixth of a short command.
     gc.freeze()
     sys.exit(code)
+
+
+def _too_late(number: int, _frame: object) -> None:
+    # What was asked for is done or refused, and the rest is Python's own tidying up, which prints a traceback of what is
+    # raised in it.  Who interrupts a second time waits no longer.
+    signal.signal(number, signal.SIG_DFL)
 
 
 class Terminated(KeyboardInterrupt):

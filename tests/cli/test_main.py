@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from fixture_types import Fusery
+from interrupts import interrupts
 from tampered_database import forced
 
 from fusery.cli.commands import COMMANDS
@@ -225,7 +227,8 @@ sys.meta_path.insert(0, Interrupt())
 from fusery.cli.start import start
 """
     command = [sys.executable, "-P", "-c", code, where]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with interrupts():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
@@ -241,6 +244,24 @@ from fusery.cli.start import start
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, -signal.SIGINT)])
+def test_an_interrupt_once_all_is_done_is_no_traceback(times: int, code: int) -> None:
+    program = """
+import atexit, os, signal, sys
+from fusery.cli.main import main
+@atexit.register
+def interrupt():
+    for _ in range(int(sys.argv[1])):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(9))
+main(["--version"])
+"""
+    command = [sys.executable, "-P", "-c", program, str(times)]
+    with interrupts():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_interrupts_that_are_ignored_stay_so() -> None:
