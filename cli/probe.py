@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusery.registry.api.resource import Reporter
 from fusery.registry.engine.precisions import CHOICES
 from fusery.registry.parsing import plural
+from fusery.storage.progress import Reporter
 
 from .bulk import counting
 from .session import Session, command

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from fusery.registry import Registry
-    from fusery.registry.api.resource import Reporter
+    from fusery.storage.progress import Reporter
 
     from .hints import Hints
     from .tables import Table
@@ -83,7 +83,7 @@ class Session:
 
     def reporter(self, progress: Callable[[int, int], None] | None = None) -> Reporter:
         """Return what hears of long work: what it says goes to `say`, and how far it is to a bar."""
-        from fusery.registry.api.resource import Reporter
+        from fusery.storage.progress import Reporter
 
         return Reporter(self.say, progress)
 

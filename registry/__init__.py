@@ -11,7 +11,6 @@ _ROOMS = {
     ".adapters.finding": "Finding",
     ".admission.refusal": "AdmissionError",
     ".api.registry": "Registry",
-    ".api.resource": "Reporter",
     ".bundles.choices": "Choices",
     ".catalog.journal": "Event",
     ".catalog.where.problem": "WhereError",
@@ -27,6 +26,7 @@ _ROOMS = {
     ".records.fused": "Fused",
     ".serving.serve": "ServeRequest",
     "fusery.storage.errors": "FuseryError",
+    "fusery.storage.progress": "Reporter",
 }
 _PLACES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

@@ -1,11 +1,11 @@
 """The names of the Python API, for type checkers and editors."""
 
 from fusery.storage.errors import FuseryError as FuseryError
+from fusery.storage.progress import Reporter as Reporter
 
 from .adapters.finding import Finding as Finding
 from .admission.refusal import AdmissionError as AdmissionError
 from .api.registry import Registry as Registry
-from .api.resource import Reporter as Reporter
 from .bundles.choices import Choices as Choices
 from .catalog.journal import Event as Event
 from .catalog.where.problem import WhereError as WhereError

@@ -1,11 +1,53 @@
-"""Bytes of several transfers added up for one progress bar."""
+"""What hears how long work goes on, and bytes of several transfers added up for one bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
+from typing import overload
 
 
+class Reporter:
+    """Hears how long work goes on: `Reporter(print)`, or a subclass.
+
+    Args:
+        say: hears what is going on, a line at a time; None for nothing.
+        progress: hears how much is done, and of how much: bytes, answers or adapters, as the method says; None for
+            nothing.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._say, self._progress = say, progress
+
+    def __repr__(self) -> str:
+        return "Reporter()" if self._say is None and self._progress is None else "Reporter(...)"
+
+    def say(self, text: str) -> None:
+        """Hear what is going on."""
+        if self._say is not None:
+            self._say(text)
+
+    def begin(self, what: str) -> None:
+        """Hear that something else is counted from now on: `probe` fuses first, and then answers `tokens`."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Hear how much is done, and of how much."""
+        if self._progress is not None:
+            self._progress(done, total)
+
+
+SILENT = Reporter()
+"""Hears nothing."""
+
+
+@overload
+def tally(progress: None, total: int) -> None: ...
+@overload
+def tally(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]: ...
 def tally(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
     """Return a function that takes how many bytes are new, from any thread, and tells how many there are in all.
 

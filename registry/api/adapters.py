@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from .resource import SILENT, Named, Reporter, Resource, each_named, moment, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, each_named, moment, named
 
 if TYPE_CHECKING:
     from ..adapters.finding import Finding
@@ -227,9 +229,7 @@ class Adapters(Resource):
             request=request,
             prompts=Path(prompts) if prompts is not None else None,
             limit=limit,
-            say=reporter.say,
-            progress=reporter.progress,
-            answering=_answering(reporter),
+            reporter=reporter,
         )
 
     def bench(
@@ -261,8 +261,7 @@ class Adapters(Resource):
             runs=runs,
             plot=Path(plot) if plot is not None else None,
             force=force,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def last_bench(self, reference: Named) -> BenchReport | None:
@@ -310,16 +309,3 @@ class Adapters(Resource):
             limit=limit,
             offset=offset,
         )
-
-
-def _answering(reporter: Reporter) -> Callable[[int, int], None]:
-    """Return what hears of answers; the reporter is told first that they are what is counted."""
-    begun: list[bool] = []
-
-    def heard(done: int, total: int) -> None:
-        if not begun:
-            begun.append(True)
-            reporter.begin("tokens")
-        reporter.progress(done, total)
-
-    return heard

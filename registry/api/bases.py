@@ -6,7 +6,9 @@ import builtins
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..bases.calibrate import CalibrationReport
@@ -34,8 +36,7 @@ class Bases(Resource):
             name=name,
             revision=revision,
             reference=reference,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def folder(self, name: Named) -> Path:
@@ -70,7 +71,7 @@ class Bases(Resource):
         from ..bases.calibrate import calibrate
 
         place = Path(prompts) if prompts is not None else None
-        return calibrate(self.workspace, base, prompts=place, say=reporter.say, progress=reporter.progress)
+        return calibrate(self.workspace, base, prompts=place, reporter=reporter)
 
     def list(self) -> builtins.list[Base]:
         """Return all base models."""

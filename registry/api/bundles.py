@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.progress import SILENT, Reporter
+
 from ..record import Record
-from .resource import SILENT, Named, Reporter, Resource, named
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..bulk.standing import StandingBundle
@@ -46,8 +48,7 @@ class Bundles(Resource):
             content=content,
             choices=choices,
             force=force,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def materialize_all(
@@ -79,6 +80,5 @@ class Bundles(Resource):
             content=content,
             choices=choices,
             jobs=jobs,
-            say=reporter.say,
-            told=reporter.progress,
+            reporter=reporter,
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..exchange import Exchanged
@@ -52,8 +54,7 @@ class Exchange(Resource):
             place,
             fused=fused,
             dry_run=dry_run,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def pull(
@@ -79,8 +80,7 @@ class Exchange(Resource):
             place,
             fused=fused,
             dry_run=dry_run,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def export(

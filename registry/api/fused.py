@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..bulk.work import Done
@@ -54,8 +56,7 @@ class FusedModels(Resource):
             named(reference),
             wanted,
             publish=publish,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def fuse_all(
@@ -80,8 +81,7 @@ class FusedModels(Resource):
             task=task,
             where=where,
             jobs=jobs,
-            say=reporter.say,
-            told=reporter.progress,
+            reporter=reporter,
         )
 
     def fidelity(

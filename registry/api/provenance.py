@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..identification import Begun
@@ -61,7 +63,7 @@ class Provenance(Resource):
         """Return what a folder, an archive or a file is; see `fusery.registry.identification.identify`."""
         from ..identification.identify import identify
 
-        return identify(self.workspace, path, fresh=fresh, say=reporter.say, progress=reporter.progress)
+        return identify(self.workspace, path, fresh=fresh, reporter=reporter)
 
     def report(
         self,

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from fusery.storage.progress import SILENT, Reporter
+
 from ..settings.settings import Settings
 from ..workspace import Workspace
 from .adapters import Adapters
@@ -17,7 +19,7 @@ from .deployments import Deployments
 from .exchange import Exchange
 from .fused import Cache, FusedModels
 from .provenance import Provenance
-from .resource import SILENT, Named, Reporter, named
+from .resource import Named, named
 from .trust import Trust
 from .upkeep import Upkeep
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -39,43 +39,6 @@ def each_named(references: Sequence[Named] | Named) -> list[str]:
 def moment(at: datetime | str | None) -> str | None:
     """Return a moment as a text, as the command line takes it."""
     return at.isoformat() if isinstance(at, datetime) else at
-
-
-class Reporter:
-    """Hears how long work goes on: `Reporter(print)`, or a subclass.
-
-    Args:
-        say: hears what is going on, a line at a time; None for nothing.
-        progress: hears how much is done, and of how much: bytes, answers or adapters, as the method says; None for
-            nothing.
-    """
-
-    def __init__(
-        self,
-        say: Callable[[str], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        self._say, self._progress = say, progress
-
-    def __repr__(self) -> str:
-        return "Reporter()" if self._say is None and self._progress is None else "Reporter(...)"
-
-    def say(self, text: str) -> None:
-        """Hear what is going on."""
-        if self._say is not None:
-            self._say(text)
-
-    def begin(self, what: str) -> None:
-        """Hear that something else is counted from now on: `probe` fuses first, and then answers `tokens`."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Hear how much is done, and of how much."""
-        if self._progress is not None:
-            self._progress(done, total)
-
-
-SILENT = Reporter()
-"""Hears nothing."""
 
 
 class Resource:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..signing.anchor import Anchor

@@ -7,7 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .resource import SILENT, Named, Reporter, Resource, named
+from fusery.storage.progress import SILENT, Reporter
+
+from .resource import Named, Resource, named
 
 if TYPE_CHECKING:
     from ..audit import Report
@@ -120,8 +122,7 @@ class Upkeep(Resource):
             str(destination),
             verify=verify,
             store_options=store_options,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def restore(
@@ -140,8 +141,7 @@ class Upkeep(Resource):
             str(source),
             own=own,
             store_options=store_options,
-            say=reporter.say,
-            progress=reporter.progress,
+            reporter=reporter,
         )
 
     def log(

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from fusery.storage.digest import Digest
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import FileEntry
+from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..database import events
@@ -93,7 +94,7 @@ class _Repairer:
             keys = list(session.scalars(query.where(files.blob == damage.digest)))
         for key in keys:
             try:
-                remake(self._workspace, Digest(key), say=self._say)
+                remake(self._workspace, Digest(key), reporter=Reporter(self._say))
             except FuseryError as error:
                 self._say(f"{key[:12]} cannot be made again: {error.message}")
             else:
@@ -161,7 +162,7 @@ class _Repairer:
         if key not in self._remade and key not in self._failed:
             moved = self._workspace.cache.quarantine(key)
             try:
-                remake(self._workspace, key, say=self._say)
+                remake(self._workspace, key, reporter=Reporter(self._say))
             except FuseryError as error:
                 self._failed[key] = error.message
             else:

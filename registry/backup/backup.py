@@ -19,6 +19,7 @@ from fusery.storage.failures import os_failures
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.locate import display_url
 from fusery.storage.manifest import FileEntry
+from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.room import require_room
 from fusery.storage.temporary import temporary_folder
 
@@ -108,8 +109,7 @@ def backup(
     *,
     verify: bool = False,
     store_options: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> BackedUp:
     """Make a backup of the database and of all blobs, or bring an earlier one up to date.
 
@@ -121,8 +121,7 @@ def backup(
         destination: a folder, or the URL of a place like a store.
         verify: read the blobs that are there already, and replace damaged ones.
         store_options: for the file system there, as JSON; see `places.open_place`.
-        say: called with each progress message.
-        progress: called with the bytes of blobs done and the total.
+        reporter: hears what is going on, and the bytes of blobs done and the total.
 
     Raises:
         StoreMismatchError: there is something else at the destination, such as the backup of another registry.
@@ -134,20 +133,20 @@ def backup(
         workspace.database,
         LEASE,
         workspace.owner(),
-        told=lambda busy: say(
+        told=lambda busy: reporter.say(
             f"being backed up by {busy.owner.description if busy.owner else 'another process'}, waiting"
         ),
     )
     with lease.keep(), temporary_folder("backup") as folder:
         store_id = workspace.store.identify()
         place.initialise(f"backup.{store_id}")
-        former = _former(place, say)
+        former = _former(place, reporter.say)
         there = {blob.digest: blob.size for blob in place.blobs()}
-        with _protected(workspace, folder, there, verify, say) as (snapshot, missing):
+        with _protected(workspace, folder, there, verify, reporter.say) as (snapshot, missing):
             coming = [blob.size for blob in missing if there.get(blob.digest) != blob.size]
             require_room(place, [*coming, *(file.size for file in snapshot.files)])
-            say(f"copying {len(missing)} of {plural(len(snapshot.blobs), 'blob')}")
-            copied = _copy(workspace.store, place, missing, progress)
+            reporter.say(f"copying {len(missing)} of {plural(len(snapshot.blobs), 'blob')}")
+            copied = _copy(workspace.store, place, missing, reporter.progress)
         _store_files(place, snapshot)
         made = Catalogue(
             store=str(store_id),
@@ -256,7 +255,7 @@ def _copy(
     store: BlobStore,
     place: BlobStore,
     missing: Sequence[Blob],
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> Amount:
     """Copy blobs; return how many were not there, and their bytes."""
 

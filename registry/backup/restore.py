@@ -14,6 +14,7 @@ from fusery.storage.errors import BlobCorruptError, BlobMissingError
 from fusery.storage.interface import Blob, BlobStore
 from fusery.storage.layout import blob_name
 from fusery.storage.locate import display_url, open_store
+from fusery.storage.progress import SILENT, Reporter
 from fusery.storage.room import Need, needs_of, on_disk, require_rooms
 from fusery.storage.temporary import temporary_folder
 
@@ -72,8 +73,7 @@ def restore(
     *,
     own: bool = False,
     store_options: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Restored:
     """Make the registry that a backup is of, with the same names, digests and log, on whatever database and store.
 
@@ -89,8 +89,7 @@ def restore(
         source: where the backup is.
         own: it is the user's own, made by people who are trusted here.
         store_options: for the file system there, as JSON; see `places.open_place`.
-        say: called with each progress message.
-        progress: called with the bytes of blobs done and the total.
+        reporter: hears what is going on, and the bytes of blobs done and the total.
 
     Raises:
         BackupError: there is no backup, or it is damaged or was changed; nothing is on record.
@@ -107,15 +106,20 @@ def restore(
                     hint="upgrade fusery: pip install --upgrade fusery",
                 )
             present = _require_empty(database)
-            say("reading the backup")
+            reporter.say("reading the backup")
             found.fetch()
             blobs = found.blobs()
             store = open_store(workspace.settings.store, options=workspace.settings.store_options)
             store_id = _take_over(store, present, found)
             generations = _generations(found, store, blobs)
             _require_room(found, store, blobs, generations, folder, database.path)
-            say(f"copying {plural(len(blobs), 'blob')}")
-            _copy(found, store, [Blob(one, size, generations[one]) for one, size in blobs.items()], progress)
+            reporter.say(f"copying {plural(len(blobs), 'blob')}")
+            _copy(
+                found,
+                store,
+                [Blob(one, size, generations[one]) for one, size in blobs.items()],
+                reporter.progress,
+            )
             adopted: dict[str, int] = {}
 
             def write(target: Database, afterwards: Callable[[Session], None] = lambda _: None) -> None:
@@ -130,10 +134,10 @@ def restore(
                         afterwards=afterwards,
                     )
 
-            say("holding it against its bytes")
+            reporter.say("holding it against its bytes")
             with rehearsal(workspace, folder, write) as rehearsed:
-                doubts = examine_backup(rehearsed, found, own=own, say=say)
-            say("writing the database")
+                doubts = examine_backup(rehearsed, found, own=own, say=reporter.say)
+            reporter.say("writing the database")
             database.make_folder()
 
             def finish(session: Session) -> None:
@@ -239,7 +243,7 @@ def _copy(
     found: Backup,
     store: BlobStore,
     blobs: Sequence[Blob],
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None],
 ) -> None:
     def copy(blob: Blob, told: Progress | None) -> None:
         try:

@@ -7,7 +7,7 @@ ids and folders only refer to it, so the same model under two names, or in other
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import digest_file
 from fusery.storage.errors import MissingFileError
 from fusery.storage.folder import scan
-from fusery.storage.progress import tally
+from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import needs_of, require_rooms
 
 from .. import tables
@@ -77,8 +77,7 @@ def add_base(
     name: str | None = None,
     revision: str | None = None,
     reference: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> AddedBase:
     """Add a base model, or a name to one that is already there.
 
@@ -88,8 +87,7 @@ def add_base(
         name: of the base; by default that of the source.
         revision: the hub's branch, tag or commit.
         reference: record the files where they lie, instead of copying them into the store.
-        say: called with each progress message.
-        progress: called with the bytes done and the total; what is copied is read twice.
+        reporter: hears what is going on, and the bytes done and the total; what is copied is read twice.
 
     Raises:
         AlreadyExistsError: the name is taken by a base with other bytes.
@@ -99,7 +97,9 @@ def add_base(
     if name is not None:
         parse_base_name(name)
     workspace.ensure()
-    with fetched(source, revision=revision, scratch=partial(scratch_folder, workspace), say=say) as origin:
+    with fetched(
+        source, revision=revision, scratch=partial(scratch_folder, workspace), say=reporter.say
+    ) as origin:
         if reference and not origin.durable:
             raise BadInputError(
                 "a GGUF file is converted and cannot be kept by reference", hint="leave out --reference"
@@ -111,11 +111,11 @@ def add_base(
         architecture = describe_base(files, failures.append)
         _refuse_taken(workspace, called, files, architecture)
         findings = look_at_base(workspace, called, files, architecture.config, failures)
-        say("hashing and copying" if not reference else "hashing")
+        reporter.say("hashing and copying" if not reference else "hashing")
         size = sum(file.stat().st_size for file in files.values())
-        told = tally(progress, size if reference else 2 * size)
+        told = tally(reporter.progress, size if reference else 2 * size)
         identity = identify_base(files, architecture.config, progress=told)
-        learn_contents(workspace, identity, architecture, say)
+        learn_contents(workspace, identity, architecture, reporter.say)
         added = _record(workspace, origin, called, files, architecture, identity, reference, told)
         return replace(added, findings=findings)
 

@@ -7,7 +7,7 @@ with the digest of its manifest, so that whatever is fused with it can say which
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from fusery.storage.digest import Digest, digest_json
 from fusery.storage.errors import BlobCorruptError, BlobMissingError
+from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
 from ..behaviour.prompts import Prompt, for_calibration, read_prompts, tokenise
@@ -99,8 +100,7 @@ def calibrate(
     prompts: Path | None = None,
     limit: int = LIMIT,
     rank: int = RANK,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> CalibrationReport:
     """Run a base over prompts and store statistics of its linear layers' inputs; once for the same prompts and rank.
 
@@ -110,8 +110,7 @@ def calibrate(
         prompts: a file of prompts; None for the built-in texts.
         limit: at most this many prompts.
         rank: directions to store per input.
-        say: called with each progress message.
-        progress: called with the tokens run and the total.
+        reporter: hears what is going on, and the tokens run and the total.
 
     Raises:
         UnknownReferenceError: there is no such base.
@@ -130,8 +129,8 @@ def calibrate(
     engine = fingerprint()
     with scratch_folder(workspace) as scratch:
         file = scratch / FILE
-        digest, tokens = _write(workspace, base_reference, texts, rank, file, say, progress)
-        say("storing")
+        digest, tokens = _write(workspace, base_reference, texts, rank, file, reporter)
+        reporter.say("storing")
         deposit = Deposit(workspace.database, workspace.store, workspace.owner())
         deposit.put({FILE: file})
         with deposit.recording() as session:
@@ -174,8 +173,7 @@ def _write(
     texts: _Texts,
     rank: int,
     file: Path,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> tuple[Digest, int]:
     """Run the base and write what was found; return the base's digest, and how many tokens it read."""
     from ..behaviour.models import Model, load_tokenizer
@@ -186,8 +184,8 @@ def _write(
     with base_folder(workspace, digest) as folder:
         samples = tokenise(texts.prompts, load_tokenizer(folder), strict=texts.strict)
         tokens = sum(len(sample.tokens) for sample in samples)
-        say(f"the base reads {tokens:,} tokens, {PASSES} times")
-        found = moments(Model.load(folder, numpy=True), samples, rank, progress=progress)
+        reporter.say(f"the base reads {tokens:,} tokens, {PASSES} times")
+        found = moments(Model.load(folder, numpy=True), samples, rank, progress=reporter.progress)
     ids = {key: str(number) for number, key in enumerate(sorted(found.inputs))}
     inputs = {ids[key]: _kept(moment) for key, moment in found.inputs.items()}
     modules = {path: ids[key] for path, key in found.modules.items()}

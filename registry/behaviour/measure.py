@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from fusery.storage.progress import tally
+from fusery.storage.progress import SILENT, Reporter, tally
 
 from .compare import Floats, TokenScores, compare, losses
 from .models import Logits, Model
@@ -49,8 +49,7 @@ def measure(
     samples: Sequence[Sample],
     *,
     with_base: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Measured:
     """Run both models over the samples and compare their predictions.
 
@@ -61,8 +60,7 @@ def measure(
         b: the other.
         samples: what both are to predict.
         with_base: measure the loss of `a` without its adapter, too.
-        say: called with each progress message.
-        progress: called with the tokens run and the total, over all models.
+        reporter: hears what is going on, and the tokens run and the total, over all models.
 
     Raises:
         MissingExtraError: mlx-lm is not installed.
@@ -70,28 +68,27 @@ def measure(
     """
     base_losses: dict[int, Floats] = {}
     passes = 3 if with_base else 2
-    told = tally(progress, passes * sum(len(sample.tokens) for sample in samples))
+    told = tally(reporter.progress, passes * sum(len(sample.tokens) for sample in samples))
 
     def answers(model: Model) -> Iterator[tuple[int, Logits]]:
         for at, rows in model.answers(samples):
             yield at, rows
-            if told is not None:
-                told(len(samples[at].tokens))
+            told(len(samples[at].tokens))
 
     with tempfile.TemporaryFile(prefix="fusery-logits-") as file:
         model = Model.load(a.model)
         if with_base:
-            say("the base answers")
+            reporter.say("the base answers")
             base_losses = {at: losses(rows, samples[at].targets) for at, rows in answers(model)}
         if a.adapter is not None:
             model.put_on(a.adapter)
-        say("the first model answers")
+        reporter.say("the first model answers")
         kept = _Kept.write(file, answers(model))
         del model
         model = Model.load(b.model)
         if b.adapter is not None:
             model.put_on(b.adapter)
-        say("the second model answers")
+        reporter.say("the second model answers")
         scores = {at: _compared(kept.rows(at), rows, samples[at]) for at, rows in answers(model)}
     order = range(len(samples))
     return Measured(

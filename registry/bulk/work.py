@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fusery.storage.locate import local_path
+from fusery.storage.progress import SILENT, Reporter
 
 from ..bundles import Choices, Content
 from ..errors import BadInputError
 from ..fusion.request import FuseRequest
 from ..workers.cluster import check_jobs, cluster_address
 from ..workers.executor import Processes, Serial, Workers
-from ..workers.site import Say, Site, Told
+from ..workers.site import Site
 from .jobs import FuseJob, MaterializeJob, NotDone
 from .selection import select_names
 
@@ -60,8 +61,7 @@ def fuse_all(
     task: str | None = None,
     where: str | None = None,
     jobs: int | None = None,
-    say: Say = lambda _: None,
-    told: Told | None = None,
+    reporter: Reporter = SILENT,
 ) -> Done[Fused]:
     """Fuse many adapters, each once; what is in the cache is found there.
 
@@ -72,8 +72,7 @@ def fuse_all(
         task: only adapters of this task.
         where: only those that fit an expression; see `fusery.registry.catalog.where`.
         jobs: how many at a time on this machine; the cluster of `FUSERY_CLUSTER` has a number of its own.
-        say: called with each progress message.
-        told: how many are done, and how many there are.
+        reporter: hears what is going on, and how many are done, and how many there are.
 
     Raises:
         UnknownReferenceError: there is no such task.
@@ -81,8 +80,8 @@ def fuse_all(
         MissingExtraError, ClusterError: the cluster cannot be used.
     """
     request.check()
-    names = select_names(workspace, task=task, where=where, say=say)
-    return _do(workspace, lambda site: FuseJob(site, request, publish), names, jobs, say, told)
+    names = select_names(workspace, task=task, where=where, say=reporter.say)
+    return _do(workspace, lambda site: FuseJob(site, request, publish), names, jobs, reporter)
 
 
 def materialize_all(
@@ -97,8 +96,7 @@ def materialize_all(
     content: Content | None = None,
     choices: Choices | None = None,
     jobs: int | None = None,
-    say: Say = lambda _: None,
-    told: Told | None = None,
+    reporter: Reporter = SILENT,
 ) -> Done[Materialized | StandingBundle]:
     """Write bundles of many adapters; those that stand already, as recorded, are left as they are.
 
@@ -113,8 +111,7 @@ def materialize_all(
         content: fused or not, where the target can hold either; None for what suits it.
         choices: what the target is to do in which way.
         jobs: as for `fuse_all`.
-        say: called with each progress message.
-        told: how many are done, and how many there are.
+        reporter: hears what is going on, and how many are done, and how many there are.
 
     Raises:
         BadInputError: the pattern has no `{name}`.
@@ -127,14 +124,13 @@ def materialize_all(
     request.check()
     local = local_path(pattern)
     absolute = pattern if local is None else str(local.expanduser().absolute())
-    names = select_names(workspace, task=task, where=where, say=say)
+    names = select_names(workspace, task=task, where=where, say=reporter.say)
     return _do(
         workspace,
         lambda site: MaterializeJob(site, request, absolute, target, force, choices or Choices(), content),
         names,
         jobs,
-        say,
-        told,
+        reporter,
     )
 
 
@@ -143,8 +139,7 @@ def _do(
     make: Callable[[Site], Callable[[str], Made]],
     names: list[str],
     jobs: int | None,
-    say: Say,
-    told: Told | None,
+    reporter: Reporter,
 ) -> Done[Made]:
     number = check_jobs(jobs)
     if not names:
@@ -155,12 +150,11 @@ def _do(
     for outcome in workers.run(make(site), names):
         if outcome.failure is not None:
             documents[outcome.item] = NotDone(adapter=outcome.item, error=outcome.failure)
-            say(f"{outcome.item}: {outcome.failure.message}")
+            reporter.say(f"{outcome.item}: {outcome.failure.message}")
         elif outcome.result is not None:
             documents[outcome.item] = outcome.result
-            say(f"{outcome.item}: done")
-        if told:
-            told(len(documents), len(names))
+            reporter.say(f"{outcome.item}: done")
+        reporter.progress(len(documents), len(names))
     return Done([documents[name] for name in names])
 
 

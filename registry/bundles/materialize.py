@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sqlalchemy import select
 
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
 from ..errors import BadInputError
@@ -100,8 +101,7 @@ def materialize(
     content: Content | None = None,
     choices: Choices | None = None,
     force: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Materialized:
     """Write a bundle to a new destination, fusing first if necessary.
 
@@ -116,8 +116,7 @@ def materialize(
         content: fused or not, if the target can hold either; None for its default.
         choices: options of the target.
         force: replace what is at the destination.
-        say: called with each progress message.
-        progress: as for `fuse`.
+        reporter: hears what is going on, and as for `fuse`.
 
     Raises:
         AlreadyExistsError: there is something else at the destination.
@@ -137,10 +136,10 @@ def materialize(
     place.require_free(force)
     workspace.database.require_writable()
     written: list[Written] = []
-    with _gathered(workspace, references, chosen, holding, request, options, say, progress) as gathered:
+    with _gathered(workspace, references, chosen, holding, request, options, reporter) as gathered:
 
         def fill(folder: Path) -> Manifest:
-            say(f"writing {place.name}")
+            reporter.say(f"writing {place.name}")
             written.append(write_bundle(gathered.source, chosen, folder, options))
             return written[-1].manifest
 
@@ -149,7 +148,7 @@ def materialize(
             fill,
             force=force,
             before_replacing=lambda: note_replaced(workspace, place.text),
-            progress=progress,
+            progress=reporter.progress,
         )
     unfound = _unfound_base(gathered, options) if chosen.names_base else None
     told = _record(workspace, gathered, chosen, place, done.manifest, options)
@@ -183,13 +182,12 @@ def _gathered(
     content: Content,
     request: FuseRequest,
     choices: Choices,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> AbstractContextManager[Gathered]:
     if content == "fused":
         if choices.models:
             raise BadInputError("names for adapters were given, and they are fused", hint="leave --model out")
-        return fused_source(workspace, references[0], request, say=say, progress=progress)
+        return fused_source(workspace, references[0], request, reporter=reporter)
     if request != FuseRequest():
         raise BadInputError(
             "how to fuse was given, and nothing is fused for this bundle",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from fusery.storage.manifest import Manifest
+from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..adapters.render import Form
@@ -62,15 +63,14 @@ def fused_source(
     reference: str,
     request: FuseRequest,
     *,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> Iterator[Gathered]:
     """Yield an adapter's fused model; it stays in the cache until the block ends.
 
     Raises:
         FuseryError: as `fusery.registry.fusion.fuse.fuse`.
     """
-    with fuse_to_read(workspace, reference, request, say=say, progress=progress) as fused:
+    with fuse_to_read(workspace, reference, request, reporter=reporter) as fused:
         files = Files.within(fused.path, Manifest.of(fused.files))
         source = BundleSource(fused.adapter, _provenance(workspace, fused), files)
         yield Gathered(source, (fused.adapter,), fused.key, fused.digest, fused.label, fused.foreign)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fusery.storage.progress import SILENT, Reporter
+
 from .. import tables
 from ..charts.files import picture_kind
 from ..database import events
@@ -109,8 +111,7 @@ def bench(
     runs: int = 3,
     plot: Path | None = None,
     force: bool = False,
-    say: Say = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> BenchReport:
     """Measure size, load time, time to the first token, tokens a second and peak memory of each form of an adapter.
 
@@ -127,8 +128,7 @@ def bench(
         runs: rounds.
         plot: draw the bars to a .png or .svg file.
         force: replace the picture.
-        say: called with each progress message.
-        progress: called with the measurements done and the total.
+        reporter: hears what is going on, and the measurements done and the total.
 
     Raises:
         BadInputError: a number makes no sense, or the adapter is yanked.
@@ -147,8 +147,8 @@ def bench(
         base_name, size = adapter.base.name, weights_bytes(adapter.base.manifest)
         quantized, served = adapter.base.quantization is not None, _served(session, adapter)
     wanted = tuple(precisions) or (PRECISIONS if quantized else (KEEP,))
-    with _subjects(workspace, adapter, base_name, size, wanted, resident, say) as subjects:
-        rows = _measured(subjects, runs, prompt_tokens, tokens, say, progress)
+    with _subjects(workspace, adapter, base_name, size, wanted, resident, reporter.say) as subjects:
+        rows = _measured(subjects, runs, prompt_tokens, tokens, reporter)
     costs = tuple(row.cost() for row in rows)
     advice = advise(costs, adapters=served)
     with workspace.database.write() as session:
@@ -259,7 +259,9 @@ def _subjects(
         for precision in precisions:
             request = FuseRequest(precision=precision, accept_loss=True)
             try:
-                fused = held.enter_context(fuse_to_read(workspace, adapter.name, request, say=say))
+                fused = held.enter_context(
+                    fuse_to_read(workspace, adapter.name, request, reporter=Reporter(say))
+                )
             except FusionUnsupportedError as error:
                 say(f"{precision} is left out: {error.message}")
                 continue
@@ -278,17 +280,15 @@ def _measured(
     runs: int,
     prompt_tokens: int,
     tokens: int,
-    say: Say,
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> list[Row]:
     rows = [Row(subject) for subject in subjects]
     for turn in range(runs):
         # In every other round backwards, so that none is always the one after a large one.
         for done, row in enumerate(rows if turn % 2 == 0 else reversed(rows)):
-            if progress:
-                progress(turn * len(rows) + done, runs * len(rows))
+            reporter.progress(turn * len(rows) + done, runs * len(rows))
             if row.error is None:
-                say(f"measuring {row.subject.label}")
+                reporter.say(f"measuring {row.subject.label}")
                 found = _run(row.subject, prompt_tokens, tokens)
                 row.error = found.pop("error", None)
                 if row.error is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusery.storage.digest import Digest
 from fusery.storage.manifest import FileEntry, Manifest
+from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
 from ..adapters.files import WEIGHTS
@@ -64,9 +65,7 @@ def probe(
     request: FuseRequest | None = None,
     prompts: Path | None = None,
     limit: int = LIMIT,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
-    answering: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> ProbeReport:
     """Measure how far two models' answers are apart.
 
@@ -80,9 +79,8 @@ def probe(
         prompts: a file of prompts; None for what the adapter's run kept out of training, where it recorded that and it is still
             here, or else for the built-in ones.
         limit: at most so many prompts of the file.
-        say: called with each progress message.
-        progress: called with the bytes done and the total while fusing.
-        answering: called with the tokens run and the total while the models answer.
+        reporter: hears what is going on, and the bytes done and the total while fusing; then, from its `begin("tokens")` on,
+            the tokens run and the total.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
@@ -94,18 +92,19 @@ def probe(
         raise BadInputError("at least one prompt is needed", hint="--limit 32")
     asked = read_prompts(prompts, limit) if prompts is not None else None  # before anything is fused
     a = _subject(workspace, reference)
-    b = _other(workspace, a, reference, against, request, say, progress)
+    b = _other(workspace, a, reference, against, request, reporter)
     about = Prompts("file", prompts.name) if prompts is not None else Prompts("built-in")
     if asked is None:
-        asked, about = _own_prompts(workspace, a, b, limit, say)
+        asked, about = _own_prompts(workspace, a, b, limit, reporter.say)
     about = replace(about, val_loss=_val_loss(workspace, a, b))
     started = time.monotonic()
     with _sources(workspace, a, b) as (first, second):
         samples = _samples(first, second, asked, a, b, strict=about.origin == "file")
         from ..behaviour.measure import measure
 
+        reporter.begin("tokens")
         with_base = bool(a.adapter) and b.side.kind != "base"
-        measured = measure(first, second, samples, with_base=with_base, say=say, progress=answering)
+        measured = measure(first, second, samples, with_base=with_base, reporter=reporter)
     seconds = time.monotonic() - started
     return report(a.side, b.side, samples, measured, seconds, about=about, one_base=a.base == b.base)
 
@@ -178,8 +177,7 @@ def _other(
     reference: str,
     against: str | None,
     request: FuseRequest | None,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> _Subject:
     """Return what `a` is compared with."""
     if against is None:
@@ -188,7 +186,7 @@ def _other(
                 f"{reference} is {an(a.side.kind)} model: say what to compare it with",
                 hint=f"fusery probe {reference} --against REF",
             )
-        return _own_fused(workspace, a, reference, request, say, progress)
+        return _own_fused(workspace, a, reference, request, reporter)
     if request is not None:
         raise BadInputError(
             "how to fuse is for an adapter against its own fused model", hint="leave --precision out"
@@ -205,8 +203,7 @@ def _own_fused(
     a: _Subject,
     reference: str,
     request: FuseRequest | None,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> _Subject:
     from ..fusion.fuse import fuse
 
@@ -216,7 +213,7 @@ def _own_fused(
         raise BadInputError(
             "a model is probed with its adapter as it is", hint="leave --with and --scale out"
         )
-    made = fuse(workspace, reference, wanted, say=say, progress=progress)
+    made = fuse(workspace, reference, wanted, reporter=reporter)
     side = Side("fused", a.side.name, made.digest, made.precision, made.format)
     return _Subject(side, a.base, a.task_of, fused=made.path)
 

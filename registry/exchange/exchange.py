@@ -7,12 +7,11 @@ at worst, bytes that nobody refers to; the next one goes on with what is still m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from fusery.storage.errors import FuseryError
-from fusery.storage.progress import tally
+from fusery.storage.progress import SILENT, Reporter, tally
 from fusery.storage.room import needs_of, require_rooms
 
 from ..errors import BadInputError
@@ -91,8 +90,7 @@ def push(
     *,
     fused: bool = False,
     dry_run: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Exchanged:
     """Copy an adapter, all versions of a task, a base model or a fused artifact to another registry.
 
@@ -102,8 +100,7 @@ def push(
         place: the other registry; made, where it is a folder without one.
         fused: also what was fused from the adapters: their records, and their files if they are published.
         dry_run: only look what is missing.
-        say: called with each progress message.
-        progress: called with the bytes done and the total.
+        reporter: hears what is going on, and the bytes done and the total.
 
     Raises:
         UnknownReferenceError: nothing has that name.
@@ -112,7 +109,7 @@ def push(
         StorageError, DatabaseUnavailableError: one of the two sides failed.
     """
     with place.opened(workspace, reading=dry_run) as other:
-        return _exchange(workspace, other, workspace, reference, fused, dry_run, say, progress)
+        return _exchange(workspace, other, workspace, reference, fused, dry_run, reporter)
 
 
 def pull(
@@ -122,12 +119,11 @@ def pull(
     *,
     fused: bool = False,
     dry_run: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Exchanged:
     """Copy from another registry to this one, which is only read there; as `push` otherwise."""
     with place.opened(workspace, reading=True) as other:
-        return _exchange(other, workspace, workspace, reference, fused, dry_run, say, progress)
+        return _exchange(other, workspace, workspace, reference, fused, dry_run, reporter)
 
 
 def _exchange(
@@ -137,8 +133,7 @@ def _exchange(
     reference: str,
     fused: bool,
     dry_run: bool,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> Exchanged:
     come_from = _identity(origin)
     package = _read(origin, reference, fused=fused)
@@ -157,8 +152,8 @@ def _exchange(
         total = sum(moved.bytes for moved in planned)
         sizes = files_to_copy(destination, package, planned, unmade=there is None)
         require_rooms([*needs_of(destination.store, sizes), *destination.notes])
-        carrier = Carrier(origin, destination, here, tally(progress, total))
-        done = list(Receiver(destination, here, carrier, come_from, say).take(package))
+        carrier = Carrier(origin, destination, here, tally(reporter.progress, total))
+        done = list(Receiver(destination, here, carrier, come_from, reporter.say).take(package))
     places = [origin] if there is None else [destination, origin]
     told = told_of_yanks(places, package, come_from)
     items = (replace(moved, withdrawals=each) for moved, each in zip(done, told, strict=True))

@@ -18,6 +18,7 @@ from sqlalchemy import select
 from fusery.storage.digest import Digest
 from fusery.storage.errors import StoreUnavailableError
 from fusery.storage.failures import DigestMismatchError
+from fusery.storage.progress import SILENT, Reporter
 
 from .. import tables
 from ..engine.recipe import Recipe
@@ -49,8 +50,7 @@ def fuse(
     request: FuseRequest,
     *,
     publish: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Fused:
     """Return the fused model of an adapter: from the cache, from the store if it is published, or computed.
 
@@ -59,8 +59,7 @@ def fuse(
         reference: the adapter.
         request: how to fuse.
         publish: `full` puts the files into the store, `recipe` only the record; None for the setting.
-        say: called with each progress message.
-        progress: called with the bytes done and the total while computing, fetching and publishing.
+        reporter: hears what is going on, and the bytes done and the total while computing, fetching and publishing.
 
     Raises:
         FidelityError: the fused weights would not hold what the adapter learned; nothing was published.
@@ -76,14 +75,12 @@ def fuse(
         from .recipes import find_recipe  # its forms take a moment to build
 
         recipe = find_recipe(workspace, request.recipe)
-        return _by_recipe(workspace, reference, recipe, request, wanted, say, progress)
+        return _by_recipe(workspace, reference, recipe, request, wanted, reporter)
     fuse_inputs = gather(workspace, reference, request.extras)
-    with fuse_inputs.opened(progress) as inputs:
+    with fuse_inputs.opened(reporter.progress) as inputs:
 
         def job_of(recipe: Recipe, last: bool, known: Known | None = None) -> Job:
-            return Job(
-                workspace, fuse_inputs, inputs, recipe, request, not last, wanted, say, progress, known
-            )
+            return Job(workspace, fuse_inputs, inputs, recipe, request, not last, wanted, reporter, known)
 
         try:
             recipes = candidates(request, fuse_inputs)
@@ -91,7 +88,7 @@ def fuse(
             if (model := _made_elsewhere(workspace, fuse_inputs, request, job_of)) is not None:
                 return model
             raise
-        choice = Choice(workspace, fuse_inputs, inputs, request, say)
+        choice = Choice(workspace, fuse_inputs, inputs, request, reporter.say)
         for recipe, known, last in choice.recipes(recipes):
             if (model := job_of(recipe, last, known).run()) is not None:
                 return model
@@ -121,8 +118,7 @@ def fuse_to_read(
     reference: str,
     request: FuseRequest,
     *,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Iterator[Fused]:
     """Fuse like `fuse`, and keep the model in the cache until the block ends.
 
@@ -134,7 +130,7 @@ def fuse_to_read(
     """
     for _ in range(_ATTEMPTS):
         with workspace.cache.holding():
-            model = fuse(workspace, reference, request, say=say, progress=progress)
+            model = fuse(workspace, reference, request, reporter=reporter)
             if model.path.is_dir():
                 try:
                     yield model
@@ -152,8 +148,7 @@ def remake(
     workspace: Workspace,
     key: Digest,
     *,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Fused:
     """Return a recorded fused model: from the cache, from the store if it is published, or made by its recipe.
 
@@ -167,7 +162,7 @@ def remake(
         if row is None:
             raise UnknownReferenceError(f"there is no fused artifact {key[:12]}", hint="fusery cache list")
         recipe, adapter = Recipe.from_dict(row.recipe), usable_record(session, row.adapter).name
-    return _by_recipe(workspace, adapter, recipe, FuseRequest(accept_loss=True), "recipe", say, progress)
+    return _by_recipe(workspace, adapter, recipe, FuseRequest(accept_loss=True), "recipe", reporter)
 
 
 def _by_recipe(
@@ -176,13 +171,12 @@ def _by_recipe(
     recipe: Recipe,
     request: FuseRequest,
     publish: str,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None,
+    reporter: Reporter,
 ) -> Fused:
     """Return what a recipe makes of an adapter: from the cache, from the store if it is published, or computed."""
     fuse_inputs = gather(workspace, reference, _added(workspace, reference, recipe))
-    with fuse_inputs.opened(progress) as inputs:
-        job = Job(workspace, fuse_inputs, inputs, recipe, request, False, publish, say, progress)
+    with fuse_inputs.opened(reporter.progress) as inputs:
+        job = Job(workspace, fuse_inputs, inputs, recipe, request, False, publish, reporter)
         job = replace(job, found=job.look_up())
         if (found := job.at_hand()) is not None:
             return job.shared(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from fusery.storage.digest import Digest
 from fusery.storage.errors import BlobCorruptError, BlobMissingError, StorageError, StoreUnavailableError
 from fusery.storage.manifest import Manifest
+from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..database import leases
@@ -51,8 +52,7 @@ class Job:
     request: FuseRequest
     strict: bool
     publish: str
-    say: Callable[[str], None]
-    progress: Callable[[int, int], None] | None
+    reporter: Reporter
     found: Known | None = None
 
     @property
@@ -88,7 +88,7 @@ class Job:
         if measured.passes(self.request, strict=self.strict):
             return True
         if self.strict:
-            self.say(f"{describe(self.recipe)}: {measured.passed_over(self.request)}")
+            self.reporter.say(f"{describe(self.recipe)}: {measured.passed_over(self.request)}")
             return False
         raise lost(self.fuse_inputs, self.recipe, measured, self.request)
 
@@ -103,7 +103,7 @@ class Job:
         if (view := known.claim) is None:
             return None
         key = Digest(view.key)
-        self.say(f"{self.fuse_inputs.adapter.name}: {in_words(view.foreign)}")
+        self.reporter.say(f"{self.fuse_inputs.adapter.name}: {in_words(view.foreign)}")
         manifest = Manifest.of(view.files)
         if (path := self.workspace.cache.lookup(key, manifest)) is not None:
             return on_this_machine(view, path, "cache")
@@ -139,7 +139,7 @@ class Job:
     def _lease(self, key: Digest) -> leases.Lease:
         workspace = self.workspace
         return leases.wait(
-            workspace.database, key, workspace.owner(), told=lambda busy: self.say(waiting(busy))
+            workspace.database, key, workspace.owner(), told=lambda busy: self.reporter.say(waiting(busy))
         )
 
     def _fetched(self, lease: leases.Lease | None, known: Known) -> Fused | None:
@@ -152,14 +152,18 @@ class Job:
     def _fetch(self, lease: leases.Lease | None, key: Digest, manifest: Manifest) -> Path | None:
         """Bring files from the store into the cache, under a key; None if they cannot be had."""
         cache = self.workspace.cache
-        self.say(f"fetching {self.fuse_inputs.adapter.name} ({describe(self.recipe)}) from the store")
+        self.reporter.say(
+            f"fetching {self.fuse_inputs.adapter.name} ({describe(self.recipe)}) from the store"
+        )
         try:
             with cache.build(key, lease.fence if lease else 0) as folder:
                 check = lease.check if lease else lambda: None
-                fetch_published(self.workspace, manifest, folder, check=check, progress=self.progress)
+                fetch_published(
+                    self.workspace, manifest, folder, check=check, progress=self.reporter.progress
+                )
                 path = cache.publish(key, folder, manifest, hashed=True)
         except (BlobCorruptError, BlobMissingError, StoreUnavailableError) as error:
-            self.say(f"what is published of {key[:12]} cannot be used: {error.message}")
+            self.reporter.say(f"what is published of {key[:12]} cannot be used: {error.message}")
             return None
         make_room(self.workspace, key)
         return path
@@ -172,8 +176,8 @@ class Job:
         with self.workspace.cache.using(self.key) as folder:
             if folder is None:  # evicted since: what was asked for is a model, and there is one no more
                 return model
-            self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
-            deposit = deposit_files(self.workspace, manifest, folder, self.progress)
+            self.reporter.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
+            deposit = deposit_files(self.workspace, manifest, folder, self.reporter.progress)
         with deposit.recording() as session:
             deposit.commit(session)
             record_published(self.workspace, session, self.key, manifest)
@@ -183,8 +187,8 @@ class Job:
         started = time.monotonic()
         cache = self.workspace.cache
         with cache.build(self.key, lease.fence) as folder:
-            self.say(f"fusing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
-            full, tell = self.publish == "full", self.progress
+            self.reporter.say(f"fusing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
+            full, tell = self.publish == "full", self.reporter.progress
             made = self.inputs.compute(self.recipe, self.key, folder, lease.check, tell, publish=full)
             measured = Measured.of(made.fidelity)
             if not measured.passes(self.request, strict=self.strict):
@@ -204,7 +208,7 @@ class Job:
                 record_published(self.workspace, session, self.key, made.manifest)
             view = fused_record(row, self.fuse_inputs.adapter.name, published=is_published(row))
         for registry, true in told:
-            self.say(claim_in_words(registry, true))
+            self.reporter.say(claim_in_words(registry, true))
         if failure is not None:
             raise failure  # the model is here and on record; the same command only publishes it then
         make_room(self.workspace, self.key)
@@ -216,9 +220,9 @@ class Job:
         """Bring the files into the store if they are to be there; while the lease holds, so that nobody fuses it too."""
         if self.publish != "full" and known.published is None:
             return None, None
-        self.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
+        self.reporter.say(f"publishing {self.fuse_inputs.adapter.name} ({describe(self.recipe)})")
         try:
-            return deposit_files(self.workspace, manifest, path, self.progress), None
+            return deposit_files(self.workspace, manifest, path, self.reporter.progress), None
         except StorageError as error:
             return None, error if self.publish == "full" else None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.storage.digest import Digest
-from fusery.storage.progress import tally
+from fusery.storage.progress import SILENT, Reporter, tally
 
 from ..inspection.claims import Claim, claims_of
 from ..inspection.files import Found, Unit, look_at, unpacked
@@ -116,8 +116,7 @@ def identify(
     path: str | Path | Begun,
     *,
     fresh: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Identified:
     """Find out what something is.  Nothing of it is run, and nothing is written but the index of tensors.
 
@@ -125,8 +124,7 @@ def identify(
         workspace: the registry's parts.
         path: a folder, an archive, a safetensors or GGUF file, or any other file; or one that is hashed already.
         fresh: read what is on record, whatever the index of tensors says of it, and make that anew.
-        say: called with what is read for the first time, and what cannot be.
-        progress: called with the bytes done and the total.
+        reporter: hears what is read for the first time, what cannot be, and the bytes done and the total.
 
     Raises:
         MissingFileError: there is nothing at the path.
@@ -137,7 +135,7 @@ def identify(
     begun = path if isinstance(path, Begun) else Begun(path)
     with ExitStack() as held:
         held.callback(begun.close)
-        begun.hasher.tell(tally(progress, sum(view.size for view in begun.found.views)))
+        begun.hasher.tell(tally(reporter.progress, sum(view.size for view in begun.found.views)))
         found = begun.found
         archived: dict[str, Digest] = {}
         if found.kind == "archive":
@@ -148,7 +146,7 @@ def identify(
             if not on_record(workspace, digest):
                 found = held.enter_context(unpacked(workspace, found))
                 begun.tensors = begun.hasher.exact(found.views)
-        run = _Identification(workspace, begun.hasher, found, begun.tensors, held, say, fresh)
+        run = _Identification(workspace, begun.hasher, found, begun.tensors, held, reporter.say, fresh)
         return run.run(begun.path, archived)
 
 

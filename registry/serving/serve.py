@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusery.storage.errors import FuseryError
 from fusery.storage.manifest import Manifest
+from fusery.storage.progress import Reporter
 
 from .. import tables
 from ..errors import BadInputError, MissingExtraError, ModelUnusableError
@@ -230,7 +231,7 @@ def _fused_folder(
     with (
         _kept_folder(workspace) as folder,
         fuse_to_read(
-            workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), say=say, progress=None
+            workspace, reference, FuseRequest(accept_foreign=request.accept_foreign), reporter=Reporter(say)
         ) as fused,
     ):
         manifest = Manifest.of(fused.files)

@@ -241,11 +241,11 @@ import os, signal, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from store_shelf import open_workspace
-from fusery.registry import Registry
+from fusery.registry import Registry, Reporter
 from fusery.registry.fusion.fuse import fuse
 fuse(open_workspace(Path({str(tmp_path / "two")!r}), {database_url!r}, {str(tmp_path / "shared")!r}), "course_rec@1",
      __import__("fusery.registry.fusion.request", fromlist=["x"]).FuseRequest(),
-     progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
+     reporter=Reporter(progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL)))
 """
     done = subprocess.run(
         [sys.executable, "-P", "-c", script], check=False, capture_output=True, text=True, timeout=120
