@@ -12,7 +12,7 @@ Created: ${create_date}
 # - It runs on SQLite and on PostgreSQL, up and down, on a database that has rows: a new column is nullable or has a
 #   `server_default`.  The default goes away again in the same migration where the program always gives a value.
 # - SQLite changes a column or a constraint only by building the table anew: `with op.batch_alter_table(...)`.  Give
-#   every constraint the name that the naming convention gives it.
+#   every constraint the name that the naming convention gives it.  A float is `sa.Double()`.
 # - It runs inside of one transaction that holds the write lock: no `autocommit_block`, no CREATE INDEX CONCURRENTLY,
 #   and nothing that takes minutes on a big table.
 # - The release before this one refuses the new schema, so the change may break it.  What people typed in is never

@@ -13,7 +13,7 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..names import Reference
 from ..parsing import parse_moment
 from ..records.adapter_details import AdapterDetails
-from ..records.amendments import DATASET, TAG, amendment_records, state_then
+from ..records.amendments import FIELDS, TAG, amendment_records, state_then
 from ..records.references import load_adapters, resolve_adapter
 from ..records.withdrawals import of_adapters, own
 from ..releases.history import holder_then
@@ -91,7 +91,7 @@ def _believed(session: Session, adapter: tables.Adapter, moment: datetime) -> di
     own_yanks = told.get(adapter.id, ())
     tags = sorted(field for field in state if field.startswith(TAG))
     return {
-        **{field: state[field] for field in ("val_loss", "note", "examples", "date", *DATASET)},
+        **{field: state[field] for field in FIELDS},
         "tags": {field.removeprefix(TAG): state[field] for field in tags},
         "amendments": tuple(amendment_records(row for row in adapter.amendments if row.since <= moment)),
         "aliases": _aliases(session, adapter, moment),

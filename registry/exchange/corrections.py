@@ -20,7 +20,7 @@ from fusery.storage.errors import FuseryError
 from .. import tables
 from ..errors import BadInputError
 from ..names import compact_date, parse_date
-from ..records.amendments import DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
+from ..records.amendments import COLUMNS, DATASET, TAG, State, amend_row, misfits, state_of, text_of, undone
 from ..registration.correction import accepted
 from .package import Adapter, Values
 
@@ -115,7 +115,7 @@ def _key(row: tables.Amendment) -> tuple[Any, ...]:
 def _state(item: Adapter) -> State:
     data: Values = item.dataset or {}
     return {
-        **{field: item.values[field] for field in ("val_loss", "note", "examples")},
+        **{field: item.values[field] for field in COLUMNS},
         "dataset": data.get("name"),
         "dataset_revision": data.get("revision") or None,
         "dataset_digest": data.get("digest") or None,

@@ -30,13 +30,18 @@ TAG = "tag."
 DATASET = ("dataset", "dataset_revision", "dataset_digest")
 """The fields that make up a dataset: its name, its revision and its digest."""
 
-_FACTS = ("val_loss", *DATASET, "examples", "date")
+FIELDS = ("val_loss", "note", *DATASET, "examples", "date")
+"""All fields but the tags': names of `Correction`, of `fusery amend` and of the record."""
+
+COLUMNS = tuple(field for field in FIELDS if field not in (*DATASET, "date"))
+"""Those whose value is that of the adapter's column of this name."""
+
 _FREE = ("note",)
 
 
 def is_amendable(field: str) -> bool:
     """Tell whether there is such a field."""
-    return field in _FACTS or is_free(field)
+    return field in FIELDS or field.startswith(TAG)
 
 
 def is_free(field: str) -> bool:
@@ -48,12 +53,10 @@ def state_of(adapter: tables.Adapter) -> State:
     """Return what is on record about an adapter today."""
     data = adapter.dataset
     return {
-        "val_loss": adapter.val_loss,
-        "note": adapter.note,
+        **{field: getattr(adapter, field) for field in COLUMNS},
         "dataset": data.name if data else None,
         "dataset_revision": (data.revision or None) if data else None,
         "dataset_digest": (data.digest or None) if data else None,
-        "examples": adapter.examples,
         "date": compact_date(adapter.date),
         **{f"{TAG}{tag.key}": tag.value for tag in adapter.tags},
     }
@@ -112,7 +115,8 @@ def amend_row(session: Session, adapter: tables.Adapter, rows: Sequence[tables.A
 def put(session: Session, adapter: tables.Adapter, values: Mapping[str, Any]) -> None:
     """Write values into an adapter's row and its tags."""
     after = {**state_of(adapter), **values}
-    adapter.val_loss, adapter.note, adapter.examples = (after[n] for n in ("val_loss", "note", "examples"))
+    for field in COLUMNS:
+        setattr(adapter, field, after[field])
     adapter.date = parse_date(after["date"])
     name, revision, digest = (after[field] for field in DATASET)
     if any(field in values for field in DATASET):

@@ -12,7 +12,7 @@ from fusery.storage.secrets import without_credentials
 from ..admission.submission import LIMITS, checked_tags, finite, require_examples, require_text
 from ..errors import BadInputError
 from ..names import compact_date, parse_date, parse_slug
-from ..records.amendments import DATASET, TAG, State, is_amendable
+from ..records.amendments import DATASET, FIELDS, TAG, State, is_amendable
 
 _MOST_REVISION = 200
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -85,8 +85,7 @@ class Correction:
         return {name: value for name, value in after.items() if value is not None or not name.startswith(TAG)}
 
     def _said(self) -> State:
-        names = ("val_loss", "note", *DATASET, "examples", "date")
-        said = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        said = {name: getattr(self, name) for name in FIELDS if getattr(self, name) is not None}
         return {**said, **{f"{TAG}{key}": value for key, value in self.tags.items()}}
 
 
@@ -126,6 +125,6 @@ def _cleared(name: Any) -> str:
     if text == "date" or not is_amendable(text):
         raise BadInputError(
             f"{text[:40]!r} cannot be cleared",
-            hint="--clear val_loss|note|dataset|dataset_revision|dataset_digest|examples|tag.KEY",
+            hint=f"--clear {'|'.join(name for name in FIELDS if name != 'date')}|tag.KEY",
         )
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,29 +11,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from fusery.cli.amend import amend_command
 from fusery.registry import Registry
 from fusery.registry.audit.amended import check_amendments
 from fusery.registry.audit.records import check_records
 from fusery.registry.errors import BadInputError
+from fusery.registry.records.amendments import DATASET, FIELDS
+from fusery.registry.registration.correction import Correction
 
 ONE = "course_rec_v1_20260115"
-DATASET = ("dataset", "dataset_revision", "dataset_digest")
-FIELDS = ("val_loss", "note", *DATASET, "examples", "date")
 _WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=12)
 _KEYS = st.sampled_from(["team", "run", "license"])
-_SAID = st.fixed_dictionaries(
-    {},
-    optional={
-        "val_loss": st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0),
-        "note": _WORDS,
-        "dataset": _WORDS,
-        "dataset_revision": _WORDS,
-        "dataset_digest": st.sampled_from(["ab" * 32, "cd" * 32]),
-        "examples": st.integers(0, 2**31 - 1),
-        "date": st.dates().map(lambda day: day.isoformat().replace("-", "")),
-        "tags": st.dictionaries(_KEYS, _WORDS, max_size=3),
-    },
-)
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "val_loss": st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0),
+    "note": _WORDS,
+    "dataset": _WORDS,
+    "dataset_revision": _WORDS,
+    "dataset_digest": st.sampled_from(["ab" * 32, "cd" * 32]),
+    "examples": st.integers(0, 2**31 - 1),
+    "date": st.dates().map(lambda day: day.isoformat().replace("-", "")),
+    "tags": st.dictionaries(_KEYS, _WORDS, max_size=3),
+}
+_SAID = st.fixed_dictionaries({}, optional=_VALUES)
 _CLEARED = st.sets(
     st.sampled_from(["val_loss", "note", *DATASET, "examples", "tag.team", "tag.run"]), max_size=3
 )
@@ -47,6 +47,14 @@ EDITS = {
     "before": "UPDATE amendment SET before = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
     "after": "UPDATE amendment SET after = '\"x\"' WHERE id = (SELECT max(id) FROM amendment)",
 }
+
+
+def test_every_field_that_may_be_amended_is_tried_here_and_is_an_option() -> None:
+    fields = {*FIELDS, "tags"}
+    assert _VALUES.keys() == fields
+    assert {field.name for field in dataclasses.fields(Correction)} == fields | {"clear", "reason"}
+    options = {option.name for option in amend_command.params}
+    assert options >= fields | {"clear", "reason"}
 
 
 class _UndoError(Exception):

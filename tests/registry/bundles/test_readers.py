@@ -48,7 +48,7 @@ def test_transformers_reads_a_fused_model(
 
 def _model(bundle: Path, target: str, scratch: Path) -> Path:
     """Return what a user of the bundle would give to `from_pretrained`."""
-    if target == "archive":
+    if TARGETS[target].single:
         (packed,) = bundle.iterdir()
         subprocess.run(["tar", "-xzf", packed, "-C", scratch], check=True)
         return scratch / packed.name.removesuffix(".tar.gz")

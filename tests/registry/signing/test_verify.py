@@ -13,6 +13,7 @@ import pytest
 from signing_keys import FORMS, Pair
 
 from fusery.registry import Registry
+from fusery.registry.bundles import TARGETS
 from fusery.registry.fusion.fuse import FuseRequest
 from fusery.registry.signing.checking import KeyChecker
 from fusery.registry.signing.verify import Verification, beside_of, verify
@@ -20,7 +21,7 @@ from fusery.storage.errors import MissingFileError
 
 Copy = Callable[[str], Path]
 ALL = [*FORMS, "export"]
-FOLDERS = [name for name in ALL if name != "archive"]
+FOLDERS = [name for name in ALL if name not in TARGETS or not TARGETS[name].single]
 
 
 def files_of(place: Path) -> list[Path]:
