@@ -11,7 +11,7 @@ wants a copy and its digest: at the same time, both reading the model, or one af
 registry: starting Python, reading, computing, writing, hashing and measuring the fidelity are in it.
 
 The model reaches the disk before the first command; outputs are removed before most of them does.  The first round
-only warms the page cache.  Drawing needs matplotlib and nothing else of this project's.
+only warms the page cache.  Drawing needs matplotlib, which is no requirement of this project, and nothing else.
 """
 
 from __future__ import annotations

@@ -164,7 +164,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=15, help="questions of a task")
     parser.add_argument("--quick", action="store_true", help="a few cases and questions only")
     parser.add_argument("--report", action="store_true", help="report and write the results")
-    parser.add_argument("--plot", type=Path, help="draw the scatter plot (matplotlib)")
+    parser.add_argument(
+        "--plot", type=Path, help="draw the scatter plot (needs matplotlib: pip install matplotlib)"
+    )
     options = parser.parse_args()
     if options.quick:
         options.rows = options.rows.with_name(f"quick-{options.rows.name}")

@@ -236,7 +236,7 @@ def list_command(session: Session, columns: tuple[str, ...] | None, **filters: A
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw its training curve to a .png or .svg file; needs the extra `plot`.",
+    help="Draw its training curve to a .svg or .png file; .png needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def show_command(session: Session, reference: str, at: str | None, plot: Path | None, force: bool) -> None:

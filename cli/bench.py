@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw the bars to a .png or .svg file; needs the extra `plot`.",
+    help="Draw the bars to a .svg or .png file; .png needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def bench_command(

@@ -29,7 +29,7 @@ _SHORT_DIGEST = 12
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --weights: draw layer by module to a .png or .svg file; needs the extra `plot`.",
+    help="With --weights: draw layer by module to a .svg or .png file; .png needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | None, force: bool) -> None:
@@ -64,7 +64,7 @@ def diff_command(session: Session, a: str, b: str, weights: bool, plot: Path | N
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw the training curves over one another to a .png or .svg file; needs the extra `plot`.",
+    help="Draw the training curves over one another to a .svg or .png file; .png needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 def compare_command(session: Session, references: tuple[str, ...], plot: Path | None, force: bool) -> None:

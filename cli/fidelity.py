@@ -29,7 +29,7 @@ _WITH_FORMATS = {"scale": "--scale", "extras": "--with", "min_fidelity": "--min-
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw layer by module to a .png or .svg file; needs the extra `plot`.",
+    help="Draw layer by module to a .svg or .png file; .png needs the extra `plot`.",
 )
 @click.option("--force", is_flag=True, help="With --plot: replace the file.")
 @click.option("--scale", type=float, metavar="X", help="With --formats: instead of the adapter's own scale.")

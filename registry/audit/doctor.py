@@ -34,7 +34,7 @@ USES = {
     "hub": "fetching bases from a hub, and uploading to it",
     "gguf": "reading and writing GGUF files",
     "oci": "pushing images to a registry",
-    "plot": "pictures of fidelity and training curves",
+    "plot": "pictures as PNG",
     "serve": "serving adapters over HTTP",
     "json": "answers of a server by a JSON schema",
     "sign": "signing, and verifying signatures",

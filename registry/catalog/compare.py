@@ -69,7 +69,7 @@ def compare_adapters(
         UnknownReferenceError: one does not exist.
         BadInputError: fewer than two different ones are given, or too many; or there is no curve to draw.
         AlreadyExistsError: another file is there already.
-        MissingExtraError: a picture needs matplotlib, which is not installed.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
     """
     kind = None if plot is None else picture_kind(plot)
     wanted = _with_versions(workspace, references)

@@ -110,7 +110,7 @@ def diff_adapters(
         BlobMissingError: the store lacks the weights.
         BlobCorruptError: they are damaged.
         AlreadyExistsError: another file is there already.
-        MissingExtraError: a picture needs matplotlib, which is not installed.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
     """
     kind = None if plot is None else picture_kind(plot)
     left, right = show_adapter(workspace, a), show_adapter(workspace, b)

@@ -44,7 +44,7 @@ def show_adapter(
         UnknownReferenceError: there is, or was then, no such adapter.
         BadInputError: that is no moment; there is no curve to draw, or the picture's ending is not known.
         AlreadyExistsError: another file is there already.
-        MissingExtraError: a picture needs matplotlib, which is not installed.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
     """
     if plot is not None:
         found = show_adapter(workspace, reference, at=at)

@@ -1,11 +1,15 @@
-"""The bars of a measurement, drawn with matplotlib, which is an optional extra."""
+"""The bars of a measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .files import drawing, rendered
+from markupsafe import Markup
+
+from . import svg
+from .files import rendered
+from .text import short
 
 _PANELS = (
     ("tokens_per_second", "tokens a second", 1),
@@ -15,6 +19,8 @@ _PANELS = (
     ("bytes", "weights, MB", 1e-6),
 )
 _CHOSEN, _OTHER, _LOST = "#2a6f97", "#a9c6d8", "#d9d9d9"
+_LEFT, _APART, _WIDE = 190, 160, 100
+_ROW = 26
 
 
 def draw(view: Mapping[str, Any], kind: str) -> bytes:
@@ -25,30 +31,38 @@ def draw(view: Mapping[str, Any], kind: str) -> bytes:
         kind: `png` or `svg`.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: a PNG is wanted, and what draws it is not installed.
     """
-    with drawing():
-        from matplotlib.figure import Figure
+    rows = [row for row in view["rows"] if row["error"] is None]
+    bottom = 8 + _ROW * len(rows)
+    parts = [
+        svg.text(_LEFT - 10, 23 + _ROW * at, short(row["label"], 26), anchor="end")
+        for at, row in enumerate(rows)
+    ]
+    for across, (name, label, factor) in enumerate(_PANELS):
+        left = _LEFT + _APART * across
+        longest = max((row[name] for row in rows), default=0) or 1
+        parts += [svg.line(left, 4, left, bottom, "axis"), svg.text(left, bottom + 18, label)]
+        for at, row in enumerate(rows):
+            value = row[name] * factor
+            shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+            parts += _bar(left, 8 + _ROW * at, row[name] / longest, shown, row, view)
+    return rendered(
+        svg.document(
+            f"{view['adapter']} on {view['base']}",
+            f"What each form of the adapter costs; recommended: {view['choice'] or 'none'}.",
+            _LEFT + _APART * len(_PANELS),
+            bottom + 34,
+            parts,
+        ),
+        kind,
+    )
 
-        rows = [row for row in view["rows"] if row["error"] is None]
-        figure = Figure(figsize=(2.6 + 1.7 * len(_PANELS), 0.9 + 0.32 * len(rows)), layout="constrained")
-        figure.suptitle(f"{view['adapter']} on {view['base']}", fontsize=9, parse_math=False)
-        for axes, (name, label, factor) in zip(
-            figure.subplots(1, len(_PANELS), sharey=True), _PANELS, strict=True
-        ):
-            values = [row[name] * factor for row in rows]
-            bars = axes.barh(range(len(rows)), values, color=[_colour(row, view["choice"]) for row in rows])
-            axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=2, fontsize=7)
-            axes.set_yticks(range(len(rows)), [row["label"] for row in rows], parse_math=False)
-            axes.set_xlabel(label)
-            axes.margins(x=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
-        axes.invert_yaxis()
-        return rendered(figure, kind)
 
-
-def _colour(row: Mapping[str, Any], choice: str | None) -> str:
-    if row["label"] == choice:
-        return _CHOSEN
+def _bar(
+    left: float, y: float, part: float, shown: str, row: Mapping[str, Any], view: Mapping[str, Any]
+) -> Iterator[Markup]:
     lost = row["fidelity"] is not None and row["fidelity"]["verdict"] != "PASS"
-    return _LOST if lost else _OTHER
+    colour = _CHOSEN if row["label"] == view["choice"] else _LOST if lost else _OTHER
+    yield svg.element("rect", x=left, y=y, width=_WIDE * part, height=_ROW - 6, fill=colour)
+    yield svg.text(left + _WIDE * part + 5, y + 15, shown)

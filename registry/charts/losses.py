@@ -1,4 +1,4 @@
-"""Pictures of losses: those of a task's versions, and those of each version's training."""
+"""A picture of the validation losses of a task's versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ..parsing import plural
 from . import svg
-from .text import finite, number
+from .text import finite, number, short
 
 WIDTH = 720
 _LEFT, _RIGHT = 60, 26
@@ -34,7 +34,7 @@ def versions_chart(key: str, section: Mapping[str, Any], width: int = WIDTH) -> 
     places = [_LEFT + 14 + step * at for at in range(len(versions))]
     if len(versions) == 1:
         places = [(_LEFT + width - _RIGHT) / 2]
-    parts = [*_grid(rise, ticks, width), *_version_labels(versions, places, step, bottom)]
+    parts = [*svg.grid(rise, ticks, _LEFT, width - _RIGHT), *_version_labels(versions, places, step, bottom)]
     parts += _flagged(flags, width, places, [bottom if loss is None else rise(loss) for loss in losses])
     measured = [(at, rise(loss)) for at, loss in zip(places, losses, strict=True) if loss is not None]
     parts.append(svg.path(measured, "curve s0"))
@@ -62,12 +62,6 @@ def _told(versions: Sequence[Mapping[str, Any]], losses: Sequence[float | None])
     )
 
 
-def _grid(rise: svg.Scale, ticks: Sequence[float], width: int) -> Iterator[Markup]:
-    for value in ticks:
-        yield svg.line(_LEFT, rise(value), width - _RIGHT, rise(value), "grid")
-        yield svg.text(_LEFT - 10, rise(value) + 4, number(value), anchor="end")
-
-
 def _version_labels(
     versions: Sequence[Mapping[str, Any]], places: Sequence[float], step: float, bottom: float
 ) -> Iterator[Markup]:
@@ -91,8 +85,6 @@ def _flagged(
     places: Sequence[float],
     heights: Sequence[float],
 ) -> Iterator[Markup]:
-    from .text import short
-
     for row, (alias, at) in enumerate(flags):
         x, y = places[at], 14.0 + _ROW * row
         left = x < width / 2
@@ -116,52 +108,3 @@ def _point(
         yield svg.mark(x, y, 0, "dot s0", told)
     if wanted == version["name"]:
         yield svg.element("circle", cx=x, cy=y, r=9, class_="wanted")
-
-
-def curves_chart(key: str, section: Mapping[str, Any], width: int = WIDTH) -> Markup | None:
-    """Return training curves: validation loss with marks, training loss as a thin line; None where there are none."""
-    curves = [_curve(each) for each in section["curves"]]
-    losses = [loss for curve in curves for points in curve for _, loss in points]
-    if not losses:
-        return None
-    steps = [float(step) for curve in curves for points in curve for step, _ in points]
-    rise, ticks = svg.axis(losses, 244, 20)
-    run, marks = svg.axis([0.0, *steps], _LEFT, width - _RIGHT, about=6 if width >= WIDTH else 3)
-    parts = [*_grid(rise, ticks, width)]
-    for value in marks:
-        parts.append(svg.text(run(value), 266, f"{value:,.0f}", anchor="middle"))
-    parts.append(svg.text((_LEFT + width - _RIGHT) / 2, 286, "iteration", anchor="middle"))
-    for at, (validated, trained) in enumerate(curves):
-        for points, kind in ((trained, "thin"), (validated, "curve")):
-            if len(points) > 1:
-                parts.append(svg.path([(run(x), rise(y)) for x, y in points], f"{kind} s{at}"))
-        every = max(1, len(validated) // 12)
-        for x, y in validated[::every]:
-            parts.append(svg.mark(run(x), rise(y), at, f"dot s{at}"))
-    names = ", ".join(f"v{curve['version']}" for curve in section["curves"])
-    return svg.picture(
-        key,
-        f"Learning curves of {section['task']}: {names}",
-        "Loss by iteration; validation loss with marks, training loss as a thin line. "
-        "The tables below have the numbers.",
-        width,
-        296,
-        parts,
-    )
-
-
-def _curve(curve: Mapping[str, Any]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Return the points of validation and of training."""
-    found = []
-    for kind in ("val_loss", "train_loss"):
-        points = [(finite(point["iteration"]), finite(point[kind])) for point in curve["points"]]
-        found.append([(x, y) for x, y in points if x is not None and y is not None])
-    return found[0], found[1]
-
-
-def swatch(at: int) -> Markup:
-    """Return the mark of a curve for a legend; decoration beside its name."""
-    parts = [svg.path([(1, 8), (27, 8)], f"curve s{at}"), svg.mark(14, 8, at, f"dot s{at}")]
-    return svg.element(
-        "svg", parts, viewBox="0 0 28 16", width=28, height=16, aria_hidden="true", class_="swatch"
-    )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 from markupsafe import Markup, escape
 
-from .text import shown
+from .text import number, shown
 
 Content = str | Markup
 
@@ -67,6 +71,55 @@ def picture(
         aria_labelledby=f"{key}-title {key}-desc",
         class_=f"chart {kind}",
     )
+
+
+@cache
+def style_sheet() -> str:
+    """Return the style sheet of the pictures, and the colours of the page that they stand on."""
+    return (files(__package__) / "style.css").read_text(encoding="utf-8")
+
+
+def document(
+    title: str, described: str, width: int, height: int, parts: Iterable[Markup], *, below: str = ""
+) -> str:
+    """Return a picture as a file of its own, on white and with its title on it; it needs no other file.
+
+    Args:
+        title: its name; shown, in as many lines as it takes.
+        described: what it shows, for who cannot see it.
+        width: in pixels.
+        height: in pixels, without the title.
+        parts: what is in it.
+        below: a line below the title.
+    """
+    light, _, rules = style_sheet().partition("/* Pictures")
+    # Programs that draw SVG know no variables, and the first colours of each name are the light ones.
+    colours = dict(reversed(re.findall(r"--(\w+): (#\w+)", light)))
+    style = re.sub(r"var\(--(\w+)\)", lambda match: colours[match[1]], rules.partition("*/")[2])
+    # Between its lines a text has no breaks, lest one be where no letter is.
+    lines = textwrap.wrap(" ".join(shown(title).split()), max(30, (width - 40) // 8), break_on_hyphens=False)
+    top = 20 * len(lines) + (20 if below else 0) + 16
+    told = [text(16, 26 + 20 * at, line, "title") for at, line in enumerate(lines)]
+    made = element(
+        "svg",
+        [
+            element("title", title),
+            element("desc", described),
+            element("style", Markup(style)),
+            element("rect", width="100%", height="100%", fill="#ffffff"),
+            *told,
+            text(16, top - 10, below),
+            element("g", parts, transform=f"translate(0 {top})"),
+        ],
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {height + top}",
+        width=width,
+        height=height + top,
+        role="img",
+        font_family="system-ui, sans-serif",
+        font_size="12.5",
+    )
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{made}\n'
 
 
 def text(x: float, y: float, content: str, kind: str = "label", anchor: str = "start") -> Markup:
@@ -149,3 +202,10 @@ def _step(rough: float) -> float:
     """Return the round number next above: 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def grid(rise: Scale, ticks: Iterable[float], left: float, right: float) -> Iterator[Markup]:
+    """Yield a line across for each of the numbers, and the number beside it."""
+    for value in ticks:
+        yield line(left, rise(value), right, rise(value), "grid")
+        yield text(left - 10, rise(value) + 4, number(value), anchor="end")

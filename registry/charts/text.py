@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,8 +33,8 @@ def finite(value: Any) -> float | None:
     """Return a number, or None for what is none: SQLite keeps any value in any column."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # What is this large is finite no more once a picture has room for it.
-    return float(value) if math.isfinite(value) and abs(value) < 1e300 else None
+    # What is this large is finite no more once a picture has room for it; it may be a whole number of any length.
+    return float(value) if abs(value) < 1e300 else None
 
 
 def number(value: Any, digits: int = 4) -> str:

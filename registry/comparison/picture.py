@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from ..charts.files import drawing, rendered
+from ..charts import svg
+from ..charts.files import rendered
 from ..charts.heat_map import Row, arranged
+from ..charts.heat_map_svg import FILE_WIDTH, VIRIDIS, Shades, colours, drawn, room_for
 from .cores import joined
 from .modules import ModuleChange, overall
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_NOTHING = "#d9d9d9"
-_CELL = 0.27
 _MOST_CHANGE = 2.0
 """Where the scale of relative changes ends at the latest: two unrelated updates of one norm have sqrt(2)."""
 
-_COLOURS = ("#0072b2", "#d55e00")
+_ORANGE_TO_PURPLE = colours("7f3b08 b35806 e08214 fdb863 fee0b6 f7f7f7 d8daeb b2abd2 8073ac 542788 2d004b")
+"""ColorBrewer's: light in the middle, and the two ends told apart by the colour-blind."""
+
+_COSINES = Shades("cosine", _ORANGE_TO_PURPLE, -1.0, 1.0, (-1.0, -0.5, 0.0, 0.5, 1.0))
+_PLOT_LEFT, _PLOT_WIDTH, _PLOT_HEIGHT = 76, 640, 240
 
 
 def draw(a: str, b: str, changes: Sequence[ModuleChange], kind: str) -> bytes:
@@ -34,32 +36,47 @@ def draw(a: str, b: str, changes: Sequence[ModuleChange], kind: str) -> bytes:
         kind: `png` or `svg`.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: a PNG is wanted, and what draws it is not installed.
         BadInputError: there are too many layers or kinds of modules for a picture.
     """
     modules = {change.module: change for change in changes}
-    layers, change_rows, change_outside = arranged(modules, (), _relative_change)
-    _, cosine_rows, cosine_outside = arranged(modules, (), _cosine)
-    with drawing():
-        from matplotlib.figure import Figure
-
-        rows = len(change_rows) + len(change_outside)
-        width = min(max(_CELL * max(len(layers), 1), 4.2), 60.0)
-        height = max(_CELL * rows, 0.6)
-        figure = Figure(figsize=(width + 2.6, 2 * height + 5.2), layout="constrained")
-        figure.suptitle(_title(a, b, changes), fontsize=9, parse_math=False)
-        ratios = [height + 0.5, height + 0.5, 2.6]
-        axes = figure.subplots(3, 1, gridspec_kw={"height_ratios": ratios})
-        largest = _largest(change_rows + change_outside)
-        _map(figure, axes[0], layers, (*change_rows, *change_outside), ("viridis", 0.0, largest))
-        axes[0].set_title(
-            "relative change: norm of the difference / norm of the first (grey: not in the first)", fontsize=8
-        )
-        _map(figure, axes[1], layers, (*cosine_rows, *cosine_outside), ("PuOr", -1.0, 1.0))
-        axes[1].set_title("cosine of the updates (grey: not in both)", fontsize=8)
-        axes[1].set_xlabel("layer")
-        _spectra(axes[2], (a, b), changes)
-        return rendered(figure, kind)
+    layers, *of_change = arranged(modules, (), _relative_change)
+    _, *of_cosine = arranged(modules, (), _cosine)
+    largest = _largest([*of_change[0], *of_change[1]])
+    above = f"; {largest:g} and more have one colour" if largest == _MOST_CHANGE else ""
+    scale = Shades("change", VIRIDIS, 0.0, largest, tuple(largest * part / 4 for part in range(5)))
+    left = room_for([*of_change[0], *of_change[1]])
+    parts: list[Markup] = []
+    top, width = 0, _PLOT_LEFT + _PLOT_WIDTH + 16
+    for title, shades, (rows, outside) in (
+        (
+            f"relative change: norm of the difference / norm of the first (grey: not in the first{above})",
+            scale,
+            of_change,
+        ),
+        ("cosine of the updates (grey: not in both)", _COSINES, of_cosine),
+    ):
+        parts.append(svg.text(16, top + 18, title, "label strong"))
+        made = drawn(layers, rows, outside, shades, left, FILE_WIDTH, top + 28)
+        parts += made.parts
+        top, width = made.bottom, max(width, made.right)
+    parts.append(svg.text(16, top + 18, "share of the norm, by singular value", "label strong"))
+    parts += _spectra((a, b), changes, top + 36.0)
+    whole = overall(changes)
+    cosine, change = (
+        "-" if value is None else f"{value:.3g}" for value in (whole.cosine, whole.relative_change)
+    )
+    return rendered(
+        svg.document(
+            f"{a} against {b}",
+            "What differs between two adapters, by layer and module, and how fast their singular values fall.",
+            width,
+            top + _PLOT_HEIGHT + 140,
+            parts,
+            below=f"cosine {cosine}, relative change {change}",
+        ),
+        kind,
+    )
 
 
 def _relative_change(changes: Sequence[ModuleChange]) -> float | None:
@@ -75,71 +92,42 @@ def _largest(rows: Sequence[Row]) -> float:
     return min(_MOST_CHANGE, max(known, default=0.0)) or 1.0
 
 
-def _title(a: str, b: str, changes: Sequence[ModuleChange]) -> str:
-    whole = overall(changes)
-    cosine, change = (
-        "-" if value is None else f"{value:.3g}" for value in (whole.cosine, whole.relative_change)
-    )
-    return f"{a}\nagainst {b}\ncosine {cosine}, relative change {change}"
-
-
-def _map(
-    figure: Figure,
-    panel: Axes,
-    layers: Sequence[int],
-    rows: Sequence[Row],
-    colours: tuple[str, float, float],
-) -> None:
-    """Draw rows of cells with the scale beside; what is outside of the layers has its one cell at the left."""
-    from matplotlib import colormaps
-
-    name, low, high = colours
-    cells = np.full((len(rows), max(len(layers), 1)), np.nan)
-    for place, row in enumerate(rows):
-        known = [np.nan if cell is None else cell for cell in row.cells]
-        cells[place, : len(known)] = known
-    shown: Any = colormaps[name].with_extremes(bad=_NOTHING)
-    mesh = panel.pcolormesh(
-        np.ma.masked_invalid(cells), cmap=shown, vmin=low, vmax=high, edgecolors="white", linewidth=0.8
-    )
-    panel.invert_yaxis()
-    panel.set_yticks(np.arange(len(rows)) + 0.5)
-    panel.set_yticklabels([row.label for row in rows], parse_math=False)
-    panel.tick_params(length=0)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if len(layers) / step <= 40)
-    ticks = [(place + 0.5, layer) for place, layer in enumerate(layers) if layer % step == 0]
-    panel.set_xticks([place for place, _ in ticks], [str(layer) for _, layer in ticks])
-    above = bool((cells > high).any())
-    figure.colorbar(mesh, ax=panel, fraction=0.05, pad=0.02, extend="max" if above else "neither")
-
-
-def _spectra(panel: Axes, names: tuple[str, str], changes: Sequence[ModuleChange]) -> None:
+def _spectra(names: tuple[str, str], changes: Sequence[ModuleChange], top: float) -> Iterator[Markup]:
     """Draw the singular values, each module's as shares of its norm: the median over the modules, and 10 to 90 %."""
-    for name, colour, style, spectra in zip(
-        names,
-        _COLOURS,
-        ("-", "--"),
-        (
-            [change.updates.spectrum_a for change in changes],
-            [change.updates.spectrum_b for change in changes],
-        ),
-        strict=True,
-    ):
-        shares = _shares(spectra)
-        if not shares.size:
-            continue
-        low, middle, high = np.nanquantile(shares, (0.1, 0.5, 0.9), axis=0)
-        places = np.arange(1, shares.shape[1] + 1)
-        panel.plot(places, middle, style, color=colour, label=name)
-        panel.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
-    panel.set_yscale("log")
-    panel.set_xlabel("singular value, the largest first")
-    panel.set_ylabel("share of the norm")
-    if panel.lines:
-        for text in panel.legend(frameon=False, fontsize=7).get_texts():
-            text.set_parse_math(False)
+    known = {
+        at: np.log10(np.nanquantile(shares, (0.1, 0.5, 0.9), axis=0))
+        for at, spectra in enumerate(
+            (
+                [change.updates.spectrum_a for change in changes],
+                [change.updates.spectrum_b for change in changes],
+            )
+        )
+        if (shares := _shares(spectra)).size
+    }
+    right, bottom = _PLOT_LEFT + _PLOT_WIDTH, top + _PLOT_HEIGHT
+    lowest = min((float(np.nanmin(lines)) for lines in known.values()), default=-1.0)
+    # Each step of the scale is a tenth of the one above it, and the highest is all of the norm.
+    rise = svg.Scale(min(-1, math.floor(lowest)), 0, bottom, top)
+    for power in range(int(rise.low), 1):
+        yield svg.line(_PLOT_LEFT, rise(power), right, rise(power), "grid")
+        yield svg.text(_PLOT_LEFT - 10, rise(power) + 4, f"{10.0**power:g}", anchor="end")
+    longest = max((lines.shape[1] for lines in known.values()), default=1)
+    run, marks = svg.axis([1.0, float(max(2, longest))], _PLOT_LEFT, right)
+    for value in filter(float.is_integer, marks):
+        yield svg.text(run(value), bottom + 22, f"{value:.0f}", anchor="middle")
+    yield svg.text(
+        (_PLOT_LEFT + right) / 2, bottom + 42, "singular value, the largest first", anchor="middle"
+    )
+    for at, lines in known.items():
+        low, middle, high = ([(run(n), rise(float(y))) for n, y in enumerate(line, 1)] for line in lines)
+        yield svg.path([*low, *reversed(high)], f"band s{at}")
+        yield svg.path(middle, f"curve s{at}" + (" d1" if at else ""))
+        yield svg.mark(*middle[0], at, f"dot s{at}")
+        y = bottom + 66 + 18 * at
+        yield svg.path(
+            [(_PLOT_LEFT, y - 4), (_PLOT_LEFT + 28, y - 4)], f"curve s{at}" + (" d1" if at else "")
+        )
+        yield svg.text(_PLOT_LEFT + 38, y, names[at])
 
 
 def _shares(spectra: Sequence[Sequence[float]]) -> Any:

@@ -133,7 +133,7 @@ def bench(
     Raises:
         BadInputError: a number makes no sense, or the adapter is yanked.
         UnknownReferenceError: there is no such adapter.
-        MissingExtraError: mlx-lm, or for a picture matplotlib, is not installed.
+        MissingExtraError: mlx-lm, or for a PNG the extra `plot`, is not installed.
         ModelUnusableError: not even the base can be run.
     """
     _check(resident, prompt_tokens, tokens, runs)

@@ -39,7 +39,7 @@ def fidelity(
         UnknownReferenceError: the reference names nothing, or nothing was fused from the adapter.
         BadInputError: it is a base model; or the picture's ending is not known, or there are too many layers to draw.
         AlreadyExistsError: another file is there already.
-        MissingExtraError: a picture needs matplotlib, which is not installed.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
         StorageError: the picture cannot be written.
     """
     kind = None if plot is None else picture_kind(plot)
@@ -79,6 +79,6 @@ def _recorded(session: Session, reference: str) -> tuple[tables.Fused, str]:
 
 
 def _drawn(picture: HeatMap, kind: str) -> bytes:
-    from ..charts.fidelity import draw
+    from ..charts.heat_map_svg import draw
 
     return draw(picture, kind)

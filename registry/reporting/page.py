@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ..charts import text
+from ..charts import svg, text
+from ..charts.curves import curves_chart, swatch
 from ..charts.heat_map_svg import heat_map_picture, touched
-from ..charts.losses import curves_chart, swatch, versions_chart
+from ..charts.losses import versions_chart
 from ..charts.timeline import timeline
 from ..parsing import plural
 from ..provenance import svg as lineage_svg
@@ -46,7 +47,7 @@ def page(facts: Facts) -> bytes:
     }
     values = {
         **document,
-        "style": Markup(_resource("style.css")),
+        "style": Markup(svg.style_sheet() + _resource("style.css")),
         "pictures": pictures,
         "title": document["subject"] or "Adapter registry",
     }

@@ -108,7 +108,7 @@ def draw_curve(name: str, rows: Sequence[CurvePoint], plot: Path, *, force: bool
     Raises:
         BadInputError: there is no curve, or the picture's ending is not known.
         AlreadyExistsError: another file is there already.
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: a PNG needs the extra `plot`, which is not installed.
         StorageError: the picture cannot be written.
     """
     from ..charts.curves import draw

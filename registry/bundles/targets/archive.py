@@ -24,7 +24,7 @@ from fusery.storage.failures import DigestMismatchError
 from fusery.storage.manifest import FileEntry
 from fusery.storage.opening import opened
 
-from ...charts.curve_svg import CURVE
+from ...charts.curves import CURVE
 from ..choices import Choices
 from ..layout import Layout, LayoutError
 from ..source import BundleSource, Files

@@ -14,7 +14,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.safetensors import read_header
 
 from ...adapters.files import CONFIG, PEFT_WEIGHTS
-from ...charts.curve_svg import CURVE, curve_svg
+from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ...errors import BadInputError
 from ..cards.card import card_values

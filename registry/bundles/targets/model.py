@@ -7,7 +7,7 @@ from pathlib import Path
 from fusery.storage.digest import digest_bytes
 from fusery.storage.manifest import FileEntry
 
-from ...charts.curve_svg import CURVE, curve_svg
+from ...charts.curves import CURVE, curve_svg
 from ...documents import provenance_part
 from ..cards.card import card_values
 from ..cards.template import render_card

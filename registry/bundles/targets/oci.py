@@ -18,7 +18,7 @@ from fusery.storage.jsonfile import read_object
 from fusery.storage.manifest import FileEntry, Manifest
 from fusery.storage.safetensors import read_header
 
-from ...charts.curve_svg import CURVE
+from ...charts.curves import CURVE
 from ...documents import provenance_part
 from ...models.architecture import Architecture, read_architecture
 from ..cards.card import card_values

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -117,7 +118,6 @@ def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: p
 @on_sqlite
 @pytest.mark.parametrize("name", ["diff.png", "diff.SVG"])
 def test_the_picture(name: str, stocked: Registry, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     place = tmp_path / name
     found = stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=place)
     assert found["plot"] == str(place)
@@ -135,24 +135,19 @@ def test_the_picture(name: str, stocked: Registry, tmp_path: Path) -> None:
 
 @on_sqlite
 def test_the_picture_has_a_panel_for_each_figure(stocked: Registry, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    seen: list[list[str]] = []
-    original = Figure.savefig
-
-    def noted(self: Figure, *args: Any, **kwargs: Any) -> None:
-        seen.append([axes.get_title() or axes.get_ylabel() for axes in self.axes])
-        original(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", noted)
-        stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")
-    (titles,) = seen
-    assert [re.split(r":| \(", title)[0] for title in titles if title] == [
+    stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")
+    root = ElementTree.parse(tmp_path / "x.svg").getroot()
+    texts = [node for node in root.iter() if node.tag.endswith("}text")]
+    titles = [node.text or "" for node in texts if node.get("class") == "label strong"]
+    assert [re.split(r":| \(|,", title)[0] for title in titles] == [
         "relative change",
         "cosine of the updates",
         "share of the norm",
+    ]
+    kinds = [node.get("class", "") for node in root.iter()]
+    assert [kind for kind in kinds if kind.startswith(("curve", "band"))] == [
+        *("band s0", "curve s0", "curve s0"),
+        *("band s1", "curve s1 d1", "curve s1 d1"),
     ]
 
 
@@ -199,7 +194,6 @@ def add_curve(registry: Registry, name: str, points: list[tuple[int, float | Non
 
 @on_sqlite
 def test_curves_over_one_another(stocked: Registry, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     add_curve(stocked, "course_rec_v1_20260115", [(1, None, 2.0), (10, 1.5, None), (20, 1.2, 1.1)])
     add_curve(stocked, "course_rec_v2_20260201", [(20, 1.0, 0.9), (1, 2.5, 2.2)])
     place = tmp_path / "curves.svg"
@@ -229,18 +223,20 @@ def test_a_picture_needs_its_extra_and_the_numbers_do_not(
 ) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(MissingExtraError):
         stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.png")
     assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)["modules"]
     assert not (tmp_path / "x.png").exists()
+    assert stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True, plot=tmp_path / "x.svg")[
+        "plot"
+    ]
 
 
 @on_sqlite
 def test_a_module_that_only_one_adapts(stocked: Registry, make_adapter: Any, tmp_path: Path) -> None:
     folder = make_adapter("fewer", seed=4, keys=["self_attn.q_proj"])
     stocked.adapters.register(folder, base="tiny", task="fewer")
-    pytest.importorskip("matplotlib")
     found = stocked.adapters.diff("fewer@1", "course_rec@1", weights=True, plot=tmp_path / "x.svg")
     assert found["overall"]["only_b"] > 0
     assert found["overall"]["only_a"] == 0

@@ -140,9 +140,10 @@ def test_a_picture_needs_its_extra_and_the_numbers_do_not(
 ) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
     stocked.fused.fuse("course_rec@1")
     assert stocked.fused.fidelity("course_rec@1")["fidelity"]["modules"]
     with pytest.raises(MissingExtraError):
         stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+    assert stocked.fused.fidelity("course_rec@1", plot=tmp_path / "a.svg")["plot"]

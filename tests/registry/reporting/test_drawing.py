@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusery.registry.charts import svg, text, timeline
+from fusery.registry.charts.curves import curves_chart
 from fusery.registry.charts.heat_map_svg import heat_map_picture
-from fusery.registry.charts.losses import curves_chart, versions_chart
+from fusery.registry.charts.losses import versions_chart
 
 _PLAIN = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e299, max_value=1e299)
 _POWERS = st.builds(

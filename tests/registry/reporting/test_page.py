@@ -12,7 +12,7 @@ from html_tree import Element
 
 from fusery.registry.charts.text import shown as as_shown
 
-STYLE = Path(__file__).resolve().parents[3] / "registry" / "reporting" / "templates" / "style.css"
+STYLE = Path(__file__).resolve().parents[3] / "registry" / "charts" / "style.css"
 SECTIONS = (
     "Summary",
     "Versions",

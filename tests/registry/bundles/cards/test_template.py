@@ -20,7 +20,7 @@ from fusery.registry.bundles import BundleSource
 from fusery.registry.bundles.cards.card import card_values
 from fusery.registry.bundles.cards.template import render_card
 from fusery.registry.bundles.record import bundle_record
-from fusery.registry.charts.curve_svg import curve_svg
+from fusery.registry.charts.curves import curve_svg
 from fusery.registry.errors import BadInputError
 from fusery.registry.records.licences import licence_of_readme, licence_of_text
 
@@ -90,13 +90,16 @@ def test_description_training_and_curve_are_shown(told: BundleSource, tmp_path: 
     assert "3 at iteration 1 and 0.75 at iteration 400; the lowest is 0.5, at iteration 200." in text
     assert "curve.svg" in {entry.path for entry in written.manifest}
     drawn = ElementTree.parse(tmp_path / "curve.svg").getroot()
-    lines = drawn.findall("{http://www.w3.org/2000/svg}polyline")
-    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
-    # The highest loss is at the top left, the last iteration at the right edge.
-    points = [[float(number) for number in pair.split(",")] for pair in lines[1].attrib["points"].split()]
-    assert points[0] == [56.0, 28.0]
-    assert points[-1][0] == 624.0
-    assert max(y for _, y in points) == points[1][1]
+    lines = [node for node in drawn.iter() if node.get("class") in ("thin s0", "curve s0")]
+    points = [
+        [[float(number) for number in pair.split()] for pair in line.attrib["d"][1:].split("L")]
+        for line in lines
+    ]
+    assert [len(line) for line in points] == [3, 3]
+    # The highest validation loss is at the top left, the last iteration at the right edge, the lowest loss between.
+    assert points[1][0][1] == 20.0
+    assert points[1][0][0] < points[1][1][0] < points[1][2][0] == 694.0
+    assert max(y for _, y in points[1]) == points[1][1][1]
 
 
 @pytest.mark.parametrize("target", ["archive", "docker", "oci", "hub"])

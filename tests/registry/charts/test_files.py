@@ -1,0 +1,119 @@
+"""Files of pictures: an SVG needs nothing, a PNG is that SVG with letters on any machine."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from fusery.registry.charts import bars, curves, svg
+from fusery.registry.charts.files import rendered
+from fusery.registry.errors import MissingExtraError
+
+
+def shape(data: bytes) -> tuple[tuple[int, int], int]:
+    """Return the size of a PNG, and how many of its pixels are not white."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("L")
+    return image.size, sum(image.histogram()[:200])
+
+
+def picture(*words: str) -> str:
+    return svg.document("", "", 200, 60, [svg.text(4, 20 * at, word) for at, word in enumerate(words, 1)])
+
+
+def test_a_png_is_its_svg_at_150_dots_an_inch() -> None:
+    root = ElementTree.fromstring(picture("a"))
+    size, _ = shape(rendered(picture("a"), "png"))
+    assert size == tuple(int(float(root.attrib[side]) * 150 / 96 + 0.5) for side in ("width", "height"))
+
+
+def test_text_is_drawn_with_the_package_s_own_letters() -> None:
+    blank = shape(rendered(picture(), "png"))[1]
+    assert blank == 0
+    for word in ("course_rec", "– × … \N{MINUS SIGN}", "ΔΩ", "Привет"):
+        assert shape(rendered(picture(word), "png"))[1] > 40, word
+    assert rendered(picture("a"), "png") != rendered(picture("b"), "png")
+
+
+def test_the_style_has_colours_in_place_of_variables() -> None:
+    (style,) = [
+        node.text or "" for node in ElementTree.fromstring(picture()).iter() if node.tag.endswith("}style")
+    ]
+    assert "var(" not in style
+    assert "--" not in style
+    assert re.search(r"\.label, \.flagged \{ fill: #565e68; \}", style)  # of the light scheme
+
+
+@pytest.mark.parametrize("absent", ["resvg_py", "ttf_opensans"])
+def test_a_png_needs_its_extra_and_an_svg_does_not(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    assert rendered(picture("a"), "svg").startswith(b"<?xml")
+    with pytest.raises(MissingExtraError) as caught:
+        rendered(picture("a"), "png")
+    assert caught.value.hint == "pip install 'fusery[plot]'"
+
+
+def points(*losses: float | None) -> list[dict[str, Any]]:
+    return [{"iteration": 10 * at, "train_loss": 1.0, "val_loss": loss} for at, loss in enumerate(losses)]
+
+
+def test_each_of_many_curves_looks_different_and_has_its_name() -> None:
+    named = {f"t_v{number}_20260101": points(1.0, None, 0.5) for number in range(24)} | {"bare": []}
+    root = ElementTree.fromstring(curves.draw(named, "svg"))
+    shown = [node.text for node in root.iter() if node.tag.endswith("}text")]
+    assert [name for name in named if name in shown] == list(named)[:-1]
+    assert "bare (no curve)" in shown
+    lines = [node.get("class") for node in root.iter() if (node.get("class") or "").startswith("curve ")]
+    assert len(set(lines)) == 24
+    assert shape(curves.draw(named, "png"))[1] > 1_000
+
+
+def test_one_curve_alone_is_the_bundle_s() -> None:
+    root, alone = (
+        ElementTree.fromstring(each or b"")
+        for each in (
+            curves.draw({"a": points(1.0, 0.7, 0.5)}, "svg"),
+            curves.curve_svg(points(1.0, 0.7, 0.5)),
+        )
+    )
+    kinds = [
+        [node.get("class") for node in each.iter() if node.tag.endswith("}path")] for each in (root, alone)
+    ]
+    assert kinds[0][:-2] == kinds[1] == ["thin s0", "curve s0", *["dot s0"] * 3]
+
+
+def test_iterations_are_whole_numbers() -> None:
+    root = ElementTree.fromstring(
+        curves.curve_svg([{"iteration": at, "val_loss": 1.0} for at in (0, 1)]) or b""
+    )
+    below = [node.text for node in root.iter() if node.tag.endswith("}text") and node.get("y") == "266"]
+    assert below == ["0", "1"]
+
+
+def test_bars_are_as_long_as_their_numbers() -> None:
+    figures = ("tokens_per_second", "first_token_seconds", "load_seconds", "peak_bytes", "bytes")
+    rows = [
+        {"label": label, "error": None, "fidelity": fidelity, **dict.fromkeys(figures, number)}
+        for label, number, fidelity in (
+            ("base", 1.0, None),
+            ("fused, keep", 4.0, {"verdict": "PASS"}),
+            ("fused, <q4>", 2.0, {"verdict": "LOST"}),
+            ("nothing", 0.0, None),
+        )
+    ]
+    failed = {"label": "failed", "error": "no room"}
+    view = {"adapter": "a_v1_20260101", "base": "tiny", "choice": "fused, keep", "rows": [*rows, failed]}
+    root = ElementTree.fromstring(bars.draw(view, "svg"))
+    found = [node for node in root.iter() if node.tag.endswith("}rect")][1:]
+    assert [float(bar.attrib["width"]) for bar in found] == [25.0, 100.0, 50.0, 0.0] * 5
+    assert len({bar.attrib["fill"] for bar in found[:3]}) == 3
+    shown = [node.text for node in root.iter() if node.tag.endswith("}text")]
+    assert {"fused, <q4>", "4,000", "tokens a second"} <= set(shown)
+    assert "failed" not in shown
+    assert bars.draw({**view, "rows": [failed]}, "svg")
