@@ -203,7 +203,7 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def draw(rows: Sequence[Row], rule: Rule, file: Path) -> None:
-    """Draw the share of the update retained against the share of the gain kept, a mark for each way of writing."""
+    """Draw the share of the update retained against the share of the gain kept, a mark for each way of writing; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
