@@ -12,9 +12,9 @@ from os import PathLike
 from types import UnionType
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic refuses that of `typing` before Python 3.12
 
 from ..record import Record, names_of, optional_names
 
@@ -23,7 +23,7 @@ _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
 def schema_of(kind: Any) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of what a record, or an array of records, is printed as."""
-    return TypeAdapter(_shape(kind, "ignore")).json_schema(schema_generator=_Untitled)
+    return TypeAdapter(_shape(kind)).json_schema(schema_generator=_Untitled)
 
 
 class _Untitled(GenerateJsonSchema):
@@ -31,50 +31,34 @@ class _Untitled(GenerateJsonSchema):
         return False  # it would say the key once more
 
 
-def misfits(kind: Any, document: Any) -> list[str]:
-    """Say where a document is not as its kind says; a key that no record has is one of these places."""
-    try:
-        _adapter(kind).validate_python(document, strict=False)
-    except ValidationError as error:
-        return [
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)
-        ]
-    return []
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_shape(kind, "forbid"))
-
-
-def _shape(kind: Any, extra: str) -> Any:
+def _shape(kind: Any) -> Any:
     """Return the type of a value's JSON."""
     origin, args = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and hasattr(kind, "to_dict") and is_dataclass(kind):
-        return _object(kind, extra)
+        return _object(kind)
     if isinstance(kind, type) and issubclass(kind, PathLike):
         return str
     if hasattr(kind, "__supertype__"):
-        return _shape(kind.__supertype__, extra)
+        return _shape(kind.__supertype__)
     if hasattr(kind, "__value__"):
-        return _shape(kind.__value__, extra)
+        return _shape(kind.__value__)
     if origin in (Union, UnionType):
-        return Union[tuple(_shape(each, extra) for each in args)]  # noqa: UP007 -- made from a tuple
+        return Union[tuple(_shape(each) for each in args)]  # noqa: UP007 -- made from a tuple
     if origin is Counter:
         return dict[str, int]
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return dict[str, _shape(args[1], extra)]  # type: ignore[misc]
+        return dict[str, _shape(args[1])]  # type: ignore[misc]
     if isinstance(origin, type) and issubclass(origin, Collection):
-        return list[_shape(args[0], extra)]  # type: ignore[misc]
+        return list[_shape(args[0])]  # type: ignore[misc]
     return kind
 
 
 @cache
-def _object(kind: type, extra: Any) -> Any:
+def _object(kind: type) -> Any:
     optional = optional_names(kind)
     keys = {}
     for name, (of, said) in _attributes(kind):
-        shape = _shape(of, extra)
+        shape = _shape(of)
         if said:
             shape = Annotated[shape, Field(description=said)]
         keys[name.rstrip("_")] = NotRequired[shape] if name in optional else shape
@@ -82,7 +66,7 @@ def _object(kind: type, extra: Any) -> Any:
     summary = (getdoc(kind) or "").partition("\n\n")[0]
     made.__doc__ = " ".join(summary.split())
     made.__module__ = kind.__module__
-    return with_config(ConfigDict(extra=extra, json_schema_extra={"description": made.__doc__}))(made)
+    return with_config(ConfigDict(json_schema_extra={"description": made.__doc__}))(made)
 
 
 def _attributes(kind: type) -> Iterator[tuple[str, tuple[Any, str]]]:

@@ -34,14 +34,29 @@ _SHORTEST = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CachedModel(Record):
+class Here(Record):
+    """A fused model in this machine's cache.
+
+    Attributes:
+        path: its folder.
+        last_used: when something was last made of it, or read it.
+        pinned: it stays whatever the limit.
+        in_use: somebody reads it.
+    """
+
+    path: Path
+    last_used: datetime
+    pinned: bool
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedModel(Here):
     """A fused model in the cache, or the files of an adapter or a base (`fusery path`); what only the registry's records say of it is None where it is on none.
 
     Attributes:
         key: digest of what it is made from and how.
-        path: its folder.
         bytes: of its files.
-        last_used: when something was last made of it, or read it.
         adapter: name of its first adapter.
         precision: how it was written, such as `keep` or `auto`.
         scale: that the first adapter's update is multiplied by, where that is not its own.
@@ -52,14 +67,10 @@ class CachedModel(Record):
         foreign: where it comes from; None if it was made here.
         aliases: that stand for an adapter in it, as `task#alias`: it stays because of them.
         withdrawals: what it has to do with yanks that stand.
-        pinned: it stays whatever the limit.
-        in_use: somebody reads it.
     """
 
     key: Digest
-    path: Path
     bytes: int
-    last_used: datetime
     adapter: str | None
     precision: str | None
     scale: float | None
@@ -70,8 +81,6 @@ class CachedModel(Record):
     foreign: Foreign | None
     aliases: tuple[str, ...]
     withdrawals: tuple[Withdrawal, ...]
-    pinned: bool
-    in_use: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.orm import Session
@@ -18,7 +17,7 @@ from ..errors import BadInputError, UnknownReferenceError
 from ..record import Record
 from ..records.fused_label import label_record, names
 from ..records.references import fused_from, resolve_adapter, resolve_any
-from .cache import aliases_of, entry_named
+from .cache import Here, aliases_of, entry_named
 from .foreign import foreign_record
 from .fuse_inputs import FuseInputs, gather
 from .known import known_measurement
@@ -84,23 +83,6 @@ class OnRecord(Record):
     digest: str
     bytes: int
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Here(Record):
-    """A fused model in this machine's cache.
-
-    Attributes:
-        path: its folder.
-        last_used: when something was last made of it, or read it.
-        pinned: it stays whatever the limit.
-        in_use: somebody reads it.
-    """
-
-    path: Path
-    last_used: datetime
-    pinned: bool
-    in_use: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

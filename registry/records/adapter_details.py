@@ -30,19 +30,28 @@ class Rendering(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BundleLine(Record):
-    """A bundle, as what is in it lists it.
+class ShippedBundle(Record):
+    """A bundle that was written.
 
     Attributes:
         target: what it was made for.
         path: where it was written.
         digest: of its manifest.
-        withdrawals: what it has to do with yanks that stand.
     """
 
     target: str
     path: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleLine(ShippedBundle):
+    """A bundle, as what is in it lists it.
+
+    Attributes:
+        withdrawals: what it has to do with yanks that stand.
+    """
+
     withdrawals: tuple[Withdrawal, ...]
 
 

@@ -102,45 +102,54 @@ class FusedLabel(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusedLine(FusedLabel):
-    """A fused model, as what it was made of lists it.
+class FusedFacts(FusedLabel):
+    """What every record of a fused model says.
 
     Attributes:
         key: digest of what it is made from and how.
         digest: of its manifest.
+        foreign: where it comes from; None if it was made here.
         adapter: name of its first adapter.
         with_: further adapters of a sum.
         precision: how it was written, such as `keep` or `auto`.
         quantization: group size, bits and mode; None if it is not quantised.
         bytes: of all files.
         weights_bytes: of its weights.
-        times_base: the same over that of the base.
         engine: what computed it.
-        foreign: where it comes from; None if it was made here.
         fidelity: what it holds of the update.
-        rebuild: the command that makes it again.
         created_at: when it was made.
         created_by: who made it.
-        withdrawals: what it has to do with yanks that stand.
     """
 
     key: str
     digest: str
+    foreign: Foreign | None
     adapter: str
     with_: tuple[Weighted, ...]
     precision: str
     quantization: Mapping[str, object] | None
     bytes: int
     weights_bytes: int
-    times_base: float
     engine: str
-    foreign: Foreign | None
     fidelity: Fidelity
-    rebuild: str
     created_at: datetime
     created_by: str
-    withdrawals: tuple[Withdrawal, ...] | None = left_out()
     REFERENCE: ClassVar[str] = "key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedLine(FusedFacts):
+    """A fused model, as what it was made of lists it.
+
+    Attributes:
+        times_base: size of its weights over that of the base's.
+        rebuild: the command that makes it again.
+        withdrawals: what it has to do with yanks that stand.
+    """
+
+    times_base: float
+    rebuild: str
+    withdrawals: tuple[Withdrawal, ...] | None = left_out()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,51 +166,24 @@ class FusedDetails(FusedLine):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusedRecord(FusedLabel):
-    """A fused model as it is on record.
+class FusedRecord(FusedFacts):
+    """A fused model as it is on record, with the fidelity of each module.
 
     Attributes:
-        key: digest of what it is made from and how.
-        digest: of its manifest.
-        foreign: where it comes from; None if it was made here.
-        adapter: name of its first adapter.
-        with_: further adapters of a sum.
         base: name of its base.
-        precision: how it was written, such as `keep` or `auto`.
-        quantization: group size, bits and mode; None if it is not quantised.
-        bytes: of all files.
-        weights_bytes: of its weights.
         seconds: that it took to make.
-        engine: what computed it.
         recipe: how it was made, as it goes into the key.
-        fidelity: what it holds of the update, module by module.
-        created_at: when it was made.
-        created_by: who made it.
         files: path, size in bytes and SHA-256 of each.
         published: its files are in the store.
         withdrawals: what it has to do with yanks that stand.
     """
 
-    key: str
-    digest: str
-    foreign: Foreign | None
-    adapter: str
-    with_: tuple[Weighted, ...]
     base: str
-    precision: str
-    quantization: Mapping[str, object] | None
-    bytes: int
-    weights_bytes: int
     seconds: float
-    engine: str
     recipe: Mapping[str, object]
-    fidelity: Fidelity
-    created_at: datetime
-    created_by: str
     files: tuple[FileEntry, ...]
     published: bool
     withdrawals: tuple[Withdrawal, ...]
-    REFERENCE: ClassVar[str] = "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from .. import tables
 from ..database import events
 from ..errors import BadInputError
 from ..record import EXACT, Record
+from ..records.adapter_details import ShippedBundle
 from ..records.deployment import Deployment
 from ..records.references import fused_from, resolve_adapter
 from ..records.withdrawals import standing_yank, stands_at
@@ -23,21 +24,6 @@ from .deployments import deployments_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShippedBundle(Record):
-    """A bundle that was written.
-
-    Attributes:
-        target: what it was made for.
-        path: where it was written.
-        digest: of its manifest.
-    """
-
-    target: str
-    path: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

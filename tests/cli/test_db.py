@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import printed_documents
 import pytest
 from database_facts import all_rows, migrate_to
 from fixture_types import Fusery
@@ -158,3 +159,22 @@ def test_a_schema_without_a_registry_is_one_that_init_makes(
     assert fusery("audit").code == 0
     again = fusery("db", "upgrade")
     assert (again.out.startswith("Already at"), again.err) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "roles"),
+    [
+        ([], ["fusery_reader", "fusery_publisher", "fusery_admin"]),
+        (["--role", "reader", "--user", "ann"], ["fusery_reader"]),
+    ],
+)
+def test_grants_are_printed_as_sql_as_names_and_as_a_document(
+    fusery: Fusery, postgres_url: str, monkeypatch: pytest.MonkeyPatch, words: list[str], roles: list[str]
+) -> None:
+    monkeypatch.setenv("FUSERY_DATABASE_URL", postgres_url)
+    found = fusery("db", "grants", *words, "--json").json
+    printed_documents.require("db grants", found)
+    assert (found["roles"], found["user"]) == (roles, "ann" if words else None)
+    assert fusery("db", "grants", *words).out == found["sql"]
+    assert fusery("db", "grants", *words, "-q").out.split() == roles
+    assert all(f"TO {role}" in found["sql"] for role in roles)

@@ -11,7 +11,7 @@ import pytest
 
 from fusery.cli.documents import DOCUMENTS, OTHERS_FORMAT, document_of
 from fusery.cli.main import cli
-from fusery.registry.api.schema import misfits, schema_of
+from fusery.registry.api.schema import schema_of
 
 FREE = {"schema", "attest"}
 """What these print has a form that others have laid down."""
@@ -87,9 +87,20 @@ def test_another_word_is_a_sentence(fusery: Any, words: tuple[str, ...], hint: s
     assert hint in done.err
 
 
-def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(fusery: Any) -> None:
-    kind = document_of("list")
-    assert misfits(kind, []) == []
-    [fault, *_] = misfits(kind, [{"nmae": "x"}])
-    assert fault.startswith("0.")
-    assert printed_documents.checked is not None
+@pytest.mark.parametrize("document", [[{"nmae": "x"}], [{"name": 1}], {}, None])
+def test_a_document_that_is_otherwise_fails_the_test_that_prints_it(document: Any) -> None:
+    printed_documents.require("list", [])
+    with pytest.raises(AssertionError, match="fusery list --json is not as its schema says"):
+        printed_documents.require("list", document)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [({"further": 1}, "'further' was unexpected"), ({"created_at": "today"}, "date-time")]
+)
+def test_a_key_of_no_record_and_a_malformed_moment_fail_it_too(
+    stocked: Any, other: dict[str, Any], said: str
+) -> None:
+    [row, _] = stocked("list", "--json").json
+    printed_documents.require("list", [row])
+    with pytest.raises(AssertionError, match=said):
+        printed_documents.require("list", [row | other])

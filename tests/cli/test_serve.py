@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import printed_documents
 import pytest
 from postgres_server import RestartedServer
 from waiting import wait_until
@@ -45,12 +46,15 @@ def start(*words: str, form: tuple[str, ...] = ("--json",)) -> subprocess.Popen[
 
 
 def document(process: subprocess.Popen[str]) -> Any:
+    """Return what the command printed, which is as its schema says."""
     assert process.stdout is not None
     lines = ""
     for line in process.stdout:
         lines += line
         if line == "}\n":
-            return json.loads(lines)
+            found = json.loads(lines)
+            printed_documents.require("serve", found)
+            return found
     pytest.fail(f"{lines}{process.stderr.read() if process.stderr else ''}")
 
 

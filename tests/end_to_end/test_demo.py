@@ -8,6 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import printed_documents
 import pytest
 from installation import PROGRAM, Installation
 
@@ -25,6 +26,7 @@ def test_one_sees_that_the_fused_model_learned_it_and_what_four_bits_would_drop(
     installation: Installation,
 ) -> None:
     done = installation.json("demo", "--folder", "demo")
+    printed_documents.require("demo", done)
     expected = {answer["expected"] for answer in done["answers"]}
     answers = {answer["model"]: answer["answer"] for answer in done["answers"]}
     assert {answers["base + adapter"], answers["fused"]} == expected

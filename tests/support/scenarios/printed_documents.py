@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, datetime
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import click
+from jsonschema import Draft202012Validator, FormatChecker
 
 from fusery.cli.documents import document_of
 from fusery.cli.session import Session
-from fusery.registry.api.schema import misfits
+from fusery.registry.api.schema import schema_of
 from fusery.registry.record import plain
+
+FORMER = {"calibrate": "base calibrate", "anchor": "signature anchor"}
+
+_FORMATS = FormatChecker(formats=())
+_FORMATS.checks("date", raises=(TypeError, ValueError))(date.fromisoformat)
+_FORMATS.checks("date-time", raises=(TypeError, ValueError))(datetime.fromisoformat)
 
 
 @contextmanager
@@ -21,13 +30,27 @@ def checked() -> Iterator[None]:
     emit = Session.emit
 
     def checking(self: Session, document: Any, **ways: Any) -> None:
-        command = click.get_current_context().command_path.partition(" ")[2]
-        found = misfits(document_of(FORMER.get(command, command)), plain(document))
-        assert not found, f"fusery {command} --json is not as its schema says: {found}"
+        require(click.get_current_context().command_path.partition(" ")[2], plain(document))
         emit(self, document, **ways)
 
     with patch.object(Session, "emit", checking):
         yield
 
 
-FORMER = {"calibrate": "base calibrate", "anchor": "signature anchor"}
+def require(command: str, document: Any) -> None:
+    """Fail if what a command printed, here or in a process of its own, is not as its schema says.
+
+    A key that the schema does not name fails, too.
+    """
+    errors = _validator(FORMER.get(command, command)).iter_errors(document)
+    found = [f"{error.json_path}: {error.message}" for error in errors]
+    assert not found, f"fusery {command} --json is not as its schema says: {found}"
+
+
+@cache
+def _validator(command: str) -> Draft202012Validator:
+    schema = schema_of(document_of(command))
+    for each in (schema, *schema.get("$defs", {}).values()):
+        if "properties" in each:
+            each["additionalProperties"] = False
+    return Draft202012Validator(schema, format_checker=_FORMATS)
