@@ -39,15 +39,7 @@ class Upkeep(Resource):
         reporter: Reporter = SILENT,
     ) -> Report:
         """Check database, store and cache, and repair them; return what was found; see `fusery.registry.audit.audit`."""
-        from ..audit import audit
-        from ..releases.rejudging import check_moves
-
-        places = tuple(Path(place) for place in copies)
-        names = tuple(named(each) for each in references)
-        report = audit(self.workspace, names, repair=repair, copies=places, say=reporter.say)
-        if not names:
-            check_moves(self.workspace, report)
-        return report
+        return self._audit(tuple(named(each) for each in references), repair, copies, reporter)
 
     def audit_all(
         self,
@@ -58,13 +50,28 @@ class Upkeep(Resource):
         anew: bool = False,
         reporter: Reporter = SILENT,
     ) -> Report:
-        """Audit everything with many hands, and return what was found; see `fusery.registry.audit.everything.audit_all`."""
-        from ..audit.everything import audit_all
+        """Audit everything with many hands, and return what was found; see `fusery.registry.audit.audit`."""
+        from ..workers.cluster import check_jobs
+
+        return self._audit((), repair, copies, reporter, jobs=check_jobs(jobs), anew=anew)
+
+    def _audit(
+        self,
+        names: tuple[str, ...],
+        repair: bool,
+        copies: Sequence[str | Path],
+        reporter: Reporter,
+        *,
+        jobs: int | None = None,
+        anew: bool = False,
+    ) -> Report:
+        from ..audit import audit
         from ..releases.rejudging import check_moves
 
         places = tuple(Path(place) for place in copies)
-        report = audit_all(
+        report = audit(
             self.workspace,
+            names,
             repair=repair,
             copies=places,
             jobs=jobs,
@@ -72,7 +79,8 @@ class Upkeep(Resource):
             say=reporter.say,
             told=reporter.progress,
         )
-        check_moves(self.workspace, report)
+        if not names:
+            check_moves(self.workspace, report)
         return report
 
     def audit_chain(self, *, anchors: Sequence[str | Path] = (), keys: Sequence[str | Path] = ()) -> Report:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..database.sealing import Key
-from .auditable import auditable_items
-from .checks import check_blobs, check_definitions, check_events, check_folder, check_sealed, note_garbage
+from .auditable import AuditableItem, auditable_items
+from .checks import (
+    Reader,
+    check_blob,
+    check_definitions,
+    check_events,
+    check_folder,
+    check_sealed,
+    note_garbage,
+    trouble_of,
+    with_blobs,
+)
 from .recomputing import check_again
-from .report import Report
+from .report import Damage, Report
 
 if TYPE_CHECKING:
+    from ..workers.site import Say, Told
     from ..workspace import Workspace
 
 
@@ -22,7 +34,10 @@ def audit(
     *,
     repair: bool = False,
     copies: tuple[Path, ...] = (),
-    say: Callable[[str], None] = lambda _: None,
+    jobs: int | None = None,
+    anew: bool = False,
+    say: Say = lambda _: None,
+    told: Told | None = None,
 ) -> Report:
     """Rehash and cross-check what is registered.
 
@@ -38,22 +53,39 @@ def audit(
         repair: put back what is missing or damaged from a copy whose digest matches, make fused models again by their
             recipe, and put damaged blobs aside; nothing is deleted.
         copies: with `repair`, folders to look for copies in, besides those that are on record.
+        jobs: read so many blobs and folders at a time before all else, with a journal by which an audit that was interrupted
+            is taken up; None to read one after the other, without a journal.
+        anew: with `jobs`, read again what an interrupted audit has found right already.
         say: called with what is being checked.
+        told: with `jobs`, called with how many blobs and folders are done, and how many there are.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
         MissingFileError: a folder of `copies` is not there.
+        MissingExtraError, ClusterError: with `jobs`, the cluster cannot be used.
     """
     report = Report()
     with workspace.database.read() as session:
         found = list(auditable_items(session, workspace, references, report))
-    seen: set[tuple[str, int]] = set()
-    for item in found:
-        say(f"{item.kind} {item.name}")
+    items: Iterable[tuple[AuditableItem, dict[Damage, str]]] = with_blobs(workspace, found)
+    reader = Reader(partial(trouble_of, workspace), partial(check_folder, workspace))
+    if jobs is not None:
+        from .ahead import read_ahead
+
+        items = list(items)
+        report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
+        reader = read_ahead(workspace, items, jobs, anew=anew, say=say, told=told)
+    for item, blobs in items:
+        if jobs is None:
+            say(f"{item.kind} {item.name}")
         report.checked[item.kind] += 1
-        check_blobs(workspace, item, report, seen)
+        for damage, subject in blobs.items():
+            check_blob(workspace, damage, subject, reader.blob(damage), report)
         if item.folder is not None:
-            check_folder(workspace, item, report)
+            report.checked["file"] += len(item.manifest)
+            seen = reader.folder(item)
+            report.problems += seen.problems
+            report.notes += seen.notes
         check_again(workspace, item, report)
     if repair:
         from .repairing import repair_all
@@ -66,6 +98,7 @@ def audit(
         check_definitions(workspace, report)
         check_sealed(workspace, report)
         note_garbage(workspace, report)
+    report.notes += reader.notes
     return report
 
 

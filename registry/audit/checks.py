@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,38 +31,57 @@ from .spellings import check_spellings, check_table
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
+Trouble = tuple[str, str] | None
+"""Code and message of what is wrong with a blob, None if it is whole."""
+
+_BATCH = 500
 _FOLDER_CODES = {"base": "reference", "fused": "cache", "bundle": "bundle"}
 
 
-def check_blobs(
-    workspace: Workspace, item: AuditableItem, report: Report, seen: set[tuple[str, int]]
-) -> None:
-    """Read the blobs of a record through, each blob once in an audit."""
-    entries = [entry for entry in item.manifest if entry.path in item.stored]
-    if not entries:
-        return
-    known = blob_states(workspace, [entry.sha256 for entry in entries])
-    for entry in entries:
-        state, generation = known.get(entry.sha256, ("absent", 0))
-        if (entry.sha256, generation) in seen:
-            continue
-        seen.add((entry.sha256, generation))
-        report.checked["blob"] += 1
-        damage = Damage(entry.sha256, entry.size, generation, state)
-        trouble = trouble_of(workspace, damage)
-        if trouble is not None:
-            with workspace.database.read() as session:
-                relying = dependants.of_blob(session, entry.sha256)
-            report.add(
-                trouble[0],
-                f"{item.name}: {entry.path}",
-                trouble[1],
-                damage=damage,
-                dependants=relying,
-            )
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How it is found out what is wrong with a blob and with a folder: now, or it was found out before.
+
+    Attributes:
+        blob: returns what is wrong with a blob.
+        folder: returns what was found in a record's folder.
+        notes: what an audit says of its reading in the end.
+    """
+
+    blob: Callable[[Damage], Trouble]
+    folder: Callable[[AuditableItem], Report]
+    notes: tuple[str, ...] = ()
 
 
-def trouble_of(workspace: Workspace, damage: Damage) -> tuple[str, str] | None:
+def with_blobs(
+    workspace: Workspace, items: Sequence[AuditableItem]
+) -> Iterator[tuple[AuditableItem, dict[Damage, str]]]:
+    """Yield records, each with its blobs that none before it has: as they are recorded now, and where they were met."""
+    met: set[Digest] = set()
+    for start in range(0, len(items), _BATCH):
+        batch = items[start : start + _BATCH]
+        files = [[entry for entry in item.manifest if entry.path in item.stored] for item in batch]
+        known = _blob_states(workspace, list({entry.sha256 for each in files for entry in each} - met))
+        for item, entries in zip(batch, files, strict=True):
+            blobs: dict[Damage, str] = {}
+            for entry in entries:
+                if entry.sha256 not in met:
+                    met.add(entry.sha256)
+                    state, generation = known.get(entry.sha256, ("absent", 0))
+                    blobs[Damage(entry.sha256, entry.size, generation, state)] = f"{item.name}: {entry.path}"
+            yield item, blobs
+
+
+def check_blob(workspace: Workspace, damage: Damage, subject: str, trouble: Trouble, report: Report) -> None:
+    """Note that a blob was read, and what is wrong with it, with all that relies on it."""
+    report.checked["blob"] += 1
+    if trouble is not None:
+        with workspace.database.read() as session:
+            relying = dependants.of_blob(session, damage.digest)
+        report.add(trouble[0], subject, trouble[1], damage=damage, dependants=relying)
+
+
+def trouble_of(workspace: Workspace, damage: Damage) -> Trouble:
     """Return code and message of what is wrong with a blob, None if it is whole."""
     if damage.state != "ready":
         return "blob_not_ready", f"blob {damage.digest} is recorded as {damage.state}"
@@ -78,21 +98,27 @@ def trouble_of(workspace: Workspace, damage: Damage) -> tuple[str, str] | None:
     return None
 
 
-def blob_states(workspace: Workspace, digests: list[Digest]) -> dict[str, tuple[str, int]]:
+def _blob_states(workspace: Workspace, digests: Sequence[Digest]) -> dict[str, tuple[str, int]]:
     """Return state and generation of blobs, as they are recorded."""
+    found: dict[str, tuple[str, int]] = {}
     with workspace.database.read() as session:
-        rows = session.scalars(select(tables.Blob).where(tables.Blob.digest.in_(digests)))
-        return {row.digest: (row.state, row.generation) for row in rows}
+        for start in range(0, len(digests), _BATCH):
+            chosen = tables.Blob.digest.in_(digests[start : start + _BATCH])
+            rows = session.scalars(select(tables.Blob).where(chosen))
+            found |= {row.digest: (row.state, row.generation) for row in rows}
+    return found
 
 
-def check_folder(workspace: Workspace, item: AuditableItem, report: Report) -> None:
-    """Hold the files of a folder outside the store against the manifest.
+def check_folder(workspace: Workspace, item: AuditableItem) -> Report:
+    """Hold the files of a folder outside the store against the manifest, and return what was found.
 
     A bundle that was moved, or a fused model that was evicted, has no folder any more and is no problem; one that is
     there and differs is.
     """
+    report = Report()
     with in_order(report, item.name):
         _check_folder(workspace, item, report)
+    return report
 
 
 def _check_folder(workspace: Workspace, item: AuditableItem, report: Report) -> None:
@@ -101,7 +127,6 @@ def _check_folder(workspace: Workspace, item: AuditableItem, report: Report) -> 
     found: list[tuple[str, str, str]] = []
     for entry in item.manifest:
         path = item.file or item.folder / entry.path
-        report.checked["file"] += 1
         try:
             digest, size = digest_file(path)
         except (OSError, StorageError):

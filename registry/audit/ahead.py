@@ -1,0 +1,129 @@
+"""What an audit reads, read ahead by many hands: each blob and each folder once, taken up where an interrupted one stopped."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from ..workers.cluster import Cluster, cluster_address
+from ..workers.executor import Outcome, Threads, Workers
+from ..workers.site import Say, Site, Told
+from .auditable import AuditableItem
+from .checks import Reader, Trouble, check_folder, trouble_of
+from .journal import Journal
+from .report import Damage, Report
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobJob:
+    """Read a blob through, on any machine."""
+
+    site: Site
+
+    def __call__(self, damage: Damage) -> Trouble:
+        """Return code and message of what is wrong with it, None if it is whole."""
+        with self.site.opened() as workspace:
+            return trouble_of(workspace, damage)
+
+
+def read_ahead(
+    workspace: Workspace,
+    items: Sequence[tuple[AuditableItem, Mapping[Damage, str]]],
+    jobs: int,
+    *,
+    anew: bool,
+    say: Say,
+    told: Told | None,
+) -> Reader:
+    """Read blobs and folders, and return who knows what is wrong with each.
+
+    Blobs are read by threads of this process or by the cluster of `FUSERY_CLUSTER`; folders, which are this machine's
+    own, always here.  See `audit.audit` for what it takes and raises.
+    """
+    store = str(workspace.store.identify())
+    blobs = {
+        damage: (f"blob {damage.digest} {damage.generation} {damage.state}", subject)
+        for _, found in items
+        for damage, subject in found.items()
+    }
+    folders = {
+        item: (f"folder {item.kind} {item.digest} {item.file or item.folder}", item.name)
+        for item, _ in items
+        if item.folder is not None
+    }
+    troubles: dict[Damage, Trouble] = {}
+    reports: defaultdict[AuditableItem, Report] = defaultdict(Report)
+    with Journal(workspace.settings.private / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
+        tally = _Tally(journal, len(blobs) + len(folders), say, told)
+        for read in tally.run(*_hands(workspace, store, jobs), blobs):
+            # A store that cannot be asked is not a damaged blob, but nobody knows that it is whole.
+            troubles[read.item] = ("blob_unreadable", read.failure.message) if read.failure else read.result
+        for looked in tally.run(Threads(jobs), partial(_look, workspace), folders):
+            if looked.failure is not None:
+                reports[looked.item].add("unreadable", looked.item.name, looked.failure.message)
+            elif looked.result is not None:
+                reports[looked.item] = looked.result
+    begun = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(journal.begun))
+    note = f"{tally.skipped} were found right by an audit that was interrupted, begun {begun}"
+    return Reader(troubles.get, reports.__getitem__, (note,) if tally.skipped else ())
+
+
+def _hands(workspace: Workspace, store: str, jobs: int) -> tuple[Workers, Callable[[Damage], Trouble]]:
+    address = cluster_address()
+    if address is not None:
+        return Cluster(address), BlobJob(Site(store))
+    return Threads(jobs), partial(trouble_of, workspace)
+
+
+def _look(workspace: Workspace, item: AuditableItem) -> Report | None:
+    """Return what was found in a folder, None if it is whole."""
+    seen = check_folder(workspace, item)
+    return seen if seen.problems or seen.notes else None
+
+
+class _Tally:
+    """Counts what is done, and knows what an earlier audit did."""
+
+    def __init__(self, journal: Journal, total: int, say: Say, told: Told | None) -> None:
+        self._journal = journal
+        self._total = total
+        self._say = say
+        self._told = told
+        self._done = self.skipped = 0
+
+    def run(
+        self, workers: Workers, work: Callable[[T], R], things: Mapping[T, tuple[str, str]]
+    ) -> Iterator[Outcome[T, R]]:
+        """Yield what comes of each thing that is still to be looked at, and note those that nothing came of: they are whole.
+
+        Args:
+            workers: who looks.
+            work: returns what is wrong with a thing, or None.
+            things: what each is in a journal, and for people.
+        """
+        left = [thing for thing, (unit, _) in things.items() if unit not in self._journal.done]
+        self.skipped += len(things) - len(left)
+        for _ in range(len(things) - len(left)):
+            self._count()
+        for outcome in workers.run(work, left) if left else ():
+            unit, name = things[outcome.item]
+            if outcome.failure is None and outcome.result is None:
+                self._journal.note(unit)
+            self._say(name)
+            self._count()
+            yield outcome
+
+    def _count(self) -> None:
+        self._done += 1
+        if self._told:
+            self._told(self._done, self._total)
