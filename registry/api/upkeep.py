@@ -76,8 +76,7 @@ class Upkeep(Resource):
             copies=places,
             jobs=jobs,
             anew=anew,
-            say=reporter.say,
-            told=reporter.progress,
+            reporter=reporter,
         )
         if not names:
             check_moves(self.workspace, report)

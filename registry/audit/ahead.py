@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..workers.cluster import Cluster, cluster_address
 from ..workers.executor import Outcome, Threads, Workers
-from ..workers.site import Say, Site, Told
+from ..workers.site import Site
 from .auditable import AuditableItem
 from .checks import Reader, Trouble, check_folder, trouble_of
 from .journal import Journal
 from .report import Damage, Report
 
 if TYPE_CHECKING:
+    from fusery.storage.progress import Reporter
+
     from ..workspace import Workspace
 
 T = TypeVar("T")
@@ -42,8 +44,7 @@ def read_ahead(
     jobs: int,
     *,
     anew: bool,
-    say: Say,
-    told: Told | None,
+    reporter: Reporter,
 ) -> Reader:
     """Read blobs and folders, and return who knows what is wrong with each.
 
@@ -64,7 +65,7 @@ def read_ahead(
     troubles: dict[Damage, Trouble] = {}
     reports: defaultdict[AuditableItem, Report] = defaultdict(Report)
     with Journal(workspace.settings.private / "audits" / f"{store}.ndjson", store, anew=anew) as journal:
-        tally = _Tally(journal, len(blobs) + len(folders), say, told)
+        tally = _Tally(journal, len(blobs) + len(folders), reporter)
         for read in tally.run(*_hands(workspace, store, jobs), blobs):
             # A store that cannot be asked is not a damaged blob, but nobody knows that it is whole.
             troubles[read.item] = ("blob_unreadable", read.failure.message) if read.failure else read.result
@@ -94,11 +95,10 @@ def _look(workspace: Workspace, item: AuditableItem) -> Report | None:
 class _Tally:
     """Counts what is done, and knows what an earlier audit did."""
 
-    def __init__(self, journal: Journal, total: int, say: Say, told: Told | None) -> None:
+    def __init__(self, journal: Journal, total: int, reporter: Reporter) -> None:
         self._journal = journal
         self._total = total
-        self._say = say
-        self._told = told
+        self._reporter = reporter
         self._done = self.skipped = 0
 
     def run(
@@ -119,11 +119,10 @@ class _Tally:
             unit, name = things[outcome.item]
             if outcome.failure is None and outcome.result is None:
                 self._journal.note(unit)
-            self._say(name)
+            self._reporter.say(name)
             self._count()
             yield outcome
 
     def _count(self) -> None:
         self._done += 1
-        if self._told:
-            self._told(self._done, self._total)
+        self._reporter.progress(self._done, self._total)

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.storage.progress import SILENT, Reporter
+
 from ..database.sealing import Key
 from .auditable import AuditableItem, auditable_items
 from .checks import (
@@ -24,7 +26,6 @@ from .recomputing import check_again
 from .report import Damage, Report
 
 if TYPE_CHECKING:
-    from ..workers.site import Say, Told
     from ..workspace import Workspace
 
 
@@ -36,8 +37,7 @@ def audit(
     copies: tuple[Path, ...] = (),
     jobs: int | None = None,
     anew: bool = False,
-    say: Say = lambda _: None,
-    told: Told | None = None,
+    reporter: Reporter = SILENT,
 ) -> Report:
     """Rehash and cross-check what is registered.
 
@@ -56,8 +56,7 @@ def audit(
         jobs: read so many blobs and folders at a time before all else, with a journal by which an audit that was interrupted
             is taken up; None to read one after the other, without a journal.
         anew: with `jobs`, read again what an interrupted audit has found right already.
-        say: called with what is being checked.
-        told: with `jobs`, called with how many blobs and folders are done, and how many there are.
+        reporter: hears what is being checked and, with `jobs`, how many blobs and folders are done, and how many there are.
 
     Raises:
         UnknownReferenceError: a reference names nothing.
@@ -74,10 +73,10 @@ def audit(
 
         items = list(items)
         report.checked.update(dict.fromkeys([*(item.kind for item in found), "blob"], 0))  # in this order
-        reader = read_ahead(workspace, items, jobs, anew=anew, say=say, told=told)
+        reader = read_ahead(workspace, items, jobs, anew=anew, reporter=reporter)
     for item, blobs in items:
         if jobs is None:
-            say(f"{item.kind} {item.name}")
+            reporter.say(f"{item.kind} {item.name}")
         report.checked[item.kind] += 1
         for damage, subject in blobs.items():
             check_blob(workspace, damage, subject, reader.blob(damage), report)
@@ -90,7 +89,7 @@ def audit(
     if repair:
         from .repairing import repair_all
 
-        repair_all(workspace, report, copies, say)
+        repair_all(workspace, report, copies, reporter.say)
     if references:
         check_sealed(workspace, report, frozenset[Key]().union(*(item.records for item in found)))
     else:

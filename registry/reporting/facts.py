@@ -12,6 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
+from fusery.storage.progress import Reporter
+
 from .. import tables
 from ..audit import Report
 from ..database import events
@@ -246,7 +248,7 @@ def _audited(workspace: Workspace, *, whole: bool, say: Callable[[str], None]) -
     from ..releases.rejudging import check_moves
 
     if whole:
-        found = audit(workspace, say=say)
+        found = audit(workspace, reporter=Reporter(say))
     else:
         found = Report()
         say("the log and the records")
