@@ -137,7 +137,9 @@ class _Worker:
             "show": 1,
             "give_up": 1,
         }
-        names = ["fuse", *self.random.choices(list(kinds), list(kinds.values()), k=operations - 1)]
+        # Each gives up once at the least, or a short run might leave the collector nothing.
+        chosen = self.random.choices(list(kinds), list(kinds.values()), k=operations - 2)
+        names = ["fuse", "give_up", *chosen]
         with self.registry:
             for turn, name in enumerate(names):
                 try:
@@ -196,12 +198,14 @@ class _Worker:
 
 
 def collect(place: Place, test: Connection) -> None:
-    """Collect without grace until told to stop; send how often that was, and how many blobs went."""
+    """Collect without grace until told to stop, and once more; send how often that was, and how many blobs went."""
     live_on(HOSTS[1])
     turns, removed = 0, 0
     try:
         with place.open(HOSTS[1]) as registry:
-            while not test.poll(0.05):  # seconds
+            stop = False
+            while not stop:
+                stop = test.poll(0.05)  # seconds
                 done = registry.upkeep.gc(grace=0.0)
                 turns, removed = turns + 1, removed + sum(item.kind == "blob" for item in done.items_)
     except Exception:  # noqa: BLE001  the test shows it
