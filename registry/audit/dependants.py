@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
@@ -13,9 +15,19 @@ from ..records.fused_label import label_with_key
 
 def of_blob(session: Session, digest: str) -> tuple[str, ...]:
     """Return what relies on a blob in the store, as `kind name`: what has it as a file, and what was made from that."""
+    return tuple(
+        f"{kind} {name(row)}"
+        for kind, query, name in _relying()
+        for row in session.scalars(query, {"digest": digest})
+    )
+
+
+@cache
+def _relying() -> tuple[tuple[str, Select[Any], Callable[[Any], str]], ...]:
+    """Return the kinds of what relies on a blob, each with its query and the name of a row; made once, for there may be many."""
     files, base, adapter = tables.ManifestFile, tables.BaseModel, tables.Adapter
     made, same, fused, extra = tables.Calibration, aliased(tables.Adapter), tables.Fused, tables.FusedExtra
-    manifests = select(files.manifest_id).where(files.blob == digest)
+    manifests = select(files.manifest_id).where(files.blob == bindparam("digest"))
     bases = select(base.id).where(base.manifest_id.in_(manifests))
     adapters = or_(adapter.manifest_id.in_(manifests), adapter.base_id.in_(bases))
     # The same bytes may be registered under several names; a fused model belongs to all of them.
@@ -27,32 +39,33 @@ def of_blob(session: Session, digest: str) -> tuple[str, ...]:
     bundle = tables.Bundle
     bundles = or_(bundle.fused_id.in_(select(fused.id).where(models)), bundle.id.in_(packed))
     return (
-        *(f"base {row.name}" for row in _all(session, base, base.id.in_(bases))),
-        *(f"calibration {row.digest[:12]}" for row in _all(session, made, made.manifest_id.in_(manifests))),
-        *(f"adapter {row.name}" for row in _all(session, adapter, adapters)),
-        *(f"fused {label_with_key(row)}" for row in _all(session, fused, models)),
-        *(f"bundle {row.path}" for row in _all(session, bundle, bundles)),
-        *_aliases(session, numbers),
+        ("base", _all(base, base.id.in_(bases)), lambda row: row.name),
+        ("calibration", _all(made, made.manifest_id.in_(manifests)), lambda row: row.digest[:12]),
+        ("adapter", _all(adapter, adapters), lambda row: row.name),
+        ("fused", _all(fused, models), label_with_key),
+        ("bundle", _all(bundle, bundles), lambda row: row.path),
+        ("alias", _held(numbers), _alias),
     )
 
 
 def of_fused(session: Session, key: str) -> tuple[str, ...]:
     """Return what relies on a fused artifact, as `kind name`."""
     row = session.scalars(select(tables.Fused).where(tables.Fused.key == key)).one()
-    bundles = _all(session, tables.Bundle, tables.Bundle.fused_id == row.id)
+    bundles = session.scalars(_all(tables.Bundle, tables.Bundle.fused_id == row.id))
     return (
         f"adapter {row.adapter.name}",
         *(f"bundle {bundle.path}" for bundle in bundles),
-        *_aliases(session, select(tables.Adapter.id).where(tables.Adapter.id == row.adapter_id)),
+        *(f"alias {_alias(each)}" for each in session.scalars(_held([row.adapter_id]))),
     )
 
 
-def _aliases(session: Session, adapters: Select[int]) -> list[str]:
-    alias = tables.Alias
-    return [
-        f"alias {row.task.name}#{row.name}" for row in _all(session, alias, alias.adapter_id.in_(adapters))
-    ]
+def _held(adapters: Any) -> Select[Any]:
+    return _all(tables.Alias, tables.Alias.adapter_id.in_(adapters))
 
 
-def _all(session: Session, table: Any, condition: Any) -> list[Any]:
-    return list(session.scalars(select(table).where(condition).order_by(table.id)))
+def _alias(row: tables.Alias) -> str:
+    return f"{row.task.name}#{row.name}"
+
+
+def _all(table: Any, condition: Any) -> Select[Any]:
+    return select(table).where(condition).order_by(table.id)

@@ -14,7 +14,18 @@ from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, true, union_all
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.orm import Session, aliased
 
 from .. import tables
@@ -68,8 +79,7 @@ def of_adapters(
         ids: of the adapters.
         at: a moment; None for now.
     """
-    adapter = tables.Adapter
-    return _found(session, ids, lambda where: select(adapter.id, adapter.id).where(where(adapter.id)), at=at)
+    return _found(session, ids, _itself, at=at)
 
 
 def of_fused(session: Session, ids: Collection[int]) -> dict[int, Withdrawals]:
@@ -103,7 +113,10 @@ def told_of(session: Session, adapters: Iterable[tables.Adapter]) -> Withdrawals
     return tuple(dict.fromkeys(each for told in found.values() for each in told))
 
 
-def is_yanked(adapter_id: Any, at: datetime | None = None) -> ColumnElement[bool]:
+Moment = datetime | BindParameter[datetime] | None
+
+
+def is_yanked(adapter_id: Any, at: Moment = None) -> ColumnElement[bool]:
     """Return the condition that an adapter is yanked: now, or at a moment.
 
     Args:
@@ -113,7 +126,7 @@ def is_yanked(adapter_id: Any, at: datetime | None = None) -> ColumnElement[bool
     return exists().where(tables.Yank.adapter_id == adapter_id, stands_at(at))
 
 
-def stands_at(at: datetime | None = None) -> ColumnElement[bool]:
+def stands_at(at: Moment = None) -> ColumnElement[bool]:
     """Return the condition that a withdrawal stands: now, or at a moment."""
     yank = tables.Yank
     if at is None:
@@ -164,6 +177,12 @@ Where = Callable[[Any], ColumnElement[bool]]
 """From the column with a thing's number to the condition that it is one of those that are asked about."""
 
 
+def _itself(where: Where) -> Select[*tuple[Any, ...]]:
+    """Return the query for which adapter an adapter is."""
+    adapter = tables.Adapter
+    return select(adapter.id, adapter.id).where(where(adapter.id))
+
+
 def _parts(where: Where) -> Select[*tuple[Any, ...]]:
     """Return the query for which adapters fused models hold: the first, and the further ones of a sum."""
     fused, extra = tables.Fused, tables.FusedExtra
@@ -201,7 +220,7 @@ def _found(
         holding: the things are no adapters, and hold them.
         at: of that moment; None for now.
     """
-    if not ids or session.scalar(select(tables.Yank.id).where(stands_at(at)).limit(1)) is None:
+    if not ids or session.scalar(_any(at is None), {"moment": at}) is None:
         return {}
     told: dict[int, dict[str, Withdrawal]] = defaultdict(dict)
     for number, same, name, reason, since, by in _rows(session, ids, parts_of, at):
@@ -220,30 +239,34 @@ def _rows(
     at: datetime | None,
 ) -> Iterator[Sequence[Any]]:
     """Yield each thing with what is yanked in it: of many things, one looks from what is yanked, since that is little."""
-    if len(ids) > BATCH:
-        wanted = set(ids)
-        yield from (
-            row for row in session.execute(_query(parts_of(lambda _: true()), at)) if row[0] in wanted
-        )
-        return
-    yield from session.execute(_query(parts_of(lambda column: column.in_(list(ids))), at))
+    many, wanted = len(ids) > BATCH, set(ids)
+    query = _query(parts_of, many=many, now=at is None)
+    given = {"moment": at} if many else {"moment": at, "ids": list(ids)}
+    yield from (row for row in session.execute(query, given) if row[0] in wanted)
+
+
+# Queries are made once: most of a question's time went into that.
+_MOMENT: BindParameter[datetime] = bindparam("moment")
 
 
 @cache
-def _adapters_twice() -> tuple[type[tables.Adapter], type[tables.Adapter]]:
-    """Return the table of adapters under two names, made once: a third of each question's time went into it."""
-    return aliased(tables.Adapter), aliased(tables.Adapter)
+def _any(now: bool) -> Select[int]:
+    return select(tables.Yank.id).where(stands_at(None if now else _MOMENT)).limit(1)
 
 
-def _query(parts: Select[*tuple[Any, ...]], at: datetime | None) -> Select[*tuple[Any, ...]]:
-    (part, record), yank = _adapters_twice(), tables.Yank
-    held = parts.subquery()
+@cache
+def _query(
+    parts_of: Callable[[Where], Select[*tuple[Any, ...]]], *, many: bool, now: bool
+) -> Select[*tuple[Any, ...]]:
+    part, record, yank = aliased(tables.Adapter), aliased(tables.Adapter), tables.Yank
+    asked: BindParameter[Sequence[int]] = bindparam("ids", expanding=True)
+    held = parts_of(lambda column: true() if many else column.in_(asked)).subquery()
     thing, adapter = held.c
     return (
         select(thing, part.id == record.id, record.name, yank.reason, yank.at, yank.by)
         .join(part, part.id == adapter)
         .join(record, record.digest == part.digest)
         .join(yank, yank.adapter_id == record.id)
-        .where(stands_at(at))
+        .where(stands_at(None if now else _MOMENT))
         .order_by(yank.id)
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import BindParameter, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -37,7 +38,7 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
     moment = parse_moment(at, end_of_day=True) if at is not None else None
     wanted = alias_reference(reference)
     with workspace.database.read() as session:
-        row = session.execute(_held(wanted, moment)).first()
+        row = _held(session, wanted, moment)
         if row is None:
             raise no_alias(session, reference)
         told = of_adapters(session, [row.holder] if row.holder is not None else [], at=moment)
@@ -56,14 +57,21 @@ def show_alias(workspace: Workspace, reference: str, *, at: str | None = None) -
 
 def holder_then(session: Session, wanted: Reference, moment: datetime) -> int | None:
     """Return the row number of the adapter that an alias held at a moment; None if it held none or does not exist."""
-    row = session.execute(_held(wanted, moment)).first()
+    row = _held(session, wanted, moment)
     return None if row is None else row.holder
 
 
-def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]]:
-    """Return the query for an alias, its last move until a moment, and where that went."""
+def _held(session: Session, wanted: Reference, moment: datetime | None) -> Any:
+    """Return the row of an alias with its last move until a moment, and where that went; None if there is no such alias."""
+    asked = {"task": wanted.task, "alias": wanted.value, "moment": moment}
+    return session.execute(_holders(moment is None), asked).first()
+
+
+@cache
+def _holders(now: bool) -> Select[*tuple[Any, ...]]:
     task, alias, moved, adapter = tables.Task, tables.Alias, tables.AliasMove, tables.Adapter
     newest = select(moved.id).where(moved.alias_id == alias.id).correlate(alias).limit(1)
+    moment: BindParameter[datetime] | None = None if now else bindparam("moment")
     if moment is None:
         newest = newest.order_by(moved.id.desc())
     else:
@@ -85,5 +93,5 @@ def _held(wanted: Reference, moment: datetime | None) -> Select[*tuple[Any, ...]
         .join(task, task.id == alias.task_id)
         .outerjoin(moved, moved.id == newest.scalar_subquery())
         .outerjoin(adapter, adapter.id == moved.to_adapter_id)
-        .where(task.name == wanted.task, alias.name == wanted.value)
+        .where(task.name == bindparam("task"), alias.name == bindparam("alias"))
     )
