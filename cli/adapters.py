@@ -258,6 +258,7 @@ def _print_adapter(session: Session, view: AdapterDetails) -> None:
     session.facts(
         [
             ("name", view["name"] + marks),
+            *([("picture", str(view.plot))] if view.plot else []),
             *([("on record", f"at {view['at']}")] if "at" in view else []),
             ("base", cell(view["base"])),
             *([("trained on", cell(view["trained_on"]))] if view["trained_on"] else []),

@@ -122,7 +122,8 @@ def _spectra(names: tuple[str, str], changes: Sequence[ModuleChange], top: float
         low, middle, high = ([(run(n), rise(float(y))) for n, y in enumerate(line, 1)] for line in lines)
         yield svg.path([*low, *reversed(high)], f"band s{at}")
         yield svg.path(middle, f"curve s{at}" + (" d1" if at else ""))
-        yield svg.mark(*middle[0], at, f"dot s{at}")
+        if len(middle) == 1:  # a line that is none
+            yield svg.mark(*middle[0], at, f"dot s{at}")
         y = bottom + 66 + 18 * at
         yield svg.path(
             [(_PLOT_LEFT, y - 4), (_PLOT_LEFT + 28, y - 4)], f"curve s{at}" + (" d1" if at else "")

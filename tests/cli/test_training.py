@@ -52,7 +52,8 @@ def test_the_curve_is_shown_and_drawn(stocked: Fusery, run: Path, tmp_path: Path
         assert stocked("show", "t@1", "--plot", name, "-q").out == f"{tmp_path / name}\n"
         assert (tmp_path / name).stat().st_size > 1000
     first = (tmp_path / "curve.svg").read_bytes()
-    assert stocked("show", "t@1", "--plot", "curve.svg", "--force").code == 0
+    again = stocked("show", "t@1", "--plot", "curve.svg", "--force")
+    assert (again.code, again.out.splitlines()[1].split()) == (0, ["picture", str(tmp_path / "curve.svg")])
     assert (tmp_path / "curve.svg").read_bytes() == first
 
 

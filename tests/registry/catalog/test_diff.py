@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -113,6 +114,19 @@ def test_the_files_are_read_through_once_a_day(stocked: Registry, monkeypatch: p
     for _ in range(2):
         stocked.adapters.diff("course_rec@1", "course_rec@2", weights=True)
     assert len(verified) == len(set(verified)) <= 2
+
+
+@on_sqlite
+@pytest.mark.parametrize(("rank", "marks"), [(1, 2), (3, 0)])
+def test_singular_values_are_a_line_and_a_single_one_is_a_mark(
+    rank: int, marks: int, stocked: Registry, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed in (71, 72):
+        folder = make_adapter(f"of rank {rank}, {seed}", rank=rank, seed=seed)
+        stocked.adapters.register(folder, base="tiny", task="ranks")
+    place = tmp_path / "ranks.svg"
+    stocked.adapters.diff("ranks@1", "ranks@2", weights=True, plot=place)
+    assert place.read_text().count('class="dot ') == marks
 
 
 @on_sqlite
