@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,17 +85,16 @@ class _Files:
         if self._location is not None:
             places = {name: Path(self._location, name) for name in wanted}
         else:
-            generations = blob_generations(self._workspace, [self._digests[name] for name in wanted])
-            places = {
-                name: path
-                for name in wanted
-                if (path := self._local(self._digests[name], generations)) is not None
-            }
+            places = {name: path for name in wanted if (path := self._local(self._digests[name])) is not None}
         return {name: path for name, path in places.items() if path.is_file()}
 
-    def _local(self, digest: str, generations: Generations) -> Path | None:
+    @cached_property
+    def _generations(self) -> Generations:
+        return blob_generations(self._workspace, list(self._digests.values()))
+
+    def _local(self, digest: str) -> Path | None:
         try:
-            return self._workspace.store.local_path(Digest(digest), generation=generations[digest])
+            return self._workspace.store.local_path(Digest(digest), generation=self._generations[digest])
         except FuseryError:
             return None  # a store that is away is said where bytes are stored
 
@@ -105,12 +105,11 @@ class _Files:
             yield found
             return
         store, digests = self._workspace.store, self._digests
-        generations = blob_generations(self._workspace, list(digests.values()))
         with self._workspace.cache.scratch() as scratch:
             places = {name: scratch / digest for name, digest in digests.items()}
             try:
                 for digest in sorted(set(digests.values())):
-                    store.fetch(Digest(digest), scratch / digest, generation=generations[digest])
+                    store.fetch(Digest(digest), scratch / digest, generation=self._generations[digest])
             except FuseryError:
                 places = {}  # a store that is away is said where bytes are stored
             yield places

@@ -53,6 +53,8 @@ def ground_of(session: Session, folder: AdapterFolder, submission: Submission) -
         base = resolve_base(session, submission.base)
     parent = resolve_adapter(session, submission.parent) if submission.parent else None
     _loaded = base.names, base.revisions, base.manifest.files, base.weights
-    rows = session.scalars(select(tables.BaseName).where(tables.BaseName.base_id != base.id))
-    others = {row.name: row.base.name for row in rows}
+    names = tables.BaseName
+    query = select(names.base_id, names.name).where(names.base_id != base.id).order_by(names.id)
+    first: dict[int, str] = {}
+    others = {name: first.setdefault(number, name) for number, name in session.execute(query)}
     return Ground(base, others, parent, trained_on(session, base, submission.trained_on))

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import tables
@@ -47,9 +48,12 @@ def known_adapter(
         AlreadyExistsError: the submission contradicts the record.
     """
     adapter = tables.Adapter
-    query = load_adapters().where(adapter.task_id == task.id, adapter.digest == digest)
-    known = session.scalars(query.order_by(adapter.id.desc())).all()
-    told = of_adapters(session, [row.id for row in known])
+    query = select(adapter.id).where(adapter.task_id == task.id, adapter.digest == digest)
+    numbers = session.scalars(query).all()
+    if not numbers:
+        return None  # nearly always, and far cheaper asked than all that an adapter has
+    known = session.scalars(load_adapters().where(adapter.id.in_(numbers)).order_by(adapter.id.desc())).all()
+    told = of_adapters(session, numbers)
     withdrawn = {number: reason for number, found in told.items() if (reason := own(found)) is not None}
     known = sorted(known, key=lambda row: row.id in withdrawn)
     said = [(row, _differences(session, row, submission, ground)) for row in known]

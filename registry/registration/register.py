@@ -216,8 +216,9 @@ def _record(workspace: Workspace, deposit: Deposit, seen: _Seen, submission: Sub
         for finding in seen.findings:
             session.add(tables.AdapterFinding(adapter_id=adapter.id, **finding.to_dict()))
         session.flush()
+        number = adapter.id
         session.expire_all()
-        adapter = session.scalars(load_adapters().where(tables.Adapter.id == adapter.id)).one()
+        adapter = session.scalars(load_adapters().where(tables.Adapter.id == number)).one()
         events.record(
             session,
             action="adapter.registered",

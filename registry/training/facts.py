@@ -47,9 +47,9 @@ def record_run(session: Session, adapter: tables.Adapter, run: Run, choice: Choi
     )
     points = run.curve.until(choice.checkpoint.iteration).points
     if points:
-        session.execute(
-            insert(tables.CurvePoint), [{"adapter_id": adapter.id, **point_view(point)} for point in points]
-        )
+        # Every row names every column: rows that name others than the one before begin another statement.
+        row = {"adapter_id": adapter.id, "train_loss": None, "val_loss": None, "learning_rate": None}
+        session.execute(insert(tables.CurvePoint), [row | point_view(point) for point in points])
 
 
 def adapter_with_weights(session: Session, digest: str) -> tables.Adapter | None:
