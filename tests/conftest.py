@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import printed_documents
 import pytest
@@ -47,6 +48,26 @@ def documents_checked() -> Iterator[None]:
     """What commands print in this process is held against their schemas."""
     with printed_documents.checked():
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect what a worker saw."""
+    printed_documents.HELD.update(getattr(node, "workeroutput", {}).get("held", ()))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of the whole suite in which some command's document was held against no schema."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["held"] = sorted(printed_documents.HELD)
+        return
+    chosen = config.option.keyword or config.option.markexpr or session.shouldstop or session.shouldfail
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or chosen:
+        return
+    if missing := printed_documents.never_held():
+        config.get_terminal_writer().line(f"\nno test prints the document of: {', '.join(missing)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture

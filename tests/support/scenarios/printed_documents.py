@@ -12,12 +12,15 @@ from unittest.mock import patch
 import click
 from jsonschema import Draft202012Validator, FormatChecker
 
-from fusery.cli.documents import document_of
+from fusery.cli.documents import DOCUMENTS, OTHERS_FORMAT, document_of
 from fusery.cli.session import Session
 from fusery.registry.api.schema import schema_of
 from fusery.registry.record import plain
 
 FORMER = {"calibrate": "base calibrate", "anchor": "signature anchor"}
+
+HELD: set[str] = set()
+"""The commands whose documents were held against their schemas in this process."""
 
 _FORMATS = FormatChecker(formats=())
 _FORMATS.checks("date", raises=(TypeError, ValueError))(date.fromisoformat)
@@ -42,9 +45,16 @@ def require(command: str, document: Any) -> None:
 
     A key that the schema does not name fails, too.
     """
-    errors = _validator(FORMER.get(command, command)).iter_errors(document)
+    command = FORMER.get(command, command)
+    HELD.add(command)
+    errors = _validator(command).iter_errors(document)
     found = [f"{error.json_path}: {error.message}" for error in errors]
     assert not found, f"fusery {command} --json is not as its schema says: {found}"
+
+
+def never_held() -> list[str]:
+    """Return the commands that have a schema of ours, and that no test here has run."""
+    return sorted({name for name, said in DOCUMENTS.items() if said != OTHERS_FORMAT} - HELD)
 
 
 @cache

@@ -1,0 +1,90 @@
+"""What the main commands ask of the database: never more than before records were typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tiny_models
+from sqlalchemy import Engine, event
+
+if TYPE_CHECKING:
+    from conftest import Fusery
+
+# Commands one after the other, on a registry with a base and two adapters, and how many statements each sent at
+# c9c5869, the last commit before records were typed.  Less is better: lower a number when a command asks less.
+BEFORE = [
+    ("list", 15),
+    ("list --json", 15),
+    ("show course_rec@2", 24),
+    ("check third --base tiny --task course_rec", 46),
+    ("register third --base tiny --task course_rec", 102),
+    ("register third --base tiny --task course_rec", 86),
+    ("alias set course_rec@1 prod", 27),
+    ("alias set course_rec@2 prod", 27),
+    ("alias list", 10),
+    ("history course_rec", 16),
+    ("diff course_rec@1 course_rec@2", 43),
+    ("diff course_rec@1 course_rec@2 --weights", 72),
+    ("compare course_rec", 70),
+    ("fuse course_rec@2", 103),
+    ("fuse course_rec@2", 35),
+    ("show course_rec@2", 31),
+    ("materialize course_rec@2 bundle", 91),
+    ("lineage course_rec@2", 36),
+    ("identify first", 48),
+    ("report course_rec --json", 471),
+    ("audit", 814),
+    ("gc", 35),
+    ("base list", 14),
+    ("base show tiny", 16),
+    ("amend course_rec@1 --note new --reason known", 26),
+    ("yank course_rec@1 --reason bad", 27),
+    ("export course_rec@2 out", 55),
+    ("push course_rec@2 --to other", 886),
+    ("backup kept.tar", 80),
+    ("doctor", 15),
+]
+
+
+@contextmanager
+def _sent() -> Iterator[list[str]]:
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_no_command_asks_more_than_before(stocked: Fusery, tmp_path: Path, tiny_base: Path) -> None:
+    tiny_models.make_adapter(tmp_path / "third", tiny_base, seed=3)
+    more = []
+    for words, before in BEFORE:
+        with _sent() as statements:
+            ran = stocked(*words.split())
+        assert ran.code == 0, (words, ran.err)
+        if len(statements) > before:
+            more.append((words, before, len(statements)))
+    assert more == []
+
+
+def test_what_registering_asks_does_not_grow_with_the_bases(
+    stocked: Fusery, tmp_path: Path, tiny_base: Path
+) -> None:
+    counts = []
+    for turn in range(2):
+        folder = tiny_models.make_adapter(tmp_path / f"new{turn}", tiny_base, seed=10 + turn)
+        with _sent() as statements:
+            assert stocked("register", folder, "--base", "tiny", "--task", f"task{turn}").code == 0
+        counts.append(len(statements))
+        for number in range(4):
+            other = tiny_models.make_base(tmp_path / f"base{number}", seed=20 + number)
+            assert stocked("base", "add", other, "--name", f"other{number}").code == 0
+    assert counts[1] <= counts[0]
